@@ -1,0 +1,126 @@
+"""The whole interface between gpubench and whatever computes.
+
+A backend never times, loops, warms up, retries or falls back: `gpubench.measure.loop` owns time,
+identically for every backend. Adding one is one module and one entry point (group
+``gpubench.backends``), for built-ins and third parties alike; CONTRIBUTING shows a complete one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from msgspec import Struct
+
+from gpubench.errors import InputError
+from gpubench.suite import Cell, Option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.models import Model
+
+    Images = NDArray[np.float32]
+    Logits = NDArray[np.float32]
+
+Facts = dict[str, Any]
+"""JSON-able proof of what runs: versions, providers, precision, digests."""
+
+
+class Device(Struct, frozen=True):
+    """Where one replica runs."""
+
+    kind: str
+    """'cpu' or 'cuda'."""
+    index: int = 0
+    """CUDA device index as this process sees it; 0 on CPU."""
+    cores: tuple[int, ...] = ()
+    """CPU cores this replica is pinned to; its thread pools have this many threads."""
+
+    @property
+    def threads(self) -> int:
+        """Threads for the backend's pool; 0: leave the library's default."""
+        return len(self.cores)
+
+    def __str__(self) -> str:
+        return (
+            f"cuda:{self.index}" if self.kind == "cuda" else f"cpu:{','.join(map(str, self.cores))}"
+        )
+
+
+class Session(Protocol):
+    """One network, ready on one device, for one batch size."""
+
+    facts: Facts
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None: ...
+
+    def copy_in(self, images: Images) -> None:
+        """Host array (batch, 3, H, W) float32, C-contiguous -> the session's own input buffer."""
+
+    def run(self) -> None:
+        """Enqueue one batch; may return before it is done."""
+
+    def sync(self) -> None:
+        """Return when all enqueued work has finished."""
+
+    def copy_out(self) -> Logits:
+        """A fresh host array (batch, classes) float32 with the last batch's logits."""
+
+
+class Backend(Protocol):
+    """A way to compute. Modules import their runtime inside these methods only."""
+
+    name: str
+    summary: str
+    """One line for ``gpubench list backends``."""
+    options: tuple[Option, ...]
+    preload: tuple[str, ...]
+    """Modules worth importing before workers are forked; importing them must not touch CUDA."""
+
+    def probe(self) -> Facts:
+        """Cheap facts (versions) without importing the runtime; raises `Unavailable`."""
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Why this cell cannot be done, or None. Pure, cheap, imports nothing heavy."""
+
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
+        """Make (or find in the cache) what ``open`` needs; may be slow. Returns its path."""
+
+    def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
+        """A session on ``device``; raises `CellFailed` when it would not run as the cell says."""
+
+
+GROUP = "gpubench.backends"
+
+
+def _entries() -> Mapping[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """Names of all registered backends, built-ins and third parties, sorted; imports nothing."""
+    return sorted(_entries())
+
+
+def get(name: str) -> Backend:
+    """The registered backend called ``name``. Raises InputError when there is none."""
+    entry = _entries().get(name)
+    if entry is None:
+        raise InputError(f"unknown backend {name!r}; registered: {', '.join(names())}")
+    try:
+        backend: Backend = entry.load()()
+    except Exception as error:  # a third party's module may raise anything at import
+        raise InputError(f"backend {name!r} ({entry.value}) cannot be loaded: {error!r}") from error
+    return backend

@@ -1,0 +1,56 @@
+"""Every exception gpubench raises on purpose.
+
+GpubenchError                 base; the command line prints it without a traceback
+|-- InputError                the user's input is wrong: exit code 2
+|   |-- SuiteError            a suite file or an option that overrides it
+|   |-- RecordError           a record file that is damaged or of another kind
+|-- CacheError                the cache cannot be used (permissions, disk)
+|-- Unavailable               this machine lacks something: skipped, with the remedy
+|-- CellFailed                the cell broke: a record with status ``failed``
+"""
+
+from __future__ import annotations
+
+
+class GpubenchError(Exception):
+    """Base of all errors below."""
+
+
+class InputError(GpubenchError):
+    """Bad input. The message names the place, the offending value and the remedy."""
+
+
+class SuiteError(InputError):
+    """A suite (or a command-line option that overrides one) is not valid."""
+
+
+class RecordError(InputError):
+    """A record file cannot be read; the message names the file and the line."""
+
+
+class CacheError(GpubenchError):
+    """The cache directory cannot be read or written."""
+
+
+class Unavailable(GpubenchError):
+    """This machine lacks what a backend needs.
+
+    ``reason`` says what is missing, ``remedy`` is the exact thing to do about it.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class CellFailed(GpubenchError):
+    """A cell broke while it was prepared or measured.
+
+    ``kind`` is one of `gpubench.record.FAILURES`, for example ``parity`` or ``out-of-memory``.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason

@@ -1,0 +1,142 @@
+"""What to run: the suite, its axes, and the cells they expand into.
+
+Reading and validating suite files is in `gpubench.suitefile`. Nothing here knows a backend: what
+exists (names, options, models) comes in as a `Catalog`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8", "fp8"]
+Scenario = Literal["latency", "throughput"]
+Boundary = Literal["compute", "transfer"]
+OptionValue = bool | int | float | str
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Workload(Struct, frozen=True, forbid_unknown_fields=True):
+    """The work that every backend does: which network, which weights, which images."""
+
+    model: str = "resnet18"
+    weights: str = "probe"
+    images: str = "digits"
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long to measure and when to stop. Times in seconds."""
+
+    repeats: Positive = 3
+    """Fresh-process executions of every cell; the pilot of the two-stage stopping rule."""
+    max_repeats: Positive = 3
+    """Upper bound of the second stage; equal to ``repeats`` switches it off."""
+    target_half_width: Annotated[float, Meta(gt=0, lt=1)] = 0.02
+    """Relative half-width of the 95 % interval that the second stage aims at."""
+    budget_s: Seconds = 600.0
+    """No new round starts after this much wall time since the start of measuring."""
+    warmup_iterations: Positive = 10
+    warmup_s: Seconds = 0.3
+    sample_s: Seconds = 1.0
+    """Sampling time of one repeat."""
+    max_samples: Positive = 20_000
+    block_s: Seconds = 0.25
+    """Shortest block of the throughput scenario."""
+    timeout_s: Seconds = 300.0
+    """One task (open, warm up, sample, check) may take this long."""
+    prepare_timeout_s: Seconds = 1200.0
+    parity_images: Annotated[int, Meta(ge=2)] = 32
+    """Images checked against the reference in every repeat, at least two per batch slot."""
+    max_relative_error: Annotated[float, Meta(gt=0)] | None = None
+    """Overrides the tolerance of the precision."""
+    min_top1_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Overrides the tolerance of the precision."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One point of the grid. Two cells are the same cell exactly when their ``key`` is."""
+
+    backend: str
+    device: Literal["cpu", "cuda"]
+    model: str
+    weights: str
+    images: str
+    precision: Precision
+    batch_size: int
+    """Images per ``run()``, per replica."""
+    replicas: int
+    cores: int
+    """CPU cores that one replica owns (pinned, disjoint); 0 on CUDA: not pinned."""
+    scenario: Scenario
+    boundary: Boundary
+    options: dict[str, OptionValue] = {}
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits of the SHA-256 of the cell's canonical JSON."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """Short and unambiguous within a suite: 'onnxruntime fp32 b8 x2 latency'."""
+        words = [self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}"]
+        words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
+        return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
+
+    @property
+    def total_batch(self) -> int:
+        """Images in flight over all replicas: what strong scaling holds fixed."""
+        return self.batch_size * self.replicas
+
+
+class Option(Struct, frozen=True, kw_only=True):
+    """One per-backend option: its type, range and default, declared by the backend."""
+
+    name: str
+    kind: Literal["bool", "int", "float", "str"]
+    default: OptionValue
+    help: str
+    choices: tuple[OptionValue, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Catalog(Struct, frozen=True):
+    """What a suite may name on this installation."""
+
+    backends: dict[str, tuple[Option, ...]]
+    models: tuple[str, ...]
+
+
+class Axes(Struct, frozen=True, forbid_unknown_fields=True):
+    """The values of every axis; the grid is their product less the exclusions."""
+
+    backend: tuple[str, ...]
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: tuple[Precision, ...] = ("fp32",)
+    batch_size: tuple[int, ...] = (1,)
+    replicas: tuple[int, ...] = (1,)
+    cores: int = 0
+    """CPU cores per replica; 0: an equal share, the machine's cores / the largest ``replicas``."""
+    scenario: tuple[Scenario, ...] = ("latency", "throughput")
+    boundary: tuple[Boundary, ...] = ("compute",)
+    options: dict[str, dict[str, tuple[OptionValue, ...]]] = {}
+
+
+class Suite(Struct, frozen=True, kw_only=True):
+    """A validated suite. ``exclude`` drops every cell that matches all pairs of one of its rules."""
+
+    name: str
+    description: str = ""
+    workload: Workload
+    axes: Axes
+    policy: Policy
+    exclude: tuple[dict[str, OptionValue], ...] = ()
+    baseline: str
+    """The backend that speed-ups are relative to."""
