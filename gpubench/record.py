@@ -7,11 +7,13 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from types import TracebackType
+from typing import IO, Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -46,7 +48,6 @@ FLAGS = {
     "THROTTLED": "the GPU lowered its clocks because of heat or power brake",
     "POWER-CAP": "the GPU ran at its software power cap",
     "CO-TENANT": "another process used the GPU",
-    "WIDE": "the budget ended before the target half-width was reached",
     "NO-PARITY": "no reference for this workload: answers were not checked",
     "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
 }
@@ -82,8 +83,8 @@ class Parity(Struct, frozen=True, kw_only=True):
 
     images: int
     """Answers compared (slots x batches, over all replicas)."""
-    relative_error: float
-    """max over images of ||logits - reference|| / ||reference||, centred per image."""
+    relative_error: float | None
+    """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite."""
     top1_agreement: float
     worst_slot: int
     max_relative_error: float
@@ -114,6 +115,8 @@ class Record(Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
+    invalidated: int = 0
+    """Attempts thrown away because of outside evidence (heat, power brake, a co-tenant)."""
     started: str = ""
     """UTC, ISO 8601."""
     wall_s: float = 0.0
@@ -156,6 +159,13 @@ class Record(Struct, frozen=True, kw_only=True):
         rates = self.replica_rates()
         return sum(rates) if rates else None
 
+    def value(self) -> float | None:
+        """The repeat's one number: median ns per batch (latency) or images/s (throughput)."""
+        if self.cell.scenario == "throughput":
+            return self.images_per_s()
+        latencies = self.latencies_ns()
+        return median(latencies) if latencies else None
+
 
 class Header(Struct, frozen=True, kw_only=True):
     """First line of a record file."""
@@ -180,3 +190,144 @@ class RecordFile(Struct, frozen=True):
     records: list[Record]
     notes: list[str] = field(default_factory=list)
     """For example that the last line was cut off."""
+
+
+RECORDS = "records.jsonl"
+_Line = TypeVar("_Line", Header, Record)
+_TAIL = len(b',"crc":"01234567"}')
+
+
+def _encode(kind: str, value: Header | Record) -> bytes:
+    payload = msgspec.json.encode(value)
+    return b'{"%s":%s,"crc":"%08x"}\n' % (kind.encode(), payload, zlib.crc32(payload))
+
+
+def _decode(line: bytes, kind: str, decoder: msgspec.json.Decoder[_Line]) -> _Line:
+    """Raises ValueError (msgspec's errors are ValueErrors) on anything but an intact line."""
+    start, end = b'{"%s":' % kind.encode(), len(line) - _TAIL
+    if not line.startswith(start) or line[end : end + 8] != b',"crc":"':
+        raise ValueError(f"this is not a line with a {kind}")
+    payload = line[len(start) : end]
+    if line[end + 8 :] != b'%08x"}' % zlib.crc32(payload):
+        raise ValueError("its checksum does not match: it was damaged or edited")
+    return decoder.decode(payload)
+
+
+def locate(path: str | Path) -> Path:
+    """The record file at ``path``, which may also be the directory of a run."""
+    found = Path(path)
+    found = found / RECORDS if found.is_dir() else found
+    if not found.is_file():
+        raise RecordError(f"{path}: no record file there; expected {RECORDS} or a run's directory")
+    return found
+
+
+def read(path: str | Path) -> RecordFile:
+    """Read a record file (or a run's directory). Of one cell and repeat, the last record counts.
+
+    A cut-off last line is dropped and noted. Any other damage raises RecordError with the line.
+    """
+    found = locate(path)
+    try:
+        lines = found.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RecordError(f"{found}: cannot be read: {error.strerror}") from error
+    cut = lines.pop()
+    if not lines:
+        raise RecordError(f"{found}: has no complete header line; the run had not begun")
+    _check_schema(found, lines[0])
+    header = _line(found, 1, lines[0], "header", msgspec.json.Decoder(Header))
+    decoder = msgspec.json.Decoder(Record)
+    records = {}
+    for number, text in enumerate(lines[1:], start=2):
+        record = _line(found, number, text, "record", decoder)
+        records[record.cell.key, record.repeat] = record
+    notes = [f"line {len(lines) + 1} was cut off and is left out"] if cut else []
+    return RecordFile(str(found), header, list(records.values()), notes)
+
+
+def _line(
+    path: Path, number: int, text: bytes, kind: str, decoder: msgspec.json.Decoder[_Line]
+) -> _Line:
+    try:
+        return _decode(text, kind, decoder)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{path}, line {number}: {error}; remove that line to use the rest"
+        ) from error
+
+
+class _Version(Struct):
+    schema: int
+
+
+class _Peek(Struct):
+    header: _Version
+
+
+def _check_schema(path: Path, line: bytes) -> None:
+    try:
+        schema = msgspec.json.decode(line, type=_Peek).header.schema
+    except ValueError as error:
+        raise RecordError(f"{path}, line 1: not the header of a record file ({error})") from error
+    if schema != SCHEMA:
+        raise RecordError(
+            f"{path}: schema {schema}, but this gpubench reads {SCHEMA}; use the one that wrote it"
+        )
+
+
+class Writer:
+    """Appends records to a run's file, one flushed line each; one writer a file at a time."""
+
+    def __init__(self, directory: Path, header: Header | None) -> None:
+        """``header`` None: resume the file that is there (a cut-off last line is removed)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / RECORDS
+        if header is not None and self.path.exists():
+            raise RecordError(
+                f"{self.path}: holds a run already; --resume goes on with it, -o names another"
+            )
+        self._file: IO[bytes] = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise RecordError(f"{self.path}: another gpubench is writing to it") from error
+        if header is not None:
+            self._write(_encode("header", header))
+        else:
+            self._file.seek(0)
+            whole = self._file.read().rfind(b"\n") + 1
+            self._file.truncate(whole)
+
+    def append(self, record: Record) -> None:
+        """Write one record; it is on disk when this returns. OSError leaves the file as it was."""
+        self._write(_encode("record", record))
+
+    def _write(self, line: bytes) -> None:
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file = self._reopened(size)
+            raise
+
+    def _reopened(self, size: int) -> IO[bytes]:
+        """Forget buffered bytes of a failed write and cut the file back to ``size``."""
+        os.ftruncate(self._file.fileno(), size)
+        fd = os.dup(self._file.fileno())  # keeps the lock, which belongs to the open file
+        self._file.raw.close()  # type: ignore[attr-defined]  # the buffer must not be flushed
+        return os.fdopen(fd, "a+b")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._file.close()

@@ -90,6 +90,11 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
 
     @property
+    def workload(self) -> Workload:
+        """The workload this cell runs."""
+        return Workload(model=self.model, weights=self.weights, images=self.images)
+
+    @property
     def total_batch(self) -> int:
         """Images in flight over all replicas: what strong scaling holds fixed."""
         return self.batch_size * self.replicas
@@ -130,7 +135,7 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Suite(Struct, frozen=True, kw_only=True):
-    """A validated suite. ``exclude`` drops every cell that matches all pairs of one of its rules."""
+    """A validated suite. ``exclude`` drops each cell that matches all pairs of one of its rules."""
 
     name: str
     description: str = ""

@@ -1,0 +1,330 @@
+"""The command line: parse, call, print, exit code. Everything heavy is imported by its command.
+
+Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (compare: a
+regression); 2 bad input; compare also 3 inconclusive or incomparable, 4 missing cells;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from gpubench import __version__
+from gpubench.errors import GpubenchError, InputError
+
+if TYPE_CHECKING:
+    from gpubench.run.setup import Session
+
+Command = Callable[..., Any]
+FORMATS = ("text", "html", "md", "csv", "json")
+
+
+def _words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [word.strip() for word in value.split(",")]
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    words = _words(ctx, parameter, value)
+    try:
+        return None if words is None else [int(word) for word in words]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 1,8") from None
+
+
+SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--backend", {"callback": _words, "help": "Backends, comma-separated."}),
+    ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
+    ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
+    ("--precision", {"callback": _words, "help": "Precisions, such as fp32,bf16."}),
+    ("--scenario", {"callback": _words, "help": "latency, throughput, or both."}),
+    ("--boundary", {"callback": _words, "help": "compute, transfer, or both."}),
+    ("--device", {"help": "auto, cuda or cpu."}),
+    ("--model", {"help": "A torchvision model, or an .onnx file."}),
+    ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
+    ("--images", {"help": "digits, photos, synthetic, or a folder of images."}),
+    ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
+    ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
+)
+
+
+def selection(command: Command) -> Command:
+    """The options that override a suite's axes and workload."""
+    for name, settings in reversed(SELECTION):
+        command = click.option(name, **settings)(command)
+    return command
+
+
+cache_option = click.option(
+    "--cache-dir", type=click.Path(path_type=Path), help="Instead of the user's cache directory."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """Benchmarks of image classification that can be trusted.
+
+    \b
+    gpubench run quick            measure, print tables, write a report
+    gpubench doctor               what this machine can run, and what is missing
+    gpubench compare OLD NEW      two runs, cell by cell
+    """
+
+
+@cli.command()
+@click.argument("suite")
+@selection
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the run.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
+@click.option("--require", multiple=True, help="A skip of this backend is a failure (for CI).")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@cache_option
+def run(
+    suite: str,
+    output: Path | None,
+    resume: bool,
+    require: tuple[str, ...],
+    quiet: bool,
+    cache_dir: Path | None,
+    **chosen: Any,
+) -> None:
+    """Run a suite: measure every cell, print the tables, write the report.
+
+    Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
+    """
+    from gpubench.run import setup
+
+    session = setup.session(suite, chosen, cache_dir, output, resume, require)
+    sys.exit(_run(session, quiet))
+
+
+def _run(session: Session, quiet: bool) -> int:
+    from rich.console import Console
+
+    from gpubench.report import text, write_html
+    from gpubench.run import driver, progress
+
+    console = Console(stderr=False, quiet=quiet)
+    kind = progress.Silent if quiet else None
+    watcher = (
+        kind() if kind else (progress.Live if console.is_terminal else progress.Lines)(console)
+    )
+    out = session.job.out
+    console.print(
+        f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
+        f"{len(session.plan.skips)} skipped; records go to {out}",
+        markup=False,
+    )
+    try:
+        with watcher:
+            file = driver.run(session.plan, session.job, session.backends, watcher)
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted; finished records are in {out}. Go on with: "
+            f"gpubench run {session.plan.suite.name} --resume -o {out}",
+            markup=False,
+        )
+        return 130
+    report = write_html([file], out / "report.html")
+    console.print(text.summary([file]))
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    return 1 if any(record.status == "failed" for record in file.records) else 0
+
+
+@cli.command()
+@click.argument("suite")
+@selection
+@cache_option
+def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
+    """Show what a run would do: cells, order, skips, estimated time. Runs nothing.
+
+    Example: gpubench plan gpu --device cuda
+    """
+    from rich.console import Console
+
+    from gpubench.run import setup
+    from gpubench.run.show import plan_tables
+
+    session = setup.session(suite, chosen, cache_dir, Path(), False, ())
+    Console().print(plan_tables(session))
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["backends", "models", "suites"]))
+def list_(what: str) -> None:
+    """List the backends, models or suites that can be named.
+
+    Example: gpubench list backends
+    """
+    from rich.console import Console
+
+    from gpubench.run import show
+
+    Console().print(
+        {"backends": show.backends, "models": show.models, "suites": show.suites}[what]()
+    )
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can run, what is missing, and the exact remedy.
+
+    Example: gpubench doctor --json
+    """
+    from rich.console import Console
+
+    from gpubench.run import doctor as surgery
+
+    report = surgery.collect()
+    if as_json:
+        click.echo(surgery.to_json(report))
+    else:
+        Console().print(surgery.render(report))
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option(
+    "-f", "--format", "form", type=click.Choice(FORMATS), help="Default: by -o's ending, else text."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of stdout.")
+def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
+    """Tables and charts from one or more runs.
+
+    Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
+    """
+    from gpubench.record import read
+    from gpubench.report import render, write
+
+    files = [read(path) for path in paths]
+    if form is None:
+        ending = output.suffix.lstrip(".") if output else "text"
+        form = ending if ending in FORMATS else "text"
+    body = render(files, form)
+    if output is None:
+        click.echo(body)
+    else:
+        write(output, body)
+
+
+@cli.command()
+@click.argument("base")
+@click.argument("candidate")
+@click.option(
+    "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
+)
+@click.option("--allow-different", multiple=True, help="An environment field that may differ.")
+def compare(base: str, candidate: str, delta: str, allow_different: tuple[str, ...]) -> None:
+    """Compare two runs cell by cell; the verdict comes first and is the exit code.
+
+    Example: gpubench compare reports/before reports/after --delta 3%
+    """
+    from rich.console import Console
+
+    from gpubench.analysis import compare as comparing
+    from gpubench.record import read
+    from gpubench.report import text
+
+    verdicts = comparing.compare(
+        read(base), read(candidate), delta=_share(delta), allow_different=allow_different
+    )
+    Console().print(text.comparison(verdicts))
+    sys.exit(comparing.exit_code(verdicts))
+
+
+def _share(words: str) -> float:
+    try:
+        value = float(words.rstrip("% ")) / (100 if "%" in words else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise InputError(f"--delta {words!r}: expected a share between 0 and 1, such as 2% or 0.02")
+    return value
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of suite files, for editors.
+
+    Example: gpubench schema > gpubench.schema.json
+    """
+    import json
+
+    from gpubench import suitefile
+    from gpubench.run import setup
+
+    click.echo(json.dumps(suitefile.schema(setup.catalog()), indent=2))
+
+
+@cli.group()
+def cache() -> None:
+    """Look at or empty the cache of weights, exports and engines.
+
+    Example: gpubench cache info
+    """
+
+
+@cache.command()
+@cache_option
+def info(cache_dir: Path | None) -> None:
+    """Show where the cache is and what it holds.
+
+    Example: gpubench cache info
+    """
+    from rich.console import Console
+
+    from gpubench.run import show
+
+    Console().print(show.cache(cache_dir))
+
+
+@cache.command()
+@cache_option
+def clear(cache_dir: Path | None) -> None:
+    """Remove everything from the cache.
+
+    Example: gpubench cache clear
+    """
+    from gpubench import units
+    from gpubench.workload.cache import Cache
+
+    click.echo(f"freed {units.size(Cache(cache_dir).clear())}")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    Example: eval "$(gpubench completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise InputError(f"no completion for {shell!r}")
+    click.echo(found(cli, {}, "gpubench", "_GPUBENCH_COMPLETE").source())
+
+
+def main() -> NoReturn:
+    """Entry point of the ``gpubench`` command."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except GpubenchError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us is gone; the interpreter's own complaint too
+        sys.exit(0)

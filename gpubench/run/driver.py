@@ -1,0 +1,259 @@
+"""Walks the plan: prepares, measures in rounds, appends records. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.backends.base import Backend
+from gpubench.errors import GpubenchError, RecordError
+from gpubench.measure.protocol import repeats_needed
+from gpubench.record import Header, Record, RecordFile, Writer, read
+from gpubench.run.client import AgentClient
+from gpubench.run.messages import (
+    BuildReference,
+    Done,
+    Measure,
+    Prepare,
+    Prepared,
+    Progress,
+    Reply,
+)
+from gpubench.run.plan import Plan, Skip, task_seconds
+from gpubench.run.results import failed, measured, now, skipped
+from gpubench.suite import Cell
+
+MAX_INVALID = 2
+"""How often a repeat is measured again because outside evidence spoiled it."""
+
+
+class Watcher(Protocol):
+    """Whoever shows the run to a person; every method returns at once."""
+
+    def begin(self, total: int) -> None:
+        """Preparing (``total`` 0) or measuring so many tasks starts."""
+
+    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
+        """This is now in hand."""
+
+    def step(self, cell: Cell, progress: Progress) -> None:
+        """A live figure of the task in hand."""
+
+    def recorded(self, record: Record) -> None:
+        """A record was written."""
+
+
+class Job(Struct, frozen=True):
+    """Everything a run needs besides its plan."""
+
+    header: Header
+    out: Path
+    cache_dir: Path
+    resume: bool = False
+    required: tuple[str, ...] = ()
+
+
+def run(plan: Plan, job: Job, backends: Mapping[str, Backend], watcher: Watcher) -> RecordFile:
+    """Measure every cell of ``plan``; returns what the record file holds afterwards.
+
+    KeyboardInterrupt passes through after every process was ended; finished records stay.
+    """
+    done = _resumed(plan, job) if job.resume else {}
+    with Writer(job.out, None if job.resume else job.header) as writer:
+        walk = _Walk(plan, job, writer, watcher, done)
+        walk.skip()
+        cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
+        if cells:
+            modules = {m: None for cell in cells for m in backends[cell.backend].preload}
+            with AgentClient(list(modules), job.cache_dir, job.out / "agent.log") as agent:
+                walk.measure(agent, cells, backends)
+    return read(job.out)
+
+
+def _resumed(plan: Plan, job: Job) -> dict[tuple[str, int], Record]:
+    """Records that need not be measured again, by (cell key, repeat)."""
+    old = read(job.out)
+    if old.header.fingerprint != job.header.fingerprint:
+        raise RecordError(
+            f"{old.path}: was measured on another machine or with other library versions; "
+            "start a new run"
+        )
+    if old.header.suite != plan.suite:
+        raise RecordError(
+            f"{old.path}: holds suite {old.header.suite.name!r} with other contents; "
+            "resume with the suite and the options it was started with"
+        )
+    return {
+        (r.cell.key, r.repeat): r for r in old.records if r.status == "ok" or r.kind == "parity"
+    }
+
+
+class _Walk:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        job: Job,
+        writer: Writer,
+        watcher: Watcher,
+        done: dict[tuple[str, int], Record],
+    ) -> None:
+        self._plan, self._job = plan, job
+        self._policy = plan.suite.policy
+        self._writer, self._watcher = writer, watcher
+        self._done = done
+        self._ended = {key for (key, _), record in done.items() if record.status == "failed"}
+        self._seen = Durations(job.cache_dir)
+
+    def skip(self) -> None:
+        """Write a record for every cell that cannot run here."""
+        for skip in self._plan.skips:
+            if (skip.cell.key, 0) not in self._done:
+                self._record(skipped(skip, self._job.required))
+
+    def open_repeats(self, cell: Cell) -> list[int]:
+        """Repeats of the first stage that are still to be measured."""
+        if cell.key in self._ended:
+            return []
+        repeats = range(self._policy.repeats)
+        return [repeat for repeat in repeats if (cell.key, repeat) not in self._done]
+
+    def measure(
+        self, agent: AgentClient, cells: Sequence[Cell], backends: Mapping[str, Backend]
+    ) -> None:
+        self._watcher.begin(0)
+        self._watcher.task(None, "starting workers (imports, once)", 0)
+        broken = agent.start().errors
+        for cell in cells:
+            lacking = [m for m in backends[cell.backend].preload if m in broken]
+            if lacking:
+                reason = f"{lacking[0]} cannot be imported: {broken[lacking[0]]}"
+                remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
+                self._end(skipped(Skip(cell, "unavailable", reason, remedy), self._job.required))
+        tasks = self._prepare(agent, [cell for cell in cells if cell.key not in self._ended])
+        begin = monotonic()
+        self._watcher.begin(sum(len(self.open_repeats(t.cell)) for t in tasks.values()))
+        for repeat in range(self._policy.max_repeats):
+            if repeat >= self._policy.repeats and monotonic() - begin > self._policy.budget_s:
+                break
+            for cell in self._plan.round(repeat):
+                if cell.key in tasks and self._wanted(cell, repeat):
+                    left = self._estimate(tasks, range(repeat, self._policy.repeats))
+                    self._task(agent, tasks[cell.key], repeat, left)
+
+    def _estimate(self, tasks: Mapping[str, _Ready], repeats: range) -> float:
+        return sum(
+            task_seconds(task.cell, self._policy, self._seen.seconds)
+            for task in tasks.values()
+            for repeat in repeats
+            if (task.cell.key, repeat) not in self._done and task.cell.key not in self._ended
+        )
+
+    def _wanted(self, cell: Cell, repeat: int) -> bool:
+        if cell.key in self._ended or (cell.key, repeat) in self._done:
+            return False
+        if repeat < self._policy.repeats:
+            return True
+        pilot = [self._value(cell, index) for index in range(self._policy.repeats)]
+        return repeat < repeats_needed(pilot, self._policy.target_half_width)
+
+    def _value(self, cell: Cell, repeat: int) -> float:
+        return self._done[cell.key, repeat].value() or 1.0
+
+    def _prepare(self, agent: AgentClient, cells: Sequence[Cell]) -> dict[str, _Ready]:
+        """Artefacts and reference of every cell, each made once; failures are recorded."""
+        references: dict[object, Reply] = {}
+        artefacts: dict[object, Reply] = {}
+        ready: dict[str, _Ready] = {}
+        for cell in cells:
+            workload = cell.workload
+            key = (workload.model, workload.weights, workload.images)
+            if key not in references:
+                self._watcher.task(cell, "images and reference answers", 0)
+                references[key] = agent.ask(BuildReference(workload, self._policy))
+            same = replace(cell, replicas=1, scenario="latency", boundary="compute").key
+            if same not in artefacts and isinstance(references[key], Prepared):
+                self._watcher.task(cell, "export, build, compile", 0)
+                cores = self._plan.cores_of(cell)[0]
+                artefacts[same] = agent.ask(Prepare(cell, cores, self._policy.prepare_timeout_s))
+            reference, artefact = references[key], artefacts.get(same, references[key])
+            if isinstance(reference, Prepared) and isinstance(artefact, Prepared):
+                ready[cell.key] = _Ready(cell, reference.path, artefact.path, artefact.ns)
+            else:
+                broken = artefact if isinstance(reference, Prepared) else reference
+                self._end(failed(cell, 0, broken, self._job.required))
+        return ready
+
+    def _task(self, agent: AgentClient, task: _Ready, repeat: int, left_s: float) -> None:
+        cell = task.cell
+        words = f"repeat {repeat + 1}"
+        request = Measure(
+            cell, self._policy, task.artefact, task.reference, self._plan.cores_of(cell)
+        )
+        begin, started, invalidated = monotonic(), now(), 0
+        while True:
+            self._watcher.task(cell, words, left_s)
+            reply = agent.ask(request, lambda progress: self._watcher.step(cell, progress))
+            if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
+                break
+            invalidated += 1
+        wall = monotonic() - begin
+        if isinstance(reply, Done):
+            self._seen.seconds[cell.key] = wall / (invalidated + 1)
+            record = measured(cell, repeat, reply, task.prepare_ns)
+        else:
+            record = failed(cell, repeat, reply, self._job.required)
+        self._end(replace(record, invalidated=invalidated, started=started, wall_s=wall))
+
+    def _end(self, record: Record) -> None:
+        """Write a record; a cell that did not end well is not tried again."""
+        if record.status != "ok":
+            self._ended.add(record.cell.key)
+        self._record(record)
+
+    def _record(self, record: Record) -> None:
+        try:
+            self._writer.append(record)
+        except OSError as error:
+            raise GpubenchError(
+                f"{self._writer.path}: cannot be written: {error.strerror}; every earlier record "
+                "is kept: make room, then go on with --resume"
+            ) from error
+        self._done[record.cell.key, record.repeat] = record
+        self._seen.save()
+        self._watcher.recorded(record)
+
+
+class _Ready(Struct, frozen=True):
+    """A cell with all that a worker needs."""
+
+    cell: Cell
+    reference: str
+    artefact: str
+    prepare_ns: dict[str, int]
+
+
+class Durations:
+    """How long each cell's task took last time, kept beside the cache for the next estimate."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._path = cache_dir / "durations.json"
+        self.seconds: dict[str, float] = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            stored = json.loads(self._path.read_text())
+            self.seconds = {str(k): float(v) for k, v in stored.items()}
+
+    def save(self) -> None:
+        """Best effort: an estimate is not worth an error."""
+        with suppress(OSError):
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.seconds))
+            temporary.replace(self._path)

@@ -1,0 +1,83 @@
+"""What agents answer, as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from gpubench.record import Parity, Record
+from gpubench.run.messages import Done, Failure, Reply
+from gpubench.run.plan import Skip
+from gpubench.suite import Cell
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def skipped(skip: Skip, required: Sequence[str]) -> Record:
+    """A skip's record: a failure where ``required`` names its backend."""
+    must = skip.cell.backend in required
+    return Record(
+        cell=skip.cell,
+        repeat=0,
+        status="failed" if must else skip.status,
+        kind="required" if must else "",
+        reason=f"--require {skip.cell.backend}: {skip.reason}" if must else skip.reason,
+        remedy=skip.remedy,
+        started=now(),
+    )
+
+
+def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Record:
+    """The record of a task that gave no measurement."""
+    if not isinstance(reply, Failure):
+        reply = Failure("error", f"unexpected answer: {type(reply).__name__}")
+    if reply.kind == "unavailable":
+        return skipped(Skip(cell, "unavailable", reply.reason, reply.remedy), required)
+    return Record(
+        cell=cell,
+        repeat=repeat,
+        status="failed",
+        kind=reply.kind,
+        reason=reply.reason,
+        remedy=reply.remedy,
+        started=now(),
+    )
+
+
+def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) -> Record:
+    """The record of a measured task; outside the parity tolerance it is a failure with timing."""
+    record = Record(
+        cell=cell,
+        repeat=repeat,
+        status="ok",
+        replicas=[outcome.samples for outcome in done.outcomes],
+        prepare_ns=prepare_ns,
+        parity=done.parity,
+        telemetry=done.telemetry,
+        facts=done.outcomes[0].facts,
+    )
+    seen = [flag for outcome in done.outcomes for flag in outcome.flags] + done.flags
+    if record.window_ns() is None:
+        seen.append("NO-COMMON-WINDOW")
+    if done.parity is None:
+        seen.append("NO-PARITY")
+    if cell.images == "synthetic" or cell.weights == "random":
+        seen.append("SPEED-ONLY")
+    record = replace(record, flags=list(dict.fromkeys(seen)))
+    if done.parity is not None and not done.parity.passed:
+        return replace(record, status="failed", kind="parity", reason=_words(done.parity))
+    return record
+
+
+def _words(parity: Parity) -> str:
+    error = "not finite" if parity.relative_error is None else f"{parity.relative_error:.3g}"
+    return (
+        f"relative error {error} (allowed {parity.max_relative_error:g}), "
+        f"top-1 agreement {parity.top1_agreement:.3f} (needed {parity.min_top1_agreement:g}), "
+        f"worst at batch slot {parity.worst_slot}"
+    )

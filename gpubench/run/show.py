@@ -1,0 +1,90 @@
+"""What `plan`, `list` and `cache info` print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gpubench import suitefile, units
+from gpubench.backends import base
+from gpubench.errors import Unavailable
+from gpubench.run.driver import Durations
+from gpubench.run.plan import task_seconds
+from gpubench.workload import models as networks
+from gpubench.workload.cache import Cache
+
+if TYPE_CHECKING:
+    from gpubench.run.setup import Session
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def plan_tables(session: Session) -> Group:
+    """Cells in the order of the first round, skips with reasons, and the estimated time."""
+    plan = session.plan
+    policy = plan.suite.policy
+    seen = Durations(session.job.cache_dir).seconds
+    table = _table(f"{plan.suite.name}: cells, in the order of round 1", "key", "cell", "one task")
+    total = 0.0
+    for cell in plan.round(0):
+        seconds = task_seconds(cell, policy, seen)
+        total += seconds * policy.repeats
+        table.add_row(cell.key, Text(cell.label), units.clock(seconds))
+    parts: list[Table | Text] = [table]
+    if plan.skips:
+        skips = _table("skipped", "cell", "why", "remedy")
+        for skip in plan.skips:
+            skips.add_row(*(Text(t) for t in (skip.cell.label, skip.reason, skip.remedy)))
+        parts.append(skips)
+    parts.append(
+        Text(
+            f"{len(plan.cells)} cells x {policy.repeats} repeats (up to {policy.max_repeats}): "
+            f"about {units.clock(total)}, plus preparing what the cache lacks"
+        )
+    )
+    return Group(*parts)
+
+
+def backends() -> Table:
+    """Registered backends: what they are, and whether they run here."""
+    table = _table("", "backend", "what it is", "here")
+    for name in base.names():
+        backend = base.get(name)
+        try:
+            facts = backend.probe()
+            here = ", ".join(f"{key} {value}" for key, value in facts.items())
+        except Unavailable as error:
+            here = f"no: {error.reason}. {error.remedy}"
+        table.add_row(name, Text(backend.summary), Text(here))
+    return table
+
+
+def models() -> Text:
+    """Names of the torchvision classification networks, one a line."""
+    return Text("\n".join(networks.names()))
+
+
+def suites() -> Table:
+    """Shipped suites with their descriptions."""
+    table = _table("", "suite", "what it measures")
+    for path in suitefile.shipped():
+        table.add_row(path.stem, Text(suitefile.describe(path)))
+    return table
+
+
+def cache(cache_dir: Path | None) -> Group:
+    """Where the cache is and what it holds."""
+    store = Cache(cache_dir)
+    table = _table("", "kind", "entries", "size")
+    for kind, (entries, size) in store.info().items():
+        table.add_row(kind, str(entries), units.size(size))
+    return Group(Text(f"cache: {store.root}"), table)

@@ -1,0 +1,226 @@
+"""One process, one replica, one task. Forked by the agent's server; ends when its task does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gpubench.backends import base
+from gpubench.errors import CellFailed, GpubenchError, Unavailable
+from gpubench.measure import protocol
+from gpubench.record import Parity, Samples
+from gpubench.run.messages import (
+    AtBarrier,
+    BuildReference,
+    Failure,
+    Go,
+    Measure,
+    Outcome,
+    Preload,
+    Preloaded,
+    Prepare,
+    Prepared,
+    Request,
+    WorkerMessage,
+)
+from gpubench.suite import Policy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.reference import Reference
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -> None:
+    """Do ``request`` and send the answer; never raises."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  # a library that reads gets EOF
+
+    def send(message: WorkerMessage) -> None:
+        connection.send_bytes(msgspec.json.encode(message))
+
+    def barrier(name: str, p50_ns: float = 0.0) -> int:
+        send(AtBarrier(name, p50_ns))
+        at = msgspec.json.decode(connection.recv_bytes(), type=Go).at_ns
+        time.sleep(max(0, at - perf_counter_ns() - 1_000_000) / 1e9)
+        while perf_counter_ns() < at:  # the last millisecond: a sleep would wake too late
+            pass
+        return at
+
+    try:
+        send(_answer(msgspec.json.decode(request, type=Request), cache_dir, replica, barrier))
+    except Exception as error:  # noqa: BLE001  # anything a backend raises is this task's result
+        send(failure(error))
+    connection.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # a runtime's exit handlers must not hang or crash a finished task
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, so that none is ever left behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def failure(error: BaseException) -> Failure:
+    """What an exception means for the cell."""
+    if isinstance(error, Unavailable):
+        return Failure("unavailable", error.reason, error.remedy)
+    if isinstance(error, CellFailed):
+        return Failure(error.kind, error.reason)
+    if isinstance(error, GpubenchError):
+        return Failure("error", str(error))
+    words = f"{type(error).__name__}: {error}".strip()
+    if isinstance(error, MemoryError) or "out of memory" in words.lower():
+        return Failure("out-of-memory", words[:2000])
+    traceback.print_exception(error)  # to the agent's log
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Failure("error", f"{words[:2000]} ({Path(last.filename).name}:{last.lineno})")
+
+
+def _answer(
+    request: Request, cache_dir: str, replica: int, barrier: Callable[..., int]
+) -> WorkerMessage:
+    if isinstance(request, Preload):
+        return _preload(request)
+    if isinstance(request, Measure):
+        return _measure(request, replica, barrier)
+    from gpubench.workload.cache import Cache
+
+    cache = Cache(Path(cache_dir))
+    if isinstance(request, BuildReference):
+        from gpubench.workload import reference
+
+        path = reference.build(request.workload, request.policy, cache)
+    else:
+        path = _prepare(request, cache)
+    ns: dict[str, int] = {}
+    for entry in {entry.path: entry for entry in cache.log}.values():
+        ns[entry.kind] = ns.get(entry.kind, 0) + round(entry.seconds * 1e9)
+    return Prepared(str(path), ns)
+
+
+def _preload(request: Preload) -> Preloaded:
+    errors = {}
+    begin = perf_counter_ns()
+    for module in request.modules:
+        try:
+            import_module(module)
+        except Exception as error:  # noqa: BLE001  # a broken installation may raise anything
+            errors[module] = f"{type(error).__name__}: {error}"[:500]
+    return Preloaded(errors, (perf_counter_ns() - begin) / 1e9)
+
+
+def _prepare(request: Prepare, cache: Cache) -> Path:
+    from gpubench.workload import models
+
+    _pin(request.cores)
+    cell = request.cell
+    backend = base.get(cell.backend)
+    return backend.prepare(cell, models.resolve(cell.workload, cache), cache)
+
+
+def _pin(cores: tuple[int, ...]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def _measure(request: Measure, replica: int, barrier: Callable[..., int]) -> Outcome:
+    from gpubench.workload import reference as ref
+
+    cell, policy = request.cell, request.policy
+    _pin(request.cores[replica])
+    backend = base.get(cell.backend)
+    device = base.Device(cell.device, replica, request.cores[replica])
+    reference = ref.load(Path(request.reference))
+    slots = ref.batches(cell.batch_size, len(reference.images), policy.parity_images)
+    images = _images(reference, slots[0])
+
+    begin = perf_counter_ns()
+    with backend.open(cell, Path(request.artefact), device) as session:
+        opened = perf_counter_ns()
+        session.copy_in(images)
+        before_first = perf_counter_ns()
+        session.run()
+        session.sync()
+        first = perf_counter_ns() - before_first
+        barrier("opened")
+        warmup = protocol.warm_up(session, images, cell, policy)
+        counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
+        start = barrier("warm", median(warmup))
+        warmup += protocol.warm_up(session, images, cell, _TWO_MORE)
+        before = counters()
+        measured = protocol.measure(session, images, cell, policy, warmup)
+        after = counters()
+        parity = _check(session, backend, reference, slots, cell.precision, policy)
+        facts = dict(session.facts)
+
+    flags = list(measured.flags)
+    if after.get("recompilations", 0) > before.get("recompilations", 0):
+        flags.append("RECOMPILED")
+    samples = Samples(
+        replica=replica,
+        device=str(device),
+        durations_ns=measured.durations,
+        iterations=measured.iterations,
+        warmup_durations_ns=measured.warmup,
+        truncated=measured.truncated,
+        start_ns=measured.start - start,
+        end_ns=measured.end - start,
+        open_ns=opened - begin,
+        first_inference_ns=first,
+        stop_reason=measured.stop,
+        peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    return Outcome(samples, parity, facts, flags)
+
+
+_TWO_MORE = Policy(warmup_iterations=2, warmup_s=1e-9)
+"""After the wait at the barrier a session may have cooled down."""
+
+
+def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:
+    import numpy as np
+
+    return np.ascontiguousarray(reference.images[indices], dtype=np.float32)
+
+
+def _check(
+    session: base.Session,
+    backend: base.Backend,
+    reference: Reference,
+    slots: list[NDArray[np.intp]],
+    precision: str,
+    policy: Policy,
+) -> Parity | None:
+    """Compare the session's answers with the reference's, on the session that was timed."""
+    from gpubench.workload import reference as ref
+
+    if not getattr(backend, "computes", True):
+        return None
+    outputs = []
+    for indices in slots:
+        session.copy_in(_images(reference, indices))
+        session.run()
+        session.sync()
+        outputs.append(session.copy_out())
+    return ref.check(reference, slots, outputs, precision, policy)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import random
+from statistics import median
+
+import numpy as np
+import pytest
+
+from gpubench.measure import protocol
+from gpubench.suite import Policy
+from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
+
+IMAGES = np.zeros((1, 3, 4, 4), np.float32)
+
+
+def run(
+    session_process: object, clock: VirtualClock | None = None, **cell: object
+) -> tuple[protocol.Measured, VirtualSession]:
+    clock = clock or VirtualClock()
+    session = VirtualSession(clock, session_process)  # type: ignore[arg-type]
+    policy, point = Policy(), make_cell(**cell)
+    warmup = protocol.warm_up(session, IMAGES, point, policy, clock)
+    return protocol.measure(session, IMAGES, point, policy, warmup, clock), session
+
+
+def noisy(seed: int, level: float, spread: float = 0.02) -> object:
+    rng = random.Random(seed)
+    return process(lambda _: level * rng.lognormvariate(0, spread))
+
+
+def test_warm_up_takes_ten_iterations_even_when_each_is_slow() -> None:
+    clock = VirtualClock()
+    session = VirtualSession(clock, constant(2e9))
+    assert len(protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock)) == 10
+
+
+def test_latency_keeps_every_duration() -> None:
+    measured, _ = run(noisy(1, 5e6))
+    assert 180 < len(measured.durations) + measured.truncated < 220
+    assert measured.iterations == 1
+    assert median(measured.durations) == pytest.approx(5e6, rel=0.01)
+    assert measured.flags == []
+
+
+def test_short_iterations_are_grouped_and_said_so() -> None:
+    measured, _ = run(constant(2_000))
+    assert measured.flags[0] == "GROUPED"
+    assert measured.durations[0] >= 50 * 1000
+    assert measured.durations[0] / measured.iterations == pytest.approx(2_000, rel=0.01)
+
+
+def test_throughput_blocks_fill_a_quarter_second_though_overlap_hides_the_wait() -> None:
+    clock = VirtualClock()
+
+    class Overlapping(VirtualSession):
+        """Waiting after each batch costs 1 ms more than the batch."""
+
+        def sync(self) -> None:
+            super().sync()
+            clock.ns += 1_000_000
+
+    session = Overlapping(clock, constant(1e6))
+    cell = make_cell(scenario="throughput")
+    warmup = protocol.warm_up(session, IMAGES, cell, Policy(), clock)
+    measured = protocol.measure(session, IMAGES, cell, Policy(), warmup, clock)
+    assert min(measured.durations) >= 250e6
+    assert measured.durations[0] / measured.iterations == pytest.approx(1e6, rel=0.01)
+
+
+def test_transfer_moves_data_in_and_out_in_every_iteration() -> None:
+    measured, session = run(constant(1e6), boundary="transfer")
+    assert median(measured.durations) == pytest.approx(1_003_000, rel=1e-3)
+    assert session.calls.count("copy_in") == session.calls.count("copy_out") > 900
+
+
+def test_a_slow_start_is_moved_to_the_warm_up_and_nothing_is_lost() -> None:
+    rng = random.Random(3)
+    settling = process(
+        lambda i: 5e6 * (1 + 1.0 * 0.9 ** max(0, i - 30)) * rng.lognormvariate(0, 0.01)
+    )
+    measured, _ = run(settling)
+    assert 20 <= measured.truncated <= 110
+    assert len(measured.warmup) >= 25 + measured.truncated
+    assert median(measured.durations) == pytest.approx(5e6, rel=0.02)
+
+
+def test_drift_is_flagged() -> None:
+    rng = random.Random(4)
+    measured, _ = run(process(lambda i: 5e6 * (1 + 0.001 * i) * rng.lognormvariate(0, 0.01)))
+    assert {"DRIFT", "NO-STEADY-STATE"} & set(measured.flags)
+
+
+def test_a_late_change_of_level_is_not_trimmed_away() -> None:
+    rng = random.Random(5)
+    cut, flags = protocol.steady(
+        [round((9e6 if i < 150 else 5e6) * rng.lognormvariate(0, 0.01)) for i in range(200)], 0.02
+    )
+    assert (cut, flags) == (0, ["NO-STEADY-STATE"])
+
+
+def test_isolated_spikes_are_not_a_warm_up() -> None:
+    rng = random.Random(6)
+    noise = [5e6 * rng.lognormvariate(0, 0.02) for _ in range(500)]
+    spiked = [round(x * (8 if rng.random() < 0.02 else 1)) for x in noise]
+    _, flags = protocol.steady(spiked, 0.02)
+    assert flags == []
+
+
+def test_steady_noise_is_rarely_flagged() -> None:
+    rng = random.Random(7)
+    flagged = 0
+    for _ in range(200):
+        trace = [round(5e6 * rng.lognormvariate(0, 0.05)) for _ in range(200)]
+        flagged += protocol.steady(trace, 0.02)[1] != []
+    assert flagged <= 4
+
+
+def test_few_samples_are_flagged_in_latency_only() -> None:
+    assert "FEW-SAMPLES" in run(constant(4e8))[0].flags
+    assert "FEW-SAMPLES" not in run(constant(4e8), scenario="throughput")[0].flags
+
+
+def test_mser_finds_the_step() -> None:
+    assert protocol.mser([9.0] * 12 + [1.0, 1.1] * 30) == 12
+
+
+def test_stein_needs_more_repeats_when_the_pilot_scatters_more() -> None:
+    quiet = protocol.repeats_needed([100, 100.5, 101], 0.02)
+    loud = protocol.repeats_needed([100, 105, 110], 0.02)
+    assert quiet == 3
+    # t(2, .975) = 4.3027, sd of logs 0.04767: ceil((4.3027 * 0.04767 / log(1.02))^2)
+    assert loud == 108
+
+
+def test_stein_keeps_the_level_of_its_interval() -> None:
+    """Half-width of the final interval, from the pilot's sd, holds the truth 95 % of the time."""
+    rng = np.random.default_rng(8)
+    inside = 0
+    for _ in range(2000):
+        pilot = np.exp(rng.normal(0, 0.03, 4))
+        n = protocol.repeats_needed(list(pilot), 0.02)
+        logs = np.concatenate([np.log(pilot), rng.normal(0, 0.03, n - 4)])
+        inside += abs(logs.mean()) <= np.log1p(0.02)
+    assert inside / 2000 >= 0.94

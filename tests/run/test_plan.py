@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.backends.base import Device, Facts, Session
+from gpubench.errors import Unavailable
+from gpubench.run.plan import Plan, make, task_seconds
+from gpubench.suite import Axes, Cell, Policy, Suite, Workload
+from tests.measure.virtual import make_cell
+
+SUITE = Suite(
+    name="s", workload=Workload(), axes=Axes(backend=("a",)), policy=Policy(), baseline="a"
+)
+
+
+class Stub:
+    """A backend as the plan sees it."""
+
+    name = summary = "stub"
+    options = ()
+    preload = ()
+
+    def __init__(self, missing: bool = False, refuses: str = "") -> None:
+        self._missing, self._refuses = missing, refuses
+
+    def probe(self) -> Facts:
+        if self._missing:
+            raise Unavailable("not installed", "install it")
+        return {}
+
+    def unsupported(self, cell: Cell) -> str | None:
+        return "no such precision" if cell.precision == self._refuses else None
+
+    def prepare(self, cell: Cell, model: Any, cache: Any) -> Path:
+        raise AssertionError
+
+    def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
+        raise AssertionError
+
+
+def plan(*cells: Cell, cores: int = 4, gpus: int = 0, **stub: Any) -> Plan:
+    return make(SUITE, cells, {"fake": Stub(**stub)}, list(range(cores)), gpus)
+
+
+def test_the_two_negatives_of_a_plan_are_told_apart() -> None:
+    fine, odd = make_cell(), make_cell(precision="bf16")
+    sorted_ = plan(fine, odd, refuses="bf16")
+    assert sorted_.cells == [fine]
+    assert [(s.status, s.reason) for s in sorted_.skips] == [("unsupported", "no such precision")]
+    gone = plan(fine, missing=True)
+    assert [(s.status, s.remedy) for s in gone.skips] == [("unavailable", "install it")]
+    assert gone.planned == [fine]
+
+
+def test_more_replicas_than_the_machine_holds_are_skipped_with_the_figures() -> None:
+    [skip] = plan(make_cell(replicas=3, cores=2)).skips
+    assert skip.reason == "3 replicas of 2 cores need 6; usable: 4"
+    [skip] = plan(make_cell(device="cuda", replicas=2, cores=0), gpus=1).skips
+    assert "visible: 1" in skip.reason
+
+
+def test_replicas_own_equal_disjoint_adjacent_cores() -> None:
+    cell = make_cell(replicas=2, cores=2)
+    assert plan(cell).cores_of(cell) == [(0, 1), (2, 3)]
+    on_gpu = make_cell(device="cuda", replicas=2, cores=0)
+    assert plan(on_gpu, gpus=2).cores_of(on_gpu) == [(), ()]
+
+
+def test_every_round_has_its_own_order_and_the_seed_fixes_it() -> None:
+    cells = [make_cell(batch_size=n) for n in range(1, 30)]
+    first, again = plan(*cells), plan(*cells)
+    assert first.round(0) == again.round(0) != first.round(1)
+    assert sorted(c.batch_size for c in first.round(1)) == list(range(1, 30))
+
+
+def test_a_known_duration_beats_the_guess() -> None:
+    cell = make_cell()
+    assert task_seconds(cell, Policy(), {cell.key: 9.0}) == 9.0
+    big = make_cell(batch_size=64)
+    assert task_seconds(big, Policy(), {}) > task_seconds(cell, Policy(), {}) > 1
+
+
+def test_keys_tell_cells_apart() -> None:
+    assert make_cell().key == make_cell().key
+    others = [
+        make_cell(batch_size=2),
+        make_cell(cores=2),
+        make_cell(options={"a": 1}),
+        make_cell(options={"a": True}),
+        make_cell(options={"a": "1"}),
+    ]
+    assert len({cell.key for cell in [make_cell(), *others]}) == 6
+
+
+@pytest.mark.parametrize(("replicas", "total"), [(1, 8), (4, 32)])
+def test_total_batch(replicas: int, total: int) -> None:
+    assert make_cell(batch_size=8, replicas=replicas).total_batch == total

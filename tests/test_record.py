@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpubench.errors import RecordError
+from gpubench.record import SCHEMA, Header, Record, Samples, Writer, read
+from gpubench.suite import Axes, Policy, Suite, Workload
+from tests.measure.virtual import make_cell
+
+HEADER = Header(
+    run_id="r",
+    suite=Suite(
+        name="s",
+        workload=Workload(),
+        axes=Axes(backend=("fake",)),
+        policy=Policy(),
+        exclude=({"backend": "fake", "batch_size": 3},),
+        baseline="fake",
+    ),
+    environment={"cpu": "x"},
+    fingerprint="f",
+    command=["gpubench"],
+    started="now",
+    planned=[make_cell()],
+)
+
+
+def samples(replica: int = 0, start: int = 0, n: int = 10, ns: int = 100, **more: int) -> Samples:
+    return Samples(
+        replica=replica,
+        device="cpu:0",
+        durations_ns=[ns] * n,
+        start_ns=start,
+        end_ns=start + n * ns,
+        **more,
+    )
+
+
+def record(repeat: int = 0, **changes: object) -> Record:
+    values = {"cell": make_cell(), "repeat": repeat, "status": "ok", "replicas": [samples()]}
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+def written(path: Path, count: int = 3) -> bytes:
+    with Writer(path, HEADER) as writer:
+        for repeat in range(count):
+            writer.append(record(repeat))
+    return (path / "records.jsonl").read_bytes()
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written(tmp_path)
+    file = read(tmp_path)
+    assert file.header == HEADER
+    assert file.records == [record(0), record(1), record(2)]
+    assert file.notes == []
+
+
+def test_every_cut_of_the_last_line_keeps_the_rest(tmp_path: Path) -> None:
+    body = written(tmp_path)
+    last = body.rstrip(b"\n").rfind(b"\n") + 1
+    for end in range(last, len(body)):
+        (tmp_path / "records.jsonl").write_bytes(body[:end])
+        file = read(tmp_path)
+        assert len(file.records) == 2
+        assert len(file.notes) == (end > last)
+
+
+def test_a_flipped_byte_anywhere_is_an_error_that_names_the_line(tmp_path: Path) -> None:
+    body = written(tmp_path)
+    path = tmp_path / "records.jsonl"
+    for place in range(0, len(body) - 1, 7):
+        line = body[:place].count(b"\n") + 1
+        damaged = bytearray(body)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match=rf"line {line}\b|schema"):
+            read(path)
+
+
+def test_resume_drops_the_cut_line_and_the_last_record_of_a_task_counts(tmp_path: Path) -> None:
+    body = written(tmp_path)
+    (tmp_path / "records.jsonl").write_bytes(body[:-20])
+    with Writer(tmp_path, None) as writer:
+        writer.append(record(1, reason="again"))
+    assert [r.reason for r in read(tmp_path).records] == ["", "again"]
+
+
+def test_a_second_run_or_writer_is_refused(tmp_path: Path) -> None:
+    with Writer(tmp_path, HEADER):
+        with pytest.raises(RecordError, match="holds a run already"):
+            Writer(tmp_path, HEADER)
+        with pytest.raises(RecordError, match="another gpubench"):
+            Writer(tmp_path, None)
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """/dev/full cannot be cut back, so the real file is limited by RLIMIT_FSIZE instead."""
+    import resource
+    import signal
+
+    with Writer(tmp_path, HEADER) as writer:
+        writer.append(record(0))
+        size = writer.path.stat().st_size
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, old[1]))
+            with pytest.raises(OSError, match="too large"):
+                writer.append(record(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert writer.path.stat().st_size == size
+        writer.append(record(2))
+    assert [r.repeat for r in read(tmp_path).records] == [0, 2]
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    newer = msgspec.structs.replace(HEADER, schema=SCHEMA + 1)
+    path.write_bytes(b'{"header":' + msgspec.json.encode(newer) + b',"crc":"00000000"}\n')
+    with pytest.raises(RecordError, match=f"schema {SCHEMA + 1}"):
+        read(path)
+
+
+@pytest.mark.parametrize("body", [b"", b"hello\n", b"\x00\xff\n", b'{"header":{}}\n', b"[1]\n"])
+def test_other_files_are_refused(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(body)
+    with pytest.raises(RecordError):
+        read(path)
+    with pytest.raises(RecordError, match="no record file"):
+        read(tmp_path / "nowhere")
+
+
+def test_throughput_counts_images_inside_the_common_window_only() -> None:
+    """Replica 1 starts 500 ns late and runs at half the speed; nobody's own rate is summed."""
+    cell = make_cell(replicas=2, batch_size=4)
+    both = [samples(0, 0, 10, 100), samples(1, 500, 5, 200)]
+    result = record(cell=cell, replicas=both)
+    assert result.window_ns() == (500, 1000)
+    assert result.replica_rates() == pytest.approx([4 * 5 / 500e-9, 4 * 2.5 / 500e-9])
+    assert result.images_per_s() == pytest.approx(4 * 7.5 / 500e-9)
+
+
+def test_no_common_window_no_throughput() -> None:
+    result = record(replicas=[samples(0, 0), samples(1, 5000)])
+    assert result.window_ns() is None
+    assert result.images_per_s() is None
+
+
+def test_grouped_samples_count_each_iteration() -> None:
+    result = record(replicas=[samples(iterations=5)])
+    assert result.latencies_ns() == [20.0] * 10
+    assert result.images_per_s() == pytest.approx(50 / 1000e-9)
+    assert result.value() == 20.0
