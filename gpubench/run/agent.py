@@ -54,7 +54,8 @@ class Agent:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
-            self._fork.set_forkserver_preload(request.modules)
+            os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
+            self._fork.set_forkserver_preload(["gpubench.run.preload", "gpubench.run.worker"])
             timeout, replicas = REFERENCE_TIMEOUT_S, 1
         elif isinstance(request, Measure):
             timeout, replicas = request.policy.timeout_s, request.cell.replicas

@@ -18,7 +18,8 @@ from gpubench.errors import SuiteError
 from gpubench.gpu import visible_gpus
 from gpubench.record import Header
 from gpubench.run import plan as planning
-from gpubench.run.driver import Job, now
+from gpubench.run.driver import Job
+from gpubench.run.results import now
 from gpubench.suite import Catalog
 from gpubench.workload import models
 from gpubench.workload.cache import Cache

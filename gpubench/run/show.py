@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,8 @@ def suites() -> Table:
     """Shipped suites with their descriptions."""
     table = _table("", "suite", "what it measures")
     for path in suitefile.shipped():
-        table.add_row(path.stem, Text(suitefile.describe(path)))
+        description = tomllib.loads(path.read_text(encoding="utf-8")).get("description", "")
+        table.add_row(path.stem, Text(description))
     return table
 
 
@@ -85,6 +87,6 @@ def cache(cache_dir: Path | None) -> Group:
     """Where the cache is and what it holds."""
     store = Cache(cache_dir)
     table = _table("", "kind", "entries", "size")
-    for kind, (entries, size) in store.info().items():
-        table.add_row(kind, str(entries), units.size(size))
+    for usage in store.info():
+        table.add_row(usage.kind, str(usage.entries), units.size(usage.bytes))
     return Group(Text(f"cache: {store.root}"), table)

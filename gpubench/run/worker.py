@@ -10,7 +10,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -101,7 +100,9 @@ def _answer(
     request: Request, cache_dir: str, replica: int, barrier: Callable[..., int]
 ) -> WorkerMessage:
     if isinstance(request, Preload):
-        return _preload(request)
+        from gpubench.run import preload
+
+        return Preloaded(preload.ERRORS, preload.SECONDS)
     if isinstance(request, Measure):
         return _measure(request, replica, barrier)
     from gpubench.workload.cache import Cache
@@ -117,17 +118,6 @@ def _answer(
     for entry in {entry.path: entry for entry in cache.log}.values():
         ns[entry.kind] = ns.get(entry.kind, 0) + round(entry.seconds * 1e9)
     return Prepared(str(path), ns)
-
-
-def _preload(request: Preload) -> Preloaded:
-    errors = {}
-    begin = perf_counter_ns()
-    for module in request.modules:
-        try:
-            import_module(module)
-        except Exception as error:  # noqa: BLE001  # a broken installation may raise anything
-            errors[module] = f"{type(error).__name__}: {error}"[:500]
-    return Preloaded(errors, (perf_counter_ns() - begin) / 1e9)
 
 
 def _prepare(request: Prepare, cache: Cache) -> Path:

@@ -1,0 +1,65 @@
+"""Whether a runtime can really be imported: tried in an interpreter of its own.
+
+So that a broken, crashing or hanging one is a finding and not the end of whoever asks.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_SCRIPT = """
+import importlib, json, sys, time
+def torch_facts(m):
+    import torch.backends.cudnn as c
+    out = {"cuda_build": m.version.cuda, "cuda_available": m.cuda.is_available()}
+    return out | ({"cudnn": c.version()} if out["cuda_available"] else {})
+FACTS = {
+    "torch": torch_facts,
+    "onnxruntime": lambda m: {"providers_built_in": m.get_available_providers()},
+    "openvino": lambda m: {"devices": m.Core().available_devices},
+}
+for name in sys.argv[1:]:
+    start = time.perf_counter()
+    try:
+        module = importlib.import_module(name)
+        more = FACTS.get(name, lambda m: {})(module)
+        out = {"version": str(getattr(module, "__version__", "")), **more}
+    except BaseException as error:
+        out = {"error": f"{type(error).__name__}: {error}"}
+    out["seconds"] = round(time.perf_counter() - start, 2)
+    print("gpubench-doctor", json.dumps([name, out]), flush=True)
+"""
+
+
+def try_imports(modules: Sequence[str], timeout_s: float) -> dict[str, dict[str, Any]]:
+    """Import ``modules`` in a fresh interpreter: {module: version and facts, or 'error'}."""
+    if not modules:
+        return {}
+    command = [sys.executable, "-W", "ignore", "-c", _SCRIPT, *modules]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
+        )
+        output, why = done.stdout, _ending(done.returncode)
+    except subprocess.TimeoutExpired as error:
+        output, why = error.stdout or b"", f"not done after {timeout_s:g} s"
+    found: dict[str, dict[str, Any]] = {}
+    for line in output.decode(errors="replace").splitlines():
+        if line.startswith("gpubench-doctor "):
+            name, result = json.loads(line.partition(" ")[2])
+            found[name] = result
+    return {name: found.get(name, {"error": why}) for name in modules}
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"the interpreter ended with exit code {code}"
+    try:
+        return f"the interpreter died with {signal.Signals(-code).name}"
+    except ValueError:
+        return f"the interpreter died with signal {-code}"

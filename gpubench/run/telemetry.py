@@ -1,0 +1,261 @@
+"""What happened to the machine while a task ran: clocks, heat, power, memory, other processes.
+
+Runs in the agent, never in a worker. GPUs are sampled by a thread through NVML; of the CPU only
+counters are read, at the start and at the end, because an observer costs what it observes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, median
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from gpubench import gpu as gpus
+from gpubench.run.cpu import CpuWindow
+
+THROTTLED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+"""Clock event reasons that invalidate a repeat."""
+POWER_CAP = "SwPowerCap"
+REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncBoost")
+STEAL_LIMIT = 0.02
+BUSY_LIMIT = 0.10
+
+Spread = dict[str, float]
+
+
+class Telemetry:
+    """Observes ``gpu_indices`` (as CUDA numbers them here) and ``cores`` ([]: all of them).
+
+    ``pids`` gives the task's own processes. Enter when they have started; ``result``, ``flags``
+    and ``invalid`` are for after the exit. GPUs are sampled ``hz`` times a second, the processes on
+    them once a second. ``root`` is where /proc and /sys are.
+    """
+
+    def __init__(
+        self,
+        gpu_indices: list[int],
+        cores: list[int],
+        pids: Callable[[], set[int]],
+        nvml: Any = None,
+        hz: float = 10,
+        root: Path = Path("/"),
+    ) -> None:
+        self._indices = gpu_indices
+        self._pids = pids
+        self._nvml = nvml
+        self._period = 1 / hz
+        self._root = root
+        self._cpu = CpuWindow(cores, pids, root)
+        self._watches: list[_Watch] = []
+        self._stop = Event()
+        self._thread: Thread | None = None
+        self._ticks = 0
+        self._error = ""
+        self._start = self._seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._start = monotonic()
+        self._cpu.begin()
+        if self._indices:
+            self._thread = Thread(target=self._observe, name="telemetry", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._cpu.end()  # first: the workers are about to vanish
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._seconds = monotonic() - self._start
+
+    def _observe(self) -> None:
+        with gpus.session(self._nvml) as nvml:
+            if nvml is None:
+                return
+            try:
+                visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
+                self._watches = [
+                    _Watch(nvml, visible[index], self._pids, self._root)
+                    for index in self._indices
+                    if index in visible
+                ]
+            except nvml.NVMLError as error:
+                self._error = str(error)
+                return
+            self._sample()
+
+    def _sample(self) -> None:
+        """Until told to stop, and once more then."""
+        per_second = max(1, round(1 / self._period))
+        for watch in self._watches:
+            watch.read_energy()
+        due, last = monotonic(), False
+        while not last:
+            last = self._stop.is_set()
+            for watch in self._watches:
+                watch.sample(processes=last or self._ticks % per_second == 0)
+            self._ticks += 1
+            due = max(due + self._period, monotonic())
+            self._stop.wait(due - monotonic())
+        for watch in self._watches:
+            watch.read_energy()
+
+    def result(self) -> dict[str, Any]:
+        """JSON-able; a field that the machine does not offer is left out."""
+        found: dict[str, Any] = {"seconds": self._seconds, "cpu": self._cpu.result()}
+        if self._indices:
+            found["gpu_samples"] = self._ticks
+            found["gpus"] = [watch.result() for watch in self._watches]
+        if self._error:
+            found["gpu_error"] = self._error
+        return found
+
+    def flags(self) -> list[str]:
+        """Keys of `gpubench.record.FLAGS`."""
+        cpu = self._cpu.result()
+        seen = {name for watch in self._watches for name in watch.reasons}
+        truth = {
+            "CPU-STEAL": cpu.get("steal_share", 0.0) > STEAL_LIMIT,
+            "CPU-BUSY": cpu.get("other_busy_share", 0.0) > BUSY_LIMIT,
+            "THROTTLED": not seen.isdisjoint(THROTTLED),
+            "POWER-CAP": POWER_CAP in seen,
+            "CO-TENANT": any(watch.computing or watch.drawing for watch in self._watches),
+        }
+        return [flag for flag, holds in truth.items() if holds]
+
+    @property
+    def invalid(self) -> bool:
+        """Outside evidence against this repeat: throttled, or another process computed here.
+
+        A desktop that draws on the GPU is flagged but does not invalidate: it would every repeat.
+        """
+        return any(
+            watch.computing or not watch.reasons.keys().isdisjoint(THROTTLED)
+            for watch in self._watches
+        )
+
+
+class _Watch:
+    """One GPU. A query that the driver refuses for good is not asked again."""
+
+    def __init__(self, nvml: Any, gpu: gpus.Gpu, pids: Callable[[], set[int]], root: Path) -> None:
+        self._nvml, self._gpu, self._pids, self._root = nvml, gpu, pids, root
+        device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+        whole = gpus.physical(nvml, device)
+        self._handle, self._whole = device, whole
+        self._queries: dict[str, Callable[[], float]] = {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_MEM),
+            "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(whole),
+            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(
+                whole, nvml.NVML_TEMPERATURE_GPU
+            ),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(whole) / 1e3,
+            "memory_used_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(device).used,
+        }
+        self._values: dict[str, list[float]] = {}
+        self._errors: dict[str, str] = {}
+        self._lost = False
+        self._energy: list[tuple[float, float]] = []
+        self.reasons: dict[str, int] = {}
+        """Clock event reason -> samples that showed it."""
+        self.computing: set[int] = set()
+        self.drawing: set[int] = set()
+        """Processes that are not the task's."""
+
+    def _ask(self, name: str, query: Callable[[], Any]) -> Any | None:
+        """The answer; None when it failed, or failed for good before."""
+        if self._lost or name in self._errors:
+            return None
+        try:
+            return query()
+        except self._nvml.NVMLError_GpuIsLost as error:
+            self._lost = True
+            self._errors["gpu"] = str(error)
+        except (
+            self._nvml.NVMLError_NotSupported,
+            self._nvml.NVMLError_NoPermission,
+            self._nvml.NVMLError_FunctionNotFound,
+        ) as error:
+            self._errors[name] = str(error)
+        except self._nvml.NVMLError:  # it may answer the next time
+            pass
+        return None
+
+    def read_energy(self) -> None:
+        """Read the GPU's energy counter: at the begin and at the end."""
+        millijoules = self._ask(
+            "energy_j", lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._whole)
+        )
+        if millijoules is not None:
+            self._energy.append((monotonic(), millijoules / 1e3))
+
+    def sample(self, *, processes: bool) -> None:
+        for name, query in self._queries.items():
+            value = self._ask(name, query)
+            if value is not None:
+                self._values.setdefault(name, []).append(value)
+                if name == "reasons":
+                    self._note(int(value))
+        if processes:
+            nvml = self._nvml
+            self.computing |= self._others("processes", nvml.nvmlDeviceGetComputeRunningProcesses)
+            self.drawing |= self._others("graphics", nvml.nvmlDeviceGetGraphicsRunningProcesses)
+
+    def _note(self, mask: int) -> None:
+        for name in REASONS:
+            if mask & getattr(self._nvml, f"nvmlClocksEventReason{name}"):
+                self.reasons[name] = self.reasons.get(name, 0) + 1
+
+    def _others(self, name: str, query: Callable[[Any], Any]) -> set[int]:
+        """Processes on the GPU that are not the task's.
+
+        In a container the driver may name ours by the host's number, which /proc here does not
+        know. So when none of ours is listed, one such unknown process is taken to be ours.
+        """
+        listed = {p.pid for p in self._ask(name, lambda: query(self._handle)) or []}
+        others = listed - self._pids()
+        if others == listed:
+            unknown = sorted(p for p in others if not (self._root / "proc" / str(p)).exists())
+            others -= set(unknown[:1])
+        return others
+
+    def result(self) -> dict[str, Any]:
+        values = dict(self._values)
+        reasons = values.pop("reasons", [])
+        found: dict[str, Any] = {"index": self._gpu.index, "uuid": self._gpu.uuid}
+        for name in ("sm_mhz", "memory_mhz"):
+            if name in values:
+                found[name] = spread(values[name])
+        if reasons:
+            found["throttle"] = {k: n / len(reasons) for k, n in self.reasons.items()}
+        if "temperature_c" in values:
+            found["temperature_c_max"] = max(values["temperature_c"])
+        if "power_w" in values:
+            watts = values["power_w"]
+            found["power_w"] = {"mean": mean(watts), "max": max(watts)}
+        if len(self._energy) == 2:
+            (begin, before), (end, after) = self._energy
+            found |= {"energy_j": after - before, "energy_seconds": end - begin}
+        if "memory_used_bytes" in values:
+            found["memory_used_bytes_peak"] = max(values["memory_used_bytes"])
+        others = self.computing | self.drawing
+        if others:
+            found["other_processes"] = sorted(others)
+        if self._errors:
+            found["not_measured"] = dict(self._errors)
+        return found
+
+
+def spread(values: list[float]) -> Spread:
+    """Minimum, median and maximum."""
+    return {"min": min(values), "median": median(values), "max": max(values)}

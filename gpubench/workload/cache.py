@@ -1,0 +1,216 @@
+"""A content-addressed cache: whatever is slow to make is made once.
+
+An entry is a directory ``root/<kind>/<SHA-256 of the recipe>/`` holding files and a manifest with
+their digests. It is made aside and renamed into place, so it exists whole or not at all, whatever
+kills the maker; one process makes it while others wait on a lock. Files are verified against the
+manifest every time an entry is asked for. Some entries are executable code (TensorRT engines), so
+the root must be writable by its owner only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock, Timeout
+from msgspec import Struct
+
+from gpubench.errors import CacheError
+
+_log = logging.getLogger(__name__)
+_MANIFEST = "manifest.json"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Entry(Struct, frozen=True):
+    """One entry that a `Cache` object handed out."""
+
+    kind: str
+    path: Path
+    seconds: float
+    """What making it cost when it was made, less the entries made on the way."""
+    hit: bool
+
+
+class Usage(Struct, frozen=True):
+    """What one kind of entry occupies."""
+
+    kind: str
+    entries: int
+    bytes: int
+
+
+class _File(Struct, frozen=True):
+    sha256: str
+    bytes: int
+
+
+class _Manifest(Struct, frozen=True):
+    recipe: dict[str, Any]
+    files: dict[str, _File]
+    seconds: float
+
+
+class Cache:
+    """The cache below ``root``; by default the user's cache directory (XDG on Linux).
+
+    Raises CacheError where the root cannot be made, or where others may write to it.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        if root is None:
+            import platformdirs
+
+            root = platformdirs.user_cache_path("gpubench")
+        self.root = Path(root).expanduser().absolute()
+        self.log: list[Entry] = []
+        """Every entry touched through this object, once each, in order."""
+        with _disk(self.root):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = self.root.stat()
+        if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise CacheError(
+                f"cache directory {self.root} (uid {info.st_uid}, {stat.filemode(info.st_mode)}) "
+                f"must belong to uid {os.getuid()} and be writable by its owner only, because "
+                "cached engines are executable code: change that, or choose another --cache-dir"
+            )
+
+    def get_or_make(
+        self, kind: str, recipe: Mapping[str, Any], make: Callable[[Path], None]
+    ) -> Path:
+        """The directory of the entry that ``recipe`` (JSON-able) describes, verified.
+
+        Where it is missing or damaged, ``make`` fills an empty directory with it first; what
+        ``make`` raises is raised here, and nothing is kept. Raises CacheError when the disk fails.
+        """
+        canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        path = self.root / kind / hashlib.sha256(canonical.encode()).hexdigest()
+        with _disk(path):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            lock = FileLock(_lock(path)).acquire()
+        with lock:
+            with _disk(path):
+                manifest = _verified(path)
+            hit = manifest is not None
+            if manifest is None:
+                manifest = self._make(path, dict(recipe), make)
+        if all(entry.path != path for entry in self.log):
+            self.log.append(Entry(kind, path, manifest.seconds, hit))
+        return path
+
+    def _make(self, path: Path, recipe: dict[str, Any], make: Callable[[Path], None]) -> _Manifest:
+        aside = path.with_suffix(".tmp")
+        with _disk(aside):
+            shutil.rmtree(aside, ignore_errors=True)  # what a killed process left
+            aside.mkdir(mode=0o700)
+        touched, start = len(self.log), time.perf_counter()
+        try:
+            make(aside)
+            nested = sum(entry.seconds for entry in self.log[touched:] if not entry.hit)
+            seconds = max(0.0, time.perf_counter() - start - nested)
+            with _disk(aside):
+                manifest = _Manifest(recipe, {f: _hash(aside / f) for f in _files(aside)}, seconds)
+                (aside / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
+                aside.rename(path)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return manifest
+
+    def info(self) -> list[Usage]:
+        """Entries and bytes of every kind, by name."""
+        kinds: dict[str, list[int]] = {}
+        for path in self._entries():
+            kinds.setdefault(path.parent.name, []).append(_size(path))
+        return [Usage(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(kinds.items())]
+
+    def clear(self) -> int:
+        """Remove every entry that nobody is making right now; returns the bytes freed.
+
+        Touches nothing but entries, so a mistaken ``--cache-dir`` loses nothing.
+        """
+        freed = 0
+        for path in self._entries(".tmp"):
+            with _disk(path), suppress(Timeout), FileLock(_lock(path), timeout=0):
+                if path.is_dir():  # still: another process may be clearing too
+                    freed += _size(path)
+                    shutil.rmtree(path)
+        return freed
+
+    def _entries(self, *suffixes: str) -> list[Path]:
+        return [
+            path
+            for path in sorted(self.root.glob("*/*"))
+            if _DIGEST.fullmatch(path.stem) and path.suffix in ("", *suffixes) and path.is_dir()
+        ]
+
+
+def content(entry: Path) -> str:
+    """SHA-256 over the names and contents of an entry's files, whatever recipe made them."""
+    manifest = msgspec.json.decode((entry / _MANIFEST).read_bytes(), type=_Manifest)
+    return hashlib.sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest()
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"cache at {path}: {error}; free some space or permissions, or choose another "
+            "--cache-dir"
+        ) from error
+
+
+def _verified(path: Path) -> _Manifest | None:
+    """The entry's manifest; None when there is no entry, or a damaged one (then removed)."""
+    if not path.exists():
+        return None
+    try:
+        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
+        found = {name: _hash(path / name) for name in _files(path)}
+        wrong = sorted(
+            f for f in found.keys() | manifest.files if found.get(f) != manifest.files.get(f)
+        )
+    except (FileNotFoundError, msgspec.DecodeError):
+        wrong = [_MANIFEST]
+    if not wrong:
+        return manifest
+    _log.warning("cache entry %s is damaged (%s): made again", path, ", ".join(wrong))
+    shutil.rmtree(path)
+    return None
+
+
+def _files(path: Path) -> list[str]:
+    """Relative names of the files of an entry, without the manifest."""
+    names = (str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    return sorted(name for name in names if name != _MANIFEST)
+
+
+def _hash(path: Path) -> _File:
+    return _File(digest(path), path.stat().st_size)
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _lock(path: Path) -> Path:
+    return path.with_suffix(".lock")

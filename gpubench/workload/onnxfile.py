@@ -1,0 +1,181 @@
+"""An ONNX file as the network: what torchvision cannot know."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from gpubench.errors import InputError
+from gpubench.workload.cache import Cache, content, digest
+from gpubench.workload.export import FILE, TYPES
+from gpubench.workload.models import BATCH, Model
+from gpubench.workload.preprocess import Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from onnx import ModelProto, ValueInfoProto
+
+
+class OnnxModel(Model):
+    """The user's own file, in the one precision that it has; copied into the cache unchanged.
+
+    Its pictures are normalised as ImageNet's. Raises InputError when there is no such file; when
+    it is not an image classifier, as soon as something of its content is asked for.
+    """
+
+    is_onnx = True
+
+    def __init__(self, file: Path, cache: Cache) -> None:
+        if not file.is_file():
+            raise InputError(f"model {str(file)!r}: no such file")
+        self.name, self.weights, self._file, self._cache = str(file), "file", file, cache
+        self._read: ModelProto | None = None
+
+    @property
+    def identity(self) -> str:
+        return content(self._entry())
+
+    @property
+    def spec(self) -> Spec:
+        size = _dimensions(self._input)[2]
+        return Spec(crop=size, resize=round(size * 256 / 224))
+
+    @property
+    def num_classes(self) -> int:
+        return _dimensions(self._output)[1]
+
+    @property
+    def precision(self) -> str:
+        """The one precision that the file has."""
+        import onnx
+
+        if any(node.op_type == "QuantizeLinear" for node in self._model.graph.node):
+            return "int8"
+        kind = self._input.type.tensor_type.elem_type
+        names = {
+            onnx.TensorProto.FLOAT: "fp32",
+            onnx.TensorProto.FLOAT16: "fp16",
+            onnx.TensorProto.BFLOAT16: "bf16",
+        }
+        if kind not in names:
+            self._bad(f"input {self._input.name!r} is {onnx.TensorProto.DataType.Name(kind)}")
+        return names[kind]
+
+    def state(self) -> Path:
+        self._no_module()
+
+    def module(self) -> torch.nn.Module:
+        self._no_module()
+
+    def onnx(self, precision: str, batch: int | None = None) -> Path:
+        own = self.precision
+        if precision != own and TYPES.get(precision) != TYPES.get(own, own):
+            self._bad(f"is {own}: ask for that precision, not {precision}, or give another file")
+        fixed = _dimensions(self._input)[0]
+        if fixed and fixed != batch:
+            wanted = "any batch size" if batch is None else f"batch size {batch}"
+            self._bad(f"has a fixed batch size of {fixed}, {wanted} was asked for: export it anew")
+        return self._entry() / FILE
+
+    @property
+    def engine(self) -> str:
+        return f"onnxruntime CPU {self.precision}"
+
+    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        import numpy as np
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(
+                self._entry() / FILE, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001 - its exceptions share no other base
+            self._bad(f"is refused by ONNX Runtime on the CPU, which makes the reference: {error}")
+        size = _dimensions(self._input)[0] or BATCH
+        dtype = np.float16 if self.precision == "fp16" else np.float32
+        answers = []
+        for at in range(0, len(images), size):
+            part = images[np.arange(at, at + size) % len(images)]  # a full last batch, if fixed
+            answers.append(session.run(None, {self._input.name: part.astype(dtype)})[0])
+        return np.concatenate(answers)[: len(images)].astype(np.float32)
+
+    def _entry(self) -> Path:
+        """The cache entry with the file (and the weights that it keeps beside itself)."""
+        beside = self._beside()
+        recipe = {
+            "format": 1,
+            "file": digest(self._file),
+            "beside": {b: digest(self._file.parent / b) for b in beside},
+        }
+
+        def copy(at: Path) -> None:
+            shutil.copyfile(self._file, at / FILE)
+            for name in beside:
+                (at / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._file.parent / name, at / name)
+
+        return self._cache.get_or_make("onnx", recipe, copy)
+
+    def _beside(self) -> list[str]:
+        from onnx.external_data_helper import ExternalDataInfo
+
+        stored = [t for t in self._model.graph.initializer if t.data_location == t.EXTERNAL]
+        names = sorted({ExternalDataInfo(tensor).location for tensor in stored})
+        for name in names:
+            inside = (
+                (self._file.parent / name).resolve().is_relative_to(self._file.parent.resolve())
+            )
+            if not inside or not (self._file.parent / name).is_file():
+                self._bad(f"keeps weights in {name!r}, which is not a file beside it")
+        return names
+
+    @property
+    def _model(self) -> ModelProto:
+        if self._read is None:
+            import onnx
+
+            try:
+                self._read = onnx.load(self._file, load_external_data=False)
+            except Exception as error:  # noqa: BLE001 - protobuf's, which is no dependency here
+                self._bad(f"is not an ONNX file ({error})")
+            self._validate()
+        return self._read
+
+    def _validate(self) -> None:
+        inputs, outputs = self._inputs(), list(self._model.graph.output)
+        if len(inputs) != 1 or len(outputs) != 1:
+            self._bad(f"has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
+        shape, answer = _dimensions(inputs[0]), _dimensions(outputs[0])
+        if len(shape) != 4 or shape[1] != 3 or shape[2] < 1 or shape[2] != shape[3]:
+            self._bad(f"input {inputs[0].name!r} is {shape}, not (batch, 3, H, H) with a fixed H")
+        if len(answer) != 2 or answer[1] < 2:
+            self._bad(f"output {outputs[0].name!r} is {answer}, not (batch, classes)")
+
+    def _inputs(self) -> list[ValueInfoProto]:
+        graph = self._model.graph
+        constants = {tensor.name for tensor in graph.initializer}  # listed as inputs by old files
+        return [value for value in graph.input if value.name not in constants]
+
+    @property
+    def _input(self) -> ValueInfoProto:
+        return self._inputs()[0]
+
+    @property
+    def _output(self) -> ValueInfoProto:
+        return self._model.graph.output[0]
+
+    def _no_module(self) -> NoReturn:
+        self._bad("is an ONNX file, which torch cannot run: choose another backend")
+
+    def _bad(self, what: str) -> NoReturn:
+        raise InputError(f"model {self.name!r} {what}")
+
+
+def _dimensions(value: ValueInfoProto) -> tuple[int, ...]:
+    """The shape; 0: any."""
+    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)

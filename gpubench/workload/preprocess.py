@@ -1,0 +1,44 @@
+"""The one definition of how an image becomes a network's input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """Resize, centre crop, scale to [0, 1], normalise: torchvision's ``ImageClassification``.
+
+    Resampling is Pillow's, whose filters always antialias when they shrink.
+    """
+
+    crop: int
+    """Height and width of the network's input, pixels."""
+    resize: int
+    """The shorter side before the crop, pixels."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of R, G, B; ImageNet's by default."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def apply(spec: Spec, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels (H, W, 3) uint8 -> network input (3, crop, crop) float32."""
+    import numpy as np
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    short = min(height, width)
+    size = (int(spec.resize * width / short), int(spec.resize * height / short))
+    filters = Image.Resampling[spec.interpolation.upper()]
+    resized = Image.fromarray(image).resize(size, filters)
+    left, top = (round((side - spec.crop) / 2.0) for side in size)
+    box = (left, top, left + spec.crop, top + spec.crop)  # outside the image: black, as torchvision
+    pixels = np.asarray(resized.crop(box), np.float32) / np.float32(255)
+    normal = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1))

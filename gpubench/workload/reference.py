@@ -1,0 +1,225 @@
+"""The right answers, and the check of a backend's answers against them.
+
+Every backend is fed the same preprocessed images; its logits are compared with those of fp32
+eager PyTorch on the CPU (ONNX Runtime for a model that is an ONNX file). `batches` puts different
+images into every slot of successive batches, so that a stale buffer, a wrong slot or a batch
+computed only in part shows.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from gpubench.errors import CellFailed, InputError
+from gpubench.record import Parity
+from gpubench.workload import images, preprocess
+from gpubench.workload.models import Model, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.suite import Policy, Workload
+    from gpubench.workload.cache import Cache
+
+POOL = 64
+"""Fewest images of a reference, unless a folder has fewer."""
+
+TOLERANCES = {
+    "fp32": (2e-3, 0.95),
+    "tf32": (0.1, 0.9),
+    "fp16": (0.1, 0.9),
+    "bf16": (0.5, 0.8),
+    "amp": (0.5, 0.8),
+}
+"""Precision -> largest relative error of an image, least top-1 agreement.
+
+What the ResNet-18 probe shows on digits: fp32 1e-5 (ONNX Runtime against eager), fp16 0.021, bf16
+0.18, all at full agreement. Errors follow the rounding unit: the network multiplies it by about
+100 at the worst image, because what tells two images apart is small beside what they share. The
+limits leave room for deeper networks and yet fail a wrong answer, whose error is about 1, and a
+precision one step coarser than the cell says: TF32 (as fp16: 0.02) in fp32, bf16 in fp16. Agreement
+leaves room for images between two classes, which honest rounding may tip over.
+"""
+
+
+class _About(Struct, frozen=True):
+    engine: str
+    names: list[str]
+
+
+class Reference(Struct, frozen=True):
+    """Images as the network takes them, and what it answers."""
+
+    images: NDArray[np.float32]
+    """(N, 3, H, W), mapped from disk."""
+    labels: NDArray[np.int64]
+    """(N,); -1: no label that means anything to this network."""
+    names: list[str]
+    logits: NDArray[np.float32]
+    """(N, classes)"""
+    engine: str
+    path: Path
+
+
+def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
+    """Make (or find in the cache) the workload's reference; returns what `load` takes.
+
+    Slow and heavy (it imports torch): for a worker process. Raises InputError for images, models
+    or weights that do not exist.
+    """
+    import numpy as np
+
+    model = resolve(workload, cache)
+    pool = images.load(workload.images, max(policy.parity_images, POOL), policy.seed)
+    spec, labelled = model.spec, _meaningful(workload.images, pool.classes, model)
+    recipe = {
+        "format": 1,
+        "network": model.identity,
+        "images": images.fingerprint(pool),
+        "spec": msgspec.to_builtins(spec),
+        "labelled": labelled,
+        "engine": model.engine,
+    }
+
+    def make(at: Path) -> None:
+        inputs = np.stack([preprocess.apply(spec, pixels) for pixels in pool.pixels])
+        np.save(at / "images.npy", inputs)
+        np.save(at / "labels.npy", np.array(pool.labels if labelled else [-1] * len(inputs)))
+        np.save(at / "logits.npy", model.answers(inputs))
+        (at / "about.json").write_bytes(msgspec.json.encode(_About(model.engine, pool.names)))
+
+    return cache.get_or_make("reference", recipe, make)
+
+
+def load(path: Path) -> Reference:
+    """The reference that `build` left at ``path``; needs numpy only."""
+    import numpy as np
+
+    about = msgspec.json.decode((path / "about.json").read_bytes(), type=_About)
+    return Reference(
+        images=np.load(path / "images.npy", mmap_mode="r"),
+        labels=np.load(path / "labels.npy"),
+        names=about.names,
+        logits=np.load(path / "logits.npy"),
+        engine=about.engine,
+        path=path,
+    )
+
+
+def batches(batch_size: int, pool: int, at_least: int) -> list[NDArray[np.intp]]:
+    """Which images of a pool make up each batch: index arrays of ``batch_size``.
+
+    At least two batches and ``at_least`` images in all. Every slot sees a different image in the
+    next batch; neighbours differ; where the pool is smaller than the batch it is shifted at every
+    turn (a pool of 2 cannot be), so that no block of the batch repeats the one before it.
+    """
+    import numpy as np
+
+    if pool < 2:
+        raise ValueError(f"parity needs a pool of at least 2 images, not {pool}")
+    slots = np.arange(batch_size)
+    if pool > 2:
+        slots = slots + slots // pool
+    step = batch_size if batch_size % pool else 1
+    return [(slots + i * step) % pool for i in range(max(2, -(-at_least // batch_size)))]
+
+
+def check(
+    reference: Reference,
+    batches: list[NDArray[np.intp]],
+    outputs: list[NDArray[np.float32]],
+    precision: str,
+    policy: Policy,
+) -> Parity:
+    """Judge the logits (batch, classes) that a backend gave for each of ``batches``.
+
+    The relative error of an image is ||(z - mean z) - (r - mean r)|| / ||r - mean r||, because a
+    common offset of all logits changes no answer. Logits that are not finite fail. Raises
+    CellFailed("parity") for logits of the wrong number or shape.
+    """
+    import numpy as np
+
+    expected = [(len(batch), reference.logits.shape[1]) for batch in batches]
+    found = [np.shape(output) for output in outputs]
+    if found != expected:
+        pairs = zip(found, expected, strict=False)
+        what = next((f"{f}, not {e}" for f, e in pairs if f != e), f"{len(found)} batches")
+        raise CellFailed("parity", f"logits are {what}, expected {len(expected)} batches")
+    picked = np.stack(batches)
+    right, z = reference.logits[picked].astype(np.float64), np.stack(outputs).astype(np.float64)
+    finite = np.asarray(np.isfinite(z).all(axis=2))
+    z = np.where(finite[..., None], z, 0.0)
+    errors = _norm(_centred(z) - _centred(right)) / np.maximum(_norm(_centred(right)), 1e-30)
+    errors[~finite] = np.inf
+    answers, wanted = np.where(finite, z.argmax(axis=2), -1), right.argmax(axis=2)
+    labels = reference.labels[picked]
+    known = labels >= 0
+    largest, least = _tolerance(precision, policy)
+    error, agreement = float(errors.max()), float(np.mean(answers == wanted))
+    return Parity(
+        images=picked.size,
+        relative_error=error if finite.all() else None,
+        top1_agreement=agreement,
+        worst_slot=int(errors.max(axis=0).argmax()),
+        max_relative_error=largest,
+        min_top1_agreement=least,
+        passed=error <= largest and agreement >= least,
+        labelled=int(known.sum()),
+        correct=int(np.sum(answers[known] == labels[known])),
+        reference_correct=int(np.sum(wanted[known] == labels[known])),
+        reference=reference.engine,
+    )
+
+
+def merge(parities: list[Parity]) -> Parity:
+    """One verdict over replicas: the worst error, pooled counts; passed when every one did."""
+    worst = max(parities, key=lambda p: inf if p.relative_error is None else p.relative_error)
+    total = sum(p.images for p in parities)
+    return msgspec.structs.replace(
+        worst,
+        images=total,
+        top1_agreement=sum(p.top1_agreement * p.images for p in parities) / total,
+        passed=all(p.passed for p in parities),
+        labelled=sum(p.labelled for p in parities),
+        correct=sum(p.correct for p in parities),
+        reference_correct=sum(p.reference_correct for p in parities),
+    )
+
+
+def _tolerance(precision: str, policy: Policy) -> tuple[float, float]:
+    largest, least = TOLERANCES.get(precision, (None, None))
+    largest, least = policy.max_relative_error or largest, policy.min_top1_agreement or least
+    if largest is None or least is None:
+        raise InputError(
+            f"precision {precision!r} has no tolerance of its own: set policy.max_relative_error "
+            "and policy.min_top1_agreement"
+        )
+    return largest, least
+
+
+def _meaningful(source: str, classes: int, model: Model) -> bool:
+    """Whether the labels of a source number the classes of this network.
+
+    Digits do for a probe only; the class folders of a folder do when there are as many as the
+    network has classes (and it is no probe), as the folders of ImageNet's validation set.
+    """
+    kind = source if source in images.SOURCES else "folder"
+    return model.label_source == kind and classes == model.num_classes
+
+
+def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred: NDArray[np.float64] = logits - logits.mean(axis=-1, keepdims=True)
+    return centred
+
+
+def _norm(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    norms: NDArray[np.float64] = np.sqrt((vectors * vectors).sum(axis=-1))
+    return norms

@@ -1,0 +1,87 @@
+"""A whole product on the fake backend: a tiny ONNX model, a suite, real agents and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FAKES = Path(__file__).parent.parent / "fakes"
+SIDE = 16
+POLICY = {
+    "repeats": 2,
+    "max_repeats": 2,
+    "warmup_s": 0.01,
+    "sample_s": 0.02,
+    "block_s": 0.005,
+    "max_relative_error": 0.001,
+    "min_top1_agreement": 1.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the fake backends, here and in every process started from here."""
+    monkeypatch.syspath_prepend(str(FAKES))
+    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `gpubench_fakes.logits` computes, as an ONNX file: the reference of the fake."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).standard_normal((3 * 8 * 8, 10)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "AveragePool",
+                ["images"],
+                ["pooled"],
+                kernel_shape=[SIDE // 8] * 2,
+                strides=[SIDE // 8] * 2,
+            ),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def write_suite(tmp_path: Path, tiny_onnx: Path) -> Callable[..., Path]:
+    """write_suite(axes="...", policy="...") -> path of a suite over the fake backend."""
+
+    def write(axes: str = "", policy: dict[str, float] | None = None, **changes: Any) -> Path:
+        values = {
+            "backend": '["fake"]',
+            "batch_size": "[1, 4]",
+            "scenario": '["latency"]',
+        } | changes
+        lines = [f"{key} = {value}" for key, value in values.items()]
+        path = tmp_path / "tiny.toml"
+        rules = POLICY | (policy or {})
+        path.write_text(
+            f'[workload]\nmodel = "{tiny_onnx}"\nweights = "file"\nimages = "synthetic"\n'
+            + "\n".join(["[axes]", *lines, "cores = 1", axes])
+            + "\n".join(["\n[policy]", *(f"{key} = {value}" for key, value in rules.items())])
+        )
+        return path
+
+    return write

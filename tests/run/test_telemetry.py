@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace as Bag
+from typing import Any
+
+import pytest
+
+from gpubench.record import FLAGS
+from gpubench.run import telemetry
+from gpubench.run.telemetry import Telemetry
+from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
+
+GPU = ("A100", "GPU-a")
+CLOCKS = "nvmlDeviceGetClockInfo"
+REASONS = "nvmlDeviceGetCurrentClocksEventReasons"
+COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
+GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses"
+
+
+@pytest.fixture(autouse=True)
+def _all_devices_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def observe(root: Path, pids: Callable[[], set[int]] = set, **answers: Any) -> Telemetry:
+    """A finished observation of one GPU, long enough for several samples."""
+    nvml = FakeNvml(GPU, **answers)
+    deadline = time.monotonic() + 10
+    with Telemetry([0], [], pids, nvml, hz=200, root=root) as seen:
+        while nvml.calls.count(GRAPHICS) < 1 or nvml.calls.count(CLOCKS) < 12:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    assert nvml.sessions == 0
+    assert set(seen.flags()) <= set(FLAGS)
+    return seen
+
+
+def processes(*pids: int) -> list[Any]:
+    return [Bag(pid=pid) for pid in pids]
+
+
+def test_a_quiet_gpu(tmp_path: Path) -> None:
+    energy = iter((1_000_000, 1_500_000))
+    clocks = iter((210, 5000, *[1410, 2619] * 1000))
+    seen = observe(
+        tmp_path,
+        nvmlDeviceGetTotalEnergyConsumption=lambda: next(energy),
+        **{CLOCKS: lambda: next(clocks)},
+    )
+    (gpu,) = seen.result()["gpus"]
+    assert gpu["sm_mhz"] == {"min": 210, "median": 1410, "max": 1410}
+    assert gpu["memory_mhz"] == {"min": 2619, "median": 2619, "max": 5000}
+    assert gpu["power_w"] == {"mean": 250, "max": 250}
+    assert gpu["energy_j"] == 500
+    assert 0 < gpu["energy_seconds"] <= seen.result()["seconds"]
+    assert gpu["memory_used_bytes_peak"] == 2 << 30
+    assert gpu["temperature_c_max"] == 60
+    assert gpu["throttle"] == {}
+    assert "not_measured" not in gpu
+    assert not seen.invalid
+    assert seen.flags() == []
+
+
+@pytest.mark.parametrize(
+    ("mask", "name"),
+    [
+        (0x08, "HwSlowdown"),
+        (0x20, "SwThermalSlowdown"),
+        (0x40, "HwThermalSlowdown"),
+        (0x80, "HwPowerBrakeSlowdown"),
+    ],
+)
+def test_throttling_in_one_sample_invalidates(tmp_path: Path, mask: int, name: str) -> None:
+    masks = iter((0, mask, *[0] * 1000))
+    seen = observe(tmp_path, **{REASONS: lambda: next(masks)})
+    assert seen.flags() == ["THROTTLED"]
+    assert seen.invalid
+    assert 0 < seen.result()["gpus"][0]["throttle"][name] < 0.5
+
+
+def test_the_power_cap_is_recorded_only(tmp_path: Path) -> None:
+    seen = observe(tmp_path, **{REASONS: 0x4 | 0x1})
+    assert seen.flags() == ["POWER-CAP"]
+    assert seen.result()["gpus"][0]["throttle"] == {"SwPowerCap": 1, "GpuIdle": 1}
+    assert not seen.invalid
+
+
+def test_a_co_tenant_invalidates(tmp_path: Path) -> None:
+    (tmp_path / "proc/99").mkdir(parents=True)
+    seen = observe(tmp_path, lambda: {7}, **{COMPUTE: processes(7, 99)})
+    assert seen.flags() == ["CO-TENANT"]
+    assert seen.invalid
+    assert seen.result()["gpus"][0]["other_processes"] == [99]
+
+
+def test_a_desktop_is_flagged_but_does_not_invalidate(tmp_path: Path) -> None:
+    (tmp_path / "proc/50").mkdir(parents=True)
+    seen = observe(tmp_path, **{GRAPHICS: processes(50)})
+    assert seen.flags() == ["CO-TENANT"]
+    assert not seen.invalid
+
+
+def test_in_a_container_one_unknown_process_is_ours_and_a_second_is_not(tmp_path: Path) -> None:
+    seen = observe(tmp_path, lambda: {7}, **{COMPUTE: processes(40_001)})
+    assert seen.flags() == []
+    seen = observe(tmp_path, lambda: {7}, **{COMPUTE: processes(40_001, 40_002)})
+    assert seen.invalid
+    seen = observe(tmp_path, lambda: {7}, **{COMPUTE: processes(7, 40_002)})
+    assert seen.invalid
+
+
+def test_what_the_driver_does_not_offer_is_left_out_and_asked_once(tmp_path: Path) -> None:
+    refused = "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption"
+    nvml = FakeNvml(GPU, **dict.fromkeys(refused, NotSupported))
+    with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.1)
+    (gpu,) = seen.result()["gpus"]
+    assert set(gpu["not_measured"]) == {"power_w", "energy_j"}
+    assert "power_w" not in gpu
+    assert "sm_mhz" in gpu
+    assert [nvml.calls.count(query) for query in refused] == [1, 1]
+
+
+def test_a_query_that_fails_once_is_asked_again(tmp_path: Path) -> None:
+    answers = iter([NVMLError, *[70] * 1000])
+
+    def temperature() -> int:
+        answer = next(answers)
+        if answer is NVMLError:
+            raise NVMLError("try again")
+        return answer  # type: ignore[return-value]
+
+    seen = observe(tmp_path, nvmlDeviceGetTemperature=temperature)
+    assert seen.result()["gpus"][0]["temperature_c_max"] == 70
+
+
+def test_a_lost_gpu_ends_its_sampling_and_is_named(tmp_path: Path) -> None:
+    nvml = FakeNvml(GPU, nvmlDeviceGetTemperature=GpuIsLost)
+    with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.05)
+    (gpu,) = seen.result()["gpus"]
+    assert "gpu" in gpu["not_measured"]
+    assert nvml.calls.count("nvmlDeviceGetTemperature") == 1
+    assert nvml.calls.count("nvmlDeviceGetPowerUsage") == 0
+
+
+def test_a_driver_that_fails_from_the_start_is_named(tmp_path: Path) -> None:
+    nvml = FakeNvml(GPU, nvmlDeviceGetPciInfo=GpuIsLost)
+    with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.02)
+    assert seen.result()["gpus"] == []
+    assert seen.result()["gpu_error"] == "nvmlDeviceGetPciInfo"
+
+
+def test_a_slice_has_the_clocks_of_its_gpu_and_processes_of_its_own(tmp_path: Path) -> None:
+    nvml = FakeNvml(("A100", "GPU-a", ["MIG-1"]))
+    asked: dict[str, set[str]] = {}
+
+    def spy(query: str, answer: Any) -> None:
+        def ask(device: Any, *_: Any) -> Any:
+            asked.setdefault(query, set()).add(device.uuid)
+            return answer
+
+        setattr(nvml, query, ask)
+
+    spy(CLOCKS, 1000)
+    spy(COMPUTE, [])
+    with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.05)
+    assert seen.result()["gpus"][0]["uuid"] == "MIG-1"
+    assert asked == {CLOCKS: {"GPU-a"}, COMPUTE: {"MIG-1"}}
+
+
+def test_the_rate_reaches_ten_hertz(tmp_path: Path) -> None:
+    nvml = FakeNvml(GPU)
+    with Telemetry([0], [], set, nvml, root=tmp_path) as seen:
+        time.sleep(0.65)
+    assert seen.result()["gpu_samples"] >= 5
+    assert nvml.calls.count(COMPUTE) == 2, "processes: once a second and at the end"
+
+
+def test_without_a_gpu_there_is_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with Telemetry([], [0], set, root=tmp_path) as seen:
+        assert threading.active_count() == before
+    assert set(seen.result()) == {"seconds", "cpu"}
+    assert seen.flags() == []
+    assert not seen.invalid
+
+
+@pytest.mark.parametrize(
+    ("cpu", "flags"),
+    [
+        ({"steal_share": 0.021, "other_busy_share": 0.1}, ["CPU-STEAL"]),
+        ({"steal_share": 0.02, "other_busy_share": 0.101}, ["CPU-BUSY"]),
+        ({}, []),
+    ],
+)
+def test_cpu_flags(
+    monkeypatch: pytest.MonkeyPatch, cpu: dict[str, float], flags: list[str]
+) -> None:
+    monkeypatch.setattr(telemetry.CpuWindow, "result", lambda self: cpu)
+    seen = Telemetry([], [0], set)
+    assert seen.flags() == flags
+    assert not seen.invalid

@@ -1,0 +1,74 @@
+"""One cache for the whole session, so that each network is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpubench.workload.cache import Cache
+from gpubench.workload.reference import Reference
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def reference() -> Reference:
+    """64 images, 10 classes, every image with a clear answer of its own."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, 64)
+    logits = (rng.normal(size=(64, 10)) + 5 * np.eye(10)[labels]).astype(np.float32)
+    labels[::8] = -1
+    images = np.zeros((64, 3, 2, 2), np.float32)
+    return Reference(images, labels, [str(i) for i in range(64)], logits, "made up", Path())
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a classifier (global pooling, then 3 -> classes) as an ONNX file."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def write(
+        name: str = "tiny.onnx",
+        *,
+        shape: tuple[object, ...] = ("n", 3, 8, 8),
+        classes: int = 5,
+        kind: int = TensorProto.FLOAT,
+        outputs: int = 1,
+        external: bool = False,
+    ) -> Path:
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        weight = np.random.default_rng(0).normal(size=(3, classes)).astype(dtype)
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["pixels"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["out0"]),
+            helper.make_node("Relu", ["out0"], ["out1"]),
+        ]
+        graph = helper.make_graph(
+            nodes[: 2 + outputs],
+            "tiny",
+            [helper.make_tensor_value_info("pixels", kind, shape)],
+            [
+                helper.make_tensor_value_info(f"out{i}", kind, (shape[0], classes))
+                for i in range(outputs)
+            ],
+            [numpy_helper.from_array(weight, "w")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.save(
+            model,
+            tmp_path / name,
+            save_as_external_data=external,
+            location=f"{name}.data",
+            size_threshold=0,
+        )
+        return tmp_path / name
+
+    return write

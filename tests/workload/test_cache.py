@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpubench.errors import CacheError
+from gpubench.workload.cache import Cache, content
+
+RECIPE = {"what": "a file", "n": 1}
+
+
+def write(at: Path) -> None:
+    (at / "sub").mkdir()
+    (at / "a").write_bytes(b"hello")
+    (at / "sub" / "b").write_bytes(b"world!")
+
+
+def never(at: Path) -> None:
+    pytest.fail("made again")
+
+
+def test_an_entry_is_made_once(tmp_path: Path) -> None:
+    first, second = Cache(tmp_path / "c"), Cache(tmp_path / "c")
+    path = first.get_or_make("thing", RECIPE, write)
+    assert second.get_or_make("thing", {"n": 1, "what": "a file"}, never) == path
+    assert (path / "sub" / "b").read_bytes() == b"world!"
+    assert [entry.hit for entry in first.log + second.log] == [False, True]
+    assert first.log[0].seconds == second.log[0].seconds > 0
+    second.get_or_make("thing", RECIPE, never)
+    assert len(second.log) == 1
+
+
+def test_recipes_and_kinds_are_apart(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    paths = {
+        cache.get_or_make("a", RECIPE, write),
+        cache.get_or_make("b", RECIPE, write),
+        cache.get_or_make("a", RECIPE | {"n": 2}, write),
+    }
+    assert len(paths) == 3
+    assert len({content(path) for path in paths}) == 1
+
+
+def flip(path: Path) -> None:
+    data = bytearray((path / "a").read_bytes())
+    data[2] ^= 1
+    (path / "a").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: (path / "a").unlink(),
+        lambda path: (path / "more").touch(),
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: (path / "manifest.json").write_text('{"recipe":'),
+    ],
+    ids=["flipped bit", "missing file", "foreign file", "no manifest", "cut manifest"],
+)
+def test_damage_is_seen_and_repaired(
+    tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Cache(tmp_path).get_or_make("thing", RECIPE, write)
+    assert callable(damage)
+    damage(path)
+    again = Cache(tmp_path)
+    again.get_or_make("thing", RECIPE, write)
+    assert (path / "a").read_bytes() == b"hello"
+    assert not again.log[0].hit
+    assert "damaged" in caplog.text
+    Cache(tmp_path).get_or_make("thing", RECIPE, never)
+
+
+def test_a_failing_maker_leaves_nothing(tmp_path: Path) -> None:
+    def fail(at: Path) -> None:
+        write(at)
+        raise FileNotFoundError("the maker's own")
+
+    cache = Cache(tmp_path)
+    with pytest.raises(FileNotFoundError, match="the maker's own"):
+        cache.get_or_make("thing", RECIPE, fail)
+    assert cache.info() == []
+    assert not [p for p in tmp_path.rglob("*") if p.suffix != ".lock" and p.parent != tmp_path]
+    cache.get_or_make("thing", RECIPE, write)
+
+
+def test_time_of_nested_entries_is_counted_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def inner(at: Path) -> None:
+        time.sleep(0.2)
+
+    cache.get_or_make("outer", RECIPE, lambda at: void(cache.get_or_make("inner", RECIPE, inner)))
+    inner_entry, outer_entry = cache.log
+    assert (inner_entry.kind, outer_entry.kind) == ("inner", "outer")
+    assert inner_entry.seconds >= 0.2 > outer_entry.seconds
+
+
+def void(value: object) -> None:
+    """Drop a result."""
+
+
+_MAKER = """
+import os, sys, time
+from pathlib import Path
+from gpubench.workload.cache import Cache
+def make(at):
+    (at / "part").write_text("half")
+    print("making", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (at / "whole").write_text(str(os.getpid()))
+cache = Cache(Path(sys.argv[1]))
+path = cache.get_or_make("thing", {}, make)
+print((path / "whole").read_text(), cache.log[0].hit, flush=True)
+"""
+
+
+def start(root: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _MAKER, str(root), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_make_one_entry(tmp_path: Path) -> None:
+    makers = [start(tmp_path, 0.5) for _ in range(2)]
+    lines = [(maker.communicate(timeout=60)[0]).split("\n") for maker in makers]
+    made = [words for words in lines if words[0] == "making"]
+    assert len(made) == 1
+    assert len({words[-2].split()[0] for words in lines}) == 1
+    assert sorted(words[-2].split()[1] for words in lines) == ["False", "True"]
+
+
+def test_a_killed_maker_leaves_no_half_entry(tmp_path: Path) -> None:
+    with start(tmp_path, 60) as maker:
+        assert maker.stdout
+        assert maker.stdout.readline() == "making\n"
+        maker.send_signal(signal.SIGKILL)
+    cache = Cache(tmp_path)
+    assert cache.info() == []
+    path = cache.get_or_make("thing", {}, write)
+    assert sorted(p.name for p in path.iterdir()) == ["a", "manifest.json", "sub"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_directories_are_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        path = Cache(tmp_path / "new" / "root").get_or_make("thing", RECIPE, write)
+    finally:
+        os.umask(before)
+    for directory in (path, path.parent, path.parent.parent):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_a_shared_root_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(CacheError, match="writable by its owner only"):
+        Cache(tmp_path)
+
+
+def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match="--cache-dir"):
+        Cache(tmp_path / "file" / "root")
+
+
+def test_the_default_root_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Cache().root == tmp_path / "gpubench"
+
+
+def test_info_and_clear(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    paths = [cache.get_or_make("a", {"n": n}, write) for n in range(2)]
+    cache.get_or_make("b", {}, write)
+    (tmp_path / "a" / "notes.txt").write_text("the user's own")
+    left = tmp_path / "b" / ("0" * 64 + ".tmp")
+    left.mkdir()
+    (left / "part").write_bytes(b"123")
+    assert [(u.kind, u.entries) for u in cache.info()] == [("a", 2), ("b", 1)]
+    total = sum(usage.bytes for usage in cache.info())
+    assert total == sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) - 17
+    assert cache.clear() == total + 3
+    assert cache.info() == []
+    assert not any(path.exists() for path in paths)
+    assert (tmp_path / "a" / "notes.txt").exists()
+
+
+def test_clear_spares_what_is_being_made(tmp_path: Path) -> None:
+    with start(tmp_path, 1) as maker:
+        assert maker.stdout
+        maker.stdout.readline()
+        assert Cache(tmp_path).clear() == 0
+        assert maker.stdout.readline().split()[1] == "False"

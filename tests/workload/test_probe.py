@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubench.suite import Policy, Workload
+from gpubench.workload import images, networks, probe
+from gpubench.workload.cache import Cache
+from gpubench.workload.models import resolve
+from gpubench.workload.reference import batches, build, check, load
+
+
+@pytest.mark.slow
+def test_a_probe_classifies_and_tells_right_from_wrong(cache: Cache) -> None:
+    import torch
+
+    workload, policy = Workload(), Policy()
+    model = resolve(workload, cache)
+    accuracy = networks.card(model.state()).held_out_accuracy
+    assert accuracy is not None
+    assert accuracy >= 0.9
+    assert model.num_classes == 10
+    path = build(workload, policy, cache)
+    reference = load(path)
+    assert build(workload, policy, cache) == path
+    assert reference.engine == "torch-eager fp32"
+    assert reference.images.shape == (64, 3, 224, 224)
+    assert (reference.labels == reference.logits.argmax(1)).mean() >= 0.85
+    assert min(int(name.split()[1]) for name in reference.names) >= images.FITTED
+    # Photographs have no digit in them: no labels.
+    assert (load(build(Workload(images="photos"), policy, cache)).labels == -1).all()
+
+    module, picked = model.module(), batches(8, 64, 16)
+
+    def run() -> list[np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
+        with torch.inference_mode():
+            return [module(torch.from_numpy(reference.images[b])).numpy() for b in picked]
+
+    honest = check(reference, picked, run(), "fp32", policy)
+    assert honest.passed
+    # A weight laid out wrongly, as deep inside as can be, in one small layer.
+    weight = module.layer1[0].conv1.weight
+    weight.copy_(weight.flip(3))
+    assert not check(reference, picked, run(), "fp32", policy).passed
+    weight = module.layer4[1].conv2.weight
+    weight.copy_(weight[torch.randperm(512)])
+    assert not check(reference, picked, run(), "bf16", policy).passed
+
+
+def test_ridge_finds_a_linear_rule() -> None:
+    rng = np.random.default_rng(0)
+    rule = rng.normal(size=(400, 20))
+    labels = rule[:, :3].argmax(1)
+    target = np.eye(10)[labels]
+    for middle, intercept in ((5.0, True), (0.0, False)):
+        features = rule * rng.uniform(0.1, 10, 20) + middle
+        features[:, 3] = 7.0 * intercept  # a dead feature
+        weight, bias = probe._ridge(features[:300], target[:300], intercept)
+        answers = (features[300:] @ weight + bias).argmax(1)
+        assert (answers == labels[300:]).mean() > 0.8
+        assert bias.any() == intercept
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("resnet18", 8), ("resnet50", 16), ("mobilenet_v2", 10), ("vgg11", 0)]
+)
+def test_damping_reaches_every_residual_branch(name: str, blocks: int) -> None:
+    import torch
+
+    module = networks._build(name, 10, {})
+    probe._damp(module.requires_grad_(False))
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    damped = [m for m in norms if (m.weight == 0.1).all()]
+    assert len(damped) == blocks
+    if name == "resnet50":
+        assert all(block.bn3 in damped for block in module.layer1)

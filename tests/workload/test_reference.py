@@ -1,0 +1,237 @@
+"""The parity check must be able to fail: here is everything that it has to catch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gpubench.errors import CellFailed, InputError
+from gpubench.record import Parity
+from gpubench.suite import Policy, Workload
+from gpubench.workload.cache import Cache
+from gpubench.workload.reference import (
+    TOLERANCES,
+    Reference,
+    batches,
+    build,
+    check,
+    load,
+    merge,
+)
+
+Outputs = list[NDArray[np.float32]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 64, 100, 128, 256])
+@pytest.mark.parametrize("pool", [2, 3, 5, 8, 64])
+def test_batches_vary_in_every_slot(size: int, pool: int) -> None:
+    made = batches(size, pool, 32)
+    assert len(made) >= 2
+    assert sum(map(len, made)) >= 32
+    assert all(len(b) == size and b.min() >= 0 and b.max() < pool for b in made)
+    for before, after in itertools.pairwise(made):
+        assert (before != after).all()  # a stale buffer shows in every slot
+    for b in made:
+        assert (b[1:] != b[:-1]).all()  # so does an answer that slipped by one
+        if pool > 2:
+            assert (b[pool:] != b[:-pool]).all()  # and a batch that repeats its first part
+
+
+def test_a_pool_of_one_tells_nothing() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        batches(4, 1, 8)
+
+
+def judge(
+    reference: Reference, outputs: Outputs, precision: str = "bf16", size: int = 8, **policy: Any
+) -> Parity:
+    return check(reference, batches(size, 64, 32), outputs, precision, Policy(**policy))
+
+
+def right(reference: Reference, size: int = 8) -> Outputs:
+    return [reference.logits[b].copy() for b in batches(size, 64, 32)]
+
+
+def noisy(reference: Reference, error: float) -> Outputs:
+    """Honest noise of this relative size in every answer."""
+    rng = np.random.default_rng(0)
+    outputs = right(reference)
+    for z in outputs:
+        noise = rng.normal(size=z.shape)
+        noise -= noise.mean(1, keepdims=True)
+        signal = np.linalg.norm(z - z.mean(1, keepdims=True), axis=1, keepdims=True)
+        z += error * signal * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    return outputs
+
+
+@pytest.mark.parametrize("precision", sorted(TOLERANCES))
+def test_exact_answers_and_honest_noise_pass(reference: Reference, precision: str) -> None:
+    exact = judge(reference, right(reference), precision)
+    assert exact.passed
+    assert exact.relative_error == 0
+    assert exact.top1_agreement == 1
+    assert exact.images == 32
+    assert exact.labelled == 28
+    assert exact.correct == exact.reference_correct == 28
+    largest, _ = TOLERANCES[precision]
+    noise = judge(reference, noisy(reference, largest / 3), precision)
+    assert noise.relative_error == pytest.approx(largest / 3, rel=1e-3)
+    assert noise.passed
+    assert not judge(reference, noisy(reference, largest * 1.1), precision).passed
+
+
+def test_a_common_offset_and_a_failing_scale(reference: Reference) -> None:
+    assert judge(reference, [z + 5 for z in right(reference)], "fp32").passed
+    assert not judge(reference, [z * 1.01 for z in right(reference)], "fp32").passed
+
+
+def swapped_class(outputs: Outputs) -> None:
+    for z in outputs:
+        z[:, [2, 5]] = z[:, [5, 2]]
+
+
+def permuted_classes(outputs: Outputs) -> None:
+    for z in outputs:
+        z[:] = np.roll(z, 1, axis=1)
+
+
+def stale_buffer(outputs: Outputs) -> None:
+    outputs[1:] = [z.copy() for z in outputs[:-1]]
+
+
+def never_written(outputs: Outputs) -> None:
+    for z in outputs:
+        z[:] = 0
+
+
+def one_wrong_slot(outputs: Outputs) -> None:
+    for z in outputs:
+        z[5] = z[4]
+
+
+def slipped_by_one(outputs: Outputs) -> None:
+    for z in outputs:
+        z[:] = np.roll(z, 1, axis=0)
+
+
+def half_a_batch(outputs: Outputs) -> None:
+    for z in outputs:
+        z[4:] = z[:4]
+
+
+def one_wrong_image(outputs: Outputs) -> None:
+    outputs[2][5] = -outputs[2][5]
+
+
+FAULTS = [
+    swapped_class,
+    permuted_classes,
+    stale_buffer,
+    never_written,
+    one_wrong_slot,
+    slipped_by_one,
+    half_a_batch,
+    one_wrong_image,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("precision", sorted(TOLERANCES))
+def test_faults_fail(
+    reference: Reference, fault: Callable[[Outputs], None], precision: str
+) -> None:
+    outputs = right(reference)
+    fault(outputs)
+    parity = judge(reference, outputs, precision)
+    assert not parity.passed
+    if fault in (one_wrong_slot, one_wrong_image):
+        assert parity.worst_slot == 5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_fails(reference: Reference, value: float) -> None:
+    outputs = right(reference)
+    outputs[1][3, 7] = value
+    parity = judge(reference, outputs, max_relative_error=1e6, min_top1_agreement=0.01)
+    assert not parity.passed
+    assert parity.relative_error is None
+    assert parity.worst_slot == 3
+    assert parity.top1_agreement == 31 / 32
+    stored = msgspec.json.decode(msgspec.json.encode(parity), type=Parity)
+    assert stored == parity
+
+
+def test_wrong_shapes_raise(reference: Reference) -> None:
+    outputs = right(reference)
+    for wrong, message in (
+        (outputs[:-1], "3 batches"),
+        ([z[:, :9] for z in outputs], r"\(8, 9\), not \(8, 10\)"),
+        ([z[:4] for z in outputs], r"\(4, 10\), not \(8, 10\)"),
+    ):
+        with pytest.raises(CellFailed, match=message) as caught:
+            judge(reference, wrong)
+        assert caught.value.kind == "parity"
+
+
+def test_the_policy_overrides_the_tolerance(reference: Reference) -> None:
+    outputs = noisy(reference, 0.01)
+    assert not judge(reference, outputs, "fp32").passed
+    assert judge(reference, outputs, "fp32", max_relative_error=0.02).passed
+    with pytest.raises(InputError, match=r"'int8' has no tolerance"):
+        judge(reference, outputs, "int8")
+    assert judge(reference, outputs, "int8", max_relative_error=0.02, min_top1_agreement=0.5).passed
+
+
+def test_merging_keeps_the_worst(reference: Reference) -> None:
+    good, bad = judge(reference, right(reference)), right(reference)
+    one_wrong_slot(bad)
+    wrong = judge(reference, bad)
+    both = merge([good, wrong])
+    assert not both.passed
+    assert (both.images, both.labelled) == (64, 56)
+    assert both.top1_agreement == pytest.approx((1 + wrong.top1_agreement) / 2)
+    assert both.relative_error == wrong.relative_error
+    assert both.correct == good.correct + wrong.correct
+    assert both.worst_slot == 5
+    bad[0][0, 0] = np.nan
+    assert merge([good, judge(reference, bad)]).relative_error is None
+    assert merge([good, good]).passed
+
+
+def test_an_onnx_file_has_a_reference(
+    tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    workload = Workload(model=str(tiny_onnx()), weights="file", images="photos")
+    made = load(build(workload, Policy(), cache))
+    assert made.engine == "onnxruntime CPU fp32"
+    assert made.images.shape == (64, 3, 8, 8)
+    assert made.logits.shape == (64, 5)
+    assert (made.labels == -1).all()
+    assert len(set(made.names)) == 64
+    weight = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    np.testing.assert_allclose(made.logits, made.images.mean((2, 3)) @ weight, atol=1e-5)
+    fixed = Workload(model=str(tiny_onnx("fixed.onnx", shape=(7, 3, 8, 8))), images="photos")
+    np.testing.assert_allclose(load(build(fixed, Policy(), cache)).logits, made.logits, atol=1e-6)
+    more = Policy(parity_images=70, seed=1)
+    assert len(load(build(workload, more, cache)).images) == 70
+
+
+def test_labels_of_a_folder_count_when_the_classes_match(
+    tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    from PIL import Image
+
+    for i in range(5):
+        (tmp_path / "data" / f"c{i}").mkdir(parents=True)
+        Image.new("RGB", (9, 9), (i * 40, 0, 0)).save(tmp_path / "data" / f"c{i}" / "x.png")
+    for classes, labels in ((5, [0, 1, 2, 3, 4]), (6, [-1] * 5)):
+        model = str(tiny_onnx(f"{classes}.onnx", classes=classes))
+        workload = Workload(model=model, images=str(tmp_path / "data"))
+        assert sorted(load(build(workload, Policy(), cache)).labels) == labels
