@@ -1,0 +1,277 @@
+"""ONNX Runtime: the CUDA provider on a GPU, the CPU provider on a CPU, others by option.
+
+Asked for a provider that cannot load, ONNX Runtime answers with a CPU session and no exception. So
+one provider is listed, every fallback is switched off, and a session is handed out only after the
+provider and the assignment of every node have been read back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubench.backends import _torch
+from gpubench.backends._ort_session import CpuSession, CudaSession
+from gpubench.errors import CellFailed, Unavailable
+from gpubench.suite import Cell, Option
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from gpubench.backends.base import Device, Facts
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.models import Model
+
+_DISTRIBUTIONS = (
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "onnxruntime-openvino",
+)
+_PROVIDERS = {
+    ("auto", "cpu"): "CPUExecutionProvider",
+    ("auto", "cuda"): "CUDAExecutionProvider",
+    ("tensorrt", "cuda"): "TensorrtExecutionProvider",
+    ("openvino", "cpu"): "OpenVINOExecutionProvider",
+}
+"""(option ``provider``, device) -> name."""
+_REMEDIES = {
+    "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime",
+    "TensorrtExecutionProvider": "pip install onnxruntime-gpu, and TensorRT 10 from NVIDIA's index",
+    "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of other onnxruntimes",
+}
+_LEVELS = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search")
+
+
+class OnnxRuntime:
+    """Inference sessions with inputs and outputs bound once."""
+
+    name = "onnxruntime"
+    summary = "ONNX Runtime; CUDA and CPU (TensorRT, OpenVINO by option); fp32, tf32, fp16, bf16"
+    options: tuple[Option, ...] = (
+        Option(
+            name="provider",
+            kind="str",
+            default="auto",
+            choices=("auto", "tensorrt", "openvino"),
+            help="execution provider; auto: CUDA or CPU, as the device says",
+        ),
+        Option(
+            name="graph_optimization",
+            kind="str",
+            default="all",
+            choices=tuple(reversed(_LEVELS)),
+            help="graph optimisation level",
+        ),
+        Option(
+            name="execution_mode",
+            kind="str",
+            default="sequential",
+            choices=("sequential", "parallel"),
+            help="parallel: independent branches run at the same time",
+        ),
+        Option(
+            name="spinning",
+            kind="bool",
+            default=True,
+            help="idle threads of the pool spin for a while instead of sleeping",
+        ),
+        Option(
+            name="cuda_graph",
+            kind="bool",
+            default=False,
+            help="capture the network once and replay it; CUDA only",
+        ),
+        Option(
+            name="prefer_nhwc",
+            kind="bool",
+            default=False,
+            help="NHWC layout in convolutions; CUDA provider only",
+        ),
+        Option(
+            name="cudnn_conv_algo_search",
+            kind="str",
+            default="EXHAUSTIVE",
+            choices=("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+            help="how cuDNN's algorithms are chosen; CUDA provider only",
+        ),
+    )
+    preload: tuple[str, ...] = ("onnxruntime",)
+
+    def probe(self) -> Facts:
+        """The version. Raises Unavailable when no ONNX Runtime is installed."""
+        for name in _DISTRIBUTIONS:
+            try:
+                return {name: version(name)}
+            except PackageNotFoundError:
+                continue
+        raise Unavailable(
+            "onnxruntime is not installed", "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Why ONNX Runtime cannot run this cell."""
+        provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))
+        if provider is None:
+            return f"provider {cell.options['provider']!r} does not run on {cell.device}"
+        if cell.precision not in ("fp32", "tf32", "fp16", "bf16"):
+            return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and bf16"
+        if cell.device == "cpu" and cell.precision != "fp32":
+            return (
+                f"{cell.precision}: on a CPU ONNX Runtime has no such convolution; it casts to fp32"
+            )
+        if provider.startswith("Tensorrt") and cell.precision == "fp32":
+            return "the TensorRT provider cannot switch TF32 off: say tf32"
+        changed = [o for o in self.options if cell.options.get(o.name, o.default) != o.default]
+        for option in changed:
+            if option.name in _CUDA_ONLY and provider != "CUDAExecutionProvider":
+                return f"{option.name} is an option of the CUDA provider, not of {provider}"
+        return None
+
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
+        """The ONNX file, for any batch size. Raises Unavailable where the provider is missing."""
+        import onnxruntime
+
+        provider = _PROVIDERS[str(cell.options.get("provider", "auto")), cell.device]
+        built = onnxruntime.get_available_providers()
+        if provider not in built:
+            raise Unavailable(
+                f"this onnxruntime {onnxruntime.__version__} is built without {provider}; "
+                f"it has {', '.join(built)}",
+                _REMEDIES[provider],
+            )
+        return model.onnx("fp32" if cell.precision == "tf32" else cell.precision)
+
+    def open(self, cell: Cell, artefact: Path, device: Device) -> CpuSession | CudaSession:
+        """A session on the ONNX file ``artefact``. Raises CellFailed on any fallback."""
+        options = {option.name: option.default for option in self.options} | cell.options
+        provider = _PROVIDERS[str(options["provider"]), cell.device]
+        if device.kind == "cpu":
+            session = _session(artefact, cell, device, options, provider, _cpu(provider, device))
+            return CpuSession(session, cell.batch_size, _facts(session, provider, device))
+
+        with ExitStack() as stack:
+            stream = _torch.enter_device(stack, device)  # torch also brings in cuBLAS and cuDNN
+            settings = _cuda(provider, cell.precision, device, options) | {
+                "user_compute_stream": str(stream.cuda_stream) if stream else "0"
+            }
+            session = _session(artefact, cell, device, options, provider, settings)
+            facts = _facts(session, provider, device)
+            return CudaSession(session, cell.batch_size, facts, device, stream, stack.pop_all())
+
+
+def _cpu(provider: str, device: Device) -> dict[str, str]:
+    """Options of the providers that run on a CPU."""
+    if provider == "CPUExecutionProvider":
+        return {}
+    threads = {"num_of_threads": str(device.threads)} if device.threads else {}
+    return {"device_type": "CPU", "precision": "FP32"} | threads
+
+
+def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]) -> dict[str, str]:
+    """Options of the providers that run on CUDA."""
+    common = {"device_id": str(device.index)}
+    if provider == "TensorrtExecutionProvider":
+        return common | {
+            "trt_fp16_enable": _flag(precision == "fp16"),
+            "trt_bf16_enable": _flag(precision == "bf16"),
+        }
+    return common | {
+        "use_tf32": _flag(precision == "tf32"),
+        "enable_cuda_graph": _flag(options["cuda_graph"]),
+        "prefer_nhwc": _flag(options["prefer_nhwc"]),
+        "cudnn_conv_algo_search": str(options["cudnn_conv_algo_search"]),
+    }
+
+
+def _flag(value: object) -> str:
+    return "1" if value else "0"
+
+
+def _session(
+    file: Path,
+    cell: Cell,
+    device: Device,
+    options: dict[str, Any],
+    provider: str,
+    settings: dict[str, str],
+) -> onnxruntime.InferenceSession:
+    """A session that runs on ``provider`` alone. Raises CellFailed when it would not."""
+    import onnxruntime as ort
+
+    if device.kind == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # cuRAND, which torch loads late
+    config = ort.SessionOptions()
+    config.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, _LEVELS[str(options["graph_optimization"])]
+    )
+    config.execution_mode = getattr(
+        ort.ExecutionMode, f"ORT_{str(options['execution_mode']).upper()}"
+    )
+    config.intra_op_num_threads = device.threads  # 0: its default
+    if options["execution_mode"] == "parallel":
+        config.inter_op_num_threads = device.threads
+    spinning = _flag(options["spinning"])
+    config.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    config.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    config.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider != "CPUExecutionProvider":
+        config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    config.add_free_dimension_override_by_name("batch", cell.batch_size)
+    try:
+        session = ort.InferenceSession(
+            file, config, providers=[(provider, settings)], enable_fallback=0
+        )
+    except Exception as error:  # pybind's exceptions have no common base
+        if "fallback to CPU EP" not in str(error):
+            raise
+        raise CellFailed(
+            "fallback",
+            f"{provider} cannot run the whole network, or its libraries do not load (the log of "
+            f"the worker says which): {error}",
+        ) from error
+    _verify(session, provider)
+    return session
+
+
+def _verify(session: onnxruntime.InferenceSession, provider: str) -> None:
+    """Raise CellFailed unless ``provider`` really runs every node."""
+    used = session.get_providers()
+    if used[0] != provider:
+        raise CellFailed("fallback", f"asked for {provider}, ONNX Runtime made {', '.join(used)}")
+    elsewhere = {name: n for name, n in _assigned(session).items() if name != provider}
+    if elsewhere:
+        raise CellFailed("fallback", f"nodes that do not run on {provider}: {elsewhere}")
+
+
+def _assigned(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Nodes by provider; {} before ONNX Runtime 1.24, which does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    nodes: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        nodes[part.ep_name] += len(part.get_nodes())
+    return dict(nodes)
+
+
+def _facts(session: onnxruntime.InferenceSession, provider: str, device: Device) -> Facts:
+    import onnxruntime
+
+    settings = session.get_provider_options()[provider]
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "providers": session.get_providers(),
+        "provider_options": {k: v for k, v in settings.items() if k != "user_compute_stream"},
+        "nodes": _assigned(session),
+        "dtype": session.get_inputs()[0].type,
+        "threads": session.get_session_options().intra_op_num_threads,
+        "device": str(device),
+    }

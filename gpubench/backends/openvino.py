@@ -1,0 +1,208 @@
+"""OpenVINO on Intel and AMD CPUs, and on Intel GPUs by option."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubench.backends._session import Closing
+from gpubench.errors import CellFailed, Unavailable
+from gpubench.suite import Cell, Option
+
+if TYPE_CHECKING:
+    import openvino
+
+    from gpubench.backends.base import Device, Facts, Images, Logits
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.models import Model
+
+_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""Precision -> OpenVINO's inference precision."""
+
+
+class OpenVINO:
+    """Compiled models, with a queue of infer requests for throughput."""
+
+    name = "openvino"
+    summary = "OpenVINO; CPU (Intel GPU by option); fp32, bf16, fp16"
+    options: tuple[Option, ...] = (
+        Option(
+            name="device_name",
+            kind="str",
+            default="CPU",
+            choices=("CPU", "GPU"),
+            help="OpenVINO's device; GPU is an Intel one",
+        ),
+        Option(
+            name="hint",
+            kind="str",
+            default="latency",
+            choices=("latency", "throughput"),
+            help="performance hint; throughput keeps several batches in flight",
+        ),
+        Option(
+            name="num_streams",
+            kind="int",
+            default=0,
+            minimum=0,
+            help="batches computed at the same time; 0: what the hint chooses",
+        ),
+    )
+    preload: tuple[str, ...] = ("openvino",)
+
+    def probe(self) -> Facts:
+        """The version. Raises Unavailable when OpenVINO is not installed."""
+        try:
+            return {"openvino": version("openvino")}
+        except PackageNotFoundError as error:
+            raise Unavailable("openvino is not installed", "pip install openvino") from error
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Why OpenVINO cannot run this cell."""
+        if cell.device != "cpu":
+            return f"OpenVINO has no {cell.device} device (an Intel GPU is device_name = 'GPU')"
+        if cell.precision not in _TYPES:
+            return f"{cell.precision}: here OpenVINO runs {', '.join(_TYPES)}"
+        streams = int(cell.options.get("num_streams", 0))
+        if cell.options.get("device_name", "CPU") == "CPU" and streams > cell.cores > 0:
+            return f"{streams} streams do not fit on {cell.cores} core(s): OpenVINO would use fewer"
+        return None
+
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
+        """The fp32 ONNX file. Raises Unavailable when the device cannot do the precision.
+
+        Asked for a type that the device lacks, OpenVINO would compute in fp32 without a word.
+        """
+        import openvino
+
+        core, name = openvino.Core(), str(cell.options.get("device_name", "CPU"))
+        if name not in core.available_devices:
+            raise Unavailable(
+                f"OpenVINO finds no {name} device, only {', '.join(core.available_devices)}",
+                "install the Intel GPU's compute runtime (intel-opencl-icd), or use 'CPU'",
+            )
+        able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+        if cell.precision != "fp32" and cell.precision.upper() not in able:
+            raise Unavailable(
+                f"{core.get_property(name, 'FULL_DEVICE_NAME')} has no {cell.precision} units "
+                f"(OpenVINO says: {', '.join(able)})",
+                "use precision fp32, or a CPU with AVX512_BF16 or AMX",
+            )
+        return model.onnx("fp32")
+
+    def open(self, cell: Cell, artefact: Path, device: Device) -> OpenVINOSession:
+        """A session on the ONNX file ``artefact``, its shape fixed to the cell's batch."""
+        import openvino
+
+        options = {option.name: option.default for option in self.options} | cell.options
+        wanted = _TYPES[cell.precision]
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": wanted,  # unsaid, it is bf16 on a CPU with AMX
+            "PERFORMANCE_HINT": str(options["hint"]).upper(),
+        }
+        if options["device_name"] == "CPU":
+            config["ENABLE_CPU_PINNING"] = False  # the replica's process is pinned already
+            config["INFERENCE_NUM_THREADS"] = device.threads  # 0: OpenVINO's default
+        if options["num_streams"]:
+            config["NUM_STREAMS"] = str(options["num_streams"])
+
+        core = openvino.Core()
+        model = core.read_model(artefact)
+        model.reshape([cell.batch_size, *model.input(0).partial_shape[1:]])
+        compiled = core.compile_model(model, str(options["device_name"]), config)
+        facts = _facts(compiled, str(options["device_name"]))
+        if facts["precision"] != wanted:
+            raise CellFailed(
+                "fallback",
+                f"asked for {wanted}, OpenVINO computes in {facts['precision']} on "
+                f"{facts['device']}; use precision = 'fp32'",
+            )
+        return OpenVINOSession(compiled, facts)
+
+
+class OpenVINOSession(Closing):
+    """Infer requests used in turn, so that the last one started is known.
+
+    Requests run behind ``run()``; while they do, ``copy_in`` writes to an input that none of them
+    reads: there is one more input than requests, and a new one is taken only after a run has used
+    the one before.
+    """
+
+    def __init__(self, compiled: openvino.CompiledModel, facts: Facts) -> None:
+        import numpy as np
+        import openvino
+
+        self.facts = facts
+        shape = tuple(compiled.input(0).shape)
+        count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.facts["requests"] = count
+        self._arrays = [np.zeros(shape, np.float32) for _ in range(count + 1)]
+        self._inputs = [openvino.Tensor(array, shared_memory=True) for array in self._arrays]
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
+        for request in self._requests:
+            request.set_input_tensor(self._inputs[0])
+        self._bound = [0] * count
+        self._input, self._used = 0, False
+        self._next = 0
+
+    def close(self) -> None:
+        """Wait, then let the requests go."""
+        self.sync()
+        self._requests, self._inputs, self._arrays = [], [], []
+
+    def copy_in(self, images: Images) -> None:
+        """Copy into an input that no request in flight reads."""
+        if self._used:
+            self._input = (self._input + 1) % len(self._inputs)
+            self._used = False
+        self._arrays[self._input][...] = images
+
+    def run(self) -> None:
+        """Start the request that has been idle (or running) longest."""
+        turn = self._next
+        request = self._requests[turn]
+        request.wait()
+        if self._bound[turn] != self._input:
+            request.set_input_tensor(self._inputs[self._input])
+            self._bound[turn] = self._input
+        request.start_async()
+        self._used = True
+        self._next = (turn + 1) % len(self._requests)
+
+    def sync(self) -> None:
+        """Wait for every request."""
+        for request in self._requests:
+            request.wait()
+
+    def copy_out(self) -> Logits:
+        """The logits of the batch started last, (batch, classes) float32."""
+        import numpy as np
+
+        request = self._requests[self._next - 1]
+        request.wait()
+        return np.array(request.get_output_tensor(0).data, np.float32)
+
+
+def _facts(compiled: openvino.CompiledModel, device_name: str) -> Facts:
+    """What OpenVINO says it compiled."""
+    import openvino
+
+    core = openvino.Core()
+    types: Counter[str] = Counter()
+    for operation in compiled.get_runtime_model().get_ops():
+        info = operation.get_rt_info()
+        if "runtimePrecision" in info:
+            types[str(info["runtimePrecision"].value)] += 1
+    return {
+        "openvino": openvino.__version__,
+        "device": core.get_property(device_name, "FULL_DEVICE_NAME"),
+        "execution_devices": list(compiled.get_property("EXECUTION_DEVICES")),
+        "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        "layers_by_type": dict(types),
+        "streams": int(compiled.get_property("NUM_STREAMS")),
+        "hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2].lower(),
+    } | (
+        {"threads": compiled.get_property("INFERENCE_NUM_THREADS")} if device_name == "CPU" else {}
+    )

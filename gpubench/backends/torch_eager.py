@@ -1,0 +1,241 @@
+"""PyTorch as most people run it: one kernel launch after another.
+
+`TorchCompile` and this share everything but one call. A session sets torch's process-wide state
+(device, stream, threads, TF32, inference mode) when it is opened and restores it when it is left,
+so one process holds one session at a time, and ``run()`` is one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpubench.backends import _torch
+from gpubench.backends._session import Closing
+from gpubench.errors import CellFailed, Unavailable
+from gpubench.suite import Cell, Option
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpubench.backends.base import Device, Facts, Images, Logits
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.models import Model
+
+    Forward = Callable[[torch.Tensor], torch.Tensor]
+
+_DTYPES = {"fp32": "float32", "tf32": "float32", "amp": "float32", "fp16": "float16"} | {
+    "bf16": "bfloat16"
+}
+_AUTOCAST = {"cpu": "bfloat16", "cuda": "float16"}
+"""What ``amp`` computes in: torch's own defaults."""
+
+
+class TorchEager:
+    """Eager execution on CPU and CUDA."""
+
+    name = "torch-eager"
+    summary = "PyTorch, eager; CPU and CUDA; fp32, tf32, fp16, bf16, amp"
+    options: tuple[Option, ...] = (
+        Option(
+            name="memory_format",
+            kind="str",
+            default="contiguous",
+            choices=("contiguous", "channels_last"),
+            help="layout of weights and activations: NCHW or NHWC",
+        ),
+        Option(
+            name="cuda_graph",
+            kind="bool",
+            default=False,
+            help="capture the network once and replay it; CUDA only",
+        ),
+        Option(
+            name="cudnn_benchmark",
+            kind="bool",
+            default=False,
+            help="let cuDNN time its algorithms and keep the fastest; CUDA only",
+        ),
+    )
+    preload: tuple[str, ...] = ("torch", "torchvision")
+
+    def probe(self) -> Facts:
+        """Versions. Raises Unavailable when torch or torchvision is not installed."""
+        try:
+            return {name: version(name) for name in ("torch", "torchvision")}
+        except PackageNotFoundError as error:
+            raise Unavailable(
+                f"{error.name} is not installed", "pip install torch torchvision"
+            ) from error
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Why torch cannot run this cell."""
+        if cell.model.endswith(".onnx"):
+            return f"model {cell.model!r} is an ONNX file; {self.name} runs torchvision networks"
+        if cell.precision not in _DTYPES:
+            return f"{cell.precision}: torch has no quantised torchvision network on {cell.device}"
+        if cell.device != "cuda":
+            if cell.precision == "tf32":
+                return "tf32 is a mode of NVIDIA's tensor cores; on a CPU use fp32 or bf16"
+            for option in ("cuda_graph", "cudnn_benchmark"):
+                if cell.options.get(option):
+                    return f"{option} needs device = 'cuda'"
+        return None
+
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
+        """The network's state dict."""
+        return model.state()
+
+    def open(self, cell: Cell, artefact: Path, device: Device) -> TorchSession:
+        """A session on the network in ``artefact``, a cache entry of `Model.state`."""
+        with ExitStack() as stack:
+            session = self._open(cell, artefact, device, stack)
+            session.stack = stack.pop_all()
+        return session
+
+    def _open(self, cell: Cell, state: Path, device: Device, stack: ExitStack) -> TorchSession:
+        import torch
+
+        from gpubench.workload import networks
+
+        options = {option.name: option.default for option in self.options} | cell.options
+        stream = _torch.enter_device(stack, device)
+        if device.kind == "cuda":
+            _check_hardware(cell.precision)
+        _set_backends(stack, cell.precision == "tf32", bool(options["cudnn_benchmark"]))
+
+        module = networks.load_module(state)
+        dtype = getattr(torch, _DTYPES[cell.precision])
+        layout = torch.contiguous_format
+        if options["memory_format"] == "channels_last":
+            layout = torch.channels_last
+        module = module.to(device.kind, dtype, memory_format=layout)
+        crop = networks.card(state).spec.crop
+        images = _torch.Input((cell.batch_size, 3, crop, crop), dtype, stream, layout)
+
+        stack.enter_context(torch.inference_mode())
+        autocast = _AUTOCAST[device.kind] if cell.precision == "amp" else None
+        forward = self._compiled(_autocast(module, device.kind, autocast), cell, images.tensor)
+        if options["cuda_graph"] and stream is not None:
+            forward = _captured(forward, images.tensor, stream)
+        images.sync()
+        facts: Facts = {
+            "torch": torch.__version__,
+            "device": _device_name(device),
+            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
+            "autocast": autocast,
+            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+            "channels_last": images.tensor.is_contiguous(memory_format=torch.channels_last),
+            "threads": torch.get_num_threads(),
+            "cuda_graph": options["cuda_graph"],
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        }
+        if device.kind == "cuda":
+            facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        return TorchSession(forward, images, facts)
+
+    def _compiled(self, forward: Forward, cell: Cell, example: torch.Tensor) -> Forward:  # noqa: ARG002
+        """What `TorchCompile` overrides; ``example`` is the session's input tensor."""
+        return forward
+
+
+class TorchSession(Closing):
+    """A network with its input tensor; ``run()`` is one call of it."""
+
+    def __init__(self, forward: Forward, images: _torch.Input, facts: Facts) -> None:
+        self.facts = facts
+        self.copy_in: Callable[[Images], None] = images.copy_in
+        self.sync: Callable[[], None] = images.sync
+        self.stack = ExitStack()
+        self.counters: Callable[[], dict[str, int]] = dict
+        self._forward = forward
+        self._input = images.tensor
+
+    def close(self) -> None:
+        """Restore torch's process-wide state."""
+        self.stack.close()
+
+    def run(self) -> None:
+        """Launch the network on the input tensor."""
+        self._logits = self._forward(self._input)
+
+    def copy_out(self) -> Logits:
+        """The last batch's logits, (batch, classes) float32."""
+        return _torch.logits_of(self._logits)
+
+
+def _set_backends(stack: ExitStack, tf32: bool, cudnn_benchmark: bool) -> None:
+    """Say explicitly what torch leaves to defaults, until ``stack`` closes.
+
+    torch's default is TF32 on in convolutions and off in matrix products.
+    """
+    import torch
+
+    settings = (
+        (torch.backends.cuda.matmul, "allow_tf32", tf32),
+        (torch.backends.cudnn, "allow_tf32", tf32),
+        (torch.backends.cudnn, "benchmark", cudnn_benchmark),
+    )
+    for module, name, value in settings:
+        stack.callback(setattr, module, name, getattr(module, name))
+        setattr(module, name, value)
+
+
+def _check_hardware(precision: str) -> None:
+    """Raise Unavailable where CUDA would silently compute in something else."""
+    import torch
+
+    if precision in ("tf32", "bf16") and torch.cuda.get_device_capability() < (8, 0):
+        raise Unavailable(
+            f"{torch.cuda.get_device_name()} has no {precision} units: torch would emulate it",
+            "use fp32 or fp16, or a GPU of compute capability 8.0 or later",
+        )
+
+
+def _autocast(module: torch.nn.Module, device: str, dtype: str | None) -> Forward:
+    """``module``, in autocast where ``dtype`` says so; entered in each call, as in deployment."""
+    import torch
+
+    plain: Forward = module
+    if dtype is None:
+        return plain
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, dtype=getattr(torch, dtype)):
+            return plain(images)
+
+    return forward
+
+
+def _captured(forward: Forward, images: torch.Tensor, stream: torch.cuda.Stream) -> Forward:
+    """``forward`` on ``images`` as one CUDA graph. Raises CellFailed when it cannot be captured."""
+    import torch
+
+    for _ in range(3):  # cuDNN and cuBLAS choose and allocate before the capture
+        forward(images)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            logits = forward(images)
+    except RuntimeError as error:
+        raise CellFailed("error", f"the network cannot be captured: {error}") from error
+    logits.fill_(float("nan"))  # a replay that does not write here cannot look right
+
+    def replay(_: torch.Tensor) -> torch.Tensor:
+        graph.replay()
+        return logits
+
+    return replay
+
+
+def _device_name(device: Device) -> str:
+    import torch
+
+    if device.kind == "cuda":
+        return str(torch.cuda.get_device_name())
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.backends import onnxruntime as module
+from gpubench.backends.base import Device
+from gpubench.backends.onnxruntime import OnnxRuntime
+from gpubench.errors import CellFailed, Unavailable
+from tests.backends import contract, tiny
+
+BACKEND = OnnxRuntime()
+CPU = Device("cpu", 0, (0,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": "fp16"}, "casts to fp32"),
+        ({"precision": "bf16"}, "casts to fp32"),
+        ({"precision": "tf32"}, "casts to fp32"),
+        ({"precision": "amp", "device": "cuda"}, "amp"),
+        ({"options": {"provider": "tensorrt"}}, "'tensorrt' does not run on cpu"),
+        ({"options": {"provider": "openvino"}, "device": "cuda"}, "does not run on cuda"),
+        ({"options": {"provider": "tensorrt"}, "device": "cuda"}, "say tf32"),
+        ({"options": {"cuda_graph": True}}, "option of the CUDA provider"),
+        ({"options": {"cudnn_conv_algo_search": "DEFAULT"}}, "option of the CUDA provider"),
+    ],
+)
+def test_unsupported_says_why(changes: dict[str, object], reason: str) -> None:
+    assert reason in (BACKEND.unsupported(tiny.cell("onnxruntime", **changes)) or "")
+
+
+def test_fp16_on_a_cpu_really_is_fp32_in_disguise(tmp_path: Path) -> None:
+    """The reason that `unsupported` gives, seen in the graph that ONNX Runtime executes."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    half = tiny.write_onnx(tmp_path / "half.onnx", "fp16")
+    onnxruntime.InferenceSession(half, options, providers=["CPUExecutionProvider"])
+    casts = [n for n in onnx.load(tmp_path / "optimised.onnx").graph.node if n.op_type == "Cast"]
+    if not casts:
+        pytest.skip("this CPU has fp16 kernels: OnnxRuntime.unsupported could allow fp16 on it")
+    assert casts[0].input[0] == "images"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"graph_optimization": "disable"},
+        {"execution_mode": "parallel", "spinning": False},
+    ],
+)
+def test_it_runs_as_it_says(options: dict[str, object], onnx_file: Path) -> None:
+    cell = tiny.cell("onnxruntime", options=options)
+    with BACKEND.open(cell, onnx_file, CPU) as session:
+        contract.check(BACKEND, session, 4, "fp32")
+        assert session.facts["providers"] == ["CPUExecutionProvider"]
+        assert session.facts["threads"] == 1
+        assert set(session.facts["nodes"]) == {"CPUExecutionProvider"}
+
+
+def test_run_allocates_no_output(onnx_file: Path) -> None:
+    with BACKEND.open(tiny.cell("onnxruntime"), onnx_file, CPU) as session:
+        assert session._binding.get_outputs()[0].data_ptr() == session._logits.ctypes.data
+        contract.answer(session, tiny.images(4))
+        assert session._binding.get_outputs()[0].data_ptr() == session._logits.ctypes.data
+
+
+def test_a_file_of_another_batch_size_is_refused(tmp_path: Path) -> None:
+    fixed = tiny.write_onnx(tmp_path / "fixed.onnx", batch=8)
+    with pytest.raises(CellFailed, match=r"\[8, 3, 32, 32\], not \(4"):
+        BACKEND.open(tiny.cell("onnxruntime"), fixed, CPU)
+
+
+@pytest.mark.skipif(not tiny.no_cuda(), reason="there is a CUDA device")
+def test_cuda_without_cuda_never_becomes_the_cpu(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = tiny.cell("onnxruntime", device="cuda")
+    with pytest.raises(Unavailable, match="CUDA device 0"):
+        BACKEND.open(cell, onnx_file, Device("cuda", 0))
+    monkeypatch.setattr("gpubench.backends._torch.enter_device", lambda stack, device: None)
+    with pytest.raises(CellFailed, match="CUDAExecutionProvider cannot run") as caught:
+        BACKEND.open(cell, onnx_file, Device("cuda", 0))
+    assert caught.value.kind == "fallback"
+
+
+class _Session:
+    """What ONNX Runtime would report after a fallback."""
+
+    def __init__(self, providers: list[str], nodes: dict[str, int]) -> None:
+        self._providers, self._nodes = providers, nodes
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        class Part:
+            def __init__(self, name: str, count: int) -> None:
+                self.ep_name, self._count = name, count
+
+            def get_nodes(self) -> list[int]:
+                return list(range(self._count))
+
+        return [Part(name, count) for name, count in self._nodes.items()]
+
+
+@pytest.mark.parametrize(
+    ("providers", "nodes", "message"),
+    [
+        (["CPUExecutionProvider"], {"CPUExecutionProvider": 9}, "ONNX Runtime made CPU"),
+        (
+            ["CUDAExecutionProvider", "CPUExecutionProvider"],
+            {"CUDAExecutionProvider": 60, "CPUExecutionProvider": 2},
+            r"\{'CPUExecutionProvider': 2\}",
+        ),
+    ],
+)
+def test_fallbacks_are_failures(providers: list[str], nodes: dict[str, int], message: str) -> None:
+    with pytest.raises(CellFailed, match=message) as caught:
+        module._verify(_Session(providers, nodes), "CUDAExecutionProvider")
+    assert caught.value.kind == "fallback"
+
+
+def test_a_missing_provider_is_unavailable(model: tiny.Model) -> None:
+    import onnxruntime
+
+    if "OpenVINOExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has OpenVINO built in")
+    cell = tiny.cell("onnxruntime", options={"provider": "openvino"})
+    with pytest.raises(Unavailable, match="without OpenVINOExecutionProvider") as caught:
+        BACKEND.prepare(cell, model, None)  # type: ignore[arg-type]
+    assert "onnxruntime-openvino" in caught.value.remedy

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpubench.backends.base import Device
+from gpubench.backends.torch_compile import TorchCompile
+from gpubench.backends.torch_eager import TorchSession
+from gpubench.errors import Unavailable
+from gpubench.workload.cache import Cache
+from tests.backends import contract, tiny
+
+BACKEND = TorchCompile()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"options": {"mode": "reduce-overhead"}}, "needs device = 'cuda'"),
+        ({"options": {"cuda_graph": True, "mode": "max-autotune"}, "device": "cuda"}, "itself"),
+        ({"precision": "int8"}, "int8"),
+        ({"precision": "tf32"}, "tensor cores"),
+    ],
+)
+def test_unsupported_says_why(changes: dict[str, object], reason: str) -> None:
+    assert reason in (BACKEND.unsupported(tiny.cell("torch-compile", **changes)) or "")
+
+
+def test_without_a_compiler_it_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"C\+\+ compiler") as caught:
+        BACKEND.probe()
+    assert "apt-get install g++" in caught.value.remedy
+
+
+def test_without_python_headers_it_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.touch(mode=0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(Unavailable, match=r"Python\.h") as caught:
+        BACKEND.probe()
+    assert "python3-dev" in caught.value.remedy
+
+
+@pytest.mark.slow
+def test_open_compiles_nothing_and_recompiling_is_counted(
+    model: tiny.Model, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        BACKEND.probe()
+    except Unavailable as error:
+        pytest.skip(f"{error.reason}; {error.remedy}")
+    cell = tiny.cell("torch-compile", batch_size=2)
+    entry = BACKEND.prepare(cell, model, cache)  # type: ignore[arg-type]
+    assert [log.hit for log in cache.log if log.path == entry] == [False]
+
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")  # nothing may call the compiler now
+        session = BACKEND.open(cell, entry, Device("cpu", 0, (0,)))
+    with session:
+        private = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        assert private.is_dir()
+        facts = session.facts
+        assert (facts["graphs"], facts["graph_breaks"]) == (1, 0)
+        assert (facts["inductor_cache_hits"], facts["inductor_cache_misses"]) == (1, 0)
+
+        before = session.counters()
+        contract.answer(session, tiny.images(2))
+        assert session.counters() == before
+        _try_another_shape(session)
+        assert session.counters()["recompilations"] == before["recompilations"] + 1
+    assert not private.exists()
+    assert BACKEND.prepare(cell, model, cache) == entry, "the entry was changed by opening it"  # type: ignore[arg-type]
+
+
+def _try_another_shape(session: TorchSession) -> None:
+    """Make dynamo start compiling again, without the minute that finishing would take."""
+    import torch._dynamo
+    from torch._dynamo.exc import RecompileError
+
+    with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(RecompileError):
+        session._forward(session._input[:1].clone())

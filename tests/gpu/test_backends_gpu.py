@@ -1,0 +1,108 @@
+"""The same contract on a CUDA device, over precisions and options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpubench.backends import base
+from gpubench.errors import Unavailable
+from gpubench.workload import networks
+from gpubench.workload.cache import Cache
+from tests.backends import contract, tiny
+
+pytestmark = [
+    pytest.mark.skipif(bool(tiny.no_cuda()), reason=tiny.no_cuda() or "-"),
+    pytest.mark.slow,
+]
+
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    *(("torch-eager", p, {}) for p in ("fp32", "tf32", "fp16", "bf16", "amp")),
+    *(("torch-eager", p, {"cuda_graph": True}) for p in ("fp32", "fp16", "amp")),
+    ("torch-eager", "fp16", {"memory_format": "channels_last", "cudnn_benchmark": True}),
+    *(("torch-compile", p, {}) for p in ("fp32", "tf32", "fp16", "amp")),
+    ("torch-compile", "fp16", {"mode": "reduce-overhead"}),
+    ("torch-compile", "fp16", {"cuda_graph": True}),
+    *(("onnxruntime", p, {}) for p in ("fp32", "tf32", "fp16")),
+    ("onnxruntime", "fp16", {"cuda_graph": True}),
+    ("onnxruntime", "fp16", {"prefer_nhwc": True}),
+    ("onnxruntime", "tf32", {"provider": "tensorrt"}),
+    *(("tensorrt", p, {}) for p in ("fp32", "tf32", "fp16")),
+]
+EXACT = {"fp32": 2e-5}
+"""Tight enough to catch TF32 in disguise (about 1e-3)."""
+
+
+def _open(
+    name: str, precision: str, options: dict[str, Any], model: tiny.Model, cache: Cache
+) -> tuple[base.Backend, base.Session]:
+    backend = base.get(name)
+    cell = tiny.cell(name, device="cuda", cores=0, precision=precision, options=options)
+    assert backend.unsupported(cell) is None
+    try:
+        backend.probe()
+        artefact = backend.prepare(cell, model, cache)  # type: ignore[arg-type]
+        return backend, backend.open(cell, artefact, base.Device("cuda", 0))
+    except Unavailable as error:
+        pytest.skip(f"{error.reason}; {error.remedy}")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.Model:
+    return tiny.Model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
+
+
+@pytest.mark.parametrize(("name", "precision", "options"), CASES)
+def test_contract(
+    name: str, precision: str, options: dict[str, Any], model: tiny.Model, cache: Cache
+) -> None:
+    backend, session = _open(name, precision, options, model, cache)
+    with session:
+        contract.check(backend, session, 4, precision)
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "torch-compile", "onnxruntime", "tensorrt"])
+def test_fp32_is_not_tf32(name: str, model: tiny.Model, cache: Cache) -> None:
+    _, session = _open(name, "fp32", {}, model, cache)
+    with session:
+        images = tiny.images(4)
+        got = contract.answer(session, images)
+        assert contract.same(got, tiny.reference(images), EXACT["fp32"])
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "onnxruntime"])
+def test_a_captured_graph_writes_its_output(name: str, model: tiny.Model, cache: Cache) -> None:
+    """Before the first replay the output is poison, so a stale buffer cannot pass for an answer."""
+    import numpy as np
+
+    _, session = _open(name, "fp32", {"cuda_graph": True}, model, cache)
+    with session:
+        if name == "onnxruntime":
+            assert np.isnan(session.copy_out()).all()
+        assert np.isfinite(contract.answer(session, tiny.images(4))).all()
+
+
+def test_run_returns_before_the_work_is_done(cache: Cache, model: tiny.Model) -> None:
+    """Enqueuing must not synchronise: many runs cost the host less than they take."""
+    import time
+
+    _, session = _open("torch-eager", "fp32", {"cuda_graph": True}, model, cache)
+    with session:
+        contract.answer(session, tiny.images(4))
+        start = time.perf_counter()
+        for _ in range(2000):
+            session.run()
+        enqueued = time.perf_counter() - start
+        session.sync()
+        assert enqueued < time.perf_counter() - start
