@@ -1,0 +1,224 @@
+"""Building TensorRT engines: from an ONNX file to the bytes of a plan.
+
+Both flavours go through here. Networks are strongly typed, so the types in the ONNX file decide the
+precision and one file serves TensorRT 10, 11 and TensorRT for RTX. Nothing here needs a GPU with
+``tensorrt_rtx``; ``tensorrt`` times kernels on the current device.
+
+Functions whose name ends in ``_rtx`` use what only that flavour has, ``_trt`` what only the other
+does; tests/backends/test_tensorrt_contract.py holds every name against the real bindings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from gpubench.errors import CellFailed, Unavailable
+
+RTX = "tensorrt_rtx"
+MINIMUM = {"tensorrt": (10, 12), RTX: (1, 1)}
+"""Oldest usable release of each flavour; 10.12 completed strong typing."""
+
+UPGRADE = {
+    "tensorrt": "pip install -U 'gpubench[tensorrt]' with NVIDIA's own package index as an extra "
+    "index (README, GPU installation)",
+    RTX: "uv sync --extra tensorrt-rtx, or pip install -U 'gpubench[tensorrt-rtx]'",
+}
+
+
+class BuildSettings(Struct, frozen=True, kw_only=True):
+    """What decides about an engine besides its network; part of the cache's key, by name."""
+
+    batch_size: int
+    tf32: bool = False
+    optimization_level: int = 3
+    avg_timing_iterations: int = 8
+    """The library's own default is 1; 8 is that of NVIDIA's trtexec, and less fickle."""
+    workspace_mib: int = 0
+    """0: the library's default, all of the device's memory."""
+    current_gpu: bool = True
+    """TensorRT for RTX: build for the GPU that is present; False: for all it supports."""
+
+
+class Built(Struct, frozen=True):
+    """An engine and how it came about."""
+
+    plan: bytes
+    timing_cache: bytes
+    flags: list[str]
+    """Names of the builder flags that were set."""
+
+
+def require_version(flavour: str, version: str) -> None:
+    """Raises Unavailable when ``version`` of ``flavour`` is too old."""
+    need = MINIMUM[flavour]
+    found = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if found < need:
+        raise Unavailable(
+            f"{flavour} {version} is installed, {'.'.join(map(str, need))} or newer is needed",
+            UPGRADE[flavour],
+        )
+
+
+def load_flavour(flavour: str) -> Any:
+    """Import a flavour's module. Raises Unavailable when it cannot be loaded or is too old."""
+    try:
+        trt = import_module(flavour)
+    except (ImportError, OSError) as error:
+        raise Unavailable(f"{flavour} cannot be loaded: {error}", UPGRADE[flavour]) from error
+    require_version(flavour, trt.__version__)
+    return trt
+
+
+def make_log(trt: Any) -> Any:
+    """A TensorRT logger that keeps the errors for our messages and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(message.strip())
+
+    return Log()
+
+
+def failed(what: str, errors: list[str]) -> CellFailed:
+    """What TensorRT could not do, in its own words."""
+    words = "; ".join(errors) or "TensorRT gave no reason"
+    short = "out of memory" in words.lower() or "outofmemory" in words.lower()
+    return CellFailed("out-of-memory" if short else "error", f"{what}: {words}"[:2000])
+
+
+def build(
+    trt: Any, flavour: str, onnx: Path, settings: BuildSettings, timing_cache: bytes = b""
+) -> Built:
+    """Parse ``onnx`` (one input, whose first dimension alone may be dynamic) and build a plan.
+
+    Raises CellFailed with the parser's or the builder's own words.
+    """
+    log = make_log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        said = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        # The log's lines name operator and node too, but are there only where the log is used.
+        more = [text for text in said if not any(text in line for line in log.errors)]
+        raise failed(f"{flavour} cannot parse {onnx.name}", log.errors + more)
+    config = builder.create_builder_config()
+    if settings.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    config.builder_optimization_level = settings.optimization_level
+    config.avg_timing_iterations = settings.avg_timing_iterations
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.workspace_mib:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
+    _add_profile(builder, network, config, settings.batch_size, log)
+    if flavour == RTX:
+        _choose_gpu_rtx(trt, config, settings, log)
+    else:
+        timings = _attach_timing_cache_trt(config, timing_cache, log)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise failed(f"{flavour} cannot build an engine from {onnx.name}", log.errors)
+    flags = ["TF32"] if config.get_flag(trt.BuilderFlag.TF32) else []
+    return Built(bytes(plan), b"" if flavour == RTX else _timings_trt(timings), flags)
+
+
+def _add_profile(builder: Any, network: Any, config: Any, batch: int, log: Any) -> None:
+    """One profile with minimum = optimum = maximum: the measured batch."""
+    if network.num_inputs != 1:
+        raise CellFailed("error", f"the network has {network.num_inputs} inputs, expected 1")
+    tensor = network.get_input(0)
+    shape = tuple(tensor.shape)
+    if len(shape) < 2 or any(n < 0 for n in shape[1:]) or shape[0] not in (-1, batch):
+        raise CellFailed(
+            "error",
+            f"input {tensor.name!r} has shape {shape}: only its first dimension may be dynamic, "
+            f"and a fixed one must be the batch size, {batch}",
+        )
+    if shape[0] == batch:
+        return
+    profile = builder.create_optimization_profile()
+    fixed = (batch, *shape[1:])
+    profile.set_shape(tensor.name, fixed, fixed, fixed)
+    if config.add_optimization_profile(profile) < 0:
+        raise failed(f"the optimisation profile {fixed} of {tensor.name!r} was refused", log.errors)
+
+
+def _attach_timing_cache_trt(config: Any, stored: bytes, log: Any) -> Any:
+    """Attach ``stored`` timings, or none when they are of another device or version."""
+    for content in (stored, b""):
+        timings = config.create_timing_cache(content)
+        if timings is not None and config.set_timing_cache(timings, False):
+            return timings
+    raise failed("an empty timing cache was refused", log.errors)
+
+
+def _timings_trt(timings: Any) -> bytes:
+    content = timings.serialize()
+    return b"" if content is None else bytes(content)
+
+
+def _choose_gpu_rtx(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None:
+    """Its default leaves out Turing and is not specialised to the GPU that is present."""
+    if not settings.current_gpu:
+        return
+    config.num_compute_capabilities = 1
+    if not config.set_compute_capability(trt.ComputeCapability.CURRENT, 0):
+        raise failed("TensorRT for RTX cannot target this GPU", log.errors)
+
+
+class OnnxFile(Struct, frozen=True):
+    """What of an ONNX file matters to an engine."""
+
+    sha256: str
+    """Over the file and every file of external data that it names."""
+    quantized: bool
+    """Whether it brings quantisation (Q/DQ) nodes."""
+
+
+def inspect_onnx(path: Path) -> OnnxFile:
+    """Digest ``path``. Raises CellFailed when it, or data that it names, cannot be read."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's error types differ between its implementations
+        raise CellFailed("error", f"{path.name} is not a readable ONNX file: {error}") from error
+    operators, files = set(), {path}
+    for message in _messages(model.graph):
+        if isinstance(message, onnx.NodeProto):
+            operators.add(message.op_type)
+        elif message.data_location == onnx.TensorProto.EXTERNAL:
+            place = next(e.value for e in message.external_data if e.key == "location")
+            files.add(path.parent / place)
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise CellFailed("error", f"external data of {path.name}: {error}") from error
+    return OnnxFile(digest.hexdigest(), "QuantizeLinear" in operators)
+
+
+def _messages(graph: Any) -> Iterator[Any]:
+    """Every node and tensor of a graph and of the graphs inside its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _messages(inner)

@@ -1,0 +1,302 @@
+"""NVIDIA TensorRT, both flavours: `tensorrt` (10.12 or newer) and `tensorrt_rtx`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import to_builtins
+
+from gpubench.backends import _trt_build as trt_build
+from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
+from gpubench.errors import CellFailed, Unavailable
+from gpubench.gpu import Gpu, visible_gpus
+from gpubench.suite import Cell, Option, OptionValue
+
+if TYPE_CHECKING:
+    from gpubench.backends.base import Device, Facts, Session
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.models import Model
+
+FLAVOURS = ("tensorrt", RTX)
+"""In the order of preference."""
+PLAN, ABOUT = "engine.plan", "engine.json"
+
+_DISTRIBUTIONS = {
+    "tensorrt": ("tensorrt", "tensorrt_cu13", "tensorrt_cu12", "tensorrt_cu13_bindings"),
+    RTX: (RTX, "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
+}
+_LIBRARIES = {"tensorrt": "nvinfer", RTX: "tensorrt_rtx"}
+_NOT_RTX = ("9.0", "10.0", "10.3")
+"""Compute capabilities of data-centre GPUs that TensorRT for RTX has no kernels for."""
+
+_INSTALL = (
+    "RTX and GeForce GPUs: `uv sync --extra tensorrt-rtx`; any GPU: `pip install "
+    "gpubench[tensorrt]` with NVIDIA's own package index as an extra index (README, GPU "
+    "installation)"
+)
+_NO_GPU = "needs an NVIDIA GPU and its driver: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"
+
+
+class TensorRT:
+    """Strongly typed engines, one for each batch size, GPU and precision; kept in the cache."""
+
+    name = "tensorrt"
+    summary = "NVIDIA TensorRT 10.12+ and TensorRT for RTX; CUDA; fp32, tf32, fp16, bf16, Q/DQ int8"
+    options: tuple[Option, ...] = (
+        Option(
+            name="flavour",
+            kind="str",
+            default="auto",
+            choices=("auto", *FLAVOURS),
+            help="which library; auto prefers tensorrt where both are installed",
+        ),
+        Option(
+            name="cuda_graph",
+            kind="bool",
+            default=False,
+            help="capture the engine once and replay it",
+        ),
+        Option(
+            name="optimization_level",
+            kind="int",
+            default=3,
+            minimum=0,
+            maximum=5,
+            help="how long the builder searches for fast kernels",
+        ),
+        Option(
+            name="avg_timing_iterations",
+            kind="int",
+            default=8,
+            minimum=1,
+            help="runs averaged for each kernel that the builder times",
+        ),
+        Option(
+            name="workspace_mib",
+            kind="int",
+            default=0,
+            minimum=0,
+            help="scratch memory that kernels may ask for; 0: all of the GPU's",
+        ),
+    )
+    preload = ("torch",)
+
+    def probe(self) -> Facts:
+        """Versions and GPU, from package metadata and the driver alone."""
+        found, problems = {}, []
+        for flavour in FLAVOURS:
+            try:
+                found[flavour] = _installed(flavour)
+            except Unavailable as problem:
+                problems.append(problem)
+        if not found:  # what is there but unusable tells more than what is not there
+            raise max(problems, key=lambda problem: problem.remedy != _INSTALL)
+        device = _gpu()
+        if set(found) == {RTX}:
+            _check_rtx(device)
+        return {"flavours": found, "gpu": device.name, "driver": device.driver}
+
+    def unsupported(self, cell: Cell) -> str | None:
+        if cell.device != "cuda":
+            return "TensorRT runs on NVIDIA GPUs only"
+        if cell.precision == "amp":
+            return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
+        if cell.precision == "fp8":
+            return "fp8 needs a network quantised to fp8, which comes with a later release"
+        if cell.precision == "int8" and not cell.model.endswith(".onnx"):
+            return (
+                "int8 needs an ONNX file that brings its own Q/DQ nodes; quantising torchvision's "
+                "networks comes with a later release"
+            )
+        return None
+
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
+        """The engine for this cell and the first visible GPU; built when the cache has none.
+
+        Raises Unavailable for a flavour that this machine cannot use, CellFailed when TensorRT
+        refuses the network.
+        """
+        device = _gpu()
+        flavour = _choose(str(_option(cell, "flavour")), device)
+        trt = trt_build.load_flavour(flavour)
+        onnx = model.onnx(cell.precision)
+        network = trt_build.inspect_onnx(onnx)
+        if cell.precision == "int8" and not network.quantized:
+            raise CellFailed("error", f"{onnx.name} has no QuantizeLinear nodes: it is not int8")
+        settings = _settings(cell)
+        target = {
+            "flavour": flavour,
+            "version": trt.__version__,
+            "gpu": device.name,
+            "compute_capability": device.compute_capability,
+            "driver": device.driver,
+        }
+        recipe = target | {"format": 1, "onnx": network.sha256, "settings": to_builtins(settings)}
+
+        def make(directory: Path) -> None:
+            timing = _timing_file(cache, target)
+            stored = timing.read_bytes() if timing.exists() else b""
+            built = trt_build.build(trt, flavour, onnx, settings, stored)
+            about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
+            (directory / PLAN).write_bytes(built.plan)
+            (directory / ABOUT).write_text(json.dumps(about, indent=1))
+            if built.timing_cache:
+                _write_atomically(timing, built.timing_cache)
+
+        return cache.get_or_make("engine", recipe, make) / PLAN
+
+    def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
+        """Load an engine that ``prepare`` left in the cache, on the same kind of GPU."""
+        from gpubench.backends._trt_session import TrtSession
+
+        plan, about = _read_plan(artefact)
+        _check_target(about, device.index)
+        trt = trt_build.load_flavour(about["flavour"])
+        if trt.__version__ != about["version"]:
+            raise CellFailed(
+                "error", f"engine of {about['flavour']} {about['version']}, not {trt.__version__}"
+            )
+        graph = bool(_option(cell, "cuda_graph"))
+        session = TrtSession(trt, about["flavour"], plan, cell.batch_size, device, graph)
+        session.facts = {
+            "precision": cell.precision,
+            "engine_bytes": len(plan),
+            **{name: about[name] for name in _SHOWN},
+            **session.facts,
+        }
+        return session
+
+
+_SHOWN = ("flavour", "version", "gpu", "sha256", "onnx", "settings", "builder_flags")
+
+
+def _option(cell: Cell, name: str) -> OptionValue:
+    default = next(option.default for option in TensorRT.options if option.name == name)
+    return cell.options.get(name, default)
+
+
+def _settings(cell: Cell) -> BuildSettings:
+    return BuildSettings(
+        batch_size=cell.batch_size,
+        tf32=cell.precision == "tf32",
+        optimization_level=int(_option(cell, "optimization_level")),
+        avg_timing_iterations=int(_option(cell, "avg_timing_iterations")),
+        workspace_mib=int(_option(cell, "workspace_mib")),
+    )
+
+
+def _installed(flavour: str) -> str:
+    """The version of an installed, complete and recent flavour; raises Unavailable."""
+    if find_spec(flavour) is None and find_spec(f"{flavour}_bindings") is None:
+        raise Unavailable(f"neither {' nor '.join(FLAVOURS)} is installed", _INSTALL)
+    if find_spec(flavour) is None or not _has_libraries(flavour):
+        raise Unavailable(f"{flavour} is installed without its native libraries", UPGRADE[flavour])
+    for name in _DISTRIBUTIONS[flavour]:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        require_version(flavour, found)
+        return found
+    return "unknown"  # not from a package; checked when it is loaded
+
+
+def _has_libraries(flavour: str) -> bool:
+    """Whether the native libraries are there, from a package or from the system."""
+    if find_spec(f"{flavour}_libs") is not None:
+        return True
+    name = _LIBRARIES[flavour]
+    folders = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    if any(any(Path(folder).glob(f"lib{name}.so*")) for folder in folders if folder):
+        return True
+    from ctypes.util import find_library
+
+    return find_library(name) is not None
+
+
+def _gpu() -> Gpu:
+    """The GPU that engines are built for: the first that CUDA sees."""
+    visible = visible_gpus()
+    if not visible:
+        raise Unavailable("no NVIDIA GPU is visible", _NO_GPU)
+    return visible[0]
+
+
+def _check_rtx(device: Gpu) -> None:
+    if device.compute_capability in _NOT_RTX:
+        raise Unavailable(
+            f"TensorRT for RTX has no kernels for {device.name} (compute capability "
+            f"{device.compute_capability})",
+            UPGRADE["tensorrt"],
+        )
+
+
+def _choose(wanted: str, device: Gpu) -> str:
+    """The flavour to use; raises Unavailable when what is wanted cannot be used here."""
+    if wanted == "auto":
+        try:
+            _installed("tensorrt")
+        except Unavailable:
+            wanted = RTX
+        else:
+            return "tensorrt"
+    _installed(wanted)
+    if wanted == RTX:
+        _check_rtx(device)
+    return wanted
+
+
+def _timing_file(cache: Cache, target: dict[str, str]) -> Path:
+    """Kernel timings, good for one library on one kind of GPU; the last build's are kept."""
+    name = _sha256(json.dumps(target, sort_keys=True).encode())
+    return cache.root / "timing" / name / "timing.bin"
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    for folder in (path.parent.parent, path.parent):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).replace(path)
+
+
+def _read_plan(artefact: Path) -> tuple[bytes, dict[str, Any]]:
+    """A plan and what is known of it. Plans are executable code: only our own, unchanged, run."""
+    for path in (artefact, artefact.parent):
+        info = path.lstat()
+        if info.st_uid != os.getuid() or (path != artefact and info.st_mode & _OTHERS):
+            raise CellFailed(
+                "error",
+                f"{path} is not private ({stat.filemode(info.st_mode)}), and engines are "
+                "executable code: clear the cache, or choose another --cache-dir",
+            )
+    plan = artefact.read_bytes()
+    about: dict[str, Any] = json.loads((artefact.parent / ABOUT).read_text())
+    if _sha256(plan) != about["sha256"]:
+        raise CellFailed("error", f"{artefact} is not the engine that was written there")
+    return plan, about
+
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def _check_target(about: dict[str, Any], index: int) -> None:
+    """An engine for another GPU fails to load at best, and is slow at worst."""
+    here = {gpu.index: gpu for gpu in visible_gpus()}.get(index)
+    if here is None:
+        raise Unavailable(f"CUDA device {index} is not visible", _NO_GPU)
+    made = (about["gpu"], about["compute_capability"])
+    if made != (here.name, here.compute_capability):
+        raise CellFailed("error", f"the engine is for {made[0]}, but device {index} is {here.name}")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,163 @@
+"""The GPUs a process can see, asked of the driver (NVML) without creating a CUDA context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """One CUDA device: a whole GPU, or one MIG slice of it."""
+
+    index: int
+    """The index that CUDA gives it in this process."""
+    uuid: str
+    """'GPU-...' or 'MIG-...'."""
+    name: str
+    total_bytes: int
+    compute_capability: str
+    """'9.0'."""
+    pci_bus_id: str
+    numa_node: int | None
+    driver: str
+    cuda_driver: str
+    """Newest CUDA version that the driver supports: '13.0'."""
+    mig: bool = False
+
+
+@contextmanager
+def session(nvml: Any = None) -> Iterator[Any]:
+    """The initialised NVML module (``pynvml``), or None on a machine without a driver."""
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        yield None
+        return
+    try:
+        yield nvml
+    finally:
+        nvml.nvmlShutdown()
+
+
+def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> list[Gpu]:
+    """The GPUs that CUDA would enumerate under ``CUDA_VISIBLE_DEVICES``, in its order.
+
+    Accepts indices and (abbreviated) GPU or MIG UUIDs; like CUDA, it stops at the first entry that
+    names nothing. [] without a driver. Indices follow the PCI bus, which is CUDA's order when all
+    GPUs are of one kind or CUDA_DEVICE_ORDER=PCI_BUS_ID. Of a machine in MIG mode CUDA enumerates
+    one slice only, and so does this.
+    """
+    wanted = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    with session(nvml) as library:
+        if library is None:
+            return []
+        handles = _selected(library, wanted)
+        return [_describe(library, handle, index) for index, handle in enumerate(handles)]
+
+
+def physical(nvml: Any, handle: Any) -> Any:
+    """The whole GPU that ``handle`` is, or is a slice of; only that has clocks, heat, power."""
+    try:
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    except nvml.NVMLError:
+        return handle
+
+
+def _selected(nvml: Any, wanted: str | None) -> list[Any]:
+    whole = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    if wanted is None:
+        chosen = whole
+    else:
+        chosen = []
+        for entry in wanted.split(","):
+            handle = _find(nvml, whole, entry.strip())
+            if handle is None:
+                break
+            chosen.append(handle)
+    for handle in chosen:  # a slice, or a GPU cut into slices, leaves room for nothing else
+        if _is_mig(nvml, handle):
+            return [handle]
+        slices = _slices(nvml, handle)
+        if slices:
+            return slices[:1]
+    return chosen
+
+
+def _find(nvml: Any, whole: list[Any], entry: str) -> Any | None:
+    if entry.isdigit():
+        return whole[int(entry)] if int(entry) < len(whole) else None
+    if not entry.startswith(("GPU-", "MIG-")):
+        return None
+    candidates = whole
+    if entry.startswith("MIG-"):
+        candidates = [piece for handle in whole for piece in _slices(nvml, handle)]
+    matches = [h for h in candidates if nvml.nvmlDeviceGetUUID(h).startswith(entry)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _slices(nvml: Any, handle: Any) -> list[Any]:
+    try:
+        if nvml.nvmlDeviceGetMigMode(handle)[0] != nvml.NVML_DEVICE_MIG_ENABLE:
+            return []
+        count = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    except nvml.NVMLError:
+        return []
+    found = []
+    for index in range(count):
+        try:
+            found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+        except nvml.NVMLError:  # a slot without a slice
+            continue
+    return found
+
+
+def _is_mig(nvml: Any, handle: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceIsMigDeviceHandle(handle))
+    except nvml.NVMLError:
+        return False
+
+
+def _describe(nvml: Any, handle: Any, index: int) -> Gpu:
+    gpu = physical(nvml, handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
+    bus = nvml.nvmlDeviceGetPciInfo(gpu).busId
+    bus = bus.decode() if isinstance(bus, bytes) else bus
+    cuda = nvml.nvmlSystemGetCudaDriverVersion()
+    return Gpu(
+        index=index,
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
+        total_bytes=_total(nvml, handle),
+        compute_capability=f"{major}.{minor}",
+        pci_bus_id=bus,
+        numa_node=_numa(bus),
+        driver=nvml.nvmlSystemGetDriverVersion(),
+        cuda_driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        mig=_is_mig(nvml, handle),
+    )
+
+
+def _total(nvml: Any, handle: Any) -> int:
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except nvml.NVMLError:  # GPUs that share the host's memory do not say
+        return 0
+
+
+def _numa(bus: str, root: Path = Path("/sys/bus/pci/devices")) -> int | None:
+    """NVML writes the PCI domain with eight digits, the kernel with four."""
+    try:
+        node = int((root / bus.lower()[-12:] / "numa_node").read_text())
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpubench import gpu
+from gpubench.gpu import visible_gpus
+from tests.fake_nvml import FakeNvml, NotSupported, NVMLError
+
+TWO = ("A100", "GPU-aaaa-1"), ("T4", "GPU-bbbb-2")
+CUT = ("A100", "GPU-aaaa-1", ["MIG-1111", "MIG-2222"])
+
+
+def uuids(nvml: FakeNvml, visible: str | None) -> list[str]:
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    found = visible_gpus(nvml, environ)
+    assert [g.index for g in found] == list(range(len(found)))
+    assert nvml.sessions == 0
+    return [g.uuid for g in found]
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["GPU-aaaa-1", "GPU-bbbb-2"]),
+        ("1,0", ["GPU-bbbb-2", "GPU-aaaa-1"]),
+        (" 1 ", ["GPU-bbbb-2"]),
+        ("GPU-b", ["GPU-bbbb-2"]),
+        ("GPU-", []),  # names two
+        ("0,7,1", ["GPU-aaaa-1"]),  # stops where CUDA stops
+        ("-1", []),
+        ("", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_cuda_visible_devices(visible: str | None, expected: list[str]) -> None:
+    assert uuids(FakeNvml(*TWO), visible) == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["MIG-1111"]),
+        ("0,1", ["MIG-1111"]),
+        ("MIG-2222", ["MIG-2222"]),
+        ("MIG-2222,MIG-1111", ["MIG-2222"]),
+        ("MIG-9", []),
+    ],
+)
+def test_cuda_shows_one_slice_only(visible: str | None, expected: list[str]) -> None:
+    assert uuids(FakeNvml(CUT, ("T4", "GPU-bbbb-2")), visible) == expected
+
+
+def test_description_of_a_gpu_and_of_a_slice() -> None:
+    (whole,) = visible_gpus(FakeNvml(TWO[0]), {})
+    assert (whole.name, whole.compute_capability, whole.mig) == ("A100", "9.0", False)
+    assert (whole.driver, whole.cuda_driver, whole.total_bytes) == ("580.65", "13.0", 80 << 30)
+    (piece,) = visible_gpus(FakeNvml(CUT), {})
+    assert piece.mig
+    assert piece.pci_bus_id == whole.pci_bus_id
+
+
+def test_no_driver_means_no_gpus() -> None:
+    nvml = FakeNvml(nvmlInit=NVMLError)
+    assert visible_gpus(nvml, {}) == []
+    assert nvml.sessions == 0
+
+
+def test_a_gpu_that_shares_the_hosts_memory_is_listed() -> None:
+    (found,) = visible_gpus(FakeNvml(TWO[0], nvmlDeviceGetMemoryInfo=NotSupported), {})
+    assert found.total_bytes == 0
+
+
+@pytest.mark.parametrize(("text", "node"), [("1\n", 1), ("-1\n", None), ("?", None), (None, None)])
+def test_numa_node(tmp_path: Path, text: str | None, node: int | None) -> None:
+    if text is not None:
+        (tmp_path / "0000:65:00.0").mkdir()
+        (tmp_path / "0000:65:00.0/numa_node").write_text(text)
+    assert gpu._numa("00000000:65:00.0", tmp_path) == node
+
+
+def test_importing_it_loads_no_gpu_library() -> None:
+    code = "import sys, gpubench.gpu; sys.exit(bool({'pynvml', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
