@@ -1,0 +1,26 @@
+"""Reports: pure functions from record files to text; nothing heavy loads before one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from gpubench.errors import InputError
+from gpubench.record import RecordFile
+
+_MODULES = {"text": "text", "html": "page", "md": "markdown", "csv": "delimited", "json": "machine"}
+FORMATS = tuple(_MODULES)
+
+
+def render(files: Sequence[RecordFile], format: str) -> str:  # noqa: A002 (the command's word)
+    """The whole report of one or several runs in one of `FORMATS`.
+
+    Raises InputError for another format and for an empty list of files.
+    """
+    if format not in _MODULES:
+        raise InputError(f"unknown report format {format!r}; choose one of {', '.join(FORMATS)}")
+    if not files:
+        raise InputError("nothing to report: no record file was given")
+    made: Callable[[Sequence[RecordFile]], str]
+    made = import_module(f"{__name__}.{_MODULES[format]}").render
+    return made(files)

@@ -1,0 +1,250 @@
+"""One summary per run and cell: what its records say, before any table is laid out.
+
+Tables, the terminal summary, the CSV export and comparisons all read these, so that a number is
+computed in one place. Only numpy is imported here: the summary at the end of a run stays light.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from gpubench.analysis import stats
+from gpubench.analysis.stats import Estimate
+from gpubench.record import FAILURES, Parity, Record, RecordFile
+from gpubench.suite import Cell
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+
+
+class Summary(Struct, frozen=True, kw_only=True, dict=True):
+    """One cell of one run."""
+
+    run: str
+    """Unique among the files read together."""
+    baseline: str
+    """The backend that the run's suite names as its baseline."""
+    cell: Cell
+    records: list[Record]
+    """One for each repeat; where a task was run again (resume), its last record."""
+
+    @cached_property
+    def key(self) -> str:
+        """`Cell.key`, computed once."""
+        return self.cell.key
+
+    @cached_property
+    def timed(self) -> list[Record]:
+        """Records with timings that may be shown: ok, or failed only for their answers."""
+        return [r for r in self.records if r.replicas and (r.status == "ok" or r.kind == "parity")]
+
+    @cached_property
+    def broken(self) -> list[Record]:
+        """Records that are not ok."""
+        return [r for r in self.records if r.status != "ok"]
+
+    @property
+    def status(self) -> str:
+        """'ok' (at least one good repeat, none wrong), 'failed: <kind>', a skip, or 'missing'."""
+        if not self.records:
+            return "missing"
+        wrong = [r for r in self.broken if r.kind == "parity"]
+        if len(self.broken) < len(self.records) and not wrong:
+            return "ok"
+        worst = (wrong or self.broken)[0]
+        return f"failed: {worst.kind or 'error'}" if worst.status == "failed" else worst.status
+
+    @property
+    def ranked(self) -> bool:
+        """May be compared, ranked and be on the Pareto front."""
+        return self.status == "ok" and bool(self.timed)
+
+    @cached_property
+    def flags(self) -> dict[str, int]:
+        """Validity flags and in how many repeats each was raised."""
+        return dict(Counter(flag for r in self.records for flag in r.flags))
+
+    @cached_property
+    def medians(self) -> dict[int, float]:
+        """Repeat -> median latency per batch, ns (the repeat value of the latency scenario)."""
+        import numpy as np
+
+        return {r.repeat: float(np.median(v)) for r in self.timed if (v := r.latencies_ns())}
+
+    @cached_property
+    def rates(self) -> dict[int, float]:
+        """Repeat -> images/s in the common window (the repeat value of throughput)."""
+        return {n: total for n, each in self.replica_rates.items() if (total := sum(each))}
+
+    @cached_property
+    def replica_rates(self) -> dict[int, list[float]]:
+        """Repeat -> images/s of each replica in the common window."""
+        return {r.repeat: r.replica_rates() for r in self.timed}
+
+    @cached_property
+    def p50(self) -> Estimate:
+        """Headline latency, ns: mean of logs of the repeats' medians."""
+        return stats.geometric_mean(list(self.medians.values()))
+
+    @cached_property
+    def throughput(self) -> Estimate:
+        """Images/s: mean of logs over repeats."""
+        return stats.geometric_mean(list(self.rates.values()))
+
+    @cached_property
+    def values(self) -> dict[int, float]:
+        """Repeat values of the scenario's own metric: latency in ns, or images/s."""
+        return self.medians if self.cell.scenario == "latency" else self.rates
+
+    @cached_property
+    def samples_ns(self) -> NDArray[np.float64]:
+        """Latencies of all repeats and replicas in the order in which the batches ended."""
+        import numpy as np
+
+        series = []
+        for r in self.timed:
+            spans = [np.asarray(x.durations_ns, np.float64) for x in r.replicas]
+            pairs = list(zip(r.replicas, spans, strict=True))
+            each = np.concatenate([d / x.iterations for x, d in pairs])
+            ends = np.concatenate([x.start_ns + d.cumsum() for x, d in pairs])
+            series.append(each[ends.argsort()] if len(pairs) > 1 else each)
+        return np.concatenate(series) if series else np.empty(0)
+
+    @cached_property
+    def parity(self) -> Parity | None:
+        """The worst answer check of all repeats."""
+        checks = [r.parity for r in self.records if r.parity is not None]
+        return min(checks, key=_badness, default=None)
+
+
+def _badness(parity: Parity) -> tuple[bool, float]:
+    error = parity.relative_error
+    return parity.passed, -math.inf if error is None else -error
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why some or all repeats of a cell have no good result."""
+
+    summary: Summary
+    status: str
+    repeats: str
+    """'all', or their numbers."""
+    reason: str
+    remedy: str
+
+
+def problems(summaries: Sequence[Summary]) -> list[Problem]:
+    """Every skip, failure and missing cell; repeats that ended the same way are one problem."""
+    found = []
+    for s in summaries:
+        if not s.records:
+            reason, remedy = "planned, but the file holds no record of it", "run with --resume"
+            found.append(
+                Problem(summary=s, status="missing", repeats="all", reason=reason, remedy=remedy)
+            )
+        same: dict[tuple[str, str, str], list[int]] = {}
+        for r in s.broken:
+            status = f"failed: {r.kind or 'error'}" if r.status == "failed" else r.status
+            reason = r.reason or FAILURES.get(r.kind, "no reason recorded")
+            same.setdefault((status, reason, r.remedy), []).append(r.repeat)
+        for (status, reason, remedy), at in same.items():
+            which = "all" if len(at) == len(s.records) else ", ".join(map(str, at))
+            found.append(
+                Problem(summary=s, status=status, repeats=which, reason=reason, remedy=remedy)
+            )
+    return found
+
+
+def flags_of(*summaries: Summary) -> list[str]:
+    """Flags of a row built from ``summaries``; a status other than ok comes first."""
+    found: dict[str, None] = {}
+    for s in summaries:
+        if s.status != "ok":
+            found[s.status] = None
+        elif s.broken:
+            found[f"{len(s.broken)} of {len(s.records)} repeats failed"] = None
+        found |= dict.fromkeys(sorted(s.flags))
+    return list(found)
+
+
+def summarise(files: Sequence[RecordFile]) -> list[Summary]:
+    """Every planned or recorded cell of every run, in plan order. Runs are never pooled."""
+    return [s for run, file in zip(run_names(files), files, strict=True) for s in _of(run, file)]
+
+
+def _of(run: str, file: RecordFile) -> list[Summary]:
+    baseline = file.header.suite.baseline
+    cells = {cell.key: cell for cell in file.header.planned}
+    found: dict[str, dict[int, Record]] = {key: {} for key in cells}
+    keys: dict[bytes, str] = {}
+    for record in file.records:
+        # hashing a cell costs more than everything else here; equal cells encode equally
+        raw = msgspec.json.encode(record.cell)
+        key = keys.get(raw) or keys.setdefault(raw, record.cell.key)
+        cells.setdefault(key, record.cell)
+        found.setdefault(key, {})[record.repeat] = record
+    return [
+        Summary(
+            run=run,
+            baseline=baseline,
+            cell=cell,
+            records=[found[key][n] for n in sorted(found[key])],
+        )
+        for key, cell in cells.items()
+    ]
+
+
+def run_names(files: Sequence[RecordFile]) -> list[str]:
+    """A short, unique name for each file: its run id; where that repeats, with the folder."""
+    ids = [f.header.run_id for f in files]
+    names = []
+    for index, file in enumerate(files):
+        name = ids[index]
+        if ids.count(name) > 1:
+            name = f"{name} #{index + 1} ({PurePath(file.path).parent.name or file.path})"
+        names.append(name)
+    return names
+
+
+def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
+    """id(summary) -> the baseline backend's ranked cell on the same other axes, where there is one.
+
+    Options belong to a backend, so they need not match: equal ones win, then the first planned.
+    """
+    bases: dict[tuple[object, ...], list[Summary]] = {}
+    for s in summaries:
+        if s.cell.backend == s.baseline and s.ranked:
+            bases.setdefault(_axes(s), []).append(s)
+    found = {}
+    for s in summaries:
+        options = bases.get(_axes(s), [])
+        if options and s.ranked:
+            same = [b for b in options if b.cell.options == s.cell.options]
+            found[id(s)] = (same or options)[0]
+    return found
+
+
+def _axes(s: Summary) -> tuple[object, ...]:
+    c = s.cell
+    return (s.run, c.device, c.model, c.weights, c.images, c.precision, c.batch_size, c.replicas,
+            c.cores, c.scenario, c.boundary)  # fmt: skip
+
+
+def speedup(base: Summary, other: Summary) -> Estimate:
+    """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
+    if not base.values or not other.values:
+        return Estimate(why="not measured")
+    if other.cell.scenario == "latency":
+        return stats.ratio(other.values, base.values).estimate()
+    return stats.ratio(base.values, other.values).estimate()

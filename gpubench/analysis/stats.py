@@ -1,0 +1,225 @@
+"""Statistics of repeated timings: pure functions on numbers, no records, no formatting.
+
+The sampling unit is the repeat (a fresh process): samples of one process are not independent. So
+the headline is a mean of logs over repeats with Student's t, and percentiles over pooled samples
+use an *effective* sample count (batch means; Law & Kelton, "Simulation Modeling and Analysis").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+"""Confidence of every interval that is shown."""
+
+LAG1_LIMIT = 0.1
+MIN_BATCHES = 16
+
+
+class Estimate(Struct, frozen=True, kw_only=True):
+    """A value with its 95 % interval. Absent bounds (or value) come with ``why``."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    """Sampling units behind it: repeats, pairs, or effective samples for a percentile."""
+    why: str = ""
+    """Why there is no interval ('1 repeat') or no value ('n too small: 20 of 36')."""
+
+    @property
+    def relative_half_width(self) -> float | None:
+        """(high - low) / 2 / value; None without an interval."""
+        if not self.value or self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2 / abs(self.value)
+
+
+class LogRatio(Struct, frozen=True, kw_only=True):
+    """Mean difference of logs: its standard error and degrees of freedom (0: no interval)."""
+
+    mean: float
+    error: float
+    dof: float
+    n: tuple[int, int]
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """Bounds of the difference of logs; None with a single repeat."""
+        if self.dof <= 0:
+            return None
+        half = t_quantile((1 + level) / 2, self.dof) * self.error
+        return self.mean - half, self.mean + half
+
+    def p_above(self, shift: float) -> float:
+        """One-sided p-value of 'the true difference is at most ``shift``'."""
+        from scipy.special import stdtr
+
+        if self.dof <= 0:
+            return 1.0
+        if self.error == 0:
+            return 0.0 if self.mean > shift else 1.0
+        return float(stdtr(self.dof, (shift - self.mean) / self.error))
+
+    def estimate(self) -> Estimate:
+        """The ratio itself: exp of the difference."""
+        bounds = self.interval()
+        n = min(self.n)
+        if bounds is None:
+            return Estimate(value=math.exp(self.mean), n=n, why=repeats(n))
+        low, high = map(math.exp, bounds)
+        return Estimate(value=math.exp(self.mean), low=low, high=high, n=n)
+
+
+def repeats(n: int) -> str:
+    """'1 repeat', '3 repeats'."""
+    return f"{n} repeat{'' if n == 1 else 's'}"
+
+
+def t_quantile(p: float, dof: float) -> float:
+    """Quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, p))
+
+
+def geometric_mean(values: Sequence[float]) -> Estimate:
+    """Mean of logs over repeats with the t interval. ``values`` > 0, one for each repeat."""
+    n = len(values)
+    if not n:
+        return Estimate(why="no repeats")
+    logs = [math.log(v) for v in values]
+    mean = math.fsum(logs) / n
+    if n == 1:
+        return Estimate(value=values[0], n=1, why=repeats(1))
+    variance = math.fsum((x - mean) ** 2 for x in logs) / (n - 1)
+    return LogRatio(mean=mean, error=math.sqrt(variance / n), dof=n - 1, n=(n, n)).estimate()
+
+
+def paired(base: Sequence[float], candidate: Sequence[float]) -> LogRatio:
+    """log(candidate / base) over pairs of the same round, so that drift common to both cancels."""
+    logs = [math.log(c / b) for b, c in zip(base, candidate, strict=True)]
+    n = len(logs)
+    mean = math.fsum(logs) / n
+    variance = math.fsum((x - mean) ** 2 for x in logs) / (n - 1) if n > 1 else 0.0
+    return LogRatio(mean=mean, error=math.sqrt(variance / n), dof=n - 1, n=(n, n))
+
+
+def welch(base: Sequence[float], candidate: Sequence[float]) -> LogRatio:
+    """log(candidate / base) of unpaired repeats, unequal variances (Welch 1947)."""
+
+    def moments(values: Sequence[float]) -> tuple[float, float]:
+        logs = [math.log(v) for v in values]
+        mean = math.fsum(logs) / len(logs)
+        spread = math.fsum((x - mean) ** 2 for x in logs)
+        return mean, spread / (len(logs) - 1) / len(logs) if len(logs) > 1 else 0.0
+
+    (mean_b, var_b), (mean_c, var_c) = moments(base), moments(candidate)
+    n_b, n_c = len(base), len(candidate)
+    variance, dof = var_b + var_c, 0.0
+    if min(n_b, n_c) > 1:
+        parts = var_b**2 / (n_b - 1) + var_c**2 / (n_c - 1)
+        dof = variance**2 / parts if parts else n_b + n_c - 2
+    return LogRatio(mean=mean_c - mean_b, error=math.sqrt(variance), dof=dof, n=(n_b, n_c))
+
+
+def ratio(base: Mapping[int, float], candidate: Mapping[int, float]) -> LogRatio:
+    """candidate / base from repeat values by round: paired when both ran the same rounds."""
+    if base.keys() == candidate.keys():
+        return paired(list(base.values()), [candidate[r] for r in base])
+    return welch(list(base.values()), list(candidate.values()))
+
+
+def wilson(hits: float, n: int) -> Estimate:
+    """A proportion with Wilson's score interval (Wilson 1927)."""
+    from scipy.special import ndtri
+
+    if n <= 0:
+        return Estimate(why="no labels")
+    p, z = hits / n, float(ndtri((1 + LEVEL) / 2))
+    centre, scale = p + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return Estimate(value=p, low=low, high=high, n=n)
+
+
+def minimum_n(q: float) -> int:
+    """Fewest samples with a two-sided 95 % order-statistic interval: .9 -> 36, .99 -> 368."""
+    return math.ceil(math.log((1 - LEVEL) / 2) / math.log(max(q, 1 - q)))
+
+
+def inefficiency(series: Floats) -> float:
+    """How many samples of ``series`` weigh as much as one independent one (at least 1).
+
+    Batches double until the lag-1 autocorrelation of their means is below 0.1; then it is
+    batch x var(batch means) / var(samples), or that of the next doubling where it is larger. With
+    too few batches left to tell, at least the batch size, which is conservative.
+    """
+    import numpy as np
+
+    variance = float(series.var())
+    if variance == 0:
+        return 1.0
+    batch, means, settled, worst = 1, series, False, 1.0
+    while True:
+        centred = means - means.mean()
+        power = float(np.dot(centred, centred))
+        lag1 = float(np.dot(centred[:-1], centred[1:])) / power if power else 0.0
+        weight = batch * power / len(means) / variance
+        if settled:
+            return max(worst, weight)
+        settled, worst = lag1 < LAG1_LIMIT, max(1.0, weight)
+        if len(means) // 2 < MIN_BATCHES:
+            return worst if settled else max(float(batch), worst)
+        means = means[: len(means) // 2 * 2].reshape(-1, 2).mean(axis=1)
+        batch *= 2
+
+
+def percentile(samples: Floats, q: float) -> Estimate:
+    """Percentile ``q`` (0 < q < 1) of samples in the order measured, repeat after repeat.
+
+    Estimator: nearest rank, x[ceil(q n)]. The interval is the order-statistic (binomial) one on
+    the effective count: dependence is measured on the indicator of x <= percentile, which is what
+    the empirical distribution averages. A launch effect between repeats is dependence as well, so
+    few repeats that differ leave the value without an interval.
+    """
+    import numpy as np
+    from scipy.special import bdtr
+
+    n, need = len(samples), minimum_n(q)
+    if n < need:
+        return Estimate(n=n, why=f"n too small: {n} of {need}")
+    ordered = np.sort(samples)
+    value = float(ordered[math.ceil(q * n) - 1])
+    effective = int(n / inefficiency((samples <= value).astype(np.float64)))
+    if effective < need:
+        why = f"no interval: {n} samples weigh as {effective}, {need} needed"
+        return Estimate(value=value, n=effective, why=why)
+    tail = (1 - LEVEL) / 2
+    # P(at most k of `effective` samples lie below the true percentile), k = 0 .. effective
+    below = bdtr(np.arange(effective + 1, dtype=float), effective, q)
+    lower = int(np.searchsorted(below, tail, side="right"))
+    upper = int(np.searchsorted(below, 1 - tail, side="left")) + 1
+    scale = n / effective
+    low = float(ordered[max(1, math.floor(lower * scale)) - 1])
+    high = float(ordered[min(n, math.ceil(upper * scale)) - 1])
+    return Estimate(value=value, low=low, high=high, n=effective)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted

@@ -1,0 +1,270 @@
+"""Charts: Vega-Lite specifications and the points they draw, chosen in the page by ``page.js``.
+
+A specification holds no data: the page filters points by group, replicas and series, so that one
+chart never mixes two machines, models, boundaries or replica counts. Colours are CSS variables,
+so light, dark and print need no second drawing. Colour says backend, shape says the variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gpubench.analysis.cells import Summary, flags_of
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.tables import Column, efficiency, scaling_pairs
+from gpubench.report import headline, show
+
+COLOURS = 8
+"""Series colours defined in style.css as --s0 .. --s7 (after Okabe & Ito)."""
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 3])
+LOG_FROM = 20.0
+"""An axis whose values span more than this factor is logarithmic."""
+
+_CROSS = "M-1,-1L1,1M1,-1L-1,1"
+_RATE, _NS = Column(name="", unit="images/s"), Column(name="", unit="ns")
+_X, _SHARE = Column(name="", unit="x"), Column(name="", unit="fraction")
+
+Point = dict[str, Any]
+
+
+def build(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """``{series, groups, charts: [{id, title, caption, by, spec, points}]}`` for the page."""
+    timed = [s for s in summaries if s.timed]
+    series = dict.fromkeys((s.cell.backend, _variant(s)) for s in timed)
+    backends = list(dict.fromkeys(backend for backend, _ in series))
+    variants = list(dict.fromkeys(variant for _, variant in series))
+    looks = [
+        {
+            "name": f"{backend} {variant}",
+            "colour": f"var(--s{backends.index(backend) % COLOURS})",
+            "shape": SHAPES[variants.index(variant) % len(SHAPES)],
+            "dash": DASHES[variants.index(variant) % len(DASHES)],
+        }
+        for backend, variant in series
+    ]
+    several = len({s.run for s in timed}) > 1
+    groups = list(dict.fromkeys(_group(s, several) for s in timed))
+    made = [_latency(timed), _throughput(timed), _tradeoff(timed), _scaling(timed)]
+    for chart in made:
+        for point in chart["points"]:
+            point["group"] = groups.index(_group(point.pop("cell"), several))
+        chart["spec"] = _spec(chart, looks)
+    return {"series": looks, "groups": groups, "charts": [c for c in made if c["points"]]}
+
+
+def _variant(s: Summary) -> str:
+    return s.cell.precision + "".join(f" {k}={v}" for k, v in sorted(s.cell.options.items()))
+
+
+def _series(s: Summary) -> str:
+    return f"{s.cell.backend} {_variant(s)}"
+
+
+def _group(s: Summary, several: bool) -> str:
+    c = s.cell
+    cores = f", {c.cores} cores a replica" if c.cores else ""
+    run = f", run {s.run}" if several else ""
+    return f"{c.model} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
+
+
+def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]) -> Point:
+    flags = flags_of(s)
+    state = "unranked" if not s.ranked else "flagged" if flags else "clean"
+    low, high = (None if v is None else v * factor for v in (y.low, y.high))
+    return {
+        "cell": s, "series": _series(s), "replicas": s.cell.replicas, "state": state,
+        "x": x, "y": (y.value or 0.0) * factor, "low": low, "high": high,
+        "tip": {"cell": headline.where(s), **tip, "flags": ", ".join(flags) or "none"},
+    }  # fmt: skip
+
+
+def _latency(timed: list[Summary]) -> dict[str, Any]:
+    points = [
+        _point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, _NS)})
+        for s in timed
+        if s.cell.scenario == "latency" and s.p50.value
+    ]
+    return _chart("latency", "Latency against batch size", "Median time for one batch; lower is "
+                  "better.", points, x="batch size (images per replica)", y="p50 latency (ms)",
+                  batch=True)  # fmt: skip
+
+
+def _throughput(timed: list[Summary]) -> dict[str, Any]:
+    points = [
+        _point(s, s.cell.batch_size, s.throughput, 1.0,
+               {"images/s": show.full(s.throughput, _RATE)})
+        for s in timed
+        if s.cell.scenario == "throughput" and s.throughput.value
+    ]  # fmt: skip
+    return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
+                  "is better.", points, x="batch size (images per replica)", y="images/s",
+                  batch=True)  # fmt: skip
+
+
+def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
+    """Each configuration's latency cell joined with its throughput cell."""
+
+    def identity(s: Summary) -> tuple[Any, ...]:
+        return s.run, _group(s, True), _series(s), s.cell.batch_size, s.cell.replicas
+
+    slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and s.p50.value}
+    points = []
+    for s in timed:
+        other = slow.get(identity(s))
+        if s.cell.scenario != "throughput" or other is None or not s.throughput.value:
+            continue
+        tip = {
+            "images/s": show.full(s.throughput, _RATE),
+            "p50 latency": show.full(other.p50, _NS),
+        }
+        made = _point(s, (other.p50.value or 0.0) / 1e6, s.throughput, 1.0, tip)
+        marks = flags_of(other, s)
+        state = "flagged" if marks else "clean"
+        made["state"] = state if s.ranked and other.ranked else "unranked"
+        made["tip"]["flags"] = ", ".join(marks) or "none"
+        made["left"], made["right"] = (
+            None if v is None else v / 1e6 for v in (other.p50.low, other.p50.high)
+        )
+        points.append(made)
+    pareto(points)
+    return _chart("tradeoff", "Throughput against latency", "Up and to the left is better. The "
+                  "grey line is the Pareto front of the ranked cells.", points,
+                  x="p50 latency (ms)", y="images/s")  # fmt: skip
+
+
+def pareto(points: Sequence[Point]) -> None:
+    """Set ``front`` on ranked points that no other ranked point of the same picture beats."""
+    pictures: dict[tuple[Any, ...], list[Point]] = {}
+    for p in points:
+        p["front"] = False
+        if p["state"] != "unranked":
+            pictures.setdefault((_group(p["cell"], True), p["replicas"]), []).append(p)
+    for picture in pictures.values():
+        best = 0.0
+        for p in sorted(picture, key=lambda p: (p["x"], -p["y"])):
+            if p["y"] > best:
+                best, p["front"] = p["y"], True
+
+
+def _scaling(timed: list[Summary]) -> dict[str, Any]:
+    """Speed-up X_g / X_1 over replicas; the one-replica anchor is 1 by definition."""
+    points: list[Point] = []
+    anchors: dict[tuple[Any, ...], Point] = {}
+    for s, one, kind in scaling_pairs(timed):
+        g, e = s.cell.replicas, efficiency(s, one)
+        size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
+        what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
+        shared = {"what": what, "rank": [kind == "strong", size]}
+        tip = {"speed-up": show.full(_times(e, g), _X), "efficiency": show.full(e, _SHARE)}
+        points.append(_point(s, g, e, g, tip) | shared)
+        anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
+        anchors.setdefault((id(one), what), anchor | shared)
+    points += anchors.values()
+    return _chart("scaling", "Scaling against ideal", "Throughput relative to one replica; the "
+                  "grey line is ideal.", points, x="replicas", y="speed-up over one replica",
+                  by="what", batch=True)  # fmt: skip
+
+
+def _times(e: Estimate, g: int) -> Estimate:
+    low, high = (None if v is None else v * g for v in (e.low, e.high))
+    return Estimate(value=None if e.value is None else e.value * g, low=low, high=high, n=e.n)
+
+
+def _chart(name: str, title: str, caption: str, points: list[Point], *, x: str, y: str,
+           by: str = "replicas", batch: bool = False) -> dict[str, Any]:  # fmt: skip
+    return {"id": name, "title": title, "caption": caption, "by": by, "points": points,
+            "axes": {"x": x, "y": y, "stops": batch}}  # fmt: skip
+
+
+def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The specification of one chart; data arrive later under the name ``points``."""
+    axes, points = chart.pop("axes"), chart["points"]
+    x: dict[str, Any] = {"field": "x", "type": "quantitative", "title": axes["x"]}
+    x["scale"] = {"nice": False, "padding": 14}
+    if axes["stops"]:
+        x["axis"] = {"values": sorted({p["x"] for p in points}), "format": "d", "grid": False}
+    wide_x = chart["id"] != "scaling" and _span([p["x"] for p in points]) > 4
+    log_x = {"type": "log", "base": 2 if axes["stops"] else 10}
+    x["scale"] |= log_x if wide_x else {"zero": False}
+    if not axes["stops"]:
+        x["axis"] = {"format": ",.6~g"} | (_stops([p["x"] for p in points]) if wide_x else {})
+    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": axes["y"]}
+    log_y = _span([p["y"] for p in points]) > LOG_FROM
+    y["scale"] = {"type": "log"} if log_y else {"zero": True}
+    y["axis"] = {"format": ",.6~g"}
+    y["axis"] |= _stops([p["y"] for p in points]) if log_y else {"tickCount": 6}
+    names = [look["name"] for look in looks]
+
+    def by(key: str) -> dict[str, Any]:
+        return {"field": "series", "type": "nominal", "legend": None,
+                "scale": {"domain": names, "range": [look[key] for look in looks]}}  # fmt: skip
+
+    ranked = {"filter": "datum.state != 'unranked'"}
+    tip = {"tooltip": {"field": "tip"}}
+    layers: list[dict[str, Any]] = [_guide(chart["id"])] if _guide(chart["id"]) else []
+    if axes["stops"]:
+        layers.append({"transform": [ranked], "mark": {"type": "line", "strokeWidth": 1.8},
+                       "encoding": {"strokeDash": by("dash")}})  # fmt: skip
+    layers.append({"transform": [{"filter": "datum.low != null"}],
+                   "mark": {"type": "rule", "strokeWidth": 1.6},
+                   "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}}})  # fmt: skip
+    if chart["id"] == "tradeoff":
+        layers.append({"transform": [{"filter": "datum.left != null"}],
+                       "mark": {"type": "rule", "strokeWidth": 1.6},
+                       "encoding": {"x": {"field": "left"}, "x2": {"field": "right"}}})  # fmt: skip
+    for state, fill in (("clean", None), ("flagged", "var(--paper)")):
+        mark: dict[str, Any] = {"type": "point", "size": 70, "filled": False, "strokeWidth": 1.8}
+        colour = by("colour")
+        encoding = {"shape": by("shape"), **tip, "fill": {"value": fill} if fill else colour}
+        layers.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
+                       "encoding": encoding})  # fmt: skip
+    layers.append({"transform": [{"filter": "datum.state == 'unranked'"}],
+                   "mark": {"type": "point", "size": 60, "shape": _CROSS, "strokeWidth": 2},
+                   "encoding": tip})  # fmt: skip
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container", "height": 280, "data": {"name": "points"},
+        "autosize": {"type": "fit", "contains": "padding", "resize": True},
+        "encoding": {"x": x, "y": y, "color": by("colour")}, "layer": layers,
+        "config": _CONFIG,
+    }  # fmt: skip
+
+
+def _span(values: list[float]) -> float:
+    seen = [v for v in values if v > 0]
+    return max(seen) / min(seen) if seen else 1.0
+
+
+def _stops(values: list[float]) -> dict[str, Any]:
+    """Ticks 1, 2, 5, 10, .. of a logarithmic axis."""
+    seen = [math.log10(v) for v in values if v > 0]
+    decades = range(math.floor(min(seen)), math.ceil(max(seen)) + 1)
+    return {"values": [m * 10.0**d for d in decades for m in (1, 2, 5)]}
+
+
+def _guide(name: str) -> dict[str, Any]:
+    """The grey line behind: ideal scaling, or the Pareto front."""
+    grey = {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5, "strokeDash": [5, 4]}
+    plain = {"color": {"value": "var(--guide)"}}
+    if name == "scaling":
+        ends = {"aggregate": [{"op": "max", "field": "x", "as": "x"}], "groupby": []}
+        both = [ends, {"calculate": "[1, datum.x]", "as": "x"}, {"flatten": ["x"]}]
+        line = {"calculate": "datum.x", "as": "y"}
+        return {"transform": [*both, line], "mark": grey, "encoding": plain}
+    if name == "tradeoff":
+        return {"transform": [{"filter": "datum.front"}],
+                "mark": grey | {"interpolate": "step-after"},
+                "encoding": plain | {"order": {"field": "x"}}}  # fmt: skip
+    return {}
+
+
+_CONFIG: dict[str, Any] = {
+    "background": "transparent", "font": "inherit", "view": {"stroke": None},
+    "axis": {"labelColor": "var(--soft)", "titleColor": "var(--ink)", "gridColor": "var(--line)",
+             "domainColor": "var(--edge)", "tickColor": "var(--edge)", "labelFontSize": 12,
+             "titleFontSize": 12, "titleFontWeight": 500, "titlePadding": 8,
+             "labelOverlap": "greedy"},
+}  # fmt: skip

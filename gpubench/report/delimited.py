@@ -1,0 +1,79 @@
+"""CSV in long (tidy) form: one line per cell and metric, raw numbers, SI-free units in a column."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from gpubench.analysis import stats
+from gpubench.analysis.cells import QUANTILES, Summary, baseline_of, flags_of, speedup, summarise
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.tables import accuracy, efficiency, scaling_pairs
+from gpubench.record import RecordFile
+
+CELL = ("backend", "device", "model", "weights", "images", "precision", "batch_size", "replicas",
+        "cores", "scenario", "boundary")  # fmt: skip
+HEAD = ("run", "cell", *CELL, "options", "status", "flags", "metric", "unit", "value", "low",
+        "high", "n", "note")  # fmt: skip
+
+
+def render(files: Sequence[RecordFile]) -> str:
+    """A cell without any metric still has one line, whose metric is empty."""
+    summaries = summarise(files)
+    bases = baseline_of(summaries)
+    scaled: dict[int, list[tuple[str, str, Estimate]]] = {}
+    for s, one, kind in scaling_pairs(summaries):
+        scaled.setdefault(id(s), []).append((f"{kind} efficiency", "ratio", efficiency(s, one)))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEAD)
+    for s in summaries:
+        lead = _lead(s)
+        metrics = [*_metrics(s, bases.get(id(s))), *scaled.get(id(s), [])]
+        for name, unit, e in metrics or [("", "", Estimate())]:
+            writer.writerow([*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why])
+    return out.getvalue()
+
+
+def _lead(s: Summary) -> list[Any]:
+    options = msgspec.json.encode(s.cell.options, order="sorted").decode()
+    cell = [_harmless(getattr(s.cell, name)) for name in CELL]
+    return [_harmless(s.run), s.key, *cell, options, s.status, " ".join(flags_of(s))]
+
+
+def _harmless(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets a leading quote."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estimate]]:
+    if s.timed and s.cell.scenario == "latency":
+        yield "latency p50", "ns", s.p50
+        for name, q in QUANTILES.items():
+            yield f"latency {name}", "ns", stats.percentile(s.samples_ns, q)
+    if s.rates:
+        yield "throughput", "images/s", s.throughput
+    if base is not None and base is not s:
+        yield "speed-up", "ratio", speedup(base, s)
+    for step in dict.fromkeys(k for r in s.timed for k in r.prepare_ns):
+        cost = max(r.prepare_ns.get(step, 0) for r in s.timed)
+        yield f"prepare {step}", "ns", Estimate(value=cost)
+    if s.timed:
+        for name in ("open_ns", "first_inference_ns"):
+            each = [max(getattr(x, name) for x in r.replicas) for r in s.timed]
+            yield (
+                name.removesuffix("_ns").replace("_", " "),
+                "ns",
+                Estimate(value=sorted(each)[len(each) // 2], n=len(each)),
+            )
+    if s.parity:
+        error = s.parity.relative_error
+        why = "not finite" if error is None else ""
+        yield "relative error", "ratio", Estimate(value=error, n=s.parity.images, why=why)
+        yield "top-1 agreement", "ratio", Estimate(value=s.parity.top1_agreement, n=s.parity.images)
+        if s.parity.labelled:
+            yield "accuracy", "ratio", accuracy(s)

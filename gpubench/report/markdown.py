@@ -1,0 +1,71 @@
+"""Markdown for GitHub: a headline, tables, long ones folded, environment at the end."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from gpubench.analysis.cells import run_names, summarise
+from gpubench.analysis.tables import Table, of_cells
+from gpubench.record import RecordFile
+from gpubench.report import headline, show
+
+OPEN_ROWS = 30
+"""Tables longer than this start folded."""
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#@])")
+
+
+def escape(text: str) -> str:
+    """Untrusted text in a table cell: no HTML, no Markdown, no mention, one line."""
+    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def render(files: Sequence[RecordFile]) -> str:
+    """The whole report."""
+    summaries = summarise(files)
+    lines = [f"# gpubench: {escape(show.title(files))}", ""]
+    for name, file in zip(run_names(files), files, strict=True):
+        head = file.header
+        lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(show.machine(head))}."]
+        lines += [f"> **Note:** {escape(note)}" for note in file.notes]
+    lines += ["", *(f"- {escape(line)}" for line in headline.lines(summaries)), ""]
+    flags = headline.flags(summaries)
+    if flags:
+        lines += ["**Flags in this report**", ""]
+        lines += [f"- **{escape(f)}** ({n} cells): {escape(show.meaning(f))}" for f, n in flags]
+        lines += [""]
+    for made in of_cells(summaries):
+        lines += [*_section(made), ""]
+    return "\n".join([*lines, *_ending(files)]) + "\n"
+
+
+def _section(table: Table) -> list[str]:
+    columns = list(enumerate(table.columns))
+    head = "| " + " | ".join(escape(c.name) for _, c in columns) + " |"
+    rule = "|" + "|".join("---:" if show.is_number(c) else "---" for _, c in columns) + "|"
+    rows = [
+        "| " + " | ".join(escape(show.full(row[i], c)) for i, c in columns) + " |"
+        for row in table.rows
+    ]
+    body = [head, rule, *rows]
+    if len(rows) > OPEN_ROWS:
+        body = ["<details>", f"<summary>{len(rows)} rows</summary>", "", *body, "", "</details>"]
+    return [f"## {escape(table.title)}", "", *(escape(n) for n in table.notes), "", *body]
+
+
+def _ending(files: Sequence[RecordFile]) -> list[str]:
+    lines = []
+    for name, file in zip(run_names(files), files, strict=True):
+        environment = msgspec.json.format(msgspec.json.encode(file.header.environment)).decode()
+        fence = "`" * (max((len(m) for m in re.findall("`+", environment)), default=2) + 1)
+        fence = fence if len(fence) > 2 else "```"
+        again = show.command(file.header)
+        summary = f"<summary>Run a cell again; environment of {escape(name)}</summary>"
+        lines += ["<details>", summary,
+                  "", f"{fence}text", again, fence, "", f"{fence}json", environment, fence, "",
+                  "</details>"]  # fmt: skip
+    return lines

@@ -1,0 +1,156 @@
+"""HTML: one self-contained file that opens from disk, needs no network and prints well.
+
+Every text goes through Jinja2's autoescape; the JSON for the charts is escaped so that no name in
+it can end the script element it stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files as resources
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from gpubench import __version__
+from gpubench.analysis.cells import run_names, summarise
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.tables import Column, Table, of_cells
+from gpubench.record import RecordFile
+from gpubench.report import charts, headline, show
+
+FOLD_ROWS = 200
+"""Longer tables start folded to keep the page quick to read."""
+
+WORDS = ("backend", "precision", "device", "scaling", "one replica owns", "answers")
+"""Columns of short words that stay on one line."""
+
+_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+class Value(Struct, frozen=True):
+    """One table cell as the template needs it."""
+
+    main: str
+    aside: str
+    sort: str
+    """What the column sorts by; '' sorts last."""
+    hint: str
+    items: list[tuple[str, str]]
+    """Flags with their meanings."""
+
+
+def safe_json(value: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return msgspec.json.encode(value).decode().translate(_UNSAFE)
+
+
+@cache
+def asset(name: str) -> str:
+    """A file of ``templates/``."""
+    return (resources("gpubench.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script without imports, from vl-convert."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub errs
+    return bundle.replace("</script", "<\\/script")
+
+
+def render(files: Sequence[RecordFile]) -> str:
+    """The whole page."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    summaries = summarise(files)
+    drawn = charts.build(summaries)
+    commands = {
+        name: show.command(f.header) for name, f in zip(run_names(files), files, strict=True)
+    }
+    of_cell = {s.key: commands[s.run].replace("KEY", s.key) for s in reversed(summaries)}
+    marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
+    return environment.from_string(asset("page.html.j2")).render(
+        title=show.title(files),
+        version=__version__,
+        # these four are ours or made safe above: the only text that is not escaped
+        style=Markup(asset("style.css")),  # noqa: S704
+        script=Markup(asset("page.js")),  # noqa: S704
+        vega=Markup(vega() if drawn["charts"] else ""),  # noqa: S704
+        data=Markup(safe_json(drawn)),  # noqa: S704
+        runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
+        winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
+        counts=headline.counts(summaries),
+        flags=marks,
+        charts=drawn["charts"],
+        tables=[_table(t, of_cell) for t in of_cells(summaries)],
+        commands=commands,
+        fold=FOLD_ROWS,
+    )
+
+
+def _run(name: str, file: RecordFile) -> dict[str, Any]:
+    head = file.header
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for path, value in flatten(head.environment):
+        section, _, rest = path.partition(".")
+        sections.setdefault(section, []).append((rest or section, value))
+    return {
+        "name": name, "started": head.started, "machine": show.machine(head), "path": file.path,
+        "notes": file.notes, "description": head.suite.description, "sections": sections,
+        "fingerprint": head.fingerprint, "seed": head.seed, "baseline": head.suite.baseline,
+        "repeats": head.suite.policy.repeats,
+    }  # fmt: skip
+
+
+def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Nested environment -> ('cpu.model', 'text'); lists of plain values stay on one line."""
+    if isinstance(value, Mapping):
+        pairs = [(str(k), v) for k, v in value.items()]
+    elif isinstance(value, list) and any(isinstance(v, Mapping | list) for v in value):
+        pairs = [(str(i), v) for i, v in enumerate(value)]
+    else:
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return [(path, text or "none")]
+    return [x for k, v in pairs for x in flatten(v, f"{path}.{k}" if path else k)]
+
+
+def _table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
+    rows = [
+        [_value(v, c, of_cell) for v, c in zip(row, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    columns = [
+        {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else "",
+         "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
+    ]  # fmt: skip
+    name = table.title.lower().replace(" ", "-")
+    return {"id": name, "title": table.title, "columns": columns, "rows": rows,
+            "notes": table.notes}  # fmt: skip
+
+
+def _value(value: Any, column: Column, of_cell: dict[str, str]) -> Value:
+    shown = show.show(value, column)
+    if column.unit == "flags":
+        items = [(flag, show.meaning(flag)) for flag in value]
+        return Value("", "", " ".join(value), "", items)
+    if column.unit == "key":
+        return Value(value, "", value, of_cell.get(value, ""), [])
+    if isinstance(value, Estimate):
+        hint = value.why or f"n = {value.n}"
+        sort = "" if value.value is None else repr(value.value)
+        return Value(shown.main, shown.aside, sort, hint, [])
+    return Value(shown.main, shown.aside, _sort_key(value), "", [])
+
+
+def _sort_key(value: Any) -> str:
+    if isinstance(value, list):
+        return str(min(value, default=""))
+    return "" if value is None else str(value)

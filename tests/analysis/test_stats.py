@@ -1,0 +1,146 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from gpubench.analysis import stats
+
+Z95 = 1.959963984540054
+
+
+def test_geometric_mean_matches_the_closed_form():
+    e = stats.geometric_mean([1.0, 10.0, 100.0])
+    half = 4.302652729911275 * math.log(10) / math.sqrt(3)  # t(0.975, 2 dof) x s / sqrt(n)
+    assert e.value == pytest.approx(10)
+    assert e.low == pytest.approx(10 * math.exp(-half))
+    assert e.high == pytest.approx(10 * math.exp(half))
+    assert (e.n, e.why) == (3, "")
+
+
+def test_one_repeat_has_no_interval_and_says_so():
+    e = stats.geometric_mean([5.0])
+    assert (e.value, e.low, e.high, e.why) == (5.0, None, None, "1 repeat")
+    assert stats.geometric_mean([]).value is None
+
+
+def test_equal_repeats_give_an_interval_of_no_width():
+    e = stats.geometric_mean([7.0] * 4)
+    assert e.low == pytest.approx(7.0)
+    assert e.high == pytest.approx(7.0)
+
+
+def test_minimum_n_is_that_of_the_specification():
+    wanted = {0.5: 6, 0.9: 36, 0.95: 72, 0.99: 368, 0.999: 3688}
+    assert {q: stats.minimum_n(q) for q in wanted} == wanted
+
+
+@pytest.mark.parametrize(("q", "need"), [(0.9, 36), (0.99, 368)])
+def test_a_percentile_below_its_minimum_n_has_no_number(q, need):
+    series = np.random.default_rng(0).permutation(np.arange(1.0, need))
+    e = stats.percentile(series, q)
+    assert e.value is None
+    assert e.why == f"n too small: {need - 1} of {need}"
+
+
+def test_percentile_is_the_nearest_rank_with_binomial_ranks():
+    series = np.arange(1.0, 101.0).reshape(10, 10).T.ravel()  # one above the p90 in every ten
+    assert stats.inefficiency((series <= 90).astype(float)) == 1.0
+    e = stats.percentile(series, 0.9)
+    at_most = np.cumsum([math.comb(100, k) * 0.9**k * 0.1 ** (100 - k) for k in range(101)])
+    low = next(k for k in range(101) if at_most[k] > 0.025)
+    high = next(k for k in range(101) if at_most[k] >= 0.975) + 1
+    assert (e.value, e.low, e.high, e.n) == (90.0, float(low), float(high), 100)
+
+
+def test_dependence_that_eats_the_sample_leaves_a_value_without_an_interval():
+    series = np.repeat(np.arange(1.0, 11.0), 40)  # ten plateaus
+    e = stats.percentile(series, 0.9)
+    assert e.value == 9.0
+    assert e.low is None
+    assert e.why.startswith("no interval: 400 samples weigh as")
+
+
+def ar1(phi: float, n: int, repetitions: int, rng: np.random.Generator) -> np.ndarray:
+    x = rng.standard_normal((repetitions, n))
+    x[:, 1:] *= math.sqrt(1 - phi * phi)
+    for i in range(1, n):
+        x[:, i] += phi * x[:, i - 1]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("phi", "q", "z"),
+    [(0.0, 0.5, 0.0), (0.0, 0.9, 1.2815515655446004), (0.0, 0.99, 2.3263478740408408),
+     (0.5, 0.9, 1.2815515655446004), (0.9, 0.5, 0.0)],
+)  # fmt: skip
+def test_percentile_intervals_cover_lognormal_and_ar1(phi, q, z):
+    series = np.exp(0.1 * ar1(phi, 1500, 1000, np.random.default_rng(7)))
+    truth = math.exp(0.1 * z)
+    found = [e for x in series if (e := stats.percentile(x, q)).low is not None]
+    covered = sum(e.low <= truth <= e.high for e in found) / len(found)
+    assert len(found) >= 950  # few refusals
+    # order statistics are conservative on small effective counts: one side may exceed
+    assert 0.935 <= covered <= 0.975
+
+
+def test_ignoring_dependence_would_fail_the_same_check(monkeypatch):
+    monkeypatch.setattr(stats, "inefficiency", lambda series: 1.0)
+    series = np.exp(0.1 * ar1(0.9, 1500, 200, np.random.default_rng(7)))
+    covered = sum((e := stats.percentile(x, 0.5)).low <= 1 <= e.high for x in series) / 200
+    assert covered < 0.6
+
+
+def test_geometric_mean_covers_iid_repeats():
+    rng = np.random.default_rng(3)
+    sets = np.exp(rng.normal(2, 0.05, (4000, 5)))
+    covered = np.mean([e.low <= math.exp(2) <= e.high for e in map(stats.geometric_mean, sets)])
+    assert covered == pytest.approx(0.95, abs=0.015)
+
+
+def test_welch_matches_scipy():
+    from scipy.stats import ttest_ind
+
+    rng = np.random.default_rng(5)
+    a, b = np.exp(rng.normal(0, 0.1, 6)), np.exp(rng.normal(0.2, 0.3, 9))
+    d = stats.welch(a, b)
+    theirs = ttest_ind(np.log(b), np.log(a), equal_var=False)
+    bounds = theirs.confidence_interval(0.95)
+    assert d.interval() == pytest.approx((bounds.low, bounds.high))
+    one_sided = ttest_ind(np.log(b), np.log(a), equal_var=False, alternative="greater")
+    assert d.p_above(0.0) == pytest.approx(one_sided.pvalue)
+
+
+def test_paired_cancels_what_both_sides_share():
+    drift = [1.0, 3.0, 9.0]
+    base, other = dict(enumerate(drift)), {i: 2 * v for i, v in enumerate(drift)}
+    e = stats.ratio(base, other).estimate()
+    assert (e.low, e.value, e.high) == pytest.approx((2, 2, 2))
+    unpaired = stats.ratio(base, {i + 1: v for i, v in other.items()}).estimate()
+    assert unpaired.low < 1 < unpaired.high  # other rounds: Welch
+
+
+def test_degenerate_p_values():
+    flat = stats.paired([1.0, 1.0], [1.1, 1.1])
+    assert flat.p_above(0.05) == 0.0
+    assert flat.p_above(0.2) == 1.0
+    assert stats.paired([1.0], [2.0]).p_above(0.0) == 1.0
+
+
+def test_wilson_matches_the_textbook():
+    e = stats.wilson(0, 10)
+    assert (e.low, e.high) == pytest.approx((0.0, Z95**2 / (10 + Z95**2)))
+    assert stats.wilson(8, 10).low == pytest.approx(0.49016, abs=1e-5)
+    assert stats.wilson(0, 0).value is None
+
+
+def test_holm_matches_the_hand_calculation():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([]) == []
+
+
+def test_inefficiency_is_that_of_an_ar1_process():
+    series = ar1(0.8, 20_000, 5, np.random.default_rng(9))
+    found = statistics.mean(stats.inefficiency(x) for x in series)
+    assert found == pytest.approx((1 + 0.8) / (1 - 0.8), rel=0.25)
+    assert stats.inefficiency(np.ones(50)) == 1.0

@@ -1,0 +1,285 @@
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from gpubench import report
+from gpubench.analysis.cells import summarise
+from gpubench.analysis.compare import compare
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.tables import Column
+from gpubench.errors import InputError
+from gpubench.record import FLAGS, Record, RecordFile
+from gpubench.report import charts, headline, machine, page, show, text
+from tests.report import make
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"|`*_[x](y)\u2028{{7*7}}"
+
+
+@pytest.fixture(scope="module")
+def run() -> RecordFile:
+    return make.realistic(samples=60)
+
+
+@pytest.fixture(scope="module")
+def page_of_run(run) -> str:
+    return report.render([run], "html")
+
+
+def hostile() -> RecordFile:
+    cells = [make.cell(), make.cell(backend=HOSTILE, options={HOSTILE: HOSTILE})]
+    file = make.run(cells, samples=10, run_id=HOSTILE, environment={HOSTILE: {HOSTILE: HOSTILE}},
+                    command=["gpubench", "run", HOSTILE])  # fmt: skip
+    dead = Record(cell=make.cell(model=HOSTILE), repeat=0, status="failed", kind="error",
+                  reason=HOSTILE, remedy=HOSTILE)  # fmt: skip
+    suite = replace(file.header.suite, name=HOSTILE, description=HOSTILE)
+    header = replace(file.header, suite=suite, started=HOSTILE, fingerprint=HOSTILE)
+    return replace(file, header=header, records=[*file.records, dead], notes=[HOSTILE],
+                   path=HOSTILE)  # fmt: skip
+
+
+def plain(renderable, width: int = 160) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(renderable)
+    return out.getvalue()
+
+
+class Tags(HTMLParser):
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, gpubench.report; print([m for m in ('numpy', 'pandas', 'rich', 'jinja2', " \
+        "'scipy', 'torch', 'altair', 'vl_convert') if m in sys.modules])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_format_and_nothing_to_report_are_input_errors(run):
+    with pytest.raises(InputError, match="'pdf'; choose one of text, html, md, csv, json"):
+        report.render([run], "pdf")
+    with pytest.raises(InputError, match="no record file"):
+        report.render([], "md")
+
+
+@pytest.mark.parametrize("kind", report.FORMATS)
+def test_every_format_is_deterministic_and_copes_with_trouble(run, kind):
+    made = report.render([run], kind)
+    assert made == report.render([run], kind)
+    assert "out-of-memory" in made
+    empty = RecordFile("x", make.header([make.cell()]), [])
+    assert report.render([empty], kind)
+
+
+def test_html_is_one_small_file_without_outside_references(page_of_run):
+    assert len(page_of_run.encode()) < 3_000_000
+    for tag, attributes in Tags(page_of_run).seen:
+        assert tag != "script" or "src" not in attributes
+        assert tag != "link" or attributes["href"] == "data:,"
+        assert "src" not in attributes
+    assert "@import" not in page.asset("style.css")
+    assert "url(" not in page.asset("style.css")
+
+
+def test_html_escapes_every_untrusted_string():
+    made = report.render([hostile()], "html")
+    tags = Tags(made).seen
+    assert not [t for t, a in tags if t == "img" or "onerror" in a]
+    # data and program, no third kind of script
+    assert [a.get("type") for t, a in tags if t == "script"] == ["application/json", None, None]
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', made, re.DOTALL)
+    assert HOSTILE.split("\u2028")[0] in json.loads(data[1])["series"][1]["name"]
+    assert "\u2028" not in data[1]
+    assert "{{7*7}}" in made  # not evaluated
+
+
+def test_markdown_escapes_every_untrusted_string():
+    made = report.render([hostile()], "md")
+    outside = re.sub(r"^(`{3,})\w+\n.*?^\1$", "", made, flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside
+    assert "<img" not in outside
+    assert "[x](y)" not in outside
+    widths = {}
+    for line in outside.splitlines():
+        if line.startswith("|"):
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            widths.setdefault(cells, []).append(line)
+    rules = [len(line.split("|")) - 1 for line in outside.splitlines() if line.startswith("|--")]
+    assert set(widths) == set(rules)
+
+
+def test_terminal_output_does_not_interpret_markup():
+    file = make.run([make.cell(backend="[bold red]x[/]")], samples=10)
+    assert "[bold red]x[/]" in plain(text.summary([file]))
+    assert "[bold red]x[/]" in report.render([file], "text")
+
+
+def test_flagged_rows_look_flagged_and_flags_are_explained(page_of_run):
+    assert '<span class="flag" title="first and second half' in page_of_run
+    assert FLAGS["DRIFT"] in page_of_run
+    assert '<span class="flag bad"' in page_of_run
+
+
+def test_every_row_carries_the_command_that_runs_its_cell_again(run, page_of_run):
+    key = run.records[0].cell.key
+    assert f'data-copy="gpubench run quick --cell {key}"' in page_of_run
+
+
+def test_command_keeps_the_run_and_drops_where_it_went():
+    words = ["/x/bin/gpubench", "run", "a b.toml", "-o", "out", "--batch-size", "1,8", "--resume",
+             "--output=y"]  # fmt: skip
+    header = make.header([], command=words)
+    assert show.command(header, "k") == "gpubench run 'a b.toml' --batch-size 1,8 --cell k"
+    assert show.command(make.header([], command=["x"]), "k") == "gpubench run quick --cell k"
+
+
+def test_headline_names_the_winner_and_whom_it_cannot_be_told_from():
+    cells = [make.cell(backend=b) for b in ("torch-eager", "openvino", "onnxruntime")]
+    speed = {"torch-eager": 1.0, "openvino": 2.3, "onnxruntime": 2.3}
+    base = make.run(cells, samples=40)
+    even = [
+        replace(
+            r,
+            replicas=[
+                replace(
+                    r.replicas[0],
+                    durations_ns=[int(1e7 / speed[r.cell.backend] * (1 + 0.01 * r.repeat))] * 40,
+                )
+            ],
+        )
+        for r in base.records
+    ]
+    (won,) = headline.winners(summarise([replace(base, records=even)]))
+    assert won.summary.cell.backend == "openvino"
+    assert won.rivals == ["onnxruntime"]
+
+
+def test_headline_never_crowns_wrong_answers(run):
+    for won in headline.winners(summarise([run])):
+        assert won.summary.ranked
+    wrong = [replace(r, status="failed", kind="parity") for r in run.records if r.replicas]
+    lines = headline.lines(summarise([replace(run, records=wrong)]))
+    assert lines[0] == "No cell gave a result that can be ranked."
+
+
+def test_pareto_front_is_the_upper_left_of_the_ranked():
+    s = summarise([make.run([make.cell()], samples=5)])[0]
+    values = [
+        (1, 10, "clean"),
+        (2, 9, "clean"),
+        (2, 30, "flagged"),
+        (3, 99, "unranked"),
+        (4, 40, "clean"),
+    ]
+    points = [{"cell": s, "replicas": 1, "x": x, "y": y, "state": state} for x, y, state in values]
+    charts.pareto(points)
+    assert [p["front"] for p in points] == [True, False, True, False, True]
+
+
+def test_charts_hold_only_ranked_fronts_and_never_mix_groups(run):
+    other = make.run(
+        [make.cell(model="resnet50", scenario=x) for x in ("latency", "throughput")],
+        run_id="b",
+        samples=5,
+    )
+    drawn = charts.build(summarise([run, other]))
+    assert len(drawn["groups"]) == 2
+    by = {c["id"]: c for c in drawn["charts"]}
+    assert set(by) == {"latency", "throughput", "tradeoff", "scaling"}
+    front = [p for p in by["tradeoff"]["points"] if p["front"]]
+    assert front
+    assert all(p["state"] != "unranked" for p in front)
+    assert all(p["series"] != "openvino bf16" or p["replicas"] > 1 for p in front)
+    assert {p["what"].partition(":")[0] for p in by["scaling"]["points"]} == {"weak", "strong"}
+
+
+def test_chart_specifications_are_valid_vega_lite(run):
+    import altair
+    import vl_convert
+
+    for chart in charts.build(summarise([run]))["charts"]:
+        spec = chart["spec"] | {"data": {"name": "points", "values": chart["points"]}, "width": 400}
+        altair.Chart.from_dict(spec, validate=True)
+        assert "<svg" in vl_convert.vegalite_to_svg(spec)
+
+
+def test_csv_is_tidy_and_complete(run):
+    rows = list(csv.DictReader(io.StringIO(report.render([run], "csv"))))
+    assert {r["cell"] for r in rows} == {c.key for c in run.header.planned}
+    assert len({(r["run"], r["cell"], r["metric"]) for r in rows}) == len(rows)
+    p50 = next(r for r in rows if r["metric"] == "latency p50" and r["status"] == "ok")
+    assert float(p50["low"]) < float(p50["value"]) < float(p50["high"])
+    assert p50["unit"] == "ns"
+
+
+def test_csv_defuses_formulas():
+    file = make.run([make.cell(backend="=cmd()")], samples=5)
+    assert "'=cmd()" in report.render([file], "csv")
+
+
+def test_json_reads_back(run):
+    made = json.loads(report.render([run], "json"))
+    assert made["runs"][0]["header"]["run_id"] == run.header.run_id
+    latency = made["tables"][0]
+    assert [c["name"] for c in latency["columns"]][:2] == ["backend", "precision"]
+    assert latency["rows"][0][4]["n"] == 3
+    both = json.loads(machine.comparisons(compare(run, run)))
+    assert both["exit_code"] == 4  # failed cells are holes
+    assert both["comparisons"][0]["verdict"]
+
+
+def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
+    made = plain(text.summary([run]), 200)
+    timed = [s for s in summarise([run]) if s.timed]
+    assert sum(f" {s.cell.label} " in made for s in timed) == len(timed)
+    line = "tensorrt: unavailable (2 cells): no CUDA device -> run on a machine with an NVIDIA GPU"
+    assert line in made
+    assert "failed: parity" in made
+    assert "DRIFT (12 cells): first and second half" in made
+
+
+def test_comparison_puts_the_verdict_first():
+    cells = make.grid(backends=("torch-eager",), batches=(1,), replicas=(1,))
+    base, slow = (make.run(cells, seed=s, repeats=8, factor=f) for s, f in ((1, 1.0), (2, 1.3)))
+    made = plain(text.comparison(compare(base, slow)))
+    assert made.startswith("2 REGRESSED")
+    assert plain(text.comparison([])).startswith("MISSING")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "wanted"),
+    [
+        (Estimate(value=11.06e6, low=10.94e6, high=11.19e6, n=3), "ns", "11.1 ms [10.9, 11.2]"),
+        (Estimate(value=999_900.0, low=999e3, high=1001e3), "ns", "999.9 us [999.0, 1,001.0]"),
+        (Estimate(value=1759.3, low=1739.0, high=1779.8), "images/s", "1,760 [1,740, 1,780]"),
+        (Estimate(value=1759.3, low=1500.0, high=2100.0), "images/s", "1,800 [1,500, 2,100]"),
+        (Estimate(value=0.955, low=0.944, high=0.966), "fraction", "95.5 % [94.4, 96.6]"),
+        (Estimate(value=5e6, n=1, why="1 repeat"), "ns", "5.00 ms 1 repeat"),
+        (Estimate(why="n too small: 3 of 36"), "ns", "n too small"),
+        (None, "ns", "–"),
+        (0.0, "ns", "0.00 ns"),
+        (6.42e-6, "", "6.4e-06"),
+        ([], "flags", "–"),
+    ],
+)
+def test_digits_follow_the_measured_precision(value, unit, wanted):
+    assert show.full(value, Column(name="x", unit=unit)) == wanted
+
+
+def test_a_run_with_a_cut_off_line_says_so():
+    noted = replace(make.run([make.cell()], samples=5), notes=["line 9 was cut off"])
+    for kind in ("html", "md", "text"):
+        assert "line 9 was cut off" in report.render([noted], kind)
