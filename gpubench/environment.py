@@ -1,0 +1,384 @@
+"""What this machine is: hardware, driver, clocks, library versions, settings, commit.
+
+Light: reads files below /proc and /sys, package metadata and NVML; imports no runtime. Whatever a
+machine does not tell is None, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from gpubench import gpu
+
+ROOT = Path("/")
+"""Tests point it at a made-up machine."""
+
+Environment = dict[str, Any]
+
+CPU_FLAGS = (
+    *("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
+    *("avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "amx_fp16"),
+    *("asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2"),  # Arm
+)
+"""CPU features that decide how fast a precision is."""
+
+LIBRARIES = re.compile(
+    r"(torch|torchvision|triton|numpy|onnx|onnxscript|onnxruntime|openvino|nncf|tensorrt"
+    r"|nvidia-(cuda-runtime|cudnn|cublas|cuda-nvrtc))(-.*)?"
+)
+
+VARIABLES = re.compile(
+    r"(OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|ONEDNN|DNNL|CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|TORCH|TORCHINDUCTOR"
+    r"|PYTORCH|TRITON|ORT|OV|OPENVINO|TRT|MALLOC|TBB)_\w+"
+    r"|LD_PRELOAD|LD_LIBRARY_PATH|PYTHONHASHSEED|PYTHONMALLOC"
+)
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+CREDENTIALS_IN_URL = re.compile(r"//[^/\s@]+@")
+LOCATES = re.compile(r"VISIBLE_DEVICES$|(PATH|HOME|DIR|ROOT|CACHE)$|LD_LIBRARY_PATH")
+"""Variables that only say where something lies: they do not make two runs incomparable."""
+
+
+def collect(command: Sequence[str]) -> Environment:
+    """Everything a reader needs to judge or repeat a run, as JSON-able values."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "host": platform.node(),
+        "gpubench": {"version": _own_version(), **_commit(Path(__file__).parent, own=True)},
+        "directory": _commit(Path.cwd()),
+        "os": _os(),
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+        },
+        "cpu": _cpu(),
+        "memory": _memory(),
+        "limits": limits(),
+        "virtualisation": _virtualisation(),
+        "gpus": _gpus(),
+        "libraries": libraries(),
+        "variables": variables(os.environ),
+    }
+
+
+def comparable(environment: Environment) -> dict[str, Any]:
+    """The part that must match for two stored runs to be comparable, as {dotted key: value}.
+
+    The kind of machine, not the one machine: neither host name nor UUIDs, so that runs of a pool of
+    equal runners compare. Paths, times and commits are left out too.
+    """
+    wanted = {
+        key: environment.get(key)
+        for key in ("cpu", "gpus", "libraries", "virtualisation", "limits")
+    }
+    wanted["gpubench"] = {"version": environment.get("gpubench", {}).get("version")}
+    wanted["python"] = _minor(environment.get("python", {}).get("version"))
+    wanted["kernel"] = _minor(environment.get("os", {}).get("kernel"))
+    total = environment.get("memory", {}).get("total_bytes")
+    wanted["memory_gib"] = None if total is None else round(total / 2**30)
+    kept = environment.get("variables", {}).items()
+    wanted["variables"] = {name: value for name, value in kept if not LOCATES.search(name)}
+    return {
+        key: value
+        for key, value in _flat(wanted)
+        if value is not None and key.rpartition(".")[2] not in _OF_ONE_MACHINE
+    }
+
+
+_OF_ONE_MACHINE = ("uuid", "pci_bus_id", "numa_node", "sm_clock_mhz", "index")
+
+
+def fingerprint(environment: Environment) -> str:
+    """SHA-256 (hex) of `comparable`: equal for runs whose difference can be the code's."""
+    text = json.dumps(comparable(environment), sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(a: Environment, b: Environment) -> list[str]:
+    """Dotted names of what makes two environments incomparable, such as 'libraries.torch'."""
+    one, two = comparable(a), comparable(b)
+    return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+
+
+def cuda_present() -> bool:
+    """Whether the driver shows this process a GPU."""
+    return bool(gpu.visible_gpus())
+
+
+def usable_cores() -> list[int]:
+    """Logical CPUs this process may use: NUMA nodes contiguous, hyper-threads of a core adjacent.
+
+    So a slice of the list is a set of whole neighbouring cores.
+    """
+    try:
+        cores = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        cores = set(range(os.cpu_count() or 1))
+    return sorted(cores, key=lambda core: (*_place(core), core))
+
+
+def _place(core: int) -> tuple[int, int, int]:
+    """(NUMA node, socket, first hyper-thread of its core)."""
+    base = ROOT / f"sys/devices/system/cpu/cpu{core}"
+    nodes = [path.name for path in _glob(base, "node[0-9]*")]
+    siblings = cpu_list(_read(base / "topology/thread_siblings_list") or "")
+    package = _number(base / "topology/physical_package_id")
+    return (
+        int(nodes[0].removeprefix("node")) if nodes else 0,
+        package or 0,
+        min(siblings, default=core),
+    )
+
+
+def cpu_list(text: str) -> list[int]:
+    """The kernel's notation: '0-2,8' -> [0, 1, 2, 8]."""
+    out: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        out += range(int(first), int(last or first) + 1)
+    return out
+
+
+# ------------------------------------------------------------------------------ the host
+
+
+def _os() -> Environment:
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
+        name = None
+    return {"name": name, "system": platform.system(), "kernel": platform.release()}
+
+
+def _cpu() -> Environment:
+    info = _read(ROOT / "proc/cpuinfo") or ""
+    fields: dict[str, str] = {}
+    for line in info.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    present = set((fields.get("flags") or fields.get("Features") or "").split())
+    usable = usable_cores()
+    places = [_place(core) for core in usable]
+    system = ROOT / "sys/devices/system/cpu"
+    frequency = system / f"cpu{usable[0] if usable else 0}" / "cpufreq"
+    return {
+        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "machine": platform.machine(),
+        "logical": os.cpu_count(),
+        "usable": len(usable),
+        "cores": len(set(places)),
+        "sockets": len({place[1] for place in places}),
+        "numa_nodes": len({place[0] for place in places}),
+        "flags": [flag for flag in CPU_FLAGS if flag in present],
+        "governor": _read(frequency / "scaling_governor"),
+        "frequency_driver": _read(frequency / "scaling_driver"),
+        "max_khz": _number(frequency / "scaling_max_freq"),
+        "turbo": _turbo(system),
+    }
+
+
+def _turbo(system: Path) -> bool | None:
+    off = _number(system / "intel_pstate/no_turbo")
+    if off is not None:
+        return not off
+    boost = _number(system / "cpufreq/boost")
+    return None if boost is None else bool(boost)
+
+
+def _memory() -> Environment:
+    info = _read(ROOT / "proc/meminfo") or ""
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", info, re.MULTILINE))
+    return {
+        "total_bytes": int(found["MemTotal"]) * 1024 if "MemTotal" in found else None,
+        "swap_bytes": int(found["SwapTotal"]) * 1024 if "SwapTotal" in found else None,
+    }
+
+
+def limits() -> Environment:
+    """The control groups' limits, versions 1 and 2: CPUs' worth of time, bytes of memory."""
+    lines = (_read(ROOT / "proc/self/cgroup") or "").splitlines()
+    cpus: list[float] = []
+    memory: list[int] = []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        for at in _upwards(ROOT / "sys/fs/cgroup" / controllers, path):
+            quota, period = (*(_read(at / "cpu.max") or "max 0").split(), "0")[:2]
+            if quota == "max":
+                quota = _read(at / "cpu.cfs_quota_us") or "-1"
+                period = _read(at / "cpu.cfs_period_us") or "0"
+            if int(quota) > 0 and int(period) > 0:
+                cpus.append(int(quota) / int(period))
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                limit = _number(at / name)
+                if limit is not None and limit < 2**60:  # version 1 writes "no limit" as 2**63
+                    memory.append(limit)
+    return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    """A group and its parents; in a container the path may exist on the host only."""
+    parts = path.strip("/").split("/")
+    for n in range(len(parts), -1, -1):
+        yield mount.joinpath(*parts[:n])
+
+
+def _virtualisation() -> Environment:
+    dmi = ROOT / "sys/class/dmi/id"
+    words = [_read(dmi / name) for name in ("sys_vendor", "product_name")]
+    flags = _read(ROOT / "proc/cpuinfo") or ""
+    marks = {"docker": ".dockerenv", "podman": "run/.containerenv"}
+    return {
+        "hypervisor": bool(re.search(r"^flags\s*:.*\bhypervisor\b", flags, re.MULTILINE)),
+        "product": " ".join(word for word in words if word) or None,
+        "container": next((name for name, mark in marks.items() if (ROOT / mark).exists()), None),
+    }
+
+
+# ------------------------------------------------------------------------------ the GPUs
+
+
+def _gpus(nvml: Any = None) -> list[Environment]:
+    found = gpu.visible_gpus(nvml)
+    if not found:
+        return []
+    with gpu.session(nvml) as library:
+        return [
+            {name: getattr(one, name) for name in one.__struct_fields__}
+            | _gpu_settings(library, one.uuid)
+            for one in found
+        ]
+
+
+def _gpu_settings(nvml: Any, uuid: str) -> Environment:
+    """Clocks, power cap and modes. NVML has no query for clocks locked by ``nvidia-smi -lgc``;
+    application clocks that differ from their default are all it can say ahead of a run."""
+
+    def ask(name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(nvml, name)(*arguments)
+        except (nvml.NVMLError, AttributeError):  # not supported here, or not in this version
+            return None
+
+    def enabled(value: Any) -> bool | None:
+        return None if value is None else bool(value)
+
+    handle = ask("nvmlDeviceGetHandleByUUID", uuid)
+    if handle is None:
+        return {}
+    handle = gpu.physical(nvml, handle)
+    chosen = ask("nvmlDeviceGetApplicationsClock", handle, nvml.NVML_CLOCK_SM)
+    default = ask("nvmlDeviceGetDefaultApplicationsClock", handle, nvml.NVML_CLOCK_SM)
+    cap = ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+    ecc = ask("nvmlDeviceGetEccMode", handle)
+    return {
+        "sm_clock_mhz": ask("nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
+        "max_sm_clock_mhz": ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM),
+        "application_sm_clock_mhz": chosen,
+        "clocks": None if chosen is None else "floating" if chosen == default else "application",
+        "power_cap_w": None if cap is None else cap / 1000,
+        "persistence": enabled(ask("nvmlDeviceGetPersistenceMode", handle)),
+        "ecc": enabled(None if ecc is None else ecc[0]),
+        "compute_mode": ask("nvmlDeviceGetComputeMode", handle),
+    }
+
+
+# ------------------------------------------------------------------------------ the software
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the installed packages that take part in computing."""
+    found = {
+        re.sub(r"[-_.]+", "-", str(d.metadata["Name"] or "")).lower(): d.version
+        for d in distributions()
+    }
+    return {name: found[name] for name in sorted(found) if LIBRARIES.fullmatch(name)}
+
+
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables that change how fast things run; never one that may hold a secret."""
+    return {
+        name: CREDENTIALS_IN_URL.sub("//***@", value)
+        for name, value in sorted(environ.items())
+        if VARIABLES.fullmatch(name) and not SECRET.search(name)
+    }
+
+
+def _own_version() -> str:
+    from gpubench import __version__
+
+    return __version__
+
+
+def _commit(directory: Path, *, own: bool = False) -> Environment:
+    """Commit and whether tracked files differ from it; None outside a repository.
+
+    ``own``: only where git tracks gpubench there, and not some project that it is installed in.
+    """
+    if own and _git(directory, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"commit": None, "dirty": None}
+    commit = _git(directory, "rev-parse", "HEAD")
+    status = _git(directory, "status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def _git(directory: Path, *words: str) -> str | None:
+    quiet = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *words],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            env=quiet,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+# ------------------------------------------------------------------------------ small readers
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path)
+    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
+
+
+def _glob(path: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(path.glob(pattern))
+    except OSError:
+        return []
+
+
+def _minor(version: str | None) -> str | None:
+    """'3.11.4' -> '3.11'; '6.1.0-13-amd64' -> '6.1'."""
+    return None if version is None else ".".join(version.split(".")[:2])
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested tables, and of lists of tables, by dotted key."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {str(i): item for i, item in enumerate(value)}
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))

@@ -1,0 +1,360 @@
+"""What a machine is, read from made-up machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpubench import environment
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty file system root; every core of 0-7 may be used."""
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    return tmp_path
+
+
+def put(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def topology(root: Path, core: int, siblings: str, node: int) -> None:
+    base = f"sys/devices/system/cpu/cpu{core}"
+    put(
+        root,
+        {
+            f"{base}/topology/thread_siblings_list": siblings + "\n",
+            f"{base}/topology/physical_package_id": f"{node}\n",
+        },
+    )
+    (root / base / f"node{node}").mkdir()
+
+
+# ------------------------------------------------------------------------------ this machine
+
+
+def test_collect_is_json_and_light() -> None:
+    code = (
+        "import json, sys; from gpubench import environment as e; d = e.collect(['gpubench', 'x']);"
+        "print(json.dumps([d, [m for m in sys.modules if m in "
+        "('torch', 'numpy', 'onnxruntime', 'openvino', 'pandas')]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, heavy = json.loads(done.stdout)
+    assert heavy == []
+    assert found["command"] == ["gpubench", "x"]
+    assert found["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["libraries"]["numpy"]
+    assert found["cpu"]["usable"] == len(os.sched_getaffinity(0))
+    assert environment.fingerprint(found) == environment.fingerprint(json.loads(json.dumps(found)))
+
+
+def test_usable_cores_here_are_those_of_the_scheduler() -> None:
+    assert sorted(environment.usable_cores()) == sorted(os.sched_getaffinity(0))
+
+
+# ------------------------------------------------------------------------------ cores
+
+
+def test_siblings_are_adjacent_and_nodes_contiguous(machine: Path) -> None:
+    # as Linux numbers a 2-socket machine with hyper-threads: 0-3 first threads, 4-7 their siblings,
+    # even cores on node 0
+    for core in range(8):
+        first = core % 4
+        topology(machine, core, f"{first},{first + 4}", first % 2)
+    assert environment.usable_cores() == [0, 4, 2, 6, 1, 5, 3, 7]
+    cpu = environment.collect([])["cpu"]
+    assert (cpu["usable"], cpu["cores"], cpu["sockets"], cpu["numa_nodes"]) == (8, 4, 2, 2)
+
+
+def test_only_cores_of_the_affinity_mask(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 1})
+    assert environment.usable_cores() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("0", [0]), ("0-2,8\n", [0, 1, 2, 8]), ("", []), ("3,1", [3, 1])]
+)
+def test_cpu_list(text: str, cores: list[int]) -> None:
+    assert environment.cpu_list(text) == cores
+
+
+# ------------------------------------------------------------------------------ the host
+
+
+def test_a_machine_that_tells_nothing(machine: Path) -> None:
+    found = environment.collect([])
+    assert found["cpu"]["flags"] == []
+    assert found["cpu"]["governor"] is None
+    assert found["cpu"]["turbo"] is None
+    assert found["memory"]["total_bytes"] is None
+    assert found["limits"] == {"cpus": None, "memory_bytes": None}
+    assert found["virtualisation"] == {"hypervisor": False, "product": None, "container": None}
+    json.dumps(found)
+
+
+def test_cpu_and_memory(machine: Path) -> None:
+    put(
+        machine,
+        {
+            "proc/cpuinfo": "processor : 0\nmodel name\t: Xeon\nflags\t\t: fpu avx2 amx_bf16 vme "
+            "hypervisor\nmodel name : other\n",
+            "proc/meminfo": "MemTotal:       2048 kB\nSwapTotal: 0 kB\n",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "3500000\n",
+            "sys/devices/system/cpu/intel_pstate/no_turbo": "0\n",
+            "sys/class/dmi/id/sys_vendor": "QEMU\n",
+            ".dockerenv": "",
+        },
+    )
+    found = environment.collect([])
+    assert found["cpu"]["model"] == "Xeon"
+    assert found["cpu"]["flags"] == ["avx2", "amx_bf16"]
+    assert (found["cpu"]["governor"], found["cpu"]["max_khz"]) == ("powersave", 3_500_000)
+    assert found["cpu"]["turbo"] is True
+    assert found["memory"] == {"total_bytes": 2048 * 1024, "swap_bytes": 0}
+    assert found["virtualisation"] == {
+        "hypervisor": True,
+        "product": "QEMU",
+        "container": "docker",
+    }
+
+
+def test_limits_of_control_groups_version_2(machine: Path) -> None:
+    put(
+        machine,
+        {
+            "proc/self/cgroup": "0::/outer/inner\n",
+            "sys/fs/cgroup/outer/cpu.max": "150000 100000\n",  # the parent's limit binds too
+            "sys/fs/cgroup/outer/inner/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/outer/inner/memory.max": "1073741824\n",
+        },
+    )
+    assert environment.limits() == {"cpus": 1.5, "memory_bytes": 2**30}
+
+
+def test_limits_of_control_groups_version_1(machine: Path) -> None:
+    put(
+        machine,
+        {
+            "proc/self/cgroup": "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=x:/\n",
+            # inside a container the group lies at the mount's root
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+        },
+    )
+    assert environment.limits() == {"cpus": 2.0, "memory_bytes": None}
+
+
+# ------------------------------------------------------------------------------ the GPUs
+
+
+class NvmlError(Exception):
+    pass
+
+
+def nvml(**overrides: Any) -> Any:
+    """Just enough of pynvml for one GPU; an override that is None is not supported."""
+    memory = SimpleNamespace(total=80 * 2**30)
+    values: dict[str, Any] = {
+        "nvmlInit": None,
+        "nvmlShutdown": None,
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": "handle",
+        "nvmlDeviceGetHandleByUUID": "handle",
+        "nvmlDeviceGetName": "H100",
+        "nvmlDeviceGetUUID": "GPU-1",
+        "nvmlDeviceGetCudaComputeCapability": (9, 0),
+        "nvmlDeviceGetPciInfo": SimpleNamespace(busId="00000000:01:00.0"),
+        "nvmlDeviceGetMemoryInfo": memory,
+        "nvmlSystemGetDriverVersion": "580.1",
+        "nvmlSystemGetCudaDriverVersion": 13000,
+        "nvmlDeviceGetApplicationsClock": 1980,
+        "nvmlDeviceGetDefaultApplicationsClock": 1980,
+        "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+        "nvmlDeviceGetClockInfo": 345,
+        "nvmlDeviceGetMaxClockInfo": 1980,
+        "nvmlDeviceGetPersistenceMode": 1,
+        "nvmlDeviceGetEccMode": (1, 1),
+        "nvmlDeviceGetComputeMode": 0,
+    } | overrides
+    module = SimpleNamespace(NVMLError=NvmlError, NVML_CLOCK_SM=1, NVML_DEVICE_MIG_ENABLE=1)
+
+    def function(name: str, value: Any) -> Any:
+        def call(*_: Any) -> Any:
+            if value is None and name not in ("nvmlInit", "nvmlShutdown"):
+                raise NvmlError
+            return value
+
+        return call
+
+    unsupported = dict.fromkeys(
+        (
+            "nvmlDeviceGetMigMode",
+            "nvmlDeviceIsMigDeviceHandle",
+            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
+        )
+    )
+    for name, value in (unsupported | values).items():
+        setattr(module, name, function(name, value))
+    return module
+
+
+@pytest.fixture
+def all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_gpu_settings(all_gpus: None) -> None:
+    (found,) = environment._gpus(nvml())
+    assert found["name"] == "H100"
+    assert found["uuid"] == "GPU-1"
+    assert found["driver"] == "580.1"
+    assert found["clocks"] == "floating"
+    assert found["power_cap_w"] == 700
+    assert found["persistence"] is True
+    assert found["ecc"] is True
+    json.dumps(found)
+
+
+def test_gpu_with_application_clocks(all_gpus: None) -> None:
+    (found,) = environment._gpus(nvml(nvmlDeviceGetApplicationsClock=1200))
+    assert found["clocks"] == "application"
+
+
+def test_gpu_that_says_little(all_gpus: None) -> None:
+    fake = nvml(
+        nvmlDeviceGetApplicationsClock=None,
+        nvmlDeviceGetEnforcedPowerLimit=None,
+        nvmlDeviceGetEccMode=None,
+    )
+    del fake.nvmlDeviceGetPersistenceMode  # an older pynvml
+    (found,) = environment._gpus(fake)
+    assert [found[k] for k in ("clocks", "power_cap_w", "ecc", "persistence")] == [None] * 4
+
+
+# ------------------------------------------------------------------------------ software
+
+
+def test_variables_without_secrets() -> None:
+    found = environment.variables(
+        {
+            "OMP_NUM_THREADS": "2",
+            "NVIDIA_TF32_OVERRIDE": "0",
+            "NVIDIA_API_KEY": "hidden",
+            "TORCH_TOKEN": "hidden",
+            "TORCH_HOME": "https://me:hidden@host/x",
+            "LD_PRELOAD": "libjemalloc.so",
+            "HOME": "/home/me",
+            "MY_OMP_X": "1",
+        }
+    )
+    assert found == {
+        "LD_PRELOAD": "libjemalloc.so",
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "OMP_NUM_THREADS": "2",
+        "TORCH_HOME": "https://***@host/x",
+    }
+
+
+def test_commit_of_gpubench_is_not_that_of_the_project_around_it(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path), *words]
+        subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        git("init")
+    except FileNotFoundError:
+        pytest.skip("git is not installed: apt-get install git")
+    put(tmp_path, {"own/__init__.py": "", "venv/gpubench/__init__.py": ""})
+    git("add", "own")
+    git("commit", "-m", "first", "--no-gpg-sign")
+    ours = environment._commit(tmp_path / "own", own=True)
+    assert len(ours["commit"]) == 40
+    assert ours["dirty"] is False
+    installed = environment._commit(tmp_path / "venv/gpubench", own=True)
+    assert installed == {"commit": None, "dirty": None}
+    (tmp_path / "own/__init__.py").write_text("changed")
+    assert environment._commit(tmp_path)["dirty"] is True
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    assert environment._commit(tmp_path) == {"commit": None, "dirty": None}
+
+
+# ------------------------------------------------------------------------------ comparability
+
+
+def sample() -> dict[str, Any]:
+    gpu = {"index": 0, "uuid": "GPU-1", "name": "H100", "driver": "580.1", "sm_clock_mhz": 345}
+    return {
+        "time": "2026-01-01",
+        "host": "one",
+        "command": ["a"],
+        "gpubench": {"version": "0.1.0", "commit": "abc", "dirty": False},
+        "os": {"kernel": "6.1.0-13-amd64", "name": "Debian"},
+        "python": {"version": "3.11.4"},
+        "cpu": {"model": "Xeon", "flags": ["avx2"], "governor": None},
+        "memory": {"total_bytes": 2**34 + 5},
+        "limits": {"cpus": None},
+        "gpus": [gpu],
+        "libraries": {"torch": "2.9.0"},
+        "variables": {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "named"),
+    [
+        ("time", "later", None),
+        ("host", "two", None),
+        ("command", ["b"], None),
+        ("gpubench.commit", "def", None),
+        ("gpubench.version", "0.2.0", "gpubench.version"),
+        ("os.kernel", "6.1.0-14-amd64", None),
+        ("os.kernel", "6.5.0-1", "kernel"),
+        ("python.version", "3.11.5", None),
+        ("python.version", "3.12.0", "python"),
+        ("cpu.model", "EPYC", "cpu.model"),
+        ("cpu.flags", ["avx2", "amx_bf16"], "cpu.flags"),
+        ("cpu.governor", "performance", "cpu.governor"),
+        ("memory.total_bytes", 2**34 - 9999, None),
+        ("memory.total_bytes", 2**35, "memory_gib"),
+        ("limits.cpus", 1.5, "limits.cpus"),
+        ("gpus.0.uuid", "GPU-2", None),
+        ("gpus.0.sm_clock_mhz", 1980, None),
+        ("gpus.0.driver", "590", "gpus.0.driver"),
+        ("gpus.0.name", "A100", "gpus.0.name"),
+        ("libraries.torch", "2.10.0", "libraries.torch"),
+        ("variables.OMP_NUM_THREADS", "4", "variables.OMP_NUM_THREADS"),
+        ("variables.CUDA_VISIBLE_DEVICES", "0", None),
+    ],
+)
+def test_what_makes_runs_incomparable(where: str, value: Any, named: str | None) -> None:
+    one, two = sample(), sample()
+    *path, last = where.split(".")
+    at: Any = two
+    for step in path:
+        at = at[int(step)] if isinstance(at, list) else at[step]
+    at[last] = value
+    assert environment.differences(one, two) == ([named] if named else [])
+    assert (environment.fingerprint(one) == environment.fingerprint(two)) is (named is None)
+
+
+def test_another_number_of_gpus_is_named() -> None:
+    one, two = sample(), sample()
+    two["gpus"] = []
+    assert "gpus.0.name" in environment.differences(one, two)

@@ -1,0 +1,326 @@
+"""Suite files: reading, expanding, finding, overriding. What is wrong: test_suiteschema.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from gpubench import suitefile
+from gpubench.backends import base
+from gpubench.errors import SuiteError
+from gpubench.suite import Axes, Catalog, Option, Policy, Suite, Workload
+
+CATALOG = Catalog(
+    backends={
+        "torch-eager": (
+            Option(name="cuda_graph", kind="bool", default=False, help="Capture a CUDA graph."),
+            Option(
+                name="memory_format",
+                kind="str",
+                default="contiguous",
+                help="Layout of tensors.",
+                choices=("contiguous", "channels_last"),
+            ),
+        ),
+        "onnxruntime": (
+            Option(name="spin_s", kind="float", default=0.1, help="Spin.", minimum=0, maximum=1),
+        ),
+        "openvino": (
+            Option(name="streams", kind="int", default=0, help="Streams.", minimum=0, maximum=64),
+            Option(name="tag", kind="str", default="", help="Free text."),
+        ),
+        "null": (),
+    },
+    models=("resnet18", "resnet50", "vit_b_16"),
+)
+
+GOOD = """
+description = "all keys"
+baseline = "onnxruntime"
+[workload]
+model = "resnet50"
+weights = "DEFAULT"
+images = "photos"
+[axes]
+backend = ["torch-eager", "onnxruntime", "openvino"]
+device = "auto"
+precision = ["fp32", "bf16"]
+batch_size = [1, 8]
+replicas = [1, 2]
+cores = 0
+scenario = ["latency", "throughput"]
+boundary = "compute"
+[axes.options.torch-eager]
+cuda_graph = [false, true]
+[axes.options.onnxruntime]
+spin_s = 1
+[[exclude]]
+batch_size = 8
+replicas = 2
+[[exclude]]
+cuda_graph = true
+precision = ["bf16"]
+[policy]
+repeats = 2
+max_repeats = 4
+sample_s = 1
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "mine.toml") -> str:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def load(tmp_path: Path, text: str, **overrides: Any) -> Suite:
+    return suitefile.load(write(tmp_path, text), CATALOG, overrides)
+
+
+def axes(extra: str = "", backend: str = '"null"') -> str:
+    return f"[axes]\nbackend = {backend}\n{extra}\n"
+
+
+# ------------------------------------------------------------------------------ good suites
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    suite = load(tmp_path, GOOD)
+    assert suite.name == "mine"
+    assert suite.description == "all keys"
+    assert suite.baseline == "onnxruntime"
+    assert suite.workload == Workload(model="resnet50", weights="DEFAULT", images="photos")
+    assert suite.axes == Axes(
+        backend=("torch-eager", "onnxruntime", "openvino"),
+        precision=("fp32", "bf16"),
+        batch_size=(1, 8),
+        replicas=(1, 2),
+        options={"torch-eager": {"cuda_graph": (False, True)}, "onnxruntime": {"spin_s": (1.0,)}},
+    )
+    assert suite.policy == Policy(repeats=2, max_repeats=4, sample_s=1.0)
+    assert suite.exclude == (
+        {"batch_size": 8, "replicas": 2},
+        {"cuda_graph": True, "precision": "bf16"},
+    )
+
+
+def test_defaults_are_those_of_the_structs(tmp_path: Path) -> None:
+    suite = load(tmp_path, axes())
+    assert suite.workload == Workload()
+    assert suite.axes == Axes(backend=("null",))
+    assert suite.policy == Policy()
+    assert suite.baseline == "null"
+
+
+def test_max_repeats_follows_repeats(tmp_path: Path) -> None:
+    assert load(tmp_path, axes() + "[policy]\nrepeats = 7").policy.max_repeats == 7
+
+
+def test_expand_is_the_product_in_file_order_less_the_exclusions(tmp_path: Path) -> None:
+    cells = suitefile.expand(load(tmp_path, GOOD), "cpu", 8)
+    plain = 2 * 3 * 2  # precisions x (batch, replicas) without 8 x 2 x scenarios
+    graph = 1 * 3 * 2  # fp32 only
+    assert len(cells) == 3 * plain + graph
+    assert [c.backend for c in cells] == sorted(
+        (c.backend for c in cells), key=["torch-eager", "onnxruntime", "openvino"].index
+    )
+    assert cells[0].label == "torch-eager fp32 b1 x1 latency cuda_graph=False"
+    assert not [c for c in cells if c.batch_size == 8 and c.replicas == 2]
+    assert not [c for c in cells if c.options.get("cuda_graph") and c.precision == "bf16"]
+    assert [c for c in cells if c.options.get("cuda_graph") is False and c.precision == "bf16"]
+    assert all(c.options == {"spin_s": 1.0} for c in cells if c.backend == "onnxruntime")
+    assert len({c.key for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "machine", "cores"),
+    [(0, "cpu", 8, 2), (0, "cpu", 9, 2), (0, "cpu", 2, 1), (3, "cpu", 8, 3), (0, "cuda", 8, 0)],
+)
+def test_cores_of_a_replica(
+    tmp_path: Path, asked: int, device: Any, machine: int, cores: int
+) -> None:
+    suite = load(tmp_path, axes(f"replicas = [1, 4]\ncores = {asked}"))
+    assert {c.cores for c in suitefile.expand(suite, device, machine)} == {cores}
+
+
+def test_a_true_rule_does_not_match_the_number_one(tmp_path: Path) -> None:
+    text = axes("[axes.options.openvino]\nstreams = [1, 2]", '["openvino", "torch-eager"]')
+    suite = load(tmp_path, text + "[axes.options.torch-eager]\ncuda_graph = [true, false]")
+    rule = msgspec.structs.replace(suite, exclude=({"streams": True},))
+    assert len(suitefile.expand(rule, "cpu", 1)) == len(suitefile.expand(suite, "cpu", 1))
+
+
+def test_exclusions_that_leave_nothing_on_the_device(tmp_path: Path) -> None:
+    suite = load(tmp_path, axes() + '[[exclude]]\ndevice = "cpu"')
+    assert len(suitefile.expand(suite, "cuda", 1)) == 2
+    with pytest.raises(SuiteError, match="suite mine: the exclusions leave no cell on device cpu"):
+        suitefile.expand(suite, "cpu", 1)
+
+
+def test_paths_are_relative_to_the_suite_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "net.onnx").touch()
+    (tmp_path / "w.pt").touch()
+    work = '[workload]\nmodel = "net.onnx"\nimages = "cats"\n'
+    suite = load(tmp_path, work + axes())
+    assert suite.workload == Workload(
+        model=str(tmp_path / "net.onnx"), weights="file", images=str(tmp_path / "cats")
+    )
+    suite = load(tmp_path, '[workload]\nweights = "w.pt"\n' + axes())
+    assert suite.workload.weights == str(tmp_path / "w.pt")
+    # the same file name in the working directory is not found from the file, but is by an option
+    work_dir = tmp_path / "elsewhere"
+    work_dir.mkdir()
+    (work_dir / "only_here.pt").touch()
+    monkeypatch.chdir(work_dir)
+    with pytest.raises(SuiteError, match=r"workload\.weights = .only_here\.pt.: no such file"):
+        load(tmp_path, '[workload]\nweights = "only_here.pt"\n' + axes())
+    suite = load(tmp_path, axes(), weights="only_here.pt")
+    assert suite.workload.weights == str(work_dir / "only_here.pt")
+
+
+def test_a_folder_called_like_a_model_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "resnet18").mkdir()
+    (tmp_path / "digits").mkdir()
+    assert load(tmp_path, axes()).workload == Workload()
+
+
+# ------------------------------------------------------------------------------ finding
+
+
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert suitefile.find("quick").name == "quick.toml"
+    mine = write(tmp_path, axes())
+    assert suitefile.find(mine) == Path(mine)
+    with pytest.raises(
+        SuiteError, match=r'"quik"; did you mean "quick"\? \(known: ci, gpu, latency'
+    ):
+        suitefile.find("quik")
+    with pytest.raises(SuiteError, match=r'no suite and no file called "other/quick\.toml"'):
+        suitefile.find("other/quick.toml")
+    with pytest.raises(SuiteError, match="is a directory"):
+        suitefile.find(str(tmp_path))
+    with pytest.raises(SuiteError, match="no suite and no file"):
+        suitefile.find("x" * 5000)
+
+
+# ------------------------------------------------------------------------------ overrides
+
+
+def test_overrides(tmp_path: Path) -> None:
+    suite = load(
+        tmp_path,
+        GOOD,
+        backend=["openvino", "null"],
+        batch_size=["4", "16"],
+        replicas=[1],
+        model="resnet18",
+        weights="random",
+        images="synthetic",
+        precision="fp32",
+        device="cpu",
+        repeats=1,
+        sample_s="0.5",
+        scenario=None,
+    )
+    assert suite.workload == Workload(model="resnet18", weights="random", images="synthetic")
+    assert suite.axes.backend == ("openvino", "null")
+    assert suite.baseline == "openvino"  # the file's baseline is not measured any more
+    assert suite.axes.options == {}
+    assert suite.axes.batch_size == (4, 16)
+    assert suite.axes.device == "cpu"
+    assert suite.axes.scenario == ("latency", "throughput")
+    assert (suite.policy.repeats, suite.policy.max_repeats, suite.policy.sample_s) == (1, 1, 0.5)
+    assert len(suitefile.expand(suite, "cpu", 2)) == 8  # dead rules of the file are no mistake
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"batch_size": [0]}, "--batch-size = 0: expected a whole number, at least 1"),
+        ({"batch_size": ["x"]}, '--batch-size = "x": expected a whole number'),
+        ({"batch_size": []}, "--batch-size = []: empty"),
+        ({"batch_size": [1, 1]}, "--batch-size = 1: given twice"),
+        ({"backend": ["onxruntime"]}, '"onxruntime": unknown; did you mean "onnxruntime"'),
+        ({"model": "resnet81"}, '--model = "resnet81": unknown; did you mean "resnet18"'),
+        ({"images": "digitz"}, '--images = "digitz": no such directory or keyword; did you mean'),
+        ({"weights": "nope.pt"}, '--weights = "nope.pt": no such file'),
+        ({"repeats": 5, "max_repeats": 4}, "--max-repeats = 4: below policy.repeats"),
+        ({"batchsize": 1}, "--batchsize: there is no such key in a suite; did you mean"),
+    ],
+)
+def test_bad_overrides_name_the_option(
+    tmp_path: Path, overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SuiteError, match=re.escape(message)):
+        load(tmp_path, GOOD, **overrides)
+
+
+def test_an_override_does_not_hide_a_mistake_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match=r"axes\.batch_size = 0"):
+        load(tmp_path, axes("batch_size = 0"), batch_size=[1])
+
+
+def test_the_default_weights_follow_the_kind_of_model(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    onnx = str(tmp_path / "net.onnx")
+    text = '[workload]\nweights = "probe"\n' + axes()
+    assert load(tmp_path, text, model=onnx).workload.weights == "file"
+    text = '[workload]\nmodel = "net.onnx"\n' + axes()
+    assert load(tmp_path, text, model="resnet18").workload.weights == "probe"
+    assert load(tmp_path, GOOD, model="resnet18").workload.weights == "DEFAULT"
+
+
+# ------------------------------------------------------------------------------ shipped suites
+
+
+@pytest.fixture(scope="module")
+def installed() -> Catalog:
+    from gpubench.workload import models
+
+    backends = {name: base.get(name).options for name in base.names()}
+    return Catalog(backends=backends, models=models.names())
+
+
+def test_shipped_names() -> None:
+    names = [path.stem for path in suitefile.shipped()]
+    assert names == ["ci", "gpu", "latency", "quick", "scaling", "throughput"]
+
+
+@pytest.mark.parametrize("path", suitefile.shipped(), ids=lambda path: path.stem)
+def test_shipped_suites_are_valid(path: Path, installed: Catalog) -> None:
+    suite = suitefile.load(path.stem, installed)
+    assert suite.description
+    assert suitefile.expand(suite, "cuda" if suite.axes.device == "cuda" else "cpu", 8)
+    jsonschema.Draft7Validator(suitefile.schema(installed)).validate(
+        suitefile.tomllib.loads(path.read_text(encoding="utf-8"))
+    )
+
+
+def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
+    suite = suitefile.load("quick", installed)
+    cells = suitefile.expand(suite, "cpu", 2)
+    assert {(c.backend, c.batch_size, c.replicas) for c in cells} == {
+        (backend, batch, replicas)
+        for backend in ("torch-eager", "onnxruntime", "openvino")
+        for batch in (1, 8)
+        for replicas in (1, 2)
+    }
+    assert len(cells) == 12
+    assert suite.policy.repeats == suite.policy.max_repeats == 3
+
+
+def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None:
+    cells = suitefile.expand(suitefile.load("scaling", installed), "cpu", 4)
+    points = {(c.batch_size, c.replicas) for c in cells}
+    assert points == {(4, 1), (4, 2), (4, 4), (8, 1), (8, 2), (16, 1)}
+    assert {b * r for b, r in points if r > 1} <= {b for b, r in points if r == 1}
+    assert {c.cores for c in cells} == {1}
