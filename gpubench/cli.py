@@ -106,7 +106,7 @@ def run(
 def _run(session: Session, quiet: bool) -> int:
     from rich.console import Console
 
-    from gpubench.report import text, write_html
+    from gpubench.report import render, text
     from gpubench.run import driver, progress
 
     console = Console(stderr=False, quiet=quiet)
@@ -130,9 +130,9 @@ def _run(session: Session, quiet: bool) -> int:
             markup=False,
         )
         return 130
-    report = write_html([file], out / "report.html")
     console.print(text.summary([file]))
-    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    _save(out / "report.html", render([file], "html"))
+    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
     return 1 if any(record.status == "failed" for record in file.records) else 0
 
 
@@ -200,7 +200,7 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
     from gpubench.record import read
-    from gpubench.report import render, write
+    from gpubench.report import render
 
     files = [read(path) for path in paths]
     if form is None:
@@ -210,7 +210,15 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     if output is None:
         click.echo(body)
     else:
-        write(output, body)
+        _save(output, body)
+
+
+def _save(path: Path, body: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(body, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
 
 
 @cli.command()
@@ -231,8 +239,9 @@ def compare(base: str, candidate: str, delta: str, allow_different: tuple[str, .
     from gpubench.record import read
     from gpubench.report import text
 
+    margin = _share(delta)
     verdicts = comparing.compare(
-        read(base), read(candidate), delta=_share(delta), allow_different=allow_different
+        read(base), read(candidate), delta=margin, allow_different=allow_different
     )
     Console().print(text.comparison(verdicts))
     sys.exit(comparing.exit_code(verdicts))

@@ -281,13 +281,20 @@ class Writer:
 
     def __init__(self, directory: Path, header: Header | None) -> None:
         """``header`` None: resume the file that is there (a cut-off last line is removed)."""
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / RECORDS
-        if header is not None and self.path.exists():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            exists = self.path.exists()
+        except OSError as error:
+            raise RecordError(f"{directory}: cannot be used: {error.strerror}") from error
+        if header is not None and exists:
             raise RecordError(
                 f"{self.path}: holds a run already; --resume goes on with it, -o names another"
             )
-        self._file: IO[bytes] = self.path.open("a+b")
+        try:
+            self._file: IO[bytes] = self.path.open("a+b")
+        except OSError as error:
+            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-FAKES = Path(__file__).parent.parent / "fakes"
+FAKES = Path(__file__).parent / "fakes"
 SIDE = 16
 POLICY = {
     "repeats": 2,
@@ -22,7 +22,7 @@ POLICY = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the fake backends, here and in every process started from here."""
     monkeypatch.syspath_prepend(str(FAKES))
@@ -65,7 +65,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def write_suite(tmp_path: Path, tiny_onnx: Path) -> Callable[..., Path]:
+def write_suite(fakes: None, tmp_path: Path, tiny_onnx: Path) -> Callable[..., Path]:
     """write_suite(axes="...", policy="...") -> path of a suite over the fake backend."""
 
     def write(axes: str = "", policy: dict[str, float] | None = None, **changes: Any) -> Path:

@@ -55,7 +55,8 @@ def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  # a library that reads gets EOF
 
     def send(message: WorkerMessage) -> None:
-        connection.send_bytes(msgspec.json.encode(message))
+        # A backend's facts may hold a library's own version type: its text will do.
+        connection.send_bytes(msgspec.json.encode(message, enc_hook=str))
 
     def barrier(name: str, p50_ns: float = 0.0) -> int:
         send(AtBarrier(name, p50_ns))

@@ -1,0 +1,282 @@
+"""The command as people and CI use it: a subprocess, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpubench import __version__
+from gpubench.cli import cli
+from gpubench.record import read
+from gpubench.run.client import session_members
+
+WriteSuite = Callable[..., Path]
+GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
+
+
+def gpubench(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [*GPUBENCH, *(str(word) for word in words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def measured(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Path:
+    done = gpubench("run", write_suite(), "-o", tmp_path / "run", "--cache-dir", cache_dir)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def test_run_leaves_records_tables_and_a_report(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    done = gpubench("run", write_suite(), "--cache-dir", cache_dir, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [out] = (tmp_path / "reports").iterdir()
+    assert re.fullmatch(r"tiny-\d{8}T\d{6}Z", out.name)
+    assert len(read(out).records) == 4
+    assert (out / "report.html").stat().st_size > 10_000
+    assert "fake" in done.stdout
+    assert f"report: reports/{out.name}/report.html" in done.stdout
+    assert done.stderr == ""
+
+
+def test_quiet_prints_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> None:
+    done = gpubench("run", write_suite(), "-q", "-o", tmp_path / "r", "--cache-dir", cache_dir)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_failed_cell_is_exit_code_1(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(axes='[axes.options.fake]\nfail = ["", "wrong"]', batch_size="[1]")
+    done = gpubench("run", suite, "-o", tmp_path / "run", "--cache-dir", cache_dir)
+    assert done.returncode == 1
+    assert "parity" in done.stdout
+
+
+def test_require_makes_a_skip_exit_code_1(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(backend='["fake", "fake-missing"]', batch_size="[1]")
+    where = ("--cache-dir", cache_dir)
+    assert gpubench("run", suite, "-o", tmp_path / "a", *where).returncode == 0
+    required = gpubench("run", suite, "-o", tmp_path / "b", *where, "--require", "fake-missing")
+    assert required.returncode == 1
+    assert "pip install a-machine-that-has-it" in required.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "quik"], "quick"),
+        (["run", "quick", "--backend", "torch-egaer"], "torch-eager"),
+        (["run", "quick", "--batch-size", "0"], "--batch-size"),
+        (["run", "quick", "--batch-size", "a"], "'a'"),
+        (["run", "quick", "--cell", "000"], "no such cell"),
+        (["run", "quick", "--resume"], "-o DIR"),
+        (["report", "nowhere"], "nowhere"),
+        (["compare", "nowhere", "elsewhere"], "nowhere"),
+        (["compare", "a", "b", "--delta", "200%"], "200%"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_exit_code_2_with_the_place_and_no_traceback(
+    words: list[str], told: str, tmp_path: Path
+) -> None:
+    done = gpubench(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_into_the_same_directory_loses_nothing(
+    measured: Path, write_suite: WriteSuite, cache_dir: Path
+) -> None:
+    before = (measured / "records.jsonl").read_bytes()
+    done = gpubench("run", write_suite(), "-o", measured, "--cache-dir", cache_dir)
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
+    assert (measured / "records.jsonl").read_bytes() == before
+
+
+def test_ctrl_c_stops_within_two_seconds_and_leaves_nothing(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", policy={"repeats": 50, "max_repeats": 50})
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [*GPUBENCH, "run", str(suite), "-o", str(out), "--cache-dir", str(cache_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "records.jsonl").exists() or len(read(out).records) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    agents = [pid for pid in _all_pids() if _parent(pid) == process.pid]
+    assert agents
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    said, _ = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 2
+    assert process.returncode == 130
+    assert "--resume" in said
+    assert len(read(out).records) >= 2
+    assert [pid for agent in agents for pid in session_members(agent)] == []
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def test_the_driver_killed_leaves_no_process_and_resumes(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", policy={"repeats": 8, "max_repeats": 8})
+    out = tmp_path / "run"
+    words = ["run", str(suite), "-o", str(out), "--cache-dir", str(cache_dir)]
+    process = subprocess.Popen([*GPUBENCH, *words], stdout=subprocess.DEVNULL)
+    while not (out / "records.jsonl").exists() or len(read(out).records) < 2:
+        time.sleep(0.05)
+    [agent] = [pid for pid in _all_pids() if _parent(pid) == process.pid]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while session_members(agent):
+        assert time.monotonic() < deadline, "processes outlived the driver"
+        time.sleep(0.05)
+    assert gpubench(*words, "--resume").returncode == 0
+    assert sorted(r.repeat for r in read(out).records) == list(range(8))
+    lines = (out / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 9, "a repeat was measured twice"
+
+
+def test_one_cell_alone(
+    measured: Path, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    key = read(measured).records[0].cell.key
+    done = gpubench(
+        "run", write_suite(), "--cell", key, "-o", tmp_path / "one", "--cache-dir", cache_dir
+    )
+    assert done.returncode == 0, done.stderr
+    assert {r.cell.key for r in read(tmp_path / "one").records} == {key}
+
+
+def test_plan_runs_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> None:
+    suite = write_suite(backend='["fake", "fake-missing"]')
+    before = sorted(tmp_path.rglob("*"))
+    done = gpubench("plan", suite, "--cache-dir", cache_dir)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells x 2 repeats" in done.stdout
+    assert "a-machine-that-has-it" in done.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["text", "html", "md", "csv", "json"])
+def test_report_formats(measured: Path, tmp_path: Path, form: str) -> None:
+    out = tmp_path / f"x.{form}"
+    assert gpubench("report", measured, "-f", form, "-o", out).returncode == 0
+    body = out.read_text()
+    assert "fake" in body
+    if form == "json":
+        json.loads(body)
+
+
+def test_report_guesses_the_format_from_the_ending(measured: Path, tmp_path: Path) -> None:
+    gpubench("report", measured, "-o", tmp_path / "x.html")
+    assert (tmp_path / "x.html").read_text().lstrip().lower().startswith("<!doctype html")
+
+
+def test_compare_a_run_with_itself(measured: Path) -> None:
+    done = gpubench("compare", measured, measured)
+    assert done.returncode in (0, 3)  # two repeats are few, so it may be inconclusive
+    assert "1.00" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(measured: Path) -> None:
+    shell = f"{' '.join(repr(w) for w in GPUBENCH)} report {measured} -f csv"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shell} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_heavy_is_imported_for_help_and_report(measured: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['gpubench', *sys.argv[1:]]\n"
+        "from gpubench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'onnxruntime', 'openvino', 'onnx', 'sklearn'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)), 'pandas' in sys.modules)"
+    )
+    for words, pandas in (["--help"], False), (["report", str(measured), "-f", "html"], True):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == f"HEAVY [] {pandas}"
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    import click
+
+    def leaves(group: click.Group) -> list[click.Command]:
+        return [
+            leaf
+            for command in group.commands.values()
+            for leaf in (leaves(command) if isinstance(command, click.Group) else [command])
+        ]
+
+    commands = leaves(cli)
+    assert len(commands) >= 9
+    for command in commands:
+        assert "Example: " in (command.help or ""), command.name
+
+
+def test_version_schema_list_and_completion() -> None:
+    assert __version__ in gpubench("--version").stdout
+    assert json.loads(gpubench("schema").stdout)["type"] == "object"
+    assert "resnet50" in gpubench("list", "models").stdout.split()
+    assert "quick" in gpubench("list", "suites").stdout
+    assert "torch-eager" in gpubench("list", "backends").stdout
+    assert "_GPUBENCH_COMPLETE" in gpubench("completion", "bash").stdout
+
+
+def test_cache_info_and_clear(measured: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "own"
+    (cache / "x").mkdir(parents=True)
+    assert str(cache) in gpubench("cache", "info", "--cache-dir", cache).stdout.replace("\n", "")
+    done = gpubench("cache", "clear", "--cache-dir", cache)
+    assert (done.returncode, done.stdout[:5]) == (0, "freed")
+
+
+def test_read_only_output_is_bad_input(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    done = gpubench("run", write_suite(), "-o", blocked / "run", "--cache-dir", cache_dir)
+    assert done.returncode == 2
+    assert str(blocked) in done.stderr
