@@ -109,7 +109,9 @@ def _run(session: Session, quiet: bool) -> int:
     from gpubench.report import render, text
     from gpubench.run import driver, progress
 
-    console = Console(stderr=False, quiet=quiet)
+    console = Console(quiet=quiet)
+    if not console.is_terminal:
+        console.width = 120
     kind = progress.Silent if quiet else None
     watcher = (
         kind() if kind else (progress.Live if console.is_terminal else progress.Lines)(console)

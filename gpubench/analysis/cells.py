@@ -241,6 +241,19 @@ def _axes(s: Summary) -> tuple[object, ...]:
             c.cores, c.scenario, c.boundary)  # fmt: skip
 
 
+def rated(summaries: Sequence[Summary]) -> list[Summary]:
+    """Cells whose images/s are shown as throughput: those of the throughput scenario.
+
+    Of a run that has none, the latency scenario's: what a closed loop completed in the window.
+    """
+    saturated = {s.run for s in summaries if s.cell.scenario == "throughput"}
+    return [
+        s
+        for s in summaries
+        if (s.cell.scenario == "throughput" or s.run not in saturated) and s.rates
+    ]
+
+
 def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
     if not base.values or not other.values:

@@ -8,12 +8,12 @@ rather than guess. The unit is the repeat; the test is Welch's on logs of the re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import environment
 from gpubench.analysis import stats
 from gpubench.analysis.cells import Summary, summarise
 from gpubench.record import RecordFile
@@ -68,7 +68,7 @@ def compare(
 
     ``delta`` is the margin (0.02: changes within 2 % do not matter), ``alpha`` the chance of any
     false REGRESSED or IMPROVED over the whole suite. ``allow_different`` names parts of the
-    environment ('commit', 'libraries.torch', 'libraries') that may differ between the runs.
+    environment ('libraries.torch', 'libraries') that may differ between the runs.
     """
     before = {s.key: s for s in summarise([base])}
     after = {s.key: s for s in summarise([candidate])}
@@ -116,18 +116,10 @@ def machine_differences(
     """What makes two runs incomparable: differing environment entries that are not allowed to."""
     if base.header.fingerprint == candidate.header.fingerprint:
         return []
-    one, two = (dict(_flat(f.header.environment)) for f in (base, candidate))
-    keys = [k for k in dict.fromkeys([*one, *two]) if one.get(k) != two.get(k)]
-    left = [k for k in keys if not any(k == a or k.startswith(f"{a}.") for a in allow_different)]
-    return left if keys else ["fingerprint"]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    out: list[tuple[str, Any]] = []
-    for name, item in value.items():
-        nested = isinstance(item, Mapping)
-        out += _flat(item, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", item)]
-    return out
+    apart = environment.differences(base.header.environment, candidate.header.environment)
+    if not apart:
+        return ["fingerprint"]
+    return [k for k in apart if not any(k == a or k.startswith(f"{a}.") for a in allow_different)]
 
 
 def _measure(b: Summary | None, c: Summary | None) -> Comparison:

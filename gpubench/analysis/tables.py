@@ -20,6 +20,7 @@ from gpubench.analysis.cells import (
     baseline_of,
     flags_of,
     problems,
+    rated,
     speedup,
     summarise,
 )
@@ -87,7 +88,7 @@ def of_cells(summaries: list[Summary]) -> list[Table]:
     """The same from summaries that are at hand."""
     bases = baseline_of(summaries)
     latency = [s for s in summaries if s.cell.scenario == "latency" and s.medians]
-    throughput = [s for s in summaries if s.cell.scenario == "throughput" and s.rates]
+    throughput = rated(summaries)
     against = " and ".join(sorted({s.baseline for s in summaries}))
     made = [
         _latency(latency, bases, against),
@@ -121,10 +122,12 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
     text = "images of all replicas completed in the common window / its length"
     fields: list[Field] = [
         (_metric("images/s", "images/s", "higher", text), lambda s: s.throughput),
-        _speedup(bases, against),
+        _speedup(bases, against, lambda base, s: stats.ratio(base.rates, s.rates).estimate()),
         (_REPEATS, lambda s: len(s.rates)),
     ]
-    notes = ["The device is kept saturated; never derived from a latency. 95 % intervals."]
+    notes = ["Images completed / wall time, never derived from a latency. 95 % intervals."]
+    if any(s.cell.scenario == "latency" for s in rows):
+        notes.append("This suite has no throughput scenario: each batch was waited for.")
     return _of_cells("Throughput", rows, fields, notes)
 
 
@@ -132,14 +135,18 @@ def _metric(name: str, unit: str, better: Literal["lower", "higher"], text: str)
     return Column(name=name, unit=unit, better=better, help=text)
 
 
-def _speedup(bases: dict[int, Summary], against: str) -> Field:
+def _speedup(
+    bases: dict[int, Summary],
+    against: str,
+    compared: Callable[[Summary, Summary], Estimate] = speedup,
+) -> Field:
     def value(s: Summary) -> Estimate:
         base = bases.get(id(s))
         if base is s:
             return Estimate(value=1.0, why="baseline")
         if base is None:
             return Estimate(why="not ranked" if not s.ranked else "no baseline")
-        return speedup(base, s)
+        return compared(base, s)
 
     text = f"over {against} on the same other axes; paired by repeat round where both have it"
     return _metric("speed-up", "x", "higher", text), value
@@ -168,7 +175,7 @@ def _scaling(rows: list[Summary]) -> Table:
 
 def scaling_pairs(rows: Sequence[Summary]) -> list[tuple[Summary, Summary, str]]:
     """(cell with several replicas, its one-replica cell, 'weak' or 'strong') of ranked cells."""
-    rows = [s for s in rows if s.ranked and s.cell.scenario == "throughput" and s.rates]
+    rows = [s for s in rated(rows) if s.ranked]
     if not rows:
         return []
     frame = _axes_frame(rows).assign(at=range(len(rows)))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gpubench.analysis.cells import Summary, flags_of
+from gpubench.analysis.cells import Summary, flags_of, rated
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column, efficiency, scaling_pairs
 from gpubench.report import headline, show
@@ -96,8 +96,8 @@ def _throughput(timed: list[Summary]) -> dict[str, Any]:
     points = [
         _point(s, s.cell.batch_size, s.throughput, 1.0,
                {"images/s": show.full(s.throughput, _RATE)})
-        for s in timed
-        if s.cell.scenario == "throughput" and s.throughput.value
+        for s in rated(timed)
+        if s.throughput.value
     ]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
                   "is better.", points, x="batch size (images per replica)", y="images/s",
@@ -105,16 +105,16 @@ def _throughput(timed: list[Summary]) -> dict[str, Any]:
 
 
 def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
-    """Each configuration's latency cell joined with its throughput cell."""
+    """Each configuration's latency cell joined with the cell that has its throughput."""
 
     def identity(s: Summary) -> tuple[Any, ...]:
         return s.run, _group(s, True), _series(s), s.cell.batch_size, s.cell.replicas
 
     slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and s.p50.value}
     points = []
-    for s in timed:
+    for s in rated(timed):
         other = slow.get(identity(s))
-        if s.cell.scenario != "throughput" or other is None or not s.throughput.value:
+        if other is None or not s.throughput.value:
             continue
         tip = {
             "images/s": show.full(s.throughput, _RATE),

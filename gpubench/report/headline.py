@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.analysis.cells import Summary, flags_of
+from gpubench.analysis.cells import Summary, flags_of, rated
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column
 from gpubench.report import show
@@ -42,11 +42,17 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
     measures: tuple[Measure, ...] = ("throughput", "latency")
     named = len(groups) > 1
     found = [
-        _best(measure, name if named else "", [s for s in group if s.cell.scenario == measure])
+        _best(measure, name if named else "", _measured(measure, group))
         for name, group in groups.items()
         for measure in measures
     ]
     return [winner for winner in found if winner]
+
+
+def _measured(measure: Measure, group: list[Summary]) -> list[Summary]:
+    if measure == "throughput":
+        return rated(group)
+    return [s for s in group if s.cell.scenario == "latency"]
 
 
 def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:

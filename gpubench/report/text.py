@@ -86,15 +86,21 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         words = name in ("cell", "flags")
         made.add_column(name, justify="left" if words else "right", no_wrap=name == "cell")
     several = len(files) > 1
+    same = (
+        f" {summaries[0].cell.scenario}" if len({s.cell.scenario for s in summaries}) == 1 else ""
+    )
     for s in (s for s in summaries if s.timed):
         label = f"{s.run} {s.cell.label}" if several else s.cell.label
-        p50 = show.full(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
+        p50 = show.compact(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
         made.add_row(
-            Text(label), p50, show.full(s.throughput, _RATE),
-            show.full(_speedup(s, bases), _TIMES), _answers(s),
+            Text(label.replace(same, "", 1)), p50, show.compact(s.throughput, _RATE),
+            show.compact(_speedup(s, bases), _TIMES), _answers(s),
             Text(", ".join(flags_of(s)), style="red" if not s.ranked else "yellow"),
         )  # fmt: skip
-    parts: list[RenderableType] = [made] if made.row_count else []
+    note = (
+        "\u00b1: half the 95 % interval. agree: top-1 with the reference; right: with the labels."
+    )
+    parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
     parts += [Text(line) for line in headline.lines(summaries)]
     parts += [Text(f"{f} ({n} cells): {show.meaning(f)}", style="yellow")

@@ -193,7 +193,7 @@ def main(requests_fd: int, replies_fd: int) -> None:
         if newline:
             pending = rest
             try:
-                reply = agent.handle(msgspec.json.decode(line, type=Request))  # type: ignore[arg-type]
+                reply = agent.handle(msgspec.json.decode(line, type=Request))
             except Exception as error:  # noqa: BLE001  # the driver must get an answer
                 reply = worker.failure(error)
             emit(reply)

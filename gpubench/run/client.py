@@ -20,6 +20,16 @@ from gpubench.run.messages import Failure, Preload, Preloaded, Progress, Reply, 
 _START = "from gpubench.run.agent import main; main({}, {})"
 # Not "-m": forked workers would import the agent's module a second time, as their __main__.
 
+ENVIRON = {
+    # NumPy's BLAS serves the answers' check only; its idle threads must not spin beside us.
+    "OPENBLAS_NUM_THREADS": "1",
+    # CUDA counts devices as NVML does, on a machine with different ones too.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Asking torch whether there is a GPU must not initialise CUDA before workers are forked.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+"""Defaults of the agent's environment; what the user has set wins."""
+
 OnProgress = Callable[[Progress], None]
 
 
@@ -37,9 +47,7 @@ class AgentClient:
         """Start the agent and let it import what workers need."""
         requests_in, self._to = os.pipe()
         self._from, replies_out = os.pipe()
-        environ = dict(os.environ)
-        # BLAS of NumPy only serves the answers' check; its idle threads must not spin beside us.
-        environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        environ = ENVIRON | os.environ
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START.format(requests_in, replies_out)],

@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from gpubench.workload.reference import Reference
 
 PR_SET_PDEATHSIG = 1
+ONE_MORE = Policy(warmup_iterations=1, warmup_s=1e-9)
+NOT_SERVED = ("weights", "reference")
+"""Cache entries that belong to the benchmark; serving the network would not make them."""
+NO_MEMORY = ("out of memory", "failed to allocate memory", "cannot allocate memory")
 
 
 def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -> None:
@@ -90,7 +94,7 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, GpubenchError):
         return Failure("error", str(error))
     words = f"{type(error).__name__}: {error}".strip()
-    if isinstance(error, MemoryError) or "out of memory" in words.lower():
+    if isinstance(error, MemoryError) or any(text in words.lower() for text in NO_MEMORY):
         return Failure("out-of-memory", words[:2000])
     traceback.print_exception(error)  # to the agent's log
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -117,6 +121,8 @@ def _answer(
         path = _prepare(request, cache)
     ns: dict[str, int] = {}
     for entry in {entry.path: entry for entry in cache.log}.values():
+        if entry.kind in NOT_SERVED and isinstance(request, Prepare):
+            continue
         ns[entry.kind] = ns.get(entry.kind, 0) + round(entry.seconds * 1e9)
     return Prepared(str(path), ns)
 
@@ -158,7 +164,8 @@ def _measure(request: Measure, replica: int, barrier: Callable[..., int]) -> Out
         warmup = protocol.warm_up(session, images, cell, policy)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
         start = barrier("warm", median(warmup))
-        warmup += protocol.warm_up(session, images, cell, _TWO_MORE)
+        if cell.replicas > 1:  # the wait at the barrier may have cooled caches and clocks
+            warmup += protocol.warm_up(session, images, cell, ONE_MORE)
         before = counters()
         measured = protocol.measure(session, images, cell, policy, warmup)
         after = counters()
@@ -183,10 +190,6 @@ def _measure(request: Measure, replica: int, barrier: Callable[..., int]) -> Out
         peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
     return Outcome(samples, parity, facts, flags)
-
-
-_TWO_MORE = Policy(warmup_iterations=2, warmup_s=1e-9)
-"""After the wait at the barrier a session may have cooled down."""
 
 
 def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:

@@ -89,8 +89,8 @@ def header(cells: list[Cell], run_id: str = "20260102-030405", **changes: Any) -
         "started": "2026-01-02T03:04:05Z", "seed": 7,
         "environment": {
             "cpu": {"model": "Example CPU 9000", "cores": 8, "numa_nodes": 1},
-            "gpu": [], "libraries": {"torch": "2.9.0", "onnxruntime": "1.22.0"},
-            "os": "Linux 6.1", "commit": "abc1234",
+            "gpus": [], "libraries": {"torch": "2.9.0", "onnxruntime": "1.22.0"},
+            "os": {"name": "Linux", "kernel": "6.1.0"}, "commit": "abc1234",
         },
     }  # fmt: skip
     return Header(**(values | changes))
