@@ -18,6 +18,8 @@ from gpubench import __version__
 from gpubench.errors import GpubenchError, InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gpubench.run.setup import Session
 
 Command = Callable[..., Any]
@@ -104,14 +106,10 @@ def run(
 
 
 def _run(session: Session, quiet: bool) -> int:
-    from rich.console import Console
-
     from gpubench.report import render, text
     from gpubench.run import driver, progress
 
-    console = Console(quiet=quiet)
-    if not console.is_terminal:
-        console.width = 120
+    console = _console(quiet)
     kind = progress.Silent if quiet else None
     watcher = (
         kind() if kind else (progress.Live if console.is_terminal else progress.Lines)(console)
@@ -147,13 +145,11 @@ def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
 
     Example: gpubench plan gpu --device cuda
     """
-    from rich.console import Console
-
     from gpubench.run import setup
     from gpubench.run.show import plan_tables
 
     session = setup.session(suite, chosen, cache_dir, Path(), False, ())
-    Console().print(plan_tables(session))
+    _console().print(plan_tables(session))
 
 
 @cli.command("list")
@@ -163,11 +159,9 @@ def list_(what: str) -> None:
 
     Example: gpubench list backends
     """
-    from rich.console import Console
-
     from gpubench.run import show
 
-    Console().print(
+    _console().print(
         {"backends": show.backends, "models": show.models, "suites": show.suites}[what]()
     )
 
@@ -179,15 +173,13 @@ def doctor(as_json: bool) -> None:
 
     Example: gpubench doctor --json
     """
-    from rich.console import Console
-
     from gpubench.run import doctor as surgery
 
     report = surgery.collect()
     if as_json:
         click.echo(surgery.to_json(report))
     else:
-        Console().print(surgery.render(report))
+        _console().print(surgery.render(report))
 
 
 @cli.command()
@@ -235,8 +227,6 @@ def compare(base: str, candidate: str, delta: str, allow_different: tuple[str, .
 
     Example: gpubench compare reports/before reports/after --delta 3%
     """
-    from rich.console import Console
-
     from gpubench.analysis import compare as comparing
     from gpubench.record import read
     from gpubench.report import text
@@ -245,8 +235,18 @@ def compare(base: str, candidate: str, delta: str, allow_different: tuple[str, .
     verdicts = comparing.compare(
         read(base), read(candidate), delta=margin, allow_different=allow_different
     )
-    Console().print(text.comparison(verdicts))
+    _console().print(text.comparison(verdicts))
     sys.exit(comparing.exit_code(verdicts))
+
+
+def _console(quiet: bool = False) -> Console:
+    """Where people read; a pipe or a log gets lines of 120 columns."""
+    from rich.console import Console
+
+    console = Console(quiet=quiet)
+    if not console.is_terminal:
+        console.width = 120
+    return console
 
 
 def _share(words: str) -> float:
@@ -288,11 +288,9 @@ def info(cache_dir: Path | None) -> None:
 
     Example: gpubench cache info
     """
-    from rich.console import Console
-
     from gpubench.run import show
 
-    Console().print(show.cache(cache_dir))
+    _console().print(show.cache(cache_dir))
 
 
 @cache.command()

@@ -75,7 +75,6 @@ class Samples(Struct, frozen=True, kw_only=True):
     first_inference_ns: int = 0
     stop_reason: str = ""
     peak_host_bytes: int = 0
-    peak_device_bytes: int = 0
 
 
 class Parity(Struct, frozen=True, kw_only=True):

@@ -193,7 +193,7 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
         x["axis"] = {"format": ",.6~g"} | (_stops([p["x"] for p in points]) if wide_x else {})
     y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": axes["y"]}
     log_y = _span([p["y"] for p in points]) > LOG_FROM
-    y["scale"] = {"type": "log"} if log_y else {"zero": True}
+    y["scale"] = {"type": "log", "nice": False, "padding": 14} if log_y else {"zero": True}
     y["axis"] = {"format": ",.6~g"}
     y["axis"] |= _stops([p["y"] for p in points]) if log_y else {"tickCount": 6}
     names = [look["name"] for look in looks]

@@ -148,7 +148,8 @@ def comparison(comparisons: Sequence[Comparison]) -> RenderableType:
     head = ", ".join(f"{n} {name}" for name, n in count.items())
     made = _grid("")
     for name in ("verdict", "cell", "baseline", "candidate", "ratio", "repeats", "finds", "reason"):
-        made.add_column(name, justify="left" if name in ("verdict", "cell", "reason") else "right")
+        left = name in ("verdict", "cell", "reason")
+        made.add_column(name, justify="left" if left else "right", overflow="fold")
     for c in rows:
         unit = _NS if c.metric.endswith("[ns]") else _RATE
         ratio = Estimate(value=c.ratio, low=c.low, high=c.high)

@@ -82,6 +82,8 @@ def make(
 
 def _no_room(cell: Cell, cores: int, gpus: int) -> str | None:
     if cell.device == "cuda":
+        if gpus == 0:
+            return "the cell is for CUDA, but no NVIDIA GPU is visible"
         short = cell.replicas > gpus
         return f"{cell.replicas} replicas need as many GPUs; visible: {gpus}" if short else None
     need = cell.replicas * cell.cores

@@ -63,10 +63,11 @@ def session(
             )
     if chosen.get("cell"):
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
-    unknown = [name for name in required if name not in base.names()]
-    if unknown:
-        raise SuiteError(f"--require {unknown[0]!r}: no such backend; one of {base.names()}")
-    backends = {name: base.get(name) for name in {cell.backend for cell in cells}}
+    named = sorted({cell.backend for cell in cells})
+    for name in required:
+        if name not in named:
+            raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
+    backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus)
     here = environment.collect(list(sys.argv))
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

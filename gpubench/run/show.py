@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,9 +43,10 @@ def plan_tables(session: Session) -> Group:
         table.add_row(cell.key, Text(cell.label), units.clock(seconds))
     parts: list[Table | Text] = [table]
     if plan.skips:
-        skips = _table("skipped", "cell", "why", "remedy")
-        for skip in plan.skips:
-            skips.add_row(*(Text(t) for t in (skip.cell.label, skip.reason, skip.remedy)))
+        skips = _table("skipped", "cells", "backend", "why", "remedy")
+        same = Counter((s.cell.backend, s.reason, s.remedy) for s in plan.skips)
+        for words, count in same.items():
+            skips.add_row(str(count), *(Text(word) for word in words))
         parts.append(skips)
     parts.append(
         Text(

@@ -75,7 +75,7 @@ def test_every_cell_and_repeat_is_measured_and_checked(run: Callable[..., Record
         assert record.parity.images >= 32
         assert (record.images_per_s() or 0) > 0
         assert record.replicas[0].first_inference_ns > 0
-        assert len(record.replicas[0].warmup_durations_ns) >= 12
+        assert len(record.replicas[0].warmup_durations_ns) >= 10
         assert "SPEED-ONLY" in record.flags
     assert watch.steps == ["opened", "warm"] * 16
 
