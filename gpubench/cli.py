@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gpubench import __version__
-from gpubench.errors import GpubenchError, InputError
+from gpubench.errors import CacheError, GpubenchError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,8 +43,8 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
     ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
     ("--precision", {"callback": _words, "help": "Precisions, such as fp32,bf16."}),
-    ("--scenario", {"callback": _words, "help": "latency, throughput, or both."}),
-    ("--boundary", {"callback": _words, "help": "compute, transfer, or both."}),
+    ("--scenario", {"callback": _words, "help": "latency, throughput, or latency,throughput."}),
+    ("--boundary", {"callback": _words, "help": "compute, transfer, or compute,transfer."}),
     ("--device", {"help": "auto, cuda or cpu."}),
     ("--model", {"help": "A torchvision model, or an .onnx file."}),
     ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
@@ -83,14 +83,14 @@ def cli() -> None:
 @selection
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
-@click.option("--require", multiple=True, help="A skip of this backend is a failure (for CI).")
+@click.option("--require", callback=_words, help="Backends whose skip is a failure (for CI).")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @cache_option
 def run(
     suite: str,
     output: Path | None,
     resume: bool,
-    require: tuple[str, ...],
+    require: list[str] | None,
     quiet: bool,
     cache_dir: Path | None,
     **chosen: Any,
@@ -101,12 +101,12 @@ def run(
     """
     from gpubench.run import setup
 
-    session = setup.session(suite, chosen, cache_dir, output, resume, require)
+    session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
     sys.exit(_run(session, quiet))
 
 
 def _run(session: Session, quiet: bool) -> int:
-    from gpubench.report import render, text
+    from gpubench.report import render, show, text
     from gpubench.run import driver, progress
 
     console = _console(quiet)
@@ -125,9 +125,10 @@ def _run(session: Session, quiet: bool) -> int:
             file = driver.run(session.plan, session.job, session.backends, watcher)
     except KeyboardInterrupt:
         console.print(
-            f"interrupted; finished records are in {out}. Go on with: "
-            f"gpubench run {session.plan.suite.name} --resume -o {out}",
+            f"interrupted; finished records are kept. Go on with: "
+            f"{show.resume(session.job.header, out)}",
             markup=False,
+            soft_wrap=True,
         )
         return 130
     console.print(text.summary([file]))
@@ -171,6 +172,8 @@ def list_(what: str) -> None:
 def doctor(as_json: bool) -> None:
     """Say what this machine can run, what is missing, and the exact remedy.
 
+    Exit code 1: something is installed but broken.
+
     Example: gpubench doctor --json
     """
     from gpubench.run import doctor as surgery
@@ -180,6 +183,7 @@ def doctor(as_json: bool) -> None:
         click.echo(surgery.to_json(report))
     else:
         _console().print(surgery.render(report))
+    sys.exit(1 if report.broken else 0)
 
 
 @cli.command()
@@ -222,20 +226,26 @@ def _save(path: Path, body: str) -> None:
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
 )
 @click.option("--allow-different", multiple=True, help="An environment field that may differ.")
-def compare(base: str, candidate: str, delta: str, allow_different: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def compare(
+    base: str, candidate: str, delta: str, allow_different: tuple[str, ...], as_json: bool
+) -> None:
     """Compare two runs cell by cell; the verdict comes first and is the exit code.
 
     Example: gpubench compare reports/before reports/after --delta 3%
     """
     from gpubench.analysis import compare as comparing
     from gpubench.record import read
-    from gpubench.report import text
+    from gpubench.report import machine, text
 
     margin = _share(delta)
     verdicts = comparing.compare(
         read(base), read(candidate), delta=margin, allow_different=allow_different
     )
-    _console().print(text.comparison(verdicts))
+    if as_json:
+        click.echo(machine.comparisons(verdicts))
+    else:
+        _console().print(text.comparison(verdicts))
     sys.exit(comparing.exit_code(verdicts))
 
 
@@ -333,7 +343,8 @@ def main() -> NoReturn:
         sys.exit(130)
     except GpubenchError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us is gone; the interpreter's own complaint too
-        sys.exit(0)
+        sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
+    except SystemExit as error:
+        # click turns a reader that went away (`| head`) into exit code 1, which means failure
+        gone = isinstance(error.__context__, BrokenPipeError)
+        sys.exit(0 if gone else error.code)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import zlib
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -90,9 +92,11 @@ class Parity(Struct, frozen=True, kw_only=True):
     min_top1_agreement: float
     passed: bool
     labelled: int = 0
+    """Different images with a label, however often each was asked about."""
     correct: int = 0
+    """Of them, how many were answered rightly every time."""
     reference_correct: int = 0
-    """Of the same ``labelled`` answers, how many the reference gets right."""
+    """Of them, how many the reference gets right."""
     reference: str = "torch-eager fp32"
 
 
@@ -121,8 +125,28 @@ class Record(Struct, frozen=True, kw_only=True):
     wall_s: float = 0.0
 
     def latencies_ns(self) -> list[float]:
-        """Per-batch durations of all replicas."""
-        return [d / s.iterations for s in self.replicas for d in s.durations_ns]
+        """Per-batch durations of all replicas, while all of them ran."""
+        return [
+            duration / s.iterations
+            for s, inside in zip(self.replicas, self.window_slices(), strict=True)
+            for duration in s.durations_ns[inside]
+        ]
+
+    def window_slices(self) -> list[slice]:
+        """Per replica, its samples that lie wholly inside the common window.
+
+        Before and after it a replica runs without its rivals, so its latency is another one. All
+        samples where there is one replica or no window.
+        """
+        window = self.window_ns()
+        if window is None or len(self.replicas) == 1:
+            return [slice(None)] * len(self.replicas)
+        slices = []
+        for s in self.replicas:
+            ends = [s.start_ns + end for end in accumulate(s.durations_ns)]
+            first = bisect_left([s.start_ns, *ends], window[0])
+            slices.append(slice(first, max(first, bisect_right(ends, window[1] + SLACK_NS))))
+        return slices
 
     def window_ns(self) -> tuple[int, int] | None:
         """The common window: latest start to earliest end; None when there is none."""
@@ -191,6 +215,9 @@ class RecordFile(Struct, frozen=True):
     """For example that the last line was cut off."""
 
 
+SLACK_NS = 1_000_000
+"""Between its samples a replica spends a little time on the loop itself."""
+
 RECORDS = "records.jsonl"
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
@@ -215,10 +242,13 @@ def _decode(line: bytes, kind: str, decoder: msgspec.json.Decoder[_Line]) -> _Li
 def locate(path: str | Path) -> Path:
     """The record file at ``path``, which may also be the directory of a run."""
     found = Path(path)
-    found = found / RECORDS if found.is_dir() else found
-    if not found.is_file():
-        raise RecordError(f"{path}: no record file there; expected {RECORDS} or a run's directory")
-    return found
+    try:
+        found = found / RECORDS if found.is_dir() else found
+        if found.is_file():
+            return found
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
+    raise RecordError(f"{path}: no record file there; expected {RECORDS} or a run's directory")
 
 
 def read(path: str | Path) -> RecordFile:
@@ -299,12 +329,15 @@ class Writer:
         except OSError as error:
             self._file.close()
             raise RecordError(f"{self.path}: another gpubench is writing to it") from error
-        if header is not None:
-            self._write(_encode("header", header))
-        else:
-            self._file.seek(0)
-            whole = self._file.read().rfind(b"\n") + 1
-            self._file.truncate(whole)
+        try:
+            if header is not None:
+                self._write(_encode("header", header))
+            else:
+                self._file.seek(0)
+                self._file.truncate(self._file.read().rfind(b"\n") + 1)
+        except OSError as error:
+            self._file.close()
+            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def append(self, record: Record) -> None:
         """Write one record; it is on disk when this returns. OSError leaves the file as it was."""

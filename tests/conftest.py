@@ -73,6 +73,7 @@ def write_suite(fakes: None, tmp_path: Path, tiny_onnx: Path) -> Callable[..., P
             "backend": '["fake"]',
             "batch_size": "[1, 4]",
             "scenario": '["latency"]',
+            "device": '"cpu"',
         } | changes
         lines = [f"{key} = {value}" for key, value in values.items()]
         path = tmp_path / "tiny.toml"

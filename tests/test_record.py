@@ -158,3 +158,24 @@ def test_grouped_samples_count_each_iteration() -> None:
     assert result.latencies_ns() == [20.0] * 10
     assert result.images_per_s() == pytest.approx(50 / 1000e-9)
     assert result.value() == 20.0
+
+
+def test_latency_counts_only_while_all_replicas_ran() -> None:
+    """Replica 0 runs on alone, twice as fast, after replica 1 has ended."""
+    long = Samples(
+        replica=0,
+        device="cpu:0",
+        durations_ns=[4_000_000] * 5 + [2_000_000] * 20,
+        start_ns=0,
+        end_ns=60_000_000,
+    )
+    short = samples(1, 0, 5, 4_000_000)
+    result = record(cell=make_cell(replicas=2), replicas=[long, short])
+    assert result.window_slices() == [slice(0, 5), slice(0, 5)]
+    assert set(result.latencies_ns()) == {4_000_000}
+    assert len(record(replicas=[long]).latencies_ns()) == 25
+
+
+def test_paths_that_cannot_be_are_record_errors(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="too long"):
+        read("x" * 300)

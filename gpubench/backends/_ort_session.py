@@ -68,7 +68,6 @@ class CudaSession(Closing):
         facts: Facts,
         device: Device,
         stream: Any,
-        stack: ExitStack,
     ) -> None:
         import onnxruntime
         import torch
@@ -76,7 +75,8 @@ class CudaSession(Closing):
         from gpubench.backends import _torch
 
         self.facts = facts
-        self._stack = stack
+        self.stack = ExitStack()
+        """Closed with the session: its device and stream."""
         (source,), (target,) = session.get_inputs(), session.get_outputs()
         dtype, number = _TYPES[source.type]
         self._input: _torch.Input = _torch.Input(
@@ -105,9 +105,9 @@ class CudaSession(Closing):
             self.sync()
 
     def close(self) -> None:
-        """Let ONNX Runtime's session go."""
+        """Let ONNX Runtime's session go, then leave its device and stream."""
         self._binding = self._run = None
-        self._stack.close()
+        self.stack.close()
 
     def run(self) -> None:
         """Enqueue the network on the session's stream."""

@@ -73,7 +73,7 @@ class Session(Protocol):
         """Enqueue one batch; may return before it is done."""
 
     def sync(self) -> None:
-        """Return when all enqueued work has finished."""
+        """Return when all enqueued work has finished; allowed before the first ``run``."""
 
     def copy_out(self) -> Logits:
         """A fresh host array (batch, classes) float32 with the last batch's logits."""

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 _GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that use CUDA graphs themselves."""
 _INDUCTOR = "inductor"
-_ONLY_FOR_COMPILING = shutil.ignore_patterns("precompiled_headers", "locks")
-"""Parts of inductor's cache that need not be kept: headers take 100 MB."""
+_NOT_KEPT = shutil.ignore_patterns("precompiled_headers", "locks", "triton")
+"""Parts of inductor's cache that are left behind.
+
+Headers take 100 MB. Triton's own cache holds absolute paths; inductor's entry bundles its kernels
+and lays them out again where there is none.
+"""
 
 
 class TorchCompile(TorchEager):
@@ -111,7 +115,7 @@ class TorchCompile(TorchEager):
                 work = _directory(stack, at / _INDUCTOR)
                 device = Device(cell.device, 0, tuple(range(cell.cores)))
                 self._open_with(work, cell, state, device, stack)
-                shutil.copytree(work, at / _INDUCTOR, ignore=_ONLY_FOR_COMPILING)
+                shutil.copytree(work, at / _INDUCTOR, ignore=_NOT_KEPT)
             (at / "state.json").write_text(json.dumps(str(state)))
 
         return cache.get_or_make("torch-compile", recipe, make)
@@ -125,8 +129,12 @@ class TorchCompile(TorchEager):
         self, work: Path, cell: Cell, state: Path, device: Device, stack: ExitStack
     ) -> TorchSession:
         """A session whose inductor cache is ``work``."""
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(work)
-        stack.callback(os.environ.pop, "TORCHINDUCTOR_CACHE_DIR", None)
+        for name, path in (
+            ("TORCHINDUCTOR_CACHE_DIR", work),
+            ("TRITON_CACHE_DIR", work / "triton"),  # inductor sets it for good if it is not set
+        ):
+            os.environ[name] = str(path)
+            stack.callback(os.environ.pop, name, None)
         import torch._inductor.config
         from torch._dynamo.utils import counters
 

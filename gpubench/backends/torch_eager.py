@@ -222,6 +222,8 @@ def _captured(forward: Forward, images: torch.Tensor, stream: torch.cuda.Stream)
     try:
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             logits = forward(images)
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError too, but a failure of its own kind
+        raise
     except RuntimeError as error:
         raise CellFailed("error", f"the network cannot be captured: {error}") from error
     logits.fill_(float("nan"))  # a replay that does not write here cannot look right

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from gpubench.measure.loop import TIMER_SHARE, Clock, quiet_collector, sample, timer_overhead
+from gpubench.measure.loop import TIMER_SHARE, Clock, sample, timer_overhead
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes."""
-FEW = 10
-"""Below this many samples a repeat is flagged."""
-MIN_BATCHES = 10
-"""Fewer groups of samples than this cannot show where the warm-up ends."""
+MIN_GROUPS = 10
+"""With fewer samples, or groups of them, nobody can tell whether the machine was steady."""
+MOST_WARMUP = 100_000
 
 
 class Measured(Struct, frozen=True):
@@ -34,6 +33,18 @@ class Measured(Struct, frozen=True):
     start: int
     end: int
     stop: str
+    flags: list[str]
+
+
+class Sampler(Struct, frozen=True):
+    """A warm session, and how its samples will be taken."""
+
+    enqueue: Callable[[], object]
+    finish: Callable[[], object]
+    iterations: int
+    at_least: int
+    warmup: list[int]
+    """ns of each iteration so far."""
     flags: list[str]
 
 
@@ -61,63 +72,69 @@ def steps(
 
 def warm_up(
     session: Session, images: Images, cell: Cell, policy: Policy, clock: Clock = perf_counter_ns
-) -> list[int]:
-    """At least ``policy.warmup_iterations`` and ``policy.warmup_s``; ns of each iteration."""
+) -> Sampler:
+    """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples."""
     enqueue, finish = steps(session, images, cell)
-    trace = sample(
+    warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
+    typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
+    if cell.scenario == "throughput":
+        iterations, trial = _block(enqueue, finish, policy.block_s, typical, clock)
+        at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
+        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [])
+    iterations = math.ceil(timer_overhead(clock) * TIMER_SHARE / typical)
+    if iterations == 1:
+        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [])
+    waiting = _waiting(enqueue, finish)
+    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"])
+
+
+def _iterate(
+    enqueue: Callable[[], object],
+    finish: Callable[[], object],
+    at_least: int,
+    seconds: float,
+    clock: Clock,
+) -> list[int]:
+    """ns of single iterations."""
+    return sample(
         enqueue,
         finish,
         iterations=1,
-        seconds=policy.warmup_s,
-        at_least=policy.warmup_iterations,
-        at_most=policy.max_samples,
+        seconds=seconds,
+        at_least=at_least,
+        at_most=MOST_WARMUP,
+        clock=clock,
+    ).durations
+
+
+def once_more(sampler: Sampler, clock: Clock = perf_counter_ns) -> None:
+    """One more warm-up iteration: waiting for other replicas may have cooled caches and clocks."""
+    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, 1, 0, clock))
+
+
+def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
+    """Sample one repeat."""
+    trace = sample(
+        sampler.enqueue,
+        sampler.finish,
+        iterations=sampler.iterations,
+        seconds=policy.sample_s,
+        at_least=sampler.at_least,
+        at_most=max(policy.max_samples, sampler.at_least),
         clock=clock,
     )
-    return trace.durations
-
-
-def measure(
-    session: Session,
-    images: Images,
-    cell: Cell,
-    policy: Policy,
-    warmup: list[int],
-    clock: Clock = perf_counter_ns,
-) -> Measured:
-    """Sample one repeat of ``cell`` on a warm session. ``warmup`` are its warm-up durations."""
-    enqueue, finish = steps(session, images, cell)
-    typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
-    flags = []
-    with quiet_collector():
-        if cell.scenario == "throughput":
-            iterations, trial = _block(enqueue, finish, policy.block_s, typical, clock)
-            warmup = [*warmup, trial]
-        else:
-            iterations = math.ceil(timer_overhead(clock) * TIMER_SHARE / typical)
-            if iterations > 1:
-                flags.append("GROUPED")
-                enqueue, finish = _waiting(enqueue, finish), _nothing
-        trace = sample(
-            enqueue,
-            finish,
-            iterations=iterations,
-            seconds=policy.sample_s,
-            at_least=MIN_SAMPLES,
-            at_most=policy.max_samples,
-            clock=clock,
-        )
-    cut, unsteady = steady(trace.durations, policy.target_half_width)
-    if cell.scenario == "latency" and len(trace.durations) - cut < FEW:
+    cut, flags = steady(trace.durations, policy.target_half_width)
+    if len(trace.durations) - cut < MIN_GROUPS:
         flags.append("FEW-SAMPLES")
     return Measured(
-        warmup=warmup + trace.durations[:cut],
+        warmup=sampler.warmup + trace.durations[:cut],
         durations=trace.durations[cut:],
-        iterations=iterations,
+        iterations=sampler.iterations,
         truncated=cut,
         start=trace.start + sum(trace.durations[:cut]),
         end=trace.end,
         stop=trace.stop,
-        flags=flags + unsteady,
+        flags=sampler.flags + flags,
     )
 
 
@@ -132,14 +149,11 @@ def _block(
 
     Without a wait after each batch they overlap, so the guess from the warm-up can be too short.
     """
-    iterations = math.ceil(seconds * 1e9 / typical)
-    trace = sample(
-        enqueue, finish, iterations=iterations, seconds=0, at_least=1, at_most=1, clock=clock
-    )
+    tried = math.ceil(seconds * 1e9 / typical)
+    trace = sample(enqueue, finish, iterations=tried, seconds=0, at_least=1, at_most=1, clock=clock)
     took = max(1, trace.durations[0])
-    if took < seconds * 1e9:
-        iterations = math.ceil(iterations * 1.1 * seconds * 1e9 / took)
-    return iterations, took // iterations
+    enough = took >= seconds * 1e9
+    return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
 
 
 def _waiting(run: Callable[[], object], sync: Callable[[], object]) -> Callable[[], object]:
@@ -164,17 +178,25 @@ def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:
     what lies before and after it differs, NO-STEADY-STATE is flagged, else it was noise (MSER alone
     would cut there in 7 % of steady traces of 200 samples). DRIFT: the halves that remain differ.
     """
-    width = min(5, len(durations) // MIN_BATCHES)
-    if width == 0:
+    if len(durations) < MIN_GROUPS:
         return 0, []
-    groups = [median(durations[i : i + width]) for i in range(0, len(durations) - width + 1, width)]
+    groups, width = _groups(durations)
     best = mser(groups)
     if best > len(groups) // 2:
-        return 0, ["NO-STEADY-STATE"] if _differ(groups[:best], groups[best:], tolerance) else []
-    rest = groups[best:]
+        if _differ(groups[:best], groups[best:], tolerance):
+            return 0, ["NO-STEADY-STATE"]
+        best = 0
+    rest, _ = _groups(durations[best * width :])
     middle = len(rest) // 2
     drifts = _differ(rest[:middle], rest[-middle:], tolerance)
     return best * width, ["DRIFT"] if drifts else []
+
+
+def _groups(durations: Sequence[int]) -> tuple[list[float], int]:
+    """(medians of up to five samples each, how many): at least MIN_GROUPS where it can be."""
+    width = max(1, min(5, len(durations) // MIN_GROUPS))
+    starts = range(0, len(durations) - width + 1, width)
+    return [median(durations[i : i + width]) for i in starts], width
 
 
 def _differ(first: Sequence[float], second: Sequence[float], tolerance: float) -> bool:

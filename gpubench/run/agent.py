@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic, perf_counter_ns
@@ -39,6 +40,7 @@ from gpubench.workload import reference
 BARRIER_DELAY_NS = 3_000_000
 """How long before its start a common start is announced."""
 REFERENCE_TIMEOUT_S = 3600.0
+KILL_LIMIT_S = 10.0
 
 
 class Agent:
@@ -170,9 +172,11 @@ class _Team:
         for process in self._processes:
             if process.exitcode is None:
                 process.join(0.2)
-            if process.exitcode is None:
+            if process.pid and process.exitcode is None:
+                with suppress(ProcessLookupError):  # its children, such as compilers, too
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.kill()
-                process.join()
+                process.join(KILL_LIMIT_S)  # one stuck in the kernel must not hold up the run
         for pipe in self._pipes:
             pipe.close()
 

@@ -9,13 +9,26 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from select import select
+from tempfile import TemporaryDirectory
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from gpubench.errors import GpubenchError
-from gpubench.run.messages import Failure, Preload, Preloaded, Progress, Reply, Request
+from gpubench.run.imports import try_imports
+from gpubench.run.messages import (
+    Failure,
+    Measure,
+    Preload,
+    Preloaded,
+    Prepare,
+    Progress,
+    Reply,
+    Request,
+)
 
 _START = "from gpubench.run.agent import main; main({}, {})"
 # Not "-m": forked workers would import the agent's module a second time, as their __main__.
@@ -33,21 +46,55 @@ ENVIRON = {
 OnProgress = Callable[[Progress], None]
 
 
+START_LIMIT_S = 300.0
+IMPORT_LIMIT_S = 120.0
+GRACE_S = 60.0
+"""How much longer than its own time-outs an agent may take before it is given up."""
+
+
+def limit_s(request: Request) -> float:
+    """When an agent that has not answered ``request`` must be hanging."""
+    if isinstance(request, Preload):
+        return START_LIMIT_S
+    if isinstance(request, Prepare):
+        return request.timeout_s + GRACE_S
+    return (request.policy.timeout_s if isinstance(request, Measure) else 3600.0) + GRACE_S
+
+
 class AgentClient:
     """A running agent. Restarts it when it died; every process it made ends with it."""
 
     def __init__(self, modules: list[str], cache_dir: Path, log: Path) -> None:
-        self._preload = Preload(modules, str(cache_dir))
+        self._modules, self._cache_dir = modules, str(cache_dir)
         self._log = log
+        self._scratch: TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
 
     def start(self) -> Preloaded:
-        """Start the agent and let it import what workers need."""
+        """Start the agent and let it import what workers need.
+
+        A module whose import raises, crashes or hangs is left out and told in ``errors``.
+        """
+        reply = self._start(self._modules)
+        errors: dict[str, str] = {}
+        if not isinstance(reply, Preloaded):
+            for module in self._modules:
+                found = try_imports([module], IMPORT_LIMIT_S)[module]
+                errors |= {module: found["error"]} if "error" in found else {}
+            self._modules = [module for module in self._modules if module not in errors]
+            reply = self._start(self._modules) if errors else reply
+        if isinstance(reply, Preloaded):
+            return Preloaded(errors | reply.errors, reply.seconds)
+        words = reply.reason if isinstance(reply, Failure) else repr(reply)
+        raise GpubenchError(f"the agent did not start: {words}; see {self._log}")
+
+    def _start(self, modules: list[str]) -> Reply:
         requests_in, self._to = os.pipe()
         self._from, replies_out = os.pipe()
-        environ = ENVIRON | os.environ
+        # What killed workers leave in it goes with it.
+        self._scratch = TemporaryDirectory(prefix="gpubench-", ignore_cleanup_errors=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START.format(requests_in, replies_out)],
@@ -56,16 +103,14 @@ class AgentClient:
                 stderr=log,
                 pass_fds=(requests_in, replies_out),
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
-                env=environ,
+                env=ENVIRON | os.environ | {"TMPDIR": self._scratch.name},
             )
         os.close(requests_in)
         os.close(replies_out)
         self._pending = b""
-        reply = self._exchange(self._preload, None)
+        reply = self._exchange(Preload(modules, self._cache_dir), None)
         if not isinstance(reply, Preloaded):
             self.stop()
-            words = reply.reason if isinstance(reply, Failure) else repr(reply)
-            raise GpubenchError(f"the agent did not start: {words}; see {self._log}")
         return reply
 
     def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
@@ -75,12 +120,13 @@ class AgentClient:
         return self._exchange(request, progress)
 
     def _exchange(self, request: Request, progress: OnProgress | None) -> Reply:
+        end = monotonic() + limit_s(request)
         try:
             data = msgspec.json.encode(request) + b"\n"
             while data:
                 data = data[os.write(self._to, data) :]
             while True:
-                reply: Reply = msgspec.json.decode(self._line(), type=Reply)
+                reply: Reply = msgspec.json.decode(self._line(end), type=Reply)
                 if not isinstance(reply, Progress):
                     return reply
                 if progress is not None:
@@ -88,9 +134,14 @@ class AgentClient:
         except (BrokenPipeError, EOFError):
             self.stop()
             return Failure("crash", f"the agent died; its log is {self._log}")
+        except TimeoutError:
+            self.stop()
+            return Failure("timeout", f"the agent hung; its log is {self._log}")
 
-    def _line(self) -> bytes:
+    def _line(self, end: float) -> bytes:
         while b"\n" not in self._pending:
+            if not select([self._from], [], [], max(0.0, end - monotonic()))[0]:
+                raise TimeoutError
             chunk = os.read(self._from, 1 << 20)
             if not chunk:
                 raise EOFError
@@ -111,6 +162,8 @@ class AgentClient:
         process.wait()
         os.close(self._to)
         os.close(self._from)
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def __enter__(self) -> Self:
         return self

@@ -240,6 +240,9 @@ def _backend(backend: base.Backend, imports: dict[str, dict[str, Any]]) -> Check
         facts = backend.probe()
     except Unavailable as error:
         return Check(backend.name, "missing", error.reason, error.remedy)
+    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
+        remedy = "reinstall the package that registers it, or remove it"
+        return Check(backend.name, "broken", f"its probe failed: {error!r}", remedy)
     failed = {name: found["error"] for name, found in imports.items() if "error" in found}
     if failed:
         detail = "; ".join(f"import {name} fails: {why}" for name, why in failed.items())
@@ -277,7 +280,7 @@ def _cache(root: Path | None) -> list[Check]:
         used = sum(usage.bytes for usage in cache.info())
         free = shutil.disk_usage(cache.root).free
     except (CacheError, OSError) as error:
-        return [Check("cache", "broken", str(error), "choose another directory: --cache-dir")]
+        return [Check("cache", "broken", str(error), "run, plan and cache take --cache-dir")]
     detail = f"{cache.root}: {units.size(used)} used, {units.size(free)} free"
     if free < 2 * 2**30:
         return [Check("cache", "warn", detail, "free some space, or: gpubench cache clear")]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -26,7 +24,7 @@ from gpubench.run.messages import (
     Progress,
     Reply,
 )
-from gpubench.run.plan import Plan, Skip, task_seconds
+from gpubench.run.plan import Durations, Plan, Skip, task_seconds
 from gpubench.run.results import failed, measured, now, skipped
 from gpubench.suite import Cell
 
@@ -120,11 +118,9 @@ class _Walk:
                 self._record(skipped(skip, self._job.required))
 
     def open_repeats(self, cell: Cell) -> list[int]:
-        """Repeats of the first stage that are still to be measured."""
-        if cell.key in self._ended:
-            return []
-        repeats = range(self._policy.repeats)
-        return [repeat for repeat in repeats if (cell.key, repeat) not in self._done]
+        """Repeats that are still to be measured, as far as is known by now."""
+        repeats = range(self._policy.max_repeats)
+        return [repeat for repeat in repeats if self._wanted(cell, repeat)]
 
     def measure(
         self, agent: AgentClient, cells: Sequence[Cell], backends: Mapping[str, Backend]
@@ -139,22 +135,29 @@ class _Walk:
                 remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
                 self._end(skipped(Skip(cell, "unavailable", reason, remedy), self._job.required))
         tasks = self._prepare(agent, [cell for cell in cells if cell.key not in self._ended])
-        begin = monotonic()
-        self._watcher.begin(sum(len(self.open_repeats(t.cell)) for t in tasks.values()))
+        begin, pilot = monotonic(), self._policy.repeats
+        due = [(c.key, r) for c in cells for r in self.open_repeats(c) if r < pilot]
+        self._watcher.begin(sum(key in tasks for key, _ in due))
         for repeat in range(self._policy.max_repeats):
-            if repeat >= self._policy.repeats and monotonic() - begin > self._policy.budget_s:
-                break
-            for cell in self._plan.round(repeat):
-                if cell.key in tasks and self._wanted(cell, repeat):
-                    left = self._estimate(tasks, range(repeat, self._policy.repeats))
-                    self._task(agent, tasks[cell.key], repeat, left)
+            cells = [c for c in self._plan.round(repeat) if self._wanted(c, repeat)]
+            cells = [cell for cell in cells if cell.key in tasks]
+            if not cells:
+                continue
+            if repeat >= pilot:
+                if monotonic() - begin > self._policy.budget_s:
+                    break
+                self._watcher.begin(len(cells))
+            for cell in cells:
+                last = pilot if repeat < pilot else repeat + 1
+                left = self._estimate(tasks, range(repeat, last))
+                self._task(agent, tasks[cell.key], repeat, left)
 
     def _estimate(self, tasks: Mapping[str, _Ready], repeats: range) -> float:
         return sum(
-            task_seconds(task.cell, self._policy, self._seen.seconds)
+            task_seconds(task.cell, self._policy, self._seen)
             for task in tasks.values()
             for repeat in repeats
-            if (task.cell.key, repeat) not in self._done and task.cell.key not in self._ended
+            if self._wanted(task.cell, repeat)
         )
 
     def _wanted(self, cell: Cell, repeat: int) -> bool:
@@ -162,11 +165,11 @@ class _Walk:
             return False
         if repeat < self._policy.repeats:
             return True
-        pilot = [self._value(cell, index) for index in range(self._policy.repeats)]
-        return repeat < repeats_needed(pilot, self._policy.target_half_width)
-
-    def _value(self, cell: Cell, repeat: int) -> float:
-        return self._done[cell.key, repeat].value() or 1.0
+        pilot = [self._done.get((cell.key, index)) for index in range(self._policy.repeats)]
+        if None in pilot:
+            return False
+        values = [value for record in pilot if record and (value := record.value())]
+        return repeat < repeats_needed(values, self._policy.target_half_width)
 
     def _prepare(self, agent: AgentClient, cells: Sequence[Cell]) -> dict[str, _Ready]:
         """Artefacts and reference of every cell, each made once; failures are recorded."""
@@ -207,7 +210,7 @@ class _Walk:
             invalidated += 1
         wall = monotonic() - begin
         if isinstance(reply, Done):
-            self._seen.seconds[cell.key] = wall / (invalidated + 1)
+            self._seen.note(cell, self._policy, wall / (invalidated + 1))
             record = measured(cell, repeat, reply, task.prepare_ns)
         else:
             record = failed(cell, repeat, reply, self._job.required)
@@ -228,7 +231,6 @@ class _Walk:
                 "is kept: make room, then go on with --resume"
             ) from error
         self._done[record.cell.key, record.repeat] = record
-        self._seen.save()
         self._watcher.recorded(record)
 
 
@@ -239,21 +241,3 @@ class _Ready(Struct, frozen=True):
     reference: str
     artefact: str
     prepare_ns: dict[str, int]
-
-
-class Durations:
-    """How long each cell's task took last time, kept beside the cache for the next estimate."""
-
-    def __init__(self, cache_dir: Path) -> None:
-        self._path = cache_dir / "durations.json"
-        self.seconds: dict[str, float] = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError):
-            stored = json.loads(self._path.read_text())
-            self.seconds = {str(k): float(v) for k, v in stored.items()}
-
-    def save(self) -> None:
-        """Best effort: an estimate is not worth an error."""
-        with suppress(OSError):
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.seconds))
-            temporary.replace(self._path)

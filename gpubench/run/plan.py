@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -60,35 +64,48 @@ def make(
     gpus: int,
 ) -> Plan:
     """Sort ``cells`` into those that can run on this machine and those that cannot, with why."""
-    missing: dict[str, Unavailable] = {}
-    for name in {cell.backend for cell in cells}:
-        try:
-            backends[name].probe()
-        except Unavailable as error:
-            missing[name] = error
+    missing = {name: _lack(backends[name]) for name in {cell.backend for cell in cells}}
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
-        reason = _no_room(cell, len(cores), gpus) or backends[cell.backend].unsupported(cell)
-        if cell.backend in missing:
-            lack = missing[cell.backend]
-            skips.append(Skip(cell, "unavailable", lack.reason, lack.remedy))
-        elif reason:
+        lack = missing[cell.backend] or _no_room(cell, len(cores), gpus)
+        reason = backends[cell.backend].unsupported(cell)
+        if reason and not missing[cell.backend]:
             skips.append(Skip(cell, "unsupported", reason))
+        elif lack:
+            skips.append(Skip(cell, "unavailable", lack.reason, lack.remedy))
         else:
             run.append(cell)
     return Plan(suite, run, skips, cores)
 
 
-def _no_room(cell: Cell, cores: int, gpus: int) -> str | None:
+def _lack(backend: Backend) -> Unavailable | None:
+    try:
+        backend.probe()
+    except Unavailable as error:
+        return error
+    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
+        return Unavailable(f"its probe failed: {error!r}", "report it to the backend's authors")
+    return None
+
+
+def _no_room(cell: Cell, cores: int, gpus: int) -> Unavailable | None:
     if cell.device == "cuda":
         if gpus == 0:
-            return "the cell is for CUDA, but no NVIDIA GPU is visible"
-        short = cell.replicas > gpus
-        return f"{cell.replicas} replicas need as many GPUs; visible: {gpus}" if short else None
-    need = cell.replicas * cell.cores
-    if need > cores:
-        return f"{cell.replicas} replicas of {cell.cores} cores need {need}; usable: {cores}"
+            return Unavailable(
+                "the cell is for CUDA, but no NVIDIA GPU is visible",
+                "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu",
+            )
+        if cell.replicas > gpus:
+            return Unavailable(
+                f"{cell.replicas} replicas need as many GPUs; visible: {gpus}",
+                "use a machine with more GPUs, or fewer --replicas",
+            )
+    elif (need := cell.replicas * cell.cores) > cores:
+        return Unavailable(
+            f"{cell.replicas} replicas with {cell.cores} core(s) each need {need}; usable: {cores}",
+            "use a machine with more cores, fewer --replicas, or a smaller axes.cores",
+        )
     return None
 
 
@@ -96,10 +113,38 @@ OPEN_AND_CHECK_S = 1.5
 ITERATION_S = 0.05
 
 
-def task_seconds(cell: Cell, policy: Policy, seen: Mapping[str, float]) -> float:
+def task_seconds(cell: Cell, policy: Policy, seen: Durations) -> float:
     """How long one task will take: what it took last time, or a guess from the policy."""
-    if cell.key in seen:
-        return seen[cell.key]
+    known = seen.get(cell, policy)
+    if known is not None:
+        return known
     iterations = policy.warmup_iterations + MIN_SAMPLES + policy.parity_images / cell.batch_size
     at_least = iterations * cell.batch_size * ITERATION_S if cell.device == "cpu" else 0.0
     return OPEN_AND_CHECK_S + max(policy.warmup_s + policy.sample_s, at_least)
+
+
+class Durations:
+    """How long each cell's task took last time, kept beside the cache for the next estimate."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._path = cache_dir / "durations.json"
+        self._seconds: dict[str, float] = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            stored = json.loads(self._path.read_text())
+            self._seconds = {str(key): float(value) for key, value in stored.items()}
+
+    def get(self, cell: Cell, policy: Policy) -> float | None:
+        """Seconds, or None when this cell has not been measured under such a policy."""
+        return self._seconds.get(_key(cell, policy))
+
+    def note(self, cell: Cell, policy: Policy, seconds: float) -> None:
+        """Remember, as far as the disk allows: an estimate is not worth an error."""
+        self._seconds[_key(cell, policy)] = seconds
+        with suppress(OSError):
+            temporary = self._path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(self._seconds))
+            temporary.replace(self._path)
+
+
+def _key(cell: Cell, policy: Policy) -> str:
+    return f"{cell.key} {policy.warmup_iterations} {policy.warmup_s:g} {policy.sample_s:g}"

@@ -95,7 +95,7 @@ class Live(Silent):
 
     def step(self, cell: Cell, progress: messages.Progress) -> None:
         if progress.p50_ns:
-            words = f"{cell.label}  p50 {units.duration(progress.p50_ns)}"
+            words = f"{cell.label}  p50 about {units.duration(progress.p50_ns)}"
             self._progress.update(self._bar, description=words)
 
     def recorded(self, record: Record) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gpubench import environment, suitefile
 from gpubench.backends import base
-from gpubench.errors import SuiteError
+from gpubench.errors import InputError, SuiteError
 from gpubench.gpu import visible_gpus
 from gpubench.record import Header
 from gpubench.run import plan as planning
@@ -35,7 +35,12 @@ class Session(Struct, frozen=True):
 
 def catalog() -> Catalog:
     """What a suite may name on this installation; imports no runtime."""
-    backends = {name: tuple(base.get(name).options) for name in base.names()}
+    backends = {}
+    for name in base.names():
+        try:
+            backends[name] = tuple(base.get(name).options)
+        except InputError:
+            backends[name] = ()  # a broken plug-in; whoever names it is told
     return Catalog(backends=backends, models=models.names())
 
 
@@ -55,6 +60,10 @@ def session(
     wanted = suite.axes.device
     device = wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
     cells = suitefile.expand(suite, device, len(cores))
+    named = sorted({cell.backend for cell in cells})
+    for name in required:
+        if name not in named:
+            raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
     for key in chosen.get("cell") or ():
         if key not in {cell.key for cell in cells}:
             raise SuiteError(
@@ -63,10 +72,6 @@ def session(
             )
     if chosen.get("cell"):
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
-    named = sorted({cell.backend for cell in cells})
-    for name in required:
-        if name not in named:
-            raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus)
     here = environment.collect(list(sys.argv))

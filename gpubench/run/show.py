@@ -13,9 +13,8 @@ from rich.text import Text
 
 from gpubench import suitefile, units
 from gpubench.backends import base
-from gpubench.errors import Unavailable
-from gpubench.run.driver import Durations
-from gpubench.run.plan import task_seconds
+from gpubench.errors import InputError, Unavailable
+from gpubench.run.plan import Durations, task_seconds
 from gpubench.workload import models as networks
 from gpubench.workload.cache import Cache
 
@@ -34,7 +33,7 @@ def plan_tables(session: Session) -> Group:
     """Cells in the order of the first round, skips with reasons, and the estimated time."""
     plan = session.plan
     policy = plan.suite.policy
-    seen = Durations(session.job.cache_dir).seconds
+    seen = Durations(session.job.cache_dir)
     table = _table(f"{plan.suite.name}: cells, in the order of round 1", "key", "cell", "one task")
     total = 0.0
     for cell in plan.round(0):
@@ -59,15 +58,19 @@ def plan_tables(session: Session) -> Group:
 
 def backends() -> Table:
     """Registered backends: what they are, and whether they run here."""
-    table = _table("", "backend", "what it is", "here")
+    table = _table("", "backend", "what it is", "here", "options (default)")
     for name in base.names():
-        backend = base.get(name)
         try:
+            backend = base.get(name)
             facts = backend.probe()
             here = ", ".join(f"{key} {value}" for key, value in facts.items())
         except Unavailable as error:
             here = f"no: {error.reason}. {error.remedy}"
-        table.add_row(name, Text(backend.summary), Text(here))
+        except InputError as error:
+            table.add_row(name, "", Text(f"no: {error}"), "")
+            continue
+        options = "\n".join(f"{o.name} ({o.default})" for o in backend.options)
+        table.add_row(name, Text(backend.summary), Text(here), Text(options))
     return table
 
 

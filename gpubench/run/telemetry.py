@@ -21,6 +21,7 @@ THROTTLED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBra
 """Clock event reasons that invalidate a repeat."""
 POWER_CAP = "SwPowerCap"
 REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncBoost")
+JOIN_LIMIT_S = 10.0
 STEAL_LIMIT = 0.02
 BUSY_LIMIT = 0.10
 
@@ -74,7 +75,9 @@ class Telemetry:
         self._cpu.end()  # first: the workers are about to vanish
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(JOIN_LIMIT_S)
+            if self._thread.is_alive():
+                self._error = f"NVML has not answered for {JOIN_LIMIT_S:g} s"
         self._seconds = monotonic() - self._start
 
     def _observe(self) -> None:

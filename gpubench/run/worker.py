@@ -21,6 +21,7 @@ import msgspec
 from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, Unavailable
 from gpubench.measure import protocol
+from gpubench.measure.loop import quiet_collector
 from gpubench.record import Parity, Samples
 from gpubench.run.messages import (
     AtBarrier,
@@ -46,15 +47,15 @@ if TYPE_CHECKING:
     from gpubench.workload.reference import Reference
 
 PR_SET_PDEATHSIG = 1
-ONE_MORE = Policy(warmup_iterations=1, warmup_s=1e-9)
 NOT_SERVED = ("weights", "reference")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
-NO_MEMORY = ("out of memory", "failed to allocate memory", "cannot allocate memory")
+NO_MEMORY = ("out of memory", "failed to allocate memory", "cannot allocate", "alloc_failed")
 
 
 def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -> None:
     """Do ``request`` and send the answer; never raises."""
     die_with_parent()
+    os.setpgid(0, 0)  # so that the agent can end this process with all its children
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  # a library that reads gets EOF
 
@@ -156,19 +157,21 @@ def _measure(request: Measure, replica: int, barrier: Callable[..., int]) -> Out
     with backend.open(cell, Path(request.artefact), device) as session:
         opened = perf_counter_ns()
         session.copy_in(images)
+        session.sync()
         before_first = perf_counter_ns()
         session.run()
         session.sync()
         first = perf_counter_ns() - before_first
         barrier("opened")
-        warmup = protocol.warm_up(session, images, cell, policy)
+        sampler = protocol.warm_up(session, images, cell, policy)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
-        start = barrier("warm", median(warmup))
-        if cell.replicas > 1:  # the wait at the barrier may have cooled caches and clocks
-            warmup += protocol.warm_up(session, images, cell, ONE_MORE)
-        before = counters()
-        measured = protocol.measure(session, images, cell, policy, warmup)
-        after = counters()
+        with quiet_collector():
+            start = barrier("warm", median(sampler.warmup))
+            if cell.replicas > 1:
+                protocol.once_more(sampler)
+            before = counters()
+            measured = protocol.measure(sampler, policy)
+            after = counters()
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts = dict(session.facts)
 

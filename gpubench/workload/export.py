@@ -34,7 +34,8 @@ def onnx(cache: Cache, state: Path, precision: str, batch: int | None) -> Path:
 
     Its input is "images" (batch, 3, H, W), its output "logits" (batch, classes), both of the
     type of TYPES. fp16 and bf16 are cast after batch-norms are folded into convolutions, in fp32.
-    Raises InputError for another precision, CellFailed when the exporter fails.
+    Raises InputError for another precision, CellFailed when the exporter fails or writes another
+    opset or type than it was asked for (it only warns when its converter gives up).
     """
     if precision not in TYPES:
         raise InputError(f"precision {precision!r}: ONNX export knows {', '.join(TYPES)}")
@@ -55,14 +56,14 @@ def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
     import torch
 
     module = networks.load_module(state)
-    if dtype != "float32":
-        module = fused(module).to(getattr(torch, dtype))
-    spec = networks.card(state).spec
+    name, spec = networks.card(state).name, networks.card(state).spec
     # An example of 1 would be taken for a constant.
     example = torch.zeros(batch or 2, 3, spec.crop, spec.crop, dtype=getattr(torch, dtype))
     shapes = None if batch else ({0: torch.export.Dim("batch")},)
-    size = sum(p.numel() * p.element_size() for p in module.parameters())
     try:
+        if dtype != "float32":
+            module = fused(module).to(getattr(torch, dtype))
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
         with _quiet():
             torch.onnx.export(
                 module,
@@ -77,9 +78,24 @@ def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # whatever the exporter raises, the cell cannot go on
-        name = networks.card(state).name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise CellFailed("error", f"ONNX export of {name} in {dtype} failed: {reason}") from error
+    if (written := _written(file)) != (_OPSET[dtype], dtype):
+        raise CellFailed(
+            "error",
+            f"ONNX export of {name} wrote opset {written[0]} with {written[1]} input, not opset "
+            f"{_OPSET[dtype]} with {dtype}: use another version of torch or onnxscript",
+        )
+
+
+def _written(file: Path) -> tuple[int, str]:
+    """Opset and input type that a file really has."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    kind = model.graph.input[0].type.tensor_type.elem_type
+    return opset, str(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
 def fused(module: nn.Module) -> nn.Module:

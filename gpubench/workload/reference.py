@@ -140,7 +140,9 @@ def check(
     """Judge the logits (batch, classes) that a backend gave for each of ``batches``.
 
     The relative error of an image is ||(z - mean z) - (r - mean r)|| / ||r - mean r||, because a
-    common offset of all logits changes no answer. Logits that are not finite fail. Raises
+    common offset of all logits changes no answer. Logits that are not finite fail. An image with
+    a label counts once for accuracy, and as correct when it was right every time it was asked: a
+    batch larger than the pool asks several times, which is no more evidence. Raises
     CellFailed("parity") for logits of the wrong number or shape.
     """
     import numpy as np
@@ -158,8 +160,11 @@ def check(
     errors = _norm(_centred(z) - _centred(right)) / np.maximum(_norm(_centred(right)), 1e-30)
     errors[~finite] = np.inf
     answers, wanted = np.where(finite, z.argmax(axis=2), -1), right.argmax(axis=2)
-    labels = reference.labels[picked]
-    known = labels >= 0
+    always = np.ones(len(reference.labels), dtype=bool)
+    np.logical_and.at(always, picked, answers == reference.labels[picked])
+    asked = np.unique(picked)
+    known = asked[reference.labels[asked] >= 0]
+    labels, of_reference = reference.labels[known], reference.logits[known].argmax(axis=1)
     largest, least = _tolerance(precision, policy)
     error, agreement = float(errors.max()), float(np.mean(answers == wanted))
     return Parity(
@@ -170,15 +175,19 @@ def check(
         max_relative_error=largest,
         min_top1_agreement=least,
         passed=error <= largest and agreement >= least,
-        labelled=int(known.sum()),
-        correct=int(np.sum(answers[known] == labels[known])),
-        reference_correct=int(np.sum(wanted[known] == labels[known])),
+        labelled=len(known),
+        correct=int(always[known].sum()),
+        reference_correct=int((of_reference == labels).sum()),
         reference=reference.engine,
     )
 
 
 def merge(parities: list[Parity]) -> Parity:
-    """One verdict over replicas: the worst error, pooled counts; passed when every one did."""
+    """One verdict over replicas: the worst error; passed when every one did.
+
+    Answers are pooled. Images with labels are not, because all replicas are asked the same ones:
+    of those that were correct, the worst replica's count.
+    """
     worst = max(parities, key=lambda p: inf if p.relative_error is None else p.relative_error)
     total = sum(p.images for p in parities)
     return msgspec.structs.replace(
@@ -186,9 +195,8 @@ def merge(parities: list[Parity]) -> Parity:
         images=total,
         top1_agreement=sum(p.top1_agreement * p.images for p in parities) / total,
         passed=all(p.passed for p in parities),
-        labelled=sum(p.labelled for p in parities),
-        correct=sum(p.correct for p in parities),
-        reference_correct=sum(p.reference_correct for p in parities),
+        labelled=max(p.labelled for p in parities),
+        correct=min(p.correct for p in parities),
     )
 
 

@@ -1,4 +1,4 @@
-"""The tiny network takes the place of torchvision's."""
+"""A tiny network that takes the place of torchvision's where a test asks for it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return Cache(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def _tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_module` gives `tiny.module`, whatever the state dict."""
     monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
 
 

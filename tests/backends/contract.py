@@ -31,6 +31,8 @@ def check_shapes(session: Session, batch: int) -> None:
     """Shape, type, ownership; facts are JSON."""
     images = tiny.images(batch)
     untouched = images.copy()
+    session.copy_in(images)
+    session.sync()  # before the first run, as the worker does
     first = answer(session, images)
     assert first.shape == (batch, tiny.CLASSES)
     assert first.dtype == np.float32

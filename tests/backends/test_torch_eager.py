@@ -8,6 +8,7 @@ from gpubench.errors import Unavailable
 from gpubench.workload.cache import Cache
 from tests.backends import contract, tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_network")
 BACKEND = TorchEager()
 
 

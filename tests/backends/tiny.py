@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import msgspec
 from gpubench.suite import Cell
 
 CROP, CLASSES = 32, 10
+CHANNELS = 64
+"""Enough for a GPU's tensor cores, so that TF32 shows where it is on."""
 
 
 def cell(backend: str, **changes: Any) -> Cell:
@@ -46,9 +49,10 @@ def weights() -> dict[str, Any]:
     import numpy as np
 
     rng = np.random.default_rng(1)
-    shapes = {"c1": (8, 3, 3, 3), "c2": (16, 8, 3, 3), "w": (CLASSES, 16), "b": (CLASSES,)}
+    c = CHANNELS
+    shapes = {"c1": (c, 3, 3, 3), "c2": (c, c, 3, 3), "w": (CLASSES, c), "b": (CLASSES,)}
     return {
-        name: (rng.standard_normal(shape) * (shape[-1] * 3) ** -0.5).astype(np.float32)
+        name: (rng.standard_normal(shape) * prod(shape[1:]) ** -0.5).astype(np.float32)
         for name, shape in shapes.items()
     }
 
@@ -59,13 +63,13 @@ def module() -> Any:
     from torch import nn
 
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, bias=False),
+        nn.Conv2d(3, CHANNELS, 3, stride=2, bias=False),
         nn.ReLU(),
-        nn.Conv2d(8, 16, 3, stride=2, bias=False),
+        nn.Conv2d(CHANNELS, CHANNELS, 3, stride=2, bias=False),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(16, CLASSES),
+        nn.Linear(CHANNELS, CLASSES),
     )
     values = zip(network.state_dict(), weights().values(), strict=True)
     network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in values})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ Figure = Callable[[str, float, float], None]
 
 
 def test_batch_1_median_against_a_bare_loop(figure: Figure) -> None:
-    """ResNet-18 on torch-eager: 40 interleaved pairs of ten iterations, ratio of the medians."""
+    """ResNet-18 on torch-eager: 60 interleaved pairs of ten iterations, ratio of the medians."""
     import torch
 
     cell = make_cell(backend="torch-eager", weights="random", cores=1)
@@ -39,10 +40,9 @@ def test_batch_1_median_against_a_bare_loop(figure: Figure) -> None:
     ratios = []
     with backend.open(cell, artefact, base.Device("cpu", 0, (0,))) as session:
         session.copy_in(images)
-        policy = Policy(sample_s=1e-9, warmup_s=1e-9, warmup_iterations=5)
-        warmup = protocol.warm_up(session, images, cell, policy)
-        for pair in range(40):
-            arms = [_bare(torch, module, tensor), _ours(session, images, cell, policy, warmup)]
+        sampler = protocol.warm_up(session, images, cell, Policy())
+        for pair in range(60):
+            arms = [_bare(torch, module, tensor), _ours(sampler)]
             bare, ours = (arm() for arm in (arms if pair % 2 else arms[::-1]))
             bare, ours = (bare, ours) if pair % 2 else (ours, bare)
             ratios.append(ours / bare)
@@ -50,26 +50,26 @@ def test_batch_1_median_against_a_bare_loop(figure: Figure) -> None:
     figure("|median ratio - 1|", abs(median(ratios) - 1), 0.01)
 
 
-def _bare(torch: object, module: object, tensor: object) -> Callable[[], float]:
+def _bare(torch: Any, module: Any, tensor: Any) -> Callable[[], float]:
     def arm() -> float:
         times = []
-        with torch.inference_mode():  # type: ignore[attr-defined]
+        with torch.inference_mode():
             for _ in range(10):
                 begin = perf_counter_ns()
-                module(tensor)  # type: ignore[operator]
+                module(tensor)
                 times.append(perf_counter_ns() - begin)
         return median(times)
 
     return arm
 
 
-def _ours(
-    session: base.Session, images: base.Images, cell: object, policy: Policy, warmup: list[int]
-) -> Callable[[], float]:
+def _ours(sampler: protocol.Sampler) -> Callable[[], float]:
+    policy = Policy(sample_s=1e-9, max_samples=10)
+
     def arm() -> float:
         times: list[int] = []
         while len(times) < 10:
-            times += protocol.measure(session, images, cell, policy, warmup).durations  # type: ignore[arg-type]
+            times += protocol.measure(sampler, policy).durations
         return median(times)
 
     return arm
@@ -77,8 +77,10 @@ def _ours(
 
 def test_added_per_iteration(figure: Figure) -> None:
     """Wall time of the loop over the null backend, per iteration: nothing in it is work."""
-    cell = make_cell(backend="null")
-    with base.get("null").open(cell, Path(), base.Device("cpu", 0, ())) as session:
+    cell = make_cell(backend="null", weights="random")
+    backend, cache = base.get("null"), Cache()
+    artefact = backend.prepare(cell, models.resolve(cell.workload, cache), cache)
+    with backend.open(cell, artefact, base.Device("cpu", 0, ())) as session:
         enqueue, finish = protocol.steps(session, np.zeros((1, 3, 4, 4), np.float32), cell)
         costs = []
         for _ in range(20):

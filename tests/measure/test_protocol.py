@@ -18,9 +18,8 @@ def run(
 ) -> tuple[protocol.Measured, VirtualSession]:
     clock = clock or VirtualClock()
     session = VirtualSession(clock, session_process)  # type: ignore[arg-type]
-    policy, point = Policy(), make_cell(**cell)
-    warmup = protocol.warm_up(session, IMAGES, point, policy, clock)
-    return protocol.measure(session, IMAGES, point, policy, warmup, clock), session
+    sampler = protocol.warm_up(session, IMAGES, make_cell(**cell), Policy(), clock)
+    return protocol.measure(sampler, Policy(), clock), session
 
 
 def noisy(seed: int, level: float, spread: float = 0.02) -> object:
@@ -31,7 +30,7 @@ def noisy(seed: int, level: float, spread: float = 0.02) -> object:
 def test_warm_up_takes_ten_iterations_even_when_each_is_slow() -> None:
     clock = VirtualClock()
     session = VirtualSession(clock, constant(2e9))
-    assert len(protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock)) == 10
+    assert len(protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock).warmup) == 10
 
 
 def test_latency_keeps_every_duration() -> None:
@@ -61,9 +60,12 @@ def test_throughput_blocks_fill_a_quarter_second_though_overlap_hides_the_wait()
 
     session = Overlapping(clock, constant(1e6))
     cell = make_cell(scenario="throughput")
-    warmup = protocol.warm_up(session, IMAGES, cell, Policy(), clock)
-    measured = protocol.measure(session, IMAGES, cell, Policy(), warmup, clock)
+    measured = protocol.measure(
+        protocol.warm_up(session, IMAGES, cell, Policy(), clock), Policy(), clock
+    )
     assert min(measured.durations) >= 250e6
+    assert len(measured.durations) >= 10, "too few blocks to see a drift"
+    assert measured.warmup[-1] == pytest.approx(1e6, rel=0.01)
     assert measured.durations[0] / measured.iterations == pytest.approx(1e6, rel=0.01)
 
 
@@ -106,18 +108,31 @@ def test_isolated_spikes_are_not_a_warm_up() -> None:
     assert flags == []
 
 
-def test_steady_noise_is_rarely_flagged() -> None:
+@pytest.mark.parametrize("count", [12, 30, 60, 200])
+def test_steady_noise_is_rarely_flagged(count: int) -> None:
     rng = random.Random(7)
     flagged = 0
     for _ in range(200):
-        trace = [round(5e6 * rng.lognormvariate(0, 0.05)) for _ in range(200)]
+        trace = [round(5e6 * rng.lognormvariate(0, 0.05)) for _ in range(count)]
         flagged += protocol.steady(trace, 0.02)[1] != []
     assert flagged <= 4
 
 
-def test_few_samples_are_flagged_in_latency_only() -> None:
-    assert "FEW-SAMPLES" in run(constant(4e8))[0].flags
-    assert "FEW-SAMPLES" not in run(constant(4e8), scenario="throughput")[0].flags
+@pytest.mark.parametrize("scenario", ["latency", "throughput"])
+def test_few_samples_are_flagged(scenario: str) -> None:
+    assert "FEW-SAMPLES" in run(constant(4e8), scenario=scenario)[0].flags
+    assert "FEW-SAMPLES" not in run(constant(4e6), scenario=scenario)[0].flags
+
+
+@pytest.mark.parametrize("count", [50, 200, 400, 1000])
+@pytest.mark.parametrize("rise", [0.5, 1.0, -0.33])
+def test_a_ramp_is_never_taken_for_steady(count: int, rise: float) -> None:
+    rng = random.Random(count)
+    for _ in range(20):
+        trace = [
+            round(5e6 * (1 + rise * i / count) * rng.lognormvariate(0, 0.005)) for i in range(count)
+        ]
+        assert protocol.steady(trace, 0.02)[1], "not flagged"
 
 
 def test_mser_finds_the_step() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from gpubench.errors import GpubenchError, InputError
 from gpubench.record import Record, RecordFile, read
-from gpubench.run import driver, messages, setup
+from gpubench.run import client, driver, messages, setup
 from gpubench.run.client import AgentClient, session_members
 from gpubench.run.progress import Silent
 from gpubench.suite import Cell
@@ -155,11 +156,11 @@ def test_skips_are_records_with_reason_and_remedy(run: Callable[..., RecordFile]
     told = {(r.cell.backend, r.cell.replicas, r.status) for r in file.records}
     assert told == {
         ("fake", 1, "ok"),
-        ("fake", 99, "unsupported"),
+        ("fake", 99, "unavailable"),
         ("fake-missing", 1, "unavailable"),
         ("fake-missing", 99, "unavailable"),
     }
-    missing = next(r for r in file.records if r.status == "unavailable")
+    missing = next(r for r in file.records if r.cell.backend == "fake-missing")
     assert missing.remedy == "pip install a-machine-that-has-it"
 
 
@@ -213,6 +214,18 @@ def test_resume_measures_what_is_missing_and_nothing_twice(
     assert again.records == []
 
 
+def test_resume_goes_on_with_the_second_stage(
+    tmp_path: Path, cache_dir: Path, write_suite: WriteSuite
+) -> None:
+    more = {"target_half_width": 1e-6, "max_repeats": 5}
+    suite, out = write_suite(batch_size="[1]", policy=more), tmp_path / "run"
+    go(suite, out, cache_dir)
+    lines = (out / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "records.jsonl").write_bytes(b"".join(lines[:4]))  # the pilot of two and one more
+    file = go(suite, out, cache_dir, resume=True)
+    assert [r.repeat for r in file.records] == [0, 1, 2, 3, 4]
+
+
 def test_resume_refuses_another_suite(
     tmp_path: Path, cache_dir: Path, write_suite: WriteSuite
 ) -> None:
@@ -264,6 +277,41 @@ def test_a_broken_module_makes_its_backend_unavailable(
     with AgentClient(["gpubench_broken_module", "json"], cache_dir, tmp_path / "log") as agent:
         errors = agent.start().errors
     assert errors == {"gpubench_broken_module": "OSError: libnothing.so: no"}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [("import os; os._exit(3)", "exit code 3"), ("raise SystemExit", "SystemExit")],
+)
+def test_a_module_that_crashes_costs_its_own_backend_only(
+    body: str, words: str, tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpubench_crashing_module.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with AgentClient(["json", "gpubench_crashing_module"], cache_dir, tmp_path / "log") as agent:
+        errors = agent.start().errors
+    assert list(errors) == ["gpubench_crashing_module"]
+    assert words in errors["gpubench_crashing_module"]
+
+
+def test_a_hanging_agent_is_given_up(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpubench_hanging_module.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(client, "START_LIMIT_S", 4.0)
+    monkeypatch.setattr(client, "IMPORT_LIMIT_S", 1.0)
+    with AgentClient(["gpubench_hanging_module"], cache_dir, tmp_path / "log") as agent:
+        errors = agent.start().errors
+    assert "not done after 1 s" in errors["gpubench_hanging_module"]
+
+
+def test_a_killed_worker_takes_its_children_and_its_files_along(
+    run: Callable[..., RecordFile], tmp_path: Path
+) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("gpubench-*"))
+    run(fail="hang-open", batch_size="[1]", policy={"timeout_s": 1.0})
+    assert set(Path(tempfile.gettempdir()).glob("gpubench-*")) <= before
 
 
 def test_chatter_on_stdout_is_no_answer(run: Callable[..., RecordFile], tmp_path: Path) -> None:

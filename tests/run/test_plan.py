@@ -7,7 +7,7 @@ import pytest
 
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.errors import Unavailable
-from gpubench.run.plan import Plan, make, task_seconds
+from gpubench.run.plan import Durations, Plan, make, task_seconds
 from gpubench.suite import Axes, Cell, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
 
@@ -57,7 +57,9 @@ def test_the_two_negatives_of_a_plan_are_told_apart() -> None:
 
 def test_more_replicas_than_the_machine_holds_are_skipped_with_the_figures() -> None:
     [skip] = plan(make_cell(replicas=3, cores=2)).skips
-    assert skip.reason == "3 replicas of 2 cores need 6; usable: 4"
+    assert skip.reason == "3 replicas with 2 core(s) each need 6; usable: 4"
+    assert skip.status == "unavailable"
+    assert skip.remedy
     [skip] = plan(make_cell(device="cuda", replicas=2, cores=0), gpus=1).skips
     assert "visible: 1" in skip.reason
 
@@ -76,11 +78,26 @@ def test_every_round_has_its_own_order_and_the_seed_fixes_it() -> None:
     assert sorted(c.batch_size for c in first.round(1)) == list(range(1, 30))
 
 
-def test_a_known_duration_beats_the_guess() -> None:
-    cell = make_cell()
-    assert task_seconds(cell, Policy(), {cell.key: 9.0}) == 9.0
+def test_a_known_duration_beats_the_guess(tmp_path: Path) -> None:
+    cell, seen = make_cell(), Durations(tmp_path)
     big = make_cell(batch_size=64)
-    assert task_seconds(big, Policy(), {}) > task_seconds(cell, Policy(), {}) > 1
+    assert task_seconds(big, Policy(), seen) > task_seconds(cell, Policy(), seen) > 1
+    seen.note(cell, Policy(), 9.0)
+    again = Durations(tmp_path)
+    assert task_seconds(cell, Policy(), again) == 9.0
+    assert task_seconds(cell, Policy(sample_s=5), again) != 9.0
+    (tmp_path / "durations.json").write_text("[")
+    assert Durations(tmp_path).get(cell, Policy()) is None
+
+
+def test_a_probe_that_raises_is_a_skip() -> None:
+    class Broken(Stub):
+        def probe(self) -> Facts:
+            raise ZeroDivisionError("oops")
+
+    [skip] = make(SUITE, [make_cell()], {"fake": Broken()}, [0], 0).skips
+    assert skip.status == "unavailable"
+    assert "oops" in skip.reason
 
 
 def test_keys_tell_cells_apart() -> None:
