@@ -178,7 +178,8 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.run import doctor as surgery
 
-    report = surgery.collect()
+    with _console().status("importing every runtime, each in a process of its own ..."):
+        report = surgery.collect()
     if as_json:
         click.echo(surgery.to_json(report))
     else:

@@ -14,7 +14,6 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import IO, Any, Literal, Self, TypeVar
 
 import msgspec
@@ -363,10 +362,5 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -19,13 +19,16 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.record import FAILURES, Parity, Record, RecordFile
-from gpubench.suite import Cell
+from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+
+WIDE = "budget ended before the target width"
+"""Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
 
 
 class Summary(Struct, frozen=True, kw_only=True, dict=True):
@@ -35,6 +38,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     """Unique among the files read together."""
     baseline: str
     """The backend that the run's suite names as its baseline."""
+    policy: Policy
+    """That of the run: its ``repeats`` were the pilot of the two-stage rule."""
     cell: Cell
     records: list[Record]
     """One for each repeat; where a task was run again (resume), its last record."""
@@ -95,30 +100,40 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def p50(self) -> Estimate:
         """Headline latency, ns: mean of logs of the repeats' medians."""
-        return stats.geometric_mean(list(self.medians.values()))
+        return stats.geometric_mean(list(self.medians.values()), self.policy.repeats)
 
     @cached_property
     def throughput(self) -> Estimate:
         """Images/s: mean of logs over repeats."""
-        return stats.geometric_mean(list(self.rates.values()))
+        return stats.geometric_mean(list(self.rates.values()), self.policy.repeats)
 
     @cached_property
     def values(self) -> dict[int, float]:
         """Repeat values of the scenario's own metric: latency in ns, or images/s."""
         return self.medians if self.cell.scenario == "latency" else self.rates
 
+    @property
+    def wide(self) -> bool:
+        """The second stage ended before the interval was as narrow as the policy wants."""
+        value = self.p50 if self.cell.scenario == "latency" else self.throughput
+        half, done = value.relative_half_width, len(self.records)
+        second = self.policy.repeats <= done < self.policy.max_repeats and not self.broken
+        return second and half is not None and half > self.policy.target_half_width
+
     @cached_property
     def samples_ns(self) -> NDArray[np.float64]:
-        """Latencies of all repeats and replicas in the order in which the batches ended."""
+        """Latencies in all repeats' common windows, in the order in which the batches ended."""
         import numpy as np
 
         series = []
         for r in self.timed:
-            spans = [np.asarray(x.durations_ns, np.float64) for x in r.replicas]
-            pairs = list(zip(r.replicas, spans, strict=True))
-            each = np.concatenate([d / x.iterations for x, d in pairs])
-            ends = np.concatenate([x.start_ns + d.cumsum() for x, d in pairs])
-            series.append(each[ends.argsort()] if len(pairs) > 1 else each)
+            each, ends = [], []
+            for x, inside in zip(r.replicas, r.window_slices(), strict=True):
+                spans = np.asarray(x.durations_ns, np.float64)
+                each.append(spans[inside] / x.iterations)
+                ends.append(x.start_ns + spans.cumsum()[inside])
+            joined = np.concatenate(each)
+            series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
         return np.concatenate(series) if series else np.empty(0)
 
     @cached_property
@@ -167,7 +182,10 @@ def problems(summaries: Sequence[Summary]) -> list[Problem]:
 
 
 def flags_of(*summaries: Summary) -> list[str]:
-    """Flags of a row built from ``summaries``; a status other than ok comes first."""
+    """Flags of a row built from ``summaries``; a status other than ok comes first.
+
+    Last come what was thrown away for outside evidence, and `WIDE`.
+    """
     found: dict[str, None] = {}
     for s in summaries:
         if s.status != "ok":
@@ -175,6 +193,11 @@ def flags_of(*summaries: Summary) -> list[str]:
         elif s.broken:
             found[f"{len(s.broken)} of {len(s.records)} repeats failed"] = None
         found |= dict.fromkeys(sorted(s.flags))
+    thrown = sum(r.invalidated for s in summaries for r in s.records)
+    if thrown:
+        found[f"{thrown} attempt{'' if thrown == 1 else 's'} invalidated"] = None
+    if any(s.wide for s in summaries):
+        found[WIDE] = None
     return list(found)
 
 
@@ -184,7 +207,7 @@ def summarise(files: Sequence[RecordFile]) -> list[Summary]:
 
 
 def _of(run: str, file: RecordFile) -> list[Summary]:
-    baseline = file.header.suite.baseline
+    suite = file.header.suite
     cells = {cell.key: cell for cell in file.header.planned}
     found: dict[str, dict[int, Record]] = {key: {} for key in cells}
     keys: dict[bytes, str] = {}
@@ -197,7 +220,8 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
     return [
         Summary(
             run=run,
-            baseline=baseline,
+            baseline=suite.baseline,
+            policy=suite.policy,
             cell=cell,
             records=[found[key][n] for n in sorted(found[key])],
         )
@@ -256,8 +280,11 @@ def rated(summaries: Sequence[Summary]) -> list[Summary]:
 
 def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
-    if not base.values or not other.values:
-        return Estimate(why="not measured")
-    if other.cell.scenario == "latency":
-        return stats.ratio(other.values, base.values).estimate()
-    return stats.ratio(base.values, other.values).estimate()
+    if other.cell.scenario == "throughput":
+        return gain(base, other)
+    return stats.ratio(other.medians, base.medians, (other.policy.repeats, base.policy.repeats))
+
+
+def gain(base: Summary, other: Summary) -> Estimate:
+    """Images/s of ``other`` / images/s of ``base``."""
+    return stats.ratio(base.rates, other.rates, (base.policy.repeats, other.policy.repeats))

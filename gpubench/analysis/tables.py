@@ -19,11 +19,13 @@ from gpubench.analysis.cells import (
     Summary,
     baseline_of,
     flags_of,
+    gain,
     problems,
     rated,
     speedup,
     summarise,
 )
+from gpubench.analysis.gauges import GAUGES, peak
 from gpubench.analysis.stats import Estimate
 from gpubench.record import RecordFile
 
@@ -37,7 +39,8 @@ ALWAYS = ("backend", "precision", "batch", "replicas")
 
 
 class Column(Struct, frozen=True, kw_only=True):
-    """``unit``: ns, images/s, x (ratio), fraction, count, flags, key (of the cell) or '' (text)."""
+    """``unit``: ns, bytes, images/s, x (ratio), fraction, MHz, °C, W, count, flags, key (of the
+    cell) or '' (text)."""
 
     name: str
     unit: str = ""
@@ -95,6 +98,7 @@ def of_cells(summaries: list[Summary]) -> list[Table]:
         _throughput(throughput, bases, against),
         _scaling(throughput),
         _cost(summaries),
+        _machine(summaries),
         _parity([s for s in summaries if s.parity]),
         _failures(summaries),
     ]
@@ -122,7 +126,7 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
     text = "images of all replicas completed in the common window / its length"
     fields: list[Field] = [
         (_metric("images/s", "images/s", "higher", text), lambda s: s.throughput),
-        _speedup(bases, against, lambda base, s: stats.ratio(base.rates, s.rates).estimate()),
+        _speedup(bases, against, gain),
         (_REPEATS, lambda s: len(s.rates)),
     ]
     notes = ["Images completed / wall time, never derived from a latency. 95 % intervals."]
@@ -167,8 +171,9 @@ def _scaling(rows: list[Summary]) -> Table:
     body = []
     for s, one, kind in scaling_pairs(rows):
         each = _per_replica(s)
+        straggler = min(each) / (sum(each) / len(each)) if each else None
         body.append((s, [kind, _resource(s), efficiency(s, one), s.throughput, one.throughput,
-                         each, min(each) / (sum(each) / len(each)), flags_of(s, one)]))  # fmt: skip
+                         each, straggler, flags_of(s, one)]))  # fmt: skip
     notes = ["One run's cells only. Efficiency = X_g / (g X_1), X being images/s of g replicas."]
     return _with_axes("Scaling over replicas", columns, body, notes)
 
@@ -192,13 +197,14 @@ def scaling_pairs(rows: Sequence[Summary]) -> list[tuple[Summary, Summary, str]]
 
 def efficiency(s: Summary, one: Summary) -> Estimate:
     """X_g / (g X_1) with its interval, paired by round where both have the same rounds."""
-    e, g = stats.ratio(one.rates, s.rates).estimate(), s.cell.replicas
+    e, g = gain(one, s), s.cell.replicas
     parts = [None if v is None else v / g for v in (e.value, e.low, e.high)]
     return Estimate(value=parts[0], low=parts[1], high=parts[2], n=e.n, why=e.why)
 
 
 def _per_replica(s: Summary) -> list[float]:
-    each = zip(*(v for v in s.replica_rates.values() if all(v)), strict=False)
+    """[] where in no repeat all replicas had a common window and did something in it."""
+    each = zip(*(v for v in s.replica_rates.values() if v and all(v)), strict=True)
     return [stats.geometric_mean(v).value or 0.0 for v in each]
 
 
@@ -237,6 +243,23 @@ def _cost(summaries: list[Summary]) -> Table:
     return _with_axes("Cost to first answer", columns, body, notes)
 
 
+def _machine(summaries: list[Summary]) -> Table:
+    """Only gauges that some cell has; a table without any has no rows."""
+    values = {id(s): [peak(s, gauge) for gauge in GAUGES] for s in summaries}
+    rows = [s for s in summaries if any(v is not None for v in values[id(s)])]
+    fields: list[Field] = [(Column(name="scenario"), lambda s: s.cell.scenario)]
+    for index, gauge in enumerate(GAUGES):
+        if any(values[id(s)][index] is not None for s in rows):
+            column = Column(name=gauge.name, unit=gauge.unit, help=gauge.help)
+            fields.append((column, partial(_nth, values, index)))
+    notes = ["Extremes over repeats, replicas and GPUs, from opening to the answer check."]
+    return _of_cells("Machine while measuring", rows, fields, notes)
+
+
+def _nth(values: dict[int, list[float | None]], index: int, s: Summary) -> float | None:
+    return values[id(s)][index]
+
+
 def _parity(rows: list[Summary]) -> Table:
     def of(name: str) -> Callable[[Summary], Any]:
         return lambda s: getattr(s.parity, name)
@@ -259,8 +282,8 @@ def _parity(rows: list[Summary]) -> Table:
     ]  # fmt: skip
     if any(s.parity and s.parity.labelled for s in rows):
         fields += [
-            (higher(name="accuracy", unit="fraction", help="top-1 against labels, Wilson interval; "
-                    "repeats read the same images, so one repeat's count"), accuracy),
+            (higher(name="accuracy", unit="fraction", help="different images right every time, "
+                    "against their labels; worst repeat, Wilson interval"), accuracy),
             (higher(name="reference", unit="fraction", help="the reference on the same images"),
              lambda s: s.parity.reference_correct / s.parity.labelled
              if s.parity and s.parity.labelled else None),

@@ -10,19 +10,31 @@ from typing import Any
 import msgspec
 
 from gpubench.analysis import stats
-from gpubench.analysis.cells import QUANTILES, Summary, baseline_of, flags_of, speedup, summarise
+from gpubench.analysis.cells import (
+    QUANTILES,
+    Summary,
+    baseline_of,
+    flags_of,
+    problems,
+    speedup,
+    summarise,
+)
+from gpubench.analysis.gauges import GAUGES, peak
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import accuracy, efficiency, scaling_pairs
 from gpubench.record import RecordFile
 
 CELL = ("backend", "device", "model", "weights", "images", "precision", "batch_size", "replicas",
         "cores", "scenario", "boundary")  # fmt: skip
-HEAD = ("run", "cell", *CELL, "options", "status", "flags", "metric", "unit", "value", "low",
-        "high", "n", "note")  # fmt: skip
+HEAD = ("run", "cell", *CELL, "options", "status", "reason", "remedy", "flags", "metric", "unit",
+        "value", "low", "high", "n", "note")  # fmt: skip
 
 
 def render(files: Sequence[RecordFile]) -> str:
-    """A cell without any metric still has one line, whose metric is empty."""
+    """A cell without any metric still has one line, whose metric is empty.
+
+    Several flags (reasons, remedies) of a cell are separated by '; '.
+    """
     summaries = summarise(files)
     bases = baseline_of(summaries)
     scaled: dict[int, list[tuple[str, str, Estimate]]] = {}
@@ -35,14 +47,17 @@ def render(files: Sequence[RecordFile]) -> str:
         lead = _lead(s)
         metrics = [*_metrics(s, bases.get(id(s))), *scaled.get(id(s), [])]
         for name, unit, e in metrics or [("", "", Estimate())]:
-            writer.writerow([*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why])
+            row = [*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why]
+            writer.writerow([_harmless(value) for value in row])
     return out.getvalue()
 
 
 def _lead(s: Summary) -> list[Any]:
     options = msgspec.json.encode(s.cell.options, order="sorted").decode()
-    cell = [_harmless(getattr(s.cell, name)) for name in CELL]
-    return [_harmless(s.run), s.key, *cell, options, s.status, " ".join(flags_of(s))]
+    cell = [getattr(s.cell, name) for name in CELL]
+    found = problems([s])
+    texts = ([p.reason for p in found], [p.remedy for p in found if p.remedy], flags_of(s))
+    return [s.run, s.key, *cell, options, s.status, *("; ".join(dict.fromkeys(t)) for t in texts)]
 
 
 def _harmless(value: Any) -> Any:
@@ -70,6 +85,9 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
                 "ns",
                 Estimate(value=sorted(each)[len(each) // 2], n=len(each)),
             )
+    for gauge in GAUGES:
+        if (value := peak(s, gauge)) is not None:
+            yield gauge.name, gauge.unit, Estimate(value=value)
     if s.parity:
         error = s.parity.relative_error
         why = "not finite" if error is None else ""

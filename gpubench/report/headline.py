@@ -116,7 +116,8 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         what = "Fastest" if w.measure == "throughput" else "Lowest latency"
         unit = " images/s" if w.measure == "throughput" else " p50 per batch"
         text = f"{what}{f' for {w.workload}' if w.workload else ''}: {where(w.summary)}: "
-        text += f"{w.value.main}{unit} {w.value.aside}".rstrip()
+        aside = w.value.aside
+        text += w.value.main + unit + (f" {aside}" if aside.startswith("[") else f" ({aside})")
         if w.rivals:
             text += f"; not told apart from {', '.join(w.rivals)}"
         marks = flags_of(w.summary)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import Comparison, exit_code
+from gpubench.analysis.compare import CAVEAT, Comparison, exit_code
 from gpubench.analysis.tables import build
 from gpubench.record import RecordFile
 
@@ -25,8 +25,9 @@ def render(files: Sequence[RecordFile]) -> str:
 
 
 def comparisons(found: Sequence[Comparison]) -> str:
-    """``{format, exit_code, comparisons: [...]}``."""
-    return _text({"format": FORMAT, "exit_code": exit_code(found), "comparisons": list(found)})
+    """``{format, exit_code, note, comparisons: [...]}``."""
+    code = exit_code(found)
+    return _text({"format": FORMAT, "exit_code": code, "note": CAVEAT, "comparisons": list(found)})
 
 
 def _text(value: object) -> str:

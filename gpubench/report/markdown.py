@@ -16,11 +16,11 @@ from gpubench.report import headline, show
 OPEN_ROWS = 30
 """Tables longer than this start folded."""
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~#@])")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#@$])")
 
 
 def escape(text: str) -> str:
-    """Untrusted text in a table cell: no HTML, no Markdown, no mention, one line."""
+    """Untrusted text in a table cell: no HTML, Markdown, mathematics or mention, one line."""
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
@@ -30,7 +30,8 @@ def render(files: Sequence[RecordFile]) -> str:
     lines = [f"# gpubench: {escape(show.title(files))}", ""]
     for name, file in zip(run_names(files), files, strict=True):
         head = file.header
-        lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(show.machine(head))}."]
+        lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(show.machine(head))}. "
+                  f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
     lines += ["", *(f"- {escape(line)}" for line in headline.lines(summaries)), ""]
     flags = headline.flags(summaries)
@@ -61,9 +62,9 @@ def _ending(files: Sequence[RecordFile]) -> list[str]:
     lines = []
     for name, file in zip(run_names(files), files, strict=True):
         environment = msgspec.json.format(msgspec.json.encode(file.header.environment)).decode()
-        fence = "`" * (max((len(m) for m in re.findall("`+", environment)), default=2) + 1)
-        fence = fence if len(fence) > 2 else "```"
         again = show.command(file.header)
+        ticks = re.findall("`+", environment + again)
+        fence = "`" * (max([2, *map(len, ticks)]) + 1)
         summary = f"<summary>Run a cell again; environment of {escape(name)}</summary>"
         lines += ["<details>", summary,
                   "", f"{fence}text", again, fence, "", f"{fence}json", environment, fence, "",

@@ -24,7 +24,7 @@ from gpubench.report import charts, headline, show
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
-WORDS = ("backend", "precision", "device", "scaling", "one replica owns", "answers")
+WORDS = ("backend", "precision", "device", "scenario", "scaling", "one replica owns", "answers")
 """Columns of short words that stay on one line."""
 
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -72,10 +72,9 @@ def render(files: Sequence[RecordFile]) -> str:
     )
     summaries = summarise(files)
     drawn = charts.build(summaries)
-    commands = {
-        name: show.command(f.header) for name, f in zip(run_names(files), files, strict=True)
-    }
-    of_cell = {s.key: commands[s.run].replace("KEY", s.key) for s in reversed(summaries)}
+    headers = {name: f.header for name, f in zip(run_names(files), files, strict=True)}
+    commands = {name: show.command(header) for name, header in headers.items()}
+    of_cell = {s.key: show.command(headers[s.run], s.key) for s in reversed(summaries)}
     marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
     return environment.from_string(asset("page.html.j2")).render(
         title=show.title(files),

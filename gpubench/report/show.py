@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from gpubench import units
-from gpubench.analysis.stats import Estimate
+from gpubench.analysis.cells import WIDE
+from gpubench.analysis.stats import Estimate, repeats
 from gpubench.analysis.tables import Column
 from gpubench.record import FAILURES, FLAGS, Header, RecordFile
 
@@ -24,10 +27,15 @@ STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
     "unsupported": "the backend cannot do this cell",
     "missing": "planned, but not in the file",
+    WIDE: "the interval is wider than policy.target_half_width, and more repeats were allowed",
 }
 
-_SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %")}
-_LONG = (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0))
+_SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"), "MHz": (1.0, " MHz"),
+          "°C": (1.0, " °C"), "W": (1.0, " W")}  # fmt: skip
+_STEPS = {
+    "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
+    "bytes": (("GiB", 2.0**-30), ("MiB", 2.0**-20), ("KiB", 2.0**-10), ("B", 1.0)),
+}
 
 
 class Shown(Struct, frozen=True):
@@ -46,9 +54,9 @@ def show(value: Any, column: Column) -> Shown:
         return Shown(", ".join(show(v, column).main for v in value) or NOTHING)
     if value is None or value == "":
         return Shown(NOTHING)
-    if isinstance(value, float) and not isinstance(value, bool):
-        if not column.unit:
-            return Shown(f"{value:.2g}")
+    if isinstance(value, float) and not column.unit:
+        return Shown(f"{value:.2g}")
+    if isinstance(value, float) or column.unit in (*_SCALE, *_STEPS):
         return _estimate(Estimate(value=value), column.unit)
     return Shown(str(value))
 
@@ -73,20 +81,29 @@ def _fixed(value: float, decimals: int) -> str:
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
-    if unit != "ns":
+    steps = _STEPS.get(unit)
+    if steps is None:
         return _SCALE.get(unit, (1.0, ""))
-    name, factor = next(((n, f) for n, f in _LONG if abs(value) * f >= 1), _LONG[-1])
+    name, factor = next(((n, f) for n, f in steps if abs(value) * f >= 1), steps[-1])
     return factor, f" {name}"
 
 
-def compact(value: Any, column: Column) -> str:
-    """One short piece: '11.06 ms ±1.1%'; '±?' where there is no interval."""
+SINGLE = repeats(1)
+"""Why an `Estimate` from a single repeat has no interval."""
+
+
+def compact(value: Any, column: Column, *, single: bool = False) -> str:
+    """One short piece: '11.06 ms ±1.1%', or '11.06 ms (1 repeat)' where there is no interval.
+
+    ``single``: leave '(1 repeat)' out, because a note says it of all.
+    """
     shown = show(value, column)
     half = value.relative_half_width if isinstance(value, Estimate) else None
     if half is None:
         if shown.main == NOTHING or shown.aside == "baseline":
             return shown.aside or NOTHING
-        return f"{shown.main} ±?" if shown.aside else shown.main
+        hidden = not shown.aside or (single and shown.aside == SINGLE)
+        return shown.main if hidden else f"{shown.main} ({shown.aside})"
     return f"{shown.main} ±{units.significant(100 * half, 2)}%"
 
 
@@ -107,21 +124,52 @@ def meaning(flag: str) -> str:
     """What a flag, or a status shown as one, says."""
     if flag.startswith("failed: "):
         return FAILURES.get(flag.removeprefix("failed: "), "the cell broke")
+    if flag.endswith(" invalidated"):
+        return "measured again after heat, a power brake or another process on the GPU"
     return {**STATUSES, **FLAGS}.get(flag, "some repeats broke: see skips and failures")
 
 
 def command(header: Header, key: str = "KEY") -> str:
-    """The command that runs one cell again: the run's own, less where its results went."""
-    words = list(header.command)
-    if "run" not in words:
-        return shlex.join(["gpubench", "run", header.suite.name, "--cell", key])
-    kept, skip = ["gpubench"], False
-    for word in words[words.index("run") :]:
-        takes = word in ("-o", "--output")
-        drop = skip or takes or word == "--resume" or word.startswith("--output=")
-        skip = takes and not skip
-        kept += [] if drop else [word]
-    return shlex.join([*kept, "--cell", key])
+    """The command that measures one cell again: the run's own, with only this cell.
+
+    Where its results went, other cells and ``--require`` (of backends it leaves out) are dropped.
+    """
+    return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
+
+
+def resume(header: Header, out: str | Path) -> str:
+    """The command that goes on with this run, whose results are in ``out``."""
+    return _again(header, ("-o", "--output", "--resume"), "--resume", "-o", str(out))
+
+
+def _again(header: Header, drop: Sequence[str], *extra: str) -> str:
+    words = header.command
+    words = words[words.index("run") + 1 :] if "run" in words else [header.suite.name]
+    kept: dict[bool, list[str]] = {False: [], True: []}
+    for name, group in _options(words):
+        if name not in drop:
+            kept[name == "--"] += group
+    return shlex.join(["gpubench", "run", *kept[False], *extra, *kept[True]])
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """(option or '', its words), in every form that click takes: --o v, --o=v, -o v, -ov, -qov."""
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            yield word, [word, *left]
+        elif word.startswith("--"):
+            name, attached, _ = word.partition("=")
+            alone = attached or name in ("--quiet", "--resume")
+            yield name, [word, *([] if alone else islice(left, 1))]
+        elif word.startswith("-") and word != "-":
+            rest = word[1:].lstrip("q")
+            if word[1:] != rest:
+                yield "-q", ["-q"]
+            if rest:
+                yield f"-{rest[0]}", [f"-{rest}", *(islice(left, 1) if len(rest) == 1 else [])]
+        else:
+            yield "", [word]
 
 
 def machine(header: Header) -> str:

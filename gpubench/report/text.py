@@ -6,6 +6,7 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -20,7 +21,7 @@ from gpubench.analysis.cells import (
     speedup,
     summarise,
 )
-from gpubench.analysis.compare import VERDICTS, Comparison
+from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column, Table, of_cells
 from gpubench.record import RecordFile
@@ -29,6 +30,7 @@ from gpubench.units import percent
 
 _NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
 _TIMES = Column(name="speed-up", unit="x")
+_NO_INTERVALS = "1 repeat of every cell, so there are no intervals."
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
@@ -47,6 +49,7 @@ def render(files: Sequence[RecordFile]) -> str:
     for flag, n in headline.flags(summaries):
         console.print(Text(f"{flag} ({n} cells): {show.meaning(flag)}"))
     for file in files:
+        console.print(Text(f"Raw records: {file.path}"))
         console.print(Text(f"Run a cell again: {show.command(file.header)}"))
         for note in file.notes:
             console.print(Text(f"Note on {file.path}: {note}"))
@@ -54,18 +57,25 @@ def render(files: Sequence[RecordFile]) -> str:
 
 
 def grid(table: Table) -> RenderableType:
-    """One table; ± is half the 95 % interval, ±? means that there is none."""
+    """One table; ± is half the 95 % interval."""
     made = _grid(table.title)
+    single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
     for column in table.columns:
         whole = column.unit == "key" or column.name in ("backend", "what")
         right = show.is_number(column)
         made.add_column(column.name, justify="right" if right else "left", no_wrap=whole)
     for row in table.rows:
         made.add_row(
-            *(Text(show.compact(v, c)) for v, c in zip(row, table.columns, strict=True)),
+            *(Text(show.compact(v, c, single=single))
+              for v, c in zip(row, table.columns, strict=True)),
             style="" if not _marks(table, row) else "yellow",
-        )
-    return Group(made, *(Text(note, style="dim") for note in table.notes))
+        )  # fmt: skip
+    notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
+    return Group(made, *(Text(note, style="dim") for note in notes))
+
+
+def _single(value: object) -> bool:
+    return isinstance(value, Estimate) and value.why == show.SINGLE
 
 
 def _grid(title: str) -> Grid:
@@ -89,17 +99,19 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     same = (
         f" {summaries[0].cell.scenario}" if len({s.cell.scenario for s in summaries}) == 1 else ""
     )
-    for s in (s for s in summaries if s.timed):
+    timed = [s for s in summaries if s.timed]
+    single = all(_single(s.throughput) or _single(s.p50) for s in timed)
+    short = partial(show.compact, single=single)
+    for s in timed:
         label = f"{s.run} {s.cell.label}" if several else s.cell.label
-        p50 = show.compact(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
+        p50 = short(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
         made.add_row(
-            Text(label.replace(same, "", 1)), p50, show.compact(s.throughput, _RATE),
-            show.compact(_speedup(s, bases), _TIMES), _answers(s),
+            Text(label.replace(same, "", 1)), p50, short(s.throughput, _RATE),
+            short(_speedup(s, bases), _TIMES), _answers(s),
             Text(", ".join(flags_of(s)), style="red" if not s.ranked else "yellow"),
         )  # fmt: skip
-    note = (
-        "\u00b1: half the 95 % interval. agree: top-1 with the reference; right: with the labels."
-    )
+    note = _NO_INTERVALS if single else "±: half the 95 % interval."
+    note += " agree: top-1 with the reference; right: with the labels."
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
     parts += [Text(line) for line in headline.lines(summaries)]
@@ -160,4 +172,5 @@ def comparison(comparisons: Sequence[Comparison]) -> RenderableType:
             found, Text(c.reason),
         )  # fmt: skip
     note = "ratio: candidate / baseline; finds: the slowdown this would have found 95 times in 100"
-    return Group(Text(head, style=STYLE[rows[0].verdict]), made, Text(note, style="dim"))
+    notes = (Text(line, style="dim") for line in (note, CAVEAT))
+    return Group(Text(head, style=STYLE[rows[0].verdict]), made, *notes)

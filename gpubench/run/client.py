@@ -12,7 +12,6 @@ from pathlib import Path
 from select import select
 from tempfile import TemporaryDirectory
 from time import monotonic
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -168,12 +167,7 @@ class AgentClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

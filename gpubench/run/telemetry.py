@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import mean, median
 from threading import Event, Thread
 from time import monotonic
-from types import TracebackType
 from typing import Any, Self
 
 from gpubench import gpu as gpus
@@ -66,12 +65,7 @@ class Telemetry:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._cpu.end()  # first: the workers are about to vanish
         self._stop.set()
         if self._thread is not None:

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import VERDICTS, compare, exit_code
-from gpubench.record import Record, RecordFile
+from gpubench.analysis import stats
+from gpubench.analysis.cells import summarise
+from gpubench.analysis.compare import UNSTEADY, VERDICTS, compare, exit_code
+from gpubench.record import FLAGS, Record, RecordFile
+from gpubench.suite import Policy
 from tests.report import make
 
 CELLS = make.grid(backends=("torch-eager", "openvino"), batches=(1,), replicas=(1,))
@@ -68,10 +71,22 @@ def test_one_repeat_is_never_enough():
     assert "1 repeat in the baseline" in found[0].reason
 
 
-def test_an_unsteady_trace_gets_no_verdict():
+@pytest.mark.parametrize("flag", ["DRIFT", "FEW-SAMPLES"])
+def test_an_unsteady_trace_gets_no_verdict(flag):
+    assert set(UNSTEADY) <= set(FLAGS)
     base = run(1)
-    drift = replace(base, records=[replace(r, flags=["DRIFT"]) for r in base.records])
-    assert set(verdicts(base, drift)) == {"INCONCLUSIVE"}
+    shaky = replace(base, records=[replace(r, flags=[flag]) for r in base.records])
+    assert set(verdicts(base, shaky)) == {"INCONCLUSIVE"}
+
+
+def test_after_a_second_stage_the_spread_is_that_of_the_pilot():
+    policy = Policy(repeats=3, max_repeats=12)
+    staged = [make.run(CELLS, seed=s, repeats=12, samples=40, policy=policy) for s in (1, 2)]
+    sides = [summarise([file]) for file in staged]
+    for row, b, c in zip(compare(*staged), *sides, strict=True):
+        values = list(b.values.values()), list(c.values.values())
+        assert row.low == stats.welch(*values, (3, 3)).estimate().low
+        assert row.low != stats.welch(*values).estimate().low
 
 
 def test_another_machine_is_incomparable_unless_allowed():
@@ -104,6 +119,19 @@ def test_a_failure_is_missing_with_its_reason():
     found = compare(base, replace(candidate, records=[*left, dead]))
     assert found[0].verdict == "MISSING"
     assert found[0].reason == "candidate: failed: crash (signal 11)"
+
+
+def test_replicas_that_never_ran_together_are_missing_and_say_so():
+    base = make.run([make.cell(scenario="throughput", replicas=2)], samples=40)
+    apart = [
+        replace(r, flags=["NO-COMMON-WINDOW"], replicas=[
+            replace(s, start_ns=n * make.S, end_ns=(n + 1) * make.S)
+            for n, s in enumerate(r.replicas)])
+        for r in base.records
+    ]  # fmt: skip
+    found = compare(base, replace(base, records=apart))
+    assert [c.verdict for c in found] == ["MISSING"]
+    assert found[0].reason == "candidate: no value: NO-COMMON-WINDOW"
 
 
 def test_wrong_answers_are_missing_however_fast():

@@ -53,12 +53,12 @@ def test_percentile_is_the_nearest_rank_with_binomial_ranks():
     assert (e.value, e.low, e.high, e.n) == (90.0, float(low), float(high), 100)
 
 
-def test_dependence_that_eats_the_sample_leaves_a_value_without_an_interval():
+def test_dependence_that_eats_the_sample_leaves_no_number():
     series = np.repeat(np.arange(1.0, 11.0), 40)  # ten plateaus
     e = stats.percentile(series, 0.9)
-    assert e.value == 9.0
-    assert e.low is None
-    assert e.why.startswith("no interval: 400 samples weigh as")
+    assert (e.value, e.low) == (None, None)
+    assert e.n < 36
+    assert e.why == f"n too small: 400 dependent samples weigh as {e.n} of 36"
 
 
 def ar1(phi: float, n: int, repetitions: int, rng: np.random.Generator) -> np.ndarray:
@@ -114,10 +114,41 @@ def test_welch_matches_scipy():
 def test_paired_cancels_what_both_sides_share():
     drift = [1.0, 3.0, 9.0]
     base, other = dict(enumerate(drift)), {i: 2 * v for i, v in enumerate(drift)}
-    e = stats.ratio(base, other).estimate()
+    e = stats.ratio(base, other)
     assert (e.low, e.value, e.high) == pytest.approx((2, 2, 2))
-    unpaired = stats.ratio(base, {i + 1: v for i, v in other.items()}).estimate()
-    assert unpaired.low < 1 < unpaired.high  # other rounds: Welch
+    longer = stats.ratio(base, other | {3: 77.0, 4: 0.1})  # a second stage for one of them
+    assert (longer.low, longer.value, longer.high) == pytest.approx((2, 2, 2))
+    unpaired = stats.ratio(base, {i + 2: v for i, v in other.items()})
+    assert unpaired.low < 1 < unpaired.high  # one round in common: Welch
+    assert stats.ratio({}, other) == stats.Estimate(why="not measured")
+
+
+def test_the_spread_after_a_second_stage_is_that_of_the_pilot():
+    pilot, more = [1.0, 10.0, 100.0], [1.0, 1.0, 1.0, 1.0]
+    e = stats.geometric_mean(pilot + more, 3)
+    half = 4.302652729911275 * math.log(10) / math.sqrt(7)  # t of 2 dof, sd of 3, n of 7
+    assert e.value == pytest.approx(10 ** (3 / 7))
+    assert math.log(e.high / e.value) == pytest.approx(half)
+    assert math.log(e.value / e.low) == pytest.approx(half)
+    assert e.n == 7
+    pairs = stats.ratio(dict(enumerate([1.0] * 7)), dict(enumerate(pilot + more)), (3, 3))
+    assert pairs == e
+
+
+def test_two_stage_welch_keeps_its_level_and_that_of_all_repeats_would_not():
+    from gpubench.measure.protocol import repeats_needed
+
+    rng = np.random.default_rng(4)
+
+    def side() -> list[float]:
+        values = np.exp(rng.normal(0, 0.02, 8)).tolist()
+        return values[: min(8, repeats_needed(values[:3], 0.02))]
+
+    sides = [(side(), side()) for _ in range(4000)]
+    alarms = np.mean([stats.welch(a, b, (3, 3)).p_above(0.0) < 0.01 for a, b in sides])
+    naive = np.mean([stats.welch(a, b).p_above(0.0) < 0.01 for a, b in sides])
+    assert alarms <= 0.014
+    assert naive >= 0.02
 
 
 def test_degenerate_p_values():

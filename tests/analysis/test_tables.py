@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.cells import summarise
+from gpubench.analysis.cells import WIDE, Summary, flags_of, summarise
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Table, build
-from gpubench.record import Record, RecordFile
+from gpubench.measure.protocol import repeats_needed
+from gpubench.record import Record, RecordFile, Samples
+from gpubench.suite import Policy
 from tests.report import make
 
 
@@ -102,6 +104,139 @@ def test_scaling_weak_and_strong_against_hand_calculated_values():
     assert ("strong", 8) not in found  # no one-replica cell of batch 16
     assert found["weak", 4]["per replica"] == pytest.approx([800, 800])
     assert found["weak", 4]["one replica owns"] == "1 core"
+
+
+def without_window(file: RecordFile, which) -> RecordFile:
+    """Replicas of the chosen records run one after the other."""
+    records = []
+    for r in file.records:
+        replicas = r.replicas
+        if which(r):
+            replicas = [replace(s, start_ns=10**12 * i, end_ns=10**12 * i + 10**9)
+                        for i, s in enumerate(replicas)]  # fmt: skip
+        records.append(replace(r, replicas=replicas, flags=["NO-COMMON-WINDOW"]))
+    return replace(file, records=records)
+
+
+def test_a_repeat_without_a_common_window_is_left_out_of_scaling():
+    cells = make.grid(backends=("torch-eager",), batches=(4,), replicas=(1, 2))
+    base = make.run(cells, samples=40)
+    file = without_window(base, lambda r: r.cell.replicas == 2 and r.repeat == 1)
+    found = rows(tables(file)["Scaling over replicas"])[0]
+    assert found["images/s"].n == 2
+    assert len(found["per replica"]) == 2
+    assert found["slowest / mean"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_cell_or_baseline_that_never_had_a_common_window_shows_nothing():
+    grid = {"batches": (4,), "replicas": (1, 2), "scenarios": ("throughput",)}
+    cells = make.grid(backends=("torch-eager", "openvino"), **grid)
+    base = make.run(cells, samples=40)
+    file = without_window(base, lambda r: r.cell.replicas == 2 and r.cell.backend == "torch-eager")
+    found = tables(file)
+    assert {r["backend"] for r in rows(found["Scaling over replicas"])} == {"openvino"}
+    lone = next(r for r in rows(found["Throughput"])
+                if r["backend"] == "openvino" and r["replicas"] == 2)  # fmt: skip
+    assert lone["speed-up"] == Estimate(why="not measured")
+
+
+def test_a_replica_that_never_worked_in_the_window_has_no_rate_of_its_own():
+    cells = make.grid(backends=("torch-eager",), batches=(4,), replicas=(1, 2),
+                      scenarios=("throughput",))  # fmt: skip
+    base = make.run(cells, samples=40)
+    records = [
+        replace(r, replicas=[r.replicas[0], *(replace(s, durations_ns=[]) for s in r.replicas[1:])])
+        for r in base.records
+    ]
+    found = rows(tables(replace(base, records=records))["Scaling over replicas"])[0]
+    assert found["per replica"] == []
+    assert found["slowest / mean"] is None
+
+
+def test_latencies_outside_the_common_window_count_nowhere():
+    cell = make.cell(replicas=2)
+    alone, together = [10_000_000] * 30, [30_000_000] * 20
+    early = Samples(replica=0, device="cpu:0", durations_ns=alone + together, start_ns=0,
+                    end_ns=900_000_000)  # fmt: skip
+    late = Samples(replica=1, device="cpu:1", durations_ns=together + alone, start_ns=300_000_000,
+                   end_ns=1_200_000_000)  # fmt: skip
+    record = Record(cell=cell, repeat=0, status="ok", replicas=[early, late])
+    s = summarise([RecordFile("x", make.header([cell]), [record])])[0]
+    assert s.samples_ns.tolist() == [3e7] * 40
+    assert s.p50.value == 3e7
+
+
+@pytest.mark.parametrize(
+    ("scenario", "pilot", "most"), [("throughput", 3, 8), ("latency", 5, 12), ("latency", 3, 8)]
+)
+def test_shown_intervals_cover_with_the_stopping_rule_inside(scenario, pilot, most):
+    rng = np.random.default_rng(11)
+    cell, policy = make.cell(scenario=scenario), Policy(repeats=pilot, max_repeats=most)
+    hits, lengths = 0, set()
+    for durations in np.exp(rng.normal(math.log(1e9), 0.02, (4000, most))).astype(int).tolist():
+        values = durations if scenario == "latency" else [1e9 / d for d in durations]
+        n = min(most, repeats_needed(values[:pilot], policy.target_half_width))
+        records = [
+            Record(cell=cell, repeat=i, status="ok", replicas=[
+                Samples(replica=0, device="cpu:0", durations_ns=[d], end_ns=d)])
+            for i, d in enumerate(durations[:n])
+        ]  # fmt: skip
+        s = Summary(run="x", baseline="", policy=policy, cell=cell, records=records)
+        e = s.p50 if scenario == "latency" else s.throughput
+        hits += e.low <= (1e9 if scenario == "latency" else 1.0) <= e.high
+        lengths.add(n)
+    assert lengths == set(range(pilot, most + 1))
+    assert hits / 4000 == pytest.approx(0.95, abs=0.01)
+
+
+def staged(repeats: int, **changes) -> list[str]:
+    policy = Policy(repeats=3, max_repeats=8, target_half_width=0.02)
+    file = make.run([make.cell()], repeats=repeats, samples=40, policy=policy, **changes)
+    return flags_of(summarise([file])[0])
+
+
+def test_a_second_stage_that_ended_early_says_so():
+    assert staged(4, launch=0.2) == [WIDE]
+    assert staged(8, launch=0.2) == []  # all that the policy allows
+    assert staged(4, launch=0.0001) == []  # narrow enough
+    assert staged(2, launch=0.2) == []  # the pilot itself is not complete
+    once = make.run([make.cell()], repeats=3, launch=0.2, policy=Policy(repeats=3, max_repeats=3))
+    assert flags_of(summarise([once])[0]) == []
+
+
+def test_invalidated_attempts_are_counted_with_the_flags():
+    file = make.run([make.cell()], samples=40)
+    records = [replace(r, invalidated=n) for r, n in zip(file.records, (1, 0, 2), strict=True)]
+    found = rows(tables(replace(file, records=records))["Latency per batch"])[0]
+    assert found["flags"] == ["3 attempts invalidated"]
+    records[2] = replace(records[2], invalidated=0)
+    found = rows(tables(replace(file, records=records))["Latency per batch"])[0]
+    assert found["flags"] == ["1 attempt invalidated"]
+
+
+def test_machine_table_has_the_extremes_and_only_what_was_recorded():
+    file = make.run([make.cell(replicas=2), make.cell(scenario="throughput")], samples=40)
+    found = rows(tables(file)["Machine while measuring"])
+    assert [r["scenario"] for r in found] == ["latency", "throughput"]
+    assert [r["host memory"] for r in found] == [800 << 20, 400 << 20]
+    assert "temperature" not in found[0]
+
+    hot = make.GPU | {"temperature_c_max": 77, "sm_mhz": {"min": 900.0, "max": 1500.0}}
+    broken = {"index": 1, "not_measured": {"gpu": "lost"}}
+    records = [
+        replace(r, telemetry={"gpus": [make.GPU, hot if r.repeat == 1 else broken]})
+        for r in file.records
+    ]
+    found = rows(tables(replace(file, records=records))["Machine while measuring"])[0]
+    assert (found["SM clock min"], found["SM clock max"]) == (900, 1980)
+    assert (found["temperature"], found["mean power"], found["peak power"]) == (77, 312.5, 402)
+    assert found["GPU memory"] == 3 << 30
+
+    bare = [
+        replace(r, telemetry={}, replicas=[replace(s, peak_host_bytes=0) for s in r.replicas])
+        for r in file.records
+    ]
+    assert "Machine while measuring" not in tables(replace(file, records=bare))
 
 
 def test_scaling_never_crosses_runs():

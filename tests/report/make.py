@@ -72,16 +72,30 @@ def record(
         kind="" if passed else "parity", replicas=replicas, parity=parity(c, rng, passed),
         reason="" if passed else "relative error 0.31 at slot 0, tolerance 0.001",
         prepare_ns={"export": 900 * MS, **({"compile": 9 * S} if "compile" in c.backend else {})},
-        telemetry={"cpu_busy": 0.02}, facts={"version": "1.2.3"}, flags=list(flags),
+        telemetry={"seconds": 1.5, "cpu": {"load_1min": 0.4, "other_busy_share": 0.02}},
+        facts={"version": "1.2.3"}, flags=list(flags),
         started="2026-01-02T03:04:05Z", wall_s=1.7,
     )  # fmt: skip
 
 
-def header(cells: list[Cell], run_id: str = "20260102-030405", **changes: Any) -> Header:
+GPU = {
+    "index": 0, "uuid": "GPU-1", "sm_mhz": {"min": 1200.0, "median": 1900.0, "max": 1980.0},
+    "temperature_c_max": 61, "power_w": {"mean": 312.5, "max": 402.0},
+    "memory_used_bytes_peak": 3 << 30, "throttle": {"SwPowerCap": 0.1},
+}  # fmt: skip
+"""What telemetry says of one GPU."""
+
+
+def header(
+    cells: list[Cell],
+    run_id: str = "20260102-030405",
+    policy: Policy | None = None,
+    **changes: Any,
+) -> Header:
     suite = Suite(
         name="quick", description="A first look in two minutes.", workload=Workload(),
         axes=Axes(backend=tuple(dict.fromkeys(c.backend for c in cells))),
-        policy=Policy(), baseline="torch-eager",
+        policy=policy or Policy(), baseline="torch-eager",
     )  # fmt: skip
     values: dict[str, Any] = {
         "run_id": run_id, "suite": suite, "fingerprint": "f00d", "planned": cells,
@@ -119,14 +133,20 @@ def run(
     run_id: str = "20260102-030405",
     factor: float = 1.0,
     samples: int = 200,
+    launch: float = 0.01,
+    policy: Policy | None = None,
     **changes: Any,
 ) -> RecordFile:
-    """All cells ok."""
+    """All cells ok; every repeat belongs to the first stage unless ``policy`` says otherwise."""
+    policy = policy or Policy(repeats=repeats, max_repeats=repeats)
     rng = np.random.default_rng(seed)
     records = [
-        record(c, n, rng, samples=samples, factor=factor) for n in range(repeats) for c in cells
+        record(c, n, rng, samples=samples, factor=factor, launch=launch)
+        for n in range(repeats)
+        for c in cells
     ]
-    return RecordFile(f"reports/{run_id}/records.jsonl", header(cells, run_id, **changes), records)
+    head = header(cells, run_id, policy, **changes)
+    return RecordFile(f"reports/{run_id}/records.jsonl", head, records)
 
 
 def realistic(seed: int = 0, run_id: str = "20260102-030405", samples: int = 200) -> RecordFile:

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from gpubench import report
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.compare import compare
+from gpubench.analysis.cells import WIDE, summarise
+from gpubench.analysis.compare import CAVEAT, compare
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column
 from gpubench.errors import InputError
 from gpubench.record import FLAGS, Record, RecordFile
-from gpubench.report import charts, headline, machine, page, show, text
+from gpubench.report import charts, headline, machine, markdown, page, show, text
+from gpubench.suite import Policy
 from tests.report import make
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"|`*_[x](y)\u2028{{7*7}}"
@@ -121,6 +122,13 @@ def test_markdown_escapes_every_untrusted_string():
     assert set(widths) == set(rules)
 
 
+def test_markdown_fences_are_longer_than_any_run_of_backticks_in_them():
+    file = make.run([make.cell()], samples=5, command=["gpubench", "run", "`" * 5])
+    made = report.render([file], "md")
+    assert re.search(r"^`{6}text\n.*`{5}.*\n`{6}$", made, re.MULTILINE)
+    assert markdown.escape("a $x^2$ b") == r"a \$x^2\$ b"
+
+
 def test_terminal_output_does_not_interpret_markup():
     file = make.run([make.cell(backend="[bold red]x[/]")], samples=10)
     assert "[bold red]x[/]" in plain(text.summary([file]))
@@ -144,6 +152,43 @@ def test_command_keeps_the_run_and_drops_where_it_went():
     header = make.header([], command=words)
     assert show.command(header, "k") == "gpubench run 'a b.toml' --batch-size 1,8 --cell k"
     assert show.command(make.header([], command=["x"]), "k") == "gpubench run quick --cell k"
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["quick", "-oout"], "quick"),
+        (["quick", "-qoout"], "quick -q"),
+        (["quick", "-qo", "out", "--quiet"], "quick -q --quiet"),
+        (["quick", "--require", "openvino", "--require=tensorrt"], "quick"),
+        (["--cell", "a", "quick", "--cell=b"], "quick"),
+        (["/d/KEY.toml", "--weights", "/d/KEY/w.pt"], "/d/KEY.toml --weights /d/KEY/w.pt"),
+        (["quick", "--images", "--output", "--model=-o"], "quick --images --output --model=-o"),
+    ],
+)  # fmt: skip
+def test_command_reads_the_run_as_click_does(words, kept):
+    header = make.header([], command=["gpubench", "run", *words])
+    assert show.command(header, "k") == f"gpubench run {kept} --cell k"
+
+
+def test_command_puts_options_before_the_end_of_options():
+    header = make.header([], command=["gpubench", "run", "-q", "--", "-odd.toml"])
+    assert show.command(header, "k") == "gpubench run -q --cell k -- -odd.toml"
+
+
+def test_resume_keeps_everything_but_where_the_results_went():
+    words = ["/x/gpubench", "run", "quick", "--cell", "a", "--require=x", "-qo", "old", "--resume"]
+    header = make.header([], command=words)
+    wanted = "gpubench run quick --cell a --require=x -q --resume -o 'a b'"
+    assert show.resume(header, "a b") == wanted
+    lost = show.resume(make.header([], command=["x"]), "out")
+    assert lost == "gpubench run quick --resume -o out"
+
+
+def test_the_command_of_a_row_leaves_paths_alone_that_hold_its_placeholder():
+    file = make.run([make.cell()], samples=10, command=["gpubench", "run", "/data/KEY.toml"])
+    made = report.render([file], "html")
+    assert f'data-copy="gpubench run /data/KEY.toml --cell {make.cell().key}"' in made
 
 
 def test_headline_names_the_winner_and_whom_it_cannot_be_told_from():
@@ -232,6 +277,30 @@ def test_csv_defuses_formulas():
     assert "'=cmd()" in report.render([file], "csv")
 
 
+def test_csv_defuses_formulas_in_every_text():
+    evil = "=1+1"
+    dead = Record(cell=make.cell(backend="x"), repeat=0, status="failed", kind=evil, reason=evil,
+                  remedy=evil)  # fmt: skip
+    file = make.run([make.cell()], samples=5)
+    records = [replace(r, flags=[evil], prepare_ns={}) for r in file.records]
+    rows = csv.reader(io.StringIO(report.render([replace(file, records=[*records, dead])], "csv")))
+    found = [value for row in rows for value in row]
+    assert found.count(f"'{evil}") >= 3
+    assert not [v for v in found if v.startswith(("=", "+", "@"))]
+
+
+def test_csv_says_why_and_what_to_do(run):
+    rows = list(csv.DictReader(io.StringIO(report.render([run], "csv"))))
+    skips = [r for r in rows if r["status"] == "unavailable"]
+    assert {(r["reason"], r["remedy"]) for r in skips} == {
+        ("no CUDA device", "run on a machine with an NVIDIA GPU")
+    }
+    crashed = {r["reason"] for r in rows if "1 of 3 repeats failed" in r["flags"]}
+    assert crashed == {"worker 1 ended by signal 11"}
+    memory = {float(r["value"]) for r in rows if r["metric"] == "host memory"}
+    assert memory == {400.0 * 2**20, 800.0 * 2**20, 1600.0 * 2**20}
+
+
 def test_json_reads_back(run):
     made = json.loads(report.render([run], "json"))
     assert made["runs"][0]["header"]["run_id"] == run.header.run_id
@@ -241,6 +310,7 @@ def test_json_reads_back(run):
     both = json.loads(machine.comparisons(compare(run, run)))
     assert both["exit_code"] == 4  # failed cells are holes
     assert both["comparisons"][0]["verdict"]
+    assert both["note"] == CAVEAT
 
 
 def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
@@ -258,6 +328,7 @@ def test_comparison_puts_the_verdict_first():
     base, slow = (make.run(cells, seed=s, repeats=8, factor=f) for s, f in ((1, 1.0), (2, 1.3)))
     made = plain(text.comparison(compare(base, slow)))
     assert made.startswith("2 REGRESSED")
+    assert CAVEAT in " ".join(made.split())
     assert plain(text.comparison([])).startswith("MISSING")
 
 
@@ -272,6 +343,10 @@ def test_comparison_puts_the_verdict_first():
         (Estimate(value=5e6, n=1, why="1 repeat"), "ns", "5.00 ms 1 repeat"),
         (Estimate(why="n too small: 3 of 36"), "ns", "n too small"),
         (None, "ns", "–"),
+        (900_000_000, "ns", "900 ms"),
+        (839_000_000, "bytes", "800 MiB"),
+        (1980.0, "MHz", "1,980 MHz"),
+        (12, "count", "12"),
         (0.0, "ns", "0.00 ns"),
         (6.42e-6, "", "6.4e-06"),
         ([], "flags", "–"),
@@ -279,6 +354,54 @@ def test_comparison_puts_the_verdict_first():
 )
 def test_digits_follow_the_measured_precision(value, unit, wanted):
     assert show.full(value, Column(name="x", unit=unit)) == wanted
+
+
+def test_one_repeat_is_said_once_where_all_have_one():
+    cells = [make.cell(), make.cell(scenario="throughput")]
+    made = plain(text.summary([make.run(cells, repeats=1, samples=50)]))
+    assert made.partition("Fastest")[0].count("1 repeat") == 1
+    assert "images/s (1 repeat)." in made
+    assert "there are no intervals" in made
+    made = report.render([make.run(cells, repeats=1, samples=50)], "text")
+    latency = made.partition("Latency per batch")[2].partition("Throughput")[0]
+    assert latency.count("1 repeat") == 1
+    mixed = make.run(cells, samples=50)
+    left = [r for r in mixed.records if r.repeat == 0 or r.cell == cells[1]]
+    made = plain(text.summary([replace(mixed, records=left)]))
+    assert "ms (1 repeat)" in made
+    assert "half the 95 % interval" in made
+    assert "±?" not in made
+
+
+def test_what_was_invalidated_and_what_is_wide_is_shown_and_explained():
+    policy = Policy(repeats=3, max_repeats=8)
+    file = make.run([make.cell()], repeats=4, launch=0.2, samples=40, policy=policy)
+    file = replace(file, records=[replace(r, invalidated=1) for r in file.records])
+    assert "heat" in show.meaning("4 attempts invalidated")
+    for kind in ("html", "md", "csv"):
+        made = report.render([file], kind)
+        assert "4 attempts invalidated" in made
+        assert WIDE in made
+    assert "4 attempts invalidated" in plain(text.summary([file]), 300)
+    assert f'title="{show.meaning(WIDE)}">{WIDE}' in report.render([file], "html")
+
+
+def test_reports_say_where_the_raw_records_are(run):
+    for kind in ("html", "md", "text", "json"):
+        made = report.render([run], kind).replace("\\", "")
+        assert run.path in made
+
+
+def test_telemetry_is_in_the_page_and_in_the_csv():
+    file = make.run([make.cell()], samples=40)
+    assert "SM clock" not in report.render([file], "html")
+    file = replace(file, records=[replace(r, telemetry={"gpus": [make.GPU]}) for r in file.records])
+    made = report.render([file], "html")
+    for value in ("1,200 MHz", "1,980 MHz", "61.0 °C", "402 W", "3.00 GiB", "400 MiB"):
+        assert value in made
+    metrics = {r["metric"]: r for r in csv.DictReader(io.StringIO(report.render([file], "csv")))}
+    assert (metrics["peak power"]["value"], metrics["peak power"]["unit"]) == ("402.0", "W")
+    assert metrics["temperature"]["value"] == "61.0"
 
 
 def test_a_run_with_a_cut_off_line_says_so():

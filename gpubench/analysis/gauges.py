@@ -1,0 +1,59 @@
+"""What the machine went through while a cell was measured, from peaks and telemetry in records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from gpubench.analysis.cells import Summary
+from gpubench.record import Record
+
+
+class Gauge(Struct, frozen=True):
+    """One reading; of several, ``worst`` (min or max) is shown."""
+
+    name: str
+    unit: str
+    worst: Callable[[list[float]], float]
+    read: Callable[[Record], Iterator[float]]
+    help: str
+
+
+def _host(r: Record) -> Iterator[float]:
+    total = sum(x.peak_host_bytes for x in r.replicas)
+    if total:
+        yield float(total)
+
+
+def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
+    """The value at ``path`` of every GPU whose telemetry has it."""
+
+    def read(r: Record) -> Iterator[float]:
+        for value in r.telemetry.get("gpus", []):
+            found: Any = value
+            for name in path:
+                found = found.get(name) if isinstance(found, dict) else None
+            if isinstance(found, int | float):
+                yield float(found)
+
+    return read
+
+
+GAUGES = (
+    Gauge("host memory", "bytes", max, _host, "peak resident set, all replicas added up"),
+    Gauge("GPU memory", "bytes", max, _gpu("memory_used_bytes_peak"),
+          "most that was in use on a GPU, by whomever"),
+    Gauge("SM clock min", "MHz", min, _gpu("sm_mhz", "min"), "lowest SM clock seen"),
+    Gauge("SM clock max", "MHz", max, _gpu("sm_mhz", "max"), "highest SM clock seen"),
+    Gauge("temperature", "°C", max, _gpu("temperature_c_max"), "highest of a GPU"),
+    Gauge("mean power", "W", max, _gpu("power_w", "mean"),
+          "of the GPU and repeat that drew most; NVML averages over up to a second"),
+    Gauge("peak power", "W", max, _gpu("power_w", "max"), "highest reading of a GPU"),
+)  # fmt: skip
+
+
+def peak(s: Summary, gauge: Gauge) -> float | None:
+    """The worst reading of all repeats; None where there is none."""
+    return gauge.worst(seen) if (seen := [v for r in s.timed for v in gauge.read(r)]) else None
