@@ -3,25 +3,33 @@
 Asked for a provider that cannot load, ONNX Runtime answers with a CPU session and no exception. So
 one provider is listed, every fallback is switched off, and a session is handed out only after the
 provider and the assignment of every node have been read back.
+
+The TensorRT provider builds its engine when a session is opened: `prepare` has it do so in a cache
+entry, where the sessions that are measured find it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 from collections import Counter
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench.backends import _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
+from gpubench.backends.base import Device
 from gpubench.errors import CellFailed, Unavailable
+from gpubench.gpu import visible_gpus
 from gpubench.suite import Cell, Option
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from gpubench.backends.base import Device, Facts
+    from gpubench.backends.base import Facts
     from gpubench.workload.cache import Cache
     from gpubench.workload.models import Model
 
@@ -30,16 +38,17 @@ _DISTRIBUTIONS = (
     "onnxruntime",
     "onnxruntime-openvino",
 )
+_TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {
     ("auto", "cpu"): "CPUExecutionProvider",
     ("auto", "cuda"): "CUDAExecutionProvider",
-    ("tensorrt", "cuda"): "TensorrtExecutionProvider",
+    ("tensorrt", "cuda"): _TENSORRT,
     ("openvino", "cpu"): "OpenVINOExecutionProvider",
 }
 """(option ``provider``, device) -> name."""
 _REMEDIES = {
     "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime",
-    "TensorrtExecutionProvider": "pip install onnxruntime-gpu, and TensorRT 10 from NVIDIA's index",
+    _TENSORRT: "pip install onnxruntime-gpu, and TensorRT 10 from NVIDIA's index",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of other onnxruntimes",
 }
 _LEVELS = {
@@ -49,13 +58,18 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search")
+_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
+"""What the TensorRT provider is linked against; of TensorRT 10, whatever else is installed."""
+_OF_THIS_PROCESS = ("user_compute_stream", "trt_engine_cache_path")
+_ONNX = "onnx.json"
+"""Names the ONNX file, in a cache entry with the engine that the TensorRT provider made of it."""
 
 
 class OnnxRuntime:
     """Inference sessions with inputs and outputs bound once."""
 
     name = "onnxruntime"
-    summary = "ONNX Runtime; CUDA and CPU (TensorRT, OpenVINO by option); fp32, tf32, fp16, bf16"
+    summary = "ONNX Runtime; CUDA and CPU (TensorRT, OpenVINO by option); fp32, tf32, fp16"
     options: tuple[Option, ...] = (
         Option(
             name="provider",
@@ -123,12 +137,16 @@ class OnnxRuntime:
         if provider is None:
             return f"provider {cell.options['provider']!r} does not run on {cell.device}"
         if cell.precision not in ("fp32", "tf32", "fp16", "bf16"):
-            return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and bf16"
+            return f"{cell.precision}: here ONNX Runtime runs fp32, tf32 and fp16"
         if cell.device == "cpu" and cell.precision != "fp32":
             return (
                 f"{cell.precision}: on a CPU ONNX Runtime has no such convolution; it casts to fp32"
             )
-        if provider.startswith("Tensorrt") and cell.precision == "fp32":
+        if provider == "CUDAExecutionProvider" and cell.precision == "bf16":
+            return (
+                "bf16: ONNX Runtime's CUDA provider lacks kernels, MaxPool's and Clip's among them"
+            )
+        if provider == _TENSORRT and cell.precision == "fp32":
             return "the TensorRT provider cannot switch TF32 off: say tf32"
         changed = [o for o in self.options if cell.options.get(o.name, o.default) != o.default]
         for option in changed:
@@ -136,8 +154,11 @@ class OnnxRuntime:
                 return f"{option.name} is an option of the CUDA provider, not of {provider}"
         return None
 
-    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
-        """The ONNX file, for any batch size. Raises Unavailable where the provider is missing."""
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
+        """The ONNX file, for any batch size; with the TensorRT provider an entry with its engine.
+
+        Raises Unavailable where the provider, or what it needs, is missing.
+        """
         import onnxruntime
 
         provider = _PROVIDERS[str(cell.options.get("provider", "auto")), cell.device]
@@ -148,10 +169,37 @@ class OnnxRuntime:
                 f"it has {', '.join(built)}",
                 _REMEDIES[provider],
             )
-        return model.onnx("fp32" if cell.precision == "tf32" else cell.precision)
+        file = model.onnx("fp32" if cell.precision == "tf32" else cell.precision)
+        return self._engine(cell, file, cache) if provider == _TENSORRT else file
+
+    def _engine(self, cell: Cell, file: Path, cache: Cache) -> Path:
+        """The cache entry with the TensorRT provider's engine for this cell and GPU.
+
+        An entry for each file, since the provider tells engines apart by the names in a network
+        only, not by its weights.
+        """
+        _load_tensorrt()
+        recipe = {
+            "onnx": str(file),  # an entry of the cache: its name says what is in it
+            "versions": self.probe(),
+            "gpu": [[g.name, g.compute_capability, g.driver] for g in visible_gpus()[:1]],
+            "precision": cell.precision,
+            "batch_size": cell.batch_size,
+            "options": cell.options,
+        }
+
+        def make(at: Path) -> None:
+            (at / _ONNX).write_text(json.dumps(str(file)))
+            with self.open(cell, at, Device("cuda", 0)) as session:
+                session.run()  # a file whose batch is not called "batch" is built for only now
+                session.sync()
+            if not any(at.glob("*.engine")):
+                raise CellFailed("error", "ONNX Runtime's TensorRT provider kept no engine")
+
+        return cache.get_or_make("onnxruntime-tensorrt", recipe, make)
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> CpuSession | CudaSession:
-        """A session on the ONNX file ``artefact``. Raises CellFailed on any fallback."""
+        """A session on what `prepare` made. Raises CellFailed on any fallback."""
         options = {option.name: option.default for option in self.options} | cell.options
         provider = _PROVIDERS[str(options["provider"]), cell.device]
         if device.kind == "cpu":
@@ -163,9 +211,43 @@ class OnnxRuntime:
             settings = _cuda(provider, cell.precision, device, options) | {
                 "user_compute_stream": str(stream.cuda_stream) if stream else "0"
             }
-            session = _session(artefact, cell, device, options, provider, settings)
+            file = artefact
+            if provider == _TENSORRT:
+                _load_tensorrt()
+                file = Path(json.loads((artefact / _ONNX).read_text()))
+                settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(artefact)}
+            engines = _engines(artefact)
+            session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
-            return CudaSession(session, cell.batch_size, facts, device, stream, stack.pop_all())
+            if provider == _TENSORRT:
+                facts |= {"engines": engines, "engine_built_at_open": _engines(artefact) != engines}
+            opened = CudaSession(session, cell.batch_size, facts, device, stream)
+            opened.stack = stack.pop_all()
+            return opened
+
+
+def _load_tensorrt() -> None:
+    """Load TensorRT 10's libraries, from the system or from its package, where nobody looks.
+
+    Raises Unavailable when they are not there.
+    """
+    package = find_spec("tensorrt_libs")
+    folders = (package and package.submodule_search_locations) or []
+    for name in _LIBRARIES:
+        for place in (name, *(str(Path(folder, name)) for folder in folders)):
+            try:
+                ctypes.CDLL(place, ctypes.RTLD_GLOBAL)
+                break
+            except OSError as error:
+                problem = error
+        else:
+            raise Unavailable(
+                f"ONNX Runtime's TensorRT provider needs {name}: {problem}", _REMEDIES[_TENSORRT]
+            )
+
+
+def _engines(entry: Path) -> list[str]:
+    return sorted(file.name for file in entry.glob("*.engine"))
 
 
 def _cpu(provider: str, device: Device) -> dict[str, str]:
@@ -179,7 +261,7 @@ def _cpu(provider: str, device: Device) -> dict[str, str]:
 def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]) -> dict[str, str]:
     """Options of the providers that run on CUDA."""
     common = {"device_id": str(device.index)}
-    if provider == "TensorrtExecutionProvider":
+    if provider == _TENSORRT:
         return common | {
             "trt_fp16_enable": _flag(precision == "fp16"),
             "trt_bf16_enable": _flag(precision == "bf16"),
@@ -269,7 +351,7 @@ def _facts(session: onnxruntime.InferenceSession, provider: str, device: Device)
     return {
         "onnxruntime": onnxruntime.__version__,
         "providers": session.get_providers(),
-        "provider_options": {k: v for k, v in settings.items() if k != "user_compute_stream"},
+        "provider_options": {k: v for k, v in settings.items() if k not in _OF_THIS_PROCESS},
         "nodes": _assigned(session),
         "dtype": session.get_inputs()[0].type,
         "threads": session.get_session_options().intra_op_num_threads,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from gpubench.backends import onnxruntime as module
 from gpubench.backends.base import Device
 from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.errors import CellFailed, Unavailable
+from gpubench.workload.cache import Cache
 from tests.backends import contract, tiny
 
 BACKEND = OnnxRuntime()
 CPU = Device("cpu", 0, (0,))
+TENSORRT = {"provider": "tensorrt"}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ CPU = Device("cpu", 0, (0,))
         ({"precision": "bf16"}, "casts to fp32"),
         ({"precision": "tf32"}, "casts to fp32"),
         ({"precision": "amp", "device": "cuda"}, "amp"),
+        ({"precision": "bf16", "device": "cuda"}, "lacks kernels, MaxPool's"),
         ({"options": {"provider": "tensorrt"}}, "'tensorrt' does not run on cpu"),
         ({"options": {"provider": "openvino"}, "device": "cuda"}, "does not run on cuda"),
         ({"options": {"provider": "tensorrt"}, "device": "cuda"}, "say tf32"),
@@ -31,6 +35,11 @@ CPU = Device("cpu", 0, (0,))
 )
 def test_unsupported_says_why(changes: dict[str, object], reason: str) -> None:
     assert reason in (BACKEND.unsupported(tiny.cell("onnxruntime", **changes)) or "")
+
+
+def test_bf16_is_left_to_the_tensorrt_provider() -> None:
+    cell = tiny.cell("onnxruntime", device="cuda", precision="bf16", options=TENSORRT)
+    assert BACKEND.unsupported(cell) is None
 
 
 def test_fp16_on_a_cpu_really_is_fp32_in_disguise(tmp_path: Path) -> None:
@@ -127,6 +136,83 @@ def test_fallbacks_are_failures(providers: list[str], nodes: dict[str, int], mes
     with pytest.raises(CellFailed, match=message) as caught:
         module._verify(_Session(providers, nodes), "CUDAExecutionProvider")
     assert caught.value.kind == "fallback"
+
+
+def test_a_session_that_fails_leaves_no_device_behind(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = []
+
+    def enter(stack: contextlib.ExitStack, device: Device) -> None:
+        stack.callback(left.append, device)
+
+    monkeypatch.setattr(module._torch, "enter_device", enter)
+    monkeypatch.setattr(module, "_session", lambda *_: None)
+    monkeypatch.setattr(module, "_facts", lambda *_: {})
+    monkeypatch.setattr(module, "CudaSession", _raise)
+    with pytest.raises(CellFailed, match="does not fit"):
+        BACKEND.open(tiny.cell("onnxruntime", device="cuda"), onnx_file, Device("cuda", 0))
+    assert left == [Device("cuda", 0)]
+
+
+def _raise(*_: object) -> None:
+    raise CellFailed("error", "does not fit")
+
+
+def test_without_tensorrt_its_provider_is_unavailable(model: tiny.Model, cache: Cache) -> None:
+    import onnxruntime
+
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime is built without TensorRT")
+    with contextlib.suppress(Unavailable):
+        module._load_tensorrt()
+        pytest.skip("TensorRT 10 is installed")
+    cell = tiny.cell("onnxruntime", device="cuda", precision="fp16", options=TENSORRT)
+    with pytest.raises(Unavailable, match=r"needs libnvinfer\.so\.10") as caught:
+        BACKEND.prepare(cell, model, cache)  # type: ignore[arg-type]
+    assert "TensorRT 10" in caught.value.remedy
+
+
+def test_the_tensorrt_provider_builds_its_engine_once(
+    model: tiny.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While preparing, in an entry of its own for each file, precision and batch size."""
+    built = []
+
+    def session(file: Path, cell: Any, device: Any, options: Any, provider: str, settings: Any):  # type: ignore[no-untyped-def]
+        assert file.suffix == ".onnx"
+        assert settings["trt_engine_cache_enable"] == "1"
+        engine = Path(settings["trt_engine_cache_path"], f"{file.stem}.engine")
+        if not engine.exists():
+            built.append(cell.batch_size)
+            engine.touch()
+
+    class Opened(contextlib.AbstractContextManager[Any]):
+        def __init__(self, session: None, batch: int, facts: Any, *_: object) -> None:
+            self.facts = facts
+
+        def run(self) -> None: ...
+        def sync(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(module, "_load_tensorrt", lambda: None)
+    monkeypatch.setattr(module._torch, "enter_device", lambda stack, device: None)
+    monkeypatch.setattr(module, "_session", session)
+    monkeypatch.setattr(module, "_facts", lambda *_: {})
+    monkeypatch.setattr(module, "CudaSession", Opened)
+    cache, seen = Cache(tmp_path / "cache"), set()
+    for batch in (4, 8, 4):
+        cell = tiny.cell(
+            "onnxruntime", device="cuda", precision="fp16", batch_size=batch, options=TENSORRT
+        )
+        entry = BACKEND._engine(cell, model.onnx("fp16"), cache)
+        seen.add(entry)
+        assert BACKEND.open(cell, entry, Device("cuda", 0)).facts == {
+            "engines": ["fp16-None.engine"],
+            "engine_built_at_open": False,
+        }
+    assert built == [4, 8]
+    assert len(seen) == 2
 
 
 def test_a_missing_provider_is_unavailable(model: tiny.Model) -> None:

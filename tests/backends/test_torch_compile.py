@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gpubench.backends.base import Device
-from gpubench.backends.torch_compile import TorchCompile
+from gpubench.backends.torch_compile import _NOT_KEPT, TorchCompile
 from gpubench.backends.torch_eager import TorchSession
 from gpubench.errors import Unavailable
 from gpubench.workload.cache import Cache
@@ -69,6 +70,7 @@ def test_open_compiles_nothing_and_recompiling_is_counted(
     with session:
         private = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
         assert private.is_dir()
+        assert Path(os.environ["TRITON_CACHE_DIR"]).parent == private
         facts = session.facts
         assert (facts["graphs"], facts["graph_breaks"]) == (1, 0)
         assert (facts["inductor_cache_hits"], facts["inductor_cache_misses"]) == (1, 0)
@@ -79,7 +81,16 @@ def test_open_compiles_nothing_and_recompiling_is_counted(
         _try_another_shape(session)
         assert session.counters()["recompilations"] == before["recompilations"] + 1
     assert not private.exists()
+    assert not {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"} & os.environ.keys()
     assert BACKEND.prepare(cell, model, cache) == entry, "the entry was changed by opening it"  # type: ignore[arg-type]
+
+
+def test_only_what_can_be_moved_is_kept(tmp_path: Path) -> None:
+    for name in ("fxgraph/ab/entry", "triton/0/KEY/__grp__kernel.json", "locks/a.lock"):
+        (tmp_path / "work" / name).parent.mkdir(parents=True)
+        (tmp_path / "work" / name).touch()
+    shutil.copytree(tmp_path / "work", tmp_path / "kept", ignore=_NOT_KEPT)
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["fxgraph"]
 
 
 def _try_another_shape(session: TorchSession) -> None:

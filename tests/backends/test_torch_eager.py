@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from gpubench.backends.base import Device
-from gpubench.backends.torch_eager import TorchEager
-from gpubench.errors import Unavailable
+from gpubench.backends.torch_eager import TorchEager, _captured
+from gpubench.errors import CellFailed, Unavailable
 from gpubench.workload.cache import Cache
 from tests.backends import contract, tiny
 
@@ -87,6 +90,24 @@ def test_process_wide_state_is_restored(model: tiny.Model) -> None:
     with pytest.raises(FileNotFoundError):  # fails half-way
         BACKEND.open(cell, model.state() / "missing", Device("cpu", 0, (0, 1, 2)))
     assert state() == before
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_out_of_memory_in_a_capture_stays_that(
+    monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
+    import torch
+
+    error = torch.cuda.OutOfMemoryError if memory else RuntimeError
+
+    def graph(*_: object, **__: object) -> object:
+        raise error("CUDA out of memory" if memory else "operation not permitted")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    stream: Any = SimpleNamespace(synchronize=lambda: None)
+    with pytest.raises(torch.cuda.OutOfMemoryError if memory else CellFailed):
+        _captured(lambda x: x, torch.zeros(1), stream)
 
 
 @pytest.mark.skipif(not tiny.no_cuda(), reason="there is a CUDA device")

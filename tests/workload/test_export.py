@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.errors import InputError
+from gpubench.errors import CellFailed, InputError
 from gpubench.suite import Workload
-from gpubench.workload import export
+from gpubench.workload import export, networks
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import Model, resolve
+from tests.backends.onnx_files import conv_net
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,52 @@ def test_folding_changes_nothing(model: Model) -> None:
         torch.testing.assert_close(
             export.fused(module)(images), module(images), rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    ("precision", "opset", "message"),
+    [
+        ("fp32", 18, "wrote opset 18 with float32 input, not opset 20 with float32"),
+        ("fp16", 20, "wrote opset 20 with float32 input, not opset 20 with float16"),
+    ],
+)
+def test_another_opset_or_type_than_asked_for_is_not_kept(
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    opset: int,
+    message: str,
+) -> None:
+    import onnx
+    import torch
+
+    file = conv_net(tmp_path / "net.onnx")
+    written = onnx.load(file)
+    written.opset_import[0].version = opset
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **_: onnx.save(written, args[2]))
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(CellFailed, match=f"resnet18 {message}"):
+        export.onnx(cache, model.state(), precision, None)
+    assert cache.info() == []
+
+
+def test_a_network_that_cannot_be_traced_says_so(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x) if x.sum() > 0 else x
+
+    monkeypatch.setattr(networks, "load_module", lambda state: Branching().eval())
+    with pytest.raises(CellFailed, match="ONNX export of resnet18 in float16 failed: "):
+        export.onnx(Cache(tmp_path / "cache"), model.state(), "fp16", None)
 
 
 def test_int8_is_refused(model: Model) -> None:
