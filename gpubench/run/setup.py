@@ -74,7 +74,8 @@ def session(
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus)
-    here = environment.collect(list(sys.argv))
+    command = ["gpubench", *sys.argv[1:]]
+    here = environment.collect(command)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", suite.name)
     header = Header(
@@ -82,7 +83,7 @@ def session(
         suite=suite,
         environment=here,
         fingerprint=environment.fingerprint(here),
-        command=["gpubench", *sys.argv[1:]],
+        command=command,
         started=now(),
         planned=plan.planned,
         seed=suite.policy.seed,
