@@ -7,6 +7,7 @@ regression); 2 bad input; compare also 3 inconclusive or incomparable, 4 missing
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -254,7 +255,14 @@ def _console(quiet: bool = False) -> Console:
     """Where people read; a pipe or a log gets lines of 120 columns."""
     from rich.console import Console
 
-    console = Console(quiet=quiet)
+    class Patient(Console):
+        """Goes on in silence when its reader is gone: a run is worth more than its output."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    console = Patient(quiet=quiet)
     if not console.is_terminal:
         console.width = 120
     return console
@@ -346,6 +354,6 @@ def main() -> NoReturn:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except SystemExit as error:
-        # click turns a reader that went away (`| head`) into exit code 1, which means failure
-        gone = isinstance(error.__context__, BrokenPipeError)
+        # For a reader that went away (`| head`) click silences stdout and exits with 1: a failure
+        gone = isinstance(sys.stdout, click.utils.PacifyFlushWrapper)
         sys.exit(0 if gone else error.code)

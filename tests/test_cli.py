@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -223,15 +224,34 @@ def test_compare_a_run_with_itself(measured: Path) -> None:
     assert re.search(r" 1\.0+× ", done.stdout), done.stdout
 
 
-def test_a_reader_that_goes_away_is_no_error(measured: Path) -> None:
-    shell = f"{' '.join(repr(w) for w in GPUBENCH)} report {measured} -f csv"
+@pytest.mark.parametrize("words", [["report", "RUN", "-f", "csv"], ["plan", "SUITE"], ["schema"]])
+def test_a_reader_that_goes_away_is_no_error(
+    measured: Path, write_suite: WriteSuite, words: list[str]
+) -> None:
+    known = {"RUN": str(measured), "SUITE": str(write_suite())}
+    command = shlex.join([*GPUBENCH, *(known.get(word, word) for word in words)])
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {shell} | true"],
+        ["bash", "-c", f"set -o pipefail; {command} | true"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_goes_on_when_its_reader_has_gone(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    words = ["run", str(write_suite()), "-o", str(tmp_path / "r"), "--cache-dir", str(cache_dir)]
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shlex.join([*GPUBENCH, *words])} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(read(tmp_path / "r").records) == 4
+    assert (tmp_path / "r" / "report.html").exists()
 
 
 def test_nothing_heavy_is_imported_for_help_and_report(measured: Path) -> None:
