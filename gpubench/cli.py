@@ -355,5 +355,5 @@ def main() -> NoReturn:
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click silences stdout and exits with 1: a failure
-        gone = isinstance(sys.stdout, click.utils.PacifyFlushWrapper)
+        gone = type(sys.stdout).__name__ == "PacifyFlushWrapper"
         sys.exit(0 if gone else error.code)
