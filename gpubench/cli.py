@@ -342,6 +342,7 @@ def completion(shell: str) -> None:
 
 def main() -> NoReturn:
     """Entry point of the ``gpubench`` command."""
+    stdout = sys.stdout
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -354,6 +355,5 @@ def main() -> NoReturn:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except SystemExit as error:
-        # For a reader that went away (`| head`) click silences stdout and exits with 1: a failure
-        gone = type(sys.stdout).__name__ == "PacifyFlushWrapper"
-        sys.exit(0 if gone else error.code)
+        # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure
+        sys.exit(error.code if sys.stdout is stdout else 0)
