@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 FORMATS = ("text", "html", "md", "csv", "json")
+"""`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
 
 
 def _words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:

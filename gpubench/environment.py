@@ -110,11 +110,6 @@ def differences(a: Environment, b: Environment) -> list[str]:
     return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
 
 
-def cuda_present() -> bool:
-    """Whether the driver shows this process a GPU."""
-    return bool(gpu.visible_gpus())
-
-
 def usable_cores() -> list[int]:
     """Logical CPUs this process may use: NUMA nodes contiguous, hyper-threads of a core adjacent.
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import __version__
+from gpubench import __version__, report
+from gpubench import cli as cli_module
 from gpubench.cli import cli
 from gpubench.record import read
 from gpubench.run.client import session_members
@@ -211,6 +212,10 @@ def test_report_formats(measured: Path, tmp_path: Path, form: str) -> None:
     assert "fake" in body
     if form == "json":
         json.loads(body)
+
+
+def test_every_format_of_the_reports_is_offered() -> None:
+    assert cli_module.FORMATS == report.FORMATS
 
 
 def test_report_guesses_the_format_from_the_ending(measured: Path, tmp_path: Path) -> None:
