@@ -3,6 +3,7 @@
 Raw nanoseconds are stored and every statistic is derived when the file is read. Schema history:
 
 1   first version
+2   interleaved A/B: `Header.pairing`, `Record.again`, `stage`, `order`
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from __future__ import annotations
 import fcntl
 import os
 import zlib
-from bisect import bisect_left, bisect_right
-from itertools import accumulate
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import IO, Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
+from gpubench import samples
 from gpubench.errors import RecordError
-from gpubench.suite import Cell, Suite
+from gpubench.samples import Samples
+from gpubench.suite import Cell, Rule, Suite
 
-SCHEMA = 1
+SCHEMA = 2
 
+Stage = Literal["", "screen", "confirm"]
+Arm = Literal["baseline", "candidate"]
 Status = Literal["ok", "failed", "unavailable", "unsupported"]
 
 FAILURES = {
@@ -53,29 +56,6 @@ FLAGS = {
     "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
 }
 """Validity flags: everything a reader must know before believing a number."""
-
-
-class Samples(Struct, frozen=True, kw_only=True):
-    """What one replica measured in one task. All times in ns, on this node's monotonic clock."""
-
-    replica: int
-    device: str
-    """'cpu:0,1' or 'cuda:0'."""
-    durations_ns: list[int]
-    """Steady samples; each spans ``iterations`` calls of ``run()``."""
-    iterations: int = 1
-    warmup_durations_ns: list[int] = []
-    """Planned warm-up (one iteration each), then what truncation moved here."""
-    truncated: int = 0
-    """How many samples MSER truncation moved from the start to the warm-up."""
-    start_ns: int = 0
-    """Offset of the first steady sample from the task's common start."""
-    end_ns: int = 0
-    """Offset of the end of the last sample."""
-    open_ns: int = 0
-    first_inference_ns: int = 0
-    stop_reason: str = ""
-    peak_host_bytes: int = 0
 
 
 class Parity(Struct, frozen=True, kw_only=True):
@@ -110,6 +90,12 @@ class Record(Struct, frozen=True, kw_only=True):
     reason: str = ""
     remedy: str = ""
     replicas: list[Samples] = []
+    again: list[Samples] = []
+    """Interleaved A/B, both arms resident: the process' second turn, in the order of replicas."""
+    stage: Stage = ""
+    """Interleaved A/B: which question this pair (``repeat``) was measured for."""
+    order: str = ""
+    """Interleaved A/B: the pair's order of turns, 'ABBA', 'BAAB', 'AB' or 'BA' (A: baseline)."""
     prepare_ns: dict[str, int] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
@@ -123,57 +109,19 @@ class Record(Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     wall_s: float = 0.0
 
-    def latencies_ns(self) -> list[float]:
-        """Per-batch durations of all replicas, while all of them ran."""
-        return [
-            duration / s.iterations
-            for s, inside in zip(self.replicas, self.window_slices(), strict=True)
-            for duration in s.durations_ns[inside]
-        ]
-
-    def window_slices(self) -> list[slice]:
-        """Per replica, its samples that lie wholly inside the common window.
-
-        Before and after it a replica runs without its rivals, so its latency is another one. All
-        samples where there is one replica or no window.
-        """
-        window = self.window_ns()
-        if window is None or len(self.replicas) == 1:
-            return [slice(None)] * len(self.replicas)
-        slices = []
-        for s in self.replicas:
-            ends = [s.start_ns + end for end in accumulate(s.durations_ns)]
-            first = bisect_left([s.start_ns, *ends], window[0])
-            slices.append(slice(first, max(first, bisect_right(ends, window[1] + SLACK_NS))))
-        return slices
-
-    def window_ns(self) -> tuple[int, int] | None:
-        """The common window: latest start to earliest end; None when there is none."""
-        if not self.replicas:
-            return None
-        start, end = max(s.start_ns for s in self.replicas), min(s.end_ns for s in self.replicas)
-        return (start, end) if end > start else None
+    @property
+    def visits(self) -> list[list[Samples]]:
+        """Samples per replica, once for each time that the process had its turn."""
+        return [each for each in (self.replicas, self.again) if each]
 
     def replica_rates(self) -> list[float]:
-        """Images/s of each replica inside the common window; [] when there is no window.
-
-        Samples that cross the window's edge count by the share that lies inside.
-        """
-        window = self.window_ns()
-        if window is None:
-            return []
-        start, end = window
-        rates = []
-        for s in self.replicas:
-            total = sum(s.durations_ns)
-            scale = (s.end_ns - s.start_ns) / total if total else 0.0
-            at, inside = float(s.start_ns), 0.0
-            for d in s.durations_ns:
-                stop = at + d * scale
-                if stop > at:
-                    inside += max(0.0, min(stop, end) - max(at, start)) / (stop - at)
-                at = stop
-            rates.append(inside * s.iterations * self.cell.batch_size * 1e9 / (end - start))
+        """Images/s of each replica inside the common window (of all visits); [] without one."""
+        spans = [(s, window) for s in self.visits if (window := samples.window_ns(s))]
+        total = sum(end - start for _, (start, end) in spans)
+        rates = [0.0] * (len(self.replicas) if spans else 0)
+        for visit, (start, end) in spans:
+            for replica, rate in enumerate(samples.rates(visit, self.cell.batch_size)):
+                rates[replica] += rate * (end - start) / total
         return rates
 
     def images_per_s(self) -> float | None:
@@ -181,12 +129,25 @@ class Record(Struct, frozen=True, kw_only=True):
         rates = self.replica_rates()
         return sum(rates) if rates else None
 
+    def median_ns(self) -> float | None:
+        """Median ns per batch; over visits the mean of logs."""
+        medians = [median(found) for v in self.visits if (found := samples.latencies_ns(v))]
+        return (geometric_mean(medians) if medians[1:] else medians[0]) if medians else None
+
     def value(self) -> float | None:
         """The repeat's one number: median ns per batch (latency) or images/s (throughput)."""
-        if self.cell.scenario == "throughput":
-            return self.images_per_s()
-        latencies = self.latencies_ns()
-        return median(latencies) if latencies else None
+        return self.images_per_s() if self.cell.scenario == "throughput" else self.median_ns()
+
+
+class Pairing(Struct, frozen=True, kw_only=True):
+    """What makes a run one arm of an interleaved A/B."""
+
+    session: str
+    """The same in both arms."""
+    arm: Arm
+    differs: str
+    """How this arm was asked for: 'backend=onnxruntime', 'python=...', 'ref=main'."""
+    rule: Rule
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -200,8 +161,10 @@ class Header(Struct, frozen=True, kw_only=True):
     command: list[str]
     started: str
     planned: list[Cell]
-    """Every cell of the plan, so that a missing one is seen."""
+    """Every cell of the plan, so that a missing one is seen. The arms of an A/B plan the same
+    number: the n-th of one is compared with the n-th of the other."""
     seed: int = 0
+    pairing: Pairing | None = None
 
 
 class RecordFile(Struct, frozen=True):
@@ -213,9 +176,6 @@ class RecordFile(Struct, frozen=True):
     notes: list[str] = field(default_factory=list)
     """For example that the last line was cut off."""
 
-
-SLACK_NS = 1_000_000
-"""Between its samples a replica spends a little time on the loop itself."""
 
 RECORDS = "records.jsonl"
 _Line = TypeVar("_Line", Header, Record)
@@ -298,9 +258,9 @@ def _check_schema(path: Path, line: bytes) -> None:
         schema = msgspec.json.decode(line, type=_Peek).header.schema
     except ValueError as error:
         raise RecordError(f"{path}, line 1: not the header of a record file ({error})") from error
-    if schema != SCHEMA:
+    if not 1 <= schema <= SCHEMA:
         raise RecordError(
-            f"{path}: schema {schema}, but this gpubench reads {SCHEMA}; use the one that wrote it"
+            f"{path}: schema {schema}, but this gpubench reads 1 to {SCHEMA}; use the one that wrote it"
         )
 
 

@@ -59,6 +59,21 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
+class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an interleaved A/B is judged. Effects are ratios of cost; 0.02 is 2 %."""
+
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 0.02
+    """Differences up to this much do not matter."""
+    alpha: Annotated[float, Meta(gt=0, le=0.2)] = 0.01
+    """Chance of any false REGRESSED or IMPROVED in the whole suite."""
+    screen: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    """A cell whose screening p-value is below this is measured again with fresh pairs."""
+    pilot: Annotated[int, Meta(ge=4)] = 8
+    """Pairs of every cell before anything is decided."""
+    most: Annotated[int, Meta(ge=8)] = 60
+    """Pairs of one cell and stage, at most."""
+
+
 class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One point of the grid. Two cells are the same cell exactly when their ``key`` is."""
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gpubench import samples as turns
 from gpubench.errors import RecordError
-from gpubench.record import SCHEMA, Header, Record, Samples, Writer, read
+from gpubench.record import SCHEMA, Header, Record, Writer, read
+from gpubench.samples import Samples
 from gpubench.suite import Axes, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
 
@@ -142,20 +144,20 @@ def test_throughput_counts_images_inside_the_common_window_only() -> None:
     cell = make_cell(replicas=2, batch_size=4)
     both = [samples(0, 0, 10, 100), samples(1, 500, 5, 200)]
     result = record(cell=cell, replicas=both)
-    assert result.window_ns() == (500, 1000)
+    assert turns.window_ns(result.replicas) == (500, 1000)
     assert result.replica_rates() == pytest.approx([4 * 5 / 500e-9, 4 * 2.5 / 500e-9])
     assert result.images_per_s() == pytest.approx(4 * 7.5 / 500e-9)
 
 
 def test_no_common_window_no_throughput() -> None:
     result = record(replicas=[samples(0, 0), samples(1, 5000)])
-    assert result.window_ns() is None
+    assert turns.window_ns(result.replicas) is None
     assert result.images_per_s() is None
 
 
 def test_grouped_samples_count_each_iteration() -> None:
     result = record(replicas=[samples(iterations=5)])
-    assert result.latencies_ns() == [20.0] * 10
+    assert turns.latencies_ns(result.replicas) == [20.0] * 10
     assert result.images_per_s() == pytest.approx(50 / 1000e-9)
     assert result.value() == 20.0
 
@@ -171,9 +173,9 @@ def test_latency_counts_only_while_all_replicas_ran() -> None:
     )
     short = samples(1, 0, 5, 4_000_000)
     result = record(cell=make_cell(replicas=2), replicas=[long, short])
-    assert result.window_slices() == [slice(0, 5), slice(0, 5)]
-    assert set(result.latencies_ns()) == {4_000_000}
-    assert len(record(replicas=[long]).latencies_ns()) == 25
+    assert turns.window_slices(result.replicas) == [slice(0, 5), slice(0, 5)]
+    assert set(turns.latencies_ns(result.replicas)) == {4_000_000}
+    assert len(turns.latencies_ns(record(replicas=[long]).replicas)) == 25
 
 
 def test_paths_that_cannot_be_are_record_errors(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.record import FAILURES, Parity, Record, RecordFile
+from gpubench.samples import window_slices
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def medians(self) -> dict[int, float]:
         """Repeat -> median latency per batch, ns (the repeat value of the latency scenario)."""
-        import numpy as np
-
-        return {r.repeat: float(np.median(v)) for r in self.timed if (v := r.latencies_ns())}
+        return {r.repeat: m for r in self.timed if (m := r.median_ns())}
 
     @cached_property
     def rates(self) -> dict[int, float]:
@@ -126,9 +125,9 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         import numpy as np
 
         series = []
-        for r in self.timed:
+        for visit in (v for r in self.timed for v in r.visits):
             each, ends = [], []
-            for x, inside in zip(r.replicas, r.window_slices(), strict=True):
+            for x, inside in zip(visit, window_slices(visit), strict=True):
                 spans = np.asarray(x.durations_ns, np.float64)
                 each.append(spans[inside] / x.iterations)
                 ends.append(x.start_ns + spans.cumsum()[inside])

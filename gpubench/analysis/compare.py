@@ -59,9 +59,19 @@ class Comparison(Struct, frozen=True, kw_only=True):
     n: tuple[int, int] = (0, 0)
     """Repeats of the baseline and of the candidate."""
     verdict: str
+    code: str = ""
+    """Why, for programs: 'confirmed', 'inside-margin', 'no-history', 'not-planned', ..."""
     reason: str = ""
     smallest_detectable: float | None = None
     """The slowdown (0.05: 5 %) that this run would have found 95 times in 100."""
+    pairs: int = 0
+    """Pairs of processes behind the interval; 0 for two stored runs."""
+    pair_sd: float | None = None
+    """Standard deviation of log(candidate / baseline) over the pairs."""
+    p: float | None = None
+    """Of the test that gave REGRESSED or IMPROVED, after Holm."""
+    baseline_key: str = ""
+    """The baseline's cell where it is another one: A/B of two backends."""
 
 
 def compare(

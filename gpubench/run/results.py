@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from gpubench.record import Parity, Record
 from gpubench.run.messages import Done, Failure, Reply
 from gpubench.run.plan import Skip
+from gpubench.samples import window_ns
 from gpubench.suite import Cell
 
 
@@ -62,7 +63,7 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
         facts=done.outcomes[0].facts,
     )
     seen = [flag for outcome in done.outcomes for flag in outcome.flags] + done.flags
-    if record.window_ns() is None:
+    if any(window_ns(visit) is None for visit in record.visits):
         seen.append("NO-COMMON-WINDOW")
     if done.parity is None:
         seen.append("NO-PARITY")

@@ -22,7 +22,7 @@ from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
-from gpubench.record import Parity, Samples
+from gpubench.record import Parity
 from gpubench.run.messages import (
     AtBarrier,
     BuildReference,
@@ -37,6 +37,7 @@ from gpubench.run.messages import (
     Request,
     WorkerMessage,
 )
+from gpubench.samples import Samples
 from gpubench.suite import Policy
 
 if TYPE_CHECKING:

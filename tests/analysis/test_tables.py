@@ -8,7 +8,8 @@ from gpubench.analysis.cells import WIDE, Summary, flags_of, summarise
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Table, build
 from gpubench.measure.protocol import repeats_needed
-from gpubench.record import Record, RecordFile, Samples
+from gpubench.record import Record, RecordFile
+from gpubench.samples import Samples
 from gpubench.suite import Policy
 from tests.report import make
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.record import Header, Parity, Record, RecordFile, Samples
+from gpubench.record import Header, Parity, Record, RecordFile
+from gpubench.samples import Samples
 from gpubench.suite import Axes, Cell, Policy, Suite, Workload
 
 MS, S = 1_000_000, 1_000_000_000

@@ -18,6 +18,7 @@ from gpubench.record import Record, RecordFile, read
 from gpubench.run import client, driver, messages, setup
 from gpubench.run.client import AgentClient, session_members
 from gpubench.run.progress import Silent
+from gpubench.samples import window_ns
 from gpubench.suite import Cell
 
 WriteSuite = Callable[..., Path]
@@ -100,7 +101,7 @@ def test_replicas_run_in_one_window_on_their_own_cores(run: Callable[..., Record
         assert len(record.replicas) == record.cell.replicas
         devices = [samples.device for samples in record.replicas]
         assert len(set(devices)) == len(devices)
-        assert record.window_ns() is not None
+        assert window_ns(record.replicas) is not None
         assert len(record.replica_rates()) == record.cell.replicas
     ratio = {r.cell.replicas: r.images_per_s() for r in file.records}
     assert ratio[2] != ratio[1]

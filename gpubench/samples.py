@@ -1,0 +1,92 @@
+"""What replicas measured side by side in one turn, and what follows from it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from msgspec import Struct
+
+SLACK_NS = 1_000_000
+"""Between its samples a replica spends a little time on the loop itself."""
+
+
+class Samples(Struct, frozen=True, kw_only=True):
+    """What one replica measured in one task. All times in ns, on this node's monotonic clock."""
+
+    replica: int
+    device: str
+    """'cpu:0,1' or 'cuda:0'."""
+    durations_ns: list[int]
+    """Steady samples; each spans ``iterations`` calls of ``run()``."""
+    iterations: int = 1
+    warmup_durations_ns: list[int] = []
+    """Planned warm-up (one iteration each), then what truncation moved here."""
+    truncated: int = 0
+    """How many samples MSER truncation moved from the start to the warm-up."""
+    start_ns: int = 0
+    """Offset of the first steady sample from the task's common start."""
+    end_ns: int = 0
+    """Offset of the end of the last sample."""
+    open_ns: int = 0
+    first_inference_ns: int = 0
+    stop_reason: str = ""
+    peak_host_bytes: int = 0
+
+
+def window_ns(replicas: Sequence[Samples]) -> tuple[int, int] | None:
+    """The common window: latest start to earliest end; None when there is none."""
+    if not replicas:
+        return None
+    start, end = max(s.start_ns for s in replicas), min(s.end_ns for s in replicas)
+    return (start, end) if end > start else None
+
+
+def window_slices(replicas: Sequence[Samples]) -> list[slice]:
+    """Per replica, its samples that lie wholly inside the common window.
+
+    Before and after it a replica runs without its rivals, so its latency is another one. All
+    samples where there is one replica or no window.
+    """
+    window = window_ns(replicas)
+    if window is None or len(replicas) == 1:
+        return [slice(None)] * len(replicas)
+    slices = []
+    for s in replicas:
+        ends = [s.start_ns + end for end in accumulate(s.durations_ns)]
+        first = bisect_left([s.start_ns, *ends], window[0])
+        slices.append(slice(first, max(first, bisect_right(ends, window[1] + SLACK_NS))))
+    return slices
+
+
+def latencies_ns(replicas: Sequence[Samples]) -> list[float]:
+    """Per-batch durations of all replicas, while all of them ran."""
+    return [
+        duration / s.iterations
+        for s, inside in zip(replicas, window_slices(replicas), strict=True)
+        for duration in s.durations_ns[inside]
+    ]
+
+
+def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
+    """Images/s of each replica inside the common window; [] when there is no window.
+
+    Samples that cross the window's edge count by the share that lies inside.
+    """
+    window = window_ns(replicas)
+    if window is None:
+        return []
+    start, end = window
+    found = []
+    for s in replicas:
+        total = sum(s.durations_ns)
+        scale = (s.end_ns - s.start_ns) / total if total else 0.0
+        at, inside = float(s.start_ns), 0.0
+        for d in s.durations_ns:
+            stop = at + d * scale
+            if stop > at:
+                inside += max(0.0, min(stop, end) - max(at, start)) / (stop - at)
+            at = stop
+        found.append(inside * s.iterations * batch_size * 1e9 / (end - start))
+    return found
