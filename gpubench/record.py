@@ -46,6 +46,7 @@ FLAGS = {
     "GROUPED": "an iteration is so short that several share one sample",
     "FEW-SAMPLES": "fewer than 10 samples in a repeat: lengthen policy.sample_s",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
+    "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
     "RECOMPILED": "a recompilation happened while sampling",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
     "CPU-BUSY": "other processes used more than 10 % of the replicas' cores",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from statistics import fmean, median, stdev
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
@@ -71,10 +72,21 @@ def steps(
 
 
 def warm_up(
-    session: Session, images: Images, cell: Cell, policy: Policy, clock: Clock = perf_counter_ns
+    session: Session,
+    images: Images,
+    cell: Cell,
+    policy: Policy,
+    clock: Clock = perf_counter_ns,
+    *,
+    bundle: int = 1,
 ) -> Sampler:
-    """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples."""
+    """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
+
+    ``bundle``: so many batches, each waited for, count as one iteration.
+    """
     enqueue, finish = steps(session, images, cell)
+    if bundle > 1:
+        enqueue = _bundled(enqueue, finish, bundle)
     warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
     if cell.scenario == "throughput":
@@ -84,7 +96,7 @@ def warm_up(
     iterations = math.ceil(timer_overhead(clock) * TIMER_SHARE / typical)
     if iterations == 1:
         return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [])
-    waiting = _waiting(enqueue, finish)
+    waiting = _bundled(enqueue, finish, 1)
     return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"])
 
 
@@ -107,9 +119,9 @@ def _iterate(
     ).durations
 
 
-def once_more(sampler: Sampler, clock: Clock = perf_counter_ns) -> None:
-    """One more warm-up iteration: waiting for other replicas may have cooled caches and clocks."""
-    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, 1, 0, clock))
+def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
+    """Warm up again, at least once: waiting for others may have cooled caches and clocks."""
+    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, 1, seconds, clock))
 
 
 def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
@@ -156,10 +168,13 @@ def _block(
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
 
 
-def _waiting(run: Callable[[], object], sync: Callable[[], object]) -> Callable[[], object]:
+def _bundled(
+    run: Callable[[], object], sync: Callable[[], object], times: int
+) -> Callable[[], object]:
     def run_and_wait() -> None:
-        run()
-        sync()
+        for _ in repeat(None, times):
+            run()
+            sync()
 
     return run_and_wait
 

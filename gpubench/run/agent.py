@@ -22,7 +22,9 @@ import msgspec
 from gpubench.run import worker
 from gpubench.run.messages import (
     AtBarrier,
+    Begin,
     Done,
+    End,
     Failure,
     Go,
     Measure,
@@ -32,6 +34,8 @@ from gpubench.run.messages import (
     Progress,
     Reply,
     Request,
+    Step,
+    Waiting,
     WorkerMessage,
 )
 from gpubench.run.telemetry import Telemetry
@@ -51,51 +55,107 @@ class Agent:
         self._closed = closed
         self._cache_dir = ""
         self._fork = multiprocessing.get_context("forkserver")
+        self._teams: dict[str, _Team] = {}
 
     def handle(self, request: Request) -> Reply:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
+        if isinstance(request, Begin | Step | End):
+            return self._turn(request)
+        if isinstance(request, Measure):
+            return self._measure(request)
+        timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(["gpubench.run.preload", "gpubench.run.worker"])
-            timeout, replicas = REFERENCE_TIMEOUT_S, 1
-        elif isinstance(request, Measure):
-            timeout, replicas = request.policy.timeout_s, request.cell.replicas
-        else:
-            timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
-            replicas = 1
-        team = _Team(self._fork, request, self._cache_dir, replicas)
+        team = self._team(request, timeout)
         try:
-            if not isinstance(request, Measure):
-                answers = team.answers(timeout, self._closed, self._emit)
-                return answers if isinstance(answers, Failure) else answers[0]  # type: ignore[return-value]
-            return self._measure(request, team)
+            answers = team.answers(self._closed, self._emit)
+            return answers if isinstance(answers, Failure) else answers[0]  # type: ignore[return-value]
         finally:
             team.end()
 
-    def _measure(self, request: Measure, team: _Team) -> Reply:
-        gpus = list(range(request.cell.replicas)) if request.cell.device == "cuda" else []
-        cores = sorted(core for own in request.cores for core in own)
-        with Telemetry(gpus, cores, team.pids) as telemetry:
-            answers = team.answers(request.policy.timeout_s, self._closed, self._emit)
-        if isinstance(answers, Failure):
-            return answers
-        outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
-        parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
-        return Done(
-            outcomes,
-            reference.merge(parities) if parities else None,
-            telemetry.result(),
-            telemetry.flags(),
-            telemetry.invalid,
-        )
+    def _team(self, request: Request, timeout_s: float, replicas: int = 1) -> _Team:
+        return _Team(self._fork, request, self._cache_dir, replicas, timeout_s)
+
+    def _measure(self, request: Measure) -> Reply:
+        team = self._team(request, request.policy.timeout_s, request.cell.replicas)
+        try:
+            with _telemetry(request, team.pids) as telemetry:
+                answers = team.answers(self._closed, self._emit)
+            return answers if isinstance(answers, Failure) else _done(answers, telemetry)
+        finally:
+            team.end()
+
+    def _turn(self, request: Begin | Step | End) -> Reply:
+        """Interleaved A/B: several teams live at once, and the driver says whose turn it is."""
+        if isinstance(request, End):
+            return self._end(request.team, Waiting("", []))
+        if isinstance(request, Begin):
+            measure = request.measure
+            self._end(request.team, Waiting("", []))
+            team = self._team(measure, measure.policy.timeout_s, measure.cell.replicas)
+            self._teams[request.team] = team
+            team.telemetry = _telemetry(measure, team.pids)
+        else:
+            if request.team not in self._teams:
+                return Failure("error", f"no team {request.team!r} was begun")
+            team = self._teams[request.team]
+            team.others = set(request.others)
+            if team.barrier == "warm" and team.telemetry:
+                team.telemetry.__enter__()
+            team.go(request.timeout_s)
+        answers = team.advance(self._closed)
+        if team.barrier == "measured" and team.telemetry:
+            team.telemetry.__exit__()  # before its rival ends
+        if answers is None:
+            return Waiting(team.barrier, sorted(team.pids() - team.others), team.p50_ns)
+        if isinstance(answers, Failure) or team.telemetry is None:
+            return self._end(request.team, answers)  # type: ignore[arg-type]
+        return self._end(request.team, _done(answers, team.telemetry))
+
+    def _end(self, name: str, reply: Reply) -> Reply:
+        team = self._teams.pop(name, None)
+        if team is not None:
+            team.end()
+        return reply
+
+
+def _telemetry(request: Measure, pids: Callable[[], set[int]]) -> Telemetry:
+    gpus = list(range(request.cell.replicas)) if request.cell.device == "cuda" else []
+    cores = sorted(core for own in request.cores for core in own)
+    return Telemetry(gpus, cores, pids)
+
+
+def _done(answers: list[WorkerMessage], telemetry: Telemetry) -> Done:
+    outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
+    parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
+    return Done(
+        outcomes,
+        reference.merge(parities) if parities else None,
+        telemetry.result(),
+        telemetry.flags(),
+        telemetry.invalid,
+    )
 
 
 class _Team:
     """The workers of one task."""
 
-    def __init__(self, fork: Any, request: Request, cache_dir: str, size: int) -> None:
+    telemetry: Telemetry | None = None
+
+    def __init__(
+        self, fork: Any, request: Request, cache_dir: str, size: int, timeout_s: float
+    ) -> None:
         text = msgspec.json.encode(request)
+        self.barrier = "start"
+        """The last one reached."""
+        self.p50_ns = 0.0
+        self.others: set[int] = set()
+        """Processes of rivals, which are idle while this team has its turn."""
+        self._timeout_s = timeout_s
+        self._deadline = monotonic() + timeout_s
+        self._answers: dict[int, WorkerMessage] = {}
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         for replica in range(size):
@@ -109,38 +169,41 @@ class _Team:
             self._pipes.append(ours)
 
     def pids(self) -> set[int]:
-        return {process.pid for process in self._processes if process.pid}
+        """Of its processes and of its rivals'."""
+        return {process.pid for process in self._processes if process.pid} | self.others
 
-    def answers(
-        self, timeout_s: float, closed: int, emit: Callable[[Reply], None]
-    ) -> Failure | list[WorkerMessage]:
+    def answers(self, closed: int, emit: Callable[[Reply], None]) -> Failure | list[WorkerMessage]:
         """Every worker's answer in the order of replicas, or the first failure."""
-        deadline = monotonic() + timeout_s
-        answers: dict[int, WorkerMessage] = {}
+        while (answers := self.advance(closed)) is None:
+            emit(Progress(self.barrier, self.p50_ns))
+            self._release()
+        return answers
+
+    def advance(self, closed: int) -> Failure | list[WorkerMessage] | None:
+        """Until all workers wait at a barrier (None), or all have answered, or one failed."""
         waiting: dict[int, AtBarrier] = {}
-        step = "start"
-        while len(answers) < len(self._pipes):
-            open_pipes = [p for i, p in enumerate(self._pipes) if i not in answers]
-            ready = wait([*open_pipes, closed], max(0.0, deadline - monotonic()))
+        while len(self._answers) < len(self._pipes):
+            open_pipes = [p for i, p in enumerate(self._pipes) if i not in self._answers]
+            ready = wait([*open_pipes, closed], max(0.0, self._deadline - monotonic()))
             if not ready:
-                return Failure("timeout", f"no answer within {timeout_s:g} s (after {step!r})")
+                words = f"no answer within {self._timeout_s:g} s (after {self.barrier!r})"
+                return Failure("timeout", words)
             if closed in ready:
                 raise SystemExit(0)
             for pipe in ready:
                 replica = self._pipes.index(pipe)  # type: ignore[arg-type]
-                message = self._receive(replica, step)
+                message = self._receive(replica, self.barrier)
                 if isinstance(message, Failure):
                     return message
                 if isinstance(message, AtBarrier):
                     waiting[replica] = message
                 else:
-                    answers[replica] = message
+                    self._answers[replica] = message
             if len(waiting) == len(self._pipes):
-                step = waiting[0].name
-                emit(Progress(step, max(message.p50_ns for message in waiting.values())))
-                self._go()
-                waiting.clear()
-        return [answers[replica] for replica in range(len(self._pipes))]
+                self.barrier = waiting[0].name
+                self.p50_ns = max(message.p50_ns for message in waiting.values())
+                return None
+        return [self._answers[replica] for replica in range(len(self._pipes))]
 
     def _receive(self, replica: int, step: str) -> WorkerMessage:
         try:
@@ -159,7 +222,13 @@ class _Team:
         hint = " (the kernel's out-of-memory killer?)" if code == -signal.SIGKILL else ""
         return Failure("crash", f"replica {replica} died after {step!r}: {how}{hint}")
 
-    def _go(self) -> None:
+    def go(self, timeout_s: float) -> None:
+        """Let it pass its barrier, with ``timeout_s`` for what comes."""
+        self._timeout_s = timeout_s
+        self._deadline = monotonic() + timeout_s
+        self._release()
+
+    def _release(self) -> None:
         text = msgspec.json.encode(Go(perf_counter_ns() + BARRIER_DELAY_NS))
         for pipe in self._pipes:
             try:

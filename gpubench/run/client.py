@@ -16,9 +16,12 @@ from typing import Self
 
 import msgspec
 
-from gpubench.errors import GpubenchError
+from gpubench import __version__
+from gpubench.errors import GpubenchError, InputError
 from gpubench.run.imports import try_imports
 from gpubench.run.messages import (
+    PROTOCOL,
+    Begin,
     Failure,
     Measure,
     Preload,
@@ -27,6 +30,7 @@ from gpubench.run.messages import (
     Progress,
     Reply,
     Request,
+    Step,
 )
 
 _START = "from gpubench.run.agent import main; main({}, {})"
@@ -55,17 +59,26 @@ def limit_s(request: Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
     if isinstance(request, Preload):
         return START_LIMIT_S
-    if isinstance(request, Prepare):
+    if isinstance(request, Prepare | Step):
         return request.timeout_s + GRACE_S
-    return (request.policy.timeout_s if isinstance(request, Measure) else 3600.0) + GRACE_S
+    if isinstance(request, Begin):
+        request = request.measure
+    if isinstance(request, Measure):
+        return request.policy.timeout_s + GRACE_S
+    return 3600.0 + GRACE_S
 
 
 class AgentClient:
     """A running agent. Restarts it when it died; every process it made ends with it."""
 
-    def __init__(self, modules: list[str], cache_dir: Path, log: Path) -> None:
+    def __init__(
+        self, modules: list[str], cache_dir: Path, log: Path, python: Path | None = None
+    ) -> None:
+        """``python``: another interpreter, which has a gpubench of its own."""
         self._modules, self._cache_dir = modules, str(cache_dir)
         self._log = log
+        # "-P": the working directory must not lend its packages to another environment.
+        self._python = [sys.executable] if python is None else [str(python), "-P"]
         self._scratch: TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
@@ -80,12 +93,17 @@ class AgentClient:
         errors: dict[str, str] = {}
         if not isinstance(reply, Preloaded):
             for module in self._modules:
-                found = try_imports([module], IMPORT_LIMIT_S)[module]
+                found = try_imports([module], IMPORT_LIMIT_S, self._python)[module]
                 errors |= {module: found["error"]} if "error" in found else {}
             self._modules = [module for module in self._modules if module not in errors]
             reply = self._start(self._modules) if errors else reply
         if isinstance(reply, Preloaded):
-            return Preloaded(errors | reply.errors, reply.seconds)
+            if reply.protocol != PROTOCOL:
+                raise InputError(
+                    f"{self._python[0]}: its gpubench {reply.version} speaks another protocol "
+                    f"({reply.protocol}, here {PROTOCOL}); install gpubench {__version__} there"
+                )
+            return msgspec.structs.replace(reply, errors=errors | reply.errors)
         words = reply.reason if isinstance(reply, Failure) else repr(reply)
         raise GpubenchError(f"the agent did not start: {words}; see {self._log}")
 
@@ -96,7 +114,7 @@ class AgentClient:
         self._scratch = TemporaryDirectory(prefix="gpubench-", ignore_cleanup_errors=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START.format(requests_in, replies_out)],
+                [*self._python, "-c", _START.format(requests_in, replies_out)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -107,7 +125,8 @@ class AgentClient:
         os.close(requests_in)
         os.close(replies_out)
         self._pending = b""
-        reply = self._exchange(Preload(modules, self._cache_dir), None)
+        preload = Preload(modules, self._cache_dir, environment=len(self._python) > 1)
+        reply = self._exchange(preload, None)
         if not isinstance(reply, Preloaded):
             self.stop()
         return reply

@@ -36,11 +36,13 @@ for name in sys.argv[1:]:
 """
 
 
-def try_imports(modules: Sequence[str], timeout_s: float) -> dict[str, dict[str, Any]]:
+def try_imports(
+    modules: Sequence[str], timeout_s: float, python: Sequence[str] = (sys.executable,)
+) -> dict[str, dict[str, Any]]:
     """Import ``modules`` in a fresh interpreter: {module: version and facts, or 'error'}."""
     if not modules:
         return {}
-    command = [sys.executable, "-W", "ignore", "-c", _SCRIPT, *modules]
+    command = [*python, "-W", "ignore", "-c", _SCRIPT, *modules]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False

@@ -10,12 +10,17 @@ from gpubench.record import Parity
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
+PROTOCOL = 2
+"""Raised whenever an agent of another version would misread a request."""
+
 
 class Preload(Struct, frozen=True, tag=True):
     """Import these modules once, in the server that workers are forked from."""
 
     modules: list[str]
     cache_dir: str
+    environment: bool = False
+    """Tell what `gpubench.environment.collect` finds in the agent's interpreter."""
 
 
 class BuildReference(Struct, frozen=True, tag=True):
@@ -42,9 +47,34 @@ class Measure(Struct, frozen=True, tag=True):
     reference: str
     cores: list[tuple[int, ...]]
     """Per replica, on CPU; empty tuples on CUDA, where replica i owns GPU i."""
+    turns: int = 1
+    """How often it samples; between its turns it waits, and the rival has its own."""
+    bundle: int = 1
+    """Calls of ``run()`` that count as one: exact extra work, for the self-test."""
 
 
-Request = Preload | BuildReference | Prepare | Measure
+class Begin(Struct, frozen=True, tag=True):
+    """Interleaved A/B: start a team beside the others, up to its first barrier."""
+
+    team: str
+    measure: Measure
+
+
+class Step(Struct, frozen=True, tag=True):
+    """Let a team go on to its next barrier, or to its end. ``others``: its rivals' processes."""
+
+    team: str
+    others: list[int]
+    timeout_s: float
+
+
+class End(Struct, frozen=True, tag=True):
+    """Kill a team, if there is one."""
+
+    team: str
+
+
+Request = Preload | BuildReference | Prepare | Measure | Begin | Step | End
 
 
 class Progress(Struct, frozen=True, tag=True):
@@ -67,6 +97,18 @@ class Preloaded(Struct, frozen=True, tag=True):
 
     errors: dict[str, str]
     seconds: float
+    protocol: int = 1
+    version: str = ""
+    """Of the agent's gpubench."""
+    environment: dict[str, Any] = {}
+
+
+class Waiting(Struct, frozen=True, tag=True):
+    """Answer to Begin, Step (and End): the team stands at this barrier; its processes."""
+
+    barrier: str
+    pids: list[int]
+    p50_ns: float = 0.0
 
 
 class Prepared(Struct, frozen=True, tag=True):
@@ -83,6 +125,8 @@ class Outcome(Struct, frozen=True, tag=True):
     parity: Parity | None
     facts: dict[str, Any]
     flags: list[str]
+    again: Samples | None = None
+    """Of the second turn."""
 
 
 class Done(Struct, frozen=True, tag=True):
@@ -96,7 +140,7 @@ class Done(Struct, frozen=True, tag=True):
     invalid: bool
 
 
-Reply = Progress | Failure | Preloaded | Prepared | Done
+Reply = Progress | Failure | Preloaded | Prepared | Waiting | Done
 
 
 class Go(Struct, frozen=True, tag=True):

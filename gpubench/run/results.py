@@ -57,6 +57,7 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
         repeat=repeat,
         status="ok",
         replicas=[outcome.samples for outcome in done.outcomes],
+        again=[outcome.again for outcome in done.outcomes if outcome.again],
         prepare_ns=prepare_ns,
         parity=done.parity,
         telemetry=done.telemetry,

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gpubench import __version__, environment
 from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.record import Parity
 from gpubench.run.messages import (
+    PROTOCOL,
     AtBarrier,
     BuildReference,
     Failure,
@@ -47,9 +49,16 @@ if TYPE_CHECKING:
     from gpubench.workload.cache import Cache
     from gpubench.workload.reference import Reference
 
+Barrier = Callable[..., int]
+"""Called with a name (and a live p50): waits for all replicas; the clock at the common start."""
+
 PR_SET_PDEATHSIG = 1
 NOT_SERVED = ("weights", "reference")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
+AWAKE_S = 0.02
+"""Iterations for so long end the wait for a turn: caches and clocks have cooled meanwhile."""
+IDLE_LIMIT = 0.03
+"""Of a core; the last millisecond before a barrier is waited for actively."""
 NO_MEMORY = ("out of memory", "failed to allocate memory", "cannot allocate", "alloc_failed")
 
 
@@ -103,13 +112,12 @@ def failure(error: BaseException) -> Failure:
     return Failure("error", f"{words[:2000]} ({Path(last.filename).name}:{last.lineno})")
 
 
-def _answer(
-    request: Request, cache_dir: str, replica: int, barrier: Callable[..., int]
-) -> WorkerMessage:
+def _answer(request: Request, cache_dir: str, replica: int, barrier: Barrier) -> WorkerMessage:
     if isinstance(request, Preload):
         from gpubench.run import preload
 
-        return Preloaded(preload.ERRORS, preload.SECONDS)
+        here = environment.collect([]) if request.environment else {}
+        return Preloaded(preload.ERRORS, preload.SECONDS, PROTOCOL, __version__, here)
     if isinstance(request, Measure):
         return _measure(request, replica, barrier)
     from gpubench.workload.cache import Cache
@@ -119,8 +127,10 @@ def _answer(
         from gpubench.workload import reference
 
         path = reference.build(request.workload, request.policy, cache)
-    else:
+    elif isinstance(request, Prepare):
         path = _prepare(request, cache)
+    else:
+        raise TypeError(f"no task for a worker: {type(request).__name__}")
     ns: dict[str, int] = {}
     for entry in {entry.path: entry for entry in cache.log}.values():
         if entry.kind in NOT_SERVED and isinstance(request, Prepare):
@@ -143,7 +153,7 @@ def _pin(cores: tuple[int, ...]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _measure(request: Measure, replica: int, barrier: Callable[..., int]) -> Outcome:
+def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
     from gpubench.workload import reference as ref
 
     cell, policy = request.cell, request.policy
@@ -164,36 +174,73 @@ def _measure(request: Measure, replica: int, barrier: Callable[..., int]) -> Out
         session.sync()
         first = perf_counter_ns() - before_first
         barrier("opened")
-        sampler = protocol.warm_up(session, images, cell, policy)
+        sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
+        turns: list[tuple[int, protocol.Measured]] = []
+        idle = Idle()
         with quiet_collector():
             start = barrier("warm", median(sampler.warmup))
-            if cell.replicas > 1:
-                protocol.once_more(sampler)
             before = counters()
-            measured = protocol.measure(sampler, policy)
+            for turn in range(request.turns):
+                if turn:
+                    with idle:
+                        start = barrier("again")
+                    sampler.warmup.clear()  # recorded with the turn before
+                if cell.replicas > 1 or request.turns > 1:
+                    protocol.once_more(sampler, AWAKE_S if request.turns > 1 else 0)
+                turns.append((start, protocol.measure(sampler, policy)))
             after = counters()
+        if request.turns > 1:
+            with idle:
+                barrier("measured")
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts = dict(session.facts)
 
-    flags = list(measured.flags)
+    flags = [flag for _, measured in turns for flag in measured.flags]
     if after.get("recompilations", 0) > before.get("recompilations", 0):
         flags.append("RECOMPILED")
-    samples = Samples(
-        replica=replica,
-        device=str(device),
-        durations_ns=measured.durations,
-        iterations=measured.iterations,
-        warmup_durations_ns=measured.warmup,
-        truncated=measured.truncated,
-        start_ns=measured.start - start,
-        end_ns=measured.end - start,
-        open_ns=opened - begin,
-        first_inference_ns=first,
-        stop_reason=measured.stop,
-        peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    )
-    return Outcome(samples, parity, facts, flags)
+    if request.turns > 1:
+        facts["idle_cpu_share"] = idle.share
+        flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
+    samples = [
+        Samples(
+            replica=replica,
+            device=str(device),
+            durations_ns=measured.durations,
+            iterations=measured.iterations,
+            warmup_durations_ns=measured.warmup,
+            truncated=measured.truncated,
+            start_ns=measured.start - start,
+            end_ns=measured.end - start,
+            open_ns=opened - begin,
+            first_inference_ns=first,
+            stop_reason=measured.stop,
+            peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+        for start, measured in turns
+    ]
+    again = samples[1] if samples[1:] else None
+    return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again)
+
+
+class Idle:
+    """The CPU time that this process, all threads, uses while it waits for its next turn."""
+
+    def __init__(self) -> None:
+        self._cpu = self._wall = 0
+
+    def __enter__(self) -> None:
+        self._cpu -= time.process_time_ns()
+        self._wall -= perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._cpu += time.process_time_ns()
+        self._wall += perf_counter_ns()
+
+    @property
+    def share(self) -> float:
+        """Of one core; 0.01 is 1 %."""
+        return self._cpu / self._wall if self._wall else 0.0
 
 
 def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:
