@@ -7,65 +7,22 @@ regression); 2 bad input; compare also 3 inconclusive or incomparable, 4 missing
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from gpubench import __version__
+from gpubench.cli_compare import COMMANDS
+from gpubench.cli_options import cache_option, console, save, selection, show_run, words
 from gpubench.errors import CacheError, GpubenchError, InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gpubench.run.setup import Session
 
-Command = Callable[..., Any]
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
-
-
-def _words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else [word.strip() for word in value.split(",")]
-
-
-def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
-    words = _words(ctx, parameter, value)
-    try:
-        return None if words is None else [int(word) for word in words]
-    except ValueError:
-        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 1,8") from None
-
-
-SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--backend", {"callback": _words, "help": "Backends, comma-separated."}),
-    ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
-    ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
-    ("--precision", {"callback": _words, "help": "Precisions, such as fp32,bf16."}),
-    ("--scenario", {"callback": _words, "help": "latency, throughput, or latency,throughput."}),
-    ("--boundary", {"callback": _words, "help": "compute, transfer, or compute,transfer."}),
-    ("--device", {"help": "auto, cuda or cpu."}),
-    ("--model", {"help": "A torchvision model, or an .onnx file."}),
-    ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
-    ("--images", {"help": "digits, photos, synthetic, or a folder of images."}),
-    ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
-    ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
-)
-
-
-def selection(command: Command) -> Command:
-    """The options that override a suite's axes and workload."""
-    for name, settings in reversed(SELECTION):
-        command = click.option(name, **settings)(command)
-    return command
-
-
-cache_option = click.option(
-    "--cache-dir", type=click.Path(path_type=Path), help="Instead of the user's cache directory."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -76,7 +33,8 @@ def cli() -> None:
     \b
     gpubench run quick            measure, print tables, write a report
     gpubench doctor               what this machine can run, and what is missing
-    gpubench compare OLD NEW      two runs, cell by cell
+    gpubench ab ci ...            two configurations or versions, interleaved: is one slower?
+    gpubench compare OLD NEW      two stored runs, cell by cell
     """
 
 
@@ -85,7 +43,7 @@ def cli() -> None:
 @selection
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
-@click.option("--require", callback=_words, help="Backends whose skip is a failure (for CI).")
+@click.option("--require", callback=words, help="Backends whose skip is a failure (for CI).")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @cache_option
 def run(
@@ -109,15 +67,12 @@ def run(
 
 def _run(session: Session, quiet: bool) -> int:
     from gpubench.report import render, show, text
-    from gpubench.run import driver, progress
+    from gpubench.run import driver
 
-    console = _console(quiet)
-    kind = progress.Silent if quiet else None
-    watcher = (
-        kind() if kind else (progress.Live if console.is_terminal else progress.Lines)(console)
-    )
+    screen = console(quiet)
+    watcher = show_run(screen, quiet)
     out = session.job.out
-    console.print(
+    screen.print(
         f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
         f"{len(session.plan.skips)} skipped; records go to {out}",
         markup=False,
@@ -126,16 +81,16 @@ def _run(session: Session, quiet: bool) -> int:
         with watcher:
             file = driver.run(session.plan, session.job, session.backends, watcher)
     except KeyboardInterrupt:
-        console.print(
+        screen.print(
             f"interrupted; finished records are kept. Go on with: "
             f"{show.resume(session.job.header, out)}",
             markup=False,
             soft_wrap=True,
         )
         return 130
-    console.print(text.summary([file]))
-    _save(out / "report.html", render([file], "html"))
-    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+    screen.print(text.summary([file]))
+    save(out / "report.html", render([file], "html"))
+    screen.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
     return 1 if any(record.status == "failed" for record in file.records) else 0
 
 
@@ -152,7 +107,7 @@ def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
     from gpubench.run.show import plan_tables
 
     session = setup.session(suite, chosen, cache_dir, Path(), False, ())
-    _console().print(plan_tables(session))
+    console().print(plan_tables(session))
 
 
 @cli.command("list")
@@ -164,7 +119,7 @@ def list_(what: str) -> None:
     """
     from gpubench.run import show
 
-    _console().print(
+    console().print(
         {"backends": show.backends, "models": show.models, "suites": show.suites}[what]()
     )
 
@@ -180,12 +135,12 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.run import doctor as surgery
 
-    with _console().status("importing every runtime, each in a process of its own ..."):
+    with console().status("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
         click.echo(surgery.to_json(report))
     else:
-        _console().print(surgery.render(report))
+        console().print(surgery.render(report))
     sys.exit(1 if report.broken else 0)
 
 
@@ -211,72 +166,7 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     if output is None:
         click.echo(body)
     else:
-        _save(output, body)
-
-
-def _save(path: Path, body: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(body, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
-
-
-@cli.command()
-@click.argument("base")
-@click.argument("candidate")
-@click.option(
-    "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
-)
-@click.option("--allow-different", multiple=True, help="An environment field that may differ.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def compare(
-    base: str, candidate: str, delta: str, allow_different: tuple[str, ...], as_json: bool
-) -> None:
-    """Compare two runs cell by cell; the verdict comes first and is the exit code.
-
-    Example: gpubench compare reports/before reports/after --delta 3%
-    """
-    from gpubench.analysis import compare as comparing
-    from gpubench.record import read
-    from gpubench.report import machine, text
-
-    margin = _share(delta)
-    verdicts = comparing.compare(
-        read(base), read(candidate), delta=margin, allow_different=allow_different
-    )
-    if as_json:
-        click.echo(machine.comparisons(verdicts))
-    else:
-        _console().print(text.comparison(verdicts))
-    sys.exit(comparing.exit_code(verdicts))
-
-
-def _console(quiet: bool = False) -> Console:
-    """Where people read; a pipe or a log gets lines of 120 columns."""
-    from rich.console import Console
-
-    class Patient(Console):
-        """Goes on in silence when its reader is gone: a run is worth more than its output."""
-
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    console = Patient(quiet=quiet)
-    if not console.is_terminal:
-        console.width = 120
-    return console
-
-
-def _share(words: str) -> float:
-    try:
-        value = float(words.rstrip("% ")) / (100 if "%" in words else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise InputError(f"--delta {words!r}: expected a share between 0 and 1, such as 2% or 0.02")
-    return value
+        save(output, body)
 
 
 @cli.command()
@@ -310,7 +200,7 @@ def info(cache_dir: Path | None) -> None:
     """
     from gpubench.run import show
 
-    _console().print(show.cache(cache_dir))
+    console().print(show.cache(cache_dir))
 
 
 @cache.command()
@@ -339,6 +229,10 @@ def completion(shell: str) -> None:
     if found is None:
         raise InputError(f"no completion for {shell!r}")
     click.echo(found(cli, {}, "gpubench", "_GPUBENCH_COMPLETE").source())
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> NoReturn:

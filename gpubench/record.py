@@ -261,7 +261,8 @@ def _check_schema(path: Path, line: bytes) -> None:
         raise RecordError(f"{path}, line 1: not the header of a record file ({error})") from error
     if not 1 <= schema <= SCHEMA:
         raise RecordError(
-            f"{path}: schema {schema}, but this gpubench reads 1 to {SCHEMA}; use the one that wrote it"
+            f"{path}: schema {schema}, but this gpubench reads 1 to {SCHEMA}; "
+            "use the one that wrote it"
         )
 
 

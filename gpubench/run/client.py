@@ -57,8 +57,6 @@ GRACE_S = 60.0
 
 def limit_s(request: Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
-    if isinstance(request, Preload):
-        return START_LIMIT_S
     if isinstance(request, Prepare | Step):
         return request.timeout_s + GRACE_S
     if isinstance(request, Begin):
@@ -89,14 +87,14 @@ class AgentClient:
 
         A module whose import raises, crashes or hangs is left out and told in ``errors``.
         """
-        reply = self._start(self._modules)
+        reply = self._start()
         errors: dict[str, str] = {}
         if not isinstance(reply, Preloaded):
             for module in self._modules:
                 found = try_imports([module], IMPORT_LIMIT_S, self._python)[module]
                 errors |= {module: found["error"]} if "error" in found else {}
             self._modules = [module for module in self._modules if module not in errors]
-            reply = self._start(self._modules) if errors else reply
+            reply = self._start() if errors else reply
         if isinstance(reply, Preloaded):
             if reply.protocol != PROTOCOL:
                 raise InputError(
@@ -107,7 +105,11 @@ class AgentClient:
         words = reply.reason if isinstance(reply, Failure) else repr(reply)
         raise GpubenchError(f"the agent did not start: {words}; see {self._log}")
 
-    def _start(self, modules: list[str]) -> Reply:
+    def launch(self) -> None:
+        """Start the process and its imports, and return at once; `start` waits for them.
+
+        To be called by a thread that lives as long as the agent: Linux ends the agent with it.
+        """
         requests_in, self._to = os.pipe()
         self._from, replies_out = os.pipe()
         # What killed workers leave in it goes with it.
@@ -125,8 +127,16 @@ class AgentClient:
         os.close(requests_in)
         os.close(replies_out)
         self._pending = b""
-        preload = Preload(modules, self._cache_dir, environment=len(self._python) > 1)
-        reply = self._exchange(preload, None)
+        with suppress(BrokenPipeError):  # it died: reading the answer tells
+            self._send(self._preload())
+
+    def _preload(self) -> Preload:
+        return Preload(self._modules, self._cache_dir, environment=len(self._python) > 1)
+
+    def _start(self) -> Reply:
+        if self._process is None:
+            self.launch()
+        reply = self._answer(monotonic() + START_LIMIT_S, None)
         if not isinstance(reply, Preloaded):
             self.stop()
         return reply
@@ -135,21 +145,25 @@ class AgentClient:
         """The answer to ``request``; a dead agent is a Failure, and the next call restarts it."""
         if self._process is None:
             self.start()
-        return self._exchange(request, progress)
-
-    def _exchange(self, request: Request, progress: OnProgress | None) -> Reply:
         end = monotonic() + limit_s(request)
+        with suppress(BrokenPipeError):
+            self._send(request)
+        return self._answer(end, progress)
+
+    def _send(self, request: Request) -> None:
+        data = msgspec.json.encode(request) + b"\n"
+        while data:
+            data = data[os.write(self._to, data) :]
+
+    def _answer(self, end: float, progress: OnProgress | None) -> Reply:
         try:
-            data = msgspec.json.encode(request) + b"\n"
-            while data:
-                data = data[os.write(self._to, data) :]
             while True:
                 reply: Reply = msgspec.json.decode(self._line(end), type=Reply)
                 if not isinstance(reply, Progress):
                     return reply
                 if progress is not None:
                     progress(reply)
-        except (BrokenPipeError, EOFError):
+        except EOFError:
             self.stop()
             return Failure("crash", f"the agent died; its log is {self._log}")
         except TimeoutError:

@@ -15,16 +15,9 @@ from gpubench.errors import GpubenchError, RecordError
 from gpubench.measure.protocol import repeats_needed
 from gpubench.record import Header, Record, RecordFile, Writer, read
 from gpubench.run.client import AgentClient
-from gpubench.run.messages import (
-    BuildReference,
-    Done,
-    Measure,
-    Prepare,
-    Prepared,
-    Progress,
-    Reply,
-)
-from gpubench.run.plan import Durations, Plan, Skip, task_seconds
+from gpubench.run.messages import Done, Measure, Progress
+from gpubench.run.plan import Durations, Plan, task_seconds
+from gpubench.run.prepare import Ready, prepare
 from gpubench.run.results import failed, measured, now, skipped
 from gpubench.suite import Cell
 
@@ -128,13 +121,12 @@ class _Walk:
         self._watcher.begin(0)
         self._watcher.task(None, "starting workers (imports, once)", 0)
         broken = agent.start().errors
-        for cell in cells:
-            lacking = [m for m in backends[cell.backend].preload if m in broken]
-            if lacking:
-                reason = f"{lacking[0]} cannot be imported: {broken[lacking[0]]}"
-                remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
-                self._end(skipped(Skip(cell, "unavailable", reason, remedy), self._job.required))
-        tasks = self._prepare(agent, [cell for cell in cells if cell.key not in self._ended])
+        tasks: dict[str, Ready] = {}
+        for ready in prepare(agent, cells, self._plan, backends, broken, self._watcher):
+            if isinstance(ready, Ready):
+                tasks[ready.cell.key] = ready
+            else:
+                self._end(failed(ready.cell, 0, ready.why, self._job.required))
         begin, pilot = monotonic(), self._policy.repeats
         due = [(c.key, r) for c in cells for r in self.open_repeats(c) if r < pilot]
         self._watcher.begin(sum(key in tasks for key, _ in due))
@@ -152,7 +144,7 @@ class _Walk:
                 left = self._estimate(tasks, range(repeat, last))
                 self._task(agent, tasks[cell.key], repeat, left)
 
-    def _estimate(self, tasks: Mapping[str, _Ready], repeats: range) -> float:
+    def _estimate(self, tasks: Mapping[str, Ready], repeats: range) -> float:
         return sum(
             task_seconds(task.cell, self._policy, self._seen)
             for task in tasks.values()
@@ -171,31 +163,7 @@ class _Walk:
         values = [value for record in pilot if record and (value := record.value())]
         return repeat < repeats_needed(values, self._policy.target_half_width)
 
-    def _prepare(self, agent: AgentClient, cells: Sequence[Cell]) -> dict[str, _Ready]:
-        """Artefacts and reference of every cell, each made once; failures are recorded."""
-        references: dict[object, Reply] = {}
-        artefacts: dict[object, Reply] = {}
-        ready: dict[str, _Ready] = {}
-        for cell in cells:
-            workload = cell.workload
-            key = (workload.model, workload.weights, workload.images)
-            if key not in references:
-                self._watcher.task(cell, "images and reference answers", 0)
-                references[key] = agent.ask(BuildReference(workload, self._policy))
-            same = replace(cell, replicas=1, scenario="latency", boundary="compute").key
-            if same not in artefacts and isinstance(references[key], Prepared):
-                self._watcher.task(cell, "export, build, compile", 0)
-                cores = self._plan.cores_of(cell)[0]
-                artefacts[same] = agent.ask(Prepare(cell, cores, self._policy.prepare_timeout_s))
-            reference, artefact = references[key], artefacts.get(same, references[key])
-            if isinstance(reference, Prepared) and isinstance(artefact, Prepared):
-                ready[cell.key] = _Ready(cell, reference.path, artefact.path, artefact.ns)
-            else:
-                broken = artefact if isinstance(reference, Prepared) else reference
-                self._end(failed(cell, 0, broken, self._job.required))
-        return ready
-
-    def _task(self, agent: AgentClient, task: _Ready, repeat: int, left_s: float) -> None:
+    def _task(self, agent: AgentClient, task: Ready, repeat: int, left_s: float) -> None:
         cell = task.cell
         words = f"repeat {repeat + 1}"
         request = Measure(
@@ -223,21 +191,17 @@ class _Walk:
         self._record(record)
 
     def _record(self, record: Record) -> None:
-        try:
-            self._writer.append(record)
-        except OSError as error:
-            raise GpubenchError(
-                f"{self._writer.path}: cannot be written: {error.strerror}; every earlier record "
-                "is kept: make room, then go on with --resume"
-            ) from error
+        append(self._writer, record)
         self._done[record.cell.key, record.repeat] = record
         self._watcher.recorded(record)
 
 
-class _Ready(Struct, frozen=True):
-    """A cell with all that a worker needs."""
-
-    cell: Cell
-    reference: str
-    artefact: str
-    prepare_ns: dict[str, int]
+def append(writer: Writer, record: Record) -> None:
+    """Write ``record``; a full disk is an error that says how to go on."""
+    try:
+        writer.append(record)
+    except OSError as error:
+        raise GpubenchError(
+            f"{writer.path}: cannot be written: {error.strerror}; every earlier record "
+            "is kept: make room, then go on with --resume"
+        ) from error

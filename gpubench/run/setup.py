@@ -8,19 +8,21 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from gpubench import environment, suitefile
 from gpubench.backends import base
 from gpubench.errors import InputError, SuiteError
 from gpubench.gpu import visible_gpus
-from gpubench.record import Header
+from gpubench.record import Header, Pairing
+from gpubench.run import ab, arms
 from gpubench.run import plan as planning
 from gpubench.run.driver import Job
 from gpubench.run.results import now
-from gpubench.suite import Catalog
+from gpubench.suite import Catalog, Rule, Suite
 from gpubench.workload import models
 from gpubench.workload.cache import Cache
 
@@ -44,6 +46,84 @@ def catalog() -> Catalog:
     return Catalog(backends=backends, models=models.names())
 
 
+def comparison(
+    suite_name: str,
+    chosen: Mapping[str, Any],
+    specs: tuple[arms.Spec, arms.Spec],
+    pythons: tuple[Path | None, Path | None],
+    rule: Rule,
+    budget_s: float,
+    cache_dir: Path | None,
+    output: Path | None,
+    resume: bool,
+    required: Sequence[str],
+) -> ab.Job:
+    """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``."""
+    known, cores, gpus = catalog(), environment.usable_cores(), len(visible_gpus())
+    chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
+    suites = [arms.suite_of(spec, suite_name, known, chosen) for spec in specs]
+    grids = [suitefile.expand(s, _device(s, gpus), len(cores)) for s in suites]
+    matched = arms.match(*specs, *grids)
+    backends = {n: base.get(n) for n in sorted({c.backend for pair in matched for c in pair})}
+    _check_required(required, sorted(backends))
+    token = uuid.uuid4().hex[:12]
+    sides = []
+    for place, arm in enumerate(ab.ARMS):
+        cells = [pair[place] for pair in matched]
+        plan = planning.make(suites[place], cells, backends, cores, gpus)
+        words = [specs[place].words, f"python={pythons[place]}" if pythons[place] else ""]
+        pairing = Pairing(
+            session=token, arm=arm, differs=",".join(filter(None, words)) or "nothing", rule=rule
+        )
+        header = msgspec.structs.replace(_header(plan), pairing=pairing, planned=cells)
+        sides.append(ab.Side(arm, plan, header, pythons[place]))
+    if resume and output is None:
+        raise SuiteError("--resume: say which A/B to go on with: -o DIR")
+    return ab.Job(
+        sides=(sides[0], sides[1]),
+        backends=backends,
+        rule=rule,
+        budget_s=budget_s,
+        out=output or _directory(f"ab-{suites[0].name}"),
+        cache_dir=Cache(cache_dir).root,
+        seed=suites[0].policy.seed,
+        resume=resume,
+        required=tuple(required),
+    )
+
+
+def _device(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
+    wanted = suite.axes.device
+    return wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
+
+
+def _check_required(required: Sequence[str], named: Sequence[str]) -> None:
+    for name in required:
+        if name not in named:
+            raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
+
+
+def _header(plan: planning.Plan) -> Header:
+    command = ["gpubench", *sys.argv[1:]]
+    here = environment.collect(command)
+    return Header(
+        run_id=uuid.uuid4().hex[:12],
+        suite=plan.suite,
+        environment=here,
+        fingerprint=environment.fingerprint(here),
+        command=command,
+        started=now(),
+        planned=plan.planned,
+        seed=plan.suite.policy.seed,
+    )
+
+
+def _directory(name: str) -> Path:
+    """reports/NAME-<moment>, with a name that any file system takes."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path("reports") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{moment}"
+
+
 def session(
     suite_name: str,
     chosen: Mapping[str, Any],
@@ -57,13 +137,9 @@ def session(
     suite = suitefile.load(suite_name, catalog(), overrides)
     cores = environment.usable_cores()
     gpus = len(visible_gpus())
-    wanted = suite.axes.device
-    device = wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
-    cells = suitefile.expand(suite, device, len(cores))
+    cells = suitefile.expand(suite, _device(suite, gpus), len(cores))
     named = sorted({cell.backend for cell in cells})
-    for name in required:
-        if name not in named:
-            raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
+    _check_required(required, named)
     for key in chosen.get("cell") or ():
         if key not in {cell.key for cell in cells}:
             raise SuiteError(
@@ -74,25 +150,11 @@ def session(
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus)
-    command = ["gpubench", *sys.argv[1:]]
-    here = environment.collect(command)
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", suite.name)
-    header = Header(
-        run_id=uuid.uuid4().hex[:12],
-        suite=suite,
-        environment=here,
-        fingerprint=environment.fingerprint(here),
-        command=command,
-        started=now(),
-        planned=plan.planned,
-        seed=suite.policy.seed,
-    )
     if resume and output is None:
         raise SuiteError("--resume: say which run to go on with: -o DIR")
     job = Job(
-        header=header,
-        out=output or Path("reports") / f"{slug}-{moment}",
+        header=_header(plan),
+        out=output or _directory(suite.name),
         cache_dir=Cache(cache_dir).root,
         resume=resume,
         required=tuple(required),

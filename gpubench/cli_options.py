@@ -1,0 +1,122 @@
+"""What the commands have in common: options, the console, writing a file."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpubench.run.progress import Silent
+
+Command = Callable[..., Any]
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [word.strip() for word in value.split(",")]
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    listed = words(ctx, parameter, value)
+    try:
+        return None if listed is None else [int(word) for word in listed]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 1,8") from None
+
+
+SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--backend", {"callback": words, "help": "Backends, comma-separated."}),
+    ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
+    ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
+    ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
+    ("--scenario", {"callback": words, "help": "latency, throughput, or latency,throughput."}),
+    ("--boundary", {"callback": words, "help": "compute, transfer, or compute,transfer."}),
+    ("--device", {"help": "auto, cuda or cpu."}),
+    ("--model", {"help": "A torchvision model, or an .onnx file."}),
+    ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
+    ("--images", {"help": "digits, photos, synthetic, or a folder of images."}),
+    ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
+    ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
+)
+
+
+def selection(command: Command) -> Command:
+    """The options that override a suite's axes and workload."""
+    for name, settings in reversed(SELECTION):
+        command = click.option(name, **settings)(command)
+    return command
+
+
+cache_option = click.option(
+    "--cache-dir", type=click.Path(path_type=Path), help="Instead of the user's cache directory."
+)
+
+
+def console(quiet: bool = False) -> Console:
+    """Where people read; a pipe or a log gets lines of 120 columns."""
+    from rich.console import Console
+
+    class Patient(Console):
+        """Goes on in silence when its reader is gone: a run is worth more than its output."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    screen = Patient(quiet=quiet)
+    if not screen.is_terminal:
+        screen.width = 120
+    return screen
+
+
+def share(option: str, words: str) -> float:
+    """'2%' or '0.02' -> 0.02. Raises InputError naming ``option``."""
+    try:
+        value = float(words.rstrip("% ")) / (100 if "%" in words else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise InputError(
+            f"{option} {words!r}: expected a share between 0 and 1, such as 2% or 0.02"
+        )
+    return value
+
+
+def seconds(option: str, words: str) -> float:
+    """'10m', '90s', '1h' or '600' -> seconds. Raises InputError naming ``option``."""
+    number, unit = (words[:-1], words[-1]) if words[-1:] in UNITS else (words, "s")
+    try:
+        value = float(number) * UNITS[unit]
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise InputError(f"{option} {words!r}: expected a time, such as 10m, 90s or 1h")
+    return value
+
+
+def show_run(screen: Console, quiet: bool) -> Silent:
+    """Who tells a person how a run goes."""
+    from gpubench.run import progress
+
+    if quiet:
+        return progress.Silent()
+    return (progress.Live if screen.is_terminal else progress.Lines)(screen)
+
+
+def save(path: Path, body: str) -> None:
+    """Write ``body``; InputError where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(body, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,121 @@
+"""The two arms of an interleaved A/B: what differs, and which cell is compared with which."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from gpubench import suitefile
+from gpubench.errors import SuiteError
+from gpubench.suite import Catalog, Cell, Suite
+
+FIELDS = ("backend", "device", "model", "weights", "precision", "batch_size", "replicas")
+"""What the arms may differ in besides a backend's options; the rest would be another question."""
+SAME = ("images", "cores", "scenario", "boundary")
+
+
+class Spec(Struct, frozen=True):
+    """What one arm was asked to be: {'backend': 'onnxruntime', 'memory_format': ...}."""
+
+    option: str
+    """'--baseline' or '--candidate', for messages."""
+    values: dict[str, str]
+
+    @property
+    def words(self) -> str:
+        """'backend=onnxruntime,precision=bf16'."""
+        return ",".join(f"{key}={value}" for key, value in self.values.items())
+
+
+def parse(option: str, texts: Sequence[str]) -> Spec:
+    """('backend=onnxruntime,precision=bf16', 'threads=2') -> Spec."""
+    values: dict[str, str] = {}
+    for pair in (part for text in texts for part in text.split(",")):
+        key, equals, value = (word.strip() for word in pair.partition("="))
+        if not (key and equals and value):
+            raise SuiteError(f"{option} {pair!r}: expected KEY=VALUE, such as backend=onnxruntime")
+        if key in SAME:
+            raise SuiteError(f"{option} {pair!r}: {key} must be the same in both arms; use --{key}")
+        if key in values:
+            raise SuiteError(f"{option} {pair!r}: {key} is given twice")
+        values[key] = value
+    return Spec(option, values)
+
+
+def suite_of(spec: Spec, name: str, catalog: Catalog, chosen: Mapping[str, Any]) -> Suite:
+    """The suite as this arm measures it. Raises SuiteError naming the arm's option."""
+    fields = {key: value for key, value in spec.values.items() if key in FIELDS}
+    axes = {k: v if k in ("model", "weights", "device") else [v] for k, v in fields.items()}
+    overrides = {key: value for key, value in {**chosen, **axes}.items() if value is not None}
+    suite = suitefile.load(name, catalog, overrides)
+    options = {key: value for key, value in spec.values.items() if key not in FIELDS}
+    if not options:
+        return suite
+    tables = {backend: dict(table) for backend, table in suite.axes.options.items()}
+    for key, text in options.items():
+        having = [b for b in suite.axes.backend if any(o.name == key for o in catalog.backends[b])]
+        if not having:
+            known = {o.name for b in suite.axes.backend for o in catalog.backends[b]}
+            words = ", ".join([*FIELDS, *sorted(known)])
+            raise SuiteError(f"{spec.option} {key}={text!r}: there is no such key; known: {words}")
+        for backend in having:
+            tables.setdefault(backend, {})[key] = (_value(text),)
+    listed = {b: {k: list(v) for k, v in table.items()} for b, table in tables.items()}
+    backends = [b for b in suite.axes.backend if all(k in listed.get(b, {}) for k in options)]
+    if not backends:
+        raise SuiteError(f"{spec.option} {spec.words}: no backend has all of these options")
+    return suitefile.load(name, catalog, {**overrides, "options": listed, "backend": backends})
+
+
+def _value(text: str) -> Any:
+    """As in a suite file: true, 3, 0.5; anything else is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def match(
+    baseline: Spec, candidate: Spec, before: Sequence[Cell], after: Sequence[Cell]
+) -> list[tuple[Cell, Cell]]:
+    """Cells that are equal but for what the specs name, in the order of the candidate's.
+
+    Cells of one arm without a counterpart are left out. Raises SuiteError where there is more
+    than one counterpart, or none at all.
+    """
+    named = {*baseline.values, *candidate.values}
+    first, second = _by_identity(baseline, before, named), _by_identity(candidate, after, named)
+    pairs = [(first[key], cell) for key, cell in second.items() if key in first]
+    if not pairs:
+        raise SuiteError(
+            f"--baseline {baseline.words!r} and --candidate {candidate.words!r} have no cell in "
+            f"common; the baseline's first is '{before[0].label}', "
+            f"the candidate's '{after[0].label}'"
+        )
+    return pairs
+
+
+def _by_identity(spec: Spec, cells: Sequence[Cell], named: set[str]) -> dict[object, Cell]:
+    found: dict[object, Cell] = {}
+    for cell in cells:
+        key = _identity(cell, named)
+        if key in found:
+            raise SuiteError(
+                f"{spec.option} {spec.words!r} leaves a choice between '{found[key].label}' and "
+                f"'{cell.label}'; name what tells them apart, here or with an option such as "
+                "--backend"
+            )
+        found[key] = cell
+    return found
+
+
+def _identity(cell: Cell, named: set[str]) -> object:
+    """What must be equal in both arms. Options belong to a backend: of two, they may differ."""
+    fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in named]
+    if "replicas" in named:
+        fields.remove(cell.cores)
+    options = {} if "backend" in named else cell.options
+    return repr((fields, sorted((k, v) for k, v in options.items() if k not in named)))

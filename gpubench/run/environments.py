@@ -1,0 +1,120 @@
+"""Interpreters for the arms of an A/B: one that is there, or one made from a git reference."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+import gpubench
+from gpubench.errors import InputError
+
+OUTER = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
+"""Variables that would lead into the environment of whoever runs us."""
+SYNC_LIMIT_S = 1800.0
+
+
+def existing(option: str, python: Path) -> Path:
+    """An interpreter, or the directory of a virtual environment, that has gpubench."""
+    found = python / "bin/python" if python.is_dir() else python
+    if not (found.is_file() and os.access(found, os.X_OK)):
+        raise InputError(f"{option} {python}: no interpreter there; expected .../bin/python")
+    found = found.absolute()  # not resolved: the link is what makes it a virtual environment
+    if not has_gpubench(found):
+        raise InputError(
+            f"{option} {python}: cannot import gpubench; install it there: "
+            f"uv pip install --python {found} gpubench=={gpubench.__version__}"
+        )
+    return found
+
+
+def of_reference(reference: str, root: Path) -> tuple[Path, str]:
+    """(interpreter, commit) of an environment with the project in this directory at ``reference``.
+
+    The working tree lies below ``root`` and is kept: a second call for the same commit is quick.
+    Raises InputError when git does not know the reference or the environment cannot be made.
+    """
+    top = Path(_run("--baseline-ref", ["git", "rev-parse", "--show-toplevel"]))
+    name = [
+        "git",
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        "--end-of-options",
+        f"{reference}^{{commit}}",
+    ]
+    commit = _run(f"--baseline-ref {reference!r}: git knows no such commit", name)
+    here = Path.cwd().resolve().relative_to(top.resolve())
+    slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
+    tree = root / "refs" / f"{commit[:12]}-{slug}"
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{tree}.lock"):
+        if not (tree / ".git").exists():
+            shutil.rmtree(tree, ignore_errors=True)
+            _run("--baseline-ref", ["git", "worktree", "prune"])
+            _run("--baseline-ref", ["git", "worktree", "add", "--detach", str(tree), commit])
+        project = tree / here
+        if not (project / "pyproject.toml").is_file():
+            raise InputError(
+                f"--baseline-ref {reference!r}: there is no pyproject.toml at that commit; make an "
+                "environment by other means and name it with --baseline-python"
+            )
+        python = project / ".venv/bin/python"
+        ready = tree.with_suffix(".ready")
+        if not (ready.exists() and python.exists()):
+            _run("--baseline-ref", [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)])
+            if not has_gpubench(python):
+                _run(
+                    "--baseline-ref",
+                    [*_uv(), "pip", "install", "-q", "--python", str(python), _own()],
+                )
+            ready.touch()
+    return existing("--baseline-ref", python), commit
+
+
+def has_gpubench(python: Path) -> bool:
+    """Whether ``python`` finds a gpubench of its own (without importing it)."""
+    script = (
+        "import importlib.util, sys; sys.exit(importlib.util.find_spec('gpubench.run') is None)"
+    )
+    done = subprocess.run(
+        [str(python), "-P", "-c", script], capture_output=True, timeout=60, check=False
+    )
+    return done.returncode == 0
+
+
+def _own() -> str:
+    """What to install so that an environment has this gpubench."""
+    checkout = Path(gpubench.__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return str(checkout)
+    return f"gpubench=={gpubench.__version__}"
+
+
+def _uv() -> list[str]:
+    found = shutil.which("uv")
+    if found is None:
+        raise InputError("--baseline-ref needs uv to make the environment: pip install uv")
+    return [found]
+
+
+def _run(what: str, command: Sequence[str]) -> str:
+    """The command's output. InputError begins with ``what``."""
+    clean = {key: value for key, value in os.environ.items() if key not in OUTER}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=clean, timeout=SYNC_LIMIT_S, check=False
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{what}: {command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{what}: {command[0]} was not done after {SYNC_LIMIT_S:g} s") from error
+    if done.returncode:
+        tail = done.stderr.strip()[-600:]
+        raise InputError(f"{what}: {' '.join(command[:3])} failed: {tail}".rstrip(": "))
+    return done.stdout.strip()

@@ -1,0 +1,74 @@
+"""What comes before measuring: references and artefacts, each made once and cached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.backends.base import Backend
+from gpubench.run.client import AgentClient
+from gpubench.run.messages import BuildReference, Failure, Prepare, Prepared, Reply
+from gpubench.run.plan import Plan
+from gpubench.suite import Cell
+
+
+class Ready(Struct, frozen=True):
+    """A cell with all that a worker needs."""
+
+    cell: Cell
+    reference: str
+    artefact: str
+    prepare_ns: dict[str, int]
+
+
+class NotReady(Struct, frozen=True):
+    """A cell that cannot be measured."""
+
+    cell: Cell
+    why: Reply
+
+
+class Telling(Protocol):
+    """Whoever shows what is being prepared."""
+
+    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
+        """This is now in hand."""
+
+
+def prepare(
+    agent: AgentClient,
+    cells: Sequence[Cell],
+    plan: Plan,
+    backends: Mapping[str, Backend],
+    broken: Mapping[str, str],
+    watcher: Telling,
+) -> Iterator[Ready | NotReady]:
+    """Reference and artefact of every cell. ``broken``: modules that ``agent`` cannot import."""
+    policy = plan.suite.policy
+    references: dict[object, Reply] = {}
+    artefacts: dict[object, Reply] = {}
+    for cell in cells:
+        lacking = [m for m in backends[cell.backend].preload if m in broken]
+        if lacking:
+            reason = f"{lacking[0]} cannot be imported: {broken[lacking[0]]}"
+            remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
+            yield NotReady(cell, Failure("unavailable", reason, remedy))
+            continue
+        workload = cell.workload
+        key = (workload.model, workload.weights, workload.images)
+        if key not in references:
+            watcher.task(cell, "images and reference answers", 0)
+            references[key] = agent.ask(BuildReference(workload, policy))
+        same = replace(cell, replicas=1, scenario="latency", boundary="compute").key
+        if same not in artefacts and isinstance(references[key], Prepared):
+            watcher.task(cell, "export, build, compile", 0)
+            cores = plan.cores_of(cell)[0]
+            artefacts[same] = agent.ask(Prepare(cell, cores, policy.prepare_timeout_s))
+        reference, artefact = references[key], artefacts.get(same, references[key])
+        if isinstance(reference, Prepared) and isinstance(artefact, Prepared):
+            yield Ready(cell, reference.path, artefact.path, artefact.ns)
+        else:
+            yield NotReady(cell, artefact if isinstance(reference, Prepared) else reference)
