@@ -165,4 +165,36 @@ def compare(
     sys.exit(comparing.exit_code(verdicts))
 
 
-COMMANDS = (ab, compare)
+@click.command()
+@click.argument("suite", default="selftest")
+@click.option("--minutes", default=5.0, help="About how long.", show_default=True)
+@delta_option
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@selection
+@cache_option
+def selftest(
+    suite: str, minutes: float, delta: str, as_json: bool, cache_dir: Path | None, **chosen: Any
+) -> None:
+    """Measure what numbers of this machine are worth: clock, harness, noise, false alarms.
+
+    Compares SUITE with itself, over and over: every alarm is a false one. Then runs it, for the
+    A/A history that `gpubench compare` takes its alarm limits from.
+
+    Example: gpubench selftest ci --minutes 20
+    """
+    import msgspec
+
+    from gpubench.run import selftest as testing
+    from gpubench.suite import Rule
+
+    if not 0 < minutes < 24 * 60:
+        raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
+    screen = console(quiet=as_json)
+    rule = Rule(delta=share("--delta", delta))
+    result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=1).decode())
+    screen.print(testing.render(result))
+
+
+COMMANDS = (ab, compare, selftest)

@@ -171,6 +171,18 @@ def wilson(hits: float, n: int) -> Estimate:
     return Estimate(value=p, low=low, high=high, n=n)
 
 
+def clopper_pearson(hits: int, n: int) -> Estimate:
+    """A proportion with its exact interval (Clopper & Pearson 1934): it covers at least 95 %."""
+    from scipy.special import betaincinv
+
+    if n <= 0:
+        return Estimate(why="nothing tried")
+    tail = (1 - LEVEL) / 2
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return Estimate(value=hits / n, low=low, high=high, n=n)
+
+
 def minimum_n(q: float) -> int:
     """Fewest samples with a two-sided 95 % order-statistic interval: .9 -> 36, .99 -> 368."""
     return math.ceil(math.log((1 - LEVEL) / 2) / math.log(max(q, 1 - q)))

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from gpubench import environment
 from gpubench.analysis import gate
-from gpubench.analysis.pairs import pair_of
+from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
 from gpubench.record import Arm, Header, Record, RecordFile, Stage, Writer, read
@@ -68,34 +68,35 @@ class Job(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(job: Job, watcher: Watcher) -> tuple[RecordFile, RecordFile]:
+def run(
+    job: Job, watcher: Watcher, agent: AgentClient | None = None
+) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
-    KeyboardInterrupt passes through after every process was ended; finished pairs stay.
+    ``agent``: a running one that serves both arms and is not stopped here. KeyboardInterrupt passes
+    through after every process of ours was ended; finished pairs stay.
     """
     with ExitStack() as stack:
-        modules = sorted({m for side in job.sides for c in side.plan.cells
-                          for m in job.backends[c.backend].preload})  # fmt: skip
         job.out.mkdir(parents=True, exist_ok=True)
-        pythons = {side.python for side in job.sides}
-        agents = {
-            python: stack.enter_context(
-                AgentClient(modules, job.cache_dir, job.out / "agent.log", python)
-            )
-            for python in pythons
-        }
         watcher.begin(0)
-        watcher.task(None, "starting workers (imports, once)", 0)
-        crew = _Crew(job, {side.arm: agents[side.python] for side in job.sides})
-        broken = crew.start()
+        crew = _Crew(job, agent, stack)
+        if agent is None:
+            watcher.task(None, "starting workers (imports, once)", 0)
+            crew.start()
         headers = {side.arm: _header(side, crew.environments) for side in job.sides}
         done = _resumed(job, headers) if job.resume else []
         writers = {}
         for arm, header in headers.items():
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
-        _Walk(job, crew, writers, watcher, done).measure(broken)
+        _Walk(job, crew, writers, watcher, done).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
+
+
+def modules(job: Job) -> list[str]:
+    """What the workers of both arms import."""
+    cells = [cell for side in job.sides for cell in side.plan.cells]
+    return sorted({m for cell in cells for m in job.backends[cell.backend].preload})
 
 
 def _header(side: Side, environments: Mapping[Arm, environment.Environment]) -> Header:
@@ -131,25 +132,35 @@ def _resumed(job: Job, headers: Mapping[Arm, Header]) -> list[tuple[Record, Reco
 class _Crew:
     """The agents of both arms: one and the same where both use this interpreter."""
 
-    def __init__(self, job: Job, agents: dict[Arm, AgentClient]) -> None:
-        self._agents, self._timeout_s = agents, job.sides[0].plan.suite.policy.timeout_s
+    def __init__(self, job: Job, agent: AgentClient | None, stack: ExitStack) -> None:
+        self._timeout_s = job.sides[0].plan.suite.policy.timeout_s
+        needed, log = modules(job), job.out / "agent.log"
+        made = {
+            python: agent or stack.enter_context(AgentClient(needed, job.cache_dir, log, python))
+            for python in {side.python for side in job.sides}
+        }
+        self._agents = {side.arm: made[side.python] for side in job.sides}
         self.environments: dict[Arm, environment.Environment] = {}
+        """Of the arms' interpreters where these are two."""
+        self.broken: dict[Arm, dict[str, str]] = {arm: {} for arm in ARMS}
+        """Modules that cannot be imported, and why."""
 
     @property
     def apart(self) -> bool:
         """Two interpreters: what one server process has in memory is part of its arm."""
         return self._agents["baseline"] is not self._agents["candidate"]
 
-    def start(self) -> dict[Arm, dict[str, str]]:
-        """Start (again); per arm the modules that cannot be imported, and why."""
+    def start(self) -> None:
+        """Start, or start again."""
         own = list(dict.fromkeys(self._agents.values()))
         for agent in own:
             agent.stop()
             agent.launch()  # the second one's imports run beside the first one's
         replies = {agent: agent.start() for agent in own}
-        if self.apart:
-            self.environments = {a: replies[agent].environment for a, agent in self._agents.items()}
-        return {arm: replies[agent].errors for arm, agent in self._agents.items()}
+        for arm, agent in self._agents.items():
+            self.broken[arm] = replies[agent].errors
+            if self.apart:
+                self.environments[arm] = replies[agent].environment
 
     def agent(self, arm: Arm) -> AgentClient:
         return self._agents[arm]
@@ -214,8 +225,9 @@ class _Walk:
             self._note(str(place), c.stage, pair_of(b, c))
         self._next = {k: len(p.screen) + len(p.confirm) for k, p in self._pairs.items()}
 
-    def measure(self, broken: Mapping[Arm, Mapping[str, str]]) -> None:
-        self._prepare(broken)
+    def measure(self) -> None:
+        """All rounds."""
+        self._prepare()
         self._pairs = {key: self._pairs.get(key, gate.Pairs()) for key in self._ready}
         begin, stage, round_ = monotonic(), "", 0
         while wanted := self._wanted(monotonic() - begin):
@@ -261,14 +273,16 @@ class _Walk:
         sizes = {k: gate.confirm_size(self._pairs[k], len(flagged), rule) for k in flagged}
         return {k: ("confirm", n) for k, n in sizes.items() if self._have(k, "confirm") < n}
 
-    def _prepare(self, broken: Mapping[Arm, Mapping[str, str]]) -> None:
+    def _prepare(self) -> None:
         found: dict[Arm, dict[str, Ready]] = {arm: {} for arm in ARMS}
         required = self._job.required
         for arm, plan in self._plans.items():
             for skip in plan.skips:
                 self._record(arm, skipped(skip, required))
-            agent, backends = self._crew.agent(arm), self._job.backends
-            for ready in prepare(agent, plan.cells, plan, backends, broken[arm], self._watcher):
+            agent, broken = self._crew.agent(arm), self._crew.broken[arm]
+            for ready in prepare(
+                agent, plan.cells, plan, self._job.backends, broken, self._watcher
+            ):
                 if isinstance(ready, Ready):
                     found[arm][ready.cell.key] = ready
                 else:

@@ -6,6 +6,7 @@ counters are read, at the start and at the end, because an observer costs what i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
@@ -21,6 +22,8 @@ THROTTLED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBra
 POWER_CAP = "SwPowerCap"
 REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncBoost")
 JOIN_LIMIT_S = 10.0
+SERIES = 120
+"""Readings of a GPU that are kept over time, for one task."""
 STEAL_LIMIT = 0.02
 BUSY_LIMIT = 0.10
 
@@ -56,6 +59,7 @@ class Telemetry:
         self._ticks = 0
         self._error = ""
         self._start = self._seconds = 0.0
+        self._turns: list[float] = []
 
     def __enter__(self) -> Self:
         self._start = monotonic()
@@ -73,6 +77,13 @@ class Telemetry:
             if self._thread.is_alive():
                 self._error = f"NVML has not answered for {JOIN_LIMIT_S:g} s"
         self._seconds = monotonic() - self._start
+
+    def turn(self, at_ns: int) -> None:
+        """The replicas begin to sample together when the monotonic clock reads ``at_ns``.
+
+        Offsets in the records' samples count from there. Call it for every turn of the task.
+        """
+        self._turns.append(at_ns / 1e9)
 
     def _observe(self) -> None:
         with gpus.session(self._nvml) as nvml:
@@ -111,7 +122,9 @@ class Telemetry:
         found: dict[str, Any] = {"seconds": self._seconds, "cpu": self._cpu.result()}
         if self._indices:
             found["gpu_samples"] = self._ticks
-            found["gpus"] = [watch.result() for watch in self._watches]
+            begin = self._turns[0] if self._turns else None
+            found["gpus"] = [watch.result(begin) for watch in self._watches]
+            found["turns_s"] = [at - self._turns[0] for at in self._turns]
         if self._error:
             found["gpu_error"] = self._error
         return found
@@ -160,6 +173,8 @@ class _Watch:
             "memory_used_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(device).used,
         }
         self._values: dict[str, list[float]] = {}
+        self._readings: list[tuple[float, float | None, float | None]] = []
+        """Clock, SM MHz, degrees C."""
         self._errors: dict[str, str] = {}
         self._lost = False
         self._energy: list[tuple[float, float]] = []
@@ -197,12 +212,16 @@ class _Watch:
             self._energy.append((monotonic(), millijoules / 1e3))
 
     def sample(self, *, processes: bool) -> None:
+        now: dict[str, float] = {}
+        at = monotonic()
         for name, query in self._queries.items():
             value = self._ask(name, query)
             if value is not None:
+                now[name] = value
                 self._values.setdefault(name, []).append(value)
                 if name == "reasons":
                     self._note(int(value))
+        self._readings.append((at, now.get("sm_mhz"), now.get("temperature_c")))
         if processes:
             nvml = self._nvml
             self.computing |= self._others("processes", nvml.nvmlDeviceGetComputeRunningProcesses)
@@ -226,7 +245,8 @@ class _Watch:
             others -= set(unknown[:1])
         return others
 
-    def result(self) -> dict[str, Any]:
+    def result(self, begin: float | None) -> dict[str, Any]:
+        """``begin``: the clock when the first turn began; without it no series is kept."""
         values = dict(self._values)
         reasons = values.pop("reasons", [])
         found: dict[str, Any] = {"index": self._gpu.index, "uuid": self._gpu.uuid}
@@ -237,6 +257,12 @@ class _Watch:
             found["throttle"] = {k: n / len(reasons) for k, n in self.reasons.items()}
         if "temperature_c" in values:
             found["temperature_c_max"] = max(values["temperature_c"])
+        if begin is not None and (kept := thinned([r for r in self._readings if r[0] >= begin])):
+            found["series"] = {
+                "t_s": [round(at - begin, 3) for at, _, _ in kept],
+                "sm_mhz": [mhz for _, mhz, _ in kept],
+                "temperature_c": [degrees for _, _, degrees in kept],
+            }
         if "power_w" in values:
             watts = values["power_w"]
             found["power_w"] = {"mean": mean(watts), "max": max(watts)}
@@ -251,6 +277,15 @@ class _Watch:
         if self._errors:
             found["not_measured"] = dict(self._errors)
         return found
+
+
+def thinned(
+    readings: list[tuple[float, float | None, float | None]],
+) -> list[tuple[float, float | None, float | None]]:
+    """At most SERIES: of each bucket the one with the lowest clock, which explains slow samples."""
+    width = -(-len(readings) // SERIES) or 1
+    buckets = [readings[n : n + width] for n in range(0, len(readings), width)]
+    return [min(bucket, key=lambda r: math.inf if r[1] is None else r[1]) for bucket in buckets]
 
 
 def spread(values: list[float]) -> Spread:

@@ -1,0 +1,198 @@
+"""The gate on real code and a real machine: A/A suites, and suites with exactly 5 % more work.
+
+    python -m tests.benchmarks.trust.machine measure --condition quiet --suites 60 -o raw/
+    python -m tests.benchmarks.trust.machine measure --condition bursts --suites 60 -o raw/
+    python -m tests.benchmarks.trust.machine report raw/ -o reports/reference/trust/
+
+A suite is two cheap cells (a small generated network on ONNX Runtime and on OpenVINO, one core).
+One iteration is 20 inferences; the slower arm does 21. A/A and slowed suites take turns. Under
+``bursts`` another process burns the same core for random times (exponential, mean 0.15 s), with
+pauses of 0.3 s. Every pair's values are kept, so that other rules can judge the same data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+
+from gpubench.analysis import compare
+from gpubench.record import RecordFile
+from gpubench.run import ab, arms, setup
+from gpubench.run.client import AgentClient
+from gpubench.run.progress import Silent
+from gpubench.suite import Rule
+
+RUNS, SLOWED = 20, 21
+BUDGET_S = 120.0
+SUITE = """
+[workload]
+model = "{model}"
+images = "synthetic"
+[axes]
+backend = ["onnxruntime", "openvino"]
+device = "cpu"
+cores = 1
+scenario = "latency"
+[policy]
+sample_s = 0.3
+warmup_s = 0.05
+warmup_iterations = 3
+parity_images = 2
+"""
+BURSTS = """
+import random, time
+while True:
+    end = time.perf_counter() + random.expovariate(1 / 0.15)
+    while time.perf_counter() < end:
+        pass
+    time.sleep(random.expovariate(1 / 0.3))
+"""
+
+
+def network(path: Path) -> None:
+    """Three convolutions on (n, 3, 32, 32), weights from a seed: a fraction of a millisecond."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (16, 3, 3, 3), "w1": (32, 16, 3, 3), "w2": (32, 32, 3, 3), "w3": (32, 10)}
+    weights = [
+        numpy_helper.from_array(
+            (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32), name
+        )
+        for name, shape in shapes.items()
+    ]
+    nodes = []
+    for place, stride in enumerate((1, 2, 1)):
+        before = "images" if place == 0 else f"r{place - 1}"
+        pads = {"pads": [1] * 4, "strides": [stride] * 2, "kernel_shape": [3, 3]}
+        nodes.append(helper.make_node("Conv", [before, f"w{place}"], [f"c{place}"], **pads))
+        nodes.append(helper.make_node("Relu", [f"c{place}"], [f"r{place}"]))
+    nodes += [
+        helper.make_node("GlobalAveragePool", ["r2"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w3"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])],
+        weights,
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
+
+
+def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float) -> None:
+    """Append one JSON line a suite to ``out``/CONDITION-SEED.jsonl, until ``suites`` of each."""
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + limit_s
+    core = sorted(os.sched_getaffinity(0))[0]
+    with TemporaryDirectory(prefix="trust-") as scratch:
+        place = Path(scratch)
+        network(place / "small.onnx")
+        (place / "suite.toml").write_text(SUITE.format(model=place / "small.onnx"))
+        specs = arms.parse("--baseline", ()), arms.parse("--candidate", ())
+        job = setup.comparison(
+            str(place / "suite.toml"), {}, specs, (None, None), Rule(), BUDGET_S,
+            place / "cache", place / "x", False, (),
+        )  # fmt: skip
+        rival = None
+        if condition == "bursts":
+            rival = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", BURSTS])
+        try:
+            with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
+                agent.start()
+                with (out / f"{condition}-{seed}.jsonl").open("a") as file:
+                    for number in range(suites):
+                        kinds = ["same", "slowed"]
+                        random.Random(f"{seed}/{number}").shuffle(kinds)
+                        for kind in kinds:
+                            if time.monotonic() > end:
+                                return
+                            row = one(job, agent, kind, seed * 1000 + number, place)
+                            print(json.dumps(row | {"condition": condition}), file=file, flush=True)
+        finally:
+            if rival is not None:
+                rival.send_signal(signal.SIGKILL)
+                rival.wait()
+
+
+def one(job: ab.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
+    """One suite: its verdicts and the values of every pair."""
+    slow = SLOWED if kind == "slowed" else RUNS
+    sides = replace(job.sides[0], bundle=RUNS), replace(job.sides[1], bundle=slow)
+    begin = time.monotonic()
+    files = ab.run(
+        replace(job, sides=sides, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent
+    )
+    found = compare.compare(*files)
+    return {
+        "kind": kind,
+        "seed": seed,
+        "seconds": round(time.monotonic() - begin, 1),
+        "cells": [
+            {
+                "label": row.label,
+                "verdict": row.verdict,
+                "code": row.code,
+                "ratio": row.ratio,
+                "low": row.low,
+                "high": row.high,
+                "pairs": row.pairs,
+                "pair_sd": row.pair_sd,
+                **values(files, row.key),
+            }
+            for row in found
+        ],
+    }
+
+
+def values(files: tuple[RecordFile, RecordFile], key: str) -> dict[str, list[Any]]:
+    """Repeat values in ms, and stages, of one cell's pairs."""
+    both = [{r.repeat: r for r in f.records if r.cell.key == key} for f in files]
+    pairs = [(both[0][n], both[1][n]) for n in both[0] if n in both[1]]
+    return {
+        "stage": [b.stage for b, _ in pairs],
+        "baseline_ms": [round((b.value() or 0) / 1e6, 5) for b, _ in pairs],
+        "candidate_ms": [round((c.value() or 0) / 1e6, 5) for _, c in pairs],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True, dest="command")
+    run = commands.add_parser("measure")
+    run.add_argument("--condition", choices=("quiet", "bursts"), required=True)
+    run.add_argument("--suites", type=int, default=60)
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--minutes", type=float, default=600)
+    show = commands.add_parser("report")
+    show.add_argument("raw", type=Path)
+    for command in (run, show):
+        command.add_argument("-o", "--output", type=Path, required=True)
+    given = parser.parse_args()
+    if given.command == "measure":
+        measure(given.condition, given.suites, given.seed, given.output, 60 * given.minutes)
+    else:
+        from tests.benchmarks.trust import machine_report
+
+        machine_report.write(given.raw, given.output)
+
+
+if __name__ == "__main__":
+    main()
