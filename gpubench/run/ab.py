@@ -141,7 +141,7 @@ class _Crew:
         }
         self._agents = {side.arm: made[side.python] for side in job.sides}
         self.environments: dict[Arm, environment.Environment] = {}
-        """Of the arms' interpreters where these are two."""
+        """Of the arms' interpreters; empty where it is this one."""
         self.broken: dict[Arm, dict[str, str]] = {arm: {} for arm in ARMS}
         """Modules that cannot be imported, and why."""
 
@@ -159,8 +159,7 @@ class _Crew:
         replies = {agent: agent.start() for agent in own}
         for arm, agent in self._agents.items():
             self.broken[arm] = replies[agent].errors
-            if self.apart:
-                self.environments[arm] = replies[agent].environment
+            self.environments[arm] = replies[agent].environment
 
     def agent(self, arm: Arm) -> AgentClient:
         return self._agents[arm]

@@ -54,10 +54,12 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     tree = root / "refs" / f"{commit[:12]}-{slug}"
     tree.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{tree}.lock"):
-        if not (tree / ".git").exists():
+        ready = tree.with_suffix(".ready")
+        if not ready.exists():
+            # A clone that borrows the objects: the user's repository stays as it is.
             shutil.rmtree(tree, ignore_errors=True)
-            _run("--baseline-ref", ["git", "worktree", "prune"])
-            _run("--baseline-ref", ["git", "worktree", "add", "--detach", str(tree), commit])
+            _run("--baseline-ref", ["git", "clone", "-q", "-s", "-n", str(top), str(tree)])
+            _run("--baseline-ref", ["git", "-C", str(tree), "checkout", "-q", "--detach", commit])
         project = tree / here
         if not (project / "pyproject.toml").is_file():
             raise InputError(
@@ -65,8 +67,7 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
                 "environment by other means and name it with --baseline-python"
             )
         python = project / ".venv/bin/python"
-        ready = tree.with_suffix(".ready")
-        if not (ready.exists() and python.exists()):
+        if not (ready.exists() and has_gpubench(python)):
             _run("--baseline-ref", [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)])
             if not has_gpubench(python):
                 _run(
@@ -82,9 +83,11 @@ def has_gpubench(python: Path) -> bool:
     script = (
         "import importlib.util, sys; sys.exit(importlib.util.find_spec('gpubench.run') is None)"
     )
-    done = subprocess.run(
-        [str(python), "-P", "-c", script], capture_output=True, timeout=60, check=False
-    )
+    command = [str(python), "-P", "-c", script]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    except OSError:
+        return False
     return done.returncode == 0
 
 

@@ -7,8 +7,11 @@ breaks it in one place. ``fake-missing`` is unavailable everywhere.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +29,8 @@ FAIL = (
     "prepare",
     "unavailable-prepare",
     "open",
+    "crowded",
+    "spin",
     "hang-open",
     "fallback",
     "copy_in",
@@ -100,6 +105,18 @@ class FakeSession:
         self._fail = str(cell.options.get("fail", ""))
         self._busy_ns = round(float(cell.options.get("latency_us", 0.0)) * 1000)
         self._runs = 0
+        if self._fail == "crowded":
+            self._alone()
+        if self._fail == "spin":
+            threading.Thread(target=_spin, daemon=True).start()
+
+    def _alone(self) -> None:
+        """Fail as if out of memory while another crowded session is open on this machine."""
+        self._lock = (Path(tempfile.gettempdir()) / "crowded").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MemoryError("fake: there is room for one") from error
 
     def __enter__(self) -> Self:
         return self
@@ -159,6 +176,11 @@ class Missing(Fake):
 
     def probe(self) -> Facts:
         raise Unavailable("fake: not on this machine", "pip install a-machine-that-has-it")
+
+
+def _spin() -> None:
+    while True:
+        pass
 
 
 def _told(cell: Cell, where: str) -> bool:

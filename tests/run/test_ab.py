@@ -1,0 +1,186 @@
+"""Interleaved A/B with real agents and workers, on the fake backend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.analysis.compare import compare
+from gpubench.errors import InputError, RecordError
+from gpubench.record import Record, RecordFile
+from gpubench.run import ab, arms, client, setup
+from gpubench.run.progress import Silent
+from gpubench.suite import Rule
+
+WriteSuite = Callable[..., Path]
+Arms = tuple[RecordFile, RecordFile]
+POLICY = {"sample_s": 0.04}
+
+
+class Watch(Silent):
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.records: list[Record] = []
+        self._stop_after = stop_after
+
+    def recorded(self, record: Record) -> None:
+        self.records.append(record)
+        if len(self.records) == self._stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..., ab.Job]:
+    def make(
+        baseline: str = "",
+        candidate: str = "",
+        pythons: tuple[Path | None, Path | None] = (None, None),
+        resume: bool = False,
+        budget_s: float = 60.0,
+        rule: Rule | None = None,
+        **changes: Any,
+    ) -> ab.Job:
+        suite = write_suite(**{"policy": POLICY, "batch_size": "[1]"} | changes)
+        specs = (
+            arms.parse("--baseline", [baseline] if baseline else []),
+            arms.parse("--candidate", [candidate] if candidate else []),
+        )
+        return setup.comparison(
+            str(suite), {}, specs, pythons, rule or Rule(), budget_s, cache_dir,
+            tmp_path / "ab", resume, (),
+        )  # fmt: skip
+
+    return make
+
+
+def verdicts(files: Arms) -> dict[str, str]:
+    return {row.label: row.verdict for row in compare(*files)}
+
+
+def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., ab.Job]) -> None:
+    files = ab.run(job("latency_us=300", "latency_us=600"), Watch())
+    [row] = compare(*files)
+    assert row.verdict == "REGRESSED"
+    assert row.code == "confirmed"
+    assert row.ratio == pytest.approx(2, rel=0.3)
+    base, candidate = files
+    assert [r.repeat for r in base.records] == [r.repeat for r in candidate.records]
+    assert [r.order for r in base.records] == [r.order for r in candidate.records]
+    assert {r.order for r in base.records} == {"ABBA", "BAAB"}
+    stages = [r.stage for r in base.records]
+    assert stages == sorted(stages, reverse=True)
+    assert set(stages) == {"screen", "confirm"}
+    assert row.pairs == stages.count("confirm") < len(stages)
+    pids = [r.facts["pid"] for f in files for r in f.records]
+    assert len(set(pids)) == len(pids)  # a fresh process for each arm and pair
+
+
+def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., ab.Job]) -> None:
+    rule = Rule(pilot=4, most=8)
+    files = ab.run(job("latency_us=300", "latency_us=300", rule=rule), Watch())
+    for record in (r for f in files for r in f.records):
+        assert len(record.replicas) == len(record.again) == 1
+        assert record.again[0].durations_ns
+        assert record.parity
+        assert record.parity.passed
+        assert 0 <= record.facts["idle_cpu_share"] < 0.5
+    assert files[0].header.pairing != files[1].header.pairing
+    assert files[0].header.pairing
+    assert files[0].header.pairing.rule == rule
+
+
+def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., ab.Job]) -> None:
+    files = ab.run(job("fail=spin", "latency_us=300", budget_s=0.1), Watch())
+    assert all("BUSY-WHILE-IDLE" in r.flags for r in files[0].records)
+    assert not any("BUSY-WHILE-IDLE" in r.flags for r in files[1].records)
+
+
+def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., ab.Job]) -> None:
+    files = ab.run(job("fail=crowded", "fail=crowded", rule=Rule(pilot=6, most=8)), Watch())
+    orders = [r.order for r in files[0].records]
+    assert set(orders) == {"AB", "BA"}
+    assert all(not r.again for f in files for r in f.records)
+    assert [row.pairs for row in compare(*files)] == [len(orders)]
+
+
+@pytest.mark.parametrize("fail", ["open", "run", "sigkill", "wrong", "oom"])
+def test_a_broken_arm_ends_its_cell_only(job: Callable[..., ab.Job], fail: str) -> None:
+    made = job("latency_us=0", f"fail={fail}", rule=Rule(pilot=4, most=8))
+    files = ab.run(made, Watch())
+    [row] = compare(*files)
+    assert row.verdict == "MISSING"
+    assert row.code == "failed"
+    assert [r.status for r in files[1].records] == ["failed"]
+    assert all(r.status == "ok" for r in files[0].records)
+
+
+def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., ab.Job]) -> None:
+    axes = '[axes.options.fake]\nfail = ["", "sigkill"]'
+    files = ab.run(job("latency_us=300", "latency_us=600", axes=axes, budget_s=90), Watch())
+    assert sorted(verdicts(files).values()) == ["MISSING", "REGRESSED"]
+
+
+def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., ab.Job]) -> None:
+    files = ab.run(job("latency_us=300", "latency_us=301", budget_s=0.01), Watch())
+    assert [len(f.records) for f in files] == [2, 2]
+    assert set(verdicts(files).values()) <= {"INCONCLUSIVE"}
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., ab.Job]) -> None:
+    rule = Rule(pilot=6, most=8)
+    with pytest.raises(KeyboardInterrupt):
+        ab.run(job("latency_us=300", "latency_us=300", rule=rule), Watch(stop_after=7))
+    again = Watch()
+    files = ab.run(job("latency_us=300", "latency_us=300", rule=rule, resume=True), again)
+    assert [r.repeat for r in files[0].records] == [r.repeat for r in files[1].records]
+    assert min(r.repeat for r in again.records) == 3  # pair 3 was half done
+    assert len({r.repeat for r in files[0].records}) == len(files[0].records)
+
+
+def test_resuming_another_comparison_is_refused(job: Callable[..., ab.Job]) -> None:
+    ab.run(job("latency_us=300", "latency_us=300", budget_s=0.01), Watch())
+    with pytest.raises(RecordError, match="another comparison"):
+        ab.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
+
+
+def test_two_interpreters_have_their_own_agents_and_environments(
+    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    starts = []
+    launch = client.AgentClient.launch
+    monkeypatch.setattr(
+        client.AgentClient, "launch", lambda self: (starts.append(self), launch(self))[1]
+    )
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    files = ab.run(
+        job("latency_us=300", "latency_us=600", pythons=(Path(sys.executable), other),
+            rule=Rule(pilot=4, most=8), budget_s=1),
+        Watch(),
+    )  # fmt: skip
+    assert [f.header.environment["python"]["implementation"] for f in files] == ["CPython"] * 2
+    rounds = max(r.repeat for r in files[0].records) + 1
+    assert len(starts) == 2 * rounds  # no pair shares a server's memory with another
+    assert files[1].header.pairing
+    assert "python=" in files[1].header.pairing.differs
+
+
+def test_an_agent_of_another_version_is_refused(
+    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PROTOCOL", 99)
+    python = Path(sys.executable)
+    with pytest.raises(InputError, match="speaks another protocol"):
+        ab.run(job("latency_us=1", "latency_us=2", pythons=(python, python)), Watch())
+
+
+def test_skips_are_recorded_in_their_arm(job: Callable[..., ab.Job]) -> None:
+    files = ab.run(job("backend=fake", "backend=fake-missing"), Watch())
+    [row] = compare(*files)
+    assert (row.verdict, row.code) == ("MISSING", "skipped")
+    assert "a-machine-that-has-it" in files[1].records[0].remedy
+    assert files[0].records == []

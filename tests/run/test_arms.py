@@ -1,0 +1,103 @@
+"""What an A/B may differ in, and which cells belong together."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpubench.errors import SuiteError
+from gpubench.run import arms
+from gpubench.suite import Catalog, Option
+from tests.measure.virtual import make_cell
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("backend", "expected KEY=VALUE"),
+        ("=x", "expected KEY=VALUE"),
+        ("backend=", "expected KEY=VALUE"),
+        ("backend=a,backend=b", "given twice"),
+        ("scenario=latency", "must be the same in both arms"),
+        ("images=photos", "must be the same in both arms"),
+    ],
+)
+def test_bad_specs_are_named(text: str, words: str) -> None:
+    with pytest.raises(SuiteError, match=words):
+        arms.parse("--candidate", [text])
+
+
+def test_specs_add_up() -> None:
+    spec = arms.parse("--baseline", ["backend=onnxruntime, precision=fp32", "threads=2"])
+    assert spec.values == {"backend": "onnxruntime", "precision": "fp32", "threads": "2"}
+    assert spec.words == "backend=onnxruntime,precision=fp32,threads=2"
+
+
+def specs(baseline: str, candidate: str) -> tuple[arms.Spec, arms.Spec]:
+    return arms.parse("--baseline", [baseline]), arms.parse("--candidate", [candidate])
+
+
+def test_cells_that_are_equal_but_for_the_spec_are_matched() -> None:
+    before = [make_cell(backend="a", batch_size=b, options={"x": 1}) for b in (1, 2, 4)]
+    after = [make_cell(backend="b", batch_size=b) for b in (4, 2)]
+    found = arms.match(*specs("backend=a", "backend=b"), before, after)
+    assert [(b.batch_size, c.batch_size) for b, c in found] == [(4, 4), (2, 2)]
+
+
+def test_options_must_agree_unless_they_are_named_or_the_backend_is() -> None:
+    before = [make_cell(options={"x": 1, "y": y}) for y in (1, 2)]
+    after = [make_cell(options={"x": 2, "y": y}) for y in (2, 1)]
+    found = arms.match(*specs("x=1", "x=2"), before, after)
+    assert [(b.options["y"], c.options["y"]) for b, c in found] == [(2, 2), (1, 1)]
+
+
+def test_a_choice_is_refused() -> None:
+    before = [make_cell(backend="a"), make_cell(backend="b")]
+    after = [make_cell(backend="c")]
+    with pytest.raises(SuiteError, match=r"leaves a choice between 'a fp32.*and 'b fp32"):
+        arms.match(*specs("precision=fp32", "backend=c"), before, after)
+
+
+def test_nothing_in_common_is_refused() -> None:
+    with pytest.raises(SuiteError, match="no cell in common"):
+        arms.match(
+            *specs("backend=a", "backend=b"),
+            [make_cell(backend="a", batch_size=1)],
+            [make_cell(backend="b", batch_size=2)],
+        )
+
+
+CATALOG = Catalog(
+    backends={
+        "one": (Option(name="fast", kind="bool", default=False, help=""),),
+        "two": (Option(name="level", kind="int", default=1, help="", minimum=0, maximum=3),),
+    },
+    models=("resnet18",),
+)
+
+
+def suite(tmp_path, spec: str, **chosen):  # type: ignore[no-untyped-def]
+    path = tmp_path / "s.toml"
+    path.write_text('[axes]\nbackend = ["one", "two"]\nscenario = "latency"\n'
+                    "[axes.options.one]\nfast = [true, false]\n")  # fmt: skip
+    return arms.suite_of(arms.parse("--candidate", [spec]), str(path), CATALOG, chosen)
+
+
+def test_an_option_narrows_the_suite_to_the_backends_that_have_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    found = suite(tmp_path, "level=3")
+    assert found.axes.backend == ("two",)
+    assert found.axes.options["two"] == {"level": (3,)}
+    assert suite(tmp_path, "fast=true,precision=bf16").axes.options["one"] == {"fast": (True,)}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nonsense=1", "--candidate nonsense='1': there is no such key"),
+        ("level=9", "level"),
+        ("precision=fp7", "fp7"),
+        ("fast=true,level=1", "no backend has all of these"),
+    ],
+)
+def test_impossible_specs_are_refused(tmp_path, spec: str, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SuiteError, match=words):
+        suite(tmp_path, spec)

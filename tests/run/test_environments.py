@@ -1,0 +1,110 @@
+"""Interpreters for the arms: found, or made from a git commit by a (stubbed) uv."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpubench.errors import InputError
+from gpubench.run import environments
+
+UV = f"""#!/bin/sh
+echo "$@" >> "$UV_LOG"
+while [ "$1" != --project ] && [ "$1" != --python ]; do shift; done
+case "$1" in --python) exit 0;; esac
+mkdir -p "$2/.venv/bin"
+printf '#!/bin/sh\\nexec "{sys.executable}" "$@"\\n' > "$2/.venv/bin/python"
+chmod +x "$2/.venv/bin/python"
+"""
+
+
+def git(at: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(
+        ["git", "-C", str(at), *who, *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two commits, the first of them tagged; the working directory is its folder 'app'."""
+    tools, top = tmp_path / "tools", tmp_path / "repository"
+    tools.mkdir()
+    (tools / "uv").write_text(UV)
+    (tools / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setenv("UV_LOG", str(tmp_path / "uv.log"))
+    (top / "app").mkdir(parents=True)
+    git(tmp_path, "init", "-q", str(top))
+    for version in ("one", "two"):
+        (top / "app" / "pyproject.toml").write_text(f"# {version}")
+        git(top, "add", ".")
+        git(top, "commit", "-qm", version)
+        git(top, "tag", version)
+    monkeypatch.chdir(top / "app")
+    return top
+
+
+def calls(tmp_path: Path) -> list[str]:
+    log = tmp_path / "uv.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Path) -> None:
+    python, commit = environments.of_reference("one", tmp_path / "cache")
+    assert commit == git(repository, "rev-parse", "one")
+    assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
+    assert python.parents[2].name == "app"
+    assert len(calls(tmp_path)) == 1
+    assert environments.of_reference(commit[:10], tmp_path / "cache")[0] == python
+    assert len(calls(tmp_path)) == 1
+    assert git(repository, "worktree", "list").count("\n") == 0
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path) -> None:
+    python, _ = environments.of_reference("one", tmp_path / "cache")
+    python.unlink()
+    assert environments.of_reference("one", tmp_path / "cache")[0].exists()
+    assert len(calls(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("reference", ["nowhere", "--all", "one; touch x", ""])
+def test_an_unknown_reference_is_bad_input(
+    repository: Path, tmp_path: Path, reference: str
+) -> None:
+    with pytest.raises(InputError, match="git knows no such commit"):
+        environments.of_reference(reference, tmp_path / "cache")
+
+
+def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Path) -> None:
+    git(repository, "rm", "-q", "app/pyproject.toml")
+    (repository / "app").mkdir(exist_ok=True)
+    (repository / "app" / "x").write_text("")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "three")
+    with pytest.raises(InputError, match=r"no pyproject\.toml at that commit"):
+        environments.of_reference("HEAD", tmp_path / "cache")
+
+
+def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    with pytest.raises(InputError, match="no such package"):
+        environments.of_reference("one", tmp_path / "cache")
+
+
+def test_interpreters_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no interpreter there"):
+        environments.existing("--baseline-python", tmp_path / "nothing")
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(InputError, match="cannot import gpubench"):
+        environments.existing("--baseline-python", bare)
+    python = Path(sys.executable)
+    assert environments.existing("--baseline-python", python) == python
+    assert environments.existing("--baseline-python", python.parents[1]) == python
