@@ -15,7 +15,15 @@ import click
 
 from gpubench import __version__
 from gpubench.cli_compare import COMMANDS
-from gpubench.cli_options import cache_option, console, save, selection, show_run, words
+from gpubench.cli_options import (
+    cache_option,
+    console,
+    github_option,
+    save,
+    selection,
+    show_run,
+    words,
+)
 from gpubench.errors import CacheError, GpubenchError, InputError
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ def cli() -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
 @click.option("--require", callback=words, help="Backends whose skip is a failure (for CI).")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@github_option
 @cache_option
 def run(
     suite: str,
@@ -52,6 +61,7 @@ def run(
     resume: bool,
     require: list[str] | None,
     quiet: bool,
+    github: bool,
     cache_dir: Path | None,
     **chosen: Any,
 ) -> None:
@@ -62,11 +72,11 @@ def run(
     from gpubench.run import setup
 
     session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
-    sys.exit(_run(session, quiet))
+    sys.exit(_run(session, quiet, github))
 
 
-def _run(session: Session, quiet: bool) -> int:
-    from gpubench.report import render, show, text
+def _run(session: Session, quiet: bool, asked: bool) -> int:
+    from gpubench.report import github, render, show, text
     from gpubench.run import driver
 
     screen = console(quiet)
@@ -91,6 +101,8 @@ def _run(session: Session, quiet: bool) -> int:
     screen.print(text.summary([file]))
     save(out / "report.html", render([file], "html"))
     screen.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+    if github.wanted(asked):
+        github.publish(github.run_summary([file]), github.run_commands([file]), write=click.echo)
     return 1 if any(record.status == "failed" for record in file.records) else 0
 
 
@@ -151,14 +163,14 @@ def doctor(as_json: bool) -> None:
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of stdout.")
 def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
-    """Tables and charts from one or more runs.
+    """Tables and charts from one or more runs; of an A/B its verdicts too.
 
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
-    from gpubench.record import read
+    from gpubench.record import read_all
     from gpubench.report import render
 
-    files = [read(path) for path in paths]
+    files = read_all(paths)
     if form is None:
         ending = output.suffix.lstrip(".") if output else "text"
         form = ending if ending in FORMATS else "text"

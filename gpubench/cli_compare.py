@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 from gpubench.cli_options import (
     cache_option,
     console,
+    github_option,
     save,
     seconds,
     selection,
@@ -21,12 +24,26 @@ from gpubench.cli_options import (
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpubench.analysis.verdicts import Comparison
     from gpubench.run.ab import Job
+    from gpubench.suite import Rule
 
 delta_option = click.option(
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
 )
+fail_on_option = click.option(
+    "--fail-on",
+    default="regressed,missing,inconclusive,incomparable",
+    help="Verdicts that make the exit code non-zero; 'none' for none.",
+    show_default=True,
+)
 path = click.Path(path_type=Path)
+TREND_FORMATS = ("text", "html", "md", "json")
+"""`gpubench.report.history.FORMATS`, without the import."""
+EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
+"""`gpubench.report.exports.FORMATS`, without the import."""
 
 
 @click.command()
@@ -41,6 +58,8 @@ path = click.Path(path_type=Path)
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
 )
 @click.option("--budget", default="10m", help="No pair starts after this.", show_default=True)
+@fail_on_option
+@github_option
 @selection
 @click.option("-o", "--output", type=path, help="Directory of the two runs.")
 @click.option("--resume", is_flag=True, help="Go on with the A/B in the output directory.")
@@ -58,6 +77,8 @@ def ab(
     delta: str,
     alpha: str,
     budget: str,
+    fail_on: str,
+    github: bool,
     output: Path | None,
     resume: bool,
     require: list[str] | None,
@@ -104,14 +125,16 @@ def ab(
     job = setup.comparison(
         suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume, require or ()
     )
-    sys.exit(_ab(job, quiet or as_json, as_json))
+    sys.exit(_ab(job, quiet or as_json, as_json, fail_on, github))
 
 
-def _ab(job: Job, quiet: bool, as_json: bool) -> int:
+def _ab(job: Job, quiet: bool, as_json: bool, fail_on: str, github: bool) -> int:
     from gpubench.analysis import compare as comparing
-    from gpubench.report import machine, render, text
+    from gpubench.analysis.verdicts import exit_code, parse_fail_on
+    from gpubench.report.page import render_comparison
     from gpubench.run import ab as pairs
 
+    failing = parse_fail_on(fail_on)
     screen = console(quiet)
     first, second = (side.header.pairing for side in job.sides)
     screen.print(
@@ -130,39 +153,101 @@ def _ab(job: Job, quiet: bool, as_json: bool) -> int:
         )
         return 130
     found = comparing.compare(*files)
-    if as_json:
-        click.echo(machine.comparisons(found))
-    screen.print(text.comparison(found))
-    save(job.out / "report.html", render(list(files), "html"))
+    code = exit_code(found, failing)
+    page = render_comparison(*files, found, rule=job.rule, code=code)
+    save(job.out / "report.html", page)
+    _tell(screen, found, job.rule, code, as_json, github)
     screen.print(f"report: {job.out / 'report.html'}", markup=False, soft_wrap=True)
-    return comparing.exit_code(found)
+    return code
+
+
+def _tell(
+    screen: Console,
+    found: Sequence[Comparison],
+    rule: Rule,
+    code: int,
+    as_json: bool,
+    asked: bool,
+    everything: bool = False,
+) -> None:
+    """Verdicts on the terminal or as JSON; on GitHub in the job's summary as well."""
+    from gpubench.report import github, machine, text
+
+    if as_json:
+        click.echo(machine.comparisons(found, rule=rule, code=code))
+    else:
+        screen.print(text.comparison(found, rule=rule, code=code, everything=everything))
+    if github.wanted(asked):
+        github.publish(
+            github.summary(found, rule=rule, code=code),
+            github.commands(found),
+            write=partial(click.echo, err=as_json),
+        )
 
 
 @click.command()
 @click.argument("base")
-@click.argument("candidate")
-@delta_option
+@click.argument("candidate", required=False)
+@click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@click.option("--alpha", help="Chance of a false alarm in the suite.  [default: 1%]")
+@fail_on_option
 @click.option("--allow-different", multiple=True, help="An environment field that may differ.")
+@click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
+@click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("-o", "--output", type=path, help="An HTML report as well.")
+@github_option
+@cache_option
 def compare(
-    base: str, candidate: str, delta: str, allow_different: tuple[str, ...], as_json: bool
+    base: str,
+    candidate: str | None,
+    delta: str | None,
+    alpha: str | None,
+    fail_on: str,
+    allow_different: tuple[str, ...],
+    history: Path | None,
+    everything: bool,
+    as_json: bool,
+    output: Path | None,
+    github: bool,
+    cache_dir: Path | None,
 ) -> None:
     """Compare two runs cell by cell; the verdict comes first and is the exit code.
 
+    Of an A/B its directory alone. Two stored runs need the A/A history of the machine to say more
+    than a warning: `gpubench selftest SUITE` makes it.
+
     Example: gpubench compare reports/before reports/after --delta 3%
     """
-    from gpubench.analysis import compare as comparing
-    from gpubench.record import read
-    from gpubench.report import machine, text
+    from msgspec.structs import replace
 
-    verdicts = comparing.compare(
-        read(base), read(candidate), delta=share("--delta", delta), allow_different=allow_different
+    from gpubench.analysis import aa
+    from gpubench.analysis import compare as comparing
+    from gpubench.record import read_all
+    from gpubench.report import page, verdicts
+    from gpubench.workload.cache import Cache
+
+    failing = comparing.parse_fail_on(fail_on)
+    files = read_all([base, candidate] if candidate else [base])
+    if len(files) != 2:
+        raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
+    before, after = files
+    margin = share("--delta", delta) if delta else None
+    chance = share("--alpha", alpha) if alpha else None
+    if history and not history.is_dir():
+        raise InputError(f"--history {history}: no such directory")
+    kept = history or aa.directory(Cache(cache_dir).root, before.header.fingerprint)
+    sessions = aa.load(kept, partial(click.echo, err=True))
+    found = comparing.compare(
+        before, after, delta=margin, alpha=chance, allow_different=allow_different, history=sessions
     )
-    if as_json:
-        click.echo(machine.comparisons(verdicts))
-    else:
-        console().print(text.comparison(verdicts))
-    sys.exit(comparing.exit_code(verdicts))
+    code = comparing.exit_code(found, failing)
+    own = verdicts.rule_of(before)
+    rule = replace(own, delta=margin or own.delta, alpha=chance or own.alpha)
+    if output:
+        save(output, page.render_comparison(before, after, found, rule=rule, code=code))
+    _tell(console(), found, rule, code, as_json, github, everything)
+    sys.exit(code)
 
 
 @click.command()
@@ -197,4 +282,59 @@ def selftest(
     screen.print(testing.render(result))
 
 
-COMMANDS = (ab, compare, selftest)
+@click.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("-f", "--format", "form", type=click.Choice(EXPORTS), required=True)
+@click.option("-o", "--output", type=path, help="A file; of github-action-benchmark a directory.")
+def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
+    """Write results for other tools. Of an A/B the candidate; csv and parquet both arms.
+
+    Example: gpubench export out --format junit -o junit.xml
+    """
+    from gpubench.record import read_all
+    from gpubench.report import exports
+
+    files = read_all(paths)
+    found = exports.verdicts_on(files) if form == "junit" else None
+    documents = exports.export(files, form, found)
+    for line in exports.left_out(files, form):
+        click.echo(f"left out: {line}", err=True)
+    if output is None:
+        click.echo(exports.text(documents, form), nl=False)
+    else:
+        exports.save(documents, output)
+
+
+@click.command()
+@click.argument("directory", type=path)
+@click.option("--delta", help="Changes up to this much are not reported.  [default: 2%]")
+@click.option("--alpha", help="Chance of a false change in the list.  [default: 1%]")
+@click.option("-f", "--format", "form", type=click.Choice(TREND_FORMATS))
+@click.option("-o", "--output", type=path, help="A file instead of stdout.")
+def history(
+    directory: Path, delta: str | None, alpha: str | None, form: str | None, output: Path | None
+) -> None:
+    """The trend of every cell over all runs below DIRECTORY, and where it changed for good.
+
+    Example: gpubench history reports -o trend.html
+    """
+    from gpubench.analysis import history as trend
+    from gpubench.report import history as shown
+    from gpubench.suite import Rule
+
+    rule, notes = Rule(), list[str]()
+    rule = Rule(
+        delta=share("--delta", delta) if delta else rule.delta,
+        alpha=share("--alpha", alpha) if alpha else rule.alpha,
+    )
+    found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
+    ending = output.suffix.lstrip(".") if output else "text"
+    form = form or (ending if ending in TREND_FORMATS else "text")
+    body = shown.render(found, form, rule=rule, notes=notes)
+    if output:
+        save(output, body)
+    else:
+        click.echo(body, nl=False)
+
+
+COMMANDS = (ab, compare, selftest, history, export)

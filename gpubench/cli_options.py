@@ -62,6 +62,11 @@ cache_option = click.option(
 )
 
 
+github_option = click.option(
+    "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."
+)
+
+
 def console(quiet: bool = False) -> Console:
     """Where people read; a pipe or a log gets lines of 120 columns."""
     from rich.console import Console

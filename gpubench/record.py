@@ -11,9 +11,10 @@ from __future__ import annotations
 import fcntl
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Any, Literal, Self, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct, field
@@ -233,6 +234,16 @@ def read(path: str | Path) -> RecordFile:
         records[record.cell.key, record.repeat] = record
     notes = [f"line {len(lines) + 1} was cut off and is left out"] if cut else []
     return RecordFile(str(found), header, list(records.values()), notes)
+
+
+def read_all(paths: Sequence[str | Path]) -> list[RecordFile]:
+    """What ``paths`` stand for; the directory of an A/B is its two arms, the baseline first."""
+    found: list[RecordFile] = []
+    for path in map(Path, paths):
+        arms = [path / arm for arm in get_args(Arm)]
+        both = not (path / RECORDS).exists() and any((arm / RECORDS).exists() for arm in arms)
+        found += [read(each) for each in (arms if both else [path])]
+    return found
 
 
 def _line(

@@ -1,8 +1,12 @@
-"""Two stored runs -> one verdict per cell.
+"""Two record files -> one verdict per cell.
 
-Two stored runs confound the session with the code, so this asks for equal machines, tests against
-a margin (not against zero), corrects for the number of cells (Holm 1979) and says INCONCLUSIVE
-rather than guess. The unit is the repeat; the test is Welch's on logs of the repeat values, with
+The two arms of an interleaved A/B are judged from their pairs (`interleaved`). Two stored runs
+confound the session with the code: they need equal machines, and the alarm limit comes from how
+much sessions of unchanged code have differed there (`aa`). Without such a history a change is a
+warning at most. Either way the test is against a margin, not against zero, and is corrected for
+the number of cells (Holm 1979).
+
+Of stored runs the unit is the repeat; the difference is Welch's on logs of the repeat values, with
 the variances of the pilots where these fixed the numbers of repeats (with those of all repeats, a
 one-sided test at 1 % alarms in up to 2.6 % of identical cells, with the pilots' in 1.0 %).
 """
@@ -16,116 +20,81 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import environment
-from gpubench.analysis import stats
+from gpubench.analysis import aa, interleaved, stats
 from gpubench.analysis.cells import Summary, summarise
-from gpubench.record import RecordFile
-
-VERDICTS = {
-    "REGRESSED": "slower by more than the margin",
-    "MISSING": "measured on one side only",
-    "INCOMPARABLE": "the two runs were not made on the same kind of machine",
-    "INCONCLUSIVE": "neither a change nor its absence is shown",
-    "IMPROVED": "faster by more than the margin",
-    "EQUIVALENT": "the whole interval lies inside the margin",
-}
-"""Every verdict, the most urgent first."""
-
-CAVEAT = (
-    "Two stored runs confound the session with the code: take a difference as a reason to measure "
-    "both again, interleaved, not as a proof."
+from gpubench.analysis.interleaved import pair_of
+from gpubench.analysis.verdicts import (
+    CAVEAT,
+    CODES,
+    FAIL_ON,
+    MACHINE,
+    UNSTEADY,
+    VERDICTS,
+    Comparison,
+    caveat,
+    exit_code,
+    failures,
+    lost,
+    parse_fail_on,
 )
-"""Goes with every comparison that is shown."""
+from gpubench.record import RecordFile
+from gpubench.suite import Rule
+from gpubench.units import percent
 
-UNSTEADY = ("DRIFT", "NO-STEADY-STATE", "FEW-SAMPLES", "THROTTLED", "CO-TENANT", "NO-COMMON-WINDOW")
-"""Flags that forbid a verdict: the samples do not, or cannot, show a settled machine."""
+__all__ = ["CAVEAT", "CODES", "FAIL_ON", "UNSTEADY", "VERDICTS", "Comparison", "caveat", "compare",
+           "exit_code", "machine_differences", "pair_of", "parse_fail_on"]  # fmt: skip
 
 POWER = 0.95
-
-
-class Comparison(Struct, frozen=True, kw_only=True):
-    """One cell in two runs."""
-
-    key: str
-    label: str
-    metric: str
-    """'p50 [ns]' (lower is better) or 'images/s' (higher is better)."""
-    baseline: float | None = None
-    candidate: float | None = None
-    ratio: float | None = None
-    """candidate / baseline of the metric."""
-    low: float | None = None
-    high: float | None = None
-    """95 % interval of the ratio."""
-    n: tuple[int, int] = (0, 0)
-    """Repeats of the baseline and of the candidate."""
-    verdict: str
-    code: str = ""
-    """Why, for programs: 'confirmed', 'inside-margin', 'no-history', 'not-planned', ..."""
-    reason: str = ""
-    smallest_detectable: float | None = None
-    """The slowdown (0.05: 5 %) that this run would have found 95 times in 100."""
-    pairs: int = 0
-    """Pairs of processes behind the interval; 0 for two stored runs."""
-    pair_sd: float | None = None
-    """Standard deviation of log(candidate / baseline) over the pairs."""
-    p: float | None = None
-    """Of the test that gave REGRESSED or IMPROVED, after Holm."""
-    baseline_key: str = ""
-    """The baseline's cell where it is another one: A/B of two backends."""
 
 
 def compare(
     base: RecordFile,
     candidate: RecordFile,
     *,
-    delta: float = 0.02,
-    alpha: float = 0.01,
+    delta: float | None = None,
+    alpha: float | None = None,
     allow_different: Sequence[str] = (),
+    history: Sequence[RecordFile] = (),
 ) -> list[Comparison]:
-    """Compare every cell that either run planned; cells that neither could measure are left out.
+    """Compare every cell that either file planned; cells that neither could measure are left out.
 
     ``delta`` is the margin (0.02: changes within 2 % do not matter), ``alpha`` the chance of any
-    false REGRESSED or IMPROVED over the whole suite. ``allow_different`` names parts of the
-    environment ('libraries.torch', 'libraries') that may differ between the runs.
+    false REGRESSED or IMPROVED over the whole suite; an A/B has its own, others get `Rule`'s.
+    ``allow_different`` names parts of the environment ('libraries.torch', 'libraries') that may
+    differ between two stored runs. ``history``: A/A sessions; those of another machine than the
+    baseline's, and the two runs themselves, do not count.
     """
+    if interleaved.of_one_session(base, candidate):
+        return interleaved.compare(base, candidate, delta=delta, alpha=alpha)
+    rule = Rule()
+    delta = rule.delta if delta is None else delta
+    alpha = rule.alpha if alpha is None else alpha
     before = {s.key: s for s in summarise([base])}
     after = {s.key: s for s in summarise([candidate])}
     apart = machine_differences(base, candidate, allow_different)
+    limits = aa.limits(_normal(history, base, candidate))
     found: list[Comparison] = []
-    tested: list[tuple[int, stats.LogRatio]] = []
+    tested: list[_Test] = []
     for key in dict.fromkeys([*before, *after]):
         b, c = before.get(key), after.get(key)
         if not any(s and (s.ranked or s.status.startswith(("failed", "missing"))) for s in (b, c)):
             continue  # skipped on both sides, or on one and never planned on the other
-        row = _measure(b, c)
-        if row.verdict == "" and apart:
-            row = replace(row, verdict="INCOMPARABLE", reason=f"differs: {', '.join(apart)}")
-        if row.verdict == "":
-            tested.append((len(found), _cost(before[key], after[key])))
+        test = _test(b, c, limits.get(key))
+        row = _measured(b, c, test)
+        if apart and not row.verdict:
+            reason = f"differs: {', '.join(apart)}"
+            row = replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
+        if test and not row.verdict:
+            tested.append(replace(test, at=len(found)))
         found.append(row)
-    slower = stats.holm([d.p_above(math.log1p(delta)) for _, d in tested])
-    faster = stats.holm([_mirror(d).p_above(math.log1p(delta)) for _, d in tested])
-    for (at, cost), up, down in zip(tested, slower, faster, strict=True):
-        key = found[at].key
-        flags = sorted({f for s in (before[key], after[key]) for f in s.flags if f in UNSTEADY})
-        verdict, reason = _verdict(cost, up, down, delta, alpha, flags)
-        effect = _detectable(cost, delta, alpha / len(tested))
-        found[at] = replace(found[at], verdict=verdict, reason=reason, smallest_detectable=effect)
+    # One family of both directions: a false alarm is one whichever way it points.
+    margin, n = math.log1p(delta), len(tested)
+    p = stats.holm([d.p_above(margin) for t in tested for d in (t.cost, _mirror(t.cost))])
+    for i, test in enumerate(tested):
+        row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha)
+        effect = _detectable(test, delta, alpha / (2 * n))
+        found[test.at] = _doubted(replace(row, smallest_detectable=effect), test)
     return found
-
-
-def exit_code(comparisons: Sequence[Comparison]) -> int:
-    """0 pass, 1 regression, 4 missing, 3 inconclusive or incomparable; the first that holds.
-
-    A regression is reported before anything else, then a hole in the evidence, then weak evidence.
-    Nothing compared is a hole: 4.
-    """
-    verdicts = {c.verdict for c in comparisons}
-    if "REGRESSED" in verdicts:
-        return 1
-    if "MISSING" in verdicts or not verdicts:
-        return 4
-    return 3 if verdicts & {"INCONCLUSIVE", "INCOMPARABLE"} else 0
 
 
 def machine_differences(
@@ -140,7 +109,48 @@ def machine_differences(
     return [k for k in apart if not any(k == a or k.startswith(f"{a}.") for a in allow_different)]
 
 
-def _measure(b: Summary | None, c: Summary | None) -> Comparison:
+def _normal(
+    history: Sequence[RecordFile], base: RecordFile, candidate: RecordFile
+) -> list[RecordFile]:
+    """Other sessions on the machine of ``base``, each once."""
+    known = {base.header.run_id, candidate.header.run_id}
+    found = {}
+    for file in history:
+        head = file.header
+        own = head.fingerprint == base.header.fingerprint and head.pairing is None
+        if own and head.run_id not in known:
+            found[head.run_id] = file
+    return list(found.values())
+
+
+class _Test(Struct, frozen=True, kw_only=True):
+    """One cell that was measured on both sides."""
+
+    at: int = 0
+    """Its place among the rows."""
+    baseline: Summary
+    candidate: Summary
+    cost: stats.LogRatio
+    """log(candidate / baseline) of the cost: above 0 is slower. With the error that is known:
+    that of two sessions where there is a history, else that of the repeats alone."""
+    limit: aa.Limit | None
+
+
+def _test(b: Summary | None, c: Summary | None, limit: aa.Limit | None) -> _Test | None:
+    if b is None or c is None or not b.values or not c.values:
+        return None
+    pilots = (b.policy.repeats, c.policy.repeats)
+    cost = stats.welch(list(b.values.values()), list(c.values.values()), pilots)
+    cost = cost if c.cell.scenario == "latency" else _mirror(cost)
+    cost = limit.widened(cost) if limit else cost
+    return _Test(baseline=b, candidate=c, cost=cost, limit=limit)
+
+
+def _mirror(d: stats.LogRatio) -> stats.LogRatio:
+    return replace(d, mean=-d.mean)
+
+
+def _measured(b: Summary | None, c: Summary | None, test: _Test | None) -> Comparison:
     """Everything but the verdict, which is '' when the cell can be tested."""
     s = c or b
     if s is None:
@@ -149,67 +159,78 @@ def _measure(b: Summary | None, c: Summary | None) -> Comparison:
     row = Comparison(
         key=s.key, label=s.cell.label, metric="p50 [ns]" if latency else "images/s", verdict=""
     )
-    values = [stats.geometric_mean(list(x.values.values())) if x else None for x in (b, c)]
-    if b and c and values[0] and values[1] and b.values and c.values:
-        e = _welch(b, c).estimate()
-        row = replace(row, baseline=values[0].value, candidate=values[1].value, ratio=e.value,
-                      low=e.low, high=e.high, n=(len(b.values), len(c.values)))  # fmt: skip
-    lost = [
-        f"{side}: {_state(x)}"
-        for side, x in (("baseline", b), ("candidate", c))
-        if x is None or not x.ranked or not x.values
-    ]
-    return replace(row, verdict="MISSING", reason="; ".join(lost)) if lost else row
+    if test:
+        sides = [list(x.values.values()) for x in (test.baseline, test.candidate)]
+        first, second = (stats.geometric_mean(values).value for values in sides)
+        e = (test.cost if latency else _mirror(test.cost)).estimate()
+        row = replace(row, baseline=first, candidate=second, ratio=e.value, low=e.low, high=e.high,
+                      n=(len(sides[0]), len(sides[1])))  # fmt: skip
+    hole = lost(b, c)
+    return replace(row, verdict="MISSING", code=hole[0], reason=hole[1]) if hole else row
 
 
-def _state(s: Summary | None) -> str:
-    if s is None:
-        return "not planned"
-    if s.ranked:
-        return f"no value: {', '.join(s.flags) or 'no samples'}"
-    reason = next((r.reason for r in s.broken if r.reason), "")
-    return f"{s.status} ({reason})" if reason else s.status
-
-
-def _welch(b: Summary, c: Summary) -> stats.LogRatio:
-    first, second = list(b.values.values()), list(c.values.values())
-    return stats.welch(first, second, (b.policy.repeats, c.policy.repeats))
-
-
-def _cost(b: Summary, c: Summary) -> stats.LogRatio:
-    """log(candidate / baseline) of the cost: above 0 is slower in either scenario."""
-    cost = _welch(b, c)
-    return cost if b.cell.scenario == "latency" else _mirror(cost)
-
-
-def _mirror(d: stats.LogRatio) -> stats.LogRatio:
-    return replace(d, mean=-d.mean)
-
-
-def _verdict(
-    cost: stats.LogRatio, slower: float, faster: float, delta: float, alpha: float, flags: list[str]
-) -> tuple[str, str]:
-    bounds = cost.interval()
+def _judged(
+    row: Comparison, test: _Test, slower: float, faster: float, delta: float, alpha: float
+) -> Comparison:
+    """With what the numbers say."""
+    bounds, limit, margin = test.cost.interval(), test.limit, math.log1p(delta)
     if bounds is None:
         short = " and ".join(
-            side for side, n in zip(("baseline", "candidate"), cost.n, strict=True) if n < 2
+            side for side, n in zip(("baseline", "candidate"), row.n, strict=True) if n < 2
         )
-        return "INCONCLUSIVE", f"1 repeat in the {short}: no interval"
-    if flags:
-        return "INCONCLUSIVE", f"flagged {', '.join(flags)}"
-    margin = math.log1p(delta)
-    if slower < alpha:
-        return "REGRESSED", f"slower than {delta:.1%}: p = {slower:.2g} after Holm"
-    if faster < alpha:
-        return "IMPROVED", f"faster than {delta:.1%}: p = {faster:.2g} after Holm"
+        return _inconclusive(row, "few-repeats", f"1 repeat in the {short}: no interval")
+    p = min(slower, faster)
+    if p < alpha:
+        side, verdict = ("slower", "REGRESSED") if slower < faster else ("faster", "IMPROVED")
+        by = f"{side} by {percent(abs(math.expm1(test.cost.mean)))}"
+        if limit is None:
+            reason = (
+                f"warning: looks {by}; fewer than {aa.ENOUGH} A/A sessions of this machine say "
+                "what is normal"
+            )
+            return _inconclusive(row, "no-history", reason)
+        seen = f"{limit.sessions} A/A sessions differ by up to {percent(math.expm1(limit.largest))}"
+        if abs(test.cost.mean) <= limit.largest + margin:
+            return _inconclusive(row, "within-history", f"{by}, but {seen}")
+        reason = f"{side} than {delta:.1%}: p = {p:.2g} after Holm; {seen}"
+        return replace(row, verdict=verdict, code="beyond-history", reason=reason, p=p)
     if -margin < bounds[0] and bounds[1] < margin:
-        return "EQUIVALENT", f"interval inside \u00b1{delta:.1%}"
-    return "INCONCLUSIVE", f"the interval reaches across \u00b1{delta:.1%}: measure more repeats"
+        reason = f"interval inside \u00b1{delta:.1%}"
+        reason += "" if limit else " within these two sessions; what other sessions do is unknown"
+        return replace(row, verdict="EQUIVALENT", code="inside-margin", reason=reason)
+    outside = bounds[0] >= margin or bounds[1] <= -margin
+    reach = "lies beyond" if outside else "reaches across"
+    reason = f"the interval {reach} \u00b1{delta:.1%}"
+    reason += f", but p = {p:.2g} after Holm" if outside else ""
+    reason += f": sessions differ, sd {percent(limit.sd)}" if limit else ": measure more repeats"
+    return _inconclusive(row, "wide-interval", reason)
 
 
-def _detectable(cost: stats.LogRatio, delta: float, alpha: float) -> float | None:
-    """Slowdown found with 95 % power at the strictest step of Holm's procedure."""
-    if cost.dof <= 0:
+def _inconclusive(row: Comparison, code: str, reason: str) -> Comparison:
+    return replace(row, verdict="INCONCLUSIVE", code=code, reason=reason)
+
+
+def _doubted(row: Comparison, test: _Test) -> Comparison:
+    """With what stands against it: repeats that broke, and flags that forbid a verdict."""
+    broke = failures(test.baseline, test.candidate)
+    seen = {f for s in (test.baseline, test.candidate) for f in s.flags}
+    flags = [f for f in UNSTEADY if f in seen]
+    if broke and row.verdict != "REGRESSED":
+        return replace(row, verdict="MISSING", code="failed", reason=broke)
+    if flags and row.code != "few-repeats":
+        code = "unsteady" if seen.isdisjoint(MACHINE) else "invalid-machine"
+        return _inconclusive(row, code, f"flagged {', '.join(flags)}")
+    return replace(row, reason=f"{row.reason}; {broke}") if broke else row
+
+
+def _detectable(test: _Test, delta: float, alpha: float) -> float | None:
+    """Slowdown found with 95 % power at the strictest step of Holm's procedure.
+
+    None without a history (no slowdown is ever confirmed) and without an interval.
+    """
+    cost, limit = test.cost, test.limit
+    if limit is None or cost.dof <= 0:
         return None
-    reach = stats.t_quantile(1 - alpha, cost.dof) + stats.t_quantile(POWER, cost.dof)
-    return math.expm1(min(700.0, math.log1p(delta) + reach * cost.error))
+    alarm = max(limit.largest, stats.t_quantile(1 - alpha, cost.dof) * cost.error)
+    reach = stats.t_quantile(POWER, cost.dof) * cost.error
+    return math.expm1(min(700.0, math.log1p(delta) + alarm + reach))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from statistics import fmean, median, stdev
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
@@ -21,6 +21,12 @@ MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes."""
 MIN_GROUPS = 10
 """With fewer samples, or groups of them, nobody can tell whether the machine was steady."""
+MOVE = 4.5
+"""A level drifts when it moves among quarters by so many typical steps from group to group."""
+SPREAD = 2.3
+"""A spread that changes from half to half by so many standard errors (and by the tolerance)."""
+SPREAD_LEAST = 30
+"""With fewer samples a change of the spread cannot be told from chance."""
 MOST_WARMUP = 100_000
 
 
@@ -191,34 +197,56 @@ def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:
     not taken for the end of a warm-up. Two parts differ when their means do by more than
     ``tolerance`` (relative) and by four standard errors. A cut beyond the middle is never made: if
     what lies before and after it differs, NO-STEADY-STATE is flagged, else it was noise (MSER alone
-    would cut there in 7 % of steady traces of 200 samples). DRIFT: the halves that remain differ.
+    would cut there in 7 % of steady traces of 200 samples). DRIFT: see `_drifts`.
     """
     if len(durations) < MIN_GROUPS:
         return 0, []
-    groups, width = _groups(durations)
+    width = max(1, min(5, len(durations) // MIN_GROUPS))
+    groups = _groups(durations, width)
     best = mser(groups)
     if best > len(groups) // 2:
-        if _differ(groups[:best], groups[best:], tolerance):
+        if _differ(groups[:best], groups[best:], tolerance * fmean(groups[best:]), 4):
             return 0, ["NO-STEADY-STATE"]
         best = 0
-    rest, _ = _groups(durations[best * width :])
-    middle = len(rest) // 2
-    drifts = _differ(rest[:middle], rest[-middle:], tolerance)
-    return best * width, ["DRIFT"] if drifts else []
+    return best * width, ["DRIFT"] if _drifts(durations[best * width :], tolerance) else []
 
 
-def _groups(durations: Sequence[int]) -> tuple[list[float], int]:
-    """(medians of up to five samples each, how many): at least MIN_GROUPS where it can be."""
-    width = max(1, min(5, len(durations) // MIN_GROUPS))
+def _groups(durations: Sequence[int], width: int) -> list[float]:
+    """Medians of ``width`` samples each."""
     starts = range(0, len(durations) - width + 1, width)
-    return [median(durations[i : i + width]) for i in starts], width
+    return [median(durations[i : i + width]) for i in starts]
 
 
-def _differ(first: Sequence[float], second: Sequence[float], tolerance: float) -> bool:
+def _drifts(durations: Sequence[int], tolerance: float) -> bool:
+    """Whether the level moves among the quarters, or the spread from half to half.
+
+    A move is one by more than ``tolerance`` of the level. That of the level must also be MOVE times
+    what groups of samples differ by from one to the next, which a slow drift, or one jump, hardly
+    widens (von Neumann 1941 uses the same differences). There are up to 20 groups: so long that
+    little of an autocorrelation is left in them, or they too would move little from step to step.
+    """
+    n = len(durations)
+    groups = _groups(durations, max(1, min(5, n // MIN_GROUPS), n // 20))
+    step = median(abs(b - a) for a, b in pairwise(groups))
+    quarters = [median(durations[n * i // 4 : n * (i + 1) // 4]) for i in range(4)]
+    moved = max(quarters) - min(quarters)
+    level = median(durations)
+    if moved > tolerance * level and moved > MOVE * step:
+        return True
+    if n < SPREAD_LEAST:
+        return False
+    half = n // 2
+    off = [abs(x - quarters[min(3, 4 * i // n)]) for i, x in enumerate(durations)]
+    return _differ(off[:half], off[-half:], tolerance * level, SPREAD)
+
+
+def _differ(first: Sequence[float], second: Sequence[float], least: float, errors: float) -> bool:
+    """Whether the means are more than ``least`` and than so many standard errors apart."""
     gap = abs(fmean(second) - fmean(first))
+    if gap <= least:
+        return False
     spread = max(stdev(first), stdev(second))
-    error = spread * math.sqrt(1 / len(first) + 1 / len(second))
-    return gap > tolerance * fmean(second) and gap > 4 * error
+    return gap > errors * spread * math.sqrt(1 / len(first) + 1 / len(second))
 
 
 def mser(values: Sequence[float]) -> int:

@@ -229,7 +229,7 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
         "width": "container", "height": 280, "data": {"name": "points"},
         "autosize": {"type": "fit", "contains": "padding", "resize": True},
         "encoding": {"x": x, "y": y, "color": by("colour")}, "layer": layers,
-        "config": _CONFIG,
+        "config": CONFIG,
     }  # fmt: skip
 
 
@@ -261,8 +261,10 @@ def _guide(name: str) -> dict[str, Any]:
     return {}
 
 
-_CONFIG: dict[str, Any] = {
-    "background": "transparent", "font": "inherit", "view": {"stroke": None},
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+"""The page's own, by name: Vega measures text outside the page, where nothing can be inherited."""
+CONFIG: dict[str, Any] = {
+    "background": "transparent", "font": FONT, "view": {"stroke": None},
     "axis": {"labelColor": "var(--soft)", "titleColor": "var(--ink)", "gridColor": "var(--line)",
              "domainColor": "var(--edge)", "tickColor": "var(--edge)", "labelFontSize": 12,
              "titleFontSize": 12, "titleFontWeight": 500, "titlePadding": 8,

@@ -48,7 +48,7 @@ def render(files: Sequence[RecordFile]) -> str:
         metrics = [*_metrics(s, bases.get(id(s))), *scaled.get(id(s), [])]
         for name, unit, e in metrics or [("", "", Estimate())]:
             row = [*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why]
-            writer.writerow([_harmless(value) for value in row])
+            writer.writerow([harmless(value) for value in row])
     return out.getvalue()
 
 
@@ -60,7 +60,7 @@ def _lead(s: Summary) -> list[Any]:
     return [s.run, s.key, *cell, options, s.status, *("; ".join(dict.fromkeys(t)) for t in texts)]
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets a leading quote."""
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
 

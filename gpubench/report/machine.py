@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import CAVEAT, Comparison, exit_code
+from gpubench.analysis.compare import Comparison, caveat, compare, exit_code
 from gpubench.analysis.tables import build
 from gpubench.record import RecordFile
+from gpubench.report import verdicts
+from gpubench.suite import Rule
 
 FORMAT = 1
 """Version of this layout; a change that breaks readers raises it."""
 
 
 def render(files: Sequence[RecordFile]) -> str:
-    """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}]}``."""
+    """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}]}``.
+
+    The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives.
+    """
     runs = [
         {"run": name, "path": f.path, "header": f.header, "notes": f.notes}
         for name, f in zip(run_names(files), files, strict=True)
     ]
-    return _text({"format": FORMAT, "runs": runs, "tables": build(files)})
+    made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": build(files)}
+    if sides := verdicts.arms(files):
+        made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(sides[0]))
+    return _text(made)
 
 
-def comparisons(found: Sequence[Comparison]) -> str:
-    """``{format, exit_code, note, comparisons: [...]}``."""
-    code = exit_code(found)
-    return _text({"format": FORMAT, "exit_code": code, "note": CAVEAT, "comparisons": list(found)})
+def comparisons(
+    found: Sequence[Comparison], *, rule: Rule | None = None, code: int | None = None
+) -> str:
+    """``{format, exit_code, headline, counts, rule, note, codes, comparisons}``.
+
+    Worst first, with every field of `Comparison`; ``ratio`` is of the metric, candidate /
+    baseline. ``codes``: what the reason codes that occur mean. ``code``: the exit code, where
+    --fail-on made it another one.
+    """
+    return _text(_comparisons(found, rule or Rule(), code))
+
+
+def _comparisons(
+    found: Sequence[Comparison], rule: Rule, code: int | None = None
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT, "exit_code": exit_code(found) if code is None else code,
+        "headline": verdicts.headline(found, rule), "counts": verdicts.counts(found),
+        "rule": rule, "note": caveat(found),
+        "codes": verdicts.meanings(found), "comparisons": verdicts.ordered(found),
+    }  # fmt: skip
 
 
 def _text(value: object) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 from gpubench.analysis.cells import run_names, summarise
+from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.tables import Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, show
+from gpubench.report import headline, show, verdicts
+from gpubench.suite import Rule
 
 OPEN_ROWS = 30
 """Tables longer than this start folded."""
@@ -33,6 +35,9 @@ def render(files: Sequence[RecordFile]) -> str:
         lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(show.machine(head))}. "
                   f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
+    if sides := verdicts.arms(files):
+        verdict = comparison(compare(*sides), rule=verdicts.rule_of(sides[0])).rstrip("\n")
+        lines += ["", "## Verdict", "", verdict]
     lines += ["", *(f"- {escape(line)}" for line in headline.lines(summaries)), ""]
     flags = headline.flags(summaries)
     if flags:
@@ -42,6 +47,45 @@ def render(files: Sequence[RecordFile]) -> str:
     for made in of_cells(summaries):
         lines += [*_section(made), ""]
     return "\n".join([*lines, *_ending(files)]) + "\n"
+
+
+def comparison(
+    comparisons: Sequence[Comparison],
+    *,
+    rule: Rule | None = None,
+    everything: bool = False,
+    code: int | None = None,
+) -> str:
+    """The verdict first, then a row per cell, worst first; unchanged rows folded.
+
+    ``rule``, ``everything`` and ``code``: as for the terminal (`gpubench.report.text.comparison`).
+    """
+    rule = rule or Rule()
+    lines = [f"**{escape(verdicts.headline(comparisons, rule))}**", ""]
+    if not comparisons:
+        return "\n".join(lines)
+    counts = verdicts.counts(comparisons)
+    lines += [", ".join(f"{n} {name}" for name, n in counts.items()), ""]
+    changed, unchanged = verdicts.split(comparisons)
+    pairs = verdicts.paired(comparisons)
+    if everything:
+        changed, unchanged = changed + unchanged, []
+    lines += [*_verdict_rows(changed, pairs), ""] if changed else []
+    if unchanged:
+        lines += ["<details>", f"<summary>{escape(verdicts.folded(unchanged, rule))}</summary>",
+                  "", *_verdict_rows(unchanged, pairs), "", "</details>", ""]  # fmt: skip
+    notes = [*verdicts.notes(comparisons, rule, code), f"{verdicts.LEGEND}."]
+    return "\n".join([*lines, *(f"- {escape(note)}" for note in notes)]) + "\n"
+
+
+def _verdict_rows(comparisons: Sequence[Comparison], pairs: bool) -> list[str]:
+    rows = [verdicts.row(c, pairs=pairs) | {"why": verdicts.why(c)} for c in comparisons]
+    left = ("verdict", "cell", "why")
+    return [
+        f"| {' | '.join(rows[0])} |",
+        "|" + "|".join("---" if name in left else "---:" for name in rows[0]) + "|",
+        *("| " + " | ".join(escape(text) for text in row.values()) + " |" for row in rows),
+    ]
 
 
 def _section(table: Table) -> list[str]:

@@ -16,16 +16,20 @@ from msgspec import Struct
 
 from gpubench import __version__
 from gpubench.analysis.cells import run_names, summarise
+from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column, Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import charts, headline, show
+from gpubench.report import charts, forest, headline, series, show, verdictpage, verdicts
+from gpubench.suite import Rule
 
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
 WORDS = ("backend", "precision", "device", "scenario", "scaling", "one replica owns", "answers")
 """Columns of short words that stay on one line."""
+
+SCRIPTS = ("page.js", "charts.js", "verdict.js", "samples.js")
 
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -63,34 +67,68 @@ def vega() -> str:
 
 
 def render(files: Sequence[RecordFile]) -> str:
-    """The whole page."""
+    """The whole page; of the two arms of an interleaved A/B, with the verdict on top."""
+    sides = verdicts.arms(files)
+    return render_comparison(*sides, compare(*sides)) if sides else _page(files, {}, {})
+
+
+def render_comparison(
+    base: RecordFile,
+    candidate: RecordFile,
+    comparisons: Sequence[Comparison],
+    *,
+    rule: Rule | None = None,
+    code: int | None = None,
+) -> str:
+    """The page of a comparison: the verdict and its evidence first, then both runs, folded.
+
+    ``rule``: the one that gave the verdicts; default: the A/B's own, or `compare`'s defaults.
+    ``code``: the exit code, where --fail-on made it another one.
+    """
+    rule = rule or verdicts.rule_of(base)
+    drawn = {"forest": forest.forest(comparisons, rule),
+             "behind": forest.behind(base, candidate, comparisons, rule)}  # fmt: skip
+    shown = verdictpage.context(base, candidate, comparisons, drawn, rule, code)
+    return _page([base, candidate], shown, drawn)
+
+
+def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(asset),
+    )  # fmt: skip
     summaries = summarise(files)
     drawn = charts.build(summaries)
+    samples = series.build(summaries)
+    drawn |= {"verdict": evidence or None, "samples": samples}
     headers = {name: f.header for name, f in zip(run_names(files), files, strict=True)}
-    commands = {name: show.command(header) for name, header in headers.items()}
+    commands = dict.fromkeys(show.command(header) for header in headers.values())
     of_cell = {s.key: show.command(headers[s.run], s.key) for s in reversed(summaries)}
     marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
-    return environment.from_string(asset("page.html.j2")).render(
-        title=show.title(files),
+    scripts = "\n".join(asset(name) for name in SCRIPTS)
+    some = bool(drawn["charts"] or samples["cells"] or evidence)
+    return environment.get_template("page.html.j2").render(
+        title=verdict.get("title", show.title(files)),
         version=__version__,
         # these four are ours or made safe above: the only text that is not escaped
         style=Markup(asset("style.css")),  # noqa: S704
-        script=Markup(asset("page.js")),  # noqa: S704
-        vega=Markup(vega() if drawn["charts"] else ""),  # noqa: S704
+        script=Markup(scripts),  # noqa: S704
+        vega=Markup(vega() if some else ""),  # noqa: S704
         data=Markup(safe_json(drawn)),  # noqa: S704
+        drawn=some,
+        verdict=verdict,
         runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
         winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
         counts=headline.counts(summaries),
         flags=marks,
         charts=drawn["charts"],
-        tables=[_table(t, of_cell) for t in of_cells(summaries)],
-        commands=commands,
+        tables=[table(t, of_cell) for t in of_cells(summaries)],
+        samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
+        commands=list(commands),
+        paired=all(header.pairing for header in headers.values()),
         fold=FOLD_ROWS,
     )
 
@@ -121,7 +159,7 @@ def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
     return [x for k, v in pairs for x in flatten(v, f"{path}.{k}" if path else k)]
 
 
-def _table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
+def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
     rows = [
         [_value(v, c, of_cell) for v, c in zip(row, table.columns, strict=True)]
         for row in table.rows

@@ -133,7 +133,10 @@ def command(header: Header, key: str = "KEY") -> str:
     """The command that measures one cell again: the run's own, with only this cell.
 
     Where its results went, other cells and ``--require`` (of backends it leaves out) are dropped.
+    Of an arm of an A/B: the command that compares again, as a cell alone has no rival.
     """
+    if header.pairing:
+        return _again(header, ("-o", "--output", "--resume", "--json"))
     return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
 
 
@@ -143,13 +146,15 @@ def resume(header: Header, out: str | Path) -> str:
 
 
 def _again(header: Header, drop: Sequence[str], *extra: str) -> str:
-    words = header.command
-    words = words[words.index("run") + 1 :] if "run" in words else [header.suite.name]
+    if header.command[:1] == ["pytest"]:
+        return shlex.join(header.command)
+    verb, words = "ab" if header.pairing else "run", header.command
+    words = words[words.index(verb) + 1 :] if verb in words else [header.suite.name]
     kept: dict[bool, list[str]] = {False: [], True: []}
     for name, group in _options(words):
         if name not in drop:
             kept[name == "--"] += group
-    return shlex.join(["gpubench", "run", *kept[False], *extra, *kept[True]])
+    return shlex.join(["gpubench", verb, *kept[False], *extra, *kept[True]])
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -160,7 +165,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             yield word, [word, *left]
         elif word.startswith("--"):
             name, attached, _ = word.partition("=")
-            alone = attached or name in ("--quiet", "--resume")
+            alone = attached or name in ("--quiet", "--resume", "--json")
             yield name, [word, *([] if alone else islice(left, 1))]
         elif word.startswith("-") and word != "-":
             rest = word[1:].lstrip("q")

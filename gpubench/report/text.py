@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+from msgspec import Struct
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -21,16 +24,22 @@ from gpubench.analysis.cells import (
     speedup,
     summarise,
 )
-from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison
+from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column, Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, show
+from gpubench.report import headline, show, verdicts
+from gpubench.suite import Rule
 from gpubench.units import percent
 
 _NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
 _TIMES = Column(name="speed-up", unit="x")
 _NO_INTERVALS = "1 repeat of every cell, so there are no intervals."
+NARROW = {
+    92: ("verdict", "cell", "effect"),
+    110: ("verdict", "cell", "baseline", "candidate", "effect"),
+}
+"""Below so many columns, these of a comparison's; the others move to a line of words."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
@@ -40,6 +49,9 @@ def render(files: Sequence[RecordFile]) -> str:
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    if sides := verdicts.arms(files):
+        console.print(comparison(compare(*sides), rule=verdicts.rule_of(sides[0])))
+        console.print()
     summaries = summarise(files)
     for line in headline.lines(summaries):
         console.print(Text(line))
@@ -150,27 +162,71 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
     return lines
 
 
-def comparison(comparisons: Sequence[Comparison]) -> RenderableType:
-    """Verdict first: the counts, then a row per cell, the most urgent verdicts on top."""
+def comparison(
+    comparisons: Sequence[Comparison],
+    *,
+    rule: Rule | None = None,
+    everything: bool = False,
+    code: int | None = None,
+) -> RenderableType:
+    """The verdict in one line, then a row per cell, worst first.
+
+    Unchanged rows are one line with their count, unless ``everything``. ``rule``: the one that
+    gave the verdicts (default: `Rule`'s own values, which are `compare`'s). ``code``: the exit
+    code, where --fail-on made it another one.
+    """
+    rule = rule or Rule()
+    worst = verdicts.ordered(comparisons)[0].verdict if comparisons else "MISSING"
+    head = Text(verdicts.headline(comparisons, rule), style=f"bold {STYLE[worst]}")
     if not comparisons:
-        return Text("MISSING: the two runs have nothing to compare", style="red")
-    order = list(VERDICTS)
-    rows = sorted(comparisons, key=lambda c: order.index(c.verdict))
-    count = Counter(c.verdict for c in rows)
-    head = ", ".join(f"{n} {name}" for name, n in count.items())
-    made = _grid("")
-    for name in ("verdict", "cell", "baseline", "candidate", "ratio", "repeats", "finds", "reason"):
-        left = name in ("verdict", "cell", "reason")
-        made.add_column(name, justify="left" if left else "right", overflow="fold")
-    for c in rows:
-        unit = _NS if c.metric.endswith("[ns]") else _RATE
-        ratio = Estimate(value=c.ratio, low=c.low, high=c.high)
-        found = show.NOTHING if c.smallest_detectable is None else percent(c.smallest_detectable)
-        made.add_row(
-            Text(c.verdict, style=STYLE[c.verdict]), Text(c.label), show.full(c.baseline, unit),
-            show.full(c.candidate, unit), show.full(ratio, _TIMES), f"{c.n[0]}, {c.n[1]}",
-            found, Text(c.reason),
-        )  # fmt: skip
-    note = "ratio: candidate / baseline; finds: the slowdown this would have found 95 times in 100"
-    notes = (Text(line, style="dim") for line in (note, CAVEAT))
-    return Group(Text(head, style=STYLE[rows[0].verdict]), made, *notes)
+        return head
+    pairs = verdicts.paired(comparisons)
+    changed, unchanged = verdicts.split(comparisons)
+    rows = _Rows(changed + (unchanged if everything else []), pairs)
+    parts: list[RenderableType] = [head, Text(_counts(comparisons))]
+    parts += [Text(), rows] if rows.comparisons else []
+    if unchanged:
+        text = verdicts.folded(unchanged, rule)
+        text += "" if everything else " (gpubench compare --all lists them)"
+        parts.append(Text(text, style=STYLE[verdicts.UNCHANGED]))
+    parts.append(Text())
+    notes = [*verdicts.notes(comparisons, rule, code), f"{verdicts.LEGEND}."]
+    return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def _counts(comparisons: Sequence[Comparison]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in verdicts.counts(comparisons).items())
+
+
+class _Rows(Struct, frozen=True):
+    """A line of numbers per cell, and why below it: sentences would break the columns."""
+
+    comparisons: list[Comparison]
+    pairs: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = [verdicts.row(c, pairs=self.pairs) for c in self.comparisons]
+        kept = next((k for least, k in NARROW.items() if options.max_width < least), tuple(rows[0]))
+        names = [name for name in rows[0] if name in kept]
+        more = [name for name in rows[0] if name not in kept]
+        widths = {n: max(cell_len(n), *(cell_len(row[n]) for row in rows)) for n in names}
+        others = sum(w + 2 for name, w in widths.items() if name != "cell")
+        widths["cell"] = max(20, min(widths["cell"], options.max_width - others))
+        yield _line({name: name for name in names}, widths, "bold", "bold")
+        for c, row in zip(self.comparisons, rows, strict=True):
+            yield _line(row, widths, "", STYLE[c.verdict])
+            reason = "" if c.verdict == verdicts.UNCHANGED else verdicts.why(c)  # said for all
+            notes = [f"{name} {row[name]}" for name in more if row[name] != show.NOTHING]
+            text = "; ".join([*notes, *([reason] if reason else [])])
+            if text:
+                yield Padding(Text(text, style="dim"), (0, 0, 0, 2))
+
+
+def _line(row: dict[str, str], widths: dict[str, int], style: str, first: str) -> Grid:
+    made = Grid.grid(padding=(0, 2, 0, 0))
+    for name, width in widths.items():
+        right = name not in ("verdict", "cell")
+        made.add_column(width=width, justify="right" if right else "left", overflow="fold")
+    texts = [Text(row[name], style=first if name == "verdict" else style) for name in widths]
+    made.add_row(*texts)
+    return made

@@ -215,6 +215,8 @@ class _Walk:
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
         self._pairs: dict[str, gate.Pairs] = {}
+        self._broken: set[str] = set()
+        """Cells of which an arm failed: they are not tried again."""
         self._apart: set[str] = set()
         """Cells whose two processes do not fit into memory together."""
         self._spent: list[float] = []
@@ -228,18 +230,17 @@ class _Walk:
         """All rounds."""
         self._prepare()
         self._pairs = {key: self._pairs.get(key, gate.Pairs()) for key in self._ready}
-        begin, stage, round_ = monotonic(), "", 0
+        begin, promised, round_ = monotonic(), ("", 0), 0
         while wanted := self._wanted(monotonic() - begin):
             if round_ and self._crew.apart:
                 self._crew.start()  # so that no pair shares a server's memory with another
-            now_in = next(iter(wanted.values()))[0]
-            if now_in != stage:
-                stage = now_in
+            stage = next(iter(wanted.values()))[0]
+            if promised != (promised := (stage, sum(n for _, n in wanted.values()))):
                 self._watcher.begin(2 * self._left(wanted))
             keys = sorted(wanted)
             random.Random(f"{self._job.seed}/{stage}/{round_}").shuffle(keys)  # noqa: S311
             for key in keys:
-                if key in self._pairs and self._open(key, stage, monotonic() - begin):
+                if self._open(key, stage, monotonic() - begin):
                     seconds = self._left(wanted) * (sum(self._spent) / max(1, len(self._spent)))
                     self._pair(key, "screen" if stage == "screen" else "confirm", seconds)
             round_ += 1
@@ -249,11 +250,13 @@ class _Walk:
         return sum(max(0, n - self._have(key, stage)) for key, (stage, n) in wanted.items())
 
     def _have(self, key: str, stage: str) -> int:
-        pairs = self._pairs.get(key, gate.Pairs())
+        pairs = self._pairs[key]
         return len(pairs.screen if stage == "screen" else pairs.confirm)
 
     def _open(self, key: str, stage: str, elapsed: float) -> bool:
-        """Whether the budget allows another pair."""
+        """Whether the cell is sound and the budget allows another pair of it."""
+        if key in self._broken:
+            return False
         have, rule, budget = self._have(key, stage), self._job.rule, self._job.budget_s
         if stage == "confirm":
             return elapsed < budget
@@ -264,13 +267,18 @@ class _Walk:
         """What the rule asks for, as far as the budget goes."""
         rule = self._job.rule
         wanted = gate.wanted(self._pairs, rule)
-        allowed = {k: v for k, v in wanted.items() if self._open(k, v[0], elapsed)}
-        if allowed or elapsed >= self._job.budget_s:
-            return allowed
-        # Screening has used up its share: what is flagged by now is measured again.
+        wanted = {k: v for k, v in wanted.items() if self._open(k, v[0], elapsed)}
+        if wanted or elapsed >= self._job.budget_s:
+            return wanted
+        # Screening has used up its share of the budget, or waits for a cell that broke: what is
+        # flagged by now is measured again. A broken cell counts, as it does for the verdicts.
         flagged = [k for k, pairs in self._pairs.items() if gate.direction(pairs, rule)]
         sizes = {k: gate.confirm_size(self._pairs[k], len(flagged), rule) for k in flagged}
-        return {k: ("confirm", n) for k, n in sizes.items() if self._have(k, "confirm") < n}
+        return {
+            k: ("confirm", n)
+            for k, n in sizes.items()
+            if k not in self._broken and self._have(k, "confirm") < n
+        }
 
     def _prepare(self) -> None:
         found: dict[Arm, dict[str, Ready]] = {arm: {} for arm in ARMS}
@@ -328,7 +336,7 @@ class _Walk:
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
             pair = pair_of(records["baseline"], records["candidate"])
         if pair is None:
-            del self._pairs[key]  # it is not tried again
+            self._broken.add(key)
         else:
             self._note(key, stage, pair)
 

@@ -82,6 +82,7 @@ class Agent:
         team = self._team(request, request.policy.timeout_s, request.cell.replicas)
         try:
             with _telemetry(request, team.pids) as telemetry:
+                team.telemetry = telemetry
                 answers = team.answers(self._closed, self._emit)
             return answers if isinstance(answers, Failure) else _done(answers, telemetry)
         finally:
@@ -229,7 +230,10 @@ class _Team:
         self._release()
 
     def _release(self) -> None:
-        text = msgspec.json.encode(Go(perf_counter_ns() + BARRIER_DELAY_NS))
+        at = perf_counter_ns() + BARRIER_DELAY_NS
+        if self.telemetry and self.barrier in ("warm", "again"):
+            self.telemetry.turn(at)
+        text = msgspec.json.encode(Go(at))
         for pipe in self._pipes:
             try:
                 pipe.send_bytes(text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
 
-from gpubench.suite import Cell
+from gpubench.measure.protocol import Measured, measure, warm_up
+from gpubench.suite import Cell, Policy
 
 
 class VirtualClock:
@@ -81,3 +82,20 @@ def make_cell(**changes: Any) -> Cell:
         "boundary": "compute",
     }
     return Cell(**(values | changes))
+
+
+def replay(durations_ns: Iterable[float]) -> Iterator[float]:
+    """Durations drawn beforehand; a clear end, for a generator that ends would pass for others."""
+    yield from durations_ns
+    raise AssertionError("the trace was shorter than the protocol wanted")
+
+
+def run_repeat(durations_ns: Iterable[float], policy: Policy) -> Measured:
+    """One repeat of a latency cell as a worker measures it: warm up, then sample."""
+    clock = VirtualClock(reading_ns=1)
+    session = VirtualSession(clock, replay(durations_ns))
+    sampler = warm_up(session, _NO_IMAGES, _CELL, policy, clock)
+    return measure(sampler, policy, clock)
+
+
+_CELL, _NO_IMAGES = make_cell(), np.zeros((1, 3, 4, 4), np.float32)

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench import report
-from tests.report import make
+from gpubench.analysis.compare import compare
+from gpubench.record import RecordFile
+from gpubench.report import page
+from tests.report import make, make_pairs
 from tests.report.browser import Browser, executable
-from tests.report.test_report import hostile
+from tests.report.test_report import HOSTILE, hostile
 
 pytestmark = pytest.mark.skipif(
     executable() is None, reason="no Chromium on the PATH: apt-get install chromium"
@@ -26,7 +30,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def show(browser: Browser, path: Path, files: list) -> None:
-    path.write_text(report.render(files, "html"), encoding="utf-8")
+    show_page(browser, path, report.render(files, "html"))
+
+
+def show_page(browser: Browser, path: Path, made: str) -> None:
+    path.write_text(made, encoding="utf-8")
     browser.events.clear()
     browser.open(path.as_uri())
     browser.evaluate("window.ready")
@@ -43,6 +51,17 @@ def troubles(browser: Browser) -> list[object]:
         elif event["method"] == "Log.entryAdded" and params["entry"]["level"] == "error":
             bad.append(params["entry"])
     return bad
+
+
+def settle(browser: Browser, action: str) -> None:
+    """Do it, and wait until what it draws is drawn."""
+    browser.evaluate(action)
+    browser.evaluate("new Promise(done => setTimeout(done, 100))")
+    browser.evaluate("window.ready")
+
+
+def count(browser: Browser, selector: str) -> int:
+    return int(browser.evaluate(f"document.querySelectorAll({selector!r}).length"))
 
 
 def requests(browser: Browser) -> set[str]:
@@ -102,4 +121,99 @@ def test_phone_has_no_sideways_scroll_and_print_is_a_pdf(browser, tmp_path):
     show(browser, tmp_path / "phone.html", [make.realistic(samples=60)])
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
     assert browser.pdf().startswith(b"%PDF")
+    assert troubles(browser) == []
+
+
+@pytest.fixture(scope="module")
+def session() -> tuple[RecordFile, RecordFile]:
+    cells = make.grid(backends=("torch-eager", "openvino"), batches=(1, 4, 16), replicas=(1,))
+    effect = {n: 0.1 + 0.01 * n for n in range(8)} | {8: -0.2}
+    return make_pairs.arms(cells, effect=effect, sd=0.01, seed=3)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_comparison_draws_its_effects_and_pairs_and_the_runs_when_opened(
+    browser, tmp_path, session, scheme
+):
+    path = tmp_path / "ab.html"
+    browser.view(1280, 900, scheme)
+    show(browser, path, list(session))
+    assert count(browser, "#forest svg") == 1
+    assert count(browser, "#forest .mark-symbol path") == 12
+    said = browser.evaluate("document.querySelector('#forest').textContent")
+    assert "torch-eager fp32 b16 x1 throughput" in said
+    assert count(browser, "#behind details") == 9
+    assert count(browser, "#behind details[open] svg.marks") == 6
+    settle(browser, "[...document.querySelectorAll('#behind details')].at(-1).open = true")
+    assert count(browser, "#behind svg.marks") == 7
+
+    assert count(browser, "#runs svg.marks") == 0
+    settle(browser, "document.querySelector('nav a[href=\"#runs\"]').click()")
+    assert browser.evaluate("document.getElementById('runs').open")
+    assert count(browser, "#charts svg.marks") == 3  # one replica: nothing scales
+
+    rows = "[...document.querySelectorAll('#cells tbody tr')].filter(r => r.checkVisibility())"
+    assert browser.evaluate(f"{rows}.length") == 9
+    box = "document.querySelector('#cells input')"
+    browser.evaluate(f"{box}.value = 'equivalent'; {box}.dispatchEvent(new Event('input'))")
+    assert browser.evaluate(f"{rows}.length") == 3
+    assert browser.evaluate("document.querySelector('#cells .shown').textContent") == "3 of 12 rows"
+
+    first = "document.querySelector('#cells tbody').rows[0].cells[4].dataset.v"
+    before = float(browser.evaluate(first))
+    browser.evaluate("document.querySelectorAll('#cells th button')[4].click()")
+    assert float(browser.evaluate(first)) < 0 < before
+    assert troubles(browser) == []
+    assert requests(browser) == {path.as_uri()}
+
+
+def test_long_forest_is_drawn_in_full_when_asked_for(browser, tmp_path):
+    cells = make.grid(backends=("torch-eager",), batches=tuple(range(1, 46)), replicas=(1,),
+                      scenarios=("latency",))  # fmt: skip
+    browser.view(1280, 900)
+    show(browser, tmp_path / "long.html", list(make_pairs.arms(cells, pairs=4, samples=5)))
+    assert count(browser, "#forest .mark-symbol path") == 40
+    said = browser.evaluate("document.querySelector('#forest-all').textContent")
+    assert said == "Draw all 45 cells (the first 40 are drawn)"
+    settle(browser, "document.querySelector('#forest-all').click()")
+    assert count(browser, "#forest .mark-symbol path") == 45
+    assert not browser.evaluate("document.querySelector('#forest-all').checkVisibility()")
+    assert troubles(browser) == []
+
+
+def test_comparison_on_a_phone_and_with_hostile_labels(browser, tmp_path, session):
+    browser.view(390, 844)
+    show(browser, tmp_path / "phone.html", list(session))
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    labels = browser.evaluate("document.querySelector('#forest').textContent")
+    assert "torch-eager fp32 b16 x1throughput" in labels.replace("\n", "")  # two lines
+    found = [replace(c, label=HOSTILE, reason=HOSTILE) for c in compare(*session)]
+    show_page(browser, tmp_path / "evil.html", page.render_comparison(*session, found))
+    assert count(browser, "img") == 0
+    assert count(browser, "#forest .mark-symbol path") == 12
+    assert browser.pdf().startswith(b"%PDF")
+    assert troubles(browser) == []
+
+
+def test_samples_are_drawn_when_their_cell_is_opened(browser, tmp_path):
+    file = make.run([make.cell(device="cuda", replicas=2), make.cell()], samples=60)
+    times = [0.1 * n for n in range(6)]
+    series = {"t_s": times, "sm_mhz": [1980.0] * 5 + [1500.0], "temperature_c": [60] * 6}
+    telemetry = {"gpus": [make.GPU | {"index": n, "series": series} for n in range(2)],
+                 "turns_s": [0.0]}  # fmt: skip
+    records = [
+        replace(r, telemetry=telemetry) if r.cell.device == "cuda" else r for r in file.records
+    ]
+    browser.view(1280, 900)
+    show(browser, tmp_path / "samples.html", [replace(file, records=records)])
+    assert count(browser, "#samples svg.marks") == 0
+    opened = "document.querySelectorAll('#samples .item')[{}].open = true"
+    settle(browser, opened.format(0))
+    assert count(browser, "#samples svg.marks") == 3
+    said = browser.evaluate("document.querySelector('#samples .item').textContent")
+    for text in ("one batch (ms)", "SM clock (MHz)", "temperature (\u00b0C)", "repeat 2"):
+        assert text in said
+    assert count(browser, "#samples .item:first-child .mark-line path") == 3 * 2 * 3
+    settle(browser, opened.format(1))
+    assert count(browser, "#samples svg.marks") == 4
     assert troubles(browser) == []

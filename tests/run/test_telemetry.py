@@ -207,3 +207,49 @@ def test_cpu_flags(
     seen = Telemetry([], [0], set)
     assert seen.flags() == flags
     assert not seen.invalid
+
+
+def test_a_series_is_kept_from_the_first_turn_on(tmp_path: Path) -> None:
+    clocks = iter([*[1980, 2619] * 20, *[1755, 2619] * 1000])
+    nvml = FakeNvml(GPU, **{CLOCKS: lambda: next(clocks)})
+    with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.05)
+        begin = time.perf_counter_ns()
+        seen.turn(begin)
+        time.sleep(0.2)
+        seen.turn(begin + 150_000_000)
+    found = seen.result()
+    assert found["turns_s"] == pytest.approx([0, 0.15])
+    series = found["gpus"][0]["series"]
+    assert set(series) == {"t_s", "sm_mhz", "temperature_c"}
+    assert len(series["t_s"]) == len(series["sm_mhz"]) == len(series["temperature_c"])
+    assert 0 <= series["t_s"][0] < series["t_s"][-1] <= found["seconds"]
+    assert series["t_s"] == sorted(series["t_s"])
+    assert series["sm_mhz"][-1] == 1755
+    assert set(series["temperature_c"]) == {60}
+
+
+def test_without_a_turn_there_is_no_series(tmp_path: Path) -> None:
+    found = observe(tmp_path).result()
+    assert found["turns_s"] == []
+    assert "series" not in found["gpus"][0]
+
+
+def test_what_is_not_offered_is_missing_in_the_series_too(tmp_path: Path) -> None:
+    nvml = FakeNvml(GPU, nvmlDeviceGetTemperature=NotSupported)
+    with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        seen.turn(time.perf_counter_ns())
+        time.sleep(0.05)
+    series = seen.result()["gpus"][0]["series"]
+    assert set(series["temperature_c"]) == {None}
+    assert set(series["sm_mhz"]) == {1410}
+
+
+@pytest.mark.parametrize("n", [0, 1, 119, 120, 121, 1000, 5000])
+def test_a_long_series_is_thinned_to_its_lowest_clocks(n: int) -> None:
+    readings = [(float(t), 1980.0 - (t == n // 2) * 500, 60.0) for t in range(n)]
+    kept = telemetry.thinned(readings)
+    assert len(kept) <= telemetry.SERIES
+    assert kept == sorted(set(kept) & set(readings))
+    assert len(kept) >= min(n, telemetry.SERIES // 2)
+    assert n == 0 or min(clock for _, clock, _ in kept if clock) == 1480

@@ -1,5 +1,5 @@
 "use strict";
-(() => {
+const gpubench = (() => {
   const $ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   // ---- tables: sort by header button, filter by words -------------------------------------
@@ -33,7 +33,7 @@
     button.addEventListener("click", () => sortBy(button.closest("th"))));
 
   $(".filter input").forEach((input) => {
-    const section = input.closest("section"), rows = $("tbody tr", section);
+    const section = input.closest("section"), rows = $("tbody tr, .item", section);
     const texts = rows.map((row) => row.textContent.toLowerCase());
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -44,8 +44,7 @@
       });
       const all = rows.length;
       $(".shown", section)[0].textContent = shown < all ? `${shown} of ${all} rows` : `${all} rows`;
-      const fold = $("details", section)[0];
-      if (fold && words.length) fold.open = true;
+      if (words.length) $("details.fold", section).forEach((fold) => { fold.open = true; });
     });
   });
 
@@ -72,100 +71,49 @@
     setTimeout(() => { button.textContent = before; delete button.dataset.busy; }, 1200);
   });
 
-  const folded = () => $("details:not([open])");
+  // on demand: a chart for each of hundreds of cells, which nobody prints
+  const folded = () => $("details:not([open], .ondemand)");
   let opened = [];
   addEventListener("beforeprint", () => { opened = folded(); opened.forEach((d) => { d.open = true; }); });
   addEventListener("afterprint", () => opened.forEach((d) => { d.open = false; }));
 
-  // ---- charts -----------------------------------------------------------------------------
+  // a link to what lies in a closed fold opens it
+  function reveal() {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let fold = target && target.closest("details"); fold; fold = fold.parentElement.closest("details")) {
+      fold.open = true;
+    }
+    if (target && target.tagName === "DETAILS") target.open = true;
+    if (target) target.scrollIntoView();
+  }
+  addEventListener("hashchange", reveal);
+
+  // ---- charts: each is drawn when it is first to be seen ------------------------------------
   const source = document.getElementById("data");
-  if (!source) return;
-  const { series, groups, charts } = JSON.parse(source.textContent);
-  const hidden = new Set(), views = new Map();
-  const state = { group: 0, replicas: null, what: null };
+  const data = source ? JSON.parse(source.textContent) : {};
+  let waiting = [];
+  const started = [];
 
-  const options = (field) => {
-    const seen = new Map();
-    charts.filter((c) => c.by === field).forEach((c) => c.points.forEach((p) => {
-      if (p.group === state.group) seen.set(p[field], p.rank ?? [p[field]]);
-    }));
-    const order = ([, a], [, b]) => a.reduce((d, v, i) => d || v - b[i], 0);
-    return [...seen].sort(order).map(([value]) => value);
-  };
-
-  function choice(name, values, label, pick) {
-    if (values.length < 2) return;
-    const box = document.createElement("label"), select = document.createElement("select");
-    values.forEach((value, i) => select.append(new Option(label(value), i)));
-    select.value = values.indexOf(state[name]);
-    select.dataset.name = name;
-    select.addEventListener("change", () => pick(values[select.value]));
-    box.append({ group: "Workload ", replicas: "Replicas ", what: "Scaling " }[name], select);
-    document.getElementById("controls").append(box);
+  function lazy(element, draw) {
+    waiting.push([element, draw]);
   }
 
-  function controls() {
-    document.getElementById("controls").replaceChildren();
-    for (const field of ["replicas", "what"]) {
-      const values = options(field);
-      if (!values.includes(state[field])) state[field] = values[0] ?? null;
-    }
-    choice("group", groups.map((_, i) => i), (i) => groups[i], (i) => {
-      state.group = i;
-      controls();
-      draw();
-    });
-    for (const field of ["replicas", "what"]) {
-      choice(field, options(field), String, (value) => { state[field] = value; draw(); });
-    }
+  function flush() {
+    const seen = ([element]) => !element.closest("details:not([open])");
+    const now = waiting.filter(seen);
+    waiting = waiting.filter((item) => !seen(item));
+    now.forEach(([element, draw]) => { element.dataset.drawn = "1"; started.push(draw(element)); });
   }
+  document.addEventListener("toggle", flush, true);
 
-  const PATHS = { "circle": "M7 2a5 5 0 1 0 .01 0z", "square": "M2.5 2.5h9v9h-9z", "triangle-up": "M7 2l5 9.5H2z",
-    "diamond": "M7 1l5 6-5 6-5-6z", "triangle-down": "M7 12L2 2.5h10z", "triangle-right": "M12 7L2.5 2v10z" };
-
-  function legend() {
-    const box = document.getElementById("series");
-    series.forEach((look) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.innerHTML = '<svg width="14" height="14" aria-hidden="true"><path/></svg>';
-      const path = button.querySelector("path");
-      path.setAttribute("d", PATHS[look.shape]);
-      path.style.fill = look.colour;
-      button.append(look.name);
-      button.setAttribute("aria-pressed", "true");
-      button.addEventListener("click", () => {
-        hidden.has(look.name) ? hidden.delete(look.name) : hidden.add(look.name);
-        button.setAttribute("aria-pressed", String(!hidden.has(look.name)));
-        draw();
-      });
-      box.append(button);
-    });
-  }
-
-  const chosen = (chart) => chart.points.filter((p) =>
-    p.group === state.group && p[chart.by] === state[chart.by] && !hidden.has(p.series));
-
-  function draw() {
-    for (const chart of charts) {
-      const many = new Set(chart.points.map((p) => p[chart.by])).size > 1;
-      const value = state[chart.by];
-      const text = chart.by === "what" ? value : `${value} replica${value === 1 ? "" : "s"}`;
-      document.getElementById(`about-${chart.id}`).textContent = many && value !== null ? `(${text})` : "";
-      const view = views.get(chart.id);
-      if (view) view.data("points", chosen(chart)).resize().runAsync();
-    }
-  }
-
-  legend();
-  controls();
-  draw();
-  window.ready = Promise.all(charts.map(async (chart) => {
-    const at = `#chart-${chart.id}`;
-    const spec = { ...chart.spec, data: { name: "points", values: chosen(chart) } };
-    const { view } = await vegaEmbed(at, spec, { actions: false, renderer: "svg", defaultStyle: false,
+  async function embed(element, spec) {
+    const { view } = await vegaEmbed(element, spec, { actions: false, renderer: "svg", defaultStyle: false,
       logLevel: 1,  // an empty selection is no news: errors only
       tooltip: { disableDefaultStyle: true } });
-    views.set(chart.id, view);
-  })).then(() => { document.body.dataset.ready = "1"; });
+    return view;
+  }
+
+  Object.defineProperty(window, "ready", { get: () => Promise.all(started).then(() => started.length) });
+  addEventListener("DOMContentLoaded", () => { reveal(); flush(); });
+  return { $, data, lazy, embed };
 })();

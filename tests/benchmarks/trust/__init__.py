@@ -1,4 +1,4 @@
-"""The promises of gpubench, shown by simulation: the real code judges, only the machine is not real.
+"""The promises of gpubench, put to the test: by simulation, and on a real machine.
 
-`python -m tests.benchmarks.trust.simulate` writes the whole table again, from seeds.
+`python -m tests.benchmarks.trust.simulate` writes the simulated part again, from seeds.
 """

@@ -1,0 +1,294 @@
+"""The two arms of one interleaved A/B -> one verdict per pair of cells.
+
+Records are joined into pairs of processes here; what the pairs say is `gate.judge`'s to decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench import samples
+from gpubench.analysis import gate
+from gpubench.analysis.cells import Summary, summarise
+from gpubench.analysis.verdicts import MACHINE, Comparison, failures, lost
+from gpubench.errors import InputError
+from gpubench.record import Record, RecordFile
+from gpubench.samples import Samples
+from gpubench.suite import Cell, Rule
+from gpubench.units import percent
+
+SPOILT_SHARE = 0.25
+"""More pairs than this with a flag of `MACHINE` forbid a verdict."""
+
+
+def of_one_session(base: RecordFile, candidate: RecordFile) -> bool:
+    """Whether these are two arms of the same interleaved A/B."""
+    a, b = base.header.pairing, candidate.header.pairing
+    return a is not None and b is not None and a.session == b.session
+
+
+def compare(
+    base: RecordFile,
+    candidate: RecordFile,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+) -> list[Comparison]:
+    """Every pair of planned cells, judged by the rule that the pairs were measured for.
+
+    ``delta`` and ``alpha`` may only repeat it: the rule fixed which cells were measured again, and
+    how often. Pairs that both arms skipped are left out. Raises InputError for arms that do not
+    fit together.
+    """
+    rule = _rule(base, candidate, delta, alpha)
+    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
+    planned = zip(base.header.planned, candidate.header.planned, strict=True)
+    matches = [_Match(first[b.key], second[c.key]) for b, c in planned]
+    kept = [m for m in matches if not (_skipped(m.baseline) and _skipped(m.candidate))]
+    joined = {str(n): _join(m) for n, m in enumerate(kept) if not lost(m.baseline, m.candidate)}
+    pairs = {key: _pairs(both) for key, both in joined.items()}
+    said = gate.judge(pairs, rule)
+    rows = []
+    for n, match in enumerate(kept):
+        row, key = _blank(match), str(n)
+        if key in said:
+            # those that the verdict is about: fresh pairs of a cell that the screen flagged
+            fresh = len(pairs[key].confirm) > 1 and gate.direction(pairs[key], rule) != 0
+            used = [x for x in joined[key] if x.confirms == fresh]
+            row = _doubted(_judged(row, said[key], used, match), match, used)
+        rows.append(row)
+    return rows
+
+
+class _Match(Struct, frozen=True):
+    """A planned pair of cells."""
+
+    baseline: Summary
+    candidate: Summary
+
+    @property
+    def rates(self) -> bool:
+        return by_rate(self.baseline.cell, self.candidate.cell)
+
+
+class _Both(Struct, frozen=True):
+    """One pair of processes, both of which ended well."""
+
+    confirms: bool
+    values: tuple[float | None, float | None]
+    """ns per batch, or images/s."""
+    pair: gate.Pair | None
+    """None where a value is missing."""
+    flags: frozenset[str]
+
+
+def _rule(
+    base: RecordFile, candidate: RecordFile, delta: float | None, alpha: float | None
+) -> Rule:
+    a, b = base.header.pairing, candidate.header.pairing
+    if a is None or b is None or (a.arm, b.arm) != ("baseline", "candidate"):
+        raise InputError(
+            f"{base.path} and {candidate.path} belong to one A/B: give its baseline first, then "
+            "its candidate"
+        )
+    n, m = len(base.header.planned), len(candidate.header.planned)
+    if n != m or a.rule != b.rule:
+        raise InputError(
+            f"{base.path} and {candidate.path} belong to one A/B, but plan {n} and {m} cells"
+            f"{'' if a.rule == b.rule else ', by different rules'}: measure again"
+        )
+    for name, asked, used in (("delta", delta, a.rule.delta), ("alpha", alpha, a.rule.alpha)):
+        if asked is not None and asked != used:
+            raise InputError(
+                f"{name} {asked:g}: this A/B was measured for {used:g}, which fixed its numbers of "
+                f"pairs; leave {name} out, or measure again with the other one"
+            )
+    return a.rule
+
+
+def _skipped(s: Summary) -> bool:
+    return s.status in ("unavailable", "unsupported")
+
+
+# ------------------------------------------------------------------------------ pairs
+
+
+def _join(match: _Match) -> list[_Both]:
+    """Repeats that ended well in both arms, in the order measured."""
+    first, second = (
+        s.rates if match.rates else s.medians for s in (match.baseline, match.candidate)
+    )
+    before = {r.repeat: r for r in match.baseline.records if r.status == "ok"}
+    return [
+        _both(before[r.repeat], r, (first.get(r.repeat), second.get(r.repeat)))
+        for r in match.candidate.records
+        if r.status == "ok" and r.repeat in before
+    ]
+
+
+def _pairs(both: Sequence[_Both]) -> gate.Pairs:
+    def of(confirms: bool) -> list[gate.Pair]:
+        return [x.pair for x in both if x.pair and x.confirms == confirms]
+
+    return gate.Pairs(screen=of(False), confirm=of(True))
+
+
+def pair_of(baseline: Record, candidate: Record) -> gate.Pair | None:
+    """What two processes of one pair say; None unless both have a good result."""
+    if baseline.status != "ok" or candidate.status != "ok":
+        return None
+    both = (baseline, candidate)
+    rates = by_rate(baseline.cell, candidate.cell)
+    before, after = (r.images_per_s() if rates else r.median_ns() for r in both)
+    return _both(baseline, candidate, (before, after)).pair
+
+
+def _both(baseline: Record, candidate: Record, values: tuple[float | None, float | None]) -> _Both:
+    before, after = values
+    flags = frozenset((*baseline.flags, *candidate.flags))
+    pair = None
+    if before and after:
+        d = math.log(after / before)
+        pair = gate.Pair(
+            d=-d if by_rate(baseline.cell, candidate.cell) else d,
+            trends=(_trend(baseline), _trend(candidate)),
+            unsteady=not flags.isdisjoint(("DRIFT", "NO-STEADY-STATE")),
+        )
+    return _Both(candidate.stage == "confirm", values, pair, flags)
+
+
+def by_rate(baseline: Cell, candidate: Cell) -> bool:
+    """Whether two cells are compared by images/s.
+
+    They are in the throughput scenario, and where one batch is not the same work in both: a
+    latency of batch 1 against one of batch 8 says nothing, images/s completed does.
+    """
+    return "latency" not in (baseline.scenario, candidate.scenario) or _unlike(baseline, candidate)
+
+
+def _unlike(baseline: Cell, candidate: Cell) -> bool:
+    return (baseline.scenario, baseline.batch_size) != (candidate.scenario, candidate.batch_size)
+
+
+def _trend(record: Record) -> float:
+    """log(late cost / early cost) within one process.
+
+    Its second turn against its first; of a single turn, the second half against the first.
+    """
+    visits = record.visits
+    if len(visits) == 2:
+        turns = [_turn(v, record.cell) for v in visits]
+        if all(turns):
+            return math.log(turns[1] / turns[0])
+    early: list[float] = []
+    late: list[float] = []
+    for s, inside in zip(visits[0], samples.window_slices(visits[0]), strict=True):
+        spans = s.durations_ns[inside]
+        half = len(spans) // 2
+        early += [d / s.iterations for d in spans[:half]]
+        late += [d / s.iterations for d in spans[len(spans) - half :]]
+    return math.log(median(late) / median(early)) if early and median(early) > 0 else 0.0
+
+
+def _turn(visit: list[Samples], cell: Cell) -> float:
+    """Cost of one turn; 0 where it cannot be computed."""
+    if cell.scenario == "throughput":
+        rate = sum(samples.rates(visit, cell.batch_size))
+        return 1 / rate if rate else 0.0
+    return median(samples.latencies_ns(visit) or [0.0])
+
+
+# ------------------------------------------------------------------------------ rows
+
+
+def _blank(match: _Match) -> Comparison:
+    """What is known without a pair; MISSING where a side has no result."""
+    b, c = match.baseline, match.candidate
+    metric = "images/s" if match.rates else "p50 [ns]"
+    if _unlike(b.cell, c.cell):
+        what = "batch sizes" if b.cell.scenario == c.cell.scenario else "scenarios"
+        metric += f" ({what} differ)"
+    code, reason = lost(b, c) or ("", "")
+    return Comparison(
+        key=c.key, label=label(b.cell, c.cell), metric=metric, verdict="MISSING", code=code,
+        reason=reason, baseline_key="" if b.key == c.key else b.key,
+    )  # fmt: skip
+
+
+def _judged(
+    row: Comparison, said: gate.Verdict, used: Sequence[_Both], match: _Match
+) -> Comparison:
+    """With the verdict, and the metric of both arms over the pairs that it rests on."""
+    row = replace(
+        row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
+        n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
+        smallest_detectable=said.smallest_detectable,
+    )  # fmt: skip
+    values = [x.values for x in used if x.pair]
+    if not values:
+        return row
+    before, after = (
+        math.exp(fmean(math.log(v) for v in side if v)) for side in zip(*values, strict=True)
+    )
+    low, high = None, None
+    bounds = said.effect.interval() if said.effect else None
+    if bounds:
+        sign = -1 if match.rates else 1  # the effect is one of cost
+        low, high = sorted(math.exp(sign * bound) for bound in bounds)
+    return replace(row, baseline=before, candidate=after, ratio=after / before, low=low, high=high)
+
+
+def _doubted(row: Comparison, match: _Match, used: Sequence[_Both]) -> Comparison:
+    """With what stands against the verdict of the pairs."""
+    broke = failures(match.baseline, match.candidate)
+    if broke and row.verdict == "REGRESSED":
+        return replace(row, reason=f"{row.reason}; {broke}")
+    if broke:
+        return replace(row, verdict="MISSING", code="failed", reason=broke)
+    spoilt = {f: fmean(f in x.flags for x in used) for f in MACHINE if used}
+    flags = [f"{flag} in {percent(s, 0)}" for flag, s in spoilt.items() if s > SPOILT_SHARE]
+    if flags:
+        reason = f"{', '.join(flags)} of the pairs; else {row.verdict}: {row.reason}"
+        return replace(row, verdict="INCONCLUSIVE", code="invalid-machine", reason=reason)
+    return row
+
+
+# ------------------------------------------------------------------------------ labels
+
+
+def label(baseline: Cell, candidate: Cell) -> str:
+    """The candidate's label, with 'old -> new' wherever the baseline's cell differs.
+
+    'torch-eager -> onnxruntime fp32 b1 x1 latency'. Options belong to a backend, so those of two
+    backends stand with their names.
+    """
+    if baseline == candidate:
+        return candidate.label
+    same = baseline.backend == candidate.backend
+    words = [
+        old if old == new else f"{old} -> {new}"
+        for old, new in zip(_words(baseline, same), _words(candidate, same), strict=True)
+    ]
+    if (baseline.boundary, candidate.boundary) == ("compute", "compute"):
+        words.pop()  # as in Cell.label
+    for name in sorted({*baseline.options, *candidate.options}) if same else ():
+        old, new = (str(c.options.get(name, "unset")) for c in (baseline, candidate))
+        words.append(f"{name}={new}" if old == new else f"{name}={old} -> {new}")
+    unseen = [
+        f"{name} {old} -> {new}"
+        for name in ("model", "weights", "images", "device", "cores")
+        if (old := getattr(baseline, name)) != (new := getattr(candidate, name))
+    ]
+    return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
+
+
+def _words(c: Cell, same: bool) -> list[str]:
+    """The boundary comes last. ``same``: the arms' backends, so that options are told apart."""
+    options = "" if same else ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
+    backend = f"{c.backend} ({options})" if options else c.backend
+    return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}", c.scenario, c.boundary]

@@ -1,0 +1,254 @@
+"""What pytest calls. Loaded in every pytest run where gpubench is installed: imports pytest only.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from gpubench.pytest_plugin.bench import Bench
+    from gpubench.pytest_plugin.result import Result
+    from gpubench.pytest_plugin.together import Wanted
+
+FIXTURE = "gpubench"
+NO_BENCHMARK = (
+    "gpubench measures through pytest-benchmark, which is not active here: "
+    "pip install pytest-benchmark, or leave out '-p no:benchmark'"
+)
+_BENCH = pytest.StashKey["Bench"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gpubench", "gpubench: image classification, measured")
+    group.addoption(
+        "--gpubench-repeats",
+        type=_positive,
+        metavar="N",
+        help="Fresh-process repeats of every cell, instead of what suites say.",
+    )
+    group.addoption(
+        "--gpubench-cache-dir",
+        type=_path,
+        metavar="DIR",
+        help="Where weights, exports and engines are kept; default: the user's cache directory.",
+    )
+    group.addoption(
+        "--gpubench-records",
+        type=_path,
+        metavar="DIR",
+        help="Keep each suite's records in DIR/SUITE, for 'gpubench report' and 'compare'.",
+    )
+    group.addoption(
+        "--gpubench-require",
+        type=_words,
+        metavar="NAMES",
+        default=(),
+        help="Backends, comma-separated, whose skip is a failure.",
+    )
+    parser.addini(
+        "gpubench_suites",
+        type="args",
+        default=[],
+        help="Patterns of suite files to collect from directories, such as suites/*.toml.",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()  # a test may change the working directory
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "gpubench(suite, **overrides): what the test's fixture `gpubench` measures. Overrides are "
+        "keys of the suite's workload, axes and policy, such as backend='onnxruntime'",
+    )
+
+
+def bench_of(config: pytest.Config) -> Bench:
+    """The one `Bench` of this pytest run, made when first needed."""
+    if _BENCH not in config.stash:
+        from gpubench.pytest_plugin.bench import Bench
+
+        config.stash[_BENCH] = Bench(config)
+    return config.stash[_BENCH]
+
+
+# ------------------------------------------------------------------------------ collecting
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile | None:
+    if file_path.suffix != ".toml":
+        return None
+    patterns = parent.config.getini("gpubench_suites")
+    if parent.session.isinitpath(file_path) or any(file_path.match(p) for p in patterns):
+        return SuiteFile.from_parent(parent, path=file_path)
+    return None
+
+
+class SuiteFile(pytest.File):
+    """A suite: one test a cell."""
+
+    def collect(self) -> Iterator[CellItem]:
+        path = str(self.path)
+        for wanted in _want(self.config, lambda bench: bench.want(path, {}), self.CollectError):
+            yield CellItem.from_parent(
+                self, name=wanted.name, callobj=answers_are_right, wanted=wanted
+            )
+
+
+def answers_are_right(gpubench: Result) -> None:
+    """The test of a cell; `pytest_pyfunc_call` has asserted everything by now."""
+
+
+class CellItem(pytest.Function):
+    """A test that has no code of its own."""
+
+    def __init__(self, *, wanted: Wanted, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.wanted = wanted
+        self.add_marker("gpubench")  # for "-m gpubench"
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, self.wanted.cell.label  # the headline of a failure
+
+
+def _want(
+    config: pytest.Config,
+    ask: Callable[[Bench], list[Wanted]],
+    refuse: Callable[[str], BaseException],
+) -> list[Wanted]:
+    if not config.pluginmanager.has_plugin("pytest-benchmark"):
+        raise refuse(NO_BENCHMARK)
+    from gpubench.errors import GpubenchError
+
+    try:
+        return ask(bench_of(config))
+    except GpubenchError as error:
+        raise refuse(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A marked test runs once for each cell of what its mark says."""
+    definition = metafunc.definition
+
+    def refuse(words: str) -> BaseException:
+        return pytest.fail.Exception(f"{definition.nodeid}: {words}", pytrace=False)
+
+    if FIXTURE not in metafunc.fixturenames:
+        if any(mark.name == "gpubench" for mark in definition.own_markers):
+            raise refuse(
+                "marked 'gpubench', but without the argument `gpubench`: nothing is measured"
+            )
+        return
+    said = list(definition.iter_markers("gpubench"))
+    if not said:
+        return  # perhaps somebody else's fixture; ours says what is missing
+    directory = definition.path.parent
+    wanted = _want(metafunc.config, lambda bench: bench.of_marks(said, directory), refuse)
+    metafunc.parametrize(FIXTURE, wanted, ids=[one.name for one in wanted], indirect=True)
+
+
+def wanted_of(item: pytest.Item) -> Wanted | None:
+    """What ``item`` wants measured; None for everybody else's tests."""
+    if isinstance(item, CellItem):
+        return item.wanted
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or FIXTURE not in callspec.params:
+        return None
+    wanted: Wanted = callspec.params[FIXTURE]
+    return wanted
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config) -> None:
+    required = config.getoption("gpubench_require")
+    if _BENCH in config.stash or (required and not session.testsfailed):
+        bench_of(config).check_options()
+
+
+# ------------------------------------------------------------------------------ running
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure before the test begins: outside of its time-out, with all that belong together."""
+    wanted, option = wanted_of(item), item.config.getoption
+    without_tests = option("setuponly", False) or option("setupplan", False)
+    if wanted is not None and not without_tests and not will_be_skipped(item):
+        bench_of(item.config).make_ready(item, wanted)
+    return (yield)
+
+
+def will_be_skipped(item: pytest.Item) -> bool:
+    """By a mark; a condition that is text is not evaluated: its cell is measured in vain."""
+    return any(
+        mark.name == "skip" or (mark.name == "skipif" and any(a is True for a in mark.args))
+        for mark in item.iter_markers()
+    )
+
+
+@pytest.fixture(name=FIXTURE)
+def gpubench_fixture(request: pytest.FixtureRequest, benchmark: Any) -> Result | None:  # noqa: ARG001
+    """What gpubench measured of the marked test's cell: see gpubench.pytest_plugin.result."""
+    if wanted_of(request.node) is None:
+        words = "the fixture `gpubench` needs a mark, such as @pytest.mark.gpubench(suite='ci')"
+        pytest.fail(f"{words}, and must be an argument of the test or its fixtures", pytrace=False)
+    return bench_of(request.config).results.get(request.node.nodeid)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Assert that the cell did not fail, and hand its durations over, before the test's body."""
+    if wanted_of(pyfuncitem) is not None:
+        result: Any = pyfuncitem.funcargs[FIXTURE]
+        result.hand_over(pyfuncitem.funcargs["benchmark"])
+    return (yield)
+
+
+# ------------------------------------------------------------------------------ telling
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, compared_benchmark: dict[str, Any]
+) -> None:
+    if isinstance(compared_benchmark.get("gpubench"), dict):
+        bench_of(config).compared.append(compared_benchmark["gpubench"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    if _BENCH in config.stash:
+        output_json |= config.stash[_BENCH].facts()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Before pytest-benchmark's, which raises where something regressed."""
+    if _BENCH in config.stash:
+        config.stash[_BENCH].show(terminalreporter)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _BENCH in config.stash:
+        config.stash[_BENCH].clean()

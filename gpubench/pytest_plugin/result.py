@@ -1,0 +1,222 @@
+"""What a test gets of its cell, and what pytest-benchmark is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+
+import msgspec
+import pytest
+
+from gpubench.analysis.cells import Summary, flags_of, problems
+from gpubench.analysis.stats import Estimate
+from gpubench.errors import CellFailed
+from gpubench.record import FAILURES, Parity, Record
+from gpubench.suite import Cell
+
+GROUPS = {
+    "latency": "latency: time per batch",
+    "throughput": "throughput: time per image; OPS: images/s",
+}
+"""pytest-benchmark's group where the test has none: tables must not mix the two units."""
+
+
+class Result:
+    """A measured cell. Asking for a time under ``--benchmark-disable`` skips the test."""
+
+    def __init__(self, summary: Summary, *, failure: str, timed: bool, about: dict[str, Any]):
+        """``failure``: why the test must fail, or ''. ``about``: goes into ``extra_info``."""
+        self._summary, self._timed, self._about = summary, timed, about
+        if not failure and timed and summary.timed and not summary.values:
+            failure = f"{summary.cell.label}: no repeat has a value; flags: {self.flags}"
+        self._failure = failure
+
+    def __repr__(self) -> str:
+        return f"<gpubench {self.label}>"
+
+    @property
+    def cell(self) -> Cell:
+        """What was measured."""
+        return self._summary.cell
+
+    @property
+    def label(self) -> str:
+        """'onnxruntime fp32 b1 x1 latency'."""
+        return self.cell.label
+
+    @property
+    def records(self) -> list[Record]:
+        """One for each repeat, with every raw sample in ns."""
+        return self._summary.records
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Why to be careful: keys of `gpubench.record.FLAGS`, and what the report adds to them."""
+        return tuple(flags_of(self._summary))
+
+    @property
+    def p50_ms(self) -> float:
+        """Time per batch: the median of each repeat, averaged over repeats (mean of logs)."""
+        return self._number(self._latency(self._summary.p50)) / 1e6
+
+    def percentile_ms(self, q: float) -> float:
+        """Time per batch, percentile ``q`` (0.99) over all samples; fails where n is too small."""
+        from gpubench.analysis import stats
+
+        if not 0 < q < 1:
+            raise ValueError(
+                f"percentile_ms({q!r}): expected a share between 0 and 1, such as 0.99"
+            )
+        return self._number(self._latency(stats.percentile(self._summary.samples_ns, q))) / 1e6
+
+    @property
+    def images_per_s(self) -> float:
+        """Images of all replicas completed while all of them ran / that time."""
+        return self._number(self._summary.throughput)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % interval of the scenario's metric, relative; None with one repeat."""
+        self._number(self._value)
+        return self._value.relative_half_width
+
+    @property
+    def parity(self) -> Parity | None:
+        """The worst check of answers of all repeats; None where the backend computes nothing."""
+        return self._summary.parity
+
+    @property
+    def agreement(self) -> float:
+        """Share of answers whose top class is the fp32 reference's: 1 is all."""
+        return self._checked().top1_agreement
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the labelled images that were answered rightly every time."""
+        checked = self._checked()
+        if not checked.labelled:
+            pytest.fail(f"{self.label}: its images have no labels", pytrace=False)
+        return checked.correct / checked.labelled
+
+    @property
+    def rounds_s(self) -> list[float]:
+        """pytest-benchmark's rounds, s: one a repeat (see the package's docstring)."""
+        if self.cell.scenario == "throughput":
+            return [1 / rate for rate in self._summary.rates.values()]
+        return [ns / 1e9 for ns in self._summary.medians.values()]
+
+    @property
+    def _value(self) -> Estimate:
+        latency = self.cell.scenario == "latency"
+        return self._summary.p50 if latency else self._summary.throughput
+
+    def _latency(self, estimate: Estimate) -> Estimate:
+        if self.cell.scenario == "latency":
+            return estimate
+        return Estimate(why="the throughput scenario has no time per batch; see images_per_s")
+
+    def _number(self, estimate: Estimate) -> float:
+        __tracebackhide__ = True
+        if self._failure:
+            pytest.fail(self._failure, pytrace=False)
+        if not self._timed:
+            pytest.skip("nothing is timed with --benchmark-disable")
+        if estimate.value is None:
+            pytest.fail(f"{self.label}: {estimate.why}", pytrace=False)
+        return estimate.value
+
+    def _checked(self) -> Parity:
+        __tracebackhide__ = True
+        if self._failure:
+            pytest.fail(self._failure, pytrace=False)
+        if self.parity is None:
+            pytest.fail(f"{self.label}: its answers were not checked", pytrace=False)
+        return self.parity
+
+    # -------------------------------------------------------------------- pytest-benchmark
+
+    def hand_over(self, benchmark: Any) -> None:
+        """Tell the fixture ``benchmark`` the rounds; its timer must be `replay` of them.
+
+        A failure goes through it too, so that it neither counts as a benchmark nor is missed.
+        """
+        __tracebackhide__ = True
+        others = {k: v for k, v in (benchmark.params or {}).items() if k != "gpubench"}
+        benchmark.params = others | axes(self.cell)
+        benchmark.param = benchmark.param or self.label
+        benchmark.group = benchmark.group or GROUPS[self.cell.scenario]
+        benchmark.extra_info.update(self.extra_info())
+        try:
+            benchmark.pedantic(self._run, rounds=max(1, len(self.rounds_s)))
+        except CellFailed as error:
+            failure = error.reason
+        else:
+            return
+        pytest.fail(failure, pytrace=False)
+
+    def _run(self) -> None:
+        if self._failure:
+            raise CellFailed("error", self._failure)
+
+    def extra_info(self) -> dict[str, Any]:
+        """JSON-able; times in s."""
+        found = {"cell": self.cell.key, "label": self.label, **self._about}
+        found["parity"] = msgspec.to_builtins(self.parity)
+        found["flags"] = list(self.flags)
+        if not self._timed or not self.rounds_s:
+            return found
+        value, throughput = self._value, self._summary.throughput
+        bounds = [bound for bound in (value.low, value.high) if bound is not None]
+        if self.cell.scenario == "latency":
+            found["round"] = "median time per batch of one repeat (a fresh process), s"
+            found["interval_s"] = [bound / 1e9 for bound in bounds] or None
+        else:
+            found["round"] = "time per image of one repeat (a fresh process), s"
+            found["interval_s"] = [1 / bound for bound in reversed(bounds)] or None
+        found["images_per_s"] = throughput.value
+        return found
+
+
+def axes(cell: Cell) -> dict[str, Any]:
+    """pytest-benchmark's ``params``, for ``--benchmark-group-by=param:batch_size``."""
+    known: dict[str, Any] = msgspec.to_builtins(cell)
+    return {**known.pop("options"), **known}
+
+
+def replay(durations_s: Sequence[float]) -> Callable[[], float]:
+    """A timer for pytest-benchmark: one round after the other took exactly so long.
+
+    It starts again at the end, for a plug-in that runs a test once more. Without durations it reads
+    0: for a failed cell, whose failure pytest-benchmark meets after reading the clock.
+    """
+    readings = cycle([reading for duration in durations_s for reading in (0.0, duration)])
+
+    def measured_by_gpubench() -> float:
+        return next(readings, 0.0)
+
+    return measured_by_gpubench
+
+
+def why_failed(summary: Summary) -> str:
+    """What a failed test says: kind, reason and remedy of every problem; '' without a failure."""
+    lines = []
+    for problem in problems([summary]):
+        if not problem.status.startswith("failed"):
+            continue
+        kind = problem.status.removeprefix("failed: ")
+        some = "" if problem.repeats == "all" else f" in repeat {problem.repeats}"
+        lines.append(f"{summary.cell.label}: {problem.status}{some} ({FAILURES.get(kind, kind)})")
+        lines.append(f"  {problem.reason}")
+        if problem.remedy:
+            lines.append(f"  remedy: {problem.remedy}")
+    return "\n".join(lines)
+
+
+def why_skipped(summary: Summary) -> str:
+    """'unavailable: reason -> remedy' where this machine, or the backend, cannot do the cell."""
+    for problem in problems([summary]):
+        if problem.status in ("unavailable", "unsupported"):
+            remedy = f" -> {problem.remedy}" if problem.remedy else ""
+            return f"{problem.status}: {problem.reason}{remedy}"
+    return ""

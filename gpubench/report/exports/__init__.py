@@ -1,0 +1,104 @@
+"""Results in the formats of other tools: each a pure function from runs to the bytes of files.
+
+What a path may be, and what it stands for:
+
+    a run's directory, or a record file      that run
+    a directory of an interleaved A/B        its two arms (``baseline/``, ``candidate/``)
+
+pytest-benchmark, github-action-benchmark and bencher keep a history of one thing, so of an A/B they
+hold the candidate; name ``DIR/baseline`` to get the other arm. csv and parquet hold both, with the
+arm in a column. junit holds verdicts: of an A/B, or of two runs (baseline first, as with `gpubench
+compare`); of any other number of runs it says what was measured, what failed and what was skipped.
+
+A format is one document, but for github-action-benchmark: its two files, one for each direction,
+are written into a directory and named like the ``tool`` that reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpubench.analysis.compare import Comparison, compare
+from gpubench.errors import InputError
+from gpubench.record import RecordFile
+from gpubench.report import verdicts
+from gpubench.report.exports import (
+    bencher,
+    github_action_benchmark,
+    junit,
+    pytest_benchmark,
+    repeats,
+    values,
+)
+
+Documents = dict[str, bytes]
+"""File name -> content; a format of a single document has it under ''."""
+
+Exporter = Callable[[Sequence[RecordFile], Sequence[Comparison] | None], Documents]
+
+FORMATS: dict[str, Exporter] = {
+    "pytest-benchmark": lambda files, _: {"": pytest_benchmark.render(files)},
+    "github-action-benchmark": lambda files, _: github_action_benchmark.render(files),
+    "bencher": lambda files, _: {"": bencher.render(files)},
+    "junit": lambda files, found: {"": junit.render(files, found)},
+    "csv": lambda files, _: {"": repeats.csv(files)},
+    "parquet": lambda files, _: {"": repeats.parquet(files)},
+}
+
+HISTORIES = ("pytest-benchmark", "github-action-benchmark", "bencher")
+BINARY = ("parquet",)
+
+
+def verdicts_on(files: Sequence[RecordFile], **rules: Any) -> list[Comparison] | None:
+    """Of the two arms of an A/B, in any order, or of two runs, the baseline first; else None.
+
+    ``rules``: further arguments of `gpubench.analysis.compare.compare`, such as ``history``.
+    """
+    sides = verdicts.arms(files) or (files if len(files) == 2 else None)
+    return compare(*sides, **rules) if sides else None
+
+
+def export(
+    files: Sequence[RecordFile],
+    format: str,  # noqa: A002 (the command's word)
+    comparisons: Sequence[Comparison] | None = None,
+) -> Documents:
+    """The documents of one format. Raises InputError for another format, or with nothing to say.
+
+    ``comparisons`` are the verdicts on ``files``, which only junit shows; None: there are none.
+    """
+    if format not in FORMATS:
+        raise InputError(f"unknown export format {format!r}; choose one of {', '.join(FORMATS)}")
+    if not files:
+        raise InputError("nothing to export: no record file was given")
+    return FORMATS[format](files, comparisons)
+
+
+def left_out(files: Sequence[RecordFile], format: str) -> list[str]:  # noqa: A002
+    """'cell: status' of what failed, was skipped or is missing, where the format cannot say so."""
+    return values.left_out(files) if format in HISTORIES else []
+
+
+def text(documents: Documents, format: str) -> str:  # noqa: A002
+    """The only document, for a terminal or a pipe. InputError where that is not possible."""
+    if set(documents) != {""}:
+        raise InputError(f"{format} is {len(documents)} files: name a directory for them with -o")
+    if format in BINARY:
+        raise InputError(f"{format} is not text: name a file for it with -o")
+    return documents[""].decode()
+
+
+def save(documents: Documents, output: Path) -> list[Path]:
+    """Write to the file ``output``; documents that have names, into the directory ``output``."""
+    written = []
+    try:
+        for name, content in documents.items():
+            path = output / name if name else output
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            written.append(path)
+    except OSError as error:
+        raise InputError(f"-o {output}: cannot be written: {error.strerror}") from error
+    return written

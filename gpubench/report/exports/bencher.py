@@ -1,0 +1,31 @@
+"""Bencher Metric Format: benchmark -> measure -> value with its 95 % interval.
+
+The measures are Bencher's built-in ones: ``latency`` in ns per batch, ``throughput`` in images/s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gpubench.analysis.stats import Estimate
+from gpubench.record import RecordFile
+from gpubench.report.exports.values import named
+
+
+def render(files: Sequence[RecordFile]) -> bytes:
+    """JSON; a value without an interval has no bounds."""
+    document: dict[str, dict[str, dict[str, float]]] = {}
+    for each in named(files):
+        measures = document[each.name] = {}
+        if each.summary.cell.scenario == "latency":
+            measures["latency"] = _metric(each.summary.p50)
+        if each.rated:
+            measures["throughput"] = _metric(each.summary.throughput)
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def _metric(e: Estimate) -> dict[str, float]:
+    parts = {"value": e.value, "lower_value": e.low, "upper_value": e.high}
+    return {key: part for key, part in parts.items() if part is not None}

@@ -1,0 +1,55 @@
+"""Two files for github-action-benchmark, named like the ``tool`` that reads each.
+
+Its custom tools know one direction a file: time per batch goes where smaller is better, images/s
+where bigger is. ``range`` is half the 95 % interval as a share, so it survives any change of unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gpubench.analysis.cells import Summary, flags_of
+from gpubench.analysis.stats import Estimate
+from gpubench.record import RecordFile
+from gpubench.report.exports.values import interval, named
+from gpubench.units import significant
+
+SMALLER, BIGGER = "customSmallerIsBetter.json", "customBiggerIsBetter.json"
+
+
+def render(files: Sequence[RecordFile]) -> dict[str, bytes]:
+    """File name -> JSON. A direction without cells has no file: the action rejects an empty one."""
+    cells = named(files)
+    entries = {
+        SMALLER: [
+            _entry(each.name, "ms", each.summary.p50, 1e-6, each.summary)
+            for each in cells
+            if each.summary.cell.scenario == "latency"
+        ],
+        BIGGER: [
+            _entry(each.name, "images/s", each.summary.throughput, 1.0, each.summary)
+            for each in cells
+            if each.rated
+        ],
+    }
+    return {
+        name: msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+        for name, found in entries.items()
+        if found
+    }
+
+
+def _entry(name: str, unit: str, e: Estimate, factor: float, s: Summary) -> dict[str, Any]:
+    half, bounds = e.relative_half_width, interval(e, factor)
+    lines = [f"cell: {s.key}", f"repeats: {len(s.values)}"]
+    if bounds:
+        low, high = (significant(bound, 4) for bound in bounds)
+        lines.append(f"95 % interval: {low} to {high} {unit}")
+    lines += [f"flags: {', '.join(found)}"] if (found := flags_of(s)) else []
+    entry = {"name": name, "unit": unit, "value": (e.value or 0.0) * factor}
+    if half is not None:
+        entry["range"] = f"± {significant(100 * half, 2)} %"
+    return {**entry, "extra": "\n".join(lines)}

@@ -1,0 +1,174 @@
+"""JUnit XML, for every CI that shows tests: a cell is a test case.
+
+Of a comparison REGRESSED is a failure, MISSING an error, INCONCLUSIVE and INCOMPARABLE are skipped.
+Of a run a cell that failed is a failure, one that left no record an error, a skipped one skipped.
+Valid for Ant's schema (the strictest: elements in this order, no time zone) and for Jenkins'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from xml.etree import ElementTree as ET
+
+from msgspec import Struct
+
+from gpubench.analysis.cells import Summary, flags_of, problems, summarise
+from gpubench.analysis.compare import Comparison
+from gpubench.analysis.tables import Column
+from gpubench.record import RecordFile
+from gpubench.report import show
+from gpubench.report.exports.wording import sentence
+
+OUTCOMES = {"REGRESSED": "failure", "MISSING": "error", "INCOMPARABLE": "skipped",
+            "INCONCLUSIVE": "skipped"}  # fmt: skip
+"""Verdict -> element; any other passes."""
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold, not even escaped."""
+
+_NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
+
+
+class Case(Struct, frozen=True, kw_only=True):
+    """One test case."""
+
+    name: str
+    group: str
+    seconds: float
+    outcome: str = ""
+    """'' passed, or 'failure', 'error', 'skipped'."""
+    kind: str = ""
+    message: str = ""
+    output: str = ""
+
+
+def render(files: Sequence[RecordFile], comparisons: Sequence[Comparison] | None) -> bytes:
+    """A test suite for the comparison, or one for each run where there is none."""
+    root = ET.Element("testsuites")
+    if comparisons is not None:
+        paired = any(c.pairs for c in comparisons)
+        name = f"gpubench {'ab' if paired else 'compare'} {files[-1].header.suite.name}"
+        root.append(_suite(0, name, files[-1], _compared(files, comparisons)))
+    else:
+        for number, file in enumerate(files):
+            arm = f" {pairing.arm}" if (pairing := file.header.pairing) else ""
+            name = f"gpubench run {file.header.suite.name}{arm}"
+            root.append(_suite(number, name, file, map(_measured, summarise([file]))))
+    ET.indent(root, " ")
+    body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return body + b"\n"
+
+
+def _compared(files: Sequence[RecordFile], comparisons: Sequence[Comparison]) -> Iterable[Case]:
+    wall = _seconds(files)
+    if not comparisons:
+        text = "the two runs have nothing to compare"
+        yield Case(name="comparison", group="gpubench", seconds=0.0, outcome="error",
+                   kind="MISSING", message=text)  # fmt: skip
+    for c in comparisons:
+        seconds = sum(wall.get(key, 0.0) for key in {c.key, c.baseline_key or c.key})
+        text = f"{c.verdict}: {sentence(c)}"
+        yield Case(
+            name=c.label, group=f"gpubench.{files[-1].header.suite.name}", seconds=seconds,
+            outcome=OUTCOMES.get(c.verdict, ""), kind=f"{c.verdict} {c.code}".strip(),
+            message=text, output=text,
+        )  # fmt: skip
+
+
+def _seconds(files: Sequence[RecordFile]) -> dict[str, float]:
+    """Cell key -> wall time of all its repeats in all files."""
+    found: dict[str, float] = {}
+    for s in summarise(files):
+        found[s.key] = found.get(s.key, 0.0) + sum(r.wall_s for r in s.records)
+    return found
+
+
+def _measured(s: Summary) -> Case:
+    found = problems([s])
+    failed = [p for p in found if p.status.startswith("failed")]
+    if failed:
+        outcome, kind = "failure", failed[0].status
+    elif s.status == "missing":
+        outcome, kind = "error", "missing"
+    else:
+        outcome, kind = ("", "") if s.ranked else ("skipped", s.status)
+    return Case(
+        name=s.cell.label, group=f"gpubench.{s.cell.backend}", outcome=outcome, kind=kind,
+        seconds=sum(r.wall_s for r in s.records),
+        message="; ".join(
+            f"{p.status} (repeats: {p.repeats}): {p.reason}" + (f" -> {p.remedy}" * bool(p.remedy))
+            for p in found
+        ),
+        output=_values(s),
+    )  # fmt: skip
+
+
+def _values(s: Summary) -> str:
+    """'p50 11.06 ms [10.94, 11.19], images/s 90.4 [89.5, 91.2]; flagged DRIFT'."""
+    if not s.timed:
+        return s.status
+    shown = [f"p50 {show.full(s.p50, _NS)}"] if s.cell.scenario == "latency" else []
+    shown.append(f"images/s {show.full(s.throughput, _RATE)}")
+    marks = flags_of(s)
+    return ", ".join(shown) + (f"; flagged {', '.join(marks)}" if marks else "")
+
+
+def _suite(number: int, name: str, file: RecordFile, made: Iterable[Case]) -> ET.Element:
+    cases = list(made)
+    counts = {k: sum(c.outcome == k for c in cases) for k in ("failure", "error", "skipped")}
+    head = file.header
+    suite = ET.Element("testsuite", {
+        "name": _line(name), "package": "gpubench", "id": str(number),
+        "timestamp": _timestamp(head.started),
+        "hostname": _line(str(head.environment.get("host") or "localhost")),
+        "tests": str(len(cases)), "failures": str(counts["failure"]),
+        "errors": str(counts["error"]), "skipped": str(counts["skipped"]),
+        "time": f"{sum(c.seconds for c in cases):.3f}",
+    })  # fmt: skip
+    properties = ET.SubElement(suite, "properties")
+    facts = {"run": head.run_id, "records": file.path, "machine": show.machine(head),
+             "fingerprint": head.fingerprint}  # fmt: skip
+    for key, value in facts.items():
+        ET.SubElement(properties, "property", {"name": key, "value": _line(value)})
+    for case in cases:
+        suite.append(_case(case))
+    # A case may hold nothing but its outcome in Ant's schema, so values stand at the suite's end.
+    ET.SubElement(suite, "system-out").text = _legal(
+        "\n".join(f"{case.name}: {case.output}" for case in cases if case.output)
+    )
+    ET.SubElement(suite, "system-err").text = _legal("\n".join(file.notes))
+    return suite
+
+
+def _case(case: Case) -> ET.Element:
+    element = ET.Element("testcase", {
+        "name": _line(case.name), "classname": _line(case.group), "time": f"{case.seconds:.3f}",
+    })  # fmt: skip
+    if case.outcome:
+        outcome = ET.SubElement(element, case.outcome, {"message": _line(case.message)})
+        if case.outcome != "skipped":  # which has no type in Ant's schema
+            outcome.set("type", _line(case.kind))
+        outcome.text = _legal(f"{case.name}: {case.message}")
+    return element
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\ufffd", text)
+
+
+def _line(text: str) -> str:
+    """For an attribute: one line, and never empty."""
+    return _legal(" ".join(text.split())) or "-"
+
+
+def _timestamp(started: str) -> str:
+    """UTC, without the zone that Ant's schema forbids."""
+    try:
+        when = datetime.fromisoformat(started)
+    except ValueError:
+        when = datetime.fromtimestamp(0, UTC)
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,130 @@
+"""JSON of pytest-benchmark, for `pytest-benchmark compare` and whatever else reads its files.
+
+Its unit of observation, a round, is here a repeat (a fresh process): ``data`` holds one value for
+each, which is the median seconds per batch of the latency scenario, and seconds per image of the
+throughput scenario (so that ``ops`` is images/s). ``group`` holds cells that do the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from gpubench.analysis.cells import Summary, flags_of
+from gpubench.errors import InputError
+from gpubench.record import Header, RecordFile
+from gpubench.report.exports.values import candidates, interval, model, named
+
+UNITS = {"latency": "seconds per batch", "throughput": "seconds per image"}
+
+
+def render(files: Sequence[RecordFile]) -> bytes:
+    """One file describes one machine: InputError for runs of machines that differ."""
+    from pytest_benchmark import __version__
+
+    cells = named(files)
+    heads = [f.header for f in candidates(files)]
+    if len({head.fingerprint for head in heads}) > 1:
+        raise InputError(
+            "pytest-benchmark's format holds one machine, and these runs were made on machines "
+            "that differ: export each run into a file of its own"
+        )
+    document = {
+        "machine_info": _machine(heads[0].environment),
+        "commit_info": _commit(heads[0]),
+        "benchmarks": [_benchmark(each.name, each.summary) for each in cells],
+        "datetime": _time(heads[0].started),
+        "version": __version__,
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def _benchmark(name: str, s: Summary) -> dict[str, Any]:
+    c = s.cell
+    path = c.boundary if c.boundary != "compute" else ""
+    work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", path]
+    return {
+        "group": " ".join([c.scenario, *filter(None, work)]),
+        "name": name,
+        "fullname": f"gpubench::{name}",
+        "params": {
+            "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
+            "replicas": c.replicas, "scenario": c.scenario, "boundary": c.boundary, **c.options,
+        },
+        "param": c.label,
+        "extra_info": _extra(s),
+        "options": {"timer": "perf_counter_ns", "disable_gc": True, "warmup": True,
+                    "min_rounds": s.policy.repeats},
+        "stats": _stats(s),
+    }  # fmt: skip
+
+
+def _stats(s: Summary) -> dict[str, Any]:
+    """pytest-benchmark's own statistics of the repeat values, in seconds."""
+    from pytest_benchmark.stats import Stats
+
+    stats = Stats()  # type: ignore[no-untyped-call]
+    for value in s.values.values():
+        seconds = value / 1e9 if s.cell.scenario == "latency" else 1 / value
+        stats.update(seconds)  # type: ignore[no-untyped-call]
+    return {**stats.as_dict(), "data": stats.data, "iterations": 1}  # type: ignore[no-untyped-call]
+
+
+def _extra(s: Summary) -> dict[str, Any]:
+    """What pytest-benchmark has no place for; the interval is that of gpubench's own tables."""
+    latency = s.cell.scenario == "latency"
+    own = s.p50 if latency else s.throughput
+    return {
+        "unit": UNITS[s.cell.scenario],
+        "round": "a repeat: one execution in fresh processes",
+        "cell": s.key,
+        "run": s.run,
+        "images_per_s": s.throughput.value,
+        "metric": "p50 [ns]" if latency else "images/s",
+        "value": own.value,
+        "interval_95": interval(own),
+        "flags": flags_of(s),
+        "parity": s.parity,
+    }
+
+
+def _machine(environment: dict[str, Any]) -> dict[str, Any]:
+    """pytest-benchmark's own keys, then what else tells machines apart."""
+    cpu, system, python = (environment.get(key) or {} for key in ("cpu", "os", "python"))
+    return {
+        "node": environment.get("host"),
+        "processor": cpu.get("model"),
+        "machine": cpu.get("machine"),
+        "python_implementation": python.get("implementation"),
+        "python_version": python.get("version"),
+        "release": system.get("kernel"),
+        "system": system.get("system"),
+        "cpu": {"brand_raw": cpu.get("model"), "arch_string_raw": cpu.get("machine"),
+                "count": cpu.get("logical"), "flags": cpu.get("flags")},
+        "gpus": environment.get("gpus") or [],
+        "libraries": environment.get("libraries") or {},
+    }  # fmt: skip
+
+
+def _commit(head: Header) -> dict[str, Any]:
+    """Of the directory that the run was started in."""
+    where = head.environment.get("directory") or {}
+    return {
+        "id": where.get("commit") or "unversioned",
+        "time": None,
+        "author_time": None,
+        "dirty": bool(where.get("dirty")),
+        "project": head.suite.name,
+        "branch": "(unknown)",
+    }
+
+
+def _time(started: str) -> str:
+    """ISO 8601 with '+00:00', which readers older than Python 3.11 need."""
+    try:
+        return datetime.fromisoformat(started).isoformat()
+    except ValueError:
+        return started

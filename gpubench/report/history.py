@@ -1,0 +1,252 @@
+"""A history: every cell over many runs, with the runs at which its level changed, worst first.
+
+An effect is the change of the cost (time for a batch or an image), as in a comparison: above 0 is
+slower in every row.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gpubench import __version__
+from gpubench.analysis.changepoints import SHORTEST
+from gpubench.analysis.history import Change, Point, Trend
+from gpubench.analysis.tables import Column, Table
+from gpubench.errors import InputError
+from gpubench.report import show
+from gpubench.report.headline import COLUMNS
+from gpubench.report.verdicts import percent
+from gpubench.suite import Rule
+
+FORMAT = 1
+"""Version of the JSON layout; a change that breaks readers raises it."""
+OPEN, CHANGED = 12, 40
+"""Of so many cells (with a change: so many) the charts are drawn at once, of others on demand."""
+
+_EFFECT = Column(name="effect", better="lower",
+                 help="change of the time for a batch or an image; + is slower")  # fmt: skip
+
+
+def render(
+    trends: Sequence[Trend], form: str, *, rule: Rule | None = None, notes: Sequence[str] = ()
+) -> str:
+    """The whole history in one of `FORMATS`.
+
+    ``rule``: the one that `gpubench.analysis.history.trends` was given. ``notes``: what was left
+    out, as `find` says. Raises InputError for another format and where there is no run.
+    """
+    if form not in _FORMATS:
+        raise InputError(f"unknown history format {form!r}; choose one of {', '.join(FORMATS)}")
+    if not trends:
+        raise InputError("no history: no run has measured a cell")
+    return _FORMATS[form](trends, rule or Rule(), notes)
+
+
+# ------------------------------------------------------------------------------ words and rows
+
+
+def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
+    """What a reader should take away."""
+    runs = len({p.run for t in trends for p in t.points})
+    many = f"{len(trends)} cell{'' if len(trends) == 1 else 's'} over {runs} runs"
+    changed = [t for t in trends if t.changes]
+    margin = f"\u00b1{100 * rule.delta:g} %"
+    if not changed:
+        lines = [f"No change of more than {margin} is shown in {many}."]
+    else:
+        n = sum(len(t.changes) for t in changed)
+        lines = [f"{n} change{'' if n == 1 else 's'} of more than {margin} in "
+                 f"{len(changed)} of {many}."]  # fmt: skip
+    worst = trends[0]
+    if worst.behind > rule.delta:
+        since = next(c for c in reversed(worst.changes) if c.slower)
+        lines.append(f"Furthest behind its best level, by {percent(worst.behind)}: "
+                     f"{names(trends)[0]}; {_said(worst, since)}.")  # fmt: skip
+    least = 2 * SHORTEST
+    short = sum(sum(p.used for p in t.points) < least for t in trends)
+    if short:
+        lines.append(f"Too few runs to look for changes in {short} of {len(trends)} cells: "
+                     f"{least} are needed, {SHORTEST} on either side.")  # fmt: skip
+    return lines
+
+
+def names(trends: Sequence[Trend]) -> list[str]:
+    """Labels; with the workload and the machine's fingerprint where several occur."""
+    several = len({t.workload for t in trends}) > 1
+    machines = len({t.fingerprint for t in trends}) > 1
+    found = []
+    for t in trends:
+        extra = [t.workload] * several + [f"machine {t.fingerprint[:8]}"] * machines
+        found.append(" | ".join([t.label, *extra]))
+    alike = Counter(found)
+    return [n if alike[n] == 1 else f"{n} | {t.key}" for n, t in zip(found, trends, strict=True)]
+
+
+def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
+    """Changes (where there are any) and runs: a row per run and cell, worst cell first."""
+    pairs = list(zip(names(trends), trends, strict=True))
+    changes = [
+        [_side(c), name, _effect(t, c), show.full(c.before, column(t)),
+         show.full(c.after, column(t)), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
+        for name, t in pairs for c in t.changes for p in [t.points[c.at]]
+    ]  # fmt: skip
+    made = Table(
+        "Changes",
+        (Column(name="what"), Column(name="cell"), _EFFECT, Column(name="before"),
+         Column(name="after"), Column(name="since", help="start of the first run at the new level"),
+         Column(name="run"), Column(name="commit"),
+         Column(name="p", help="corrected for every place and cell looked at")),
+        changes,
+        [f"A change is larger than {100 * rule.delta:g} % and lasts for {SHORTEST} runs or more; "
+         f"the chance of any false one in this list is meant to be {100 * rule.alpha:g} %. "
+         "It came between the run named and the one before it."],
+    )  # fmt: skip
+    rows = [
+        [name, _when(p), p.run, _commit(p), show.full(p.value, column(t)),
+         _against(t, p), marks.get(i, ""), p.flags]
+        for name, t in pairs
+        for marks in [{c.at: _side(c) for c in t.changes}]
+        for i, p in enumerate(t.points)
+    ]  # fmt: skip
+    against = Column(name="against best", better="lower",
+                     help="cost against that of the cell's best level; + is slower")  # fmt: skip
+    runs = Table(
+        "Runs",
+        (Column(name="cell"), Column(name="started"), Column(name="run"), Column(name="commit"),
+         Column(name="value", help="p50 of a batch, or images/s"), against,
+         Column(name="change", help="the level changed with this run"),
+         Column(name="flags", unit="flags")),
+        rows, [],
+    )  # fmt: skip
+    return [table for table in (made, runs) if table.rows]
+
+
+def column(t: Trend) -> Column:
+    """Of the cell's values."""
+    return COLUMNS["latency" if t.latency else "throughput"]
+
+
+def _side(c: Change) -> str:
+    return "slower" if c.slower else "faster"
+
+
+def _effect(t: Trend, c: Change) -> str:
+    """Change of the cost: '+5.3 % [+4.1, +6.6]'."""
+    sign = 1 if t.latency else -1
+    value, *bounds = (
+        math.expm1(sign * math.log(v)) for v in (c.ratio.value, c.ratio.low, c.ratio.high) if v
+    )
+    if len(bounds) < 2:
+        return percent(value, signed=True)
+    low, high = sorted(bounds)
+    half = (high - low) / 2
+    ends = ", ".join(percent(v, half, signed=True).removesuffix(" %") for v in (low, high))
+    return f"{percent(value, half, signed=True)} [{ends}]"
+
+
+def _against(t: Trend, p: Point) -> str:
+    """Cost of one run against that of the cell's best level: '+5.3 %'."""
+    levels = [level.value for level in t.levels]
+    if not p.value.value or not levels:
+        return ""
+    ratio = p.value.value / min(levels) if t.latency else max(levels) / p.value.value
+    return percent(ratio - 1, signed=True)
+
+
+def _when(p: Point) -> str:
+    return p.started.replace("T", " ")[:16]
+
+
+def _commit(p: Point) -> str:
+    return p.commit[:10]
+
+
+def _said(t: Trend, c: Change) -> str:
+    """'+5.3 % [+4.1, +6.6] since 2026-01-05 12:00 (run 1f00, commit abc1234567)'."""
+    p = t.points[c.at]
+    commit = f", commit {_commit(p)}" if p.commit else ""
+    return f"{_effect(t, c)} since {_when(p)} (run {p.run}{commit})"
+
+
+# ------------------------------------------------------------------------------ formats
+
+
+def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
+    from rich.console import Console
+    from rich.text import Text
+
+    from gpubench.report import text
+
+    out = io.StringIO()
+    width = max(80, shutil.get_terminal_size((140, 50)).columns)
+    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    for line in headline(trends, rule):
+        console.print(Text(line))
+    for table in tables(trends, rule):
+        console.print()
+        console.print(text.grid(table))
+    for note in notes:
+        console.print(Text(f"Note: {note}"))
+    return out.getvalue()
+
+
+def _markdown(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
+    from gpubench.report.markdown import _section, escape
+
+    lines = ["# gpubench: history", "", *(f"- {escape(x)}" for x in headline(trends, rule)), ""]
+    for table in tables(trends, rule):
+        lines += [*_section(table), ""]
+    return "\n".join([*lines, *(f"> **Note:** {escape(note)}" for note in notes)]).rstrip() + "\n"
+
+
+def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
+    """``{format, headline, rule, notes, trends}``; values in ns or images/s, ``behind`` a share."""
+    made = {"format": FORMAT, "headline": headline(trends, rule),
+            "rule": {"delta": rule.delta, "alpha": rule.alpha}, "notes": list(notes),
+            "trends": list(trends)}  # fmt: skip
+    return msgspec.json.format(msgspec.json.encode(made), indent=1).decode() + "\n"
+
+
+def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    from gpubench.report import page, trendchart
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(page.asset),
+    )  # fmt: skip
+    drawn = {"trends": [trendchart.chart(t) for t in trends]}
+    scripts = "\n".join(page.asset(name) for name in ("page.js", "history.js"))
+    cells = [
+        {"name": name, "index": i, "open": i < (CHANGED if t.changes else OPEN),
+         "n": len(t.points), "notes": [_said(t, c) for c in t.changes]}
+        for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
+    ]  # fmt: skip
+    return environment.get_template("history.html.j2").render(
+        title="History",
+        version=__version__,
+        # these four are ours or made safe: the only text that is not escaped
+        style=Markup(page.asset("style.css")),  # noqa: S704
+        script=Markup(scripts),  # noqa: S704
+        vega=Markup(page.vega()),  # noqa: S704
+        data=Markup(page.safe_json(drawn)),  # noqa: S704
+        headline=headline(trends, rule),
+        notes=notes,
+        cells=cells,
+        tables=[page.table(table, {}) for table in tables(trends, rule)],
+        fold=page.FOLD_ROWS,
+    )
+
+
+_FORMATS: dict[str, Callable[[Sequence[Trend], Rule, Sequence[str]], str]] = {
+    "text": _text, "html": _html, "md": _markdown, "json": _json,
+}  # fmt: skip
+FORMATS = tuple(_FORMATS)

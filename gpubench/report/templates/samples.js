@@ -1,0 +1,49 @@
+(() => {  // samples over time, the turns one after another, with the GPU's clock and temperature
+  const { samples } = gpubench.data;
+  if (!samples) return;
+  const NAMES = 8;  // so many turns have their name written, at most
+  const COLOURS = 8;
+
+  const times = (list, step) => list.map((value) => value * step);
+
+  // rows of one chart from [turn, index, x, y] of each line
+  function rows(cell, lines, what, unit, dy) {
+    return lines.flatMap(([turn, index, xs, ys]) => {
+      const y = times(ys, dy);
+      return times(xs, cell.dx).map((x, i) => ({
+        x, y: y[i], colour: index % COLOURS, part: `${turn}/${index}`,
+        tip: { "": cell.turns[turn][1], [what]: index, "s of sampling": x.toFixed(3),
+          value: `${Number(y[i].toPrecision(5))} ${unit}` },
+      }));
+    });
+  }
+
+  function chart(box, cell, base, title, points, last) {
+    const spec = structuredClone(base), [, , main] = spec.layer, { x, y } = main.encoding;
+    const every = Math.ceil(cell.turns.length / NAMES);
+    const turns = cell.turns.map(([begin, name], i) =>
+      ({ begin: begin * cell.dx, name: base === samples.spec && i % every === 0 ? name : "" }));
+    y.title = title;
+    if (cell.log && base === samples.spec) y.scale = { ...y.scale, type: "log" };
+    x.scale.domain = [0, samples.steps * cell.dx];
+    x.title = last ? "s of sampling, turn after turn" : null;
+    if (!last) x.axis = { ...x.axis, labels: false, ticks: false };
+    spec.datasets = { points, turns };
+    const element = document.createElement("div");
+    element.className = "chart";
+    element.setAttribute("role", "img");
+    element.setAttribute("aria-label", `${title} over time, ${cell.label}`);
+    box.append(element);
+    return gpubench.embed(element, spec);
+  }
+
+  gpubench.$("[data-samples]").forEach((box) => gpubench.lazy(box, async () => {
+    const cell = samples.cells[box.dataset.samples];
+    const gauges = samples.gauges.filter(([name]) => cell.gauges[name].length);
+    const drawn = [chart(box, cell, samples.spec, `one batch (${cell.unit})`,
+      rows(cell, cell.samples, "replica", cell.unit, cell.dy), !gauges.length)];
+    gauges.forEach(([name, title, unit], i) => drawn.push(chart(box, cell, samples.gauge, title,
+      rows(cell, cell.gauges[name], "GPU", unit, 1), i === gauges.length - 1)));
+    await Promise.all(drawn);
+  }));
+})();

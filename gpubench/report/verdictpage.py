@@ -1,0 +1,120 @@
+"""What the page of a comparison says: the values that ``verdict.html.j2`` lays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpubench.analysis.compare import Comparison
+from gpubench.record import RecordFile
+from gpubench.report import forest, show, verdicts
+from gpubench.suite import Rule
+
+OPEN = 6
+"""Cells whose pairs are drawn at once; the others when they are opened."""
+
+PATHS = {
+    "circle": "M7 2a5 5 0 1 0 .01 0z", "square": "M2.5 2.5h9v9h-9z", "diamond": "M7 1l5 6-5 6-5-6z",
+    "triangle-left": "M2 7l9.5-5v10z", "triangle-right": "M12 7L2.5 2v10z",
+    "cross": "M5 2h4v3h3v4H9v3H5V9H2V5h3z",
+}  # fmt: skip
+"""Vega's shapes in a box of 14 x 14."""
+
+HELP = {
+    "verdict": "what the rule says of the cell", "cell": "the candidate's cell",
+    "baseline": "median time of a batch, or images/s", "candidate": "the same of the candidate",
+    "effect": "change of the time for a batch or an image: + is slower; 95 % interval",
+    "pairs": "pairs of processes behind the effect", "repeats": "of baseline and candidate",
+    "pair sd": "spread of the change over the pairs",
+    "finds": "the slowdown that would have been found 95 times in 100",
+    "why": "reason code and reason",
+}  # fmt: skip
+_NUMBERS = ("baseline", "candidate", "effect", "pairs", "repeats", "pair sd", "finds")
+
+
+def context(
+    base: RecordFile,
+    candidate: RecordFile,
+    found: Sequence[Comparison],
+    drawn: dict[str, Any],
+    rule: Rule,
+    code: int | None,
+) -> dict[str, Any]:
+    """Everything but the runs' own tables."""
+    changed, unchanged = verdicts.split(found)
+    looks = [look | {"path": PATHS[look["shape"]]} for look in forest.legend(found)]
+    by_name = {look["name"]: look for look in looks}
+    lines = len(drawn["forest"]["points"])
+    return {
+        "title": f"{show.title([base, candidate])}: baseline against candidate",
+        "headline": verdicts.headline(found, rule), "looks": looks,
+        "notes": verdicts.notes(found, rule, code), "sides": sides(base, candidate),
+        "lines": lines, "unseen": len(found) - lines, "total": len(found),
+        "delta": f"{100 * rule.delta:g} %", "pairs": verdicts.paired(found),
+        "changed": _table("Changed cells", changed, found, by_name),
+        "unchanged": _table("Unchanged cells", unchanged, found, by_name),
+        "folded": verdicts.folded(unchanged, rule) if unchanged else "",
+        "folded_verdict": verdicts.UNCHANGED, "legend": verdicts.LEGEND,
+        "behind": [{**cell, "look": by_name[cell["verdict"]]} for cell in drawn["behind"]["cells"]],
+        "open": OPEN, "words": _words(found, looks),
+    }  # fmt: skip
+
+
+def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, str]]:
+    """('baseline', 'ref=main; run ...; raw records: ...') of both."""
+    made = []
+    for name, file in (("baseline", base), ("candidate", candidate)):
+        head = file.header
+        differs = [head.pairing.differs] if head.pairing and head.pairing.differs else []
+        commit = _commit(head.environment.get("directory"))
+        differs += [f"commit {commit}"] if commit else []
+        made.append((name, "; ".join([*differs, f"run {head.run_id}", head.started])))
+    return made
+
+
+def _commit(directory: Any) -> str:
+    """'abc1234', with ' and uncommitted changes' where there are; '' where it is not known."""
+    commit = directory.get("commit") if isinstance(directory, dict) else None
+    dirty = " and uncommitted changes" if commit and directory.get("dirty") else ""
+    return f"{commit[:12]}{dirty}" if isinstance(commit, str) else ""
+
+
+def _words(found: Sequence[Comparison], looks: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Terms of this page -> what they mean."""
+    return {look["name"]: look["meaning"] for look in looks} | verdicts.meanings(found)
+
+
+def _table(
+    title: str,
+    rows: Sequence[Comparison],
+    found: Sequence[Comparison],
+    looks: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """As the page's other tables are; a verdict has its look, and sorts by its urgency."""
+    pairs = verdicts.paired(found)
+    names = [*verdicts.row(found[0], pairs=pairs), "why"] if found else []
+    columns = [
+        {"name": n, "css": "num" if n in _NUMBERS else "word" if n == "verdict" else "wide",
+         "help": HELP[n], "better": "", "unit": ""} for n in names
+    ]  # fmt: skip
+    return {"title": title, "columns": columns,
+            "rows": [_row(c, pairs, looks) for c in rows]}  # fmt: skip
+
+
+def _row(c: Comparison, pairs: bool, looks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    sort = {
+        "verdict": str(list(looks).index(c.verdict)), "baseline": c.baseline,
+        "candidate": c.candidate, "effect": (verdicts.cost(c) or (None,))[0], "pairs": c.pairs,
+        "repeats": sum(c.n), "pair sd": c.pair_sd, "finds": c.smallest_detectable,
+    }  # fmt: skip
+    made = []
+    for name, text in verdicts.row(c, pairs=pairs).items():
+        main, bracket, aside = text.partition(" [")
+        key = sort.get(name, text)
+        made.append({"main": main, "aside": bracket.lstrip() + aside, "hint": "",
+                     "sort": "" if key is None else str(key),
+                     "look": looks[c.verdict] if name == "verdict" else None})  # fmt: skip
+    meaning = verdicts.meanings([c]).get(c.code, "")
+    made.append({"main": c.reason or show.NOTHING, "aside": c.code, "hint": meaning,
+                 "sort": verdicts.why(c), "look": None})  # fmt: skip
+    return made

@@ -1,0 +1,201 @@
+"""Do 95 % intervals hold the truth 95 times in 100, stopping rules included?"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+from gpubench.analysis import gate, stats
+from gpubench.measure.protocol import repeats_needed
+from gpubench.suite import Policy, Rule
+from tests.benchmarks.trust import virtual_ab
+from tests.benchmarks.trust.evidence import Case, Counts, Experiment, Row, share
+from tests.benchmarks.trust.processes import (
+    STATIONARY,
+    Draw,
+    Floats,
+    launch,
+    unsteady,
+    warming,
+)
+from tests.measure.virtual import run_repeat
+
+POLICY = Policy(repeats=5, max_repeats=30, target_half_width=0.01)
+LEVEL_NS = 10e6
+"""About 30 iterations of warm-up and 100 samples a repeat."""
+DRAWN = 180
+"""Iterations drawn for a repeat; the protocol wants fewer."""
+LOW, HIGH = 0.94, 0.96
+
+
+def repeats(draw: Draw, truth: float) -> Callable[[np.random.Generator, int], Counts]:
+    """Runs of one cell: pilot, second stage, interval. ``truth``: log of the true level."""
+
+    level = LEVEL_NS * math.exp(truth)
+
+    def once(rng: np.random.Generator, count: int) -> Counts:
+        found: Counter[str] = Counter()
+        for _ in range(count):
+            values, flags = _values(rng, draw, POLICY.repeats)
+            needed = min(repeats_needed(values, POLICY.target_half_width), POLICY.max_repeats)
+            more, others = _values(rng, draw, needed - len(values))
+            estimate = stats.geometric_mean(values + more, POLICY.repeats)
+            if estimate.low is None or estimate.high is None:
+                raise AssertionError(f"no interval from {len(values)} repeats: {estimate.why}")
+            said = {flag for each in flags + others for flag in each}
+            doubtful = sum(map(bool, flags + others))
+            found.update(runs=1, repeats=needed, flagged_repeats=doubtful)
+            inside = estimate.low <= level <= estimate.high
+            found["inside"] += inside
+            found["flagged"] += bool(said)
+            found["inside, unflagged"] += inside and not said
+            found.update(said)
+        return found
+
+    return once
+
+
+def _values(rng: np.random.Generator, draw: Draw, n: int) -> tuple[list[float], list[list[str]]]:
+    """(repeat values in ns, the flags of each)."""
+    traces = draw(rng, n, DRAWN) + launch(rng, n)
+    measured = [run_repeat(t, POLICY) for t in (LEVEL_NS * np.exp(traces)).tolist()]
+    return [float(median(m.durations)) for m in measured], [m.flags for m in measured]
+
+
+def _drift(rng: np.random.Generator, n: int, k: int) -> Floats:
+    return unsteady("linear drift")(rng, n, k)
+
+
+def _long(rng: np.random.Generator, n: int, k: int) -> Floats:
+    return warming(rng, n, k, 1.0, 25)
+
+
+LONG, DRIFT = "long warm-up (by up to 100 %, in 25 iterations)", "drift"
+WORDS = {LONG: "the level it settles at", DRIFT: "none: it has no level"}
+
+
+def _row(case: str, n: Counts) -> list[Row]:
+    runs, calm = n["runs"], n["runs"] - n["flagged"]
+    reach, ok = {
+        DRIFT: ("at least 99 % of the runs flagged", n["flagged"] >= 0.99 * runs),
+        LONG: ("", None),
+    }.get(case, ("94 to 96 %", LOW <= n["inside"] / runs <= HIGH))
+    held = [share(n["inside"], runs), share(n["inside, unflagged"], calm) if calm else "-"]
+    return [
+        Row(
+            case=case,
+            values={
+                "true value": WORDS[case] if case in WORDS else STATIONARY[case][2],
+                "interval holds it": held[0] if case != DRIFT else "-",
+                "that of unflagged runs": held[1] if case != DRIFT else "-",
+                "repeats": f"{n['repeats'] / runs:.1f}",
+                "runs flagged DRIFT": f"{n.get('DRIFT', 0) / runs:.1%}",
+                "NO-STEADY-STATE": f"{n.get('NO-STEADY-STATE', 0) / runs:.1%}",
+                "FEW-SAMPLES": f"{n.get('FEW-SAMPLES', 0) / runs:.1%}",
+                "repeats flagged": f"{n['flagged_repeats'] / n['repeats']:.2%}",
+            },
+            reach=reach,
+            ok=ok,
+        )
+    ]
+
+
+REPEATS = Experiment(
+    name="coverage",
+    title="The interval of a run holds the true value 95 times in 100",
+    about=(
+        "Each process runs through the real warm-up, sampling loop, truncation, second stage and "
+        f"interval on a virtual clock ({POLICY.repeats} repeats, then as many as Stein's rule asks "
+        f"for, up to {POLICY.max_repeats}). Levels differ from launch to launch by 1 % (sd). Runs "
+        "that are flagged are counted like all others."
+    ),
+    cases={
+        name: Case(repeats(draw, truth()), 4000, 200, 20)
+        for name, (draw, truth, _) in STATIONARY.items()
+    }
+    | {
+        LONG: Case(repeats(_long, 0.0), 4000, 200, 20),
+        DRIFT: Case(repeats(_drift, 0.0), 4000, 200, 20),
+    },
+    rows=_row,
+)
+
+SD = 0.02
+RULE = Rule()
+
+
+def _normal(rng: np.random.Generator, n: int) -> Floats:
+    return rng.normal(0, 1, n)
+
+
+def _t3(rng: np.random.Generator, n: int) -> Floats:
+    return rng.standard_t(3, n) / 3**0.5
+
+
+def _bimodal(rng: np.random.Generator, n: int) -> Floats:
+    """Each arm is in a slow mode 3 times in 10, on top of normal noise."""
+    slow = (rng.random((2, n)) < 0.3) * 1.0
+    return (slow[1] - slow[0] + rng.normal(0, 0.3, n)) / (2 * 0.3 * 0.7 + 0.09) ** 0.5
+
+
+NOISES = {"normal": _normal, "t3": _t3, "bimodal": _bimodal}
+
+
+def pairs(
+    noise: Callable[[np.random.Generator, int], Floats], effect: float
+) -> Callable[[np.random.Generator, int], Counts]:
+    """One cell through screening, confirming and judging."""
+    true = math.log1p(effect)
+
+    def once(rng: np.random.Generator, count: int) -> Counts:
+        found: Counter[str] = Counter()
+
+        def fresh(key: str, n: int) -> list[gate.Pair]:
+            return [gate.Pair(d=float(d)) for d in true + SD * noise(rng, n)]
+
+        for _ in range(count):
+            cells, verdicts = virtual_ab.suite(["cell"], fresh, RULE)
+            effect_seen = verdicts["cell"].effect
+            low, high = (effect_seen and effect_seen.interval()) or (math.nan, math.nan)
+            found.update(runs=1, pairs=len(cells["cell"].screen) + len(cells["cell"].confirm))
+            found["inside"] += low <= true <= high
+            found["confirmed"] += bool(cells["cell"].confirm)
+        return found
+
+    return once
+
+
+def _pair_row(case: str, n: Counts) -> list[Row]:
+    return [
+        Row(
+            case=case,
+            values={
+                "interval holds it": share(n["inside"], n["runs"]),
+                "measured again": f"{n['confirmed'] / n['runs']:.1%}",
+                "pairs": f"{n['pairs'] / n['runs']:.1f}",
+            },
+            reach="at least 94 %",
+            ok=n["inside"] / n["runs"] >= LOW,
+        )
+    ]
+
+
+PAIRS = Experiment(
+    name="ab-coverage",
+    title="The interval of an A/B holds the true effect 95 times in 100",
+    about=(
+        f"Pair differences with a standard deviation of {SD:.0%} go through the whole adaptive "
+        "rule: screen, Stein's second stage, fresh pairs for what is flagged. An effect a little "
+        "beyond the margin is the hardest: which of two intervals is shown depends on the screen."
+    ),
+    cases={
+        f"effect {effect:.0%}, {name} noise": Case(pairs(noise, effect), 4000, 500, 40)
+        for effect in (0, 0.02, 0.03, 0.05)
+        for name, noise in NOISES.items()
+    },
+    rows=_pair_row,
+)

@@ -1,0 +1,56 @@
+"""Show gpubench's promises by simulation: `python -m tests.benchmarks.trust.simulate`.
+
+The real protocol, gate and statistics judge; only time is virtual. Writes simulation.md, .html and
+.json. A promise that was not kept is shown as MISSED, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tests.benchmarks.trust import coverage, evidence, gates, rivals, show, steadiness
+
+ALL = (
+    coverage.REPEATS, coverage.PAIRS, gates.AA, gates.POWER, gates.CURVE, gates.DETECTABLE,
+    steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS, gates.ANTAGONIST,
+    gates.DETERMINISM,
+)  # fmt: skip
+EXPERIMENTS = {experiment.name: experiment for experiment in ALL}
+SEED = 20260101
+HERE = Path(__file__).parents[3] / "reports" / "reference" / "trust"
+
+
+def write(names: list[str], seed: int, quick: bool, output: Path, workers: int) -> list[str]:
+    """Run experiments, write the three files, and name the promises that were not kept."""
+    chosen = [EXPERIMENTS[name] for name in names]
+    counts = evidence.run(chosen, seed, quick, workers)
+    results = [(e, show.rows(e, counts[e.name], quick)) for e in chosen]
+    how = f"Seed {seed}" + (", --quick: too few repetitions to show anything" if quick else "")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "simulation.md").write_text(show.markdown(results, how), "utf-8")
+    (output / "simulation.html").write_text(show.html(results, how), "utf-8")
+    (output / "simulation.json").write_bytes(show.as_json(results, counts, seed, quick))
+    return show.missed(results)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
+    parser.add_argument("--only", action="append", choices=EXPERIMENTS, metavar="NAME",
+                        help=f"one of {', '.join(EXPERIMENTS)}; may be repeated")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("-o", "--output", type=Path, default=HERE, help="directory")
+    given = parser.parse_args()
+    names = given.only or list(EXPERIMENTS)
+    missed = write(names, given.seed, given.quick, given.output, given.workers)
+    print((given.output / "simulation.md").read_text("utf-8"))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The simulation runs, repeats itself and can fail; its full run shows that the promises hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpubench.suite import Rule
+from tests.benchmarks.trust import evidence, gates, processes, show, simulate, virtual_ab
+from tests.benchmarks.trust.evidence import Case, Experiment, Row, at_most, bounds
+
+
+@pytest.mark.slow
+def test_quick_runs_everything_and_writes_three_files(tmp_path: Path) -> None:
+    names = list(simulate.EXPERIMENTS)
+    assert simulate.write(names, simulate.SEED, True, tmp_path, 2) == []
+    text = (tmp_path / "simulation.md").read_text()
+    page = (tmp_path / "simulation.html").read_text()
+    found = json.loads((tmp_path / "simulation.json").read_bytes())
+    assert [e["name"] for e in found["experiments"]] == names
+    for experiment in simulate.ALL:
+        assert f"## {experiment.title}" in text
+        for case in experiment.cases:
+            assert any(case in row["case"] for e in found["experiments"] for row in e["rows"]), case
+    assert page.count("<table>") == len(names)
+    assert "http" not in page, "it must be self-contained"
+
+
+def test_the_number_of_workers_and_the_run_change_no_byte(tmp_path: Path) -> None:
+    for place, workers in (("one", 1), ("two", 2)):
+        simulate.write(["power", "determinism"], 3, True, tmp_path / place, workers)
+    for name in ("simulation.md", "simulation.html", "simulation.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    simulate.write(["power"], 4, True, tmp_path / "other", 1)
+    assert (tmp_path / "other" / "simulation.json").read_bytes() != (
+        tmp_path / "one" / "simulation.json"
+    ).read_bytes()
+
+
+def test_a_promise_that_is_not_kept_is_shown_as_missed() -> None:
+    experiment = Experiment(
+        name="x", title="Title <b>", about="about 5%", rows=lambda case, n: [],
+        cases={"c": Case(lambda rng, n: {}, 1, 1, 1)},
+    )  # fmt: skip
+    rows = [
+        Row(case="good | one", values={"n": "1%"}, reach="2", ok=True),
+        Row(case="bad", values={"n": "<3>"}, reach="2", ok=False),
+    ]
+    results = [(experiment, rows)]
+    assert show.missed(results) == ["x: bad"]
+    text = show.markdown(results, "How")
+    assert "| good \\| one | 1 % | 2 | kept |" in text
+    assert "| bad | <3> | 2 | **MISSED** |" in text
+    assert "**1 of 2 promises kept; missed: x: bad.**" in text
+    page = show.html(results, "How")
+    assert "Title &lt;b&gt;" in page
+    assert '<td>&lt;3&gt;</td><td>2</td><td class="missed">MISSED</td>' in page
+
+
+def test_the_bounds_of_the_promises() -> None:
+    """0 of 299, 1 of 473 and 2 of 628 show 1 %; 0 of 59, 1 of 93 and 4 of 181 show 5 %."""
+    for hits, n, most in ((0, 299, 0.01), (1, 473, 0.01), (2, 628, 0.01), (0, 59, 0.05),
+                          (1, 93, 0.05), (4, 181, 0.05)):  # fmt: skip
+        assert at_most(hits, n) <= most < at_most(hits, n - 1)
+    assert bounds(0, 10)[0] == 0.0
+    assert bounds(10, 10)[1] == 1.0
+    assert bounds(5, 10) == pytest.approx((0.1871, 0.8129), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", processes.STATIONARY)
+def test_true_medians_are_true(name: str) -> None:
+    draw, truth, _ = processes.STATIONARY[name]
+    drawn = draw(np.random.default_rng(0), 4000, 200)[:, 100:]
+    assert float(np.median(drawn)) == pytest.approx(truth(), abs=2.5e-3)
+
+
+def test_a_turn_is_where_its_order_puts_it() -> None:
+    """An antagonist in the 1st and 4th turn slows the baseline of ABBA and the other of BAAB."""
+    for order, sign in (("ABBA", -1), ("BAAB", 1), ("ABAB", 0)):
+        machine = virtual_ab.Machine(virtual_ab.Locked((0, 3)), launch=0.0, orders=(order,))
+        pairs, costs = virtual_ab.measure(np.random.default_rng(1), machine, np.zeros(50))
+        assert np.mean([p.d for p in pairs]) == pytest.approx(sign * 0.1, abs=0.01)
+        assert costs.shape == (2, 50, 2 * machine.samples)
+
+
+def test_an_effect_reaches_the_pairs() -> None:
+    effect = math.log1p(0.1)
+    fresh = virtual_ab.on(virtual_ab.Machine(), np.random.default_rng(2), {"a": effect, "b": 0.0})
+    _, said = virtual_ab.suite(["a", "b"], fresh, Rule())
+    assert (said["a"].verdict, said["b"].verdict) == ("REGRESSED", "EQUIVALENT")
+
+
+def test_the_table_can_miss() -> None:
+    """A machine that is locked to the order and an order that is not drawn: every suite alarms."""
+    machine = virtual_ab.Machine(virtual_ab.Locked((1, 3)), orders=("ABAB",))
+    counts = gates.identical(machine)(np.random.default_rng(0), 2)
+    assert counts["alarms"] == 2
+    (row,) = gates.AA.rows("quiet", counts)
+    assert row.ok is False
+
+
+def test_chunks_add_up() -> None:
+    case = Case(lambda rng, n: {"n": n}, 5, 2, 1)
+    assert [min(case.chunk, case.count - k * case.chunk) for k in range(3)] == [2, 2, 1]
+    counts = evidence.run([gates.DETERMINISM], 1, True, 1)["determinism"]
+    assert next(iter(counts.values()))["suites"] == 4

@@ -1,0 +1,129 @@
+"""The options of pytest and of its other plug-ins."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from gpubench.record import read
+from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, outcomes, write
+
+
+def test_compare_fails_on_a_slower_run_only(
+    write_suite: WriteSuite, run_pytest: Pytest, tmp_path: Path
+) -> None:
+    def measured(microseconds: int, *words: str) -> subprocess.CompletedProcess[str]:
+        options = f"[axes.options.fake]\nlatency_us = {microseconds}"
+        write_suite(batch_size="[1]", policy={"parity_images": 4}, axes=options)
+        return run_pytest("tiny.toml", *words, COLUMNS="250")
+
+    def change(seconds: float, renamed: int, **conditions: str) -> None:
+        """The saved run as it would be on a machine that is never busy."""
+        content = json.loads(text.replace("latency_us=2000.0", f"latency_us={renamed}.0"))
+        content["benchmarks"][0]["stats"]["median"] = seconds
+        content["gpubench"]["comparable"] |= conditions
+        saved.write_text(json.dumps(content))
+
+    assert measured(2000, "--benchmark-save", "base").returncode == 0
+    [saved] = tmp_path.rglob("*_base.json")
+    text = saved.read_text()
+    assert json.loads(text)["benchmarks"][0]["stats"]["median"] >= 0.002
+    against = ("--benchmark-compare", "--benchmark-compare-fail")
+    change(0.5, renamed=2000)
+    done = measured(2000, *against, "median:90%")
+    assert done.returncode == 0, done.stdout
+    assert "a difference need not be the code's" not in done.stdout
+
+    change(0.002, renamed=4000, **{"cpu.model": "another"})
+    done = measured(4000, *against, "median:90%")
+    assert done.returncode != 0
+    assert "Performance has regressed" in done.stdout + done.stderr
+    assert "under other conditions (cpu.model)" in done.stdout
+
+
+def test_disabled_checks_answers_and_times_nothing(
+    write_suite: WriteSuite, run_pytest: Pytest, tmp_path: Path
+) -> None:
+    write_suite(
+        axes='[axes.options.fake]\nfail = ["", "wrong"]',
+        policy={"repeats": 20, "max_repeats": 20, "sample_s": 30, "warmup_s": 30},
+    )
+    code = """
+        import pytest
+
+        pytestmark = pytest.mark.gpubench("tiny.toml", batch_size=4)
+
+        def test_time(gpubench):
+            assert gpubench.agreement == 1
+            assert gpubench.p50_ms < 0
+
+        class TestMore:
+            @pytest.mark.gpubench(options={"fake": {"fail": ""}})
+            def test_answers(self, gpubench):
+                assert gpubench.agreement == 1
+
+            def test_nothing(self):
+                pass
+    """
+    write(tmp_path / "test_mine.py", code)
+    done = run_pytest(
+        "tiny.toml", "test_mine.py", "-v", "-rs", "--benchmark-disable", COLUMNS="250"
+    )
+    right, wrong = (f"{NAME.format(4)}-fail={fail}" for fail in ("", "wrong"))
+    found = outcomes(done.stdout)
+    assert [found[f"tiny.toml::{name}"] for name in (right, wrong)] == ["PASSED", "FAILED"]
+    assert found[f"test_mine.py::test_time[{right}]"] == "SKIPPED"
+    assert found[f"test_mine.py::test_time[{wrong}]"] == "FAILED"
+    assert found[f"test_mine.py::TestMore::test_answers[{right}]"] == "PASSED"
+    assert found["test_mine.py::TestMore::test_nothing"] == "PASSED"
+    assert "nothing is timed with --benchmark-disable" in done.stdout
+    assert "repeat 2" not in done.stdout
+    assert len(found) == 8
+
+
+def test_selection_measures_only_what_is_selected(
+    write_suite: WriteSuite, run_pytest: Pytest, tmp_path: Path
+) -> None:
+    write_suite()
+    code = """
+        import pytest
+
+        @pytest.mark.skipif(True, reason="not today")
+        @pytest.mark.gpubench("tiny.toml", batch_size=8)
+        def test_mine(gpubench):
+            pass
+
+        def test_other():
+            pass
+    """
+    write(tmp_path / "test_mine.py", code)
+    both = ("tiny.toml", "test_mine.py", "-v")
+    words = ("-k", "b4 or mine", "--gpubench-repeats", "1", "--gpubench-records", "records")
+    done = run_pytest(*both, *words, "--benchmark-only")
+    assert outcomes(done.stdout)[f"tiny.toml::{NAME.format(4)}"] == "PASSED"
+    assert (
+        "PASSED" not in outcomes(done.stdout.replace(f"tiny.toml::{NAME.format(4)}", "")).values()
+    )
+    assert [r.cell.batch_size for r in read(tmp_path / "records" / "tiny").records] == [4]
+    again = run_pytest(*both, *words)
+    assert again.returncode == 4
+    assert "holds a run already; name another" in again.stderr
+    for words in (("--benchmark-skip",), ("--setup-plan",), ("--collect-only",)):
+        done = run_pytest(*both, *words)
+        assert done.returncode == 0, done.stdout
+        assert "gpubench tiny:" not in done.stdout
+        assert f"{NAME.format(4)}" in done.stdout
+
+
+def test_beside_other_processes_of_xdist_nothing_is_measured(
+    write_suite: WriteSuite, run_pytest: Pytest
+) -> None:
+    write_suite()
+    done = run_pytest("tiny.toml", "-v", "-rs", COLUMNS="250", PYTEST_XDIST_WORKER="gw0")
+    assert set(outcomes(done.stdout).values()) == {"SKIPPED"}
+    assert "run it without -n, or with -n 0" in done.stdout
+    must = ("--gpubench-require", "fake")
+    done = run_pytest("tiny.toml", "-v", *must, COLUMNS="250", PYTEST_XDIST_WORKER="gw0")
+    assert set(outcomes(done.stdout).values()) == {"FAILED"}
+    assert "--gpubench-require fake: several processes of pytest-xdist" in done.stdout

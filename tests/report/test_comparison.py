@@ -1,0 +1,371 @@
+"""A comparison in every format: what it says, what it draws, and that nothing is lost."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from msgspec.structs import replace
+
+from gpubench import report
+from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison, compare
+from gpubench.report import forest, machine, markdown, page, show, text, verdicts
+from gpubench.suite import Rule
+from tests.report import make, make_pairs
+from tests.report.test_report import HOSTILE, Tags, plain
+
+RULE = Rule()
+
+
+def row(label: str, verdict: str, effect: float | None = None, half: float = 0.01, **changes):
+    """A comparison whose cost changes by ``effect``, with an interval of +-``half``."""
+    metric = changes.pop("metric", "p50 [ns]")
+    values = {"key": label.replace(" ", "-"), "label": label, "metric": metric, "verdict": verdict}
+    if effect is not None:
+        logs = [math.log1p(effect) + x for x in (0.0, -half, half)]
+        if metric != "p50 [ns]":
+            logs = [-logs[0], -logs[2], -logs[1]]
+        ratio, low, high = map(math.exp, logs)
+        values |= {"baseline": 2e6, "candidate": 2e6 * ratio, "ratio": ratio, "low": low,
+                   "high": high, "n": (20, 20), "pairs": 20, "pair_sd": 0.012,
+                   "smallest_detectable": 0.031}  # fmt: skip
+    return Comparison(**(values | changes))
+
+
+SAID = "slower than 2.0%: p = 0.0004 on fresh pairs, after Holm"
+ROWS = [
+    row("torch-eager fp32 b4 x1 latency", "EQUIVALENT", 0.001, code="inside-margin"),
+    row("onnxruntime fp32 b1 x1 latency", "REGRESSED", 0.053, 0.012, code="confirmed", reason=SAID),
+    row("openvino bf16 b64 x2 throughput", "IMPROVED", -0.3, metric="images/s", code="confirmed"),
+    row("torch-compile bf16 b64 x4 throughput transfer", "REGRESSED", 0.12, 0.03,
+        metric="images/s", code="confirmed", reason=SAID),
+    row("openvino fp32 b8 x2 latency num_streams=2 performance_hint=LATENCY", "INCONCLUSIVE", 0.01,
+        0.2, code="wide-interval", reason="the interval reaches across \u00b12.0%"),
+    row("tensorrt fp16 b1 x1 latency", "MISSING", code="failed",
+        reason="candidate: failed: out-of-memory (worker killed: 3.9 of 4.0 GiB used)"),
+    row("torch-eager fp32 b8 x1 latency", "EQUIVALENT", -0.002, code="inside-margin"),
+]  # fmt: skip
+STORED = [replace(c, pairs=0, pair_sd=None) for c in ROWS]
+
+
+def both_arms():
+    """An A/B with a regression, an improvement, and the rest unchanged or undecided."""
+    cells = make.grid(backends=("torch-eager", "openvino"), batches=(1, 16), replicas=(1,))
+    return make_pairs.arms(cells, effect={1: 0.08, 4: -0.2, 6: 0.02}, sd=0.01, seed=3)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return both_arms()
+
+
+@pytest.fixture(scope="module")
+def page_of_session(session):
+    return report.render(session, "html")
+
+
+# ------------------------------------------------------------------------------ words
+
+
+def test_headline_says_what_decides_the_exit_code():
+    assert verdicts.headline(ROWS[1:3], RULE) == (
+        "REGRESSED: 1 of 2 cells is slower: onnxruntime fp32 b1 x1 latency by 5.3 % (4.0 to 6.6 %)"
+    )
+    assert verdicts.headline(ROWS, RULE).startswith(
+        "REGRESSED: 2 of 7 cells are slower, most of all torch-compile bf16 b64 x4 throughput "
+        "transfer by 12.0 % ("
+    )
+    left = [c for c in ROWS if c.verdict != "REGRESSED"]
+    assert verdicts.headline(left, RULE) == (
+        "MISSING: 1 of 5 cells is missing on one side: tensorrt fp16 b1 x1 latency: candidate: "
+        "failed: out-of-memory (worker killed: 3.9 of 4.0 GiB used)"
+    )
+    left = [c for c in left if c.verdict != "MISSING"]
+    assert verdicts.headline(left, RULE).startswith("INCONCLUSIVE: 1 of 4 cells is undecided: ")
+    left = [c for c in left if c.verdict != "INCONCLUSIVE"]
+    assert verdicts.headline(left, RULE) == (
+        "PASS: 1 of 3 cells is faster: openvino bf16 b64 x2 throughput takes 30.0 % less time "
+        "(29.3 to 30.7 %); the others are unchanged within \u00b12 %"
+    )
+    assert verdicts.headline(left[::2], RULE) == "PASS: 2 of 2 cells are unchanged within \u00b12 %"
+    assert verdicts.headline([], RULE).startswith("MISSING: the two runs have nothing to compare")
+    apart = [replace(c, verdict="INCOMPARABLE", reason="differs: cpu.model") for c in ROWS]
+    assert verdicts.headline(apart, RULE).endswith("are not comparable: differs: cpu.model")
+
+
+@pytest.mark.parametrize(
+    ("share", "half", "wanted"),
+    [
+        (0.0534, 0.0125, "+5.3 %"),
+        (0.0534, 0.002, "+5.34 %"),
+        (0.0534, 0.0002, "+5.340 %"),
+        (0.0534, 1e-9, "+5.340 %"),
+        (1.234, 0.15, "+123 %"),
+        (-0.0001, 0.01, "0.0 %"),
+        (12.5, None, "+1,250.0 %"),
+        (0.5, 0.0, "+50.0 %"),
+    ],
+)
+def test_effects_have_the_digits_that_their_interval_supports(share, half, wanted):
+    assert verdicts.percent(share, half, signed=True) == wanted
+
+
+def test_an_effect_is_the_cost_so_less_throughput_is_slower():
+    slower = row("x", "REGRESSED", 0.25, metric="images/s")
+    assert slower.ratio == pytest.approx(0.8)
+    assert verdicts.effect(slower) == "+25.0 % [+23.8, +26.3]"
+    assert verdicts.effect(row("x", "REGRESSED", 0.25)) == verdicts.effect(slower)
+    assert verdicts.effect(replace(slower, low=None, high=None)) == "+25.0 %"
+    assert verdicts.effect(ROWS[5]) == show.NOTHING
+
+
+def test_the_effect_agrees_with_the_gate(session):
+    found = {c.key: c for c in compare(*session)}
+    for cell in forest.behind(*session, list(found.values()), RULE)["cells"]:
+        deciding = [p["y"] for p in cell["points"] if p["kind"] == cell["points"][-1]["kind"]]
+        (line,) = cell["lines"]
+        assert line["y"] == pytest.approx(sum(deciding) / len(deciding), abs=1e-9)
+        assert line["low"] < line["y"] < line["high"]
+
+
+def test_worst_comes_first_and_nothing_is_lost():
+    made = verdicts.ordered(ROWS)
+    assert [c.verdict for c in made] == sorted((c.verdict for c in ROWS), key=list(VERDICTS).index)
+    assert [c.label.split()[0] for c in made[:2]] == ["torch-compile", "onnxruntime"]
+    changed, unchanged = verdicts.split(ROWS)
+    assert changed + unchanged == made
+    assert {c.verdict for c in unchanged} == {"EQUIVALENT"}
+    assert verdicts.folded(unchanged, RULE) == (
+        "EQUIVALENT: 2 cells unchanged within \u00b12 %; no interval reaches beyond 1.2 %"
+    )
+
+
+def test_what_could_have_been_found_and_the_exit_code_are_said():
+    assert "3.1 % 95 times in 100; 1 of 7 cells could not" in verdicts.reach(ROWS)
+    assert "3.1 % (best cell) to 4.0 % (worst" in verdicts.reach(
+        [ROWS[0], replace(ROWS[1], smallest_detectable=0.04)]
+    )
+    assert "any size" in verdicts.reach([ROWS[5]])
+    assert verdicts.exit_words(ROWS) == "Exit code 1: a confirmed regression."
+    assert verdicts.exit_words(ROWS, 0).startswith("Exit code 0, as --fail-on has it; without it 1")
+    for code in verdicts.EXIT:
+        found = {0: ROWS[:1], 1: ROWS[1:2], 3: ROWS[4:5], 4: ROWS[5:6]}[code]
+        assert verdicts.exit_words(found).startswith(f"Exit code {code}: {verdicts.EXIT[code]}")
+
+
+def test_arms_are_known_by_their_session_in_any_order(session):
+    base, candidate = session
+    assert verdicts.arms([candidate, base]) == (base, candidate)
+    assert verdicts.arms([base]) is None
+    assert verdicts.arms([base, base]) is None
+    other = replace(candidate.header.pairing, session="another")
+    stranger = replace(candidate, header=replace(candidate.header, pairing=other))
+    assert verdicts.arms([base, stranger]) is None
+    assert verdicts.arms([make.run([make.cell()], samples=5)] * 2) is None
+    assert verdicts.rule_of(base) == base.header.pairing.rule
+
+
+# ------------------------------------------------------------------------------ terminal
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+@pytest.mark.parametrize("rows", [ROWS, STORED], ids=["pairs", "stored"])
+def test_terminal_says_the_verdict_first_and_breaks_no_word(width, rows):
+    made = plain(text.comparison(rows), width)
+    lines = made.splitlines()
+    assert lines[0].startswith("REGRESSED: 2 of 7 cells are slower")
+    assert max(map(len, lines)) <= width
+    words = set(made.split())
+    for c in rows:
+        if c.verdict != "EQUIVALENT":
+            assert set(c.label.split()) <= words
+    assert {"5.3", "+5.3", "1.200", "wide-interval:", "confirmed:"} & words
+    assert "2 REGRESSED, 1 MISSING, 1 INCONCLUSIVE, 1 IMPROVED, 2 EQUIVALENT" in made
+    assert (CAVEAT in " ".join(made.split())) == (rows is STORED)
+    assert ("pair sd" in made) == (rows is ROWS)
+
+
+def test_terminal_has_a_line_per_cell_at_120_columns():
+    lines = plain(text.comparison(ROWS), 120).splitlines()
+    found = next(line for line in lines if line.startswith("REGRESSED     onnxruntime"))
+    wanted = ["REGRESSED", "onnxruntime", "fp32", "b1", "x1", "latency", "2.000", "ms", "2.106",
+              "ms", "+5.3", "%", "[+4.0,", "+6.6]", "20", "1.2", "%", "3.1", "%"]  # fmt: skip
+    assert found.split() == wanted
+    assert lines[lines.index(found) + 1].strip() == f"confirmed: {SAID}"
+
+
+def test_terminal_folds_unchanged_rows_into_a_line_and_unfolds_them():
+    folded = plain(text.comparison(ROWS), 120)
+    assert "b4 x1 latency" not in folded
+    assert "EQUIVALENT: 2 cells unchanged within \u00b12 %; " in folded
+    assert "(gpubench compare --all lists them)" in folded
+    unfolded = plain(text.comparison(ROWS, everything=True), 120)
+    assert "b4 x1 latency" in unfolded
+    assert "--all" not in unfolded
+    calm = plain(text.comparison(ROWS[:1]), 120)
+    assert calm.startswith("PASS: 1 of 1 cell is unchanged")
+
+
+def test_terminal_shows_the_rule_it_was_given():
+    made = " ".join(plain(text.comparison(ROWS, rule=Rule(delta=0.05, alpha=0.02))).split())
+    assert "within \u00b15 %" in made
+    assert "at most 2 % (alpha)" in made
+
+
+def test_terminal_shows_what_compare_finds():
+    cells = make.grid(backends=("torch-eager",), batches=(1,), replicas=(1,))
+    base, slow = (make.run(cells, seed=s, repeats=8, factor=f) for s, f in ((1, 1.0), (2, 1.3)))
+    found = compare(base, slow)
+    worst = sorted({c.verdict for c in found}, key=list(VERDICTS).index)[0]
+    made = plain(text.comparison(found))
+    assert made.startswith(f"{worst}: 2 of 2 cells are ")
+    assert CAVEAT in " ".join(made.split())
+    assert plain(text.comparison([])).startswith("MISSING")
+
+
+# ------------------------------------------------------------------------------ other formats
+
+
+def test_markdown_folds_unchanged_rows_and_keeps_every_cell():
+    made = markdown.comparison(ROWS)
+    assert made.startswith("**REGRESSED: 2 of 7 cells are slower")
+    before, _, fold = made.partition("<details>")
+    assert before.count("\n| ") == 6  # head and five rows
+    assert fold.partition("</details>")[0].count("\n| EQUIVALENT") == 2
+    assert "<details>" not in markdown.comparison(ROWS, everything=True)
+    assert CAVEAT in markdown.comparison(STORED)
+    assert CAVEAT not in made
+    assert markdown.comparison([]).startswith("**MISSING")
+
+
+def test_markdown_escapes_labels_and_reasons():
+    evil = replace(ROWS[1], label=HOSTILE, reason=HOSTILE)
+    for made in (markdown.comparison([evil]), markdown.comparison([evil, ROWS[0]])):
+        assert "<script" not in made
+        assert "<img" not in made
+        assert "[x](y)" not in made
+        rows = [line for line in made.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+
+
+def test_json_has_every_field_and_what_the_codes_mean():
+    made = json.loads(machine.comparisons(ROWS, rule=Rule(delta=0.03)))
+    assert made["exit_code"] == 1
+    assert made["headline"].startswith("REGRESSED: 2 of 7")
+    assert made["counts"] == {"REGRESSED": 2, "MISSING": 1, "INCONCLUSIVE": 1, "IMPROVED": 1,
+                              "EQUIVALENT": 2}  # fmt: skip
+    assert made["rule"]["delta"] == 0.03
+    assert made["note"] == ""
+    assert set(made["codes"]) == {c.code for c in ROWS}
+    assert [set(c) for c in made["comparisons"]] == [set(Comparison.__struct_fields__)] * 7
+    assert json.loads(machine.comparisons(STORED))["note"] == CAVEAT
+    assert json.loads(machine.comparisons(ROWS, code=0))["exit_code"] == 0
+
+
+@pytest.mark.parametrize("kind", ["text", "md", "json", "html"])
+def test_reports_of_both_arms_begin_with_the_verdict(session, kind):
+    made = report.render(session, kind)
+    assert (made == report.render(session[::-1], kind)) == (kind == "html")
+    wanted = verdicts.headline(compare(*session), RULE)
+    assert wanted in made.replace("\\", "").replace("\n", " ")
+    if kind == "md":
+        assert made.index("REGRESSED") < made.index("Lowest latency")
+    if kind == "text":
+        assert made.startswith("REGRESSED")
+
+
+# ------------------------------------------------------------------------------ the page
+
+
+class Text(HTMLParser):
+    """Text of the page by the id of the innermost section around it."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.at, self.found = [""], {}
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("section", "details"):
+            self.at.append(dict(attrs).get("id") or self.at[-1])
+
+    def handle_endtag(self, tag):
+        if tag in ("section", "details"):
+            self.at.pop()
+
+    def handle_data(self, data):
+        self.found[self.at[-1]] = self.found.get(self.at[-1], "") + data
+
+
+def test_page_begins_with_the_verdict_and_folds_both_runs(session, page_of_session):
+    found = compare(*session)
+    ids = [a["id"] for _, a in Tags(page_of_session).seen if "id" in a]
+    order = ["verdict", "effects", "forest", "cells", "behind", "runs", "latency-per-batch",
+             "samples", "again", "environment"]  # fmt: skip
+    assert [i for i in ids if i in order] == order
+    said = Text(page_of_session).found["verdict"]
+    assert verdicts.headline(found, RULE) in said
+    assert "Exit code 1: a confirmed regression." in said
+    assert "95 times in 100" in said
+    assert "delta" in said
+    assert "ref=main" in said
+    assert "ref=feature" in said
+    runs = page_of_session.partition('<details class="fold" id="runs">')[2]
+    assert "Latency per batch" in runs
+    assert len(page_of_session.encode()) < 3_000_000
+
+
+def test_page_lists_every_cell_once(session, page_of_session):
+    found = compare(*session)
+    section = re.search(r'<section class="table" id="cells">.*?</section>', page_of_session, re.S)
+    rows = re.findall(r"<tbody>(.*?)</tbody>", section[0], re.S)
+    count = [body.count("<tr>") for body in rows]
+    changed, unchanged = verdicts.split(found)
+    assert count == [len(changed), len(unchanged)]
+    assert f"EQUIVALENT: {len(unchanged)} cells unchanged" in section[0]
+    assert f"{len(found)} rows" in section[0]
+
+
+def test_page_of_two_stored_runs_has_the_caveat_and_repeats():
+    cells = make.grid(backends=("torch-eager",), batches=(1, 4), replicas=(1,))
+    base, slow = (make.run(cells, seed=s, repeats=5, factor=f, run_id=str(s), samples=30)
+                  for s, f in ((1, 1.0), (2, 1.3)))  # fmt: skip
+    found = compare(base, slow)
+    made = page.render_comparison(base, slow, found, rule=Rule(delta=0.03), code=0)
+    assert CAVEAT in made
+    assert "\u00b13 %" in made
+    assert "as --fail-on has it" in made
+    drawn = forest.behind(base, slow, found, RULE)["cells"]
+    assert [[p["kind"] for p in cell["points"]] for cell in drawn] == [
+        ["baseline"] * 5 + ["candidate"] * 5
+    ] * len(found)
+    centre = [sum(p["y"] for p in cell["points"][:5]) for cell in drawn]
+    assert centre == pytest.approx([0.0] * len(found), abs=1e-9)
+
+
+def test_page_escapes_hostile_comparisons():
+    file = make.run([make.cell()], samples=5)
+    evil = [replace(c, label=HOSTILE, reason=HOSTILE, code=HOSTILE) for c in ROWS]
+    made = page.render_comparison(file, file, evil)
+    tags = Tags(made).seen
+    assert not [t for t, a in tags if t == "img" or "onerror" in a]
+    assert [a.get("type") for t, a in tags if t == "script"] == ["application/json", None, None]
+    assert "{{7*7}}" in made
+
+
+def test_page_of_nothing_compared_is_a_page():
+    file = make.run([make.cell()], samples=5)
+    made = page.render_comparison(file, file, [])
+    assert "nothing to compare" in made
+    assert 'id="effects"' not in made
+
+
+def test_the_command_of_an_arm_compares_again():
+    words = ["/x/gpubench", "ab", "ci", "--baseline", "backend=a", "-o", "out", "--json", "-q"]
+    base, _ = make_pairs.arms([make.cell()], pairs=4, baseline={"command": words})
+    wanted = "gpubench ab ci --baseline backend=a -q"
+    assert show.command(base.header, "k") == wanted
+    assert show.resume(base.header, "out") == (
+        "gpubench ab ci --baseline backend=a --json -q --resume -o out"
+    )

@@ -1,0 +1,102 @@
+"""The charts of a comparison: effects of all cells, and the pairs behind a verdict."""
+
+import math
+
+import pytest
+from msgspec.structs import replace
+
+from gpubench import report
+from gpubench.analysis.compare import VERDICTS, compare
+from gpubench.report import forest, verdicts
+from gpubench.suite import Rule
+from tests.report import make, make_pairs
+from tests.report.test_comparison import ROWS, RULE, both_arms, row
+
+
+def valid(spec: dict, **data) -> str:
+    """The specification as SVG; raises where it is no Vega-Lite."""
+    import altair
+    import vl_convert
+
+    whole = {**spec, "width": 500, "datasets": data}
+    altair.Chart.from_dict(whole, validate=True)
+    svg: str = vl_convert.vegalite_to_svg(whole)
+    return svg
+
+
+def test_forest_draws_a_line_per_effect_worst_first():
+    made = forest.forest(ROWS, RULE)
+    effects = [c for c in verdicts.ordered(ROWS) if c.ratio]
+    assert [p["row"] for p in made["points"]] == [c.label for c in effects]
+    assert [p["verdict"] for p in made["points"]] == [c.verdict for c in effects]
+    svg = valid(made["spec"], points=made["points"])
+    for c in effects:
+        assert c.label[:20] in svg
+    assert made["spec"]["height"] == made["step"] * len(effects)
+
+
+def test_forest_looks_differ_in_shape_or_filling_and_not_in_colour_alone():
+    looks = [(shape, filled) for _, shape, filled in forest.LOOKS.values()]
+    assert len(set(looks)) == len(looks)
+    assert set(forest.LOOKS) == set(VERDICTS)
+    kinds = list(forest.KINDS.values())
+    assert kinds[0] != kinds[1]
+    assert kinds[2] != kinds[3]
+
+
+def test_forest_shades_the_margin_and_cuts_endless_intervals():
+    made = forest.forest(ROWS, Rule(delta=0.05))
+    band = made["spec"]["layer"][0]["layer"][0]["encoding"]
+    assert band["x2"]["datum"] == -band["x"]["datum"] == pytest.approx(math.log(1.05))
+    wild = forest.forest([*ROWS[:2], row("wild", "INCONCLUSIVE", 0.0, 9.0)], RULE)
+    last = next(p for p in wild["points"] if p["row"] == "wild")
+    assert last["beyond"] == ["left", "right"]
+    assert last["high"] == pytest.approx(forest.WIDE * math.log(1.053))
+    low, high = wild["spec"]["layer"][1]["encoding"]["x"]["scale"]["domain"]
+    assert low < last["low"]
+    assert last["high"] < high
+    assert all(p["beyond"] == [] for p in wild["points"] if p["row"] != "wild")
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.004, 0.03, 0.3, 1.0, 9.0, 300.0])
+def test_ticks_are_few_round_and_within_the_picture(effect):
+    made = forest.forest([row("x", "REGRESSED", effect)], RULE)
+    x = made["spec"]["layer"][1]["encoding"]["x"]
+    ticks, (low, high) = x["axis"]["values"], x["scale"]["domain"]
+    assert 3 <= len(ticks) <= 10
+    assert 0 in ticks
+    assert low <= min(ticks) <= max(ticks) <= high
+
+
+def test_equal_labels_stay_two_lines():
+    twice = [replace(ROWS[1], key=key) for key in ("a", "b")]
+    rows = [p["row"] for p in forest.forest(twice, RULE)["points"]]
+    assert rows == [ROWS[1].label, f"{ROWS[1].label} (b)"]
+
+
+def test_pairs_are_drawn_for_what_is_not_unchanged():
+    session = both_arms()
+    found = compare(*session)
+    made = forest.behind(*session, found, RULE)
+    assert [c["label"] for c in made["cells"]] == [c.label for c in verdicts.split(found)[0]]
+    worst = made["cells"][0]
+    key = next(c.key for c in found if c.label == worst["label"])
+    records = [r for r in session[1].records if r.cell.key == key]
+    kinds = [p["kind"] for p in worst["points"]]
+    assert kinds == ["screen"] * kinds.count("screen") + ["confirm"] * kinds.count("confirm")
+    assert kinds.count("confirm") == sum(r.stage == "confirm" for r in records) > 0
+    assert worst["points"][0]["tip"]["order"] in ("ABBA", "BAAB")
+    (line,) = worst["lines"]
+    assert line["x"] == kinds.count("screen") + 0.6
+    svg = valid(made["spec"], points=worst["points"], lines=worst["lines"])
+    assert "pair, in the order measured" in svg
+
+
+def test_pairs_of_two_backends_are_found():
+    cells = [(make.cell(), make.cell(backend="openvino"))]
+    base, candidate = make_pairs.arms(cells, pairs=8, confirm=8, effect=0.2)
+    found = compare(base, candidate)
+    assert found[0].baseline_key
+    (cell,) = forest.behind(base, candidate, found, RULE)["cells"]
+    assert len(cell["points"]) == 16
+    assert "torch-eager -&gt; openvino" in report.render([base, candidate], "html")

@@ -1,0 +1,285 @@
+"""The GitHub action: no input reaches a shell as code, and its commands exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from gpubench.cli import cli
+
+PATH = Path(__file__).parent.parent / ".github/actions/gpubench/action.yml"
+ACTION: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
+HOSTILE = "$(touch pwned); `touch pwned` && touch pwned | \"'\\ * ${IFS} %0A\n::error::x\n--json -q"
+STUB = """#!{python}
+import json, os, sys
+with open(os.environ["LOG"], "a") as log:
+    log.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+sys.exit(int(os.environ.get("CODE", "0")))
+"""
+
+
+def step(name: str) -> dict[str, Any]:
+    return next(s for s in STEPS if s.get("name") == name or name in s.get("uses", ""))
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with one commit and its origin, stubs of gpubench and uv, and GitHub's variables."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for name in ("gpubench", "uv"):
+        (binaries / name).write_text(STUB.format(python=sys.executable), encoding="utf-8")
+        (binaries / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
+    for name in ("LOG", "GITHUB_OUTPUT", "GITHUB_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("RUNNER_TEMP", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git(tmp_path, "init", "-q", "-b", "main", "origin")
+    for number in range(2):
+        git(tmp_path / "origin", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q",
+            "--allow-empty", "-m", str(number))  # fmt: skip
+    git(tmp_path / "origin", "branch", "old/one", "HEAD~1")
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{tmp_path}/origin", "work")
+    return tmp_path
+
+
+def git(where: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def run(job: Path, name: str, code: int = 0, **inputs: str) -> tuple[int, str, list[list[str]]]:
+    """(exit code, stdout, commands) of a step's script with these inputs, the others default."""
+    defaults = {key: str(value["default"]) for key, value in ACTION["inputs"].items()}
+    if "${{" in defaults["base-ref"]:
+        defaults["base-ref"] = ""  # outside a pull request
+    given = defaults | {key.replace("_", "-"): value for key, value in inputs.items()}
+    assert set(given) == set(defaults)
+    values = {
+        key: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda m: given[m[1]], value)
+        for key, value in step(name).get("env", {}).items()
+    }
+    assert not any("${{" in value for key, value in values.items() if given.get(key) != value)
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
+        cwd=job / "work", env={**os.environ, **values, "CODE": str(code)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    log = job / "LOG"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    assert not list(job.rglob("pwned"))
+    return done.returncode, done.stdout, [json.loads(line) for line in lines]
+
+
+# ------------------------------------------------------------------------------ the file
+
+
+def test_it_is_a_composite_action_whose_inputs_are_described() -> None:
+    assert ACTION["runs"]["using"] == "composite"
+    for key, value in ACTION["inputs"].items():
+        assert value["description"], key
+        assert isinstance(value["default"], str), key
+    used = set(re.findall(r"inputs\.([\w-]+)", PATH.read_text(encoding="utf-8")))
+    assert used == set(ACTION["inputs"])
+
+
+def test_no_expression_stands_in_a_script() -> None:
+    scripts = [s for s in STEPS if "run" in s]
+    assert [s["name"] for s in scripts] == ["Install", "Measure"]
+    for s in scripts:
+        assert "${{" not in s["run"]
+        assert s["shell"] == "bash"
+        assert s["run"].startswith("set -euo pipefail\n")
+        assert "eval" not in s["run"]
+
+
+def test_only_official_actions_are_used_by_their_major_tag() -> None:
+    used = [s["uses"] for s in STEPS if "uses" in s]
+    assert [re.sub(r"\d+$", "N", u) for u in used] == [
+        "astral-sh/setup-uv@vN", "actions/cache@vN", "actions/upload-artifact@vN",
+    ]  # fmt: skip
+
+
+def test_records_are_uploaded_even_when_the_job_fails() -> None:
+    upload = step("actions/upload-artifact")
+    assert upload["if"].startswith("always() && ")
+    assert upload["with"]["path"] == "${{ steps.measure.outputs.directory }}"
+    assert STEPS[-1] is upload
+
+
+def test_the_cache_leaves_environments_of_base_commits_out() -> None:
+    cache = step("actions/cache")["with"]
+    inside, refs = cache["path"].splitlines()
+    assert (inside, refs) == ("${{ inputs.cache-path }}/*", "!${{ inputs.cache-path }}/refs")
+    assert cache["key"].startswith(cache["restore-keys"])
+
+
+# ------------------------------------------------------------------------------ measuring
+
+
+@pytest.mark.parametrize("mode", ["ab", "compare", "run"])
+def test_every_option_exists_in_the_command_line(mode: str, job: Path) -> None:
+    code, out, commands = run(job, "Measure", mode=mode, base_ref="main", baseline="stored",
+                              delta="3%", budget="5m", fail_on="regressed,missing",
+                              args="--backend null\n --require  null")  # fmt: skip
+    assert code == 0, out
+    assert [c[1] for c in commands] == (["run", "compare"] if mode == "compare" else [mode])
+    for _, name, *words in commands:
+        command = cli.commands[name]
+        with command.make_context(name, list(words)) as context:
+            given = context.params
+        if name != "compare":
+            assert given["suite"] == "ci"
+            assert given["backend"] == given["require"] == ["null"]
+            assert str(given["cache_dir"]) == "~/.cache/gpubench"
+            assert str(given["output"]).startswith(str(job / "temp"))
+        assert given["github"] is True
+        if name != "run":
+            assert given["delta"] == "3%"
+            assert "--fail-on=regressed,missing" in words
+    if mode == "ab":
+        assert given["budget"] == "5m"
+        assert given["baseline_ref"] == git(job / "origin", "rev-parse", "main")
+
+
+def test_empty_inputs_leave_gpubenchs_defaults(job: Path) -> None:
+    code, _, ((_, *words),) = run(job, "Measure", base_ref="main")
+    assert code == 0
+    names = [word.partition("=")[0] for word in words]
+    assert names == ["ab", "--github", "--baseline-ref", "--output", "--cache-dir", "--", "ci"]
+    directory = (job / "GITHUB_OUTPUT").read_text(encoding="utf-8").strip().partition("=")[2]
+    assert f"--output={directory}" in words
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4])
+def test_the_exit_code_is_gpubenchs(code: int, job: Path) -> None:
+    assert run(job, "Measure", code, base_ref="main")[0] == code
+    assert (job / "GITHUB_OUTPUT").exists()  # so what there is will be uploaded
+
+
+def test_two_uses_in_a_job_do_not_share_a_directory(job: Path) -> None:
+    run(job, "Measure", mode="run")
+    _, _, (first, second) = run(job, "Measure", mode="run")
+    assert first[2:] != second[2:]
+
+
+@pytest.mark.parametrize(
+    ("ref", "expected"),
+    [("main", "main"), ("old/one", "old/one"), ("HEAD^{tree}~", None), ("gone", None)],
+)
+def test_the_base_is_fetched_into_a_shallow_checkout(
+    ref: str, expected: str | None, job: Path
+) -> None:
+    code, out, commands = run(job, "Measure", base_ref=ref)
+    if expected is None:
+        assert code == 2
+        assert out.startswith("::error title=gpubench action::base-ref names no commit")
+        assert commands == []
+    else:
+        commit = git(job / "origin", "rev-parse", expected)
+        assert f"--baseline-ref={commit}" in commands[0]
+        assert git(job / "work", "cat-file", "-t", commit) == "commit"
+
+
+def test_a_commit_may_be_named_and_a_whole_history_stays_whole(job: Path) -> None:
+    old = git(job / "origin", "rev-parse", "old/one")
+    git(job / "work", "fetch", "-q", "--unshallow")
+    assert f"--baseline-ref={old}" in run(job, "Measure", base_ref=old)[2][0]
+    assert f"--baseline-ref={old}" in run(job, "Measure", base_ref="HEAD~1")[2][1]
+    assert git(job / "work", "rev-parse", "--is-shallow-repository") == "false"
+    assert git(job / "work", "rev-list", "--count", "HEAD") == "2"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"mode": ""}, "mode must be"),
+        ({"mode": HOSTILE}, "mode must be"),
+        ({"mode": "compare"}, "needs baseline"),
+        ({"base_ref": ""}, "needs base-ref"),
+        ({"base_ref": "--upload-pack=touch pwned"}, "must be a commit"),
+        ({"base_ref": "+main"}, "must be a commit"),
+        ({"base_ref": "main:refs/heads/main"}, "must be a commit"),
+        ({"base_ref": HOSTILE.replace(":", "")}, "names no commit"),
+    ],
+)
+def test_bad_inputs_are_refused_before_anything_is_measured(
+    inputs: dict[str, str], message: str, job: Path
+) -> None:
+    code, out, commands = run(job, "Measure", **inputs)
+    assert (code, commands) == (2, [])
+    assert re.fullmatch(rf"::error title=gpubench action::[^\n]*{message}[^\n]*\n", out)
+
+
+@pytest.mark.parametrize("mode", ["ab", "compare", "run"])
+def test_hostile_inputs_stay_words(mode: str, job: Path) -> None:
+    (job / "work/file.txt").touch()  # what a glob would find
+    code, _, commands = run(job, "Measure", mode=mode, base_ref="main", suite=HOSTILE,
+                            baseline=f"-{HOSTILE}", delta=HOSTILE, budget=HOSTILE, fail_on=HOSTILE,
+                            cache_path=HOSTILE, args=HOSTILE)  # fmt: skip
+    assert code == 0
+    for _, name, *words in commands:
+        at = words.index("--")
+        if name == "compare":
+            assert words[at + 1] == f"-{HOSTILE}"
+        else:
+            assert words[at + 1 :] == [HOSTILE]
+            assert f"--cache-dir={HOSTILE}" in words
+            assert "*" in words[:at]  # split at blanks, never expanded
+        if name != "run":
+            assert f"--delta={HOSTILE}" in words
+            assert f"--fail-on={HOSTILE}" in words
+
+
+def test_a_suite_that_looks_like_an_option_is_a_suite(job: Path) -> None:
+    _, _, ((_, name, *words),) = run(job, "Measure", mode="run", suite="--help")
+    command = cli.commands[name]
+    assert isinstance(command, click.Command)
+    with command.make_context(name, [w for w in words if w != "--github"]) as context:
+        assert context.params["suite"] == "--help"
+
+
+# ------------------------------------------------------------------------------ installing
+
+
+def environment(job: Path, *, has_gpubench: bool) -> None:
+    """What the stub of uv does not make."""
+    python = job / "work/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\nexit {0 if has_gpubench else 1}\n", encoding="utf-8")
+    python.chmod(0o755)
+
+
+@pytest.mark.parametrize("has_gpubench", [True, False])
+@pytest.mark.parametrize("project", [True, False])
+def test_the_projects_environment_is_made_and_gpubench_added_where_it_lacks(
+    project: bool, has_gpubench: bool, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTION_PATH", str(PATH.parent))
+    environment(job, has_gpubench=has_gpubench)
+    if project:
+        (job / "work/pyproject.toml").touch()
+    code, out, commands = run(job, "Install")
+    assert code == 0, out
+    assert commands[0] == (["uv", "sync", "--no-dev"] if project else ["uv", "venv", "--clear"])
+    if has_gpubench:
+        assert len(commands) == 1
+    else:
+        assert commands[1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
+        assert Path(commands[1][-1]).resolve() == PATH.parents[3]
+        assert (Path(commands[1][-1]) / "pyproject.toml").is_file()
+    added = Path((job / "GITHUB_PATH").read_text(encoding="utf-8").strip())
+    assert [p.name for p in added.iterdir()] == ["gpubench"]
+    assert (added / "gpubench").readlink() == job / "work/.venv/bin/gpubench"
