@@ -111,7 +111,8 @@ REPEATS = Experiment(
         "Each process runs through the real warm-up, sampling loop, truncation, second stage and "
         f"interval on a virtual clock ({POLICY.repeats} repeats, then as many as Stein's rule asks "
         f"for, up to {POLICY.max_repeats}). Levels differ from launch to launch by 1 % (sd). Runs "
-        "that are flagged are counted like all others."
+        "that are flagged are counted like all others. The strength of the promised warm-up was "
+        "chosen after the long one was seen to fail, which is why both are shown."
     ),
     cases={
         name: Case(repeats(draw, truth()), 4000, 200, 20)

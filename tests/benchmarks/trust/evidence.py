@@ -71,7 +71,9 @@ def share(hits: float, n: float) -> str:
 
 def few(hits: float, n: float) -> str:
     """'0 of 700 (at most 0.43 %)': with the exact one-sided 95 % bound."""
-    return f"{hits:.0f} of {n:.0f} (at most {100 * at_most(hits, n):.2g} %)"
+    bound = 100 * at_most(hits, n)
+    words = f"{bound:.0f}" if bound >= 10 else f"{bound:.2g}"
+    return f"{hits:.0f} of {n:.0f} (at most {words} %)"
 
 
 class _Task(Struct, frozen=True):

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpubench import environment
 from gpubench.analysis.stats import clopper_pearson
+from tests.benchmarks.trust.machine import BUDGET_S
 from tests.benchmarks.trust.popular import RULES
 
 Row = dict[str, Any]
@@ -35,15 +36,18 @@ def write(raw: Path, out: Path) -> None:
 def text(rows: list[Row]) -> str:
     """The Markdown page."""
     here = environment.collect([])
-    versions = ", ".join(f"{k} {here['libraries'].get(k)}" for k in ("onnxruntime-gpu", "openvino"))
+    versions = ", ".join(f"{k} {here['libraries'].get(k)}" for k in ("onnxruntime-gpu", "numpy"))
     lines = [
         TITLE, "",
         f"{here['cpu']['model']}, {here['cpu']['usable']} cores, kernel {here['os']['kernel']}, "
         f"Python {here['python']['version']}, {versions}. Made by "
         "`python -m tests.benchmarks.trust.machine`; the suites' data are in machine.json.",
         "", *(machine_lines(rows)), "",
-        "A suite is two cells: a small network of three convolutions on ONNX Runtime and on "
-        "OpenVINO, one core, 20 inferences an iteration; in a slowed suite the candidate does 21. "
+        "A suite is two cells: a small network of three convolutions on ONNX Runtime, batch 1 and "
+        "2, one core, 20 inferences an iteration; in a slowed suite the candidate does 21. The "
+        f"gate's default rule, a budget of {BUDGET_S:g} s. Two suites run side by side, each with "
+        "its driver on a core of its own. Bursts: another process burns the same core for random "
+        "times (exponential, mean 0.15 s, pauses of 0.3 s). "
         "A CPU machine validates the statistics and the design, not the noise of GPUs.",
         "", "## What the gate said", "",
         *table(["condition", "suites", "what was to be seen", "seen", "rate, exact 95 % interval",

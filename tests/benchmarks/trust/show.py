@@ -37,7 +37,7 @@ def _summary(results: Results) -> str:
     promised = sum(row.ok is not None for _, found in results for row in found)
     gone = missed(results)
     return f"{promised - len(gone)} of {promised} promises kept" + (
-        f"; missed: {', '.join(gone)}" if gone else ""
+        _spaced(f"; missed: {'; '.join(gone)}") if gone else ""
     )
 
 
