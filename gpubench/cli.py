@@ -1,7 +1,7 @@
 """The command line: parse, call, print, exit code. Everything heavy is imported by its command.
 
-Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (compare: a
-regression); 2 bad input; compare also 3 inconclusive or incomparable, 4 missing cells;
+Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (ab, compare: a
+regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 missing cells;
 130 interrupted.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,8 @@ fail_on_option = click.option(
     show_default=True,
 )
 path = click.Path(path_type=Path)
+MOST_ALPHA = 0.2
+"""Limit of `gpubench.suite.Rule.alpha`."""
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
 EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
@@ -60,7 +62,7 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 @click.option("--budget", default="10m", help="No pair starts after this.", show_default=True)
 @fail_on_option
 @github_option
-@selection
+@partial(selection, without=("--repeats",))
 @click.option("-o", "--output", type=path, help="Directory of the two runs.")
 @click.option("--resume", is_flag=True, help="Go on with the A/B in the output directory.")
 @click.option("--require", callback=words, help="Backends whose skip is a failure (for CI).")
@@ -97,12 +99,14 @@ def ab(
       gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime
       gpubench ab ci --backend onnxruntime --baseline-ref main
     """
+    from gpubench.analysis.verdicts import parse_fail_on
     from gpubench.run import arms, environments, setup
     from gpubench.suite import Rule
     from gpubench.workload.cache import Cache
 
+    failing = parse_fail_on(fail_on)
     specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
-    rule = Rule(delta=share("--delta", delta), alpha=share("--alpha", alpha))
+    rule = Rule(delta=share("--delta", delta), alpha=share("--alpha", alpha, MOST_ALPHA))
     limit = seconds("--budget", budget)
     if baseline_ref and baseline_python:
         raise InputError("--baseline-ref and --baseline-python: give one of them")
@@ -113,8 +117,10 @@ def ab(
             ("--candidate-python", candidate_python),
         )
     )
+    reference = None
     if baseline_ref:
-        before, _ = environments.of_reference(baseline_ref, Cache(cache_dir).root)
+        before, commit = environments.of_reference(baseline_ref, Cache(cache_dir).root)
+        reference = baseline_ref, commit
     if before or after:  # both by path, so that both start in the same way
         before, after = before or Path(sys.executable), after or Path(sys.executable)
     elif specs[0].values == specs[1].values and not specs[0].values:
@@ -123,18 +129,19 @@ def ab(
             "KEY=VALUE, with --baseline-python, or with --baseline-ref"
         )
     job = setup.comparison(
-        suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume, require or ()
-    )
-    sys.exit(_ab(job, quiet or as_json, as_json, fail_on, github))
+        suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume,
+        require or (), reference,
+    )  # fmt: skip
+    sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
 
 
-def _ab(job: Job, quiet: bool, as_json: bool, fail_on: str, github: bool) -> int:
+def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
     from gpubench.analysis import compare as comparing
-    from gpubench.analysis.verdicts import exit_code, parse_fail_on
+    from gpubench.analysis.verdicts import exit_code
+    from gpubench.record import RECORDS
     from gpubench.report.page import render_comparison
     from gpubench.run import ab as pairs
 
-    failing = parse_fail_on(fail_on)
     screen = console(quiet)
     first, second = (side.header.pairing for side in job.sides)
     screen.print(
@@ -142,15 +149,15 @@ def _ab(job: Job, quiet: bool, as_json: bool, fail_on: str, github: bool) -> int
         f"candidate {second and second.differs}; records go to {job.out}",
         markup=False,
     )
+    if job.left_out:
+        screen.print(f"without a counterpart: {'; '.join(job.left_out)}", markup=False)
     try:
         with show_run(screen, quiet) as watcher:
             files = pairs.run(job, watcher)
     except KeyboardInterrupt:
-        screen.print(
-            f"interrupted; finished pairs are kept. Go on with the same command and "
-            f"--resume -o {job.out}",
-            markup=False,
-        )
+        kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
+        begun = (job.out / "candidate" / RECORDS).exists()
+        screen.print(f"interrupted; {kept if begun else 'nothing was measured'}", markup=False)
         return 130
     found = comparing.compare(*files)
     code = exit_code(found, failing)
@@ -291,11 +298,16 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
 
     Example: gpubench export out --format junit -o junit.xml
     """
+    from gpubench.analysis import aa
     from gpubench.record import read_all
     from gpubench.report import exports
+    from gpubench.workload.cache import Cache
 
     files = read_all(paths)
-    found = exports.verdicts_on(files) if form == "junit" else None
+    found = None
+    if form == "junit":
+        history = aa.directory(Cache(None).root, files[0].header.fingerprint)
+        found = exports.verdicts_on(files, history=aa.load(history, partial(click.echo, err=True)))
     documents = exports.export(files, form, found)
     for line in exports.left_out(files, form):
         click.echo(f"left out: {line}", err=True)

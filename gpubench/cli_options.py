@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +50,11 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def selection(command: Command) -> Command:
+def selection(command: Command, without: Collection[str] = ()) -> Command:
     """The options that override a suite's axes and workload."""
     for name, settings in reversed(SELECTION):
-        command = click.option(name, **settings)(command)
+        if name not in without:
+            command = click.option(name, **settings)(command)
     return command
 
 
@@ -84,15 +85,15 @@ def console(quiet: bool = False) -> Console:
     return screen
 
 
-def share(option: str, words: str) -> float:
-    """'2%' or '0.02' -> 0.02. Raises InputError naming ``option``."""
+def share(option: str, words: str, most: float = 1.0) -> float:
+    """'2%' or '0.02' -> 0.02, above 0 and below ``most``. Raises InputError naming ``option``."""
     try:
         value = float(words.rstrip("% ")) / (100 if "%" in words else 1)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1:
+    if not 0 < value < most:
         raise InputError(
-            f"{option} {words!r}: expected a share between 0 and 1, such as 2% or 0.02"
+            f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
         )
     return value
 

@@ -42,7 +42,7 @@ FAILURES = {
 }
 
 FLAGS = {
-    "DRIFT": "first and second half of the samples differ: the machine was still changing",
+    "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
     "FEW-SAMPLES": "fewer than 10 samples in a repeat: lengthen policy.sample_s",

@@ -1,16 +1,18 @@
 """The decision of an interleaved A/B: which pairs to measure next, and what they say.
 
-Screening: every cell gets `Rule.pilot` pairs, then as many as its pilot's sd asks for (Stein's
-two-stage rule), unless the pilot flags it: p < `Rule.screen`. Confirming: flagged cells alone are
-measured again, and only these *fresh* pairs decide, with Holm's correction over the flagged cells
-at `Rule.alpha`. So looking twice at the screen costs pairs, never false alarms. How many fresh
-pairs is fixed by the screen, before the first of them, and a cell that did not get them all (the
-budget ended, somebody interrupted) is not decided: nobody can stop at a lucky moment. When every
-cell has what it was promised no verdict can change any more, and measuring ends.
+Screening: every cell gets `Rule.pilot` pairs, then half as many again, and again, until its
+interval is narrow (half-width delta / 2), or the cell is flagged: p < `Rule.screen`. Confirming:
+flagged cells alone are measured again, and only these *fresh* pairs decide, with Holm's correction
+over the flagged cells at `Rule.alpha`. So looking often at the screen costs pairs, never false
+alarms. How many fresh pairs is fixed by the screen; they are looked at twice at most, and each look
+pays for itself (Bonferroni). A cell that did not get them all (the budget ended, somebody
+interrupted) is not decided: nobody can stop at a lucky moment. When every cell has what it was
+promised no verdict can change any more, and measuring ends.
 
 A difference is d = log(candidate / baseline) of the cost (ns, or s per image): above 0 is slower.
 The order of a pair's turns (`Record.order`: ABBA or BAAB) must have been drawn at random; then the
-confirming test is exact for identical arms. Screening only spends time, so Student's t will do.
+test is exact for identical arms. It and the interval are those of `gpubench.analysis.signflip`:
+ranks, so that the pairs hit by a burst of somebody else's work do not hide a change.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ EFFECT = 2.5
 """The slowdown that must be found, in units of delta: 5 % at delta 2 %."""
 SURE = 0.9
 """The number of fresh pairs allows for the upper bound of the sd that holds so often."""
+LOOKS = 2
+"""At the fresh pairs; each has its share of alpha."""
+AGAIN = 4
+"""Times as many fresh pairs at the second look as at the first."""
 UNSTEADY_SHARE = 0.5
 """More pairs than this flagged as not steady forbid EQUIVALENT."""
 
@@ -62,6 +68,29 @@ class Pairs(Struct, frozen=True, kw_only=True):
     confirm: Sequence[Pair] = ()
 
 
+class Shift(Struct, frozen=True):
+    """Where the differences lie, with the 95 % interval; no bounds below six pairs."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def half(self) -> float:
+        """Half-width of the interval; infinite without one."""
+        return math.inf if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def sd(self) -> float:
+        """The standard deviation that would give Student's t an interval as wide."""
+        return self.half * math.sqrt(self.n) / stats.t_quantile(0.975, max(1, self.n - 1))
+
+    def interval(self) -> tuple[float, float] | None:
+        """(low, high), if any."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
 class Verdict(Struct, frozen=True, kw_only=True):
     """What the pairs of one cell say."""
 
@@ -70,10 +99,12 @@ class Verdict(Struct, frozen=True, kw_only=True):
     code: str
     """Why, for programs: a key of CODES."""
     reason: str
-    effect: stats.LogRatio | None
-    """Of the confirming pairs where there are any, else of the screening ones."""
+    effect: Shift | None
+    stage: str
+    """Whose pairs these are: 'confirm' where there are any, else 'screen'."""
     pairs: int
     pair_sd: float | None
+    """Of normal noise that would give an interval as wide: see `spread`."""
     p: float | None
     """Of the confirming pairs, after Holm."""
     smallest_detectable: float | None
@@ -84,51 +115,55 @@ def wanted(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, tuple[str, int]]
     """Cell -> (stage, pairs it should have in that stage) for every cell that needs more now.
 
     Confirming begins when screening has ended everywhere: Holm needs the number of flagged cells.
+    Once it has begun there is no more screening, whatever ended it.
     """
     screening = {
         key: ("screen", n)
         for key, pairs in cells.items()
-        if not pairs.confirm and len(pairs.screen) < (n := screen_size(pairs, rule))
+        if len(pairs.screen) < (n := screen_size(pairs, rule))
     }
-    if screening:
+    if screening and not any(pairs.confirm for pairs in cells.values()):
         return screening
     sizes = _confirm_sizes(cells, rule)
     return {k: ("confirm", n) for k, n in sizes.items() if len(cells[k].confirm) < n}
 
 
 def screen_size(pairs: Pairs, rule: Rule) -> int:
-    """Screening pairs that a cell should have, from its pilot; the interval's half-width: delta/2.
+    """Screening pairs that a cell should have, as far as those that it has tell."""
+    have = len(pairs.screen)
+    for look in _looks(rule):
+        d = [p.d for p in pairs.screen[:look]]
+        if have < look or _leans(d, rule) or _shift(d).half <= math.log1p(rule.delta) / 2:
+            return look
+    return max(rule.pilot, rule.most)
 
-    An identical candidate is then EQUIVALENT 97 times in 100, or more often.
-    """
-    if len(pairs.screen) < rule.pilot:
-        return rule.pilot
-    pilot = [p.d for p in pairs.screen[: rule.pilot]]
-    if _leans(pilot, rule):
-        return rule.pilot
-    half = stats.t_quantile(0.975, rule.pilot - 1) * _moments(pilot)[1]
-    need = math.ceil((half / (math.log1p(rule.delta) / 2)) ** 2)
-    return min(max(rule.most, rule.pilot), max(rule.pilot, need))
+
+def _looks(rule: Rule) -> list[int]:
+    """Numbers of pairs at which the screen is looked at: 8, 12, 18, ..."""
+    looks = [rule.pilot]
+    while looks[-1] < rule.most:
+        looks.append(min(rule.most, looks[-1] * 3 // 2))
+    return looks
 
 
 def direction(pairs: Pairs, rule: Rule) -> int:
     """+1: the screen flags the cell as slower, -1: as faster, 0: not flagged."""
     d = [p.d for p in pairs.screen]
-    return (_leans(d[: rule.pilot], rule) or _leans(d, rule)) if len(d) >= rule.pilot else 0
+    looks = [look for look in _looks(rule) if look < len(d)] + [len(d)]
+    return next((sign for n in looks if n >= rule.pilot and (sign := _leans(d[:n], rule))), 0)
 
 
 def _leans(d: Sequence[float], rule: Rule) -> int:
-    """Side on which Student's t at `Rule.screen` sees the mean beyond the margin; 0: neither."""
-    mean, sd = _moments(d)
-    beyond = abs(mean) - math.log1p(rule.delta)
-    reach = stats.t_quantile(1 - rule.screen, len(d) - 1) * sd / math.sqrt(len(d))
-    return (1 if mean > 0 else -1) if beyond > max(0.0, reach) else 0
+    """Side on which the test at `Rule.screen` sees them beyond the margin; 0: neither."""
+    margin = math.log1p(rule.delta)
+    for sign in (1, -1):
+        if signflip.p_above([sign * x for x in d], margin) < rule.screen:
+            return sign
+    return 0
 
 
-def _moments(d: Sequence[float]) -> tuple[float, float]:
-    """(mean, standard deviation)."""
-    mean = math.fsum(d) / len(d)
-    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in d) / (len(d) - 1))
+def _shift(d: Sequence[float]) -> Shift:
+    return Shift(*signflip.around(d, stats.LEVEL), len(d))
 
 
 def _confirm_sizes(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, int]:
@@ -138,18 +173,40 @@ def _confirm_sizes(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, int]:
 
 
 def confirm_size(pairs: Pairs, flagged: int, rule: Rule) -> int:
-    """Fresh pairs for a flagged cell among ``flagged`` ones: a function of the screen alone.
+    """Fresh pairs for a flagged cell among ``flagged`` ones.
+
+    The screen fixes how many there are at the first look. Where these do not decide, since the
+    screen had been lucky with its noise, there are AGAIN times as many at the second and last.
+    """
+    first = first_look(pairs, flagged, rule)
+    if len(pairs.confirm) < first:
+        return first
+    d = [pair.d for pair in pairs.confirm[:first]]
+    low, high = _shift(d).interval() or (-math.inf, math.inf)
+    margin = math.log1p(rule.delta)
+    sure = LOOKS * _p(pairs, first, rule) * max(1, flagged) < rule.alpha
+    return first if sure or (-margin < low and high < margin) else min(AGAIN * first, rule.most)
+
+
+def first_look(pairs: Pairs, flagged: int, rule: Rule) -> int:
+    """Fresh pairs at the first look: a function of the screen alone.
 
     Enough for the effect seen (its lower 90 % bound: the screen chose the cell because it looked
     different). What is nearer to the margin than EFFECT gets as many as EFFECT would, or twice
     the pilot where that is more: such effects matter less than time does.
     """
-    d = [p.d for p in pairs.screen]
-    (mean, sd), dof = _moments(d), len(d) - 1
-    seen = abs(mean) - stats.t_quantile(0.9, dof) * sd / math.sqrt(len(d))
-    alpha = rule.alpha / max(1, flagged)
+    shift = _shift([p.d for p in pairs.screen])
+    sd, dof = shift.sd, shift.n - 1
+    seen = abs(shift.value) - stats.t_quantile(0.9, dof) * sd / math.sqrt(shift.n)
+    alpha = rule.alpha / LOOKS / max(1, flagged)
     enough = _fresh(sd, dof, seen - math.log1p(rule.delta), alpha, rule)
     return min(enough, _most_fresh(sd, dof, alpha, rule))
+
+
+def _p(pairs: Pairs, n: int, rule: Rule) -> float:
+    """Of the first ``n`` fresh pairs, in the direction that the screen saw."""
+    sign = direction(pairs, rule)
+    return signflip.p_above([sign * x.d for x in pairs.confirm[:n]], math.log1p(rule.delta))
 
 
 def _most_fresh(sd: float, dof: int, alpha: float, rule: Rule) -> int:
@@ -185,14 +242,14 @@ def _reach(n: int, alpha: float) -> float:
 
 def judge(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, Verdict]:
     """The verdict on every cell, from these pairs alone and in whatever order the cells come."""
-    margin, sizes = math.log1p(rule.delta), _confirm_sizes(cells, rule)
+    sizes = _confirm_sizes(cells, rule)
     signs = {key: direction(cells[key], rule) for key in sizes}
     # A cell that waits for its fresh pairs is in the family all the same.
     alone = dict.fromkeys(sizes, 1.0)
     tested = [key for key, n in sizes.items() if len(cells[key].confirm) >= n]
     for key in tested:
-        d = [signs[key] * pair.d for pair in cells[key].confirm]
-        alone[key] = signflip.p_above(d, margin)
+        looks = {first_look(cells[key], len(sizes), rule), sizes[key]}
+        alone[key] = min(1.0, LOOKS * min(_p(cells[key], n, rule) for n in looks))
     found = dict(zip(alone, stats.holm(list(alone.values())), strict=True))
     return {
         key: _verdict(pairs, signs.get(key, 0), found[key] if key in tested else None, sizes, rule)
@@ -203,21 +260,22 @@ def judge(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, Verdict]:
 def _verdict(
     pairs: Pairs, sign: int, p: float | None, sizes: Mapping[str, int], rule: Rule
 ) -> Verdict:
-    used = pairs.confirm if sign and len(pairs.confirm) > 1 else pairs.screen
-    d = [pair.d for pair in used]
-    if len(d) < 2:
+    fresh = bool(sign) and len(pairs.confirm) > 1
+    used = pairs.confirm if fresh else pairs.screen
+    stage = "confirm" if fresh else "screen"
+    if len(used) < 2:
         return Verdict(
-            verdict="INCONCLUSIVE", code="few-pairs", reason=_too_few(len(d), rule),
-            effect=None, pairs=len(d), pair_sd=None, p=None, smallest_detectable=None,
+            verdict="INCONCLUSIVE", code="few-pairs", reason=_too_few(len(used), rule), stage=stage,
+            effect=None, pairs=len(used), pair_sd=None, p=None, smallest_detectable=None,
         )  # fmt: skip
-    # The number of fresh pairs was fixed beforehand; that of the screen by its pilot (Stein).
-    pilot = 0 if used is pairs.confirm else rule.pilot
-    effect = stats.paired([1.0] * len(d), [math.exp(x) for x in d], pilot)
+    effect = _shift([pair.d for pair in used])
     verdict, code, reason = _words(used, effect, sign, p, rule)
-    sd = _moments(d)[1]
+    sd = effect.sd if math.isfinite(effect.half) else None
+    family = len(sizes) + (not sign)
+    finds = None if sd is None else smallest_detectable(sd, len(used), family, rule)
     return Verdict(
-        verdict=verdict, code=code, reason=reason, effect=effect, pairs=len(d), pair_sd=sd,
-        p=p, smallest_detectable=smallest_detectable(sd, len(d), len(sizes), rule),
+        verdict=verdict, code=code, reason=reason, effect=effect, stage=stage, pairs=len(used),
+        pair_sd=sd, p=p, smallest_detectable=finds,
     )  # fmt: skip
 
 
@@ -226,7 +284,7 @@ def _too_few(pairs: int, rule: Rule) -> str:
 
 
 def _words(
-    used: Sequence[Pair], effect: stats.LogRatio, sign: int, p: float | None, rule: Rule
+    used: Sequence[Pair], effect: Shift, sign: int, p: float | None, rule: Rule
 ) -> tuple[str, str, str]:
     """(verdict, reason code, reason)."""
     margin, delta = math.log1p(rule.delta), f"{rule.delta:.1%}"
@@ -259,20 +317,25 @@ def not_steady(used: Sequence[Pair], rule: Rule) -> str:
     if share > UNSTEADY_SHARE:
         return f"{share:.0%} of the pairs are not steady"
     for arm, name in enumerate(("baseline", "candidate")):
-        centre, sd = _moments([pair.trends[arm] for pair in used])
-        if abs(centre) > max(math.log1p(rule.delta) / 2, 3 * sd / math.sqrt(len(used))):
-            return f"the {name}'s cost moves by {math.expm1(centre):+.1%} within its processes"
+        trend = _shift([pair.trends[arm] for pair in used])
+        if abs(trend.value) > max(math.log1p(rule.delta) / 2, 3 * trend.sd / math.sqrt(trend.n)):
+            moved = f"{math.expm1(trend.value):+.1%}"
+            return f"the {name}'s cost moves by {moved} within its processes"
     return ""
 
 
 def smallest_detectable(sd: float, pairs: int, flagged: int, rule: Rule) -> float:
     """The slowdown that is screened and confirmed 95 times in 100 at this pair sd.
 
-    ``pairs`` behind the sd; confirming has as many as `confirm_size` gives what is near the margin.
+    ``pairs``: how many the sd was estimated from. The screen goes on until its interval is narrow;
+    confirming has as many pairs as `confirm_size` gives what is near the margin.
     """
-    alpha = rule.alpha / max(1, flagged)
-    n = _most_fresh(sd, pairs - 1, alpha, rule)
-    screened = _reach(pairs, rule.screen) / math.sqrt(pairs)
+    alpha, narrow = rule.alpha / LOOKS / max(1, flagged), math.log1p(rule.delta) / 2
+    n = min(rule.most, AGAIN * _most_fresh(sd, pairs - 1, alpha, rule))
     confirmed = _reach(n, alpha) / math.sqrt(n)
+    looks = _looks(rule)
+    ends = [k for k in looks if stats.t_quantile(0.975, k - 1) * sd / math.sqrt(k) <= narrow]
+    k = min(ends, default=looks[-1])
+    screened = _reach(k, rule.screen) / math.sqrt(k)
     beyond = math.log1p(rule.delta) + max(screened, confirmed) * _upper(sd, pairs - 1)
     return math.expm1(min(700.0, beyond))

@@ -37,7 +37,7 @@ def read(marks: Sequence[pytest.Mark], directory: Path) -> tuple[str, dict[str, 
         )
     for key in ("model", "weights", "images"):
         if key in merged:
-            merged[key] = _placed(merged[key], directory)
+            merged[key] = _placed(merged[key], directory, folder=key == "images")
     return suite if suite in names else str(directory / suite), merged
 
 
@@ -63,8 +63,17 @@ def _keywords(mark: pytest.Mark) -> dict[str, Any]:
     return given
 
 
-def _placed(value: object, directory: Path) -> object:
-    """What looks like a path, from ``directory``; other words ('probe', 'resnet18') as they are."""
-    if isinstance(value, str) and ("/" in value or value.endswith(".onnx")):
-        return str(directory / value)
-    return value
+def _placed(value: object, directory: Path, *, folder: bool) -> object:
+    """A path, or the name of what lies in ``directory``, from there; other words as they are.
+
+    gpubench's own words ('probe', 'digits') are never names of files, nor is that of a network the
+    name of a folder; only where a ``folder`` is expected, one is looked for.
+    """
+    from gpubench.workload.images import SOURCES
+    from gpubench.workload.models import KEYWORDS
+
+    if not isinstance(value, str) or value in (*KEYWORDS, *SOURCES):
+        return value
+    path = directory / Path(value).expanduser()
+    there = path.is_dir() if folder else path.is_file()
+    return str(path) if there or "/" in value or value.endswith(".onnx") else value

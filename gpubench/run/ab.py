@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,16 +22,16 @@ from gpubench.analysis import gate
 from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
-from gpubench.record import Arm, Header, Record, RecordFile, Stage, Writer, read
+from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, Writer, read
 from gpubench.run.client import AgentClient
+from gpubench.run.crew import ARMS, Crew
 from gpubench.run.driver import MAX_INVALID, Watcher, append
-from gpubench.run.messages import Begin, Done, End, Failure, Measure, Reply, Step, Waiting
+from gpubench.run.messages import Done, Failure, Measure, Reply
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import Ready, prepare
 from gpubench.run.results import failed, measured, now, skipped
 from gpubench.suite import Rule
 
-ARMS: tuple[Arm, ...] = get_args(Arm)
 SCREEN_SHARE = 0.6
 """Of the budget; the rest is for measuring flagged cells again."""
 LEAST = 2
@@ -50,6 +49,8 @@ class Side(Struct, frozen=True):
     """Its interpreter; None: this one."""
     bundle: int = 1
     """Runs that count as one (`Measure.bundle`)."""
+    commit: str = ""
+    """What its environment was made from."""
 
 
 class Job(Struct, frozen=True):
@@ -64,27 +65,46 @@ class Job(Struct, frozen=True):
     out: Path
     cache_dir: Path
     seed: int
+    """Of the orders; kept in the headers, so that a resumed A/B goes on drawing."""
+    left_out: tuple[str, ...] = ()
+    """Labels of cells that have no counterpart in the other arm."""
     resume: bool = False
     required: tuple[str, ...] = ()
 
 
 def run(
-    job: Job, watcher: Watcher, agent: AgentClient | None = None
+    job: Job,
+    watcher: Watcher,
+    agent: AgentClient | None = None,
+    broken: Mapping[str, str] | None = None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
-    ``agent``: a running one that serves both arms and is not stopped here. KeyboardInterrupt passes
-    through after every process of ours was ended; finished pairs stay.
+    ``agent``: a running one that serves both arms and is not stopped here; ``broken``: the modules
+    that it cannot import. KeyboardInterrupt passes through after every process of ours was ended;
+    finished pairs stay.
     """
     with ExitStack() as stack:
+        for place in (job.out / arm / RECORDS for arm in ARMS):
+            if place.exists() != job.resume:
+                lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
+                raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
         job.out.mkdir(parents=True, exist_ok=True)
         watcher.begin(0)
-        crew = _Crew(job, agent, stack)
+        log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
+        made = {
+            python: agent
+            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, python))
+            for python in {side.python for side in job.sides}
+        }
+        crew = Crew({side.arm: made[side.python] for side in job.sides}, policy.timeout_s)
         if agent is None:
             watcher.task(None, "starting workers (imports, once)", 0)
             crew.start()
-        headers = {side.arm: _header(side, crew.environments) for side in job.sides}
-        done = _resumed(job, headers) if job.resume else []
+        else:
+            crew.broken = {arm: dict(broken or {}) for arm in ARMS}
+        headers = {side.arm: _header(side, job, crew.environments) for side in job.sides}
+        done = _resumed(job, headers) if job.resume else None
         writers = {}
         for arm, header in headers.items():
             writer = Writer(job.out / arm, None if job.resume else header)
@@ -99,104 +119,44 @@ def modules(job: Job) -> list[str]:
     return sorted({m for cell in cells for m in job.backends[cell.backend].preload})
 
 
-def _header(side: Side, environments: Mapping[Arm, environment.Environment]) -> Header:
+def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environment]) -> Header:
     """With the environment of the arm's own interpreter."""
+    header = replace(side.header, seed=job.seed)
     found = environments.get(side.arm)
     if not found:
-        return side.header
-    return replace(side.header, environment=found, fingerprint=environment.fingerprint(found))
+        return header
+    if side.commit:
+        found = {**found, "directory": {"commit": side.commit, "dirty": False}}
+    return replace(header, environment=found, fingerprint=environment.fingerprint(found))
 
 
-def _resumed(job: Job, headers: Mapping[Arm, Header]) -> list[tuple[Record, Record]]:
+class _Done(Struct, frozen=True):
+    """What an earlier run of this A/B left."""
+
+    seed: int
+    pairs: list[tuple[Record, Record]]
     """The pairs that both arms have a good record of."""
+
+
+def _resumed(job: Job, headers: Mapping[Arm, Header]) -> _Done:
     files = {arm: read(job.out / arm) for arm in ARMS}
     for arm, file in files.items():
         old, new = file.header, headers[arm]
         if old.fingerprint != new.fingerprint:
             raise RecordError(f"{file.path}: was measured on another machine; start a new run")
-        if (old.suite, old.planned) != (new.suite, new.planned) or not (
-            old.pairing and new.pairing and old.pairing.rule == new.pairing.rule
-        ):
+        same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
+        if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
             raise RecordError(f"{file.path}: holds another comparison; resume with its options")
     places = {c.key: i for i, c in enumerate(headers["candidate"].planned)}
     first = headers["baseline"].planned
     before = {(r.cell.key, r.repeat): r for r in files["baseline"].records}
-    return [
+    pairs = [
         (b, c)
         for c in files["candidate"].records
         if (b := before.get((first[places[c.cell.key]].key, c.repeat)))
         and b.status == c.status == "ok"
     ]
-
-
-class _Crew:
-    """The agents of both arms: one and the same where both use this interpreter."""
-
-    def __init__(self, job: Job, agent: AgentClient | None, stack: ExitStack) -> None:
-        self._timeout_s = job.sides[0].plan.suite.policy.timeout_s
-        needed, log = modules(job), job.out / "agent.log"
-        made = {
-            python: agent or stack.enter_context(AgentClient(needed, job.cache_dir, log, python))
-            for python in {side.python for side in job.sides}
-        }
-        self._agents = {side.arm: made[side.python] for side in job.sides}
-        self.environments: dict[Arm, environment.Environment] = {}
-        """Of the arms' interpreters; empty where it is this one."""
-        self.broken: dict[Arm, dict[str, str]] = {arm: {} for arm in ARMS}
-        """Modules that cannot be imported, and why."""
-
-    @property
-    def apart(self) -> bool:
-        """Two interpreters: what one server process has in memory is part of its arm."""
-        return self._agents["baseline"] is not self._agents["candidate"]
-
-    def start(self) -> None:
-        """Start, or start again."""
-        own = list(dict.fromkeys(self._agents.values()))
-        for agent in own:
-            agent.stop()
-            agent.launch()  # the second one's imports run beside the first one's
-        replies = {agent: agent.start() for agent in own}
-        for arm, agent in self._agents.items():
-            self.broken[arm] = replies[agent].errors
-            self.environments[arm] = replies[agent].environment
-
-    def agent(self, arm: Arm) -> AgentClient:
-        return self._agents[arm]
-
-    def resident(self, requests: Mapping[Arm, Measure], order: str) -> dict[Arm, Reply]:
-        """Both at once, turns in ``order`` ('ABBA'). A failure of one ends the other unheard."""
-        turns = [ARMS["AB".index(letter)] for letter in order]
-        pids: dict[Arm, list[int]] = {arm: [] for arm in ARMS}
-        replies: dict[Arm, Reply] = {}
-        try:
-            for arm in turns[:2]:
-                reply = self._agents[arm].ask(Begin(arm, requests[arm]))
-                if not isinstance(reply, Waiting):
-                    return {arm: reply}
-                pids[arm] = reply.pids
-            # each warms up, then the turns, then each has its answers checked
-            for arm in (*turns[:2], *turns, *turns[:2]):
-                others = pids[ARMS[1 - ARMS.index(arm)]]
-                reply = self._agents[arm].ask(Step(arm, others, self._timeout_s))
-                if isinstance(reply, Done):
-                    replies[arm] = reply
-                elif not isinstance(reply, Waiting):
-                    return {arm: reply}
-            return replies
-        finally:
-            for arm in set(turns) - replies.keys():
-                self._agents[arm].ask(End(arm))
-
-    def in_sequence(self, requests: Mapping[Arm, Measure], order: str) -> dict[Arm, Reply]:
-        """One after the other."""
-        replies: dict[Arm, Reply] = {}
-        for letter in order:
-            arm = ARMS["AB".index(letter)]
-            replies[arm] = self._agents[arm].ask(requests[arm])
-            if not isinstance(replies[arm], Done):
-                break
-        return replies
+    return _Done(files["baseline"].header.seed, pairs)
 
 
 class _Walk:
@@ -205,10 +165,10 @@ class _Walk:
     def __init__(
         self,
         job: Job,
-        crew: _Crew,
+        crew: Crew,
         writers: Mapping[Arm, Writer],
         watcher: Watcher,
-        done: list[tuple[Record, Record]],
+        done: _Done | None,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
         self._plans = {side.arm: side.plan for side in job.sides}
@@ -221,10 +181,13 @@ class _Walk:
         """Cells whose two processes do not fit into memory together."""
         self._spent: list[float] = []
         """Seconds of each pair."""
-        for b, c in done:
+        self._seed = done.seed if done else job.seed
+        self._next: dict[str, int] = {}
+        """Number of the next pair."""
+        for b, c in done.pairs if done else ():
             place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
             self._note(str(place), c.stage, pair_of(b, c))
-        self._next = {k: len(p.screen) + len(p.confirm) for k, p in self._pairs.items()}
+            self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
 
     def measure(self) -> None:
         """All rounds."""
@@ -235,10 +198,12 @@ class _Walk:
             if round_ and self._crew.apart:
                 self._crew.start()  # so that no pair shares a server's memory with another
             stage = next(iter(wanted.values()))[0]
-            if promised != (promised := (stage, sum(n for _, n in wanted.values()))):
+            now_promised = stage, sum(n for _, n in wanted.values())
+            if now_promised != promised:
+                promised = now_promised
                 self._watcher.begin(2 * self._left(wanted))
             keys = sorted(wanted)
-            random.Random(f"{self._job.seed}/{stage}/{round_}").shuffle(keys)  # noqa: S311
+            random.Random(f"{self._seed}/{stage}/{round_}").shuffle(keys)  # noqa: S311
             for key in keys:
                 if self._open(key, stage, monotonic() - begin):
                     seconds = self._left(wanted) * (sum(self._spent) / max(1, len(self._spent)))
@@ -285,7 +250,7 @@ class _Walk:
         required = self._job.required
         for arm, plan in self._plans.items():
             for skip in plan.skips:
-                self._record(arm, skipped(skip, required))
+                self._lost(arm, skipped(skip, required))
             agent, broken = self._crew.agent(arm), self._crew.broken[arm]
             for ready in prepare(
                 agent, plan.cells, plan, self._job.backends, broken, self._watcher
@@ -293,7 +258,7 @@ class _Walk:
                 if isinstance(ready, Ready):
                     found[arm][ready.cell.key] = ready
                 else:
-                    self._record(arm, failed(ready.cell, 0, ready.why, required))
+                    self._lost(arm, failed(ready.cell, 0, ready.why, required))
         for place, (b, c) in enumerate(self._cells):
             if b.key in found["baseline"] and c.key in found["candidate"]:
                 self._ready[str(place)] = {
@@ -301,10 +266,16 @@ class _Walk:
                     "candidate": found["candidate"][c.key],
                 }
 
+    def _lost(self, arm: Arm, record: Record) -> None:
+        """Record what cannot be measured, and overwrite no earlier pair of it."""
+        at = ARMS.index(arm)
+        place = next(i for i, cells in enumerate(self._cells) if cells[at].key == record.cell.key)
+        self._record(arm, replace(record, repeat=self._next.get(str(place), 0)))
+
     def _pair(self, key: str, stage: Stage, left_s: float) -> None:
         ready, repeat = self._ready[key], self._next.get(key, 0)
         begin, started = monotonic(), now()
-        order = random.Random(f"{self._job.seed}/{key}/{repeat}").choice("AB")  # noqa: S311
+        order = random.Random(f"{self._seed}/{key}/{repeat}").choice("AB")  # noqa: S311
         invalidated = 0
         while True:
             self._watcher.task(ready["candidate"].cell, f"{stage} pair {repeat + 1}", left_s)
@@ -325,9 +296,10 @@ class _Walk:
         records: dict[Arm, Record] = {}
         for arm, reply in replies.items():
             cell = ready[arm].cell
-            record = failed(cell, repeat, reply, self._job.required)
             if isinstance(reply, Done):
                 record = measured(cell, repeat, reply, ready[arm].prepare_ns)
+            else:
+                record = failed(cell, repeat, reply, self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
                              started=started, wall_s=wall)  # fmt: skip
             records[arm] = record

@@ -81,7 +81,7 @@ class Agent:
     def _measure(self, request: Measure) -> Reply:
         team = self._team(request, request.policy.timeout_s, request.cell.replicas)
         try:
-            with _telemetry(request, team.pids) as telemetry:
+            with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
                 answers = team.answers(self._closed, self._emit)
             return answers if isinstance(answers, Failure) else _done(answers, telemetry)
@@ -97,7 +97,7 @@ class Agent:
             self._end(request.team, Waiting("", []))
             team = self._team(measure, measure.policy.timeout_s, measure.cell.replicas)
             self._teams[request.team] = team
-            team.telemetry = _telemetry(measure, team.pids)
+            team.telemetry = _telemetry(measure, team)
         else:
             if request.team not in self._teams:
                 return Failure("error", f"no team {request.team!r} was begun")
@@ -110,7 +110,7 @@ class Agent:
         if team.barrier == "measured" and team.telemetry:
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            return Waiting(team.barrier, sorted(team.pids() - team.others), team.p50_ns)
+            return Waiting(team.barrier, sorted(team.pids() - team.others))
         if isinstance(answers, Failure) or team.telemetry is None:
             return self._end(request.team, answers)  # type: ignore[arg-type]
         return self._end(request.team, _done(answers, team.telemetry))
@@ -122,10 +122,10 @@ class Agent:
         return reply
 
 
-def _telemetry(request: Measure, pids: Callable[[], set[int]]) -> Telemetry:
+def _telemetry(request: Measure, team: _Team) -> Telemetry:
     gpus = list(range(request.cell.replicas)) if request.cell.device == "cuda" else []
     cores = sorted(core for own in request.cores for core in own)
-    return Telemetry(gpus, cores, pids)
+    return Telemetry(gpus, cores, team.pids, teams=team.resident)
 
 
 def _done(answers: list[WorkerMessage], telemetry: Telemetry) -> Done:
@@ -172,6 +172,10 @@ class _Team:
     def pids(self) -> set[int]:
         """Of its processes and of its rivals'."""
         return {process.pid for process in self._processes if process.pid} | self.others
+
+    def resident(self) -> int:
+        """Teams that are open now: this one, and a rival."""
+        return 1 + bool(self.others)
 
     def answers(self, closed: int, emit: Callable[[Reply], None]) -> Failure | list[WorkerMessage]:
         """Every worker's answer in the order of replicas, or the first failure."""
@@ -241,7 +245,9 @@ class _Team:
                 continue  # it died at the barrier: its end of file is read next
 
     def end(self) -> None:
-        """No worker is left when this returns."""
+        """No worker is left when this returns, and nothing observes them."""
+        if self.telemetry:
+            self.telemetry.__exit__()
         for process in self._processes:
             if process.exitcode is None:
                 process.join(0.2)

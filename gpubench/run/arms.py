@@ -38,7 +38,8 @@ def parse(option: str, texts: Sequence[str]) -> Spec:
         if not (key and equals and value):
             raise SuiteError(f"{option} {pair!r}: expected KEY=VALUE, such as backend=onnxruntime")
         if key in SAME:
-            raise SuiteError(f"{option} {pair!r}: {key} must be the same in both arms; use --{key}")
+            how = "set axes.cores in the suite" if key == "cores" else f"use --{key}"
+            raise SuiteError(f"{option} {pair!r}: {key} must be the same in both arms; {how}")
         if key in values:
             raise SuiteError(f"{option} {pair!r}: {key} is given twice")
         values[key] = value
@@ -46,7 +47,21 @@ def parse(option: str, texts: Sequence[str]) -> Spec:
 
 
 def suite_of(spec: Spec, name: str, catalog: Catalog, chosen: Mapping[str, Any]) -> Suite:
-    """The suite as this arm measures it. Raises SuiteError naming the arm's option."""
+    """The suite as this arm measures it. Raises SuiteError.
+
+    What is wrong with the arm begins with the arm's option; a mistake in the suite or in ``chosen``
+    is both arms', and told as theirs.
+    """
+    suite = suitefile.load(name, catalog, chosen)
+    if not spec.values:
+        return suite
+    try:
+        return _of_arm(spec, name, catalog, chosen)
+    except SuiteError as error:
+        raise SuiteError(f"{spec.option} {spec.words}: {error}") from error
+
+
+def _of_arm(spec: Spec, name: str, catalog: Catalog, chosen: Mapping[str, Any]) -> Suite:
     fields = {key: value for key, value in spec.values.items() if key in FIELDS}
     axes = {k: v if k in ("model", "weights", "device") else [v] for k, v in fields.items()}
     overrides = {key: value for key, value in {**chosen, **axes}.items() if value is not None}
@@ -60,13 +75,13 @@ def suite_of(spec: Spec, name: str, catalog: Catalog, chosen: Mapping[str, Any])
         if not having:
             known = {o.name for b in suite.axes.backend for o in catalog.backends[b]}
             words = ", ".join([*FIELDS, *sorted(known)])
-            raise SuiteError(f"{spec.option} {key}={text!r}: there is no such key; known: {words}")
+            raise SuiteError(f"{key}={text!r}: there is no such key; known: {words}")
         for backend in having:
             tables.setdefault(backend, {})[key] = (_value(text),)
     listed = {b: {k: list(v) for k, v in table.items()} for b, table in tables.items()}
     backends = [b for b in suite.axes.backend if all(k in listed.get(b, {}) for k in options)]
     if not backends:
-        raise SuiteError(f"{spec.option} {spec.words}: no backend has all of these options")
+        raise SuiteError("no backend has all of these options")
     return suitefile.load(name, catalog, {**overrides, "options": listed, "backend": backends})
 
 
@@ -114,8 +129,8 @@ def _by_identity(spec: Spec, cells: Sequence[Cell], named: set[str]) -> dict[obj
 
 def _identity(cell: Cell, named: set[str]) -> object:
     """What must be equal in both arms. Options belong to a backend: of two, they may differ."""
-    fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in named]
-    if "replicas" in named:
-        fields.remove(cell.cores)
+    # Cores are shared out over replicas, and a GPU's cells have none: they follow from these two.
+    free = named | ({"cores"} if named & {"replicas", "device"} else set())
+    fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in free]
     options = {} if "backend" in named else cell.options
     return repr((fields, sorted((k, v) for k, v in options.items() if k not in named)))

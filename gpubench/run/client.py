@@ -18,6 +18,7 @@ import msgspec
 
 from gpubench import __version__
 from gpubench.errors import GpubenchError, InputError
+from gpubench.run.environments import environ_of_another
 from gpubench.run.imports import try_imports
 from gpubench.run.messages import (
     PROTOCOL,
@@ -77,6 +78,7 @@ class AgentClient:
         self._log = log
         # "-P": the working directory must not lend its packages to another environment.
         self._python = [sys.executable] if python is None else [str(python), "-P"]
+        self._other = python is not None
         self._scratch: TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
@@ -91,7 +93,7 @@ class AgentClient:
         errors: dict[str, str] = {}
         if not isinstance(reply, Preloaded):
             for module in self._modules:
-                found = try_imports([module], IMPORT_LIMIT_S, self._python)[module]
+                found = try_imports([module], IMPORT_LIMIT_S, self._python, self._environ())[module]
                 errors |= {module: found["error"]} if "error" in found else {}
             self._modules = [module for module in self._modules if module not in errors]
             reply = self._start() if errors else reply
@@ -122,7 +124,7 @@ class AgentClient:
                 stderr=log,
                 pass_fds=(requests_in, replies_out),
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
-                env=ENVIRON | os.environ | {"TMPDIR": self._scratch.name},
+                env=ENVIRON | self._environ() | {"TMPDIR": self._scratch.name},
             )
         os.close(requests_in)
         os.close(replies_out)
@@ -130,8 +132,11 @@ class AgentClient:
         with suppress(BrokenPipeError):  # it died: reading the answer tells
             self._send(self._preload())
 
+    def _environ(self) -> dict[str, str]:
+        return environ_of_another() if self._other else dict(os.environ)
+
     def _preload(self) -> Preload:
-        return Preload(self._modules, self._cache_dir, environment=len(self._python) > 1)
+        return Preload(self._modules, self._cache_dir, environment=self._other)
 
     def _start(self) -> Reply:
         if self._process is None:
@@ -180,6 +185,11 @@ class AgentClient:
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
         return line
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process: none before the start and after it died or hung."""
+        return self._process is not None
 
     def stop(self) -> None:
         """Kill the agent and every process of its session."""

@@ -13,9 +13,12 @@ from filelock import FileLock
 
 import gpubench
 from gpubench.errors import InputError
+from gpubench.workload.cache import REFS
 
 OUTER = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
 """Variables that would lead into the environment of whoever runs us."""
+GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+"""Variables that git sets for a hook: they would lead out of the clone, into the user's tree."""
 SYNC_LIMIT_S = 1800.0
 
 
@@ -51,15 +54,13 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     commit = _run(f"--baseline-ref {reference!r}: git knows no such commit", name)
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
-    tree = root / "refs" / f"{commit[:12]}-{slug}"
+    tree = root / REFS / f"{commit[:12]}-{slug}"
     tree.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{tree}.lock"):
         ready = tree.with_suffix(".ready")
         if not ready.exists():
-            # A clone that borrows the objects: the user's repository stays as it is.
             shutil.rmtree(tree, ignore_errors=True)
-            _run("--baseline-ref", ["git", "clone", "-q", "-s", "-n", str(top), str(tree)])
-            _run("--baseline-ref", ["git", "-C", str(tree), "checkout", "-q", "--detach", commit])
+            _clone(top, tree, commit)
         project = tree / here
         if not (project / "pyproject.toml").is_file():
             raise InputError(
@@ -78,6 +79,37 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     return existing("--baseline-ref", python), commit
 
 
+def _clone(top: Path, tree: Path, commit: str) -> None:
+    """Check ``commit`` of the repository at ``top`` out into ``tree``, with the tags.
+
+    It borrows the objects, so the user's repository stays as it is. `git clone --shared` would not
+    do: of a shallow repository it copies only what branches hold, and the base of a pull request
+    is known to FETCH_HEAD alone.
+    """
+
+    def git(at: Path, *words: str, read: str = "") -> str:
+        return _run("--baseline-ref", ["git", "-C", str(at), *words], read)
+
+    def inside(name: str) -> Path:
+        return Path(git(top, "rev-parse", "--path-format=absolute", "--git-path", name))
+
+    kind = git(top, "rev-parse", "--show-object-format")
+    git(top, "init", "-q", f"--object-format={kind}", str(tree))
+    git(tree, "remote", "add", "origin", str(top))
+    (tree / ".git/objects/info/alternates").write_text(f"{inside('objects')}\n")
+    if inside("shallow").is_file():
+        shutil.copyfile(inside("shallow"), tree / ".git/shallow")
+    # Projects that take their version from git look for tags.
+    tags = git(top, "for-each-ref", "--format=create %(refname) %(objectname)", "refs/tags")
+    git(tree, "update-ref", "--stdin", read=tags)
+    git(tree, "checkout", "-q", "--detach", commit)
+
+
+def environ_of_another() -> dict[str, str]:
+    """Our environment variables for another interpreter, less those that lead into ours."""
+    return {key: value for key, value in os.environ.items() if key not in OUTER}
+
+
 def has_gpubench(python: Path) -> bool:
     """Whether ``python`` finds a gpubench of its own (without importing it)."""
     script = (
@@ -85,8 +117,10 @@ def has_gpubench(python: Path) -> bool:
     )
     command = [str(python), "-P", "-c", script]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
-    except OSError:
+        done = subprocess.run(
+            command, capture_output=True, timeout=60, env=environ_of_another(), check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
 
@@ -106,13 +140,14 @@ def _uv() -> list[str]:
     return [found]
 
 
-def _run(what: str, command: Sequence[str]) -> str:
-    """The command's output. InputError begins with ``what``."""
-    clean = {key: value for key, value in os.environ.items() if key not in OUTER}
+def _run(what: str, command: Sequence[str], read: str = "") -> str:
+    """The command's output; it reads ``read``. InputError begins with ``what``."""
+    clean = {key: value for key, value in environ_of_another().items() if key not in GIT}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, env=clean, timeout=SYNC_LIMIT_S, check=False
-        )
+            command, input=f"{read}\n" if read else "", capture_output=True, text=True, env=clean,
+            timeout=SYNC_LIMIT_S, check=False,
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise InputError(f"{what}: {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:

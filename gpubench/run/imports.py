@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SCRIPT = """
@@ -37,16 +37,23 @@ for name in sys.argv[1:]:
 
 
 def try_imports(
-    modules: Sequence[str], timeout_s: float, python: Sequence[str] = (sys.executable,)
+    modules: Sequence[str],
+    timeout_s: float,
+    python: Sequence[str] = (sys.executable,),
+    environ: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Import ``modules`` in a fresh interpreter: {module: version and facts, or 'error'}."""
+    """Import ``modules`` in a fresh interpreter: {module: version and facts, or 'error'}.
+
+    ``environ``: its environment; None: ours.
+    """
     if not modules:
         return {}
     command = [*python, "-W", "ignore", "-c", _SCRIPT, *modules]
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
-        )
+            command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, env=environ,
+            check=False,
+        )  # fmt: skip
         output, why = done.stdout, _ending(done.returncode)
     except subprocess.TimeoutExpired as error:
         output, why = error.stdout or b"", f"not done after {timeout_s:g} s"

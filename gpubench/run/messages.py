@@ -50,7 +50,8 @@ class Measure(Struct, frozen=True, tag=True):
     turns: int = 1
     """How often it samples; between its turns it waits, and the rival has its own."""
     bundle: int = 1
-    """Calls of ``run()`` that count as one: exact extra work, for the self-test."""
+    """Calls of ``run()`` that count as one: exact extra work, for `tests.benchmarks.trust` only.
+    Images/s of such records count iterations, as if a bundle were one batch."""
 
 
 class Begin(Struct, frozen=True, tag=True):
@@ -108,7 +109,6 @@ class Waiting(Struct, frozen=True, tag=True):
 
     barrier: str
     pids: list[int]
-    p50_ns: float = 0.0
 
 
 class Prepared(Struct, frozen=True, tag=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -38,6 +38,8 @@ from gpubench.run.progress import Silent
 from gpubench.suite import Cell, Policy, Rule
 
 ALARMS = ("REGRESSED", "IMPROVED")
+LEAST_S = 20.0
+"""An A/A comparison has at least so much time: with less it would measure next to nothing."""
 
 
 class Clock(Struct, frozen=True, kw_only=True):
@@ -74,7 +76,7 @@ class Result(Struct, frozen=True, kw_only=True):
     suite: str
     rule: Rule
     suites: int
-    """A/A comparisons made and judged."""
+    """A/A comparisons made and judged; one that measured nothing is not counted."""
     alarms: int
     alarm_rate: stats.Estimate
     """Share of A/A suites with an alarm, with its exact (Clopper-Pearson) 95 % interval."""
@@ -131,28 +133,48 @@ def run(
                 f"'gpubench plan {suite}' says why"
             )
         with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
-            agent.start()
+            broken = agent.start().errors
             middle = time.monotonic() + (end - time.monotonic()) / 2
-            pairs = _interleaved(job, agent, place, middle, say)
+            pairs = _interleaved(job, agent, broken, place, middle, say)
         runs = _sessions(suite, chosen, cache_dir, place, end, say)
-        header = runs[0].header
-        history = aa.directory(job.cache_dir, header.fingerprint)
-        for file in runs:
-            aa.add(file, history)
-        return _result(first, suite, rule, pairs, runs, history)
+        return _result(first, suite, rule, pairs, runs, _history(runs[0], job.cache_dir))
 
 
 def _interleaved(
-    job: ab.Job, agent: AgentClient, place: Path, end: float, say: Callable[[str], None]
+    job: ab.Job,
+    agent: AgentClient,
+    broken: Mapping[str, str],
+    place: Path,
+    end: float,
+    say: Callable[[str], None],
 ) -> list[tuple[RecordFile, RecordFile]]:
+    """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
+
+    Raises GpubenchError when the first one measured nothing.
+    """
     made: list[tuple[RecordFile, RecordFile]] = []
+    number = 0
     while not made or time.monotonic() < end:
-        number = len(made)
-        left = max(1.0, end - time.monotonic())
-        again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=max(left, 60.0))
-        made.append(ab.run(again, Silent(), agent))
-        say(f"A/A comparison {number + 1}: {_counts(compare(*made[-1]))}")
+        budget_s = max(LEAST_S, end - time.monotonic())
+        again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=budget_s)
+        files = ab.run(again, Silent(), agent, broken)
+        rows = compare(*files)
+        number += 1
+        say(f"A/A comparison {number}: {_counts(rows)}")
+        if any(row.pairs >= ab.LEAST for row in rows):
+            made.append(files)
+        elif not made:
+            raise GpubenchError(f"the A/A comparison measured no cell: {_why(rows)}")
     return made
+
+
+def _why(rows: Sequence[Comparison]) -> str:
+    """Of the first cell."""
+    return next((f"{row.label}: {row.verdict}, {row.reason}" for row in rows), "there is none")
+
+
+def _history(run: RecordFile, cache_dir: Path) -> Path:
+    return aa.directory(cache_dir, run.header.fingerprint)
 
 
 def _sessions(
@@ -163,11 +185,13 @@ def _sessions(
     end: float,
     say: Callable[[str], None],
 ) -> list[RecordFile]:
+    """Ordinary runs until ``end``, at least one; an interrupt keeps those that are done."""
     runs: list[RecordFile] = []
     while not runs or time.monotonic() < end:
         out = place / f"run-{len(runs)}"
         session = setup.session(suite, chosen, cache_dir, out, False, ())
         runs.append(driver.run(session.plan, session.job, session.backends, Silent()))
+        aa.add(runs[-1], _history(runs[-1], session.job.cache_dir))
         say(f"ordinary run {len(runs)} for the history")
     return runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from gpubench.gpu import visible_gpus
 from gpubench.record import Header, Pairing
 from gpubench.run import ab, arms
 from gpubench.run import plan as planning
+from gpubench.run.crew import ARMS
 from gpubench.run.driver import Job
 from gpubench.run.results import now
 from gpubench.suite import Catalog, Rule, Suite
@@ -57,26 +59,40 @@ def comparison(
     output: Path | None,
     resume: bool,
     required: Sequence[str],
+    reference: tuple[str, str] | None = None,
 ) -> ab.Job:
-    """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``."""
+    """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``.
+
+    ``reference``: the baseline's interpreter was made from (name, commit).
+    """
     known, cores, gpus = catalog(), environment.usable_cores(), len(visible_gpus())
+    wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
     suites = [arms.suite_of(spec, suite_name, known, chosen) for spec in specs]
     grids = [suitefile.expand(s, _device(s, gpus), len(cores)) for s in suites]
     matched = arms.match(*specs, *grids)
+    kept = {cell.key for pair in matched for cell in pair}
+    for key in wanted:
+        if key not in kept:
+            raise SuiteError(f"--cell {key!r}: neither arm has such a cell here")
+    matched = [pair for pair in matched if not wanted or {c.key for c in pair} & {*wanted}]
     backends = {n: base.get(n) for n in sorted({c.backend for pair in matched for c in pair})}
     _check_required(required, sorted(backends))
     token = uuid.uuid4().hex[:12]
     sides = []
-    for place, arm in enumerate(ab.ARMS):
+    for place, arm in enumerate(ARMS):
         cells = [pair[place] for pair in matched]
         plan = planning.make(suites[place], cells, backends, cores, gpus)
-        words = [specs[place].words, f"python={pythons[place]}" if pythons[place] else ""]
+        words, commit = [specs[place].words], ""
+        if arm == "baseline" and reference:
+            words, commit = [*words, f"ref={reference[0]} ({reference[1][:12]})"], reference[1]
+        elif pythons[place]:
+            words.append(f"python={pythons[place]}")
         pairing = Pairing(
             session=token, arm=arm, differs=",".join(filter(None, words)) or "nothing", rule=rule
         )
         header = msgspec.structs.replace(_header(plan), pairing=pairing, planned=cells)
-        sides.append(ab.Side(arm, plan, header, pythons[place]))
+        sides.append(ab.Side(arm, plan, header, pythons[place], commit=commit))
     if resume and output is None:
         raise SuiteError("--resume: say which A/B to go on with: -o DIR")
     return ab.Job(
@@ -86,7 +102,8 @@ def comparison(
         budget_s=budget_s,
         out=output or _directory(f"ab-{suites[0].name}"),
         cache_dir=Cache(cache_dir).root,
-        seed=suites[0].policy.seed,
+        seed=secrets.randbits(32),  # afresh: a fixed one would repeat an unlucky order for ever
+        left_out=tuple(c.label for grid in grids for c in grid if c.key not in kept),
         resume=resume,
         required=tuple(required),
     )

@@ -33,9 +33,10 @@ Spread = dict[str, float]
 class Telemetry:
     """Observes ``gpu_indices`` (as CUDA numbers them here) and ``cores`` ([]: all of them).
 
-    ``pids`` gives the task's own processes. Enter when they have started; ``result``, ``flags``
-    and ``invalid`` are for after the exit. GPUs are sampled ``hz`` times a second, the processes on
-    them once a second. ``root`` is where /proc and /sys are.
+    ``pids`` gives the task's own processes, of ``teams()`` teams that are resident at once. Enter
+    when they have started; ``result``, ``flags`` and ``invalid`` are for after the exit, the first
+    of which counts. GPUs are sampled ``hz`` times a second, the processes on them once a second.
+    ``root`` is where /proc and /sys are.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Telemetry:
         nvml: Any = None,
         hz: float = 10,
         root: Path = Path("/"),
+        teams: Callable[[], int] = lambda: 1,
     ) -> None:
         self._indices = gpu_indices
         self._pids = pids
+        self._teams = teams
         self._nvml = nvml
         self._period = 1 / hz
         self._root = root
@@ -60,8 +63,10 @@ class Telemetry:
         self._error = ""
         self._start = self._seconds = 0.0
         self._turns: list[float] = []
+        self.running = False
 
     def __enter__(self) -> Self:
+        self.running = True
         self._start = monotonic()
         self._cpu.begin()
         if self._indices:
@@ -70,6 +75,9 @@ class Telemetry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.running:  # a second exit would count the task's CPU time twice
+            return
+        self.running = False
         self._cpu.end()  # first: the workers are about to vanish
         self._stop.set()
         if self._thread is not None:
@@ -92,7 +100,7 @@ class Telemetry:
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
                 self._watches = [
-                    _Watch(nvml, visible[index], self._pids, self._root)
+                    _Watch(nvml, visible[index], self._pids, self._teams, self._root)
                     for index in self._indices
                     if index in visible
                 ]
@@ -157,8 +165,16 @@ class Telemetry:
 class _Watch:
     """One GPU. A query that the driver refuses for good is not asked again."""
 
-    def __init__(self, nvml: Any, gpu: gpus.Gpu, pids: Callable[[], set[int]], root: Path) -> None:
-        self._nvml, self._gpu, self._pids, self._root = nvml, gpu, pids, root
+    def __init__(
+        self,
+        nvml: Any,
+        gpu: gpus.Gpu,
+        pids: Callable[[], set[int]],
+        teams: Callable[[], int],
+        root: Path,
+    ) -> None:
+        self._nvml, self._gpu, self._root = nvml, gpu, root
+        self._pids, self._teams = pids, teams
         device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
         whole = gpus.physical(nvml, device)
         self._handle, self._whole = device, whole
@@ -236,13 +252,14 @@ class _Watch:
         """Processes on the GPU that are not the task's.
 
         In a container the driver may name ours by the host's number, which /proc here does not
-        know. So when none of ours is listed, one such unknown process is taken to be ours.
+        know. So when none of ours is listed, one such unknown process for each resident team is
+        taken to be ours: an idle rival of an A/B keeps its memory on the GPU.
         """
         listed = {p.pid for p in self._ask(name, lambda: query(self._handle)) or []}
         others = listed - self._pids()
         if others == listed:
             unknown = sorted(p for p in others if not (self._root / "proc" / str(p)).exists())
-            others -= set(unknown[:1])
+            others -= set(unknown[: self._teams()])
         return others
 
     def result(self, begin: float | None) -> dict[str, Any]:

@@ -31,6 +31,9 @@ from gpubench.errors import CacheError
 _log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+REFS = "refs"
+"""Folder of the environments that `gpubench.run.environments` makes of git commits."""
+_REF = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}")
 
 
 class Entry(Struct, frozen=True):
@@ -129,24 +132,32 @@ class Cache:
         return manifest
 
     def info(self) -> list[Usage]:
-        """Entries and bytes of every kind, by name."""
+        """Entries and bytes of every kind, by name; of REFS the environments that are ready."""
         kinds: dict[str, list[int]] = {}
-        for path in self._entries():
+        ready = [path for path in self._refs() if _ready(path).exists()]
+        for path in [*self._entries(), *ready]:
             kinds.setdefault(path.parent.name, []).append(_size(path))
         return [Usage(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(kinds.items())]
 
     def clear(self) -> int:
-        """Remove every entry that nobody is making right now; returns the bytes freed.
+        """Remove every entry, and environment of REFS, that nobody is making right now.
 
-        Touches nothing but entries, so a mistaken ``--cache-dir`` loses nothing.
+        Returns the bytes freed; files of an environment that share theirs with uv's cache count.
+
+        Touches nothing else, so a mistaken ``--cache-dir`` loses nothing.
         """
         freed = 0
-        for path in self._entries(".tmp"):
+        for path in [*self._entries(".tmp"), *self._refs()]:
             with _disk(path), suppress(Timeout), FileLock(_lock(path), timeout=0):
+                _ready(path).unlink(missing_ok=True)  # first: half an environment is not ready
                 if path.is_dir():  # still: another process may be clearing too
                     freed += _size(path)
                     shutil.rmtree(path)
         return freed
+
+    def _refs(self) -> list[Path]:
+        found = (self.root / REFS).glob("*")
+        return sorted(path for path in found if _REF.fullmatch(path.name) and path.is_dir())
 
     def _entries(self, *suffixes: str) -> list[Path]:
         return [
@@ -209,7 +220,14 @@ def _hash(path: Path) -> _File:
 
 
 def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    """Bytes of the files below; what a link leads to is not ours."""
+    files = (p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    return sum(p.stat().st_size for p in files)
+
+
+def _ready(path: Path) -> Path:
+    """What says that an environment of REFS is whole."""
+    return path.with_suffix(".ready")
 
 
 def _lock(path: Path) -> Path:

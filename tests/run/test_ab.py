@@ -15,6 +15,7 @@ from gpubench.record import Record, RecordFile
 from gpubench.run import ab, arms, client, setup
 from gpubench.run.progress import Silent
 from gpubench.suite import Rule
+from tests.conftest import FAKES
 
 WriteSuite = Callable[..., Path]
 Arms = tuple[RecordFile, RecordFile]
@@ -92,6 +93,16 @@ def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., ab.Jo
     assert files[0].header.pairing.rule == rule
 
 
+def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., ab.Job]) -> None:
+    long = {"sample_s": 0.2}  # four turns on one core: above 50 ticks of the kernel's clock
+    files = ab.run(job("latency_us=300", "latency_us=301", budget_s=0.01, policy=long), Watch())
+    shares = [r.telemetry["cpu"] for f in files for r in f.records]
+    assert len(shares) == 4
+    for cpu in shares:
+        assert 0 < cpu["own_busy_share"] <= 1.1
+        assert 0 <= cpu["other_busy_share"] <= 1.1
+
+
 def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., ab.Job]) -> None:
     files = ab.run(job("fail=spin", "latency_us=300", budget_s=0.1), Watch())
     assert all("BUSY-WHILE-IDLE" in r.flags for r in files[0].records)
@@ -146,6 +157,16 @@ def test_resuming_another_comparison_is_refused(job: Callable[..., ab.Job]) -> N
         ab.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
 
 
+def wrapper(path: Path, omp_dynamic: str) -> Path:
+    """An interpreter with the fake backends and a variable of its own."""
+    path.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH="{FAKES}" OMP_DYNAMIC={omp_dynamic}\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
 def test_two_interpreters_have_their_own_agents_and_environments(
     job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -154,15 +175,15 @@ def test_two_interpreters_have_their_own_agents_and_environments(
     monkeypatch.setattr(
         client.AgentClient, "launch", lambda self: (starts.append(self), launch(self))[1]
     )
-    other = tmp_path / "python"
-    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    other.chmod(0o755)
+    pythons = tuple(wrapper(tmp_path / name, name) for name in ("TRUE", "FALSE"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "nothing"))  # ours: must not reach the others
     files = ab.run(
-        job("latency_us=300", "latency_us=600", pythons=(Path(sys.executable), other),
+        job("latency_us=300", "latency_us=600", pythons=pythons,
             rule=Rule(pilot=4, most=8), budget_s=1),
         Watch(),
     )  # fmt: skip
-    assert [f.header.environment["python"]["implementation"] for f in files] == ["CPython"] * 2
+    variables = [f.header.environment["variables"] for f in files]
+    assert [v["OMP_DYNAMIC"] for v in variables] == ["TRUE", "FALSE"]
     rounds = max(r.repeat for r in files[0].records) + 1
     assert len(starts) == 2 * rounds  # no pair shares a server's memory with another
     assert files[1].header.pairing

@@ -18,7 +18,8 @@ from tests.measure.virtual import make_cell
         ("backend=", "expected KEY=VALUE"),
         ("backend=a,backend=b", "given twice"),
         ("scenario=latency", "must be the same in both arms"),
-        ("images=photos", "must be the same in both arms"),
+        ("images=photos", "must be the same in both arms; use --images"),
+        ("cores=2", "must be the same in both arms; set axes.cores in the suite"),
     ],
 )
 def test_bad_specs_are_named(text: str, words: str) -> None:
@@ -48,6 +49,23 @@ def test_options_must_agree_unless_they_are_named_or_the_backend_is() -> None:
     after = [make_cell(options={"x": 2, "y": y}) for y in (2, 1)]
     found = arms.match(*specs("x=1", "x=2"), before, after)
     assert [(b.options["y"], c.options["y"]) for b, c in found] == [(2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("batch_sizes", [(1, 2), (2, 4)])
+def test_cores_follow_from_replicas_and_from_the_device(batch_sizes: tuple[int, ...]) -> None:
+    before = [make_cell(replicas=1, cores=2, batch_size=b) for b in batch_sizes]
+    after = [make_cell(replicas=2, cores=1, batch_size=b) for b in reversed(batch_sizes)]
+    found = arms.match(*specs("replicas=1", "replicas=2"), before, after)
+    assert [(b.batch_size, c.batch_size) for b, c in found] == [(b, b) for b in batch_sizes[::-1]]
+    after = [make_cell(device="cuda", cores=0, batch_size=b) for b in batch_sizes]
+    found = arms.match(*specs("device=cpu", "device=cuda"), before, after)
+    assert [(b.batch_size, c.batch_size) for b, c in found] == [(b, b) for b in batch_sizes]
+
+
+def test_cores_must_agree_otherwise() -> None:
+    before, after = make_cell(backend="a", cores=1), make_cell(backend="b", cores=2)
+    with pytest.raises(SuiteError, match="no cell in common"):
+        arms.match(*specs("backend=a", "backend=b"), [before], [after])
 
 
 def test_a_choice_is_refused() -> None:

@@ -26,11 +26,13 @@ def _all_devices_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def observe(root: Path, pids: Callable[[], set[int]] = set, **answers: Any) -> Telemetry:
+def observe(
+    root: Path, pids: Callable[[], set[int]] = set, teams: int = 1, **answers: Any
+) -> Telemetry:
     """A finished observation of one GPU, long enough for several samples."""
     nvml = FakeNvml(GPU, **answers)
     deadline = time.monotonic() + 10
-    with Telemetry([0], [], pids, nvml, hz=200, root=root) as seen:
+    with Telemetry([0], [], pids, nvml, hz=200, root=root, teams=lambda: teams) as seen:
         while nvml.calls.count(GRAPHICS) < 1 or nvml.calls.count(CLOCKS) < 12:
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -111,6 +113,27 @@ def test_in_a_container_one_unknown_process_is_ours_and_a_second_is_not(tmp_path
     assert seen.invalid
     seen = observe(tmp_path, lambda: {7}, **{COMPUTE: processes(7, 40_002)})
     assert seen.invalid
+
+
+def test_in_a_container_an_idle_rival_is_ours_too(tmp_path: Path) -> None:
+    both, more = processes(40_001, 40_002), processes(40_001, 40_002, 40_003)
+    assert observe(tmp_path, lambda: {7}, teams=2, **{COMPUTE: both}).flags() == []
+    assert observe(tmp_path, lambda: {7}, teams=2, **{COMPUTE: more}).invalid
+    (tmp_path / "proc/40002").mkdir(parents=True)  # no stranger to this container
+    assert observe(tmp_path, lambda: {7}, teams=2, **{COMPUTE: both}).invalid
+
+
+def test_only_the_first_exit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr(telemetry.CpuWindow, "end", lambda self: ends.append(1))
+    seen = Telemetry([], [0], set)
+    seen.__exit__()
+    assert (ends, seen.running) == ([], False)
+    seen.__enter__()
+    assert seen.running
+    for _ in range(3):
+        seen.__exit__()
+    assert (ends, seen.running) == ([1], False)
 
 
 def test_what_the_driver_does_not_offer_is_left_out_and_asked_once(tmp_path: Path) -> None:

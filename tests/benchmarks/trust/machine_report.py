@@ -122,9 +122,7 @@ def gate_row(condition: str, kind: str, group: list[Row]) -> list[str]:
 def truth_row(condition: str, kind: str, group: list[Row]) -> list[str]:
     """One line of the second table."""
     cells = [cell for row in group for cell in row["cells"]]
-    counts = {
-        v: sum(c["verdict"] == v for c in cells) for v in sorted({c["verdict"] for c in cells})
-    }
+    counts = Counter(sorted(cell["verdict"] for cell in cells))
     bound = [cell for cell in cells if cell["low"] is not None]
     held = sum(cell["low"] <= TRUE[kind] <= cell["high"] for cell in bound)
     words = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
