@@ -249,7 +249,7 @@ def compare(
         before, after, delta=margin, alpha=chance, allow_different=allow_different, history=sessions
     )
     code = comparing.exit_code(found, failing)
-    own = verdicts.rule_of(before)
+    own = verdicts.rule_of(before, after)
     rule = replace(own, delta=margin or own.delta, alpha=chance or own.alpha)
     if output:
         save(output, page.render_comparison(before, after, found, rule=rule, code=code))

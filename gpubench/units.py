@@ -49,6 +49,11 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:g} B"
 
 
+def share(fraction: float) -> str:
+    """A limit as it was given, every digit: 0.02 -> '2 %', 0.0025 -> '0.25 %'."""
+    return f"{100 * fraction:.6g} %"
+
+
 def percent(fraction: float, decimals: int = 1) -> str:
     """0.0123 -> '1.2 %'."""
     return f"{100 * fraction:.{decimals}f} %"

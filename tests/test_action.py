@@ -24,6 +24,8 @@ STUB = """#!{python}
 import json, os, sys
 with open(os.environ["LOG"], "a") as log:
     log.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+with open(os.environ["LOG"] + ".told", "a") as log:
+    log.write(" ".join([sys.argv[1], os.environ.get("GITHUB_ACTIONS", "")]) + "\\n")
 sys.exit(int(os.environ.get("CODE", "0")))
 """
 
@@ -124,6 +126,7 @@ def test_the_cache_leaves_environments_of_base_commits_out() -> None:
     inside, refs = cache["path"].splitlines()
     assert (inside, refs) == ("${{ inputs.cache-path }}/*", "!${{ inputs.cache-path }}/refs")
     assert cache["key"].startswith(cache["restore-keys"])
+    assert cache["restore-keys"].endswith("-${{ github.job }}-${{ inputs.artifact }}-")
 
 
 # ------------------------------------------------------------------------------ measuring
@@ -145,13 +148,21 @@ def test_every_option_exists_in_the_command_line(mode: str, job: Path) -> None:
             assert given["backend"] == given["require"] == ["null"]
             assert str(given["cache_dir"]) == "~/.cache/gpubench"
             assert str(given["output"]).startswith(str(job / "temp"))
-        assert given["github"] is True
+        # of compare's two commands only the verdict belongs into the summary
+        assert given["github"] is (mode != "compare" or name == "compare")
         if name != "run":
             assert given["delta"] == "3%"
             assert "--fail-on=regressed,missing" in words
     if mode == "ab":
         assert given["budget"] == "5m"
         assert given["baseline_ref"] == git(job / "origin", "rev-parse", "main")
+
+
+def test_a_comparison_alone_tells_github(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")  # implies --github
+    run(job, "Measure", mode="compare", baseline="stored")
+    told = (job / "LOG.told").read_text(encoding="utf-8").splitlines()
+    assert told == ["run ", "compare true"]
 
 
 def test_empty_inputs_leave_gpubenchs_defaults(job: Path) -> None:

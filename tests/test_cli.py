@@ -95,7 +95,7 @@ def test_require_makes_a_skip_exit_code_1(
         (["run", "quick", "--resume"], "-o DIR"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere", "elsewhere"], "nowhere"),
-        (["compare", "a", "b", "--delta", "200%"], "200%"),
+        (["history", ".", "--delta", "200%"], "200%"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -226,7 +226,51 @@ def test_report_guesses_the_format_from_the_ending(measured: Path, tmp_path: Pat
 def test_compare_a_run_with_itself(measured: Path) -> None:
     done = gpubench("compare", measured, measured)
     assert done.returncode in (0, 3)  # two repeats are few, so it may be inconclusive
-    assert re.search(r" 1\.0+× ", done.stdout), done.stdout
+    # identical: no effect in any row, or all of them in the folded line
+    assert re.search(r"[+-]?0\.0+ %|0 %", done.stdout), done.stdout
+    assert "REGRESSED" not in done.stdout
+
+
+def test_ab_says_a_regression_with_its_exit_code(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", policy={"sample_s": 0.04})
+    slower = ("--baseline", "latency_us=300", "--candidate", "latency_us=900")
+    out = tmp_path / "ab"
+    done = gpubench("ab", suite, *slower, "-o", out, "--cache-dir", cache_dir)
+    assert done.returncode == 1, done.stderr
+    assert "REGRESSED: 1 of 1 cell is slower" in done.stdout
+    assert (out / "report.html").exists()
+    again = gpubench("compare", out, "--json", "--fail-on", "none", "--cache-dir", cache_dir)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert [row["verdict"] for row in found["comparisons"]] == ["REGRESSED"]
+    assert found["comparisons"][0]["interleaved"] is True
+    assert found["comparisons"][0]["ratio"] > 2
+    free = ("--json", "--fail-on", "none", "-o", tmp_path / "free", "--cache-dir", cache_dir)
+    passed = gpubench("ab", suite, *slower, *free)
+    assert passed.returncode == 0, passed.stderr
+    assert json.loads(passed.stdout)["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "nothing differs"),
+        (["--candidate", "latency_us=1", "--delta", "200%"], "200%"),
+        (["--candidate", "latency_us=1", "--fail-on", "slow"], "'slow'"),
+        (["--candidate", "latency_us=1", "--budget", "soon"], "soon"),
+    ],
+)
+def test_bad_input_of_ab_is_exit_code_2_and_leaves_nothing(
+    words: list[str], told: str, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    out = tmp_path / "ab"
+    done = gpubench("ab", write_suite(), *words, "-o", out, "--cache-dir", cache_dir)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("words", [["report", "RUN", "-f", "csv"], ["plan", "SUITE"], ["schema"]])

@@ -39,3 +39,8 @@ def test_clock_size_percent() -> None:
     assert [units.clock(s) for s in (4.6, 75, 7322)] == ["5 s", "1 min 15 s", "2 h 2 min"]
     assert [units.size(b) for b in (12, 2048, 1.5 * 2**30)] == ["12 B", "2.00 KiB", "1.50 GiB"]
     assert units.percent(0.0123) == "1.2 %"
+
+
+def test_a_limit_keeps_every_digit() -> None:
+    shown = [units.share(x) for x in (0.02, 0.0025, 0.00125, 0.1, 0.07)]
+    assert shown == ["2 %", "0.25 %", "0.125 %", "10 %", "7 %"]

@@ -75,7 +75,8 @@ def directory(cache_root: Path, fingerprint: str) -> Path:
 def load(folder: Path, note: Callable[[str], object] = _log.warning) -> list[RecordFile]:
     """Every session in ``folder``, oldest first; [] where there is none.
 
-    A file that cannot be read is left out, and ``note`` is told which and why.
+    A file that cannot be read is left out, and ``note`` is told which and why; and what else
+    is wrong with a file, such as a last line that was cut off.
     """
     found: dict[str, RecordFile] = {}
     for path in sorted(folder.glob("*.jsonl")):
@@ -84,6 +85,8 @@ def load(folder: Path, note: Callable[[str], object] = _log.warning) -> list[Rec
         except RecordError as error:
             note(f"left out of the A/A history: {error}")
         else:
+            for said in file.notes:
+                note(f"in the A/A history: {path}: {said}")
             found.setdefault(file.header.run_id, file)
     return sorted(found.values(), key=lambda f: (f.header.started, f.header.run_id))
 
@@ -116,11 +119,6 @@ def add(file: RecordFile | Path, folder: Path) -> Path:
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written: {error.strerror}") from error
     return target
-
-
-def sessions(history: Iterable[RecordFile], key: str) -> list[float]:
-    """Session values (ns per batch, or images/s) of a cell, oldest session first."""
-    return [s.value for s in _by_cell(history).get(key, [])]
 
 
 def limits(history: Iterable[RecordFile]) -> dict[str, Limit]:
@@ -168,5 +166,5 @@ def _session(s: Summary) -> Session | None:
     if not s.ranked or not s.values or any(flag in s.flags for flag in UNSTEADY):
         return None
     values = list(s.values.values())
-    e = stats.paired([1.0] * len(values), values, s.policy.repeats)
+    e = stats.paired([1.0] * len(values), values, s.pilot)
     return Session(value=math.exp(e.mean), variance=e.error**2)

@@ -40,7 +40,9 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     baseline: str
     """The backend that the run's suite names as its baseline."""
     policy: Policy
-    """That of the run: its ``repeats`` were the pilot of the two-stage rule."""
+    """That of the run: its ``repeats`` were the pilot of the two-stage rule; see `pilot`."""
+    arm: bool = False
+    """Of an interleaved A/B."""
     cell: Cell
     records: list[Record]
     """One for each repeat; where a task was run again (resume), its last record."""
@@ -96,15 +98,23 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """Repeat -> images/s of each replica in the common window."""
         return {r.repeat: r.replica_rates() for r in self.timed}
 
+    @property
+    def pilot(self) -> int:
+        """Of how many repeats the spread fixed the number of repeats; 0: of none.
+
+        An arm of an A/B has as many as the differences of its pairs asked for.
+        """
+        return 0 if self.arm else self.policy.repeats
+
     @cached_property
     def p50(self) -> Estimate:
         """Headline latency, ns: mean of logs of the repeats' medians."""
-        return stats.geometric_mean(list(self.medians.values()), self.policy.repeats)
+        return stats.geometric_mean(list(self.medians.values()), self.pilot)
 
     @cached_property
     def throughput(self) -> Estimate:
         """Images/s: mean of logs over repeats."""
-        return stats.geometric_mean(list(self.rates.values()), self.policy.repeats)
+        return stats.geometric_mean(list(self.rates.values()), self.pilot)
 
     @cached_property
     def values(self) -> dict[int, float]:
@@ -116,7 +126,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """The second stage ended before the interval was as narrow as the policy wants."""
         value = self.p50 if self.cell.scenario == "latency" else self.throughput
         half, done = value.relative_half_width, len(self.records)
-        second = self.policy.repeats <= done < self.policy.max_repeats and not self.broken
+        two_stages = self.pilot > 0 and not self.broken
+        second = two_stages and self.pilot <= done < self.policy.max_repeats
         return second and half is not None and half > self.policy.target_half_width
 
     @cached_property
@@ -221,6 +232,7 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             run=run,
             baseline=suite.baseline,
             policy=suite.policy,
+            arm=file.header.pairing is not None,
             cell=cell,
             records=[found[key][n] for n in sorted(found[key])],
         )
@@ -281,9 +293,9 @@ def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
     if other.cell.scenario == "throughput":
         return gain(base, other)
-    return stats.ratio(other.medians, base.medians, (other.policy.repeats, base.policy.repeats))
+    return stats.ratio(other.medians, base.medians, (other.pilot, base.pilot))
 
 
 def gain(base: Summary, other: Summary) -> Estimate:
     """Images/s of ``other`` / images/s of ``base``."""
-    return stats.ratio(base.rates, other.rates, (base.policy.repeats, other.policy.repeats))
+    return stats.ratio(base.rates, other.rates, (base.pilot, other.pilot))

@@ -39,7 +39,7 @@ from gpubench.analysis.verdicts import (
 )
 from gpubench.record import RecordFile
 from gpubench.suite import Rule
-from gpubench.units import percent
+from gpubench.units import percent, share
 
 __all__ = ["CAVEAT", "CODES", "FAIL_ON", "UNSTEADY", "VERDICTS", "Comparison", "caveat", "compare",
            "exit_code", "machine_differences", "pair_of", "parse_fail_on"]  # fmt: skip
@@ -139,7 +139,7 @@ class _Test(Struct, frozen=True, kw_only=True):
 def _test(b: Summary | None, c: Summary | None, limit: aa.Limit | None) -> _Test | None:
     if b is None or c is None or not b.values or not c.values:
         return None
-    pilots = (b.policy.repeats, c.policy.repeats)
+    pilots = (b.pilot, c.pilot)
     cost = stats.welch(list(b.values.values()), list(c.values.values()), pilots)
     cost = cost if c.cell.scenario == "latency" else _mirror(cost)
     cost = limit.widened(cost) if limit else cost
@@ -192,15 +192,15 @@ def _judged(
         seen = f"{limit.sessions} A/A sessions differ by up to {percent(math.expm1(limit.largest))}"
         if abs(test.cost.mean) <= limit.largest + margin:
             return _inconclusive(row, "within-history", f"{by}, but {seen}")
-        reason = f"{side} than {delta:.1%}: p = {p:.2g} after Holm; {seen}"
+        reason = f"{side} than {share(delta)}: p = {p:.2g} after Holm; {seen}"
         return replace(row, verdict=verdict, code="beyond-history", reason=reason, p=p)
     if -margin < bounds[0] and bounds[1] < margin:
-        reason = f"interval inside \u00b1{delta:.1%}"
+        reason = f"interval inside \u00b1{share(delta)}"
         reason += "" if limit else " within these two sessions; what other sessions do is unknown"
         return replace(row, verdict="EQUIVALENT", code="inside-margin", reason=reason)
     outside = bounds[0] >= margin or bounds[1] <= -margin
     reach = "lies beyond" if outside else "reaches across"
-    reason = f"the interval {reach} \u00b1{delta:.1%}"
+    reason = f"the interval {reach} \u00b1{share(delta)}"
     reason += f", but p = {p:.2g} after Holm" if outside else ""
     reason += f": sessions differ, sd {percent(limit.sd)}" if limit else ": measure more repeats"
     return _inconclusive(row, "wide-interval", reason)

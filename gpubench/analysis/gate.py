@@ -185,7 +185,9 @@ def confirm_size(pairs: Pairs, flagged: int, rule: Rule) -> int:
     low, high = _shift(d).interval() or (-math.inf, math.inf)
     margin = math.log1p(rule.delta)
     sure = LOOKS * _p(pairs, first, rule) * max(1, flagged) < rule.alpha
-    return first if sure or (-margin < low and high < margin) else min(AGAIN * first, rule.most)
+    if sure or (-margin < low and high < margin):
+        return first
+    return max(first, min(AGAIN * first, rule.most))
 
 
 def first_look(pairs: Pairs, flagged: int, rule: Rule) -> int:

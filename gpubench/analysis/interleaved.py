@@ -57,9 +57,7 @@ def compare(
     for n, match in enumerate(kept):
         row, key = _blank(match), str(n)
         if key in said:
-            # those that the verdict is about: fresh pairs of a cell that the screen flagged
-            fresh = len(pairs[key].confirm) > 1 and gate.direction(pairs[key], rule) != 0
-            used = [x for x in joined[key] if x.confirms == fresh]
+            used = [x for x in joined[key] if x.confirms == (said[key].stage == "confirm")]
             row = _doubted(_judged(row, said[key], used, match), match, used)
         rows.append(row)
     return rows
@@ -216,7 +214,7 @@ def _blank(match: _Match) -> Comparison:
     code, reason = lost(b, c) or ("", "")
     return Comparison(
         key=c.key, label=label(b.cell, c.cell), metric=metric, verdict="MISSING", code=code,
-        reason=reason, baseline_key="" if b.key == c.key else b.key,
+        reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
     )  # fmt: skip
 
 
@@ -227,29 +225,30 @@ def _judged(
     row = replace(
         row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
         n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
-        smallest_detectable=said.smallest_detectable,
+        smallest_detectable=said.smallest_detectable, stage=said.stage,
     )  # fmt: skip
     values = [x.values for x in used if x.pair]
     if not values:
         return row
     before, after = (
-        math.exp(fmean(math.log(v) for v in side if v)) for side in zip(*values, strict=True)
+        math.exp(median(math.log(v) for v in side if v)) for side in zip(*values, strict=True)
     )
-    low, high = None, None
-    bounds = said.effect.interval() if said.effect else None
-    if bounds:
-        sign = -1 if match.rates else 1  # the effect is one of cost
-        low, high = sorted(math.exp(sign * bound) for bound in bounds)
-    return replace(row, baseline=before, candidate=after, ratio=after / before, low=low, high=high)
+    row = replace(row, baseline=before, candidate=after)
+    if said.effect is None:
+        return replace(row, ratio=after / before)
+    sign = -1 if match.rates else 1  # the effect is one of cost
+    bounds = sorted(math.exp(sign * bound) for bound in said.effect.interval() or ())
+    low, high = bounds or (None, None)
+    return replace(row, ratio=math.exp(sign * said.effect.value), low=low, high=high)
 
 
 def _doubted(row: Comparison, match: _Match, used: Sequence[_Both]) -> Comparison:
     """With what stands against the verdict of the pairs."""
     broke = failures(match.baseline, match.candidate)
-    if broke and row.verdict == "REGRESSED":
-        return replace(row, reason=f"{row.reason}; {broke}")
-    if broke:
+    if broke and row.verdict != "REGRESSED":
         return replace(row, verdict="MISSING", code="failed", reason=broke)
+    if broke:
+        row = replace(row, reason=f"{row.reason}; {broke}")
     spoilt = {f: fmean(f in x.flags for x in used) for f in MACHINE if used}
     flags = [f"{flag} in {percent(s, 0)}" for flag, s in spoilt.items() if s > SPOILT_SHARE]
     if flags:

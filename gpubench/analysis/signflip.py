@@ -31,7 +31,6 @@ def p_above(differences: Sequence[float], shift: float = 0.0) -> float:
     value: 1. Raises ValueError for what is not finite.
     """
     import numpy as np
-    from scipy.stats import rankdata
 
     d = np.asarray(differences, np.float64) - shift
     if not len(d):
@@ -40,7 +39,10 @@ def p_above(differences: Sequence[float], shift: float = 0.0) -> float:
         raise ValueError(f"differences must be finite, not {list(differences)}")
     size = np.abs(d)
     # doubled, so that mean ranks are whole; sizes that differ by rounding alone are ties
-    ranks = (2 * rankdata(np.round(size / (size.max() or 1.0), 12))).astype(int)
+    _, group, count = np.unique(
+        np.round(size / (size.max() or 1.0), 12), return_inverse=True, return_counts=True
+    )
+    ranks = (2 * np.cumsum(count) - count + 1)[group]
     chances = _signs(tuple(sorted(ranks.tolist())))
     return min(1.0, float(chances[int(ranks[d > 0].sum()) :].sum()))
 

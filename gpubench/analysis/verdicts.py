@@ -78,6 +78,10 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """The slowdown (0.05: 5 %) that this would have found 95 times in 100; None: none, ever."""
     pairs: int = 0
     """Pairs of processes behind the interval; 0 for two stored runs."""
+    interleaved: bool = False
+    """Of the two arms of one A/B, and not of two stored runs."""
+    stage: str = ""
+    """Whose pairs the verdict rests on: 'screen' or 'confirm'; '' without a pair."""
     pair_sd: float | None = None
     """Standard deviation of log(candidate / baseline) over the pairs."""
     p: float | None = None
@@ -88,7 +92,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 def caveat(comparisons: Sequence[Comparison]) -> str:
     """What a reader must know of how these were measured; '' for an interleaved A/B."""
-    return CAVEAT if any(any(c.n) and not c.pairs for c in comparisons) else ""
+    return CAVEAT if any(any(c.n) and not c.interleaved for c in comparisons) else ""
 
 
 def parse_fail_on(text: str) -> frozenset[str]:

@@ -167,7 +167,7 @@ def behind(
         points = draw(c, b, s)
         if not points:
             continue
-        own = [p["x"] for p in points if p["kind"] == points[-1]["kind"]]
+        own = [p["x"] for p in points if p["kind"] == (c.stage or points[-1]["kind"])]
         line = {"x": min(own) - 0.4, "x2": max(own) + 0.4, "y": logs[0], "low": logs[1],
                 "high": logs[2]}  # fmt: skip
         cells.append({"label": c.label, "verdict": c.verdict, "effect": verdicts.effect(c),

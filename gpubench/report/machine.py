@@ -29,7 +29,7 @@ def render(files: Sequence[RecordFile]) -> str:
     ]
     made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": build(files)}
     if sides := verdicts.arms(files):
-        made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(sides[0]))
+        made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(*sides))
     return _text(made)
 
 
@@ -50,7 +50,7 @@ def _comparisons(
 ) -> dict[str, Any]:
     return {
         "format": FORMAT, "exit_code": exit_code(found) if code is None else code,
-        "headline": verdicts.headline(found, rule), "counts": verdicts.counts(found),
+        "headline": verdicts.headline(found, rule, code), "counts": verdicts.counts(found),
         "rule": rule, "note": caveat(found),
         "codes": verdicts.meanings(found), "comparisons": verdicts.ordered(found),
     }  # fmt: skip

@@ -36,7 +36,7 @@ def render(files: Sequence[RecordFile]) -> str:
                   f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
     if sides := verdicts.arms(files):
-        verdict = comparison(compare(*sides), rule=verdicts.rule_of(sides[0])).rstrip("\n")
+        verdict = comparison(compare(*sides), rule=verdicts.rule_of(*sides)).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
     lines += ["", *(f"- {escape(line)}" for line in headline.lines(summaries)), ""]
     flags = headline.flags(summaries)
@@ -61,7 +61,7 @@ def comparison(
     ``rule``, ``everything`` and ``code``: as for the terminal (`gpubench.report.text.comparison`).
     """
     rule = rule or Rule()
-    lines = [f"**{escape(verdicts.headline(comparisons, rule))}**", ""]
+    lines = [f"**{escape(verdicts.headline(comparisons, rule, code))}**", ""]
     if not comparisons:
         return "\n".join(lines)
     counts = verdicts.counts(comparisons)

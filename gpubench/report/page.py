@@ -85,7 +85,7 @@ def render_comparison(
     ``rule``: the one that gave the verdicts; default: the A/B's own, or `compare`'s defaults.
     ``code``: the exit code, where --fail-on made it another one.
     """
-    rule = rule or verdicts.rule_of(base)
+    rule = rule or verdicts.rule_of(base, candidate)
     drawn = {"forest": forest.forest(comparisons, rule),
              "behind": forest.behind(base, candidate, comparisons, rule)}  # fmt: skip
     shown = verdictpage.context(base, candidate, comparisons, drawn, rule, code)

@@ -7,6 +7,7 @@ decimals: 11.06 ms [10.94, 11.19].
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -22,6 +23,7 @@ from gpubench.analysis.tables import Column
 from gpubench.record import FAILURES, FLAGS, Header, RecordFile
 
 NOTHING = "–"
+_COMMAND = re.compile(r"(?<!\S)::")
 
 STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
@@ -113,6 +115,15 @@ def full(value: Any, column: Column) -> str:
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
     return f"{shown.main} {shown.aside}".strip()
+
+
+def line(text: str) -> str:
+    """Text from outside (an exception's, a library's) as one line that is nothing but text.
+
+    GitHub Actions takes what a step prints for a command where a line begins with '::', also
+    after spaces and so wherever a line is broken, and where one holds '##['.
+    """
+    return _COMMAND.sub(": :", " ".join(text.split())).replace("##[", "## [")
 
 
 def is_number(column: Column) -> bool:

@@ -50,11 +50,11 @@ def render(files: Sequence[RecordFile]) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, legacy_windows=False)
     if sides := verdicts.arms(files):
-        console.print(comparison(compare(*sides), rule=verdicts.rule_of(sides[0])))
+        console.print(comparison(compare(*sides), rule=verdicts.rule_of(*sides)))
         console.print()
     summaries = summarise(files)
     for line in headline.lines(summaries):
-        console.print(Text(line))
+        console.print(Text(show.line(line)))
     for made in of_cells(summaries):
         console.print()
         console.print(grid(made))
@@ -64,7 +64,7 @@ def render(files: Sequence[RecordFile]) -> str:
         console.print(Text(f"Raw records: {file.path}"))
         console.print(Text(f"Run a cell again: {show.command(file.header)}"))
         for note in file.notes:
-            console.print(Text(f"Note on {file.path}: {note}"))
+            console.print(Text(show.line(f"Note on {file.path}: {note}")))
     return out.getvalue()
 
 
@@ -78,7 +78,7 @@ def grid(table: Table) -> RenderableType:
         made.add_column(column.name, justify="right" if right else "left", no_wrap=whole)
     for row in table.rows:
         made.add_row(
-            *(Text(show.compact(v, c, single=single))
+            *(Text(show.line(show.compact(v, c, single=single)))
               for v, c in zip(row, table.columns, strict=True)),
             style="" if not _marks(table, row) else "yellow",
         )  # fmt: skip
@@ -126,7 +126,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     note += " agree: top-1 with the reference; right: with the labels."
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
-    parts += [Text(line) for line in headline.lines(summaries)]
+    parts += [Text(show.line(line)) for line in headline.lines(summaries)]
     parts += [Text(f"{f} ({n} cells): {show.meaning(f)}", style="yellow")
               for f, n in headline.flags(summaries)]  # fmt: skip
     return Group(*parts)
@@ -158,7 +158,8 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
     for (backend, status, reason, remedy), n in same.items():
         style = "red" if status.startswith("failed") else "dim"
         line = f"{backend}: {status} ({n} cell{'' if n == 1 else 's'}): {reason}"
-        lines.append(Text(line + (f" -> {remedy}" if remedy else ""), style=style))
+        line += f" -> {remedy}" if remedy else ""
+        lines.append(Text(show.line(line), style=style))
     return lines
 
 
@@ -177,7 +178,7 @@ def comparison(
     """
     rule = rule or Rule()
     worst = verdicts.ordered(comparisons)[0].verdict if comparisons else "MISSING"
-    head = Text(verdicts.headline(comparisons, rule), style=f"bold {STYLE[worst]}")
+    head = Text(show.line(verdicts.headline(comparisons, rule, code)), style=f"bold {STYLE[worst]}")
     if not comparisons:
         return head
     pairs = verdicts.paired(comparisons)
@@ -219,7 +220,7 @@ class _Rows(Struct, frozen=True):
             notes = [f"{name} {row[name]}" for name in more if row[name] != show.NOTHING]
             text = "; ".join([*notes, *([reason] if reason else [])])
             if text:
-                yield Padding(Text(text, style="dim"), (0, 0, 0, 2))
+                yield Padding(Text(show.line(text), style="dim"), (0, 0, 0, 2))
 
 
 def _line(row: dict[str, str], widths: dict[str, int], style: str, first: str) -> Grid:

@@ -9,6 +9,7 @@ from gpubench.analysis.compare import Comparison
 from gpubench.record import RecordFile
 from gpubench.report import forest, show, verdicts
 from gpubench.suite import Rule
+from gpubench.units import share
 
 OPEN = 6
 """Cells whose pairs are drawn at once; the others when they are opened."""
@@ -47,10 +48,10 @@ def context(
     lines = len(drawn["forest"]["points"])
     return {
         "title": f"{show.title([base, candidate])}: baseline against candidate",
-        "headline": verdicts.headline(found, rule), "looks": looks,
+        "headline": verdicts.headline(found, rule, code), "looks": looks,
         "notes": verdicts.notes(found, rule, code), "sides": sides(base, candidate),
         "lines": lines, "unseen": len(found) - lines, "total": len(found),
-        "delta": f"{100 * rule.delta:g} %", "pairs": verdicts.paired(found),
+        "delta": share(rule.delta), "pairs": verdicts.paired(found),
         "changed": _table("Changed cells", changed, found, by_name),
         "unchanged": _table("Unchanged cells", unchanged, found, by_name),
         "folded": verdicts.folded(unchanged, rule) if unchanged else "",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from gpubench import units
 from gpubench.analysis.compare import CODES, VERDICTS, Comparison, caveat, exit_code
+from gpubench.analysis.interleaved import of_one_session
 from gpubench.record import RecordFile
 from gpubench.report import show
 from gpubench.suite import Rule
@@ -41,20 +42,21 @@ _ORDER = {name: at for at, name in enumerate(VERDICTS)}
 def arms(files: Sequence[RecordFile]) -> tuple[RecordFile, RecordFile] | None:
     """(baseline, candidate) when ``files`` are the two arms of one interleaved A/B."""
     by_arm = {f.header.pairing.arm: f for f in files if f.header.pairing}
-    sessions = {f.header.pairing.session for f in by_arm.values() if f.header.pairing}
-    if len(files) != 2 or len(by_arm) != 2 or len(sessions) != 1:
+    if len(files) != 2 or len(by_arm) != 2 or not of_one_session(*files):
         return None
     return by_arm["baseline"], by_arm["candidate"]
 
 
-def rule_of(base: RecordFile) -> Rule:
-    """The rule that an A/B was begun with; that of `compare`'s defaults for stored runs."""
-    return base.header.pairing.rule if base.header.pairing else Rule()
+def rule_of(base: RecordFile, candidate: RecordFile) -> Rule:
+    """The rule that an A/B was begun with; for stored runs (of which either may be an arm of
+    another A/B) that of `compare`'s defaults."""
+    pairing = base.header.pairing
+    return pairing.rule if pairing and of_one_session(base, candidate) else Rule()
 
 
 def paired(found: Sequence[Comparison]) -> bool:
     """Whether an interleaved A/B is behind them, and not two stored runs."""
-    return any(c.pairs for c in found)
+    return any(c.interleaved for c in found)
 
 
 def ordered(found: Sequence[Comparison]) -> list[Comparison]:
@@ -163,27 +165,35 @@ def row(c: Comparison, *, pairs: bool) -> dict[str, str]:
 
 
 def why(c: Comparison) -> str:
-    """'confirmed: slower than 2.0% ...'."""
+    """'confirmed: slower than 2 % ...'."""
     return ": ".join(part for part in (c.code, c.reason) if part)
 
 
-def headline(found: Sequence[Comparison], rule: Rule) -> str:
-    """The verdict on the whole, in one sentence; it leads with what decides the exit code."""
+def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> str:
+    """The verdict on the whole, in one sentence; it leads with what decides the exit code.
+
+    ``code``: the exit code, where --fail-on made it another one.
+    """
     if not found:
         return "MISSING: the two runs have nothing to compare"
     rows = ordered(found)
     worst = rows[0].verdict
+    if code == 1 and worst != "REGRESSED":  # only --fail-on improved makes it so
+        worst = "IMPROVED"
     hit = [c for c in rows if c.verdict == worst]
     one, several = len(hit) == 1, "cell" if len(rows) == 1 else "cells"
     share = f"{len(hit)} of {len(rows)} {several} {'is' if one else 'are'}"
     first, more = hit[0], ":" if one else ", most of all"
-    margin = f"within \u00b1{100 * rule.delta:g} %"
+    margin = f"within \u00b1{units.share(rule.delta)}"
     if worst == "REGRESSED":
         return f"{worst}: {share} slower{more} {first.label} {change(first)}"
     if worst == "IMPROVED":
         best = hit[-1]
-        rest = "" if len(hit) == len(rows) else f"; the others are unchanged {margin}"
-        return f"PASS: {share} faster{more} {best.label} {change(best)}{rest}"
+        alike = {c.verdict for c in rows} == {worst, UNCHANGED}
+        rest = f"; the others are unchanged {margin}" if alike else ""
+        return (
+            f"{worst if code else 'PASS'}: {share} faster{more} {best.label} {change(best)}{rest}"
+        )
     if worst == UNCHANGED:
         return f"PASS: {share} unchanged {margin}"
     words = {"MISSING": "missing on one side", "INCOMPARABLE": "not comparable",
@@ -203,7 +213,7 @@ def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)
     many = "cell" if len(rows) == 1 else "cells"
     return (
-        f"{UNCHANGED}: {len(rows)} {many} unchanged within \u00b1{100 * rule.delta:g} %; "
+        f"{UNCHANGED}: {len(rows)} {many} unchanged within \u00b1{units.share(rule.delta)}; "
         f"no interval reaches beyond {percent(math.expm1(worst))}"
     )
 
@@ -212,7 +222,7 @@ def reach(found: Sequence[Comparison]) -> str:
     """What the comparison could have found."""
     least = [c.smallest_detectable for c in found if c.smallest_detectable is not None]
     if not least:
-        return "It could not have confirmed a slowdown of any size, in no cell."
+        return "It could not have confirmed a slowdown of any size, in any cell."
     low, high = percent(min(least)), percent(max(least))
     blind = len(found) - len(least)
     size = low if low == high else f"{low} (best cell) to {high} (worst cell)"
@@ -223,8 +233,8 @@ def reach(found: Sequence[Comparison]) -> str:
 def rule_words(rule: Rule, *, pairs: bool) -> str:
     """The rule in a sentence."""
     text = (
-        f"Rule: changes within \u00b1{100 * rule.delta:g} % do not matter (delta); the chance of "
-        f"any false alarm in the whole comparison is at most {100 * rule.alpha:g} % (alpha)"
+        f"Rule: changes within \u00b1{units.share(rule.delta)} do not matter (delta); the chance "
+        f"of any false alarm in the whole comparison is at most {units.share(rule.alpha)} (alpha)"
     )
     if not pairs:
         return f"{text}. Two stored runs: the unit is the repeat, a fresh process."

@@ -89,6 +89,20 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "history").iterdir()) == []
 
 
+def values_of(history, key):
+    return [s.value for s in aa._by_cell(history).get(key, [])]
+
+
+def test_what_is_wrong_with_a_session_is_told(tmp_path):
+    known = stored(make_pairs.sessions(CELLS, 1)[0], tmp_path / "run")
+    path = aa.add(known, tmp_path / "history")
+    path.write_bytes(path.read_bytes()[:-20])
+    told = []
+    [kept] = aa.load(tmp_path / "history", told.append)
+    assert kept.notes
+    assert [path.name in line and kept.notes[0] in line for line in told] == [True]
+
+
 def test_session_values_are_those_of_the_reports():
     history = make_pairs.sessions(CELLS, 4)
     for c in CELLS:
@@ -96,8 +110,8 @@ def test_session_values_are_those_of_the_reports():
             stats.geometric_mean([r.value() for r in f.records if r.cell == c]).value
             for f in history
         ]
-        assert aa.sessions(history, c.key) == pytest.approx(values, rel=1e-12)
-    assert aa.sessions(history, "unknown") == []
+        assert values_of(history, c.key) == pytest.approx(values, rel=1e-12)
+    assert values_of(history, "unknown") == []
 
 
 @pytest.mark.parametrize("change", [
@@ -108,8 +122,8 @@ def test_sessions_that_a_comparison_would_not_use_do_not_count(change):
     history = make_pairs.sessions(CELLS, 2)
     bad = [replace(r, **change) if r.cell == CELLS[0] else r for r in history[0].records]
     history[0] = replace(history[0], records=bad)
-    assert len(aa.sessions(history, CELLS[0].key)) == 1
-    assert len(aa.sessions(history, CELLS[1].key)) == 2
+    assert len(values_of(history, CELLS[0].key)) == 1
+    assert len(values_of(history, CELLS[1].key)) == 2
 
 
 def sessions(*logs: float, variance: float = 0.0) -> list[aa.Session]:

@@ -55,7 +55,7 @@ def test_a_word_that_is_no_verdict_is_named_with_the_valid_ones(text):
 def test_the_caveat_is_for_stored_runs_alone():
     assert caveat(rows("REGRESSED", n=(3, 3))) == verdicts.CAVEAT
     assert caveat([*rows("MISSING"), *rows("EQUIVALENT", n=(3, 3))]) == verdicts.CAVEAT
-    assert caveat(rows("REGRESSED", n=(8, 8), pairs=8)) == ""
+    assert caveat(rows("REGRESSED", n=(8, 8), pairs=8, interleaved=True)) == ""
     assert caveat(rows("MISSING")) == caveat([]) == ""
 
 

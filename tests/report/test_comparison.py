@@ -9,7 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
+from gpubench.analysis import gate
 from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison, compare
+from gpubench.record import Record
 from gpubench.report import forest, machine, markdown, page, show, text, verdicts
 from gpubench.suite import Rule
 from tests.report import make, make_pairs
@@ -21,7 +23,8 @@ RULE = Rule()
 def row(label: str, verdict: str, effect: float | None = None, half: float = 0.01, **changes):
     """A comparison whose cost changes by ``effect``, with an interval of +-``half``."""
     metric = changes.pop("metric", "p50 [ns]")
-    values = {"key": label.replace(" ", "-"), "label": label, "metric": metric, "verdict": verdict}
+    values = {"key": label.replace(" ", "-"), "label": label, "metric": metric,
+              "verdict": verdict, "interleaved": True}  # fmt: skip
     if effect is not None:
         logs = [math.log1p(effect) + x for x in (0.0, -half, half)]
         if metric != "p50 [ns]":
@@ -33,7 +36,7 @@ def row(label: str, verdict: str, effect: float | None = None, half: float = 0.0
     return Comparison(**(values | changes))
 
 
-SAID = "slower than 2.0%: p = 0.0004 on fresh pairs, after Holm"
+SAID = "slower than 2 %: p = 0.0004 on fresh pairs, after Holm"
 ROWS = [
     row("torch-eager fp32 b4 x1 latency", "EQUIVALENT", 0.001, code="inside-margin"),
     row("onnxruntime fp32 b1 x1 latency", "REGRESSED", 0.053, 0.012, code="confirmed", reason=SAID),
@@ -41,12 +44,12 @@ ROWS = [
     row("torch-compile bf16 b64 x4 throughput transfer", "REGRESSED", 0.12, 0.03,
         metric="images/s", code="confirmed", reason=SAID),
     row("openvino fp32 b8 x2 latency num_streams=2 performance_hint=LATENCY", "INCONCLUSIVE", 0.01,
-        0.2, code="wide-interval", reason="the interval reaches across \u00b12.0%"),
+        0.2, code="wide-interval", reason="the interval reaches across \u00b12 %"),
     row("tensorrt fp16 b1 x1 latency", "MISSING", code="failed",
         reason="candidate: failed: out-of-memory (worker killed: 3.9 of 4.0 GiB used)"),
     row("torch-eager fp32 b8 x1 latency", "EQUIVALENT", -0.002, code="inside-margin"),
 ]  # fmt: skip
-STORED = [replace(c, pairs=0, pair_sd=None) for c in ROWS]
+STORED = [replace(c, interleaved=False, pairs=0, pair_sd=None) for c in ROWS]
 
 
 def both_arms():
@@ -125,7 +128,7 @@ def test_the_effect_agrees_with_the_gate(session):
     for cell in forest.behind(*session, list(found.values()), RULE)["cells"]:
         deciding = [p["y"] for p in cell["points"] if p["kind"] == cell["points"][-1]["kind"]]
         (line,) = cell["lines"]
-        assert line["y"] == pytest.approx(sum(deciding) / len(deciding), abs=1e-9)
+        assert line["y"] == pytest.approx(gate._shift(deciding).value, abs=1e-9)
         assert line["low"] < line["y"] < line["high"]
 
 
@@ -163,7 +166,44 @@ def test_arms_are_known_by_their_session_in_any_order(session):
     stranger = replace(candidate, header=replace(candidate.header, pairing=other))
     assert verdicts.arms([base, stranger]) is None
     assert verdicts.arms([make.run([make.cell()], samples=5)] * 2) is None
-    assert verdicts.rule_of(base) == base.header.pairing.rule
+    own = replace(base.header.pairing, rule=Rule(delta=0.1))
+    begun = replace(base, header=replace(base.header, pairing=own))
+    assert verdicts.rule_of(begun, candidate) == own.rule
+    assert verdicts.rule_of(begun, stranger) == Rule()
+
+
+def test_an_ab_without_a_result_is_no_comparison_of_stored_runs():
+    lost = make_pairs.arms([make.cell()], pairs=3, change=lambda record, arm: None)
+    found = compare(*lost)
+    assert [c.verdict for c in found] == ["MISSING"]
+    said = " ".join(verdicts.notes(found, RULE))
+    assert "Interleaved A/B" in said
+    assert "stored runs" not in said
+    assert "any size, in any cell" in said
+
+
+def test_the_headline_knows_what_fail_on_made_of_the_exit_code():
+    faster = [c for c in ROWS if c.verdict in ("IMPROVED", "EQUIVALENT", "INCONCLUSIVE")]
+    said = verdicts.headline(faster, RULE, 1)
+    assert said.startswith("IMPROVED: 1 of 4 cells is faster: openvino")
+    assert "unchanged" not in said  # one is undecided
+    assert verdicts.headline(faster, RULE, 3).startswith("INCONCLUSIVE")
+    sure = [c for c in faster if c.verdict != "INCONCLUSIVE"]
+    assert verdicts.headline(sure, RULE, 0).startswith("PASS")
+
+
+def test_no_text_from_outside_is_a_workflow_command():
+    evil = "boom\n::stop-commands::x\n  ::error::y ##[add-mask]z std::bad_alloc"
+    rows = [replace(ROWS[5], reason=evil), replace(ROWS[4], reason=evil)]
+    for width in range(40, 160, 7):
+        said = plain(text.comparison(rows), width)
+        assert not [line for line in said.splitlines() if line.lstrip().startswith("::")]
+        assert "##[" not in said
+    assert "std::bad_alloc" in said
+    dead = Record(cell=make.cell(), repeat=0, status="failed", kind="error", reason=evil)
+    run = replace(make.run([make.cell()], samples=5), records=[dead])
+    for said in (plain(text.summary([run]), 100), report.render([run], "text")):
+        assert not [line for line in said.splitlines() if line.lstrip().startswith("::")]
 
 
 # ------------------------------------------------------------------------------ terminal
@@ -180,7 +220,8 @@ def test_terminal_says_the_verdict_first_and_breaks_no_word(width, rows):
     for c in rows:
         if c.verdict != "EQUIVALENT":
             assert set(c.label.split()) <= words
-    assert {"5.3", "+5.3", "1.200", "wide-interval:", "confirmed:"} & words
+    wanted = {"+5.3", "-30.0", "+12.0", "wide-interval:", "confirmed:", "failed:"}
+    assert wanted <= words
     assert "2 REGRESSED, 1 MISSING, 1 INCONCLUSIVE, 1 IMPROVED, 2 EQUIVALENT" in made
     assert (CAVEAT in " ".join(made.split())) == (rows is STORED)
     assert ("pair sd" in made) == (rows is ROWS)

@@ -10,14 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import msgspec
 import pytest
 
 from gpubench.errors import InputError, RecordError
-from gpubench.record import Record, RecordFile, Writer, read_all
+from gpubench.record import Arm, Record, RecordFile, Writer, read_all
 from gpubench.report import exports
 from gpubench.report.exports import bencher, github_action_benchmark, repeats, values
 from gpubench.suite import Cell
@@ -53,7 +53,7 @@ def store(file: RecordFile, directory: Path) -> Path:
 
 def test_paths_may_be_runs_files_and_both_arms_of_an_ab(tmp_path: Path) -> None:
     run = store(make.run(CELLS[:1]), tmp_path / "run")
-    for file, arm in zip(arms(), exports.ARMS, strict=True):
+    for file, arm in zip(arms(), get_args(Arm), strict=True):
         store(file, tmp_path / "ab" / arm)
     found = read_all([run, run / "records.jsonl", tmp_path / "ab", tmp_path / "ab/baseline"])
     sides = [f.header.pairing.arm if f.header.pairing else "" for f in found]
@@ -288,7 +288,7 @@ def test_csv_has_a_row_for_every_repeat_with_values_of_its_samples() -> None:
 def test_csv_keeps_both_arms_and_everything_that_went_wrong() -> None:
     rows = list(csv.DictReader(io.StringIO(repeats.csv(arms(0.5)).decode())))
     assert {(r["session"], r["arm"], r["stage"]) for r in rows} == {
-        ("ab-session", arm, stage) for arm in exports.ARMS for stage in ("screen", "confirm")
+        ("ab-session", arm, stage) for arm in get_args(Arm) for stage in ("screen", "confirm")
     }
     assert {r["order"] for r in rows} == {"ABBA", "BAAB"}
     assert {int(r["samples"]) / int(r["replicas"]) for r in rows} == {22}  # of both turns
@@ -325,7 +325,7 @@ def test_parquet_is_the_same_frame_with_types() -> None:
     rows = list(csv.DictReader(io.StringIO(repeats.csv(files).decode())))
     assert [int(r["repeat"]) for r in rows if r["repeat"]] == frame["repeat"].dropna().tolist()
     slow = frame[frame["ranked"]].groupby("arm")["latency_median_ns"].median()
-    assert slow.index.tolist() == list(exports.ARMS)
+    assert slow.index.tolist() == list(get_args(Arm))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.analysis.compare import VERDICTS, Comparison
-from gpubench.record import RecordFile
+from gpubench.record import Record, RecordFile
 from gpubench.report import exports
 from gpubench.report.exports import junit
 from tests.report import make, make_pairs
@@ -32,7 +33,7 @@ def comparison(verdict: str, **changes: Any) -> Comparison:
         "key": "abc", "label": "onnxruntime fp32 b8 x1 latency", "metric": "p50 [ns]",
         "baseline": 1e6, "candidate": 1.052e6, "ratio": 1.052, "low": 1.041, "high": 1.063,
         "n": (24, 24), "pairs": 24, "pair_sd": 0.011, "p": 0.00041, "verdict": verdict,
-        "code": "confirmed", "reason": "slower than 2.0%", "smallest_detectable": 0.031,
+        "code": "confirmed", "reason": "slower than 2 %", "smallest_detectable": 0.031,
     }  # fmt: skip
     return Comparison(**(known | changes))
 
@@ -99,7 +100,7 @@ def test_junit_compares_two_runs_and_two_arms_by_itself() -> None:
     assert {c.verdict for c in paired} == {"REGRESSED"}
     root = junit_of(exports.export(both, "junit", paired)[""])
     assert root[0].attrib["name"] == "gpubench ab quick"
-    assert float(root[0].attrib["time"]) == pytest.approx(2 * 1.7 * len(both[0].records))
+    assert float(root[0].attrib["time"]) == pytest.approx(1.7 * len(both[0].records))
 
 
 def test_junit_never_passes_when_nothing_was_compared() -> None:
@@ -141,3 +142,18 @@ def test_junit_survives_text_that_xml_cannot_hold() -> None:
     assert case is not None
     assert case.attrib["name"] == "a\ufffd\ufffd[31m \ufffd \ufffd <b>&\"' ]]> next"
     assert "]]>\nnext" in (root[0][-1].text or "")
+
+
+def test_a_cell_without_a_value_is_an_error_and_not_green() -> None:
+    file = make.run([make.cell(scenario="throughput", replicas=2)], samples=5)
+
+    def apart(r: Record) -> Record:
+        moved = [replace(s, start_ns=n * 9 * make.S, end_ns=n * 9 * make.S + s.end_ns)
+                 for n, s in enumerate(r.replicas)]  # fmt: skip
+        return replace(r, replicas=moved, flags=["NO-COMMON-WINDOW"])
+
+    file = replace(file, records=[apart(r) for r in file.records])
+    root = ET.fromstring(junit.render([file], None))  # noqa: S314
+    assert (root[0].attrib["errors"], root[0].attrib["tests"]) == ("1", "1")
+    (error,) = root.iter("error")
+    assert "NO-COMMON-WINDOW" in error.attrib["message"]

@@ -24,6 +24,7 @@ def comparison(verdict: str, number: int = 0, **changes: Any) -> Comparison:
         "key": f"k{number}", "label": f"cell-{number} latency", "metric": "p50 [ns]",
         "baseline": 1e6, "candidate": ratio * 1e6, "ratio": ratio, "low": ratio - 0.01,
         "high": ratio + 0.01, "n": (24, 24), "pairs": 24, "pair_sd": 0.011, "verdict": verdict,
+        "interleaved": True,
         "code": "confirmed", "reason": f"because of {number}", "smallest_detectable": 0.031,
     }  # fmt: skip
     return Comparison(**(known | changes))
@@ -156,7 +157,9 @@ def test_commands_are_single_lines_that_read_back() -> None:
 
 def test_each_verdict_has_its_level() -> None:
     found = [comparison(v, label=v) for v in VERDICTS]
-    found.append(comparison("INCONCLUSIVE", label="stored", code="no-history", pairs=0))
+    found.append(
+        comparison("INCONCLUSIVE", label="stored", code="no-history", pairs=0, interleaved=False)
+    )
     levels = {
         re.split(r"[ :]+", line)[4]: line.split(" ")[0] for line in github.commands(found[:6])
     }

@@ -136,7 +136,7 @@ def test_terminal_output_does_not_interpret_markup():
 
 
 def test_flagged_rows_look_flagged_and_flags_are_explained(page_of_run):
-    assert '<span class="flag" title="first and second half' in page_of_run
+    assert '<span class="flag" title="level or spread moved' in page_of_run
     assert FLAGS["DRIFT"] in page_of_run
     assert '<span class="flag bad"' in page_of_run
 
@@ -320,7 +320,7 @@ def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
     line = "tensorrt: unavailable (2 cells): no CUDA device -> run on a machine with an NVIDIA GPU"
     assert line in made
     assert "failed: parity" in made
-    assert "DRIFT (12 cells): first and second half" in made
+    assert "DRIFT (12 cells): level or spread moved" in made
 
 
 @pytest.mark.parametrize(

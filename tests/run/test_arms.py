@@ -110,12 +110,17 @@ def test_an_option_narrows_the_suite_to_the_backends_that_have_it(tmp_path) -> N
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("nonsense=1", "--candidate nonsense='1': there is no such key"),
-        ("level=9", "level"),
-        ("precision=fp7", "fp7"),
-        ("fast=true,level=1", "no backend has all of these"),
+        ("nonsense=1", "^--candidate nonsense=1: nonsense='1': there is no such key"),
+        ("level=9", "^--candidate level=9: .*level"),
+        ("precision=fp7", "^--candidate precision=fp7: .*fp7"),
+        ("fast=true,level=1", "^--candidate fast=true,level=1: no backend has all of these"),
     ],
 )
 def test_impossible_specs_are_refused(tmp_path, spec: str, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SuiteError, match=words):
         suite(tmp_path, spec)
+
+
+def test_a_mistake_of_both_arms_is_not_blamed_on_one(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SuiteError, match=r"^suite .*: --batch-size = 0"):
+        suite(tmp_path, "level=3", batch_size=["0"])

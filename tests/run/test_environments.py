@@ -66,6 +66,40 @@ def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Pa
     assert git(repository, "status", "--porcelain") == ""
 
 
+def test_a_base_that_only_fetch_head_knows(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GitHub: a checkout of depth 1, the base fetched beside it."""
+    base = git(repository, "rev-parse", "one")
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", str(shallow))
+    git(shallow, "fetch", "-q", "--no-tags", "--depth=1", "origin", base)
+    git(shallow, "tag", "-f", "here")
+    monkeypatch.chdir(shallow / "app")
+    python, commit = environments.of_reference("FETCH_HEAD", tmp_path / "cache")
+    assert commit == base
+    tree = python.parents[2]
+    assert (tree / "pyproject.toml").read_text() == "# one"
+    assert git(tree, "status", "--porcelain", "--untracked-files=no") == ""
+    assert git(tree, "rev-list", "--count", "HEAD") == "1"
+    assert git(tree, "tag") == git(shallow, "tag")
+    assert git(shallow, "rev-parse", "HEAD") == git(repository, "rev-parse", "two")
+
+
+def test_a_hooks_variables_do_not_lead_into_the_users_tree(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = git(repository, "symbolic-ref", "HEAD")
+    for name, value in {"GIT_DIR": ".git", "GIT_INDEX_FILE": ".git/index"}.items():
+        monkeypatch.setenv(name, str(repository / value))
+    python, _ = environments.of_reference("one", tmp_path / "cache")
+    for name in environments.GIT:
+        monkeypatch.delenv(name, raising=False)
+    assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
+    assert git(repository, "symbolic-ref", "HEAD") == branch
+    assert git(repository, "status", "--porcelain") == ""
+
+
 def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path) -> None:
     python, _ = environments.of_reference("one", tmp_path / "cache")
     python.unlink()
@@ -95,6 +129,24 @@ def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
     with pytest.raises(InputError, match="no such package"):
         environments.of_reference("one", tmp_path / "cache")
+
+
+def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("python", 60)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert not environments.has_gpubench(Path(sys.executable))
+
+
+def test_our_own_path_does_not_lend_gpubench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(Path(environments.__file__).parents[2]))
+    assert not environments.has_gpubench(bare)
 
 
 def test_interpreters_are_checked(tmp_path: Path) -> None:

@@ -54,6 +54,29 @@ def test_a_suite_without_a_measurable_cell_is_an_error(
         selftest.run(str(suite), 0.01, {}, Rule(), tmp_path, lambda _: None)
 
 
+def test_a_comparison_that_measured_nothing_is_no_evidence(
+    write_suite: WriteSuite, tmp_path: Path
+) -> None:
+    suite = write_suite(axes='[axes.options.fake]\nfail = "open"', batch_size="[1]")
+    with pytest.raises(GpubenchError, match=r"A/A comparison measured no cell: fake .*MISSING"):
+        selftest.run(str(suite), 0.01, {}, Rule(), tmp_path, lambda _: None)
+
+
+def test_an_interrupt_keeps_the_sessions_that_are_done(
+    write_suite: WriteSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(words: str) -> None:
+        if words.startswith("ordinary run"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(selftest, "LEAST_S", 0.01)
+    suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
+    with pytest.raises(KeyboardInterrupt):
+        selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, interrupt)
+    [kept] = (path for path in tmp_path.rglob("*.jsonl"))
+    assert read(kept).records[0].status == "ok"
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "1e9"])
 def test_minutes_are_checked(minutes: str) -> None:
     done = CliRunner().invoke(cli, ["selftest", "--minutes", minutes])

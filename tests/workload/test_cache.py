@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from gpubench.errors import CacheError
 from gpubench.workload.cache import Cache, content
@@ -199,3 +200,37 @@ def test_clear_spares_what_is_being_made(tmp_path: Path) -> None:
         maker.stdout.readline()
         assert Cache(tmp_path).clear() == 0
         assert maker.stdout.readline().split()[1] == "False"
+
+
+def environment(root: Path, name: str, *, ready: bool = True) -> Path:
+    """As `gpubench.run.environments` leaves one: 6 bytes, a link, a lock."""
+    path = root / "refs" / name
+    (path / ".venv/bin").mkdir(parents=True)
+    (path / "pyproject.toml").write_bytes(b"123456")
+    (path / ".venv/bin/python").symlink_to(sys.executable)
+    path.with_suffix(".lock").touch()
+    if ready:
+        path.with_suffix(".ready").touch()
+    return path
+
+
+def test_environments_of_commits_are_listed_and_cleared(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    whole = environment(tmp_path, "0123456789ab-01234567")
+    half = environment(tmp_path, "0123456789ac-01234567", ready=False)
+    own = environment(tmp_path, "the-users-own")
+    assert [(u.kind, u.entries, u.bytes) for u in cache.info()] == [("refs", 1, 6)]
+    assert cache.clear() == 12
+    assert cache.info() == []
+    assert not whole.exists()
+    assert not whole.with_suffix(".ready").exists()
+    assert not half.exists()
+    assert own.exists()
+
+
+def test_an_environment_in_the_making_is_spared(tmp_path: Path) -> None:
+    path = environment(tmp_path, "0123456789ab-01234567")
+    with FileLock(path.with_suffix(".lock")):
+        assert Cache(tmp_path).clear() == 0
+    assert path.is_dir()
+    assert path.with_suffix(".ready").exists()

@@ -15,10 +15,10 @@ from xml.etree import ElementTree as ET
 from msgspec import Struct
 
 from gpubench.analysis.cells import Summary, flags_of, problems, summarise
-from gpubench.analysis.compare import Comparison
+from gpubench.analysis.compare import CODES, Comparison
 from gpubench.analysis.tables import Column
 from gpubench.record import RecordFile
-from gpubench.report import show
+from gpubench.report import show, verdicts
 from gpubench.report.exports.wording import sentence
 
 OUTCOMES = {"REGRESSED": "failure", "MISSING": "error", "INCOMPARABLE": "skipped",
@@ -48,7 +48,7 @@ def render(files: Sequence[RecordFile], comparisons: Sequence[Comparison] | None
     """A test suite for the comparison, or one for each run where there is none."""
     root = ET.Element("testsuites")
     if comparisons is not None:
-        paired = any(c.pairs for c in comparisons)
+        paired = verdicts.paired(comparisons)
         name = f"gpubench {'ab' if paired else 'compare'} {files[-1].header.suite.name}"
         root.append(_suite(0, name, files[-1], _compared(files, comparisons)))
     else:
@@ -68,7 +68,8 @@ def _compared(files: Sequence[RecordFile], comparisons: Sequence[Comparison]) ->
         yield Case(name="comparison", group="gpubench", seconds=0.0, outcome="error",
                    kind="MISSING", message=text)  # fmt: skip
     for c in comparisons:
-        seconds = sum(wall.get(key, 0.0) for key in {c.key, c.baseline_key or c.key})
+        keys = {c.key} if c.interleaved else {c.key, c.baseline_key or c.key}
+        seconds = sum(wall.get(key, 0.0) for key in keys)
         text = f"{c.verdict}: {sentence(c)}"
         yield Case(
             name=c.label, group=f"gpubench.{files[-1].header.suite.name}", seconds=seconds,
@@ -78,9 +79,13 @@ def _compared(files: Sequence[RecordFile], comparisons: Sequence[Comparison]) ->
 
 
 def _seconds(files: Sequence[RecordFile]) -> dict[str, float]:
-    """Cell key -> wall time of all its repeats in all files."""
+    """Cell key -> wall time of all its repeats in all files.
+
+    Records of an A/B's arms each have the time of the whole pair: the candidate's are enough.
+    """
     found: dict[str, float] = {}
-    for s in summarise(files):
+    sides = verdicts.arms(files)
+    for s in summarise(sides[1:] if sides else files):
         found[s.key] = found.get(s.key, 0.0) + sum(r.wall_s for r in s.records)
     return found
 
@@ -94,13 +99,17 @@ def _measured(s: Summary) -> Case:
         outcome, kind = "error", "missing"
     else:
         outcome, kind = ("", "") if s.ranked else ("skipped", s.status)
+    told = "; ".join(
+        f"{p.status} (repeats: {p.repeats}): {p.reason}" + (f" -> {p.remedy}" * bool(p.remedy))
+        for p in found
+    )
+    if s.status == "ok" and not s.values:
+        outcome, kind = "error", "no-value"
+        told = "; ".join(filter(None, (CODES[kind], ", ".join(flags_of(s)), told)))
     return Case(
         name=s.cell.label, group=f"gpubench.{s.cell.backend}", outcome=outcome, kind=kind,
         seconds=sum(r.wall_s for r in s.records),
-        message="; ".join(
-            f"{p.status} (repeats: {p.repeats}): {p.reason}" + (f" -> {p.remedy}" * bool(p.remedy))
-            for p in found
-        ),
+        message=told,
         output=_values(s),
     )  # fmt: skip
 

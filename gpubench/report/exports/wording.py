@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpubench.analysis.compare import Comparison
 from gpubench.analysis.stats import repeats
 from gpubench.report import verdicts
-from gpubench.units import percent, significant
+from gpubench.units import significant
 
 
 def sentence(c: Comparison) -> str:
@@ -18,9 +18,9 @@ def sentence(c: Comparison) -> str:
     before, after = verdicts.values(c)
     parts = [f"{c.pairs} pair{'' if c.pairs == 1 else 's'}" if c.pairs else _repeats(c)]
     if c.pair_sd is not None:
-        parts.append(f"pair sd {percent(c.pair_sd)}")
+        parts.append(f"pair sd {verdicts.percent(c.pair_sd, c.pair_sd)}")
     if c.smallest_detectable is not None:
-        parts.append(f"would have found {percent(c.smallest_detectable)}")
+        parts.append(f"would have found {verdicts.percent(c.smallest_detectable)}")
     if c.p is not None:
         parts.append(f"p = {significant(c.p, 2)}")
     effect = f"{before} -> {after}, time {verdicts.effect(c)} (95 %)"

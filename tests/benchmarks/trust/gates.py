@@ -72,6 +72,7 @@ MACHINES = {
     "CPU bursts (15 % of the time, 10-40 % slower)": Machine(virtual_ab.bursts),
     "ramp (1 % a pair, up and down)": Machine(virtual_ab.ramp),
     "launch effects (sd 3 %)": Machine(launch=0.03),
+    virtual_ab.DIRTY: Machine(virtual_ab.dirty, launch=0.003),
     "session effects (sd 5 % a pair, jumps of 10 %)": Machine(virtual_ab.sessions),
 }
 AA = Experiment(
@@ -89,17 +90,16 @@ AA = Experiment(
 
 
 def slower(
-    effects: list[float], sd: float, tails: int = 0
+    effects: list[float], noise: virtual_ab.Noise
 ) -> Callable[[np.random.Generator, int], Counts]:
-    """Suites whose first cells are slower by ``effects``; ``tails`` 3: Student's t, 3 d.o.f."""
+    """Suites whose first cells are slower by ``effects``."""
 
     def once(rng: np.random.Generator, count: int) -> Counts:
         found: Counter[str] = Counter()
         true = dict(zip(KEYS, [*effects, *[0.0] * len(KEYS)], strict=False))
 
         def fresh(key: str, n: int) -> list[gate.Pair]:
-            noise = rng.standard_t(tails, n) / 3**0.5 if tails else rng.normal(0, 1, n)
-            return [gate.Pair(d=float(d)) for d in math.log1p(true[key]) + sd * noise]
+            return [gate.Pair(d=float(d)) for d in math.log1p(true[key]) + noise(rng, n)]
 
         for _ in range(count):
             cells, verdicts = virtual_ab.suite(KEYS, fresh, RULE)
@@ -132,16 +132,20 @@ def _power_row(case: str, n: Counts) -> list[Row]:
     ]
 
 
+NOISES = {f"sd {sd:.0%}": virtual_ab.normal(sd) for sd in (0.01, 0.02, 0.03)} | {
+    "sd 3%, t3 noise": virtual_ab.t3(0.03),
+    f"sd 0.7%, {virtual_ab.DIRTY}": virtual_ab.hit(0.007),
+}
 POWER = Experiment(
     name="power",
     title="A true slowdown of 5 % is found 95 times in 100 at a pair sd of 3 % or less",
     about="Suites of 12 cells by the default rule; pair differences drawn around the true effect.",
     cases={
-        f"5 % in {which}, sd {sd:.0%}{', t3 noise' if tails else ''}": Case(
-            slower([0.05] * cells, sd, tails), 1000 if cells == 1 else 200, 50, 8
+        f"5 % in {which}, {name}": Case(
+            slower([0.05] * cells, noise), 1000 if cells == 1 else 200, 50, 8
         )
         for which, cells in (("1 cell of 12", 1), ("12 cells of 12", 12))
-        for sd, tails in ((0.01, 0), (0.02, 0), (0.03, 0), (0.03, 3))
+        for name, noise in NOISES.items()
     },
     rows=_power_row,
 )
@@ -165,7 +169,9 @@ CURVE = Experiment(
     title="How often a slowdown in 1 cell of 12 is found, and what it costs",
     about="As above. Nothing is promised here: read off what your machine's pair sd can find.",
     cases={
-        f"{effect:.0%} slower, sd {sd:.0%}": Case(slower([effect], sd), 400, 100, 3)
+        f"{effect:.0%} slower, sd {sd:.0%}": Case(
+            slower([effect], virtual_ab.normal(sd)), 300, 50, 3
+        )
         for effect in (0.03, 0.04, 0.05, 0.07, 0.1)
         for sd in (0.01, 0.02, 0.03, 0.05)
     },

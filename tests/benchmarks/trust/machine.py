@@ -4,7 +4,7 @@
     python -m tests.benchmarks.trust.machine measure --condition bursts --suites 60 -o raw/
     python -m tests.benchmarks.trust.machine report raw/ -o reports/reference/trust/
 
-A suite is two cheap cells (a small generated network on ONNX Runtime and on OpenVINO, one core).
+A suite is two cheap cells (a small generated network on ONNX Runtime, batch 1 and 2, one core).
 One iteration is 20 inferences; the slower arm does 21. A/A and slowed suites take turns. Under
 ``bursts`` another process burns the same core for random times (exponential, mean 0.15 s), with
 pauses of 0.3 s. Every pair's values are kept, so that other rules can judge the same data.
@@ -149,6 +149,7 @@ def one(job: ab.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> d
     return {
         "kind": kind,
         "seed": seed,
+        "machine": machine(files[0].header.environment),
         "seconds": round(time.monotonic() - begin, 1),
         "cells": [
             {
@@ -167,10 +168,24 @@ def one(job: ab.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> d
     }
 
 
+def machine(here: dict[str, Any]) -> str:
+    """Where and with what a suite was measured, in a line."""
+    versions = ", ".join(
+        f"{name} {here['libraries'][name]}"
+        for name in ("onnxruntime", "onnxruntime-gpu", "numpy")
+        if here["libraries"].get(name)
+    )
+    return (
+        f"{here['cpu']['model']}, {here['cpu']['usable']} cores, kernel {here['os']['kernel']}, "
+        f"Python {here['python']['version']}, {versions}"
+    )
+
+
 def values(files: tuple[RecordFile, RecordFile], key: str) -> dict[str, list[Any]]:
-    """Repeat values in ms, and stages, of one cell's pairs."""
+    """Repeat values in ms, and stages, of one cell's pairs that both ended well."""
     both = [{r.repeat: r for r in f.records if r.cell.key == key} for f in files]
-    pairs = [(both[0][n], both[1][n]) for n in both[0] if n in both[1]]
+    pairs = [(b, both[1][n]) for n, b in both[0].items() if n in both[1]]
+    pairs = [(b, c) for b, c in pairs if b.status == c.status == "ok" and b.value() and c.value()]
     return {
         "stage": [b.stage for b, _ in pairs],
         "baseline_ms": [round((b.value() or 0) / 1e6, 5) for b, _ in pairs],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.suite import Rule
 from tests.benchmarks.trust import evidence, gates, processes, show, simulate, virtual_ab
@@ -17,7 +18,7 @@ from tests.benchmarks.trust.evidence import Case, Experiment, Row, at_most, boun
 @pytest.mark.slow
 def test_quick_runs_everything_and_writes_three_files(tmp_path: Path) -> None:
     names = list(simulate.EXPERIMENTS)
-    assert simulate.write(names, simulate.SEED, True, tmp_path, 2) == []
+    simulate.write(names, simulate.SEED, True, tmp_path, 2)
     text = (tmp_path / "simulation.md").read_text()
     page = (tmp_path / "simulation.html").read_text()
     found = json.loads((tmp_path / "simulation.json").read_bytes())
@@ -104,7 +105,9 @@ def test_the_table_can_miss() -> None:
 
 
 def test_chunks_add_up() -> None:
-    case = Case(lambda rng, n: {"n": n}, 5, 2, 1)
-    assert [min(case.chunk, case.count - k * case.chunk) for k in range(3)] == [2, 2, 1]
-    counts = evidence.run([gates.DETERMINISM], 1, True, 1)["determinism"]
-    assert next(iter(counts.values()))["suites"] == 4
+    ((name, case), *_) = gates.DETERMINISM.cases.items()
+    one = case.repeat(np.random.default_rng(0), 1)["suites"]
+    small = Case(case.repeat, 5, 2, 1)
+    split = replace(gates.DETERMINISM, cases={name: small})
+    counts = evidence.run([split], 1, False, 1)["determinism"]
+    assert counts[name]["suites"] == 5 * one  # in chunks of 2, 2 and 1

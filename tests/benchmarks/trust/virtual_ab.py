@@ -6,6 +6,7 @@ machine does is a log slowdown for each sample of the four turns: shape (pairs, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,19 @@ def sessions(rng: np.random.Generator, when: Floats, k: int) -> Floats:
     jump = 0.1 * rng.choice([-1, 1], n) * (rng.random(n) < 0.05)
     level = rng.normal(0, 0.05, (n, 1)) + jump[:, None] * (at > rng.random((n, 1)))
     return level.reshape(n, 4, k)
+
+
+HIT, LEAST, MOST = 0.15, 0.05, 0.35
+"""Dirty pairs: how many are off, and by how much at least and at most."""
+
+
+def dirty(rng: np.random.Generator, when: Floats, k: int) -> Floats:
+    """One turn is slower so much that 15 % of the pairs are off by 5 to 35 %."""
+    found = np.zeros((len(when), 4, k))
+    hit = np.flatnonzero(rng.random(len(when)) < HIT)
+    off = 2 * np.log1p(rng.uniform(LEAST, MOST, len(hit)))  # a process is the mean of two turns
+    found[hit, rng.integers(4, size=len(hit))] = off[:, None]
+    return found
 
 
 class Locked(Struct, frozen=True):
@@ -122,6 +136,43 @@ def settle(cost: Floats) -> tuple[Floats, Floats]:
     shape = cost.shape[:-1]
     return np.log(medians / LEVEL_NS).reshape(shape), flagged.reshape(shape)
 
+
+Noise = Callable[[np.random.Generator, int], Floats]
+"""(rng, how many) -> what is added to the true difference of each pair."""
+
+
+def normal(sd: float) -> Noise:
+    """What is mostly assumed."""
+    return lambda rng, n: sd * rng.normal(0, 1, n)
+
+
+def t3(sd: float) -> Noise:
+    """Student's t with 3 degrees of freedom: heavy tails."""
+    return lambda rng, n: sd * rng.standard_t(3, n) / math.sqrt(3)
+
+
+def bimodal(sd: float) -> Noise:
+    """Each arm is in a slow mode 3 times in 10, on top of normal noise."""
+
+    def draw(rng: np.random.Generator, n: int) -> Floats:
+        slow = (rng.random((2, n)) < 0.3) * 1.0
+        both = slow[1] - slow[0] + rng.normal(0, 0.3, n)
+        return np.asarray(sd * both / math.sqrt(2 * 0.3 * 0.7 + 0.09))
+
+    return draw
+
+
+def hit(sd: float) -> Noise:
+    """Normal, and 15 % of the pairs are off by 5 to 35 %, in either direction."""
+
+    def draw(rng: np.random.Generator, n: int) -> Floats:
+        off = np.log1p(rng.uniform(LEAST, MOST, n)) * rng.choice([-1, 1], n)
+        return np.asarray(rng.normal(0, sd, n) + off * (rng.random(n) < HIT))
+
+    return draw
+
+
+DIRTY = f"dirty ({HIT:.0%} of pairs off by {100 * LEAST:.0f}-{MOST:.0%})"
 
 Measure = Callable[[str, int], list[gate.Pair]]
 """(cell, how many) -> fresh pairs of that cell."""

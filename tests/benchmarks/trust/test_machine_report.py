@@ -1,0 +1,28 @@
+"""The report on real suites copes with cells that gave nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.benchmarks.trust import machine_report
+
+
+def suite(kind: str, n: int) -> dict[str, Any]:
+    values = [1.0 + 0.01 * (at % 3) for at in range(n)]
+    some = bool(n)
+    cell = {
+        "label": "x", "verdict": "EQUIVALENT" if some else "MISSING", "code": "", "pairs": n,
+        "ratio": 1.0 if some else None, "low": 0.99 if some else None,
+        "high": 1.06 if some else None, "pair_sd": 0.01 if some else None,
+        "stage": ["screen"] * n, "baseline_ms": values, "candidate_ms": values,
+    }  # fmt: skip
+    return {"condition": "quiet", "kind": kind, "seed": 1, "seconds": 3.0, "cells": [cell],
+            "machine": "CPU one, 2 cores"}  # fmt: skip
+
+
+def test_cells_without_a_pair_are_said_and_not_divided_by() -> None:
+    text = machine_report.text([suite("same", 8), suite("slowed", 0)])
+    assert "CPU one, 2 cores. Made by" in text
+    assert "| quiet | 1.00 | 1 EQUIVALENT | 1 of 1: " in text
+    assert "| quiet | 1.05 | 1 MISSING | no interval |" in text
+    assert "quiet: 1 of 1 suites slowed by 5 % missed" in text
