@@ -94,10 +94,9 @@ def ab(
     The arms differ in an axis, an option, a model file, an interpreter, or a git commit. Pairs of
     fresh processes are measured in random order until no verdict can change.
 
-    \b
-    Examples:
-      gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime
-      gpubench ab ci --backend onnxruntime --baseline-ref main
+    Example: gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime
+
+    Example: gpubench ab ci --backend onnxruntime --baseline-ref main
     """
     from gpubench.analysis.verdicts import parse_fail_on
     from gpubench.run import arms, environments, setup

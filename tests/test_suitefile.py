@@ -292,7 +292,7 @@ def installed() -> Catalog:
 
 def test_shipped_names() -> None:
     names = [path.stem for path in suitefile.shipped()]
-    assert names == ["ci", "gpu", "latency", "quick", "scaling", "throughput"]
+    assert names == ["ci", "gpu", "latency", "quick", "scaling", "selftest", "throughput"]
 
 
 @pytest.mark.parametrize("path", suitefile.shipped(), ids=lambda path: path.stem)

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from gpubench import units
 from gpubench.analysis import signflip, stats
 from gpubench.suite import Rule
 
@@ -289,7 +290,7 @@ def _words(
     used: Sequence[Pair], effect: Shift, sign: int, p: float | None, rule: Rule
 ) -> tuple[str, str, str]:
     """(verdict, reason code, reason)."""
-    margin, delta = math.log1p(rule.delta), f"{rule.delta:.1%}"
+    margin, delta = math.log1p(rule.delta), units.share(rule.delta)
     side = "slower" if sign > 0 else "faster"
     if sign and p is None:
         reason = f"looks {side}; measuring ended before all its fresh pairs were there"

@@ -96,6 +96,16 @@ def test_whether_there_is_a_second_look_depends_on_the_first_pairs_alone() -> No
             assert gate.confirm_size(Pairs(screen=screen, confirm=first + later), 1, RULE) == size
 
 
+def test_a_first_look_is_clear_when_both_looks_and_all_flagged_cells_are_paid_for() -> None:
+    """One pair below the margin, the nearest or the next: p = 2 or 3 of 2^n."""
+    screen = around(0.2, 0.01, 8)
+    for n, flagged, below, size in [(9, 1, 1, 9), (9, 1, 2, 36), (10, 2, 1, 10), (10, 2, 2, 40)]:
+        signs = [-1 if i == below else 1 for i in range(1, n + 1)]
+        confirm = [Pair(d=MARGIN + 0.01 * s * i) for i, s in enumerate(signs, 1)]
+        cell = Pairs(screen=screen, confirm=confirm)
+        assert gate.confirm_size(cell, flagged, RULE) == size, (n, flagged, below)
+
+
 def test_the_second_look_has_four_times_as_many_but_not_more_than_allowed() -> None:
     unclear = {n: around(0.03, 0.3, n) for n in (9, 13)}
     screen = around(0.2, 0.01, 8)
