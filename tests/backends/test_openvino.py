@@ -61,7 +61,7 @@ def test_a_precision_that_the_cpu_lacks_is_not_run_as_fp32(
         with pytest.raises(Unavailable, match=f"no {precision.lower()} units") as caught:
             BACKEND.prepare(cell, model, None)  # type: ignore[arg-type]
         assert "fp32" in caught.value.remedy
-        with pytest.raises(CellFailed, match="computes in (f32|bf16)") as failed:
+        with pytest.raises(CellFailed, match=r"computes in (f32|bf16)") as failed:
             BACKEND.open(cell, onnx_file, CPU)
         assert failed.value.kind == "fallback"
     if "BF16" in able:
