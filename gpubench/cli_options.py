@@ -38,6 +38,8 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--backend", {"callback": words, "help": "Backends, comma-separated."}),
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
     ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
+    ("--replicas-per-device", {"callback": _numbers, "help": "Replicas sharing a device: 1,2."}),
+    ("--dispatch", {"callback": words, "help": "independent, static, dynamic, or several."}),
     ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
     ("--scenario", {"callback": words, "help": "latency, throughput, or latency,throughput."}),
     ("--boundary", {"callback": words, "help": "compute, transfer, or compute,transfer."}),

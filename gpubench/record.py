@@ -4,6 +4,8 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
 
 1   first version
 2   interleaved A/B: `Header.pairing`, `Record.again`, `stage`, `order`
+3   scaling: `Cell.replicas_per_device`, `dispatch`; what explains a shortfall in `Samples`; several
+    machines: `Samples.node`, `Header.nodes`, `node_differences`
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from gpubench.errors import RecordError
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Rule, Suite
 
-SCHEMA = 2
+SCHEMA = 3
 
 Stage = Literal["", "screen", "confirm"]
 Arm = Literal["baseline", "candidate"]
@@ -37,6 +39,7 @@ FAILURES = {
     "crash": "a worker process died",
     "fallback": "something other than the asked-for device or provider ran",
     "error": "the backend raised",
+    "node-lost": "a machine of the run died, hung or was cut off",
     "required": "skipped although --require names it",
     "not-run": "the run ended before this task was measured",
 }
@@ -54,6 +57,7 @@ FLAGS = {
     "THROTTLED": "the GPU lowered its clocks because of heat or power brake",
     "POWER-CAP": "the GPU ran at its software power cap",
     "CO-TENANT": "another process used the GPU",
+    "NODES-DIFFER": "the machines it ran on differ in driver, clocks or library versions",
     "NO-PARITY": "no reference for this workload: answers were not checked",
     "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
 }
@@ -167,6 +171,10 @@ class Header(Struct, frozen=True, kw_only=True):
     number: the n-th of one is compared with the n-th of the other."""
     seed: int = 0
     pairing: Pairing | None = None
+    nodes: list[dict[str, Any]] = []
+    """Environment of each machine by rank, where there are several; ``environment`` is rank 0's."""
+    node_differences: list[str] = []
+    """What differs between them and matters: 'node 1: libraries.torch 2.9.0, node 0: 2.10.0'."""
 
 
 class RecordFile(Struct, frozen=True):

@@ -33,6 +33,21 @@ class Samples(Struct, frozen=True, kw_only=True):
     first_inference_ns: int = 0
     stop_reason: str = ""
     peak_host_bytes: int = 0
+    node: int = 0
+    """Rank of the machine it ran on; offsets count on that machine's own clock."""
+    enqueue_ns: int = 0
+    """Of the steady samples' time, what the host spent in ``enqueue`` before it began to wait."""
+    cpu_ns: int = 0
+    """CPU time of the process, all threads, while it sampled."""
+    switches: int = 0
+    """Times that the kernel took a core from it while it sampled (involuntary context switches)."""
+    late_ns: int = 0
+    """How long after the announced common start it went on."""
+    stages_ns: dict[str, int] = {}
+    """Boundary ``transfer``: median of copy_in, run and copy_out, each waited for, measured apart
+    after the samples while all replicas still run."""
+    claim_ns: int = 0
+    """Dispatch: time spent in getting work, of all its samples."""
 
 
 def window_ns(replicas: Sequence[Samples]) -> tuple[int, int] | None:

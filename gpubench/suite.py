@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8", "fp8"]
 Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer"]
+Dispatch = Literal["independent", "static", "dynamic"]
 OptionValue = bool | int | float | str
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -91,17 +92,31 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scenario: Scenario
     boundary: Boundary
     options: dict[str, OptionValue] = {}
+    replicas_per_device: int = 1
+    """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
+    dispatch: Dispatch = "independent"
+    """How replicas share a job of many batches: see `Axes.dispatch`."""
 
     @property
     def key(self) -> str:
-        """Twelve hex digits of the SHA-256 of the cell's canonical JSON."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
+        """Twelve hex digits of the SHA-256 of the cell's canonical JSON.
+
+        Fields that came later count only where they differ from their default, so that a cell keeps
+        the key it had.
+        """
+        said = msgspec.to_builtins(self)
+        for name, default in _LATER.items():
+            if said[name] == default:
+                del said[name]
+        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
     @property
     def label(self) -> str:
         """Short and unambiguous within a suite: 'onnxruntime fp32 b8 x2 latency'."""
         words = [self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}"]
+        words += [f"{self.replicas_per_device}/device"] if self.replicas_per_device > 1 else []
         words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
+        words += [self.dispatch] if self.dispatch != "independent" else []
         return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
 
     @property
@@ -113,6 +128,14 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def total_batch(self) -> int:
         """Images in flight over all replicas: what strong scaling holds fixed."""
         return self.batch_size * self.replicas
+
+    @property
+    def devices(self) -> int:
+        """GPUs, or disjoint sets of cores, that its replicas need."""
+        return -(-self.replicas // self.replicas_per_device)
+
+
+_LATER = {"replicas_per_device": 1, "dispatch": "independent"}
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -142,10 +165,14 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     precision: tuple[Precision, ...] = ("fp32",)
     batch_size: tuple[int, ...] = (1,)
     replicas: tuple[int, ...] = (1,)
+    replicas_per_device: tuple[int, ...] = (1,)
     cores: int = 0
-    """CPU cores per replica; 0: an equal share, the machine's cores / the largest ``replicas``."""
+    """CPU cores of one device; 0: an equal share, the machine's cores / the most devices."""
     scenario: tuple[Scenario, ...] = ("latency", "throughput")
     boundary: tuple[Boundary, ...] = ("compute",)
+    dispatch: tuple[Dispatch, ...] = ("independent",)
+    """Throughput: each replica runs for itself, or all share one job of a fixed number of batches,
+    handed out in equal shares beforehand (static) or to whoever is free (dynamic)."""
     options: dict[str, dict[str, tuple[OptionValue, ...]]] = {}
 
 

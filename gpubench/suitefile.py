@@ -75,8 +75,9 @@ def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | Non
 def expand(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> list[Cell]:
     """The cells of ``suite`` on ``device``, in the order of the file, less the exclusions.
 
-    ``machine_cores`` is shared out over the largest number of replicas unless ``axes.cores`` says
-    otherwise. Raises SuiteError when the exclusions leave none.
+    ``machine_cores`` is shared out over the most devices that a cell needs, unless ``axes.cores``
+    says otherwise. Combinations that mean the same (a lone replica has its device to itself; only
+    throughput is dispatched) are one cell. Raises SuiteError when the exclusions leave none.
     """
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, device, machine_cores):
@@ -89,13 +90,15 @@ def expand(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> 
 
 def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> Iterator[Cell]:
     axes, work = suite.axes, suite.workload
-    cores = axes.cores or max(1, machine_cores // max(axes.replicas))
-    points = (axes.precision, axes.batch_size, axes.replicas, axes.scenario, axes.boundary)
+    places = list(itertools.product(axes.replicas, axes.replicas_per_device))
+    cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
+    points = (axes.precision, axes.batch_size, places, axes.scenario, axes.boundary, axes.dispatch)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
-        for (precision, batch_size, replicas, scenario, boundary), values in itertools.product(
+        for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
+            precision, batch_size, (replicas, per_device), scenario, boundary, dispatch = point
             yield Cell(
                 backend=backend,
                 device=device,
@@ -109,6 +112,8 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
                 scenario=scenario,
                 boundary=boundary,
                 options=dict(zip(options, values, strict=True)),
+                replicas_per_device=min(per_device, replicas),
+                dispatch=dispatch if scenario == "throughput" else "independent",
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
-from gpubench.suite import Boundary, Catalog, Option, Policy, Precision, Scenario
+from gpubench.suite import Boundary, Catalog, Dispatch, Option, Policy, Precision, Scenario
 
 Schema = dict[str, Any]
 
@@ -37,9 +37,12 @@ HELP = {
     "precision": "fp32 never uses TF32; amp is automatic mixed precision, not the same as fp16.",
     "batch_size": "Images per call, per replica.",
     "replicas": "Sessions at the same time; each owns one GPU, or an equal share of the cores.",
-    "cores": "CPU cores per replica; 0: the machine's cores / the largest of axes.replicas.",
+    "replicas_per_device": "Replicas that share one GPU, or one set of cores.",
+    "cores": "CPU cores of one device; 0: the machine's cores / the most devices of a cell.",
     "scenario": "latency: sync after every batch. throughput: keep the device saturated.",
     "boundary": "compute: inputs resident. transfer: host array in, logits out on the host.",
+    "dispatch": "Throughput over replicas. independent: each runs for itself. static, dynamic: one "
+    "job, handed out in equal shares beforehand, or batch by batch to whoever is free.",
     "options": "Per backend, its own options: a value, or a list that becomes an axis.",
     "policy": "How long to measure and when to stop; times in seconds.",
     "exclude": "Drops every cell that matches all pairs of the rule; a list matches any of its "
@@ -100,8 +103,10 @@ def schema(catalog: Catalog) -> Schema:
         "precision": _enum(get_args(Precision)),
         "batch_size": {"type": "integer", "minimum": 1, "maximum": 65_536},
         "replicas": {"type": "integer", "minimum": 1, "maximum": 1024},
+        "replicas_per_device": {"type": "integer", "minimum": 1, "maximum": 1024},
         "scenario": _enum(get_args(Scenario)),
         "boundary": _enum(get_args(Boundary)),
+        "dispatch": _enum(get_args(Dispatch)),
     }
     options = {
         name: _table({o.name: _scalar_or_list(option(o)) for o in catalog.backends[name]})
