@@ -7,7 +7,8 @@
 A suite is two cheap cells (a small generated network on ONNX Runtime, batch 1 and 2, one core).
 One iteration is 20 inferences; the slower arm does 21. A/A and slowed suites take turns. Under
 ``bursts`` another process burns the same core for random times (exponential, mean 0.15 s), with
-pauses of 0.3 s. Every pair's values are kept, so that other rules can judge the same data.
+pauses of 0.3 s. Every pair's values are kept, so that other rules can judge the same data. What
+else the machine did meanwhile is said by ``--beside`` and printed in the report.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def network(path: Path) -> None:
     )
 
 
-def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float) -> None:
+def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, beside: str) -> None:
     """Append one JSON line a suite to ``out``/CONDITION-SEED.jsonl, until ``suites`` of each."""
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + limit_s
@@ -130,7 +131,8 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float) -
                             if time.monotonic() > end:
                                 return
                             row = one(job, agent, kind, seed * 1000 + number, place)
-                            print(json.dumps(row | {"condition": condition}), file=file, flush=True)
+                            row |= {"condition": condition, "beside": beside}
+                            print(json.dumps(row), file=file, flush=True)
         finally:
             if rival is not None:
                 rival.send_signal(signal.SIGKILL)
@@ -175,8 +177,9 @@ def machine(here: dict[str, Any]) -> str:
         for name in ("onnxruntime", "onnxruntime-gpu", "numpy")
         if here["libraries"].get(name)
     )
+    cpu = here["cpu"]
     return (
-        f"{here['cpu']['model']}, {here['cpu']['usable']} cores, kernel {here['os']['kernel']}, "
+        f"{cpu['model']}, one core of {cpu['logical']}, kernel {here['os']['kernel']}, "
         f"Python {here['python']['version']}, {versions}"
     )
 
@@ -201,13 +204,15 @@ def main() -> None:
     run.add_argument("--suites", type=int, default=60)
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--minutes", type=float, default=600)
+    run.add_argument("--beside", default="", help="what else the machine does meanwhile")
     show = commands.add_parser("report")
     show.add_argument("raw", type=Path)
     for command in (run, show):
         command.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     if given.command == "measure":
-        measure(given.condition, given.suites, given.seed, given.output, 60 * given.minutes)
+        limit_s = 60 * given.minutes
+        measure(given.condition, given.suites, given.seed, given.output, limit_s, given.beside)
     else:
         from tests.benchmarks.trust import machine_report
 

@@ -42,10 +42,10 @@ def text(rows: list[Row]) -> str:
         "", *(machine_lines(rows)), "",
         "A suite is two cells: a small network of three convolutions on ONNX Runtime, batch 1 and "
         "2, one core, 20 inferences an iteration; in a slowed suite the candidate does 21. The "
-        f"gate's default rule, a budget of {BUDGET_S:g} s. Two suites run side by side, each with "
-        "its driver on a core of its own. Bursts: another process burns the same core for random "
-        "times (exponential, mean 0.15 s, pauses of 0.3 s). "
+        f"gate's default rule, a budget of {BUDGET_S:g} s. Bursts: another process burns the same "
+        "core for random times (exponential, mean 0.15 s, pauses of 0.3 s). "
         "A CPU machine validates the statistics and the design, not the noise of GPUs.",
+        *beside(rows),
         "", "## What the gate said", "",
         *table(["condition", "suites", "what was to be seen", "seen", "rate, exact 95 % interval",
                 "seconds a suite", "pairs a cell", "pair sd, median (90 %)"],
@@ -60,6 +60,12 @@ def text(rows: list[Row]) -> str:
                    rules(rows)), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def beside(rows: list[Row]) -> list[str]:
+    """What else the machine did."""
+    said = dict.fromkeys((r["condition"], r["beside"]) for r in rows if r.get("beside"))
+    return ["", *(f"- {condition}: {words}." for condition, words in said)] if said else []
 
 
 def machine_lines(rows: list[Row]) -> list[str]:

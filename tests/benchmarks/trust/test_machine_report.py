@@ -17,7 +17,7 @@ def suite(kind: str, n: int) -> dict[str, Any]:
         "stage": ["screen"] * n, "baseline_ms": values, "candidate_ms": values,
     }  # fmt: skip
     return {"condition": "quiet", "kind": kind, "seed": 1, "seconds": 3.0, "cells": [cell],
-            "machine": "CPU one, 2 cores"}  # fmt: skip
+            "machine": "CPU one, 2 cores", "beside": "a neighbour"}  # fmt: skip
 
 
 def test_cells_without_a_pair_are_said_and_not_divided_by() -> None:
@@ -25,4 +25,5 @@ def test_cells_without_a_pair_are_said_and_not_divided_by() -> None:
     assert "CPU one, 2 cores. Made by" in text
     assert "| quiet | 1.00 | 1 EQUIVALENT | 1 of 1: " in text
     assert "| quiet | 1.05 | 1 MISSING | no interval |" in text
+    assert "- quiet: a neighbour.\n" in text
     assert "quiet: 1 of 1 suites slowed by 5 % missed" in text
