@@ -1,7 +1,7 @@
 """The decision of an interleaved A/B: which pairs to measure next, and what they say.
 
 Screening: every cell gets `Rule.pilot` pairs, then half as many again, and again, until its
-interval is narrow (half-width delta / 2), or the cell is flagged: p < `Rule.screen`. Confirming:
+interval is narrow (`NARROW`), or the cell is flagged: p < `Rule.screen`. Confirming:
 flagged cells alone are measured again, and only these *fresh* pairs decide, with Holm's correction
 over the flagged cells at `Rule.alpha`. So looking often at the screen costs pairs, never false
 alarms. How many fresh pairs is fixed by the screen; they are looked at twice at most, and each look
@@ -26,6 +26,11 @@ from gpubench import units
 from gpubench.analysis import signflip, stats
 from gpubench.suite import Rule
 
+NARROW = 0.58
+"""Half-width, in units of delta, of an interval that needs no more screening."""
+LEVEL = 0.975
+"""Of a single interval. Since looking decides which one is shown, it holds the truth less often: 95
+times in 100, as the simulations in `tests.benchmarks.trust.coverage` find."""
 POWER = 0.975
 """Of confirming; screening must succeed as well, and both together should 95 times in 100."""
 EFFECT = 2.5
@@ -70,7 +75,7 @@ class Pairs(Struct, frozen=True, kw_only=True):
 
 
 class Shift(Struct, frozen=True):
-    """Where the differences lie, with the 95 % interval; no bounds below six pairs."""
+    """Where the differences lie, with the 95 % interval; no bounds below seven pairs."""
 
     value: float
     low: float | None
@@ -85,7 +90,7 @@ class Shift(Struct, frozen=True):
     @property
     def sd(self) -> float:
         """The standard deviation that would give Student's t an interval as wide."""
-        return self.half * math.sqrt(self.n) / stats.t_quantile(0.975, max(1, self.n - 1))
+        return self.half * math.sqrt(self.n) / stats.t_quantile((1 + LEVEL) / 2, max(1, self.n - 1))
 
     def interval(self) -> tuple[float, float] | None:
         """(low, high), if any."""
@@ -134,7 +139,7 @@ def screen_size(pairs: Pairs, rule: Rule) -> int:
     have = len(pairs.screen)
     for look in _looks(rule):
         d = [p.d for p in pairs.screen[:look]]
-        if have < look or _leans(d, rule) or _shift(d).half <= math.log1p(rule.delta) / 2:
+        if have < look or _leans(d, rule) or _shift(d).half <= NARROW * math.log1p(rule.delta):
             return look
     return max(rule.pilot, rule.most)
 
@@ -164,7 +169,7 @@ def _leans(d: Sequence[float], rule: Rule) -> int:
 
 
 def _shift(d: Sequence[float]) -> Shift:
-    return Shift(*signflip.around(d, stats.LEVEL), len(d))
+    return Shift(*signflip.around(d, LEVEL), len(d))
 
 
 def _confirm_sizes(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, int]:
@@ -333,11 +338,12 @@ def smallest_detectable(sd: float, pairs: int, flagged: int, rule: Rule) -> floa
     ``pairs``: how many the sd was estimated from. The screen goes on until its interval is narrow;
     confirming has as many pairs as `confirm_size` gives what is near the margin.
     """
-    alpha, narrow = rule.alpha / LOOKS / max(1, flagged), math.log1p(rule.delta) / 2
+    alpha, narrow = rule.alpha / LOOKS / max(1, flagged), NARROW * math.log1p(rule.delta)
     n = min(rule.most, AGAIN * _most_fresh(sd, pairs - 1, alpha, rule))
     confirmed = _reach(n, alpha) / math.sqrt(n)
     looks = _looks(rule)
-    ends = [k for k in looks if stats.t_quantile(0.975, k - 1) * sd / math.sqrt(k) <= narrow]
+    bound = (1 + LEVEL) / 2
+    ends = [k for k in looks if stats.t_quantile(bound, k - 1) * sd / math.sqrt(k) <= narrow]
     k = min(ends, default=looks[-1])
     screened = _reach(k, rule.screen) / math.sqrt(k)
     beyond = math.log1p(rule.delta) + max(screened, confirmed) * _upper(sd, pairs - 1)

@@ -40,7 +40,7 @@ def test_screening_ends_at_the_first_look_with_a_narrow_interval(sd: float, pair
     while len(drawn) < 60 and (n := gate.screen_size(Pairs(screen=drawn), RULE)) > len(drawn):
         drawn = around(0, sd, n)
     half = {n: gate._shift([p.d for p in around(0, sd, n)]).half for n in (8, 12, 18, 27)}
-    assert len(drawn) == next(n for n in half if half[n] <= MARGIN / 2) == pairs
+    assert len(drawn) == next(n for n in half if half[n] <= gate.NARROW * MARGIN) == pairs
 
 
 def test_a_later_pair_takes_no_look_back() -> None:
