@@ -200,12 +200,12 @@ def _verified(path: Path) -> _Manifest | None:
         wrong = sorted(
             f for f in found.keys() | manifest.files if found.get(f) != manifest.files.get(f)
         )
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         wrong = [_MANIFEST]
     if not wrong:
         return manifest
     _log.warning("cache entry %s is damaged (%s): made again", path, ", ".join(wrong))
-    shutil.rmtree(path)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
 
 
