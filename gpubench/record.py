@@ -11,10 +11,11 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any, Literal, Self, TypeVar, get_args
@@ -230,8 +231,21 @@ def read(path: str | Path) -> RecordFile:
     """
     notes: list[str] = []
     header, found = scan(path, notes)
-    records = {(record.cell.key, record.repeat): record for record in found}
+    with _no_collector():
+        records = {(record.cell.key, record.repeat): record for record in found}
     return RecordFile(str(locate(path)), header, list(records.values()), notes)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """All that is read stays, and going through it again and again would cost more than reading."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def scan(path: str | Path, notes: list[str]) -> tuple[Header, Iterator[Record]]:

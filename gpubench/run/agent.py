@@ -272,13 +272,15 @@ class _Team:
 
 def main(requests_fd: int, replies_fd: int) -> None:
     """Serve until the driver closes its end, or dies; nothing is left then."""
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a batch system tells every process
+        signal.signal(number, _leave)
     worker.die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         scratch, me = os.environ[SCRATCH], os.getpid()
         # the resource tracker ends when we have: it unlinks shared memory that workers left
         end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})

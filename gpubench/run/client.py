@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from select import select
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 from time import monotonic
 from typing import Self
 
@@ -35,7 +37,10 @@ from gpubench.run.messages import (
 from gpubench.run.postmortem import Inquest
 from gpubench.run.processes import SCRATCH, end_session
 
-_START = "from gpubench.run.agent import main; main({}, {})"
+_START = (
+    f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "
+    "from gpubench.run.agent import main; main({}, {})"
+)
 # Not "-m": forked workers would import the agent's module a second time, as their __main__.
 
 ENVIRON = {
@@ -119,10 +124,9 @@ class AgentClient:
         self._inquest = Inquest(log=self._log)
         requests_in, self._to = os.pipe()
         self._from, replies_out = os.pipe()
-        # What killed workers leave in it goes with it.
-        self._scratch = TemporaryDirectory(
-            prefix="gpubench-", dir=_short(gettempdir()), ignore_cleanup_errors=True
-        )
+        # What killed workers leave in it goes with it. The agent makes it: it also removes it when
+        # the driver was killed.
+        self._scratch = f"{_short(gettempdir())}/gpubench-{token_hex(8)}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._python, "-c", _START.format(requests_in, replies_out)],
@@ -131,9 +135,7 @@ class AgentClient:
                 stderr=log,
                 pass_fds=(requests_in, replies_out),
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
-                env=ENVIRON
-                | self._environ()
-                | {"TMPDIR": self._scratch.name, SCRATCH: self._scratch.name},
+                env=ENVIRON | self._environ() | {"TMPDIR": self._scratch, SCRATCH: self._scratch},
             )
         os.close(requests_in)
         os.close(replies_out)
@@ -209,10 +211,10 @@ class AgentClient:
         if process is None:
             return None
         process.kill()
-        end_session(process.pid, self._scratch.name)
+        end_session(process.pid, self._scratch)
         os.close(self._to)
         os.close(self._from)
-        self._scratch.cleanup()
+        shutil.rmtree(self._scratch, ignore_errors=True)
         return process.wait()
 
     def __enter__(self) -> Self:

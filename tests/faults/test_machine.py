@@ -131,7 +131,7 @@ def test_a_wall_clock_that_jumps_by_hours(cli: MakeCli, jumping_clock: None) -> 
     assert 2.0 <= hung.wall_s < wall
     for record in (r for r in run.records() if r.status == "ok"):
         [samples] = record.replicas
-        assert 0.19e9 < samples.end_ns - samples.start_ns < wall * 1e9
+        assert 0.19e9 < samples.end_ns < wall * 1e9
         assert sum(samples.durations_ns) <= samples.end_ns - samples.start_ns
         assert min(samples.durations_ns) >= 0
         assert 0 < record.wall_s < wall

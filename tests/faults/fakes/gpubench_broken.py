@@ -46,7 +46,7 @@ class Broken(Fake):
     name = "broken"
     options: tuple[Option, ...] = (
         Option(name="at", kind="str", default="", choices=AT, help="where it breaks"),
-        Option(name="how", kind="str", default="raise", help="a key of DEEDS"),
+        Option(name="how", kind="str", default="raise", help="a key of DEEDS, or a word of _maybe"),
         Option(name="latency_us", kind="float", default=0.0, help="of every run()"),
     )
     preload: tuple[str, ...] = ("gpubench_broken_preload",)
@@ -125,7 +125,13 @@ class BrokenSession(FakeSession):
 
 def _maybe(cell: Cell, where: str) -> None:
     if cell.options.get("at") == where:
-        DEEDS[str(cell.options.get("how", "raise"))]()
+        deed = str(cell.options.get("how", "raise"))
+        if deed == "stall":
+            deed = "loop" if where == "run" else "hang"
+        if deed == "kill-one-waiting":
+            _kill_one_waiting(cell)
+        else:
+            DEEDS[deed]()
 
 
 def _raise() -> None:
@@ -202,9 +208,9 @@ def _litter() -> None:
     _kill()
 
 
-def _kill_one_waiting() -> None:
-    """One process dies while it waits at the barrier; the others come when it has died."""
-    chosen = Path(tempfile.gettempdir()) / "one"
+def _kill_one_waiting(cell: Cell) -> None:
+    """One replica dies while it waits at the barrier; the others come when it has died."""
+    chosen = Path(tempfile.gettempdir()) / cell.key
     try:
         with chosen.open("x") as file:
             file.write(str(os.getpid()))
@@ -259,7 +265,6 @@ DEEDS: dict[str, Callable[[], None]] = {
     "allocate-natively": _allocate_natively,
     "fill-memory": _fill_memory,
     "litter": _litter,
-    "kill-one-waiting": _kill_one_waiting,
     "heat": _heat,
     "lose-gpu": _lose_gpu,
     "lose-gpu-and-raise": _lose_gpu_and_raise,
