@@ -7,6 +7,7 @@ regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,7 @@ from gpubench.cli_options import (
     console,
     github_option,
     save,
+    save_report,
     selection,
     show_run,
     words,
@@ -99,7 +101,7 @@ def _run(session: Session, quiet: bool, asked: bool) -> int:
         )
         return 130
     screen.print(text.summary([file]))
-    save(out / "report.html", render([file], "html"))
+    save_report(out, render([file], "html"))
     screen.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
     if github.wanted(asked):
         github.publish(github.run_summary([file]), github.run_commands([file]), write=click.echo)
@@ -247,9 +249,17 @@ for _command in COMMANDS:
     cli.add_command(_command)
 
 
+def _open_standard_streams() -> None:
+    """Else the first files that are opened take the numbers of closed ones, and what is printed."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
 def main() -> NoReturn:
     """Entry point of the ``gpubench`` command."""
     stdout = sys.stdout
+    _open_standard_streams()
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -261,6 +271,10 @@ def main() -> NoReturn:
     except GpubenchError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
+    except OSError as error:  # such as a full disk behind stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered would fail again
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure
         sys.exit(error.code if sys.stdout is stdout else 0)

@@ -15,6 +15,7 @@ from gpubench.cli_options import (
     console,
     github_option,
     save,
+    save_report,
     seconds,
     selection,
     share,
@@ -161,7 +162,7 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
     found = comparing.compare(*files)
     code = exit_code(found, failing)
     page = render_comparison(*files, found, rule=job.rule, code=code)
-    save(job.out / "report.html", page)
+    save_report(job.out, page)
     _tell(screen, found, job.rule, code, as_json, github)
     screen.print(f"report: {job.out / 'report.html'}", markup=False, soft_wrap=True)
     return code

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
-from gpubench.errors import InputError
+from gpubench.errors import GpubenchError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,6 +70,25 @@ github_option = click.option(
 )
 
 
+class _Stdout:
+    """Standard output; whatever makes it fail (a full disk), its reader has gone."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stdout.write(text)
+        except OSError as error:
+            raise BrokenPipeError from error
+
+    def flush(self) -> None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise BrokenPipeError from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
 def console(quiet: bool = False) -> Console:
     """Where people read; a pipe or a log gets lines of 120 columns."""
     from rich.console import Console
@@ -81,7 +100,7 @@ def console(quiet: bool = False) -> Console:
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    screen = Patient(quiet=quiet)
+    screen = Patient(quiet=quiet, file=cast("IO[str]", _Stdout()) if sys.stdout else None)
     if not screen.is_terminal:
         screen.width = 120
     return screen
@@ -122,9 +141,28 @@ def show_run(screen: Console, quiet: bool) -> Silent:
 
 
 def save(path: Path, body: str) -> None:
-    """Write ``body``; InputError where that cannot be done."""
+    """Write ``body``, whole or not at all; InputError where that cannot be done."""
+    device = path.exists() and not path.is_file()  # such as /dev/stdout
+    aside = path if device else path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(body, encoding="utf-8")
+        try:
+            aside.write_text(body, encoding="utf-8")
+            if not device:
+                aside.replace(path)
+        finally:
+            if not device:
+                aside.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
+
+
+def save_report(directory: Path, body: str) -> None:
+    """The report of a run that has just ended; GpubenchError where it cannot be written."""
+    try:
+        save(directory / "report.html", body)
+    except InputError as error:
+        raise GpubenchError(
+            f"{error}; every record is kept: make room, then "
+            f"gpubench report {directory} -o {directory / 'report.html'}"
+        ) from error

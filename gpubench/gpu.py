@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,11 @@ def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> 
         if library is None:
             return []
         handles = _selected(library, wanted)
-        return [_describe(library, handle, index) for index, handle in enumerate(handles)]
+        found = []
+        for index, handle in enumerate(handles):
+            with suppress(library.NVMLError_GpuIsLost):  # it fell off its bus: the others are here
+                found.append(_describe(library, handle, index))
+        return found
 
 
 def physical(nvml: Any, handle: Any) -> Any:

@@ -11,12 +11,14 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import IO, Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct, field
@@ -41,6 +43,7 @@ FAILURES = {
     "error": "the backend raised",
     "node-lost": "a machine of the run died, hung or was cut off",
     "required": "skipped although --require names it",
+    "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
     "not-run": "the run ended before this task was measured",
 }
 
@@ -190,6 +193,7 @@ class RecordFile(Struct, frozen=True):
 RECORDS = "records.jsonl"
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
+_BEGIN = b'{"header":{'
 
 
 def _encode(kind: str, value: Header | Record) -> bytes:
@@ -225,23 +229,55 @@ def read(path: str | Path) -> RecordFile:
 
     A cut-off last line is dropped and noted. Any other damage raises RecordError with the line.
     """
-    found = locate(path)
+    notes: list[str] = []
+    header, found = scan(path, notes)
+    with _no_collector():
+        records = {(record.cell.key, record.repeat): record for record in found}
+    return RecordFile(str(locate(path)), header, list(records.values()), notes)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """All that is read stays, and going through it again and again would cost more than reading."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        lines = found.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RecordError(f"{found}: cannot be read: {error.strerror}") from error
-    cut = lines.pop()
-    if not lines:
-        raise RecordError(f"{found}: has no complete header line; the run had not begun")
-    _check_schema(found, lines[0])
-    header = _line(found, 1, lines[0], "header", msgspec.json.Decoder(Header))
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def scan(path: str | Path, notes: list[str]) -> tuple[Header, Iterator[Record]]:
+    """As `read`, but one record at a time and every one, so that no file is too large.
+
+    ``notes`` is filled when the last record was taken.
+    """
+    found = locate(path)
+    lines = _lines(found, notes)
+    first = next(lines, None)
+    if first is None:
+        raise RecordError(
+            f"{found}: has no complete header line; the run had not begun: start it again, "
+            "without --resume"
+        )
+    _check_schema(found, first)
+    header = _line(found, 1, first, "header", msgspec.json.Decoder(Header))
     decoder = msgspec.json.Decoder(Record)
-    records = {}
-    for number, text in enumerate(lines[1:], start=2):
-        record = _line(found, number, text, "record", decoder)
-        records[record.cell.key, record.repeat] = record
-    notes = [f"line {len(lines) + 1} was cut off and is left out"] if cut else []
-    return RecordFile(str(found), header, list(records.values()), notes)
+    return header, (_line(found, n, text, "record", decoder) for n, text in enumerate(lines, 2))
+
+
+def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+                else:
+                    notes.append(f"line {number} was cut off and is left out")
+    except OSError as error:
+        raise RecordError(f"{path}, line {number + 1}: cannot be read: {error.strerror}") from error
 
 
 def read_all(paths: Sequence[str | Path]) -> list[RecordFile]:
@@ -286,37 +322,45 @@ def _check_schema(path: Path, line: bytes) -> None:
 
 
 class Writer:
-    """Appends records to a run's file, one flushed line each; one writer a file at a time."""
+    """Appends records to a run's file, one line each on disk; one writer a file at a time."""
 
     def __init__(self, directory: Path, header: Header | None) -> None:
-        """``header`` None: resume the file that is there (a cut-off last line is removed)."""
-        self.path = directory / RECORDS
+        """``header`` None: resume the file that is there (a cut-off last line is removed).
+
+        A file without a whole header line is no run yet, but what a killed one left: it is begun.
+        """
+        self.path = locate(directory) if header is None else directory / RECORDS
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            exists = self.path.exists()
+            # unbuffered: nothing of a failed write may be flushed later
+            self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
-            raise RecordError(f"{directory}: cannot be used: {error.strerror}") from error
-        if header is not None and exists:
+            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
+        try:
+            self._begin(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, header: Header | None) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecordError(f"{self.path}: another gpubench is writing to it") from error
+        self._size = _whole_lines(self._file.fileno())
+        head = os.pread(self._file.fileno(), len(_BEGIN), 0)
+        if header is not None and (self._size or not _BEGIN.startswith(head)):
             raise RecordError(
                 f"{self.path}: holds a run already; --resume goes on with it, -o names another"
             )
         try:
-            self._file: IO[bytes] = self.path.open("a+b")
-        except OSError as error:
-            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise RecordError(f"{self.path}: another gpubench is writing to it") from error
-        try:
             if header is not None:
                 self._write(_encode("header", header))
-            else:
-                self._file.seek(0)
-                self._file.truncate(self._file.read().rfind(b"\n") + 1)
+            elif self._size:
+                self._file.truncate(self._size)
         except OSError as error:
-            self._file.close()
+            if header is not None:
+                self.path.unlink(missing_ok=True)
             raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def append(self, record: Record) -> None:
@@ -324,24 +368,32 @@ class Writer:
         self._write(_encode("record", record))
 
     def _write(self, line: bytes) -> None:
-        size = self._file.seek(0, os.SEEK_END)
+        fd, rest = self._file.fileno(), memoryview(line)
         try:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file = self._reopened(size)
+            os.ftruncate(fd, self._size)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        except BaseException:
+            with suppress(OSError):  # else the reader leaves the cut line out, the next write too
+                os.ftruncate(fd, self._size)
             raise
-
-    def _reopened(self, size: int) -> IO[bytes]:
-        """Forget buffered bytes of a failed write and cut the file back to ``size``."""
-        os.ftruncate(self._file.fileno(), size)
-        fd = os.dup(self._file.fileno())  # keeps the lock, which belongs to the open file
-        self._file.raw.close()  # type: ignore[attr-defined]  # the buffer must not be flushed
-        return os.fdopen(fd, "a+b")
+        self._size += len(line)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _whole_lines(fd: int) -> int:
+    """Bytes up to the last line's end."""
+    end = os.fstat(fd).st_size
+    while end > 0:
+        begin = max(0, end - (1 << 16))
+        place = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if place >= 0:
+            return begin + place + 1
+        end = begin
+    return 0

@@ -7,6 +7,7 @@ exists (names, options, models) comes in as a `Catalog`.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -104,11 +105,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Fields that came later count only where they differ from their default, so that a cell keeps
         the key it had.
         """
-        said = msgspec.to_builtins(self)
-        for name, default in _LATER.items():
-            if said[name] == default:
-                del said[name]
-        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
+        return _key(msgspec.json.encode(self))
 
     @property
     def label(self) -> str:
@@ -136,6 +133,16 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _LATER = {"replicas_per_device": 1, "dispatch": "independent"}
+
+
+@lru_cache(maxsize=1 << 16)
+def _key(encoded: bytes) -> str:
+    """Hashing costs ten times as much as encoding, and a run asks for the same keys again."""
+    said = msgspec.json.decode(encoded)
+    for name, default in _LATER.items():
+        if said[name] == default:
+            del said[name]
+    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
 
 class Option(Struct, frozen=True, kw_only=True):

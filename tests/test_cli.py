@@ -18,7 +18,7 @@ from gpubench import __version__, report
 from gpubench import cli as cli_module
 from gpubench.cli import cli
 from gpubench.record import read
-from gpubench.run.client import session_members
+from gpubench.run.processes import session_members
 
 WriteSuite = Callable[..., Path]
 GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]

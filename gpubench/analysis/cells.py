@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import Struct
 
 from gpubench.analysis import stats
@@ -220,11 +219,8 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
     suite = file.header.suite
     cells = {cell.key: cell for cell in file.header.planned}
     found: dict[str, dict[int, Record]] = {key: {} for key in cells}
-    keys: dict[bytes, str] = {}
     for record in file.records:
-        # hashing a cell costs more than everything else here; equal cells encode equally
-        raw = msgspec.json.encode(record.cell)
-        key = keys.get(raw) or keys.setdefault(raw, record.cell.key)
+        key = record.cell.key
         cells.setdefault(key, record.cell)
         found.setdefault(key, {})[record.repeat] = record
     return [

@@ -104,11 +104,11 @@ def run(
         else:
             crew.broken = {arm: dict(broken or {}) for arm in ARMS}
         headers = {side.arm: _header(side, job, crew.environments) for side in job.sides}
-        done = _resumed(job, headers) if job.resume else None
         writers = {}
         for arm, header in headers.items():
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
+        done = _resumed(job, headers) if job.resume else None
         _Walk(job, crew, writers, watcher, done).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from io import RawIOBase
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic, perf_counter_ns
@@ -38,6 +40,8 @@ from gpubench.run.messages import (
     Waiting,
     WorkerMessage,
 )
+from gpubench.run.postmortem import Inquest
+from gpubench.run.processes import SCRATCH, end_session, is_tracker, session_members
 from gpubench.run.telemetry import Telemetry
 from gpubench.workload import reference
 
@@ -45,6 +49,7 @@ BARRIER_DELAY_NS = 3_000_000
 """How long before its start a common start is announced."""
 REFERENCE_TIMEOUT_S = 3600.0
 KILL_LIMIT_S = 10.0
+GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
 
 
 class Agent:
@@ -84,7 +89,7 @@ class Agent:
             with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
                 answers = team.answers(self._closed, self._emit)
-            return answers if isinstance(answers, Failure) else _done(answers, telemetry)
+            return _result(answers, telemetry)
         finally:
             team.end()
 
@@ -111,9 +116,8 @@ class Agent:
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
-        if isinstance(answers, Failure) or team.telemetry is None:
-            return self._end(request.team, answers)  # type: ignore[arg-type]
-        return self._end(request.team, _done(answers, team.telemetry))
+        reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
+        return _result(answers, team.telemetry) if team.telemetry else reply
 
     def _end(self, name: str, reply: Reply) -> Reply:
         team = self._teams.pop(name, None)
@@ -126,6 +130,14 @@ def _telemetry(request: Measure, team: _Team) -> Telemetry:
     gpus = list(range(request.cell.replicas)) if request.cell.device == "cuda" else []
     cores = sorted(core for own in request.cores for core in own)
     return Telemetry(gpus, cores, team.pids, teams=team.resident)
+
+
+def _result(answers: Failure | list[WorkerMessage], telemetry: Telemetry) -> Reply:
+    """What telemetry saw explains a failure, and outweighs a result."""
+    if telemetry.lost:
+        more = f"; the worker: {answers.reason}" if isinstance(answers, Failure) else ""
+        return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
+    return answers if isinstance(answers, Failure) else _done(answers, telemetry)
 
 
 def _done(answers: list[WorkerMessage], telemetry: Telemetry) -> Done:
@@ -157,6 +169,7 @@ class _Team:
         self._timeout_s = timeout_s
         self._deadline = monotonic() + timeout_s
         self._answers: dict[int, WorkerMessage] = {}
+        self._inquest = Inquest()
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         for replica in range(size):
@@ -220,12 +233,8 @@ class _Team:
     def _death(self, replica: int, step: str) -> Failure:
         process = self._processes[replica]
         process.join(5)
-        code = process.exitcode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            how = signal.Signals(-code).name
-        hint = " (the kernel's out-of-memory killer?)" if code == -signal.SIGKILL else ""
-        return Failure("crash", f"replica {replica} died after {step!r}: {how}{hint}")
+        kind, why = self._inquest.verdict(process.exitcode)
+        return Failure(kind, f"replica {replica} died after {step!r}: {why}")
 
     def go(self, timeout_s: float) -> None:
         """Let it pass its barrier, with ``timeout_s`` for what comes."""
@@ -251,9 +260,10 @@ class _Team:
         for process in self._processes:
             if process.exitcode is None:
                 process.join(0.2)
-            if process.pid and process.exitcode is None:
-                with suppress(ProcessLookupError):  # its children, such as compilers, too
+            if process.pid:
+                with suppress(OSError):  # its children, such as compilers, outlive it
                     os.killpg(process.pid, signal.SIGKILL)
+            if process.exitcode is None:
                 process.kill()
                 process.join(KILL_LIMIT_S)  # one stuck in the kernel must not hold up the run
         for pipe in self._pipes:
@@ -261,11 +271,28 @@ class _Team:
 
 
 def main(requests_fd: int, replies_fd: int) -> None:
-    """Serve until the driver closes its end."""
-    worker.die_with_parent()
+    """Serve until the driver closes its end, or dies; nothing is left then."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a batch system tells every process
+        signal.signal(number, _leave)
+    worker.die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    replies = os.fdopen(replies_fd, "wb", buffering=0)
+    try:
+        _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        scratch, me = os.environ[SCRATCH], os.getpid()
+        # the resource tracker ends when we have: it unlinks shared memory that workers left
+        end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})
+        shutil.rmtree(scratch, ignore_errors=True)
+        os._exit(0)
 
+
+def _leave(*_: object) -> None:
+    raise SystemExit
+
+
+def _serve(requests_fd: int, replies: RawIOBase) -> None:
     def emit(reply: Reply) -> None:
         replies.write(msgspec.json.encode(reply) + b"\n")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from select import select
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from time import monotonic
 from typing import Self
 
@@ -33,8 +34,13 @@ from gpubench.run.messages import (
     Request,
     Step,
 )
+from gpubench.run.postmortem import Inquest
+from gpubench.run.processes import SCRATCH, end_session
 
-_START = "from gpubench.run.agent import main; main({}, {})"
+_START = (
+    f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "
+    "from gpubench.run.agent import main; main({}, {})"
+)
 # Not "-m": forked workers would import the agent's module a second time, as their __main__.
 
 ENVIRON = {
@@ -47,11 +53,15 @@ ENVIRON = {
 }
 """Defaults of the agent's environment; what the user has set wins."""
 
+LONGEST_TEMPDIR = 60
+"""A Unix socket's path has 107 bytes, of which multiprocessing adds about 40."""
+
 OnProgress = Callable[[Progress], None]
 
 
 START_LIMIT_S = 300.0
 IMPORT_LIMIT_S = 120.0
+KILL_LIMIT_S = 10.0
 GRACE_S = 60.0
 """How much longer than its own time-outs an agent may take before it is given up."""
 
@@ -79,7 +89,6 @@ class AgentClient:
         # "-P": the working directory must not lend its packages to another environment.
         self._python = [sys.executable] if python is None else [str(python), "-P"]
         self._other = python is not None
-        self._scratch: TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
@@ -96,7 +105,7 @@ class AgentClient:
                 found = try_imports([module], IMPORT_LIMIT_S, self._python, self._environ())[module]
                 errors |= {module: found["error"]} if "error" in found else {}
             self._modules = [module for module in self._modules if module not in errors]
-            reply = self._start() if errors else reply
+            reply = self._start()  # once more in any case: it may have been killed from outside
         if isinstance(reply, Preloaded):
             if reply.protocol != PROTOCOL:
                 raise InputError(
@@ -112,10 +121,12 @@ class AgentClient:
 
         To be called by a thread that lives as long as the agent: Linux ends the agent with it.
         """
+        self._inquest = Inquest(log=self._log)
         requests_in, self._to = os.pipe()
         self._from, replies_out = os.pipe()
-        # What killed workers leave in it goes with it.
-        self._scratch = TemporaryDirectory(prefix="gpubench-", ignore_cleanup_errors=True)
+        # What killed workers leave in it goes with it. The agent makes it: it also removes it when
+        # the driver was killed.
+        self._scratch = f"{_short(gettempdir())}/gpubench-{token_hex(8)}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._python, "-c", _START.format(requests_in, replies_out)],
@@ -124,7 +135,7 @@ class AgentClient:
                 stderr=log,
                 pass_fds=(requests_in, replies_out),
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
-                env=ENVIRON | self._environ() | {"TMPDIR": self._scratch.name},
+                env=ENVIRON | self._environ() | {"TMPDIR": self._scratch, SCRATCH: self._scratch},
             )
         os.close(requests_in)
         os.close(replies_out)
@@ -169,8 +180,11 @@ class AgentClient:
                 if progress is not None:
                     progress(reply)
         except EOFError:
-            self.stop()
-            return Failure("crash", f"the agent died; its log is {self._log}")
+            if self._process is not None:
+                with suppress(subprocess.TimeoutExpired):  # it is dying: of what?
+                    self._process.wait(KILL_LIMIT_S)
+            kind, why = self._inquest.verdict(self.stop())
+            return Failure(kind, f"the agent died: {why}; its log is {self._log}")
         except TimeoutError:
             self.stop()
             return Failure("timeout", f"the agent hung; its log is {self._log}")
@@ -191,21 +205,17 @@ class AgentClient:
         """Whether there is a process: none before the start and after it died or hung."""
         return self._process is not None
 
-    def stop(self) -> None:
-        """Kill the agent and every process of its session."""
+    def stop(self) -> int | None:
+        """Kill the agent and every process that it made; its exit code."""
         process, self._process = self._process, None
         if process is None:
-            return
+            return None
         process.kill()
-        for _ in range(3):  # a process may be forking while the list is read
-            for pid in session_members(process.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        process.wait()
+        end_session(process.pid, self._scratch)
         os.close(self._to)
         os.close(self._from)
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -214,14 +224,6 @@ class AgentClient:
         self.stop()
 
 
-def session_members(session: int) -> list[int]:
-    """PIDs of the processes in a Unix session, zombies left out."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if fields[3] == str(session) and fields[0] != "Z":
-                members.append(int(entry.name))
-    return members
+def _short(directory: str) -> str:
+    """Where multiprocessing can make its sockets."""
+    return directory if len(directory.encode()) <= LONGEST_TEMPDIR else "/tmp"  # noqa: S108

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, RecordError
 from gpubench.measure.protocol import repeats_needed
-from gpubench.record import Header, Record, RecordFile, Writer, read
+from gpubench.record import Header, Record, RecordFile, Writer, read, scan
 from gpubench.run.client import AgentClient
 from gpubench.run.messages import Done, Measure, Progress
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Ready, prepare
 from gpubench.run.results import failed, measured, now, skipped
-from gpubench.suite import Cell
+from gpubench.suite import Cell, Policy
 
 MAX_INVALID = 2
 """How often a repeat is measured again because outside evidence spoiled it."""
@@ -56,34 +56,57 @@ def run(plan: Plan, job: Job, backends: Mapping[str, Backend], watcher: Watcher)
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
-    done = _resumed(plan, job) if job.resume else {}
     with Writer(job.out, None if job.resume else job.header) as writer:
+        # read only now: whoever wrote to the file before has ended
+        done = _resumed(plan, job) if job.resume else _Done({}, set())
         walk = _Walk(plan, job, writer, watcher, done)
         walk.skip()
         cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
         if cells:
             modules = {m: None for cell in cells for m in backends[cell.backend].preload}
             with AgentClient(list(modules), job.cache_dir, job.out / "agent.log") as agent:
-                walk.measure(agent, cells, backends)
+                try:
+                    walk.measure(agent, cells, backends)
+                finally:
+                    walk.seen.save()
     return read(job.out)
 
 
-def _resumed(plan: Plan, job: Job) -> dict[tuple[str, int], Record]:
-    """Records that need not be measured again, by (cell key, repeat)."""
-    old = read(job.out)
-    if old.header.fingerprint != job.header.fingerprint:
+class _Done(Struct):
+    """What need not be measured again."""
+
+    values: dict[tuple[str, int], float | None]
+    """(cell key, repeat) -> the repeat's value, where the second stage may ask for it."""
+    ended: set[str]
+    """Keys of cells that are not tried again."""
+
+
+def _resumed(plan: Plan, job: Job) -> _Done:
+    """Records are taken one at a time, so that those of a long run need no room."""
+    header, records = scan(job.out, [])
+    if header.fingerprint != job.header.fingerprint:
         raise RecordError(
-            f"{old.path}: was measured on another machine or with other library versions; "
+            f"{job.out}: was measured on another machine or with other library versions; "
             "start a new run"
         )
-    if old.header.suite != plan.suite:
+    if header.suite != plan.suite:
         raise RecordError(
-            f"{old.path}: holds suite {old.header.suite.name!r} with other contents; "
+            f"{job.out}: holds suite {header.suite.name!r} with other contents; "
             "resume with the suite and the options it was started with"
         )
-    return {
-        (r.cell.key, r.repeat): r for r in old.records if r.status == "ok" or r.kind == "parity"
-    }
+    done = _Done({}, set())
+    for record in records:
+        if record.status == "ok" or record.kind == "parity":
+            done.values[record.cell.key, record.repeat] = _pilot_value(plan.suite.policy, record)
+            if record.status != "ok":
+                done.ended.add(record.cell.key)
+    return done
+
+
+def _pilot_value(policy: Policy, record: Record) -> float | None:
+    """What the second stage asks of a record of the pilot."""
+    asked = record.repeat < policy.repeats < policy.max_repeats
+    return record.value() if asked else None
 
 
 class _Walk:
@@ -95,14 +118,15 @@ class _Walk:
         job: Job,
         writer: Writer,
         watcher: Watcher,
-        done: dict[tuple[str, int], Record],
+        done: _Done,
     ) -> None:
         self._plan, self._job = plan, job
         self._policy = plan.suite.policy
         self._writer, self._watcher = writer, watcher
-        self._done = done
-        self._ended = {key for (key, _), record in done.items() if record.status == "failed"}
-        self._seen = Durations(job.cache_dir)
+        self._done, self._ended = done.values, done.ended
+        self._needed: dict[str, int] = {}
+        """Cell key -> repeats that the second stage wants, once its pilot is whole."""
+        self.seen = Durations(job.cache_dir)
 
     def skip(self) -> None:
         """Write a record for every cell that cannot run here."""
@@ -139,29 +163,33 @@ class _Walk:
                 if monotonic() - begin > self._policy.budget_s:
                     break
                 self._watcher.begin(len(cells))
+            last = pilot if repeat < pilot else repeat + 1
+            ahead = {k: self._ahead(task.cell, repeat, last) for k, task in tasks.items()}
+            left = sum(ahead.values())
             for cell in cells:
-                last = pilot if repeat < pilot else repeat + 1
-                left = self._estimate(tasks, range(repeat, last))
                 self._task(agent, tasks[cell.key], repeat, left)
+                left += self._ahead(cell, repeat + 1, last) - ahead[cell.key]
 
-    def _estimate(self, tasks: Mapping[str, Ready], repeats: range) -> float:
-        return sum(
-            task_seconds(task.cell, self._policy, self._seen)
-            for task in tasks.values()
-            for repeat in repeats
-            if self._wanted(task.cell, repeat)
-        )
+    def _ahead(self, cell: Cell, first: int, last: int) -> float:
+        """Seconds that the cell's repeats from ``first`` to before ``last`` will take."""
+        seconds = task_seconds(cell, self._policy, self.seen)
+        return seconds * sum(self._wanted(cell, repeat) for repeat in range(first, last))
 
     def _wanted(self, cell: Cell, repeat: int) -> bool:
         if cell.key in self._ended or (cell.key, repeat) in self._done:
             return False
-        if repeat < self._policy.repeats:
-            return True
-        pilot = [self._done.get((cell.key, index)) for index in range(self._policy.repeats)]
-        if None in pilot:
-            return False
-        values = [value for record in pilot if record and (value := record.value())]
-        return repeat < repeats_needed(values, self._policy.target_half_width)
+        return repeat < self._repeats(cell.key)
+
+    def _repeats(self, key: str) -> int:
+        """As far as is known by now: the pilot's, then as many as its spread asks for."""
+        pilot = range(self._policy.repeats)
+        if self._policy.max_repeats == len(pilot) or key in self._needed:
+            return self._needed.get(key, len(pilot))
+        if any((key, repeat) not in self._done for repeat in pilot):
+            return len(pilot)
+        values = [value for repeat in pilot if (value := self._done[key, repeat])]
+        needed = repeats_needed(values, self._policy.target_half_width)
+        return self._needed.setdefault(key, needed)
 
     def _task(self, agent: AgentClient, task: Ready, repeat: int, left_s: float) -> None:
         cell = task.cell
@@ -178,7 +206,7 @@ class _Walk:
             invalidated += 1
         wall = monotonic() - begin
         if isinstance(reply, Done):
-            self._seen.note(cell, self._policy, wall / (invalidated + 1))
+            self.seen.note(cell, self._policy, wall / (invalidated + 1))
             record = measured(cell, repeat, reply, task.prepare_ns)
         else:
             record = failed(cell, repeat, reply, self._job.required)
@@ -192,7 +220,8 @@ class _Walk:
 
     def _record(self, record: Record) -> None:
         append(self._writer, record)
-        self._done[record.cell.key, record.repeat] = record
+        value = _pilot_value(self._policy, record)
+        self._done[record.cell.key, record.repeat] = value
         self._watcher.recorded(record)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
+from filelock import FileLock, Timeout
 from msgspec import Struct
 
 from gpubench.backends.base import Backend
@@ -69,8 +71,13 @@ def make(
     skips: list[Skip] = []
     for cell in cells:
         lack = missing[cell.backend] or _no_room(cell, len(cores), gpus)
-        reason = backends[cell.backend].unsupported(cell)
-        if reason and not missing[cell.backend]:
+        reason = None
+        if not missing[cell.backend]:
+            try:
+                reason = backends[cell.backend].unsupported(cell)
+            except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
+                lack = _broken("unsupported", error)
+        if reason:
             skips.append(Skip(cell, "unsupported", reason))
         elif lack:
             skips.append(Skip(cell, "unavailable", lack.reason, lack.remedy))
@@ -85,8 +92,12 @@ def _lack(backend: Backend) -> Unavailable | None:
     except Unavailable as error:
         return error
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-        return Unavailable(f"its probe failed: {error!r}", "report it to the backend's authors")
+        return _broken("probe", error)
     return None
+
+
+def _broken(method: str, error: Exception) -> Unavailable:
+    return Unavailable(f"its {method} failed: {error!r}", "report it to the backend's authors")
 
 
 def _no_room(cell: Cell, cores: int, gpus: int) -> Unavailable | None:
@@ -123,27 +134,49 @@ def task_seconds(cell: Cell, policy: Policy, seen: Durations) -> float:
     return OPEN_AND_CHECK_S + max(policy.warmup_s + policy.sample_s, at_least)
 
 
+SAVE_EVERY_S = 10.0
+"""All durations are written anew each time, so not after every task of a large plan."""
+
+
 class Durations:
-    """How long each cell's task took last time, kept beside the cache for the next estimate."""
+    """How long each cell's task took last time, kept beside the cache for the next estimate.
+
+    An estimate is not worth an error: what cannot be read or written is left out.
+    """
 
     def __init__(self, cache_dir: Path) -> None:
         self._path = cache_dir / "durations.json"
-        self._seconds: dict[str, float] = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError):
-            stored = json.loads(self._path.read_text())
-            self._seconds = {str(key): float(value) for key, value in stored.items()}
+        self._seconds = self._stored()
+        self._noted: dict[str, float] = {}
+        self._saved = monotonic()
+
+    def _stored(self) -> dict[str, float]:
+        with suppress(Exception):
+            stored = {str(key): float(s) for key, s in json.loads(self._path.read_text()).items()}
+            return {key: s for key, s in stored.items() if 0 <= s < math.inf}
+        return {}
 
     def get(self, cell: Cell, policy: Policy) -> float | None:
         """Seconds, or None when this cell has not been measured under such a policy."""
         return self._seconds.get(_key(cell, policy))
 
     def note(self, cell: Cell, policy: Policy, seconds: float) -> None:
-        """Remember, as far as the disk allows: an estimate is not worth an error."""
-        self._seconds[_key(cell, policy)] = seconds
-        with suppress(OSError):
-            temporary = self._path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(self._seconds))
-            temporary.replace(self._path)
+        """Remember, and save what was noted every now and then."""
+        key = _key(cell, policy)
+        self._seconds[key] = self._noted[key] = seconds
+        if monotonic() - self._saved > SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """Add what was noted to what is stored by now: other runs share the file."""
+        self._saved = monotonic()
+        aside = self._path.with_suffix(".tmp")
+        with suppress(OSError, Timeout), FileLock(self._path.with_suffix(".lock"), timeout=0):
+            try:
+                aside.write_text(json.dumps(self._stored() | self._noted))
+                aside.replace(self._path)
+            finally:
+                aside.unlink(missing_ok=True)
 
 
 def _key(cell: Cell, policy: Policy) -> str:

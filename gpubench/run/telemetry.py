@@ -61,6 +61,8 @@ class Telemetry:
         self._thread: Thread | None = None
         self._ticks = 0
         self._error = ""
+        self.lost = ""
+        """Which GPU fell off its bus meanwhile: no result of it means anything."""
         self._start = self._seconds = 0.0
         self._turns: list[float] = []
         self.running = False
@@ -96,6 +98,7 @@ class Telemetry:
     def _observe(self) -> None:
         with gpus.session(self._nvml) as nvml:
             if nvml is None:
+                self._error = "NVML cannot be initialised"
                 return
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
@@ -107,6 +110,8 @@ class Telemetry:
             except nvml.NVMLError as error:
                 self._error = str(error)
                 return
+            for index in [index for index in self._indices if index not in visible]:
+                self.lost = f"GPU {index}: NVML no longer shows it"
             self._sample()
 
     def _sample(self) -> None:
@@ -124,6 +129,7 @@ class Telemetry:
             self._stop.wait(due - monotonic())
         for watch in self._watches:
             watch.read_energy()
+            self.lost = self.lost or watch.lost
 
     def result(self) -> dict[str, Any]:
         """JSON-able; a field that the machine does not offer is left out."""
@@ -133,8 +139,8 @@ class Telemetry:
             begin = self._turns[0] if self._turns else None
             found["gpus"] = [watch.result(begin) for watch in self._watches]
             found["turns_s"] = [at - self._turns[0] for at in self._turns]
-        if self._error:
-            found["gpu_error"] = self._error
+        if self._error or self.lost:
+            found["gpu_error"] = self._error or self.lost
         return found
 
     def flags(self) -> list[str]:
@@ -192,7 +198,7 @@ class _Watch:
         self._readings: list[tuple[float, float | None, float | None]] = []
         """Clock, SM MHz, degrees C."""
         self._errors: dict[str, str] = {}
-        self._lost = False
+        self.lost = ""
         self._energy: list[tuple[float, float]] = []
         self.reasons: dict[str, int] = {}
         """Clock event reason -> samples that showed it."""
@@ -202,12 +208,12 @@ class _Watch:
 
     def _ask(self, name: str, query: Callable[[], Any]) -> Any | None:
         """The answer; None when it failed, or failed for good before."""
-        if self._lost or name in self._errors:
+        if self.lost or name in self._errors:
             return None
         try:
             return query()
         except self._nvml.NVMLError_GpuIsLost as error:
-            self._lost = True
+            self.lost = f"GPU {self._gpu.index} ({self._gpu.uuid}): {error}"
             self._errors["gpu"] = str(error)
         except (
             self._nvml.NVMLError_NotSupported,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -39,6 +41,7 @@ from gpubench.run.messages import (
     Request,
     WorkerMessage,
 )
+from gpubench.run.postmortem import says_no_memory
 from gpubench.samples import Samples
 from gpubench.suite import Policy
 
@@ -59,13 +62,17 @@ AWAKE_S = 0.02
 """Iterations for so long end the wait for a turn: caches and clocks have cooled meanwhile."""
 IDLE_LIMIT = 0.03
 """Of a core; the last millisecond before a barrier is waited for actively."""
-NO_MEMORY = ("out of memory", "failed to allocate memory", "cannot allocate", "alloc_failed")
+OOM_SCORE = 500
+"""Where memory ends, the kernel is to end a worker and not the driver, which holds the results."""
 
 
 def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -> None:
     """Do ``request`` and send the answer; never raises."""
     die_with_parent()
     os.setpgid(0, 0)  # so that the agent can end this process with all its children
+    faulthandler.enable()  # where native code crashed: see postmortem
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  # a library that reads gets EOF
 
@@ -86,30 +93,40 @@ def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -
     except Exception as error:  # noqa: BLE001  # anything a backend raises is this task's result
         send(failure(error))
     connection.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # the log's disk may be full
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # a runtime's exit handlers must not hang or crash a finished task
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Ask Linux to kill this process when its parent dies, so that none is ever left behind."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def failure(error: BaseException) -> Failure:
     """What an exception means for the cell."""
     if isinstance(error, Unavailable):
-        return Failure("unavailable", error.reason, error.remedy)
+        return Failure("unavailable", _text(error.reason), _text(error.remedy))
     if isinstance(error, CellFailed):
-        return Failure(error.kind, error.reason)
+        return Failure(error.kind, _text(error.reason))
     if isinstance(error, GpubenchError):
-        return Failure("error", str(error))
-    words = f"{type(error).__name__}: {error}".strip()
-    if isinstance(error, MemoryError) or any(text in words.lower() for text in NO_MEMORY):
+        return Failure("error", _text(error))
+    words = _text(f"{type(error).__name__}: {_text(error)}".strip())
+    if isinstance(error, MemoryError) or says_no_memory(words):
         return Failure("out-of-memory", words[:2000])
-    traceback.print_exception(error)  # to the agent's log
+    with suppress(OSError):  # the log's disk may be full
+        traceback.print_exception(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Failure("error", f"{words[:2000]} ({Path(last.filename).name}:{last.lineno})")
+
+
+def _text(words: object) -> str:
+    """As text that can be sent, whatever a backend's exception makes of itself."""
+    try:
+        return str(words).encode(errors="replace").decode()
+    except Exception as error:  # noqa: BLE001  # its __str__ is foreign code too
+        return f"({type(error).__name__} in its __str__)"
 
 
 def _answer(request: Request, cache_dir: str, replica: int, barrier: Barrier) -> WorkerMessage:

@@ -9,6 +9,7 @@ the root must be writable by its owner only.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -31,6 +32,8 @@ from gpubench.errors import CacheError
 _log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+FULL = 1 << 20
+"""Free bytes of a disk that is taken for full when writing to it has failed."""
 REFS = "refs"
 """Folder of the environments that `gpubench.run.environments` makes of git commits."""
 _REF = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}")
@@ -126,8 +129,12 @@ class Cache:
                 manifest = _Manifest(recipe, {f: _hash(aside / f) for f in _files(aside)}, seconds)
                 (aside / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
                 aside.rename(path)
-        except BaseException:
+        except BaseException as error:
+            free = shutil.disk_usage(aside).free
             shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(error, OSError) and free < FULL:  # not every library says it so
+                with _disk(aside):
+                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {error}") from error
             raise
         return manifest
 
@@ -200,12 +207,12 @@ def _verified(path: Path) -> _Manifest | None:
         wrong = sorted(
             f for f in found.keys() | manifest.files if found.get(f) != manifest.files.get(f)
         )
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         wrong = [_MANIFEST]
     if not wrong:
         return manifest
     _log.warning("cache entry %s is damaged (%s): made again", path, ", ".join(wrong))
-    shutil.rmtree(path)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
 
 

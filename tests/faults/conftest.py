@@ -1,0 +1,185 @@
+"""Faults that really happen, through the real command; and after each of them nothing is left."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.record import Record, read
+from tests.conftest import FAKES
+
+HERE = Path(__file__).parent
+GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
+_NO_HTML = "from gpubench import report; report.render = lambda *_: 'no report'; "
+"""Rendering takes longer than all the rest of these runs, and fails in tests of its own."""
+MARK = "GPUBENCH_TEST_MARK"
+PATIENCE_S = 60.0
+LEAVE_S = 10.0
+"""How long what belongs to a killed driver may take to end."""
+SHM = Path("/dev/shm")  # noqa: S108
+WriteSuite = Callable[..., Path]
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+    """The first true value of ``condition``."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited in vain: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(fakes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """At the end processes, shared memory, temporary files, mounts, open files are as before."""
+    temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short: sockets
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("GPUBENCH_TEST_MADE", str(tmp_path / "made"))
+    own = f"{HERE / 'fakes'}:{FAKES}"
+    monkeypatch.setenv("PYTHONPATH", own)
+    monkeypatch.syspath_prepend(str(HERE / "fakes"))
+    shared, files, mounts = _shared(), _open_files(), _mounts(tmp_path)
+    yield
+    wait_for(f"end of {_names(mark)}", lambda: not _marked(mark), LEAVE_S)
+    wait_for("removal of temporary files", lambda: not list(temporary.iterdir()), LEAVE_S)
+    temporary.rmdir()
+    wait_for("removal of shared memory", lambda: _ours(_shared() - shared, mark), LEAVE_S)
+    assert _mounts(tmp_path) == mounts
+    gc.collect()
+    assert _open_files() == files
+
+
+def _marked(mark: str) -> list[int]:
+    """Living processes that inherited the test's mark, however they left its session."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def _names(mark: str) -> list[str]:
+    names = []
+    for pid in _marked(mark):
+        try:
+            names.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return names
+
+
+def _shared() -> set[str]:
+    return {entry.name for entry in SHM.iterdir()} if SHM.is_dir() else set()
+
+
+def _ours(new: set[str], mark: str) -> bool:
+    """Whether nothing in ``new`` can be ours: what strangers hold open belongs to them."""
+    held = set()
+    for entry in Path("/proc").iterdir():
+        if new and entry.name.isdigit():
+            try:
+                held |= {name for name in new if f"/dev/shm/{name}" in (entry / "maps").read_text()}  # noqa: S108
+            except OSError:
+                continue
+    return new <= held
+
+
+def _mounts(below: Path) -> list[str]:
+    return [line for line in Path("/proc/mounts").read_text().splitlines() if str(below) in line]
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Cli:
+    """``gpubench run SUITE -o OUT --cache-dir CACHE ...`` in a process of its own."""
+
+    def __init__(self, suite: Path, out: Path, cache_dir: Path) -> None:
+        self.suite, self.out, self.cache_dir = suite, out, cache_dir
+        self.html = False
+
+    def command(self, *more: object) -> list[str]:
+        where = ["-o", str(self.out), "--cache-dir", str(self.cache_dir)]
+        *python, code = GPUBENCH
+        code = code if self.html else _NO_HTML + code
+        return [*python, code, "run", str(self.suite), *where, *map(str, more)]
+
+    def start(self, *more: object, **options: Any) -> subprocess.Popen[str]:
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(self.command(*more), text=True, **(both | options))
+
+    def __call__(self, *more: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        done = subprocess.run(
+            self.command(*more), text=True, timeout=PATIENCE_S, check=False, **(both | options)
+        )
+        assert "Traceback" not in (done.stderr or ""), done.stderr
+        return done
+
+    def records(self) -> list[Record]:
+        return read(self.out).records
+
+
+@pytest.fixture
+def cli(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..., Cli]:
+    """cli(at=[...], how=..., axes of the suite) -> a command over the broken backend."""
+
+    def make(
+        at: str | list[str] = "", how: str | list[str] = "raise", cache: Path = cache_dir,
+        **changes: Any,
+    ) -> Cli:  # fmt: skip
+        named = {"at": at, "how": how}
+        each = {k: [v] if isinstance(v, str) else v for k, v in named.items()}
+        lines = [f"{k} = [{', '.join(map(repr, v))}]" for k, v in each.items()]
+        values = {"backend": '["broken"]', "batch_size": "[2]"} | changes
+        values["policy"] = {"max_samples": 50} | values.get("policy", {})
+        suite = write_suite(axes="\n".join(["[axes.options.broken]", *lines]), **values)
+        return Cli(suite, tmp_path / "run", cache)
+
+    return make
+
+
+def no_root_rights() -> None:
+    """For ``preexec_fn``: file modes bind root too, once it has no capability to ignore them."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """disk(bytes, *options) -> an empty file system of that size."""
+    mounted: list[Path] = []
+
+    def mount(size: int, *options: str) -> Path:
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        said = ",".join([f"size={size}", "mode=700", *options])
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", said, "none", place], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"no right to mount here: {done.stderr.decode().strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", place], check=True)

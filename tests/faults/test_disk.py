@@ -1,0 +1,234 @@
+"""Disks that are full, read-only or damaged, and outputs that nobody reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpubench.record import RECORDS, read
+from gpubench.workload.cache import Cache
+from tests.faults.conftest import GPUBENCH, Cli, no_root_rights, wait_for
+
+MakeCli = Callable[..., Cli]
+Disk = Callable[..., Path]
+
+
+def fill(place: Path, leave: int) -> Path:
+    """A file that takes all but ``leave`` bytes."""
+    ballast = place / "ballast"
+    ballast.touch()
+    free = os.statvfs(place)
+    with ballast.open("wb") as file:
+        file.write(bytes(max(0, free.f_bavail * free.f_frsize - leave)))
+    return ballast
+
+
+def test_no_room_for_the_header(cli: MakeCli, disk: Disk) -> None:
+    run = cli()
+    run.out = disk(1 << 20) / "run"
+    ballast = fill(run.out.parent, 0)
+    done = run()
+    assert done.returncode == 2
+    assert "cannot be written: No space left on device" in done.stderr
+    assert not (run.out / RECORDS).exists()
+    ballast.unlink()
+    assert run().returncode == 0
+
+
+def test_no_room_for_a_record(cli: MakeCli, disk: Disk) -> None:
+    """What was finished stays, and the run goes on where it ended."""
+    run = cli(policy={"repeats": 12, "max_repeats": 12})
+    run.out = disk(1 << 20) / "run"
+    process = run.start()
+    wait_for("a record", lambda: (run.out / RECORDS).exists() and run.records())
+    ballast = fill(run.out.parent, 0)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "No space left on device" in errors
+    assert "--resume" in errors
+    kept = run.records()
+    assert 1 <= len(kept) < 12
+    ballast.unlink()
+    assert run("--resume").returncode == 0
+    assert run.records()[: len(kept)] == kept
+    assert len(run.records()) == 12
+
+
+def test_no_room_for_the_report(cli: MakeCli, disk: Disk) -> None:
+    run = cli()
+    run.out = disk(256 << 10) / "run"
+    run.html = True
+    done = run()
+    assert done.returncode == 1
+    assert f"gpubench report {run.out}" in done.stderr
+    assert len(run.records()) == 2
+    assert {path.name for path in run.out.iterdir()} == {RECORDS, "agent.log"}
+
+
+def test_no_room_for_the_cache(cli: MakeCli, disk: Disk) -> None:
+    place = disk(96 << 10)  # less than the reference needs
+    run = cli(cache=place / "cache", batch_size="[1, 2]")
+    assert run().returncode == 1
+    for record in run.records():
+        assert (record.status, record.kind) == ("failed", "error")
+        assert "No space left on device" in record.reason
+    assert not [p for p in (place / "cache").rglob("*") if p.name.endswith(".tmp")]
+    subprocess.run(["mount", "-o", "remount,size=8m", place], check=True)
+    assert run("--resume").returncode == 0
+
+
+def test_no_room_for_the_log(cli: MakeCli, disk: Disk) -> None:
+    """A worker that cannot write why it failed still says it to the driver."""
+    run = cli(at="run")
+    log = disk(4096) / "log"
+    run.out.mkdir()
+    (run.out / "agent.log").symlink_to(log)
+    fill(log.parent, 0)
+    assert run().returncode == 1
+    assert "broken: told to raise" in run.records()[0].reason
+
+
+def test_a_read_only_directory(cli: MakeCli, disk: Disk) -> None:
+    run = cli()
+    run.out = disk(1 << 20, "ro") / "run"
+    done = run()
+    assert done.returncode == 2
+    assert f"{run.out / RECORDS}: cannot be written: Read-only file system" in done.stderr
+
+
+def test_directories_without_rights(cli: MakeCli, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    run = cli()
+    run.out = closed / "run"
+    done = run(preexec_fn=no_root_rights)
+    assert done.returncode == 2
+    assert "cannot be written: Permission denied" in done.stderr
+    closed.chmod(0o700)
+    run = cli(cache=closed)
+    assert run(preexec_fn=no_root_rights).returncode == 0
+    for entry in closed.glob("*/*/"):
+        entry.chmod(0)
+    run.out = tmp_path / "again"
+    done = run(preexec_fn=no_root_rights)
+    assert done.returncode == 1
+    assert {(r.status, r.kind) for r in run.records()} == {("failed", "error")}
+    assert "Permission denied" in run.records()[0].reason
+    assert "--cache-dir" in run.records()[0].reason
+    for entry in closed.glob("*/*/"):
+        entry.chmod(0o700)
+    closed.chmod(0o777)
+    done = run("--resume")
+    assert done.returncode == 2
+    assert "writable by its owner only" in done.stderr
+
+
+def test_a_damaged_cache_is_made_again(cli: MakeCli, tmp_path: Path) -> None:
+    run = cli(cache=tmp_path / "cache")
+    assert run().returncode == 0
+    [reference] = (tmp_path / "cache/reference").glob("*/logits.npy")
+    damaged = bytearray(reference.read_bytes())
+    damaged[-1] ^= 1
+    reference.write_bytes(damaged)
+    [artefact] = (tmp_path / "cache/broken").glob("*/")
+    shutil.rmtree(artefact)
+    artefact.write_text("no entry")
+    (tmp_path / "cache/durations.json").write_text('{"a": NaN, "b": ' + "[" * 100_000)
+    run.out = tmp_path / "again"
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert [r.status for r in run.records()] == ["ok", "ok"]
+    log = (run.out / "agent.log").read_text()
+    assert log.count("is damaged") == 2
+    assert (tmp_path / "made").read_text() == "made\nmade\n"
+    assert {u.kind: u.entries for u in Cache(tmp_path / "cache").info()}["broken"] == 1
+
+
+def test_an_artefact_that_vanishes_between_two_repeats(cli: MakeCli, tmp_path: Path) -> None:
+    run = cli(how="vanish", cache=tmp_path / "cache")
+    assert run().returncode == 1
+    first, second = run.records()
+    assert (first.status, second.status, second.kind) == ("ok", "failed", "error")
+    assert "No such file or directory" in second.reason
+    assert "artefact" in second.reason
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "garbage"])
+def test_a_damaged_record_file_is_bad_input(cli: MakeCli, damage: str) -> None:
+    run = cli()
+    assert run().returncode == 0
+    path = run.out / RECORDS
+    body = bytearray(path.read_bytes())
+    place = body.rindex(b'"durations_ns":[') + 17  # the last line is line 3
+    if damage == "flip":
+        body[place] ^= 1
+    elif damage == "garbage":
+        body += b"garbage\n"
+    else:
+        del body[place:]
+    path.write_bytes(body)
+    done = run("--resume")
+    if damage == "cut":
+        assert done.returncode == 0
+        assert [r.repeat for r in run.records()] == [0, 1]
+    else:
+        assert done.returncode == 2
+        assert f"line {3 if damage == 'flip' else 4}: " in done.stderr
+        assert path.read_bytes() == body
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1"])
+def test_standard_streams_that_are_closed_or_full(cli: MakeCli, closed: str) -> None:
+    run = cli()
+    command = f'"$@" {closed}'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", *run.command()], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [r.status for r in run.records()] == ["ok", "ok"]
+    assert b"\x00" not in (run.out / RECORDS).read_bytes()
+    assert (run.out / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_printed(cli: MakeCli) -> None:
+    run = cli()
+    assert run().returncode == 0
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*GPUBENCH, "report", str(run.out)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_a_reader_that_stops_reading_and_goes(cli: MakeCli) -> None:
+    run = cli(policy={"repeats": 4, "max_repeats": 4})
+    process = run.start()
+    assert process.stdout
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert len(run.records()) == 4
+
+
+def test_a_terminal_that_closes(cli: MakeCli) -> None:
+    """SIGHUP of a run in the foreground: what is finished stays."""
+    run = cli(policy={"repeats": 100, "max_repeats": 100})
+    process = run.start()
+    wait_for("a record", lambda: (run.out / RECORDS).exists() and run.records())
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGHUP
+    assert read(run.out).records
+    assert time.monotonic() > 0

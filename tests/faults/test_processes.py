@@ -1,0 +1,134 @@
+"""The agent and the driver killed, whenever it may be."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpubench.record import RECORDS
+from tests.faults.conftest import Cli, wait_for
+
+MakeCli = Callable[..., Cli]
+
+
+@pytest.mark.parametrize("at", ["prepare", "open", "run"])
+def test_the_agent_killed_costs_its_cell_only(cli: MakeCli, at: str) -> None:
+    run = cli(at=[at, ""], how="kill-agent")
+    assert run().returncode == 1
+    broken = [r for r in run.records() if r.cell.options["at"]]
+    assert [(r.status, r.kind) for r in broken] == [("failed", "crash")]
+    assert "the agent died: SIGKILL" in broken[0].reason
+    assert [r.status for r in run.records() if not r.cell.options["at"]] == ["ok", "ok"]
+
+
+def test_the_agent_killed_before_its_first_answer_is_started_again(
+    cli: MakeCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBENCH_TEST_KILL_ONCE", str(tmp_path / "killed"))
+    run = cli()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert [r.status for r in run.records()] == ["ok", "ok"]
+
+
+def test_the_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cli: MakeCli) -> None:
+    """Killed and resumed until a resume comes to its end; the seed is printed."""
+    seed = time.time_ns() % 1_000_000
+    print(f"seed {seed}")
+    moments, killed = random.Random(seed), 0
+    run = cli(backend='["broken", "fake-missing"]', batch_size="[1, 2]",
+              policy={"repeats": 6, "max_repeats": 6})  # fmt: skip
+    before: list[bytes] = []
+    while True:
+        begun = _whole(run)
+        process = run.start(*["--resume"] if begun else [])
+        time.sleep(moments.uniform(0.0, 3.0) if killed < 6 else 0)
+        if killed < 6 and process.poll() is None:
+            process.kill()
+            killed += 1
+        said, errors = process.communicate(timeout=60)
+        lines = _whole(run)
+        assert lines[: len(before)] == before, "a finished record is gone"
+        before = lines
+        if process.returncode >= 0:
+            assert process.returncode == 0, said + errors
+            break
+    measured = Counter((r.cell.key, r.repeat) for r in run.records() if r.status == "ok")
+    assert len(measured) == 12
+    lines = [line for line in _whole(run)[1:] if b'"status":"ok"' in line]
+    assert len(lines) == 12, "a task was measured twice"
+
+
+def _whole(run: Cli) -> list[bytes]:
+    """The file's complete lines."""
+    path = run.out / RECORDS
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_job_leaves_nothing(cli: MakeCli, number: signal.Signals) -> None:
+    """As a batch system ends a job: driver, agent and workers are told at the same moment."""
+    run = cli(policy={"repeats": 100, "max_repeats": 100})
+    process = run.start(start_new_session=True)
+    wait_for("a record", lambda: len(_whole(run)) > 1)
+    for pid in _family(process.pid):
+        os.kill(pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert len(run.records()) >= 1
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for parent in found:
+        try:
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+        except OSError:
+            continue
+        found += map(int, children.split())
+    return found
+
+
+def test_two_runs_into_one_directory(cli: MakeCli) -> None:
+    run = cli()
+    rivals = [run.start() for _ in range(3)]
+    said = [(rival.communicate(timeout=60)[1], rival.returncode) for rival in rivals]
+    assert sorted(code for _, code in said) == [0, 2, 2], said
+    for errors, code in said:
+        if code:
+            assert "another gpubench is writing to it" in errors or "holds a run already" in errors
+    assert Counter(r.repeat for r in run.records()) == {0: 1, 1: 1}
+
+
+def test_two_resumes_of_one_run(cli: MakeCli) -> None:
+    run = cli(policy={"repeats": 4, "max_repeats": 4})
+    assert run().returncode == 0
+    path = run.out / RECORDS
+    path.write_bytes(b"\n".join(_whole(run)[:3]) + b"\n")
+    rivals = [run.start("--resume") for _ in range(2)]
+    codes = sorted(rival.wait(60) for rival in rivals)
+    for rival in rivals:
+        rival.communicate()
+    assert codes in ([0, 0], [0, 2])
+    assert len(_whole(run)) == 5, "a repeat was measured twice"
+
+
+def test_two_runs_share_a_cache(cli: MakeCli, tmp_path: Path) -> None:
+    """Both want the same artefact at the same time: it is made once."""
+    both = [cli(cache=tmp_path / "cache") for _ in range(2)]
+    for index, run in enumerate(both):
+        run.out = tmp_path / f"run{index}"
+    rivals = [run.start() for run in both]
+    for run, rival in zip(both, rivals, strict=True):
+        _, errors = rival.communicate(timeout=60)
+        assert rival.returncode == 0, errors
+        assert [r.status for r in run.records()] == ["ok", "ok"]
+    assert (tmp_path / "made").read_text() == "made\n"
