@@ -48,6 +48,7 @@ from gpubench.workload import reference
 BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
 """How long before its start a common start is announced; and so much more for each worker."""
 REFERENCE_TIMEOUT_S = 3600.0
+PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 KILL_LIMIT_S = 10.0
 
 
@@ -72,7 +73,7 @@ class Agent:
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
-            self._fork.set_forkserver_preload(["gpubench.run.preload", "gpubench.run.worker"])
+            self._fork.set_forkserver_preload(PRELOADED)
         team = self._team(request, timeout)
         try:
             answers = team.answers(self._closed, self._emit)

@@ -198,6 +198,14 @@ def test_a_slice_has_the_clocks_of_its_gpu_and_processes_of_its_own(tmp_path: Pa
     assert asked == {CLOCKS: {"GPU-a"}, COMPUTE: {"MIG-1"}}
 
 
+def test_each_slice_is_watched(tmp_path: Path) -> None:
+    nvml = FakeNvml(("A100", "GPU-a", ["MIG-1", "MIG-2"]))
+    with Telemetry([1, 0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.05)
+    found = {gpu["index"]: gpu["uuid"] for gpu in seen.result()["gpus"]}
+    assert found == {0: "MIG-1", 1: "MIG-2"}
+
+
 def test_the_rate_reaches_ten_hertz(tmp_path: Path) -> None:
     nvml = FakeNvml(GPU)
     with Telemetry([0], [], set, nvml, root=tmp_path) as seen:
