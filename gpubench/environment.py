@@ -12,13 +12,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gpubench import gpu
+from gpubench import gpu, topology
 
 ROOT = Path("/")
 """Tests point it at a made-up machine."""
@@ -50,6 +50,7 @@ LOCATES = re.compile(r"VISIBLE_DEVICES$|(PATH|HOME|DIR|ROOT|CACHE)$|LD_LIBRARY_P
 
 def collect(command: Sequence[str]) -> Environment:
     """Everything a reader needs to judge or repeat a run, as JSON-able values."""
+    gpus = _gpus()
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
@@ -65,7 +66,8 @@ def collect(command: Sequence[str]) -> Environment:
         "memory": _memory(),
         "limits": limits(),
         "virtualisation": _virtualisation(),
-        "gpus": _gpus(),
+        "gpus": gpus,
+        "topology": topology.pairs(gpus),
         "libraries": libraries(),
         "variables": variables(os.environ),
     }
@@ -95,7 +97,10 @@ def comparable(environment: Environment) -> dict[str, Any]:
     }
 
 
-_OF_ONE_MACHINE = ("uuid", "pci_bus_id", "numa_node", "sm_clock_mhz", "index")
+_OF_ONE_MACHINE = (
+    *("uuid", "pci_bus_id", "numa_node", "local_cores", "index"),
+    *("sm_clock_mhz", "pcie_generation", "pcie_width"),  # an idle GPU lowers them
+)
 
 
 def fingerprint(environment: Environment) -> str:
@@ -142,6 +147,17 @@ def cpu_list(text: str) -> list[int]:
         first, _, last = part.partition("-")
         out += range(int(first), int(last or first) + 1)
     return out
+
+
+def cpu_ranges(cores: Iterable[int]) -> str:
+    """The same the other way round: (0, 1, 2, 8) -> '0-2,8'."""
+    runs: list[list[int]] = []
+    for core in sorted(set(cores)):
+        if runs and core == runs[-1][1] + 1:
+            runs[-1][1] = core
+        else:
+            runs.append([core, core])
+    return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)
 
 
 # ------------------------------------------------------------------------------ the host
@@ -249,6 +265,7 @@ def _gpus(nvml: Any = None) -> list[Environment]:
         return [
             {name: getattr(one, name) for name in one.__struct_fields__}
             | _gpu_settings(library, one.uuid)
+            | topology.links(library, one)
             for one in found
         ]
 

@@ -15,7 +15,7 @@ class Gpu(Struct, frozen=True, kw_only=True):
     """One CUDA device: a whole GPU, or one MIG slice of it."""
 
     index: int
-    """The index that CUDA gives it in this process."""
+    """Its place among the visible ones; of a whole GPU the index that CUDA gives it."""
     uuid: str
     """'GPU-...' or 'MIG-...'."""
     name: str
@@ -49,12 +49,13 @@ def session(nvml: Any = None) -> Iterator[Any]:
 
 
 def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> list[Gpu]:
-    """The GPUs that CUDA would enumerate under ``CUDA_VISIBLE_DEVICES``, in its order.
+    """The GPUs that processes may use under ``CUDA_VISIBLE_DEVICES``, in its order.
 
     Accepts indices and (abbreviated) GPU or MIG UUIDs; like CUDA, it stops at the first entry that
     names nothing. [] without a driver. Indices follow the PCI bus, which is CUDA's order when all
-    GPUs are of one kind or CUDA_DEVICE_ORDER=PCI_BUS_ID. Of a machine in MIG mode CUDA enumerates
-    one slice only, and so does this.
+    GPUs are of one kind or CUDA_DEVICE_ORDER=PCI_BUS_ID. Of MIG slices CUDA shows a process one
+    only, by its UUID; here all are listed, for each replica is a process. Beside slices, whole GPUs
+    are left out, as CUDA does.
     """
     wanted = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     with session(nvml) as library:
@@ -87,13 +88,9 @@ def _selected(nvml: Any, wanted: str | None) -> list[Any]:
             if handle is None:
                 break
             chosen.append(handle)
-    for handle in chosen:  # a slice, or a GPU cut into slices, leaves room for nothing else
-        if _is_mig(nvml, handle):
-            return [handle]
-        slices = _slices(nvml, handle)
-        if slices:
-            return slices[:1]
-    return chosen
+    cut = [[h] if _is_mig(nvml, h) else _slices(nvml, h) for h in chosen]
+    slices = {nvml.nvmlDeviceGetUUID(piece): piece for pieces in cut for piece in pieces}
+    return list(slices.values()) or chosen
 
 
 def _find(nvml: Any, whole: list[Any], entry: str) -> Any | None:
@@ -134,8 +131,7 @@ def _is_mig(nvml: Any, handle: Any) -> bool:
 def _describe(nvml: Any, handle: Any, index: int) -> Gpu:
     gpu = physical(nvml, handle)
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
-    bus = nvml.nvmlDeviceGetPciInfo(gpu).busId
-    bus = bus.decode() if isinstance(bus, bytes) else bus
+    bus = _text(nvml.nvmlDeviceGetPciInfo(gpu).busId)
     cuda = nvml.nvmlSystemGetCudaDriverVersion()
     return Gpu(
         index=index,
@@ -158,10 +154,18 @@ def _total(nvml: Any, handle: Any) -> int:
         return 0
 
 
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def kernel_bus(bus: str | bytes) -> str:
+    """A PCI address as the kernel writes it: the domain with four digits (NVML: eight)."""
+    return _text(bus).lower()[-12:]
+
+
 def _numa(bus: str, root: Path = Path("/sys/bus/pci/devices")) -> int | None:
-    """NVML writes the PCI domain with eight digits, the kernel with four."""
     try:
-        node = int((root / bus.lower()[-12:] / "numa_node").read_text())
+        node = int((root / kernel_bus(bus) / "numa_node").read_text())
     except (OSError, ValueError):
         return None
     return node if node >= 0 else None

@@ -11,6 +11,9 @@ from msgspec import Struct
 SLACK_NS = 1_000_000
 """Between its samples a replica spends a little time on the loop itself."""
 
+JOB_DONE = "job done"
+"""`Samples.stop_reason` of the replicas of a job (`Cell.dispatch` static or dynamic)."""
+
 
 class Samples(Struct, frozen=True, kw_only=True):
     """What one replica measured in one task. All times in ns, on this node's monotonic clock."""
@@ -51,10 +54,17 @@ class Samples(Struct, frozen=True, kw_only=True):
 
 
 def window_ns(replicas: Sequence[Samples]) -> tuple[int, int] | None:
-    """The common window: latest start to earliest end; None when there is none."""
+    """The time over which images/s are counted; None when there is none.
+
+    The common window: latest start to earliest end. Of a job the makespan: from the common start to
+    the end of its last unit, whoever did that.
+    """
     if not replicas:
         return None
-    start, end = max(s.start_ns for s in replicas), min(s.end_ns for s in replicas)
+    if replicas[0].stop_reason == JOB_DONE:
+        start, end = 0, max(s.end_ns for s in replicas)
+    else:
+        start, end = max(s.start_ns for s in replicas), min(s.end_ns for s in replicas)
     return (start, end) if end > start else None
 
 
@@ -62,7 +72,7 @@ def window_slices(replicas: Sequence[Samples]) -> list[slice]:
     """Per replica, its samples that lie wholly inside the common window.
 
     Before and after it a replica runs without its rivals, so its latency is another one. All
-    samples where there is one replica or no window.
+    samples where there is one replica, a job, or no window.
     """
     window = window_ns(replicas)
     if window is None or len(replicas) == 1:
@@ -85,7 +95,7 @@ def latencies_ns(replicas: Sequence[Samples]) -> list[float]:
 
 
 def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
-    """Images/s of each replica inside the common window; [] when there is no window.
+    """Images/s of each replica inside `window_ns`; [] when there is no window.
 
     Samples that cross the window's edge count by the share that lies inside.
     """
@@ -105,3 +115,19 @@ def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
             at = stop
         found.append(inside * s.iterations * batch_size * 1e9 / (end - start))
     return found
+
+
+def ideal_rate(replicas: Sequence[Samples], batch_size: int) -> float:
+    """Images/s had no replica of a job ever waited: each at its mean rate while it worked.
+
+    The mean and not the median: what a replica lost to others in the middle of its work is no loss
+    by dispatch. A replica that got no work has no rate and counts nothing.
+    """
+    busy = [(len(s.durations_ns) * s.iterations, sum(s.durations_ns)) for s in replicas]
+    return sum(batches * batch_size * 1e9 / ns for batches, ns in busy if ns)
+
+
+def claim_ns_per_batch(replicas: Sequence[Samples]) -> float:
+    """What a job's scheduler costs: time spent in getting work, for each batch."""
+    batches = sum(len(s.durations_ns) * s.iterations for s in replicas)
+    return sum(s.claim_ns for s in replicas) / batches if batches else 0.0

@@ -40,6 +40,7 @@ class FakeNvml:
     NVMLError_FunctionNotFound = FunctionNotFound
     NVMLError_GpuIsLost = GpuIsLost
     NVML_DEVICE_MIG_ENABLE = 1
+    NVML_NVLINK_MAX_LINKS = 18
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
     nvmlClocksEventReasonGpuIdle = 0x1
     nvmlClocksEventReasonApplicationsClocksSetting = 0x2
@@ -70,8 +71,14 @@ class FakeNvml:
             "nvmlDeviceGetGraphicsRunningProcesses": [],
             "nvmlDeviceGetCudaComputeCapability": (9, 0),
             "nvmlDeviceGetPciInfo": Bag(busId="00000000:65:00.0"),
+            "nvmlDeviceGetMaxPcieLinkGeneration": 5,
+            "nvmlDeviceGetMaxPcieLinkWidth": 16,
+            "nvmlDeviceGetCurrPcieLinkGeneration": 1,
+            "nvmlDeviceGetCurrPcieLinkWidth": 8,
             "nvmlInit": None,
         } | answers
+        self.nvlinks: dict[str, list[str]] = {}
+        """UUID -> address of what each link leads to; '' where it is down."""
         self.calls: list[str] = []
         self.sessions = 0
 
@@ -79,13 +86,15 @@ class FakeNvml:
         if query not in self.__dict__["answers"]:
             raise AttributeError(query)
 
-        def ask(*_: Any) -> Any:
+        def ask(*given: Any) -> Any:
             self.calls.append(query)
             answer = self.answers[query]
             if isinstance(answer, type) and issubclass(answer, Exception):
                 raise answer(query)
             if query == "nvmlInit":
                 self.sessions += 1
+            if isinstance(answer, dict):  # by UUID
+                return answer[next(d.uuid for d in given if hasattr(d, "uuid"))]
             return answer() if callable(answer) else answer
 
         return ask
@@ -128,6 +137,14 @@ class FakeNvml:
         if index >= len(device.slices):
             raise NVMLError("not found")
         return device.slices[index]
+
+    def nvmlDeviceGetNvLinkState(self, device: Any, link: int) -> int:
+        if link >= len(self.nvlinks.get(device.uuid, [])):
+            raise NVMLError("no such link")
+        return int(bool(self.nvlinks[device.uuid][link]))
+
+    def nvmlDeviceGetNvLinkRemotePciInfo(self, device: Any, link: int) -> Any:
+        return Bag(busId=self.nvlinks[device.uuid][link].encode())
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "580.65"

@@ -91,6 +91,12 @@ def test_cpu_list(text: str, cores: list[int]) -> None:
     assert environment.cpu_list(text) == cores
 
 
+@pytest.mark.parametrize("text", ["", "0", "0-2,8", "1,3-4,6"])
+def test_cpu_ranges(text: str) -> None:
+    cores = environment.cpu_list(text)
+    assert environment.cpu_ranges([*reversed(cores), *cores]) == text
+
+
 # ------------------------------------------------------------------------------ the host
 
 
@@ -336,6 +342,11 @@ def sample() -> dict[str, Any]:
         ("limits.cpus", 1.5, "limits.cpus"),
         ("gpus.0.uuid", "GPU-2", None),
         ("gpus.0.sm_clock_mhz", 1980, None),
+        ("gpus.0.pcie_generation", 5, None),
+        ("gpus.0.pcie_width", 16, None),
+        ("gpus.0.local_cores", "0-3", None),
+        ("topology", [{"gpus": [0, 1], "path": "SYS", "nvlinks": 0}], None),
+        ("gpus.0.pcie_width_max", 8, "gpus.0.pcie_width_max"),
         ("gpus.0.driver", "590", "gpus.0.driver"),
         ("gpus.0.name", "A100", "gpus.0.name"),
         ("libraries.torch", "2.10.0", "libraries.torch"),

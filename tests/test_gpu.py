@@ -43,14 +43,19 @@ def test_cuda_visible_devices(visible: str | None, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        (None, ["MIG-1111"]),
-        ("0,1", ["MIG-1111"]),
+        (None, ["MIG-1111", "MIG-2222"]),
+        ("0,1", ["MIG-1111", "MIG-2222"]),
+        ("1", ["GPU-bbbb-2"]),
         ("MIG-2222", ["MIG-2222"]),
-        ("MIG-2222,MIG-1111", ["MIG-2222"]),
+        ("MIG-2222,MIG-1111", ["MIG-2222", "MIG-1111"]),
+        ("MIG-2222,0", ["MIG-2222", "MIG-1111"]),
+        ("MIG-2222,MIG-9,MIG-1111", ["MIG-2222"]),
         ("MIG-9", []),
     ],
 )
-def test_cuda_shows_one_slice_only(visible: str | None, expected: list[str]) -> None:
+def test_every_visible_slice_is_listed_and_then_no_whole_gpu(
+    visible: str | None, expected: list[str]
+) -> None:
     assert uuids(FakeNvml(CUT, ("T4", "GPU-bbbb-2")), visible) == expected
 
 
@@ -58,7 +63,7 @@ def test_description_of_a_gpu_and_of_a_slice() -> None:
     (whole,) = visible_gpus(FakeNvml(TWO[0]), {})
     assert (whole.name, whole.compute_capability, whole.mig) == ("A100", "9.0", False)
     assert (whole.driver, whole.cuda_driver, whole.total_bytes) == ("580.65", "13.0", 80 << 30)
-    (piece,) = visible_gpus(FakeNvml(CUT), {})
+    piece, _ = visible_gpus(FakeNvml(CUT), {})
     assert piece.mig
     assert piece.pci_bus_id == whole.pci_bus_id
 

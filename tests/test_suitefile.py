@@ -320,7 +320,10 @@ def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
 
 def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None:
     cells = suitefile.expand(suitefile.load("scaling", installed), "cpu", 4)
-    points = {(c.batch_size, c.replicas) for c in cells}
+    points = {(c.batch_size, c.replicas) for c in cells if c.dispatch == "independent"}
     assert points == {(4, 1), (4, 2), (4, 4), (8, 1), (8, 2), (16, 1)}
     assert {b * r for b, r in points if r > 1} <= {b for b, r in points if r == 1}
     assert {c.cores for c in cells} == {1}
+    for dispatch in ("static", "dynamic"):
+        jobs = {(c.batch_size, c.replicas) for c in cells if c.dispatch == dispatch}
+        assert jobs == {(4, 2), (4, 4)}

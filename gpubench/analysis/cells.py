@@ -269,7 +269,7 @@ def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
 def _axes(s: Summary) -> tuple[object, ...]:
     c = s.cell
     return (s.run, c.device, c.model, c.weights, c.images, c.precision, c.batch_size, c.replicas,
-            c.cores, c.scenario, c.boundary)  # fmt: skip
+            c.replicas_per_device, c.cores, c.scenario, c.boundary, c.dispatch)  # fmt: skip
 
 
 def rated(summaries: Sequence[Summary]) -> list[Summary]:

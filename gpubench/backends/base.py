@@ -39,7 +39,9 @@ class Device(Struct, frozen=True):
     index: int = 0
     """CUDA device index as this process sees it; 0 on CPU."""
     cores: tuple[int, ...] = ()
-    """CPU cores this replica is pinned to; its thread pools have this many threads."""
+    """On CPU, the cores this replica is pinned to; its thread pools have this many threads."""
+    uuid: str = ""
+    """On CUDA, the driver's name of it: 'GPU-...', or 'MIG-...' of a slice."""
 
     @property
     def threads(self) -> int:
@@ -47,9 +49,9 @@ class Device(Struct, frozen=True):
         return len(self.cores)
 
     def __str__(self) -> str:
-        return (
-            f"cuda:{self.index}" if self.kind == "cuda" else f"cpu:{','.join(map(str, self.cores))}"
-        )
+        if self.kind != "cuda":
+            return f"cpu:{','.join(map(str, self.cores))}"
+        return f"cuda:{self.uuid if self.uuid.startswith('MIG-') else self.index}"
 
 
 class Session(Protocol):

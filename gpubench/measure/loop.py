@@ -10,6 +10,8 @@ from time import perf_counter_ns
 
 from msgspec import Struct
 
+from gpubench.samples import JOB_DONE
+
 Clock = Callable[[], int]
 """Nanoseconds on a monotonic clock; `time.perf_counter_ns` outside the tests."""
 
@@ -21,12 +23,16 @@ class Trace(Struct, frozen=True):
     """Samples in the order in which they were taken; ns."""
 
     durations: list[int]
+    enqueues: list[int]
+    """Of each duration, until the last ``enqueue()`` had returned."""
     start: int
-    """Clock at the begin of the first sample."""
+    """Clock at the begin of sampling."""
     end: int
     """Clock at the end of the last sample."""
+    between: int
+    """Between samples: getting work, and the loop itself."""
     stop: str
-    """Why sampling ended: 'time' or 'max samples'."""
+    """Why sampling ended: 'time', 'max samples' or `JOB_DONE`."""
 
 
 def sample(
@@ -34,37 +40,47 @@ def sample(
     finish: Callable[[], object],
     *,
     iterations: int,
-    seconds: float,
-    at_least: int,
-    at_most: int,
+    seconds: float = 0,
+    at_least: int = 1,
+    at_most: int = 1,
+    claim: Callable[[], bool] | None = None,
     clock: Clock = perf_counter_ns,
 ) -> Trace:
     """Time samples of ``iterations`` x ``enqueue()`` followed by one ``finish()``.
 
     Goes on for ``seconds`` and for at least ``at_least`` samples, but never beyond ``at_most``.
+    With ``claim``, instead, before each sample it is asked whether there is work for one.
     The caller must have drained earlier work. No sample is dropped here.
     """
     durations: list[int] = []
-    append = durations.append
-    first = clock()
+    enqueues: list[int] = []
+    append, append_enqueue = durations.append, enqueues.append
+    between = 0
+    first = end = clock()
     deadline = first + round(seconds * 1e9)
-    while True:
+    while claim is None or claim():
         begin = clock()
+        between += begin - end
         for _ in repeat(None, iterations):
             enqueue()
+        enqueued = clock()
         finish()
         end = clock()
         append(end - begin)
+        append_enqueue(enqueued - begin)
+        if claim is not None:
+            continue
         count = len(durations)
         if count >= at_most:
-            return Trace(durations, first, end, "max samples")
+            return Trace(durations, enqueues, first, end, between, "max samples")
         if end >= deadline and count >= at_least:
-            return Trace(durations, first, end, "time")
+            return Trace(durations, enqueues, first, end, between, "time")
+    return Trace(durations, enqueues, first, end, between, JOB_DONE)
 
 
 def timer_overhead(clock: Clock = perf_counter_ns, readings: int = 201) -> int:
-    """Median ns between two readings of ``clock`` in a row, at least 1."""
-    gaps = sorted(-clock() + clock() for _ in range(readings))
+    """Median ns that reading ``clock`` adds to a sample (two readings), at least 1."""
+    gaps = sorted(-clock() + (clock(), clock())[1] for _ in range(readings))
     return max(1, gaps[readings // 2])
 
 

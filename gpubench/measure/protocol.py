@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable, Sequence
 from itertools import pairwise, repeat
 from statistics import fmean, median, stdev
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gpubench.measure.loop import TIMER_SHARE, Clock, sample, timer_overhead
+from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ SPREAD = 2.3
 SPREAD_LEAST = 30
 """With fewer samples a change of the spread cannot be told from chance."""
 MOST_WARMUP = 100_000
+STAGES_S, LEAST_STAGES, MOST_STAGES = 0.05, 3, 20
+"""Each stage of a transfer is timed for so long, and so often."""
 
 
 class Measured(Struct, frozen=True):
@@ -41,6 +45,14 @@ class Measured(Struct, frozen=True):
     end: int
     stop: str
     flags: list[str]
+    enqueue: int = 0
+    """Of ``durations``, until all work was enqueued."""
+    claim: int = 0
+    """Of a job: getting work."""
+    cpu: int = 0
+    """CPU time of this process, all threads, while it sampled."""
+    switches: int = 0
+    """Times that the kernel took a core from it meanwhile."""
 
 
 class Sampler(Struct, frozen=True):
@@ -53,6 +65,8 @@ class Sampler(Struct, frozen=True):
     warmup: list[int]
     """ns of each iteration so far."""
     flags: list[str]
+    batch_ns: float
+    """Of one iteration as it will be sampled: in ``throughput`` not each is waited for."""
 
 
 def steps(
@@ -98,12 +112,13 @@ def warm_up(
     if cell.scenario == "throughput":
         iterations, trial = _block(enqueue, finish, policy.block_s, typical, clock)
         at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
-        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [])
-    iterations = math.ceil(timer_overhead(clock) * TIMER_SHARE / typical)
+        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [], trial)
+    overhead = timer_overhead(clock)
+    iterations = math.ceil(overhead * TIMER_SHARE / max(typical - overhead, typical / 2))
     if iterations == 1:
-        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [])
+        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical)
     waiting = _bundled(enqueue, finish, 1)
-    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"])
+    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"], typical)
 
 
 def _iterate(
@@ -132,10 +147,8 @@ def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_
 
 def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
     """Sample one repeat."""
-    trace = sample(
-        sampler.enqueue,
-        sampler.finish,
-        iterations=sampler.iterations,
+    trace, usage = _take(
+        sampler,
         seconds=policy.sample_s,
         at_least=sampler.at_least,
         at_most=max(policy.max_samples, sampler.at_least),
@@ -144,6 +157,33 @@ def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) ->
     cut, flags = steady(trace.durations, policy.target_half_width)
     if len(trace.durations) - cut < MIN_GROUPS:
         flags.append("FEW-SAMPLES")
+    return _measured(sampler, trace, usage, cut, flags)
+
+
+def measure_job(
+    sampler: Sampler, claim: Callable[[], bool], clock: Clock = perf_counter_ns
+) -> Measured:
+    """Work on a job until ``claim`` finds no unit of it left; a unit is one sample.
+
+    All units count: a job has no steady part, for it is timed from its start to its end.
+    """
+    trace, usage = _take(sampler, claim=claim, clock=clock)
+    return replace(_measured(sampler, trace, usage, 0, []), claim=trace.between)
+
+
+def _take(sampler: Sampler, **settings: Any) -> tuple[Trace, dict[str, int]]:
+    """A trace, and what the process used meanwhile (`Measured.cpu`, ``switches``)."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    trace = sample(sampler.enqueue, sampler.finish, iterations=sampler.iterations, **settings)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return trace, {"cpu": round(cpu_s * 1e9), "switches": after.ru_nivcsw - before.ru_nivcsw}
+
+
+def _measured(
+    sampler: Sampler, trace: Trace, usage: dict[str, int], cut: int, flags: list[str]
+) -> Measured:
+    """``cut``: so many samples were still warm-up."""
     return Measured(
         warmup=sampler.warmup + trace.durations[:cut],
         durations=trace.durations[cut:],
@@ -153,7 +193,27 @@ def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) ->
         end=trace.end,
         stop=trace.stop,
         flags=sampler.flags + flags,
+        enqueue=sum(trace.enqueues[cut:]),
+        **usage,
     )
+
+
+def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
+    """Median ns of what a transfer consists of, in turn and each waited for."""
+    parts: dict[str, Callable[[], object]] = {
+        "copy_in": lambda: session.copy_in(images),
+        "run": session.run,
+        "copy_out": session.copy_out,
+    }
+    took: dict[str, list[int]] = {name: [] for name in parts}
+    begin, number = clock(), 0
+    while number < LEAST_STAGES or (
+        number < MOST_STAGES and clock() - begin < STAGES_S * len(parts) * 1e9
+    ):
+        for name, part in parts.items():
+            took[name] += sample(part, session.sync, iterations=1, clock=clock).durations
+        number += 1
+    return {name: round(median(ns)) for name, ns in took.items()}
 
 
 def _block(
@@ -168,7 +228,7 @@ def _block(
     Without a wait after each batch they overlap, so the guess from the warm-up can be too short.
     """
     tried = math.ceil(seconds * 1e9 / typical)
-    trace = sample(enqueue, finish, iterations=tried, seconds=0, at_least=1, at_most=1, clock=clock)
+    trace = sample(enqueue, finish, iterations=tried, clock=clock)
     took = max(1, trace.durations[0])
     enough = took >= seconds * 1e9
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried

@@ -14,14 +14,17 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from io import RawIOBase
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from selectors import EVENT_READ, DefaultSelector
 from time import monotonic, perf_counter_ns
 from typing import Any
 
 import msgspec
 
+from gpubench.gpu import Gpu, visible_gpus
 from gpubench.run import worker
+from gpubench.run.dispatch import dispatcher
 from gpubench.run.messages import (
     AtBarrier,
     Begin,
@@ -40,14 +43,16 @@ from gpubench.run.messages import (
     Waiting,
     WorkerMessage,
 )
+from gpubench.run.placement import placed
 from gpubench.run.postmortem import Inquest
 from gpubench.run.processes import SCRATCH, end_session, is_tracker, session_members
 from gpubench.run.telemetry import Telemetry
 from gpubench.workload import reference
 
-BARRIER_DELAY_NS = 3_000_000
-"""How long before its start a common start is announced."""
+BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
+"""How long before its start a common start is announced; and so much more for each worker."""
 REFERENCE_TIMEOUT_S = 3600.0
+PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 KILL_LIMIT_S = 10.0
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
 
@@ -61,24 +66,30 @@ class Agent:
         self._cache_dir = ""
         self._fork = multiprocessing.get_context("forkserver")
         self._teams: dict[str, _Team] = {}
+        self._gpus: list[Gpu] | None = None
 
     def handle(self, request: Request) -> Reply:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
         if isinstance(request, Begin | Step | End):
             return self._turn(request)
         if isinstance(request, Measure):
-            return self._measure(request)
+            return self._measure(self._placed(request))
         timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
-            self._fork.set_forkserver_preload(["gpubench.run.preload", "gpubench.run.worker"])
+            self._fork.set_forkserver_preload(PRELOADED)
         team = self._team(request, timeout)
         try:
             answers = team.answers(self._closed, self._emit)
             return answers if isinstance(answers, Failure) else answers[0]  # type: ignore[return-value]
         finally:
             team.end()
+
+    def _placed(self, request: Measure) -> Measure:
+        if request.cell.device == "cuda" and self._gpus is None:
+            self._gpus = visible_gpus()
+        return placed(request, self._gpus or [])
 
     def _team(self, request: Request, timeout_s: float, replicas: int = 1) -> _Team:
         return _Team(self._fork, request, self._cache_dir, replicas, timeout_s)
@@ -89,7 +100,7 @@ class Agent:
             with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
                 answers = team.answers(self._closed, self._emit)
-            return _result(answers, telemetry)
+            return _result(answers, team, telemetry)
         finally:
             team.end()
 
@@ -98,7 +109,7 @@ class Agent:
         if isinstance(request, End):
             return self._end(request.team, Waiting("", []))
         if isinstance(request, Begin):
-            measure = request.measure
+            measure = self._placed(request.measure)
             self._end(request.team, Waiting("", []))
             team = self._team(measure, measure.policy.timeout_s, measure.cell.replicas)
             self._teams[request.team] = team
@@ -117,7 +128,7 @@ class Agent:
         if answers is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
         reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
-        return _result(answers, team.telemetry) if team.telemetry else reply
+        return _result(answers, team, team.telemetry) if team.telemetry else reply
 
     def _end(self, name: str, reply: Reply) -> Reply:
         team = self._teams.pop(name, None)
@@ -127,26 +138,32 @@ class Agent:
 
 
 def _telemetry(request: Measure, team: _Team) -> Telemetry:
-    gpus = list(range(request.cell.replicas)) if request.cell.device == "cuda" else []
-    cores = sorted(core for own in request.cores for core in own)
-    return Telemetry(gpus, cores, team.pids, teams=team.resident)
+    cell = request.cell
+    gpus = list(range(cell.devices)) if cell.device == "cuda" else []
+    cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
+
+    def residents() -> int:
+        """Our processes on one GPU: replicas that share it, and a rival's."""
+        return cell.replicas_per_device - (-len(team.others) // cell.devices)
+
+    return Telemetry(gpus, cores, team.pids, residents=residents)
 
 
-def _result(answers: Failure | list[WorkerMessage], telemetry: Telemetry) -> Reply:
+def _result(answers: Failure | list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
     if telemetry.lost:
         more = f"; the worker: {answers.reason}" if isinstance(answers, Failure) else ""
         return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
-    return answers if isinstance(answers, Failure) else _done(answers, telemetry)
+    return answers if isinstance(answers, Failure) else _done(answers, team, telemetry)
 
 
-def _done(answers: list[WorkerMessage], telemetry: Telemetry) -> Done:
+def _done(answers: list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Done:
     outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
     return Done(
         outcomes,
         reference.merge(parities) if parities else None,
-        telemetry.result(),
+        telemetry.result() | {"start_s": team.start_s},
         telemetry.flags(),
         telemetry.invalid,
     )
@@ -164,31 +181,36 @@ class _Team:
         self.barrier = "start"
         """The last one reached."""
         self.p50_ns = 0.0
+        self.start_s = 0.0
+        """From the request until every worker had opened its session."""
         self.others: set[int] = set()
         """Processes of rivals, which are idle while this team has its turn."""
+        self._begin = monotonic()
         self._timeout_s = timeout_s
-        self._deadline = monotonic() + timeout_s
+        self._deadline = self._begin + timeout_s
+        self._dispatcher = dispatcher(request) if isinstance(request, Measure) else None
         self._answers: dict[int, WorkerMessage] = {}
         self._inquest = Inquest()
         self._processes: list[BaseProcess] = []
+        self._pids: set[int] = set()
         self._pipes: list[Connection] = []
+        self._selector = DefaultSelector()
+        queue = self._dispatcher and self._dispatcher.queue
         for replica in range(size):
             ours, theirs = fork.Pipe()
             process = fork.Process(
-                target=worker.main, args=(theirs, text, cache_dir, replica), daemon=True
+                target=worker.main, args=(theirs, text, cache_dir, replica, queue), daemon=True
             )
             process.start()
             theirs.close()
             self._processes.append(process)
+            self._pids.add(process.pid or 0)
             self._pipes.append(ours)
+            self._selector.register(ours, EVENT_READ, replica)
 
     def pids(self) -> set[int]:
         """Of its processes and of its rivals'."""
-        return {process.pid for process in self._processes if process.pid} | self.others
-
-    def resident(self) -> int:
-        """Teams that are open now: this one, and a rival."""
-        return 1 + bool(self.others)
+        return self._pids | self.others
 
     def answers(self, closed: int, emit: Callable[[Reply], None]) -> Failure | list[WorkerMessage]:
         """Every worker's answer in the order of replicas, or the first failure."""
@@ -200,28 +222,36 @@ class _Team:
     def advance(self, closed: int) -> Failure | list[WorkerMessage] | None:
         """Until all workers wait at a barrier (None), or all have answered, or one failed."""
         waiting: dict[int, AtBarrier] = {}
+        if closed not in self._selector.get_map():
+            self._selector.register(closed, EVENT_READ, None)
         while len(self._answers) < len(self._pipes):
-            open_pipes = [p for i, p in enumerate(self._pipes) if i not in self._answers]
-            ready = wait([*open_pipes, closed], max(0.0, self._deadline - monotonic()))
+            ready = self._selector.select(max(0.0, self._deadline - monotonic()))
             if not ready:
                 words = f"no answer within {self._timeout_s:g} s (after {self.barrier!r})"
                 return Failure("timeout", words)
-            if closed in ready:
-                raise SystemExit(0)
-            for pipe in ready:
-                replica = self._pipes.index(pipe)  # type: ignore[arg-type]
-                message = self._receive(replica, self.barrier)
+            for key, _ in ready:
+                if key.data is None:
+                    raise SystemExit(0)
+                message = self._receive(key.data, self.barrier)
                 if isinstance(message, Failure):
                     return message
                 if isinstance(message, AtBarrier):
-                    waiting[replica] = message
+                    waiting[key.data] = message
                 else:
-                    self._answers[replica] = message
+                    self._answers[key.data] = message
+                    self._selector.unregister(key.fileobj)
             if len(waiting) == len(self._pipes):
-                self.barrier = waiting[0].name
-                self.p50_ns = max(message.p50_ns for message in waiting.values())
+                self._reached(list(waiting.values()))
                 return None
         return [self._answers[replica] for replica in range(len(self._pipes))]
+
+    def _reached(self, messages: list[AtBarrier]) -> None:
+        self.barrier = messages[0].name
+        self.p50_ns = max(message.p50_ns for message in messages)
+        if self.barrier == "opened":
+            self.start_s = monotonic() - self._begin
+        if self.barrier == "warm" and self._dispatcher:
+            self._dispatcher.warm(messages)
 
     def _receive(self, replica: int, step: str) -> WorkerMessage:
         try:
@@ -243,10 +273,13 @@ class _Team:
         self._release()
 
     def _release(self) -> None:
-        at = perf_counter_ns() + BARRIER_DELAY_NS
-        if self.telemetry and self.barrier in ("warm", "again"):
-            self.telemetry.turn(at)
-        text = msgspec.json.encode(Go(at))
+        at = perf_counter_ns() + BARRIER_DELAY_NS + WAKING_NS * len(self._pipes)
+        go = Go(at)
+        if self.barrier in ("warm", "again"):
+            go = self._dispatcher.hand_out(at) if self._dispatcher else go
+            if self.telemetry:
+                self.telemetry.turn(go.at_ns)
+        text = msgspec.json.encode(go)
         for pipe in self._pipes:
             try:
                 pipe.send_bytes(text)
@@ -266,8 +299,13 @@ class _Team:
             if process.exitcode is None:
                 process.kill()
                 process.join(KILL_LIMIT_S)  # one stuck in the kernel must not hold up the run
+            with suppress(ValueError):  # that one
+                process.close()  # its pipes; else they stay open until a garbage collection
+        self._selector.close()
         for pipe in self._pipes:
             pipe.close()
+        if self._dispatcher:
+            self._dispatcher.close()
 
 
 def main(requests_fd: int, replies_fd: int) -> None:

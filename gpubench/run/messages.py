@@ -10,7 +10,7 @@ from gpubench.record import Parity
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever an agent of another version would misread a request."""
 
 
@@ -46,7 +46,9 @@ class Measure(Struct, frozen=True, tag=True):
     artefact: str
     reference: str
     cores: list[tuple[int, ...]]
-    """Per replica, on CPU; empty tuples on CUDA, where replica i owns GPU i."""
+    """Per replica: what it is pinned to; () where it is not. On CUDA the agent fills it in."""
+    uuids: list[str] = []
+    """Per device, on CUDA: 'GPU-...' or 'MIG-...'. The agent fills it in."""
     turns: int = 1
     """How often it samples; between its turns it waits, and the rival has its own."""
     bundle: int = 1
@@ -127,6 +129,8 @@ class Outcome(Struct, frozen=True, tag=True):
     flags: list[str]
     again: Samples | None = None
     """Of the second turn."""
+    pinned: str = ""
+    """The cores that it was pinned to, '0-3,8'; '' where it was not."""
 
 
 class Done(Struct, frozen=True, tag=True):
@@ -144,9 +148,13 @@ Reply = Progress | Failure | Preloaded | Prepared | Waiting | Done
 
 
 class Go(Struct, frozen=True, tag=True):
-    """Agent to worker: pass the barrier when the clock reads ``at_ns``."""
+    """Agent to worker: pass the barrier; what is timed begins when the clock reads ``at_ns``."""
 
     at_ns: int
+    iterations: int = 0
+    """Of a job: batches of a unit."""
+    units: int = 0
+    """Of a job: each replica's share, where it is handed out beforehand."""
 
 
 class AtBarrier(Struct, frozen=True, tag=True):
@@ -154,6 +162,8 @@ class AtBarrier(Struct, frozen=True, tag=True):
 
     name: str
     p50_ns: float = 0.0
+    batch_ns: float = 0.0
+    """Of one batch as it will be sampled; at 'warm'."""
 
 
 WorkerMessage = AtBarrier | Outcome | Prepared | Preloaded | Failure

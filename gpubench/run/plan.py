@@ -48,9 +48,10 @@ class Plan(Struct, frozen=True):
         return order
 
     def cores_of(self, cell: Cell) -> list[tuple[int, ...]]:
-        """Per replica, the cores it owns: equal, disjoint, adjacent; empty on CUDA."""
+        """Per replica, its device's cores: equal, disjoint, adjacent sets; empty on CUDA."""
         n = cell.cores
-        return [tuple(self.cores[i * n : (i + 1) * n]) for i in range(cell.replicas)]
+        devices = [replica // cell.replicas_per_device for replica in range(cell.replicas)]
+        return [tuple(self.cores[i * n : (i + 1) * n]) for i in devices]
 
     @property
     def planned(self) -> list[Cell]:
@@ -101,20 +102,23 @@ def _broken(method: str, error: Exception) -> Unavailable:
 
 
 def _no_room(cell: Cell, cores: int, gpus: int) -> Unavailable | None:
+    who = f"{cell.replicas} replicas"
+    if cell.replicas_per_device > 1:
+        who = f"{cell.devices} device(s) for {who}"
     if cell.device == "cuda":
         if gpus == 0:
             return Unavailable(
                 "the cell is for CUDA, but no NVIDIA GPU is visible",
                 "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu",
             )
-        if cell.replicas > gpus:
+        if cell.devices > gpus:
             return Unavailable(
-                f"{cell.replicas} replicas need as many GPUs; visible: {gpus}",
-                "use a machine with more GPUs, or fewer --replicas",
+                f"{who} need as many GPUs; visible: {gpus}",
+                "use a machine with more GPUs, fewer --replicas, or more --replicas-per-device",
             )
-    elif (need := cell.replicas * cell.cores) > cores:
+    elif (need := cell.devices * cell.cores) > cores:
         return Unavailable(
-            f"{cell.replicas} replicas with {cell.cores} core(s) each need {need}; usable: {cores}",
+            f"{who} with {cell.cores} core(s) each need {need}; usable: {cores}",
             "use a machine with more cores, fewer --replicas, or a smaller axes.cores",
         )
     return None

@@ -62,7 +62,8 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             references[key] = agent.ask(BuildReference(workload, policy))
-        same = replace(cell, replicas=1, scenario="latency", boundary="compute").key
+        same = replace(cell, replicas=1, replicas_per_device=1, scenario="latency",
+                       boundary="compute", dispatch="independent").key  # fmt: skip
         if same not in artefacts and isinstance(references[key], Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]

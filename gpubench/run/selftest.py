@@ -48,7 +48,7 @@ class Clock(Struct, frozen=True, kw_only=True):
     resolution_ns: float
     """Smallest step seen between two readings."""
     overhead_ns: int
-    """Median cost of one reading."""
+    """Median of what the readings add to a sample."""
     shortest_sample_ns: int
     """Shorter iterations share a sample, so that reading the clock is at most 0.1 % of one."""
     null_iteration_ns: float
@@ -292,7 +292,7 @@ def render(result: Result) -> Group:
         for name, value in result.noise.items() if value
     )  # fmt: skip
     lines = (
-        f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a reading; iterations below "
+        f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a sample; iterations below "
         f"{units.duration(c.shortest_sample_ns)} share a sample",
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
         f"noise (share of the tasks): {noise or 'none seen'}",

@@ -33,7 +33,7 @@ Spread = dict[str, float]
 class Telemetry:
     """Observes ``gpu_indices`` (as CUDA numbers them here) and ``cores`` ([]: all of them).
 
-    ``pids`` gives the task's own processes, of ``teams()`` teams that are resident at once. Enter
+    ``pids`` gives the task's own processes, of which a GPU holds ``residents()`` at once. Enter
     when they have started; ``result``, ``flags`` and ``invalid`` are for after the exit, the first
     of which counts. GPUs are sampled ``hz`` times a second, the processes on them once a second.
     ``root`` is where /proc and /sys are.
@@ -47,11 +47,11 @@ class Telemetry:
         nvml: Any = None,
         hz: float = 10,
         root: Path = Path("/"),
-        teams: Callable[[], int] = lambda: 1,
+        residents: Callable[[], int] = lambda: 1,
     ) -> None:
         self._indices = gpu_indices
         self._pids = pids
-        self._teams = teams
+        self._residents = residents
         self._nvml = nvml
         self._period = 1 / hz
         self._root = root
@@ -103,7 +103,7 @@ class Telemetry:
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
                 self._watches = [
-                    _Watch(nvml, visible[index], self._pids, self._teams, self._root)
+                    _Watch(nvml, visible[index], self._pids, self._residents, self._root)
                     for index in self._indices
                     if index in visible
                 ]
@@ -176,11 +176,11 @@ class _Watch:
         nvml: Any,
         gpu: gpus.Gpu,
         pids: Callable[[], set[int]],
-        teams: Callable[[], int],
+        residents: Callable[[], int],
         root: Path,
     ) -> None:
         self._nvml, self._gpu, self._root = nvml, gpu, root
-        self._pids, self._teams = pids, teams
+        self._pids, self._residents = pids, residents
         device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
         whole = gpus.physical(nvml, device)
         self._handle, self._whole = device, whole
@@ -258,14 +258,14 @@ class _Watch:
         """Processes on the GPU that are not the task's.
 
         In a container the driver may name ours by the host's number, which /proc here does not
-        know. So when none of ours is listed, one such unknown process for each resident team is
-        taken to be ours: an idle rival of an A/B keeps its memory on the GPU.
+        know. So when none of ours is listed, as many such unknown processes as we have on a GPU
+        are taken to be ours: replicas that share it, an idle rival of an A/B.
         """
         listed = {p.pid for p in self._ask(name, lambda: query(self._handle)) or []}
         others = listed - self._pids()
         if others == listed:
             unknown = sorted(p for p in others if not (self._root / "proc" / str(p)).exists())
-            others -= set(unknown[: self._teams()])
+            others -= set(unknown[: self._residents()])
         return others
 
     def result(self, begin: float | None) -> dict[str, Any]:

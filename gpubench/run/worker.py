@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from gpubench import __version__, environment
 from gpubench.backends import base
@@ -26,6 +27,7 @@ from gpubench.errors import CellFailed, GpubenchError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.record import Parity
+from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
     PROTOCOL,
     AtBarrier,
@@ -52,22 +54,22 @@ if TYPE_CHECKING:
     from gpubench.workload.cache import Cache
     from gpubench.workload.reference import Reference
 
-Barrier = Callable[..., int]
-"""Called with a name (and a live p50): waits for all replicas; the clock at the common start."""
+Barrier = Callable[..., Go]
+"""Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 
 PR_SET_PDEATHSIG = 1
 NOT_SERVED = ("weights", "reference")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
-AWAKE_S = 0.02
-"""Iterations for so long end the wait for a turn: caches and clocks have cooled meanwhile."""
 IDLE_LIMIT = 0.03
-"""Of a core; the last millisecond before a barrier is waited for actively."""
+"""Of a core; a runtime's threads may do some housekeeping."""
 OOM_SCORE = 500
 """Where memory ends, the kernel is to end a worker and not the driver, which holds the results."""
 
 
-def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -> None:
-    """Do ``request`` and send the answer; never raises."""
+def main(
+    connection: Connection, request: bytes, cache_dir: str, replica: int, queue: Queue | None
+) -> None:
+    """Do ``request`` and send the answer; never raises. ``queue``: of a job's units."""
     die_with_parent()
     os.setpgid(0, 0)  # so that the agent can end this process with all its children
     faulthandler.enable()  # where native code crashed: see postmortem
@@ -80,16 +82,13 @@ def main(connection: Connection, request: bytes, cache_dir: str, replica: int) -
         # A backend's facts may hold a library's own version type: its text will do.
         connection.send_bytes(msgspec.json.encode(message, enc_hook=str))
 
-    def barrier(name: str, p50_ns: float = 0.0) -> int:
-        send(AtBarrier(name, p50_ns))
-        at = msgspec.json.decode(connection.recv_bytes(), type=Go).at_ns
-        time.sleep(max(0, at - perf_counter_ns() - 1_000_000) / 1e9)
-        while perf_counter_ns() < at:  # the last millisecond: a sleep would wake too late
-            pass
-        return at
+    def barrier(name: str, p50_ns: float = 0.0, batch_ns: float = 0.0) -> Go:
+        send(AtBarrier(name, p50_ns, batch_ns))
+        return msgspec.json.decode(connection.recv_bytes(), type=Go)
 
     try:
-        send(_answer(msgspec.json.decode(request, type=Request), cache_dir, replica, barrier))
+        task = msgspec.json.decode(request, type=Request)
+        send(_answer(task, cache_dir, replica, barrier, queue))
     except Exception as error:  # noqa: BLE001  # anything a backend raises is this task's result
         send(failure(error))
     connection.close()
@@ -129,14 +128,16 @@ def _text(words: object) -> str:
         return f"({type(error).__name__} in its __str__)"
 
 
-def _answer(request: Request, cache_dir: str, replica: int, barrier: Barrier) -> WorkerMessage:
+def _answer(
+    request: Request, cache_dir: str, replica: int, barrier: Barrier, queue: Queue | None
+) -> WorkerMessage:
     if isinstance(request, Preload):
         from gpubench.run import preload
 
         here = environment.collect([]) if request.environment else {}
         return Preloaded(preload.ERRORS, preload.SECONDS, PROTOCOL, __version__, here)
     if isinstance(request, Measure):
-        return _measure(request, replica, barrier)
+        return _measure(request, replica, barrier, queue)
     from gpubench.workload.cache import Cache
 
     cache = Cache(Path(cache_dir))
@@ -170,13 +171,30 @@ def _pin(cores: tuple[int, ...]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
+def _device(request: Measure, replica: int) -> base.Device:
+    """Where the replica runs; this process is pinned, and sees its own slice of a GPU only.
+
+    CUDA shows a process one MIG slice at most, and does so by its name: the first of all, unless
+    the environment says which.
+    """
+    cell, cores = request.cell, request.cores[replica]
+    _pin(cores)
+    if cell.device != "cuda":
+        return base.Device(cell.device, 0, cores)
+    index = replica // cell.replicas_per_device
+    uuid = dict(enumerate(request.uuids)).get(index, "")
+    if uuid.startswith("MIG-"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = uuid
+        index = 0
+    return base.Device(cell.device, index, uuid=uuid)
+
+
+def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Outcome:
     from gpubench.workload import reference as ref
 
     cell, policy = request.cell, request.policy
-    _pin(request.cores[replica])
+    device = _device(request, replica)
     backend = base.get(cell.backend)
-    device = base.Device(cell.device, replica, request.cores[replica])
     reference = ref.load(Path(request.reference))
     slots = ref.batches(cell.batch_size, len(reference.images), policy.parity_images)
     images = _images(reference, slots[0])
@@ -193,19 +211,19 @@ def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
         barrier("opened")
         sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
-        turns: list[tuple[int, protocol.Measured]] = []
+        turns: list[_Turn] = []
         idle = Idle()
         with quiet_collector():
-            start = barrier("warm", median(sampler.warmup))
+            go = barrier("warm", median(sampler.warmup), sampler.batch_ns)
             before = counters()
             for turn in range(request.turns):
                 if turn:
                     with idle:
-                        start = barrier("again")
+                        go = barrier("again")
                     sampler.warmup.clear()  # recorded with the turn before
-                if cell.replicas > 1 or request.turns > 1:
-                    protocol.once_more(sampler, AWAKE_S if request.turns > 1 else 0)
-                turns.append((start, protocol.measure(sampler, policy)))
+                late, measured = _sample(request, replica, sampler, go, queue)
+                stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
+                turns.append(_Turn(go.at_ns, late, measured, stages))
             after = counters()
         if request.turns > 1:
             with idle:
@@ -213,7 +231,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts = dict(session.facts)
 
-    flags = [flag for _, measured in turns for flag in measured.flags]
+    flags = [flag for turn in turns for flag in turn.measured.flags]
     if after.get("recompilations", 0) > before.get("recompilations", 0):
         flags.append("RECOMPILED")
     if request.turns > 1:
@@ -223,21 +241,65 @@ def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
         Samples(
             replica=replica,
             device=str(device),
-            durations_ns=measured.durations,
-            iterations=measured.iterations,
-            warmup_durations_ns=measured.warmup,
-            truncated=measured.truncated,
-            start_ns=measured.start - start,
-            end_ns=measured.end - start,
+            durations_ns=turn.measured.durations,
+            iterations=turn.measured.iterations,
+            warmup_durations_ns=turn.measured.warmup,
+            truncated=turn.measured.truncated,
+            start_ns=turn.measured.start - turn.at,
+            end_ns=turn.measured.end - turn.at,
             open_ns=opened - begin,
             first_inference_ns=first,
-            stop_reason=measured.stop,
+            stop_reason=turn.measured.stop,
             peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            enqueue_ns=turn.measured.enqueue,
+            cpu_ns=turn.measured.cpu,
+            switches=turn.measured.switches,
+            late_ns=turn.late,
+            stages_ns=turn.stages,
+            claim_ns=turn.measured.claim,
         )
-        for start, measured in turns
+        for turn in turns
     ]
     again = samples[1] if samples[1:] else None
-    return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again)
+    pinned = environment.cpu_ranges(request.cores[replica])
+    return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again, pinned)
+
+
+class _Turn(NamedTuple):
+    """``at``: the clock at the common start; ``late``: ns after it that this replica went on."""
+
+    at: int
+    late: int
+    measured: protocol.Measured
+    stages: dict[str, int]
+
+
+def _sample(
+    request: Measure, replica: int, sampler: protocol.Sampler, go: Go, queue: Queue | None
+) -> tuple[int, protocol.Measured]:
+    """Wait for the common start, then sample: for a time, or for as long as a job lasts."""
+    room = len(os.sched_getaffinity(0)) >= request.cores.count(request.cores[replica])
+    if go.iterations:  # a job's time runs from the common start, and is no time to warm up
+        protocol.once_more(sampler, awake_s(request))
+        late = wait_until(go.at_ns, spin=room)
+        job = replace(sampler, iterations=go.iterations)
+        return late, protocol.measure_job(job, claims(go, queue))
+    late = wait_until(go.at_ns, spin=room)
+    if request.cell.replicas > 1 or request.turns > 1:
+        protocol.once_more(sampler, awake_s(request))
+    return late, protocol.measure(sampler, request.policy)
+
+
+def wait_until(at_ns: int, *, spin: bool) -> int:
+    """Return when the clock reads ``at_ns``; how many ns later that was.
+
+    A sleep wakes too late, so with ``spin`` the last millisecond is waited for actively. Not where
+    replicas share a core: they would keep one another from being there in time.
+    """
+    time.sleep(max(0, at_ns - perf_counter_ns() - spin * 1_000_000) / 1e9)
+    while (now := perf_counter_ns()) < at_ns:
+        pass
+    return now - at_ns
 
 
 class Idle:

@@ -72,6 +72,13 @@ class Fake:
             minimum=0.0,
             help="every run() is busy for this long",
         ),
+        Option(
+            name="slow_one",
+            kind="float",
+            default=1.0,
+            minimum=1.0,
+            help="one replica, whichever opens first, is busy so many times longer",
+        ),
         Option(name="fail", kind="str", default="", choices=FAIL, help="where it breaks"),
     )
     preload: tuple[str, ...] = ()
@@ -105,18 +112,21 @@ class FakeSession:
         self._fail = str(cell.options.get("fail", ""))
         self._busy_ns = round(float(cell.options.get("latency_us", 0.0)) * 1000)
         self._runs = 0
-        if self._fail == "crowded":
-            self._alone()
+        if (slow := float(cell.options.get("slow_one", 1.0))) > 1 and self._first(cell.key):
+            self._busy_ns = round(self._busy_ns * slow)
+        if self._fail == "crowded" and not self._first("crowded"):
+            raise MemoryError("fake: there is room for one")
         if self._fail == "spin":
             threading.Thread(target=_spin, daemon=True).start()
 
-    def _alone(self) -> None:
-        """Fail as if out of memory while another crowded session is open on this machine."""
-        self._lock = (Path(tempfile.gettempdir()) / "crowded").open("w")
+    def _first(self, name: str) -> bool:
+        """Whether no other session is open that was told so, in the same run of an agent."""
+        self._lock = (Path(tempfile.gettempdir()) / name).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise MemoryError("fake: there is room for one") from error
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> Self:
         return self

@@ -51,8 +51,35 @@ def test_time_until_the_wait_ends_is_counted_not_time_until_run_returns() -> Non
     assert set(trace.durations) == {1_000_000}
 
 
-def test_timer_overhead_is_the_median_gap_and_never_zero() -> None:
-    assert timer_overhead(VirtualClock(reading_ns=70)) == 70
+def test_enqueueing_and_what_lies_between_samples_are_told_apart() -> None:
+    clock = VirtualClock(reading_ns=7)
+    session = VirtualSession(clock, constant(1e6), enqueue_ns=1000)
+    left = iter(range(3))
+
+    def claim() -> bool:
+        clock.ns += 100
+        return next(left, None) is not None
+
+    trace = sample(session.run, session.sync, iterations=5, claim=claim, clock=clock)
+    assert trace.enqueues == [5 * 1000 + 7] * 3
+    assert trace.durations == [5_000_000 + 14] * 3
+    assert trace.between == 3 * 107
+    assert trace.end - trace.start == sum(trace.durations) + trace.between
+    assert trace.stop == "job done"
+
+
+def test_without_work_there_is_no_sample() -> None:
+    clock = VirtualClock(reading_ns=7)
+    session = VirtualSession(clock, constant(1e6))
+    trace = sample(session.run, session.sync, iterations=5, claim=lambda: False, clock=clock)
+    assert (trace.durations, trace.start, trace.end, trace.between) == ([], 7, 7, 0)
+
+
+def test_timer_overhead_is_what_a_sample_holds_of_it_and_never_zero() -> None:
+    clock = VirtualClock(reading_ns=70)
+    session = VirtualSession(clock, constant(0))
+    empty = sample(session.run, session.sync, iterations=1, clock=clock)
+    assert timer_overhead(clock) == empty.durations[0] == 140
     assert timer_overhead(VirtualClock(reading_ns=0)) == 1
 
 

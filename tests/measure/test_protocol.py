@@ -44,7 +44,7 @@ def test_latency_keeps_every_duration() -> None:
 def test_short_iterations_are_grouped_and_said_so() -> None:
     measured, _ = run(constant(2_000))
     assert measured.flags[0] == "GROUPED"
-    assert measured.durations[0] >= 50 * 1000
+    assert measured.durations[0] >= 1000 * 2 * 50
     assert measured.durations[0] / measured.iterations == pytest.approx(2_000, rel=0.01)
 
 
@@ -157,3 +157,52 @@ def test_stein_keeps_the_level_of_its_interval() -> None:
         logs = np.concatenate([np.log(pilot), rng.normal(0, 0.03, n - 4)])
         inside += abs(logs.mean()) <= np.log1p(0.02)
     assert inside / 2000 >= 0.94
+
+
+def test_a_job_keeps_every_unit_and_its_claims() -> None:
+    clock = VirtualClock(reading_ns=5)
+    session = VirtualSession(clock, constant(1e6), enqueue_ns=400)
+    cell = make_cell(scenario="throughput")
+    sampler = protocol.warm_up(session, IMAGES, cell, Policy(), clock)
+    assert sampler.batch_ns == pytest.approx(1e6, rel=0.01)
+    left = iter(range(40))
+    measured = protocol.measure_job(sampler, lambda: next(left, None) is not None, clock)
+    assert len(measured.durations) == 40
+    assert (measured.truncated, measured.stop, measured.flags) == (0, "job done", [])
+    assert measured.claim == 40 * 5
+    assert measured.enqueue == 40 * (sampler.iterations * 400 + 5)
+    assert measured.end - measured.start == sum(measured.durations) + measured.claim
+
+
+def test_enqueueing_counts_for_steady_samples_only() -> None:
+    rng = random.Random(3)
+    clock = VirtualClock()
+    settling = process(
+        lambda i: 5e6 * (1 + 1.0 * 0.9 ** max(0, i - 30)) * rng.lognormvariate(0, 0.01)
+    )
+    session = VirtualSession(clock, settling, enqueue_ns=1000)
+    sampler = protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock)
+    measured = protocol.measure(sampler, Policy(), clock)
+    assert measured.truncated > 0
+    assert measured.enqueue == len(measured.durations) * 1050
+
+
+def test_what_a_process_used_while_it_sampled() -> None:
+    measured, _ = run(constant(1e6))
+    assert measured.cpu >= 0
+    assert measured.switches >= 0
+    assert measured.claim == 0
+
+
+def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
+    clock = VirtualClock(reading_ns=10)
+    session = VirtualSession(clock, constant(1e6))
+    assert protocol.stages(session, IMAGES, clock) == {
+        "copy_in": 1_020,
+        "run": 1_000_020,
+        "copy_out": 2_020,
+    }
+    assert session.calls.count("copy_in") == protocol.MOST_STAGES
+    slow = VirtualSession(clock, constant(1e9))
+    protocol.stages(slow, IMAGES, clock)
+    assert slow.calls.count("copy_out") == protocol.LEAST_STAGES

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 
 from gpubench.run import agent
-from gpubench.run.messages import End, Preload, Waiting
+from gpubench.run.messages import End, Measure, Preload, Waiting
 from gpubench.run.telemetry import Telemetry
+from gpubench.suite import Policy
+from tests.measure.virtual import make_cell
 
 
 def team() -> agent._Team:
@@ -33,9 +35,18 @@ def test_a_team_that_was_never_observed_ends_too() -> None:
     assert begun.telemetry.result()["seconds"] == 0
 
 
-def test_a_rival_counts_as_resident() -> None:
+def test_replicas_that_share_a_gpu_and_rivals_are_resident_there() -> None:
     one = team()
-    assert one.resident() == 1
     one.others = {4711, 4712}
-    assert one.resident() == 2
     assert one.pids() == {4711, 4712}
+    for replicas, per_device, rivals, residents in (
+        (1, 1, 0, 1),
+        (1, 1, 1, 2),
+        (4, 2, 0, 2),
+        (4, 2, 4, 4),
+        (2, 1, 4, 3),  # a rival whose replicas share its GPUs
+    ):
+        one.others = set(range(rivals))
+        cell = make_cell(device="cuda", replicas=replicas, replicas_per_device=per_device)
+        request = Measure(cell, Policy(), "", "", [()] * replicas)
+        assert agent._telemetry(request, one)._residents() == residents

@@ -61,6 +61,17 @@ def test_more_replicas_than_the_machine_holds_are_skipped_with_the_figures() -> 
     assert skip.status == "unavailable"
     assert skip.remedy
     [skip] = plan(make_cell(device="cuda", replicas=2, cores=0), gpus=1).skips
+    assert skip.reason == "2 replicas need as many GPUs; visible: 1"
+
+
+def test_replicas_that_share_a_device_need_fewer() -> None:
+    six = make_cell(replicas=6, replicas_per_device=3, cores=2)
+    assert plan(six).cells == [six]
+    [skip] = plan(six, cores=3).skips
+    assert skip.reason == "2 device(s) for 6 replicas with 2 core(s) each need 4; usable: 3"
+    on_gpu = make_cell(device="cuda", replicas=6, replicas_per_device=3, cores=0)
+    assert plan(on_gpu, gpus=2).cells == [on_gpu]
+    [skip] = plan(on_gpu, gpus=1).skips
     assert "visible: 1" in skip.reason
 
 
@@ -69,6 +80,8 @@ def test_replicas_own_equal_disjoint_adjacent_cores() -> None:
     assert plan(cell).cores_of(cell) == [(0, 1), (2, 3)]
     on_gpu = make_cell(device="cuda", replicas=2, cores=0)
     assert plan(on_gpu, gpus=2).cores_of(on_gpu) == [(), ()]
+    shared = make_cell(replicas=3, replicas_per_device=2, cores=2)
+    assert plan(shared).cores_of(shared) == [(0, 1), (0, 1), (2, 3)]
 
 
 def test_every_round_has_its_own_order_and_the_seed_fixes_it() -> None:

@@ -27,12 +27,12 @@ def _all_devices_visible(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def observe(
-    root: Path, pids: Callable[[], set[int]] = set, teams: int = 1, **answers: Any
+    root: Path, pids: Callable[[], set[int]] = set, residents: int = 1, **answers: Any
 ) -> Telemetry:
     """A finished observation of one GPU, long enough for several samples."""
     nvml = FakeNvml(GPU, **answers)
     deadline = time.monotonic() + 10
-    with Telemetry([0], [], pids, nvml, hz=200, root=root, teams=lambda: teams) as seen:
+    with Telemetry([0], [], pids, nvml, hz=200, root=root, residents=lambda: residents) as seen:
         while nvml.calls.count(GRAPHICS) < 1 or nvml.calls.count(CLOCKS) < 12:
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -117,10 +117,10 @@ def test_in_a_container_one_unknown_process_is_ours_and_a_second_is_not(tmp_path
 
 def test_in_a_container_an_idle_rival_is_ours_too(tmp_path: Path) -> None:
     both, more = processes(40_001, 40_002), processes(40_001, 40_002, 40_003)
-    assert observe(tmp_path, lambda: {7}, teams=2, **{COMPUTE: both}).flags() == []
-    assert observe(tmp_path, lambda: {7}, teams=2, **{COMPUTE: more}).invalid
+    assert observe(tmp_path, lambda: {7}, residents=2, **{COMPUTE: both}).flags() == []
+    assert observe(tmp_path, lambda: {7}, residents=2, **{COMPUTE: more}).invalid
     (tmp_path / "proc/40002").mkdir(parents=True)  # no stranger to this container
-    assert observe(tmp_path, lambda: {7}, teams=2, **{COMPUTE: both}).invalid
+    assert observe(tmp_path, lambda: {7}, residents=2, **{COMPUTE: both}).invalid
 
 
 def test_only_the_first_exit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +196,14 @@ def test_a_slice_has_the_clocks_of_its_gpu_and_processes_of_its_own(tmp_path: Pa
         time.sleep(0.05)
     assert seen.result()["gpus"][0]["uuid"] == "MIG-1"
     assert asked == {CLOCKS: {"GPU-a"}, COMPUTE: {"MIG-1"}}
+
+
+def test_each_slice_is_watched(tmp_path: Path) -> None:
+    nvml = FakeNvml(("A100", "GPU-a", ["MIG-1", "MIG-2"]))
+    with Telemetry([1, 0], [], set, nvml, hz=200, root=tmp_path) as seen:
+        time.sleep(0.05)
+    found = {gpu["index"]: gpu["uuid"] for gpu in seen.result()["gpus"]}
+    assert found == {0: "MIG-1", 1: "MIG-2"}
 
 
 def test_the_rate_reaches_ten_hertz(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Which GPU a replica runs on, and which CPU cores it is pinned to there.
+
+On CPU the plan decides. On CUDA the agent does, for it knows its own machine: a process runs on the
+cores next to its GPU, all of them, and its thread pools keep their defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from gpubench import topology
+from gpubench.environment import cpu_list
+from gpubench.gpu import Gpu
+from gpubench.run.messages import Measure
+
+
+def placed(request: Measure, gpus: Sequence[Gpu], root: Path = topology.DEVICES) -> Measure:
+    """The request with UUIDs and cores; nothing is pinned where the machine does not say to what.
+
+    ``gpus``: the visible ones; replica i runs on number i // `Cell.replicas_per_device`.
+    """
+    cell = request.cell
+    if cell.device != "cuda":
+        return request
+    mine = gpus[: cell.devices]
+    near = [_near(one, root) for one in mine] + [()] * (cell.devices - len(mine))
+    cores = [near[replica // cell.replicas_per_device] for replica in range(cell.replicas)]
+    return replace(request, uuids=[one.uuid for one in mine], cores=cores)
+
+
+def _near(one: Gpu, root: Path) -> tuple[int, ...]:
+    """Usable cores next to a GPU; () where that is all of them, or unknown."""
+    usable = os.sched_getaffinity(0)
+    near = usable.intersection(cpu_list(topology.local_cores(one, root)))
+    return tuple(sorted(near)) if near != usable else ()
