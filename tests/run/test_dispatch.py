@@ -17,9 +17,10 @@ from gpubench import samples
 from gpubench.analysis.cells import summarise
 from gpubench.record import Record, RecordFile
 from gpubench.run import ab, arms, driver, setup
-from gpubench.run.client import AgentClient, session_members
+from gpubench.run.client import AgentClient
 from gpubench.run.dispatch import Queue, claims, dispatcher, size
 from gpubench.run.messages import AtBarrier, BuildReference, Done, Go, Measure, Prepare, Prepared
+from gpubench.run.processes import session_members
 from gpubench.run.progress import Silent
 from gpubench.suite import Policy, Rule
 from tests.measure.virtual import make_cell
