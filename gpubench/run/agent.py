@@ -79,7 +79,7 @@ class Agent:
         return _Team(self._fork, request, self._cache_dir, replicas, timeout_s)
 
     def _measure(self, request: Measure) -> Reply:
-        team = self._team(request, request.policy.timeout_s, request.cell.replicas)
+        team = self._team(request, request.policy.timeout_s, len(request.cores))
         try:
             with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
@@ -89,13 +89,13 @@ class Agent:
             team.end()
 
     def _turn(self, request: Begin | Step | End) -> Reply:
-        """Interleaved A/B: several teams live at once, and the driver says whose turn it is."""
+        """Several teams live at once, here or on other nodes, and the driver gives the turns."""
         if isinstance(request, End):
             return self._end(request.team, Waiting("", []))
         if isinstance(request, Begin):
             measure = request.measure
             self._end(request.team, Waiting("", []))
-            team = self._team(measure, measure.policy.timeout_s, measure.cell.replicas)
+            team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
             self._teams[request.team] = team
             team.telemetry = _telemetry(measure, team)
         else:
@@ -106,8 +106,9 @@ class Agent:
             if team.barrier == "warm" and team.telemetry:
                 team.telemetry.__enter__()
             team.go(request.timeout_s)
+            self._emit(Progress("released"))
         answers = team.advance(self._closed)
-        if team.barrier == "measured" and team.telemetry:
+        if team.telemetry and (answers is not None or team.barrier == "measured"):
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
@@ -123,7 +124,7 @@ class Agent:
 
 
 def _telemetry(request: Measure, team: _Team) -> Telemetry:
-    gpus = list(range(request.cell.replicas)) if request.cell.device == "cuda" else []
+    gpus = list(range(len(request.cores))) if request.cell.device == "cuda" else []
     cores = sorted(core for own in request.cores for core in own)
     return Telemetry(gpus, cores, team.pids, teams=team.resident)
 

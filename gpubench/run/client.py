@@ -12,7 +12,7 @@ from pathlib import Path
 from select import select
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
@@ -65,6 +65,19 @@ def limit_s(request: Request) -> float:
     if isinstance(request, Measure):
         return request.policy.timeout_s + GRACE_S
     return 3600.0 + GRACE_S
+
+
+class Asked(Protocol):
+    """What measures for the driver: an agent, or several nodes as one."""
+
+    def start(self) -> Preloaded:
+        """Start it; what it cannot import is in ``errors``."""
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """The answer to ``request``."""
+
+    def stop(self) -> None:
+        """End every process."""
 
 
 class AgentClient:
@@ -190,6 +203,11 @@ class AgentClient:
     def running(self) -> bool:
         """Whether there is a process: none before the start and after it died or hung."""
         return self._process is not None
+
+    def kill(self) -> None:
+        """End the agent from another thread: the one that waits for its answer cleans up."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def stop(self) -> None:
         """Kill the agent and every process of its session."""

@@ -10,8 +10,8 @@ from gpubench.record import Parity
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
-PROTOCOL = 2
-"""Raised whenever an agent of another version would misread a request."""
+PROTOCOL = 3
+"""Raised whenever an agent, or a node, of another version would misread a request."""
 
 
 class Preload(Struct, frozen=True, tag=True):
@@ -39,23 +39,26 @@ class Prepare(Struct, frozen=True, tag=True):
 
 
 class Measure(Struct, frozen=True, tag=True):
-    """Measure one repeat of a cell: one fresh worker a replica."""
+    """Measure one repeat of a cell, or a node's share of it: one fresh worker a replica."""
 
     cell: Cell
     policy: Policy
     artefact: str
     reference: str
     cores: list[tuple[int, ...]]
-    """Per replica, on CPU; empty tuples on CUDA, where replica i owns GPU i."""
+    """Per replica on this node, on CPU; empty tuples on CUDA, where replica i owns GPU i."""
     turns: int = 1
     """How often it samples; between its turns it waits, and the rival has its own."""
     bundle: int = 1
     """Calls of ``run()`` that count as one: exact extra work, for `tests.benchmarks.trust` only.
     Images/s of such records count iterations, as if a bundle were one batch."""
+    node: int = 0
+    first: int = 0
+    """The cell's number of this node's first replica."""
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """Interleaved A/B: start a team beside the others, up to its first barrier."""
+    """Start a team, up to its first barrier: beside its rival, or as one of several nodes."""
 
     team: str
     measure: Measure

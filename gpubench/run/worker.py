@@ -204,7 +204,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
     samples = [
         Samples(
-            replica=replica,
+            replica=request.first + replica,
+            node=request.node,
             device=str(device),
             durations_ns=measured.durations,
             iterations=measured.iterations,
