@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from queue import SimpleQueue
 from threading import Thread
-from time import monotonic, perf_counter_ns
-from typing import Any, Self
+from time import monotonic, perf_counter_ns, sleep
+from typing import Any, NoReturn, Self
 
 from msgspec.structs import replace
 
@@ -38,6 +38,7 @@ from gpubench.run.pool import Node, shares
 from gpubench.run.prepare import family
 from gpubench.run.pulse import Pulse
 from gpubench.run.store import Store
+from gpubench.run.wire import Tell
 from gpubench.suite import Cell
 from gpubench.workload import reference
 
@@ -48,8 +49,6 @@ LEAVE_S = 3.0
 """For the nodes to hear that the run is over."""
 END_S = 10.0
 _NONCE = re.compile(r"[0-9a-f]{32}")
-
-Tell = Callable[[str], None]
 
 
 class Peer:
@@ -119,10 +118,8 @@ class Cluster:
 
         Raises InputError where one has not joined in time, or does not fit.
         """
-        self._store = self._connect()
-        self._pulse = Pulse(
-            self._connect(), self._key, self._run, 0, self._timeout_s, self._ended, self._tell
-        )
+        self._store, self._beats = self._connect(), self._connect()
+        self._pulse = Pulse(self._timeout_s, self._ended)
         self._pulse.start()
         joined: dict[int, environment.Environment] = {0: here}
         end = monotonic() + self._join_limit_s
@@ -160,61 +157,63 @@ class Cluster:
             raise wire.Refused(f"a {type(message).__name__} from {rank} to {head.to} joins nobody")
         if not _NONCE.fullmatch(message.nonce):
             raise wire.Refused(f"its nonce is {message.nonce[:40]!r}")
-        door = self._door(message.nonce, rank)
+        known = self._welcomed.get(message.nonce)
         if isinstance(message, wire.Hello):
-            if head.run or message.nonce in self._welcomed:
+            if head.run or known is not None:
                 raise wire.Refused(f"a replay of a greeting in node {rank}'s name")
-            self._welcome(message, rank, door)
+            self._welcome(message, rank)
             return None
-        if head.run != f"{self._run}/join" or self._welcomed.get(message.nonce) != rank:
-            raise wire.Refused(f"a replay of another run's message in node {rank}'s name")
-        if rank in self.peers:
-            raise wire.Refused(f"a second message of node {rank} that it joins")
+        if head.run != f"{self._run}/join" or known != rank or rank in self.peers:
+            raise wire.Refused(f"a replay of a message with which node {rank} joins")
+        channel = self._channel(self._run, message.nonce, rank, self._connect())
         if message.suite != suite:
-            words = "it was started with another suite, other options or another model file"
-            self._misfit(message.nonce, rank, f"{message.environment.get('host')}: {words}", door)
-        self._admit(message, rank)
+            self._misfit(
+                channel, message.nonce, rank,
+                f"{message.environment.get('host')}: it was started with another suite, other "
+                "options or another model file",
+            )  # fmt: skip
+        self._admit(message, rank, channel)
         return rank, message.environment
 
-    def _door(self, nonce: str, rank: int) -> wire.Channel:
-        """To a node that does not know the run's id yet."""
+    def _channel(self, run: str, nonce: str, rank: int, inbox: Store) -> wire.Channel:
         return wire.Channel(
-            self._key, "", 0, rank, lambda d: self._store.push(f"to/{nonce}", d), _never, self._tell
-        )
+            self._key, run, 0, rank,
+            lambda data: self._store.push(f"to/{nonce}", data),
+            lambda timeout_s: inbox.pop(f"from/{nonce}", timeout_s),
+            self._tell,
+        )  # fmt: skip
 
-    def _welcome(self, hello: wire.Hello, rank: int, door: wire.Channel) -> None:
+    def _welcome(self, hello: wire.Hello, rank: int) -> None:
+        door = self._channel("", hello.nonce, rank, self._store)
         if (hello.version, hello.protocol) != (__version__, PROTOCOL):
             self._misfit(
-                hello.nonce, rank,
+                door, hello.nonce, rank,
                 f"gpubench {hello.version} (protocol {hello.protocol}), on rank 0 {__version__} "
-                f"({PROTOCOL}); install the same everywhere", door,
+                f"({PROTOCOL}); install the same everywhere",
             )  # fmt: skip
         if rank in self.peers or not 0 < rank < self._nnodes:
-            taken = self.peers[rank].node.name if rank in self.peers else f"1 to {self._nnodes - 1}"
-            words = f"--node-rank {rank}: taken, or not one of this run ({taken})"
+            free = [n for n in range(1, self._nnodes) if n not in self.peers]
+            words = f"--node-rank {rank} is taken, or not one of this run; free: {free}"
             door.send(wire.Refusal(hello.nonce, words))
             raise wire.Refused(words)
         self._welcomed[hello.nonce] = rank
         door.send(wire.Welcome(hello.nonce, self._run, self._timeout_s))
 
-    def _misfit(self, nonce: str, rank: int, words: str, door: wire.Channel) -> None:
-        door.send(wire.Refusal(nonce, words))
+    def _misfit(self, channel: wire.Channel, nonce: str, rank: int, words: str) -> NoReturn:
+        """End the run; not before that node has read why."""
+        channel.send(wire.Refusal(nonce, words))
+        end = monotonic() + LEAVE_S
+        while self._store.size(f"to/{nonce}") and monotonic() < end:
+            sleep(0.05)
         raise InputError(f"node {rank}: {words}")
 
-    def _admit(self, join: wire.Join, rank: int) -> None:
-        inbox, nonce = self._connect(), join.nonce
+    def _admit(self, join: wire.Join, rank: int, channel: wire.Channel) -> None:
         node = Node(rank, str(join.environment.get("host")), join.cores, join.gpus, join.lacks)
-        self.peers[rank] = Peer(
-            node,
-            wire.Channel(
-                self._key, self._run, 0, rank,
-                lambda data: self._store.push(f"to/{nonce}", data),
-                lambda timeout_s: inbox.pop(f"from/{nonce}", timeout_s),
-                self._tell,
-            ),
-        )  # fmt: skip
-        if self._pulse:
-            self._pulse.listen(rank)
+        self.peers[rank] = Peer(node, channel)
+        channel.send(wire.Welcome(join.nonce, self._run, self._timeout_s))
+        if self._pulse is not None:
+            beats = wire.beats(self._key, self._run, 0, rank, join.nonce, self._beats, self._tell)
+            self._pulse.listen(rank, beats)
 
     # ------------------------------------------------------------------------ losing
 
@@ -242,10 +241,6 @@ class Cluster:
             done = self.finished and error is None
             words = "rank 0 has finished" if done else f"rank 0 stopped: {error or 'interrupted'}"
             pulse.leave(words, done, LEAVE_S)
-
-
-def _never(timeout_s: float) -> bytes | None:
-    raise NotImplementedError  # nobody answers through a door
 
 
 class Seat(Thread):

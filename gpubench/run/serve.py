@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Never
 
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ from gpubench.backends.base import Backend
 from gpubench.errors import InputError
 from gpubench.run import pool, setup, wire
 from gpubench.run.client import AgentClient, Asked, OnProgress
-from gpubench.run.cluster import POLL_S, TEAM, Tell
+from gpubench.run.cluster import POLL_S, TEAM
 from gpubench.run.launch import Membership
 from gpubench.run.messages import (
     PROTOCOL,
@@ -36,6 +36,7 @@ from gpubench.run.plan import Plan
 from gpubench.run.prepare import family
 from gpubench.run.pulse import Pulse
 from gpubench.run.store import Store, StoreLost, connector
+from gpubench.run.wire import Tell
 from gpubench.suite import Cell, Suite
 from gpubench.workload.cache import Cache
 
@@ -183,36 +184,40 @@ class Station:
         self._nonce = secrets.token_hex(16)
         self._agent: AgentClient | None = None
         self._pulse: Pulse | None = None
+        self.over = False
+        """Rank 0 is gone, and the process about to end."""
 
     def join(
         self, suite: str, own: pool.Node, here: environment.Environment, limit_s: float
     ) -> None:
         """Become a node of the run. Raises InputError where rank 0 does not answer, or refuses."""
-        self._out, self._in = self._connect(), self._connect()
-        rank, end = self._member.rank, monotonic() + limit_s
+        self._out, self._in, beats = self._connect(), self._connect(), self._connect()
+        end = monotonic() + limit_s
         door = self._channel("", "hello")
         door.send(wire.Hello(self._nonce, __version__, PROTOCOL))
+        run = self._welcome(door, end).run
+        self._channel(f"{run}/join", "hello").send(
+            wire.Join(self._nonce, suite, here, own.cores, own.gpus, own.lacks)
+        )
+        self._link = self._channel(run, f"from/{self._nonce}")
+        pulse = Pulse(self._welcome(self._link, end).timeout_s, self._ended)
+        names = self._member.rank, 0, self._nonce
+        pulse.listen(0, wire.beats(self._key, run, *names, beats, self._tell))
+        pulse.start()
+        self._pulse = pulse
+
+    def _welcome(self, channel: wire.Channel, end: float) -> wire.Welcome:
         while True:
-            message = door.receive(POLL_S)
+            message = channel.receive(POLL_S)
             if isinstance(message, wire.Refusal) and message.nonce == self._nonce:
                 raise InputError(f"rank 0 refuses this node: {message.reason}")
             if isinstance(message, wire.Welcome) and message.nonce == self._nonce:
-                break
+                return message
             if monotonic() > end:
                 raise InputError(
-                    f"{self._member.endpoint}: rank 0 did not answer within {limit_s:g} s; does it "
-                    "have the same secret? It says which messages it refuses"
+                    f"{self._member.endpoint}: rank 0 did not answer in time; does it have the "
+                    "same secret? It says which messages it refuses"
                 )
-        pulse = self._pulse = Pulse(
-            *(self._connect(), self._key, message.run, rank, message.timeout_s),
-            *(self._ended, self._tell),
-        )
-        pulse.listen(0)
-        pulse.start()
-        self._link = self._channel(message.run, f"from/{self._nonce}")
-        self._channel(f"{message.run}/join", "hello").send(
-            wire.Join(self._nonce, suite, here, own.cores, own.gpus, own.lacks)
-        )
 
     def _channel(self, run: str, queue: str) -> wire.Channel:
         return wire.Channel(
@@ -244,10 +249,11 @@ class Station:
 
     def _ended(self, rank: int, why: str, finished: bool) -> None:  # noqa: ARG002
         """Rank 0 is gone. The main thread may hang in the store, or wait for the agent."""
+        self.over = True
         (self._say if finished else self._tell)(why)
         if self._agent is not None:
             self._agent.stop()
-        self.close("heard" if finished else why)
+        self.close(why)
         self._leave(0 if finished else 1)
 
     def close(self, why: str) -> None:
@@ -286,16 +292,15 @@ def run(
             log.parent.mkdir(parents=True, exist_ok=True)
             say(f"joined {member.endpoint}; the log of its agent is {log}")
             station.work(agent, Desk(member.rank, suite, backends, agent, say))
-        except StoreLost as error:
-            tell(str(error))
-        except KeyboardInterrupt:
-            tell("interrupted")
-            station.close("interrupted")
-            return 130
         except BaseException as error:
-            station.close(f"{type(error).__name__}: {error}")
+            if station.over:  # this is what the end looks like from here
+                sleep(2 * GOODBYE_S)
+                return 1
+            station.close(f"{type(error).__name__}: {error}".rstrip(": "))
+            if isinstance(error, StoreLost | KeyboardInterrupt):
+                tell(str(error) or "interrupted")
+                return 1 if isinstance(error, StoreLost) else 130
             raise
-    return 1
 
 
 def _leave(code: int) -> None:

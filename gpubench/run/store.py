@@ -1,4 +1,7 @@
-"""torch.distributed's TCPStore as the nodes use it: queues and values, by keys of our own.
+"""torch.distributed's TCPStore as the nodes use it: queues, by keys of our own.
+
+Queues, because nobody who adds to one can replace what others have put there, and what is read is
+gone.
 
 The only module of the driver's side that imports torch, and only where there are several nodes. The
 store has no authentication: `gpubench.run.wire` seals what goes through it. Nothing of
@@ -23,6 +26,8 @@ PREFIX = "gpubench/1"
 """Of every key; torchrun's store holds its own ones too."""
 RETRY_S = 0.5
 ATTEMPT_S = 2.0
+POP_S = 0.05
+"""For a queue that held something a moment ago."""
 
 
 class StoreLost(GpubenchError):
@@ -38,11 +43,8 @@ class Store(Protocol):
     def pop(self, queue: str, timeout_s: float) -> bytes | None:
         """Take the first of a queue; None when there was none for so long."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """Set a value."""
-
-    def get(self, key: str) -> bytes | None:
-        """A value, or None."""
+    def size(self, queue: str) -> int:
+        """How many a queue holds."""
 
 
 class TcpStore:
@@ -57,10 +59,12 @@ class TcpStore:
             self._tcp.queue_push(f"{PREFIX}/{queue}", value)
 
     def pop(self, queue: str, timeout_s: float) -> bytes | None:
+        if timeout_s == 0 and not self.size(queue):
+            return None
         from torch.distributed import DistNetworkError, DistStoreError
 
         if timeout_s != self._timeout_s:
-            self._tcp.set_timeout(timedelta(seconds=timeout_s))
+            self._tcp.set_timeout(timedelta(seconds=timeout_s or POP_S))
             self._timeout_s = timeout_s
         try:
             return bytes(self._tcp.queue_pop(f"{PREFIX}/{queue}", block=True))
@@ -69,14 +73,9 @@ class TcpStore:
         except DistStoreError:  # nothing came
             return None
 
-    def put(self, key: str, value: bytes) -> None:
+    def size(self, queue: str) -> int:
         with _translated():
-            self._tcp.set(f"{PREFIX}/{key}", value)
-
-    def get(self, key: str) -> bytes | None:
-        name = f"{PREFIX}/{key}"
-        with _translated():
-            return bytes(self._tcp.get(name)) if self._tcp.check([name]) else None
+            return int(self._tcp.queue_len(f"{PREFIX}/{queue}"))
 
 
 class _translated:  # noqa: N801  # reads as a verb

@@ -30,13 +30,20 @@ from gpubench.run.messages import (
     Waiting,
 )
 from gpubench.run.pool import Lack
+from gpubench.run.store import Store
 
 MAX_BODY = 1 << 20
 """Bytes of one piece; the store takes values up to 8 MiB."""
 MAX_MESSAGE = 128 << 20
+MAX_JUNK = 100
+"""Messages that are refused in one go before the reader looks around."""
 MAX_TOLD = 20
 """Refusals that one channel tells about; more are counted only."""
 _MAC = 64
+
+Tell = Callable[[str], None]
+"""Shows words to a person."""
+
 _MAX_HEAD = 512
 
 
@@ -173,7 +180,7 @@ class Channel:
         other: int,
         push: Callable[[bytes], None],
         pop: Callable[[float], bytes | None],
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self._key, self._run, self._own, self._other = key, run, own, other
         self._push, self._pop, self._tell = push, pop, tell
@@ -181,7 +188,7 @@ class Channel:
         self._sent = 0
         self._read = -1
         self._part = bytearray()
-        self.refused = 0
+        self._refused = 0
 
     def send(self, message: Message) -> None:
         """Hand it to the store, in pieces where it is large."""
@@ -194,20 +201,21 @@ class Channel:
                 self._push(seal(self._key, head, body[at : at + MAX_BODY]))
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message that can be believed; None when what came is none, or nothing did."""
-        data = self._pop(timeout_s)
-        if data is None:
-            return None
-        try:
-            return self._accept(data)
-        except Refused as why:
-            self._part.clear()
-            self.refused += 1
-            if self.refused <= MAX_TOLD:
-                self._tell(
-                    f"refused a message to node {self._own} in node {self._other}'s name: {why}"
-                )
-            return None
+        """The next message that can be believed; None when there was none for so long."""
+        for _ in range(MAX_JUNK):
+            if (data := self._pop(timeout_s)) is None:
+                break
+            try:
+                if message := self._accept(data):
+                    return message
+            except Refused as why:
+                self._part.clear()
+                self._refused += 1
+                if self._refused <= MAX_TOLD:
+                    self._tell(
+                        f"refused a message to node {self._own} in node {self._other}'s name: {why}"
+                    )
+        return None
 
     def _accept(self, data: bytes) -> Message | None:
         head, body = unseal(self._key, data)
@@ -226,3 +234,16 @@ class Channel:
         whole = bytes(self._part)
         self._part.clear()
         return decode(whole)
+
+
+def beats(
+    key: bytes, run: str, own: int, other: int, nonce: str, store: Store, tell: Tell
+) -> Channel:
+    """Between rank 0 and the node that ``nonce`` names, for `gpubench.run.pulse`."""
+    out, back = ("to", "from") if own == 0 else ("from", "to")
+    return Channel(
+        key, f"{run}/beat", own, other,
+        lambda data: store.push(f"beat-{out}/{nonce}", data),
+        lambda timeout_s: store.pop(f"beat-{back}/{nonce}", timeout_s),
+        tell,
+    )  # fmt: skip
