@@ -27,6 +27,7 @@ from gpubench.run.messages import (
     Measure,
     Preloaded,
     Prepare,
+    Prepared,
     Progress,
     Reply,
     Request,
@@ -45,9 +46,13 @@ from gpubench.workload import reference
 TEAM = "cell"
 POLL_S = 1.0
 """A wait in the store lasts so long before it is looked whether there is still reason to wait."""
+LEAST_S = 0.5
+"""Of the time-out: five beats."""
 LEAVE_S = 3.0
 """For the nodes to hear that the run is over."""
 END_S = 10.0
+_ENDED = Done | Failure | Prepared
+"""Answers after which a node is not needed any more."""
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -98,6 +103,8 @@ class Cluster:
         tell: Tell,
     ) -> None:
         """``connect``: the first call keeps the store, where it is ours to keep."""
+        if timeout_s < LEAST_S:
+            raise InputError(f"--node-timeout {timeout_s:g}s: expected {LEAST_S:g}s or more")
         self._connect, self._nnodes, self._key = connect, nnodes, key
         self._timeout_s, self._join_limit_s, self._tell = timeout_s, join_limit_s, tell
         self._run = secrets.token_hex(16)
@@ -217,12 +224,12 @@ class Cluster:
 
     # ------------------------------------------------------------------------ losing
 
-    def _ended(self, rank: int, why: str, finished: bool) -> None:  # noqa: ARG002
+    def _ended(self, rank: int, why: str, finished: bool) -> str:  # noqa: ARG002
         peer = self.peers[rank]
         peer.gone.set_result(why)
         if self._pulse is not None:  # else we left first
             self._tell(f"lost {peer.node.name}: {why}")
-            peer.channel.send(wire.Refusal("", f"rank 0 has given this node up: {why}"))
+        return f"rank 0 gave this node up: {why}"
 
     def lost(self, rank: int) -> Failure | None:
         """What has become of cells that need node ``rank``, where it is lost."""
@@ -384,7 +391,8 @@ class Nodes:
     ) -> dict[int, Reply]:
         """Every node's answer; only those that came until one failed, unless ``to_the_end``.
 
-        A node that is lost has failed, whatever its thread is waiting for.
+        A node that is lost has failed, whatever its thread is waiting for, and though it has
+        answered, if there is more to come.
         """
         futures: dict[int, Future[Reply]] = {}
         for rank, request in requests.items():
@@ -394,15 +402,15 @@ class Nodes:
             )
         replies: dict[int, Reply] = {}
         while len(replies) < len(futures):
-            left = [rank for rank in futures if rank not in replies]
-            awaited: list[Future[Any]] = [futures[rank] for rank in left]
+            left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
+            awaited: list[Future[Any]] = [futures[rank] for rank in left if rank not in replies]
             awaited += [self._cluster.peers[rank].gone for rank in left if rank]
             wait(awaited, return_when=FIRST_COMPLETED)
             for rank in left:
-                if futures[rank].done():
-                    replies[rank] = futures[rank].result()
-                elif lost := self._cluster.lost(rank):
+                if lost := self._cluster.lost(rank):
                     replies[rank] = lost
+                elif futures[rank].done():
+                    replies[rank] = futures[rank].result()
             if not to_the_end and any(isinstance(r, Failure) for r in replies.values()):
                 break
         return replies

@@ -101,14 +101,25 @@ def _split(endpoint: str) -> tuple[str, int]:
 
 
 def addresses(member: Membership) -> list[str]:
-    """What the endpoint's host resolves to. Raises InputError where that is nothing."""
+    """What the endpoint's host resolves to, best first. Raises InputError where that is nothing.
+
+    Debian gives a machine's own name a loopback address, which no other machine reaches.
+    """
     try:
         found = socket.getaddrinfo(member.host, member.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise InputError(
             f"--rdzv-endpoint {member.endpoint}: {member.host!r} is not known here: {error}"
         ) from error
-    return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+    every = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
+    ordered = sorted(every, key=lambda address: ipaddress.ip_address(address).is_loopback)
+    named = member.host not in every and member.host != "localhost"
+    if named and ipaddress.ip_address(ordered[0]).is_loopback:
+        raise InputError(
+            f"--rdzv-endpoint {member.endpoint}: {member.host!r} is {ordered[0]} here, which no "
+            "other machine reaches; give an address of the network that the nodes share"
+        )
+    return ordered
 
 
 def _torchrun(environ: Mapping[str, str]) -> _Launched | None:

@@ -16,9 +16,12 @@ from gpubench.run.wire import Beat, Channel
 
 
 class Pulse:
-    """``on_end(rank, why, finished)`` is called once for a node that left or fell silent."""
+    """``on_end(rank, why, finished)`` is called once for a node that left or fell silent.
 
-    def __init__(self, timeout_s: float, on_end: Callable[[int, str, bool], None]) -> None:
+    It returns what to tell that node: should it wake, it must not go on.
+    """
+
+    def __init__(self, timeout_s: float, on_end: Callable[[int, str, bool], str]) -> None:
         self._timeout_s, self._on_end = timeout_s, on_end
         self._period = min(1.0, timeout_s / 5)
         self._channels: dict[int, Channel] = {}
@@ -27,6 +30,7 @@ class Pulse:
         self._left: dict[int, Beat] = {}
         self._over: set[int] = set()
         """Told to ``on_end``."""
+        self._farewells: dict[int, Beat] = {}
         self._own = Beat()
         self._broken = ""
         self._wake, self._said, self._stopped = Event(), Event(), Event()
@@ -62,7 +66,9 @@ class Pulse:
             own = self._own
             try:
                 for other, channel in list(self._channels.items()):
-                    if own.left or other not in self._over:
+                    if farewell := self._farewells.pop(other, None):
+                        channel.send(farewell)
+                    elif own.left or other not in self._over:
                         channel.send(own)
                         self._hear(other, channel)
             except StoreLost as error:
@@ -84,7 +90,8 @@ class Pulse:
             for other in self._channels.keys() - self._over:
                 if (why := self._ended(other)) is not None:
                     self._over.add(other)
-                    self._on_end(other, why, self._left.get(other, Beat()).finished)
+                    left = self._left.get(other, Beat())
+                    self._farewells[other] = Beat(self._on_end(other, why, left.finished))
             self._stopped.wait(self._period / 2)
 
     def _ended(self, other: int) -> str | None:

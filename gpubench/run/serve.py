@@ -230,14 +230,12 @@ class Station:
     def work(self, agent: AgentClient, desk: Desk) -> Never:
         """Do what rank 0 asks until it leaves, which ends the process.
 
-        Raises InputError when rank 0 has given this node up, StoreLost when it vanished.
+        Raises StoreLost when it vanished.
         """
         self._agent = agent
         desk.start()
         while True:
             message = self._link.receive(POLL_S)
-            if isinstance(message, wire.Refusal):
-                raise InputError(message.reason)
             if isinstance(message, wire.Ask):
                 self._do(message, desk)
 
@@ -247,7 +245,7 @@ class Station:
         )
         self._link.send(wire.Answer(asked.number, reply))  # type: ignore[arg-type]
 
-    def _ended(self, rank: int, why: str, finished: bool) -> None:  # noqa: ARG002
+    def _ended(self, rank: int, why: str, finished: bool) -> str:  # noqa: ARG002
         """Rank 0 is gone. The main thread may hang in the store, or wait for the agent."""
         self.over = True
         (self._say if finished else self._tell)(why)
@@ -255,6 +253,7 @@ class Station:
             self._agent.stop()
         self.close(why)
         self._leave(0 if finished else 1)
+        return why
 
     def close(self, why: str) -> None:
         """Tell rank 0 that this node leaves, so that it need not wait for the silence."""

@@ -110,7 +110,8 @@ def host(member: Membership) -> TcpStore:
     Raises InputError where the address is not this machine's, or its port is taken.
     """
     listening = _listen(member)
-    return TcpStore(_tcp(member, master=listening.detach()))
+    address = listening.getsockname()[0]
+    return TcpStore(_tcp(member, address, master=listening.detach()))
 
 
 def _listen(member: Membership) -> socket.socket:
@@ -142,8 +143,9 @@ def reach(member: Membership, limit_s: float) -> TcpStore:
     end = monotonic() + limit_s
     while True:
         try:
-            socket.create_connection((member.host, member.port), ATTEMPT_S).close()
-            break
+            with socket.create_connection((member.host, member.port), ATTEMPT_S) as tried:
+                address = tried.getpeername()[0]
+            return TcpStore(_tcp(member, address))
         except OSError as error:
             if monotonic() > end:
                 raise InputError(
@@ -151,16 +153,15 @@ def reach(member: Membership, limit_s: float) -> TcpStore:
                     f"({error.strerror or error}); start rank 0, or correct --rdzv-endpoint"
                 ) from error
         sleep(RETRY_S)
-    return TcpStore(_tcp(member))
 
 
-def _tcp(member: Membership, master: int | None = None) -> Any:
+def _tcp(member: Membership, address: str, master: int | None = None) -> Any:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import DistError, TCPStore
 
     try:
         return TCPStore(
-            member.host,
+            address,
             member.port,
             is_master=master is not None,
             timeout=timedelta(seconds=30),
