@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,15 +23,19 @@ from gpubench.cli_options import (
     github_option,
     save,
     save_report,
+    seconds,
     selection,
+    several,
     show_run,
     words,
 )
 from gpubench.errors import CacheError, GpubenchError, InputError
 
 if TYPE_CHECKING:
+    from gpubench.run.cluster import Cluster
     from gpubench.run.setup import Session
 
+INTERRUPTED = 130
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
 
@@ -55,6 +60,7 @@ def cli() -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
 @click.option("--require", callback=words, help="Backends whose skip is a failure (for CI).")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@several
 @github_option
 @cache_option
 def run(
@@ -65,19 +71,44 @@ def run(
     quiet: bool,
     github: bool,
     cache_dir: Path | None,
+    nnodes: int | None,
+    node_rank: int | None,
+    rdzv_endpoint: str | None,
+    secret_file: Path | None,
+    node_timeout: str,
+    join_timeout: str,
     **chosen: Any,
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
 
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
-    from gpubench.run import setup
+    from gpubench.run import launch, setup
 
-    session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
-    sys.exit(_run(session, quiet, github))
+    member = launch.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
+    if member is None:
+        session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
+        sys.exit(_run(session, quiet, github))
+    limits = seconds("--node-timeout", node_timeout), seconds("--join-timeout", join_timeout)
+    key = launch.secret(member, secret_file, os.environ)
+    if member.rank > 0:
+        from gpubench.run import serve
+
+        own = setup.load(suite, chosen)
+        sys.exit(serve.run(member, key, own, cache_dir, output, limits[1], console(quiet)))
+    from gpubench.run.cluster import Cluster
+    from gpubench.run.store import connector
+
+    with Cluster(
+        connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
+    ) as cluster:
+        session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
+        code = _run(session, quiet, github, cluster)
+        cluster.finished = code != INTERRUPTED
+    sys.exit(code)
 
 
-def _run(session: Session, quiet: bool, asked: bool) -> int:
+def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
     from gpubench.report import github, render, show, text
     from gpubench.run import driver
 
@@ -91,7 +122,7 @@ def _run(session: Session, quiet: bool, asked: bool) -> int:
     )
     try:
         with watcher:
-            file = driver.run(session.plan, session.job, session.backends, watcher)
+            file = driver.run(session.plan, session.job, session.backends, watcher, cluster)
     except KeyboardInterrupt:
         screen.print(
             f"interrupted; finished records are kept. Go on with: "
@@ -99,7 +130,7 @@ def _run(session: Session, quiet: bool, asked: bool) -> int:
             markup=False,
             soft_wrap=True,
         )
-        return 130
+        return INTERRUPTED
     screen.print(text.summary([file]))
     save_report(out, render([file], "html"))
     screen.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)

@@ -70,6 +70,38 @@ github_option = click.option(
 )
 
 
+NODES: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "--nnodes",
+        {"type": int, "help": "Machines that measure together: the same command on each."},
+    ),
+    ("--node-rank", {"type": int, "help": "Which of them this is; rank 0 writes the records."}),
+    ("--rdzv-endpoint", {"metavar": "HOST:PORT", "help": "An address of rank 0."}),
+    (
+        "--secret-file",
+        {
+            "type": click.Path(path_type=Path),
+            "help": "What the nodes share; needed off loopback. Or in GPUBENCH_SECRET.",
+        },
+    ),
+    (
+        "--node-timeout",
+        {"default": "15s", "show_default": True, "help": "A node silent for so long is lost."},
+    ),
+    (
+        "--join-timeout",
+        {"default": "5m", "show_default": True, "help": "How long nodes wait for one another."},
+    ),
+)
+
+
+def several(command: Command) -> Command:
+    """The options of a run over several machines."""
+    for name, settings in reversed(NODES):
+        command = click.option(name, **settings)(command)
+    return command
+
+
 class _Stdout:
     """Standard output; whatever makes it fail (a full disk), its reader has gone."""
 

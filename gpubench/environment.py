@@ -115,6 +115,22 @@ def differences(a: Environment, b: Environment) -> list[str]:
     return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
 
 
+def fingerprint_of(nodes: Sequence[Environment]) -> str:
+    """Of one machine its `fingerprint`; of several that of all, in the order of ranks."""
+    found = [fingerprint(node) for node in nodes]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def node_differences(nodes: Sequence[Environment]) -> list[str]:
+    """In words, what makes a machine incomparable with the first one, with both values."""
+    first = comparable(nodes[0])
+    return [
+        f"node {rank}: {key} {comparable(node).get(key)}, node 0: {first.get(key)}"
+        for rank, node in enumerate(nodes)
+        for key in differences(nodes[0], node)
+    ]
+
+
 def usable_cores() -> list[int]:
     """Logical CPUs this process may use: NUMA nodes contiguous, hyper-threads of a core adjacent.
 

@@ -95,7 +95,7 @@ class Agent:
         return _Team(self._fork, request, self._cache_dir, replicas, timeout_s)
 
     def _measure(self, request: Measure) -> Reply:
-        team = self._team(request, request.policy.timeout_s, request.cell.replicas)
+        team = self._team(request, request.policy.timeout_s, len(request.cores))
         try:
             with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
@@ -105,13 +105,13 @@ class Agent:
             team.end()
 
     def _turn(self, request: Begin | Step | End) -> Reply:
-        """Interleaved A/B: several teams live at once, and the driver says whose turn it is."""
+        """Several teams live at once, here or on other nodes, and the driver gives the turns."""
         if isinstance(request, End):
             return self._end(request.team, Waiting("", []))
         if isinstance(request, Begin):
             measure = self._placed(request.measure)
             self._end(request.team, Waiting("", []))
-            team = self._team(measure, measure.policy.timeout_s, measure.cell.replicas)
+            team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
             self._teams[request.team] = team
             team.telemetry = _telemetry(measure, team)
         else:
@@ -122,8 +122,9 @@ class Agent:
             if team.barrier == "warm" and team.telemetry:
                 team.telemetry.__enter__()
             team.go(request.timeout_s)
+            self._emit(Progress("released"))
         answers = team.advance(self._closed)
-        if team.barrier == "measured" and team.telemetry:
+        if team.telemetry and (answers is not None or team.barrier == "measured"):
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
@@ -138,13 +139,12 @@ class Agent:
 
 
 def _telemetry(request: Measure, team: _Team) -> Telemetry:
-    cell = request.cell
-    gpus = list(range(cell.devices)) if cell.device == "cuda" else []
+    gpus = list(range(request.devices)) if request.cell.device == "cuda" else []
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
     def residents() -> int:
         """Our processes on one GPU: replicas that share it, and a rival's."""
-        return cell.replicas_per_device - (-len(team.others) // cell.devices)
+        return request.cell.replicas_per_device - (-len(team.others) // request.devices)
 
     return Telemetry(gpus, cores, team.pids, residents=residents)
 

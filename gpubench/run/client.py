@@ -13,7 +13,7 @@ from secrets import token_hex
 from select import select
 from tempfile import gettempdir
 from time import monotonic
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
@@ -75,6 +75,19 @@ def limit_s(request: Request) -> float:
     if isinstance(request, Measure):
         return request.policy.timeout_s + GRACE_S
     return 3600.0 + GRACE_S
+
+
+class Asked(Protocol):
+    """What measures for the driver: an agent, or several nodes as one."""
+
+    def start(self) -> Preloaded:
+        """Start it; what it cannot import is in ``errors``."""
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """The answer to ``request``."""
+
+    def stop(self) -> object:
+        """End every process."""
 
 
 class AgentClient:
@@ -204,6 +217,11 @@ class AgentClient:
     def running(self) -> bool:
         """Whether there is a process: none before the start and after it died or hung."""
         return self._process is not None
+
+    def kill(self) -> None:
+        """End the agent from another thread: the one that waits for its answer cleans up."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def stop(self) -> int | None:
         """Kill the agent and every process that it made; its exit code."""

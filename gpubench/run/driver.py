@@ -14,7 +14,8 @@ from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, RecordError
 from gpubench.measure.protocol import repeats_needed
 from gpubench.record import Header, Record, RecordFile, Writer, read, scan
-from gpubench.run.client import AgentClient
+from gpubench.run.client import AgentClient, Asked
+from gpubench.run.cluster import Cluster, Nodes
 from gpubench.run.messages import Done, Measure, Progress
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Ready, prepare
@@ -51,8 +52,16 @@ class Job(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(plan: Plan, job: Job, backends: Mapping[str, Backend], watcher: Watcher) -> RecordFile:
+def run(
+    plan: Plan,
+    job: Job,
+    backends: Mapping[str, Backend],
+    watcher: Watcher,
+    cluster: Cluster | None = None,
+) -> RecordFile:
     """Measure every cell of ``plan``; returns what the record file holds afterwards.
+
+    ``cluster``: the nodes that have joined, where there are several.
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
@@ -64,7 +73,8 @@ def run(plan: Plan, job: Job, backends: Mapping[str, Backend], watcher: Watcher)
         cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
         if cells:
             modules = {m: None for cell in cells for m in backends[cell.backend].preload}
-            with AgentClient(list(modules), job.cache_dir, job.out / "agent.log") as agent:
+            own = AgentClient(list(modules), job.cache_dir, job.out / "agent.log")
+            with Nodes(cluster, plan, own) if cluster else own as agent:
                 try:
                     walk.measure(agent, cells, backends)
                 finally:
@@ -139,9 +149,7 @@ class _Walk:
         repeats = range(self._policy.max_repeats)
         return [repeat for repeat in repeats if self._wanted(cell, repeat)]
 
-    def measure(
-        self, agent: AgentClient, cells: Sequence[Cell], backends: Mapping[str, Backend]
-    ) -> None:
+    def measure(self, agent: Asked, cells: Sequence[Cell], backends: Mapping[str, Backend]) -> None:
         self._watcher.begin(0)
         self._watcher.task(None, "starting workers (imports, once)", 0)
         broken = agent.start().errors
@@ -191,7 +199,7 @@ class _Walk:
         needed = repeats_needed(values, self._policy.target_half_width)
         return self._needed.setdefault(key, needed)
 
-    def _task(self, agent: AgentClient, task: Ready, repeat: int, left_s: float) -> None:
+    def _task(self, agent: Asked, task: Ready, repeat: int, left_s: float) -> None:
         cell = task.cell
         words = f"repeat {repeat + 1}"
         request = Measure(

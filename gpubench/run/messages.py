@@ -11,7 +11,7 @@ from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
 PROTOCOL = 3
-"""Raised whenever an agent of another version would misread a request."""
+"""Raised whenever an agent, or a node, of another version would misread a request."""
 
 
 class Preload(Struct, frozen=True, tag=True):
@@ -39,14 +39,15 @@ class Prepare(Struct, frozen=True, tag=True):
 
 
 class Measure(Struct, frozen=True, tag=True):
-    """Measure one repeat of a cell: one fresh worker a replica."""
+    """Measure one repeat of a cell, or a node's share of it: one fresh worker a replica."""
 
     cell: Cell
     policy: Policy
     artefact: str
     reference: str
     cores: list[tuple[int, ...]]
-    """Per replica: what it is pinned to; () where it is not. On CUDA the agent fills it in."""
+    """Per replica on this node: what it is pinned to; () where it is not. On CUDA the agent fills
+    it in."""
     uuids: list[str] = []
     """Per device, on CUDA: 'GPU-...' or 'MIG-...'. The agent fills it in."""
     turns: int = 1
@@ -54,10 +55,18 @@ class Measure(Struct, frozen=True, tag=True):
     bundle: int = 1
     """Calls of ``run()`` that count as one: exact extra work, for `tests.benchmarks.trust` only.
     Images/s of such records count iterations, as if a bundle were one batch."""
+    node: int = 0
+    first: int = 0
+    """The cell's number of this node's first replica."""
+
+    @property
+    def devices(self) -> int:
+        """That its replicas on this node use."""
+        return -(-len(self.cores) // self.cell.replicas_per_device)
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """Interleaved A/B: start a team beside the others, up to its first barrier."""
+    """Start a team, up to its first barrier: beside its rival, or as one of several nodes."""
 
     team: str
     measure: Measure

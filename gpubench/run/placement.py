@@ -26,9 +26,9 @@ def placed(request: Measure, gpus: Sequence[Gpu], root: Path = topology.DEVICES)
     cell = request.cell
     if cell.device != "cuda":
         return request
-    mine = gpus[: cell.devices]
-    near = [_near(one, root) for one in mine] + [()] * (cell.devices - len(mine))
-    cores = [near[replica // cell.replicas_per_device] for replica in range(cell.replicas)]
+    mine = gpus[: request.devices]
+    near = [_near(one, root) for one in mine] + [()] * (request.devices - len(mine))
+    cores = [near[at // cell.replicas_per_device] for at in range(len(request.cores))]
     return replace(request, uuids=[one.uuid for one in mine], cores=cores)
 
 

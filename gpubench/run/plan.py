@@ -17,6 +17,7 @@ from msgspec import Struct
 from gpubench.backends.base import Backend
 from gpubench.errors import Unavailable
 from gpubench.measure.protocol import MIN_SAMPLES
+from gpubench.run import pool
 from gpubench.suite import Cell, Policy, Suite
 
 SkipStatus = Literal["unavailable", "unsupported"]
@@ -39,7 +40,9 @@ class Plan(Struct, frozen=True):
     """The cells to measure, in the suite's order."""
     skips: list[Skip]
     cores: list[int]
-    """CPU cores that replicas may own, siblings adjacent."""
+    """This machine's CPU cores that replicas may own, siblings adjacent."""
+    nodes: list[pool.Node] = []
+    """Where several machines measure, all of them by rank."""
 
     def round(self, repeat: int) -> list[Cell]:
         """All cells in the fresh random order of one repeat; the same for the same seed."""
@@ -65,40 +68,31 @@ def make(
     backends: Mapping[str, Backend],
     cores: list[int],
     gpus: int,
+    nodes: Sequence[pool.Node] = (),
 ) -> Plan:
-    """Sort ``cells`` into those that can run on this machine and those that cannot, with why."""
-    missing = {name: _lack(backends[name]) for name in {cell.backend for cell in cells}}
+    """Sort ``cells`` into those that can run and those that cannot, with why.
+
+    ``nodes``: where several machines measure, all of them; else it is this one with its ``cores``.
+    """
+    missing = {name: pool.lack(backends[name]) for name in {cell.backend for cell in cells}}
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
-        lack = missing[cell.backend] or _no_room(cell, len(cores), gpus)
+        here = missing[cell.backend] or _no_room(cell, len(cores), gpus)
+        lack = pool.missing(cell, nodes) if nodes else here
         reason = None
         if not missing[cell.backend]:
             try:
-                reason = backends[cell.backend].unsupported(cell)
+                reason = backends[cell.backend].unsupported(cell) or pool.apart(cell, nodes)
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-                lack = _broken("unsupported", error)
+                lack = pool.broken("unsupported", error)
         if reason:
             skips.append(Skip(cell, "unsupported", reason))
         elif lack:
             skips.append(Skip(cell, "unavailable", lack.reason, lack.remedy))
         else:
             run.append(cell)
-    return Plan(suite, run, skips, cores)
-
-
-def _lack(backend: Backend) -> Unavailable | None:
-    try:
-        backend.probe()
-    except Unavailable as error:
-        return error
-    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-        return _broken("probe", error)
-    return None
-
-
-def _broken(method: str, error: Exception) -> Unavailable:
-    return Unavailable(f"its {method} failed: {error!r}", "report it to the backend's authors")
+    return Plan(suite, run, skips, cores, list(nodes))
 
 
 def _no_room(cell: Cell, cores: int, gpus: int) -> Unavailable | None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.run.client import AgentClient
+from gpubench.run.client import Asked
 from gpubench.run.messages import BuildReference, Failure, Prepare, Prepared, Reply
 from gpubench.run.plan import Plan
 from gpubench.suite import Cell
@@ -38,8 +38,20 @@ class Telling(Protocol):
         """This is now in hand."""
 
 
+def family(cell: Cell) -> str:
+    """The same for cells that one artefact serves."""
+    return replace(
+        cell,
+        replicas=1,
+        replicas_per_device=1,
+        dispatch="independent",
+        scenario="latency",
+        boundary="compute",
+    ).key
+
+
 def prepare(
-    agent: AgentClient,
+    agent: Asked,
     cells: Sequence[Cell],
     plan: Plan,
     backends: Mapping[str, Backend],
@@ -62,8 +74,7 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             references[key] = agent.ask(BuildReference(workload, policy))
-        same = replace(cell, replicas=1, replicas_per_device=1, scenario="latency",
-                       boundary="compute", dispatch="independent").key  # fmt: skip
+        same = family(cell)
         if same not in artefacts and isinstance(references[key], Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]

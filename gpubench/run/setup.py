@@ -19,12 +19,13 @@ from gpubench.backends import base
 from gpubench.errors import InputError, SuiteError
 from gpubench.gpu import visible_gpus
 from gpubench.record import Header, Pairing
-from gpubench.run import ab, arms
+from gpubench.run import ab, arms, pool
 from gpubench.run import plan as planning
+from gpubench.run.cluster import Cluster
 from gpubench.run.crew import ARMS
 from gpubench.run.driver import Job
 from gpubench.run.results import now
-from gpubench.suite import Catalog, Rule, Suite
+from gpubench.suite import Catalog, Cell, Rule, Suite
 from gpubench.workload import models
 from gpubench.workload.cache import Cache
 
@@ -100,7 +101,7 @@ def comparison(
         backends=backends,
         rule=rule,
         budget_s=budget_s,
-        out=output or _directory(f"ab-{suites[0].name}"),
+        out=output or directory(f"ab-{suites[0].name}"),
         cache_dir=Cache(cache_dir).root,
         seed=secrets.randbits(32),  # afresh: a fixed one would repeat an unlucky order for ever
         left_out=tuple(c.label for grid in grids for c in grid if c.key not in kept),
@@ -120,25 +121,53 @@ def _check_required(required: Sequence[str], named: Sequence[str]) -> None:
             raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
 
 
-def _header(plan: planning.Plan) -> Header:
-    command = ["gpubench", *sys.argv[1:]]
-    here = environment.collect(command)
+def command() -> list[str]:
+    """As it was typed."""
+    return ["gpubench", *sys.argv[1:]]
+
+
+def _header(plan: planning.Plan, nodes: Sequence[environment.Environment] = ()) -> Header:
+    """``nodes``: environments by rank, where several machines measure."""
+    found = nodes or [environment.collect(command())]
     return Header(
         run_id=uuid.uuid4().hex[:12],
         suite=plan.suite,
-        environment=here,
-        fingerprint=environment.fingerprint(here),
-        command=command,
+        environment=found[0],
+        fingerprint=environment.fingerprint_of(found),
+        nodes=list(nodes),
+        node_differences=environment.node_differences(found),
+        command=command(),
         started=now(),
         planned=plan.planned,
         seed=plan.suite.policy.seed,
     )
 
 
-def _directory(name: str) -> Path:
+def directory(name: str) -> Path:
     """reports/NAME-<moment>, with a name that any file system takes."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     return Path("reports") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{moment}"
+
+
+def load(suite_name: str, chosen: Mapping[str, Any]) -> Suite:
+    """The suite with what the command line says instead."""
+    overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
+    return suitefile.load(suite_name, catalog(), overrides)
+
+
+def backends_of(suite: Suite) -> dict[str, base.Backend]:
+    """Those that it names."""
+    return {name: base.get(name) for name in sorted(suite.axes.backend)}
+
+
+def _spread(suite: Suite, nodes: Sequence[pool.Node]) -> list[Cell]:
+    """The cells for several machines; without ``axes.cores``, their cores are shared out."""
+    device = _device(suite, sum(node.gpus for node in nodes))
+    axes = suite.axes
+    most = max(-(-n // each) for n in axes.replicas for each in axes.replicas_per_device)
+    cores = axes.cores or pool.cores_of_a_device(most, nodes)
+    shared = msgspec.structs.replace(suite, axes=msgspec.structs.replace(axes, cores=cores))
+    return suitefile.expand(shared, device, cores)
 
 
 def session(
@@ -148,13 +177,22 @@ def session(
     output: Path | None,
     resume: bool,
     required: Sequence[str],
+    cluster: Cluster | None = None,
 ) -> Session:
-    """Read the suite, resolve its device, and sort its cells into runnable and skipped."""
-    overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    suite = suitefile.load(suite_name, catalog(), overrides)
+    """Read the suite, resolve its device, and sort its cells into runnable and skipped.
+
+    ``cluster``: the other nodes, which are waited for here.
+    """
+    suite = load(suite_name, chosen)
     cores = environment.usable_cores()
     gpus = len(visible_gpus())
-    cells = suitefile.expand(suite, _device(suite, gpus), len(cores))
+    if cluster:
+        cluster.gather(
+            pool.digest(suite), pool.here(0, backends_of(suite)), environment.collect(command())
+        )
+        cells = _spread(suite, cluster.nodes)
+    else:
+        cells = suitefile.expand(suite, _device(suite, gpus), len(cores))
     named = sorted({cell.backend for cell in cells})
     _check_required(required, named)
     for key in chosen.get("cell") or ():
@@ -166,12 +204,12 @@ def session(
     if chosen.get("cell"):
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
     backends = {name: base.get(name) for name in named}
-    plan = planning.make(suite, cells, backends, cores, gpus)
+    plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
     if resume and output is None:
         raise SuiteError("--resume: say which run to go on with: -o DIR")
     job = Job(
-        header=_header(plan),
-        out=output or _directory(suite.name),
+        header=_header(plan, cluster.environments if cluster else ()),
+        out=output or directory(suite.name),
         cache_dir=Cache(cache_dir).root,
         resume=resume,
         required=tuple(required),

@@ -239,7 +239,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
     samples = [
         Samples(
-            replica=replica,
+            replica=request.first + replica,
+            node=request.node,
             device=str(device),
             durations_ns=turn.measured.durations,
             iterations=turn.measured.iterations,

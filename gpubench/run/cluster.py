@@ -1,0 +1,450 @@
+"""Rank 0's side of several machines: who joined, who is lost, and all of them as one agent."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from queue import SimpleQueue
+from threading import Thread
+from time import monotonic, perf_counter_ns, sleep
+from typing import Any, NoReturn, Self
+
+from msgspec.structs import replace
+
+from gpubench import __version__, environment
+from gpubench.errors import InputError
+from gpubench.run import wire
+from gpubench.run.client import GRACE_S, AgentClient, OnProgress, limit_s
+from gpubench.run.messages import (
+    PROTOCOL,
+    Begin,
+    BuildReference,
+    Done,
+    End,
+    Failure,
+    Measure,
+    Preloaded,
+    Prepare,
+    Prepared,
+    Progress,
+    Reply,
+    Request,
+    Step,
+    Waiting,
+)
+from gpubench.run.plan import Plan
+from gpubench.run.pool import Node, shares
+from gpubench.run.prepare import family
+from gpubench.run.pulse import Pulse
+from gpubench.run.store import Store
+from gpubench.run.wire import Tell
+from gpubench.suite import Cell
+from gpubench.workload import reference
+
+TEAM = "cell"
+POLL_S = 1.0
+"""A wait in the store lasts so long before it is looked whether there is still reason to wait."""
+LEAST_S = 0.5
+"""Of the time-out: five beats."""
+LEAVE_S = 3.0
+"""For the nodes to hear that the run is over."""
+END_S = 10.0
+_ENDED = Done | Failure | Prepared
+"""Answers after which a node is not needed any more."""
+_NONCE = re.compile(r"[0-9a-f]{32}")
+
+
+class Peer:
+    """Another node. `ask` is for one thread; ``gone`` tells why it is lost once it is."""
+
+    def __init__(self, node: Node, channel: wire.Channel) -> None:
+        self.node, self.channel = node, channel
+        self.gone: Future[str] = Future()
+        self._asked = 0
+
+    @property
+    def lost(self) -> Failure | None:
+        """What its cells have become, where it is lost."""
+        if not self.gone.done():
+            return None
+        return Failure("node-lost", f"{self.node.name}: {self.gone.result()}")
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """Its answer; a Failure names it."""
+        self._asked += 1
+        end = monotonic() + limit_s(request) + GRACE_S
+        self.channel.send(wire.Ask(self._asked, request))  # type: ignore[arg-type]
+        while not self.gone.done() and monotonic() < end:
+            message = self.channel.receive(POLL_S)
+            if not isinstance(message, wire.Told | wire.Answer) or message.number != self._asked:
+                continue  # of a request that was given up
+            if isinstance(message, wire.Answer):
+                reply = message.reply
+                if isinstance(reply, Failure):
+                    reply = replace(reply, reason=f"{self.node.name}: {reply.reason}")
+                return reply
+            if progress is not None:
+                progress(message.progress)
+        return self.lost or Failure("timeout", f"{self.node.name}: no answer")
+
+
+class Cluster:
+    """The nodes of a run. Enter it before anything that can fail: the exit tells the others."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Store],
+        nnodes: int,
+        key: bytes,
+        timeout_s: float,
+        join_limit_s: float,
+        tell: Tell,
+    ) -> None:
+        """``connect``: the first call keeps the store, where it is ours to keep."""
+        if timeout_s < LEAST_S:
+            raise InputError(f"--node-timeout {timeout_s:g}s: expected {LEAST_S:g}s or more")
+        self._connect, self._nnodes, self._key = connect, nnodes, key
+        self._timeout_s, self._join_limit_s, self._tell = timeout_s, join_limit_s, tell
+        self._run = secrets.token_hex(16)
+        self._welcomed: dict[str, int] = {}
+        self._refused = 0
+        self._pulse: Pulse | None = None
+        self.peers: dict[int, Peer] = {}
+        self.nodes: list[Node] = []
+        self.environments: list[environment.Environment] = []
+        """By rank, as ``nodes``."""
+        self.finished = False
+        """The run came to its end; else the others are told that they were left."""
+
+    # ------------------------------------------------------------------------ joining
+
+    def gather(self, suite: str, own: Node, here: environment.Environment) -> None:
+        """Wait for every node. ``suite``: the digest that theirs must equal.
+
+        Raises InputError where one has not joined in time, or does not fit.
+        """
+        self._store, self._beats = self._connect(), self._connect()
+        self._pulse = Pulse(self._timeout_s, self._ended)
+        self._pulse.start()
+        joined: dict[int, environment.Environment] = {0: here}
+        end = monotonic() + self._join_limit_s
+        while len(joined) < self._nnodes:
+            if monotonic() > end:
+                raise InputError(self._absent(joined))
+            data = self._store.pop("hello", min(POLL_S, self._join_limit_s))
+            try:
+                if data is not None and (found := self._knock(data, suite)):
+                    joined[found[0]] = found[1]
+            except wire.Refused as why:
+                self._refuse(f"refused a message to node 0: {why}")
+        self.nodes = [own, *(self.peers[rank].node for rank in sorted(self.peers))]
+        self.environments = [joined[rank] for rank in sorted(joined)]
+
+    def _refuse(self, words: str) -> None:
+        self._refused += 1
+        if self._refused <= wire.MAX_TOLD:
+            self._tell(words)
+
+    def _absent(self, joined: Mapping[int, Any]) -> str:
+        absent = [str(rank) for rank in range(self._nnodes) if rank not in joined]
+        more = f"; {self._refused} message(s) were refused: see above" if self._refused else ""
+        return (
+            f"of {self._nnodes} nodes rank {', '.join(absent)} did not join within "
+            f"{self._join_limit_s:g} s{more}; start every rank with the same command, "
+            "--rdzv-endpoint and secret (--join-timeout gives them longer)"
+        )
+
+    def _knock(self, data: bytes, suite: str) -> tuple[int, environment.Environment] | None:
+        """Rank and environment of a node that joined. Raises Refused; InputError for a misfit."""
+        head, body = wire.unseal(self._key, data)
+        message, rank = wire.decode(body), head.sender
+        if not isinstance(message, wire.Hello | wire.Join) or head.to != 0 or head.more:
+            raise wire.Refused(f"a {type(message).__name__} from {rank} to {head.to} joins nobody")
+        if not _NONCE.fullmatch(message.nonce):
+            raise wire.Refused(f"its nonce is {message.nonce[:40]!r}")
+        known = self._welcomed.get(message.nonce)
+        if isinstance(message, wire.Hello):
+            if head.run or known is not None:
+                raise wire.Refused(f"a replay of a greeting in node {rank}'s name")
+            self._welcome(message, rank)
+            return None
+        if head.run != f"{self._run}/join" or known != rank or rank in self.peers:
+            raise wire.Refused(f"a replay of a message with which node {rank} joins")
+        channel = self._channel(self._run, message.nonce, rank, self._connect())
+        if message.suite != suite:
+            self._misfit(
+                channel, message.nonce, rank,
+                f"{message.environment.get('host')}: it was started with another suite, other "
+                "options or another model file",
+            )  # fmt: skip
+        self._admit(message, rank, channel)
+        return rank, message.environment
+
+    def _channel(self, run: str, nonce: str, rank: int, inbox: Store) -> wire.Channel:
+        return wire.Channel(
+            self._key, run, 0, rank,
+            lambda data: self._store.push(f"to/{nonce}", data),
+            lambda timeout_s: inbox.pop(f"from/{nonce}", timeout_s),
+            self._tell,
+        )  # fmt: skip
+
+    def _welcome(self, hello: wire.Hello, rank: int) -> None:
+        door = self._channel("", hello.nonce, rank, self._store)
+        if (hello.version, hello.protocol) != (__version__, PROTOCOL):
+            self._misfit(
+                door, hello.nonce, rank,
+                f"gpubench {hello.version} (protocol {hello.protocol}), on rank 0 {__version__} "
+                f"({PROTOCOL}); install the same everywhere",
+            )  # fmt: skip
+        if rank in self.peers or not 0 < rank < self._nnodes:
+            free = [n for n in range(1, self._nnodes) if n not in self.peers]
+            words = f"--node-rank {rank} is taken, or not one of this run; free: {free}"
+            door.send(wire.Refusal(hello.nonce, words))
+            raise wire.Refused(words)
+        self._welcomed[hello.nonce] = rank
+        door.send(wire.Welcome(hello.nonce, self._run, self._timeout_s))
+
+    def _misfit(self, channel: wire.Channel, nonce: str, rank: int, words: str) -> NoReturn:
+        """End the run; not before that node has read why."""
+        channel.send(wire.Refusal(nonce, words))
+        end = monotonic() + LEAVE_S
+        while self._store.size(f"to/{nonce}") and monotonic() < end:
+            sleep(0.05)
+        raise InputError(f"node {rank}: {words}")
+
+    def _admit(self, join: wire.Join, rank: int, channel: wire.Channel) -> None:
+        node = Node(rank, str(join.environment.get("host")), join.cores, join.gpus, join.lacks)
+        self.peers[rank] = Peer(node, channel)
+        channel.send(wire.Welcome(join.nonce, self._run, self._timeout_s))
+        if self._pulse is not None:
+            beats = wire.beats(self._key, self._run, 0, rank, join.nonce, self._beats, self._tell)
+            self._pulse.listen(rank, beats)
+
+    # ------------------------------------------------------------------------ losing
+
+    def _ended(self, rank: int, why: str, finished: bool) -> str:  # noqa: ARG002
+        peer = self.peers[rank]
+        peer.gone.set_result(why)
+        if self._pulse is not None:  # else we left first
+            self._tell(f"lost {peer.node.name}: {why}")
+        return f"rank 0 gave this node up: {why}"
+
+    def lost(self, rank: int) -> Failure | None:
+        """What has become of cells that need node ``rank``, where it is lost."""
+        return self.peers[rank].lost if rank in self.peers else None
+
+    def differ(self, ranks: list[int]) -> bool:
+        """Whether these nodes differ in what matters to a measurement."""
+        return len({environment.fingerprint(self.environments[rank]) for rank in ranks}) > 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            done = self.finished and error is None
+            words = "rank 0 has finished" if done else f"rank 0 stopped: {error or 'interrupted'}"
+            pulse.leave(words, done, LEAVE_S)
+
+
+class Seat(Thread):
+    """A thread that lives as long as its node's agent, and does its requests one by one."""
+
+    def __init__(self, rank: int, agent: AgentClient | Peer) -> None:
+        super().__init__(name=f"node {rank}", daemon=True)
+        self.agent = agent
+        self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.start()
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Its result, when its turn has come."""
+        future: Future[Any] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001  # for whoever waits
+                future.set_exception(error)
+
+        self._todo.put(do)
+        return future
+
+    def run(self) -> None:
+        while (do := self._todo.get()) is not None:
+            do()
+
+    def end(self) -> None:
+        """After what it is doing. Kills an agent of this machine, however busy."""
+        if isinstance(self.agent, AgentClient):
+            self.submit(self.agent.stop)
+        self._todo.put(None)
+        end = monotonic() + END_S
+        while isinstance(self.agent, AgentClient) and self.is_alive() and monotonic() < end:
+            self.agent.kill()
+            self.join(0.1)
+
+
+class Nodes:
+    """All nodes as one agent: `gpubench.run.driver` asks it as it asks one."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, agent: AgentClient) -> None:
+        """``agent``: of this machine, not yet started."""
+        self._cluster, self._plan = cluster, plan
+        self._seats = {0: Seat(0, agent)} | {r: Seat(r, p) for r, p in cluster.peers.items()}
+        self._needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
+        self._failed: dict[tuple[int, str], Failure] = {}
+        """(rank, family of cells, or '' for the reference): what a node could not prepare."""
+
+    def start(self) -> Preloaded:
+        """Start this machine's agent; the others' are started by themselves."""
+        agent = self._seats[0].agent
+        assert isinstance(agent, AgentClient)  # noqa: S101  # seat 0 is this machine
+        reply: Preloaded = self._seats[0].submit(agent.start).result()
+        return reply
+
+    def stop(self) -> None:
+        for seat in self._seats.values():
+            seat.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """Measure on the nodes that the cell needs; prepare on all that any cell needs."""
+        if isinstance(request, Measure):
+            return self._measure(request, progress)
+        assert isinstance(request, BuildReference | Prepare)  # noqa: S101
+        what = family(request.cell) if isinstance(request, Prepare) else ""
+        replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
+        for rank, reply in replies.items():
+            if isinstance(reply, Failure):
+                self._failed[rank, what] = reply
+        return replies[self._needed[0]]
+
+    def _measure(self, request: Measure, progress: OnProgress | None) -> Reply:
+        cell = request.cell
+        share = shares(cell, self._plan.nodes)
+        for rank in share:
+            for what in ("", family(cell)):
+                if (rank, what) in self._failed:
+                    return self._failed[rank, what]
+            if lost := self._cluster.lost(rank):
+                return lost
+        if list(share) == [0]:
+            return self._all({0: request}, lambda _, step: progress and progress(step))[0]
+        replies, bound_ns = self._together(request, share, progress)
+        done = {rank: reply for rank, reply in replies.items() if isinstance(reply, Done)}
+        if len(done) == len(share):
+            return self._merged(cell, done, bound_ns)
+        for rank in share:  # heard when what they do now has ended
+            seat = self._seats[rank]
+            seat.submit(lambda seat=seat: seat.agent.ask(End(TEAM)))  # type: ignore[misc]
+        failures = [reply for reply in replies.values() if isinstance(reply, Failure)]
+        return failures[0] if failures else Failure("error", f"the nodes answered {replies}")
+
+    def _together(
+        self, request: Measure, share: Mapping[int, int], progress: OnProgress | None
+    ) -> tuple[dict[int, Reply], int]:
+        """From barrier to barrier, all nodes at once; and the bound of the last one's skew, ns.
+
+        Every node releases its workers between the moment at which the first was told and the
+        moment at which the last had said that it did, both by rank 0's clock.
+        """
+        end = monotonic() + request.policy.timeout_s
+        own, first, begins = request.cores[: share.get(0, 0)], 0, {}
+        for rank, count in share.items():
+            part = replace(request, cores=own, node=0, first=0)
+            if rank:
+                part = replace(
+                    request, artefact="", reference="", cores=[()] * count, node=rank, first=first
+                )
+            begins[rank] = Begin(TEAM, part)
+            first += count
+        replies, bound_ns = self._all(begins), 0
+        while len(replies) == len(share) and all(isinstance(r, Waiting) for r in replies.values()):
+            reached = next(iter(replies.values()))
+            if progress is not None and isinstance(reached, Waiting):
+                progress(Progress(reached.barrier))
+            replies, bound_ns = self._step(list(share), max(0.1, end - monotonic()))
+        return replies, bound_ns
+
+    def _step(self, ranks: Sequence[int], timeout_s: float) -> tuple[dict[int, Reply], int]:
+        released: list[int] = []
+        told = perf_counter_ns()
+        replies = self._all(
+            dict.fromkeys(ranks, Step(TEAM, [], timeout_s)),
+            lambda *_: released.append(perf_counter_ns()),
+        )
+        return replies, max(released, default=told) - told
+
+    def _all(
+        self,
+        requests: Mapping[int, Request],
+        progress: Callable[[int, Progress], Any] | None = None,
+        to_the_end: bool = False,
+    ) -> dict[int, Reply]:
+        """Every node's answer; only those that came until one failed, unless ``to_the_end``.
+
+        A node that is lost has failed, whatever its thread is waiting for, and though it has
+        answered, if there is more to come.
+        """
+        futures: dict[int, Future[Reply]] = {}
+        for rank, request in requests.items():
+            ask, tell = self._seats[rank].agent.ask, _bound(progress, rank)
+            futures[rank] = self._seats[rank].submit(
+                lambda ask=ask, request=request, tell=tell: ask(request, tell)  # type: ignore[misc]
+            )
+        replies: dict[int, Reply] = {}
+        while len(replies) < len(futures):
+            left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
+            awaited: list[Future[Any]] = [futures[rank] for rank in left if rank not in replies]
+            awaited += [self._cluster.peers[rank].gone for rank in left if rank]
+            wait(awaited, return_when=FIRST_COMPLETED)
+            for rank in left:
+                if lost := self._cluster.lost(rank):
+                    replies[rank] = lost
+                elif futures[rank].done():
+                    replies[rank] = futures[rank].result()
+            if not to_the_end and any(isinstance(r, Failure) for r in replies.values()):
+                break
+        return replies
+
+    def _merged(self, cell: Cell, done: Mapping[int, Done], bound_ns: int) -> Reply:
+        """One answer. Offsets count from each node's own start: no clocks are compared."""
+        ranks = sorted(done)
+        outcomes = [outcome for rank in ranks for outcome in done[rank].outcomes]
+        numbers = [outcome.samples.replica for outcome in outcomes]
+        if numbers != list(range(cell.replicas)):
+            return Failure("error", f"the nodes answered for replicas {numbers}")
+        parities = [p for rank in ranks if (p := done[rank].parity) is not None]
+        flags = [flag for rank in ranks for flag in done[rank].flags]
+        return Done(
+            outcomes,
+            reference.merge(parities) if parities else None,
+            _telemetry({rank: done[rank].telemetry for rank in ranks}, bound_ns),
+            flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
+            any(done[rank].invalid for rank in ranks),
+        )
+
+
+def _bound(progress: Callable[[int, Progress], Any] | None, rank: int) -> OnProgress | None:
+    return None if progress is None else lambda step: progress(rank, step)
+
+
+def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str, Any]:
+    """The first node's, the GPUs of all, and what each one's CPU went through."""
+    found = dict(next(iter(by_node.values())))
+    gpus = [gpu | {"node": n} for n, seen in by_node.items() for gpu in seen.get("gpus", [])]
+    found |= {"gpus": gpus} if gpus else {}
+    found["nodes"] = {
+        str(rank): {key: value for key, value in seen.items() if key != "gpus"}
+        for rank, seen in by_node.items()
+    }
+    found["barrier_ns"] = bound_ns
+    return found
