@@ -25,10 +25,11 @@ from gpubench.analysis.cells import (
     summarise,
 )
 from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Column, Table, of_cells
+from gpubench.analysis.tables import SCALING, Column, Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, show, verdicts
+from gpubench.report import headline, shortfalls, show, verdicts
 from gpubench.suite import Rule
 from gpubench.units import percent
 
@@ -40,6 +41,8 @@ NARROW = {
     110: ("verdict", "cell", "baseline", "candidate", "effect"),
 }
 """Below so many columns, these of a comparison's; the others move to a line of words."""
+SHORTFALLS = 10
+"""Lines on scaling at the end of a run, at most; the worst come first."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
@@ -53,19 +56,35 @@ def render(files: Sequence[RecordFile]) -> str:
         console.print(comparison(compare(*sides), rule=verdicts.rule_of(*sides)))
         console.print()
     summaries = summarise(files)
-    for line in headline.lines(summaries):
+    found = diagnose(summaries)
+    for line in [*headline.lines(summaries), *show.differences(files)]:
         console.print(Text(show.line(line)))
-    for made in of_cells(summaries):
+    for made in of_cells(summaries, found):
         console.print()
         console.print(grid(made))
+        if made.title == SCALING:
+            console.print(_shortfalls(found))
     for flag, n in headline.flags(summaries):
         console.print(Text(f"{flag} ({n} cells): {show.meaning(flag)}"))
     for file in files:
+        for line in show.nodes(file.header):
+            console.print(Text(show.line(line)))
         console.print(Text(f"Raw records: {file.path}"))
         console.print(Text(f"Run a cell again: {show.command(file.header)}"))
         for note in file.notes:
             console.print(Text(show.line(f"Note on {file.path}: {note}")))
     return out.getvalue()
+
+
+def _shortfalls(found: Sequence[Diagnosis]) -> RenderableType:
+    """Every shortfall that is shown: its causes with their evidence."""
+    parts: list[RenderableType] = []
+    for d in shortfalls.shown(found):
+        parts.append(Text(show.line(shortfalls.head(d)), style="bold"))
+        told = [f"{c.short}: {shortfalls.sentence(c)}" for c in d.causes]
+        told += filter(None, [shortfalls.lacks(d)])
+        parts += [Padding(Text(show.line(text)), (0, 0, 0, 2)) for text in told]
+    return Group(*parts, Text())
 
 
 def grid(table: Table) -> RenderableType:
@@ -127,6 +146,11 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
     parts += [Text(show.line(line)) for line in headline.lines(summaries)]
+    short = [shortfalls.line(d) for d in shortfalls.shown(diagnose(summaries))]
+    more = len(short) - SHORTFALLS
+    short[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
+    parts += [Text(show.line(f"Scaling: {line}")) for line in short]
+    parts += [Text(show.line(line), style="yellow") for line in show.differences(files)]
     parts += [Text(f"{f} ({n} cells): {show.meaning(f)}", style="yellow")
               for f, n in headline.flags(summaries)]  # fmt: skip
     return Group(*parts)
