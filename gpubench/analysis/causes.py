@@ -178,7 +178,9 @@ def _host_bound(p: Pair) -> Iterator[Found]:
 def _copies(p: Pair) -> Iterator[Found]:
     if p.many.cell.boundary != "transfer":
         return
-    left, words, told = None, [], {}
+    left: float | None = None
+    words: list[str] = []
+    told: dict[str, float] = {}
     copy = p.change(evidence.copies_ns)
     if copy and copy.rose(MATTERS) and p.same_batch:
         grew = copy.many - copy.one
@@ -264,8 +266,9 @@ def _too_few(p: Pair) -> Iterator[Found]:
         yield Found("cpu-quota", words, told, left if p.cpu else None)
     if room.usable is not None and room.needed > room.usable:
         words = f"the replicas keep {significant(room.needed)} cores busy of {room.usable:g}"
-        left = min(1.0, room.usable / room.needed) if p.cpu else None
-        yield Found("oversubscribed", words, {"cores": room.needed, "usable": room.usable}, left)
+        told = {"cores": room.needed, "usable": room.usable}
+        left = min(1.0, room.usable / room.needed)
+        yield Found("oversubscribed", words, told, left if p.cpu else None)
     elif p.cpu and p.many.cell.replicas_per_device > 1:
         switched = p.change(evidence.switches_per_s)
         n, c = p.many.cell.replicas_per_device, p.many.cell.cores

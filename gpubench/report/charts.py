@@ -58,7 +58,7 @@ def build(summaries: Sequence[Summary]) -> dict[str, Any]:
 
 def _variant(s: Summary) -> str:
     c = s.cell
-    words = [c.precision]
+    words: list[str] = [c.precision]
     words += [f"{c.replicas_per_device}/device"] if c.replicas_per_device > 1 else []
     words += [c.dispatch] if c.dispatch != "independent" else []
     return " ".join(words + [f"{k}={v}" for k, v in sorted(c.options.items())])

@@ -146,10 +146,10 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
     parts += [Text(show.line(line)) for line in headline.lines(summaries)]
-    short = [shortfalls.line(d) for d in shortfalls.shown(diagnose(summaries))]
-    more = len(short) - SHORTFALLS
-    short[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
-    parts += [Text(show.line(f"Scaling: {line}")) for line in short]
+    falls = [shortfalls.line(d) for d in shortfalls.shown(diagnose(summaries))]
+    more = len(falls) - SHORTFALLS
+    falls[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
+    parts += [Text(show.line(f"Scaling: {line}")) for line in falls]
     parts += [Text(show.line(line), style="yellow") for line in show.differences(files)]
     parts += [Text(f"{f} ({n} cells): {show.meaning(f)}", style="yellow")
               for f, n in headline.flags(summaries)]  # fmt: skip

@@ -39,7 +39,7 @@ def test_the_scaling_table_names_what_limits(run):
 @pytest.mark.parametrize("kind", ["text", "md", "html"])
 def test_reports_show_the_cause_its_evidence_and_what_to_do(run, kind):
     made = " ".join(report.render([run], kind).replace("\\", "").split())
-    assert "torch-eager fp32, batch 8, 4 replicas (weak scaling): 92.5 %" in made
+    assert "torch-eager fp32, batch 8, 4 replicas (weak scaling): 92.5" in made
     assert "replica 3 (cpu:3) runs 30.0 % below the mean of the others, in all 3 repeats" in made
     assert "look at that device" in made
     assert made.count("(weak scaling)") == 1  # not of the cell that scales
@@ -48,7 +48,7 @@ def test_reports_show_the_cause_its_evidence_and_what_to_do(run, kind):
 def test_the_end_of_a_run_has_one_line_for_each_shortfall(run):
     made = plain(text.summary([run]), 400)
     (line,) = [x for x in made.splitlines() if x.startswith("Scaling: ")]
-    assert "4 replicas (weak scaling): 92.5 %" in line
+    assert "4 replicas (weak scaling): 92.5" in line
     assert "of the ideal: straggler 100 %; replica 3 (cpu:3) runs 30.0 % below" in line
 
 
@@ -156,9 +156,10 @@ def test_a_batch_that_ran_out_of_memory_once_did_not_work():
 
 
 @pytest.mark.parametrize("kind", report.FORMATS)
-def test_every_report_says_which_batch_worked(kind):
+def test_every_report_says_which_batch_worked(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # so that no table breaks a line
     made = report.render([file(records(cell(batch_size=4), [100]), dead(32))], kind)
-    assert "largest batch size that worked: 4" in made.replace("\n", " ")
+    assert "largest batch size that worked: 4" in made
     assert b"largest batch size that worked: 4" in junit.render(
         [file(records(cell(batch_size=4), [100]), dead(32))], None
     )
