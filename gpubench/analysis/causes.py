@@ -282,7 +282,9 @@ def _too_few(p: Pair) -> Iterator[Found]:
 
 
 def _clocks(p: Pair) -> Iterator[Found]:
-    clock = p.change(evidence.sm_mhz)
+    """Of stragglers' GPUs the clock is part of that cause."""
+    slow = {p.many.timed[0].replicas[i].device for i in p.stragglers}
+    clock = p.change(lambda r: evidence.sm_mhz(r, slow))
     if clock and clock.fell(MATTERS):
         capped = evidence.throttled(p.many)
         key = next((k for k in ("thermal", "power-cap") if capped.get(k, 0) > MATTERS), "clocks")
@@ -335,11 +337,11 @@ def _excluded(p: Pair, found: list[Found]) -> tuple[str, dict[str, Any]] | None:
     if not p.same_batch or p.many.cell.replicas_per_device > 1:
         return None
     clock = p.change(evidence.cpu_mhz)
-    known = "unknown" if clock is None else f"{clock.many / clock.one - 1:+.1%} of one replica's"
+    known = "unknown" if clock is None else f"{clock.many:,.0f} MHz, {clock.one:,.0f} MHz at one"
     words = (
-        f"all replicas are slower by about the same (spread {percent(spread)}), and each had its "
-        f"cores to itself: {percent(busy.many)} of their time ({percent(busy.one)} at one replica),"
-        f" {percent(steal)} stolen, {percent(others)} used by others; CPU clock {known}"
+        f"all are slower by about the same (spread {percent(spread)}), each with its cores to "
+        f"itself: {percent(busy.many)} of their time, {percent(busy.one)} at one replica; "
+        f"{percent(steal)} stolen, {percent(others)} used by others; CPU clock {known}"
     )
     told = {"spread": spread, "cpu_share": busy.many, "cpu_share_one": busy.one,
             "steal_share": steal, "other_busy_share": others}  # fmt: skip

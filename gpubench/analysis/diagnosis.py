@@ -53,7 +53,7 @@ KINDS = {
     "clocks": Kind("lower clocks", "lock the clocks to what all devices can keep together"),
     "shared-device": Kind("shared device", "one replica per device, unless the batch is small"),
     "shared-memory": Kind(
-        "memory bandwidth, cache or power",
+        "memory, cache or power",
         "smaller models or precisions; replicas on other sockets; fewer replicas",
     ),
     "unexplained": Kind("unexplained", "compare the samples over time, and measure again"),

@@ -7,7 +7,7 @@ machines that do not tell. Nothing here trusts the shape of telemetry or environ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from statistics import fmean, median
 from typing import Any
 
@@ -109,9 +109,13 @@ def cpu_mhz(r: Record) -> float | None:
     return _number(r.telemetry, "cpu", "mhz", "median")
 
 
-def sm_mhz(r: Record) -> float | None:
-    """Mean over GPUs of `_gpu_mhz`."""
-    found = [mhz for gpu in _gpus(r.telemetry) if (mhz := _gpu_mhz(gpu, r)) is not None]
+def sm_mhz(r: Record, but: Collection[str] = ()) -> float | None:
+    """Mean over GPUs, ``but`` some, of the median clock."""
+    found = [
+        mhz
+        for gpu in _gpus(r.telemetry)
+        if f"cuda:{gpu.get('index')}" not in but and (mhz := _gpu_mhz(gpu, r)) is not None
+    ]
     return fmean(found) if found else None
 
 

@@ -194,8 +194,8 @@ def _scaling(found: Sequence[Diagnosis]) -> Table:
                          each, straggler, *skew, flags_of(s, one)]))  # fmt: skip
     notes = [
         "One run's cells only. Efficiency = X_g / (d X_1): images/s of g replicas on d devices.",
-        "Limited by: none shown where the interval reaches 100 %, the efficiency is within "
-        f"{percent(MATTERS, 0)} of it, or there is no interval.",
+        "A shortfall is shown where the whole interval is below 100 %, and the efficiency by more "
+        f"than {percent(MATTERS, 0)}.",
     ]
     return _with_axes(SCALING, columns, body, notes)
 

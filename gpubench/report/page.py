@@ -37,8 +37,10 @@ FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 FOLD_SHORTFALLS = 12
 
-WORDS = ("backend", "precision", "device", "scenario", "scaling", "one replica owns", "answers")
+WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
+         "one replica owns", "answers")  # fmt: skip
 """Columns of short words that stay on one line."""
+WIDE = ("limited by",)
 
 SCRIPTS = ("page.js", "charts.js", "verdict.js", "samples.js")
 
@@ -190,7 +192,8 @@ def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
         for row in table.rows
     ]
     columns = [
-        {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else "",
+        {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else
+         "wide" if c.name in WIDE else "",
          "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
     ]  # fmt: skip
     name = table.title.lower().replace(" ", "-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gpubench.analysis.cells import flags_of
 from gpubench.analysis.diagnosis import Cause, Diagnosis
 from gpubench.analysis.tables import Column
 from gpubench.report import headline, show
@@ -25,8 +26,9 @@ def shown(found: Sequence[Diagnosis]) -> list[Diagnosis]:
 
 def head(d: Diagnosis) -> str:
     """'openvino bf16, batch 8, 2 replicas (weak scaling): 78.1 % [76.0, 80.2] of the ideal'."""
-    reached = show.full(d.efficiency, _SHARE)
-    return f"{headline.where(d.summary)} ({d.kind} scaling): {reached} of the ideal"
+    reached, flags = show.full(d.efficiency, _SHARE), flags_of(d.summary, d.one)
+    flagged = f", flagged {', '.join(flags)}" if flags else ""
+    return f"{headline.where(d.summary)} ({d.kind} scaling): {reached} of the ideal{flagged}"
 
 
 def line(d: Diagnosis) -> str:

@@ -43,6 +43,8 @@ NARROW = {
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 SHORTFALLS = 10
 """Lines on scaling at the end of a run, at most; the worst come first."""
+LEFT_OUT = ("limited by", "one replica owns")
+"""Columns of the scaling table that would break the others; causes are told below the table."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
@@ -91,14 +93,15 @@ def grid(table: Table) -> RenderableType:
     """One table; ± is half the 95 % interval."""
     made = _grid(table.title)
     single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
-    for column in table.columns:
+    places = [n for n, column in enumerate(table.columns) if column.name not in LEFT_OUT]
+    for column in (table.columns[n] for n in places):
         whole = column.unit == "key" or column.name in ("backend", "what")
         right = show.is_number(column)
         made.add_column(column.name, justify="right" if right else "left", no_wrap=whole)
     for row in table.rows:
         made.add_row(
-            *(Text(show.line(show.compact(v, c, single=single)))
-              for v, c in zip(row, table.columns, strict=True)),
+            *(Text(show.line(show.compact(row[n], table.columns[n], single=single)))
+              for n in places),
             style="" if not _marks(table, row) else "yellow",
         )  # fmt: skip
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]

@@ -15,7 +15,11 @@ from gpubench.suite import Cell, Policy
 from tests.report import make
 
 QUIET: dict[str, Any] = {
-    "cpu": {"steal_share": 0.0, "other_busy_share": 0.01, "mhz": dict.fromkeys(("min", "median", "max"), 3000.0)}
+    "cpu": {
+        "steal_share": 0.0,
+        "other_busy_share": 0.01,
+        "mhz": dict.fromkeys(("min", "median", "max"), 3000.0),
+    }
 }
 ITERATIONS = 10
 SECONDS = 4
