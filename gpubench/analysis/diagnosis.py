@@ -140,7 +140,10 @@ def _not_shown(e: Estimate) -> str:
 
 
 def _causes(p: Pair) -> list[Cause]:
-    """Ranked; shares that together exceed the shortfall, because causes overlap, are scaled."""
+    """Ranked, what is not explained last.
+
+    Shares that together exceed the shortfall, because causes overlap, are scaled.
+    """
     found = [f for finder in found_by.FINDERS for f in finder(p)]
     total = math.log(p.efficiency.value or 1e-9)
     known = {n: math.log(f.left) / total for n, f in enumerate(found) if f.left is not None}
@@ -156,4 +159,4 @@ def _causes(p: Pair) -> list[Cause]:
         for n, f in enumerate(found)
         if (shares.get(n, 1.0) or 0.0) >= LEAST
     ]  # fmt: skip
-    return sorted(made, key=lambda c: (c.share is None, -(c.share or 0)))
+    return sorted(made, key=lambda c: (c.key == "unexplained", c.share is None, -(c.share or 0)))

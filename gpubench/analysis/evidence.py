@@ -231,7 +231,7 @@ def throttled(s: Summary) -> dict[str, float]:
 
 
 def device_differences(s: Summary, replica: int, told: dict[str, Any]) -> Iterator[str]:
-    """How the GPU of one replica differs from the others': clock, link, NUMA node.
+    """How the GPU of one replica differs from the others': clock, link, NUMA node, placement.
 
     Numbers are added to ``told``. Links are compared with GPUs of the same machine.
     """
@@ -254,6 +254,11 @@ def device_differences(s: Summary, replica: int, told: dict[str, Any]) -> Iterat
             values = ", ".join(f"{v:g}" for v in sorted(v for v in other if v is not None))
             told[name] = own
             yield f"its {words} is {own:g}, the others' {values}"
+    pinned = s.timed[0].facts.get("pinned")
+    loose = [n for n, cores in enumerate(pinned) if not cores] if isinstance(pinned, list) else []
+    if loose == [replica]:
+        told["pinned"] = False
+        yield "its process is not pinned next to its GPU, the others' are"
 
 
 def _mhz_of(s: Summary, index: int) -> float | None:

@@ -10,7 +10,6 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.cells import Summary, gain, rated
 from gpubench.analysis.stats import Estimate
-from gpubench.record import Record
 from gpubench.samples import Samples
 
 
@@ -58,8 +57,8 @@ def efficiency(s: Summary, one: Summary) -> Estimate:
 def speeds(s: Summary) -> dict[int, list[float]]:
     """Repeat -> images/s of each replica while it works; repeats where one has none are left out.
 
-    Of a job that replicas share, from the median time of a batch: over the whole job, equal shares
-    would make all of them look equally fast.
+    Of a job that replicas share, while each had work: over the whole job, equal shares would make
+    all of them look equally fast.
     """
     if s.cell.dispatch == "independent":
         found = s.replica_rates
@@ -69,9 +68,9 @@ def speeds(s: Summary) -> dict[int, list[float]]:
 
 
 def _pace(x: Samples) -> float:
-    """Batches/s."""
-    typical = median(x.durations_ns) / x.iterations if x.durations_ns else 0
-    return 1e9 / typical if typical > 0 else 0.0
+    """Batches/s while it worked: the mean, for what slows it down within is no loss by dispatch."""
+    busy = sum(x.durations_ns)
+    return len(x.durations_ns) * x.iterations * 1e9 / busy if busy else 0.0
 
 
 def per_replica(each: dict[int, list[float]]) -> list[float]:
@@ -98,7 +97,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Of the ideal: the images/s of the whole job / what the replicas do together while they work.
     """
     idle: list[float]
-    """Share of the job's time that each replica had no more work before the job was done."""
+    """Share of the job's time that each replica had no more work, while others still did."""
     lost: float
     """Share of the replicas' joint speed that this idling cost."""
     claim_ns: float | None
@@ -115,13 +114,15 @@ def jobs(rows: Sequence[Summary]) -> list[Job]:
 
 def job_of(s: Summary) -> Job | None:
     """None where the cell's replicas shared none, or no repeat tells."""
-    told = [] if s.cell.dispatch == "independent" else [x for r in s.timed for x in _told(r)]
+    turns = [] if s.cell.dispatch == "independent" else [v for r in s.timed for v in r.visits]
+    told = [one for visit in turns for one in _told(visit)]
     if not told:
         return None
     share = stats.geometric_mean([t.share for t in told], s.pilot)
-    busy = sum(sum(x.durations_ns) for r in s.timed for x in r.replicas)
-    batches = sum(len(x.durations_ns) * x.iterations for r in s.timed for x in r.replicas)
-    claimed = sum(x.claim_ns for r in s.timed for x in r.replicas)
+    every = [x for visit in turns for x in visit]
+    busy = sum(sum(x.durations_ns) for x in every)
+    batches = sum(len(x.durations_ns) * x.iterations for x in every)
+    claimed = sum(x.claim_ns for x in every)
     return Job(
         summary=s,
         share=share,
@@ -140,14 +141,13 @@ class _Told(Struct, frozen=True):
     batches: list[int]
 
 
-def _told(r: Record) -> Iterator[_Told]:
-    """One repeat. Offsets count from the common start, each on its own machine's clock."""
-    pace = [_pace(x) for x in r.replicas]
-    begin, end = min(x.start_ns for x in r.replicas), max(x.end_ns for x in r.replicas)
-    if end <= begin or not any(pace):
+def _told(visit: Sequence[Samples]) -> Iterator[_Told]:
+    """One turn, from the common start to the end of the last batch."""
+    pace = [_pace(x) for x in visit]
+    length = max(x.end_ns for x in visit)
+    if length <= 0 or not any(pace):
         return
-    length = end - begin
-    idle = [(end - x.end_ns) / length for x in r.replicas]
-    batches = [len(x.durations_ns) * x.iterations for x in r.replicas]
+    idle = [1 - x.end_ns / length for x in visit]
+    batches = [len(x.durations_ns) * x.iterations for x in visit]
     lost = sum(p * i for p, i in zip(pace, idle, strict=True)) / sum(pace)
     yield _Told(sum(batches) * 1e9 / length / sum(pace), idle, lost, batches)

@@ -208,7 +208,7 @@ def _jobs(rows: list[Summary]) -> Table:
     columns = (
         _metric("images/s", "images/s", "higher", "images of the job / time until all are done"),
         _metric("share of ideal", "fraction", "higher", "images/s of the job / what the replicas "
-                "do together while they work (from each one's median batch time)"),
+                "do together, each at the rate at which it worked"),
         _metric("over static", "x", "higher", "images/s over those of equal shares"),
         Column(name="overhead per batch", unit="ns", better="lower",
                help="scheduler: time to get the next batch"),

@@ -12,8 +12,7 @@ from gpubench import suitefile
 from gpubench.errors import SuiteError
 from gpubench.suite import Catalog, Cell, Suite
 
-FIELDS = ("backend", "device", "model", "weights", "precision", "batch_size", "replicas",
-          "replicas_per_device", "dispatch")  # fmt: skip
+FIELDS = ("backend", "device", "model", "weights", "precision", "batch_size", "replicas")
 """What the arms may differ in besides a backend's options; the rest would be another question."""
 SAME = ("images", "cores", "scenario", "boundary")
 
@@ -130,9 +129,8 @@ def _by_identity(spec: Spec, cells: Sequence[Cell], named: set[str]) -> dict[obj
 
 def _identity(cell: Cell, named: set[str]) -> object:
     """What must be equal in both arms. Options belong to a backend: of two, they may differ."""
-    # Cores are shared out over devices, and a GPU's cells have none: they follow from these.
-    placed = named & {"replicas", "replicas_per_device", "device"}
-    free = named | ({"cores"} if placed else set())
+    # Cores are shared out over replicas, and a GPU's cells have none: they follow from these two.
+    free = named | ({"cores"} if named & {"replicas", "device"} else set())
     fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in free]
     options = {} if "backend" in named else cell.options
     return repr((fields, sorted((k, v) for k, v in options.items() if k not in named)))

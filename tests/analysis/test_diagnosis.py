@@ -113,6 +113,14 @@ def test_a_straggling_gpu_is_compared_with_the_others():
     assert "generation" not in cause.words
 
 
+def test_a_straggler_that_is_not_pinned_next_to_its_gpu():
+    one = records(cell(**CUDA), [100], telemetry={})
+    many = [replace(r, facts={"pinned": ["0-3", "0-3", ""]})
+            for r in records(cell(3, **CUDA), [100, 100, 70], telemetry={})]  # fmt: skip
+    (cause,) = only(one, many).causes
+    assert "its process is not pinned next to its GPU, the others' are" in cause.words
+
+
 def test_the_node_of_a_straggler_is_named():
     one = records(cell(**CUDA), [100], telemetry={})
     many = records(cell(4, **CUDA), [100, 100, 100, 70], telemetry={}, node=[0, 0, 1, 1])
@@ -402,8 +410,9 @@ def odd(rng: random.Random, c: Any) -> list[Record]:
             for i in range(rng.choice([0, 1, c.replicas]))
         ]  # fmt: skip
         telemetry = rng.choice([{}, {"cpu": anything(), "gpus": anything()}, QUIET])
+        facts = rng.choice([{}, {"pinned": anything()}, {"pinned": ["", "0"]}])
         made.append(Record(cell=c, repeat=repeat, status=rng.choice(["ok", "ok", "failed"]),
-                           replicas=replicas, telemetry=telemetry))  # fmt: skip
+                           replicas=replicas, telemetry=telemetry, facts=facts))  # fmt: skip
     return made
 
 
