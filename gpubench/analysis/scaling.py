@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import fmean, median
+from statistics import fmean
 
 from msgspec import Struct
 
@@ -76,12 +76,6 @@ def _pace(x: Samples) -> float:
 def per_replica(each: dict[int, list[float]]) -> list[float]:
     """Mean of logs over repeats; [] where there are none."""
     return [stats.geometric_mean(v).value or 0.0 for v in zip(*each.values(), strict=False)]
-
-
-def late_ns(s: Summary) -> float | None:
-    """Barrier skew: how long after the common start the last replica went on; median of repeats."""
-    skews = [max(x.late_ns for x in r.replicas) for r in s.timed]
-    return median(skews) if any(skews) else None
 
 
 def place(x: Samples, nodes: bool) -> str:

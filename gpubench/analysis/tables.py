@@ -28,7 +28,7 @@ from gpubench.analysis.cells import (
 )
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.gauges import GAUGES, peak
-from gpubench.analysis.scaling import jobs, late_ns, per_replica
+from gpubench.analysis.scaling import jobs, per_replica
 from gpubench.analysis.stats import Estimate
 from gpubench.record import RecordFile
 from gpubench.units import percent
@@ -166,7 +166,6 @@ def _speedup(
 
 def _scaling(found: Sequence[Diagnosis]) -> Table:
     """Weak and strong efficiency: both are X_g / (d X_1), against another one-replica cell."""
-    skews = {id(d.summary): late_ns(d.summary) for d in found}
     columns = (
         Column(name="scaling", help="weak: same batch per replica; strong: same total batch"),
         Column(name="one replica owns", help="what a lone replica has to itself: one device"),
@@ -180,18 +179,14 @@ def _scaling(found: Sequence[Diagnosis]) -> Table:
         Column(name="per replica", unit="images/s", help="each replica's own rate, mean of logs"),
         Column(name="slowest / mean", unit="fraction", better="higher",
                help="well below 100 %: a straggler holds the others back"),
-        *((Column(name="start skew", unit="ns", better="lower", help="how long after the common "
-                  "start the last replica went on; median over repeats"),)
-          if any(skews.values()) else ()),
     )  # fmt: skip
     body = []
     for d in found:
         s, one = d.summary, d.one
         each = per_replica({n: v for n, v in s.replica_rates.items() if v and all(v)})
         straggler = min(each) / (sum(each) / len(each)) if each else None
-        skew = [skews[id(s)]] if any(skews.values()) else []
         body.append((s, [d.kind, _resource(s), d.efficiency, d.short, s.throughput, one.throughput,
-                         each, straggler, *skew, flags_of(s, one)]))  # fmt: skip
+                         each, straggler, flags_of(s, one)]))  # fmt: skip
     notes = [
         "One run's cells only. Efficiency = X_g / (d X_1): images/s of g replicas on d devices.",
         "A shortfall is shown where the whole interval is below 100 %, and the efficiency by more "

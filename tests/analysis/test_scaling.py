@@ -1,7 +1,7 @@
 import pytest
 
 from gpubench.analysis.cells import baseline_of, summarise
-from gpubench.analysis.scaling import efficiency, jobs, late_ns, place, scaling_pairs
+from gpubench.analysis.scaling import efficiency, jobs, place, scaling_pairs
 from tests.analysis.scaled import cell, file, records, samples
 
 LONE, ALL = cell(), [100, 100]
@@ -67,11 +67,6 @@ def test_jobs_are_the_cells_whose_replicas_share_one():
     assert job.claim_ns is None
 
 
-def test_skew_and_place():
-    c = cell(2)
-    (s,) = summarise([file(records(c, ALL, late_ns=[1_000, 90_000]))])
-    assert late_ns(s) == 90_000
-    (s,) = summarise([file(records(c, ALL))])
-    assert late_ns(s) is None  # older records do not say
-    x = samples(c, 1, 100, node=3)
+def test_a_place_names_the_machine_where_there_are_several():
+    x = samples(cell(2), 1, 100, node=3)
     assert (place(x, False), place(x, True)) == ("cpu:1", "node 3 cpu:1")
