@@ -236,13 +236,17 @@ def _cpu(p: Pair) -> Iterator[Found]:
 
 
 def _taken(p: Pair) -> Iterator[Found]:
+    """Where every repeat lost more than any of the one replica's."""
     for key, reading, least, what in (
         ("cpu-steal", evidence.steal, STEAL, "the hypervisor took"),
         ("other-processes", evidence.others, OTHERS, "other processes used"),
     ):
-        taken = evidence.level(p.many, reading)
-        before = evidence.level(p.base, reading)
-        if taken is not None and before is not None and taken - before > least:
+        now = evidence.by_repeat(p.many, reading).values()
+        then = evidence.by_repeat(p.base, reading).values()
+        if not now or not then or min(now) <= max(then):
+            continue
+        taken, before = fmean(now), fmean(then)
+        if taken - before > least:
             words = f"{what} {percent(taken)} of its cores' time, {percent(before)} at one replica"
             told = {"share": taken, "share_one": before}
             left = (1 - min(taken, 0.99)) / (1 - min(before, 0.98)) if p.cpu else None
@@ -250,12 +254,14 @@ def _taken(p: Pair) -> Iterator[Found]:
 
 
 def _too_few(p: Pair) -> Iterator[Found]:
-    """Of the machine that has least to spare."""
+    """Of the machine that has least to spare. Replicas that had all their CPU time lacked none."""
+    busy = p.change(evidence.cpu_share)
+    short = busy is None or busy.fell(MATTERS)
     lone = evidence.level(p.base, evidence.cpu_share)
     room, alone = evidence.room(p.many, lone), evidence.room(p.base, lone)
     if room is None:
         return
-    if room.quota is not None and room.needed > room.quota:
+    if short and room.quota is not None and room.needed > room.quota:
         before = min(1.0, room.quota / alone.needed) if alone and alone.needed else 1.0
         left = min(1.0, room.quota / room.needed / before)
         words = (
@@ -264,7 +270,7 @@ def _too_few(p: Pair) -> Iterator[Found]:
         )
         told = {"cores": room.needed, "quota": room.quota}
         yield Found("cpu-quota", words, told, left if p.cpu else None)
-    if room.usable is not None and room.needed > room.usable:
+    if short and room.usable is not None and room.needed > room.usable:
         words = f"the replicas keep {significant(room.needed)} cores busy of {room.usable:g}"
         told = {"cores": room.needed, "usable": room.usable}
         left = min(1.0, room.usable / room.needed)

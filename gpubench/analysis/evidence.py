@@ -7,7 +7,7 @@ machines that do not tell. Nothing here trusts the shape of telemetry or environ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -18,6 +18,7 @@ from gpubench.analysis.cells import Summary
 from gpubench.analysis.stats import Estimate
 from gpubench.record import Record
 from gpubench.samples import Samples
+from gpubench.units import percent
 
 Reading = Callable[[Record], float | None]
 
@@ -51,7 +52,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 def change(one: Summary, many: Summary, what: Reading) -> Change | None:
     """None where either was not recorded."""
-    before, after = _by_repeat(one, what), _by_repeat(many, what)
+    before, after = by_repeat(one, what), by_repeat(many, what)
     if not before or not after:
         return None
     positive = min(*before.values(), *after.values()) > 0
@@ -61,11 +62,12 @@ def change(one: Summary, many: Summary, what: Reading) -> Change | None:
 
 def level(s: Summary, what: Reading) -> float | None:
     """Mean over repeats; None where none has it."""
-    found = _by_repeat(s, what)
+    found = by_repeat(s, what)
     return fmean(found.values()) if found else None
 
 
-def _by_repeat(s: Summary, what: Reading) -> dict[int, float]:
+def by_repeat(s: Summary, what: Reading) -> dict[int, float]:
+    """Repeats that do not have it are left out."""
     return {r.repeat: value for r in s.timed if (value := what(r)) is not None}
 
 
@@ -74,12 +76,15 @@ def _by_repeat(s: Summary, what: Reading) -> dict[int, float]:
 
 def cpu_share(r: Record) -> float | None:
     """CPU time / wall time of the replicas' own cores (on a GPU: of one core each)."""
-    every = _every(r)
-    wall = sum(map(_wall_ns, every))
-    if not wall or not all(x.cpu_ns for x in every):
+    return _cpu_share(r, _every(r))
+
+
+def _cpu_share(r: Record, replicas: Sequence[Samples]) -> float | None:
+    wall = sum(map(_wall_ns, replicas))
+    if not wall or not all(x.cpu_ns for x in replicas):
         return None
     own = r.cell.cores / r.cell.replicas_per_device if r.cell.device == "cpu" else 1
-    return sum(x.cpu_ns for x in every) / (wall * max(own, 1e-9))
+    return sum(x.cpu_ns for x in replicas) / (wall * max(own, 1e-9))
 
 
 def switches_per_s(r: Record) -> float | None:
@@ -231,11 +236,13 @@ def throttled(s: Summary) -> dict[str, float]:
 
 
 def device_differences(s: Summary, replica: int, told: dict[str, Any]) -> Iterator[str]:
-    """How the GPU of one replica differs from the others': clock, link, NUMA node, placement.
+    """How one replica differs from the others: CPU time; of its GPU clock, link, NUMA node, cores.
 
     Numbers are added to ``told``. Links are compared with GPUs of the same machine.
     """
     x = s.timed[0].replicas[replica]
+    if s.cell.device == "cpu":
+        yield from _less_cpu(s, replica, told)
     index = _index(x.device)
     if index is None:
         return
@@ -259,6 +266,14 @@ def device_differences(s: Summary, replica: int, told: dict[str, Any]) -> Iterat
     if loose == [replica]:
         told["pinned"] = False
         yield "its process is not pinned next to its GPU, the others' are"
+
+
+def _less_cpu(s: Summary, replica: int, told: dict[str, Any]) -> Iterator[str]:
+    own = level(s, lambda r: _cpu_share(r, [x for x in _every(r) if x.replica == replica]))
+    other = level(s, lambda r: _cpu_share(r, [x for x in _every(r) if x.replica != replica]))
+    if own is not None and other is not None and own < 0.98 * other:
+        told |= {"cpu_share": own, "cpu_share_others": other}
+        yield f"it had {percent(own)} of its cores' time, the others {percent(other)}"
 
 
 def _mhz_of(s: Summary, index: int) -> float | None:

@@ -121,6 +121,19 @@ def test_a_straggler_that_is_not_pinned_next_to_its_gpu():
     assert "its process is not pinned next to its GPU, the others' are" in cause.words
 
 
+def test_a_straggler_that_had_less_cpu_time():
+    (cause,) = only(ONE, records(cell(3), [100, 100, 60], cpu=[0.99, 0.99, 0.6])).causes
+    assert cause.key == "straggler"
+    assert "it had 60.0 % of its cores' time, the others 99.0 %" in cause.words
+    assert cause.evidence["cpu_share"] == pytest.approx(0.6, abs=1e-3)
+
+
+def test_other_work_that_came_and_went_is_no_cause():
+    many = [records(cell(2), [70, 70], telemetry=cpu(other_busy_share=busy))[n]
+            for n, busy in enumerate((0.3, 0.0, 0.3))]  # fmt: skip
+    assert keys(only(ONE, many)) == ["unexplained"]
+
+
 def test_the_node_of_a_straggler_is_named():
     one = records(cell(**CUDA), [100], telemetry={})
     many = records(cell(4, **CUDA), [100, 100, 100, 70], telemetry={}, node=[0, 0, 1, 1])
@@ -219,18 +232,20 @@ def test_stolen_time_is_not_counted_again_as_starvation():
 
 
 def test_a_quota_below_the_cores_in_use():
-    found = only(ONE, records(cell(4), [50] * 4), environment=environment(limits={"cpus": 2.0}))
+    machine = environment(limits={"cpus": 2.0})
+    found = only(ONE, records(cell(4), [50] * 4, cpu=0.495), environment=machine)
     assert found.causes[0].key == "cpu-quota"
     assert found.causes[0].evidence == {"cores": 4, "quota": 2.0}
     assert found.causes[0].share == pytest.approx(1)
+    had_it_all = only(ONE, records(cell(4), [50] * 4), environment=machine)
+    assert keys(had_it_all) == ["shared-memory"]
 
 
 def test_more_replicas_than_cores():
     kind = {"cores": 2}
     one = records(cell(**kind), [100])
-    found = only(
-        one, records(cell(4, **kind), [55] * 4), environment=environment(cpu={"usable": 4})
-    )
+    many = records(cell(4, **kind), [55] * 4, cpu=0.5)
+    found = only(one, many, environment=environment(cpu={"usable": 4}))
     assert keys(found)[0] == "oversubscribed"
     assert found.causes[0].evidence == {"cores": 8, "usable": 4}
 
