@@ -193,7 +193,7 @@ def problems(summaries: Sequence[Summary], *, alone: bool = False) -> list[Probl
             same.setdefault((status, reason, r.remedy), []).append(r.repeat)
         for (status, reason, remedy), at in same.items():
             if status == "failed: out-of-memory" and not alone:
-                remedy = "; ".join(filter(None, [remedy, _worked(s, others[_but_batch(s)])]))
+                remedy = "; ".join(filter(None, [remedy, _worked(s, others[but(s, "batch_size")])]))
             which = "all" if len(at) == len(s.records) else ", ".join(map(str, at))
             found.append(
                 Problem(summary=s, status=status, repeats=which, reason=reason, remedy=remedy)
@@ -209,18 +209,18 @@ def problems_of(summaries: Sequence[Summary]) -> dict[int, list[Problem]]:
     return found
 
 
-def _but_batch(s: Summary) -> object:
+def but(s: Summary, *axes: str) -> object:
+    """What cells of one run must have in common that differ in ``axes`` (of `Cell`) at most."""
     c = s.cell
-    return (s.run, c.backend, c.device, c.model, c.weights, c.images, c.precision, c.replicas,
-            c.replicas_per_device, c.cores, c.scenario, c.boundary, c.dispatch,
-            tuple(sorted(c.options.items())))  # fmt: skip
+    kept = (getattr(c, name) for name in c.__struct_fields__ if name not in axes)
+    return s.run, *(tuple(sorted(v.items())) if isinstance(v, dict) else v for v in kept)
 
 
 def _same_but_batch(summaries: Sequence[Summary]) -> dict[object, list[Summary]]:
     found: dict[object, list[Summary]] = {}
     if any(r.kind == "out-of-memory" for s in summaries for r in s.broken):
         for s in summaries:
-            found.setdefault(_but_batch(s), []).append(s)
+            found.setdefault(but(s, "batch_size"), []).append(s)
     return found
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis import causes as found_by
 from gpubench.analysis.causes import MATTERS, Pair
-from gpubench.analysis.cells import Summary
+from gpubench.analysis.cells import Summary, but
 from gpubench.analysis.scaling import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.units import percent
@@ -109,26 +109,21 @@ def diagnose(rows: Sequence[Summary]) -> list[Diagnosis]:
     """Every scaling pair of ``rows``, in their order."""
     pairs = [(s, one, kind, efficiency(s, one)) for s, one, kind in scaling_pairs(rows)]
     same_batch = {id(s): one for s, one, kind, _ in pairs if kind == "weak"}
-    compute = {_but_boundary(s, one): e for s, one, _, e in pairs if s.cell.boundary == "compute"}
+    compute = {
+        (but(s, "boundary"), kind): e for s, _, kind, e in pairs if s.cell.boundary == "compute"
+    }
     made = []
     for s, one, kind, e in pairs:
         found = Diagnosis(summary=s, one=one, kind=kind, efficiency=e, why_not=_not_shown(e))
         if not found.why_not:
             pair = Pair(
                 many=s, one=one, base=same_batch.get(id(s), one), efficiency=e,
-                compute=compute.get(_but_boundary(s, one)),
+                compute=compute.get((but(s, "boundary"), kind)),
             )  # fmt: skip
             lacks = found_by.not_recorded(pair)
             found = replace(found, causes=_causes(pair), not_recorded=lacks)
         made.append(found)
     return made
-
-
-def _but_boundary(s: Summary, one: Summary) -> object:
-    c = s.cell
-    return (s.run, c.device, c.model, c.weights, c.images, c.backend, c.precision, c.batch_size,
-            c.replicas, c.replicas_per_device, c.cores, c.scenario, c.dispatch,
-            tuple(sorted(c.options.items())), one.cell.batch_size)  # fmt: skip
 
 
 def _not_shown(e: Estimate) -> str:

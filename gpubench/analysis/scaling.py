@@ -8,9 +8,12 @@ from statistics import fmean
 from msgspec import Struct
 
 from gpubench.analysis import stats
-from gpubench.analysis.cells import Summary, gain, rated
+from gpubench.analysis.cells import Summary, but, gain, rated
 from gpubench.analysis.stats import Estimate
 from gpubench.samples import Samples
+
+MANY = ("batch_size", "replicas", "replicas_per_device", "dispatch")
+"""Axes in which a cell may differ from its one-replica cell."""
 
 
 def scaling_pairs(rows: Sequence[Summary]) -> list[tuple[Summary, Summary, str]]:
@@ -24,22 +27,15 @@ def scaling_pairs(rows: Sequence[Summary]) -> list[tuple[Summary, Summary, str]]
     found = [s for s in rated(rows) if s.ranked]
     for s in found:
         if s.cell.replicas == 1:
-            ones.setdefault((_same(s), s.cell.batch_size), []).append(s)
+            ones.setdefault((but(s, *MANY), s.cell.batch_size), []).append(s)
     pairs = []
     for s in (s for s in found if s.cell.replicas > 1):
         for kind, batch in (("weak", s.cell.batch_size), ("strong", s.cell.total_batch)):
             order = {"independent": 1, s.cell.dispatch: 0}
-            known = ones.get((_same(s), batch), [])
+            known = ones.get((but(s, *MANY), batch), [])
             if known:
                 pairs.append((s, min(known, key=lambda o: order.get(o.cell.dispatch, 2)), kind))
     return pairs
-
-
-def _same(s: Summary) -> object:
-    """What a cell shares with its one-replica cell."""
-    c = s.cell
-    return (s.run, c.device, c.model, c.weights, c.images, c.backend, c.precision, c.cores,
-            c.scenario, c.boundary, tuple(sorted(c.options.items())))  # fmt: skip
 
 
 def efficiency(s: Summary, one: Summary) -> Estimate:

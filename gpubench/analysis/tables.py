@@ -19,6 +19,7 @@ from gpubench.analysis.cells import (
     QUANTILES,
     Summary,
     baseline_of,
+    but,
     flags_of,
     gain,
     problems,
@@ -198,7 +199,7 @@ def _scaling(found: Sequence[Diagnosis]) -> Table:
 def _jobs(rows: list[Summary]) -> Table:
     """Jobs that replicas shared, static beside dynamic."""
     found = jobs(rows)
-    others = {_but_dispatch(j.summary): j.summary for j in found
+    others = {but(j.summary, "dispatch"): j.summary for j in found
               if j.summary.cell.dispatch == "static"}  # fmt: skip
     columns = (
         _metric("images/s", "images/s", "higher", "images of the job / time until all are done"),
@@ -213,18 +214,15 @@ def _jobs(rows: list[Summary]) -> Table:
     )  # fmt: skip
     body = []
     for j in found:
-        s, static = j.summary, others.get(_but_dispatch(j.summary))
-        over = Estimate(why="static") if s is static else Estimate(why="not measured")
-        over = gain(static, s) if static and s is not static else over
+        s = j.summary
+        static = others.get(but(s, "dispatch"))
+        over = gain(static, s) if static else Estimate(why="not measured")
+        over = Estimate(why="static") if s is static else over
         batches = [round(n) for n in j.batches]
         body.append((s, [s.throughput, j.share, over, j.claim_ns, j.idle, batches,
                          flags_of(s)]))  # fmt: skip
     notes = ["Replicas share one job. static: equal shares beforehand; dynamic: whoever is free."]
     return _with_axes("One job, shared by replicas", columns, body, notes)
-
-
-def _but_dispatch(s: Summary) -> object:
-    return s.run, *_axis_values(s)[:-1]
 
 
 def _resource(s: Summary) -> str:
