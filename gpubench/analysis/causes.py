@@ -172,6 +172,8 @@ def _host_bound(p: Pair) -> Iterator[Found]:
     if one:
         told["enqueue_share_one"], told["enqueue_ns_one"] = one.share, one.batch_ns
         words += f"; at one replica {duration(one.batch_ns)}, {percent(one.share, 0)}"
+        if one.share >= HOST_SHARE and one.backlog <= BACKLOG:
+            words += " (bound there, too, unless this backend's run() waits)"
     yield Found("host-bound", words, told, min(1.0, p.ideal_ns / host.batch_ns))
 
 

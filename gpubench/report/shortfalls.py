@@ -32,8 +32,8 @@ def head(d: Diagnosis) -> str:
 
 
 def line(d: Diagnosis) -> str:
-    """The head with its causes, the first one with its evidence."""
-    first = f"; {d.causes[0].words}" if d.causes else ""
+    """The head with its causes, and the first evidence of the first one."""
+    first = f"; {d.causes[0].words.partition(';')[0]}" if d.causes else ""
     return f"{head(d)}: {d.short}{first}"
 
 

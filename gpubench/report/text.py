@@ -64,8 +64,8 @@ def render(files: Sequence[RecordFile]) -> str:
     for made in of_cells(summaries, found):
         console.print()
         console.print(grid(made))
-        if made.title == SCALING:
-            console.print(_shortfalls(found))
+        if made.title == SCALING and (short := shortfalls.shown(found)):
+            console.print(_shortfalls(short))
     for flag, n in headline.flags(summaries):
         console.print(Text(f"{flag} ({n} cells): {show.meaning(flag)}"))
     for file in files:
@@ -79,9 +79,9 @@ def render(files: Sequence[RecordFile]) -> str:
 
 
 def _shortfalls(found: Sequence[Diagnosis]) -> RenderableType:
-    """Every shortfall that is shown: its causes with their evidence."""
+    """Their causes with their evidence."""
     parts: list[RenderableType] = []
-    for d in shortfalls.shown(found):
+    for d in found:
         parts.append(Text(show.line(shortfalls.head(d)), style="bold"))
         told = [f"{c.short}: {shortfalls.sentence(c)}" for c in d.causes]
         told += filter(None, [shortfalls.lacks(d)])

@@ -160,6 +160,13 @@ def test_host_bound_is_the_host_being_busy_all_the_time(scenario):
     assert cause.share == pytest.approx(1, abs=0.05)
 
 
+def test_a_backend_that_waits_in_run_looks_the_same_at_one_replica_which_is_said():
+    one = records(cell(**CUDA), [100], telemetry={}, enqueue=0.99)
+    (cause,) = only(one, records(cell(2, **CUDA), [70, 70], telemetry={}, enqueue=0.99)).causes
+    assert cause.key == "host-bound"
+    assert cause.words.endswith("99 % (bound there, too, unless this backend's run() waits)")
+
+
 def test_a_host_that_is_held_up_by_a_full_queue_is_not_the_cause():
     """It is busy for 92 % of a block of 10 batches; then most of a batch is still to be done."""
     one = records(cell(**CUDA), [100], telemetry={}, enqueue=0.92)
