@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -45,6 +45,9 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     cell: Cell
     records: list[Record]
     """One for each repeat; where a task was run again (resume), its last record."""
+    environment: dict[str, Any] = {}
+    nodes: list[dict[str, Any]] = []
+    """As in the run's `gpubench.record.Header`."""
 
     @cached_property
     def key(self) -> str:
@@ -168,8 +171,13 @@ class Problem(Struct, frozen=True, kw_only=True):
     remedy: str
 
 
-def problems(summaries: Sequence[Summary]) -> list[Problem]:
-    """Every skip, failure and missing cell; repeats that ended the same way are one problem."""
+def problems(summaries: Sequence[Summary], *, alone: bool = False) -> list[Problem]:
+    """Every skip, failure and missing cell; repeats that ended the same way are one problem.
+
+    The remedy of an out-of-memory cell names the largest batch size that worked; not when
+    ``summaries`` are ``alone``, without the run's other cells.
+    """
+    others = {} if alone else _same_but_batch(summaries)
     found = []
     for s in summaries:
         if not s.records:
@@ -183,11 +191,48 @@ def problems(summaries: Sequence[Summary]) -> list[Problem]:
             reason = r.reason or FAILURES.get(r.kind, "no reason recorded")
             same.setdefault((status, reason, r.remedy), []).append(r.repeat)
         for (status, reason, remedy), at in same.items():
+            if status == "failed: out-of-memory" and not alone:
+                remedy = "; ".join(filter(None, [remedy, _worked(s, others[but(s, "batch_size")])]))
             which = "all" if len(at) == len(s.records) else ", ".join(map(str, at))
             found.append(
                 Problem(summary=s, status=status, repeats=which, reason=reason, remedy=remedy)
             )
     return found
+
+
+def problems_of(summaries: Sequence[Summary]) -> dict[int, list[Problem]]:
+    """id(summary) -> its `problems`; every summary is there."""
+    found: dict[int, list[Problem]] = {id(s): [] for s in summaries}
+    for p in problems(summaries):
+        found[id(p.summary)].append(p)
+    return found
+
+
+def but(s: Summary, *axes: str) -> object:
+    """What cells of one run must have in common that differ in ``axes`` (of `Cell`) at most."""
+    c = s.cell
+    kept = (getattr(c, name) for name in c.__struct_fields__ if name not in axes)
+    return s.run, *(tuple(sorted(v.items())) if isinstance(v, dict) else v for v in kept)
+
+
+def _same_but_batch(summaries: Sequence[Summary]) -> dict[object, list[Summary]]:
+    found: dict[object, list[Summary]] = {}
+    if any(r.kind == "out-of-memory" for s in summaries for r in s.broken):
+        for s in summaries:
+            found.setdefault(but(s, "batch_size"), []).append(s)
+    return found
+
+
+def _worked(s: Summary, same: Sequence[Summary]) -> str:
+    """``same``: the cells that differ from ``s`` in the batch size at most."""
+    fits = [o.cell.batch_size for o in same
+            if o.timed and not any(r.kind == "out-of-memory" for r in o.broken)]  # fmt: skip
+    if fits:
+        return f"largest batch size that worked: {max(fits)}"
+    tried = sorted(o.cell.batch_size for o in same if o is not s and o.records)
+    if tried:
+        return f"no other batch size worked (tried: {', '.join(map(str, tried))})"
+    return "no other batch size was tried"
 
 
 def flags_of(*summaries: Summary) -> list[str]:
@@ -204,10 +249,15 @@ def flags_of(*summaries: Summary) -> list[str]:
         found |= dict.fromkeys(sorted(s.flags))
     thrown = sum(r.invalidated for s in summaries for r in s.records)
     if thrown:
-        found[f"{thrown} attempt{'' if thrown == 1 else 's'} invalidated"] = None
+        found[invalidated(thrown)] = None
     if any(s.wide for s in summaries):
         found[WIDE] = None
     return list(found)
+
+
+def invalidated(attempts: int) -> str:
+    """'2 attempts invalidated'."""
+    return f"{attempts} attempt{'' if attempts == 1 else 's'} invalidated"
 
 
 def summarise(files: Sequence[RecordFile]) -> list[Summary]:
@@ -230,6 +280,8 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             policy=suite.policy,
             arm=file.header.pairing is not None,
             cell=cell,
+            environment=file.header.environment,
+            nodes=file.header.nodes,
             records=[found[key][n] for n in sorted(found[key])],
         )
         for key, cell in cells.items()

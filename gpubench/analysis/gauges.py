@@ -27,6 +27,18 @@ def _host(r: Record) -> Iterator[float]:
         yield float(total)
 
 
+def _start(r: Record) -> Iterator[float]:
+    seconds = r.telemetry.get("start_s")
+    if isinstance(seconds, int | float):
+        yield seconds * 1e9
+
+
+def _skew(r: Record) -> Iterator[float]:
+    late = [x.late_ns for visit in r.visits for x in visit]
+    if r.cell.replicas > 1 and any(late):
+        yield float(max(late))
+
+
 def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
     """The value at ``path`` of every GPU whose telemetry has it."""
 
@@ -42,6 +54,9 @@ def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
 
 
 GAUGES = (
+    Gauge("start", "ns", max, _start, "until every replica had started and opened its session"),
+    Gauge("start skew", "ns", max, _skew,
+          "how long after the common start the last replica went on"),
     Gauge("host memory", "bytes", max, _host, "peak resident set, all replicas added up"),
     Gauge("GPU memory", "bytes", max, _gpu("memory_used_bytes_peak"),
           "most that was in use on a GPU, by whomever"),

@@ -273,8 +273,7 @@ def label(baseline: Cell, candidate: Cell) -> str:
         old if old == new else f"{old} -> {new}"
         for old, new in zip(_words(baseline, same), _words(candidate, same), strict=True)
     ]
-    if (baseline.boundary, candidate.boundary) == ("compute", "compute"):
-        words.pop()  # as in Cell.label
+    words = [word for word in words if word not in _UNSAID]
     for name in sorted({*baseline.options, *candidate.options}) if same else ():
         old, new = (str(c.options.get(name, "unset")) for c in (baseline, candidate))
         words.append(f"{name}={new}" if old == new else f"{name}={old} -> {new}")
@@ -286,8 +285,13 @@ def label(baseline: Cell, candidate: Cell) -> str:
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
 
 
+_UNSAID = ("1/device", "compute", "independent")
+"""Where both arms have it, as in `Cell.label`."""
+
+
 def _words(c: Cell, same: bool) -> list[str]:
-    """The boundary comes last. ``same``: the arms' backends, so that options are told apart."""
+    """As in `Cell.label`. ``same``: the arms' backends, so that options are told apart."""
     options = "" if same else ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
     backend = f"{c.backend} ({options})" if options else c.backend
-    return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}", c.scenario, c.boundary]
+    return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
+            f"{c.replicas_per_device}/device", c.scenario, c.boundary, c.dispatch]  # fmt: skip

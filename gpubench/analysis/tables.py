@@ -1,4 +1,4 @@
-"""Records -> tables: latency, throughput, scaling, cost to first answer, parity, skips.
+"""Records -> tables: latency, throughput, scaling, shared jobs, cost, parity, skips.
 
 A table holds numbers (`Estimate`, int, float, text, lists of text), never formatted ones: each
 report formats them, and sorts by what they are.
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from gpubench.analysis import stats
+from gpubench.analysis.causes import MATTERS
 from gpubench.analysis.cells import (
     QUANTILES,
     Summary,
     baseline_of,
+    but,
     flags_of,
     gain,
     problems,
@@ -25,17 +27,23 @@ from gpubench.analysis.cells import (
     speedup,
     summarise,
 )
+from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.gauges import GAUGES, peak
+from gpubench.analysis.scaling import jobs, per_replica
 from gpubench.analysis.stats import Estimate
 from gpubench.record import RecordFile
+from gpubench.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
 AXES = ("model", "weights", "images", "device", "backend", "precision", "options", "batch",
-        "replicas", "cores", "boundary")  # fmt: skip
+        "replicas", "per device", "cores", "boundary", "dispatch")  # fmt: skip
 ALWAYS = ("backend", "precision", "batch", "replicas")
 """Axes shown even when all rows agree; the others then move into a note."""
+SCALING = "Scaling over replicas"
+_SILENT = {"options": "", "cores": 0, "per device": 1, "dispatch": "independent"}
+"""Values that a note does not mention."""
 
 
 class Column(Struct, frozen=True, kw_only=True):
@@ -87,8 +95,8 @@ def build(files: Sequence[RecordFile]) -> list[Table]:
     return of_cells(summarise(files))
 
 
-def of_cells(summaries: list[Summary]) -> list[Table]:
-    """The same from summaries that are at hand."""
+def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None) -> list[Table]:
+    """The same from summaries, and their diagnoses, that are at hand."""
     bases = baseline_of(summaries)
     latency = [s for s in summaries if s.cell.scenario == "latency" and s.medians]
     throughput = rated(summaries)
@@ -96,7 +104,8 @@ def of_cells(summaries: list[Summary]) -> list[Table]:
     made = [
         _latency(latency, bases, against),
         _throughput(throughput, bases, against),
-        _scaling(throughput),
+        _scaling(diagnose(summaries) if found is None else found),
+        _jobs(throughput),
         _cost(summaries),
         _machine(summaries),
         _parity([s for s in summaries if s.parity]),
@@ -156,12 +165,16 @@ def _speedup(
     return _metric("speed-up", "x", "higher", text), value
 
 
-def _scaling(rows: list[Summary]) -> Table:
-    """Weak and strong efficiency: both are X_g / (g X_1), against another one-replica cell."""
+def _scaling(found: Sequence[Diagnosis]) -> Table:
+    """Weak and strong efficiency: both are X_g / (d X_1), against another one-replica cell."""
     columns = (
         Column(name="scaling", help="weak: same batch per replica; strong: same total batch"),
-        Column(name="one replica owns", help="what each replica has to itself"),
-        _metric("efficiency", "fraction", "higher", "X_g / (g X_1); 100 % is ideal"),
+        Column(name="one replica owns", help="what a lone replica has to itself: one device"),
+        _metric("efficiency", "fraction", "higher", "X_g / (d X_1): what g replicas on d devices "
+                "do, over d times what one replica does on one. 100 % is ideal; replicas that "
+                "share a device can exceed it"),
+        Column(name="limited by", help="causes of a shortfall that the interval shows, and how "
+               "much of it each explains; the evidence is told apart"),
         _metric("images/s", "images/s", "higher", "all replicas together"),
         _metric("one replica", "images/s", "higher", "the one-replica cell it is compared with"),
         Column(name="per replica", unit="images/s", help="each replica's own rate, mean of logs"),
@@ -169,43 +182,47 @@ def _scaling(rows: list[Summary]) -> Table:
                help="well below 100 %: a straggler holds the others back"),
     )  # fmt: skip
     body = []
-    for s, one, kind in scaling_pairs(rows):
-        each = _per_replica(s)
+    for d in found:
+        s, one = d.summary, d.one
+        each = per_replica({n: v for n, v in s.replica_rates.items() if v and all(v)})
         straggler = min(each) / (sum(each) / len(each)) if each else None
-        body.append((s, [kind, _resource(s), efficiency(s, one), s.throughput, one.throughput,
+        body.append((s, [d.kind, _resource(s), d.efficiency, d.short, s.throughput, one.throughput,
                          each, straggler, flags_of(s, one)]))  # fmt: skip
-    notes = ["One run's cells only. Efficiency = X_g / (g X_1), X being images/s of g replicas."]
-    return _with_axes("Scaling over replicas", columns, body, notes)
+    notes = [
+        "One run's cells only. Efficiency = X_g / (d X_1): images/s of g replicas on d devices.",
+        "A shortfall is shown where the whole interval is below 100 %, and the efficiency by more "
+        f"than {percent(MATTERS, 0)}.",
+    ]
+    return _with_axes(SCALING, columns, body, notes)
 
 
-def scaling_pairs(rows: Sequence[Summary]) -> list[tuple[Summary, Summary, str]]:
-    """(cell with several replicas, its one-replica cell, 'weak' or 'strong') of ranked cells."""
-    rows = [s for s in rated(rows) if s.ranked]
-    if not rows:
-        return []
-    frame = _axes_frame(rows).assign(at=range(len(rows)))
-    frame["total"] = frame["batch"] * frame["replicas"]
-    same = ["run", *(a for a in AXES if a not in ("batch", "replicas"))]
-    ones = frame[frame["replicas"] == 1][[*same, "batch", "at"]]
-    many = frame[frame["replicas"] > 1]
-    pairs: list[tuple[int, int, str]] = []
-    for kind, on in (("weak", "batch"), ("strong", "total")):
-        joined = many.merge(ones.rename(columns={"batch": on}), on=[*same, on], suffixes=("", "_1"))
-        pairs += [(at, one, kind) for at, one in zip(joined["at"], joined["at_1"], strict=True)]
-    return [(rows[at], rows[one], kind) for at, one, kind in sorted(pairs)]
-
-
-def efficiency(s: Summary, one: Summary) -> Estimate:
-    """X_g / (g X_1) with its interval, paired by round where both have the same rounds."""
-    e, g = gain(one, s), s.cell.replicas
-    parts = [None if v is None else v / g for v in (e.value, e.low, e.high)]
-    return Estimate(value=parts[0], low=parts[1], high=parts[2], n=e.n, why=e.why)
-
-
-def _per_replica(s: Summary) -> list[float]:
-    """[] where in no repeat all replicas had a common window and did something in it."""
-    each = zip(*(v for v in s.replica_rates.values() if v and all(v)), strict=True)
-    return [stats.geometric_mean(v).value or 0.0 for v in each]
+def _jobs(rows: list[Summary]) -> Table:
+    """Jobs that replicas shared, static beside dynamic."""
+    found = jobs(rows)
+    others = {but(j.summary, "dispatch"): j.summary for j in found
+              if j.summary.cell.dispatch == "static"}  # fmt: skip
+    columns = (
+        _metric("images/s", "images/s", "higher", "images of the job / time until all are done"),
+        _metric("share of ideal", "fraction", "higher", "images/s of the job / what the replicas "
+                "do together, each at the rate at which it worked"),
+        _metric("over static", "x", "higher", "images/s over those of equal shares"),
+        Column(name="overhead per batch", unit="ns", better="lower",
+               help="scheduler: time to get the next batch"),
+        Column(name="idle at the end", unit="fraction", better="lower",
+               help="share of the job's time that each replica had no more work"),
+        Column(name="batches", unit="count", help="that each replica did; mean over repeats"),
+    )  # fmt: skip
+    body = []
+    for j in found:
+        s = j.summary
+        static = others.get(but(s, "dispatch"))
+        over = gain(static, s) if static else Estimate(why="not measured")
+        over = Estimate(why="static") if s is static else over
+        batches = [round(n) for n in j.batches]
+        body.append((s, [s.throughput, j.share, over, j.claim_ns, j.idle, batches,
+                         flags_of(s)]))  # fmt: skip
+    notes = ["Replicas share one job. static: equal shares beforehand; dynamic: whoever is free."]
+    return _with_axes("One job, shared by replicas", columns, body, notes)
 
 
 def _resource(s: Summary) -> str:
@@ -318,7 +335,7 @@ def _axis_values(s: Summary) -> tuple[Any, ...]:
     c = s.cell
     options = " ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
     return (c.model, c.weights, c.images, c.device, c.backend, c.precision, options, c.batch_size,
-            c.replicas, c.cores, c.boundary)  # fmt: skip
+            c.replicas, c.replicas_per_device, c.cores, c.boundary, c.dispatch)  # fmt: skip
 
 
 def _axes_frame(rows: Sequence[Summary]) -> pd.DataFrame:
@@ -346,10 +363,10 @@ def _with_axes(
     varies = frame.nunique() > 1
     shown = [a for a in frame.columns if varies[a] or a in ALWAYS]
     agree = [f"{a} {frame[a].iloc[0]}" for a in frame.columns
-             if a not in shown and a != "run" and frame[a].iloc[0] not in ("", 0)]  # fmt: skip
+             if a not in shown and a != "run" and frame[a].iloc[0] != _SILENT.get(a)]  # fmt: skip
     axes = frame[shown].to_numpy(dtype=object).tolist()
     rows = [[*a, *values, s.key] for a, (s, values) in zip(axes, body, strict=True)]
-    numeric = ("batch", "replicas", "cores")
+    numeric = ("batch", "replicas", "per device", "cores")
     head = tuple(Column(name=a, unit="count" if a in numeric else "") for a in shown)
     notes = notes + ([f"In every row: {', '.join(agree)}."] if agree else [])
     return Table(title, (*head, *columns, _FLAGS, _KEY), rows, notes)

@@ -201,7 +201,7 @@ def replay(durations_s: Sequence[float]) -> Callable[[], float]:
 def why_failed(summary: Summary) -> str:
     """What a failed test says: kind, reason and remedy of every problem; '' without a failure."""
     lines = []
-    for problem in problems([summary]):
+    for problem in problems([summary], alone=True):
         if not problem.status.startswith("failed"):
             continue
         kind = problem.status.removeprefix("failed: ")
@@ -215,7 +215,7 @@ def why_failed(summary: Summary) -> str:
 
 def why_skipped(summary: Summary) -> str:
     """'unavailable: reason -> remedy' where this machine, or the backend, cannot do the cell."""
-    for problem in problems([summary]):
+    for problem in problems([summary], alone=True):
         if problem.status in ("unavailable", "unsupported"):
             remedy = f" -> {problem.remedy}" if problem.remedy else ""
             return f"{problem.status}: {problem.reason}{remedy}"

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.cells import Summary, flags_of, rated
+from gpubench.analysis.scaling import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Column, efficiency, scaling_pairs
+from gpubench.analysis.tables import Column
 from gpubench.report import headline, show
 
 COLOURS = 8
@@ -56,7 +57,11 @@ def build(summaries: Sequence[Summary]) -> dict[str, Any]:
 
 
 def _variant(s: Summary) -> str:
-    return s.cell.precision + "".join(f" {k}={v}" for k, v in sorted(s.cell.options.items()))
+    c = s.cell
+    words: list[str] = [c.precision]
+    words += [f"{c.replicas_per_device}/device"] if c.replicas_per_device > 1 else []
+    words += [c.dispatch] if c.dispatch != "independent" else []
+    return " ".join(words + [f"{k}={v}" for k, v in sorted(c.options.items())])
 
 
 def _series(s: Summary) -> str:
@@ -150,22 +155,29 @@ def pareto(points: Sequence[Point]) -> None:
 
 
 def _scaling(timed: list[Summary]) -> dict[str, Any]:
-    """Speed-up X_g / X_1 over replicas; the one-replica anchor is 1 by definition."""
+    """Speed-up X_g / X_1 over devices; the one-replica anchor is 1 by definition.
+
+    It belongs to the line of its rivals. Replicas that share the only device stand at 1 themselves.
+    """
     points: list[Point] = []
     anchors: dict[tuple[Any, ...], Point] = {}
+    shared_device = False
     for s, one, kind in scaling_pairs(timed):
-        g, e = s.cell.replicas, efficiency(s, one)
+        g, e = s.cell.devices, efficiency(s, one)
+        shared_device |= g < s.cell.replicas
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
         what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
         shared = {"what": what, "rank": [kind == "strong", size]}
         tip = {"speed-up": show.full(_times(e, g), _X), "efficiency": show.full(e, _SHARE)}
         points.append(_point(s, g, e, g, tip) | shared)
         anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
-        anchors.setdefault((id(one), what), anchor | shared)
+        if s.cell.replicas_per_device == 1:
+            line = {"series": _series(s)}
+            anchors.setdefault((id(one), what, _series(s)), anchor | shared | line)
     points += anchors.values()
     return _chart("scaling", "Scaling against ideal", "Throughput relative to one replica; the "
-                  "grey line is ideal.", points, x="replicas", y="speed-up over one replica",
-                  by="what", batch=True)  # fmt: skip
+                  "grey line is ideal.", points, x="devices" if shared_device else "replicas",
+                  y="speed-up over one replica", by="what", batch=True)  # fmt: skip
 
 
 def _times(e: Estimate, g: int) -> Estimate:

@@ -12,20 +12,23 @@ import msgspec
 from gpubench.analysis import stats
 from gpubench.analysis.cells import (
     QUANTILES,
+    Problem,
     Summary,
     baseline_of,
     flags_of,
-    problems,
+    problems_of,
     speedup,
     summarise,
 )
+from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.gauges import GAUGES, peak
+from gpubench.analysis.scaling import job_of
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import accuracy, efficiency, scaling_pairs
+from gpubench.analysis.tables import accuracy
 from gpubench.record import RecordFile
 
 CELL = ("backend", "device", "model", "weights", "images", "precision", "batch_size", "replicas",
-        "cores", "scenario", "boundary")  # fmt: skip
+        "cores", "scenario", "boundary", "replicas_per_device", "dispatch")  # fmt: skip
 HEAD = ("run", "cell", *CELL, "options", "status", "reason", "remedy", "flags", "metric", "unit",
         "value", "low", "high", "n", "note")  # fmt: skip
 
@@ -38,13 +41,14 @@ def render(files: Sequence[RecordFile]) -> str:
     summaries = summarise(files)
     bases = baseline_of(summaries)
     scaled: dict[int, list[tuple[str, str, Estimate]]] = {}
-    for s, one, kind in scaling_pairs(summaries):
-        scaled.setdefault(id(s), []).append((f"{kind} efficiency", "ratio", efficiency(s, one)))
+    for d in diagnose(summaries):
+        scaled.setdefault(id(d.summary), []).extend(_scaling(d))
+    broken = problems_of(summaries)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEAD)
     for s in summaries:
-        lead = _lead(s)
+        lead = _lead(s, broken[id(s)])
         metrics = [*_metrics(s, bases.get(id(s))), *scaled.get(id(s), [])]
         for name, unit, e in metrics or [("", "", Estimate())]:
             row = [*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why]
@@ -52,10 +56,9 @@ def render(files: Sequence[RecordFile]) -> str:
     return out.getvalue()
 
 
-def _lead(s: Summary) -> list[Any]:
+def _lead(s: Summary, found: Sequence[Problem]) -> list[Any]:
     options = msgspec.json.encode(s.cell.options, order="sorted").decode()
     cell = [getattr(s.cell, name) for name in CELL]
-    found = problems([s])
     texts = ([p.reason for p in found], [p.remedy for p in found if p.remedy], flags_of(s))
     return [s.run, s.key, *cell, options, s.status, *("; ".join(dict.fromkeys(t)) for t in texts)]
 
@@ -63,6 +66,13 @@ def _lead(s: Summary) -> list[Any]:
 def harmless(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets a leading quote."""
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def _scaling(d: Diagnosis) -> Iterator[tuple[str, str, Estimate]]:
+    """The efficiency, then how much of its shortfall each cause explains, with the evidence."""
+    yield f"{d.kind} efficiency", "ratio", d.efficiency
+    for c in d.causes:
+        yield f"{d.kind} limited by {c.key}", "ratio", Estimate(value=c.share, why=c.words)
 
 
 def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estimate]]:
@@ -74,6 +84,9 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
         yield "throughput", "images/s", s.throughput
     if base is not None and base is not s:
         yield "speed-up", "ratio", speedup(base, s)
+    if job := job_of(s):
+        yield "share of ideal", "ratio", job.share
+        yield "dispatch overhead per batch", "ns", Estimate(value=job.claim_ns)
     for step in dict.fromkeys(k for r in s.timed for k in r.prepare_ns):
         cost = max(r.prepare_ns.get(step, 0) for r in s.timed)
         yield f"prepare {step}", "ns", Estimate(value=cost)

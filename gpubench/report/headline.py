@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.analysis.cells import Summary, flags_of, rated
+from gpubench.analysis.cells import Summary, flags_of, invalidated, rated
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column
 from gpubench.report import show
@@ -86,8 +86,10 @@ def _overlap(a: Estimate, b: Estimate) -> bool:
 
 
 def where(s: Summary) -> str:
-    """'openvino bf16, batch 64, 4 replicas'."""
+    """'openvino bf16, batch 64, 4 replicas, 2 per device, dynamic'."""
     c, many = s.cell, "" if s.cell.replicas == 1 else "s"
+    many += f", {c.replicas_per_device} per device" if c.replicas_per_device > 1 else ""
+    many += f", {c.dispatch}" if c.dispatch != "independent" else ""
     options = "".join(f", {k}={v}" for k, v in sorted(c.options.items()))
     return f"{c.backend} {c.precision}, batch {c.batch_size}, {c.replicas} replica{many}{options}"
 
@@ -105,8 +107,13 @@ def _outcome(status: str) -> str:
 
 
 def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
-    """Flags that occur, with the number of cells, the most frequent first."""
-    return Counter(f for s in summaries for f in s.flags).most_common()
+    """Flags that occur, with the number of cells, the most frequent first.
+
+    Then the attempts that were thrown away for outside evidence.
+    """
+    found = Counter(f for s in summaries for f in s.flags).most_common()
+    thrown = [n for s in summaries if (n := sum(r.invalidated for r in s.records))]
+    return found + ([(invalidated(sum(thrown)), len(thrown))] if thrown else [])
 
 
 def lines(summaries: Sequence[Summary]) -> list[str]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from gpubench.analysis.cells import run_names
+from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, caveat, compare, exit_code
-from gpubench.analysis.tables import build
+from gpubench.analysis.diagnosis import diagnose
+from gpubench.analysis.tables import of_cells
 from gpubench.record import RecordFile
-from gpubench.report import verdicts
+from gpubench.report import shortfalls, verdicts
 from gpubench.suite import Rule
 
 FORMAT = 1
@@ -19,7 +20,8 @@ FORMAT = 1
 
 
 def render(files: Sequence[RecordFile]) -> str:
-    """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}]}``.
+    """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}],
+    scaling: [{run, cell, one, scaling, efficiency, shown, why_not, causes, not_recorded}]}``.
 
     The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives.
     """
@@ -27,7 +29,10 @@ def render(files: Sequence[RecordFile]) -> str:
         {"run": name, "path": f.path, "header": f.header, "notes": f.notes}
         for name, f in zip(run_names(files), files, strict=True)
     ]
-    made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": build(files)}
+    summaries = summarise(files)
+    found = diagnose(summaries)
+    made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": of_cells(summaries, found)}
+    made["scaling"] = shortfalls.plain(found)
     if sides := verdicts.arms(files):
         made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(*sides))
     return _text(made)

@@ -10,9 +10,10 @@ import msgspec
 
 from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, compare
-from gpubench.analysis.tables import Table, of_cells
+from gpubench.analysis.diagnosis import Diagnosis, diagnose
+from gpubench.analysis.tables import SCALING, Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, show, verdicts
+from gpubench.report import headline, shortfalls, show, verdicts
 from gpubench.suite import Rule
 
 OPEN_ROWS = 30
@@ -35,6 +36,8 @@ def render(files: Sequence[RecordFile]) -> str:
         lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(show.machine(head))}. "
                   f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
+        lines += ["", *(f"- {escape(line)}" for line in show.nodes(head))] if head.nodes else []
+    lines += [f"> **{escape(line)}**" for line in show.differences(files)]
     if sides := verdicts.arms(files):
         verdict = comparison(compare(*sides), rule=verdicts.rule_of(*sides)).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
@@ -44,8 +47,10 @@ def render(files: Sequence[RecordFile]) -> str:
         lines += ["**Flags in this report**", ""]
         lines += [f"- **{escape(f)}** ({n} cells): {escape(show.meaning(f))}" for f, n in flags]
         lines += [""]
-    for made in of_cells(summaries):
+    found = diagnose(summaries)
+    for made in of_cells(summaries, found):
         lines += [*_section(made), ""]
+        lines += _shortfalls(found) if made.title == SCALING else []
     return "\n".join([*lines, *_ending(files)]) + "\n"
 
 
@@ -102,10 +107,25 @@ def _section(table: Table) -> list[str]:
     return [f"## {escape(table.title)}", "", *(escape(n) for n in table.notes), "", *body]
 
 
+def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
+    """Every shortfall that is shown: its causes with their evidence."""
+    shown = shortfalls.shown(found)
+    body = []
+    for d in shown:
+        body.append(f"- {escape(shortfalls.head(d))}")
+        body += [f"  - **{escape(c.short)}**: {escape(shortfalls.sentence(c))}" for c in d.causes]
+        body += [f"  - {escape(text)}" for text in [shortfalls.lacks(d)] if text]
+    if len(shown) > OPEN_ROWS:
+        body = ["<details>", f"<summary>{len(shown)} shortfalls</summary>", "", *body, "",
+                "</details>"]  # fmt: skip
+    return [f"### {shortfalls.TITLE}", "", shortfalls.NOTE, "", *body, ""] if shown else []
+
+
 def _ending(files: Sequence[RecordFile]) -> list[str]:
     lines = []
     for name, file in zip(run_names(files), files, strict=True):
-        environment = msgspec.json.format(msgspec.json.encode(file.header.environment)).decode()
+        machines = file.header.nodes or file.header.environment
+        environment = msgspec.json.format(msgspec.json.encode(machines)).decode()
         again = show.command(file.header)
         ticks = re.findall("`+", environment + again)
         fence = "`" * (max([2, *map(len, ticks)]) + 1)

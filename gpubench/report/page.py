@@ -17,17 +17,30 @@ from msgspec import Struct
 from gpubench import __version__
 from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import Column, Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import charts, forest, headline, series, show, verdictpage, verdicts
+from gpubench.report import (
+    charts,
+    forest,
+    headline,
+    series,
+    shortfalls,
+    show,
+    verdictpage,
+    verdicts,
+)
 from gpubench.suite import Rule
 
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
+FOLD_SHORTFALLS = 12
 
-WORDS = ("backend", "precision", "device", "scenario", "scaling", "one replica owns", "answers")
+WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
+         "one replica owns", "answers")  # fmt: skip
 """Columns of short words that stay on one line."""
+WIDE = ("limited by",)
 
 SCRIPTS = ("page.js", "charts.js", "verdict.js", "samples.js")
 
@@ -101,6 +114,8 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
         loader=jinja2.FunctionLoader(asset),
     )  # fmt: skip
     summaries = summarise(files)
+    found = diagnose(summaries)
+    short = shortfalls.page(found)
     drawn = charts.build(summaries)
     samples = series.build(summaries)
     drawn |= {"verdict": evidence or None, "samples": samples}
@@ -125,7 +140,12 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
         counts=headline.counts(summaries),
         flags=marks,
         charts=drawn["charts"],
-        tables=[table(t, of_cell) for t in of_cells(summaries)],
+        differences=show.differences(files),
+        shortfalls=short,
+        shortfalls_title=shortfalls.TITLE,
+        shortfalls_note=shortfalls.NOTE,
+        fold_shortfalls=FOLD_SHORTFALLS,
+        tables=[table(t, of_cell) for t in of_cells(summaries, found)],
         samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
         commands=list(commands),
         paired=all(header.pairing for header in headers.values()),
@@ -135,16 +155,23 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
 
 def _run(name: str, file: RecordFile) -> dict[str, Any]:
     head = file.header
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for path, value in flatten(head.environment):
-        section, _, rest = path.partition(".")
-        sections.setdefault(section, []).append((rest or section, value))
+    others = [_sections(environment) for environment in head.nodes]
     return {
         "name": name, "started": head.started, "machine": show.machine(head), "path": file.path,
-        "notes": file.notes, "description": head.suite.description, "sections": sections,
+        "notes": file.notes, "description": head.suite.description,
+        "sections": {} if others else _sections(head.environment),
+        "nodes": list(zip(show.nodes(head), others, strict=True)),
         "fingerprint": head.fingerprint, "seed": head.seed, "baseline": head.suite.baseline,
         "repeats": head.suite.policy.repeats,
     }  # fmt: skip
+
+
+def _sections(environment: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path, value in flatten(environment):
+        section, _, rest = path.partition(".")
+        found.setdefault(section, []).append((rest or section, value))
+    return found
 
 
 def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
@@ -165,7 +192,8 @@ def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
         for row in table.rows
     ]
     columns = [
-        {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else "",
+        {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else
+         "wide" if c.name in WIDE else "",
          "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
     ]  # fmt: skip
     name = table.title.lower().replace(" ", "-")

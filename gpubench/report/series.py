@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.analysis import stats
 from gpubench.analysis.cells import Summary, flags_of
+from gpubench.analysis.scaling import place
 from gpubench.record import Record
 from gpubench.report.charts import COLOURS, CONFIG, LOG_FROM
 from gpubench.samples import Samples
@@ -60,6 +61,7 @@ def _cell(s: Summary, most: int, several: bool) -> dict[str, Any]:
 
     ``turns``: where each starts and what it is; ``samples`` and ``gauges``: x, y (whole numbers
     of ``dx`` s and ``dy`` units) of each turn and replica, and of each gauge, turn and GPU.
+    ``places``: where each replica ran, in a run of several machines.
     """
     turns = list(_turns(s))
     drawn = [[_series(x) for x in visit] for _, _, visit, _ in turns]
@@ -74,6 +76,7 @@ def _cell(s: Summary, most: int, several: bool) -> dict[str, Any]:
         "unit": unit, "dx": dx, "dy": dy, "log": longest > LOG_FROM * shortest, "cpu": _cpu(s),
         "repeats": len(s.timed), "total": sum(map(len, spans)), "shown": 0, "turns": [],
         "samples": [], "gauges": {name: [] for name, *_ in GAUGES},
+        "places": [place(x, True) for x in s.timed[0].replicas] if s.nodes else [],
     }  # fmt: skip
     begin = 0.0
     for number, (record, at, visit, seconds) in enumerate(turns):

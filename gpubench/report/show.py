@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -192,13 +193,54 @@ def machine(header: Header) -> str:
     """The machine in a few words, from whatever the environment says."""
     words = []
     for name in ("gpu", "gpus", "cpu"):
-        item = header.environment.get(name)
-        for part in item if isinstance(item, list) else [item]:
-            if isinstance(part, dict):
-                words.append(str(part.get("name") or part.get("model") or ""))
-            elif part:
-                words.append(str(part))
-    return ", ".join(dict.fromkeys(w for w in words if w)) or header.fingerprint
+        for environment in header.nodes or [header.environment]:
+            item = environment.get(name)
+            for part in item if isinstance(item, list) else [item]:
+                if isinstance(part, dict):
+                    words.append(str(part.get("name") or part.get("model") or ""))
+                elif part:
+                    words.append(str(part))
+    many = f"{len(header.nodes)} nodes: " if len(header.nodes) > 1 else ""
+    return many + (", ".join(dict.fromkeys(w for w in words if w)) or header.fingerprint)
+
+
+def nodes(header: Header) -> list[str]:
+    """One line for each machine of a run on several: 'node 1: host b, 2 x H100, driver 550, ..'."""
+    return [f"node {rank}: {', '.join(_node(each))}" for rank, each in enumerate(header.nodes)]
+
+
+def _node(environment: dict[str, Any]) -> Iterator[str]:
+    """What tells machines apart, as far as the environment says."""
+
+    def of(section: str, name: str) -> Any:
+        found = environment.get(section)
+        return found.get(name) if isinstance(found, dict) else None
+
+    known = environment.get("gpus")
+    gpus = [g for g in known if isinstance(g, dict)] if isinstance(known, list) else []
+    names = Counter(str(gpu.get("name")) for gpu in gpus)
+    drivers = dict.fromkeys(str(gpu["driver"]) for gpu in gpus if gpu.get("driver"))
+    memory, versions = of("memory", "total_bytes"), environment.get("libraries")
+    yield f"host {environment.get('host') or 'unknown'}"
+    yield from (f"{n} x {name}" for name, n in names.items())
+    yield from (f"driver {driver}" for driver in drivers)
+    yield f"{of('cpu', 'model') or 'unknown CPU'} ({of('cpu', 'usable') or '?'} usable cores)"
+    if isinstance(memory, int | float):
+        yield units.size(memory)
+    if of("os", "kernel"):
+        yield f"kernel {of('os', 'kernel')}"
+    if isinstance(versions, dict):
+        yield from (f"{k} {versions[k]}" for k in ("torch", "onnxruntime") if k in versions)
+
+
+def differences(files: Sequence[RecordFile]) -> list[str]:
+    """'Nodes differ: node 1: libraries.torch 2.9.0, node 0: 2.10.0', one for each difference."""
+    several = len(files) > 1
+    return [
+        f"Nodes differ{f' in run {f.header.run_id}' if several else ''}: {text}"
+        for f in files
+        for text in f.header.node_differences
+    ]
 
 
 def title(files: Sequence[RecordFile]) -> str:

@@ -25,10 +25,11 @@ from gpubench.analysis.cells import (
     summarise,
 )
 from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Column, Table, of_cells
+from gpubench.analysis.tables import SCALING, Column, Table, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, show, verdicts
+from gpubench.report import headline, shortfalls, show, verdicts
 from gpubench.suite import Rule
 from gpubench.units import percent
 
@@ -40,6 +41,10 @@ NARROW = {
     110: ("verdict", "cell", "baseline", "candidate", "effect"),
 }
 """Below so many columns, these of a comparison's; the others move to a line of words."""
+SHORTFALLS = 10
+"""Lines on scaling at the end of a run, at most; the worst come first."""
+LEFT_OUT = ("limited by", "one replica owns")
+"""Columns of the scaling table that would break the others; causes are told below the table."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
@@ -53,14 +58,19 @@ def render(files: Sequence[RecordFile]) -> str:
         console.print(comparison(compare(*sides), rule=verdicts.rule_of(*sides)))
         console.print()
     summaries = summarise(files)
-    for line in headline.lines(summaries):
+    found = diagnose(summaries)
+    for line in [*headline.lines(summaries), *show.differences(files)]:
         console.print(Text(show.line(line)))
-    for made in of_cells(summaries):
+    for made in of_cells(summaries, found):
         console.print()
         console.print(grid(made))
+        if made.title == SCALING and (short := shortfalls.shown(found)):
+            console.print(_shortfalls(short))
     for flag, n in headline.flags(summaries):
         console.print(Text(f"{flag} ({n} cells): {show.meaning(flag)}"))
     for file in files:
+        for line in show.nodes(file.header):
+            console.print(Text(show.line(line)))
         console.print(Text(f"Raw records: {file.path}"))
         console.print(Text(f"Run a cell again: {show.command(file.header)}"))
         for note in file.notes:
@@ -68,18 +78,30 @@ def render(files: Sequence[RecordFile]) -> str:
     return out.getvalue()
 
 
+def _shortfalls(found: Sequence[Diagnosis]) -> RenderableType:
+    """Their causes with their evidence."""
+    parts: list[RenderableType] = []
+    for d in found:
+        parts.append(Text(show.line(shortfalls.head(d)), style="bold"))
+        told = [f"{c.short}: {shortfalls.sentence(c)}" for c in d.causes]
+        told += filter(None, [shortfalls.lacks(d)])
+        parts += [Padding(Text(show.line(text)), (0, 0, 0, 2)) for text in told]
+    return Group(*parts, Text())
+
+
 def grid(table: Table) -> RenderableType:
     """One table; ± is half the 95 % interval."""
     made = _grid(table.title)
     single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
-    for column in table.columns:
+    places = [n for n, column in enumerate(table.columns) if column.name not in LEFT_OUT]
+    for column in (table.columns[n] for n in places):
         whole = column.unit == "key" or column.name in ("backend", "what")
         right = show.is_number(column)
         made.add_column(column.name, justify="right" if right else "left", no_wrap=whole)
     for row in table.rows:
         made.add_row(
-            *(Text(show.line(show.compact(v, c, single=single)))
-              for v, c in zip(row, table.columns, strict=True)),
+            *(Text(show.line(show.compact(row[n], table.columns[n], single=single)))
+              for n in places),
             style="" if not _marks(table, row) else "yellow",
         )  # fmt: skip
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
@@ -127,6 +149,11 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
     parts += [Text(show.line(line)) for line in headline.lines(summaries)]
+    falls = [shortfalls.line(d) for d in shortfalls.shown(diagnose(summaries))]
+    more = len(falls) - SHORTFALLS
+    falls[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
+    parts += [Text(show.line(f"Scaling: {line}")) for line in falls]
+    parts += [Text(show.line(line), style="yellow") for line in show.differences(files)]
     parts += [Text(f"{f} ({n} cells): {show.meaning(f)}", style="yellow")
               for f, n in headline.flags(summaries)]  # fmt: skip
     return Group(*parts)

@@ -233,6 +233,17 @@ def test_machine_table_has_the_extremes_and_only_what_was_recorded():
     assert (found["temperature"], found["mean power"], found["peak power"]) == (77, 312.5, 402)
     assert found["GPU memory"] == 3 << 30
 
+    records = [replace(r, telemetry={"start_s": 0.5 + r.repeat}) for r in file.records]
+    found = rows(tables(replace(file, records=records))["Machine while measuring"])[0]
+    assert found["start"] == 2.5e9
+    assert "start skew" not in found  # older records do not tell
+    records = [
+        replace(r, replicas=[replace(s, late_ns=9_000 * s.replica + r.repeat) for s in r.replicas])
+        for r in file.records
+    ]
+    found = rows(tables(replace(file, records=records))["Machine while measuring"])
+    assert [r["start skew"] for r in found] == [9_002, None]  # nobody to wait for
+
     bare = [
         replace(r, telemetry={}, replicas=[replace(s, peak_host_bytes=0) for s in r.replicas])
         for r in file.records

@@ -12,6 +12,7 @@ from gpubench import report
 from gpubench.analysis.compare import compare
 from gpubench.record import RecordFile
 from gpubench.report import page
+from tests.analysis import scaled
 from tests.report import make, make_pairs
 from tests.report.browser import Browser, executable
 from tests.report.test_report import HOSTILE, hostile
@@ -114,6 +115,22 @@ def test_hostile_strings_run_nothing(browser, tmp_path):
     assert not [e for e in browser.events if e["method"] == "Page.javascriptDialogOpening"]
     assert troubles(browser) == []
     assert requests(browser) == {path.as_uri()}
+
+
+def test_shortfalls_read_well_wide_and_narrow(browser, tmp_path):
+    slow = [
+        *scaled.records(scaled.cell(), [100]),
+        *scaled.records(scaled.cell(4), [80, 80, 80, 48]),
+    ]
+    browser.view(1280, 900)
+    show(browser, tmp_path / "shortfalls.html", [scaled.file(slow)])
+    assert count(browser, "#shortfalls .item") == 1
+    bars, size = "[...document.querySelectorAll('.bar')]", "getComputedStyle(b).backgroundSize"
+    assert browser.evaluate(f"{bars}.map(b => {size})") == ["68% 100%", "32% 100%"]
+    assert "replica 3 (cpu:3)" in browser.evaluate("document.querySelector('.causes').innerText")
+    browser.view(390, 844)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    assert troubles(browser) == []
 
 
 def test_phone_has_no_sideways_scroll_and_print_is_a_pdf(browser, tmp_path):

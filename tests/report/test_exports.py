@@ -155,6 +155,21 @@ def test_pytest_benchmark_document_has_its_shape_and_our_repeats() -> None:
             assert b["stats"]["ops"] == pytest.approx(info["images_per_s"], rel=0.01)
 
 
+def test_exports_tell_shared_devices_and_jobs_apart() -> None:
+    shared = [{}, {"replicas_per_device": 2}, {"dispatch": "static"}, {"dispatch": "dynamic"}]
+    cells = [make.cell(replicas=2, scenario="throughput", **axes) for axes in shared]
+    made = make.run(cells, samples=30)
+    found = json.loads(exports.export([made], "pytest-benchmark")[""])["benchmarks"]
+    for what in ("name", "group"):
+        assert len({b[what] for b in found}) == 4
+    assert [b["params"]["dispatch"] for b in found] == [c.dispatch for c in cells]
+    assert [b["params"]["replicas_per_device"] for b in found] == [1, 2, 1, 1]
+    frame = repeats.frame([made])
+    assert set(zip(frame["dispatch"], frame["replicas_per_device"], strict=True)) == {
+        (c.dispatch, c.replicas_per_device) for c in cells
+    }
+
+
 def test_pytest_benchmark_groups_hold_the_same_work() -> None:
     cells = [
         make.cell(backend=b, batch_size=n) for n in (1, 4) for b in ("openvino", "onnxruntime")

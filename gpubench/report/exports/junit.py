@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 from msgspec import Struct
 
-from gpubench.analysis.cells import Summary, flags_of, problems, summarise
+from gpubench.analysis.cells import Problem, Summary, flags_of, problems_of, summarise
 from gpubench.analysis.compare import CODES, Comparison
 from gpubench.analysis.tables import Column
 from gpubench.record import RecordFile
@@ -55,7 +55,7 @@ def render(files: Sequence[RecordFile], comparisons: Sequence[Comparison] | None
         for number, file in enumerate(files):
             arm = f" {pairing.arm}" if (pairing := file.header.pairing) else ""
             name = f"gpubench run {file.header.suite.name}{arm}"
-            root.append(_suite(number, name, file, map(_measured, summarise([file]))))
+            root.append(_suite(number, name, file, _all(file)))
     ET.indent(root, " ")
     body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"
@@ -90,8 +90,13 @@ def _seconds(files: Sequence[RecordFile]) -> dict[str, float]:
     return found
 
 
-def _measured(s: Summary) -> Case:
-    found = problems([s])
+def _all(file: RecordFile) -> Iterable[Case]:
+    summaries = summarise([file])
+    broken = problems_of(summaries)
+    return (_measured(s, broken[id(s)]) for s in summaries)
+
+
+def _measured(s: Summary, found: Sequence[Problem]) -> Case:
     failed = [p for p in found if p.status.startswith("failed")]
     if failed:
         outcome, kind = "failure", failed[0].status

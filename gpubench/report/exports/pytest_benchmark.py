@@ -45,14 +45,17 @@ def render(files: Sequence[RecordFile]) -> bytes:
 def _benchmark(name: str, s: Summary) -> dict[str, Any]:
     c = s.cell
     path = c.boundary if c.boundary != "compute" else ""
-    work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", path]
+    shared = f"{c.replicas_per_device}/device" if c.replicas_per_device > 1 else ""
+    dispatch = c.dispatch if c.dispatch != "independent" else ""
+    work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", shared, path, dispatch]
     return {
         "group": " ".join([c.scenario, *filter(None, work)]),
         "name": name,
         "fullname": f"gpubench::{name}",
         "params": {
             "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
-            "replicas": c.replicas, "scenario": c.scenario, "boundary": c.boundary, **c.options,
+            "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,
+            "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch, **c.options,
         },
         "param": c.label,
         "extra_info": _extra(s),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXT, COUNT, NUMBER, TRUTH = "string", "Int64", "Float64", "boolean"
-_CELL_COUNTS = ("batch_size", "replicas", "cores")
+_CELL_COUNTS = ("batch_size", "replicas", "cores", "replicas_per_device")
 
 COLUMNS: dict[str, str] = {
     "run": TEXT, "suite": TEXT, "session": TEXT, "arm": TEXT, "fingerprint": TEXT, "cell": TEXT,

@@ -6,13 +6,16 @@
 
   const times = (list, step) => list.map((value) => value * step);
 
+  const named = (cell, what, index) =>
+    what === "replica" && cell.places[index] ? `${index} (${cell.places[index]})` : index;
+
   // rows of one chart from [turn, index, x, y] of each line
   function rows(cell, lines, what, unit, dy) {
     return lines.flatMap(([turn, index, xs, ys]) => {
       const y = times(ys, dy);
       return times(xs, cell.dx).map((x, i) => ({
         x, y: y[i], colour: index % COLOURS, part: `${turn}/${index}`,
-        tip: { "": cell.turns[turn][1], [what]: index, "s of sampling": x.toFixed(3),
+        tip: { "": cell.turns[turn][1], [what]: named(cell, what, index), "s of sampling": x.toFixed(3),
           value: `${Number(y[i].toPrecision(5))} ${unit}` },
       }));
     });

@@ -1,0 +1,72 @@
+"""Why scaling falls short, in words: one line for each shortfall, and its causes with evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpubench.analysis.cells import flags_of
+from gpubench.analysis.diagnosis import Cause, Diagnosis
+from gpubench.analysis.tables import Column
+from gpubench.report import headline, show
+from gpubench.units import percent
+
+TITLE = "Why scaling falls short"
+NOTE = (
+    "Only shortfalls that the interval shows. The share says how much of the shortfall a cause "
+    "explains, on the logarithmic scale; causes that overlap are scaled to the whole."
+)
+_SHARE = Column(name="efficiency", unit="fraction")
+
+
+def shown(found: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """Those with a shortfall, the worst first."""
+    return sorted((d for d in found if not d.why_not), key=lambda d: d.efficiency.value or 0.0)
+
+
+def head(d: Diagnosis) -> str:
+    """'openvino bf16, batch 8, 2 replicas (weak scaling): 78.1 % [76.0, 80.2] of the ideal'."""
+    reached, flags = show.full(d.efficiency, _SHARE), flags_of(d.summary, d.one)
+    flagged = f", flagged {', '.join(flags)}" if flags else ""
+    return f"{headline.where(d.summary)} ({d.kind} scaling): {reached} of the ideal{flagged}"
+
+
+def line(d: Diagnosis) -> str:
+    """The head with its causes, and the first evidence of the first one."""
+    first = f"; {d.causes[0].words.partition(';')[0]}" if d.causes else ""
+    return f"{head(d)}: {d.short}{first}"
+
+
+def sentence(cause: Cause) -> str:
+    """Evidence and what to do: 'replica 1 .. below the others -> look at that device'."""
+    return f"{cause.words} -> {cause.remedy}"
+
+
+def lacks(d: Diagnosis) -> str:
+    """'Not recorded: CPU clock.' or ''."""
+    return f"Not recorded: {', '.join(d.not_recorded)}." if d.not_recorded else ""
+
+
+def plain(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
+    """Every pair as JSON-able values, also those without a shortfall, with why."""
+    return [
+        {
+            "run": d.summary.run, "cell": d.summary.key, "one": d.one.key, "scaling": d.kind,
+            "efficiency": d.efficiency, "shown": not d.why_not, "why_not": d.why_not,
+            "causes": d.causes, "not_recorded": d.not_recorded,
+        }
+        for d in found
+    ]  # fmt: skip
+
+
+def page(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
+    """What the page's section needs."""
+    return [
+        {
+            "head": head(d), "lacks": lacks(d),
+            "causes": [
+                (c.name, "" if c.share is None else percent(c.share, 0), c) for c in d.causes
+            ],
+        }
+        for d in shown(found)
+    ]  # fmt: skip
