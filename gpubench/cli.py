@@ -7,6 +7,8 @@ regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +24,7 @@ from gpubench.cli_options import (
     save,
     selection,
     show_run,
+    tell,
     words,
 )
 from gpubench.errors import CacheError, GpubenchError, InputError
@@ -247,19 +250,32 @@ for _command in COMMANDS:
     cli.add_command(_command)
 
 
+def _check_words(words: list[str]) -> None:
+    """Whatever is said on the command line may end up in a record, which is UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            text = f"{os.fsencode(word)!r}: not UTF-8 text; rename that file or folder"
+            raise InputError(text) from error
+
+
 def main() -> NoReturn:
     """Entry point of the ``gpubench`` command."""
     stdout = sys.stdout
     try:
+        _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        tell(said.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
     except GpubenchError as error:
-        click.echo(f"error: {error}", err=True)
+        tell(f"error: {error}")
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure

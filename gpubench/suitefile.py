@@ -17,13 +17,15 @@ import msgspec
 
 from gpubench.errors import SuiteError
 from gpubench.suite import Axes, Catalog, Cell, OptionValue, Policy, Suite, Workload
-from gpubench.suiteschema import Mistake, Schema, mistakes, nearest, same, schema, show
+from gpubench.suiteschema import MOST, Mistake, Schema, mistakes, nearest, same, schema, show
 
 __all__ = ["expand", "find", "load", "schema", "shipped"]
 
 MAX_BYTES = 2**20
 MAX_CELLS = 10_000
 MAX_RULES = 1_000
+MAX_MATCHES = 1_000_000
+"""Cells times exclusion rules."""
 WEIGHTS = ("probe", "random", "file")
 IMAGES = ("digits", "photos", "synthetic")
 
@@ -192,10 +194,11 @@ def _typed(value: Any, rule: Schema) -> Any:
 
 
 def _build(path: Path, data: Data, rules: Schema, base: Path, places: Places) -> Suite:
-    found = list(mistakes(data, rules))
+    found = list(itertools.islice(mistakes(data, rules), MOST + 1))
     if not found:
         suite = _convert(path, data, rules, base)
-        found = list(_cross_checks(suite, data, overridden=bool(places)))
+        checks = _cross_checks(suite, data, overridden=bool(places))
+        found = list(itertools.islice(checks, MOST + 1))
     if found:
         raise _error(path, found, places)
     return suite
@@ -283,11 +286,12 @@ def _cross_checks(suite: Suite, data: Data, *, overridden: bool) -> Iterator[Mis
         if backend not in axes.backend:
             text = f"axes.backend does not name it; {nearest(backend, axes.backend)}"
             yield Mistake(f"axes.options.{backend}", None, text, shown=False)
-    if sum(1 for _ in itertools.islice(_grid(suite, "cpu", 1), MAX_CELLS + 1)) > MAX_CELLS:
+    cells = sum(1 for _ in itertools.islice(_grid(suite, "cpu", 1), MAX_CELLS + 1))
+    if cells > MAX_CELLS:
         text = f"more than {MAX_CELLS:,} combinations; shorten an axis"
         yield Mistake("axes", None, text, shown=False)
-    elif len(suite.exclude) > MAX_RULES:
-        text = f"more than {MAX_RULES:,} combinations; shorten a list"
+    elif len(suite.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, cells))):
+        text = f"more than {most:,} combinations; shorten a list"
         yield Mistake("exclude", None, text, shown=False)
     else:
         yield from _exclusion_checks(suite, [] if overridden else data.get("exclude", []))
@@ -308,6 +312,10 @@ def _exclusion_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
 
 
 def _workload_checks(work: Workload) -> Iterator[Mistake]:
+    for key, value in msgspec.structs.asdict(work).items():
+        if any("\ud800" <= c <= "\udfff" for c in value):  # the name of a file; no record holds it
+            yield Mistake(f"workload.{key}", value, "not UTF-8 text; rename that file or folder")
+            return
     if work.model.endswith(".onnx"):
         if not _is(Path(work.model), Path.is_file):
             yield Mistake("workload.model", work.model, "there is no such file")
@@ -337,9 +345,10 @@ def _found(value: str, test: Callable[[Path], bool]) -> bool:
 def _error(path: Path, found: list[Mistake], places: Places) -> SuiteError:
     """One message for all mistakes; those of an override name the option, not the file."""
     lines = []
-    for mistake in found:
+    for mistake in found[:MOST]:
         key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
         lines.append(str(mistake._replace(at=places[key]) if key else mistake))
     if len(lines) == 1:
         return SuiteError(f"suite {path}: {lines[0]}")
-    return SuiteError("\n  ".join([f"suite {path} has {len(lines)} mistakes:", *lines]))
+    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
+    return SuiteError("\n  ".join([f"suite {path} has {many}:", *lines]))

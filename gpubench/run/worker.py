@@ -20,11 +20,12 @@ import msgspec
 
 from gpubench import __version__, environment
 from gpubench.backends import base
-from gpubench.errors import CellFailed, GpubenchError, Unavailable
+from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
-from gpubench.record import Parity
+from gpubench.record import IMAGES_SKIPPED, Parity
 from gpubench.run.messages import (
+    BAD_INPUT,
     PROTOCOL,
     AtBarrier,
     BuildReference,
@@ -103,7 +104,7 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, CellFailed):
         return Failure(error.kind, error.reason)
     if isinstance(error, GpubenchError):
-        return Failure("error", str(error))
+        return Failure(BAD_INPUT if isinstance(error, InputError) else "error", str(error))
     words = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, MemoryError) or any(text in words.lower() for text in NO_MEMORY):
         return Failure("out-of-memory", words[:2000])
@@ -195,6 +196,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier) -> Outcome:
                 barrier("measured")
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts = dict(session.facts)
+    if reference.skipped:
+        facts[IMAGES_SKIPPED] = reference.skipped
 
     flags = [flag for _, measured in turns for flag in measured.flags]
     if after.get("recompilations", 0) > before.get("recompilations", 0):
