@@ -277,6 +277,11 @@ def main() -> NoReturn:
     except GpubenchError as error:
         tell(f"error: {error}")
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
+    except OSError as error:
+        if error.filename is None:  # no place that the user named
+            raise
+        tell(f"error: {error.filename}: {error.strerror}")
+        sys.exit(2)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure
         sys.exit(error.code if sys.stdout is stdout else 0)

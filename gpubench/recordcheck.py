@@ -100,13 +100,14 @@ def record(found: Record) -> None:
 
 def _plain(name: str, value: Any, depth: int = 0) -> None:
     """Refuse numbers that would overflow and nesting that would exhaust the stack."""
-    if isinstance(value, dict | list):
-        if depth == DEEPEST:
-            raise ValueError(f"{name}: nested more than {DEEPEST} deep")
-        for inner in value.values() if isinstance(value, dict) else value:
+    if depth == DEEPEST:
+        raise ValueError(f"{name}: nested more than {DEEPEST} deep")
+    for inner in value.values() if type(value) is dict else value:
+        kind = type(inner)
+        if kind is dict or kind is list or kind is tuple:
             _plain(name, inner, depth + 1)
-    elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
-        raise ValueError(f"{name}: a number of more than 64 bits")
+        elif kind is int and not -LARGEST <= inner < LARGEST:
+            raise ValueError(f"{name}: a number of more than 64 bits")
 
 
 def _shaped(name: str, value: Any, shape: type[Struct]) -> None:

@@ -26,6 +26,8 @@ MAX_CELLS = 10_000
 MAX_RULES = 1_000
 MAX_MATCHES = 1_000_000
 """Cells times exclusion rules."""
+_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
+"""Of a key of n parts tomllib keeps all n^2 / 2 beginnings: 200 kB of them take 40 GB."""
 WEIGHTS = ("probe", "random", "file")
 IMAGES = ("digits", "photos", "synthetic")
 
@@ -138,7 +140,10 @@ def _read(path: Path) -> Data:
     if len(raw) > MAX_BYTES:
         raise wrong(f"larger than {MAX_BYTES:,} bytes; this is no suite")
     try:
-        return tomllib.loads(raw.decode("utf-8-sig"))
+        text = raw.decode("utf-8-sig")
+        if _DOTTED.search(text):
+            raise wrong("not valid TOML for a suite: a key of 20 parts or more")
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise wrong(f"not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
     except tomllib.TOMLDecodeError as error:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 RESERVED = (FILE, MANIFEST)
 """Names that the copy in the cache needs itself."""
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
-DEEPEST = 100
-"""Graphs inside graphs."""
 
 
 def external(model: ModelProto, folder: Path) -> list[str]:
@@ -51,37 +49,35 @@ def external(model: ModelProto, folder: Path) -> list[str]:
 
 
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of ``model``. Raises ValueError where graphs are nested beyond reason."""
+    """Every tensor of ``model``; protobuf reads no more than 33 graphs inside one another."""
     training = [g for t in model.training_info for g in (t.initialization, t.algorithm)]
     for graph in (model.graph, *training):
-        yield from _in_graph(graph, 0)
+        yield from _in_graph(graph)
     for function in model.functions:
-        yield from _in_nodes(function.node, 0)
+        yield from _in_nodes(function.node)
         for attribute in function.attribute_proto:
-            yield from _in_attribute(attribute, 0)
+            yield from _in_attribute(attribute)
 
 
-def _in_graph(graph: Any, depth: int) -> Iterator[TensorProto]:
-    if depth > DEEPEST:
-        raise ValueError(f"has graphs inside graphs, more than {DEEPEST} deep")
+def _in_graph(graph: Any) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _in_nodes(graph.node, depth)
+    yield from _in_nodes(graph.node)
 
 
-def _in_nodes(nodes: Any, depth: int) -> Iterator[TensorProto]:
+def _in_nodes(nodes: Any) -> Iterator[TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
-            yield from _in_attribute(attribute, depth)
+            yield from _in_attribute(attribute)
 
 
-def _in_attribute(attribute: Any, depth: int) -> Iterator[TensorProto]:
+def _in_attribute(attribute: Any) -> Iterator[TensorProto]:
     yield from (attribute.t, *attribute.tensors)
     for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
         yield from (sparse.values, sparse.indices)
     for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-        yield from _in_graph(graph, depth + 1)
+        yield from _in_graph(graph)
 
 
 def _size(folder: Path, name: str) -> int:
