@@ -7,6 +7,7 @@ regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from functools import partial
@@ -27,6 +28,7 @@ from gpubench.cli_options import (
     selection,
     several,
     show_run,
+    tell,
     words,
 )
 from gpubench.errors import CacheError, GpubenchError, InputError
@@ -287,24 +289,40 @@ def _open_standard_streams() -> None:
     os.close(fd)
 
 
+def _check_words(words: list[str]) -> None:
+    """Whatever is said on the command line may end up in a record, which is UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            text = f"{os.fsencode(word)!r}: not UTF-8 text; rename that file or folder"
+            raise InputError(text) from error
+
+
 def main() -> NoReturn:
     """Entry point of the ``gpubench`` command."""
     stdout = sys.stdout
     _open_standard_streams()
     try:
+        _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        tell(said.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
     except GpubenchError as error:
-        click.echo(f"error: {error}", err=True)
+        tell(f"error: {error}")
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
-    except OSError as error:  # such as a full disk behind stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered would fail again
-        click.echo(f"error: {error}", err=True)
+    except OSError as error:
+        if error.filename is not None:  # a place that the user named
+            tell(f"error: {error.filename}: {error.strerror}")
+            sys.exit(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a full disk behind stdout: it would again
+        tell(f"error: {error}")
         sys.exit(1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpubench import escape
 from gpubench.cli_options import (
     cache_option,
     console,
@@ -20,6 +21,7 @@ from gpubench.cli_options import (
     selection,
     share,
     show_run,
+    tell,
     words,
 )
 from gpubench.errors import InputError
@@ -244,7 +246,7 @@ def compare(
     if history and not history.is_dir():
         raise InputError(f"--history {history}: no such directory")
     kept = history or aa.directory(Cache(cache_dir).root, before.header.fingerprint)
-    sessions = aa.load(kept, partial(click.echo, err=True))
+    sessions = aa.load(kept, tell)
     found = comparing.compare(
         before, after, delta=margin, alpha=chance, allow_different=allow_different, history=sessions
     )
@@ -274,8 +276,6 @@ def selftest(
 
     Example: gpubench selftest ci --minutes 20
     """
-    import msgspec
-
     from gpubench.run import selftest as testing
     from gpubench.suite import Rule
 
@@ -285,7 +285,7 @@ def selftest(
     rule = Rule(delta=share("--delta", delta))
     result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=1).decode())
+        click.echo(escape.encoded(result, indent=1))
     screen.print(testing.render(result))
 
 
@@ -307,10 +307,10 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     found = None
     if form == "junit":
         history = aa.directory(Cache(None).root, files[0].header.fingerprint)
-        found = exports.verdicts_on(files, history=aa.load(history, partial(click.echo, err=True)))
+        found = exports.verdicts_on(files, history=aa.load(history, tell))
     documents = exports.export(files, form, found)
     for line in exports.left_out(files, form):
-        click.echo(f"left out: {line}", err=True)
+        tell(f"left out: {line}")
     if output is None:
         click.echo(exports.text(documents, form), nl=False)
     else:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
+from gpubench import escape
 from gpubench.errors import GpubenchError, InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from gpubench.run.progress import Silent
 
@@ -126,16 +128,41 @@ def console(quiet: bool = False) -> Console:
     from rich.console import Console
 
     class Patient(Console):
-        """Goes on in silence when its reader is gone: a run is worth more than its output."""
+        """Goes on in silence when its reader is gone: a run is worth more than its output.
+
+        And whatever it is given to print is text, not a command to the terminal or to a CI.
+        """
 
         def on_broken_pipe(self) -> None:
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                text = segment.text if segment.control else escape.visible(segment.text)
+                yield segment._replace(text=text)
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            if self.is_terminal:
+                return super().print(*objects, **options)
+            with self.capture() as taken:
+                super().print(*objects, **options)
+            text = escape.terminal(taken.get())  # a long word may have been broken before '::'
+            return super().print(
+                text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=""
+            )
+
     screen = Patient(quiet=quiet, file=cast("IO[str]", _Stdout()) if sys.stdout else None)
     if not screen.is_terminal:
         screen.width = 120
     return screen
+
+
+def tell(text: str) -> None:
+    """One message on stderr."""
+    click.echo(escape.terminal(text), err=True)
 
 
 def share(option: str, words: str, most: float = 1.0) -> float:

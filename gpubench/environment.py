@@ -18,7 +18,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gpubench import gpu, topology
+from gpubench import escape, gpu, topology
 
 ROOT = Path("/")
 """Tests point it at a made-up machine."""
@@ -334,7 +334,7 @@ def libraries() -> dict[str, str]:
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Environment variables that change how fast things run; never one that may hold a secret."""
     return {
-        name: CREDENTIALS_IN_URL.sub("//***@", value)
+        name: escape.visible(CREDENTIALS_IN_URL.sub("//***@", value))
         for name, value in sorted(environ.items())
         if VARIABLES.fullmatch(name) and not SECRET.search(name)
     }

@@ -14,19 +14,19 @@ import fcntl
 import gc
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
-from gpubench import samples
+from gpubench import escape, recordcheck, samples
 from gpubench.errors import RecordError
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Rule, Suite
+from gpubench.samples import Count, Ns, Samples
+from gpubench.suite import Cell, Natural, Rule, Suite
 
 SCHEMA = 3
 
@@ -67,23 +67,26 @@ FLAGS = {
 """Validity flags: everything a reader must know before believing a number."""
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
 class Parity(Struct, frozen=True, kw_only=True):
     """Answers against the fp32 eager reference on the same images, every batch slot."""
 
-    images: int
+    images: Count
     """Answers compared (slots x batches, over all replicas)."""
-    relative_error: float | None
+    relative_error: Annotated[float, Meta(ge=0)] | None
     """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite."""
-    top1_agreement: float
-    worst_slot: int
-    max_relative_error: float
-    min_top1_agreement: float
+    top1_agreement: Share
+    worst_slot: Natural
+    max_relative_error: Annotated[float, Meta(ge=0)]
+    min_top1_agreement: Share
     passed: bool
-    labelled: int = 0
+    labelled: Natural = 0
     """Different images with a label, however often each was asked about."""
-    correct: int = 0
+    correct: Natural = 0
     """Of them, how many were answered rightly every time."""
-    reference_correct: int = 0
+    reference_correct: Natural = 0
     """Of them, how many the reference gets right."""
     reference: str = "torch-eager fp32"
 
@@ -92,7 +95,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """One task's result; a skip and a failure are records too."""
 
     cell: Cell
-    repeat: int
+    repeat: Natural
     status: Status
     kind: str = ""
     """For ``failed``: a key of FAILURES."""
@@ -105,18 +108,18 @@ class Record(Struct, frozen=True, kw_only=True):
     """Interleaved A/B: which question this pair (``repeat``) was measured for."""
     order: str = ""
     """Interleaved A/B: the pair's order of turns, 'ABBA', 'BAAB', 'AB' or 'BA' (A: baseline)."""
-    prepare_ns: dict[str, int] = {}
+    prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
     telemetry: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
-    invalidated: int = 0
+    invalidated: Natural = 0
     """Attempts thrown away because of outside evidence (heat, power brake, a co-tenant)."""
     started: str = ""
     """UTC, ISO 8601."""
-    wall_s: float = 0.0
+    wall_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
 
     @property
     def visits(self) -> list[list[Samples]]:
@@ -172,7 +175,7 @@ class Header(Struct, frozen=True, kw_only=True):
     planned: list[Cell]
     """Every cell of the plan, so that a missing one is seen. The arms of an A/B plan the same
     number: the n-th of one is compared with the n-th of the other."""
-    seed: int = 0
+    seed: Count = 0
     pairing: Pairing | None = None
     nodes: list[dict[str, Any]] = []
     """Environment of each machine by rank, where there are several; ``environment`` is rank 0's."""
@@ -184,6 +187,7 @@ class RecordFile(Struct, frozen=True):
     """A record file in memory."""
 
     path: str
+    """Where it lies, for people."""
     header: Header
     records: list[Record]
     notes: list[str] = field(default_factory=list)
@@ -191,6 +195,8 @@ class RecordFile(Struct, frozen=True):
 
 
 RECORDS = "records.jsonl"
+IMAGES_SKIPPED = "images_skipped"
+"""In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
 _BEGIN = b'{"header":{'
@@ -233,7 +239,10 @@ def read(path: str | Path) -> RecordFile:
     header, found = scan(path, notes)
     with _no_collector():
         records = {(record.cell.key, record.repeat): record for record in found}
-    return RecordFile(str(locate(path)), header, list(records.values()), notes)
+    skipped = dict.fromkeys(str(r.facts.get(IMAGES_SKIPPED, "")) for r in records.values())
+    notes += [f"images skipped: {words}" for words in skipped if words]
+    name = escape.visible(str(locate(path)))
+    return RecordFile(name, header, list(records.values()), notes)
 
 
 @contextmanager
@@ -262,9 +271,12 @@ def scan(path: str | Path, notes: list[str]) -> tuple[Header, Iterator[Record]]:
             "without --resume"
         )
     _check_schema(found, first)
-    header = _line(found, 1, first, "header", msgspec.json.Decoder(Header))
+    header = _line(found, 1, first, "header", msgspec.json.Decoder(Header), recordcheck.header)
     decoder = msgspec.json.Decoder(Record)
-    return header, (_line(found, n, text, "record", decoder) for n, text in enumerate(lines, 2))
+    return header, (
+        _line(found, n, text, "record", decoder, recordcheck.record)
+        for n, text in enumerate(lines, 2)
+    )
 
 
 def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
@@ -291,14 +303,20 @@ def read_all(paths: Sequence[str | Path]) -> list[RecordFile]:
 
 
 def _line(
-    path: Path, number: int, text: bytes, kind: str, decoder: msgspec.json.Decoder[_Line]
+    path: Path,
+    number: int,
+    text: bytes,
+    kind: str,
+    decoder: msgspec.json.Decoder[_Line],
+    check: Callable[[_Line], None],
 ) -> _Line:
     try:
-        return _decode(text, kind, decoder)
+        found = _decode(text, kind, decoder)
+        check(found)
     except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path}, line {number}: {error}; remove that line to use the rest"
-        ) from error
+        rest = "; remove that line to use the rest" if number > 1 else ""
+        raise RecordError(f"{path}, line {number}: {error}{rest}") from error
+    return found
 
 
 class _Version(Struct):
@@ -312,7 +330,7 @@ class _Peek(Struct):
 def _check_schema(path: Path, line: bytes) -> None:
     try:
         schema = msgspec.json.decode(line, type=_Peek).header.schema
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}, line 1: not the header of a record file ({error})") from error
     if not 1 <= schema <= SCHEMA:
         raise RecordError(

@@ -5,8 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+MOST_NS = 10**15
+"""Eleven days: no run could have written more, and no sum of such overflows."""
+Ns = Annotated[int, Meta(ge=0, le=MOST_NS)]
+SampleNs = Annotated[int, Meta(ge=1, le=MOST_NS)]
+Offset = Annotated[int, Meta(ge=-MOST_NS, le=MOST_NS)]
+Count = Annotated[int, Meta(ge=0, le=2**48)]
+# As every limit in a `Struct`, these hold for what is read, and are checked while it is decoded.
 
 SLACK_NS = 1_000_000
 """Between its samples a replica spends a little time on the loop itself."""
@@ -18,38 +27,38 @@ JOB_DONE = "job done"
 class Samples(Struct, frozen=True, kw_only=True):
     """What one replica measured in one task. All times in ns, on this node's monotonic clock."""
 
-    replica: int
+    replica: Count
     device: str
     """'cpu:0,1' or 'cuda:0'."""
-    durations_ns: list[int]
+    durations_ns: list[SampleNs]
     """Steady samples; each spans ``iterations`` calls of ``run()``."""
-    iterations: int = 1
-    warmup_durations_ns: list[int] = []
+    iterations: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1
+    warmup_durations_ns: list[Ns] = []
     """Planned warm-up (one iteration each), then what truncation moved here."""
-    truncated: int = 0
+    truncated: Count = 0
     """How many samples MSER truncation moved from the start to the warm-up."""
-    start_ns: int = 0
+    start_ns: Offset = 0
     """Offset of the first steady sample from the task's common start."""
-    end_ns: int = 0
+    end_ns: Offset = 0
     """Offset of the end of the last sample."""
-    open_ns: int = 0
-    first_inference_ns: int = 0
+    open_ns: Ns = 0
+    first_inference_ns: Ns = 0
     stop_reason: str = ""
-    peak_host_bytes: int = 0
-    node: int = 0
+    peak_host_bytes: Count = 0
+    node: Count = 0
     """Rank of the machine it ran on; offsets count on that machine's own clock."""
-    enqueue_ns: int = 0
+    enqueue_ns: Ns = 0
     """Of the steady samples' time, what the host spent in ``enqueue`` before it began to wait."""
-    cpu_ns: int = 0
+    cpu_ns: Ns = 0
     """CPU time of the process, all threads, while it sampled."""
-    switches: int = 0
+    switches: Count = 0
     """Times that the kernel took a core from it while it sampled (involuntary context switches)."""
-    late_ns: int = 0
+    late_ns: Offset = 0
     """How long after the announced common start it went on."""
-    stages_ns: dict[str, int] = {}
+    stages_ns: dict[str, Ns] = {}
     """Boundary ``transfer``: median of copy_in, run and copy_out, each waited for, measured apart
     after the samples while all replicas still run."""
-    claim_ns: int = 0
+    claim_ns: Ns = 0
     """Dispatch: time spent in getting work, of all its samples."""
 
 

@@ -19,8 +19,9 @@ Boundary = Literal["compute", "transfer"]
 Dispatch = Literal["independent", "static", "dynamic"]
 OptionValue = bool | int | float | str
 
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,13 +53,13 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Seconds = 300.0
     """One task (open, warm up, sample, check) may take this long."""
     prepare_timeout_s: Seconds = 1200.0
-    parity_images: Annotated[int, Meta(ge=2)] = 32
+    parity_images: Annotated[int, Meta(ge=2, le=2**31 - 1)] = 32
     """Images checked against the reference in every repeat, at least two per batch slot."""
-    max_relative_error: Annotated[float, Meta(gt=0)] | None = None
+    max_relative_error: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     """Overrides the tolerance of the precision."""
     min_top1_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Overrides the tolerance of the precision."""
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Natural = 0
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,9 +71,9 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Chance of any false REGRESSED or IMPROVED in the whole suite."""
     screen: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """A cell whose screening p-value is below this is measured again with fresh pairs."""
-    pilot: Annotated[int, Meta(ge=4)] = 8
+    pilot: Annotated[int, Meta(ge=4, le=1000)] = 8
     """Pairs of every cell before anything is decided."""
-    most: Annotated[int, Meta(ge=8)] = 60
+    most: Annotated[int, Meta(ge=8, le=1000)] = 60
     """Pairs of one cell and stage, at most."""
 
 
@@ -85,15 +86,15 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: str
     images: str
     precision: Precision
-    batch_size: int
+    batch_size: Positive
     """Images per ``run()``, per replica."""
-    replicas: int
-    cores: int
+    replicas: Positive
+    cores: Natural
     """CPU cores that one replica owns (pinned, disjoint); 0 on CUDA: not pinned."""
     scenario: Scenario
     boundary: Boundary
     options: dict[str, OptionValue] = {}
-    replicas_per_device: int = 1
+    replicas_per_device: Positive = 1
     """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
     dispatch: Dispatch = "independent"
     """How replicas share a job of many batches: see `Axes.dispatch`."""
@@ -170,10 +171,10 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     backend: tuple[str, ...]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: tuple[Precision, ...] = ("fp32",)
-    batch_size: tuple[int, ...] = (1,)
-    replicas: tuple[int, ...] = (1,)
-    replicas_per_device: tuple[int, ...] = (1,)
-    cores: int = 0
+    batch_size: tuple[Positive, ...] = (1,)
+    replicas: tuple[Positive, ...] = (1,)
+    replicas_per_device: tuple[Positive, ...] = (1,)
+    cores: Natural = 0
     """CPU cores of one device; 0: an equal share, the machine's cores / the most devices."""
     scenario: tuple[Scenario, ...] = ("latency", "throughput")
     boundary: tuple[Boundary, ...] = ("compute",)

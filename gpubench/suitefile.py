@@ -17,13 +17,17 @@ import msgspec
 
 from gpubench.errors import SuiteError
 from gpubench.suite import Axes, Catalog, Cell, OptionValue, Policy, Suite, Workload
-from gpubench.suiteschema import Mistake, Schema, mistakes, nearest, same, schema, show
+from gpubench.suiteschema import MOST, Mistake, Schema, mistakes, nearest, same, schema, show
 
 __all__ = ["expand", "find", "load", "schema", "shipped"]
 
 MAX_BYTES = 2**20
 MAX_CELLS = 10_000
 MAX_RULES = 1_000
+MAX_MATCHES = 1_000_000
+"""Cells times exclusion rules."""
+_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
+"""Of a key of n parts tomllib keeps all n^2 / 2 beginnings: 200 kB of them take 40 GB."""
 WEIGHTS = ("probe", "random", "file")
 IMAGES = ("digits", "photos", "synthetic")
 
@@ -136,7 +140,10 @@ def _read(path: Path) -> Data:
     if len(raw) > MAX_BYTES:
         raise wrong(f"larger than {MAX_BYTES:,} bytes; this is no suite")
     try:
-        return tomllib.loads(raw.decode("utf-8-sig"))
+        text = raw.decode("utf-8-sig")
+        if _DOTTED.search(text):
+            raise wrong("not valid TOML for a suite: a key of 20 parts or more")
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise wrong(f"not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
     except tomllib.TOMLDecodeError as error:
@@ -192,10 +199,11 @@ def _typed(value: Any, rule: Schema) -> Any:
 
 
 def _build(path: Path, data: Data, rules: Schema, base: Path, places: Places) -> Suite:
-    found = list(mistakes(data, rules))
+    found = list(itertools.islice(mistakes(data, rules), MOST + 1))
     if not found:
         suite = _convert(path, data, rules, base)
-        found = list(_cross_checks(suite, data, overridden=bool(places)))
+        checks = _cross_checks(suite, data, overridden=bool(places))
+        found = list(itertools.islice(checks, MOST + 1))
     if found:
         raise _error(path, found, places)
     return suite
@@ -283,11 +291,12 @@ def _cross_checks(suite: Suite, data: Data, *, overridden: bool) -> Iterator[Mis
         if backend not in axes.backend:
             text = f"axes.backend does not name it; {nearest(backend, axes.backend)}"
             yield Mistake(f"axes.options.{backend}", None, text, shown=False)
-    if sum(1 for _ in itertools.islice(_grid(suite, "cpu", 1), MAX_CELLS + 1)) > MAX_CELLS:
+    cells = sum(1 for _ in itertools.islice(_grid(suite, "cpu", 1), MAX_CELLS + 1))
+    if cells > MAX_CELLS:
         text = f"more than {MAX_CELLS:,} combinations; shorten an axis"
         yield Mistake("axes", None, text, shown=False)
-    elif len(suite.exclude) > MAX_RULES:
-        text = f"more than {MAX_RULES:,} combinations; shorten a list"
+    elif len(suite.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, cells))):
+        text = f"more than {most:,} combinations; shorten a list"
         yield Mistake("exclude", None, text, shown=False)
     else:
         yield from _exclusion_checks(suite, [] if overridden else data.get("exclude", []))
@@ -308,6 +317,10 @@ def _exclusion_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
 
 
 def _workload_checks(work: Workload) -> Iterator[Mistake]:
+    for key, value in msgspec.structs.asdict(work).items():
+        if any("\ud800" <= c <= "\udfff" for c in value):  # the name of a file; no record holds it
+            yield Mistake(f"workload.{key}", value, "not UTF-8 text; rename that file or folder")
+            return
     if work.model.endswith(".onnx"):
         if not _is(Path(work.model), Path.is_file):
             yield Mistake("workload.model", work.model, "there is no such file")
@@ -337,9 +350,10 @@ def _found(value: str, test: Callable[[Path], bool]) -> bool:
 def _error(path: Path, found: list[Mistake], places: Places) -> SuiteError:
     """One message for all mistakes; those of an override name the option, not the file."""
     lines = []
-    for mistake in found:
+    for mistake in found[:MOST]:
         key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
         lines.append(str(mistake._replace(at=places[key]) if key else mistake))
     if len(lines) == 1:
         return SuiteError(f"suite {path}: {lines[0]}")
-    return SuiteError("\n  ".join([f"suite {path} has {len(lines)} mistakes:", *lines]))
+    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
+    return SuiteError("\n  ".join([f"suite {path} has {many}:", *lines]))

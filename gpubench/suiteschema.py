@@ -9,14 +9,23 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, get_args
 
 import msgspec
 
+from gpubench import escape
 from gpubench.suite import Boundary, Catalog, Dispatch, Option, Policy, Precision, Scenario
 
 Schema = dict[str, Any]
+
+MOST = 50
+"""Mistakes told of one file: a reader has enough, and a hostile file does not keep us busy."""
+
+_PLAIN = re.compile(r"[\w-]{1,80}", re.ASCII)
+"""Keys that TOML takes without quotes."""
 
 MAX_INT = 2**31 - 1
 MAX_NUMBER = 1e9
@@ -207,7 +216,7 @@ def _table(properties: Mapping[str, Schema], required: Iterable[str] = ()) -> Sc
 def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
     """Every way in which ``value`` breaks ``rule``; ``at`` is the dotted key it stands under."""
     if "anyOf" in rule:
-        branches = [list(mistakes(value, branch, at)) for branch in rule["anyOf"]]
+        branches = [list(islice(mistakes(value, b, at), MOST + 1)) for b in rule["anyOf"]]
         if all(branches):
             fitting = [f for f, b in zip(branches, rule["anyOf"], strict=True) if _is(value, b)]
             yield from fitting[0] if fitting else [Mistake(at, value, f"expected {say(rule)}")]
@@ -227,7 +236,8 @@ def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
 def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]:
     known = rule["properties"]
     for key, inner in value.items():
-        place = f"{at}.{key}" if at else key
+        name = key if _PLAIN.fullmatch(key) else show(key)
+        place = f"{at}.{name}" if at else name
         if key in known:
             yield from mistakes(inner, known[key], place)
         else:
@@ -244,10 +254,13 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
 def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:
     if len(value) < rule.get("minItems", 0):
         yield Mistake(at, value, f"empty; expected at least one: {say(rule['items'])}")
+    seen: set[tuple[bool, Any]] = set()
     for i, item in enumerate(value):
         yield from mistakes(item, rule["items"], f"{at}[{i}]")
-        if rule.get("uniqueItems") and any(same(item, other) for other in value[:i]):
-            yield Mistake(f"{at}[{i}]", item, "given twice")
+        if rule.get("uniqueItems") and not isinstance(item, dict | list):
+            if (isinstance(item, bool), item) in seen:  # as `same`
+                yield Mistake(f"{at}[{i}]", item, "given twice")
+            seen.add((isinstance(item, bool), item))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -277,7 +290,7 @@ def _in_range(value: Any, rule: Schema) -> bool:
         suffix = rule.get("pattern", "").replace("\\", "").rstrip("$")
         return value.endswith(suffix) and len(value) >= rule.get("minLength", 0)
     return isinstance(value, bool) or (
-        math.isfinite(value)
+        (isinstance(value, int) or math.isfinite(value))
         and rule.get("minimum", value) <= value <= rule.get("maximum", value)
         and rule.get("exclusiveMinimum", -math.inf) < value
         and value < rule.get("exclusiveMaximum", math.inf)
@@ -319,13 +332,13 @@ def show(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=True, default=str)
     except (TypeError, ValueError, RecursionError):
         text = str(type(value))
-    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    text = escape.visible("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """'did you mean "x"?' with what is known, shortened when there is much of it."""
-    names = list(known)
+    names, word = list(known), word[:200]
     lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(
         word.lower(), lower, n=3 if len(names) > 20 else 1, cutoff=0.55

@@ -20,6 +20,8 @@ def digits_for(relative_half_width: float | None) -> int:
     """Significant digits that an interval supports: 10 % -> 2, 1 % -> 3, 0.1 % -> 4 (2 to 5)."""
     if relative_half_width is None or relative_half_width <= 0:
         return 3
+    if math.isinf(relative_half_width):
+        return 2
     return max(2, min(5, 1 - math.floor(math.log10(relative_half_width))))
 
 

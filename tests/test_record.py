@@ -22,7 +22,7 @@ HEADER = Header(
         exclude=({"backend": "fake", "batch_size": 3},),
         baseline="fake",
     ),
-    environment={"cpu": "x"},
+    environment={"cpu": {"model": "x"}},
     fingerprint="f",
     command=["gpubench"],
     started="now",

@@ -69,7 +69,8 @@ class Limit(Struct, frozen=True, kw_only=True):
 
 def directory(cache_root: Path, fingerprint: str) -> Path:
     """Where the sessions of machines with this fingerprint are kept."""
-    return cache_root / "aa" / fingerprint[:16]
+    name = re.sub(r"[^\w-]", "_", fingerprint[:16])  # a stranger's file may name any folder
+    return cache_root / "aa" / (name or "_")
 
 
 def load(folder: Path, note: Callable[[str], object] = _log.warning) -> list[RecordFile]:

@@ -22,6 +22,8 @@ from gpubench.samples import Samples
 from gpubench.suite import Cell, Rule
 from gpubench.units import percent
 
+LEAST_BOUND = 64
+"""Pairs that a stage may need to reach its level at all, whatever the rule's limit."""
 SPOILT_SHARE = 0.25
 """More pairs than this with a flag of `MACHINE` forbid a verdict."""
 
@@ -52,6 +54,12 @@ def compare(
     kept = [m for m in matches if not (_skipped(m.baseline) and _skipped(m.candidate))]
     joined = {str(n): _join(m) for n, m in enumerate(kept) if not lost(m.baseline, m.candidate)}
     pairs = {key: _pairs(both) for key, both in joined.items()}
+    longest = max((len(x) for p in pairs.values() for x in (p.screen, p.confirm)), default=0)
+    if longest > max(rule.pilot, rule.most, LEAST_BOUND):
+        raise InputError(
+            f"{candidate.path}: {longest} pairs of one cell and stage, but its rule allows "
+            f"{rule.most}; this is not what an A/B wrote"
+        )
     said = gate.judge(pairs, rule)
     rows = []
     for n, match in enumerate(kept):

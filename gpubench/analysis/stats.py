@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 """Confidence of every interval that is shown."""
 
+MOST_LOG = 700.0
+"""Of what is exponentiated: two repeats that differ wildly have an interval beyond any float."""
 LAG1_LIMIT = 0.1
 MIN_BATCHES = 16
 
@@ -76,7 +78,7 @@ class LogRatio(Struct, frozen=True, kw_only=True):
         n = min(self.n)
         if bounds is None:
             return Estimate(value=math.exp(self.mean), n=n, why=repeats(n))
-        low, high = map(math.exp, bounds)
+        low, high = (math.exp(min(MOST_LOG, bound)) for bound in bounds)
         return Estimate(value=math.exp(self.mean), low=low, high=high, n=n)
 
 

@@ -19,6 +19,7 @@ from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_ve
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.suite import Cell, Option, OptionValue
+from gpubench.workload.cache import check_private
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Session
@@ -143,13 +144,12 @@ class TensorRT:
 
         def make(directory: Path) -> None:
             timing = _timing_file(cache, target)
-            stored = timing.read_bytes() if timing.exists() else b""
-            built = trt_build.build(trt, flavour, onnx, settings, stored)
+            built = trt_build.build(trt, flavour, onnx, settings, _read_timing(timing))
             about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
             (directory / PLAN).write_bytes(built.plan)
             (directory / ABOUT).write_text(json.dumps(about, indent=1))
             if built.timing_cache:
-                _write_atomically(timing, built.timing_cache)
+                _write_timing(timing, built.timing_cache)
 
         return cache.get_or_make("engine", recipe, make) / PLAN
 
@@ -260,12 +260,25 @@ def _timing_file(cache: Cache, target: dict[str, str]) -> Path:
     return cache.root / "timing" / name / "timing.bin"
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _write_timing(path: Path, content: bytes) -> None:
+    """With its digest before it, whole or not at all."""
     for folder in (path.parent.parent, path.parent):
         folder.mkdir(mode=0o700, exist_ok=True)
+        check_private(folder, folder.lstat())
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
+        file.write(_sha256(content).encode() + content)
     Path(file.name).replace(path)
+
+
+def _read_timing(path: Path) -> bytes:
+    """What `_write_timing` wrote; b"" where there is nothing, or something else."""
+    if not path.is_file():
+        return b""
+    for folder in (path.parent.parent, path.parent):
+        check_private(folder, folder.lstat())
+    stored = path.read_bytes()
+    digest, content = stored[:64], stored[64:]
+    return content if _sha256(content).encode() == digest else b""
 
 
 def _read_plan(artefact: Path) -> tuple[bytes, dict[str, Any]]:

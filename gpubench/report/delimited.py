@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gpubench import escape
 from gpubench.analysis import stats
 from gpubench.analysis.cells import (
     QUANTILES,
@@ -64,8 +65,17 @@ def _lead(s: Summary, found: Sequence[Problem]) -> list[Any]:
 
 
 def harmless(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets a leading quote."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+    """Text that a spreadsheet would run as a formula gets a leading quote; numbers stay numbers.
+
+    Spreadsheets forgive spaces before a formula, and those of East Asia its wide characters.
+    """
+    if not isinstance(value, str):
+        return value
+    text = escape.visible(value)
+    return f"'{text}" if value[:1].isspace() or text.lstrip()[:1] in tuple(_FORMULA) else text
+
+
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 
 
 def _scaling(d: Diagnosis) -> Iterator[tuple[str, str, Estimate]]:

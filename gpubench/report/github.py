@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gpubench import escape
 from gpubench.analysis.cells import Problem, problems, summarise
 from gpubench.analysis.compare import Comparison
 from gpubench.analysis.tables import Table, of_cells
@@ -183,7 +184,8 @@ def _limited(found: Iterable[Annotation]) -> list[str]:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return escape.visible(text)
 
 
 def _property(text: str) -> str:

@@ -12,9 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from gpubench import __version__
+from gpubench import __version__, escape
 from gpubench.analysis.changepoints import SHORTEST
 from gpubench.analysis.history import Change, Point, Trend
 from gpubench.analysis.tables import Column, Table
@@ -187,13 +185,13 @@ def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
     console = Console(file=out, width=width, color_system=None, legacy_windows=False)
     for line in headline(trends, rule):
-        console.print(Text(line))
+        console.print(Text(show.line(line)))
     for table in tables(trends, rule):
         console.print()
         console.print(text.grid(table))
     for note in notes:
-        console.print(Text(f"Note: {note}"))
-    return out.getvalue()
+        console.print(Text(show.line(f"Note: {note}")))
+    return escape.terminal(out.getvalue())
 
 
 def _markdown(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
@@ -210,19 +208,14 @@ def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     made = {"format": FORMAT, "headline": headline(trends, rule),
             "rule": {"delta": rule.delta, "alpha": rule.alpha}, "notes": list(notes),
             "trends": list(trends)}  # fmt: skip
-    return msgspec.json.format(msgspec.json.encode(made), indent=1).decode() + "\n"
+    return escape.encoded(made, indent=1) + "\n"
 
 
 def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
-    import jinja2
     from markupsafe import Markup
 
     from gpubench.report import page, trendchart
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(page.asset),
-    )  # fmt: skip
     drawn = {"trends": [trendchart.chart(t) for t in trends]}
     scripts = "\n".join(page.asset(name) for name in ("page.js", "history.js"))
     cells = [
@@ -230,19 +223,23 @@ def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
          "n": len(t.points), "notes": [_said(t, c) for c in t.changes]}
         for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
     ]  # fmt: skip
-    return environment.get_template("history.html.j2").render(
-        title="History",
-        version=__version__,
-        # these four are ours or made safe: the only text that is not escaped
-        style=Markup(page.asset("style.css")),  # noqa: S704
-        script=Markup(scripts),  # noqa: S704
-        vega=Markup(page.vega()),  # noqa: S704
-        data=Markup(page.safe_json(drawn)),  # noqa: S704
-        headline=headline(trends, rule),
-        notes=notes,
-        cells=cells,
-        tables=[page.table(table, {}) for table in tables(trends, rule)],
-        fold=page.FOLD_ROWS,
+    return (
+        page.templates()
+        .get_template("history.html.j2")
+        .render(
+            title="History",
+            version=__version__,
+            # these four are ours or made safe: the only text that is not escaped
+            style=Markup(page.asset("style.css")),  # noqa: S704
+            script=Markup(scripts),  # noqa: S704
+            vega=Markup(page.vega()),  # noqa: S704
+            data=Markup(page.safe_json(drawn)),  # noqa: S704
+            headline=headline(trends, rule),
+            notes=notes,
+            cells=cells,
+            tables=[page.table(table, {}) for table in tables(trends, rule)],
+            fold=page.FOLD_ROWS,
+        )
     )
 
 

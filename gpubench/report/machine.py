@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from gpubench import escape
 from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, caveat, compare, exit_code
 from gpubench.analysis.diagnosis import diagnose
@@ -62,4 +61,4 @@ def _comparisons(
 
 
 def _text(value: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n"
+    return escape.encoded(value, indent=1) + "\n"

@@ -6,8 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-import msgspec
-
+from gpubench import escape as escaping
 from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
@@ -19,12 +18,14 @@ from gpubench.suite import Rule
 OPEN_ROWS = 30
 """Tables longer than this start folded."""
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~#@$])")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#@$]|(?<=:)/(?=/)|(?<=\bwww)\.)")
+"""Beside Markdown's own: '$' of mathematics, and what makes a link of a bare address."""
 
 
 def escape(text: str) -> str:
     """Untrusted text in a table cell: no HTML, Markdown, mathematics or mention, one line."""
-    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    plain = escaping.visible(" ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", html.escape(plain, quote=False))
 
 
 def render(files: Sequence[RecordFile]) -> str:
@@ -125,8 +126,8 @@ def _ending(files: Sequence[RecordFile]) -> list[str]:
     lines = []
     for name, file in zip(run_names(files), files, strict=True):
         machines = file.header.nodes or file.header.environment
-        environment = msgspec.json.format(msgspec.json.encode(machines)).decode()
-        again = show.command(file.header)
+        environment = escaping.encoded(machines, indent=2)
+        again = escaping.line(show.command(file.header))
         ticks = re.findall("`+", environment + again)
         fence = "`" * (max([2, *map(len, ticks)]) + 1)
         summary = f"<summary>Run a cell again; environment of {escape(name)}</summary>"

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files as resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
-from gpubench import __version__
+from gpubench import __version__, escape
 from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import diagnose
@@ -33,6 +32,9 @@ from gpubench.report import (
 )
 from gpubench.suite import Rule
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 FOLD_SHORTFALLS = 12
@@ -44,7 +46,7 @@ WIDE = ("limited by",)
 
 SCRIPTS = ("page.js", "charts.js", "verdict.js", "samples.js")
 
-_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
 
 class Value(Struct, frozen=True):
@@ -61,7 +63,19 @@ class Value(Struct, frozen=True):
 
 def safe_json(value: Any) -> str:
     """JSON that may stand inside a script element."""
-    return msgspec.json.encode(value).decode().translate(_UNSAFE)
+    return escape.encoded(value).translate(_UNSAFE)
+
+
+@cache
+def templates() -> Environment:
+    """The only way to fill a template: every text in it is escaped, and nothing hides in it."""
+    import jinja2
+
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(asset),
+        finalize=lambda value: escape.visible(value) if type(value) is str else value,
+    )  # fmt: skip
 
 
 @cache
@@ -106,13 +120,8 @@ def render_comparison(
 
 
 def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[str, Any]) -> str:
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(asset),
-    )  # fmt: skip
     summaries = summarise(files)
     found = diagnose(summaries)
     short = shortfalls.page(found)
@@ -125,31 +134,35 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
     marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
     scripts = "\n".join(asset(name) for name in SCRIPTS)
     some = bool(drawn["charts"] or samples["cells"] or evidence)
-    return environment.get_template("page.html.j2").render(
-        title=verdict.get("title", show.title(files)),
-        version=__version__,
-        # these four are ours or made safe above: the only text that is not escaped
-        style=Markup(asset("style.css")),  # noqa: S704
-        script=Markup(scripts),  # noqa: S704
-        vega=Markup(vega() if some else ""),  # noqa: S704
-        data=Markup(safe_json(drawn)),  # noqa: S704
-        drawn=some,
-        verdict=verdict,
-        runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
-        winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
-        counts=headline.counts(summaries),
-        flags=marks,
-        charts=drawn["charts"],
-        differences=show.differences(files),
-        shortfalls=short,
-        shortfalls_title=shortfalls.TITLE,
-        shortfalls_note=shortfalls.NOTE,
-        fold_shortfalls=FOLD_SHORTFALLS,
-        tables=[table(t, of_cell) for t in of_cells(summaries, found)],
-        samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
-        commands=list(commands),
-        paired=all(header.pairing for header in headers.values()),
-        fold=FOLD_ROWS,
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            title=verdict.get("title", show.title(files)),
+            version=__version__,
+            # these four are ours or made safe above: the only text that is not escaped
+            style=Markup(asset("style.css")),  # noqa: S704
+            script=Markup(scripts),  # noqa: S704
+            vega=Markup(vega() if some else ""),  # noqa: S704
+            data=Markup(safe_json(drawn)),  # noqa: S704
+            drawn=some,
+            verdict=verdict,
+            runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
+            winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
+            counts=headline.counts(summaries),
+            flags=marks,
+            charts=drawn["charts"],
+            differences=show.differences(files),
+            shortfalls=short,
+            shortfalls_title=shortfalls.TITLE,
+            shortfalls_note=shortfalls.NOTE,
+            fold_shortfalls=FOLD_SHORTFALLS,
+            tables=[table(t, of_cell) for t in of_cells(summaries, found)],
+            samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
+            commands=list(commands),
+            paired=all(header.pairing for header in headers.values()),
+            fold=FOLD_ROWS,
+        )
     )
 
 

@@ -7,7 +7,6 @@ decimals: 11.06 ms [10.94, 11.19].
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,10 @@ from gpubench import units
 from gpubench.analysis.cells import WIDE
 from gpubench.analysis.stats import Estimate, repeats
 from gpubench.analysis.tables import Column
+from gpubench.escape import line as line  # every table's text goes through it
 from gpubench.record import FAILURES, FLAGS, Header, RecordFile
 
 NOTHING = "–"
-_COMMAND = re.compile(r"(?<!\S)::")
 
 STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
@@ -116,15 +115,6 @@ def full(value: Any, column: Column) -> str:
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
     return f"{shown.main} {shown.aside}".strip()
-
-
-def line(text: str) -> str:
-    """Text from outside (an exception's, a library's) as one line that is nothing but text.
-
-    GitHub Actions takes what a step prints for a command where a line begins with '::', also
-    after spaces and so wherever a line is broken, and where one holds '##['.
-    """
-    return _COMMAND.sub(": :", " ".join(text.split())).replace("##[", "## [")
 
 
 def is_number(column: Column) -> bool:

@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from gpubench import escape
 from gpubench.analysis.cells import (
     Summary,
     baseline_of,
@@ -67,15 +68,15 @@ def render(files: Sequence[RecordFile]) -> str:
         if made.title == SCALING and (short := shortfalls.shown(found)):
             console.print(_shortfalls(short))
     for flag, n in headline.flags(summaries):
-        console.print(Text(f"{flag} ({n} cells): {show.meaning(flag)}"))
+        console.print(Text(show.line(f"{flag} ({n} cells): {show.meaning(flag)}")))
     for file in files:
         for line in show.nodes(file.header):
             console.print(Text(show.line(line)))
-        console.print(Text(f"Raw records: {file.path}"))
-        console.print(Text(f"Run a cell again: {show.command(file.header)}"))
+        console.print(Text(show.line(f"Raw records: {file.path}")))
+        console.print(Text(show.line(f"Run a cell again: {show.command(file.header)}")))
         for note in file.notes:
             console.print(Text(show.line(f"Note on {file.path}: {note}")))
-    return out.getvalue()
+    return escape.terminal(out.getvalue())  # a long word may have been broken before '::'
 
 
 def _shortfalls(found: Sequence[Diagnosis]) -> RenderableType:
@@ -97,7 +98,8 @@ def grid(table: Table) -> RenderableType:
     for column in (table.columns[n] for n in places):
         whole = column.unit == "key" or column.name in ("backend", "what")
         right = show.is_number(column)
-        made.add_column(column.name, justify="right" if right else "left", no_wrap=whole)
+        name = Text(show.line(column.name))  # a step's of preparing, from the records
+        made.add_column(name, justify="right" if right else "left", no_wrap=whole)
     for row in table.rows:
         made.add_row(
             *(Text(show.line(show.compact(row[n], table.columns[n], single=single)))
@@ -105,7 +107,7 @@ def grid(table: Table) -> RenderableType:
             style="" if not _marks(table, row) else "yellow",
         )  # fmt: skip
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
-    return Group(made, *(Text(note, style="dim") for note in notes))
+    return Group(made, *(Text(show.line(note), style="dim") for note in notes))
 
 
 def _single(value: object) -> bool:
@@ -140,9 +142,9 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         label = f"{s.run} {s.cell.label}" if several else s.cell.label
         p50 = short(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
         made.add_row(
-            Text(label.replace(same, "", 1)), p50, short(s.throughput, _RATE),
+            Text(show.line(label.replace(same, "", 1))), p50, short(s.throughput, _RATE),
             short(_speedup(s, bases), _TIMES), _answers(s),
-            Text(", ".join(flags_of(s)), style="red" if not s.ranked else "yellow"),
+            Text(show.line(", ".join(flags_of(s))), style="red" if not s.ranked else "yellow"),
         )  # fmt: skip
     note = _NO_INTERVALS if single else "±: half the 95 % interval."
     note += " agree: top-1 with the reference; right: with the labels."
@@ -153,9 +155,10 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     more = len(falls) - SHORTFALLS
     falls[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
     parts += [Text(show.line(f"Scaling: {line}")) for line in falls]
-    parts += [Text(show.line(line), style="yellow") for line in show.differences(files)]
-    parts += [Text(f"{f} ({n} cells): {show.meaning(f)}", style="yellow")
-              for f, n in headline.flags(summaries)]  # fmt: skip
+    said = show.differences(files)
+    said += [f"{f} ({n} cells): {show.meaning(f)}" for f, n in headline.flags(summaries)]
+    said += [f"Note: {note}" for file in files for note in file.notes]
+    parts += [Text(show.line(words), style="yellow") for words in said]
     return Group(*parts)
 
 
@@ -233,7 +236,10 @@ class _Rows(Struct, frozen=True):
     pairs: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = [verdicts.row(c, pairs=self.pairs) for c in self.comparisons]
+        rows = [
+            {name: show.line(text) for name, text in verdicts.row(c, pairs=self.pairs).items()}
+            for c in self.comparisons
+        ]
         kept = next((k for least, k in NARROW.items() if options.max_width < least), tuple(rows[0]))
         names = [name for name in rows[0] if name in kept]
         more = [name for name in rows[0] if name not in kept]

@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 from msgspec import Struct
 
-from gpubench import environment, units
+from gpubench import environment, escape, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.run.imports import try_imports
@@ -74,7 +73,7 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
 
 def to_json(report: Report) -> str:
     """The report for programs."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    return escape.encoded(report, indent=2)
 
 
 def render(report: Report) -> RenderableType:

@@ -89,6 +89,10 @@ class End(Struct, frozen=True, tag=True):
 Request = Preload | BuildReference | Prepare | Measure | Begin | Step | End
 
 
+BAD_INPUT = "input"
+"""`Failure.kind` of an InputError in a worker; in a record it is an 'error'."""
+
+
 class Progress(Struct, frozen=True, tag=True):
     """A step of the request in hand was reached."""
 
@@ -97,7 +101,7 @@ class Progress(Struct, frozen=True, tag=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The request failed; ``kind`` is a key of record.FAILURES, or 'unavailable'."""
+    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable' or BAD_INPUT."""
 
     kind: str
     reason: str

@@ -9,8 +9,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
+from gpubench.errors import InputError
 from gpubench.run.client import Asked
-from gpubench.run.messages import BuildReference, Failure, Prepare, Prepared, Reply
+from gpubench.run.messages import (
+    BAD_INPUT,
+    BuildReference,
+    Failure,
+    Prepare,
+    Prepared,
+    Reply,
+)
 from gpubench.run.plan import Plan
 from gpubench.suite import Cell
 
@@ -58,7 +66,10 @@ def prepare(
     broken: Mapping[str, str],
     watcher: Telling,
 ) -> Iterator[Ready | NotReady]:
-    """Reference and artefact of every cell. ``broken``: modules that ``agent`` cannot import."""
+    """Reference and artefact of every cell. ``broken``: modules that ``agent`` cannot import.
+
+    Raises InputError for a model, weights or images that do not serve: no cell could be measured.
+    """
     policy = plan.suite.policy
     references: dict[object, Reply] = {}
     artefacts: dict[object, Reply] = {}
@@ -73,7 +84,9 @@ def prepare(
         key = (workload.model, workload.weights, workload.images)
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
-            references[key] = agent.ask(BuildReference(workload, policy))
+            references[key] = reply = agent.ask(BuildReference(workload, policy))
+            if isinstance(reply, Failure) and reply.kind == BAD_INPUT:
+                raise InputError(reply.reason)  # every cell needs it
         same = family(cell)
         if same not in artefacts and isinstance(references[key], Prepared):
             watcher.task(cell, "export, build, compile", 0)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gpubench.measure.protocol import MIN_GROUPS
 from gpubench.record import Parity, Record
-from gpubench.run.messages import Done, Failure, Reply
+from gpubench.run.messages import BAD_INPUT, Done, Failure, Reply
 from gpubench.run.plan import Skip
 from gpubench.samples import window_ns
 from gpubench.suite import Cell
@@ -44,7 +44,7 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
         cell=cell,
         repeat=repeat,
         status="failed",
-        kind=reply.kind,
+        kind="error" if reply.kind == BAD_INPUT else reply.kind,
         reason=reply.reason,
         remedy=reply.remedy,
         started=now(),

@@ -23,12 +23,13 @@ from msgspec.structs import replace
 
 from gpubench import __version__, environment
 from gpubench.backends import base
-from gpubench.errors import CellFailed, GpubenchError, Unavailable
+from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
-from gpubench.record import Parity
+from gpubench.record import IMAGES_SKIPPED, Parity
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
+    BAD_INPUT,
     PROTOCOL,
     AtBarrier,
     BuildReference,
@@ -110,7 +111,7 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, CellFailed):
         return Failure(error.kind, _text(error.reason))
     if isinstance(error, GpubenchError):
-        return Failure("error", _text(error))
+        return Failure(BAD_INPUT if isinstance(error, InputError) else "error", _text(error))
     words = _text(f"{type(error).__name__}: {_text(error)}".strip())
     if isinstance(error, MemoryError) or says_no_memory(words):
         return Failure("out-of-memory", words[:2000])
@@ -230,6 +231,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 barrier("measured")
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts = dict(session.facts)
+    if reference.skipped:
+        facts[IMAGES_SKIPPED] = reference.skipped
 
     flags = [flag for turn in turns for flag in turn.measured.flags]
     if after.get("recompilations", 0) > before.get("recompilations", 0):

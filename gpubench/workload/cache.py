@@ -4,7 +4,7 @@ An entry is a directory ``root/<kind>/<SHA-256 of the recipe>/`` holding files a
 their digests. It is made aside and renamed into place, so it exists whole or not at all, whatever
 kills the maker; one process makes it while others wait on a lock. Files are verified against the
 manifest every time an entry is asked for. Some entries are executable code (TensorRT engines), so
-the root must be writable by its owner only.
+the root, and every folder below it that is read from, must be ours and writable by us only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from msgspec import Struct
 from gpubench.errors import CacheError
 
 _log = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 FULL = 1 << 20
 """Free bytes of a disk that is taken for full when writing to it has failed."""
@@ -84,13 +84,8 @@ class Cache:
         """Every entry touched through this object, once each, in order."""
         with _disk(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            info = self.root.stat()
-        if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise CacheError(
-                f"cache directory {self.root} (uid {info.st_uid}, {stat.filemode(info.st_mode)}) "
-                f"must belong to uid {os.getuid()} and be writable by its owner only, because "
-                "cached engines are executable code: change that, or choose another --cache-dir"
-            )
+            check_private(self.root, self.root.stat())
+            check_private(self.root, self.root.lstat())  # a link to it must be ours as well
 
     def get_or_make(
         self, kind: str, recipe: Mapping[str, Any], make: Callable[[Path], None]
@@ -104,6 +99,7 @@ class Cache:
         path = self.root / kind / hashlib.sha256(canonical.encode()).hexdigest()
         with _disk(path):
             path.parent.mkdir(mode=0o700, exist_ok=True)
+            check_private(path.parent, path.parent.lstat())
             lock = FileLock(_lock(path)).acquire()
         with lock:
             with _disk(path):
@@ -127,7 +123,7 @@ class Cache:
             seconds = max(0.0, time.perf_counter() - start - nested)
             with _disk(aside):
                 manifest = _Manifest(recipe, {f: _hash(aside / f) for f in _files(aside)}, seconds)
-                (aside / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
+                (aside / MANIFEST).write_bytes(msgspec.json.encode(manifest))
                 aside.rename(path)
         except BaseException as error:
             free = shutil.disk_usage(aside).free
@@ -174,9 +170,20 @@ class Cache:
         ]
 
 
+def check_private(path: Path, info: os.stat_result) -> None:
+    """Raises CacheError unless the folder ``path`` is ours and nobody else may write to it."""
+    others = 0 if stat.S_ISLNK(info.st_mode) else stat.S_IWGRP | stat.S_IWOTH
+    if info.st_uid != os.getuid() or info.st_mode & others:
+        raise CacheError(
+            f"cache directory {path} (uid {info.st_uid}, {stat.filemode(info.st_mode)}) "
+            f"must belong to uid {os.getuid()} and be writable by its owner only, because "
+            "cached engines are executable code: change that, or choose another --cache-dir"
+        )
+
+
 def content(entry: Path) -> str:
     """SHA-256 over the names and contents of an entry's files, whatever recipe made them."""
-    manifest = msgspec.json.decode((entry / _MANIFEST).read_bytes(), type=_Manifest)
+    manifest = msgspec.json.decode((entry / MANIFEST).read_bytes(), type=_Manifest)
     return hashlib.sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest()
 
 
@@ -199,16 +206,20 @@ def _disk(path: Path) -> Iterator[None]:
 
 def _verified(path: Path) -> _Manifest | None:
     """The entry's manifest; None when there is no entry, or a damaged one (then removed)."""
+    if path.is_symlink():
+        _log.warning("cache entry %s is a link, which this cache never makes: removed", path)
+        path.unlink()
     if not path.exists():
         return None
+    check_private(path, path.stat())
     try:
-        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
+        manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=_Manifest)
         found = {name: _hash(path / name) for name in _files(path)}
         wrong = sorted(
             f for f in found.keys() | manifest.files if found.get(f) != manifest.files.get(f)
         )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
-        wrong = [_MANIFEST]
+        wrong = [MANIFEST]
     if not wrong:
         return manifest
     _log.warning("cache entry %s is damaged (%s): made again", path, ", ".join(wrong))
@@ -217,13 +228,17 @@ def _verified(path: Path) -> _Manifest | None:
 
 
 def _files(path: Path) -> list[str]:
-    """Relative names of the files of an entry, without the manifest."""
-    names = (str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
-    return sorted(name for name in names if name != _MANIFEST)
+    """Relative names of whatever an entry holds but folders and the manifest."""
+    found = (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(name for p in found if (name := str(p.relative_to(path))) != MANIFEST)
 
 
 def _hash(path: Path) -> _File:
-    return _File(digest(path), path.stat().st_size)
+    """Of a link, or a pipe, what no file has: the cache makes neither."""
+    info = path.lstat()
+    if not stat.S_ISREG(info.st_mode):
+        return _File("", -1)
+    return _File(digest(path), info.st_size)
 
 
 def _size(path: Path) -> int:

@@ -1,17 +1,21 @@
 """Where images come from: scikit-learn's digits and photographs, a folder, or a seed.
 
-Every source is deterministic in its seed and offline. Names say where a picture came from.
+Every source is deterministic in its seed and offline. Names say where a picture came from. A folder
+may hold anything: what is no picture, or none that this could use, is left out and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from gpubench import escape
 from gpubench.errors import InputError
+from gpubench.workload import pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 SOURCES = ("digits", "photos", "synthetic")
 FITTED = 500
 """The first digits of a fixed shuffle: for fitting and judging probes, never in a pool."""
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class Pool(Struct, frozen=True):
@@ -34,13 +37,15 @@ class Pool(Struct, frozen=True):
     """Class of each picture by its source's own numbering; -1: it has none."""
     classes: int
     """How many classes the source's numbering has; 0 when pictures have no labels."""
+    skipped: str = ""
+    """'5 of 40: 3 truncated, 2 too large': what of a folder was tried and left out, and why."""
 
 
 def load(source: str, count: int, seed: int) -> Pool:
     """``count`` distinct pictures of a source of SOURCES or of a folder.
 
-    A folder with fewer pictures gives all it has (at least two). Raises InputError for a source
-    that does not exist, for a folder without pictures and for a file that is no picture.
+    A folder with fewer usable pictures gives all it has. Raises InputError for a source that does
+    not exist, and for a folder with fewer than two usable pictures, with what was wrong with them.
     """
     if source == "digits":
         pixels, labels = digits()
@@ -112,29 +117,35 @@ def _folder(root: Path, count: int, seed: int) -> Pool:
             f"images {str(root)!r}: not a folder, and none of {', '.join(SOURCES)}; give a folder "
             "of pictures (one sub-folder per class gives labels) or one of those names"
         )
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    if len(files) < 2:
+    files, skipped = pictures.find(root)
+    pixels: list[Pixels] = []
+    names: list[str] = []
+    for at in _rng(seed).permutation(len(files)):
+        if len(pixels) == count:
+            break
+        try:
+            pixels.append(pictures.decode(files[at]))
+        except pictures.Unusable as error:
+            skipped[str(error)] += 1
+        else:
+            names.append(files[at].relative_to(root).as_posix())
+    said = _said(skipped, len(pixels))
+    if len(pixels) < 2:
         raise InputError(
-            f"images {str(root)!r}: found {len(files)} picture(s) with a suffix of "
-            f"{', '.join(sorted(_SUFFIXES))}; at least 2 are needed"
+            f"images {str(root)!r}: found {len(pixels)} usable picture(s) with a suffix of "
+            f"{', '.join(sorted(pictures.SUFFIXES))}; at least 2 are needed"
+            f"{said and f'. Skipped {said}'}"
         )
     # As in ImageFolder, every sub-folder is a class; a picture at the top means there are none.
     flat = any(p.parent == root for p in files)
     classes = [] if flat else sorted(p.name for p in root.iterdir() if p.is_dir())
-    picked = [files[i] for i in _rng(seed).permutation(len(files))[:count]]
-    names = [p.relative_to(root).as_posix() for p in picked]
     labels = [-1 if flat else classes.index(name.split("/")[0]) for name in names]
-    return Pool([_decode(p) for p in picked], names, labels, len(classes))
+    return Pool(pixels, [escape.visible(name) for name in names], labels, len(classes), said)
 
 
-def _decode(path: Path) -> Pixels:
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"image {str(path)!r} cannot be decoded ({error}): replace or remove it"
-        ) from error
+def _said(skipped: Counter[str], used: int) -> str:
+    """'5 of 40: 3 truncated, 2 too large', the most frequent first; '' where nothing was."""
+    reasons = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    total = skipped.total()
+    words = ", ".join(f"{n} {reason}" for reason, n in reasons)
+    return f"{total} of {total + used}: {words}" if total else ""

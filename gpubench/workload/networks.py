@@ -22,6 +22,7 @@ FORMAT = 1
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+MOST_CLASSES = 1_000_000
 _WRAPPERS = ("state_dict", "model")
 """Keys below which training scripts keep the state dict."""
 
@@ -67,8 +68,11 @@ def make(name: str, weights: str, at: Path) -> None:
         else:
             spec, arguments, state = _published(name, weights)
         classes = _check(name, weights, state, arguments)
-    for key in state:  # in place: the dict also carries format versions, which MNASNet needs
-        state[key] = state[key].detach().contiguous()
+    # In place: the dict also carries format versions, which MNASNet needs. Not before its shapes
+    # are known to fit: a small file may hold tensors that claim to be vast.
+    for key, tensor in state.items():
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        state[key] = tensor.detach().contiguous()
     torch.save(state, at / _STATE)
     card = Card(
         name=name, num_classes=classes, arguments=arguments, spec=spec, held_out_accuracy=accuracy
@@ -179,13 +183,11 @@ def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], St
 
 def _read(file: Path) -> State:
     """A state dict from a file, also from inside a training checkpoint; no code is run."""
-    import pickle
-
     import torch
 
     try:
         loaded: Any = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever torch trips over in bytes from a stranger
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise InputError(
             f"weights {str(file)!r} cannot be read as a state dict ({reason}); save it with "
@@ -195,19 +197,18 @@ def _read(file: Path) -> State:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(
-        isinstance(v, torch.Tensor) for v in loaded.values()
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
     ):
         raise InputError(
             f"weights {str(file)!r}: holds {type(loaded).__name__}, not a dict of tensors; save "
             "module.state_dict(), not the module"
         )
-    plain = OrderedDict(
-        (key.removeprefix("module."), t.float() if t.is_floating_point() else t)
-        for key, t in loaded.items()
-    )
+    plain = OrderedDict((key.removeprefix("module."), t) for key, t in loaded.items())
     versions = getattr(loaded, "_metadata", {})  # by module: MNASNet needs them
     plain._metadata = {  # type: ignore[attr-defined]
-        (f"{k}.").removeprefix("module.")[:-1]: v for k, v in versions.items()
+        (f"{k}.").removeprefix("module.")[:-1]: v
+        for k, v in (versions.items() if isinstance(versions, dict) else ())
+        if isinstance(v, dict)
     }
     return plain
 
@@ -225,7 +226,10 @@ def _check(name: str, weights: str, state: State, arguments: dict[str, bool | in
         key = next(key for key, part in module.named_modules() if part is last) + ".weight"
         if key not in state:
             raise InputError(f"weights {weights!r} are not {name}'s: there is no {key!r}")
-        classes = int(state[key].shape[0])
+        shape = tuple(state[key].shape)
+        classes = shape[0] if shape and 0 < shape[0] <= MOST_CLASSES else 0
+        if not classes:
+            raise InputError(f"weights {weights!r}: {key!r} has the shape {shape}, no classifier's")
         try:
             _build(name, classes, arguments).load_state_dict(state)
         except (RuntimeError, ValueError) as error:

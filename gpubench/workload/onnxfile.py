@@ -1,7 +1,12 @@
-"""An ONNX file as the network: what torchvision cannot know."""
+"""An ONNX file as the network: what torchvision cannot know.
+
+It may be a stranger's. No runtime opens it where it lies: it is copied into the cache, with the
+weights that it keeps in other files, once these are known to lie beside it (`external`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -9,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gpubench.errors import InputError
 from gpubench.workload.cache import Cache, content, digest
 from gpubench.workload.export import FILE, TYPES
+from gpubench.workload.external import external
 from gpubench.workload.models import BATCH, Model
 from gpubench.workload.preprocess import Spec
 
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from onnx import ModelProto, ValueInfoProto
+
+
+MOST_BYTES = 2**31
+"""Protobuf's limit."""
 
 
 class OnnxModel(Model):
@@ -33,6 +43,7 @@ class OnnxModel(Model):
             raise InputError(f"model {str(file)!r}: no such file")
         self.name, self.weights, self._file, self._cache = str(file), "file", file, cache
         self._read: ModelProto | None = None
+        self._digest = ""
 
     @property
     def identity(self) -> str:
@@ -117,7 +128,7 @@ class OnnxModel(Model):
         beside = self._beside()
         recipe = {
             "format": 1,
-            "file": digest(self._file),
+            "file": self._digest,
             "beside": {b: digest(self._file.parent / b) for b in beside},
         }
 
@@ -126,29 +137,33 @@ class OnnxModel(Model):
             for name in beside:
                 (at / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._file.parent / name, at / name)
+            # What runtimes will open is the copy; the original may have changed meanwhile.
+            if {"file": digest(at / FILE), "beside": {b: digest(at / b) for b in beside}} != {
+                key: recipe[key] for key in ("file", "beside")
+            }:
+                self._bad("changed while it was read: try again")
 
         return self._cache.get_or_make("onnx", recipe, copy)
 
     def _beside(self) -> list[str]:
-        from onnx.external_data_helper import ExternalDataInfo
-
-        stored = [t for t in self._model.graph.initializer if t.data_location == t.EXTERNAL]
-        names = sorted({ExternalDataInfo(tensor).location for tensor in stored})
-        for name in names:
-            inside = (
-                (self._file.parent / name).resolve().is_relative_to(self._file.parent.resolve())
-            )
-            if not inside or not (self._file.parent / name).is_file():
-                self._bad(f"keeps weights in {name!r}, which is not a file beside it")
-        return names
+        """Names of the files with its weights, relative to its folder."""
+        try:
+            return external(self._model, self._file.parent)
+        except ValueError as error:
+            self._bad(str(error))
 
     @property
     def _model(self) -> ModelProto:
         if self._read is None:
             import onnx
 
+            size = self._file.stat().st_size
+            if size > MOST_BYTES:
+                self._bad(f"has {size:,} bytes; no ONNX file is larger than {MOST_BYTES:,}")
+            body = self._file.read_bytes()
+            self._digest = hashlib.sha256(body).hexdigest()
             try:
-                self._read = onnx.load(self._file, load_external_data=False)
+                self._read = onnx.load_model_from_string(body)
             except Exception as error:  # noqa: BLE001 - protobuf's, which is no dependency here
                 self._bad(f"is not an ONNX file ({error})")
             self._validate()

@@ -57,6 +57,7 @@ that saturate (x86 without VNNI) give 1.8 and fail. fp8 has no entry: no backend
 class _About(Struct, frozen=True):
     engine: str
     names: list[str]
+    skipped: str = ""
 
 
 class Reference(Struct, frozen=True):
@@ -71,6 +72,8 @@ class Reference(Struct, frozen=True):
     """(N, classes)"""
     engine: str
     path: Path
+    skipped: str = ""
+    """What of a folder was left out, and why: see `gpubench.workload.images.Pool`."""
 
 
 def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
@@ -91,14 +94,15 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
         "spec": msgspec.to_builtins(spec),
         "labelled": labelled,
         "engine": model.engine,
-    }
+    } | ({"skipped": pool.skipped} if pool.skipped else {})
 
     def make(at: Path) -> None:
         inputs = np.stack([preprocess.apply(spec, pixels) for pixels in pool.pixels])
         np.save(at / "images.npy", inputs)
         np.save(at / "labels.npy", np.array(pool.labels if labelled else [-1] * len(inputs)))
         np.save(at / "logits.npy", model.answers(inputs))
-        (at / "about.json").write_bytes(msgspec.json.encode(_About(model.engine, pool.names)))
+        about = _About(model.engine, pool.names, pool.skipped)
+        (at / "about.json").write_bytes(msgspec.json.encode(about))
 
     return cache.get_or_make("reference", recipe, make)
 
@@ -115,6 +119,7 @@ def load(path: Path) -> Reference:
         logits=np.load(path / "logits.npy"),
         engine=about.engine,
         path=path,
+        skipped=about.skipped,
     )
 
 

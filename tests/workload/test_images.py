@@ -79,22 +79,31 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
     assert found == {"grey.png": (7, 7, 7), "clear.png": (1, 2, 3)}
 
 
-def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+def test_broken_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
     from PIL import Image
 
-    picture(tmp_path / "good.png", 1)
+    for i in range(2):
+        picture(tmp_path / f"good{i}.png", i)
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "cut.png")
     data = (tmp_path / "cut.png").read_bytes()
-    for broken in (data[: len(data) // 2], data[:20], b"no picture"):
+    for broken, why in (
+        (data[: len(data) // 2], "truncated"),
+        (data[:20], "truncated"),
+        (b"no picture", "not an image"),
+    ):
         (tmp_path / "cut.png").write_bytes(broken)
-        with pytest.raises(InputError, match=r"cut\.png.*replace or remove"):
-            images.load(str(tmp_path), 2, 0)
+        pool = images.load(str(tmp_path), 3, 0)
+        assert sorted(pool.names) == ["good0.png", "good1.png"]
+        assert pool.skipped == f"1 of 3: 1 {why}"
+    (tmp_path / "good0.png").unlink()
+    with pytest.raises(InputError, match=r"found 1 usable.*Skipped 1 of 2: 1 not an image"):
+        images.load(str(tmp_path), 3, 0)
 
 
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder, and none of digits"):
         images.load(str(tmp_path / "nowhere"), 2, 0)
     picture(tmp_path / "one.png", 1)
-    with pytest.raises(InputError, match=r"found 1 picture"):
+    with pytest.raises(InputError, match=r"found 1 usable picture"):
         images.load(str(tmp_path), 2, 0)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
+from gpubench import escape
 from gpubench.analysis.stats import Estimate
 from gpubench.record import RecordFile
 from gpubench.report.exports.values import named
@@ -23,7 +22,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
             measures["latency"] = _metric(each.summary.p50)
         if each.rated:
             measures["throughput"] = _metric(each.summary.throughput)
-    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+    return escape.encoded(document, indent=1).encode() + b"\n"
 
 
 def _metric(e: Estimate) -> dict[str, float]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from gpubench import escape
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.stats import Estimate
 from gpubench.record import RecordFile
@@ -36,7 +35,7 @@ def render(files: Sequence[RecordFile]) -> dict[str, bytes]:
         ],
     }
     return {
-        name: msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+        name: escape.encoded(found, indent=1).encode() + b"\n"
         for name, found in entries.items()
         if found
     }

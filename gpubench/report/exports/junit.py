@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 from msgspec import Struct
 
+from gpubench import escape
 from gpubench.analysis.cells import Problem, Summary, flags_of, problems_of, summarise
 from gpubench.analysis.compare import CODES, Comparison
 from gpubench.analysis.tables import Column
@@ -169,7 +170,7 @@ def _case(case: Case) -> ET.Element:
 
 
 def _legal(text: str) -> str:
-    return _ILLEGAL.sub("\ufffd", text)
+    return escape.visible(_ILLEGAL.sub("\ufffd", text))
 
 
 def _line(text: str) -> str:
@@ -181,8 +182,7 @@ def _timestamp(started: str) -> str:
     """UTC, without the zone that Ant's schema forbids."""
     try:
         when = datetime.fromisoformat(started)
-    except ValueError:
+        when = when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):  # no time, or one before the year 1
         when = datetime.fromtimestamp(0, UTC)
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return when.isoformat(timespec="seconds").removesuffix("+00:00")

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
+from gpubench import escape
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.errors import InputError
 from gpubench.record import Header, RecordFile
@@ -39,7 +38,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
         "datetime": _time(heads[0].started),
         "version": __version__,
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+    return escape.encoded(document, indent=1).encode() + b"\n"
 
 
 def _benchmark(name: str, s: Summary) -> dict[str, Any]:

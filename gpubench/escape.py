@@ -1,0 +1,66 @@
+"""Text from outside (record files, names of files, libraries' errors), harmless for its reader.
+
+Nothing is left out: what could act on a reader, or hide from one, is written as an escape. HTML is
+escaped by Jinja2, which lets every value pass `visible` first; Markdown, CSV and JUnit add what
+their own formats need where they are written (`gpubench.report`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+LONGEST = 4000
+"""Characters of one line: a library may put a whole file into its error."""
+
+_HIDDEN = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+"""Control characters but for the line feed; what turns the direction of text, or cannot be seen;
+halves of characters, which names of files that are not UTF-8 hold."""
+_COMMAND = re.compile(r"(?<!\S)::")
+
+
+def visible(text: str) -> str:
+    r"""``text`` without a character that acts or hides: escape becomes '\x1b', a tab a space."""
+    return _HIDDEN.sub(_written, text)
+
+
+def _written(found: re.Match[str]) -> str:
+    n = ord(found[0])
+    if n < 0x100:
+        return " " if n == 9 else f"\\x{n:02x}"
+    return f"\\u{n:04x}" if n < 0x10000 else f"\\U{n:08x}"
+
+
+def terminal(text: str) -> str:
+    """Lines for a terminal or a log: `visible`, and no command to GitHub Actions.
+
+    Which takes what a step prints for a command where a line begins with '::', also after spaces,
+    and where one holds '##['.
+    """
+    return _COMMAND.sub(": :", visible(text)).replace("##[", "## [")
+
+
+def line(text: str) -> str:
+    """The same as one line, which stays harmless wherever it is broken between words."""
+    text = " ".join(text.split())
+    return terminal(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+
+
+def encoded(value: Any, indent: int = -1) -> str:
+    """``value`` as JSON; hidden characters as JSON's own escapes, so that it reads back equal.
+
+    ``indent`` below 0: on one line.
+    """
+    body = msgspec.json.encode(value)
+    text = (body if indent < 0 else msgspec.json.format(body, indent=indent)).decode()
+    return _HIDDEN.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

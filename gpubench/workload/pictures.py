@@ -1,0 +1,136 @@
+"""One picture file, from anywhere, as pixels; or the reason why it cannot be used.
+
+Formats are told by content, not by name, and only plain raster formats are read: a file called
+x.jpg that holds PostScript must not start an interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections import Counter
+from math import isqrt
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+SUFFIXES = frozenset({".apng", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"}) | {
+    ".tif", ".tiff", ".webp"
+}  # fmt: skip
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_BYTES = 2**28
+"""Of a file."""
+MOST_PIXELS = 80_000_000
+"""Of a picture: below where Pillow warns of a decompression bomb."""
+KEPT_PIXELS = 2**20
+"""Larger pictures are averaged down by a whole factor, to no fewer than this; networks take less
+than a third of it, and a pool of photographs as they are would need gigabytes."""
+NARROWEST = 50
+"""Longer side / shorter side, at most: resizing by the shorter side would make the longer vast."""
+
+
+class Unusable(Exception):
+    """Why a file cannot be used, in few words that others share: 'truncated'."""
+
+
+def find(root: Path) -> tuple[list[Path], Counter[str]]:
+    """(files below ``root`` with a suffix of SUFFIXES, sorted; what else was met, by reason).
+
+    Links to files are followed; links to folders are not, for they may lead round in circles.
+    """
+    files: list[Path] = []
+    skipped: Counter[str] = Counter()
+
+    def unreadable(_: OSError) -> None:
+        skipped["unreadable folder"] += 1
+
+    for folder, folders, names in os.walk(root, onerror=unreadable):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        skipped["link to a folder"] += len(links)
+        files += [p for name in names if (p := Path(folder, name)).suffix.lower() in SUFFIXES]
+    return sorted(files), +skipped
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 as torchvision's ImageFolder has it: transparency and rotation notes ignored.
+
+    Of 16-bit grey the upper 8 bits; of what is larger than KEPT_PIXELS an average. Raises Unusable.
+    """
+    import numpy as np
+
+    with _opened(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata, by a library that guesses
+        try:
+            image = _image(file)
+        except Unusable:
+            raise
+        except MemoryError as error:
+            raise Unusable("too large") from error
+        except Exception as error:  # whatever a decoder trips over in bytes from a stranger
+            cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+            raise Unusable("truncated" if cut else "damaged") from error
+        return np.asarray(image)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file, when it is one: neither a pipe, which would never end, nor a device."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Unusable("not a file")
+        # It may have become a pipe by now, and waiting for a writer is not what we want.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except FileNotFoundError as error:
+        raise Unusable("broken link") from error
+    except OSError as error:  # permissions, a link to itself
+        raise Unusable("unreadable") from error
+    info = os.fstat(file.fileno())
+    for wrong, reason in (
+        (not stat.S_ISREG(info.st_mode), "not a file"),
+        (info.st_size == 0, "empty"),
+        (info.st_size > MOST_BYTES, "too large"),
+    ):
+        if wrong:
+            file.close()
+            raise Unusable(reason)
+    return file
+
+
+def _image(file: IO[bytes]) -> Image:
+    """RGB. Raises Unusable for what is known to be no use, and whatever the decoder raises."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise Unusable("not an image") from error
+    except Image.DecompressionBombError as error:
+        raise Unusable("too large") from error
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise Unusable("too large")
+    if min(image.size) < 1 or max(image.size) > NARROWEST * min(image.size):
+        raise Unusable("too narrow")
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's photo
+        raise Unusable("several frames")
+    rgb = _rgb(image)
+    factor = isqrt(width * height // KEPT_PIXELS)
+    return rgb.reduce(factor) if factor > 1 else rgb
+
+
+def _rgb(image: Image) -> Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        import numpy as np
+        from PIL.Image import fromarray
+
+        grey = np.asarray(image).astype(np.uint32) >> 8
+        return fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # what is white is not said
+        raise Unusable("of an unknown range")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,88 @@
+"""Record files with whatever in them, and a checksum that is right."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpubench.record import Header, Record
+from gpubench.suite import Policy, Rule
+from tests.report import make, make_pairs
+
+Path_ = tuple[str | int, ...]
+
+
+def line(kind: str, value: Any) -> bytes:
+    """As `gpubench.record` writes it, of any JSON."""
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return b'{"%s":%s,"crc":"%08x"}\n' % (kind.encode(), body, zlib.crc32(body))
+
+
+def write(path: Path, header: Any, records: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join([line("header", header), *(line("record", r) for r in records)]))
+    return path
+
+
+def plain(value: Header | Record) -> Any:
+    return json.loads(msgspec.json.encode(value))
+
+
+GPU = make.GPU | {
+    "series": {"t_s": [0.0, 1.0], "sm_mhz": [1200.0, None], "temperature_c": [50, 60]}
+}
+
+
+def run() -> tuple[Any, list[Any]]:
+    """(header, records) of a run with two backends, replicas, and every field that may be there."""
+    cells = make.grid(backends=("torch-eager", "onnxruntime"), batches=(1, 4), replicas=(1, 2))
+    cells[0] = make.cell(options={"layout": "last", "graph": True, "level": 3})
+    file = make.run(cells, repeats=2, samples=12, policy=Policy(repeats=2, max_repeats=2))
+    header = plain(file.header)
+    header["node_differences"] = ["node 1: driver 2, node 0: 1"]
+    header["nodes"] = [header["environment"], header["environment"]]
+    records = [plain(r) for r in file.records]
+    for r in records:
+        r["telemetry"] |= {
+            "gpus": [GPU],
+            "turns_s": [0.0],
+            "cpu": {"mhz": {"min": 1.0, "max": 2.0}},
+        }
+        r["flags"] = ["DRIFT"]
+        r["facts"] = {"images_skipped": "1 of 3: 1 truncated", "providers": ["x"], "deep": {"a": 1}}
+    records[1] |= {"status": "failed", "kind": "crash", "reason": "signal 11", "remedy": "none"}
+    records[1] |= {"replicas": [], "parity": None}
+    records[2] |= {"status": "unavailable", "reason": "no GPU", "remedy": "buy one", "replicas": []}
+    return header, records
+
+
+def arms() -> list[tuple[Any, list[Any]]]:
+    """The two arms of an interleaved A/B."""
+    cells = make.grid(backends=("torch-eager",), batches=(1, 4), replicas=(1,))
+    made = make_pairs.arms(cells, effect={0: 0.1}, rule=Rule(), seed=1)
+    return [(plain(f.header), [plain(r) for r in f.records]) for f in made]
+
+
+def places(value: Any, at: Path_ = ()) -> Iterator[Path_]:
+    """Where something stands: every value below, by keys and indices."""
+    yield at
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*at, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from places(inner, (*at, index))
+
+
+def changed(value: Any, at: Path_, change: Callable[[Any], Any]) -> Any:
+    """A copy in which what stands at ``at`` has gone through ``change``."""
+    if not at:
+        return change(value)
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[at[0]] = changed(value[at[0]], at[1:], change)
+    return copy
