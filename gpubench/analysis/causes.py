@@ -249,7 +249,7 @@ def _taken(p: Pair) -> Iterator[Found]:
             continue
         taken, before = fmean(now), fmean(then)
         if taken - before > least:
-            words = f"{what} {percent(taken)} of its cores' time, {percent(before)} at one replica"
+            words = f"{what} {percent(taken)} of the cores' time, {percent(before)} at one replica"
             told = {"share": taken, "share_one": before}
             left = (1 - min(taken, 0.99)) / (1 - min(before, 0.98)) if p.cpu else None
             yield Found(key, words, told, left)

@@ -86,7 +86,7 @@ def _shortfalls(found: Sequence[Diagnosis]) -> RenderableType:
         told = [f"{c.short}: {shortfalls.sentence(c)}" for c in d.causes]
         told += filter(None, [shortfalls.lacks(d)])
         parts += [Padding(Text(show.line(text)), (0, 0, 0, 2)) for text in told]
-    return Group(*parts, Text())
+    return Group(*parts)
 
 
 def grid(table: Table) -> RenderableType:
