@@ -288,6 +288,12 @@ def test_replicas_that_share_cores_are_compared_per_device():
     assert "2 replicas share each set of 2 cores; each was interrupted 300" in cause.words
 
 
+def test_replicas_that_share_a_device_are_no_stragglers_beside_one_that_does_not():
+    three = cell(3, cores=2, replicas_per_device=2)
+    found = only(records(cell(cores=2), [100]), records(three, [45, 45, 95]))
+    assert keys(found) == ["oversubscribed"]
+
+
 def test_replicas_that_share_a_gpu():
     one = records(cell(**CUDA), [100], telemetry={})
     found = only(one, records(cell(2, replicas_per_device=2, **CUDA), [40, 40], telemetry={}))
