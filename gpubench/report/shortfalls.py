@@ -16,6 +16,8 @@ NOTE = (
     "Only shortfalls that the interval shows. The share says how much of the shortfall a cause "
     "explains, on the logarithmic scale; causes that overlap are scaled to the whole."
 )
+FOLD = 12
+"""More of them start folded."""
 _SHARE = Column(name="efficiency", unit="fraction")
 
 
@@ -66,9 +68,9 @@ def plain(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def page(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
-    """What the page's section needs."""
-    return [
+def page(found: Sequence[Diagnosis]) -> dict[str, Any]:
+    """What the page's section needs; {} where there is no shortfall."""
+    items = [
         {
             "head": head, "lacks": lacks(d),
             "causes": [
@@ -77,3 +79,4 @@ def page(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
         }
         for head, d in shown(found)
     ]  # fmt: skip
+    return {"title": TITLE, "note": NOTE, "fold": FOLD, "list": items} if items else {}
