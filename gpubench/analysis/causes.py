@@ -81,15 +81,17 @@ class Pair(Struct, frozen=True, kw_only=True, dict=True):
         """Replica -> how far below the mean of the others.
 
         It is below in every repeat, and by Student's t on the logs of the repeats at a level that
-        allows for having looked at every replica (Bonferroni).
+        allows for having looked at every replica (Bonferroni). Replicas that do not share devices
+        alike are not compared.
         """
-        repeats = list(self.speeds.values())
+        repeats, c = list(self.speeds.values()), self.many.cell
         found: dict[int, float] = {}
-        for i in range(self.many.cell.replicas if len(repeats) > 1 else 0):
+        alike = c.replicas % c.replicas_per_device == 0
+        for i in range(c.replicas if alike and len(repeats) > 1 else 0):
             own = [each[i] for each in repeats]
             others = [(sum(each) - each[i]) / (len(each) - 1) for each in repeats]
             apart = stats.paired(others, own)
-            bounds = apart.interval(1 - (1 - stats.LEVEL) / self.many.cell.replicas)
+            bounds = apart.interval(1 - (1 - stats.LEVEL) / c.replicas)
             below = -math.expm1(apart.mean)
             steady = all(x < y for x, y in zip(own, others, strict=True))
             if steady and below > STRAGGLER and bounds and bounds[1] < 0:
@@ -249,7 +251,7 @@ def _taken(p: Pair) -> Iterator[Found]:
             continue
         taken, before = fmean(now), fmean(then)
         if taken - before > least:
-            words = f"{what} {percent(taken)} of its cores' time, {percent(before)} at one replica"
+            words = f"{what} {percent(taken)} of the cores' time, {percent(before)} at one replica"
             told = {"share": taken, "share_one": before}
             left = (1 - min(taken, 0.99)) / (1 - min(before, 0.98)) if p.cpu else None
             yield Found(key, words, told, left)

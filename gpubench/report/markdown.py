@@ -112,8 +112,8 @@ def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
     """Every shortfall that is shown: its causes with their evidence."""
     shown = shortfalls.shown(found)
     body = []
-    for d in shown:
-        body.append(f"- {escape(shortfalls.head(d))}")
+    for head, d in shown:
+        body.append(f"- {escape(head)}")
         body += [f"  - **{escape(c.short)}**: {escape(shortfalls.sentence(c))}" for c in d.causes]
         body += [f"  - {escape(text)}" for text in [shortfalls.lacks(d)] if text]
     if len(shown) > OPEN_ROWS:

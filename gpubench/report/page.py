@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
-FOLD_SHORTFALLS = 12
 
 WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
          "one replica owns", "answers")  # fmt: skip
@@ -124,7 +123,6 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
 
     summaries = summarise(files)
     found = diagnose(summaries)
-    short = shortfalls.page(found)
     drawn = charts.build(summaries)
     samples = series.build(summaries)
     drawn |= {"verdict": evidence or None, "samples": samples}
@@ -153,10 +151,7 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
             flags=marks,
             charts=drawn["charts"],
             differences=show.differences(files),
-            shortfalls=short,
-            shortfalls_title=shortfalls.TITLE,
-            shortfalls_note=shortfalls.NOTE,
-            fold_shortfalls=FOLD_SHORTFALLS,
+            shortfalls=shortfalls.page(found),
             tables=[table(t, of_cell) for t in of_cells(summaries, found)],
             samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
             commands=list(commands),

@@ -8,7 +8,7 @@ from typing import Any
 from gpubench.analysis.cells import flags_of
 from gpubench.analysis.diagnosis import Cause, Diagnosis
 from gpubench.analysis.tables import Column
-from gpubench.report import headline, show
+from gpubench.report import show
 from gpubench.units import percent
 
 TITLE = "Why scaling falls short"
@@ -16,25 +16,34 @@ NOTE = (
     "Only shortfalls that the interval shows. The share says how much of the shortfall a cause "
     "explains, on the logarithmic scale; causes that overlap are scaled to the whole."
 )
+FOLD = 12
+"""More of them start folded."""
 _SHARE = Column(name="efficiency", unit="fraction")
 
 
-def shown(found: Sequence[Diagnosis]) -> list[Diagnosis]:
-    """Those with a shortfall, the worst first."""
-    return sorted((d for d in found if not d.why_not), key=lambda d: d.efficiency.value or 0.0)
+def shown(found: Sequence[Diagnosis]) -> list[tuple[str, Diagnosis]]:
+    """Those with a shortfall and their heads, the worst first.
+
+    A head: 'openvino fp32 b8 x2 throughput (weak scaling): 78.1 % [76.0, 80.2] of the ideal'.
+    """
+    worst = sorted((d for d in found if not d.why_not), key=lambda d: d.efficiency.value or 0.0)
+    several = len({d.summary.run for d in found}) > 1
+    return [(f"{d.summary.run}: {_head(d)}" if several else _head(d), d) for d in worst]
 
 
-def head(d: Diagnosis) -> str:
-    """'openvino bf16, batch 8, 2 replicas (weak scaling): 78.1 % [76.0, 80.2] of the ideal'."""
+def _head(d: Diagnosis) -> str:
     reached, flags = show.full(d.efficiency, _SHARE), flags_of(d.summary, d.one)
     flagged = f", flagged {', '.join(flags)}" if flags else ""
-    return f"{headline.where(d.summary)} ({d.kind} scaling): {reached} of the ideal{flagged}"
+    return f"{d.summary.cell.label} ({d.kind} scaling): {reached} of the ideal{flagged}"
 
 
-def line(d: Diagnosis) -> str:
-    """The head with its causes, and the first evidence of the first one."""
-    first = f"; {d.causes[0].words.partition(';')[0]}" if d.causes else ""
-    return f"{head(d)}: {d.short}{first}"
+def lines(found: Sequence[Diagnosis]) -> list[str]:
+    """Of each shortfall its head, its causes, and the first evidence of the first one."""
+    return [f"{head}: {d.short}{_first(d)}" for head, d in shown(found)]
+
+
+def _first(d: Diagnosis) -> str:
+    return f"; {d.causes[0].words.partition(';')[0]}" if d.causes else ""
 
 
 def sentence(cause: Cause) -> str:
@@ -59,14 +68,15 @@ def plain(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def page(found: Sequence[Diagnosis]) -> list[dict[str, Any]]:
-    """What the page's section needs."""
-    return [
+def page(found: Sequence[Diagnosis]) -> dict[str, Any]:
+    """What the page's section needs; {} where there is no shortfall."""
+    items = [
         {
-            "head": head(d), "lacks": lacks(d),
+            "head": head, "lacks": lacks(d),
             "causes": [
                 (c.name, "" if c.share is None else percent(c.share, 0), c) for c in d.causes
             ],
         }
-        for d in shown(found)
+        for head, d in shown(found)
     ]  # fmt: skip
+    return {"title": TITLE, "note": NOTE, "fold": FOLD, "list": items} if items else {}

@@ -79,15 +79,15 @@ def render(files: Sequence[RecordFile]) -> str:
     return escape.terminal(out.getvalue())  # a long word may have been broken before '::'
 
 
-def _shortfalls(found: Sequence[Diagnosis]) -> RenderableType:
+def _shortfalls(found: Sequence[tuple[str, Diagnosis]]) -> RenderableType:
     """Their causes with their evidence."""
     parts: list[RenderableType] = []
-    for d in found:
-        parts.append(Text(show.line(shortfalls.head(d)), style="bold"))
+    for head, d in found:
+        parts.append(Text(show.line(head), style="bold"))
         told = [f"{c.short}: {shortfalls.sentence(c)}" for c in d.causes]
         told += filter(None, [shortfalls.lacks(d)])
         parts += [Padding(Text(show.line(text)), (0, 0, 0, 2)) for text in told]
-    return Group(*parts, Text())
+    return Group(*parts)
 
 
 def grid(table: Table) -> RenderableType:
@@ -151,7 +151,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
     parts += [Text(show.line(line)) for line in headline.lines(summaries)]
-    falls = [shortfalls.line(d) for d in shortfalls.shown(diagnose(summaries))]
+    falls = shortfalls.lines(diagnose(summaries))
     more = len(falls) - SHORTFALLS
     falls[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
     parts += [Text(show.line(f"Scaling: {line}")) for line in falls]

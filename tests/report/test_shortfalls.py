@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from gpubench import report
 from gpubench.analysis.cells import problems, summarise
+from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.tables import build
 from gpubench.record import Record, RecordFile
-from gpubench.report import charts, headline, page, show, text
+from gpubench.report import charts, headline, page, shortfalls, show, text
 from gpubench.report.exports import junit
 from tests.analysis.scaled import cell, changed, file, records
 from tests.report import make
@@ -39,7 +40,7 @@ def test_the_scaling_table_names_what_limits(run):
 @pytest.mark.parametrize("kind", ["text", "md", "html"])
 def test_reports_show_the_cause_its_evidence_and_what_to_do(run, kind):
     made = " ".join(report.render([run], kind).replace("\\", "").split())
-    assert "torch-eager fp32, batch 8, 4 replicas (weak scaling): 92.5" in made
+    assert "torch-eager fp32 b8 x4 throughput (weak scaling): 92.5" in made
     assert "replica 3 (cpu:3) runs 30.0 % below the mean of the others, in all 3 repeats" in made
     assert "look at that device" in made
     assert made.count("(weak scaling)") == 1  # not of the cell that scales
@@ -48,7 +49,7 @@ def test_reports_show_the_cause_its_evidence_and_what_to_do(run, kind):
 def test_the_end_of_a_run_has_one_line_for_each_shortfall(run):
     made = plain(text.summary([run]), 400)
     (line,) = [x for x in made.splitlines() if x.startswith("Scaling: ")]
-    assert "4 replicas (weak scaling): 92.5" in line
+    assert " x4 throughput (weak scaling): 92.5" in line
     assert "of the ideal: straggler 100 %; replica 3 (cpu:3) runs 30.0 % below" in line
 
 
@@ -168,6 +169,11 @@ def test_the_end_of_a_run_says_which_batch_worked():
 
 
 # ------------------------------------------------------------------------------ invalidated
+
+
+def test_shortfalls_of_several_runs_name_theirs(run):
+    heads = [head for head, _ in shortfalls.shown(diagnose(summarise([run, run])))]
+    assert len(heads) == len({head.partition(": ")[0] for head in heads}) == 2
 
 
 @pytest.mark.parametrize("kind", ["text", "md", "html"])
