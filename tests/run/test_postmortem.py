@@ -26,7 +26,7 @@ CASES = {
 def raised(error: Exception) -> Failure:
     try:
         raise error
-    except Exception as caught:
+    except Exception as caught:  # noqa: BLE001
         return worker.failure(caught)
 
 
