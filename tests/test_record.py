@@ -120,6 +120,7 @@ def test_what_was_left_before_its_header_was_whole_is_no_run(tmp_path: Path) -> 
     path.write_bytes(b"my notes")
     with pytest.raises(RecordError, match="holds a run already"):
         Writer(tmp_path, HEADER)
+    Writer(tmp_path, None).__exit__()
     assert path.read_bytes() == b"my notes"
 
 
