@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import subprocess
 import sys
 import tempfile
@@ -105,7 +104,7 @@ def _nobody_elses(new: set[str], mark: str) -> set[str]:
         if entry.name.isdigit() and int(entry.name) not in ours:
             with suppress(OSError):
                 held = (entry / "maps").read_text() + " ".join(
-                    os.readlink(fd) for fd in (entry / "fd").iterdir()
+                    str(fd.readlink()) for fd in (entry / "fd").iterdir()
                 )
                 new = {name for name in new if f"/dev/shm/{name}" not in held}  # noqa: S108
     return new
