@@ -365,17 +365,17 @@ class Writer:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RecordError(f"{self.path}: another gpubench is writing to it") from error
-        self._size = _whole_lines(self._file.fileno())
+        whole = _whole_lines(self._file.fileno())
         head = os.pread(self._file.fileno(), len(_BEGIN), 0)
-        if header is not None and (self._size or not _BEGIN.startswith(head)):
+        if header is not None and (whole or not _BEGIN.startswith(head)):
             raise RecordError(
                 f"{self.path}: holds a run already; --resume goes on with it, -o names another"
             )
         try:
+            if whole or header is not None:
+                self._file.truncate(whole)  # what a killed writer left
             if header is not None:
                 self._write(_encode("header", header))
-            elif self._size:
-                self._file.truncate(self._size)
         except OSError as error:
             if header is not None:
                 self.path.unlink(missing_ok=True)
@@ -387,16 +387,15 @@ class Writer:
 
     def _write(self, line: bytes) -> None:
         fd, rest = self._file.fileno(), memoryview(line)
+        size = os.lseek(fd, 0, os.SEEK_END)
         try:
-            os.ftruncate(fd, self._size)
             while rest:
                 rest = rest[os.write(fd, rest) :]
             os.fsync(fd)
         except BaseException:
-            with suppress(OSError):  # else the reader leaves the cut line out, the next write too
-                os.ftruncate(fd, self._size)
+            with suppress(OSError):  # else readers leave the cut line out
+                os.ftruncate(fd, size)
             raise
-        self._size += len(line)
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ import pytest
 
 from gpubench import gpu
 from gpubench.gpu import visible_gpus
-from tests.fake_nvml import FakeNvml, NotSupported, NVMLError
+from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 
 TWO = ("A100", "GPU-aaaa-1"), ("T4", "GPU-bbbb-2")
 CUT = ("A100", "GPU-aaaa-1", ["MIG-1111", "MIG-2222"])
@@ -77,6 +77,19 @@ def test_no_driver_means_no_gpus() -> None:
 def test_a_gpu_that_shares_the_hosts_memory_is_listed() -> None:
     (found,) = visible_gpus(FakeNvml(TWO[0], nvmlDeviceGetMemoryInfo=NotSupported), {})
     assert found.total_bytes == 0
+
+
+def test_a_gpu_that_fell_off_its_bus_is_left_out_and_the_others_keep_their_index() -> None:
+    answers = iter([GpuIsLost, (9, 0)])
+
+    def capability() -> tuple[int, int]:
+        answer = next(answers)
+        if answer is GpuIsLost:
+            raise GpuIsLost("gone")
+        return answer  # type: ignore[return-value]
+
+    nvml = FakeNvml(*TWO, nvmlDeviceGetCudaComputeCapability=capability)
+    assert [(g.index, g.uuid) for g in visible_gpus(nvml, {})] == [(1, TWO[1][1])]
 
 
 @pytest.mark.parametrize(("text", "node"), [("1\n", 1), ("-1\n", None), ("?", None), (None, None)])

@@ -74,13 +74,16 @@ def test_every_cut_of_the_last_line_keeps_the_rest(tmp_path: Path) -> None:
 def test_a_flipped_byte_anywhere_is_an_error_that_names_the_line(tmp_path: Path) -> None:
     body = written(tmp_path)
     path = tmp_path / "records.jsonl"
-    for place in range(0, len(body) - 1, 7):
+    for place in range(len(body) - 1):
         line = body[:place].count(b"\n") + 1
-        damaged = bytearray(body)
-        damaged[place] ^= 1
-        path.write_bytes(damaged)
-        with pytest.raises(RecordError, match=rf"line {line}\b|schema"):
-            read(path)
+        for mask in (1, 128, body[place] ^ ord("\n"))[: 1 if place % 7 else 3]:
+            damaged = bytearray(body)
+            damaged[place] ^= mask
+            if damaged == body:
+                continue  # it is a line's end already
+            path.write_bytes(damaged)
+            with pytest.raises(RecordError, match=rf"line {line}\b|schema"):
+                read(path)
 
 
 def test_resume_drops_the_cut_line_and_the_last_record_of_a_task_counts(tmp_path: Path) -> None:
@@ -93,10 +96,32 @@ def test_resume_drops_the_cut_line_and_the_last_record_of_a_task_counts(tmp_path
 
 def test_a_second_run_or_writer_is_refused(tmp_path: Path) -> None:
     with Writer(tmp_path, HEADER):
-        with pytest.raises(RecordError, match="holds a run already"):
-            Writer(tmp_path, HEADER)
-        with pytest.raises(RecordError, match="another gpubench"):
-            Writer(tmp_path, None)
+        for header in (HEADER, None):
+            with pytest.raises(RecordError, match="another gpubench"):
+                Writer(tmp_path, header)
+    with pytest.raises(RecordError, match="holds a run already"):
+        Writer(tmp_path, HEADER)
+    with pytest.raises(RecordError, match="no record file there"):
+        Writer(tmp_path / "nowhere", None)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_was_left_before_its_header_was_whole_is_no_run(tmp_path: Path) -> None:
+    """As a killed run leaves it: it is begun, and a foreign file is not touched."""
+    path, body = tmp_path / "records.jsonl", written(tmp_path)
+    header = body[: body.index(b"\n") + 1]
+    for end in (0, 1, 10, len(header) // 2, len(header) - 1):
+        path.write_bytes(header[:end])
+        with pytest.raises(RecordError, match="start it again, without --resume"):
+            read(tmp_path)
+        with Writer(tmp_path, HEADER):
+            pass
+        assert path.read_bytes() == header
+    path.write_bytes(b"my notes")
+    with pytest.raises(RecordError, match="holds a run already"):
+        Writer(tmp_path, HEADER)
+    Writer(tmp_path, None).__exit__()
+    assert path.read_bytes() == b"my notes"
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:

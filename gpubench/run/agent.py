@@ -54,6 +54,8 @@ BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
 REFERENCE_TIMEOUT_S = 3600.0
 PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 KILL_LIMIT_S = 10.0
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What ends an agent: of its driver's death, or of a batch system that tells every process."""
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
 
 
@@ -310,15 +312,16 @@ class _Team:
 
 def main(requests_fd: int, replies_fd: int) -> None:
     """Serve until the driver closes its end, or dies; nothing is left then."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a batch system tells every process
+    for number in ENDING:
         signal.signal(number, _leave)
     worker.die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
+        try:
+            _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
+        finally:
+            _end_once()
     finally:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
         scratch, me = os.environ[SCRATCH], os.getpid()
         # the resource tracker ends when we have: it unlinks shared memory that workers left
         end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})
@@ -327,7 +330,14 @@ def main(requests_fd: int, replies_fd: int) -> None:
 
 
 def _leave(*_: object) -> None:
+    _end_once()
     raise SystemExit
+
+
+def _end_once() -> None:
+    """The driver's death is told by its pipe and by a signal: neither may disturb the other."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _serve(requests_fd: int, replies: RawIOBase) -> None:

@@ -60,10 +60,11 @@ class Inquest:
                 text = log.read().decode(errors="replace")
         except OSError:
             return ""
-        abort, place = _ABORT.search(text), _PLACE.search(text)
-        said = " ".join(abort[0].split())[:300] if abort else ""
-        return " ".join(filter(None, (place and f"in {place[3]} ({place[1]}:{place[2]})",
-                                      said and f"({said})")))  # fmt: skip
+        abort = _ABORT.search(text)
+        if abort is None:
+            return ""
+        said, place = " ".join(abort[0].split())[:300], _PLACE.search(text, abort.end())
+        return f"in {place[3]} ({place[1]}:{place[2]}) ({said})" if place else f"({said})"
 
     def _length(self) -> int:
         with suppress(OSError):

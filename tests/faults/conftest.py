@@ -10,6 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ PATIENCE_S = 60.0
 LEAVE_S = 10.0
 """How long what belongs to a killed driver may take to end."""
 SHM = Path("/dev/shm")  # noqa: S108
+SHARED = ("psm_", "sem.", "torch_", "nccl-")
+"""What Python, C, torch and NCCL call shared memory; strangers keep other things there."""
 WriteSuite = Callable[..., Path]
 
 
@@ -56,7 +59,11 @@ def nothing_left(fakes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     wait_for(f"end of {_names(mark)}", lambda: not _marked(mark), LEAVE_S)
     wait_for("removal of temporary files", lambda: not list(temporary.iterdir()), LEAVE_S)
     temporary.rmdir()
-    wait_for("removal of shared memory", lambda: _ours(_shared() - shared, mark), LEAVE_S)
+    wait_for(
+        f"removal of shared memory: {_shared() - shared}",
+        lambda: not _nobody_elses(_shared() - shared, mark),
+        LEAVE_S,
+    )
     assert _mounts(tmp_path) == mounts
     gc.collect()
     assert _open_files() == files
@@ -86,19 +93,21 @@ def _names(mark: str) -> list[str]:
 
 
 def _shared() -> set[str]:
-    return {entry.name for entry in SHM.iterdir()} if SHM.is_dir() else set()
+    found = SHM.iterdir() if SHM.is_dir() else ()
+    return {entry.name for entry in found if entry.name.startswith(SHARED)}
 
 
-def _ours(new: set[str], mark: str) -> bool:
-    """Whether nothing in ``new`` can be ours: what strangers hold open belongs to them."""
-    held = set()
-    for entry in Path("/proc").iterdir():
-        if new and entry.name.isdigit():
-            try:
-                held |= {name for name in new if f"/dev/shm/{name}" in (entry / "maps").read_text()}  # noqa: S108
-            except OSError:
-                continue
-    return new <= held
+def _nobody_elses(new: set[str], mark: str) -> set[str]:
+    """What in ``new`` no stranger's process has open or mapped: it may be ours."""
+    ours = set(_marked(mark)) if new else set()
+    for entry in Path("/proc").iterdir() if new else ():
+        if entry.name.isdigit() and int(entry.name) not in ours:
+            with suppress(OSError):
+                held = (entry / "maps").read_text() + " ".join(
+                    str(fd.readlink()) for fd in (entry / "fd").iterdir()
+                )
+                new = {name for name in new if f"/dev/shm/{name}" not in held}  # noqa: S108
+    return new
 
 
 def _mounts(below: Path) -> list[str]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gpubench.record import RECORDS, read
+from gpubench.record import RECORDS
 from gpubench.workload.cache import Cache
 from tests.faults.conftest import GPUBENCH, Cli, no_root_rights, wait_for
 
@@ -160,31 +158,25 @@ def test_an_artefact_that_vanishes_between_two_repeats(cli: MakeCli, tmp_path: P
     assert "artefact" in second.reason
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "garbage"])
-def test_a_damaged_record_file_is_bad_input(cli: MakeCli, damage: str) -> None:
+def test_a_damaged_record_file_is_bad_input(cli: MakeCli) -> None:
     run = cli()
     assert run().returncode == 0
     path = run.out / RECORDS
-    body = bytearray(path.read_bytes())
+    body = path.read_bytes()
     place = body.rindex(b'"durations_ns":[') + 17  # the last line is line 3
-    if damage == "flip":
-        body[place] ^= 1
-    elif damage == "garbage":
-        body += b"garbage\n"
-    else:
-        del body[place:]
-    path.write_bytes(body)
-    done = run("--resume")
-    if damage == "cut":
-        assert done.returncode == 0
-        assert [r.repeat for r in run.records()] == [0, 1]
-    else:
+    flipped = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+    for damaged, line in ((flipped, 3), (body + b"garbage\n", 4)):
+        path.write_bytes(damaged)
+        done = run("--resume")
         assert done.returncode == 2
-        assert f"line {3 if damage == 'flip' else 4}: " in done.stderr
-        assert path.read_bytes() == body
+        assert f"line {line}: " in done.stderr
+        assert path.read_bytes() == damaged
+    path.write_bytes(body[:place])
+    assert run("--resume").returncode == 0
+    assert [r.repeat for r in run.records()] == [0, 1]
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1"])
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">/dev/full 2>&1"])
 def test_standard_streams_that_are_closed_or_full(cli: MakeCli, closed: str) -> None:
     run = cli()
     command = f'"$@" {closed}'
@@ -197,14 +189,11 @@ def test_standard_streams_that_are_closed_or_full(cli: MakeCli, closed: str) -> 
     assert (run.out / "report.html").exists()
 
 
-def test_a_report_that_cannot_be_printed(cli: MakeCli) -> None:
-    run = cli()
-    assert run().returncode == 0
+def test_what_cannot_be_printed_is_an_error() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*GPUBENCH, "report", str(run.out)],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
+            [*GPUBENCH, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 1
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
@@ -220,15 +209,3 @@ def test_a_reader_that_stops_reading_and_goes(cli: MakeCli) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert len(run.records()) == 4
-
-
-def test_a_terminal_that_closes(cli: MakeCli) -> None:
-    """SIGHUP of a run in the foreground: what is finished stays."""
-    run = cli(policy={"repeats": 100, "max_repeats": 100})
-    process = run.start()
-    wait_for("a record", lambda: (run.out / RECORDS).exists() and run.records())
-    process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGHUP
-    assert read(run.out).records
-    assert time.monotonic() > 0

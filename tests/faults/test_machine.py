@@ -122,7 +122,8 @@ def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wall_clock_that_jumps_by_hours(cli: MakeCli, jumping_clock: None) -> None:
     """Samples, waits and time-outs follow the monotonic clock."""
-    run = cli(at=["open", ""], how="hang", policy={"timeout_s": 2.0, "sample_s": 0.2})
+    run = cli(at=["open", ""], how="hang", policy={
+        "timeout_s": 2.0, "sample_s": 0.2, "max_samples": 20_000})  # fmt: skip
     begin = time.monotonic()
     assert run().returncode == 1
     wall = time.monotonic() - begin
@@ -168,7 +169,7 @@ def test_a_gpu_that_falls_off_its_bus(cli: MakeCli, gpu: Path, how: str) -> None
     assert "another machine" in again.stderr
 
 
-@pytest.mark.parametrize(("attempts", "flagged"), [(0, False), (1, False), (2, False), (9, True)])
+@pytest.mark.parametrize(("attempts", "flagged"), [(1, False), (9, True)])
 def test_a_hot_gpu_is_measured_again_at_most_twice(
     cli: MakeCli, gpu: Path, attempts: int, flagged: bool
 ) -> None:

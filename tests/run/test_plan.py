@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.errors import Unavailable
+from gpubench.run import plan as plan_module
 from gpubench.run.plan import Durations, Plan, make, task_seconds
 from gpubench.suite import Axes, Cell, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
@@ -96,11 +98,46 @@ def test_a_known_duration_beats_the_guess(tmp_path: Path) -> None:
     big = make_cell(batch_size=64)
     assert task_seconds(big, Policy(), seen) > task_seconds(cell, Policy(), seen) > 1
     seen.note(cell, Policy(), 9.0)
+    seen.save()
     again = Durations(tmp_path)
     assert task_seconds(cell, Policy(), again) == 9.0
     assert task_seconds(cell, Policy(sample_s=5), again) != 9.0
-    (tmp_path / "durations.json").write_text("[")
+
+
+@pytest.mark.parametrize(
+    "junk", [b"[", b"[1]", b"\xff", b"[" * 100_000, b'{"%s": NaN}', b'{"%s": -1}', b'{"%s": 1e999}',
+             b'{"%s": "x"}', b'{"%s": ' + b"9" * 400 + b"}"]
+)  # fmt: skip
+def test_durations_that_cannot_be_are_not_known(tmp_path: Path, junk: bytes) -> None:
+    cell, seen = make_cell(), Durations(tmp_path)
+    seen.note(cell, Policy(), 9.0)
+    seen.save()
+    [key] = json.loads((tmp_path / "durations.json").read_text())
+    (tmp_path / "durations.json").write_bytes(junk.replace(b"%s", key.encode()))
     assert Durations(tmp_path).get(cell, Policy()) is None
+
+
+def test_runs_that_share_a_cache_keep_each_others_durations(tmp_path: Path) -> None:
+    one, other = Durations(tmp_path), Durations(tmp_path)
+    for seen, batch in ((one, 1), (other, 2)):
+        seen.note(make_cell(batch_size=batch), Policy(), float(batch))
+    one.save()
+    other.save()
+    both = Durations(tmp_path)
+    assert [both.get(make_cell(batch_size=n), Policy()) for n in (1, 2)] == [1.0, 2.0]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_long_run_saves_durations_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are written anew, so once a task would be quadratic over a large plan."""
+    seen = Durations(tmp_path)
+    seen.note(make_cell(), Policy(), 1.0)
+    assert not (tmp_path / "durations.json").exists()
+    monkeypatch.setattr(plan_module, "SAVE_EVERY_S", 0.0)
+    seen.note(make_cell(), Policy(), 1.0)
+    assert (tmp_path / "durations.json").exists()
 
 
 def test_a_probe_that_raises_is_a_skip() -> None:
@@ -113,6 +150,18 @@ def test_a_probe_that_raises_is_a_skip() -> None:
     assert "oops" in skip.reason
 
 
+def test_a_backend_that_raises_when_it_is_asked_about_a_cell_is_a_skip() -> None:
+    class Broken(Stub):
+        def unsupported(self, cell: Cell) -> str | None:
+            raise ZeroDivisionError("oops")
+
+    [skip] = make(SUITE, [make_cell()], {"fake": Broken()}, [0], 0).skips
+    assert (skip.status, skip.reason) == (
+        "unavailable",
+        "its unsupported failed: ZeroDivisionError('oops')",
+    )
+
+
 def test_keys_tell_cells_apart() -> None:
     assert make_cell().key == make_cell().key
     others = [
@@ -123,6 +172,8 @@ def test_keys_tell_cells_apart() -> None:
         make_cell(options={"a": "1"}),
     ]
     assert len({cell.key for cell in [make_cell(), *others]}) == 6
+    both = make_cell(options={"a": 1, "b": 2}), make_cell(options={"b": 2, "a": 1})
+    assert len({cell.key for cell in both}) == 1
 
 
 @pytest.mark.parametrize(("replicas", "total"), [(1, 8), (4, 32)])

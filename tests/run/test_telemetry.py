@@ -167,16 +167,41 @@ def test_a_lost_gpu_ends_its_sampling_and_is_named(tmp_path: Path) -> None:
         time.sleep(0.05)
     (gpu,) = seen.result()["gpus"]
     assert "gpu" in gpu["not_measured"]
+    assert seen.lost == "GPU 0 (GPU-a): nvmlDeviceGetTemperature"
     assert nvml.calls.count("nvmlDeviceGetTemperature") == 1
     assert nvml.calls.count("nvmlDeviceGetPowerUsage") == 0
 
 
 def test_a_driver_that_fails_from_the_start_is_named(tmp_path: Path) -> None:
-    nvml = FakeNvml(GPU, nvmlDeviceGetPciInfo=GpuIsLost)
+    nvml = FakeNvml(GPU, nvmlDeviceGetPciInfo=NVMLError)
     with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
         time.sleep(0.02)
     assert seen.result()["gpus"] == []
     assert seen.result()["gpu_error"] == "nvmlDeviceGetPciInfo"
+    assert seen.lost == ""
+
+
+def test_a_gpu_that_was_lost_before_is_named_and_another_is_not(tmp_path: Path) -> None:
+    pci = iter([GpuIsLost, Bag(busId="00000000:66:00.0")] * 9)
+
+    def info() -> Any:
+        answer = next(pci)
+        if answer is GpuIsLost:
+            raise GpuIsLost("gone")
+        return answer
+
+    nvml = FakeNvml(GPU, ("A100", "GPU-b"), nvmlDeviceGetPciInfo=info)
+    for index, lost in ((1, ""), (0, "GPU 0: NVML no longer shows it")):
+        with Telemetry([index], [], set, nvml, hz=200, root=tmp_path) as seen:
+            time.sleep(0.02)
+        assert seen.lost == lost
+        assert len(seen.result()["gpus"]) == (not lost)
+
+
+def test_a_driver_that_is_gone_is_named(tmp_path: Path) -> None:
+    with Telemetry([0], [], set, FakeNvml(nvmlInit=NVMLError), root=tmp_path) as seen:
+        pass
+    assert seen.result()["gpu_error"] == "NVML cannot be initialised"
 
 
 def test_a_slice_has_the_clocks_of_its_gpu_and_processes_of_its_own(tmp_path: Path) -> None:
