@@ -28,6 +28,7 @@ from gpubench.run.messages import (
     Request,
     Step,
 )
+from gpubench.run.nodes import Nodes
 from gpubench.run.pool import shares
 from gpubench.suite import Cell
 from tests.run.several.memory import KEY, Several, measure, several, until
@@ -43,7 +44,7 @@ def cells(them: Several) -> dict[int, Cell]:
     return {cell.replicas: cell for cell in them.plan().planned}
 
 
-def prepared(them: Several, nodes: module.Nodes) -> dict[int, Cell]:
+def prepared(them: Several, nodes: Nodes) -> dict[int, Cell]:
     found = cells(them)
     assert isinstance(nodes.ask(BuildReference(found[1].workload, them.suite.policy)), Prepared)
     assert isinstance(nodes.ask(Prepare(found[1], (0,), 1.0)), Prepared)
@@ -91,7 +92,7 @@ def test_nodes_that_differ_are_flagged_where_a_cell_spans_them(suite: Path) -> N
         them.start(1)
         them.start(2)
         them.gather()
-        with module.Nodes(them.cluster, them.plan(), them.agents[0]) as nodes:
+        with Nodes(them.cluster, them.plan(), them.agents[0]) as nodes:
             found = prepared(them, nodes)
             two, three = (nodes.ask(measure(them, found[n])) for n in (2, 3))
     assert isinstance(two, Done)
