@@ -18,7 +18,7 @@ from gpubench.run.client import GRACE_S, OnProgress, limit_s
 from gpubench.run.messages import PROTOCOL, Failure, Reply, Request
 from gpubench.run.pool import Node
 from gpubench.run.pulse import Pulse
-from gpubench.run.store import Store
+from gpubench.run.store import Store, StoreLost
 from gpubench.run.wire import Tell
 
 POLL_S = 1.0
@@ -48,6 +48,12 @@ class Peer:
     def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
         """Its answer; a Failure names it."""
         self._asked += 1
+        try:
+            return self._answer(request, progress)
+        except StoreLost as error:
+            return self.lost or Failure("node-lost", f"{self.node.name}: {error}")
+
+    def _answer(self, request: Request, progress: OnProgress | None) -> Reply:
         end = monotonic() + limit_s(request) + GRACE_S
         self.channel.send(wire.Ask(self._asked, request))  # type: ignore[arg-type]
         while not self.gone.done() and monotonic() < end:
@@ -147,12 +153,15 @@ class Cluster:
         if head.run != f"{self._run}/join" or known != rank or rank in self.peers:
             raise wire.Refused(f"a replay of a message with which node {rank} joins")
         channel = self._channel(self._run, message.nonce, rank, self._connect())
+        if (message.version, message.protocol) != (__version__, PROTOCOL):
+            words = (
+                f"gpubench {message.version} (protocol {message.protocol}), on rank 0 "
+                f"{__version__} ({PROTOCOL}); install the same everywhere"
+            )
+            self._misfit(channel, message.nonce, rank, words)
         if message.suite != suite:
-            self._misfit(
-                channel, message.nonce, rank,
-                f"{message.environment.get('host')}: it was started with another suite, other "
-                "options or another model file",
-            )  # fmt: skip
+            words = "started with another suite, other options or another model file than rank 0"
+            self._misfit(channel, message.nonce, rank, words)
         self._admit(message, rank, channel)
         return rank, message.environment
 
@@ -166,12 +175,6 @@ class Cluster:
 
     def _welcome(self, hello: wire.Hello, rank: int) -> None:
         door = self._channel("", hello.nonce, rank, self._store)
-        if (hello.version, hello.protocol) != (__version__, PROTOCOL):
-            self._misfit(
-                door, hello.nonce, rank,
-                f"gpubench {hello.version} (protocol {hello.protocol}), on rank 0 {__version__} "
-                f"({PROTOCOL}); install the same everywhere",
-            )  # fmt: skip
         if rank in self.peers or not 0 < rank < self._nnodes:
             free = [n for n in range(1, self._nnodes) if n not in self.peers]
             words = f"--node-rank {rank} is taken, or not one of this run; free: {free}"

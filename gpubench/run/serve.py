@@ -58,10 +58,13 @@ class Station:
         self._out, self._in, beats = self._connect(), self._connect(), self._connect()
         end = monotonic() + limit_s
         door = self._channel("", "hello")
-        door.send(wire.Hello(self._nonce, __version__, PROTOCOL))
+        door.send(wire.Hello(self._nonce))
         run = self._welcome(door, end).run
         self._channel(f"{run}/join", "hello").send(
-            wire.Join(self._nonce, suite, here, own.cores, own.gpus, own.lacks)
+            wire.Join(
+                *(self._nonce, __version__, PROTOCOL, suite, here),
+                *(own.cores, own.gpus, own.lacks),
+            )
         )
         self._link = self._channel(run, f"from/{self._nonce}")
         pulse = Pulse(self._welcome(self._link, end).timeout_s, self._ended)
