@@ -15,8 +15,9 @@ from gpubench.errors import GpubenchError, RecordError
 from gpubench.measure.protocol import repeats_needed
 from gpubench.record import Header, Record, RecordFile, Writer, read, scan
 from gpubench.run.client import AgentClient, Asked
-from gpubench.run.cluster import Cluster, Nodes
+from gpubench.run.cluster import Cluster
 from gpubench.run.messages import Done, Measure, Progress
+from gpubench.run.nodes import Nodes
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Ready, prepare
 from gpubench.run.results import failed, measured, now, skipped

@@ -51,8 +51,6 @@ class Hello(Struct, frozen=True, tag=True):
     """A node knocks. ``nonce`` names the queue that it listens to, and proves the answer fresh."""
 
     nonce: str
-    version: str
-    protocol: int
 
 
 class Welcome(Struct, frozen=True, tag=True):
@@ -71,15 +69,17 @@ class Refusal(Struct, frozen=True, tag=True):
 
 
 class Join(Struct, frozen=True, tag=True):
-    """What a node is, and can do."""
+    """What a node is, and can do. The first three fields are read of any version."""
 
     nonce: str
-    suite: str
+    version: str
+    protocol: int
+    suite: str = ""
     """Digest of its suite and options: all nodes must have been started alike."""
-    environment: dict[str, Any]
-    cores: int
-    gpus: int
-    lacks: dict[str, Lack]
+    environment: dict[str, Any] = {}
+    cores: int = 0
+    gpus: int = 0
+    lacks: dict[str, Lack] = {}
 
 
 class Beat(Struct, frozen=True, tag=True):

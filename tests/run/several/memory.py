@@ -12,9 +12,10 @@ from typing import Any
 
 from gpubench import suitefile
 from gpubench.backends import base
+from gpubench.run import desk as desks
 from gpubench.run import pool, serve, setup
 from gpubench.run.client import AgentClient, OnProgress
-from gpubench.run.cluster import Cluster, Nodes
+from gpubench.run.cluster import Cluster
 from gpubench.run.launch import Membership
 from gpubench.run.messages import (
     Begin,
@@ -30,6 +31,7 @@ from gpubench.run.messages import (
     Step,
     Waiting,
 )
+from gpubench.run.nodes import Nodes
 from gpubench.run.plan import Plan, make
 from gpubench.run.store import StoreLost
 from gpubench.samples import Samples
@@ -158,7 +160,7 @@ class Several:
         station = serve.Station(
             member, lambda: self.store, key, lambda _: None, self.told.append, leave
         )
-        desk = serve.Desk(rank, self.suite, self.backends, self.agents[rank], lambda _: None)
+        desk = desks.Desk(rank, self.suite, self.backends, self.agents[rank], lambda _: None)
         self.stations[rank] = station
 
         def work() -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.run import cluster as module
-from gpubench.run import wire
+from gpubench.run import cluster, serve, wire
 from gpubench.run.messages import (
     PROTOCOL,
     Begin,
@@ -28,6 +27,7 @@ from gpubench.run.messages import (
     Request,
     Step,
 )
+from gpubench.run.nodes import Nodes
 from gpubench.run.pool import shares
 from gpubench.suite import Cell
 from tests.run.several.memory import KEY, Several, measure, several, until
@@ -43,7 +43,7 @@ def cells(them: Several) -> dict[int, Cell]:
     return {cell.replicas: cell for cell in them.plan().planned}
 
 
-def prepared(them: Several, nodes: module.Nodes) -> dict[int, Cell]:
+def prepared(them: Several, nodes: Nodes) -> dict[int, Cell]:
     found = cells(them)
     assert isinstance(nodes.ask(BuildReference(found[1].workload, them.suite.policy)), Prepared)
     assert isinstance(nodes.ask(Prepare(found[1], (0,), 1.0)), Prepared)
@@ -91,7 +91,7 @@ def test_nodes_that_differ_are_flagged_where_a_cell_spans_them(suite: Path) -> N
         them.start(1)
         them.start(2)
         them.gather()
-        with module.Nodes(them.cluster, them.plan(), them.agents[0]) as nodes:
+        with Nodes(them.cluster, them.plan(), them.agents[0]) as nodes:
             found = prepared(them, nodes)
             two, three = (nodes.ask(measure(them, found[n])) for n in (2, 3))
     assert isinstance(two, Done)
@@ -229,7 +229,7 @@ def answered(them: Several, rank: int) -> wire.Message | None:
 
 
 NONCE = "0" * 32
-HELLO = wire.Hello(NONCE, module.__version__, PROTOCOL)
+HELLO = wire.Hello(NONCE)
 
 
 def gathered(them: Several, limit_s: float = 0.3) -> str:
@@ -254,14 +254,22 @@ def test_absent_nodes_are_named_and_what_was_refused_is_counted(suite: Path) -> 
 def test_another_version_is_refused_on_both_sides(
     suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LEAVE_S", 0.1)  # nobody is there to read why
     them = Several(suite, 2)
-    sent(them, 1, wire.Hello(NONCE, "0.0.1", 1))
-    words = gathered(them)
-    assert "node 1: gpubench 0.0.1 (protocol 1), on rank 0" in words
-    refusal = answered(them, 1)
-    assert isinstance(refusal, wire.Refusal)
-    assert "0.0.1" in refusal.reason
+    monkeypatch.setattr(serve, "__version__", "0.0.1")
+    them.start(1)
+    words = f"gpubench 0.0.1 (protocol {PROTOCOL}), on rank 0 {cluster.__version__}"
+    assert f"node 1: {words}" in gathered(them, 5)
+    until(lambda: f"rank 0 refuses this node: {words}" in "".join(them.told))
+
+
+def test_what_a_future_version_says_of_itself_is_not_read(suite: Path) -> None:
+    them = Several(suite, 2)
+    sent(them, 1, HELLO)
+    body = b'{"type":"Join","nonce":"%s","version":"9.0","protocol":99,"new":[]}' % NONCE.encode()
+    head = wire.Head(f"{them.cluster._run}/join", 1, 0, 0)
+    them.store.push("hello", wire.seal(KEY, head, body))
+    them.store.size = lambda _: 0  # type: ignore[method-assign]  # it has been read
+    assert "gpubench 9.0 (protocol 99)" in gathered(them, 5)
 
 
 def test_a_rank_that_is_taken_or_not_there_is_refused_and_the_run_goes_on(suite: Path) -> None:
@@ -271,7 +279,7 @@ def test_a_rank_that_is_taken_or_not_there_is_refused_and_the_run_goes_on(suite:
         them.start(1)
         them.gather()
         assert isinstance(answered(them, 2), wire.Refusal)
-        sent(them, 1, wire.Hello("1" * 32, module.__version__, PROTOCOL))
+        sent(them, 1, wire.Hello("1" * 32))
         with pytest.raises(wire.Refused, match="is taken"):
             them.cluster._knock(them.store.pop("hello", 0) or b"", "")
     assert "--node-rank 2 is taken, or not one of this run" in them.told[0]

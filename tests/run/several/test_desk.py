@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpubench.run import pool, serve, setup
+from gpubench.run import pool, setup
+from gpubench.run.desk import Desk
 from gpubench.run.messages import (
     Begin,
     BuildReference,
@@ -30,25 +31,25 @@ from tests.run.several.memory import Told
 
 
 @pytest.fixture
-def desk(write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> serve.Desk:
+def desk(write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Desk:
     suite = setup.load(str(write_suite(batch_size="[1]", replicas="[1, 4]")), {"cores": 0})
     monkeypatch.setattr("gpubench.environment.usable_cores", lambda: [4, 5, 6])
     said: list[str] = []
-    return serve.Desk(1, suite, setup.backends_of(suite), Told("node1"), said.append)
+    return Desk(1, suite, setup.backends_of(suite), Told("node1"), said.append)
 
 
 @pytest.fixture
-def cell(desk: serve.Desk) -> Cell:
+def cell(desk: Desk) -> Cell:
     """Of four replicas."""
     return expand(desk._suite, "cpu", 4)[1]
 
 
-def asked(desk: serve.Desk) -> list[Request]:
+def asked(desk: Desk) -> list[Request]:
     assert isinstance(desk._agent, Told)
     return desk._agent.asked
 
 
-def say(desk: serve.Desk, request: Request) -> Any:
+def say(desk: Desk, request: Request) -> Any:
     return desk.answer(request, lambda _: None)
 
 
@@ -57,12 +58,12 @@ def share(cell: Cell, **changes: Any) -> Begin:
     return Begin("team", msgspec.structs.replace(whole, **changes))
 
 
-def prepare(desk: serve.Desk, cell: Cell) -> None:
+def prepare(desk: Desk, cell: Cell) -> None:
     assert say(desk, BuildReference(cell.workload, Policy())) == Prepared("", {"export": 1})
     assert say(desk, Prepare(cell, (0,), 1.0)) == Prepared("", {"export": 1})
 
 
-def test_only_names_and_numbers_are_taken_from_rank_0(desk: serve.Desk, cell: Cell) -> None:
+def test_only_names_and_numbers_are_taken_from_rank_0(desk: Desk, cell: Cell) -> None:
     own = desk._suite
     prepare(desk, cell)
     assert isinstance(say(desk, share(cell, turns=9, bundle=9)), Waiting)
@@ -94,7 +95,7 @@ def test_only_names_and_numbers_are_taken_from_rank_0(desk: serve.Desk, cell: Ce
     ],
 )  # fmt: skip
 def test_a_cell_that_is_not_of_the_nodes_suite_is_refused(
-    desk: serve.Desk, cell: Cell, changes: dict[str, Any]
+    desk: Desk, cell: Cell, changes: dict[str, Any]
 ) -> None:
     prepare(desk, cell)
     before = len(asked(desk))
@@ -111,7 +112,7 @@ def test_a_cell_that_is_not_of_the_nodes_suite_is_refused(
     [{"cores": []}, {"cores": [()] * 4, "first": 0}, {"first": 3}, {"first": -1}],
 )
 def test_replicas_that_the_node_has_no_room_for_are_refused(
-    desk: serve.Desk, cell: Cell, changes: dict[str, Any]
+    desk: Desk, cell: Cell, changes: dict[str, Any]
 ) -> None:
     """Three cores, four replicas."""
     prepare(desk, cell)
@@ -120,21 +121,21 @@ def test_replicas_that_the_node_has_no_room_for_are_refused(
     assert "has room for 3" in reply.reason
 
 
-def test_nothing_is_measured_that_was_not_prepared(desk: serve.Desk, cell: Cell) -> None:
+def test_nothing_is_measured_that_was_not_prepared(desk: Desk, cell: Cell) -> None:
     assert "not prepared here" in say(desk, share(cell)).reason
 
 
-def test_modules_are_never_imported_for_somebody_else(desk: serve.Desk) -> None:
+def test_modules_are_never_imported_for_somebody_else(desk: Desk) -> None:
     assert "a Preload is nothing that a node does" in say(desk, Preload(["os"], "/etc")).reason
     assert asked(desk) == []
 
 
-def test_the_workload_is_the_nodes_own(desk: serve.Desk) -> None:
+def test_the_workload_is_the_nodes_own(desk: Desk) -> None:
     say(desk, BuildReference(Workload(model="/etc/x.onnx"), Policy()))
     assert asked(desk) == [BuildReference(desk._suite.workload, desk._suite.policy)]
 
 
-def test_a_module_that_cannot_be_imported_here_is_told(desk: serve.Desk, cell: Cell) -> None:
+def test_a_module_that_cannot_be_imported_here_is_told(desk: Desk, cell: Cell) -> None:
     agent = desk._agent
     assert isinstance(agent, Told)
     agent.start = lambda: Preloaded({"numpy": "broken"}, 0)  # type: ignore[method-assign]
