@@ -74,7 +74,7 @@ def test_overrides_named_in_the_readme_exist() -> None:
     assert len(named) == 11
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [*DOCUMENTS, "SECURITY.md"])
 def test_links_lead_somewhere(name: str) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", text(name)):
         assert (ROOT / name).parent.joinpath(link).exists(), link
@@ -86,6 +86,6 @@ def test_contributing_shows_the_example_that_is_tested() -> None:
         assert path.read_text(encoding="utf-8").rstrip() in text("CONTRIBUTING.md"), path.name
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [*DOCUMENTS, "SECURITY.md"])
 def test_no_addresses(name: str) -> None:
     assert not re.search(r"https?://", text(name))

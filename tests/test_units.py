@@ -44,3 +44,7 @@ def test_clock_size_percent() -> None:
 def test_a_limit_keeps_every_digit() -> None:
     shown = [units.share(x) for x in (0.02, 0.0025, 0.00125, 0.1, 0.07)]
     assert shown == ["2 %", "0.25 %", "0.125 %", "10 %", "7 %"]
+
+
+def test_an_interval_without_end_supports_two_digits() -> None:
+    assert units.digits_for(float("inf")) == 2

@@ -175,3 +175,12 @@ def test_inefficiency_is_that_of_an_ar1_process():
     found = statistics.mean(stats.inefficiency(x) for x in series)
     assert found == pytest.approx((1 + 0.8) / (1 - 0.8), rel=0.25)
     assert stats.inefficiency(np.ones(50)) == 1.0
+
+
+def test_repeats_that_differ_beyond_any_float_have_an_interval_all_the_same() -> None:
+    e = stats.geometric_mean([1e-40, 1e60])
+    assert e.value == pytest.approx(1e10)
+    assert e.low is not None
+    assert e.high is not None
+    assert 0 <= e.low < 1e-40
+    assert 1e60 < e.high < math.inf

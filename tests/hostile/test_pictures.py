@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from PIL import Image
 
 from gpubench.errors import InputError
 from gpubench.record import read
-from gpubench.workload import images, pictures
+from gpubench.suite import Policy, Workload
+from gpubench.workload import images, pictures, reference
+from gpubench.workload.cache import Cache
 from tests.hostile.commands import acting, fuzz, gpubench, told
 
 WriteSuite = Callable[..., Path]
@@ -272,12 +275,21 @@ def test_a_run_says_what_it_left_out_and_why(
     for form in ("text", "md", "html", "json"):
         _, out, _ = gpubench("report", run, "-f", form)
         assert said in " ".join(out.split()), form
-    # mended: the same usable pictures, and nothing is left out any more
-    for name in ("cut.jpg", "words.jpg", "bomb.png"):
-        (folder / name).unlink()
-    again = tmp_path / "again"
-    gpubench("run", suite, "--images", folder, "-o", again, "--cache-dir", cache_dir)
-    assert read(again).notes == []
+
+
+def test_a_mended_folder_says_so(
+    folder: Path, tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same usable pictures, and nothing is left out any more: no stale words of the cache."""
+    work = Workload(model=str(tiny_onnx), weights="file", images=str(folder))
+    pool = images.load(str(folder), 5, 0)
+    told = []
+    for skipped in ("1 of 6: 1 empty", ""):
+        now = replace(pool, skipped=skipped)
+        monkeypatch.setattr(images, "load", lambda *_, now=now: now)
+        path = reference.build(work, Policy(), Cache(tmp_path / "cache"))
+        told.append(reference.load(path).skipped)
+    assert told == ["1 of 6: 1 empty", ""]
 
 
 def test_a_folder_of_nothing_usable_is_bad_input(

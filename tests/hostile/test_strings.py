@@ -25,7 +25,7 @@ from tests.report import make
 EVIL = (
     "=1+1|`x`</script><script>window.owned=1</script><img src=x onerror=window.owned=1>'\""
     "\x1b[2J\x1b]0;owned\x07\x9b31m\r\n::error title=x::owned\n##[group]x\t\u202egnirts\u2066"
-    "\u2028{{7*7}}[x](javascript:window.owned=1)[/]%0A::add-mask::x @all http://evil.example "
+    "\u2028{{7*7}}[x](javascript:window.owned=1)[/b]%0A::add-mask::x @all http://evil.example "
     "www.evil.example #1 \x00\x85\ufeff\U000e0041"
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
@@ -115,6 +115,20 @@ def test_terminal_output_holds_nothing_that_acts(run: Path, tmp_path: Path) -> N
         assert len(out) > 500
         assert not commanding(out), commanding(out)
         assert r"\x1b[2J" in out
+
+
+def test_no_line_begins_with_a_command_wherever_it_is_broken(tmp_path: Path) -> None:
+    """A word too long for its column is broken anywhere, and what follows begins a line."""
+    header, records = files.run()
+    for n in range(400, 550):
+        cell = records[1]["cell"] | {"options": {"n": n}}
+        reason = f"{'x' * n}::error::owned"
+        records.append(records[1] | {"cell": cell, "reason": reason, "remedy": reason[::-1]})
+    path = files.write(tmp_path / "records.jsonl", header, records)
+    for words in (["report", path], ["compare", path, path, "--cache-dir", tmp_path / "c"]):
+        out = ok(*words)
+        assert not commanding(out), commanding(out)[:3]
+        assert "::error::" in out or ": :error" in out
 
 
 def test_a_terminal_gets_colours_and_nothing_else() -> None:

@@ -132,6 +132,17 @@ def test_junit_of_runs_tells_failed_missing_and_skipped_apart() -> None:
     assert "torch-eager fp32 b1 x1 latency: p50 11" in (root[0][-2].text or "")
 
 
+def test_a_start_before_the_first_year_is_no_time() -> None:
+    for started, shown in (
+        ("0001-01-01T00:00:00+23:59", "1970-01-01T00:00:00"),
+        ("2026-01-02T03:04:05.6+02:00", "2026-01-02T01:04:05"),
+        ("2026-01-02", "2026-01-02T00:00:00"),
+    ):
+        head = make.header(CELLS[:1], started=started)
+        root = junit_of(junit.render([RecordFile("r", head, [])], None))
+        assert root[0].attrib["timestamp"] == shown
+
+
 def test_junit_survives_text_that_xml_cannot_hold() -> None:
     nasty = "a\x00\x1b[31m \ud800 \ufffe <b>&\"' ]]>\nnext"
     found = [comparison("REGRESSED", label=nasty, reason=nasty)]
