@@ -30,8 +30,8 @@ SPREAD = 2.3
 SPREAD_LEAST = 30
 """With fewer samples a change of the spread cannot be told from chance."""
 MOST_WARMUP = 100_000
-STAGES_S, LEAST_STAGES, MOST_STAGES = 0.05, 3, 20
-"""Each stage of a transfer is timed for so long, and so often."""
+STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
+"""The stages of a transfer are timed for so long, each so often."""
 
 
 class Measured(Struct, frozen=True):
@@ -206,13 +206,11 @@ def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> 
         "copy_out": session.copy_out,
     }
     took: dict[str, list[int]] = {name: [] for name in parts}
-    begin, number = clock(), 0
-    while number < LEAST_STAGES or (
-        number < MOST_STAGES and clock() - begin < STAGES_S * len(parts) * 1e9
-    ):
+    for number in range(MOST_STAGES):
+        if number >= LEAST_STAGES and sum(map(sum, took.values())) > STAGES_NS:
+            break
         for name, part in parts.items():
             took[name] += sample(part, session.sync, iterations=1, clock=clock).durations
-        number += 1
     return {name: round(median(ns)) for name, ns in took.items()}
 
 
@@ -226,12 +224,23 @@ def _block(
     """(iterations that fill a block of ``seconds``, ns of one of them), tried out once.
 
     Without a wait after each batch they overlap, so the guess from the warm-up can be too short.
+    Where replicas share a core it can be much too long: the typical iteration of the warm-up was
+    not interrupted, and a block is again and again. That is tried out once more.
     """
     tried = math.ceil(seconds * 1e9 / typical)
-    trace = sample(enqueue, finish, iterations=tried, clock=clock)
-    took = max(1, trace.durations[0])
+    took = _trial(enqueue, finish, tried, clock)
+    if took > 2 * seconds * 1e9 and tried > 1:
+        tried = math.ceil(tried * 1.1 * seconds * 1e9 / took)
+        took = _trial(enqueue, finish, tried, clock)
     enough = took >= seconds * 1e9
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
+
+
+def _trial(
+    enqueue: Callable[[], object], finish: Callable[[], object], iterations: int, clock: Clock
+) -> int:
+    """ns of one sample, at least 1."""
+    return max(1, sample(enqueue, finish, iterations=iterations, clock=clock).durations[0])
 
 
 def _bundled(

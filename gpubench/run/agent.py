@@ -26,6 +26,7 @@ from gpubench.gpu import Gpu, visible_gpus
 from gpubench.run import worker
 from gpubench.run.dispatch import dispatcher
 from gpubench.run.messages import (
+    FINISHED,
     AtBarrier,
     Begin,
     Done,
@@ -244,7 +245,10 @@ class _Team:
                     self._selector.unregister(key.fileobj)
             if len(waiting) == len(self._pipes):
                 self._reached(list(waiting.values()))
-                return None
+                if self.barrier != FINISHED:
+                    return None
+                waiting.clear()
+                self._release()
         return [self._answers[replica] for replica in range(len(self._pipes))]
 
     def _reached(self, messages: list[AtBarrier]) -> None:

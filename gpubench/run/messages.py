@@ -170,6 +170,10 @@ class Go(Struct, frozen=True, tag=True):
     """Of a job: each replica's share, where it is handed out beforehand."""
 
 
+FINISHED = "finished"
+"""Barrier at the end of a job: whoever has no more of it disturbs nobody who has."""
+
+
 class AtBarrier(Struct, frozen=True, tag=True):
     """Worker to agent: waiting for Go."""
 

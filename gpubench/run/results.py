@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from gpubench.measure.protocol import MIN_GROUPS
 from gpubench.record import Parity, Record
 from gpubench.run.messages import BAD_INPUT, Done, Failure, Reply
 from gpubench.run.plan import Skip
@@ -67,9 +66,6 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
     seen = [flag for outcome in done.outcomes for flag in outcome.flags] + done.flags
     if any(window_ns(visit) is None for visit in record.visits):
         seen.append("NO-COMMON-WINDOW")
-    units = [sum(len(s.durations_ns) for s in visit) for visit in record.visits]
-    if cell.dispatch != "independent" and min(units) < MIN_GROUPS * cell.replicas:
-        seen.append("FEW-SAMPLES")
     if done.parity is None:
         seen.append("NO-PARITY")
     if cell.images == "synthetic" or cell.weights == "random":

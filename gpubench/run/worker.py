@@ -30,6 +30,7 @@ from gpubench.record import IMAGES_SKIPPED, Parity
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
     BAD_INPUT,
+    FINISHED,
     PROTOCOL,
     AtBarrier,
     BuildReference,
@@ -183,7 +184,7 @@ def _device(request: Measure, replica: int) -> base.Device:
     if cell.device != "cuda":
         return base.Device(cell.device, 0, cores)
     index = replica // cell.replicas_per_device
-    uuid = dict(enumerate(request.uuids)).get(index, "")
+    uuid = request.uuids[index] if index < len(request.uuids) else ""
     if uuid.startswith("MIG-"):
         os.environ["CUDA_VISIBLE_DEVICES"] = uuid
         index = 0
@@ -223,6 +224,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                         go = barrier("again")
                     sampler.warmup.clear()  # recorded with the turn before
                 late, measured = _sample(request, replica, sampler, go, queue)
+                if go.iterations:
+                    barrier(FINISHED)
                 stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
                 turns.append(_Turn(go.at_ns, late, measured, stages))
             after = counters()

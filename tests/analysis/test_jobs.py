@@ -71,14 +71,6 @@ def test_a_job_has_a_window_though_its_replicas_never_ran_together() -> None:
     assert record.facts["pinned"] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(("units", "flagged"), [(10, False), (9, True)])
-def test_a_job_of_few_units_is_flagged(units: int, flagged: bool) -> None:
-    each = [worker(0, 3 * units - 2, 1, 0, 0), worker(1, 2, 1, 0, 0), worker(2, 0, 1, 0, 0)]
-    outcomes = [Outcome(s, None, {}, []) for s in each]
-    record = results.measured(CELL, 0, Done(outcomes, None, {}, [], False), {})
-    assert ("FEW-SAMPLES" in record.flags) is flagged
-
-
 def test_every_reader_gives_the_same_number() -> None:
     made = file()
     [summary] = summarise([made])

@@ -69,6 +69,17 @@ def test_throughput_blocks_fill_a_quarter_second_though_overlap_hides_the_wait()
     assert measured.durations[0] / measured.iterations == pytest.approx(1e6, rel=0.01)
 
 
+def test_throughput_blocks_are_no_longer_though_an_iteration_is_often_interrupted() -> None:
+    clock = VirtualClock(reading_ns=1)
+    shared = process(lambda i: 1e4 + (3e7 if i % 1000 == 999 else 0))  # three of four slices
+    session = VirtualSession(clock, shared)
+    cell = make_cell(scenario="throughput")
+    sampler = protocol.warm_up(session, IMAGES, cell, Policy(warmup_s=0.001), clock)
+    measured = protocol.measure(sampler, Policy(), clock)
+    assert 0.25e9 <= median(measured.durations) < 0.35e9
+    assert sampler.batch_ns == pytest.approx(4e4, rel=0.1)
+
+
 def test_transfer_moves_data_in_and_out_in_every_iteration() -> None:
     measured, session = run(constant(1e6), boundary="transfer")
     assert median(measured.durations) == pytest.approx(1_003_000, rel=1e-3)

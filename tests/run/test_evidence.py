@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from gpubench.measure import protocol
 from gpubench.record import Record
 from gpubench.run import driver, setup, worker
+from gpubench.run.messages import Go, Measure
 from gpubench.run.progress import Silent
+from gpubench.suite import Policy
+from tests.measure.virtual import make_cell
 
 WriteSuite = Callable[..., Path]
 Run = Callable[..., list[Record]]
@@ -74,11 +78,6 @@ def test_a_barrier_is_never_passed_early() -> None:
 
 def test_replicas_that_share_a_core_do_not_wait_actively(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would keep each other from being there in time."""
-    from gpubench.measure import protocol
-    from gpubench.run.messages import Go, Measure
-    from gpubench.suite import Policy
-    from tests.measure.virtual import make_cell
-
     spins: list[bool] = []
     monkeypatch.setattr(worker, "wait_until", lambda at, spin: spins.append(spin) or 0)
     sampler = protocol.Sampler(lambda: None, lambda: None, 1, 1, [1], [], 1.0)
