@@ -309,11 +309,12 @@ def test_a_hanging_agent_is_given_up(
 
 
 def test_a_killed_worker_takes_its_children_and_its_files_along(
-    run: Callable[..., RecordFile], tmp_path: Path
+    run: Callable[..., RecordFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("gpubench-*"))
+    (own := tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
     run(fail="hang-open", batch_size="[1]", policy={"timeout_s": 1.0})
-    assert set(Path(tempfile.gettempdir()).glob("gpubench-*")) <= before
+    assert list(own.iterdir()) == []
 
 
 def test_chatter_on_stdout_is_no_answer(run: Callable[..., RecordFile], tmp_path: Path) -> None:
