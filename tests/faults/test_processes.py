@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -84,6 +86,23 @@ def test_a_signal_to_the_whole_job_leaves_nothing(cli: MakeCli, number: signal.S
     process.communicate(timeout=120)
     assert process.returncode == -number
     assert len(run.records()) >= 1
+
+
+def test_a_hanging_import_ends_with_whoever_tries_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `gpubench doctor` tries every runtime; the fixture looks for what is left."""
+    hanging = "import pathlib, time\npathlib.Path('hangs').touch()\ntime.sleep(3600)\n"
+    (tmp_path / "gpubench_hanging_module.py").write_text(hanging)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = (
+        "from gpubench.run.imports import try_imports; "
+        "try_imports(['gpubench_hanging_module'], 600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_for("the import", (tmp_path / "hangs").exists)
+    process.kill()
+    process.wait()
 
 
 def _family(pid: int) -> list[int]:
