@@ -363,8 +363,13 @@ class Writer:
     def _begin(self, header: Header | None) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise RecordError(f"{self.path}: another gpubench is writing to it") from error
+        except OSError as error:
+            raise RecordError(
+                f"{self.path}: cannot be locked: {error.strerror}; choose an -o on a file system "
+                "that has locks"
+            ) from error
         whole = _whole_lines(self._file.fileno())
         head = os.pread(self._file.fileno(), len(_BEGIN), 0)
         if header is not None and (whole or not _BEGIN.startswith(head)):

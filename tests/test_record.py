@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 
 import msgspec
@@ -104,6 +106,17 @@ def test_a_second_run_or_writer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no record file there"):
         Writer(tmp_path / "nowhere", None)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_system_without_locks_is_no_other_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RecordError, match="cannot be locked: Function not implemented"):
+        Writer(tmp_path, HEADER)
 
 
 def test_what_was_left_before_its_header_was_whole_is_no_run(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SCRIPT = """
-import importlib, json, sys, time
+import ctypes, importlib, json, sys, time
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: a hanging import does not outlive who asks
 def torch_facts(m):
     import torch.backends.cudnn as c
     out = {"cuda_build": m.version.cuda, "cuda_available": m.cuda.is_available()}

@@ -54,6 +54,8 @@ class Inquest:
 
     def _last_words(self) -> str:
         """What the C++ runtime or Python's fault handler wrote, in one line."""
+        if not self._log.is_file():  # a pipe would have to be waited for
+            return ""
         try:
             with self._log.open("rb") as log:
                 log.seek(max(self._said, self._length() - TAIL))

@@ -47,7 +47,7 @@ def test_no_room_for_a_record(cli: MakeCli, disk: Disk) -> None:
     process = run.start()
     wait_for("a record", lambda: (run.out / RECORDS).exists() and run.records())
     ballast = fill(run.out.parent, 0)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "No space left on device" in errors
     assert "--resume" in errors
@@ -204,7 +204,7 @@ def test_a_reader_that_stops_reading_and_goes(cli: MakeCli) -> None:
     assert process.stdout
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     assert process.stderr
     assert process.stderr.read() == ""
     process.stderr.close()

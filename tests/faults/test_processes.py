@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -54,7 +56,7 @@ def test_the_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cli: 
         if killed < 6 and process.poll() is None:
             process.kill()
             killed += 1
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=120)
         lines = _whole(run)
         assert lines[: len(before)] == before, "a finished record is gone"
         before = lines
@@ -81,9 +83,26 @@ def test_a_signal_to_the_whole_job_leaves_nothing(cli: MakeCli, number: signal.S
     wait_for("a record", lambda: len(_whole(run)) > 1)
     for pid in _family(process.pid):
         os.kill(pid, number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == -number
     assert len(run.records()) >= 1
+
+
+def test_a_hanging_import_ends_with_whoever_tries_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `gpubench doctor` tries every runtime; the fixture looks for what is left."""
+    hanging = "import pathlib, time\npathlib.Path('hangs').touch()\ntime.sleep(3600)\n"
+    (tmp_path / "gpubench_hanging_module.py").write_text(hanging)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = (
+        "from gpubench.run.imports import try_imports; "
+        "try_imports(['gpubench_hanging_module'], 600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_for("the import", (tmp_path / "hangs").exists)
+    process.kill()
+    process.wait()
 
 
 def _family(pid: int) -> list[int]:
@@ -100,7 +119,7 @@ def _family(pid: int) -> list[int]:
 def test_two_runs_into_one_directory(cli: MakeCli) -> None:
     run = cli()
     rivals = [run.start() for _ in range(3)]
-    said = [(rival.communicate(timeout=60)[1], rival.returncode) for rival in rivals]
+    said = [(rival.communicate(timeout=120)[1], rival.returncode) for rival in rivals]
     assert sorted(code for _, code in said) == [0, 2, 2], said
     for errors, code in said:
         if code:
@@ -114,7 +133,7 @@ def test_two_resumes_of_one_run(cli: MakeCli) -> None:
     path = run.out / RECORDS
     path.write_bytes(b"\n".join(_whole(run)[:3]) + b"\n")
     rivals = [run.start("--resume") for _ in range(2)]
-    codes = sorted(rival.wait(60) for rival in rivals)
+    codes = sorted(rival.wait(120) for rival in rivals)
     for rival in rivals:
         rival.communicate()
     assert codes in ([0, 0], [0, 2])
@@ -128,7 +147,7 @@ def test_two_runs_share_a_cache(cli: MakeCli, tmp_path: Path) -> None:
         run.out = tmp_path / f"run{index}"
     rivals = [run.start() for run in both]
     for run, rival in zip(both, rivals, strict=True):
-        _, errors = rival.communicate(timeout=60)
+        _, errors = rival.communicate(timeout=120)
         assert rival.returncode == 0, errors
         assert [r.status for r in run.records()] == ["ok", "ok"]
     assert (tmp_path / "made").read_text() == "made\n"
