@@ -110,7 +110,8 @@ def warm_up(
     warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
     if cell.scenario == "throughput":
-        iterations, trial = _block(enqueue, finish, policy.block_s, typical, clock)
+        shared = cell.replicas_per_device > max(1, cell.cores)
+        iterations, trial = _block(enqueue, finish, policy.block_s, typical, shared, clock)
         at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
         return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [], trial)
     overhead = timer_overhead(clock)
@@ -219,28 +220,20 @@ def _block(
     finish: Callable[[], object],
     seconds: float,
     typical: float,
+    shared: bool,
     clock: Clock,
 ) -> tuple[int, int]:
     """(iterations that fill a block of ``seconds``, ns of one of them), tried out once.
 
     Without a wait after each batch they overlap, so the guess from the warm-up can be too short.
-    Where replicas share a core it can be much too long: the typical iteration of the warm-up was
-    not interrupted, and a block is again and again. That is tried out once more.
+    On a ``shared`` core it can be much too long: the typical iteration of the warm-up was not
+    interrupted, and a block is again and again.
     """
     tried = math.ceil(seconds * 1e9 / typical)
-    took = _trial(enqueue, finish, tried, clock)
-    if took > 2 * seconds * 1e9 and tried > 1:
-        tried = math.ceil(tried * 1.1 * seconds * 1e9 / took)
-        took = _trial(enqueue, finish, tried, clock)
-    enough = took >= seconds * 1e9
+    trace = sample(enqueue, finish, iterations=tried, clock=clock)
+    took = max(1, trace.durations[0])
+    enough = seconds * 1e9 <= took and not shared
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
-
-
-def _trial(
-    enqueue: Callable[[], object], finish: Callable[[], object], iterations: int, clock: Clock
-) -> int:
-    """ns of one sample, at least 1."""
-    return max(1, sample(enqueue, finish, iterations=iterations, clock=clock).durations[0])
 
 
 def _bundled(

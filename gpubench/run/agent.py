@@ -54,7 +54,8 @@ BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
 """How long before its start a common start is announced; and so much more for each worker."""
 REFERENCE_TIMEOUT_S = 3600.0
 PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
-KILL_LIMIT_S = 10.0
+EXIT_S, KILL_LIMIT_S = 0.2, 10.0
+"""How long workers may take to exit by themselves, all together; and each when it is killed."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
@@ -198,18 +199,27 @@ class _Team:
         self._pids: set[int] = set()
         self._pipes: list[Connection] = []
         self._selector = DefaultSelector()
+        try:
+            for replica in range(size):
+                self._start(fork, text, cache_dir, replica)
+        except BaseException:  # out of processes or descriptors: those that started must not stay
+            self.end()
+            raise
+
+    def _start(self, fork: Any, text: bytes, cache_dir: str, replica: int) -> None:
         queue = self._dispatcher and self._dispatcher.queue
-        for replica in range(size):
-            ours, theirs = fork.Pipe()
-            process = fork.Process(
-                target=worker.main, args=(theirs, text, cache_dir, replica, queue), daemon=True
-            )
+        ours, theirs = fork.Pipe()
+        self._pipes.append(ours)
+        process = fork.Process(
+            target=worker.main, args=(theirs, text, cache_dir, replica, queue), daemon=True
+        )
+        try:
             process.start()
+        finally:
             theirs.close()
-            self._processes.append(process)
-            self._pids.add(process.pid or 0)
-            self._pipes.append(ours)
-            self._selector.register(ours, EVENT_READ, replica)
+        self._processes.append(process)
+        self._pids.add(process.pid)
+        self._selector.register(ours, EVENT_READ, replica)
 
     def pids(self) -> set[int]:
         """Of its processes and of its rivals'."""
@@ -296,15 +306,17 @@ class _Team:
         """No worker is left when this returns, and nothing observes them."""
         if self.telemetry:
             self.telemetry.__exit__()
+        soon = monotonic() + EXIT_S
         for process in self._processes:
-            if process.exitcode is None:
-                process.join(0.2)
+            process.join(max(0.0, soon - monotonic()))
+        for process in self._processes:
             if process.pid:
                 with suppress(OSError):  # its children, such as compilers, outlive it
                     os.killpg(process.pid, signal.SIGKILL)
             if process.exitcode is None:
                 process.kill()
-                process.join(KILL_LIMIT_S)  # one stuck in the kernel must not hold up the run
+        for process in self._processes:
+            process.join(KILL_LIMIT_S)  # one stuck in the kernel must not hold up the run
             with suppress(ValueError):  # that one
                 process.close()  # its pipes; else they stay open until a garbage collection
         self._selector.close()

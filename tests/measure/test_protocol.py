@@ -73,7 +73,7 @@ def test_throughput_blocks_are_no_longer_though_an_iteration_is_often_interrupte
     clock = VirtualClock(reading_ns=1)
     shared = process(lambda i: 1e4 + (3e7 if i % 1000 == 999 else 0))  # three of four slices
     session = VirtualSession(clock, shared)
-    cell = make_cell(scenario="throughput")
+    cell = make_cell(scenario="throughput", replicas=4, replicas_per_device=4)
     sampler = protocol.warm_up(session, IMAGES, cell, Policy(warmup_s=0.001), clock)
     measured = protocol.measure(sampler, Policy(), clock)
     assert 0.25e9 <= median(measured.durations) < 0.35e9

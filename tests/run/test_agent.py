@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
+from typing import Any
+
+import pytest
 
 from gpubench.run import agent
 from gpubench.run.messages import End, Measure, Preload, Waiting
@@ -50,3 +54,51 @@ def test_replicas_that_share_a_gpu_and_rivals_are_resident_there() -> None:
         cell = make_cell(device="cuda", replicas=replicas, replicas_per_device=per_device)
         request = Measure(cell, Policy(), "", "", [()] * replicas)
         assert agent._telemetry(request, one)._residents() == residents
+
+
+class Stuck:
+    """A process that never ends by itself."""
+
+    def __init__(self, number: int, seen: list[tuple[str, int]], fail: bool) -> None:
+        self.pid, self.exitcode = 10**9 + number, None
+        self._note = lambda what: seen.append((what, number))
+        self._fail = fail
+
+    def start(self) -> None:
+        if self._fail:
+            raise OSError("too many open files")
+
+    def join(self, seconds: float) -> None:
+        if self.exitcode is None:
+            time.sleep(seconds)
+
+    def kill(self) -> None:
+        self._note("kill")
+        self.exitcode = -9  # type: ignore[assignment]
+
+    def close(self) -> None:
+        self._note("close")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_team_ends_as_a_whole_and_soon(fails: bool) -> None:
+    seen: list[tuple[str, int]] = []
+    count = iter(range(64))
+
+    class Fork:
+        Pipe = staticmethod(multiprocessing.Pipe)
+
+        def Process(self, **_: Any) -> Stuck:  # noqa: N802
+            number = next(count)
+            return Stuck(number, seen, fails and number == 40)
+
+    if fails:
+        with pytest.raises(OSError, match="too many open files"):
+            agent._Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
+    else:
+        whole = agent._Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
+        begin = time.monotonic()
+        whole.end()
+        assert time.monotonic() - begin < 5, "not 0.2 s for each"
+    started = range(40 if fails else 64)
+    assert seen == [("kill", n) for n in started] + [("close", n) for n in started]
