@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 
+import pytest
+
 from gpubench.run import agent
-from gpubench.run.messages import End, Preload, Waiting
+from gpubench.run.messages import End, Preload, Step, Waiting
 from gpubench.run.telemetry import Telemetry
 
 
@@ -39,3 +41,21 @@ def test_a_rival_counts_as_resident() -> None:
     one.others = {4711, 4712}
     assert one.resident() == 2
     assert one.pids() == {4711, 4712}
+
+
+def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of several nodes runs it: there is no barrier after its samples."""
+    answers = agent.Agent(lambda _: None, closed=-1)
+    answers._teams["cell"] = own = team()
+    own.telemetry = Telemetry([], [0], own.pids)
+    own.barrier = "warm"
+    observed: list[bool] = []
+    monkeypatch.setattr(
+        agent, "_done", lambda _, telemetry: (observed.append(telemetry.running), End(""))[1]
+    )
+    monkeypatch.setattr(own, "advance", lambda _: [])
+    answers.handle(Step("cell", [], 1))
+    assert observed == [False]
+    assert own.telemetry.result()["seconds"] > 0
