@@ -93,14 +93,16 @@ def run(
         sys.exit(_run(session, quiet, github))
     limits = seconds("--node-timeout", node_timeout), seconds("--join-timeout", join_timeout)
     key = launch.secret(member, secret_file, os.environ)
+    screen = console(quiet)
     if member.rank > 0:
         from gpubench.run import serve
 
         own = setup.load(suite, chosen)
-        sys.exit(serve.run(member, key, own, cache_dir, output, limits[1], console(quiet)))
+        sys.exit(serve.run(member, key, own, cache_dir, output, limits[1], screen))
     from gpubench.run.cluster import Cluster
     from gpubench.run.store import connector
 
+    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)", markup=False)
     with Cluster(
         connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
     ) as cluster:

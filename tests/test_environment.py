@@ -369,3 +369,22 @@ def test_another_number_of_gpus_is_named() -> None:
     one, two = sample(), sample()
     two["gpus"] = []
     assert "gpus.0.name" in environment.differences(one, two)
+
+
+def test_machines_that_differ_are_told_apart_with_both_values() -> None:
+    one = {"libraries": {"torch": "2.10.0"}, "cpu": {"model": "x"}, "host": "a"}
+    two = {"libraries": {"torch": "2.9.0"}, "cpu": {"model": "x"}, "host": "b"}
+    assert environment.node_differences([one]) == []
+    assert environment.node_differences([one, {**one, "host": "c"}, two]) == [
+        "node 2: libraries.torch 2.9.0, node 0: 2.10.0"
+    ]
+
+
+def test_the_fingerprint_of_several_machines_is_that_of_all_by_rank() -> None:
+    one, two = {"libraries": {"torch": "2.10.0"}}, {"libraries": {"torch": "2.9.0"}}
+    found = {
+        environment.fingerprint_of(nodes)
+        for nodes in ([one], [two], [one, one], [one, two], [two, one])
+    }
+    assert len(found) == 5
+    assert environment.fingerprint_of([one]) == environment.fingerprint(one)

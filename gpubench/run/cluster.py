@@ -187,7 +187,7 @@ class Cluster:
         """End the run; not before that node has read why."""
         channel.send(wire.Refusal(nonce, words))
         end = monotonic() + LEAVE_S
-        while self._store.size(f"to/{nonce}") and monotonic() < end:
+        while self._store.holds(f"to/{nonce}") and monotonic() < end:
             sleep(0.05)
         raise InputError(f"node {rank}: {words}")
 

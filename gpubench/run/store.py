@@ -26,8 +26,6 @@ PREFIX = "gpubench/1"
 """Of every key; torchrun's store holds its own ones too."""
 RETRY_S = 0.5
 ATTEMPT_S = 2.0
-POP_S = 0.05
-"""For a queue that held something a moment ago."""
 
 
 class StoreLost(GpubenchError):
@@ -43,12 +41,17 @@ class Store(Protocol):
     def pop(self, queue: str, timeout_s: float) -> bytes | None:
         """Take the first of a queue; None when there was none for so long."""
 
-    def size(self, queue: str) -> int:
-        """How many a queue holds."""
+    def holds(self, queue: str) -> bool:
+        """Whether there is anything in a queue."""
 
 
 class TcpStore:
-    """A `Store`. Methods raise StoreLost; on a cut link they may never return."""
+    """A `Store`. Methods raise StoreLost; on a cut link they may never return.
+
+    Only such calls are used as let other threads run meanwhile. ``queue_len`` and ``list_keys`` of
+    torch 2.15 keep the interpreter's lock while they wait for the network, and nobody would be
+    left to notice that the link is cut.
+    """
 
     def __init__(self, tcp: Any) -> None:
         self._tcp = tcp
@@ -59,23 +62,21 @@ class TcpStore:
             self._tcp.queue_push(f"{PREFIX}/{queue}", value)
 
     def pop(self, queue: str, timeout_s: float) -> bytes | None:
-        if timeout_s == 0 and not self.size(queue):
-            return None
         from torch.distributed import DistNetworkError, DistStoreError
 
-        if timeout_s != self._timeout_s:
-            self._tcp.set_timeout(timedelta(seconds=timeout_s or POP_S))
+        if timeout_s not in (0, self._timeout_s):
+            self._tcp.set_timeout(timedelta(seconds=timeout_s))
             self._timeout_s = timeout_s
         try:
-            return bytes(self._tcp.queue_pop(f"{PREFIX}/{queue}", block=True))
+            return bytes(self._tcp.queue_pop(f"{PREFIX}/{queue}", block=timeout_s > 0))
         except DistNetworkError as error:
             raise StoreLost(_first_line(error)) from error
         except DistStoreError:  # nothing came
             return None
 
-    def size(self, queue: str) -> int:
+    def holds(self, queue: str) -> bool:
         with _translated():
-            return int(self._tcp.queue_len(f"{PREFIX}/{queue}"))
+            return bool(self._tcp.check([f"{PREFIX}/{queue}"]))
 
 
 class _translated:  # noqa: N801  # reads as a verb

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpubench.run import agent
-from gpubench.run.messages import End, Measure, Preload, Waiting
+from gpubench.run.messages import End, Measure, Preload, Step, Waiting
 from gpubench.run.telemetry import Telemetry
 from gpubench.suite import Policy
 from tests.measure.virtual import make_cell
@@ -102,3 +102,21 @@ def test_a_team_ends_as_a_whole_and_soon(fails: bool) -> None:
         assert time.monotonic() - begin < 5, "not 0.2 s for each"
     started = range(40 if fails else 64)
     assert seen == [("kill", n) for n in started] + [("close", n) for n in started]
+
+
+def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of several nodes runs it: there is no barrier after its samples."""
+    answers = agent.Agent(lambda _: None, closed=-1)
+    answers._teams["cell"] = own = team()
+    own.telemetry = Telemetry([], [0], own.pids)
+    own.barrier = "warm"
+    observed: list[bool] = []
+    monkeypatch.setattr(
+        agent, "_done", lambda _, __, telemetry: (observed.append(telemetry.running), End(""))[1]
+    )
+    monkeypatch.setattr(own, "advance", lambda _: [])
+    answers.handle(Step("cell", [], 1))
+    assert observed == [False]
+    assert own.telemetry.result()["seconds"] > 0

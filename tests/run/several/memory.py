@@ -64,8 +64,8 @@ class MemoryStore:
             self._check()
             return self.queues[queue].popleft() if self.queues[queue] else None
 
-    def size(self, queue: str) -> int:
-        return len(self.queues[queue])
+    def holds(self, queue: str) -> bool:
+        return bool(self.queues[queue])
 
     def close(self) -> None:
         with self._changed:

@@ -243,7 +243,7 @@ def gathered(them: Several, limit_s: float = 0.3) -> str:
 def test_absent_nodes_are_named_and_what_was_refused_is_counted(suite: Path) -> None:
     them = Several(suite, 4)
     them.start(2)
-    until(lambda: them.store.size("hello"))
+    until(lambda: them.store.holds("hello"))
     sent(them, 1, HELLO, key=b"another secret")
     words = gathered(them)
     assert "of 4 nodes rank 1, 3 did not join within 0.3 s" in words
@@ -268,7 +268,7 @@ def test_what_a_future_version_says_of_itself_is_not_read(suite: Path) -> None:
     body = b'{"type":"Join","nonce":"%s","version":"9.0","protocol":99,"new":[]}' % NONCE.encode()
     head = wire.Head(f"{them.cluster._run}/join", 1, 0, 0)
     them.store.push("hello", wire.seal(KEY, head, body))
-    them.store.size = lambda _: 0  # type: ignore[method-assign]  # it has been read
+    them.store.holds = lambda _: False  # type: ignore[method-assign]  # it has been read
     assert "gpubench 9.0 (protocol 99)" in gathered(them, 5)
 
 
