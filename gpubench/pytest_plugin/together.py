@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from gpubench import escape
 from gpubench.analysis.cells import Summary, summarise
 from gpubench.errors import GpubenchError
 from gpubench.pytest_plugin.result import why_failed, why_skipped
@@ -108,8 +109,9 @@ class Run:
         failure = why_failed(summary)
         if failure:
             crashed = any(r.status == "failed" and r.kind != "parity" for r in summary.records)
-            return "", failure + (f"\n  log: {self._log}" if crashed and self._log else "")
-        skip = why_skipped(summary)
+            log = f"\n  log: {self._log}" if crashed and self._log else ""
+            return "", escape.terminal(failure + log)
+        skip = escape.terminal(why_skipped(summary))
         if skip or len(summary.records) >= self._suite.policy.repeats:
             return skip, ""
         if self._ended or self._broke:

@@ -223,23 +223,20 @@ def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
          "n": len(t.points), "notes": [_said(t, c) for c in t.changes]}
         for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
     ]  # fmt: skip
-    return (
-        page.templates()
-        .get_template("history.html.j2")
-        .render(
-            title="History",
-            version=__version__,
-            # these four are ours or made safe: the only text that is not escaped
-            style=Markup(page.asset("style.css")),  # noqa: S704
-            script=Markup(scripts),  # noqa: S704
-            vega=Markup(page.vega()),  # noqa: S704
-            data=Markup(page.safe_json(drawn)),  # noqa: S704
-            headline=headline(trends, rule),
-            notes=notes,
-            cells=cells,
-            tables=[page.table(table, {}) for table in tables(trends, rule)],
-            fold=page.FOLD_ROWS,
-        )
+    template = page.templates().get_template("history.html.j2")
+    return template.render(
+        title="History",
+        version=__version__,
+        # these four are ours or made safe: the only text that is not escaped
+        style=Markup(page.asset("style.css")),  # noqa: S704
+        script=Markup(scripts),  # noqa: S704
+        vega=Markup(page.vega()),  # noqa: S704
+        data=Markup(page.safe_json(drawn)),  # noqa: S704
+        headline=headline(trends, rule),
+        notes=notes,
+        cells=cells,
+        tables=[page.table(table, {}) for table in tables(trends, rule)],
+        fold=page.FOLD_ROWS,
     )
 
 

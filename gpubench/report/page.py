@@ -132,32 +132,29 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
     marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
     scripts = "\n".join(asset(name) for name in SCRIPTS)
     some = bool(drawn["charts"] or samples["cells"] or evidence)
-    return (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            title=verdict.get("title", show.title(files)),
-            version=__version__,
-            # these four are ours or made safe above: the only text that is not escaped
-            style=Markup(asset("style.css")),  # noqa: S704
-            script=Markup(scripts),  # noqa: S704
-            vega=Markup(vega() if some else ""),  # noqa: S704
-            data=Markup(safe_json(drawn)),  # noqa: S704
-            drawn=some,
-            verdict=verdict,
-            runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
-            winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
-            counts=headline.counts(summaries),
-            flags=marks,
-            charts=drawn["charts"],
-            differences=show.differences(files),
-            shortfalls=shortfalls.page(found),
-            tables=[table(t, of_cell) for t in of_cells(summaries, found)],
-            samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
-            commands=list(commands),
-            paired=all(header.pairing for header in headers.values()),
-            fold=FOLD_ROWS,
-        )
+    template = templates().get_template("page.html.j2")
+    return template.render(
+        title=verdict.get("title", show.title(files)),
+        version=__version__,
+        # these four are ours or made safe above: the only text that is not escaped
+        style=Markup(asset("style.css")),  # noqa: S704
+        script=Markup(scripts),  # noqa: S704
+        vega=Markup(vega() if some else ""),  # noqa: S704
+        data=Markup(safe_json(drawn)),  # noqa: S704
+        drawn=some,
+        verdict=verdict,
+        runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
+        winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
+        counts=headline.counts(summaries),
+        flags=marks,
+        charts=drawn["charts"],
+        differences=show.differences(files),
+        shortfalls=shortfalls.page(found),
+        tables=[table(t, of_cell) for t in of_cells(summaries, found)],
+        samples=[{**cell, "note": series.note(cell)} for cell in samples["cells"]],
+        commands=list(commands),
+        paired=all(header.pairing for header in headers.values()),
+        fold=FOLD_ROWS,
     )
 
 

@@ -33,6 +33,8 @@ def external(model: ModelProto, folder: Path) -> list[str]:
     for tensor in tensors(model):
         if tensor.data_location == tensor.EXTERNAL:
             told = {entry.key: entry.value for entry in tensor.external_data}
+            if not all(isinstance(text, str) for text in told.values()):  # protobuf gives bytes
+                raise ValueError(f"keeps weights in {told}, which is no UTF-8 text")
             name = told.get("location", "")
             size = _size(folder, name)
             at, length = (_number(name, key, told.get(key, "")) for key in ("offset", "length"))

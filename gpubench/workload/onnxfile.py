@@ -16,6 +16,7 @@ from gpubench.workload.cache import Cache, content, digest
 from gpubench.workload.export import FILE, TYPES
 from gpubench.workload.external import external
 from gpubench.workload.models import BATCH, Model
+from gpubench.workload.networks import MOST_CLASSES
 from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**31
 """Protobuf's limit."""
+MOST_BATCH, MOST_SIDE = 65_536, 4096
+"""Of its input: 64 images must fit into memory before anything says whether it is real."""
 
 
 class OnnxModel(Model):
@@ -72,7 +75,8 @@ class OnnxModel(Model):
             onnx.TensorProto.BFLOAT16: "bf16",
         }
         if kind not in names:
-            self._bad(f"input {self._input.name!r} is {onnx.TensorProto.DataType.Name(kind)}")
+            known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+            self._bad(f"input {self._input.name!r} is {known.get(kind, f'of type {kind}')}")
         return names[kind]
 
     def state(self) -> Path:
@@ -174,9 +178,10 @@ class OnnxModel(Model):
         if len(inputs) != 1 or len(outputs) != 1:
             self._bad(f"has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
         shape, answer = _dimensions(inputs[0]), _dimensions(outputs[0])
-        if len(shape) != 4 or shape[1] != 3 or shape[2] < 1 or shape[2] != shape[3]:
+        square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]
+        if not square or not 0 <= shape[0] <= MOST_BATCH or not 1 <= shape[2] <= MOST_SIDE:
             self._bad(f"input {inputs[0].name!r} is {shape}, not (batch, 3, H, H) with a fixed H")
-        if len(answer) != 2 or answer[1] < 2:
+        if len(answer) != 2 or not 2 <= answer[1] <= MOST_CLASSES:
             self._bad(f"output {outputs[0].name!r} is {answer}, not (batch, classes)")
 
     def _inputs(self) -> list[ValueInfoProto]:

@@ -141,6 +141,17 @@ def test_only_files_beside_the_network(location: str | None, tmp_path: Path) -> 
             external(made, folder)
 
 
+@pytest.mark.parametrize("key", ["location", "offset", "length"])
+def test_names_and_numbers_that_are_no_text(key: str, tmp_path: Path) -> None:
+    """Found by coverage-guided fuzzing: protobuf gives such strings as bytes."""
+    made = model()
+    in_initializer(made, tensor(**({"location": "w.bin"} | {key: "@@@@"})))
+    body = made.SerializeToString().replace(b"@@@@", b"\xff\xfe\xfd\xfc")
+    (tmp_path / "odd.onnx").write_bytes(body)
+    with pytest.raises(InputError, match=r"no UTF-8 text|not an ONNX file"):
+        resolved(tmp_path / "odd.onnx", tmp_path).identity  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("dims", "more"),
     [
@@ -168,6 +179,29 @@ def test_weights_that_reach_beyond_their_file(
         ValueError, match=r"needs .* of a file of 64|is no number of bytes|of shape"
     ):
         external(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "kind"),
+    [
+        (("n", 3, 2**40, 2**40), 5, TensorProto.FLOAT),
+        ((2**40, 3, 8, 8), 5, TensorProto.FLOAT),
+        ((-4, 3, 8, 8), 5, TensorProto.FLOAT),
+        (("n", 3, -8, -8), 5, TensorProto.FLOAT),
+        (("n", 3, 8, 8), 2**40, TensorProto.FLOAT),
+        (("n", 3, 8, 8), 5, 122),
+    ],
+)
+def test_shapes_and_types_that_no_classifier_has(
+    shape: tuple[Any, ...], classes: int, kind: int, tmp_path: Path
+) -> None:
+    """The type without a name was found by coverage-guided fuzzing."""
+    made = model()
+    made.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", kind, shape))
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", 1, (shape[0], classes)))
+    (tmp_path / "odd.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(InputError, match=r"odd\.onnx' (in|out)put"):
+        resolved(tmp_path / "odd.onnx", tmp_path).onnx("fp32")
 
 
 def test_weights_beside_it_are_copied(tmp_path: Path) -> None:
