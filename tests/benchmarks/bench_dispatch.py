@@ -61,6 +61,8 @@ def shares(records: list[Record]) -> dict[str, list[float]]:
     for r in records:
         ideal = samples.ideal_rate(r.replicas, r.cell.batch_size)
         found.setdefault(r.cell.dispatch, []).append((r.images_per_s() or 0) / ideal)
+        speeds = sorted(samples.ideal_rate([s], r.cell.batch_size) for s in r.replicas)
+        print(f"\n{r.cell.dispatch}: the slower one has {speeds[0] / speeds[-1]:.2f} of the speed")
     for name, values in found.items():
         print(f"\n{name}: median {median(values):.4f}, {min(values):.4f} to {max(values):.4f}")
     return found
