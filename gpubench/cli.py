@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from gpubench.run.cluster import Cluster
     from gpubench.run.setup import Session
 
-INTERRUPTED = 130
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
 
@@ -107,9 +106,7 @@ def run(
         connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
     ) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
-        code = _run(session, quiet, github, cluster)
-        cluster.finished = code != INTERRUPTED
-    sys.exit(code)
+        sys.exit(_run(session, quiet, github, cluster))
 
 
 def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
@@ -127,6 +124,8 @@ def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = N
     try:
         with watcher:
             file = driver.run(session.plan, session.job, session.backends, watcher, cluster)
+        if cluster:
+            cluster.finish()  # imports for the report may keep the beats from being sent
     except KeyboardInterrupt:
         screen.print(
             f"interrupted; finished records are kept. Go on with: "
@@ -134,7 +133,7 @@ def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = N
             markup=False,
             soft_wrap=True,
         )
-        return INTERRUPTED
+        return 130
     screen.print(text.summary([file]))
     save_report(out, render([file], "html"))
     screen.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)

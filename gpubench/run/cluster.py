@@ -95,8 +95,6 @@ class Cluster:
         self.nodes: list[Node] = []
         self.environments: list[environment.Environment] = []
         """By rank, as ``nodes``."""
-        self.finished = False
-        """The run came to its end; else the others are told that they were left."""
 
     # ------------------------------------------------------------------------ joining
 
@@ -216,12 +214,18 @@ class Cluster:
         """Whether these nodes differ in what matters to a measurement."""
         return len({environment.fingerprint(self.environments[rank]) for rank in ranks}) > 1
 
+    def finish(self) -> None:
+        """The run has come to its end, and the others may go."""
+        self._leave("rank 0 has finished", finished=True)
+
+    def _leave(self, words: str, finished: bool) -> None:
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            pulse.leave(words, finished, LEAVE_S)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        pulse, self._pulse = self._pulse, None
-        if pulse is not None:
-            done = self.finished and error is None
-            words = "rank 0 has finished" if done else f"rank 0 stopped: {error or 'interrupted'}"
-            pulse.leave(words, done, LEAVE_S)
+        why = str(error) if isinstance(error, Exception) else "interrupted"
+        self._leave(f"rank 0 stopped: {why}", finished=False)

@@ -38,7 +38,7 @@ from gpubench.samples import Samples
 from gpubench.suite import Cell, Suite
 
 KEY = b"sixteen letters at least"
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.0
 
 
 class MemoryStore:
@@ -196,7 +196,7 @@ def several(suite: Path, nnodes: int = 2) -> Iterator[tuple[Several, Nodes]]:
         with Nodes(them.cluster, plan, them.agents[0]) as nodes:
             nodes.start()
             yield them, nodes
-        them.cluster.finished = True
+        them.cluster.finish()
     them.store.close()
 
 

@@ -145,15 +145,15 @@ def test_a_silent_node_is_lost_at_once_though_the_others_still_measure(
         monkeypatch.setattr(pulse._channels[0], "send", lambda _: None)  # as if it hung
         begin = time.monotonic()
         reply = nodes.ask(measure(them, found[3]))
-        assert time.monotonic() - begin < 3
-        assert reply == Failure("node-lost", "node 2 (host2): silent for 0.5 s")
+        assert time.monotonic() - begin < 5
+        assert reply == Failure("node-lost", "node 2 (host2): silent for 1 s")
         assert nodes.ask(measure(them, found[3])) == reply
         going_on.set()
         assert isinstance(nodes.ask(measure(them, found[2])), Done)
         assert isinstance(nodes.ask(measure(them, found[1])), Done)
         until(lambda: 2 in them.codes)
-    assert "lost node 2 (host2): silent for 0.5 s" in them.told
-    assert "rank 0 gave this node up: silent for 0.5 s" in them.told
+    assert "lost node 2 (host2): silent for 1 s" in them.told
+    assert "rank 0 gave this node up: silent for 1 s" in them.told
     assert them.codes == {1: 0, 2: 1}
 
 
@@ -167,9 +167,16 @@ def test_a_node_that_leaves_says_why(suite: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no room")])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(130), "interrupted"),
+        (InputError("no room"), "no room"),
+    ],
+)
 def test_whatever_ends_rank_0_ends_the_others_with_exit_code_1(
-    suite: Path, error: BaseException
+    suite: Path, error: BaseException, words: str
 ) -> None:
     them = Several(suite, 2)
     them.start(1)
@@ -177,7 +184,7 @@ def test_whatever_ends_rank_0_ends_the_others_with_exit_code_1(
         them.gather()
         raise error
     assert them.codes == {1: 1}
-    assert f"rank 0 stopped: {error or 'interrupted'}" in them.told
+    assert f"rank 0 stopped: {words}" in them.told
 
 
 def test_junk_and_replays_in_every_queue_are_refused_and_told(suite: Path) -> None:
