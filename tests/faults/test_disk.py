@@ -12,7 +12,7 @@ import pytest
 
 from gpubench.record import RECORDS
 from gpubench.workload.cache import Cache
-from tests.faults.conftest import GPUBENCH, Cli, no_root_rights, wait_for
+from tests.faults.conftest import GPUBENCH, Cli, no_root_rights
 
 MakeCli = Callable[..., Cli]
 Disk = Callable[..., Path]
@@ -42,18 +42,15 @@ def test_no_room_for_the_header(cli: MakeCli, disk: Disk) -> None:
 
 def test_no_room_for_a_record(cli: MakeCli, disk: Disk) -> None:
     """What was finished stays, and the run goes on where it ended."""
-    run = cli(policy={"repeats": 12, "max_repeats": 12})
-    run.out = disk(1 << 20) / "run"
-    process = run.start()
-    wait_for("a record", lambda: (run.out / RECORDS).exists() and run.records())
-    ballast = fill(run.out.parent, 0)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "No space left on device" in errors
-    assert "--resume" in errors
+    run = cli(policy={"repeats": 12, "max_repeats": 12, "max_samples": 2_000, "sample_s": 60.0})
+    run.out = disk(96 << 10) / "run"
+    done = run()
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "--resume" in done.stderr
     kept = run.records()
     assert 1 <= len(kept) < 12
-    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=8m", run.out.parent], check=True)
     assert run("--resume").returncode == 0
     assert run.records()[: len(kept)] == kept
     assert len(run.records()) == 12

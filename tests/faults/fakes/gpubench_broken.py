@@ -39,7 +39,7 @@ AT = (
     "counters",
     "exit",
 )
-PATIENCE_S = 30.0
+PATIENCE_S = 100.0
 
 
 class Broken(Fake):
