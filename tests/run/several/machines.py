@@ -137,7 +137,7 @@ def machines(count: int) -> Iterator[Machines]:
         hosts.down()
 
 
-def until(true: object, limit_s: float = 60.0) -> None:
+def until(true: object, limit_s: float = 150.0) -> None:
     """Wait for a condition."""
     end = time.monotonic() + limit_s
     while not true():  # type: ignore[operator]
@@ -145,7 +145,7 @@ def until(true: object, limit_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def outcome(process: subprocess.Popen[str], limit_s: float = 90.0) -> tuple[int, str, str]:
+def outcome(process: subprocess.Popen[str], limit_s: float = 150.0) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     out, err = process.communicate(timeout=limit_s)
     return process.returncode, out, err
