@@ -41,7 +41,7 @@ class Unusable(Exception):
 def find(root: Path) -> tuple[list[Path], Counter[str]]:
     """(files below ``root`` with a suffix of SUFFIXES, sorted; what else was met, by reason).
 
-    Links to files are followed; links to folders are not, for they may lead round in circles.
+    Links are followed, but no folder is read twice, and none that ``root`` lies in.
     """
     files: list[Path] = []
     skipped: Counter[str] = Counter()
@@ -49,9 +49,16 @@ def find(root: Path) -> tuple[list[Path], Counter[str]]:
     def unreadable(_: OSError) -> None:
         skipped["unreadable folder"] += 1
 
-    for folder, folders, names in os.walk(root, onerror=unreadable):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        skipped["link to a folder"] += len(links)
+    top = root.resolve()
+    read = {top, *top.parents}
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        for name in sorted(folders):
+            real = Path(os.path.realpath(Path(folder, name)))
+            if real in read:
+                folders.remove(name)
+                skipped["link to a folder read already"] += 1
+            read.add(real)
+        folders.sort()
         files += [p for name in names if (p := Path(folder, name)).suffix.lower() in SUFFIXES]
     return sorted(files), +skipped
 

@@ -168,18 +168,24 @@ def test_what_is_no_file_neither_hangs_nor_hides(tmp_path: Path) -> None:
     (root / "nowhere.jpg").symlink_to(root / "gone")
     (root / "itself.jpg").symlink_to(root / "itself.jpg")
     (root / "round").symlink_to(root)
+    (out / "class").mkdir()
+    (out / "class" / "outside.png").write_bytes(PNG)
+    (root / "class").symlink_to(out / "class")
     (root / "device.png").symlink_to("/dev/zero")
     begin = time.monotonic()
     pool = images.load(str(root), 50, 0)
     assert time.monotonic() - begin < 5
     assert sorted(pool.names) == [
+        "class/outside.png",
         "folder.jpg/inside.png",
         "good0.png",
         "good1.png",
         "good2.png",
         "linked.png",
     ]
-    assert pool.skipped == "5 of 10: 2 not a file, 1 broken link, 1 link to a folder, 1 unreadable"
+    assert pool.skipped == (
+        "5 of 11: 2 not a file, 1 broken link, 1 link to a folder read already, 1 unreadable"
+    )
 
 
 def test_a_file_that_becomes_a_pipe_meanwhile(
