@@ -34,6 +34,8 @@ from gpubench.cli_options import (
 from gpubench.errors import CacheError, GpubenchError, InputError
 
 if TYPE_CHECKING:
+    import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
+
     from gpubench.run.cluster import Cluster
     from gpubench.run.setup import Session
 

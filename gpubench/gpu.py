@@ -65,7 +65,8 @@ def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> 
         found = []
         for index, handle in enumerate(handles):
             with suppress(library.NVMLError_GpuIsLost):  # it fell off its bus: the others are here
-                found.append(_describe(library, handle, index))
+                if handle is not _LOST:
+                    found.append(_describe(library, handle, index))
         return found
 
 
@@ -77,8 +78,19 @@ def physical(nvml: Any, handle: Any) -> Any:
         return handle
 
 
+_LOST = object()
+"""Stands for a GPU that NVML gives no handle of, so that the others keep their numbers."""
+
+
+def _handle(nvml: Any, index: int) -> Any:
+    try:
+        return nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError_GpuIsLost:
+        return _LOST
+
+
 def _selected(nvml: Any, wanted: str | None) -> list[Any]:
-    whole = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    whole = [_handle(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
     if wanted is None:
         chosen = whole
     else:
@@ -88,7 +100,7 @@ def _selected(nvml: Any, wanted: str | None) -> list[Any]:
             if handle is None:
                 break
             chosen.append(handle)
-    cut = [[h] if _is_mig(nvml, h) else _slices(nvml, h) for h in chosen]
+    cut = [[h] if _is_mig(nvml, h) else _slices(nvml, h) for h in chosen if h is not _LOST]
     slices = {nvml.nvmlDeviceGetUUID(piece): piece for pieces in cut for piece in pieces}
     return list(slices.values()) or chosen
 
@@ -98,9 +110,9 @@ def _find(nvml: Any, whole: list[Any], entry: str) -> Any | None:
         return whole[int(entry)] if int(entry) < len(whole) else None
     if not entry.startswith(("GPU-", "MIG-")):
         return None
-    candidates = whole
+    candidates = [handle for handle in whole if handle is not _LOST]
     if entry.startswith("MIG-"):
-        candidates = [piece for handle in whole for piece in _slices(nvml, handle)]
+        candidates = [piece for handle in candidates for piece in _slices(nvml, handle)]
     matches = [h for h in candidates if nvml.nvmlDeviceGetUUID(h).startswith(entry)]
     return matches[0] if len(matches) == 1 else None
 

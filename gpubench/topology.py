@@ -54,8 +54,9 @@ def pairs(found: Sequence[dict[str, Any]], nvml: Any = None) -> list[dict[str, A
             return []
         ask = _asking(library)
         handles = {
-            bus: gpu.physical(library, library.nvmlDeviceGetHandleByUUID(one["uuid"]))
+            bus: gpu.physical(library, handle)
             for bus, one in boards.items()
+            if (handle := ask("nvmlDeviceGetHandleByUUID", one["uuid"])) is not None
         }
         peers = {bus: _nvlinks(library, handle) for bus, handle in handles.items()}
         return [
@@ -66,7 +67,7 @@ def pairs(found: Sequence[dict[str, Any]], nvml: Any = None) -> list[dict[str, A
                 ),
                 "nvlinks": peers[a][b],
             }
-            for a, b in combinations(reversed(boards), 2)
+            for a, b in combinations(reversed(handles), 2)
         ]
 
 

@@ -92,6 +92,22 @@ def test_a_gpu_that_fell_off_its_bus_is_left_out_and_the_others_keep_their_index
     assert [(g.index, g.uuid) for g in visible_gpus(nvml, {})] == [(1, TWO[1][1])]
 
 
+@pytest.mark.parametrize("visible", [None, "0,1"])
+def test_a_gpu_without_a_handle_is_lost_too(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None
+) -> None:
+    nvml = FakeNvml(*TWO)
+
+    def handle(index: int) -> object:
+        if index == 0:
+            raise GpuIsLost("gone")
+        return nvml.whole[index]
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetHandleByIndex", handle)
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert [(g.index, g.uuid) for g in visible_gpus(nvml, environ)] == [(1, TWO[1][1])]
+
+
 @pytest.mark.parametrize(("text", "node"), [("1\n", 1), ("-1\n", None), ("?", None), (None, None)])
 def test_numa_node(tmp_path: Path, text: str | None, node: int | None) -> None:
     if text is not None:

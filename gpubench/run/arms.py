@@ -133,6 +133,8 @@ def _identity(cell: Cell, named: set[str]) -> object:
     # Cores are shared out over replicas, and a GPU's cells have none: they follow from these two.
     shared = {"replicas", "replicas_per_device", "device"}
     free = named | ({"cores"} if named & shared else set())
+    # A lone replica shares its device with nobody, whatever the suite says.
+    free |= {"replicas_per_device"} if "replicas" in named else set()
     fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in free]
     options = {} if "backend" in named else cell.options
     return repr((fields, sorted((k, v) for k, v in options.items() if k not in named)))

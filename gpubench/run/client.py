@@ -105,6 +105,7 @@ class AgentClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
+        self._over = False
 
     def start(self) -> Preloaded:
         """Start the agent and let it import what workers need.
@@ -113,7 +114,7 @@ class AgentClient:
         """
         reply = self._start()
         errors: dict[str, str] = {}
-        if not isinstance(reply, Preloaded):
+        if not isinstance(reply, Preloaded) and not self._over:
             for module in self._modules:
                 found = try_imports([module], IMPORT_LIMIT_S, self._python, self._environ())[module]
                 errors |= {module: found["error"]} if "error" in found else {}
@@ -172,6 +173,8 @@ class AgentClient:
 
     def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
         """The answer to ``request``; a dead agent is a Failure, and the next call restarts it."""
+        if self._over:
+            return Failure("crash", "the run has ended")
         if self._process is None:
             self.start()
         end = monotonic() + limit_s(request)
@@ -219,7 +222,8 @@ class AgentClient:
         return self._process is not None
 
     def kill(self) -> None:
-        """End the agent from another thread: the one that waits for its answer cleans up."""
+        """End it for good from another thread: the one that waits for its answer cleans up."""
+        self._over = True
         if (process := self._process) is not None:
             process.kill()
 

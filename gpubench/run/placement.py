@@ -21,15 +21,16 @@ from gpubench.run.messages import Measure
 def placed(request: Measure, gpus: Sequence[Gpu], root: Path = topology.DEVICES) -> Measure:
     """The request with UUIDs and cores; nothing is pinned where the machine does not say to what.
 
-    ``gpus``: the visible ones; replica i runs on number i // `Cell.replicas_per_device`.
+    ``gpus``: the visible ones; replica i runs on that of index i // `Cell.replicas_per_device`.
     """
     cell = request.cell
     if cell.device != "cuda":
         return request
-    mine = gpus[: request.devices]
-    near = [_near(one, root) for one in mine] + [()] * (request.devices - len(mine))
+    visible = {one.index: one for one in gpus}
+    mine = [visible.get(index) for index in range(request.devices)]
+    near = [_near(one, root) if one else () for one in mine]
     cores = [near[at // cell.replicas_per_device] for at in range(len(request.cores))]
-    return replace(request, uuids=[one.uuid for one in mine], cores=cores)
+    return replace(request, uuids=[one.uuid if one else "" for one in mine], cores=cores)
 
 
 def _near(one: Gpu, root: Path) -> tuple[int, ...]:

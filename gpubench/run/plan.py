@@ -81,7 +81,7 @@ def make(
         here = missing[cell.backend] or _no_room(cell, len(cores), gpus)
         lack = pool.missing(cell, nodes) if nodes else here
         reason = None
-        if not missing[cell.backend]:
+        if lack is None or not missing[cell.backend]:
             try:
                 reason = backends[cell.backend].unsupported(cell) or pool.apart(cell, nodes)
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything

@@ -38,7 +38,8 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
     if not isinstance(reply, Failure):
         reply = Failure("error", f"unexpected answer: {type(reply).__name__}")
     if reply.kind == "unavailable":
-        return skipped(Skip(cell, "unavailable", reply.reason, reply.remedy), required)
+        skip = Skip(cell, "unavailable", reply.reason, reply.remedy)
+        return replace(skipped(skip, required), repeat=repeat)
     return Record(
         cell=cell,
         repeat=repeat,

@@ -107,6 +107,9 @@ class Telemetry:
                     for index in self._indices
                     if index in visible
                 ]
+            except nvml.NVMLError_GpuIsLost as error:
+                self.lost = str(error)
+                return
             except nvml.NVMLError as error:
                 self._error = str(error)
                 return

@@ -45,7 +45,17 @@ def test_nothing_is_pinned_where_that_would_say_nothing(
 
 def test_a_gpu_that_is_not_there_any_more_is_left_to_the_backend(tmp_path: Path) -> None:
     made = placed(request(replicas=2), [], tmp_path)
-    assert (made.uuids, made.cores) == ([], [(), ()])
+    assert (made.uuids, made.cores) == (["", ""], [(), ()])
+
+
+def test_a_gpu_whose_neighbour_fell_off_keeps_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = local(tmp_path, **{"0a": "0-3", "0b": "4-7"})
+    made = placed(request(replicas=2), gpus[1:], root)
+    assert (made.uuids, made.cores) == (["", "GPU-b"], [(), (4, 5, 6, 7)])
 
 
 def test_on_cpu_the_plan_decides(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.errors import Unavailable
 from gpubench.run import plan as plan_module
 from gpubench.run.plan import Durations, Plan, make, task_seconds
+from gpubench.run.pool import Lack, Node
 from gpubench.suite import Axes, Cell, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
 
@@ -179,3 +181,20 @@ def test_keys_tell_cells_apart() -> None:
 @pytest.mark.parametrize(("replicas", "total"), [(1, 8), (4, 32)])
 def test_total_batch(replicas: int, total: int) -> None:
     assert make_cell(batch_size=8, replicas=replicas).total_batch == total
+
+
+def test_nodes_that_have_a_backend_which_rank_0_lacks_are_asked_all_the_same() -> None:
+    lack = Lack("no GPU", "buy one")
+    nodes = [
+        Node(0, "head", 4, 0, {"fake": lack}),
+        *(Node(rank, "gpus", 4, 2) for rank in (1, 2)),
+    ]
+    fine = make_cell(device="cuda", cores=0, replicas=4)
+    odd, job = (
+        replace(fine, precision="bf16"),
+        replace(fine, scenario="throughput", dispatch="dynamic"),
+    )
+    backends = {"fake": Stub(missing=True, refuses="bf16")}
+    found = make(SUITE, [fine, odd, job], backends, [], 0, nodes)
+    assert found.cells == [fine]
+    assert [(s.cell, s.status) for s in found.skips] == [(odd, "unsupported"), (job, "unsupported")]
