@@ -1,11 +1,18 @@
 """Imported once by the server that workers are forked from: it imports what workers need.
 
 A module that cannot be imported must not end the server, so its error is kept for a worker to tell.
+The server ends with its agent: by itself it would live as long as its last worker, and that one, in
+an endless loop, as long as the server.
 """
 
+import ctypes
 import os
+import signal
 from importlib import import_module
 from time import perf_counter
+
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 VARIABLE = "GPUBENCH_PRELOAD"
 """Environment variable with the modules' names, separated by commas."""

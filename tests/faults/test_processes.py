@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpubench.record import RECORDS
@@ -67,6 +71,29 @@ def test_the_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cli: 
     assert len(measured) == 12
     lines = [line for line in _whole(run)[1:] if b'"status":"ok"' in line]
     assert len(lines) == 12, "a task was measured twice"
+
+
+def test_driver_and_agent_killed_at_once_leave_no_worker_behind(
+    cli: MakeCli, tmp_path: Path
+) -> None:
+    """Only their temporary directory is left: nobody is there to remove it."""
+    run = cli(at="run", how="loop")
+    process = run.start()
+    driver = psutil.Process(process.pid)
+    worker = wait_for("a worker", lambda: [p for p in driver.children(recursive=True) if _busy(p)])
+    for one in (driver, *driver.children()):
+        one.kill()
+    wait_for("the end of all", lambda: not any(p.is_running() and _busy(p) for p in worker))
+    process.communicate()
+    for path in Path(tempfile.gettempdir()).iterdir():
+        shutil.rmtree(path)
+
+
+def _busy(process: psutil.Process) -> bool:
+    """Whether it is the worker in its endless loop: nothing else computes for so long."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE and process.cpu_times().user > 3
+    return False
 
 
 def _whole(run: Cli) -> list[bytes]:
