@@ -197,7 +197,8 @@ def nvml(**overrides: Any) -> Any:
         "nvmlDeviceGetEccMode": (1, 1),
         "nvmlDeviceGetComputeMode": 0,
     } | overrides
-    module = SimpleNamespace(NVMLError=NvmlError, NVML_CLOCK_SM=1, NVML_DEVICE_MIG_ENABLE=1)
+    module = SimpleNamespace(NVMLError=NvmlError, NVMLError_GpuIsLost=type("Lost", (NvmlError,), {}),
+                             NVML_CLOCK_SM=1, NVML_DEVICE_MIG_ENABLE=1)  # fmt: skip
 
     def function(name: str, value: Any) -> Any:
         def call(*_: Any) -> Any:
