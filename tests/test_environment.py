@@ -197,8 +197,9 @@ def nvml(**overrides: Any) -> Any:
         "nvmlDeviceGetEccMode": (1, 1),
         "nvmlDeviceGetComputeMode": 0,
     } | overrides
-    module = SimpleNamespace(NVMLError=NvmlError, NVMLError_GpuIsLost=type("Lost", (NvmlError,), {}),
-                             NVML_CLOCK_SM=1, NVML_DEVICE_MIG_ENABLE=1)  # fmt: skip
+    lost = type("Lost", (NvmlError,), {})
+    module = SimpleNamespace(NVMLError=NvmlError, NVMLError_GpuIsLost=lost, NVML_CLOCK_SM=1,
+                             NVML_DEVICE_MIG_ENABLE=1)  # fmt: skip
 
     def function(name: str, value: Any) -> Any:
         def call(*_: Any) -> Any:
