@@ -187,7 +187,7 @@ def test_a_slow_replica_holds_up_a_static_job_and_not_a_dynamic_one(
         assert sum(record.replica_rates()) == pytest.approx(record.images_per_s())
         assert "NO-COMMON-WINDOW" not in record.flags
     assert units["static"][0] == units["static"][1]
-    assert units["dynamic"][1] > 2 * units["dynamic"][0] > 0
+    assert units["dynamic"][1] > units["dynamic"][0] > 0
     # 2 / (1 + 5) of it where the slow one is five times slower, against nearly all of it
     assert share["static"] < share["dynamic"]
     assert {s.claim_ns for s in found["independent"].replicas} == {0}

@@ -87,6 +87,7 @@ def test_a_cell_spans_two_machines_and_nothing_else_is_listened_on(
     assert two.pids(0) == two.pids(1) == []
 
 
+@pytest.mark.long
 def test_four_machines(
     four: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_killed_node_costs_its_cells(
     assert f"silent for {TIMEOUT_S:g} s" in lost(read(tmp_path / "run"))
 
 
+@pytest.mark.long
 def test_a_hung_node_is_given_up_and_gives_up_when_it_wakes(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_cut_link_ends_both_sides_waiting_and_resume_completes(
     resumed(two, suite, words, read(tmp_path / "run"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_rank_0_ends_the_others(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any], how: signal.Signals
@@ -189,6 +192,7 @@ def test_rank_0_ends_the_others(
         assert "--resume" in out
 
 
+@pytest.mark.long
 def test_an_interrupted_node_is_lost_at_once(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -250,6 +254,7 @@ def test_a_node_that_never_joins_is_named(two: Machines, suite: Path, words: lis
     assert f"{two.address(0)}:{PORT}: nothing answers there for 1 s" in err
 
 
+@pytest.mark.long
 def test_nodes_must_be_started_alike(two: Machines, suite: Path, words: list[Any]) -> None:
     nodes = two.run(suite, 0, *words), two.run(suite, 1, *words, "--batch-size", "2")
     for node in nodes:
@@ -280,6 +285,7 @@ def test_launched_by_torchrun(
     assert "node 1 of 2: joined 127.0.0.1" in told[1][1]
 
 
+@pytest.mark.long
 def test_launched_by_srun(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
