@@ -50,7 +50,7 @@ class Measured(Struct, frozen=True):
     claim: int = 0
     """Of a job: getting work."""
     cpu: int = 0
-    """CPU time of this process, all threads, while it sampled."""
+    """CPU time of this process, all threads, from ``start`` to ``end`` (see `_measured`)."""
     switches: int = 0
     """Times that the kernel took a core from it meanwhile."""
 
@@ -184,18 +184,24 @@ def _take(sampler: Sampler, **settings: Any) -> tuple[Trace, dict[str, int]]:
 def _measured(
     sampler: Sampler, trace: Trace, usage: dict[str, int], cut: int, flags: list[str]
 ) -> Measured:
-    """``cut``: so many samples were still warm-up."""
+    """``cut``: so many samples were still warm-up.
+
+    What the process used was read before and after all samples; those cut take their share of it.
+    """
+    start = trace.start + sum(trace.durations[:cut])
+    kept = (trace.end - start) / max(1, trace.end - trace.start)
     return Measured(
         warmup=sampler.warmup + trace.durations[:cut],
         durations=trace.durations[cut:],
         iterations=sampler.iterations,
         truncated=cut,
-        start=trace.start + sum(trace.durations[:cut]),
+        start=start,
         end=trace.end,
         stop=trace.stop,
         flags=sampler.flags + flags,
         enqueue=sum(trace.enqueues[cut:]),
-        **usage,
+        cpu=round(usage["cpu"] * kept),
+        switches=round(usage["switches"] * kept),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpubench.measure import protocol
+from gpubench.measure.loop import Trace
 from gpubench.suite import Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
 
@@ -203,6 +204,15 @@ def test_what_a_process_used_while_it_sampled() -> None:
     assert measured.cpu >= 0
     assert measured.switches >= 0
     assert measured.claim == 0
+
+
+def test_what_was_cut_takes_its_share_of_what_a_process_used() -> None:
+    sampler = protocol.Sampler(dict, dict, 1, 1, [], [], 1.0)
+    trace = Trace([60, 20, 20], [1, 1, 1], start=0, end=100, between=0, stop="time")
+    whole = protocol._measured(sampler, trace, {"cpu": 90, "switches": 10}, 0, [])
+    cut = protocol._measured(sampler, trace, {"cpu": 90, "switches": 10}, 1, [])
+    assert (whole.start, whole.cpu, whole.switches) == (0, 90, 10)
+    assert (cut.start, cut.cpu, cut.switches) == (60, 36, 4)
 
 
 def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
