@@ -6,6 +6,8 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
 2   interleaved A/B: `Header.pairing`, `Record.again`, `stage`, `order`
 3   scaling: `Cell.replicas_per_device`, `dispatch`; what explains a shortfall in `Samples`; several
     machines: `Samples.node`, `Header.nodes`, `node_differences`
+4   the whole path: boundary `pipeline`, `Cell.decoder`, `loader`, `loader_cores`, `labels`,
+    `calibration`; `Record.path`; `Parity.correct5`, accuracy floors, disagreements
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from gpubench import escape, recordcheck, samples
+from gpubench.answers import Parity, PathCheck
 from gpubench.errors import RecordError
 from gpubench.samples import Count, Ns, Samples
 from gpubench.suite import Cell, Natural, Rule, Suite
 
-SCHEMA = 3
+SCHEMA = 4
 
 Stage = Literal["", "screen", "confirm"]
 Arm = Literal["baseline", "candidate"]
@@ -37,6 +40,7 @@ Status = Literal["ok", "failed", "unavailable", "unsupported"]
 FAILURES = {
     "parity": "answers outside the tolerance: timing kept, never ranked",
     "out-of-memory": "the device or the host ran out of memory",
+    "accuracy": "below the accuracy floor of the suite: timing kept, never ranked",
     "timeout": "a step outlasted its time-out",
     "crash": "a worker process died",
     "fallback": "something other than the asked-for device or provider ran",
@@ -67,30 +71,6 @@ FLAGS = {
 """Validity flags: everything a reader must know before believing a number."""
 
 
-Share = Annotated[float, Meta(ge=0, le=1)]
-
-
-class Parity(Struct, frozen=True, kw_only=True):
-    """Answers against the fp32 eager reference on the same images, every batch slot."""
-
-    images: Count
-    """Answers compared (slots x batches, over all replicas)."""
-    relative_error: Annotated[float, Meta(ge=0)] | None
-    """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite."""
-    top1_agreement: Share
-    worst_slot: Natural
-    max_relative_error: Annotated[float, Meta(ge=0)]
-    min_top1_agreement: Share
-    passed: bool
-    labelled: Natural = 0
-    """Different images with a label, however often each was asked about."""
-    correct: Natural = 0
-    """Of them, how many were answered rightly every time."""
-    reference_correct: Natural = 0
-    """Of them, how many the reference gets right."""
-    reference: str = "torch-eager fp32"
-
-
 class Record(Struct, frozen=True, kw_only=True):
     """One task's result; a skip and a failure are records too."""
 
@@ -111,6 +91,8 @@ class Record(Struct, frozen=True, kw_only=True):
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
+    path: PathCheck | None = None
+    """Boundary ``pipeline`` only."""
     telemetry: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""

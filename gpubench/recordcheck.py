@@ -89,8 +89,12 @@ def record(found: Record) -> None:
             if s.start_ns > s.end_ns:
                 raise ValueError(f"replica {s.replica} ends before it starts")
     parity = found.parity
-    if parity and max(parity.correct, parity.reference_correct) > parity.labelled:
+    if parity and parity.labelled < max(
+        parity.correct, parity.correct5, parity.reference_correct, parity.reference_correct5
+    ):
         raise ValueError("parity: more right answers than labels")
+    if found.path and found.path.labelled < max(found.path.correct, found.path.correct5):
+        raise ValueError("path: more right answers than labels")
     for name in ("facts", "telemetry"):
         _plain(name, getattr(found, name))
     _plain("options", found.cell.options)

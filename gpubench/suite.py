@@ -15,7 +15,8 @@ from msgspec import Meta, Struct
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8", "fp8"]
 Scenario = Literal["latency", "throughput"]
-Boundary = Literal["compute", "transfer"]
+Boundary = Literal["compute", "transfer", "pipeline"]
+Loader = Literal["auto", "threads", "processes"]
 Dispatch = Literal["independent", "static", "dynamic"]
 OptionValue = bool | int | float | str
 
@@ -30,6 +31,10 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = "resnet18"
     weights: str = "probe"
     images: str = "digits"
+    labels: str = ""
+    """A CSV file of image names and classes; '': the images' source knows their labels, or none."""
+    calibration: str = ""
+    """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +64,14 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Overrides the tolerance of the precision."""
     min_top1_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Overrides the tolerance of the precision."""
+    accuracy_images: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    """Images, of those with labels, that accuracy is measured on; 0: those of the parity check."""
+    min_accuracy: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Least top-1 accuracy (a share); below it the cell fails."""
+    max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """Percentage points of top-1 accuracy below the reference's on the same images, at most."""
+    min_path_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """Boundary ``pipeline``: least top-1 agreement of the whole path with the reference's."""
     seed: Natural = 0
 
 
@@ -98,6 +111,14 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
     dispatch: Dispatch = "independent"
     """How replicas share a job of many batches: see `Axes.dispatch`."""
+    decoder: str = "pil"
+    """Boundary ``pipeline``: what turns encoded bytes into the network's input."""
+    loader: Loader = "auto"
+    """Boundary ``pipeline``: what prefetches; auto measures both first and takes the faster."""
+    loader_cores: Natural = 0
+    """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
+    labels: str = ""
+    calibration: str = ""
 
     @property
     def key(self) -> str:
@@ -115,12 +136,21 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         words += [f"{self.replicas_per_device}/device"] if self.replicas_per_device > 1 else []
         words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
         words += [self.dispatch] if self.dispatch != "independent" else []
+        if self.boundary == "pipeline":
+            words += [self.decoder] + ([self.loader] if self.loader != "auto" else [])
+            words += [f"{self.loader_cores} loading"] if self.loader_cores else []
         return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
 
     @property
     def workload(self) -> Workload:
         """The workload this cell runs."""
-        return Workload(model=self.model, weights=self.weights, images=self.images)
+        return Workload(
+            model=self.model,
+            weights=self.weights,
+            images=self.images,
+            labels=self.labels,
+            calibration=self.calibration,
+        )
 
     @property
     def total_batch(self) -> int:
@@ -133,7 +163,9 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return -(-self.replicas // self.replicas_per_device)
 
 
-_LATER = {"replicas_per_device": 1, "dispatch": "independent"}
+_LATER = {"replicas_per_device": 1, "dispatch": "independent"} | {
+    "decoder": "pil", "loader": "auto", "loader_cores": 0, "labels": "", "calibration": ""
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 16)
@@ -163,6 +195,7 @@ class Catalog(Struct, frozen=True):
 
     backends: dict[str, tuple[Option, ...]]
     models: tuple[str, ...]
+    decoders: tuple[str, ...] = ("pil",)
 
 
 class Axes(Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,6 +214,9 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     dispatch: tuple[Dispatch, ...] = ("independent",)
     """Throughput: each replica runs for itself, or all share one job of a fixed number of batches,
     handed out in equal shares beforehand (static) or to whoever is free (dynamic)."""
+    decoder: tuple[str, ...] = ("pil",)
+    loader: tuple[Loader, ...] = ("auto",)
+    loader_cores: tuple[Natural, ...] = (0,)
     options: dict[str, dict[str, tuple[OptionValue, ...]]] = {}
 
 

@@ -16,7 +16,17 @@ from typing import Any, Literal
 import msgspec
 
 from gpubench.errors import SuiteError
-from gpubench.suite import Axes, Catalog, Cell, OptionValue, Policy, Suite, Workload
+from gpubench.suite import (
+    Axes,
+    Boundary,
+    Catalog,
+    Cell,
+    Loader,
+    OptionValue,
+    Policy,
+    Suite,
+    Workload,
+)
 from gpubench.suiteschema import MOST, Mistake, Schema, mistakes, nearest, same, schema, show
 
 __all__ = ["expand", "find", "load", "schema", "shipped"]
@@ -96,13 +106,20 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
     axes, work = suite.axes, suite.workload
     places = list(itertools.product(axes.replicas, axes.replicas_per_device))
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
-    points = (axes.precision, axes.batch_size, places, axes.scenario, axes.boundary, axes.dispatch)
+    paths = list(itertools.product(axes.decoder, axes.loader, axes.loader_cores))
+    whole: list[tuple[Boundary, str, Loader, int]] = [
+        (boundary, *path)
+        for boundary in axes.boundary
+        for path in (paths if boundary == "pipeline" else _NO_PATH)
+    ]
+    points = (axes.precision, axes.batch_size, places, axes.scenario, whole, axes.dispatch)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            precision, batch_size, (replicas, per_device), scenario, boundary, dispatch = point
+            precision, batch_size, (replicas, per_device), scenario, path, dispatch = point
+            boundary, decoder, loader, loader_cores = path
             yield Cell(
                 backend=backend,
                 device=device,
@@ -118,7 +135,16 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
                 options=dict(zip(options, values, strict=True)),
                 replicas_per_device=min(per_device, replicas),
                 dispatch=dispatch if scenario == "throughput" else "independent",
+                decoder=decoder,
+                loader=loader,
+                loader_cores=loader_cores if device == "cpu" else 0,
+                labels=work.labels,
+                calibration=work.calibration,
             )
+
+
+_NO_PATH = [("pil", "auto", 0)]
+"""Decoder, loader and its cores where a cell has no path: `Cell`'s defaults."""
 
 
 def _matches(rule: Mapping[str, OptionValue], cell: Cell) -> bool:
@@ -231,6 +257,9 @@ def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
         if key in work and work[key] not in keywords:
             place = _located(base, work[key])
             work[key] = place if _is(Path(place), Path.exists) else work[key]
+    for key in ("labels", "calibration"):
+        if work.get(key):
+            work[key] = _located(base, work[key])
     exclude = (rule for table in data.get("exclude", []) for rule in _rules(table))
     return Suite(
         name=path.stem,
@@ -338,9 +367,14 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
                 f"no such file, keyword or torchvision weights name; {nearest(work.weights, known)}"
             )
             yield Mistake("workload.weights", work.weights, text)
-    if work.images not in IMAGES and not _found(work.images, Path.is_dir):
-        text = f"no such directory or keyword; {nearest(work.images, IMAGES)}"
+    if work.images not in IMAGES and not _found(work.images, Path.exists):
+        text = f"no such folder, .tar shard or keyword; {nearest(work.images, IMAGES)}"
         yield Mistake("workload.images", work.images, text)
+    if work.labels and not _found(work.labels, Path.is_file):
+        yield Mistake("workload.labels", work.labels, "there is no such file")
+    if work.calibration and not _found(work.calibration, Path.exists):
+        text = "there is no such folder; leave it out to calibrate on the images' training part"
+        yield Mistake("workload.calibration", work.calibration, text)
 
 
 def _found(value: str, test: Callable[[Path], bool]) -> bool:

@@ -17,7 +17,16 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from gpubench import escape
-from gpubench.suite import Boundary, Catalog, Dispatch, Option, Policy, Precision, Scenario
+from gpubench.suite import (
+    Boundary,
+    Catalog,
+    Dispatch,
+    Loader,
+    Option,
+    Policy,
+    Precision,
+    Scenario,
+)
 
 Schema = dict[str, Any]
 
@@ -38,8 +47,11 @@ HELP = {
     "model": "A torchvision classification model, or the path of an .onnx file.",
     "weights": "'probe' (fitted offline on real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
-    "images": "'digits', 'photos', 'synthetic' (speed only), or a folder of images "
-    "(ImageFolder layout gives labels).",
+    "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (ImageFolder "
+    "layout gives labels), or WebDataset shards: a .tar file, or a folder of them.",
+    "labels": "A CSV file: file name, class. For a folder without class folders.",
+    "calibration": "Folder of images that int8 is calibrated on; default: images of the source "
+    "that are not measured.",
     "axes": "The values of every axis; the cells are their product less the exclusions.",
     "backend": "Backends to measure: `gpubench list backends`.",
     "device": "'auto' is CUDA where present, else the CPU.",
@@ -49,7 +61,12 @@ HELP = {
     "replicas_per_device": "Replicas that share one GPU, or one set of cores.",
     "cores": "CPU cores of one device; 0: the machine's cores / the most devices of a cell.",
     "scenario": "latency: sync after every batch. throughput: keep the device saturated.",
-    "boundary": "compute: inputs resident. transfer: host array in, logits out on the host.",
+    "boundary": "compute: inputs resident. transfer: host array in, logits out on the host. "
+    "pipeline: encoded bytes in, labels and scores out.",
+    "decoder": "Boundary pipeline: `gpubench list decoders`.",
+    "loader": "Boundary pipeline: prefetch by threads or processes; auto measures both first.",
+    "loader_cores": "Boundary pipeline, CPU: of a replica's cores, those that prefetch; 0: shared "
+    "out by measurement.",
     "dispatch": "Throughput over replicas. independent: each runs for itself. static, dynamic: one "
     "job, handed out in equal shares beforehand, or batch by batch to whoever is free.",
     "options": "Per backend, its own options: a value, or a list that becomes an axis.",
@@ -70,6 +87,10 @@ HELP = {
     "parity_images": "Images checked against the reference in every repeat.",
     "max_relative_error": "Replaces the tolerance that belongs to the precision.",
     "min_top1_agreement": "Replaces the tolerance that belongs to the precision.",
+    "accuracy_images": "Labelled images that accuracy is measured on; 0: those of parity.",
+    "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
+    "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
+    "min_path_agreement": "Boundary pipeline: least agreement of the whole path's answers.",
     "seed": "Seeds the order of tasks.",
 }
 
@@ -116,6 +137,9 @@ def schema(catalog: Catalog) -> Schema:
         "scenario": _enum(get_args(Scenario)),
         "boundary": _enum(get_args(Boundary)),
         "dispatch": _enum(get_args(Dispatch)),
+        "decoder": _enum(sorted(catalog.decoders)),
+        "loader": _enum(get_args(Loader)),
+        "loader_cores": {"type": "integer", "minimum": 0, "maximum": 1024},
     }
     options = {
         name: _table({o.name: _scalar_or_list(option(o)) for o in catalog.backends[name]})
@@ -135,6 +159,8 @@ def schema(catalog: Catalog) -> Schema:
                 "model": model,
                 "weights": {"type": "string", "minLength": 1},
                 "images": {"type": "string", "minLength": 1},
+                "labels": {"type": "string"},
+                "calibration": {"type": "string"},
             }
         ),
         "axes": _table(axes, required=["backend"]),

@@ -251,7 +251,10 @@ def test_overrides(tmp_path: Path) -> None:
         ({"batch_size": [1, 1]}, "--batch-size = 1: given twice"),
         ({"backend": ["onxruntime"]}, '"onxruntime": unknown; did you mean "onnxruntime"'),
         ({"model": "resnet81"}, '--model = "resnet81": unknown; did you mean "resnet18"'),
-        ({"images": "digitz"}, '--images = "digitz": no such directory or keyword; did you mean'),
+        (
+            {"images": "digitz"},
+            '--images = "digitz": no such folder, .tar shard or keyword; did you mean',
+        ),
         ({"weights": "nope.pt"}, '--weights = "nope.pt": no such file'),
         ({"repeats": 5, "max_repeats": 4}, "--max-repeats = 4: below policy.repeats"),
         ({"batchsize": 1}, "--batchsize: there is no such key in a suite; did you mean"),

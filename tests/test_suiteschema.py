@@ -70,7 +70,7 @@ WRONG_BY_SCHEMA = [
     (axes('precision = "fp61"'), 'axes.precision = "fp61"', '"fp16"'),
     (axes('precision = "FP16"'), 'axes.precision = "FP16"', 'did you mean "fp16"?'),
     (axes('scenario = "lateny"'), '"lateny"', '"latency"'),
-    (axes('boundary = "pipeline"'), '"pipeline"', "compute, transfer"),
+    (axes('boundary = "pipelines"'), '"pipelines"', "compute, transfer"),
     (axes('device = "gpu"'), 'axes.device = "gpu"', "auto, cpu, cuda"),
     (axes('device = ["cpu"]'), 'axes.device = ["cpu"]', 'one of "auto"'),
     (axes("batch_size = []"), "axes.batch_size = []", "empty", "whole number"),

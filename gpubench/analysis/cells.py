@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.record import FAILURES, Parity, Record, RecordFile
+from gpubench.answers import Parity
+from gpubench.record import FAILURES, Record, RecordFile
 from gpubench.samples import window_slices
 from gpubench.suite import Cell, Policy
 

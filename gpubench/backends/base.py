@@ -7,14 +7,12 @@ identically for every backend. Adding one is one module and one entry point (gro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from msgspec import Struct
 
-from gpubench.errors import InputError
+from gpubench import plugins
 from gpubench.suite import Cell, Option
 
 if TYPE_CHECKING:
@@ -101,22 +99,12 @@ class Backend(Protocol):
 GROUP = "gpubench.backends"
 
 
-def _entries() -> Mapping[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
 def names() -> list[str]:
     """Names of all registered backends, built-ins and third parties, sorted; imports nothing."""
-    return sorted(_entries())
+    return plugins.names(GROUP)
 
 
 def get(name: str) -> Backend:
     """The registered backend called ``name``. Raises InputError when there is none."""
-    entry = _entries().get(name)
-    if entry is None:
-        raise InputError(f"unknown backend {name!r}; registered: {', '.join(names())}")
-    try:
-        backend: Backend = entry.load()()
-    except Exception as error:  # a third party's module may raise anything at import
-        raise InputError(f"backend {name!r} ({entry.value}) cannot be loaded: {error!r}") from error
+    backend: Backend = plugins.get(GROUP, name)
     return backend

@@ -11,8 +11,9 @@ import pytest
 
 from gpubench.analysis.cells import Summary, flags_of, problems
 from gpubench.analysis.stats import Estimate
+from gpubench.answers import Parity
 from gpubench.errors import CellFailed
-from gpubench.record import FAILURES, Parity, Record
+from gpubench.record import FAILURES, Record
 from gpubench.suite import Cell
 
 GROUPS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gpubench.record import Parity
+from gpubench.answers import Parity
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 

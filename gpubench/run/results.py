@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from gpubench.record import Parity, Record
+from gpubench.answers import Parity
+from gpubench.record import Record
 from gpubench.run.messages import BAD_INPUT, Done, Failure, Reply
 from gpubench.run.plan import Skip
 from gpubench.samples import window_ns

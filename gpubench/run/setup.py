@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from gpubench import environment, suitefile
 from gpubench.backends import base
+from gpubench.decoders import base as decoders
 from gpubench.errors import InputError, SuiteError
 from gpubench.gpu import visible_gpus
 from gpubench.record import Header, Pairing
@@ -46,7 +47,7 @@ def catalog() -> Catalog:
             backends[name] = tuple(base.get(name).options)
         except InputError:
             backends[name] = ()  # a broken plug-in; whoever names it is told
-    return Catalog(backends=backends, models=models.names())
+    return Catalog(backends=backends, models=models.names(), decoders=tuple(decoders.names()))
 
 
 def comparison(

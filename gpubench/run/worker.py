@@ -22,11 +22,12 @@ import msgspec
 from msgspec.structs import replace
 
 from gpubench import __version__, environment
+from gpubench.answers import Parity
 from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
-from gpubench.record import IMAGES_SKIPPED, Parity
+from gpubench.record import IMAGES_SKIPPED
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
     BAD_INPUT,

@@ -64,13 +64,19 @@ def find(root: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
+    """As `decode_file`, of a file that may be no file at all."""
+    with _opened(path) as file:
+        return decode_file(file)
+
+
+def decode_file(file: IO[bytes]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 as torchvision's ImageFolder has it: transparency and rotation notes ignored.
 
     Of 16-bit grey the upper 8 bits; of what is larger than KEPT_PIXELS an average. Raises Unusable.
     """
     import numpy as np
 
-    with _opened(path) as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata, by a library that guesses
         try:
             image = _image(file)

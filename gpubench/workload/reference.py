@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from gpubench.answers import Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.record import Parity
 from gpubench.workload import images, preprocess
 from gpubench.workload.models import Model, resolve
 

@@ -17,8 +17,9 @@ from typing import Any, Self
 import pytest
 from msgspec.structs import replace
 
+from gpubench.answers import Parity
 from gpubench.backends.null import Null
-from gpubench.record import Header, Parity, Record, Writer, read
+from gpubench.record import Header, Record, Writer, read
 from gpubench.run import driver
 from gpubench.run.driver import Job
 from gpubench.run.messages import Done, Measure, Outcome, Preloaded, Prepared, Reply, Request

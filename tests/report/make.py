@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.record import Header, Parity, Record, RecordFile
+from gpubench.answers import Parity
+from gpubench.record import Header, Record, RecordFile
 from gpubench.samples import Samples
 from gpubench.suite import Axes, Cell, Policy, Suite, Workload
 

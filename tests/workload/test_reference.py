@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gpubench.answers import Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.record import Parity
 from gpubench.suite import Policy, Workload
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import resolve

@@ -1,0 +1,53 @@
+"""Pillow, and the one definition of preprocessing: the reference."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from gpubench.workload import pictures, preprocess
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.decoders.base import Facts
+    from gpubench.workload.preprocess import Spec
+
+
+class Pil:
+    """Decodes and preprocesses as the reference answers' images were."""
+
+    name = "pil"
+    summary = "Pillow; the reference that the others are compared with"
+    preload: tuple[str, ...] = ("PIL.Image",)
+    on_device = False
+
+    def probe(self) -> Facts:
+        """The version."""
+        return {"pillow": version("pillow")}
+
+    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
+        """Nothing: it works on the host."""
+        return None
+
+    def open(self, spec: Spec, index: int | None = None) -> PilPreprocessor:  # noqa: ARG002
+        """Ready for ``spec``."""
+        return PilPreprocessor(spec, self.probe())
+
+
+class PilPreprocessor:
+    """`pictures.decode` and `preprocess.apply`."""
+
+    def __init__(self, spec: Spec, facts: Facts) -> None:
+        self.facts = facts
+        self._spec = spec
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8. Raises Unusable."""
+        return pictures.decode_file(BytesIO(data))
+
+    def transform(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        """Into ``out``."""
+        out[...] = preprocess.apply(self._spec, pixels)
