@@ -106,9 +106,11 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
     axes, work = suite.axes, suite.workload
     places = list(itertools.product(axes.replicas, axes.replicas_per_device))
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
-    paths = list(itertools.product(axes.decoder, axes.loader, axes.loader_cores))
-    whole: list[tuple[Boundary, str, Loader, int]] = [
-        (boundary, *path)
+    paths: list[tuple[str, Loader, int]] = list(
+        itertools.product(axes.decoder, axes.loader, axes.loader_cores)
+    )
+    whole: list[tuple[Boundary, tuple[str, Loader, int]]] = [
+        (boundary, path)
         for boundary in axes.boundary
         for path in (paths if boundary == "pipeline" else _NO_PATH)
     ]
@@ -118,8 +120,8 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            precision, batch_size, (replicas, per_device), scenario, path, dispatch = point
-            boundary, decoder, loader, loader_cores = path
+            precision, batch_size, (replicas, per_device), scenario, whole_path, dispatch = point
+            boundary, (decoder, loader, loader_cores) = whole_path
             yield Cell(
                 backend=backend,
                 device=device,

@@ -253,7 +253,7 @@ def test_overrides(tmp_path: Path) -> None:
         ({"model": "resnet81"}, '--model = "resnet81": unknown; did you mean "resnet18"'),
         (
             {"images": "digitz"},
-            '--images = "digitz": no such folder, .tar shard or keyword; did you mean',
+            '--images = "digitz": no such folder, .tar shard',
         ),
         ({"weights": "nope.pt"}, '--weights = "nope.pt": no such file'),
         ({"repeats": 5, "max_repeats": 4}, "--max-repeats = 4: below policy.repeats"),

@@ -125,7 +125,7 @@ WRONG_OTHERWISE = [
     (work(f"weights = '{'x' * 5000}'"), "workload.weights", "no such file"),
     (work("weights = 'file'"), 'workload.weights = "file"', "only for an .onnx model"),
     (work("images = 'digit'"), 'workload.images = "digit"', 'did you mean "digits"?'),
-    (work("images = './no'"), 'workload.images = "./no"', "no such directory"),
+    (work("images = './no'"), 'workload.images = "./no"', "no such folder"),
     (work("model = 'a.onnx'"), "workload.model", "a.onnx", "there is no such file"),
     (policy("sample_s = nan"), "policy.sample_s = NaN", "a number"),
     (policy("repeats = 5\nmax_repeats = 4"), "policy.max_repeats = 4", "which is 5"),
