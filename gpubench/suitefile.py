@@ -106,22 +106,18 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
     axes, work = suite.axes, suite.workload
     places = list(itertools.product(axes.replicas, axes.replicas_per_device))
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
-    paths: list[tuple[str, Loader, int]] = list(
-        itertools.product(axes.decoder, axes.loader, axes.loader_cores)
-    )
-    whole: list[tuple[Boundary, tuple[str, Loader, int]]] = [
-        (boundary, path)
-        for boundary in axes.boundary
-        for path in (paths if boundary == "pipeline" else _NO_PATH)
-    ]
+    ways: dict[Boundary, list[tuple[str, Loader, int]]] = {
+        "pipeline": list(itertools.product(axes.decoder, axes.loader, axes.loader_cores))
+    }
+    whole = [(b, way) for b in axes.boundary for way in ways.get(b, _NO_PATH)]
     points = (axes.precision, axes.batch_size, places, axes.scenario, whole, axes.dispatch)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            precision, batch_size, (replicas, per_device), scenario, whole_path, dispatch = point
-            boundary, (decoder, loader, loader_cores) = whole_path
+            precision, batch_size, (replicas, per_device), scenario, path, dispatch = point
+            boundary, (decoder, loader, loader_cores) = path
             yield Cell(
                 backend=backend,
                 device=device,
