@@ -106,18 +106,15 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
     axes, work = suite.axes, suite.workload
     places = list(itertools.product(axes.replicas, axes.replicas_per_device))
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
-    ways: dict[Boundary, list[tuple[str, Loader, int]]] = {
-        "pipeline": list(itertools.product(axes.decoder, axes.loader, axes.loader_cores))
-    }
-    whole = [(b, way) for b in axes.boundary for way in ways.get(b, _NO_PATH)]
-    points = (axes.precision, axes.batch_size, places, axes.scenario, whole, axes.dispatch)
+    paths = list(_paths(axes))
+    points = (axes.precision, axes.batch_size, places, axes.scenario, paths, axes.dispatch)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
             precision, batch_size, (replicas, per_device), scenario, path, dispatch = point
-            boundary, (decoder, loader, loader_cores) = path
+            boundary, decoder, loader, loader_cores = path
             yield Cell(
                 backend=backend,
                 device=device,
@@ -141,8 +138,14 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
             )
 
 
-_NO_PATH = [("pil", "auto", 0)]
-"""Decoder, loader and its cores where a cell has no path: `Cell`'s defaults."""
+def _paths(axes: Axes) -> Iterator[tuple[Boundary, str, Loader, int]]:
+    """Boundary, decoder, loader and its cores; only a pipeline has them."""
+    for boundary in axes.boundary:
+        if boundary == "pipeline":
+            for way in itertools.product(axes.decoder, axes.loader, axes.loader_cores):
+                yield boundary, *way
+        else:
+            yield boundary, "pil", "auto", 0
 
 
 def _matches(rule: Mapping[str, OptionValue], cell: Cell) -> bool:
