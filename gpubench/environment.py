@@ -11,14 +11,12 @@ import json
 import os
 import platform
 import re
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from gpubench import escape, gpu, topology
+from gpubench import gpu, software, topology
 
 ROOT = Path("/")
 """Tests point it at a made-up machine."""
@@ -32,18 +30,6 @@ CPU_FLAGS = (
 )
 """CPU features that decide how fast a precision is."""
 
-LIBRARIES = re.compile(
-    r"(torch|torchvision|triton|numpy|onnx|onnxscript|onnxruntime|openvino|nncf|tensorrt"
-    r"|nvidia-(cuda-runtime|cudnn|cublas|cuda-nvrtc))(-.*)?"
-)
-
-VARIABLES = re.compile(
-    r"(OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|ONEDNN|DNNL|CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|TORCH|TORCHINDUCTOR"
-    r"|PYTORCH|TRITON|ORT|OV|OPENVINO|TRT|MALLOC|TBB)_\w+"
-    r"|LD_PRELOAD|LD_LIBRARY_PATH|PYTHONHASHSEED|PYTHONMALLOC"
-)
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-CREDENTIALS_IN_URL = re.compile(r"//[^/\s@]+@")
 LOCATES = re.compile(r"VISIBLE_DEVICES$|(PATH|HOME|DIR|ROOT|CACHE)$|LD_LIBRARY_PATH")
 """Variables that only say where something lies: they do not make two runs incomparable."""
 
@@ -55,8 +41,11 @@ def collect(command: Sequence[str]) -> Environment:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
         "host": platform.node(),
-        "gpubench": {"version": _own_version(), **_commit(Path(__file__).parent, own=True)},
-        "directory": _commit(Path.cwd()),
+        "gpubench": {
+            "version": software.own_version(),
+            **software.commit(Path(__file__).parent, own=True),
+        },
+        "directory": software.commit(Path.cwd()),
         "os": _os(),
         "python": {
             "version": platform.python_version(),
@@ -68,8 +57,8 @@ def collect(command: Sequence[str]) -> Environment:
         "virtualisation": _virtualisation(),
         "gpus": gpus,
         "topology": topology.pairs(gpus),
-        "libraries": libraries(),
-        "variables": variables(os.environ),
+        "libraries": software.libraries(),
+        "variables": software.variables(os.environ),
     }
 
 
@@ -317,61 +306,6 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
         "ecc": enabled(None if ecc is None else ecc[0]),
         "compute_mode": ask("nvmlDeviceGetComputeMode", handle),
     }
-
-
-# ------------------------------------------------------------------------------ the software
-
-
-def libraries() -> dict[str, str]:
-    """Versions of the installed packages that take part in computing."""
-    found = {
-        re.sub(r"[-_.]+", "-", str(d.metadata["Name"] or "")).lower(): d.version
-        for d in distributions()
-    }
-    return {name: found[name] for name in sorted(found) if LIBRARIES.fullmatch(name)}
-
-
-def variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that change how fast things run; never one that may hold a secret."""
-    return {
-        name: escape.visible(CREDENTIALS_IN_URL.sub("//***@", value))
-        for name, value in sorted(environ.items())
-        if VARIABLES.fullmatch(name) and not SECRET.search(name)
-    }
-
-
-def _own_version() -> str:
-    from gpubench import __version__
-
-    return __version__
-
-
-def _commit(directory: Path, *, own: bool = False) -> Environment:
-    """Commit and whether tracked files differ from it; None outside a repository.
-
-    ``own``: only where git tracks gpubench there, and not some project that it is installed in.
-    """
-    if own and _git(directory, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return {"commit": None, "dirty": None}
-    commit = _git(directory, "rev-parse", "HEAD")
-    status = _git(directory, "status", "--porcelain", "--untracked-files=no") if commit else None
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def _git(directory: Path, *words: str) -> str | None:
-    quiet = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *words],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            env=quiet,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 # ------------------------------------------------------------------------------ small readers

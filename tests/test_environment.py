@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpubench import environment
+from gpubench import environment, software
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_gpu_that_says_little(all_gpus: None) -> None:
 
 
 def test_variables_without_secrets() -> None:
-    found = environment.variables(
+    found = software.variables(
         {
             "OMP_NUM_THREADS": "2",
             "NVIDIA_TF32_OVERRIDE": "0",
@@ -290,17 +290,17 @@ def test_commit_of_gpubench_is_not_that_of_the_project_around_it(tmp_path: Path)
     put(tmp_path, {"own/__init__.py": "", "venv/gpubench/__init__.py": ""})
     git("add", "own")
     git("commit", "-m", "first", "--no-gpg-sign")
-    ours = environment._commit(tmp_path / "own", own=True)
+    ours = software.commit(tmp_path / "own", own=True)
     assert len(ours["commit"]) == 40
     assert ours["dirty"] is False
-    installed = environment._commit(tmp_path / "venv/gpubench", own=True)
+    installed = software.commit(tmp_path / "venv/gpubench", own=True)
     assert installed == {"commit": None, "dirty": None}
     (tmp_path / "own/__init__.py").write_text("changed")
-    assert environment._commit(tmp_path)["dirty"] is True
+    assert software.commit(tmp_path)["dirty"] is True
 
 
 def test_no_repository(tmp_path: Path) -> None:
-    assert environment._commit(tmp_path) == {"commit": None, "dirty": None}
+    assert software.commit(tmp_path) == {"commit": None, "dirty": None}
 
 
 # ------------------------------------------------------------------------------ comparability
