@@ -49,9 +49,9 @@ class Decoder:
 
     name = "numbers"
     on_device = False
-    facts: dict[str, Any] = {}
 
     def __init__(self, before: Callable[[int], object]) -> None:
+        self.facts: dict[str, Any] = {}
         self._before = before
 
     def open(self, spec: Spec, index: int | None = None) -> Decoder:
@@ -83,7 +83,7 @@ def _here() -> dict[str, object]:
     return {
         "children": children,
         "threads": {thread.name for thread in threading.enumerate()},
-        "files": sorted(os.listdir("/proc/self/fd")),
+        "files": sorted(Path("/proc/self/fd").iterdir()),
         "mappings": [line for line in _lines("/proc/self/maps") if "/dev/zero" in line],
     }
 

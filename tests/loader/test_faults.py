@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from gpubench.errors import CellFailed
+from gpubench.loader import Loader
 from tests.loader.conftest import KINDS, Open
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def use(one: Loader, batches: int) -> None:
+    for _ in range(batches):
+        one.release(one.next())
 
 
 @each_kind
@@ -24,8 +31,7 @@ def test_what_a_decoder_raises_comes_out_of_next_with_the_pictures_name(
 
     one = open_numbers(8, 2, before=fail, kind=kind)
     with pytest.raises(CellFailed, match=r"numbers broke at 'picture-5.jpg': KeyError") as caught:
-        for _ in range(5):
-            one.release(one.next())
+        use(one, 5)
     assert caught.value.kind == "error"
     with pytest.raises(CellFailed, match=r"picture-5.jpg"):  # and again: nothing hangs later
         one.next()
@@ -52,8 +58,7 @@ def test_a_process_that_dies_is_a_crash_at_that_picture(
 
     one = open_numbers(8, 2, before=die, kind="processes")
     with pytest.raises(CellFailed, match=rf"{how.name}.*'picture-5.jpg'") as caught:
-        for _ in range(5):
-            one.release(one.next())
+        use(one, 5)
     assert caught.value.kind == "crash"
 
 
@@ -61,8 +66,7 @@ def test_a_process_that_dies_is_a_crash_at_that_picture(
 @pytest.mark.parametrize("batches", [0, 1, 7])
 def test_closing_early_midway_and_twice(open_numbers: Open, kind: str, batches: int) -> None:
     one = open_numbers(30, 4, kind=kind)
-    for _ in range(batches):
-        one.release(one.next())
+    use(one, batches)
     one.close()
     one.close()
     with pytest.raises(ValueError, match="closed"):
@@ -111,11 +115,6 @@ def test_processes_die_with_the_one_that_loads(open_numbers: Open) -> None:
 
 def _lives(pid: int) -> bool:
     try:
-        return os.stat(f"/proc/{pid}") is not None and _state(pid) != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]

@@ -147,5 +147,5 @@ def test_for_a_decoder_on_the_device_workers_only_read(open_numbers: Open) -> No
         one.release(slot)
     assert one.facts["kind"] == "threads"
     assert one.facts["mean_encoded_bytes"] == 1
-    with pytest.raises(CellFailed, match="processes.*on the GPU"):
+    with pytest.raises(CellFailed, match=r"processes.*on the GPU"):
         open_numbers(10, 4, on_device=True, kind="processes")
