@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from gpubench.gpu import Gpu, visible_gpus
+from gpubench.processes import die_with_parent
 from gpubench.run import worker
 from gpubench.run.dispatch import dispatcher
 from gpubench.run.messages import (
@@ -330,7 +331,7 @@ def main(requests_fd: int, replies_fd: int) -> None:
     """Serve until the driver closes its end, or dies; nothing is left then."""
     for number in ENDING:
         signal.signal(number, _leave)
-    worker.die_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import resource
@@ -27,6 +26,7 @@ from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
+from gpubench.processes import die_with_parent
 from gpubench.record import IMAGES_SKIPPED
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 
-PR_SET_PDEATHSIG = 1
 NOT_SERVED = ("weights", "reference")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
 IDLE_LIMIT = 0.03
@@ -99,11 +98,6 @@ def main(
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(0)  # a runtime's exit handlers must not hang or crash a finished task
-
-
-def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """Ask Linux to kill this process when its parent dies, so that none is ever left behind."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def failure(error: BaseException) -> Failure:

@@ -1,0 +1,213 @@
+"""The loader: full batches in order, as fast as its workers make them, and never far ahead."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from gpubench.decoders import base
+from gpubench.errors import CellFailed, InputError
+from gpubench.loader import work
+from gpubench.loader.pool import Kind, Pool
+from gpubench.loader.ring import Ring, Slot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.workload.preprocess import Spec
+
+TRIAL_S = 0.3
+"""``auto``: how long each kind of worker is tried, after each worker's first picture or so."""
+TRIAL_WARMUP_S = 0.1
+PORTABLE = 1
+"""cudaHostRegisterPortable: page-locked for every device."""
+AHEAD = 3
+"""Slots beside those that the workers fill: one being read, one being copied, one full."""
+CHUNKS = 64
+"""A batch is handed out in so many parts at most, of one image if it can be: then a batch is ready
+soonest, and no worker waits for another's last part."""
+
+
+def open(  # noqa: A001  # the module is named with it: loader.open
+    reference: Path,
+    decoder: str,
+    spec: Spec,
+    batch_size: int,
+    *,
+    kind: Literal["auto"] | Kind,
+    cores: tuple[int, ...],
+    depth: int = 0,
+    pin: bool = False,
+    seed: int = 0,
+) -> Loader:
+    """A loader of the data set that ``reference`` was drawn from; a worker on each of ``cores``.
+
+    Call it first of all, from the main thread: before a session, or anything else, has started
+    threads, which forked processes would lack while their locks stay held. ``cores`` (): as many
+    workers as this process has cores, not pinned. ``depth``: slots, 0: AHEAD and two images for
+    each worker. ``pin``: the slots are page-locked when the first batch is asked for (with the
+    session's CUDA device current then, no other gets a context). ``auto``: tries both kinds and
+    keeps the faster. Raises InputError for a data set without a usable picture,
+    CellFailed for what a worker raises.
+    """
+    return Loader(reference, decoder, spec, batch_size, kind, cores, depth, pin, seed)
+
+
+def unsupported(kind: str, decoder: base.Decoder) -> str | None:
+    """Why this kind of worker cannot serve ``decoder``, or None."""
+    if decoder.on_device and kind == "processes":
+        return f"loader = 'processes': {decoder.name} decodes on the GPU, threads only read for it"
+    return None
+
+
+class Loader:
+    """A context manager; one batch at a time is asked for, several may be held."""
+
+    def __init__(
+        self,
+        reference: Path,
+        decoder: str,
+        spec: Spec,
+        batch: int,
+        kind: Literal["auto"] | Kind,
+        cores: tuple[int, ...],
+        depth: int,
+        pin: bool,
+        seed: int,
+    ) -> None:
+        chosen = base.get(decoder)
+        if reason := unsupported(kind, chosen):
+            raise CellFailed("error", reason)
+        workers = len(cores) or len(os.sched_getaffinity(0))
+        depth = depth or AHEAD + -(-2 * workers // batch)
+        self._data = work.dataset(reference)
+        if not len(self._data):
+            raise InputError("no usable picture: the data set is empty")
+        ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
+        chunk = next(n for n in range(-(-batch // CHUNKS), batch + 1) if batch % n == 0)
+        order = _order(len(self._data), seed)
+        self._job = work.Job(reference, decoder, spec, ring, order, chunk)
+        self._cores, self._workers, self._to_pin = cores, workers, pin and ring.bytes > 0
+        self._next = 0
+        self._held: set[int] = set()
+        self._error: Exception | None = None
+        self._rates: dict[str, float] = {}
+        self._stack = ExitStack()
+        try:
+            if chosen.on_device:
+                kind = "threads"
+            self._pool = self._faster() if kind == "auto" else self._start(kind)
+            for number in range(depth):
+                self._pool.give(number)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, kind: Kind) -> Pool:
+        pool = Pool(kind, self._job, self._cores, self._workers, self._data.name)
+        self._stack.callback(pool.close)
+        return pool
+
+    def _faster(self) -> Pool:
+        """The kind that fills more; processes are forked before there are threads."""
+        pools = [self._start("processes")]
+        self._rates["processes"] = self._rate(pools[0])
+        pools.append(self._start("threads"))
+        self._rates["threads"] = self._rate(pools[1])
+        pools.sort(key=lambda pool: self._rates[pool.kind])
+        pools[0].close()
+        return pools[1]
+
+    def _rate(self, pool: Pool) -> float:
+        """Images/s of a pool that nobody keeps waiting."""
+        depth, batch, begin = self._job.ring.depth, self._job.ring.batch, perf_counter()
+        given, start, end = 0, begin, float("inf")
+        before = 0
+        while (now := perf_counter()) < end:
+            while given < pool.images // batch + depth:
+                pool.give(given)
+                given += 1
+            pool.listen()
+            warm = pool.images >= self._workers and now - begin >= TRIAL_WARMUP_S
+            if end == float("inf") and warm:
+                before, start = pool.images, perf_counter()
+                end = start + TRIAL_S
+        rate = (pool.images - before) / (now - start)
+        pool.recall()
+        return rate
+
+    def next(self) -> Slot:
+        """The next batch, when it is full. Raises what a worker raised, or that one has died."""
+        if self._error is not None:
+            raise self._error
+        if self._next - self._job.ring.depth in self._held:
+            raise ValueError(f"all {self._job.ring.depth} slots are held: release one first")
+        if self._to_pin:
+            _page_lock(self._job.ring, self._stack)
+            self._to_pin = False
+        try:
+            self._pool.wait(self._next)
+        except Exception as error:
+            self._error = error
+            raise
+        self._held.add(self._next)
+        self._next += 1
+        return self._job.ring.slot(self._next - 1)
+
+    def release(self, slot: Slot) -> None:
+        """Let the slot be filled again: nobody reads it any more."""
+        self._held.remove(slot.number)
+        self._pool.give(slot.number + self._job.ring.depth)
+
+    @property
+    def slots(self) -> list[NDArray[np.float32]]:
+        """The arrays that batches come in, in the order in which they first do."""
+        return self._job.ring.slots
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What loads, and what it has met so far; ``images_per_s``: of both kinds, if tried."""
+        pool = self._pool
+        return {
+            "kind": pool.kind,
+            "images_per_s": self._rates,
+            "workers": self._workers,
+            "cores": list(self._cores),
+            "depth": self._job.ring.depth,
+            "slot_bytes": self._job.ring.slots[0].nbytes,
+            "chunk": self._job.chunk,
+            "pictures": len(self._data),
+            "mean_encoded_bytes": round(pool.encoded_bytes / pool.images) if pool.images else None,
+            "skipped": dict(Counter(pool.unusable.values()).most_common()),
+        }
+
+    def close(self) -> None:
+        """End all workers and let the memory go, in whatever state; more than once does no harm."""
+        self._error = self._error or ValueError("the loader is closed")
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _order(pictures: int, seed: int) -> NDArray[np.int64]:
+    import numpy as np
+
+    return np.random.default_rng(seed).permutation(pictures)
+
+
+def _page_lock(ring: Ring, stack: ExitStack) -> None:
+    """Let the GPU read the slots by itself, until ``stack`` closes."""
+    import torch
+
+    runtime = torch.cuda.cudart()
+    torch.cuda.check_error(runtime.cudaHostRegister(ring.address, ring.bytes, PORTABLE))
+    stack.callback(runtime.cudaHostUnregister, ring.address)
