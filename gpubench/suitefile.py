@@ -91,7 +91,8 @@ def expand(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> 
 
     ``machine_cores`` is shared out over the most devices that a cell needs, unless ``axes.cores``
     says otherwise. Combinations that mean the same (a lone replica has its device to itself; only
-    throughput is dispatched and has a loader) are one cell. Raises SuiteError when the exclusions leave none.
+    throughput is dispatched and has a loader) are one cell. Raises SuiteError when the exclusions
+    leave none.
     """
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, device, machine_cores):

@@ -64,7 +64,9 @@ class Data(Protocol):
 class Feed(Protocol):
     """A loader: `gpubench.loader.Loader`."""
 
-    slots: list[Any]
+    @property
+    def slots(self) -> list[Any]:
+        """The arrays of all batches that it may have in hand."""
 
     def next(self) -> Any:
         """The next full batch, when it is full."""
@@ -106,6 +108,10 @@ class Serial:
     def enqueue(self) -> None:
         """Return when the answers are there."""
         self._data.load()
+        self.answer()
+
+    def answer(self) -> None:
+        """The session's part."""
         self._data.hand_over()
         self._session.run()
         self._session.sync()

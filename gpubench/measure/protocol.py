@@ -156,6 +156,12 @@ def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_
     sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, least, seconds, clock))
 
 
+def pause(sampler: Sampler) -> None:
+    """Nothing of it runs until `once_more`."""
+    if sampler.path:
+        sampler.path.hold()
+
+
 def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
     """Sample one repeat."""
     trace, usage = _take(

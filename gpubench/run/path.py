@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec.structs import replace
-
 from gpubench import loader as loading
 from gpubench.answers import PathCheck
 from gpubench.decoders import base as decoders
@@ -39,6 +37,14 @@ def share(cores: int, shared: Shared | None) -> int:
         return cores // 2
     data, session = shared.data_ns, shared.session_ns * cores
     return min(cores - 1, max(1, round(cores * data / max(1, data + session))))
+
+
+def asks_to_share(request: Measure) -> bool:
+    """Whether there is more than one way to share out its cores, and nobody has said which."""
+    cell = request.cell
+    overlaps = cell.boundary == "pipeline" and cell.scenario == "throughput"
+    cores = len(request.cores[0])
+    return overlaps and cell.device == "cpu" and not cell.loader_cores and cores > 2
 
 
 def divide(request: Measure, replica: int) -> tuple[Cores, Cores]:
@@ -134,9 +140,7 @@ class Route:
             }
         return found
 
-    def check(
-        self, session: Session, slots: list[NDArray[np.intp]], policy: Policy
-    ) -> PathCheck:
+    def check(self, session: Session, slots: list[NDArray[np.intp]], policy: Policy) -> PathCheck:
         """The pictures of the parity check, encoded, through decoder and session as timed.
 
         Compared with the reference's inputs and answers. Raises CellFailed("parity") where a
@@ -175,8 +179,11 @@ class Route:
         copied = _answers(session)
         self._loader.release(slot)
         if not np.allclose(bare, copied, rtol=1e-3, atol=1e-3 * float(np.abs(copied).max())):
-            raise CellFailed("parity", "answers to what lies in the loader's memory differ from "
-                             "answers to a copy of it: the session reads something else")  # fmt: skip
+            raise CellFailed(
+                "parity",
+                "answers to what lies in the loader's memory differ from answers to a copy of it: "
+                "the session reads something else",
+            )
 
 
 def _answers(session: Session) -> NDArray[np.float32]:
@@ -213,16 +220,4 @@ def judge(
         labelled=int(known.sum()),
         correct=int((top1 == labels)[known].sum()),
         correct5=0 if few else int((ranks < 5)[known].sum()),
-    )
-
-
-def merge(checks: list[PathCheck]) -> PathCheck:
-    """Over replicas, which are all asked the same: the worst."""
-    worst = min(checks, key=lambda check: (check.passed, check.top1_agreement))
-    return replace(
-        worst,
-        max_difference=max(check.max_difference for check in checks),
-        mean_difference=max(check.mean_difference for check in checks),
-        correct=min(check.correct for check in checks),
-        correct5=min(check.correct5 for check in checks),
     )

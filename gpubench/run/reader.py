@@ -77,7 +77,7 @@ class Reader:
         self._lanes = [cast("decoders.Preprocessor", made.open(spec)) for _ in range(lanes)]
         self.facts = dict(self._lanes[0].facts)
         self._threads: ThreadPoolExecutor | None = None
-        if cores and set(cores) != os.sched_getaffinity(0) or lanes > 1:
+        if (cores and set(cores) != os.sched_getaffinity(0)) or lanes > 1:
             self._threads = ThreadPoolExecutor(lanes, "lane", _pin, (cores,))
         self.images: NDArray[np.float32] = np.zeros((batch, 3, spec.crop, spec.crop), np.float32)
         self._indices, self._pixels = [0] * batch, [None] * batch
