@@ -28,9 +28,11 @@ PORTABLE = 1
 """cudaHostRegisterPortable: page-locked for every device."""
 AHEAD = 3
 """Slots beside those that the workers fill: one being read, one being copied, one full."""
-CHUNKS = 64
-"""A batch is handed out in so many parts at most, of one image if it can be: then a batch is ready
-soonest, and no worker waits for another's last part."""
+PARTS = 4
+"""Chunks of a batch for each worker: handing one out costs 10 microseconds, and a batch may be
+ready later by a chunk's time."""
+MOST_CHUNKS = 4096
+"""In all slots: so many numbers and messages fit into pipes, whose ends then never wait."""
 
 
 def open(  # noqa: A001  # the module is named with it: loader.open
@@ -90,7 +92,8 @@ class Loader:
             raise InputError("no usable picture: the data set is empty")
         ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
         order = _order(len(self._data), seed)
-        self._job = work.Job(reference, decoder, spec, ring, order, -(-batch // CHUNKS))
+        chunk = max(batch // (PARTS * workers), -(-depth * batch // MOST_CHUNKS), 1)
+        self._job = work.Job(reference, decoder, spec, ring, order, chunk)
         self._cores, self._workers = cores, workers
         self._pin, self._pinned = pin and ring.bytes > 0, False
         self._next = 0

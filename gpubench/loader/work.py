@@ -83,7 +83,7 @@ def dataset(reference: Path) -> Dataset:
     """The data set that a reference was drawn from, opened once more."""
     from gpubench.workload import reference as ref
 
-    return cast("Dataset", ref.load(reference).dataset())  # type: ignore[attr-defined]
+    return ref.load(reference).dataset()
 
 
 def work(
