@@ -21,6 +21,8 @@ from tests.backends import contract, tiny
 
 NAMES = base.names()
 SLOW = {"torch-compile"}
+TAKES_ARRAYS = {"torch-eager", "torch-compile", "onnxruntime", "openvino"}
+"""As they are, of a loader; fp32 on a CPU."""
 KINDS = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -158,5 +160,7 @@ def test_sessions_on_the_cpu(
     with session as entered:
         assert entered is session
         contract.check(backend, session, cell.batch_size, cell.precision)
+        if name in TAKES_ARRAYS:
+            assert session.attach(contract.slots(cell.batch_size))  # type: ignore[attr-defined]
     session.__exit__(None, None, None)  # leaving twice does no harm
     assert backend.prepare(cell, stand_in, cache) == artefact  # type: ignore[arg-type]

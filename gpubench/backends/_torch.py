@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from gpubench.backends.base import Device, Images, Logits
+
+    Ticket = tuple[torch.Tensor, torch.cuda.Event]
 
 _NO_CUDA = "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES; torch must be a CUDA build"
 
@@ -55,15 +58,46 @@ class Input:
         self.tensor = torch.zeros(shape, dtype=dtype, device="cuda" if stream else "cpu").to(
             memory_format=memory_format or torch.contiguous_format
         )
+        """What `run` reads; on CUDA always the same."""
+        self._own = self.tensor
+        self._attached: dict[int, tuple[Images, torch.Tensor]] = {}
+        """By the array's id, which is its own as long as it is held here."""
         if stream:
             # The type is converted on the way into pinned memory: half the bytes cross the bus.
             self._staging = torch.zeros(shape, dtype=dtype, pin_memory=True)
             self._copied = torch.cuda.Event()
 
+    def attach(self, arrays: Sequence[Images]) -> bool:
+        """See `Session.attach`. On a CPU only what the network takes as it is; on CUDA only what is
+        page-locked, or the device could not read it by itself.
+        """
+        import torch
+
+        with torch.inference_mode(False):  # a compiled network tells inference tensors apart
+            tensors = [self._from_numpy(array) for array in arrays]
+        if self._stream is None:
+            same = self._own.dtype == torch.float32 and self._own.is_contiguous()
+            fit = same and all(t.is_contiguous() for t in tensors)
+        else:
+            fit = all(t.is_pinned() for t in tensors)
+        if not fit or any(t.shape != self._own.shape for t in tensors):
+            return False
+        self._attached = {id(a): (a, t) for a, t in zip(arrays, tensors, strict=True)}
+        if self._stream is not None:
+            self._buffers = Buffers(self.tensor, self._stream)
+        return True
+
     def copy_in(self, images: Images) -> None:
         """Enqueue the copy of ``images`` (the shape given above, float32) into ``tensor``."""
+        if (held := self._attached.get(id(images))) is not None:
+            if self._stream is None:
+                self.tensor = held[1]
+            else:
+                self._buffers.copy_in(held[1])
+            return
         source = self._from_numpy(images)
         if self._stream is None:
+            self.tensor = self._own
             self.tensor.copy_(source)
             return
         self._copied.synchronize()  # the copy before may still be reading the staging memory
@@ -75,6 +109,71 @@ class Input:
         """Return when all work enqueued on the session's stream has finished."""
         if self._stream is not None:
             self._stream.synchronize()
+
+
+class Buffers:
+    """Two buffers on the device, filled by a stream of their own while the network runs.
+
+    From page-locked memory a batch crosses the bus as it is, float32; on the device it is copied
+    (and converted) to where the network reads, which takes next to no time.
+    """
+
+    def __init__(self, target: torch.Tensor, stream: torch.cuda.Stream) -> None:
+        import torch
+
+        self._target, self._stream = target, stream
+        self._on = torch.cuda.stream
+        self._copying = torch.cuda.Stream()
+        self._pairs = [
+            (
+                torch.zeros(target.shape, dtype=torch.float32, device=target.device),
+                torch.cuda.Event(),
+                torch.cuda.Event(),
+            )
+            for _ in range(2)
+        ]
+        stream.synchronize()  # the zeros are written there
+        self._turn = 0
+
+    def copy_in(self, source: torch.Tensor) -> None:
+        """Enqueue the copy of a page-locked batch into the target."""
+        buffer, full, free = self._pairs[self._turn]
+        self._turn ^= 1
+        self._copying.wait_event(free)  # what was in it has reached the target
+        with self._on(self._copying):
+            buffer.copy_(source, non_blocking=True)
+        full.record(self._copying)
+        self._stream.wait_event(full)
+        self._target.copy_(buffer)
+        free.record(self._stream)
+
+
+class Output:
+    """Logits on their way to the host while the next batch runs: see `Session`."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._free: list[Ticket] = []
+
+    def enqueue(self, logits: torch.Tensor) -> Ticket:
+        """Enqueue the copy of the last run's answers, behind that run and before the next one."""
+        import torch
+
+        if self._free:
+            host, done = self._free.pop()
+        else:
+            host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            done = torch.cuda.Event()
+        host.copy_(logits, non_blocking=True)
+        done.record(self._stream)
+        return host, done
+
+    def collect(self, ticket: Ticket) -> Logits:
+        """Wait for the copy; a fresh host array, float32. A ticket is good for once."""
+        host, done = ticket
+        done.synchronize()
+        self._free.append(ticket)
+        return logits_of(host)
 
 
 def logits_of(tensor: torch.Tensor) -> Logits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -108,6 +108,7 @@ class TrtSession:
             self._tensors[name] = tensor
             self._io[name] = {"dtype": word, "shape": list(size)}
         self._output = self._tensors[outputs[0]]
+        self._fetch = _torch.Output(self._stream)
         self._poison()
 
     def _poison(self) -> None:
@@ -177,6 +178,9 @@ class TrtSession:
     def copy_in(self, images: Images) -> None:
         self._input.copy_in(images)
 
+    def attach(self, arrays: Sequence[Images]) -> bool:
+        return self._input.attach(arrays)
+
     def run(self) -> None:
         if self._replay is not None:
             self._replay()
@@ -188,6 +192,12 @@ class TrtSession:
 
     def copy_out(self) -> Logits:
         return _torch.logits_of(self._output)
+
+    def enqueue_out(self) -> _torch.Ticket:
+        return self._fetch.enqueue(self._output)
+
+    def collect(self, ticket: _torch.Ticket) -> Logits:
+        return self._fetch.collect(ticket)
 
 
 def _types(trt: Any, torch: Any) -> dict[Any, tuple[str, Any]]:

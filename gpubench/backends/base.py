@@ -53,7 +53,17 @@ class Device(Struct, frozen=True):
 
 
 class Session(Protocol):
-    """One network, ready on one device, for one batch size."""
+    """One network, ready on one device, for one batch size.
+
+    It may have more, which those who use it look for:
+
+    ``attach(arrays) -> bool``: from now on `copy_in` of one of these very arrays (float32, of the
+    session's shape) may be without a copy by the host: the session reads it later, so it stays as
+    it is until the runs that follow have finished. False: all is copied, as before.
+
+    ``enqueue_out() -> ticket`` and ``collect(ticket) -> logits`` (CUDA): `copy_out` in two halves.
+    The first enqueues the copy, the second waits for it; the next batch may be run in between.
+    """
 
     facts: Facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,9 @@ class OpenVINOSession(Closing):
         for request in self._requests:
             request.set_input_tensor(self._inputs[0])
         self._bound = [0] * count
-        self._input, self._used = 0, False
+        self._input, self._own, self._used = 0, 0, False
+        self._attached: dict[int, int] = {}
+        """By the id of an array in ``_arrays``: its place there."""
         self._next = 0
 
     def close(self) -> None:
@@ -152,12 +155,29 @@ class OpenVINOSession(Closing):
         self.sync()
         self._requests, self._inputs, self._arrays = [], [], []
 
+    def attach(self, arrays: Sequence[Images]) -> bool:
+        """The arrays become inputs themselves, behind the own ones; see `Session.attach`."""
+        import openvino
+
+        own = len(self._requests) + 1
+        if any(a.shape != self._arrays[0].shape or not a.flags.c_contiguous for a in arrays):
+            return False
+        self._arrays[own:] = arrays
+        self._inputs[own:] = [openvino.Tensor(array, shared_memory=True) for array in arrays]
+        self._attached = {id(array): own + i for i, array in enumerate(arrays)}
+        self._bound = [-1] * len(self._requests)
+        return True
+
     def copy_in(self, images: Images) -> None:
-        """Copy into an input that no request in flight reads."""
+        """Copy into an input that no request in flight reads, unless it is attached."""
+        if (attached := self._attached.get(id(images))) is not None:
+            self._input = attached
+            return
         if self._used:
-            self._input = (self._input + 1) % len(self._inputs)
+            self._own = (self._own + 1) % (len(self._requests) + 1)
             self._used = False
-        self._arrays[self._input][...] = images
+        self._input = self._own
+        self._arrays[self._own][...] = images
 
     def run(self) -> None:
         """Start the request that has been idle (or running) longest."""
@@ -168,7 +188,7 @@ class OpenVINOSession(Closing):
             request.set_input_tensor(self._inputs[self._input])
             self._bound[turn] = self._input
         request.start_async()
-        self._used = True
+        self._used |= self._input == self._own
         self._next = (turn + 1) % len(self._requests)
 
     def sync(self) -> None:

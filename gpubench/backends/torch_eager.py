@@ -7,7 +7,7 @@ so one process holds one session at a time, and ``run()`` is one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -136,6 +136,8 @@ class TorchEager:
         }
         if device.kind == "cuda":
             facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        if stream is not None:
+            return CudaTorchSession(forward, images, facts, stream)
         return TorchSession(forward, images, facts)
 
     def _compiled(self, forward: Forward, cell: Cell, example: torch.Tensor) -> Forward:  # noqa: ARG002
@@ -148,12 +150,13 @@ class TorchSession(Closing):
 
     def __init__(self, forward: Forward, images: _torch.Input, facts: Facts) -> None:
         self.facts = facts
+        self.attach: Callable[[Sequence[Images]], bool] = images.attach
         self.copy_in: Callable[[Images], None] = images.copy_in
         self.sync: Callable[[], None] = images.sync
         self.stack = ExitStack()
         self.counters: Callable[[], dict[str, int]] = dict
         self._forward = forward
-        self._input = images.tensor
+        self._input = images
 
     def close(self) -> None:
         """Restore torch's process-wide state."""
@@ -161,11 +164,26 @@ class TorchSession(Closing):
 
     def run(self) -> None:
         """Launch the network on the input tensor."""
-        self._logits = self._forward(self._input)
+        self._logits = self._forward(self._input.tensor)
 
     def copy_out(self) -> Logits:
         """The last batch's logits, (batch, classes) float32."""
         return _torch.logits_of(self._logits)
+
+
+class CudaTorchSession(TorchSession):
+    """The same on CUDA, where answers can be fetched while the next batch runs."""
+
+    def __init__(
+        self, forward: Forward, images: _torch.Input, facts: Facts, stream: torch.cuda.Stream
+    ) -> None:
+        super().__init__(forward, images, facts)
+        self._output = _torch.Output(stream)
+        self.collect: Callable[[_torch.Ticket], Logits] = self._output.collect
+
+    def enqueue_out(self) -> _torch.Ticket:
+        """Enqueue the copy of the last batch's logits."""
+        return self._output.enqueue(self._logits)
 
 
 def _set_backends(stack: ExitStack, tf32: bool, cudnn_benchmark: bool) -> None:

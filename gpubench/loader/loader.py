@@ -28,9 +28,11 @@ PORTABLE = 1
 """cudaHostRegisterPortable: page-locked for every device."""
 AHEAD = 3
 """Slots beside those that the workers fill: one being read, one being copied, one full."""
-CHUNKS = 64
-"""A batch is handed out in so many parts at most, of one image if it can be: then a batch is ready
-soonest, and no worker waits for another's last part."""
+PARTS = 4
+"""Chunks of a batch for each worker: handing one out costs 10 microseconds, and a batch may be
+ready later by a chunk's time."""
+MOST_CHUNKS = 4096
+"""In all slots: so many numbers and messages fit into pipes, whose ends then never wait."""
 
 
 def open(  # noqa: A001  # the module is named with it: loader.open
@@ -50,9 +52,9 @@ def open(  # noqa: A001  # the module is named with it: loader.open
     Call it first of all, from the main thread: before a session, or anything else, has started
     threads, which forked processes would lack while their locks stay held. ``cores`` (): as many
     workers as this process has cores, not pinned. ``depth``: slots, 0: AHEAD and two images for
-    each worker. ``pin``: the slots are page-locked when the first batch is asked for (with the
-    session's CUDA device current then, no other gets a context). ``auto``: tries both kinds and
-    keeps the faster. Raises InputError for a data set without a usable picture,
+    each worker. ``pin``: the slots are page-locked when ``slots`` or the first batch is asked for;
+    with the session's CUDA device current then, no other device gets a context. ``auto``: tries
+    both kinds and keeps the faster. Raises InputError for a data set without a usable picture,
     CellFailed for what a worker raises.
     """
     return Loader(reference, decoder, spec, batch_size, kind, cores, depth, pin, seed)
@@ -89,10 +91,11 @@ class Loader:
         if not len(self._data):
             raise InputError("no usable picture: the data set is empty")
         ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
-        chunk = next(n for n in range(-(-batch // CHUNKS), batch + 1) if batch % n == 0)
         order = _order(len(self._data), seed)
+        chunk = max(batch // (PARTS * workers), -(-depth * batch // MOST_CHUNKS), 1)
         self._job = work.Job(reference, decoder, spec, ring, order, chunk)
-        self._cores, self._workers, self._to_pin = cores, workers, pin and ring.bytes > 0
+        self._cores, self._workers = cores, workers
+        self._pin, self._pinned = pin and ring.bytes > 0, False
         self._next = 0
         self._held: set[int] = set()
         self._error: Exception | None = None
@@ -147,9 +150,7 @@ class Loader:
             raise self._error
         if self._next - self._job.ring.depth in self._held:
             raise ValueError(f"all {self._job.ring.depth} slots are held: release one first")
-        if self._to_pin:
-            _page_lock(self._job.ring, self._stack)
-            self._to_pin = False
+        self._page_lock()
         try:
             self._pool.wait(self._next)
         except Exception as error:
@@ -160,13 +161,27 @@ class Loader:
         return self._job.ring.slot(self._next - 1)
 
     def release(self, slot: Slot) -> None:
-        """Let the slot be filled again: nobody reads it any more."""
+        """Let the slot be filled again: nobody reads it any more, nor a run that was enqueued."""
+        if self._error is not None:
+            return
         self._held.remove(slot.number)
         self._pool.give(slot.number + self._job.ring.depth)
+
+    def _page_lock(self) -> None:
+        """Let the GPU read the slots by itself, until the loader is closed."""
+        if not self._pin or self._pinned:
+            return
+        import torch
+
+        runtime, ring = torch.cuda.cudart(), self._job.ring
+        torch.cuda.check_error(runtime.cudaHostRegister(ring.address, ring.bytes, PORTABLE))
+        self._stack.callback(runtime.cudaHostUnregister, ring.address)
+        self._pinned = True
 
     @property
     def slots(self) -> list[NDArray[np.float32]]:
         """The arrays that batches come in, in the order in which they first do."""
+        self._page_lock()
         return self._job.ring.slots
 
     @property
@@ -175,11 +190,12 @@ class Loader:
         pool = self._pool
         return {
             "kind": pool.kind,
-            "images_per_s": self._rates,
+            "images_per_s": dict(self._rates),
             "workers": self._workers,
             "cores": list(self._cores),
             "depth": self._job.ring.depth,
             "slot_bytes": self._job.ring.slots[0].nbytes,
+            "pinned": self._pinned,
             "chunk": self._job.chunk,
             "pictures": len(self._data),
             "mean_encoded_bytes": round(pool.encoded_bytes / pool.images) if pool.images else None,
@@ -202,12 +218,3 @@ def _order(pictures: int, seed: int) -> NDArray[np.int64]:
     import numpy as np
 
     return np.random.default_rng(seed).permutation(pictures)
-
-
-def _page_lock(ring: Ring, stack: ExitStack) -> None:
-    """Let the GPU read the slots by itself, until ``stack`` closes."""
-    import torch
-
-    runtime = torch.cuda.cudart()
-    torch.cuda.check_error(runtime.cudaHostRegister(ring.address, ring.bytes, PORTABLE))
-    stack.callback(runtime.cudaHostUnregister, ring.address)

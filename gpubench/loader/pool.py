@@ -46,6 +46,7 @@ class Pool:
         self.unusable: dict[int, str] = {}
         """Position in the data set -> reason."""
         self._done: Counter[int] = Counter()
+        """By batch: chunks that are filled."""
         self._rest = b""
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -96,7 +97,7 @@ class Pool:
 
     def give(self, batch: int) -> None:
         """Have batch number ``batch`` filled."""
-        chunks = self._job.ring.batch // self._job.chunk
+        chunks = self._job.chunks
         numbers = range(batch * chunks, (batch + 1) * chunks)
         os.write(self._hand_out, b"".join(n.to_bytes(TICKET, "little") for n in numbers))
         self._given += chunks
@@ -114,7 +115,7 @@ class Pool:
 
     def wait(self, batch: int) -> None:
         """Return when the batch is filled. Raises what a worker raised, or that one has died."""
-        while self._done[batch] < self._job.ring.batch:
+        while self._done[batch] < self._job.chunks:
             self.listen()
         del self._done[batch]
 
@@ -128,11 +129,10 @@ class Pool:
             self._hear(_MESSAGES.decode(line))
 
     def _hear(self, message: Message) -> None:
-        chunk = self._job.chunk
         if isinstance(message, Done):
-            self._done[message.chunk * chunk // self._job.ring.batch] += chunk
+            self._done[message.chunk // self._job.chunks] += 1
             self._finished += 1
-            self.images += chunk
+            self.images += len(self._job.images(message.chunk))
             self.encoded_bytes += message.encoded_bytes
         elif isinstance(message, Skipped):
             self.unusable[message.index] = message.reason

@@ -65,7 +65,18 @@ class Job(Struct, frozen=True):
     order: NDArray[np.int64]
     """Positions in the data set, in the order in which they are shown."""
     chunk: int
-    """Images that are handed out at once; a batch is a whole number of chunks."""
+    """Images that are handed out at once; the last chunk of a batch may have fewer."""
+
+    @property
+    def chunks(self) -> int:
+        """Of a batch."""
+        return -(-self.ring.batch // self.chunk)
+
+    def images(self, chunk: int) -> range:
+        """Numbers, in the endless sequence, of a chunk's images."""
+        number, part = divmod(chunk, self.chunks)
+        rows = range(self.ring.batch)[part * self.chunk :][: self.chunk]
+        return range(number * self.ring.batch + rows.start, number * self.ring.batch + rows.stop)
 
 
 def dataset(reference: Path) -> Dataset:
@@ -94,8 +105,7 @@ def work(
         filler = Filler(job, worker, send)
         while not stopped() and (ticket := os.read(claims, TICKET)):
             chunk = int.from_bytes(ticket, "little")
-            begin = chunk * job.chunk
-            send(Done(chunk, sum(map(filler.fill, range(begin, begin + job.chunk)))))
+            send(Done(chunk, sum(map(filler.fill, job.images(chunk)))))
     except BrokenPipeError:
         pass  # the loader was closed
     except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends the cell

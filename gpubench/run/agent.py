@@ -21,7 +21,9 @@ from time import monotonic, perf_counter_ns
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from gpubench.answers import worst_path
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.processes import die_with_parent
 from gpubench.run import worker
@@ -41,13 +43,22 @@ from gpubench.run.messages import (
     Progress,
     Reply,
     Request,
+    Share,
+    Shared,
     Step,
     Waiting,
     WorkerMessage,
 )
+from gpubench.run.path import asks_to_share
 from gpubench.run.placement import placed
 from gpubench.run.postmortem import Inquest
-from gpubench.run.processes import SCRATCH, end_session, is_tracker, session_members
+from gpubench.run.processes import (
+    SCRATCH,
+    descendants,
+    end_session,
+    is_tracker,
+    session_members,
+)
 from gpubench.run.telemetry import Telemetry
 from gpubench.workload import reference
 
@@ -72,40 +83,59 @@ class Agent:
         self._fork = multiprocessing.get_context("forkserver")
         self._teams: dict[str, _Team] = {}
         self._gpus: list[Gpu] | None = None
+        self._shared: dict[str, Shared] = {}
+        """By cell, so that all repeats and replicas share out their cores alike."""
 
     def handle(self, request: Request) -> Reply:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
         if isinstance(request, Begin | Step | End):
             return self._turn(request)
         if isinstance(request, Measure):
-            return self._measure(self._placed(request))
+            return self._measure(request)
         timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(PRELOADED)
-        team = self._team(request, timeout)
+        return self._once(request, timeout)  # type: ignore[return-value]
+
+    def _once(self, request: Request, timeout_s: float) -> WorkerMessage:
+        """The answer of one worker."""
+        team = self._team(request, timeout_s)
         try:
-            answers = team.answers(self._closed, self._emit)
-            return answers if isinstance(answers, Failure) else answers[0]  # type: ignore[return-value]
+            found = team.answers(self._closed, self._emit)
+            return found if isinstance(found, Failure) else found[0]
         finally:
             team.end()
 
-    def _placed(self, request: Measure) -> Measure:
+    def _placed(self, request: Measure) -> Measure | Failure:
+        """With everything that only this machine's agent knows."""
         if request.cell.device == "cuda" and self._gpus is None:
             self._gpus = visible_gpus()
-        return placed(request, self._gpus or [])
+        request = placed(request, self._gpus or [])
+        if not asks_to_share(request):
+            return request
+        key = request.cell.key
+        if key not in self._shared:
+            reply = self._once(Share(request), request.policy.timeout_s)
+            if not isinstance(reply, Shared):
+                return reply if isinstance(reply, Failure) else Failure("error", f"{reply}")
+            self._shared[key] = reply
+        return replace(request, shared=self._shared[key])
 
     def _team(self, request: Request, timeout_s: float, replicas: int = 1) -> _Team:
         return _Team(self._fork, request, self._cache_dir, replicas, timeout_s)
 
-    def _measure(self, request: Measure) -> Reply:
+    def _measure(self, asked: Measure) -> Reply:
+        request = self._placed(asked)
+        if isinstance(request, Failure):
+            return request
         team = self._team(request, request.policy.timeout_s, len(request.cores))
         try:
             with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
-                answers = team.answers(self._closed, self._emit)
-            return _result(answers, team, telemetry)
+                found = team.answers(self._closed, self._emit)
+            return _result(found, team, telemetry)
         finally:
             team.end()
 
@@ -114,8 +144,10 @@ class Agent:
         if isinstance(request, End):
             return self._end(request.team, Waiting("", []))
         if isinstance(request, Begin):
-            measure = self._placed(request.measure)
             self._end(request.team, Waiting("", []))
+            measure = self._placed(request.measure)
+            if isinstance(measure, Failure):
+                return measure
             team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
             self._teams[request.team] = team
             team.telemetry = _telemetry(measure, team)
@@ -128,13 +160,13 @@ class Agent:
                 team.telemetry.__enter__()
             team.go(request.timeout_s)
             self._emit(Progress("released"))
-        answers = team.advance(self._closed)
-        if team.telemetry and (answers is not None or team.barrier == "measured"):
+        found = team.advance(self._closed)
+        if team.telemetry and (found is not None or team.barrier == "measured"):
             team.telemetry.__exit__()  # before its rival ends
-        if answers is None:
+        if found is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
         reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
-        return _result(answers, team, team.telemetry) if team.telemetry else reply
+        return _result(found, team, team.telemetry) if team.telemetry else reply
 
     def _end(self, name: str, reply: Reply) -> Reply:
         team = self._teams.pop(name, None)
@@ -154,16 +186,16 @@ def _telemetry(request: Measure, team: _Team) -> Telemetry:
     return Telemetry(gpus, cores, team.pids, residents=residents)
 
 
-def _result(answers: Failure | list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Reply:
+def _result(found: Failure | list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
     if telemetry.lost:
-        more = f"; the worker: {answers.reason}" if isinstance(answers, Failure) else ""
+        more = f"; the worker: {found.reason}" if isinstance(found, Failure) else ""
         return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
-    return answers if isinstance(answers, Failure) else _done(answers, team, telemetry)
+    return found if isinstance(found, Failure) else _done(found, team, telemetry)
 
 
-def _done(answers: list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Done:
-    outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
+def _done(found: list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Done:
+    outcomes = [answer for answer in found if isinstance(answer, Outcome)]
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
     return Done(
         outcomes,
@@ -171,6 +203,7 @@ def _done(answers: list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Do
         telemetry.result() | {"start_s": team.start_s},
         telemetry.flags(),
         telemetry.invalid,
+        worst_path(outcome.path for outcome in outcomes),
     )
 
 
@@ -223,8 +256,8 @@ class _Team:
         self._selector.register(ours, EVENT_READ, replica)
 
     def pids(self) -> set[int]:
-        """Of its processes and of its rivals'."""
-        return self._pids | self.others
+        """Of its processes, with those that they have made, and of its rivals'."""
+        return self._pids | descendants(self._pids) | self.others
 
     def answers(self, closed: int, emit: Callable[[Reply], None]) -> Failure | list[WorkerMessage]:
         """Every worker's answer in the order of replicas, or the first failure."""

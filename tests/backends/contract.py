@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpubench.backends.base import Backend, Session
+from gpubench.loader.ring import Ring
 from tests.backends import tiny
 
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "amp": 5e-2, "int8": 0.2}
@@ -85,9 +86,54 @@ def check_pipelining(session: Session, batch: int, precision: str) -> None:
     assert same(session.copy_out(), expected, TOLERANCE[precision])
 
 
+def slots(batch: int, count: int = 3) -> list[Any]:
+    """Arrays as the loader's: page-aligned, in memory that processes share."""
+    return Ring(count, batch, tiny.CROP, 1, encoded=False).slots
+
+
+def check_attached(session: Session, arrays: list[Any], batch: int, precision: str) -> None:
+    """Right answers from attached arrays in turn, mixed with others; or `attach` says no."""
+    attach = getattr(session, "attach", None)
+    if attach is None:
+        return
+    tolerance = TOLERANCE[precision]
+    assert not attach([np.zeros((batch + 1, 3, tiny.CROP, tiny.CROP), np.float32)])
+    taken = attach(arrays)
+    for seed in range(9):
+        array = arrays[seed % len(arrays)] if seed % 4 else np.empty_like(arrays[0])
+        array[...] = tiny.images(batch, seed)
+        assert same(answer(session, array), tiny.reference(array), tolerance)
+    if not taken or session.facts.get("cuda"):
+        return
+    session.copy_in(arrays[0])
+    arrays[0][...] = tiny.images(batch, seed=20)  # nothing was copied: the run reads this
+    session.run()
+    session.sync()
+    assert same(session.copy_out(), tiny.reference(arrays[0]), tolerance)
+
+
+def check_fetching(session: Session, batch: int, precision: str) -> None:
+    """Logits of a batch are collected while the next one runs."""
+    if not hasattr(session, "enqueue_out"):
+        return
+    session.copy_in(tiny.images(batch, 0))
+    session.run()
+    ticket = session.enqueue_out()
+    for seed in range(1, 6):
+        session.copy_in(tiny.images(batch, seed))
+        session.run()
+        after = session.enqueue_out()
+        expected = tiny.reference(tiny.images(batch, seed - 1))
+        assert same(session.collect(ticket), expected, TOLERANCE[precision])
+        ticket = after
+    session.collect(ticket)
+
+
 def check(backend: Backend, session: Session, batch: int, precision: str) -> None:
     """Everything above; answers only where the backend computes any."""
     check_shapes(session, batch)
     if getattr(backend, "computes", True):
         check_answers(session, batch, precision)
         check_pipelining(session, batch, precision)
+        check_attached(session, slots(batch), batch, precision)
+        check_fetching(session, batch, precision)

@@ -77,6 +77,9 @@ def test_open_compiles_nothing_and_recompiling_is_counted(
 
         before = session.counters()
         contract.answer(session, tiny.images(2))
+        arrays = contract.slots(2)
+        assert session.attach(arrays)
+        contract.check_attached(session, arrays, 2, "fp32")
         assert session.counters() == before
         _try_another_shape(session)
         assert session.counters()["recompilations"] == before["recompilations"] + 1
@@ -99,4 +102,4 @@ def _try_another_shape(session: TorchSession) -> None:
     from torch._dynamo.exc import RecompileError
 
     with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(RecompileError):
-        session._forward(session._input[:1].clone())
+        session._forward(session._input.tensor[:1].clone())
