@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.answers import Parity
+from gpubench.answers import Parity, PathCheck
 from gpubench.record import FAILURES, Record, RecordFile
 from gpubench.samples import window_slices
 from gpubench.suite import Cell, Policy
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
+WRONG = ("parity", "accuracy")
+"""Kinds of failure by answers alone: what was timed is shown, but never ranked."""
 WIDE = "budget ended before the target width"
 """Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
 
@@ -58,7 +60,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def timed(self) -> list[Record]:
         """Records with timings that may be shown: ok, or failed only for their answers."""
-        return [r for r in self.records if r.replicas and (r.status == "ok" or r.kind == "parity")]
+        return [r for r in self.records if r.replicas and (r.status == "ok" or r.kind in WRONG)]
 
     @cached_property
     def broken(self) -> list[Record]:
@@ -70,7 +72,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """'ok' (at least one good repeat, none wrong), 'failed: <kind>', a skip, or 'missing'."""
         if not self.records:
             return "missing"
-        wrong = [r for r in self.broken if r.kind == "parity"]
+        wrong = [r for r in self.broken if r.kind in WRONG]
         if len(self.broken) < len(self.records) and not wrong:
             return "ok"
         worst = (wrong or self.broken)[0]
@@ -155,10 +157,16 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         checks = [r.parity for r in self.records if r.parity is not None]
         return min(checks, key=_badness, default=None)
 
+    @cached_property
+    def path(self) -> PathCheck | None:
+        """Boundary ``pipeline``: the worst check of the whole path of all repeats."""
+        checks = [r.path for r in self.records if r.path is not None]
+        return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
 
-def _badness(parity: Parity) -> tuple[bool, float]:
+
+def _badness(parity: Parity) -> tuple[bool, bool, float]:
     error = parity.relative_error
-    return parity.passed, -math.inf if error is None else -error
+    return parity.passed, parity.accurate, -math.inf if error is None else -error
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -322,7 +330,8 @@ def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
 def _axes(s: Summary) -> tuple[object, ...]:
     c = s.cell
     return (s.run, c.device, c.model, c.weights, c.images, c.precision, c.batch_size, c.replicas,
-            c.replicas_per_device, c.cores, c.scenario, c.boundary, c.dispatch)  # fmt: skip
+            c.replicas_per_device, c.cores, c.scenario, c.boundary, c.dispatch, c.decoder, c.loader,
+            c.loader_cores, c.labels)  # fmt: skip
 
 
 def rated(summaries: Sequence[Summary]) -> list[Summary]:

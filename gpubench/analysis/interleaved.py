@@ -293,7 +293,7 @@ def label(baseline: Cell, candidate: Cell) -> str:
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
 
 
-_UNSAID = ("1/device", "compute", "independent")
+_UNSAID = ("1/device", "compute", "independent", "no decoder", "auto", "0 loading")
 """Where both arms have it, as in `Cell.label`."""
 
 
@@ -302,4 +302,11 @@ def _words(c: Cell, same: bool) -> list[str]:
     options = "" if same else ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
     backend = f"{c.backend} ({options})" if options else c.backend
     return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
-            f"{c.replicas_per_device}/device", c.scenario, c.boundary, c.dispatch]  # fmt: skip
+            f"{c.replicas_per_device}/device", c.scenario, c.boundary, c.dispatch,
+            *_path(c)]  # fmt: skip
+
+
+def _path(c: Cell) -> list[str]:
+    if c.boundary != "pipeline":
+        return ["no decoder", "auto", "0 loading"]
+    return [c.decoder, c.loader, f"{c.loader_cores} loading"]

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gpubench.analysis import answertable
 from gpubench.analysis.cells import Summary, flags_of, problems
 from gpubench.analysis.stats import Estimate
 from gpubench.answers import Parity
@@ -164,6 +165,8 @@ class Result:
         """JSON-able; times in s."""
         found = {"cell": self.cell.key, "label": self.label, **self._about}
         found["parity"] = msgspec.to_builtins(self.parity)
+        found["path"] = msgspec.to_builtins(self._summary.path)
+        found["accuracy"] = msgspec.to_builtins(answertable.accuracy(self._summary))
         found["flags"] = list(self.flags)
         if not self._timed or not self.rounds_s:
             return found

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.analysis.cells import Summary, summarise
+from gpubench.analysis.cells import WRONG, Summary, summarise
 from gpubench.errors import GpubenchError
 from gpubench.pytest_plugin.result import why_failed, why_skipped
 from gpubench.record import RECORDS, Record, RecordFile, read
@@ -108,7 +108,7 @@ class Run:
         summary = self.summary(cell)
         failure = why_failed(summary)
         if failure:
-            crashed = any(r.status == "failed" and r.kind != "parity" for r in summary.records)
+            crashed = any(r.status == "failed" and r.kind not in WRONG for r in summary.records)
             log = f"\n  log: {self._log}" if crashed and self._log else ""
             return "", escape.terminal(failure + log)
         skip = escape.terminal(why_skipped(summary))

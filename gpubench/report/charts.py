@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.cells import Summary, flags_of, rated
+from gpubench.analysis.layout import Column
 from gpubench.analysis.scaling import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Column
 from gpubench.report import headline, show
 
 COLOURS = 8
@@ -61,6 +61,9 @@ def _variant(s: Summary) -> str:
     words: list[str] = [c.precision]
     words += [f"{c.replicas_per_device}/device"] if c.replicas_per_device > 1 else []
     words += [c.dispatch] if c.dispatch != "independent" else []
+    if c.boundary == "pipeline":
+        words += [c.decoder] + ([c.loader] if c.loader != "auto" else [])
+        words += [f"{c.loader_cores} loading"] if c.loader_cores else []
     return " ".join(words + [f"{k}={v}" for k, v in sorted(c.options.items())])
 
 

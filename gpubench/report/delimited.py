@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gpubench import escape
-from gpubench.analysis import stats
+from gpubench.analysis import answertable, stats
 from gpubench.analysis.cells import (
     QUANTILES,
     Problem,
@@ -23,13 +23,14 @@ from gpubench.analysis.cells import (
 )
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.gauges import GAUGES, peak
+from gpubench.analysis.pathtables import data_rates, staged
 from gpubench.analysis.scaling import job_of
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import accuracy
 from gpubench.record import RecordFile
 
 CELL = ("backend", "device", "model", "weights", "images", "precision", "batch_size", "replicas",
-        "cores", "scenario", "boundary", "replicas_per_device", "dispatch")  # fmt: skip
+        "cores", "scenario", "boundary", "replicas_per_device", "dispatch", "decoder", "loader",
+        "loader_cores")  # fmt: skip
 HEAD = ("run", "cell", *CELL, "options", "status", "reason", "remedy", "flags", "metric", "unit",
         "value", "low", "high", "n", "note")  # fmt: skip
 
@@ -117,4 +118,30 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
         yield "relative error", "ratio", Estimate(value=error, n=s.parity.images, why=why)
         yield "top-1 agreement", "ratio", Estimate(value=s.parity.top1_agreement, n=s.parity.images)
         if s.parity.labelled:
-            yield "accuracy", "ratio", accuracy(s)
+            yield "accuracy", "ratio", answertable.computed(s)
+            yield "accuracy of the reference", "ratio", answertable.reference(s)
+            yield "accuracy drop", "points", Estimate(value=answertable.drop(s))
+        if s.parity.reference_correct5:
+            yield "top-5 accuracy", "ratio", answertable.accuracy5(s)
+    yield from _path(s)
+
+
+def _path(s: Summary) -> Iterator[tuple[str, str, Estimate]]:
+    """Boundary ``pipeline``: its stages and what it changes of the answers."""
+    for _, b in staged([s]):
+        for name, ns in b.stages.items():
+            yield f"stage {name}", "ns", Estimate(value=ns)
+        yield "stages one after another", "ns", Estimate(value=b.serial_ns)
+        yield "stages overlapped", "ns", Estimate(value=b.overlapped_ns)
+        yield "rate of the slower side", "ratio", Estimate(value=b.share_of_slowest, why=b.group)
+        free = Estimate(value=b.images_per_s_if_free, why=b.bottleneck)
+        yield "images/s if the bottleneck were free", "images/s", free
+        one = stats.geometric_mean(list(data_rates([s]).values()))
+        yield "data stages of one core", "images/s", one
+    if s.path:
+        n = s.path.images
+        yield "largest input difference", "steps", Estimate(value=s.path.max_difference, n=n)
+        yield "mean input difference", "steps", Estimate(value=s.path.mean_difference, n=n)
+        yield "path top-1 agreement", "ratio", Estimate(value=s.path.top1_agreement, n=n)
+        if s.path.labelled:
+            yield "path accuracy", "ratio", answertable.of_path(s)

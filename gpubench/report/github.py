@@ -17,9 +17,10 @@ import msgspec
 from gpubench import escape
 from gpubench.analysis.cells import Problem, problems, summarise
 from gpubench.analysis.compare import Comparison
-from gpubench.analysis.tables import Table, of_cells
+from gpubench.analysis.layout import Table
+from gpubench.analysis.tables import of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, markdown, show, verdicts
+from gpubench.report import headline, markdown, pathview, show, verdicts
 from gpubench.report.exports.wording import sentence
 from gpubench.suite import Rule
 
@@ -69,6 +70,7 @@ def run_summary(files: Sequence[RecordFile]) -> str:
     verdict = ", ".join(f"{n} {word}" for n, word in bad if n) or "nothing failed"
     lines = [f"## gpubench {markdown.escape(_short(show.title(files)))}: {verdict}", ""]
     lines += [f"- {markdown.escape(_short(line))}" for line in headline.lines(summaries)]
+    lines += [f"- {markdown.escape(line)}" for line in pathview.headline(summaries)]
     lines += [
         f"- **{markdown.escape(_short(flag))}** ({n} cells): {markdown.escape(show.meaning(flag))}"
         for flag, n in headline.flags(summaries)

@@ -9,8 +9,8 @@ from typing import Literal
 from msgspec import Struct
 
 from gpubench.analysis.cells import Summary, flags_of, invalidated, rated
+from gpubench.analysis.layout import Column
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Column
 from gpubench.report import show
 
 Measure = Literal["throughput", "latency"]
@@ -90,6 +90,9 @@ def where(s: Summary) -> str:
     c, many = s.cell, "" if s.cell.replicas == 1 else "s"
     many += f", {c.replicas_per_device} per device" if c.replicas_per_device > 1 else ""
     many += f", {c.dispatch}" if c.dispatch != "independent" else ""
+    many += f", {c.decoder} decoding" if c.boundary == "pipeline" else ""
+    many += f", {c.loader}" if c.boundary == "pipeline" and c.loader != "auto" else ""
+    many += f", {c.loader_cores} loading" if c.loader_cores else ""
     options = "".join(f", {k}={v}" for k, v in sorted(c.options.items()))
     return f"{c.backend} {c.precision}, batch {c.batch_size}, {c.replicas} replica{many}{options}"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from gpubench import __version__, escape
 from gpubench.analysis.changepoints import SHORTEST
 from gpubench.analysis.history import Change, Point, Trend
-from gpubench.analysis.tables import Column, Table
+from gpubench.analysis.layout import Column, Table
 from gpubench.errors import InputError
 from gpubench.report import show
 from gpubench.report.headline import COLUMNS

@@ -11,7 +11,7 @@ from gpubench.analysis.compare import Comparison, caveat, compare, exit_code
 from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.tables import of_cells
 from gpubench.record import RecordFile
-from gpubench.report import shortfalls, verdicts
+from gpubench.report import differing, pathview, shortfalls, verdicts
 from gpubench.suite import Rule
 
 FORMAT = 1
@@ -20,7 +20,8 @@ FORMAT = 1
 
 def render(files: Sequence[RecordFile]) -> str:
     """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}],
-    scaling: [{run, cell, one, scaling, efficiency, shown, why_not, causes, not_recorded}]}``.
+    scaling: [{run, cell, one, scaling, efficiency, shown, why_not, causes, not_recorded}],
+    paths: [{run, cell, breakdown, facts}], disagreements: [{run, cells, disagreeing, images}]}``.
 
     The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives.
     """
@@ -32,6 +33,8 @@ def render(files: Sequence[RecordFile]) -> str:
     found = diagnose(summaries)
     made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": of_cells(summaries, found)}
     made["scaling"] = shortfalls.plain(found)
+    made["paths"] = pathview.plain(summaries)
+    made["disagreements"] = differing.plain(summaries)
     if sides := verdicts.arms(files):
         made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(*sides))
     return _text(made)

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 
 from gpubench import escape as escaping
-from gpubench.analysis.cells import run_names, summarise
+from gpubench.analysis.cells import Summary, run_names, summarise
 from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.analysis.tables import SCALING, Table, of_cells
+from gpubench.analysis.layout import Table
+from gpubench.analysis.tables import SCALING, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, shortfalls, show, verdicts
+from gpubench.report import differing, headline, pathview, shortfalls, show, verdicts
 from gpubench.suite import Rule
 
 OPEN_ROWS = 30
@@ -42,7 +43,8 @@ def render(files: Sequence[RecordFile]) -> str:
     if sides := verdicts.arms(files):
         verdict = comparison(compare(*sides), rule=verdicts.rule_of(*sides)).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
-    lines += ["", *(f"- {escape(line)}" for line in headline.lines(summaries)), ""]
+    told = [*headline.lines(summaries), *pathview.headline(summaries)]
+    lines += ["", *(f"- {escape(line)}" for line in told), ""]
     flags = headline.flags(summaries)
     if flags:
         lines += ["**Flags in this report**", ""]
@@ -52,6 +54,7 @@ def render(files: Sequence[RecordFile]) -> str:
     for made in of_cells(summaries, found):
         lines += [*_section(made), ""]
         lines += _shortfalls(found) if made.title == SCALING else []
+    lines += _differing(summaries)
     return "\n".join([*lines, *_ending(files)]) + "\n"
 
 
@@ -120,6 +123,16 @@ def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
         body = ["<details>", f"<summary>{len(shown)} shortfalls</summary>", "", *body, "",
                 "</details>"]  # fmt: skip
     return [f"### {shortfalls.TITLE}", "", shortfalls.NOTE, "", *body, ""] if shown else []
+
+
+def _differing(summaries: Sequence[Summary]) -> list[str]:
+    found = differing.groups(summaries)
+    body = []
+    for group in found:
+        told = [f"- {escape(line)}" for line in differing.lines(group, len(group.images))]
+        head = f"<summary>{escape(group.head)}</summary>"
+        body += ["<details>", head, "", *told, "", "</details>", ""]
+    return [f"## {differing.TITLE}", "", differing.NOTE, "", *body] if found else []
 
 
 def _ending(files: Sequence[RecordFile]) -> list[str]:

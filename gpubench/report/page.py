@@ -17,13 +17,16 @@ from gpubench import __version__, escape
 from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import diagnose
+from gpubench.analysis.layout import Column, Table
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Column, Table, of_cells
+from gpubench.analysis.tables import of_cells
 from gpubench.record import RecordFile
 from gpubench.report import (
     charts,
+    differing,
     forest,
     headline,
+    pathview,
     series,
     shortfalls,
     show,
@@ -43,7 +46,7 @@ WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "
 """Columns of short words that stay on one line."""
 WIDE = ("limited by",)
 
-SCRIPTS = ("page.js", "charts.js", "verdict.js", "samples.js")
+SCRIPTS = ("page.js", "charts.js", "path.js", "verdict.js", "samples.js")
 
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
@@ -125,7 +128,9 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
     found = diagnose(summaries)
     drawn = charts.build(summaries)
     samples = series.build(summaries)
-    drawn |= {"verdict": evidence or None, "samples": samples}
+    path = pathview.page(summaries)
+    drawn |= {"verdict": evidence or None, "samples": samples, "path": path}
+    lines = pathview.headline(summaries)
     headers = {name: f.header for name, f in zip(run_names(files), files, strict=True)}
     commands = dict.fromkeys(show.command(header) for header in headers.values())
     of_cell = {s.key: show.command(headers[s.run], s.key) for s in reversed(summaries)}
@@ -148,6 +153,8 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
         counts=headline.counts(summaries),
         flags=marks,
         charts=drawn["charts"],
+        path=path | {"headline": lines} if path or lines else {},
+        differing=differing.page(summaries),
         differences=show.differences(files),
         shortfalls=shortfalls.page(found),
         tables=[table(t, of_cell) for t in of_cells(summaries, found)],

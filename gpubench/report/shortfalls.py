@@ -7,7 +7,7 @@ from typing import Any
 
 from gpubench.analysis.cells import flags_of
 from gpubench.analysis.diagnosis import Cause, Diagnosis
-from gpubench.analysis.tables import Column
+from gpubench.analysis.layout import Column
 from gpubench.report import show
 from gpubench.units import percent
 

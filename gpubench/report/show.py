@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from gpubench import units
 from gpubench.analysis.cells import WIDE
+from gpubench.analysis.layout import Column, Part
 from gpubench.analysis.stats import Estimate, repeats
-from gpubench.analysis.tables import Column
 from gpubench.escape import line as line  # every table's text goes through it
 from gpubench.record import FAILURES, FLAGS, Header, RecordFile
 
@@ -32,7 +32,9 @@ STATUSES = {
     WIDE: "the interval is wider than policy.target_half_width, and more repeats were allowed",
 }
 
-_SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"), "MHz": (1.0, " MHz"),
+_SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"),
+          "share": (100.0, " %"), "share of n": (100.0, " %"), "points": (1.0, " points"),
+          "steps": (1.0, ""), "MHz": (1.0, " MHz"),
           "°C": (1.0, " °C"), "W": (1.0, " W")}  # fmt: skip
 _STEPS = {
     "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
@@ -52,6 +54,8 @@ def show(value: Any, column: Column) -> Shown:
     """Any value that `Table.rows` may hold."""
     if isinstance(value, Estimate):
         return _estimate(value, column.unit)
+    if isinstance(value, Part):
+        return Shown(show(value.value, column).main, units.percent(value.share, 0))
     if isinstance(value, list):
         return Shown(", ".join(show(v, column).main for v in value) or NOTHING)
     if value is None or value == "":
@@ -75,7 +79,8 @@ def _estimate(e: Estimate, unit: str) -> Shown:
     main = _fixed(value, decimals) + suffix
     if e.low is None or e.high is None:
         return Shown(main, e.why.partition(":")[0])
-    return Shown(main, f"[{_fixed(e.low * factor, decimals)}, {_fixed(e.high * factor, decimals)}]")
+    bounds = f"[{_fixed(e.low * factor, decimals)}, {_fixed(e.high * factor, decimals)}]"
+    return Shown(main, f"{bounds} of {e.n:,}" if unit == "share of n" else bounds)
 
 
 def _fixed(value: float, decimals: int) -> str:
@@ -99,6 +104,8 @@ def compact(value: Any, column: Column, *, single: bool = False) -> str:
 
     ``single``: leave '(1 repeat)' out, because a note says it of all.
     """
+    if column.unit.startswith("share"):  # near 0 and 1 an interval is lopsided
+        return full(value, column)
     shown = show(value, column)
     half = value.relative_half_width if isinstance(value, Estimate) else None
     if half is None:

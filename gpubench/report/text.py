@@ -27,10 +27,12 @@ from gpubench.analysis.cells import (
 )
 from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
+from gpubench.analysis.layout import Column, Table
+from gpubench.analysis.pathtables import STAGES, skipped
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import SCALING, Column, Table, of_cells
+from gpubench.analysis.tables import SCALING, of_cells
 from gpubench.record import RecordFile
-from gpubench.report import headline, shortfalls, show, verdicts
+from gpubench.report import differing, headline, pathview, shortfalls, show, verdicts
 from gpubench.suite import Rule
 from gpubench.units import percent
 
@@ -43,7 +45,7 @@ NARROW = {
 }
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 SHORTFALLS = 10
-"""Lines on scaling at the end of a run, at most; the worst come first."""
+"""Lines on scaling, and on whole paths, at the end of a run, at most; the worst come first."""
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
@@ -60,13 +62,16 @@ def render(files: Sequence[RecordFile]) -> str:
         console.print()
     summaries = summarise(files)
     found = diagnose(summaries)
-    for line in [*headline.lines(summaries), *show.differences(files)]:
+    told = [*headline.lines(summaries), *pathview.headline(summaries)]
+    for line in [*told, *show.differences(files)]:
         console.print(Text(show.line(line)))
     for made in of_cells(summaries, found):
         console.print()
-        console.print(grid(made))
+        console.print(_stages(made, summaries) if made.title == STAGES else grid(made))
         if made.title == SCALING and (short := shortfalls.shown(found)):
             console.print(_shortfalls(short))
+    for group in differing.groups(summaries):
+        console.print(_differing(group))
     for flag, n in headline.flags(summaries):
         console.print(Text(show.line(f"{flag} ({n} cells): {show.meaning(flag)}")))
     for file in files:
@@ -88,6 +93,19 @@ def _shortfalls(found: Sequence[tuple[str, Diagnosis]]) -> RenderableType:
         told += filter(None, [shortfalls.lacks(d)])
         parts += [Padding(Text(show.line(text)), (0, 0, 0, 2)) for text in told]
     return Group(*parts)
+
+
+def _stages(table: Table, summaries: Sequence[Summary]) -> RenderableType:
+    """A line for each cell: so many columns would break."""
+    told = [Text(show.line(line)) for line in pathview.lines(summaries)]
+    notes = [Text(show.line(note), style="dim") for note in table.notes]
+    return Group(Text(show.line(table.title), style="bold"), *told, *notes)
+
+
+def _differing(group: differing.Group) -> RenderableType:
+    told = [Padding(Text(show.line(line)), (0, 0, 0, 2)) for line in differing.lines(group)]
+    head = Text(show.line(f"{differing.TITLE}: {group.head}"), style="bold")
+    return Group(Text(), head, *told)
 
 
 def grid(table: Table) -> RenderableType:
@@ -150,16 +168,22 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     note += " agree: top-1 with the reference; right: with the labels."
     parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
     parts += _problems(summaries)
-    parts += [Text(show.line(line)) for line in headline.lines(summaries)]
-    falls = shortfalls.lines(diagnose(summaries))
-    more = len(falls) - SHORTFALLS
-    falls[SHORTFALLS:] = [f"{more} more: gpubench report"] if more > 0 else []
-    parts += [Text(show.line(f"Scaling: {line}")) for line in falls]
-    said = show.differences(files)
+    told = [*headline.lines(summaries), *pathview.headline(summaries)]
+    told += _most([f"Path: {line}" for line in pathview.lines(summaries)])
+    parts += [Text(show.line(line)) for line in told]
+    falls = [f"Scaling: {line}" for line in shortfalls.lines(diagnose(summaries))]
+    parts += [Text(show.line(line)) for line in _most(falls)]
+    said = skipped(summaries)
+    said += show.differences(files)
     said += [f"{f} ({n} cells): {show.meaning(f)}" for f, n in headline.flags(summaries)]
     said += [f"Note: {note}" for file in files for note in file.notes]
     parts += [Text(show.line(words), style="yellow") for words in said]
     return Group(*parts)
+
+
+def _most(lines: list[str]) -> list[str]:
+    more = len(lines) - SHORTFALLS
+    return lines[:SHORTFALLS] + ([f"{more} more: gpubench report"] if more > 0 else [])
 
 
 def _speedup(s: Summary, bases: dict[int, Summary]) -> Estimate:

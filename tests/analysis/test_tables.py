@@ -5,8 +5,9 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.analysis.cells import WIDE, Summary, flags_of, summarise
+from gpubench.analysis.layout import Table
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import Table, build
+from gpubench.analysis.tables import build
 from gpubench.measure.protocol import repeats_needed
 from gpubench.record import Record, RecordFile
 from gpubench.samples import Samples
@@ -320,9 +321,11 @@ def test_cost_pools_scenarios_and_adds_up():
 def test_answers_show_the_worst_repeat_and_a_wilson_interval():
     rng = np.random.default_rng(0)
     records = [make.record(make.cell(), n, rng, passed=n != 1) for n in range(3)]
-    found = rows(tables(RecordFile("x", make.header([make.cell()]), records))["Answers"])[0]
+    made = tables(RecordFile("x", make.header([make.cell()]), records))
+    found = rows(made["Answers"])[0]
     assert found["answers"] == "WRONG"
     assert found["relative error"] == 0.31
+    found = rows(made["Accuracy"])[0]
     assert found["accuracy"].value == 12 / 32
     assert found["accuracy"].n == 32
     assert found["reference"] == 30 / 32

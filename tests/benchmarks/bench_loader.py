@@ -1,4 +1,4 @@
-"""The loader: memory over a large folder, what it adds to decoding, and hand-over without copies."""
+"""The loader: memory over a large folder, what it adds to decoding, hand-over without copies."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from gpubench import escape
 from gpubench.analysis.cells import Problem, Summary, flags_of, problems_of, summarise
 from gpubench.analysis.compare import CODES, Comparison
-from gpubench.analysis.tables import Column
+from gpubench.analysis.layout import Column
 from gpubench.record import RecordFile
 from gpubench.report import show, verdicts
 from gpubench.report.exports.wording import sentence

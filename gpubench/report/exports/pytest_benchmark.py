@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from gpubench import escape
+from gpubench.analysis import answertable
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.errors import InputError
 from gpubench.record import Header, RecordFile
@@ -43,10 +44,12 @@ def render(files: Sequence[RecordFile]) -> bytes:
 
 def _benchmark(name: str, s: Summary) -> dict[str, Any]:
     c = s.cell
-    path = c.boundary if c.boundary != "compute" else ""
+    boundary = c.boundary if c.boundary != "compute" else ""
+    path = {"decoder": c.decoder, "loader": c.loader, "loader_cores": c.loader_cores}
+    path = path if c.boundary == "pipeline" else {}
     shared = f"{c.replicas_per_device}/device" if c.replicas_per_device > 1 else ""
     dispatch = c.dispatch if c.dispatch != "independent" else ""
-    work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", shared, path, dispatch]
+    work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", shared, boundary, dispatch]
     return {
         "group": " ".join([c.scenario, *filter(None, work)]),
         "name": name,
@@ -54,7 +57,8 @@ def _benchmark(name: str, s: Summary) -> dict[str, Any]:
         "params": {
             "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
             "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,
-            "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch, **c.options,
+            "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch,
+            **path, **c.options,
         },
         "param": c.label,
         "extra_info": _extra(s),
@@ -90,6 +94,8 @@ def _extra(s: Summary) -> dict[str, Any]:
         "interval_95": interval(own),
         "flags": flags_of(s),
         "parity": s.parity,
+        "path": s.path,
+        "accuracy": answertable.accuracy(s),
     }
 
 

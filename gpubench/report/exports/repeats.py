@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXT, COUNT, NUMBER, TRUTH = "string", "Int64", "Float64", "boolean"
-_CELL_COUNTS = ("batch_size", "replicas", "cores", "replicas_per_device")
+_CELL_COUNTS = ("batch_size", "replicas", "cores", "replicas_per_device", "loader_cores")
 
 COLUMNS: dict[str, str] = {
     "run": TEXT, "suite": TEXT, "session": TEXT, "arm": TEXT, "fingerprint": TEXT, "cell": TEXT,
@@ -35,7 +35,9 @@ COLUMNS: dict[str, str] = {
     "latency_max_ns": NUMBER, "images_per_s": NUMBER, "samples": COUNT, "truncated": COUNT,
     "iterations_per_sample": COUNT, "stop_reason": TEXT, "prepare_ns": COUNT, "open_ns": COUNT,
     "first_inference_ns": COUNT, "peak_host_bytes": COUNT, "parity_passed": TRUTH,
-    "relative_error": NUMBER, "top1_agreement": NUMBER,
+    "relative_error": NUMBER, "top1_agreement": NUMBER, "labelled": COUNT, "correct": COUNT,
+    "reference_correct": COUNT, "path_agreement": NUMBER, "path_labelled": COUNT,
+    "path_correct": COUNT,
 }  # fmt: skip
 """Name -> type in the frame. ``options`` is JSON; several flags are separated by '; '."""
 
@@ -96,7 +98,12 @@ def _repeat(s: Summary, r: Record) -> dict[str, Any]:
     }  # fmt: skip
     if r.parity:
         told |= {"parity_passed": r.parity.passed, "relative_error": r.parity.relative_error,
-                 "top1_agreement": r.parity.top1_agreement}  # fmt: skip
+                 "top1_agreement": r.parity.top1_agreement, "labelled": r.parity.labelled,
+                 "correct": r.parity.correct,
+                 "reference_correct": r.parity.reference_correct}  # fmt: skip
+    if r.path:
+        told |= {"path_agreement": r.path.top1_agreement, "path_labelled": r.path.labelled,
+                 "path_correct": r.path.correct}  # fmt: skip
     return told | _timings(r) if r.replicas else told
 
 

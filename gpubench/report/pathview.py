@@ -1,0 +1,161 @@
+"""The whole path for people: a line for each pipeline cell, and its stages as stacked bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpubench.analysis import pathtables
+from gpubench.analysis.cells import Summary, flags_of, rated
+from gpubench.analysis.layout import Column
+from gpubench.analysis.stages import Breakdown
+from gpubench.report import show
+from gpubench.report.charts import COLOURS, CONFIG
+from gpubench.units import duration, percent, significant
+
+MOST = 40
+"""Bars of one chart; the table holds all."""
+LEAST_SHARE = 0.01
+"""Stages below it are pooled in a line of text."""
+_RATE = Column(name="images/s", unit="images/s")
+TITLES = {
+    "latency": "Stages of one batch, one after another",
+    "throughput": "Stages of one batch, and the time that they take overlapped",
+}
+
+
+def headline(summaries: Sequence[Summary]) -> list[str]:
+    """'A compute-only number leaves out 22 % to 67 % of the whole path's latency.'"""
+    measured = {
+        "latency": [s for s in summaries if s.cell.scenario == "latency" and s.medians],
+        "throughput": [s for s in rated(summaries) if s.cell.scenario == "throughput"],
+    }
+    lines = []
+    for name, rows in measured.items():
+        if found := _range(rows):
+            what = "latency" if name == "latency" else "time for each image at full load"
+            lines.append(f"A compute-only number leaves out {found} of the whole path's {what}.")
+    return lines
+
+
+def _range(rows: Sequence[Summary]) -> str:
+    """'22 % to 67 %' of what lies beside each other in ``rows``; '' where nothing does."""
+    sides = [x for x in pathtables.beside(rows) if {"compute", "pipeline"} <= {*x}]
+    shares = [e.value for x in sides if (e := pathtables.hidden(x)).value is not None]
+    ends = list(dict.fromkeys(percent(v, 0) for v in (min(shares), max(shares)))) if shares else []
+    return " to ".join(ends)
+
+
+def lines(summaries: Sequence[Summary]) -> list[str]:
+    """Of each pipeline cell: its stages, what they add up to, and what holds it back."""
+    several = len({s.run for s in summaries}) > 1
+    found = pathtables.staged(summaries)
+    return [_line(f"{s.run}: " if several else "", s, b) for s, b in found]
+
+
+def _line(run: str, s: Summary, b: Breakdown) -> str:
+    shares = {k: b.stages[k] / b.serial_ns for k in pathtables.order([(s, b)])}
+    told = [f"{pathtables.named(k)} {duration(b.stages[k])} ({percent(v, 0)})"
+            for k, v in shares.items() if v >= LEAST_SHARE]  # fmt: skip
+    rest = sum(v for v in shares.values() if v < LEAST_SHARE)
+    told += [f"the rest {percent(rest, 0)}"] if rest >= LEAST_SHARE / 2 else []
+    text = f"{run}{s.cell.label}: {', '.join(told)}: {duration(b.serial_ns)} one after another"
+    if b.overlapped_ns is not None:
+        text += f", {duration(b.overlapped_ns)} overlapped"
+    if b.share_of_slowest is not None:
+        text += f" ({percent(b.share_of_slowest, 0)} of the {b.group} alone)"
+    free = f"{significant(b.images_per_s_if_free)} images/s"
+    text += f". Bottleneck {pathtables.named(b.bottleneck)}: {free} if it were free"
+    text += f", {show.show(s.throughput, _RATE).main} measured"
+    cores = pathtables.divided(s)
+    flags = flags_of(s)
+    text += f". Cores: {cores}" if cores else ""
+    return text + (f"; flagged {', '.join(flags)}." if flags else ".")
+
+
+def plain(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Every breakdown as JSON-able values, with what the record says of the path."""
+    return [
+        {"run": s.run, "cell": s.key, "breakdown": b, "facts": pathtables.facts(s)}
+        for s, b in pathtables.staged(summaries)
+    ]
+
+
+def page(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """``{steps: [(name, colour)], charts: [{id, title, left_out, spec}]}``; {} without a path."""
+    found = pathtables.staged(summaries)
+    if not found:
+        return {}
+    steps = pathtables.order(found)
+    colours = [f"var(--s{n % COLOURS})" for n in range(len(steps))]
+    charts = []
+    for scenario, title in TITLES.items():
+        rows = [(s, b) for s, b in found if s.cell.scenario == scenario]
+        rows.sort(key=lambda row: _per_image(row[0], row[1].overlapped_ns or row[1].serial_ns))
+        if rows:
+            charts.append({
+                "id": f"stages-{scenario}", "title": title, "left_out": len(rows[MOST:]),
+                "spec": _spec(_points(rows[:MOST], steps), len(steps), colours),
+            })  # fmt: skip
+    names = [pathtables.named(step) for step in steps]
+    return {"steps": list(zip(names, colours, strict=True)), "charts": charts}
+
+
+def _per_image(s: Summary, ns: float) -> float:
+    """Milliseconds."""
+    return ns / s.cell.batch_size / 1e6
+
+
+def _points(rows: Sequence[tuple[Summary, Breakdown]], steps: list[str]) -> list[dict[str, Any]]:
+    several = len({s.run for s, _ in rows}) > 1
+    many = len({(s.cell.model, s.cell.images, s.cell.device) for s, _ in rows}) > 1
+    points: list[dict[str, Any]] = []
+    for at, (s, b) in enumerate(rows):
+        c = s.cell
+        more = f" {c.model} {c.images} {c.device}" if many else ""
+        label = c.label.replace(f" {c.scenario} pipeline", "", 1)
+        name = f"{s.run}: {label}{more}" if several else f"{label}{more}"
+        for n, k in enumerate(steps):
+            if k in b.stages:
+                share = percent(b.stages[k] / b.serial_ns)
+                tip = {"cell": name, "stage": pathtables.named(k), "share": share,
+                       "time per batch": duration(b.stages[k])}  # fmt: skip
+                points.append({"row": at, "name": name, "stage": n, "tip": tip,
+                               "ms": _per_image(s, b.stages[k])})  # fmt: skip
+        if b.overlapped_ns is not None:
+            tip = {"cell": name, "overlapped": f"{duration(b.overlapped_ns)} per batch"}
+            points.append({"row": at, "name": name, "tip": tip,
+                           "overlapped": _per_image(s, b.overlapped_ns)})  # fmt: skip
+    return points
+
+
+def _spec(points: list[dict[str, Any]], steps: int, colours: list[str]) -> dict[str, Any]:
+    """Rows are numbers, so that two cells never share a bar; their names are drawn on top."""
+    y = {"field": "row", "type": "ordinal", "axis": None, "scale": {"paddingInner": 0.55,
+         "paddingOuter": 0.4}}  # fmt: skip
+    x = {"field": "ms", "type": "quantitative", "stack": "zero", "title": "ms per image",
+         "axis": {"format": ",.6~g", "tickCount": 6}}  # fmt: skip
+    colour = {"field": "stage", "type": "nominal", "legend": None,
+              "scale": {"domain": list(range(steps)), "range": colours}}  # fmt: skip
+    tip = {"tooltip": {"field": "tip"}}
+    bars = {
+        "transform": [{"filter": "isValid(datum.ms)"}], "mark": {"type": "bar"},
+        "encoding": {"x": x, "color": colour, "order": {"field": "stage"}, **tip},
+    }  # fmt: skip
+    ticks = {
+        "transform": [{"filter": "isValid(datum.overlapped)"}],
+        "mark": {"type": "tick", "thickness": 3, "color": "var(--ink)", "size": 26},
+        "encoding": {"x": {"field": "overlapped", "type": "quantitative"}, **tip},
+    }  # fmt: skip
+    names = {
+        "transform": [{"aggregate": [], "groupby": ["row", "name"]}],
+        "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": -9, "fontSize": 12,
+                 "color": "var(--ink)", "limit": 900},
+        "encoding": {"x": {"value": 0}, "text": {"field": "name"}},
+    }  # fmt: skip
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container", "height": {"step": 38}, "data": {"values": points},
+        "autosize": {"type": "fit-x", "contains": "padding", "resize": True},
+        "encoding": {"y": y}, "layer": [bars, ticks, names], "config": CONFIG,
+    }  # fmt: skip
