@@ -62,7 +62,7 @@ class _Row(Struct, frozen=True):
 def number(text: str, where: str) -> int:
     """A class number. Raises NoClass; ``where``: for its message."""
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) >= MOST_CLASSES:
-        shown = escape.visible(text if len(text) < 40 else text[:40] + "…")
+        shown = text if len(text) < 40 else text[:40] + "…"
         raise NoClass(f"{where!r} says {shown!r}: expected a class number, 0 to {MOST_CLASSES - 1}")
     return int(text)
 
