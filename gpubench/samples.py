@@ -50,7 +50,7 @@ class Samples(Struct, frozen=True, kw_only=True):
     enqueue_ns: Ns = 0
     """Of the steady samples' time, what the host spent in ``enqueue`` before it began to wait."""
     cpu_ns: Ns = 0
-    """CPU time of the process, all threads, while it sampled."""
+    """CPU time of the process, all threads, and of a loader's, while it sampled."""
     switches: Count = 0
     """Times that the kernel took a core from it while it sampled (involuntary context switches)."""
     late_ns: Offset = 0

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Parts = Mapping[str, Callable[[], object]]
 """Steps of one batch, by name, in their order."""
 
+_Running = tuple[Any, Callable[[Any], object], Any]
+"""A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
+
 TOP = 5
 STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
 """Stages are timed for so long, each so often."""
@@ -141,21 +144,37 @@ class Overlapped:
         self._feed, self._give, self._session, self._data = feed, give, session, data
         self.settle = len(feed.slots)
         self._held: list[Any] = []
+        self._running: _Running | None = None
+        self._enqueue_out: Callable[[], Any] = getattr(session, "enqueue_out", _nothing)
+        self._collect: Callable[[Any], Logits] | None = getattr(session, "collect", None)
 
     def enqueue(self) -> None:
         """Take a batch, compute, answer, give its slot back."""
-        slot = self._feed.next()
-        self._answer(slot)
-        self._feed.release(slot)
+        self._compute(self._feed.next(), self._feed.release)
 
-    def _answer(self, slot: Any) -> None:
+    def _compute(self, slot: Any, release: Callable[[Any], object]) -> None:
+        """Where a session can fetch answers later (CUDA), those of the batch before."""
         self._give(slot)
         self._session.run()
-        self._session.sync()  # from here on nobody reads the slot
-        postprocess(self._session.copy_out())
+        if self._collect is None:
+            self._session.sync()  # from here on nobody reads the slot
+            postprocess(self._session.copy_out())
+            release(slot)
+        else:
+            before, ticket = self._running, self._enqueue_out()
+            self._running = slot, release, ticket
+            self._end(before)
+
+    def _end(self, running: _Running | None) -> None:
+        if running is not None and self._collect is not None:
+            slot, release, ticket = running
+            postprocess(self._collect(ticket))
+            release(slot)
 
     def finish(self) -> None:
-        """Every batch was waited for."""
+        """Answer the batch that is still running, if any."""
+        running, self._running = self._running, None
+        self._end(running)
 
     def hold(self) -> None:
         """Take every slot: the loader has no room, and waits."""
@@ -172,15 +191,19 @@ class Overlapped:
         self.hold()
         found = each_alone(parts(self._data, self._session), self._session.sync, clock)
         held = cycle(self._held)
-        session = _for(seconds, lambda: self._answer(next(held)), 1, clock)
+
+        def compute() -> None:
+            self._compute(next(held), lambda _: None)
+
+        session = _for(seconds, compute, self.finish, self.settle, clock)
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = _for(seconds, self._skip, self.settle, clock)
+        loader = _for(seconds, self._skip, _nothing, self.settle, clock)
         self.hold()
         batches = self.settle * len(loader.durations)  # the mean: several come at once, then none
         found["loader"] = round((loader.end - loader.start) / batches)
-        found["session"] = round(median(session.durations))
+        found["session"] = round(median(session.durations) / self.settle)
         return found
 
     def _skip(self) -> None:
@@ -216,11 +239,17 @@ def each_alone(
     return {name: round(median(ns)) for name, ns in took.items()}
 
 
-def _for(seconds: float, step: Callable[[], object], iterations: int, clock: Clock) -> Trace:
+def _for(
+    seconds: float,
+    step: Callable[[], object],
+    finish: Callable[[], object],
+    iterations: int,
+    clock: Clock,
+) -> Trace:
     """Samples of so many ``step`` each, for so long."""
     return sample(
         step,
-        _nothing,
+        finish,
         iterations=iterations,
         seconds=seconds,
         at_least=LEAST_STAGES,

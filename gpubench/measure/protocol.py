@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from collections.abc import Callable, Sequence
 from itertools import pairwise, repeat
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
 from gpubench.measure.path import Path, each_alone
+from gpubench.processes import cpu_ns, descendants
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class Measured(Struct, frozen=True):
     claim: int = 0
     """Of a job: getting work."""
     cpu: int = 0
-    """CPU time of this process, all threads, from ``start`` to ``end`` (see `_measured`)."""
+    """CPU time of this process, all threads, and of a loader's, from ``start`` to ``end`` (see
+    `_measured`)."""
     switches: int = 0
     """Times that the kernel took a core from it meanwhile."""
 
@@ -190,11 +193,14 @@ def measure_job(
 
 def _take(sampler: Sampler, **settings: Any) -> tuple[Trace, dict[str, int]]:
     """A trace, and what the process used meanwhile (`Measured.cpu`, ``switches``)."""
+    others = descendants([os.getpid()]) if sampler.path else set()
+    others_ns = -cpu_ns(others)
     before = resource.getrusage(resource.RUSAGE_SELF)
     trace = sample(sampler.enqueue, sampler.finish, iterations=sampler.iterations, **settings)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return trace, {"cpu": round(cpu_s * 1e9), "switches": after.ru_nivcsw - before.ru_nivcsw}
+    used = round(cpu_s * 1e9) + others_ns + cpu_ns(others)
+    return trace, {"cpu": used, "switches": after.ru_nivcsw - before.ru_nivcsw}
 
 
 def _measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,7 @@ from gpubench.decoders.difference import difference
 from gpubench.errors import CellFailed
 from gpubench.measure.path import Overlapped, Path, Serial
 from gpubench.run.reader import Cores, DeviceReader, Reader
+from gpubench.workload.pictures import Unusable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,11 +116,19 @@ class Route:
         reader = self._reader
         reader.serve(session)
         if isinstance(reader, Reader) and (attach := getattr(session, "attach", None)):
-            slots = self._loader.slots if self._loader else []
-            self._zero_copy = bool(attach([*slots, reader.images]))
+            self._zero_copy = bool(attach(self._arrays(reader)))
         if self._loader is None:
             return Serial(reader, session)
         return Overlapped(self._loader, reader.give, session, reader)
+
+    def _arrays(self, reader: Reader) -> list[NDArray[np.float32]]:
+        """What a session may take without a copy; of CUDA only what is page-locked."""
+        if self._loader is None:
+            return [reader.images]
+        if self._cell.device == "cpu":
+            return [*self._loader.slots, reader.images]
+        self._loader.release(self._loader.next())  # slots are locked when the first one is asked
+        return self._loader.slots
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -129,10 +139,11 @@ class Route:
             "loader_cores": len(self._loading),
             "session_cores": len(self.session_cores),
             "zero_copy": self._zero_copy,
-            "unusable": len(self._reader.positions.unusable),
+            "skipped": dict(Counter(self._reader.positions.unusable.values())),
         }
         if self._loader:
             found["loader"] = self._loader.facts
+            found["skipped"] = found["loader"]["skipped"]
         if self._request.shared:
             found["core_split"] = {
                 "data_ns": self._request.shared.data_ns,
@@ -154,15 +165,20 @@ class Route:
         answers, differences = [], []
         for begin in range(0, len(asked), batch):
             rows = np.resize(asked[begin : begin + batch], batch)  # the last one may repeat
+            new = min(batch, len(asked) - begin)
             names = [reference.names[i] for i in rows]
-            self._reader.put([reference.encoded(int(i)) for i in rows], names)
+            try:
+                self._reader.put([reference.encoded(int(i)) for i in rows], names)
+            except Unusable as error:
+                raise CellFailed(
+                    "parity",
+                    f"decoder {self._cell.decoder} cannot use a picture that the reference can: "
+                    f"{error}, among {', '.join(map(repr, dict.fromkeys(names[:new])))}",
+                ) from error
             self._reader.hand_over()
             inputs = self._reader.host()
-            new = min(batch, len(asked) - begin)
-            differences += [
-                difference(reference.spec, inputs[row], reference.images[rows[row]])
-                for row in range(new)
-            ]
+            found = difference(reference.spec, inputs[:new], reference.images[rows[:new]])
+            differences += [found] * new
             answers.append(_answers(session)[:new])
         return judge(self._cell.decoder, reference, asked, np.concatenate(answers), differences,
                      policy)  # fmt: skip
@@ -203,6 +219,8 @@ def judge(
     """``logits`` (n, classes) and input ``differences`` of the pool's images ``asked``, (n,)."""
     import numpy as np
 
+    if not np.isfinite(differences).all():
+        raise CellFailed("parity", f"decoder {decoder} gives values that are not finite")
     labels, least = reference.labels[asked], policy.min_path_agreement
     known = labels >= 0
     ranks = (logits > np.take_along_axis(logits, np.maximum(labels, 0)[:, None], 1)).sum(axis=1)

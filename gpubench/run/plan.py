@@ -79,8 +79,8 @@ def make(
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
-        here = next((lacks[part] for part in needs.parts(cell) if part in lacks), None)
-        here = here or _no_room(cell, len(cores), gpus)
+        lacking = next((lacks[part] for part in needs.parts(cell) if part in lacks), None)
+        here = lacking or _no_room(cell, len(cores), gpus)
         lack = pool.missing(cell, nodes) if nodes else here
         reason = None
         if lack is None or cell.backend not in lacks:

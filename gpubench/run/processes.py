@@ -26,29 +26,6 @@ def session_members(session: int) -> list[int]:
     return members
 
 
-def descendants(pids: Collection[int]) -> set[int]:
-    """PIDs of living processes that these have started, and those that they have, and so on."""
-    found: set[int] = set()
-    left = list(pids)
-    while left:
-        with suppress(OSError):
-            for task in Path(f"/proc/{left.pop()}/task").iterdir():
-                with suppress(OSError):
-                    new = {int(word) for word in (task / "children").read_text().split()} - found
-                    found |= new
-                    left += new
-    return found
-
-
-def cpu_ns(pids: Collection[int]) -> int:
-    """CPU time that these processes have used, all threads; nothing of those that have ended."""
-    total = 0
-    for pid in pids:
-        with suppress(OSError):
-            total += time.clock_gettime_ns(~pid << 3 | 2)  # man 3 clock_getcpuclockid
-    return total
-
-
 def end_session(session: int, scratch: str, keep: Collection[int] = ()) -> None:
     """Kill an agent's session, and whoever has left it (``setsid``) but has its ``scratch``.
 

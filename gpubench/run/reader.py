@@ -187,7 +187,10 @@ class DeviceReader:
         device = f"cuda:{self._index}"
         self._images = torch.zeros((self._batch, 3, side, side), device=device)
         self._session = session
-        self._tensor: torch.Tensor | None = getattr(session, "input_tensor", None)
+        # `_torch.Input`, which all sessions have that keep their input on a CUDA device
+        self._tensor: torch.Tensor | None = getattr(
+            getattr(session, "_input", None), "tensor", None
+        )
 
     def load(self) -> None:
         """The next batch, into device memory."""

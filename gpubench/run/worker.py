@@ -26,7 +26,7 @@ from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
-from gpubench.processes import die_with_parent
+from gpubench.processes import cpu_ns, descendants, die_with_parent
 from gpubench.record import IMAGES_SKIPPED
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
@@ -49,7 +49,6 @@ from gpubench.run.messages import (
 )
 from gpubench.run.path import Route
 from gpubench.run.postmortem import says_no_memory
-from gpubench.run.processes import cpu_ns, descendants
 from gpubench.samples import Samples
 from gpubench.suite import Policy
 
