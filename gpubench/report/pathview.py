@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis import pathtables
-from gpubench.analysis.cells import Summary, flags_of, rated
+from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import Column
 from gpubench.analysis.stages import Breakdown
 from gpubench.report import show
@@ -15,7 +15,7 @@ from gpubench.units import duration, percent, significant
 
 MOST = 40
 """Bars of one chart; the table holds all."""
-LEAST_SHARE = 0.01
+LEAST_SHARE = 0.03
 """Stages below it are pooled in a line of text."""
 _RATE = Column(name="images/s", unit="images/s")
 TITLES = {
@@ -28,7 +28,7 @@ def headline(summaries: Sequence[Summary]) -> list[str]:
     """'A compute-only number leaves out 22 % to 67 % of the whole path's latency.'"""
     measured = {
         "latency": [s for s in summaries if s.cell.scenario == "latency" and s.medians],
-        "throughput": [s for s in rated(summaries) if s.cell.scenario == "throughput"],
+        "throughput": [s for s in summaries if s.cell.scenario == "throughput" and s.rates],
     }
     lines = []
     for name, rows in measured.items():
@@ -64,9 +64,9 @@ def _line(run: str, s: Summary, b: Breakdown) -> str:
         text += f", {duration(b.overlapped_ns)} overlapped"
     if b.share_of_slowest is not None:
         text += f" ({percent(b.share_of_slowest, 0)} of the {b.group} alone)"
-    free = f"{significant(b.images_per_s_if_free)} images/s"
-    text += f". Bottleneck {pathtables.named(b.bottleneck)}: {free} if it were free"
-    text += f", {show.show(s.throughput, _RATE).main} measured"
+    free = f"{significant(b.images_per_s_if_free)}"
+    text += f". {show.show(s.throughput, _RATE).main} images/s; bottleneck "
+    text += f"{pathtables.named(b.bottleneck)}, {free} if it were free"
     cores = pathtables.divided(s)
     flags = flags_of(s)
     text += f". Cores: {cores}" if cores else ""
@@ -144,7 +144,7 @@ def _spec(points: list[dict[str, Any]], steps: int, colours: list[str]) -> dict[
     }  # fmt: skip
     ticks = {
         "transform": [{"filter": "isValid(datum.overlapped)"}],
-        "mark": {"type": "tick", "thickness": 3, "color": "var(--ink)", "size": 26},
+        "mark": {"type": "tick", "thickness": 3, "color": "var(--ink)", "size": 18},
         "encoding": {"x": {"field": "overlapped", "type": "quantitative"}, **tip},
     }  # fmt: skip
     names = {

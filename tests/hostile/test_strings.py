@@ -29,7 +29,8 @@ EVIL = (
     "www.evil.example #1 \x00\x85\ufeff\U000e0041"
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
-CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm"}
+CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm",
+          "loader"}  # fmt: skip
 """Fields whose words msgspec checks."""
 
 
@@ -38,7 +39,8 @@ def poisoned(value: Any, words: Callable[[str], str], at: files.Path_ = ()) -> A
     if isinstance(value, dict):
         free = {"environment", "facts", "options", "prepare_ns", "stages_ns", "nodes"} & {*at}
         known = {"gpubench", "os", "python", "memory", "directory", "cpu", "gpus", "libraries",
-                 "variables", "version", "kernel", "total_bytes", "images_skipped"}  # fmt: skip
+                 "variables", "version", "kernel", "total_bytes", "images_skipped", "path",
+                 "loader", "loader_cores", "session_cores", "skipped", "kind", "decode"}  # fmt: skip
         return {
             (words(k) if free and k not in known else k): poisoned(v, words, (*at, k))
             for k, v in value.items()
