@@ -20,7 +20,7 @@ ADDS = {
 NAMES = {"read": "read", "decode": "decode", "transform": "resize + normalise",
          "copy_in": "copy in (H2D)", "run": "compute", "copy_out": "copy out (D2H)",
          "postprocess": "post-process"}  # fmt: skip
-"""Stages as people call them, in their order; others are called as the record calls them."""
+"""Stages as people call them, in their order."""
 BOUNDARIES = ("compute", "transfer", "pipeline")
 _DATA = ("read", "decode", "transform")
 _PATH = ("boundary", "decoder", "loader", "loader_cores")
@@ -118,18 +118,17 @@ def named(stage: str) -> str:
     return NAMES.get(stage, stage)
 
 
-def order(found: Sequence[tuple[Summary, Breakdown]]) -> list[str]:
-    """Every stage that occurs, the known ones first and in their order."""
-    seen = dict.fromkeys(k for _, b in found for k in b.stages)
-    return [*(k for k in NAMES if k in seen), *(k for k in seen if k not in NAMES)]
+def parts(b: Breakdown) -> dict[str, Part]:
+    """The stages in their order, ns per batch, with their shares of the sum."""
+    total = b.serial_ns or 1.0
+    return {k: Part(b.stages[k], b.stages[k] / total) for k in NAMES if k in b.stages}
 
 
 def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
-    steps = order(found)
     columns = (
         Column(name="scenario"),
-        *(Column(name=named(k), unit="ns", better="lower", help="of one batch, alone, and its "
-                 "share of the sum") for k in steps),
+        *(Column(name=name, unit="ns", better="lower", help="of one batch, alone, and its "
+                 "share of the sum") for name in NAMES.values()),
         Column(name="one after another", unit="ns", better="lower", help="sum of the stages"),
         Column(name="overlapped", unit="ns", better="lower",
                help="time of a batch at the measured rate, all stages at work at once"),
@@ -145,9 +144,8 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
     )  # fmt: skip
     body: Body = []
     for s, b in found:
-        parts = [Part(b.stages[k], b.stages[k] / b.serial_ns) if k in b.stages else None
-                 for k in steps]  # fmt: skip
-        body.append((s, [s.cell.scenario, *parts, b.serial_ns, b.overlapped_ns,
+        of = parts(b)
+        body.append((s, [s.cell.scenario, *(of.get(k) for k in NAMES), b.serial_ns, b.overlapped_ns,
                          named(b.bottleneck), b.group, b.share_of_slowest, s.throughput,
                          b.images_per_s_if_free, divided(s), flags_of(s)]))  # fmt: skip
     notes = ["Each stage alone, one after the other, then all of them overlapped. Medians."]

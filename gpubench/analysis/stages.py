@@ -1,67 +1,87 @@
-"""Where the time of the whole path goes, and its throughput without the bottleneck."""
+"""Where the time of a whole path goes: its stages, what overlaps, and what holds it up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Literal
 
 from msgspec import Struct
 
 from gpubench.record import Record
+from gpubench.suite import Cell
 
-LOADER = ("read", "decode", "transform")
-SESSION = ("copy_in", "run", "copy_out", "postprocess")
-GROUPS = ("loader", "session")
+DATA = ("read", "decode", "transform")
+"""Stages of the loader's group."""
+COMPUTE = ("copy_in", "run", "copy_out", "postprocess")
+"""Stages of the session's group."""
+Group = Literal["loader", "session"]
 
 
-class Breakdown(Struct, frozen=True, kw_only=True):
-    """One pipeline cell. Times in ns per batch of one replica, medians over repeats."""
+class Breakdown(Struct, frozen=True):
+    """Of one cell with boundary ``pipeline``; ns per batch of one replica, medians of repeats."""
 
     stages: dict[str, float]
-    """Each alone, one after the other."""
+    """Each alone, in the order of the path; with throughput also the two groups, `Group`."""
     serial_ns: float
+    """All stages one after the other."""
     overlapped_ns: float | None
-    """Throughput: time of a batch at the measured rate; latency: None."""
+    """Scenario throughput: a batch at the measured rate; None with latency."""
     bottleneck: str
-    group: str
-    """The slower one: 'loader' or 'session'."""
+    """The largest stage, of the slower group where two overlap."""
+    group: Group
+    """The one that the bottleneck is in."""
     share_of_slowest: float | None
-    """Overlapped rate / rate of the slower group alone."""
+    """Measured rate / that of the slower group alone; None with latency."""
     images_per_s_if_free: float
-    """Of all replicas, if the bottleneck cost nothing."""
+    """What all replicas would reach if the bottleneck cost nothing and the rest overlapped
+    perfectly, or, with latency, came one after the other."""
 
 
 def breakdown(records: Sequence[Record]) -> Breakdown | None:
-    """Of the timed records of one cell; None where no stages were measured."""
-    measured = [s for r in records for s in r.replicas if s.stages_ns]
-    names = dict.fromkeys(k for s in measured for k in s.stages_ns)
-    every = {k: median(s.stages_ns.get(k, 0) for s in measured) for k in names}
-    stages = {k: v for k, v in every.items() if k not in GROUPS}
-    serial = sum(stages.values())
-    if not records or serial <= 0:
+    """Of the repeats of one cell; None where no stages were measured."""
+    timed = [r for r in records if r.cell.boundary == "pipeline" and r.replicas]
+    found = [s.stages_ns for r in timed for s in r.replicas if {*DATA, *COMPUTE} <= {*s.stages_ns}]
+    if not found:
         return None
-    cell = records[0].cell
-    images = cell.batch_size * cell.replicas * 1e9
-    alone = {g: every.get(g) or sum(stages.get(k, 0) for k in names_of)
-             for g, names_of in (("loader", LOADER), ("session", SESSION))}  # fmt: skip
-    group = max(alone, key=lambda g: alone[g])
-    rates = [rate for r in records if (rate := r.images_per_s())]
-    if cell.scenario == "latency" or not rates:
-        bottleneck = max(stages, key=lambda k: stages[k])
-        left = serial - stages[bottleneck]
-        return Breakdown(
-            stages=stages, serial_ns=serial, overlapped_ns=None, bottleneck=bottleneck,
-            group="loader" if bottleneck in LOADER else "session", share_of_slowest=None,
-            images_per_s_if_free=images / max(left, 1.0),
-        )  # fmt: skip
-    mine = {k: stages[k] for k in (LOADER if group == "loader" else SESSION) if k in stages}
-    bottleneck = max(mine or stages, key=lambda k: stages[k])
-    overlapped = images / median(rates)
-    kept = 1 - stages[bottleneck] / max(sum(mine.values()), 1.0)
-    other = max(v for g, v in alone.items() if g != group)
-    share = alone[group] / overlapped
+    cell, names = timed[0].cell, [*found[0]]
+    stages = {name: float(median(each.get(name, 0) for each in found)) for name in names}
+    data, compute = (sum(stages[name] for name in group) for group in (DATA, COMPUTE))
+    if "loader" not in stages or "session" not in stages:
+        group, bottleneck = _slowest(stages, ("loader", "session"))
+        left = data + compute - stages[bottleneck]
+        rate = _rate(cell, left)
+        return Breakdown(stages, data + compute, None, bottleneck, group, None, rate)
+    slower: Group = "loader" if stages["loader"] > stages["session"] else "session"
+    group, bottleneck = _slowest(stages, (slower,))
+    rates = [rate for r in timed if (rate := r.images_per_s())]
+    overlapped = cell.batch_size * cell.replicas * 1e9 / median(rates) if rates else None
+    without = {name: stages[name] for name in ("loader", "session")}
+    without[group] *= 1 - stages[bottleneck] / max(1.0, data if group == "loader" else compute)
+    together = sum(without.values()) if _one_core(timed[0]) else max(without.values())
     return Breakdown(
-        stages=stages, serial_ns=serial, overlapped_ns=overlapped, bottleneck=bottleneck,
-        group=group, share_of_slowest=share,
-        images_per_s_if_free=share * images / max(alone[group] * kept, other, 1.0),
-    )  # fmt: skip
+        stages,
+        data + compute,
+        overlapped,
+        bottleneck,
+        group,
+        stages[slower] / overlapped if overlapped else None,
+        _rate(cell, together),
+    )
+
+
+def _slowest(stages: dict[str, float], groups: Sequence[Group]) -> tuple[Group, str]:
+    """The largest stage of these groups, and which it is in."""
+    named = {"loader": DATA, "session": COMPUTE}
+    among: list[tuple[Group, str]] = [(g, name) for g in groups for name in named[g]]
+    return max(among, key=lambda one: stages[one[1]])
+
+
+def _rate(cell: Cell, batch_ns: float) -> float:
+    """Images/s of all replicas."""
+    return cell.batch_size * cell.replicas * 1e9 / max(1.0, batch_ns)
+
+
+def _one_core(record: Record) -> bool:
+    """Whether both groups run on the same core, so that nothing overlaps."""
+    return record.cell.device == "cpu" and record.cell.cores == 1

@@ -61,6 +61,8 @@ def run() -> tuple[Any, list[Any]]:
                        "deep": {"a": 1}}  # fmt: skip
     records[1] |= {"status": "failed", "kind": "crash", "reason": "signal 11", "remedy": "none"}
     records[1] |= {"replicas": [], "parity": None}
+    for s in records[-1]["replicas"]:
+        s["stages_ns"] |= {"another": 7}
     records[-1] |= {"status": "failed", "kind": "accuracy", "reason": "92 % of 95 %"}
     records[2] |= {"status": "unavailable", "reason": "no GPU", "remedy": "buy one", "replicas": []}
     return header, records

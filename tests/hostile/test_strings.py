@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from gpubench import cli_options
+from gpubench.analysis import pathtables
 from gpubench.record import Record, read
 from gpubench.report import exports, page
 from tests.hostile import files
@@ -39,8 +40,9 @@ def poisoned(value: Any, words: Callable[[str], str], at: files.Path_ = ()) -> A
     if isinstance(value, dict):
         free = {"environment", "facts", "options", "prepare_ns", "stages_ns", "nodes"} & {*at}
         known = {"gpubench", "os", "python", "memory", "directory", "cpu", "gpus", "libraries",
-                 "variables", "version", "kernel", "total_bytes", "images_skipped", "path",
-                 "loader", "loader_cores", "session_cores", "skipped", "kind", "decode"}  # fmt: skip
+                 "variables", "version", "kernel", "total_bytes", "images_skipped"}  # fmt: skip
+        known |= {"path", "loader", "loader_cores", "session_cores", "skipped", "kind", "session",
+                  *pathtables.NAMES}  # fmt: skip
         return {
             (words(k) if free and k not in known else k): poisoned(v, words, (*at, k))
             for k, v in value.items()
