@@ -12,6 +12,7 @@ import pytest
 
 from gpubench import suitefile
 from gpubench.backends import base
+from gpubench.decoders import base as decoders
 from gpubench.errors import SuiteError
 from gpubench.suite import Axes, Catalog, Option, Policy, Suite, Workload
 
@@ -290,12 +291,21 @@ def installed() -> Catalog:
     from gpubench.workload import models
 
     backends = {name: base.get(name).options for name in base.names()}
-    return Catalog(backends=backends, models=models.names())
+    return Catalog(backends=backends, models=models.names(), decoders=tuple(decoders.names()))
 
 
 def test_shipped_names() -> None:
     names = [path.stem for path in suitefile.shipped()]
-    assert names == ["ci", "gpu", "latency", "quick", "scaling", "selftest", "throughput"]
+    assert names == [
+        "ci",
+        "gpu",
+        "latency",
+        "pipeline",
+        "quick",
+        "scaling",
+        "selftest",
+        "throughput",
+    ]
 
 
 @pytest.mark.parametrize("path", suitefile.shipped(), ids=lambda path: path.stem)

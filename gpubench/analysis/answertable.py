@@ -79,7 +79,7 @@ def answers(rows: Sequence[Summary]) -> Table:
 def accuracies(rows: Sequence[Summary]) -> Table:
     """Of every cell whose images have labels."""
     rows = [s for s in rows if labelled([s])]
-    text = "The reference's on the same images; top-1. 95 % intervals (Wilson)."
+    text = "Against labels; the reference's on the same images. 95 % intervals (Wilson)."
     return of_rows("Accuracy", rows, _accuracy(rows), [text])
 
 

@@ -7,20 +7,20 @@ from statistics import median
 from typing import Any, Literal
 
 from gpubench.analysis import stats
-from gpubench.analysis.cells import Summary, but, flags_of, gain, rated, speedup
+from gpubench.analysis.cells import Summary, but, flags_of, gain, speedup
 from gpubench.analysis.layout import Body, Column, Part, Table, metric, with_axes
 from gpubench.analysis.stages import Breakdown, breakdown
 from gpubench.analysis.stats import Estimate
 
 STAGES = "Stages of the whole path"
 ADDS = {
-    "latency": "What the path adds: latency per batch",
-    "throughput": "What the path adds: throughput",
+    "latency": "What the path adds to latency",
+    "throughput": "What the path takes from throughput",
 }
 NAMES = {"read": "read", "decode": "decode", "transform": "resize + normalise",
          "copy_in": "copy in (H2D)", "run": "compute", "copy_out": "copy out (D2H)",
          "postprocess": "post-process"}  # fmt: skip
-"""Stages as people call them, in their order; others are called as the record calls them."""
+"""Stages as people call them, in their order."""
 BOUNDARIES = ("compute", "transfer", "pipeline")
 _DATA = ("read", "decode", "transform")
 _PATH = ("boundary", "decoder", "loader", "loader_cores")
@@ -30,7 +30,7 @@ def build(summaries: Sequence[Summary]) -> list[Table]:
     """All of them; those without rows too."""
     return [
         _adds("latency", [s for s in summaries if s.cell.scenario == "latency" and s.medians]),
-        _adds("throughput", rated(summaries)),
+        _adds("throughput", [s for s in summaries if s.cell.scenario == "throughput" and s.rates]),
         _stages(staged(summaries)),
         _decoders(summaries),
     ]
@@ -81,8 +81,8 @@ def _adds(measure: Literal["latency", "throughput"], rows: Sequence[Summary]) ->
     }
     columns = (
         *(Column(name=b, unit=unit, better=better, help=told[b]) for b in shown),  # type: ignore[arg-type]
-        metric("hidden", "share", "lower", f"what a number of {shown[0] if shown else ''} alone "
-               "leaves out: 1 - speed of the last column / speed of the first"),
+        metric("hidden", "share", "lower", "what the first number of the row, alone, leaves "
+               "out: 1 - speed of the last / speed of the first"),
     )  # fmt: skip
     body: Body = []
     for sides in found:
@@ -118,18 +118,17 @@ def named(stage: str) -> str:
     return NAMES.get(stage, stage)
 
 
-def order(found: Sequence[tuple[Summary, Breakdown]]) -> list[str]:
-    """Every stage that occurs, the known ones first and in their order."""
-    seen = dict.fromkeys(k for _, b in found for k in b.stages)
-    return [*(k for k in NAMES if k in seen), *(k for k in seen if k not in NAMES)]
+def parts(b: Breakdown) -> dict[str, Part]:
+    """The stages in their order, ns per batch, with their shares of the sum."""
+    total = b.serial_ns or 1.0
+    return {k: Part(b.stages[k], b.stages[k] / total) for k in NAMES if k in b.stages}
 
 
 def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
-    steps = order(found)
     columns = (
         Column(name="scenario"),
-        *(Column(name=named(k), unit="ns", better="lower", help="of one batch, alone, and its "
-                 "share of the sum") for k in steps),
+        *(Column(name=name, unit="ns", better="lower", help="of one batch, alone, and its "
+                 "share of the sum") for name in NAMES.values()),
         Column(name="one after another", unit="ns", better="lower", help="sum of the stages"),
         Column(name="overlapped", unit="ns", better="lower",
                help="time of a batch at the measured rate, all stages at work at once"),
@@ -141,13 +140,12 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
         Column(name="images/s", unit="images/s", better="higher", help="measured"),
         Column(name="if it were free", unit="images/s", better="higher",
                help="images/s if the bottleneck cost nothing"),
-        Column(name="cores", help="how the replica's cores were divided"),
+        Column(name="shared out", help="how the replica's cores were divided"),
     )  # fmt: skip
     body: Body = []
     for s, b in found:
-        parts = [Part(b.stages[k], b.stages[k] / b.serial_ns) if k in b.stages else None
-                 for k in steps]  # fmt: skip
-        body.append((s, [s.cell.scenario, *parts, b.serial_ns, b.overlapped_ns,
+        of = parts(b)
+        body.append((s, [s.cell.scenario, *(of.get(k) for k in NAMES), b.serial_ns, b.overlapped_ns,
                          named(b.bottleneck), b.group, b.share_of_slowest, s.throughput,
                          b.images_per_s_if_free, divided(s), flags_of(s)]))  # fmt: skip
     notes = ["Each stage alone, one after the other, then all of them overlapped. Medians."]
@@ -162,14 +160,21 @@ def facts(s: Summary) -> dict[str, Any]:
 
 
 def divided(s: Summary) -> str:
-    """'1 of 2 cores loads (threads), 1 computes; no copy between them'; '' if nothing is said."""
-    said = facts(s)
+    """'1 core loads (threads), 1 computes, zero-copy'; '' if the record says nothing."""
+    said, own = facts(s), s.cell.cores
     loading, computing = _cores(said.get("loader_cores")), _cores(said.get("session_cores"))
     kind = said.get("kind") or said.get("loader")
-    words = [f"{loading} loading" if loading else "", f"{computing} computing" if computing else "",
-             str(kind) if isinstance(kind, str) else "",
-             "zero-copy" if said.get("zero_copy") is True else ""]  # fmt: skip
-    return ", ".join(filter(None, words))
+    how = f" ({kind})" if isinstance(kind, str) else ""
+    zero = ["zero-copy"] if said.get("zero_copy") is True else []
+    if loading and loading + computing > own > 0:  # in turn, or one core for both
+        return ", ".join([f"both on the same {_many(own)}{how}", *zero])
+    words = [f"{_many(loading)} load{'s' * (loading == 1)}{how}"] if loading else []
+    words += [f"{computing} compute{'s' * (computing == 1)}"] if computing else []
+    return ", ".join(words + zero)
+
+
+def _many(cores: int) -> str:
+    return f"{cores} core{'' if cores == 1 else 's'}"
 
 
 def _cores(said: object) -> int:
@@ -182,7 +187,8 @@ def skipped(rows: Sequence[Summary]) -> list[str]:
     """'openvino .. pipeline pil: images skipped: 2 truncated', one for each loader that did."""
     lines: dict[str, list[str]] = {}
     for s in rows:
-        said = facts(s).get("skipped")
+        found = facts(s)
+        said = found.get("skipped") or _unusable(found.get("unusable"))
         if isinstance(said, dict):
             said = ", ".join(f"{n} {why}" for why, n in said.items())
         if said:
@@ -192,6 +198,10 @@ def skipped(rows: Sequence[Summary]) -> list[str]:
         f"{f' and {len(labels) - 1} more' if labels[1:] else ''}): {said}."
         for said, labels in lines.items()
     ]
+
+
+def _unusable(n: object) -> str:
+    return f"{n} unusable" if n else ""
 
 
 # ------------------------------------------------------------------------------ decoders

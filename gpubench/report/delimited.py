@@ -130,7 +130,8 @@ def _path(s: Summary) -> Iterator[tuple[str, str, Estimate]]:
     """Boundary ``pipeline``: its stages and what it changes of the answers."""
     for _, b in staged([s]):
         for name, ns in b.stages.items():
-            yield f"stage {name}", "ns", Estimate(value=ns)
+            alone = " alone" if name in ("loader", "session") else ""
+            yield f"stage {name}{alone}", "ns", Estimate(value=ns)
         yield "stages one after another", "ns", Estimate(value=b.serial_ns)
         yield "stages overlapped", "ns", Estimate(value=b.overlapped_ns)
         yield "rate of the slower side", "ratio", Estimate(value=b.share_of_slowest, why=b.group)

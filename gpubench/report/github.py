@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gpubench import escape
+from gpubench.analysis import pathtables
 from gpubench.analysis.cells import Problem, problems, summarise
 from gpubench.analysis.compare import Comparison
 from gpubench.analysis.layout import Table
@@ -31,7 +32,7 @@ ANNOTATIONS = 10
 LONGEST = 500
 """Characters of one reason: a library's whole traceback would push the other rows out."""
 
-OPEN = ("Skips and failures", "Latency per batch", "Throughput")
+OPEN = ("Skips and failures", "Latency per batch", "Throughput", *pathtables.ADDS.values())
 """Tables of a run that are not folded."""
 
 Annotation = tuple[str, str, str]

@@ -42,9 +42,10 @@ FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
 WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
-         "one replica owns", "answers")  # fmt: skip
+         "one replica owns", "answers",
+         "decoder", "loader", "bottleneck", "slower side")  # fmt: skip
 """Columns of short words that stay on one line."""
-WIDE = ("limited by",)
+WIDE = ("limited by", "shared out")
 
 SCRIPTS = ("page.js", "charts.js", "path.js", "verdict.js", "samples.js")
 

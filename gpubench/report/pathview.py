@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis import pathtables
-from gpubench.analysis.cells import Summary, flags_of, rated
+from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import Column
 from gpubench.analysis.stages import Breakdown
 from gpubench.report import show
@@ -15,8 +15,10 @@ from gpubench.units import duration, percent, significant
 
 MOST = 40
 """Bars of one chart; the table holds all."""
-LEAST_SHARE = 0.01
-"""Stages below it are pooled in a line of text."""
+BAR = 38
+"""Pixels of height of a bar and its name."""
+LEAST_SHARE = 0.03
+"""Stages below it are not in the line of text."""
 _RATE = Column(name="images/s", unit="images/s")
 TITLES = {
     "latency": "Stages of one batch, one after another",
@@ -28,7 +30,7 @@ def headline(summaries: Sequence[Summary]) -> list[str]:
     """'A compute-only number leaves out 22 % to 67 % of the whole path's latency.'"""
     measured = {
         "latency": [s for s in summaries if s.cell.scenario == "latency" and s.medians],
-        "throughput": [s for s in rated(summaries) if s.cell.scenario == "throughput"],
+        "throughput": [s for s in summaries if s.cell.scenario == "throughput" and s.rates],
     }
     lines = []
     for name, rows in measured.items():
@@ -54,22 +56,19 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _line(run: str, s: Summary, b: Breakdown) -> str:
-    shares = {k: b.stages[k] / b.serial_ns for k in pathtables.order([(s, b)])}
-    told = [f"{pathtables.named(k)} {duration(b.stages[k])} ({percent(v, 0)})"
-            for k, v in shares.items() if v >= LEAST_SHARE]  # fmt: skip
-    rest = sum(v for v in shares.values() if v < LEAST_SHARE)
-    told += [f"the rest {percent(rest, 0)}"] if rest >= LEAST_SHARE / 2 else []
-    text = f"{run}{s.cell.label}: {', '.join(told)}: {duration(b.serial_ns)} one after another"
+    parts = pathtables.parts(b)
+    told = [f"{pathtables.named(k)} {duration(p.value)} ({percent(p.share, 0)})"
+            for k, p in parts.items() if p.share >= LEAST_SHARE]  # fmt: skip
+    text = f"{run}{s.cell.label}: {', '.join(told)}; sum {duration(b.serial_ns)}"
     if b.overlapped_ns is not None:
-        text += f", {duration(b.overlapped_ns)} overlapped"
+        text += f", overlapped {duration(b.overlapped_ns)}"
     if b.share_of_slowest is not None:
         text += f" ({percent(b.share_of_slowest, 0)} of the {b.group} alone)"
-    free = f"{significant(b.images_per_s_if_free)} images/s"
-    text += f". Bottleneck {pathtables.named(b.bottleneck)}: {free} if it were free"
-    text += f", {show.show(s.throughput, _RATE).main} measured"
-    cores = pathtables.divided(s)
-    flags = flags_of(s)
-    text += f". Cores: {cores}" if cores else ""
+    free = significant(b.images_per_s_if_free)
+    text += f"; {show.show(s.throughput, _RATE).main} images/s, {free} if the bottleneck, "
+    text += f"{pathtables.named(b.bottleneck)}, were free"
+    cores, flags = pathtables.divided(s), flags_of(s)
+    text += f"; {cores}" if cores else ""
     return text + (f"; flagged {', '.join(flags)}." if flags else ".")
 
 
@@ -86,8 +85,7 @@ def page(summaries: Sequence[Summary]) -> dict[str, Any]:
     found = pathtables.staged(summaries)
     if not found:
         return {}
-    steps = pathtables.order(found)
-    colours = [f"var(--s{n % COLOURS})" for n in range(len(steps))]
+    colours = [f"var(--s{n % COLOURS})" for n in range(len(pathtables.NAMES))]
     charts = []
     for scenario, title in TITLES.items():
         rows = [(s, b) for s, b in found if s.cell.scenario == scenario]
@@ -95,10 +93,10 @@ def page(summaries: Sequence[Summary]) -> dict[str, Any]:
         if rows:
             charts.append({
                 "id": f"stages-{scenario}", "title": title, "left_out": len(rows[MOST:]),
-                "spec": _spec(_points(rows[:MOST], steps), len(steps), colours),
+                "spec": _spec(_points(rows[:MOST]), colours),
             })  # fmt: skip
-    names = [pathtables.named(step) for step in steps]
-    return {"steps": list(zip(names, colours, strict=True)), "charts": charts}
+    steps = list(zip(pathtables.NAMES.values(), colours, strict=True))
+    return {"steps": steps, "charts": charts}
 
 
 def _per_image(s: Summary, ns: float) -> float:
@@ -106,7 +104,7 @@ def _per_image(s: Summary, ns: float) -> float:
     return ns / s.cell.batch_size / 1e6
 
 
-def _points(rows: Sequence[tuple[Summary, Breakdown]], steps: list[str]) -> list[dict[str, Any]]:
+def _points(rows: Sequence[tuple[Summary, Breakdown]]) -> list[dict[str, Any]]:
     several = len({s.run for s, _ in rows}) > 1
     many = len({(s.cell.model, s.cell.images, s.cell.device) for s, _ in rows}) > 1
     points: list[dict[str, Any]] = []
@@ -115,13 +113,11 @@ def _points(rows: Sequence[tuple[Summary, Breakdown]], steps: list[str]) -> list
         more = f" {c.model} {c.images} {c.device}" if many else ""
         label = c.label.replace(f" {c.scenario} pipeline", "", 1)
         name = f"{s.run}: {label}{more}" if several else f"{label}{more}"
-        for n, k in enumerate(steps):
-            if k in b.stages:
-                share = percent(b.stages[k] / b.serial_ns)
-                tip = {"cell": name, "stage": pathtables.named(k), "share": share,
-                       "time per batch": duration(b.stages[k])}  # fmt: skip
-                points.append({"row": at, "name": name, "stage": n, "tip": tip,
-                               "ms": _per_image(s, b.stages[k])})  # fmt: skip
+        for n, (k, part) in enumerate(pathtables.parts(b).items()):
+            tip = {"cell": name, "stage": pathtables.named(k), "share": percent(part.share),
+                   "time per batch": duration(part.value)}  # fmt: skip
+            points.append({"row": at, "name": name, "stage": n, "tip": tip,
+                           "ms": _per_image(s, part.value)})  # fmt: skip
         if b.overlapped_ns is not None:
             tip = {"cell": name, "overlapped": f"{duration(b.overlapped_ns)} per batch"}
             points.append({"row": at, "name": name, "tip": tip,
@@ -129,14 +125,14 @@ def _points(rows: Sequence[tuple[Summary, Breakdown]], steps: list[str]) -> list
     return points
 
 
-def _spec(points: list[dict[str, Any]], steps: int, colours: list[str]) -> dict[str, Any]:
+def _spec(points: list[dict[str, Any]], colours: list[str]) -> dict[str, Any]:
     """Rows are numbers, so that two cells never share a bar; their names are drawn on top."""
     y = {"field": "row", "type": "ordinal", "axis": None, "scale": {"paddingInner": 0.55,
          "paddingOuter": 0.4}}  # fmt: skip
     x = {"field": "ms", "type": "quantitative", "stack": "zero", "title": "ms per image",
          "axis": {"format": ",.6~g", "tickCount": 6}}  # fmt: skip
     colour = {"field": "stage", "type": "nominal", "legend": None,
-              "scale": {"domain": list(range(steps)), "range": colours}}  # fmt: skip
+              "scale": {"domain": list(range(len(colours))), "range": colours}}  # fmt: skip
     tip = {"tooltip": {"field": "tip"}}
     bars = {
         "transform": [{"filter": "isValid(datum.ms)"}], "mark": {"type": "bar"},
@@ -144,7 +140,7 @@ def _spec(points: list[dict[str, Any]], steps: int, colours: list[str]) -> dict[
     }  # fmt: skip
     ticks = {
         "transform": [{"filter": "isValid(datum.overlapped)"}],
-        "mark": {"type": "tick", "thickness": 3, "color": "var(--ink)", "size": 26},
+        "mark": {"type": "tick", "thickness": 3, "color": "var(--ink)", "size": 18},
         "encoding": {"x": {"field": "overlapped", "type": "quantitative"}, **tip},
     }  # fmt: skip
     names = {
@@ -155,7 +151,8 @@ def _spec(points: list[dict[str, Any]], steps: int, colours: list[str]) -> dict[
     }  # fmt: skip
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": {"step": 38}, "data": {"values": points},
+        "width": "container", "height": BAR * len({p["row"] for p in points}),
+        "data": {"values": points},
         "autosize": {"type": "fit-x", "contains": "padding", "resize": True},
         "encoding": {"y": y}, "layer": [bars, ticks, names], "config": CONFIG,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from gpubench import escape
+from gpubench.analysis import answertable
 from gpubench.analysis.cells import (
     Summary,
     baseline_of,
@@ -37,6 +38,7 @@ from gpubench.suite import Rule
 from gpubench.units import percent
 
 _NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
+_RIGHT = Column(name="right", unit="share")
 _TIMES = Column(name="speed-up", unit="x")
 _NO_INTERVALS = "1 repeat of every cell, so there are no intervals."
 NARROW = {
@@ -194,13 +196,12 @@ def _speedup(s: Summary, bases: dict[int, Summary]) -> Estimate:
 
 
 def _answers(s: Summary) -> str:
-    """'100.0 % / 93.8 %'."""
-    if s.parity is None:
+    """'100.0 % / 97.4 % [96.4, 98.2]': of what the row timed."""
+    agree, right = answertable.agreement(s), answertable.accuracy(s)
+    if agree is None:
         return "not checked"
-    agree = percent(s.parity.top1_agreement)
-    if not s.parity.labelled:
-        return agree
-    return f"{agree} / {percent(s.parity.correct / s.parity.labelled)}"
+    told = "" if right.value is None else f" / {show.full(right, _RIGHT)}"
+    return percent(agree) + told
 
 
 def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:

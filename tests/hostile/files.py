@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gpubench.record import Header, Record
 from gpubench.suite import Policy, Rule
-from tests.report import make, make_pairs
+from tests.report import make, make_pairs, make_paths
 
 Path_ = tuple[str | int, ...]
 
@@ -42,11 +43,13 @@ def run() -> tuple[Any, list[Any]]:
     """(header, records) of a run with two backends, replicas, and every field that may be there."""
     cells = make.grid(backends=("torch-eager", "onnxruntime"), batches=(1, 4), replicas=(1, 2))
     cells[0] = make.cell(options={"layout": "last", "graph": True, "level": 3})
+    paths = make_paths.cells(backends=("openvino",), decoders=("pil", "turbo"))
     file = make.run(cells, repeats=2, samples=12, policy=Policy(repeats=2, max_repeats=2))
-    header = plain(file.header)
+    whole = make_paths.run(paths, repeats=2)
+    header = plain(replace(file.header, planned=[*cells, *paths]))
     header["node_differences"] = ["node 1: driver 2, node 0: 1"]
     header["nodes"] = [header["environment"], header["environment"]]
-    records = [plain(r) for r in file.records]
+    records = [plain(r) for r in [*file.records, *whole.records]]
     for r in records:
         r["telemetry"] |= {
             "gpus": [GPU],
@@ -54,9 +57,13 @@ def run() -> tuple[Any, list[Any]]:
             "cpu": {"mhz": {"min": 1.0, "max": 2.0}},
         }
         r["flags"] = ["DRIFT"]
-        r["facts"] = {"images_skipped": "1 of 3: 1 truncated", "providers": ["x"], "deep": {"a": 1}}
+        r["facts"] |= {"images_skipped": "1 of 3: 1 truncated", "providers": ["x"],
+                       "deep": {"a": 1}}  # fmt: skip
     records[1] |= {"status": "failed", "kind": "crash", "reason": "signal 11", "remedy": "none"}
     records[1] |= {"replicas": [], "parity": None}
+    for s in records[-1]["replicas"]:
+        s["stages_ns"] |= {"another": 7}
+    records[-1] |= {"status": "failed", "kind": "accuracy", "reason": "92 % of 95 %"}
     records[2] |= {"status": "unavailable", "reason": "no GPU", "remedy": "buy one", "replicas": []}
     return header, records
 

@@ -120,10 +120,12 @@ def record(c: Cell, repeat: int, rng: np.random.Generator, **changes: Any) -> Re
         open_ns=80 * MS, first_inference_ns=35 * MS, stop_reason="time",
         stages_ns=stages(c) if c.boundary == "pipeline" else {},
     )  # fmt: skip
-    path = {
-        "decoder": c.decoder, "loader": {"kind": "threads", "skipped": SKIPPED, "depth": 3},
-        "loader_cores": [1], "session_cores": [0], "zero_copy": c.backend != "openvino",
-    }  # fmt: skip
+    path: dict[str, Any] = {"decoder": c.decoder, "zero_copy": c.backend != "openvino"}
+    if c.scenario == "throughput":
+        loader = {"kind": "threads", "skipped": SKIPPED, "depth": 3}
+        path |= {"loader": loader, "loader_cores": 1, "session_cores": 1}
+    else:
+        path |= {"loader_cores": 2, "session_cores": 2, "unusable": 3}
     made = Record(
         cell=c, repeat=repeat, status="ok", replicas=[measured], parity=parity(c),
         path=check(c) if c.boundary == "pipeline" else None,

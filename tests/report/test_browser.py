@@ -13,7 +13,7 @@ from gpubench.analysis.compare import compare
 from gpubench.record import RecordFile
 from gpubench.report import page
 from tests.analysis import scaled
-from tests.report import make, make_pairs
+from tests.report import make, make_pairs, make_paths
 from tests.report.browser import Browser, executable
 from tests.report.test_report import HOSTILE, hostile
 
@@ -233,4 +233,50 @@ def test_samples_are_drawn_when_their_cell_is_opened(browser, tmp_path):
     assert count(browser, "#samples .item:first-child .mark-line path") == 3 * 2 * 3
     settle(browser, opened.format(1))
     assert count(browser, "#samples svg.marks") == 4
+    assert troubles(browser) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_stages_are_bars_and_thumbnails_are_pictures(browser, tmp_path, width, scheme):
+    path = tmp_path / "path.html"
+    browser.view(width, 900, scheme)
+    show(browser, path, [make_paths.run()])
+    assert count(browser, "#stages-latency svg") == 1
+    assert count(browser, "#stages-latency .mark-rect path") == 9 * 7
+    assert count(browser, "#stages-throughput .mark-rect path") == 9 * 7 + 9  # and the ticks
+    names = browser.evaluate("document.querySelector('#stages-throughput').textContent")
+    assert "onnxruntime fp32 b8 x1 turbo" in names
+    assert count(browser, "#path .swatches li") == 7
+    sizes = "[...document.querySelectorAll('#differing img')].map(i => i.naturalWidth)"
+    settle(browser, "document.querySelectorAll('#differing details').forEach(d => {d.open = true})")
+    assert browser.evaluate(sizes) == [48] * 9
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.pdf().startswith(b"%PDF")
+    assert troubles(browser) == []
+    assert requests(browser) - {u for u in requests(browser) if u[:5] == "data:"} == {path.as_uri()}
+
+
+def test_hostile_thumbnails_and_names_of_pictures_do_nothing(browser, tmp_path):
+    evil = [make_paths.disagreements(make_paths.cells()[0])[0]] * 2
+    evil = [replace(evil[0], name=HOSTILE, answer=HOSTILE), replace(evil[1], thumbnail=HOSTILE)]
+    file = make_paths.run(make_paths.cells(decoders=("pil",)), repeats=1)
+    stranger = {"decoder": HOSTILE}
+    records = [
+        replace(
+            r, cell=replace(r.cell, **stranger), parity=replace(r.parity, disagreements=evil),
+            facts={"path": {HOSTILE: HOSTILE, "loader": {"kind": HOSTILE, "skipped": HOSTILE}}},
+        )
+        for r in file.records
+    ]  # fmt: skip
+    header = replace(file.header, planned=[r.cell for r in records])
+    browser.view(1280, 900)
+    show(browser, tmp_path / "evil.html", [replace(file, header=header, records=records)])
+    settle(browser, "document.querySelectorAll('#differing details').forEach(d => {d.open = true})")
+    pictures = browser.evaluate("[...document.images].map(i => i.alt)")
+    assert set(pictures) == {f"Thumbnail of {HOSTILE}".replace("\u2028", "\\u2028")}
+    browser.evaluate(
+        "document.querySelectorAll('#path svg path').forEach(e => "
+        "e.dispatchEvent(new MouseEvent('mousemove', {bubbles: true})))"
+    )
+    assert not [e for e in browser.events if e["method"] == "Page.javascriptDialogOpening"]
     assert troubles(browser) == []
