@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+import os
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from gpubench import escape
+from gpubench.errors import InputError
+from gpubench.workload import folders, images, pictures, shards
+from gpubench.workload.listing import Pictures
+
+if TYPE_CHECKING:
+    from gpubench.suite import Workload
+    from gpubench.workload.cache import Cache
+
+
+POOL = 64
+"""Fewest pictures that answers are checked on, unless a folder has fewer."""
+_TRAINING = {
+    "digits": "digits that probes are fitted to",
+    "photos": "other crops of the same two photographs",
+    "synthetic": "other noise",
+}
 
 
 class Dataset(Protocol):
@@ -25,3 +51,163 @@ class Dataset(Protocol):
 
     def read(self, index: int) -> bytes:
         """Its encoded bytes, from where it lies. Raises `pictures.Unusable`."""
+
+
+class Pool(Struct, frozen=True):
+    """Usable pictures of a data set."""
+
+    dataset: Pictures
+    indices: list[int]
+    sizes: list[int]
+    digests: list[bytes]
+    """SHA-256 of their bytes."""
+    skipped: str = ""
+    """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why; after a semicolon
+    what is odd about the labels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the pictures, and of the names, labels and sizes of the whole data set.
+
+        Pictures outside the pool may change their contents unnoticed.
+        """
+        words = repr((self.dataset.fingerprint, self.indices)).encode()
+        return hashlib.sha256(words + b"".join(self.digests)).hexdigest()
+
+    def read(self, place: int) -> bytes:
+        """The bytes of the pool's picture ``place``. Raises InputError where they have changed."""
+        try:
+            data = self.dataset.read(self.indices[place])
+        except pictures.Unusable:
+            data = b""
+        if hashlib.sha256(data).digest() != self.digests[place]:
+            name = self.dataset.name(self.indices[place])
+            where = str(self.dataset.root)
+            raise InputError(f"images {where!r}: {name!r} changed while it was used; start again")
+        return data
+
+
+class Calibration(Struct, frozen=True):
+    """Encoded pictures, and where they are from."""
+
+    encoded: list[bytes]
+    source: str
+    """In words, with their number: '128 digits that probes are fitted to'."""
+    digest: str
+    """SHA-256 of their names and contents."""
+
+
+def find(workload: Workload, cache: Cache, count: int) -> Pictures:
+    """The workload's data set; of those that are made here at least ``count`` pictures.
+
+    Raises InputError for a source that does not exist, and for labels that do not fit it.
+    """
+    source = next((kind for kind in images.SOURCES if kind == workload.images), None)
+    root = Path(workload.images).expanduser()
+    if workload.labels and (source or not root.is_dir()):
+        raise InputError(
+            f"labels {workload.labels!r}: only for a folder of pictures, and images is "
+            f"{workload.images!r}; leave labels out"
+        )
+    if source:
+        return images.dataset(source, cache, count)
+    if root.is_dir():
+        return folders.find(root, Path(workload.labels).expanduser() if workload.labels else None)
+    if os.path.lexists(root):
+        return shards.find(root.parent, [root.name])
+    raise InputError(
+        f"images {str(root)!r}: not a folder, and none of {', '.join(images.SOURCES)}; give a "
+        "folder of pictures (one sub-folder per class gives labels), WebDataset shards (.tar), or "
+        "one of those names"
+    )
+
+
+def draw(dataset: Pictures, count: int, seed: int) -> Pool:
+    """``count`` usable pictures by a seeded permutation; all, where there are fewer.
+
+    Each is decoded on trial, one at a time. Raises InputError for fewer than two.
+    """
+    import numpy as np
+
+    skipped = Counter(dataset.about.skipped)
+    indices: list[int] = []
+    sizes: list[int] = []
+    digests: list[bytes] = []
+    for index in np.random.default_rng(seed).permutation(len(dataset)):
+        if len(indices) == count:
+            break
+        try:
+            data = dataset.read(int(index))
+            pictures.decode_file(BytesIO(data))
+        except pictures.Unusable as error:
+            skipped[str(error)] += 1
+        else:
+            indices.append(int(index))
+            sizes.append(len(data))
+            digests.append(hashlib.sha256(data).digest())
+    said, notes = _said(skipped, len(indices)), dataset.about.notes
+    if len(indices) < 2:
+        raise InputError(
+            f"images {str(dataset.root)!r}: found {len(indices)} usable picture(s) with a suffix "
+            f"of {', '.join(sorted(pictures.SUFFIXES))}; at least 2 are needed"
+            f"{said and f'. Skipped {said}'}"
+        )
+    return Pool(dataset, indices, sizes, digests, f"{said or 'none'}; {notes}" if notes else said)
+
+
+def calibration(
+    workload: Workload, cache: Cache, count: int, seed: int, pool: int = POOL
+) -> Calibration:
+    """``count`` usable pictures for calibrating.
+
+    Of ``workload.calibration``, if it is given; of digits, photos and synthetic from what is no
+    part of the data set; of a folder or shards from the end of the permutation by ``seed`` whose
+    beginning is the reference's pool of ``pool`` pictures. Raises InputError where there are fewer.
+    """
+    import numpy as np
+
+    dataset, taken, words = _training(workload, cache, seed, pool)
+    encoded: list[bytes] = []
+    digest = hashlib.sha256()
+    for index in map(int, reversed(np.random.default_rng(seed).permutation(len(dataset)))):
+        if len(encoded) == count:
+            break
+        if index in taken:
+            continue
+        try:
+            data = dataset.read(index)
+            pictures.decode_file(BytesIO(data))
+        except pictures.Unusable:
+            continue
+        digest.update(repr((dataset.name(index), len(data))).encode() + data)
+        encoded.append(data)
+    if len(encoded) < count:
+        raise InputError(
+            f"calibration needs {count} pictures that answers are not checked on, and there are "
+            f"{len(encoded)} {words}; set workload.calibration to a folder that has more"
+        )
+    return Calibration(encoded, f"{count} {words}", digest.hexdigest())
+
+
+def _training(
+    workload: Workload, cache: Cache, seed: int, pool: int
+) -> tuple[Pictures, frozenset[int], str]:
+    """(data set, pictures of it that must not be taken, in words)"""
+    given = workload.calibration
+    if given and Path(given).resolve() != Path(workload.images).resolve():
+        other = msgspec.structs.replace(workload, images=given, labels="")
+        return find(other, cache, 0), frozenset(), f"in {escape.visible(given)}"
+    for kind in images.SOURCES:
+        if kind == workload.images:
+            return images.training(kind, cache), frozenset(), _TRAINING[kind]
+    dataset = find(workload, cache, pool)
+    taken = frozenset(draw(dataset, pool, seed).indices)
+    return dataset, taken, f"in {escape.visible(str(dataset.root))} beside the {len(taken)} checked"
+
+
+def _said(skipped: Counter[str], used: int) -> str:
+    """'5 of 40: 3 truncated, 2 too large', the most frequent first; '' where nothing was."""
+    reasons = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    total = skipped.total()
+    words = ", ".join(f"{n} {reason}" for reason, n in reasons)
+    return f"{total} of {total + used}: {words}" if total else ""

@@ -1,65 +1,42 @@
-"""Where images come from: scikit-learn's digits and photographs, a folder, or a seed.
+"""Pictures that need no data set: scikit-learn's digits and photographs, and noise.
 
-Every source is deterministic in its seed and offline. Names say where a picture came from. A folder
-may hold anything: what is no picture, or none that this could use, is left out and counted.
+Deterministic and offline. They are encoded once, as JPEG files in the cache, so that reading and
+decoding them is what it is for anybody's folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+import msgspec
 
-from gpubench import escape
 from gpubench.errors import InputError
-from gpubench.workload import pictures
+from gpubench.workload.listing import About, Kind, Pictures, Texts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpubench.workload.cache import Cache
+
     Pixels = NDArray[np.uint8]
 
-SOURCES = ("digits", "photos", "synthetic")
+SOURCES: tuple[Kind, ...] = ("digits", "photos", "synthetic")
 FITTED = 500
-"""The first digits of a fixed shuffle: for fitting and judging probes, never in a pool."""
-
-
-class Pool(Struct, frozen=True):
-    """Decoded pictures: ``pixels[i]`` is (H, W, 3) uint8 of any size."""
-
-    pixels: list[Pixels]
-    names: list[str]
-    labels: list[int]
-    """Class of each picture by its source's own numbering; -1: it has none."""
-    classes: int
-    """How many classes the source's numbering has; 0 when pictures have no labels."""
-    skipped: str = ""
-    """'5 of 40: 3 truncated, 2 too large': what of a folder was tried and left out, and why."""
-
-
-def load(source: str, count: int, seed: int) -> Pool:
-    """``count`` distinct pictures of a source of SOURCES or of a folder.
-
-    A folder with fewer usable pictures gives all it has. Raises InputError for a source that does
-    not exist, and for a folder with fewer than two usable pictures, with what was wrong with them.
-    """
-    if source == "digits":
-        pixels, labels = digits()
-        if count > len(pixels) - FITTED:
-            raise InputError(f"digits has {len(pixels) - FITTED} images, {count} were asked for")
-        picked = (_rng(seed).permutation(len(pixels) - FITTED) + FITTED)[:count]
-        names = [f"digit {i}" for i in picked]
-        return Pool([pixels[i] for i in picked], names, [labels[i] for i in picked], 10)
-    if source == "photos":
-        return _photos(count, seed)
-    if source == "synthetic":
-        noise = _rng(seed).integers(0, 256, (count, 256, 256, 3), dtype="uint8")
-        return Pool(list(noise), [f"noise {i}" for i in range(count)], [-1] * count, 0)
-    return _folder(Path(source).expanduser(), count, seed)
+"""The first digits of a fixed shuffle: for fitting, judging and calibrating, never in a pool."""
+FEWEST = 256
+"""Photographs, and pictures of noise, of a data set."""
+PHOTO = (500, 375)
+"""Width and height of a photograph: ImageNet's most common size."""
+_NARROWEST = 240
+"""Of a crop that becomes a photograph, pixels."""
+_LIST = "list.json"
+_Listed = tuple[list[str], list[int]]
+_QUALITY = {"digits": 100, "photos": 90, "synthetic": 90}
 
 
 def digits() -> tuple[list[Pixels], list[int]]:
@@ -69,83 +46,124 @@ def digits() -> tuple[list[Pixels], list[int]]:
 
     data, target = load_digits(return_X_y=True)
     grey = np.round(data.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    order = _rng(0).permutation(len(grey))
+    order = np.random.default_rng(0).permutation(len(grey))
     return [np.repeat(grey[i], 3, axis=2) for i in order], [int(target[i]) for i in order]
 
 
-def fingerprint(pool: Pool) -> str:
-    """SHA-256 of the pictures, their names and their labels."""
-    digest = hashlib.sha256(repr((pool.names, pool.labels, pool.classes)).encode())
-    for pixels in pool.pixels:
-        digest.update(repr(pixels.shape).encode() + pixels.tobytes())
-    return digest.hexdigest()
+def dataset(source: Kind, cache: Cache, count: int) -> Pictures:
+    """All digits that nothing is fitted to, or ``count`` (at least FEWEST) photographs or noises.
+
+    Raises InputError for more digits than there are.
+    """
+    if source != "digits":
+        return _kept(source, cache, max(count, FEWEST), 0)
+    found = _kept(source, cache, FITTED, 1)
+    if count > len(found):
+        raise InputError(f"digits has {len(found)} images, {count} were asked for")
+    return found
 
 
-def _rng(seed: int) -> np.random.Generator:
+def training(source: Kind, cache: Cache) -> Pictures:
+    """Pictures of the same kind, none of which is in `dataset`: FITTED digits, FEWEST others.
+
+    Other crops of the same two photographs.
+    """
+    return (
+        _kept(source, cache, FITTED, 0) if source == "digits" else _kept(source, cache, FEWEST, 1)
+    )
+
+
+def _kept(source: Kind, cache: Cache, count: int, part: int) -> Pictures:
+    """The JPEG files of a source, in the cache.
+
+    ``part``: of digits 0 is the first ``count``, 1 the others; of the rest it is a seed.
+    """
     import numpy as np
 
-    return np.random.default_rng(seed)
+    recipe = {
+        "format": 1,
+        "source": source,
+        "count": count,
+        "part": part,
+        "quality": _QUALITY[source],
+        "pillow": version("pillow"),
+    }
+    names: list[str] = []
+    labels: list[int] = []
+
+    def make(at: Path) -> None:
+        for name, label, pixels in _MAKERS[source](count, part):
+            (at / f"{name}.jpg").write_bytes(encode(pixels, _QUALITY[source]))
+            names.append(f"{name}.jpg")
+            labels.append(label)
+        (at / _LIST).write_bytes(msgspec.json.encode((names, labels)))
+
+    root = cache.get_or_make("images", recipe, make)
+    names, labels = msgspec.json.decode((root / _LIST).read_bytes(), type=_Listed)
+    about = About(kind=source, root=str(root), classes=_CLASSES.get(source, ()))
+    sizes = [(root / name).stat().st_size for name in names]
+    return Pictures(
+        about,
+        Texts.of(names),
+        np.array(labels, np.int32),
+        np.array(sizes, np.int64),
+        np.empty((0, 2), np.int64),
+    )
 
 
-def _photos(count: int, seed: int) -> Pool:
-    """Random square crops of two photographs, half of them mirrored."""
+def encode(pixels: Pixels, quality: int) -> bytes:
+    """As JPEG; 4:2:0, but at quality 100 without loss of colour."""
+    from PIL import Image
+
+    out = BytesIO()
+    subsampling = "4:4:4" if quality == 100 else "4:2:0"
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality, subsampling=subsampling)
+    return out.getvalue()
+
+
+def _digits(count: int, part: int) -> Iterator[tuple[str, int, Pixels]]:
+    pixels, labels = digits()
+    for i in range(count, len(pixels)) if part else range(count):
+        yield f"digit {i}", labels[i], pixels[i]
+
+
+def _noise(count: int, part: int) -> Iterator[tuple[str, int, Pixels]]:
+    import numpy as np
+
+    rng = np.random.default_rng(part)
+    for i in range(count):
+        yield f"noise {i}", -1, rng.integers(0, 256, (256, 256, 3), np.uint8)
+
+
+def _photos(count: int, part: int) -> Iterator[tuple[str, int, Pixels]]:
+    """Random crops of two photographs (640x427), half of them mirrored, brought to PHOTO's size.
+
+    Of many widths, because two crops of the same scale may be all but equal, and an answer that
+    belongs to another picture would not show.
+    """
+    import numpy as np
+    from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    photos, rng = load_sample_images(), _rng(seed)
-    pixels: list[Pixels] = []
-    names: list[str] = []
-    while len(pixels) < count:
-        which = len(pixels) % len(photos.images)
-        image = photos.images[which]
-        height, width = image.shape[:2]
-        side = int(rng.integers(160, min(height, width) + 1))
-        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    photos, rng = load_sample_images(), np.random.default_rng(part)
+    seen: set[str] = set()
+    while len(seen) < count:
+        which = len(seen) % len(photos.images)
+        rows, columns = photos.images[which].shape[:2]
+        width = int(rng.integers(_NARROWEST, rows * PHOTO[0] // PHOTO[1] + 1))
+        height = width * PHOTO[1] // PHOTO[0]
+        top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
         mirrored = bool(rng.integers(2))
-        crop = image[top : top + side, left : left + side]
-        name = f"{Path(photos.filenames[which]).name} {side}x{side}+{left}+{top}"
+        name = f"{Path(photos.filenames[which]).stem} {width}x{height}+{left}+{top}"
         name += " mirrored" if mirrored else ""
-        if name not in names:
-            pixels.append((crop[:, ::-1] if mirrored else crop).copy())
-            names.append(name)
-    return Pool(pixels, names, [-1] * count, 0)
+        if name in seen:
+            continue
+        seen.add(name)
+        crop = photos.images[which][top : top + height, left : left + width]
+        crop = np.ascontiguousarray(crop[:, ::-1] if mirrored else crop)
+        resized = Image.fromarray(crop).resize(PHOTO, Image.Resampling.LANCZOS)
+        yield name, -1, np.asarray(resized)
 
 
-def _folder(root: Path, count: int, seed: int) -> Pool:
-    """ImageFolder layout (a folder per class, numbered in sorted order), or pictures in one."""
-    if not root.is_dir():
-        raise InputError(
-            f"images {str(root)!r}: not a folder, and none of {', '.join(SOURCES)}; give a folder "
-            "of pictures (one sub-folder per class gives labels) or one of those names"
-        )
-    files, skipped = pictures.find(root)
-    pixels: list[Pixels] = []
-    names: list[str] = []
-    for at in _rng(seed).permutation(len(files)):
-        if len(pixels) == count:
-            break
-        try:
-            pixels.append(pictures.decode(files[at]))
-        except pictures.Unusable as error:
-            skipped[str(error)] += 1
-        else:
-            names.append(files[at].relative_to(root).as_posix())
-    said = _said(skipped, len(pixels))
-    if len(pixels) < 2:
-        raise InputError(
-            f"images {str(root)!r}: found {len(pixels)} usable picture(s) with a suffix of "
-            f"{', '.join(sorted(pictures.SUFFIXES))}; at least 2 are needed"
-            f"{said and f'. Skipped {said}'}"
-        )
-    # As in ImageFolder, every sub-folder is a class; a picture at the top means there are none.
-    flat = any(p.parent == root for p in files)
-    classes = [] if flat else sorted(p.name for p in root.iterdir() if p.is_dir())
-    labels = [-1 if flat else classes.index(name.split("/")[0]) for name in names]
-    return Pool(pixels, [escape.visible(name) for name in names], labels, len(classes), said)
-
-
-def _said(skipped: Counter[str], used: int) -> str:
-    """'5 of 40: 3 truncated, 2 too large', the most frequent first; '' where nothing was."""
-    reasons = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    total = skipped.total()
-    words = ", ".join(f"{n} {reason}" for reason, n in reasons)
-    return f"{total} of {total + used}: {words}" if total else ""
+_MAKERS = {"digits": _digits, "photos": _photos, "synthetic": _noise}
+_CLASSES = {"digits": tuple("0123456789")}

@@ -38,12 +38,12 @@ class Unusable(Exception):
     """Why a file cannot be used, in few words that others share: 'truncated'."""
 
 
-def find(root: Path) -> tuple[list[Path], Counter[str]]:
-    """(files below ``root`` with a suffix of SUFFIXES, sorted; what else was met, by reason).
+def find(root: Path, suffixes: frozenset[str] = SUFFIXES) -> tuple[list[str], Counter[str]]:
+    """(paths below ``root``, sorted, with one of ``suffixes``; what else was met, by reason).
 
     Links are followed, but no folder is read twice, and none that ``root`` lies in.
     """
-    files: list[Path] = []
+    files: list[str] = []
     skipped: Counter[str] = Counter()
 
     def unreadable(_: OSError) -> None:
@@ -59,14 +59,32 @@ def find(root: Path) -> tuple[list[Path], Counter[str]]:
                 skipped["link to a folder read already"] += 1
             read.add(real)
         folders.sort()
-        files += [p for name in names if (p := Path(folder, name)).suffix.lower() in SUFFIXES]
+        below = os.path.relpath(folder, root)
+        start = "" if below == "." else f"{below}/"
+        files += [start + name for name in names if Path(name).suffix.lower() in suffixes]
     return sorted(files), +skipped
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
-    """As `decode_file`, of a file that may be no file at all."""
-    with _opened(path) as file:
-        return decode_file(file)
+def read(path: Path, offset: int = 0, size: int = -1) -> bytes:
+    """A file, or ``size`` bytes of an archive, from anywhere. Raises Unusable."""
+    with opened(path, MOST_BYTES if size < 0 else None) as file:
+        try:
+            if size > MOST_BYTES:
+                raise Unusable("too large")
+            if size < 0:
+                data = file.read(MOST_BYTES + 1)
+            else:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:  # a disk that fails
+            raise Unusable("unreadable") from error
+    if len(data) > MOST_BYTES:  # it grew
+        raise Unusable("too large")
+    if len(data) < size:
+        raise Unusable("truncated")
+    if not data:
+        raise Unusable("empty")
+    return data
 
 
 def decode_file(file: IO[bytes]) -> NDArray[np.uint8]:
@@ -90,8 +108,11 @@ def decode_file(file: IO[bytes]) -> NDArray[np.uint8]:
         return np.asarray(image)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """The file, when it is one: neither a pipe, which would never end, nor a device."""
+def opened(path: Path, most: int | None = None) -> IO[bytes]:
+    """The file, when it is one: neither a pipe, which would never end, nor a device.
+
+    ``most``: bytes that it may have. Raises Unusable.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise Unusable("not a file")
@@ -105,7 +126,7 @@ def _opened(path: Path) -> IO[bytes]:
     for wrong, reason in (
         (not stat.S_ISREG(info.st_mode), "not a file"),
         (info.st_size == 0, "empty"),
-        (info.st_size > MOST_BYTES, "too large"),
+        (most is not None and info.st_size > most, "too large"),
     ):
         if wrong:
             file.close()

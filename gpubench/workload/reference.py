@@ -8,6 +8,7 @@ computed only in part shows.
 
 from __future__ import annotations
 
+from io import BytesIO
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ from msgspec import Struct
 
 from gpubench.answers import Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.workload import images, preprocess
+from gpubench.workload import classes, datasets, listing, pictures, preprocess
 from gpubench.workload.models import Model, resolve
+from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
 
     from gpubench.suite import Policy, Workload
     from gpubench.workload.cache import Cache
+    from gpubench.workload.datasets import Dataset, Pool
 
-POOL = 64
-"""Fewest images of a reference, unless a folder has fewer."""
+FORMAT = 2
+"""Raised whenever `build` would make something else of the same recipe."""
+_DATASET = "dataset"
 
 TOLERANCES = {
     "fp32": (2e-3, 0.95),
@@ -57,6 +61,8 @@ that saturate (x86 without VNNI) give 1.8 and fail. fp8 has no entry: no backend
 class _About(Struct, frozen=True):
     engine: str
     names: list[str]
+    spec: Spec
+    classes: tuple[str, ...] = ()
     skipped: str = ""
 
 
@@ -72,8 +78,25 @@ class Reference(Struct, frozen=True):
     """(N, classes)"""
     engine: str
     path: Path
+    spec: Spec
+    """How ``images`` were made of the encoded pictures."""
+    classes: tuple[str, ...] = ()
+    """Names of the network's classes by number; (): it has none that are known."""
     skipped: str = ""
-    """What of a folder was left out, and why: see `gpubench.workload.images.Pool`."""
+    """What of a data set was left out, and why: see `gpubench.workload.datasets.Pool`."""
+
+    def encoded(self, index: int) -> bytes:
+        """The encoded picture that ``images[index]`` was made of."""
+        import numpy as np
+
+        ends = np.load(self.path / "ends.npy", mmap_mode="r")
+        blob = np.load(self.path / "encoded.npy", mmap_mode="r")
+        found: bytes = blob[ends[index - 1] if index else 0 : ends[index]].tobytes()
+        return found
+
+    def dataset(self) -> Dataset:
+        """The whole data set that the images were drawn from; cheap, needs numpy only."""
+        return listing.load(self.path / _DATASET)
 
 
 def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
@@ -82,29 +105,56 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
     Slow and heavy (it imports torch): for a worker process. Raises InputError for images, models
     or weights that do not exist.
     """
-    import numpy as np
-
     model = resolve(workload, cache)
-    pool = images.load(workload.images, max(policy.parity_images, POOL), policy.seed)
-    spec, labelled = model.spec, _meaningful(workload.images, pool.classes, model)
+    count = max(policy.parity_images, policy.accuracy_images, datasets.POOL)
+    pool = datasets.draw(datasets.find(workload, cache, count), count, policy.seed)
+    labelled = classes.meaningful(pool.dataset.about, model, workload.labels)
     recipe = {
-        "format": 1,
+        "format": FORMAT,
         "network": model.identity,
-        "images": images.fingerprint(pool),
-        "spec": msgspec.to_builtins(spec),
+        "images": pool.fingerprint,
+        "root": _root(pool),
+        "spec": msgspec.to_builtins(model.spec),
         "labelled": labelled,
         "engine": model.engine,
     } | ({"skipped": pool.skipped} if pool.skipped else {})
+    return cache.get_or_make("reference", recipe, lambda at: _make(at, pool, model, labelled))
 
-    def make(at: Path) -> None:
-        inputs = np.stack([preprocess.apply(spec, pixels) for pixels in pool.pixels])
-        np.save(at / "images.npy", inputs)
-        np.save(at / "labels.npy", np.array(pool.labels if labelled else [-1] * len(inputs)))
-        np.save(at / "logits.npy", model.answers(inputs))
-        about = _About(model.engine, pool.names, pool.skipped)
-        (at / "about.json").write_bytes(msgspec.json.encode(about))
 
-    return cache.get_or_make("reference", recipe, make)
+def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
+    """One picture at a time, so that memory does not grow with the pool."""
+    import numpy as np
+
+    dataset, spec, count = pool.dataset, model.spec, len(pool.indices)
+    inputs = np.lib.format.open_memmap(
+        at / "images.npy", "w+", np.float32, (count, *model.input_shape)
+    )
+    ends = np.cumsum(pool.sizes)
+    with (at / "encoded.npy").open("wb") as blob:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (int(ends[-1]),)}
+        np.lib.format.write_array_header_1_0(blob, header)
+        for place in range(count):
+            data = pool.read(place)
+            blob.write(data)
+            inputs[place] = preprocess.apply(spec, pictures.decode_file(BytesIO(data)))
+    inputs.flush()
+    np.save(at / "ends.npy", ends)
+    labels = [dataset.label(i) if labelled else -1 for i in pool.indices]
+    np.save(at / "labels.npy", np.array(labels, np.int64))
+    np.save(at / "logits.npy", model.answers(np.asarray(inputs)))
+    dataset.save(at / _DATASET, _root(pool))
+    named = classes.names(dataset.classes if labelled else (), model)
+    names = [dataset.name(i) for i in pool.indices]
+    about = _About(model.engine, names, spec, named, pool.skipped)
+    (at / "about.json").write_bytes(msgspec.json.encode(about))
+
+
+def _root(pool: Pool) -> str:
+    """Where the data set lies; within the cache relative to the entry, whichever folder it is."""
+    root = pool.dataset.root
+    if pool.dataset.about.kind == "folder":
+        return str(root.absolute())
+    return str(Path("..", "..", "..", *root.parts[-2:]))
 
 
 def load(path: Path) -> Reference:
@@ -119,6 +169,8 @@ def load(path: Path) -> Reference:
         logits=np.load(path / "logits.npy"),
         engine=about.engine,
         path=path,
+        spec=about.spec,
+        classes=about.classes,
         skipped=about.skipped,
     )
 
@@ -220,16 +272,6 @@ def _tolerance(precision: str, policy: Policy) -> tuple[float, float]:
             "and policy.min_top1_agreement"
         )
     return largest, least
-
-
-def _meaningful(source: str, classes: int, model: Model) -> bool:
-    """Whether the labels of a source number the classes of this network.
-
-    Digits do for a probe only; the class folders of a folder do when there are as many as the
-    network has classes (and it is no probe), as the folders of ImageNet's validation set.
-    """
-    kind = source if source in images.SOURCES else "folder"
-    return model.label_source == kind and classes == model.num_classes
 
 
 def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:

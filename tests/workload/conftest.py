@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpubench.workload.cache import Cache
+from gpubench.workload.preprocess import Spec
 from gpubench.workload.reference import Reference
 
 
@@ -25,7 +26,8 @@ def reference() -> Reference:
     logits = (rng.normal(size=(64, 10)) + 5 * np.eye(10)[labels]).astype(np.float32)
     labels[::8] = -1
     images = np.zeros((64, 3, 2, 2), np.float32)
-    return Reference(images, labels, [str(i) for i in range(64)], logits, "made up", Path())
+    names, spec = [str(i) for i in range(64)], Spec(crop=2, resize=2)
+    return Reference(images, labels, names, logits, "made up", Path(), spec)
 
 
 @pytest.fixture
