@@ -103,7 +103,7 @@ def test_a_file_with_nodes_of_its_own_is_taken_as_it_is(cache: Cache, tmp_path: 
 
 def test_a_file_in_another_precision_is_refused(cache: Cache, tmp_path: Path) -> None:
     file = conv_net(tmp_path / "half.onnx", "fp16")
-    with pytest.raises(InputError, match="half.onnx' is fp16: int8 is made of fp32"):
+    with pytest.raises(InputError, match=r"half.onnx' is fp16: int8 is made of fp32"):
         _made(cache, model=str(file), weights="file")
 
 
