@@ -19,12 +19,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.backends import _torch
+from gpubench.backends import _ort_int8, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Device
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import visible_gpus
 from gpubench.suite import Cell, Option
+from gpubench.workload import quantise
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -69,7 +70,7 @@ class OnnxRuntime:
     """Inference sessions with inputs and outputs bound once."""
 
     name = "onnxruntime"
-    summary = "ONNX Runtime; CUDA and CPU (TensorRT, OpenVINO by option); fp32, tf32, fp16"
+    summary = "ONNX Runtime; CUDA and CPU (TensorRT, OpenVINO by option); fp32, tf32, fp16, int8"
     options: tuple[Option, ...] = (
         Option(
             name="provider",
@@ -117,6 +118,7 @@ class OnnxRuntime:
             choices=("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
             help="how cuDNN's algorithms are chosen; CUDA provider only",
         ),
+        *quantise.OPTIONS,
     )
     preload: tuple[str, ...] = ("onnxruntime",)
 
@@ -136,9 +138,11 @@ class OnnxRuntime:
         provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))
         if provider is None:
             return f"provider {cell.options['provider']!r} does not run on {cell.device}"
-        if cell.precision not in ("fp32", "tf32", "fp16", "bf16"):
-            return f"{cell.precision}: here ONNX Runtime runs fp32, tf32 and fp16"
-        if cell.device == "cpu" and cell.precision != "fp32":
+        if cell.precision not in ("fp32", "tf32", "fp16", "bf16", "int8"):
+            return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and int8"
+        if reason := quantise.unsupported(cell) or _ort_int8.unsupported(cell, provider):
+            return reason
+        if cell.device == "cpu" and cell.precision not in ("fp32", "int8"):
             return (
                 f"{cell.precision}: on a CPU ONNX Runtime has no such convolution; it casts to fp32"
             )
@@ -169,7 +173,10 @@ class OnnxRuntime:
                 f"it has {', '.join(built)}",
                 _REMEDIES[provider],
             )
-        file = model.onnx("fp32" if cell.precision == "tf32" else cell.precision)
+        if cell.precision == "int8":
+            file = quantise.onnx(cell, model, cache, "tensorrt" if provider == _TENSORRT else "cpu")
+        else:
+            file = model.onnx("fp32" if cell.precision == "tf32" else cell.precision)
         return self._engine(cell, file, cache) if provider == _TENSORRT else file
 
     def _engine(self, cell: Cell, file: Path, cache: Cache) -> Path:
@@ -203,8 +210,11 @@ class OnnxRuntime:
         options = {option.name: option.default for option in self.options} | cell.options
         provider = _PROVIDERS[str(options["provider"]), cell.device]
         if device.kind == "cpu":
-            session = _session(artefact, cell, device, options, provider, _cpu(provider, device))
-            return CpuSession(session, cell.batch_size, _facts(session, provider, device))
+            settings = _cpu(provider, device)
+            with _ort_int8.dumped(cell) as dump:
+                session = _session(artefact, cell, device, options, provider, settings, dump)
+                facts = _facts(session, provider, device) | _ort_int8.facts(artefact, dump)
+            return CpuSession(session, cell.batch_size, facts)
 
         with ExitStack() as stack:
             stream = _torch.enter_device(stack, device)  # torch also brings in cuBLAS and cuDNN
@@ -219,6 +229,8 @@ class OnnxRuntime:
             engines = _engines(artefact)
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
+            if cell.precision == "int8":
+                facts |= quantise.facts(file)
             if provider == _TENSORRT:
                 facts |= {"engines": engines, "engine_built_at_open": _engines(artefact) != engines}
             opened = CudaSession(session, cell.batch_size, facts, device, stream)
@@ -265,6 +277,7 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
         return common | {
             "trt_fp16_enable": _flag(precision == "fp16"),
             "trt_bf16_enable": _flag(precision == "bf16"),
+            "trt_int8_enable": _flag(precision == "int8"),
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),
@@ -285,8 +298,12 @@ def _session(
     options: dict[str, Any],
     provider: str,
     settings: dict[str, str],
+    dump: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """A session that runs on ``provider`` alone. Raises CellFailed when it would not."""
+    """A session that runs on ``provider`` alone. Raises CellFailed when it would not.
+
+    ``dump``: where it leaves the graph that it runs.
+    """
     import onnxruntime as ort
 
     if device.kind == "cuda" and hasattr(ort, "preload_dlls"):
@@ -308,6 +325,9 @@ def _session(
     if provider != "CPUExecutionProvider":
         config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     config.add_free_dimension_override_by_name("batch", cell.batch_size)
+    if dump:
+        config.optimized_model_filepath = str(dump)
+        config.log_severity_level = 3  # it warns that the dump is for this machine only
     try:
         session = ort.InferenceSession(
             file, config, providers=[(provider, settings)], enable_fallback=0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench.backends._session import Closing
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite import Cell, Option
+from gpubench.workload import quantise
 
 if TYPE_CHECKING:
     import openvino
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
     from gpubench.workload.cache import Cache
     from gpubench.workload.models import Model
 
-_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-"""Precision -> OpenVINO's inference precision."""
+_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+"""Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
 
 
 class OpenVINO:
     """Compiled models, with a queue of infer requests for throughput."""
 
     name = "openvino"
-    summary = "OpenVINO; CPU (Intel GPU by option); fp32, bf16, fp16"
+    summary = "OpenVINO; CPU (Intel GPU by option); fp32, bf16, fp16, int8"
     options: tuple[Option, ...] = (
         Option(
             name="device_name",
@@ -50,6 +51,7 @@ class OpenVINO:
             minimum=0,
             help="batches computed at the same time; 0: what the hint chooses",
         ),
+        *quantise.OPTIONS,
     )
     preload: tuple[str, ...] = ("openvino",)
 
@@ -66,15 +68,18 @@ class OpenVINO:
             return f"OpenVINO has no {cell.device} device (an Intel GPU is device_name = 'GPU')"
         if cell.precision not in _TYPES:
             return f"{cell.precision}: here OpenVINO runs {', '.join(_TYPES)}"
+        if reason := quantise.unsupported(cell):
+            return reason
         streams = int(cell.options.get("num_streams", 0))
         if cell.options.get("device_name", "CPU") == "CPU" and streams > cell.cores > 0:
             return f"{streams} streams do not fit on {cell.cores} core(s): OpenVINO would use fewer"
         return None
 
-    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
-        """The fp32 ONNX file. Raises Unavailable when the device cannot do the precision.
+    def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
+        """The ONNX file: in fp32, for int8 with Q/DQ nodes.
 
-        Asked for a type that the device lacks, OpenVINO would compute in fp32 without a word.
+        Raises Unavailable when the device cannot do the precision; asked
+        for a type that it lacks, OpenVINO would compute in fp32 without a word.
         """
         import openvino
 
@@ -84,6 +89,8 @@ class OpenVINO:
                 f"OpenVINO finds no {name} device, only {', '.join(core.available_devices)}",
                 "install the Intel GPU's compute runtime (intel-opencl-icd), or use 'CPU'",
             )
+        if cell.precision == "int8":
+            return quantise.onnx(cell, model, cache, "cpu")
         able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
         if cell.precision != "fp32" and cell.precision.upper() not in able:
             raise Unavailable(
@@ -120,6 +127,8 @@ class OpenVINO:
                 f"asked for {wanted}, OpenVINO computes in {facts['precision']} on "
                 f"{facts['device']}; use precision = 'fp32'",
             )
+        if cell.precision == "int8":
+            facts |= quantise.facts(artefact) | _integer(compiled)
         return OpenVINOSession(compiled, facts)
 
 
@@ -226,3 +235,20 @@ def _facts(compiled: openvino.CompiledModel, device_name: str) -> Facts:
     } | (
         {"threads": compiled.get_property("INFERENCE_NUM_THREADS")} if device_name == "CPU" else {}
     )
+
+
+def _integer(compiled: openvino.CompiledModel) -> Facts:
+    """Types that products are computed in. Raises CellFailed("fallback") when none is an integer's.
+
+    An int8 layer takes u8 or i8, and says so.
+    """
+    products: Counter[str] = Counter()
+    for operation in compiled.get_runtime_model().get_ops():
+        info = {name: str(value.value) for name, value in operation.get_rt_info().items()}
+        if info.get("layerType") in ("Convolution", "FullyConnected", "MatMul"):
+            products[f"{info['layerType']} {info.get('runtimePrecision')}"] += 1
+    if not any(name.endswith(("u8", "i8")) for name in products):
+        raise CellFailed(
+            "fallback", f"none of the network's products is computed in integers: {dict(products)}"
+        )
+    return {"products_by_type": dict(products), "int8_instructions": quantise.instructions()}

@@ -19,6 +19,7 @@ from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_ve
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.suite import Cell, Option, OptionValue
+from gpubench.workload import quantise
 from gpubench.workload.cache import check_private
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class TensorRT:
     """Strongly typed engines, one for each batch size, GPU and precision; kept in the cache."""
 
     name = "tensorrt"
-    summary = "NVIDIA TensorRT 10.12+ and TensorRT for RTX; CUDA; fp32, tf32, fp16, bf16, Q/DQ int8"
+    summary = "NVIDIA TensorRT 10.12+ and TensorRT for RTX; CUDA; fp32, tf32, fp16, bf16, int8"
     options: tuple[Option, ...] = (
         Option(
             name="flavour",
@@ -87,6 +88,7 @@ class TensorRT:
             minimum=0,
             help="scratch memory that kernels may ask for; 0: all of the GPU's",
         ),
+        *quantise.OPTIONS,
     )
     preload = ("torch",)
 
@@ -112,12 +114,7 @@ class TensorRT:
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
         if cell.precision == "fp8":
             return "fp8 needs a network quantised to fp8, which comes with a later release"
-        if cell.precision == "int8" and not cell.model.endswith(".onnx"):
-            return (
-                "int8 needs an ONNX file that brings its own Q/DQ nodes; quantising torchvision's "
-                "networks comes with a later release"
-            )
-        return None
+        return quantise.unsupported(cell)
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
         """The engine for this cell and the first visible GPU; built when the cache has none.
@@ -128,9 +125,10 @@ class TensorRT:
         device = _gpu()
         flavour = _choose(str(_option(cell, "flavour")), device)
         trt = trt_build.load_flavour(flavour)
-        onnx = model.onnx(cell.precision)
+        int8 = cell.precision == "int8"
+        onnx = quantise.onnx(cell, model, cache, "tensorrt") if int8 else model.onnx(cell.precision)
         network = trt_build.inspect_onnx(onnx)
-        if cell.precision == "int8" and not network.quantized:
+        if int8 and not network.quantized:
             raise CellFailed("error", f"{onnx.name} has no QuantizeLinear nodes: it is not int8")
         settings = _settings(cell)
         target = {
@@ -146,6 +144,8 @@ class TensorRT:
             timing = _timing_file(cache, target)
             built = trt_build.build(trt, flavour, onnx, settings, _read_timing(timing))
             about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
+            if int8:
+                about |= quantise.facts(onnx)
             (directory / PLAN).write_bytes(built.plan)
             (directory / ABOUT).write_text(json.dumps(about, indent=1))
             if built.timing_cache:
@@ -169,13 +169,16 @@ class TensorRT:
         session.facts = {
             "precision": cell.precision,
             "engine_bytes": len(plan),
-            **{name: about[name] for name in _SHOWN},
+            **{name: about[name] for name in _SHOWN if name in about},
             **session.facts,
         }
         return session
 
 
-_SHOWN = ("flavour", "version", "gpu", "sha256", "onnx", "settings", "builder_flags")
+_SHOWN = (
+    *("flavour", "version", "gpu", "sha256", "onnx", "settings", "builder_flags"),
+    "quantised",
+)
 
 
 def _option(cell: Cell, name: str) -> OptionValue:

@@ -80,6 +80,11 @@ class Model(ABC):
         """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
         return "folder"
 
+    @property
+    def precision(self) -> str:
+        """The coarsest that it brings itself: what int8 is made of."""
+        return "fp32"
+
     @abstractmethod
     def state(self) -> Path:
         """The cache entry that `load_module` reads. InputError for an ONNX file."""

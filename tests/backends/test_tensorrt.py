@@ -162,8 +162,8 @@ def test_the_flavour_of_a_cell(installed: Callable[..., None]) -> None:
         ({"device": "cpu"}, "GPUs only"),
         ({"precision": "amp"}, "PyTorch"),
         ({"precision": "fp8"}, "later release"),
-        ({"precision": "int8"}, "Q/DQ nodes"),
-        ({"precision": "int8", "model": "nets/mine.onnx"}, None),
+        ({"precision": "int8"}, None),
+        ({"precision": "fp16", "options": {"calibration": "entropy"}}, "is an option of int8"),
     ],
 )
 def test_unsupported(changes: dict[str, Any], words: str | None) -> None:
@@ -185,7 +185,8 @@ class Prepared:
         monkeypatch.setattr(tensorrt.trt_build, "load_flavour", lambda flavour: self.trt)
 
     def __call__(self, **changes: Any) -> Path:
-        model: Any = Bag(onnx=lambda precision: self.onnx)
+        precision = "int8" if changes.get("precision") == "int8" else "fp32"
+        model: Any = Bag(name="net", precision=precision, onnx=lambda precision: self.onnx)
         return self.backend.prepare(cell(**changes), model, self.cache)
 
     def builds(self) -> int:

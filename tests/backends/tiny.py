@@ -121,7 +121,7 @@ class Model:
     name, weights, is_onnx = "tiny", "random", False
     num_classes = CLASSES
     input_shape = (3, CROP, CROP)
-    identity = "tiny"
+    identity, precision = "tiny", "fp32"
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from gpubench.errors import CellFailed, InputError
+from gpubench.suite import Cell
+from gpubench.workload import models, pictures, preprocess, quantise
+from gpubench.workload.cache import Cache
+from tests.backends import tiny
+from tests.backends.onnx_files import conv_net
+
+WriteTiny = Callable[..., Path]
+
+
+def _cell(model: str = "digits", **changes: object) -> Cell:
+    base = {"model": model, "weights": "probe", "images": "digits", "precision": "int8"}
+    return tiny.cell("onnxruntime", **(base | changes))
+
+
+def _made(cache: Cache, target: quantise.Target = "cpu", **changes: object) -> Path:
+    cell = _cell(**changes)  # type: ignore[arg-type]
+    return quantise.onnx(cell, models.resolve(cell.workload, cache), cache, target)
+
+
+def _types(file: Path) -> set[int]:
+    """ONNX's numbers of the types of zero points."""
+    graph = onnx.load(file).graph
+    constants = {t.name: t.data_type for t in graph.initializer}
+    points = [n.input[2] for n in graph.node if n.op_type.endswith("antizeLinear") and n.input[2:]]
+    return {constants[name] for name in points}
+
+
+def test_what_a_file_says_of_itself(cache: Cache) -> None:
+    file = _made(cache, options={"calibration": "percentile", "calibration_images": 20})
+    said = quantise.facts(file)["quantised"]
+    assert said["made_by"].startswith("onnxruntime 1.")
+    assert (said["recipe"], said["method"]) == ("cpu", "percentile")
+    assert said["images"].startswith("20 digits")
+    assert len(said["images_sha256"]) == 64
+    assert said["nodes"]["Conv"] == 4
+    assert said["nodes"]["Gemm"] == 1
+    assert not {"Conv", "Gemm"} & set(said["floating"])
+    assert said["rest"] == "fp32"
+    assert onnx.load(file).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_each_runtime_gets_the_recipe_that_it_can_fuse(cache: Cache) -> None:
+    kind = onnx.TensorProto
+    assert _types(_made(cache, "tensorrt")) == {kind.INT8}, "TensorRT takes no other"
+    assert _types(_made(cache, "cpu")) == {kind.INT8, kind.INT32, kind.UINT8}
+    graph = onnx.load(_made(cache, "tensorrt")).graph
+    zero = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert not zero[node.input[2]].any(), "symmetric"
+
+
+def test_the_same_file_again_and_another_for_each_setting(cache: Cache) -> None:
+    first = _made(cache)
+    assert _made(cache) == first
+    assert _made(cache, batch_size=8, options={"graph_optimization": "extended"}) == first
+    others = [
+        _made(cache, "tensorrt"),
+        _made(cache, options={"calibration": "entropy"}),
+        _made(cache, options={"calibration_images": 40}),
+        _made(cache, images="photos"),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_quantising_is_deterministic(cache: Cache, tmp_path: Path) -> None:
+    again = _made(Cache(tmp_path / "another"))
+    assert again.read_bytes() == _made(cache).read_bytes()
+
+
+def test_weights_beside_the_file_are_taken_in(
+    cache: Cache, tmp_path: Path, tiny_onnx: WriteTiny
+) -> None:
+    file = conv_net(tmp_path / "net.onnx", external="net.data")
+    made = _made(cache, model=str(file), weights="file", images="photos")
+    (tmp_path / "net.data").unlink()
+    assert quantise.operators(made)[0]["Conv"] == 1
+    onnx.checker.check_model(onnx.load(made))
+
+
+def test_a_file_with_nodes_of_its_own_is_taken_as_it_is(cache: Cache, tmp_path: Path) -> None:
+    file = conv_net(tmp_path / "own.onnx", "int8")
+    made = _made(cache, model=str(file), weights="file")
+    assert made.read_bytes() == file.read_bytes()
+    assert quantise.facts(made)["quantised"]["made_by"] == "the file"
+    assert quantise.facts(made)["quantised"]["nodes"] == {"Conv": 1}
+    with pytest.raises(InputError, match=r"Q/DQ nodes of its own.*leave out calibration_images"):
+        _made(cache, model=str(file), weights="file", options={"calibration_images": 7})
+    with pytest.raises(InputError, match=r"leave out workload.calibration"):
+        _made(cache, model=str(file), weights="file", calibration=str(tmp_path))
+
+
+def test_a_file_in_another_precision_is_refused(cache: Cache, tmp_path: Path) -> None:
+    file = conv_net(tmp_path / "half.onnx", "fp16")
+    with pytest.raises(InputError, match=r"half.onnx' is fp16: int8 is made of fp32"):
+        _made(cache, model=str(file), weights="file")
+
+
+def test_what_cannot_be_quantised_says_so(cache: Cache, tmp_path: Path) -> None:
+    file = conv_net(tmp_path / "odd.onnx", operator="Frobnicate")
+    with pytest.raises(CellFailed, match=r"odd.onnx cannot be quantised: .*Frobnicate") as caught:
+        _made(cache, model=str(file), weights="file", images="photos")
+    assert caught.value.kind == "error"
+
+
+def _folder(at: Path, count: int, value: int | None = None) -> Path:
+    """Pictures of noise, or of one grey."""
+    at.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        noise = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        pixels = noise if value is None else np.full_like(noise, value)
+        Image.fromarray(pixels).save(at / f"{i:03}.png")
+    return at
+
+
+def test_pictures_of_a_folder(cache: Cache, tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "noise", 9)
+    made = _made(cache, calibration=str(folder), options={"calibration_images": 9})
+    assert quantise.facts(made)["quantised"]["images"] == f"9 in {folder}"
+
+
+def test_too_few_pictures_or_none(cache: Cache, tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "few", 5)
+    with pytest.raises(InputError, match=r"needs 128 pictures .* there are 5 in .*few"):
+        _made(cache, calibration=str(folder))
+    for i in range(200):
+        (folder / f"not{i}.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="there are 5 "):
+        _made(cache, calibration=str(folder))
+    with pytest.raises(InputError, match="nowhere"):
+        _made(cache, calibration=str(tmp_path / "nowhere"))
+
+
+def test_ranges_are_those_of_the_calibration_pictures(cache: Cache) -> None:
+    """The scale of the input spans exactly what the pictures hold once preprocessed."""
+    from io import BytesIO
+
+    from gpubench.workload import datasets
+
+    cell = _cell(options={"calibration_images": 20})
+    model = models.resolve(cell.workload, cache)
+    encoded = datasets.calibration(cell.workload, cache, 20, 0).encoded
+    seen = [preprocess.apply(model.spec, pictures.decode_file(BytesIO(e))) for e in encoded]
+    graph = onnx.load(quantise.onnx(cell, model, cache, "cpu")).graph
+    first = next(node for node in graph.node if "images" in node.input)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    span = max(s.max() for s in seen) - min(s.min() for s in seen)
+    assert constants[first.input[1]] * 255 == pytest.approx(span, rel=1e-5)
+
+
+def test_options_belong_to_int8() -> None:
+    changed = {"calibration": "entropy"}
+    assert quantise.unsupported(_cell(options=changed)) is None
+    assert quantise.unsupported(_cell(precision="fp32")) is None
+    words = quantise.unsupported(_cell(precision="fp32", options=changed))
+    assert words == "calibration is an option of int8, not of fp32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reduced"),
+    [({"avx2", "avx512_vnni"}, False), ({"avx2"}, True), ({"asimd", "i8mm"}, False)],
+)
+def test_cpus_that_saturate_get_7_bit_weights(
+    flags: set[str], reduced: bool, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "_flags", lambda: flags)
+    cpu, gpu = _made(cache), _made(cache, "tensorrt")
+    assert quantise.facts(cpu)["quantised"]["reduced_range"] == reduced
+    assert not quantise.facts(gpu)["quantised"]["reduced_range"]
+    weights = [t for t in onnx.load(cpu).graph.initializer if len(t.dims) == 4]
+    largest = max(int(np.abs(onnx.numpy_helper.to_array(t)).max()) for t in weights)
+    assert largest == (64 if reduced else 127)
