@@ -1,8 +1,8 @@
 """libjpeg-turbo, through simplejpeg, tuned for speed where answers stay the same.
 
-Colour is brought to full resolution by repeating it, not by interpolating; a picture far larger
-than the network's input is decoded at 1/2, 1/4 or 1/8 of its size, in the very transform that
-decodes it; and nothing right of or below the crop is resized.
+In a picture that is going to shrink, colour is brought to full resolution by repeating it, not by
+interpolating; one far larger than the network's input is decoded at 1/2, 1/4 or 1/8 of its size,
+in the very transform that decodes it; and nothing right of or below the crop is resized.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class TurboPreprocessor:
 
         plain.check_interpolation(Turbo.name, spec)
         self.facts = facts | {
-            "upsampling": "fast",
+            "upsampling": "fast where it shrinks",
             "scaled decoding": f"at least {GAP} x resize",
             "others": plain.OTHERS,
         }
@@ -95,8 +95,9 @@ class TurboPreprocessor:
         if size:
             divisor = self._divisor(*size)
             width, height = (ceil(side / divisor) for side in size)
+            shrinks = min(size) > self._spec.resize
             try:  # strict: a warning of the decoder's is for the reference to judge
-                pixels = self._jpeg(data, "RGB", False, True, height, width)
+                pixels = self._jpeg(data, fastupsample=shrinks, min_height=height, min_width=width)
             except ValueError:
                 pass
             else:
