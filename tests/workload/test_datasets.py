@@ -227,19 +227,31 @@ def test_another_picture_outside_the_pool_is_another_reference(
 
 
 def test_calibrating_on_a_folder_leaves_the_pool_alone(tmp_path: Path, cache: Cache) -> None:
-    for i in range(30):
+    for i in range(200):
         picture(tmp_path / f"{i}.png", i)
-    (tmp_path / "cut.png").write_bytes(b"no picture")
     work = Workload(images=str(tmp_path))
-    pool = datasets.draw(datasets.find(work, cache, 0), 10, 3)
-    found = datasets.calibration(work, cache, 20, 3, pool=10)
-    assert len(set(found.encoded)) == 20
-    assert not set(found.encoded) & {pool.read(i) for i in range(10)}
-    assert found.source == f"20 in {tmp_path} beside the 10 checked"
-    assert found == datasets.calibration(work, cache, 20, 3, pool=10)
-    assert found.digest != datasets.calibration(work, cache, 20, 4, pool=10).digest
-    with pytest.raises(InputError, match=r"needs 21 pictures .* there are 20 in .*; set workload"):
-        datasets.calibration(work, cache, 21, 3, pool=10)
+    dataset = datasets.find(work, cache, 0)
+    found = datasets.calibration(work, cache, 99, 3)
+    assert len(set(found.encoded)) == 99
+    for seed in range(3):
+        pool = datasets.draw(dataset, 100, seed)
+        assert not set(found.encoded) & {pool.read(i) for i in range(100)}
+    assert len(set(datasets.draw(dataset, 200, 0).indices)) == 200  # all of them, if need be
+    assert found.source == f"99 of the 100 in {tmp_path} that answers are checked on last"
+    assert found == datasets.calibration(work, cache, 99, 3)
+    assert found.digest != datasets.calibration(work, cache, 99, 4).digest
+    with pytest.raises(InputError, match=r"needs 101 pictures, and there are 100 of .*; set work"):
+        datasets.calibration(work, cache, 101, 3)
+
+
+def test_calibrating_leaves_out_what_is_no_picture(tmp_path: Path, cache: Cache) -> None:
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i)
+    work = Workload(images=str(tmp_path))
+    first = datasets.calibration(work, cache, 2, 0).encoded[0]
+    next(p for p in tmp_path.iterdir() if p.read_bytes() == first).write_bytes(b"no picture")
+    with pytest.raises(InputError, match="there are 1 of the 2 in"):
+        datasets.calibration(work, cache, 2, 0)
 
 
 def test_calibrating_on_another_folder(tmp_path: Path, cache: Cache) -> None:
@@ -251,8 +263,7 @@ def test_calibrating_on_another_folder(tmp_path: Path, cache: Cache) -> None:
     assert sorted(found.encoded) == sorted([encoded(2), encoded(3)])
     assert found.source == f"2 in {tmp_path / 'b'}"
     same = Workload(images=str(tmp_path / "b"), calibration=str(tmp_path / "b"))
-    with pytest.raises(InputError, match="there are 0"):  # all of them are checked
-        datasets.calibration(same, cache, 1, 0)
+    assert datasets.calibration(same, cache, 1, 0).source.startswith("1 of the 1 in")
 
 
 @pytest.mark.parametrize("source", images.SOURCES)

@@ -26,7 +26,7 @@ def pixels(data: bytes) -> np.ndarray:
     ("source", "shape"), [("photos", (375, 500, 3)), ("synthetic", (256, 256, 3))]
 )
 def test_photographs_and_noise(source: images.Kind, shape: tuple[int, ...], cache: Cache) -> None:
-    dataset, training = images.dataset(source, cache, 5), images.training(source, cache)
+    dataset, training = images.dataset(source, cache, 5), images.training(source, cache, 5)
     assert len(dataset) == len(training) == images.FEWEST
     assert dataset.classes == ()
     assert {dataset.label(i) for i in range(len(dataset))} == {-1}
@@ -46,7 +46,7 @@ def test_two_caches_hold_the_same_bytes(cache: Cache, tmp_path: Path) -> None:
 
 def test_digits_are_labelled_and_never_those_of_the_fit(cache: Cache) -> None:
     raw, labels = images.digits()
-    dataset, training = images.dataset("digits", cache, 5), images.training("digits", cache)
+    dataset, training = images.dataset("digits", cache, 5), images.training("digits", cache, 5)
     assert (len(dataset), len(training)) == (len(raw) - images.FITTED, images.FITTED)
     assert dataset.classes == tuple("0123456789")
     for part, first in ((dataset, images.FITTED), (training, 0)):
