@@ -86,6 +86,7 @@ class Pictures:
         """
         self.about, self.classes = about, about.classes
         self.root = Path(entry or "", about.root)
+        self._folder = str(self.root)
         self._names, self._labels, self._sizes, self._places = names, labels, sizes, places
 
     def __len__(self) -> int:
@@ -102,7 +103,8 @@ class Pictures:
     def read(self, index: int) -> bytes:
         """Its encoded bytes. Raises Unusable, also where it is no longer what was found."""
         if not self.about.archives:
-            return pictures.read(self.root / self._names[index])
+            # As text: a Path keeps parts of it, in a table that grows with the folder.
+            return pictures.read(os.path.join(self._folder, self._names[index]))  # noqa: PTH118
         archive, offset = (int(n) for n in self._places[index])
         path = self.root / self.about.archives[archive]
         return pictures.read(path, offset, int(self._sizes[index]))

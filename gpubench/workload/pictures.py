@@ -65,7 +65,7 @@ def find(root: Path, suffixes: frozenset[str] = SUFFIXES) -> tuple[list[str], Co
     return sorted(files), +skipped
 
 
-def read(path: Path, offset: int = 0, size: int = -1) -> bytes:
+def read(path: Path | str, offset: int = 0, size: int = -1) -> bytes:
     """A file, or ``size`` bytes of an archive, from anywhere. Raises Unusable."""
     with opened(path, MOST_BYTES if size < 0 else None) as file:
         try:
@@ -113,13 +113,13 @@ def averaging(width: int, height: int) -> int:
     return isqrt(width * height // KEPT_PIXELS)
 
 
-def opened(path: Path, most: int | None = None) -> IO[bytes]:
+def opened(path: Path | str, most: int | None = None) -> IO[bytes]:
     """The file, when it is one: neither a pipe, which would never end, nor a device.
 
     ``most``: bytes that it may have. Raises Unusable.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
             raise Unusable("not a file")
         # It may have become a pipe by now, and waiting for a writer is not what we want.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
