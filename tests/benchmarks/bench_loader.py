@@ -1,4 +1,4 @@
-"""The loader: memory over a large folder, what it adds to decoding, and hand-over without copies."""
+"""The loader: memory over a large folder, its rate, and batches handed over without a copy."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_rate_against_one_decoder_in_a_plain_loop(
     figure: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Photographs of 500 x 375; on one core, then on all of them."""
-    data, spec, batch = folder(tmp_path, (500, 375), 64, 64, monkeypatch), Spec(224, 256), 16
+    data, spec, batch = folder(tmp_path, (500, 375), 64, 64, monkeypatch), Spec(crop=224, resize=256), 16
 
     def serial() -> float:
         ring = Ring(1, batch, spec.crop, 1, encoded=False)
