@@ -195,15 +195,16 @@ class Overlapped:
         def compute() -> None:
             self._compute(next(held), lambda _: None)
 
-        session = _for(seconds, compute, self.finish, self.settle, clock)
+        each = 1 if self._collect is None else self.settle  # else they would not overlap
+        session = _for(seconds, compute, self.finish, each, LEAST_STAGES, clock)
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = _for(seconds, self._skip, _nothing, self.settle, clock)
+        loader = _for(seconds, self._skip, _nothing, 1, self.settle, clock)
         self.hold()
-        batches = self.settle * len(loader.durations)  # the mean: several come at once, then none
-        found["loader"] = round((loader.end - loader.start) / batches)
-        found["session"] = round(median(session.durations) / self.settle)
+        # the mean: several come at once, then none
+        found["loader"] = round((loader.end - loader.start) / len(loader.durations))
+        found["session"] = round(median(session.durations) / each)
         return found
 
     def _skip(self) -> None:
@@ -244,6 +245,7 @@ def _for(
     step: Callable[[], object],
     finish: Callable[[], object],
     iterations: int,
+    at_least: int,
     clock: Clock,
 ) -> Trace:
     """Samples of so many ``step`` each, for so long."""
@@ -252,7 +254,7 @@ def _for(
         finish,
         iterations=iterations,
         seconds=seconds,
-        at_least=LEAST_STAGES,
+        at_least=at_least,
         at_most=MOST_SAMPLES,
         clock=clock,
     )

@@ -164,9 +164,12 @@ class DeviceReader:
     _session: Session
 
     def __init__(
-        self, data: Dataset, decoder: str, spec: Spec, batch: int, index: int, start: int
-    ) -> None:
+        self, data: Dataset, decoder: str, spec: Spec, batch: int, index: int, start: int,
+        kind: str = "cuda",
+    ) -> None:  # fmt: skip
+        """``kind``: of device ``index``, as torch calls it."""
         self.positions = Positions(data, start)
+        self._device = f"{kind}:{index}"
         self._data, self._name, self._batch, self._index = data, decoder, batch, index
         self._spec = spec
         self._indices, self._encoded = [0] * batch, [b""] * batch
@@ -184,8 +187,7 @@ class DeviceReader:
         self._decoder = cast("decoders.DevicePreprocessor", made)
         self.facts = dict(made.facts)
         side = self._spec.crop
-        device = f"cuda:{self._index}"
-        self._images = torch.zeros((self._batch, 3, side, side), device=device)
+        self._images = torch.zeros((self._batch, 3, side, side), device=self._device)
         self._session = session
         # `_torch.Input`, which all sessions have that keep their input on a CUDA device
         self._tensor: torch.Tensor | None = getattr(

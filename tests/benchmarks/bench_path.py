@@ -39,10 +39,10 @@ def test_overlapped_throughput_against_the_slower_group_alone(
         batch_size = 4
         cores = 2
         [policy]
-        repeats = 5
-        max_repeats = 5
-        sample_s = 2.0
-        block_s = 1.0
+        repeats = 9
+        max_repeats = 9
+        sample_s = 1.0
+        block_s = 0.5
         """
     )
     session = setup.session(str(tmp_path / "suite.toml"), {}, None, tmp_path / "run", False, ())

@@ -117,6 +117,40 @@ def test_stages_of_what_overlaps() -> None:
     )  # fmt: skip
 
 
+def test_answers_that_can_be_fetched_later_are() -> None:
+    """As on CUDA: the host prepares the next batch while this one runs."""
+
+    class Later(VirtualSession):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.order: list[str] = []
+
+        def run(self) -> None:
+            super().run()
+            self.order.append("run")
+
+        def enqueue_out(self) -> int:
+            return self.order.count("run")
+
+        def collect(self, ticket: int) -> Any:
+            self.order.append(f"answer {ticket}")
+            return np.zeros((1, 10), np.float32)
+
+    clock = VirtualClock(reading_ns=1)
+    loader, session = VirtualLoader(clock, 3, MS), Later(clock, constant(MS))
+    data = VirtualData(clock, session)
+    path = Overlapped(loader, lambda slot: session.copy_in(slot.images), session, data)
+    for _ in range(3):
+        path.enqueue()
+    path.finish()
+    path.finish()
+    assert session.order == ["run", "run", "answer 1", "run", "answer 2", "answer 3"]
+    path.hold()
+    assert loader.taken == 6, "every slot was given back"
+    path.stages(0.01, clock)
+    assert session.order[-1].startswith("answer")
+
+
 def test_latency_is_serial() -> None:
     clock = VirtualClock(reading_ns=1)
     session = VirtualSession(clock, constant(10 * MS))
