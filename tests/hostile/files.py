@@ -39,6 +39,12 @@ GPU = make.GPU | {
 }
 
 
+DISAGREEMENT = {
+    "name": "digit 7", "answer": "3", "score": 0.75, "expected": "8", "expected_score": 0.5,
+    "label": "8", "thumbnail": "/9j/2w==",
+}  # fmt: skip
+
+
 def run() -> tuple[Any, list[Any]]:
     """(header, records) of a run with two backends, replicas, and every field that may be there."""
     cells = make.grid(backends=("torch-eager", "onnxruntime"), batches=(1, 4), replicas=(1, 2))
@@ -56,6 +62,7 @@ def run() -> tuple[Any, list[Any]]:
             "turns_s": [0.0],
             "cpu": {"mhz": {"min": 1.0, "max": 2.0}},
         }
+        r["parity"] |= {"disagreeing": 1, "disagreements": [DISAGREEMENT]}
         r["flags"] = ["DRIFT"]
         r["facts"] |= {"images_skipped": "1 of 3: 1 truncated", "providers": ["x"],
                        "deep": {"a": 1}}  # fmt: skip
