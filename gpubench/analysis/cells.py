@@ -6,7 +6,6 @@ computed in one place. Only numpy is imported here: the summary at the end of a 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,8 +16,8 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.answers import Parity, PathCheck
-from gpubench.record import FAILURES, Record, RecordFile
+from gpubench.answers import Parity, PathCheck, over_repeats
+from gpubench.record import FAILURES, WRONG, Record, RecordFile
 from gpubench.samples import window_slices
 from gpubench.suite import Cell, Policy
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
-WRONG = ("parity", "accuracy")
-"""Kinds of failure by answers alone: what was timed is shown, but never ranked."""
 WIDE = "budget ended before the target width"
 """Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
 
@@ -153,20 +150,14 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def parity(self) -> Parity | None:
-        """The worst answer check of all repeats."""
-        checks = [r.parity for r in self.records if r.parity is not None]
-        return min(checks, key=_badness, default=None)
+        """The answer checks of all repeats as one: see `answers.over_repeats`."""
+        return over_repeats([r.parity for r in self.records if r.parity is not None])
 
     @cached_property
     def path(self) -> PathCheck | None:
         """Boundary ``pipeline``: the worst check of the whole path of all repeats."""
         checks = [r.path for r in self.records if r.path is not None]
         return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
-
-
-def _badness(parity: Parity) -> tuple[bool, bool, float]:
-    error = parity.relative_error
-    return parity.passed, parity.accurate, -math.inf if error is None else -error
 
 
 class Problem(Struct, frozen=True, kw_only=True):

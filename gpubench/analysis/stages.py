@@ -50,12 +50,12 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     if "loader" not in stages or "session" not in stages:
         group, bottleneck = _slowest(stages, ("loader", "session"))
         left = data + compute - stages[bottleneck]
-        rate = _rate(cell, left)
-        return Breakdown(stages, data + compute, None, bottleneck, group, None, rate)
+        free = _rate(cell, left)
+        return Breakdown(stages, data + compute, None, bottleneck, group, None, free)
     slower: Group = "loader" if stages["loader"] > stages["session"] else "session"
     group, bottleneck = _slowest(stages, (slower,))
-    rates = [rate for r in timed if (rate := r.images_per_s())]
-    overlapped = cell.batch_size * cell.replicas * 1e9 / median(rates) if rates else None
+    measured = [rate for r in timed if (rate := r.images_per_s())]
+    overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
     without = {name: stages[name] for name in ("loader", "session")}
     without[group] *= 1 - stages[bottleneck] / max(1.0, data if group == "loader" else compute)
     together = sum(without.values()) if _one_core(timed[0]) else max(without.values())

@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.analysis.cells import WRONG, Summary, summarise
+from gpubench.analysis.cells import Summary, summarise
 from gpubench.errors import GpubenchError
 from gpubench.pytest_plugin.result import why_failed, why_skipped
-from gpubench.record import RECORDS, Record, RecordFile, read
+from gpubench.record import RECORDS, WRONG, Record, RecordFile, read
 from gpubench.run import driver, setup
 from gpubench.run.messages import Progress
 from gpubench.run.plan import Plan, Skip

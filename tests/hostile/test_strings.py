@@ -31,7 +31,7 @@ EVIL = (
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
 CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm",
-          "loader"}  # fmt: skip
+          "loader", "thumbnail"}  # fmt: skip
 """Fields whose words msgspec checks."""
 
 
