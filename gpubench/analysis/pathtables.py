@@ -194,7 +194,7 @@ def skipped(rows: Sequence[Summary]) -> list[str]:
         if said:
             lines.setdefault(str(said), []).append(s.cell.label)
     return [
-        f"Images skipped by the loader ({labels[0]}"
+        f"Images skipped ({labels[0]}"
         f"{f' and {len(labels) - 1} more' if labels[1:] else ''}): {said}."
         for said, labels in lines.items()
     ]

@@ -136,8 +136,8 @@ def test_strange_stages_and_facts_do_no_harm(run: RecordFile) -> None:
 
 def test_skipped_pictures_are_told_once_for_all_cells_that_skipped_them(run: RecordFile) -> None:
     said = pathtables.skipped(summarise([run]))
-    assert len(said) == 2  # by the loader; one after another
-    assert said[0].startswith("Images skipped by the loader (torch-eager fp32 b8 x1 latency")
+    assert len(said) == 2  # one after another; by the loader
+    assert said[0].startswith("Images skipped (torch-eager fp32 b8 x1 latency")
     assert said[1].endswith("and 8 more): 2 truncated, 1 too large.")
 
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from gpubench import cli_options
+from gpubench.analysis import pathtables
 from gpubench.record import Record, read
 from gpubench.report import exports, page
 from tests.hostile import files
@@ -29,8 +30,8 @@ EVIL = (
     "www.evil.example #1 \x00\x85\ufeff\U000e0041"
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
-CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm"}
-CHOSEN |= {"loader", "thumbnail"}
+CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm",
+          "loader", "thumbnail"}  # fmt: skip
 """Fields whose words msgspec checks."""
 
 
@@ -40,6 +41,8 @@ def poisoned(value: Any, words: Callable[[str], str], at: files.Path_ = ()) -> A
         free = {"environment", "facts", "options", "prepare_ns", "stages_ns", "nodes"} & {*at}
         known = {"gpubench", "os", "python", "memory", "directory", "cpu", "gpus", "libraries",
                  "variables", "version", "kernel", "total_bytes", "images_skipped"}  # fmt: skip
+        known |= {"path", "loader", "loader_cores", "session_cores", "skipped", "kind", "session",
+                  *pathtables.NAMES}  # fmt: skip
         return {
             (words(k) if free and k not in known else k): poisoned(v, words, (*at, k))
             for k, v in value.items()
