@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from gpubench.samples import Count
 from gpubench.suite import Natural
@@ -89,3 +91,17 @@ class PathCheck(Struct, frozen=True, kw_only=True):
     labelled: Natural = 0
     correct: Natural = 0
     correct5: Natural = 0
+
+
+def worst_path(checks: Iterable[PathCheck | None]) -> PathCheck | None:
+    """Over replicas, which are all asked the same: the worst of everything; None without any."""
+    found = [check for check in checks if check is not None]
+    if not found:
+        return None
+    return replace(
+        min(found, key=lambda check: (check.passed, check.top1_agreement)),
+        max_difference=max(check.max_difference for check in found),
+        mean_difference=max(check.mean_difference for check in found),
+        correct=min(check.correct for check in found),
+        correct5=min(check.correct5 for check in found),
+    )

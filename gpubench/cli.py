@@ -161,17 +161,21 @@ def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["backends", "models", "suites"]))
+@click.argument("what", type=click.Choice(["backends", "decoders", "models", "suites"]))
 def list_(what: str) -> None:
-    """List the backends, models or suites that can be named.
+    """List the backends, decoders, models or suites that can be named.
 
     Example: gpubench list backends
     """
     from gpubench.run import show
 
-    console().print(
-        {"backends": show.backends, "models": show.models, "suites": show.suites}[what]()
-    )
+    shown = {
+        "backends": show.backends,
+        "decoders": show.decoders,
+        "models": show.models,
+        "suites": show.suites,
+    }
+    console().print(shown[what]())
 
 
 @cli.command()

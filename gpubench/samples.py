@@ -50,14 +50,16 @@ class Samples(Struct, frozen=True, kw_only=True):
     enqueue_ns: Ns = 0
     """Of the steady samples' time, what the host spent in ``enqueue`` before it began to wait."""
     cpu_ns: Ns = 0
-    """CPU time of the process, all threads, while it sampled."""
+    """CPU time of the process, all threads, and of a loader's, while it sampled."""
     switches: Count = 0
     """Times that the kernel took a core from it while it sampled (involuntary context switches)."""
     late_ns: Offset = 0
     """How long after the announced common start it went on."""
     stages_ns: dict[str, Ns] = {}
-    """Boundary ``transfer``: median of copy_in, run and copy_out, each waited for, measured apart
-    after the samples while all replicas still run."""
+    """Per batch, each waited for, measured apart after the samples while all replicas still run.
+    Boundary ``transfer``: median of copy_in, run and copy_out. ``pipeline``: of read, decode,
+    transform, copy_in, run, copy_out and postprocess, one after the other; with throughput also
+    ``loader`` and ``session``, the two groups that overlap, each alone at full speed."""
     claim_ns: Ns = 0
     """Dispatch: time spent in getting work, of all its samples."""
 

@@ -91,7 +91,8 @@ def expand(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> 
 
     ``machine_cores`` is shared out over the most devices that a cell needs, unless ``axes.cores``
     says otherwise. Combinations that mean the same (a lone replica has its device to itself; only
-    throughput is dispatched) are one cell. Raises SuiteError when the exclusions leave none.
+    throughput is dispatched and has a loader) are one cell. Raises SuiteError when the exclusions
+    leave none.
     """
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, device, machine_cores):
@@ -134,14 +135,14 @@ def _grid(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> I
                 replicas_per_device=min(per_device, replicas),
                 dispatch=dispatch if scenario == "throughput" else "independent",
                 decoder=decoder,
-                loader=loader,
-                loader_cores=loader_cores if device == "cpu" else 0,
+                loader=loader if scenario == "throughput" else "auto",
+                loader_cores=loader_cores if device == "cpu" and scenario == "throughput" else 0,
                 labels=work.labels,
                 calibration=work.calibration,
             )
 
 
-_NO_PATH = [("pil", "auto", 0)]
+_NO_PATH: list[tuple[str, Loader, int]] = [("pil", "auto", 0)]
 """Decoder, loader and its cores where a cell has no path: `Cell`'s defaults."""
 
 

@@ -361,6 +361,7 @@ def test_version_schema_list_and_completion() -> None:
     assert "resnet50" in gpubench("list", "models").stdout.split()
     assert "quick" in gpubench("list", "suites").stdout
     assert "torch-eager" in gpubench("list", "backends").stdout
+    assert "libjpeg-turbo" in gpubench("list", "decoders").stdout
     assert "_GPUBENCH_COMPLETE" in gpubench("completion", "bash").stdout
 
 

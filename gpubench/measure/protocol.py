@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from collections.abc import Callable, Sequence
 from itertools import pairwise, repeat
@@ -14,6 +15,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
+from gpubench.measure.path import Path, each_alone
+from gpubench.processes import cpu_ns, descendants
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -30,8 +33,6 @@ SPREAD = 2.3
 SPREAD_LEAST = 30
 """With fewer samples a change of the spread cannot be told from chance."""
 MOST_WARMUP = 100_000
-STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
-"""The stages of a transfer are timed for so long, each so often."""
 
 
 class Measured(Struct, frozen=True):
@@ -50,7 +51,8 @@ class Measured(Struct, frozen=True):
     claim: int = 0
     """Of a job: getting work."""
     cpu: int = 0
-    """CPU time of this process, all threads, from ``start`` to ``end`` (see `_measured`)."""
+    """CPU time of this process, all threads, and of a loader's, from ``start`` to ``end`` (see
+    `_measured`)."""
     switches: int = 0
     """Times that the kernel took a core from it meanwhile."""
 
@@ -67,6 +69,8 @@ class Sampler(Struct, frozen=True):
     flags: list[str]
     batch_ns: float
     """Of one iteration as it will be sampled: in ``throughput`` not each is waited for."""
+    path: Path | None = None
+    """Boundary ``pipeline``: what is held while this replica waits."""
 
 
 def steps(
@@ -99,12 +103,14 @@ def warm_up(
     clock: Clock = perf_counter_ns,
     *,
     bundle: int = 1,
+    path: Path | None = None,
 ) -> Sampler:
     """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
 
-    ``bundle``: so many batches, each waited for, count as one iteration.
+    ``bundle``: so many batches, each waited for, count as one iteration. ``path``: of a cell with
+    boundary ``pipeline``.
     """
-    enqueue, finish = steps(session, images, cell)
+    enqueue, finish = (path.enqueue, path.finish) if path else steps(session, images, cell)
     if bundle > 1:
         enqueue = _bundled(enqueue, finish, bundle)
     warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
@@ -113,13 +119,13 @@ def warm_up(
         shared = cell.replicas_per_device > max(1, cell.cores)
         iterations, trial = _block(enqueue, finish, policy.block_s, typical, shared, clock)
         at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
-        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [], trial)
+        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [], trial, path)
     overhead = timer_overhead(clock)
     iterations = math.ceil(overhead * TIMER_SHARE / max(typical - overhead, typical / 2))
     if iterations == 1:
-        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical)
+        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, path)
     waiting = _bundled(enqueue, finish, 1)
-    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"], typical)
+    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"], typical, path)
 
 
 def _iterate(
@@ -142,8 +148,21 @@ def _iterate(
 
 
 def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
-    """Warm up again, at least once: waiting for others may have cooled caches and clocks."""
-    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, 1, seconds, clock))
+    """Warm up again, at least once: waiting for others may have cooled caches and clocks.
+
+    A path goes on from where it was held, for as many batches as it takes to settle.
+    """
+    least = 1
+    if sampler.path:
+        sampler.path.resume()
+        least = sampler.path.settle
+    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, least, seconds, clock))
+
+
+def pause(sampler: Sampler) -> None:
+    """Nothing of it runs until `once_more`."""
+    if sampler.path:
+        sampler.path.hold()
 
 
 def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
@@ -174,11 +193,14 @@ def measure_job(
 
 def _take(sampler: Sampler, **settings: Any) -> tuple[Trace, dict[str, int]]:
     """A trace, and what the process used meanwhile (`Measured.cpu`, ``switches``)."""
+    others = descendants([os.getpid()]) if sampler.path else set()
+    others_ns = -cpu_ns(others)
     before = resource.getrusage(resource.RUSAGE_SELF)
     trace = sample(sampler.enqueue, sampler.finish, iterations=sampler.iterations, **settings)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return trace, {"cpu": round(cpu_s * 1e9), "switches": after.ru_nivcsw - before.ru_nivcsw}
+    used = round(cpu_s * 1e9) + others_ns + cpu_ns(others)
+    return trace, {"cpu": used, "switches": after.ru_nivcsw - before.ru_nivcsw}
 
 
 def _measured(
@@ -207,18 +229,12 @@ def _measured(
 
 def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
     """Median ns of what a transfer consists of, in turn and each waited for."""
-    parts: dict[str, Callable[[], object]] = {
+    parts = {
         "copy_in": lambda: session.copy_in(images),
         "run": session.run,
         "copy_out": session.copy_out,
     }
-    took: dict[str, list[int]] = {name: [] for name in parts}
-    for number in range(MOST_STAGES):
-        if number >= LEAST_STAGES and sum(map(sum, took.values())) > STAGES_NS:
-            break
-        for name, part in parts.items():
-            took[name] += sample(part, session.sync, iterations=1, clock=clock).durations
-    return {name: round(median(ns)) for name, ns in took.items()}
+    return each_alone(parts, session.sync, clock)
 
 
 def _block(

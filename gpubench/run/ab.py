@@ -23,6 +23,7 @@ from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
 from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, Writer, read
+from gpubench.run import needs
 from gpubench.run.client import AgentClient
 from gpubench.run.crew import ARMS, Crew
 from gpubench.run.driver import MAX_INVALID, Watcher, append
@@ -116,7 +117,7 @@ def run(
 def modules(job: Job) -> list[str]:
     """What the workers of both arms import."""
     cells = [cell for side in job.sides for cell in side.plan.cells]
-    return sorted({m for cell in cells for m in job.backends[cell.backend].preload})
+    return sorted({m for cell in cells for m in needs.preload(cell, job.backends)})
 
 
 def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environment]) -> Header:

@@ -12,28 +12,20 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from io import RawIOBase
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from selectors import EVENT_READ, DefaultSelector
-from time import monotonic, perf_counter_ns
-from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from gpubench.answers import worst_path
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.processes import die_with_parent
 from gpubench.run import worker
-from gpubench.run.dispatch import dispatcher
 from gpubench.run.messages import (
-    FINISHED,
-    AtBarrier,
     Begin,
     Done,
     End,
     Failure,
-    Go,
     Measure,
     Outcome,
     Preload,
@@ -41,22 +33,26 @@ from gpubench.run.messages import (
     Progress,
     Reply,
     Request,
+    Share,
+    Shared,
     Step,
     Waiting,
     WorkerMessage,
 )
+from gpubench.run.path import asks_to_share
 from gpubench.run.placement import placed
-from gpubench.run.postmortem import Inquest
-from gpubench.run.processes import SCRATCH, end_session, is_tracker, session_members
+from gpubench.run.processes import (
+    SCRATCH,
+    end_session,
+    is_tracker,
+    session_members,
+)
+from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry
 from gpubench.workload import reference
 
-BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
-"""How long before its start a common start is announced; and so much more for each worker."""
 REFERENCE_TIMEOUT_S = 3600.0
 PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
-EXIT_S, KILL_LIMIT_S = 0.2, 10.0
-"""How long workers may take to exit by themselves, all together; and each when it is killed."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
@@ -70,42 +66,61 @@ class Agent:
         self._closed = closed
         self._cache_dir = ""
         self._fork = multiprocessing.get_context("forkserver")
-        self._teams: dict[str, _Team] = {}
+        self._teams: dict[str, Team] = {}
         self._gpus: list[Gpu] | None = None
+        self._shared: dict[str, Shared] = {}
+        """By cell, so that all repeats and replicas share out their cores alike."""
 
     def handle(self, request: Request) -> Reply:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
         if isinstance(request, Begin | Step | End):
             return self._turn(request)
         if isinstance(request, Measure):
-            return self._measure(self._placed(request))
+            return self._measure(request)
         timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(PRELOADED)
-        team = self._team(request, timeout)
+        return self._once(request, timeout)  # type: ignore[return-value]
+
+    def _once(self, request: Request, timeout_s: float) -> WorkerMessage:
+        """The answer of one worker."""
+        team = self._team(request, timeout_s)
         try:
-            answers = team.answers(self._closed, self._emit)
-            return answers if isinstance(answers, Failure) else answers[0]  # type: ignore[return-value]
+            found = team.answers(self._closed, self._emit)
+            return found if isinstance(found, Failure) else found[0]
         finally:
             team.end()
 
-    def _placed(self, request: Measure) -> Measure:
+    def _placed(self, request: Measure) -> Measure | Failure:
+        """With everything that only this machine's agent knows."""
         if request.cell.device == "cuda" and self._gpus is None:
             self._gpus = visible_gpus()
-        return placed(request, self._gpus or [])
+        request = placed(request, self._gpus or [])
+        if not asks_to_share(request):
+            return request
+        key = request.cell.key
+        if key not in self._shared:
+            reply = self._once(Share(request), request.policy.timeout_s)
+            if not isinstance(reply, Shared):
+                return reply if isinstance(reply, Failure) else Failure("error", f"{reply}")
+            self._shared[key] = reply
+        return replace(request, shared=self._shared[key])
 
-    def _team(self, request: Request, timeout_s: float, replicas: int = 1) -> _Team:
-        return _Team(self._fork, request, self._cache_dir, replicas, timeout_s)
+    def _team(self, request: Request, timeout_s: float, replicas: int = 1) -> Team:
+        return Team(self._fork, request, self._cache_dir, replicas, timeout_s)
 
-    def _measure(self, request: Measure) -> Reply:
+    def _measure(self, asked: Measure) -> Reply:
+        request = self._placed(asked)
+        if isinstance(request, Failure):
+            return request
         team = self._team(request, request.policy.timeout_s, len(request.cores))
         try:
             with _telemetry(request, team) as telemetry:
                 team.telemetry = telemetry
-                answers = team.answers(self._closed, self._emit)
-            return _result(answers, team, telemetry)
+                found = team.answers(self._closed, self._emit)
+            return _result(found, team, telemetry)
         finally:
             team.end()
 
@@ -114,8 +129,10 @@ class Agent:
         if isinstance(request, End):
             return self._end(request.team, Waiting("", []))
         if isinstance(request, Begin):
-            measure = self._placed(request.measure)
             self._end(request.team, Waiting("", []))
+            measure = self._placed(request.measure)
+            if isinstance(measure, Failure):
+                return measure
             team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
             self._teams[request.team] = team
             team.telemetry = _telemetry(measure, team)
@@ -128,13 +145,13 @@ class Agent:
                 team.telemetry.__enter__()
             team.go(request.timeout_s)
             self._emit(Progress("released"))
-        answers = team.advance(self._closed)
-        if team.telemetry and (answers is not None or team.barrier == "measured"):
+        found = team.advance(self._closed)
+        if team.telemetry and (found is not None or team.barrier == "measured"):
             team.telemetry.__exit__()  # before its rival ends
-        if answers is None:
+        if found is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
         reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
-        return _result(answers, team, team.telemetry) if team.telemetry else reply
+        return _result(found, team, team.telemetry) if team.telemetry else reply
 
     def _end(self, name: str, reply: Reply) -> Reply:
         team = self._teams.pop(name, None)
@@ -143,7 +160,7 @@ class Agent:
         return reply
 
 
-def _telemetry(request: Measure, team: _Team) -> Telemetry:
+def _telemetry(request: Measure, team: Team) -> Telemetry:
     gpus = list(range(request.devices)) if request.cell.device == "cuda" else []
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
@@ -154,16 +171,16 @@ def _telemetry(request: Measure, team: _Team) -> Telemetry:
     return Telemetry(gpus, cores, team.pids, residents=residents)
 
 
-def _result(answers: Failure | list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Reply:
+def _result(found: Failure | list[WorkerMessage], team: Team, telemetry: Telemetry) -> Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
     if telemetry.lost:
-        more = f"; the worker: {answers.reason}" if isinstance(answers, Failure) else ""
+        more = f"; the worker: {found.reason}" if isinstance(found, Failure) else ""
         return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
-    return answers if isinstance(answers, Failure) else _done(answers, team, telemetry)
+    return found if isinstance(found, Failure) else _done(found, team, telemetry)
 
 
-def _done(answers: list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Done:
-    outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
+def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
+    outcomes = [answer for answer in found if isinstance(answer, Outcome)]
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
     return Done(
         outcomes,
@@ -171,160 +188,8 @@ def _done(answers: list[WorkerMessage], team: _Team, telemetry: Telemetry) -> Do
         telemetry.result() | {"start_s": team.start_s},
         telemetry.flags(),
         telemetry.invalid,
+        worst_path(outcome.path for outcome in outcomes),
     )
-
-
-class _Team:
-    """The workers of one task."""
-
-    telemetry: Telemetry | None = None
-
-    def __init__(
-        self, fork: Any, request: Request, cache_dir: str, size: int, timeout_s: float
-    ) -> None:
-        text = msgspec.json.encode(request)
-        self.barrier = "start"
-        """The last one reached."""
-        self.p50_ns = 0.0
-        self.start_s = 0.0
-        """From the request until every worker had opened its session."""
-        self.others: set[int] = set()
-        """Processes of rivals, which are idle while this team has its turn."""
-        self._begin = monotonic()
-        self._timeout_s = timeout_s
-        self._deadline = self._begin + timeout_s
-        self._dispatcher = dispatcher(request) if isinstance(request, Measure) else None
-        self._answers: dict[int, WorkerMessage] = {}
-        self._inquest = Inquest()
-        self._processes: list[BaseProcess] = []
-        self._pids: set[int] = set()
-        self._pipes: list[Connection] = []
-        self._selector = DefaultSelector()
-        try:
-            for replica in range(size):
-                self._start(fork, text, cache_dir, replica)
-        except BaseException:  # out of processes or descriptors: those that started must not stay
-            self.end()
-            raise
-
-    def _start(self, fork: Any, text: bytes, cache_dir: str, replica: int) -> None:
-        queue = self._dispatcher and self._dispatcher.queue
-        ours, theirs = fork.Pipe()
-        self._pipes.append(ours)
-        process = fork.Process(
-            target=worker.main, args=(theirs, text, cache_dir, replica, queue), daemon=True
-        )
-        try:
-            process.start()
-        finally:
-            theirs.close()
-        self._processes.append(process)
-        self._pids.add(process.pid)
-        self._selector.register(ours, EVENT_READ, replica)
-
-    def pids(self) -> set[int]:
-        """Of its processes and of its rivals'."""
-        return self._pids | self.others
-
-    def answers(self, closed: int, emit: Callable[[Reply], None]) -> Failure | list[WorkerMessage]:
-        """Every worker's answer in the order of replicas, or the first failure."""
-        while (answers := self.advance(closed)) is None:
-            emit(Progress(self.barrier, self.p50_ns))
-            self._release()
-        return answers
-
-    def advance(self, closed: int) -> Failure | list[WorkerMessage] | None:
-        """Until all workers wait at a barrier (None), or all have answered, or one failed."""
-        waiting: dict[int, AtBarrier] = {}
-        if closed not in self._selector.get_map():
-            self._selector.register(closed, EVENT_READ, None)
-        while len(self._answers) < len(self._pipes):
-            ready = self._selector.select(max(0.0, self._deadline - monotonic()))
-            if not ready:
-                words = f"no answer within {self._timeout_s:g} s (after {self.barrier!r})"
-                return Failure("timeout", words)
-            for key, _ in ready:
-                if key.data is None:
-                    raise SystemExit(0)
-                message = self._receive(key.data, self.barrier)
-                if isinstance(message, Failure):
-                    return message
-                if isinstance(message, AtBarrier):
-                    waiting[key.data] = message
-                else:
-                    self._answers[key.data] = message
-                    self._selector.unregister(key.fileobj)
-            if len(waiting) == len(self._pipes):
-                self._reached(list(waiting.values()))
-                if self.barrier != FINISHED:
-                    return None
-                waiting.clear()
-                self._release()
-        return [self._answers[replica] for replica in range(len(self._pipes))]
-
-    def _reached(self, messages: list[AtBarrier]) -> None:
-        self.barrier = messages[0].name
-        self.p50_ns = max(message.p50_ns for message in messages)
-        if self.barrier == "opened":
-            self.start_s = monotonic() - self._begin
-        if self.barrier == "warm" and self._dispatcher:
-            self._dispatcher.warm(messages)
-
-    def _receive(self, replica: int, step: str) -> WorkerMessage:
-        try:
-            text = self._pipes[replica].recv_bytes()
-        except (EOFError, OSError):
-            return self._death(replica, step)
-        return msgspec.json.decode(text, type=WorkerMessage)  # type: ignore[no-any-return]
-
-    def _death(self, replica: int, step: str) -> Failure:
-        process = self._processes[replica]
-        process.join(5)
-        kind, why = self._inquest.verdict(process.exitcode)
-        return Failure(kind, f"replica {replica} died after {step!r}: {why}")
-
-    def go(self, timeout_s: float) -> None:
-        """Let it pass its barrier, with ``timeout_s`` for what comes."""
-        self._timeout_s = timeout_s
-        self._deadline = monotonic() + timeout_s
-        self._release()
-
-    def _release(self) -> None:
-        at = perf_counter_ns() + BARRIER_DELAY_NS + WAKING_NS * len(self._pipes)
-        go = Go(at)
-        if self.barrier in ("warm", "again"):
-            go = self._dispatcher.hand_out(at) if self._dispatcher else go
-            if self.telemetry:
-                self.telemetry.turn(go.at_ns)
-        text = msgspec.json.encode(go)
-        for pipe in self._pipes:
-            try:
-                pipe.send_bytes(text)
-            except OSError:
-                continue  # it died at the barrier: its end of file is read next
-
-    def end(self) -> None:
-        """No worker is left when this returns, and nothing observes them."""
-        if self.telemetry:
-            self.telemetry.__exit__()
-        soon = monotonic() + EXIT_S
-        for process in self._processes:
-            process.join(max(0.0, soon - monotonic()))
-        for process in self._processes:
-            if process.pid:
-                with suppress(OSError):  # its children, such as compilers, outlive it
-                    os.killpg(process.pid, signal.SIGKILL)
-            if process.exitcode is None:
-                process.kill()
-        for process in self._processes:
-            process.join(KILL_LIMIT_S)  # one stuck in the kernel must not hold up the run
-            with suppress(ValueError):  # that one
-                process.close()  # its pipes; else they stay open until a garbage collection
-        self._selector.close()
-        for pipe in self._pipes:
-            pipe.close()
-        if self._dispatcher:
-            self._dispatcher.close()
 
 
 def main(requests_fd: int, replies_fd: int) -> None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gpubench import environment, suitefile
 from gpubench.backends.base import Backend
-from gpubench.run import pool
+from gpubench.run import needs, pool
 from gpubench.run.client import Asked, OnProgress
 from gpubench.run.messages import (
     Begin,
@@ -45,7 +45,7 @@ class Desk:
     ) -> None:
         self._rank, self._suite, self._backends = rank, suite, backends
         self._agent, self._say = agent, say
-        self._here = pool.here(rank, backends)
+        self._here = pool.here(rank, backends, needs.decoders_of(suite))
         self._cores = environment.usable_cores()
         self._cells: dict[tuple[str, int], dict[str, Cell]] = {}
         self._broken: dict[str, str] = {}
@@ -132,11 +132,11 @@ class Desk:
         return cell
 
     def _lack(self, cell: Cell) -> Failure | None:
-        """Why its backend cannot run here."""
-        backend = self._backends[cell.backend]
-        if lack := pool.lack(backend):
+        """Why its backend, or its decoder, cannot run here."""
+        decoders = [cell.decoder] if cell.boundary == "pipeline" else []
+        for lack in pool.lacks({cell.backend: self._backends[cell.backend]}, decoders).values():
             return Failure("unavailable", lack.reason, lack.remedy)
-        for module in backend.preload:
+        for module in needs.preload(cell, self._backends):
             if module in self._broken:
                 return Failure(
                     "unavailable",

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from gpubench import environment, escape, units
 from gpubench.backends import base
+from gpubench.decoders import base as decoders
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.run.imports import try_imports
 
@@ -64,6 +65,7 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
             Section("Backends", backends),
+            Section("Decoders", _decoders(imports, timeout_s)),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
             Section("What disturbs measurements", _noise(here)),
         ],
@@ -229,12 +231,27 @@ def _backends(timeout_s: float) -> tuple[list[Check], dict[str, dict[str, Any]]]
     return checks, imports
 
 
+def _decoders(imports: dict[str, dict[str, Any]], timeout_s: float) -> list[Check]:
+    """A check for each registered decoder. ``imports``: what was imported for the backends."""
+    found, checks = [], []
+    for name in decoders.names():
+        try:
+            found.append(decoders.get(name))
+        except InputError as error:
+            remedy = "reinstall the package that registers it, or remove it"
+            checks.append(Check(name, "broken", str(error), remedy))
+    wanted = {d.name: dict.fromkeys(m.partition(".")[0] for m in d.preload) for d in found}
+    more = sorted({module for part in wanted.values() for module in part} - imports.keys())
+    imports = imports | try_imports(more, timeout_s)
+    return checks + [_backend(d, {m: imports[m] for m in wanted[d.name]}) for d in found]
+
+
 def _runtimes(backend: base.Backend) -> tuple[str, ...]:
     extra = (m for m in _ALTERNATIVES.get(backend.name, ()) if importlib.util.find_spec(m))
     return tuple(dict.fromkeys([*(m.partition(".")[0] for m in backend.preload), *extra]))
 
 
-def _backend(backend: base.Backend, imports: dict[str, dict[str, Any]]) -> Check:
+def _backend(backend: base.Backend | decoders.Decoder, imports: dict[str, dict[str, Any]]) -> Check:
     try:
         facts = backend.probe()
     except Unavailable as error:

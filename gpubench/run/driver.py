@@ -14,6 +14,7 @@ from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, RecordError
 from gpubench.measure.protocol import repeats_needed
 from gpubench.record import Header, Record, RecordFile, Writer, read, scan
+from gpubench.run import needs
 from gpubench.run.client import AgentClient, Asked
 from gpubench.run.cluster import Cluster
 from gpubench.run.messages import Done, Measure, Progress
@@ -73,7 +74,7 @@ def run(
         walk.skip()
         cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
         if cells:
-            modules = {m: None for cell in cells for m in backends[cell.backend].preload}
+            modules = {m: None for cell in cells for m in needs.preload(cell, backends)}
             own = AgentClient(list(modules), job.cache_dir, job.out / "agent.log")
             with Nodes(cluster, plan, own) if cluster else own as agent:
                 try:

@@ -6,11 +6,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from gpubench.answers import Parity
+from gpubench.answers import Parity, PathCheck
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever an agent, or a node, of another version would misread a request."""
 
 
@@ -38,6 +38,15 @@ class Prepare(Struct, frozen=True, tag=True):
     timeout_s: float
 
 
+class Shared(Struct, frozen=True, tag=True):
+    """What a replica's cores are shared out by: ns per batch."""
+
+    data_ns: int
+    """Its data stages on one core."""
+    session_ns: int
+    """The session, with all of the cores."""
+
+
 class Measure(Struct, frozen=True, tag=True):
     """Measure one repeat of a cell, or a node's share of it: one fresh worker a replica."""
 
@@ -58,11 +67,19 @@ class Measure(Struct, frozen=True, tag=True):
     node: int = 0
     first: int = 0
     """The cell's number of this node's first replica."""
+    shared: Shared | None = None
+    """Boundary ``pipeline``. The agent fills it in, by measurement, where there is a choice."""
 
     @property
     def devices(self) -> int:
         """That its replicas on this node use."""
         return -(-len(self.cores) // self.cell.replicas_per_device)
+
+
+class Share(Struct, frozen=True, tag=True):
+    """Agent to worker: find out how to share out the first replica's cores (`Shared`)."""
+
+    measure: Measure
 
 
 class Begin(Struct, frozen=True, tag=True):
@@ -86,7 +103,7 @@ class End(Struct, frozen=True, tag=True):
     team: str
 
 
-Request = Preload | BuildReference | Prepare | Measure | Begin | Step | End
+Request = Preload | BuildReference | Prepare | Measure | Share | Begin | Step | End
 
 
 BAD_INPUT = "input"
@@ -144,6 +161,8 @@ class Outcome(Struct, frozen=True, tag=True):
     """Of the second turn."""
     pinned: str = ""
     """The cores that it was pinned to, '0-3,8'; '' where it was not."""
+    path: PathCheck | None = None
+    """Boundary ``pipeline``."""
 
 
 class Done(Struct, frozen=True, tag=True):
@@ -155,6 +174,8 @@ class Done(Struct, frozen=True, tag=True):
     telemetry: dict[str, Any]
     flags: list[str]
     invalid: bool
+    path: PathCheck | None = None
+    """As ``parity``."""
 
 
 Reply = Progress | Failure | Preloaded | Prepared | Waiting | Done
@@ -183,4 +204,4 @@ class AtBarrier(Struct, frozen=True, tag=True):
     """Of one batch as it will be sampled; at 'warm'."""
 
 
-WorkerMessage = AtBarrier | Outcome | Prepared | Preloaded | Failure
+WorkerMessage = AtBarrier | Outcome | Prepared | Preloaded | Shared | Failure

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
+from gpubench.answers import worst_path
 from gpubench.run.client import AgentClient, OnProgress
 from gpubench.run.cluster import Cluster, Peer
 from gpubench.run.messages import (
@@ -221,6 +222,7 @@ class Nodes:
             _telemetry({rank: done[rank].telemetry for rank in ranks}, bound_ns),
             flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
             any(done[rank].invalid for rank in ranks),
+            worst_path(done[rank].path for rank in ranks),
         )
 
 

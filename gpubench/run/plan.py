@@ -17,7 +17,7 @@ from msgspec import Struct
 from gpubench.backends.base import Backend
 from gpubench.errors import Unavailable
 from gpubench.measure.protocol import MIN_SAMPLES
-from gpubench.run import pool
+from gpubench.run import needs, pool
 from gpubench.suite import Cell, Policy, Suite
 
 SkipStatus = Literal["unavailable", "unsupported"]
@@ -74,16 +74,19 @@ def make(
 
     ``nodes``: where several machines measure, all of them; else it is this one with its ``cores``.
     """
-    missing = {name: pool.lack(backends[name]) for name in {cell.backend for cell in cells}}
+    named = {cell.backend: backends[cell.backend] for cell in cells}
+    lacks = pool.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
-        here = missing[cell.backend] or _no_room(cell, len(cores), gpus)
+        lacking = next((lacks[part] for part in needs.parts(cell) if part in lacks), None)
+        here = lacking or _no_room(cell, len(cores), gpus)
         lack = pool.missing(cell, nodes) if nodes else here
         reason = None
-        if lack is None or not missing[cell.backend]:
+        if lack is None or cell.backend not in lacks:
             try:
-                reason = backends[cell.backend].unsupported(cell) or pool.apart(cell, nodes)
+                reason = backends[cell.backend].unsupported(cell) or needs.unsupported(cell)
+                reason = reason or pool.apart(cell, nodes)
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
                 lack = pool.broken("unsupported", error)
         if reason:

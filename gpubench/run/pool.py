@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from gpubench import environment
 from gpubench.backends.base import Backend
+from gpubench.decoders.base import Decoder
 from gpubench.errors import Unavailable
 from gpubench.gpu import visible_gpus
+from gpubench.run import needs
 from gpubench.suite import Cell, Suite
 from gpubench.workload import cache
 
@@ -33,7 +35,7 @@ class Node(Struct, frozen=True):
     cores: int
     gpus: int
     lacks: dict[str, Lack] = {}
-    """By backend."""
+    """By backend, and by decoder ('decoder pil')."""
 
     @property
     def name(self) -> str:
@@ -67,10 +69,10 @@ def cores_of_a_device(most: int, nodes: Sequence[Node]) -> int:
     return 1
 
 
-def lack(backend: Backend) -> Lack | None:
-    """Why ``backend`` cannot run here, by its own probe."""
+def lack(part: Backend | Decoder) -> Lack | None:
+    """Why a backend or a decoder cannot run here, by its own probe."""
     try:
-        backend.probe()
+        part.probe()
     except Unavailable as error:
         return Lack(error.reason, error.remedy)
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
@@ -79,15 +81,21 @@ def lack(backend: Backend) -> Lack | None:
 
 
 def broken(method: str, error: Exception) -> Lack:
-    """A backend's ``method`` raised what it should not."""
+    """The ``method`` of a backend or a decoder raised what it should not."""
     return Lack(f"its {method} failed: {error!r}", "report it to the backend's authors")
 
 
-def here(rank: int, backends: Mapping[str, Backend]) -> Node:
+def lacks(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str, Lack]:
+    """What of these cannot run here, by `needs.parts`, and why."""
+    used: dict[str, Backend | Decoder] = dict(backends)
+    used |= {needs.named(name): needs.decoder(name) for name in decoders}
+    return {name: why for name, part in used.items() if (why := lack(part))}
+
+
+def here(rank: int, backends: Mapping[str, Backend], decoders: Iterable[str] = ()) -> Node:
     """This machine as node ``rank``."""
-    lacks = {name: why for name, backend in backends.items() if (why := lack(backend))}
     cores, gpus = len(environment.usable_cores()), len(visible_gpus())
-    return Node(rank, platform.node(), cores, gpus, lacks)
+    return Node(rank, platform.node(), cores, gpus, lacks(backends, decoders))
 
 
 def digest(suite: Suite) -> str:
@@ -110,8 +118,9 @@ def missing(cell: Cell, nodes: Sequence[Node]) -> Lack | None:
             "use more or larger nodes, fewer --replicas, or a smaller axes.cores",
         )
     for node in nodes:
-        if node.rank in share and (why := node.lacks.get(cell.backend)):
-            return Lack(f"{node.name}: {why.reason}", why.remedy)
+        for part in needs.parts(cell):
+            if node.rank in share and (why := node.lacks.get(part)):
+                return Lack(f"{node.name}: {why.reason}", why.remedy)
     return None
 
 

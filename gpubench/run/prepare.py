@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError
+from gpubench.run import needs
 from gpubench.run.client import Asked
 from gpubench.run.messages import (
     BAD_INPUT,
@@ -55,6 +56,10 @@ def family(cell: Cell) -> str:
         dispatch="independent",
         scenario="latency",
         boundary="compute",
+        decoder="pil",
+        loader="auto",
+        loader_cores=0,
+        labels="",
     ).key
 
 
@@ -74,14 +79,14 @@ def prepare(
     references: dict[object, Reply] = {}
     artefacts: dict[object, Reply] = {}
     for cell in cells:
-        lacking = [m for m in backends[cell.backend].preload if m in broken]
+        lacking = [m for m in needs.preload(cell, backends) if m in broken]
         if lacking:
             reason = f"{lacking[0]} cannot be imported: {broken[lacking[0]]}"
             remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
             yield NotReady(cell, Failure("unavailable", reason, remedy))
             continue
         workload = cell.workload
-        key = (workload.model, workload.weights, workload.images)
+        key = replace(workload, calibration="")
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             references[key] = reply = agent.ask(BuildReference(workload, policy))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from gpubench.answers import Parity
+from gpubench.answers import Parity, PathCheck
 from gpubench.record import Record
 from gpubench.run.messages import BAD_INPUT, Done, Failure, Reply
 from gpubench.run.plan import Skip
@@ -62,6 +62,7 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
         again=[outcome.again for outcome in done.outcomes if outcome.again],
         prepare_ns=prepare_ns,
         parity=done.parity,
+        path=done.path,
         telemetry=done.telemetry,
         facts={**done.outcomes[0].facts, "pinned": [o.pinned for o in done.outcomes]},
     )
@@ -75,6 +76,8 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
     record = replace(record, flags=list(dict.fromkeys(seen)))
     if done.parity is not None and not done.parity.passed:
         return replace(record, status="failed", kind="parity", reason=_words(done.parity))
+    if done.path is not None and not done.path.passed:
+        return replace(record, status="failed", kind="parity", reason=_path_words(done.path))
     return record
 
 
@@ -84,4 +87,13 @@ def _words(parity: Parity) -> str:
         f"relative error {error} (allowed {parity.max_relative_error:g}), "
         f"top-1 agreement {parity.top1_agreement:.3f} (needed {parity.min_top1_agreement:g}), "
         f"worst at batch slot {parity.worst_slot}"
+    )
+
+
+def _path_words(path: PathCheck) -> str:
+    return (
+        f"decoder {path.decoder}: from the same encoded pictures, top-1 agreement with the "
+        f"reference {path.top1_agreement:.3f} (policy.min_path_agreement = "
+        f"{path.min_top1_agreement:g}); inputs differ by up to {path.max_difference:.3g} steps of "
+        f"8-bit pixels, {path.mean_difference:.3g} on average"
     )

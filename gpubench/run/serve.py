@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Never
 
 from gpubench import __version__, environment
 from gpubench.errors import InputError
-from gpubench.run import pool, setup, wire
+from gpubench.run import needs, pool, setup, wire
 from gpubench.run.client import AgentClient
 from gpubench.run.cluster import POLL_S
 from gpubench.run.desk import Desk
@@ -148,9 +148,11 @@ def run(
     name = f"node {member.rank} of {member.nnodes}"
     log = (output or setup.directory(suite.name)) / f"node{member.rank}.log"
     backends = setup.backends_of(suite)
-    own = pool.here(member.rank, backends)
+    own = pool.here(member.rank, backends, needs.decoders_of(suite))
     station = Station(member, connector(member, join_limit_s), key, say, tell, _leave)
-    modules = {m: None for n, b in backends.items() if n not in own.lacks for m in b.preload}
+    used = [(n, b.preload) for n, b in backends.items()]
+    used += [(needs.named(n), needs.decoder(n).preload) for n in needs.decoders_of(suite)]
+    modules = {m: None for name, found in used if name not in own.lacks for m in found}
     with AgentClient(list(modules), Cache(cache_dir).root, log) as agent:
         try:
             here = environment.collect(setup.command())

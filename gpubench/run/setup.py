@@ -20,7 +20,7 @@ from gpubench.decoders import base as decoders
 from gpubench.errors import InputError, SuiteError
 from gpubench.gpu import visible_gpus
 from gpubench.record import Header, Pairing
-from gpubench.run import ab, arms, pool
+from gpubench.run import ab, arms, needs, pool
 from gpubench.run import plan as planning
 from gpubench.run.cluster import Cluster
 from gpubench.run.crew import ARMS
@@ -189,7 +189,9 @@ def session(
     gpus = len(visible_gpus())
     if cluster:
         cluster.gather(
-            pool.digest(suite), pool.here(0, backends_of(suite)), environment.collect(command())
+            pool.digest(suite),
+            pool.here(0, backends_of(suite), needs.decoders_of(suite)),
+            environment.collect(command()),
         )
         cells = _spread(suite, cluster.nodes)
     else:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gpubench import suitefile, units
 from gpubench.backends import base
+from gpubench.decoders import base as decoders_base
 from gpubench.errors import InputError, Unavailable
 from gpubench.run.plan import Durations, task_seconds
 from gpubench.workload import models as networks
@@ -71,6 +72,24 @@ def backends() -> Table:
             continue
         options = "\n".join(f"{o.name} ({o.default})" for o in backend.options)
         table.add_row(name, Text(backend.summary), Text(here), Text(options))
+    return table
+
+
+def decoders() -> Table:
+    """Registered decoders: what they are, where they work, and whether they are here."""
+    table = _table("", "decoder", "what it is", "here", "works on")
+    for name in decoders_base.names():
+        try:
+            decoder = decoders_base.get(name)
+            facts = decoder.probe()
+            here = ", ".join(f"{key} {value}" for key, value in facts.items())
+        except Unavailable as error:
+            here = f"no: {error.reason}. {error.remedy}"
+        except InputError as error:
+            table.add_row(name, "", Text(f"no: {error}"), "")
+            continue
+        place = "a CUDA device" if decoder.on_device else "the host"
+        table.add_row(name, Text(decoder.summary), Text(here), place)
     return table
 
 

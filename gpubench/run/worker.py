@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,7 @@ from gpubench.backends import base
 from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
-from gpubench.processes import die_with_parent
+from gpubench.processes import cpu_ns, descendants, die_with_parent
 from gpubench.record import IMAGES_SKIPPED
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
@@ -44,8 +44,10 @@ from gpubench.run.messages import (
     Prepare,
     Prepared,
     Request,
+    Share,
     WorkerMessage,
 )
+from gpubench.run.path import Route
 from gpubench.run.postmortem import says_no_memory
 from gpubench.samples import Samples
 from gpubench.suite import Policy
@@ -135,6 +137,10 @@ def _answer(
         return Preloaded(preload.ERRORS, preload.SECONDS, PROTOCOL, __version__, here)
     if isinstance(request, Measure):
         return _measure(request, replica, barrier, queue)
+    if isinstance(request, Share):
+        from gpubench.run import sharing
+
+        return sharing.find_out(request.measure, _device(request.measure, 0))
     from gpubench.workload.cache import Cache
 
     cache = Cache(Path(cache_dir))
@@ -196,9 +202,16 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     slots = ref.batches(cell.batch_size, len(reference.images), policy.parity_images)
     images = _images(reference, slots[0])
 
-    begin = perf_counter_ns()
-    with backend.open(cell, Path(request.artefact), device) as session:
+    with ExitStack() as stack:
+        route, own = None, device
+        if cell.boundary == "pipeline":
+            route = stack.enter_context(Route(request, replica, reference, device.index))
+            own = replace(device, cores=route.session_cores)
+            _pin(own.cores)  # a runtime's threads inherit it
+        begin = perf_counter_ns()
+        session = stack.enter_context(backend.open(cell, Path(request.artefact), own))
         opened = perf_counter_ns()
+        path = route.lead_to(session) if route else None
         session.copy_in(images)
         session.sync()
         before_first = perf_counter_ns()
@@ -206,11 +219,12 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         session.sync()
         first = perf_counter_ns() - before_first
         barrier("opened")
-        sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle)
+        sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle, path=path)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
         turns: list[_Turn] = []
         idle = Idle()
         with quiet_collector():
+            protocol.pause(sampler)
             go = barrier("warm", median(sampler.warmup), sampler.batch_ns)
             before = counters()
             for turn in range(request.turns):
@@ -221,14 +235,24 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 late, measured = _sample(request, replica, sampler, go, queue)
                 if go.iterations:
                     barrier(FINISHED)
-                stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
+                stages: dict[str, int] = {}
+                if cell.boundary == "transfer":
+                    stages = protocol.stages(session, images)
+                elif path and not turn:  # once is enough, and a rival waits
+                    stages = path.stages(policy.block_s)
+                protocol.pause(sampler)
                 turns.append(_Turn(go.at_ns, late, measured, stages))
             after = counters()
         if request.turns > 1:
             with idle:
                 barrier("measured")
         parity = _check(session, backend, reference, slots, cell.precision, policy)
-        facts = dict(session.facts)
+        facts, checked = dict(session.facts), None
+        if route and path:
+            if parity is not None:
+                path.resume()
+                checked = route.check(session, slots, policy)
+            facts["path"] = route.facts
     if reference.skipped:
         facts[IMAGES_SKIPPED] = reference.skipped
 
@@ -264,7 +288,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     ]
     again = samples[1] if samples[1:] else None
     pinned = environment.cpu_ranges(request.cores[replica])
-    return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again, pinned)
+    return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again, pinned, checked)
 
 
 class _Turn(NamedTuple):
@@ -287,7 +311,7 @@ def _sample(
         job = replace(sampler, iterations=go.iterations)
         return late, protocol.measure_job(job, claims(go, queue))
     late = wait_until(go.at_ns, spin=room)
-    if request.cell.replicas > 1 or request.turns > 1:
+    if request.cell.replicas > 1 or request.turns > 1 or sampler.path:
         protocol.once_more(sampler, awake_s(request))
     return late, protocol.measure(sampler, request.policy)
 
@@ -305,17 +329,21 @@ def wait_until(at_ns: int, *, spin: bool) -> int:
 
 
 class Idle:
-    """The CPU time that this process, all threads, uses while it waits for its next turn."""
+    """The CPU time that this process, all threads, uses while it waits for its next turn.
+
+    And those that it has started: a loader's, which must be stopped then.
+    """
 
     def __init__(self) -> None:
         self._cpu = self._wall = 0
 
     def __enter__(self) -> None:
-        self._cpu -= time.process_time_ns()
+        self._pids = {os.getpid(), *descendants([os.getpid()])}
+        self._cpu -= cpu_ns(self._pids)
         self._wall -= perf_counter_ns()
 
     def __exit__(self, *_: object) -> None:
-        self._cpu += time.process_time_ns()
+        self._cpu += cpu_ns(self._pids)
         self._wall += perf_counter_ns()
 
     @property

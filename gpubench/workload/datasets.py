@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from msgspec import Struct
 
+from gpubench import escape
 from gpubench.errors import InputError
-from gpubench.workload import folders, images, pictures
+from gpubench.workload import folders, images, pictures, shards
 from gpubench.workload.listing import Pictures
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpubench.suite import Workload
     from gpubench.workload.cache import Cache
+
+
+POOL = 64
+"""Fewest pictures that answers are checked on, unless a folder has fewer."""
+MOST_ASIDE = 1000
+"""Pictures of a folder that int8 may be calibrated on."""
+_TRAINING = {
+    "digits": "digits that probes are fitted to",
+    "photos": "other crops of the same two photographs",
+    "synthetic": "other noise",
+}
 
 
 class Dataset(Protocol):
@@ -50,7 +67,8 @@ class Pool(Struct, frozen=True):
     digests: list[bytes]
     """SHA-256 of their bytes."""
     skipped: str = ""
-    """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why."""
+    """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why; after a semicolon
+    what is odd about the labels."""
 
     @property
     def fingerprint(self) -> str:
@@ -74,27 +92,46 @@ class Pool(Struct, frozen=True):
         return data
 
 
+class Calibration(Struct, frozen=True):
+    """Encoded pictures, and where they are from."""
+
+    encoded: list[bytes]
+    source: str
+    """In words, with their number: '128 digits that probes are fitted to'."""
+    digest: str
+    """SHA-256 of their names and contents."""
+
+
 def find(workload: Workload, cache: Cache, count: int) -> Pictures:
     """The workload's data set; of those that are made here at least ``count`` pictures.
 
-    Raises InputError for a source that does not exist.
+    Raises InputError for a source that does not exist, and for labels that do not fit it.
     """
-    for source in images.SOURCES:
-        if workload.images == source:
-            return images.dataset(source, cache, count)
+    source = next((kind for kind in images.SOURCES if kind == workload.images), None)
     root = Path(workload.images).expanduser()
-    if not root.is_dir():
+    if workload.labels and (source or not root.is_dir()):
         raise InputError(
-            f"images {str(root)!r}: not a folder, and none of {', '.join(images.SOURCES)}; give a "
-            "folder of pictures (one sub-folder per class gives labels) or one of those names"
+            f"labels {workload.labels!r}: only for a folder of pictures, and images is "
+            f"{workload.images!r}; leave labels out"
         )
-    return folders.find(root)
+    if source:
+        return images.dataset(source, cache, count)
+    if root.is_dir():
+        return folders.find(root, Path(workload.labels).expanduser() if workload.labels else None)
+    if os.path.lexists(root):
+        return shards.find(root.parent, [root.name])
+    raise InputError(
+        f"images {str(root)!r}: not a folder, and none of {', '.join(images.SOURCES)}; give a "
+        "folder of pictures (one sub-folder per class gives labels), WebDataset shards (.tar), or "
+        "one of those names"
+    )
 
 
 def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     """``count`` usable pictures by a seeded permutation; all, where there are fewer.
 
-    Each is decoded on trial, one at a time. Raises InputError for fewer than two.
+    Those of a folder that int8 is calibrated on come last. Each is decoded on trial, one at a time.
+    Raises InputError for fewer than two.
     """
     import numpy as np
 
@@ -102,26 +139,92 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     indices: list[int] = []
     sizes: list[int] = []
     digests: list[bytes] = []
-    for index in np.random.default_rng(seed).permutation(len(dataset)):
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    if dataset.about.kind == "folder":
+        order = order[np.argsort(_set_aside(len(dataset))[order], kind="stable")]
+    for index in order.tolist():
         if len(indices) == count:
             break
         try:
-            data = dataset.read(int(index))
+            data = dataset.read(index)
             pictures.decode_file(BytesIO(data))
         except pictures.Unusable as error:
             skipped[str(error)] += 1
         else:
-            indices.append(int(index))
+            indices.append(index)
             sizes.append(len(data))
             digests.append(hashlib.sha256(data).digest())
-    said = _said(skipped, len(indices))
+    said, notes = _said(skipped, len(indices)), dataset.about.notes
     if len(indices) < 2:
         raise InputError(
             f"images {str(dataset.root)!r}: found {len(indices)} usable picture(s) with a suffix "
             f"of {', '.join(sorted(pictures.SUFFIXES))}; at least 2 are needed"
             f"{said and f'. Skipped {said}'}"
         )
-    return Pool(dataset, indices, sizes, digests, said)
+    return Pool(dataset, indices, sizes, digests, f"{said or 'none'}; {notes}" if notes else said)
+
+
+def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Calibration:
+    """``count`` usable pictures for calibrating, by a seeded permutation.
+
+    Of ``workload.calibration``, if it is given; of digits, photos and synthetic from what is no
+    part of the data set; of a folder or shards from what `draw` takes last. Raises InputError where
+    there are fewer.
+    """
+    import numpy as np
+
+    dataset, usable, words = _training(workload, cache, count)
+    encoded: list[bytes] = []
+    digest = hashlib.sha256()
+    for index in np.random.default_rng(seed).permutation(usable).tolist():
+        if len(encoded) == count:
+            break
+        try:
+            data = dataset.read(index)
+            pictures.decode_file(BytesIO(data))
+        except pictures.Unusable:
+            continue
+        digest.update(repr((dataset.name(index), len(data))).encode() + data)
+        encoded.append(data)
+    if len(encoded) < count:
+        raise InputError(
+            f"calibration needs {count} pictures, and there are {len(encoded)} {words}; set "
+            "workload.calibration to a folder that has more"
+        )
+    return Calibration(encoded, f"{count} {words}", digest.hexdigest())
+
+
+def _training(
+    workload: Workload, cache: Cache, count: int
+) -> tuple[Pictures, NDArray[np.int64], str]:
+    """(data set, pictures of it that may be taken, in words)"""
+    import numpy as np
+
+    given = workload.calibration
+    if given and Path(given).resolve() != Path(workload.images).resolve():
+        other = msgspec.structs.replace(workload, images=given, labels="")
+        dataset, words = find(other, cache, 0), f"in {escape.visible(given)}"
+        return dataset, np.arange(len(dataset)), words
+    for kind in images.SOURCES:
+        if kind == workload.images:
+            dataset = images.training(kind, cache, count)
+            return dataset, np.arange(len(dataset)), _TRAINING[kind]
+    dataset = find(workload, cache, 0)
+    aside = np.flatnonzero(_set_aside(len(dataset)))
+    where = escape.visible(str(dataset.root))
+    return dataset, aside, f"of the {len(aside)} in {where} that answers are checked on last"
+
+
+def _set_aside(count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` pictures are for calibrating: half of them, at most MOST_ASIDE.
+
+    Whatever the suite's seed, so that what calibrates needs not know it.
+    """
+    import numpy as np
+
+    aside = np.zeros(count, bool)
+    aside[np.random.default_rng(0).permutation(count)[: min(count // 2, MOST_ASIDE)]] = True
+    return aside
 
 
 def _said(skipped: Counter[str], used: int) -> str:

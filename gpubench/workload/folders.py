@@ -1,32 +1,68 @@
-"""Folders of pictures: one per class, as torchvision's ImageFolder has it, or all in one."""
+"""Folders of pictures: a sub-folder per class, a file of labels, neither; or of tar shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpubench.workload import pictures
+from msgspec.structs import replace
+
+from gpubench.errors import InputError
+from gpubench.workload import labels, pictures, shards
 from gpubench.workload.listing import About, Pictures, Texts
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-def find(root: Path) -> Pictures:
-    """The pictures below ``root``, labelled by its sub-folders in sorted order.
+_ARCHIVES = frozenset({".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst"})
 
-    As in ImageFolder every sub-folder is a class; a picture at the top means that none is.
+
+def find(root: Path, label_file: Path | None = None) -> Pictures:
+    """The pictures below ``root``; where there are none, those in its tar files.
+
+    Without ``label_file`` every sub-folder is a class, in sorted order, as in ImageFolder; a
+    picture at the top means that none is. Raises InputError as `labels.read` and `shards.find` do.
     """
     import numpy as np
 
-    names, skipped = pictures.find(root)
-    flat = any("/" not in name for name in names)
-    classes = () if flat else tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
-    number = {name: i for i, name in enumerate(classes)}
-    labels = [-1 if flat else number[name.partition("/")[0]] for name in names]
+    found, skipped = pictures.find(root, pictures.SUFFIXES | _ARCHIVES)
+    names = [name for name in found if Path(name).suffix.lower() not in _ARCHIVES]
+    archives = [name for name in found if ".tar" in Path(name).suffixes or name.endswith(".tgz")]
+    if archives and not names:
+        if label_file is not None:
+            raise InputError(
+                f"labels {str(label_file)!r}: only for a folder of pictures; the tar files in "
+                f"{str(root)!r} bring theirs (.cls)"
+            )
+        return shards.find(root, archives)
+    if archives:
+        skipped["archive beside pictures"] += len(archives)
+    about = About(kind="folder", root=str(root), skipped=dict(skipped))
+    if label_file is None:
+        about, numbers = _by_folder(about, root, names)
+    else:
+        read = labels.read(label_file, names)
+        about = replace(about, classes=read.classes, numbered=read.numbered, notes=read.notes)
+        numbers = read.numbers
     return Pictures(
-        About(kind="folder", root=str(root), classes=classes, skipped=dict(skipped)),
+        about,
         Texts.of(names),
-        np.array(labels, np.int32),
+        numbers,
         np.array([_size(root / name) for name in names], np.int64),
         np.empty((0, 2), np.int64),
     )
+
+
+def _by_folder(about: About, root: Path, names: list[str]) -> tuple[About, NDArray[np.int32]]:
+    import numpy as np
+
+    if not names or any("/" not in name for name in names):
+        return about, np.full(len(names), -1, np.int32)
+    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
+    number = {name: i for i, name in enumerate(classes)}
+    found = [number[name.partition("/")[0]] for name in names]
+    return replace(about, classes=classes), np.array(found, np.int32)
 
 
 def _size(path: Path) -> int:

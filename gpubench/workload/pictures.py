@@ -108,6 +108,11 @@ def decode_file(file: IO[bytes]) -> NDArray[np.uint8]:
         return np.asarray(image)
 
 
+def averaging(width: int, height: int) -> int:
+    """The factor by which a picture of this size is averaged down; 0 and 1: not at all."""
+    return isqrt(width * height // KEPT_PIXELS)
+
+
 def opened(path: Path | str, most: int | None = None) -> IO[bytes]:
     """The file, when it is one: neither a pipe, which would never end, nor a device.
 
@@ -152,7 +157,7 @@ def _image(file: IO[bytes]) -> Image:
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's photo
         raise Unusable("several frames")
     rgb = _rgb(image)
-    factor = isqrt(width * height // KEPT_PIXELS)
+    factor = averaging(width, height)
     return rgb.reduce(factor) if factor > 1 else rgb
 
 

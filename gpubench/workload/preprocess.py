@@ -27,17 +27,24 @@ class Spec(Struct, frozen=True, kw_only=True):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
+def geometry(spec: Spec, width: int, height: int) -> tuple[int, int, int, int]:
+    """(width, height) after the resize, (left, top) of the crop in it: torchvision's rounding.
+
+    ``left`` and ``top`` are negative where the crop is larger.
+    """
+    short = min(width, height)
+    wide, high = int(spec.resize * width / short), int(spec.resize * height / short)
+    return wide, high, round((wide - spec.crop) / 2.0), round((high - spec.crop) / 2.0)
+
+
 def apply(spec: Spec, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Pixels (H, W, 3) uint8 -> network input (3, crop, crop) float32."""
     import numpy as np
     from PIL import Image
 
-    height, width = image.shape[:2]
-    short = min(height, width)
-    size = (int(spec.resize * width / short), int(spec.resize * height / short))
+    wide, high, left, top = geometry(spec, image.shape[1], image.shape[0])
     filters = Image.Resampling[spec.interpolation.upper()]
-    resized = Image.fromarray(image).resize(size, filters)
-    left, top = (round((side - spec.crop) / 2.0) for side in size)
+    resized = Image.fromarray(image).resize((wide, high), filters)
     box = (left, top, left + spec.crop, top + spec.crop)  # outside the image: black, as torchvision
     pixels = np.asarray(resized.crop(box), np.float32) / np.float32(255)
     normal = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)

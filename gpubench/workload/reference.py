@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gpubench.answers import Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.workload import datasets, listing, pictures, preprocess
+from gpubench.workload import classes, datasets, listing, pictures, preprocess
 from gpubench.workload.models import Model, resolve
 from gpubench.workload.preprocess import Spec
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from gpubench.workload.cache import Cache
     from gpubench.workload.datasets import Dataset, Pool
 
-POOL = 64
-"""Fewest images of a reference, unless a folder has fewer."""
 FORMAT = 2
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
@@ -108,15 +106,15 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
     or weights that do not exist.
     """
     model = resolve(workload, cache)
-    count = max(policy.parity_images, policy.accuracy_images, POOL)
+    count = max(policy.parity_images, policy.accuracy_images, datasets.POOL)
     pool = datasets.draw(datasets.find(workload, cache, count), count, policy.seed)
-    spec, labelled = model.spec, _meaningful(pool, model)
+    labelled = classes.meaningful(pool.dataset.about, model, workload.labels)
     recipe = {
         "format": FORMAT,
         "network": model.identity,
         "images": pool.fingerprint,
         "root": _root(pool),
-        "spec": msgspec.to_builtins(spec),
+        "spec": msgspec.to_builtins(model.spec),
         "labelled": labelled,
         "engine": model.engine,
     } | ({"skipped": pool.skipped} if pool.skipped else {})
@@ -145,9 +143,9 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     np.save(at / "labels.npy", np.array(labels, np.int64))
     np.save(at / "logits.npy", model.answers(np.asarray(inputs)))
     dataset.save(at / _DATASET, _root(pool))
-    classes = dataset.classes if labelled else ()
+    named = classes.names(dataset.classes if labelled else (), model)
     names = [dataset.name(i) for i in pool.indices]
-    about = _About(model.engine, names, spec, classes, pool.skipped)
+    about = _About(model.engine, names, spec, named, pool.skipped)
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 
 
@@ -274,16 +272,6 @@ def _tolerance(precision: str, policy: Policy) -> tuple[float, float]:
             "and policy.min_top1_agreement"
         )
     return largest, least
-
-
-def _meaningful(pool: Pool, model: Model) -> bool:
-    """Whether the labels of a data set number the classes of this network.
-
-    Digits do for a probe only; the class folders of a folder do when there are as many as the
-    network has classes (and it is no probe), as the folders of ImageNet's validation set.
-    """
-    about = pool.dataset.about
-    return model.label_source == about.kind and len(about.classes) == model.num_classes
 
 
 def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,6 +34,17 @@ def test_the_agent_killed_costs_its_cell_only(cli: MakeCli, at: str) -> None:
     assert [r.status for r in run.records() if not r.cell.options["at"]] == ["ok", "ok"]
 
 
+def test_a_worker_killed_leaves_no_loading_process(cli: MakeCli) -> None:
+    """What is left would be found at the end: see `nothing_left`."""
+    run = cli(at="run", how=["kill", "kill-agent", "nothing"], boundary='["pipeline"]',
+              scenario='["throughput"]', loader='["processes"]', decoder='["fake-exact"]',
+              policy={"repeats": 1, "max_repeats": 1})  # fmt: skip
+    assert run().returncode == 1
+    found = {r.cell.options["how"]: (r.status, r.kind) for r in run.records()}
+    assert found["kill"] == found["kill-agent"] == ("failed", "crash")
+    assert found["nothing"] == ("ok", "")
+
+
 def test_the_agent_killed_before_its_first_answer_is_started_again(
     cli: MakeCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

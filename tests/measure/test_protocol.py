@@ -6,7 +6,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from gpubench.measure import protocol
+from gpubench.measure import path, protocol
 from gpubench.measure.loop import Trace
 from gpubench.suite import Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
@@ -223,7 +223,7 @@ def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
         "run": 1_000_020,
         "copy_out": 2_020,
     }
-    assert session.calls.count("copy_in") == protocol.MOST_STAGES
+    assert session.calls.count("copy_in") == path.MOST_STAGES
     slow = VirtualSession(clock, constant(1e9))
     protocol.stages(slow, IMAGES, clock)
-    assert slow.calls.count("copy_out") == protocol.LEAST_STAGES
+    assert slow.calls.count("copy_out") == path.LEAST_STAGES

@@ -10,14 +10,15 @@ import pytest
 
 from gpubench.run import agent
 from gpubench.run.messages import End, Measure, Preload, Step, Waiting
+from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry
 from gpubench.suite import Policy
 from tests.measure.virtual import make_cell
 
 
-def team() -> agent._Team:
+def team() -> Team:
     fork = multiprocessing.get_context("forkserver")
-    return agent._Team(fork, Preload([], ""), "", size=0, timeout_s=1)
+    return Team(fork, Preload([], ""), "", size=0, timeout_s=1)
 
 
 def test_a_team_that_is_ended_early_is_no_longer_observed() -> None:
@@ -94,9 +95,9 @@ def test_a_team_ends_as_a_whole_and_soon(fails: bool) -> None:
 
     if fails:
         with pytest.raises(OSError, match="too many open files"):
-            agent._Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
+            Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
     else:
-        whole = agent._Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
+        whole = Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
         begin = time.monotonic()
         whole.end()
         assert time.monotonic() - begin < 5, "not 0.2 s for each"

@@ -1,0 +1,87 @@
+"""Where the time of a whole path goes: its stages, what overlaps, and what holds it up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal
+
+from msgspec import Struct
+
+from gpubench.record import Record
+from gpubench.suite import Cell
+
+DATA = ("read", "decode", "transform")
+"""Stages of the loader's group."""
+COMPUTE = ("copy_in", "run", "copy_out", "postprocess")
+"""Stages of the session's group."""
+Group = Literal["loader", "session"]
+
+
+class Breakdown(Struct, frozen=True):
+    """Of one cell with boundary ``pipeline``; ns per batch of one replica, medians of repeats."""
+
+    stages: dict[str, float]
+    """Each alone, in the order of the path; with throughput also the two groups, `Group`."""
+    serial_ns: float
+    """All stages one after the other."""
+    overlapped_ns: float | None
+    """Scenario throughput: a batch at the measured rate; None with latency."""
+    bottleneck: str
+    """The largest stage, of the slower group where two overlap."""
+    group: Group
+    """The one that the bottleneck is in."""
+    share_of_slowest: float | None
+    """Measured rate / that of the slower group alone; None with latency."""
+    images_per_s_if_free: float
+    """What all replicas would reach if the bottleneck cost nothing and the rest overlapped
+    perfectly, or, with latency, came one after the other."""
+
+
+def breakdown(records: Sequence[Record]) -> Breakdown | None:
+    """Of the repeats of one cell; None where no stages were measured."""
+    timed = [r for r in records if r.cell.boundary == "pipeline" and r.replicas]
+    found = [s.stages_ns for r in timed for s in r.replicas if {*DATA, *COMPUTE} <= {*s.stages_ns}]
+    if not found:
+        return None
+    cell, names = timed[0].cell, [*found[0]]
+    stages = {name: float(median(each.get(name, 0) for each in found)) for name in names}
+    data, compute = (sum(stages[name] for name in group) for group in (DATA, COMPUTE))
+    if "loader" not in stages or "session" not in stages:
+        group, bottleneck = _slowest(stages, ("loader", "session"))
+        left = data + compute - stages[bottleneck]
+        free = _rate(cell, left)
+        return Breakdown(stages, data + compute, None, bottleneck, group, None, free)
+    slower: Group = "loader" if stages["loader"] > stages["session"] else "session"
+    group, bottleneck = _slowest(stages, (slower,))
+    measured = [rate for r in timed if (rate := r.images_per_s())]
+    overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
+    without = {name: stages[name] for name in ("loader", "session")}
+    without[group] *= 1 - stages[bottleneck] / max(1.0, data if group == "loader" else compute)
+    together = sum(without.values()) if _one_core(timed[0]) else max(without.values())
+    return Breakdown(
+        stages,
+        data + compute,
+        overlapped,
+        bottleneck,
+        group,
+        stages[slower] / overlapped if overlapped else None,
+        _rate(cell, together),
+    )
+
+
+def _slowest(stages: dict[str, float], groups: Sequence[Group]) -> tuple[Group, str]:
+    """The largest stage of these groups, and which it is in."""
+    named = {"loader": DATA, "session": COMPUTE}
+    among: list[tuple[Group, str]] = [(g, name) for g in groups for name in named[g]]
+    return max(among, key=lambda one: stages[one[1]])
+
+
+def _rate(cell: Cell, batch_ns: float) -> float:
+    """Images/s of all replicas."""
+    return cell.batch_size * cell.replicas * 1e9 / max(1.0, batch_ns)
+
+
+def _one_core(record: Record) -> bool:
+    """Whether both groups run on the same core, so that nothing overlaps."""
+    return record.cell.device == "cpu" and record.cell.cores == 1

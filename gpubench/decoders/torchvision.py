@@ -1,0 +1,68 @@
+"""`torchvision.io` and transforms v2 on tensors, as torchvision itself recommends it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpubench.decoders import _tensors, plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from gpubench.decoders.base import Facts
+    from gpubench.workload.preprocess import Spec
+
+
+class Torchvision:
+    """On the host, on tensors of bytes."""
+
+    name = "torchvision"
+    summary = "torchvision.io and transforms v2 on tensors; host"
+    preload: tuple[str, ...] = ("torch", "torchvision")
+    on_device = False
+
+    def probe(self) -> Facts:
+        """Versions. Raises Unavailable."""
+        return _tensors.versions()
+
+    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
+        """Nothing: it works on the host."""
+        return None
+
+    def open(self, spec: Spec, index: int | None = None) -> TorchvisionPreprocessor:  # noqa: ARG002
+        """Ready for ``spec``. Raises InputError for an interpolation that tensors do not have."""
+        return TorchvisionPreprocessor(spec, self.probe())
+
+
+class TorchvisionPreprocessor:
+    """Uses as many threads as torch is set to in the calling thread."""
+
+    def __init__(self, spec: Spec, facts: Facts) -> None:
+        plain.check_interpolation(Torchvision.name, spec)
+        self._spec = spec
+        self._decode = _tensors.operator("decode_jpeg")
+        self.facts = facts | {"others": plain.OTHERS}
+
+    def decode(self, data: bytes) -> torch.Tensor:
+        """(3, H, W) uint8. Raises Unusable."""
+        import torch
+
+        found = None
+        if plain.size(data):
+            try:
+                planes = self._decode(_tensors.encoded(data), _tensors.RGB, False)
+            except RuntimeError:  # damaged: the reference knows whether some of it can be used
+                pass
+            else:
+                found = plain.averaged(planes.permute(1, 2, 0).numpy())
+        if found is None:
+            found = plain.reference(data).copy()  # Pillow's memory cannot be written to
+        return torch.from_numpy(found).permute(2, 0, 1)
+
+    def transform(self, pixels: torch.Tensor, out: NDArray[np.float32]) -> None:
+        """Into ``out``."""
+        import torch
+
+        _tensors.transform(self._spec, pixels, torch.from_numpy(out))

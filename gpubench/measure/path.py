@@ -1,0 +1,264 @@
+"""Boundary ``pipeline``: what one iteration does, and how its parts are timed alone.
+
+`Serial` takes one batch after the other from encoded bytes to answers. `Overlapped` has a loader
+that prefetches while the session computes. What it had prefetched before its first sample would
+flatter its rate (a queue of 8 batches, a sample of 20, and a loader that is the bottleneck seems
+1.6 times as fast as it is), and so would what it prefetches in a pause. So before each pause all
+slots are taken and kept, which makes the loader stand still; after it they are given back unread.
+Sampling begins with a queue that was empty and has since been used for as many batches as it has
+slots: what is counted in a sample was loaded in it, but for what little then lay ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import cycle
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpubench.measure.loop import Clock, Trace, sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.backends.base import Logits, Session
+
+Parts = Mapping[str, Callable[[], object]]
+"""Steps of one batch, by name, in their order."""
+
+_Running = tuple[Any, Callable[[Any], object], Any]
+"""A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
+
+TOP = 5
+STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
+"""Stages are timed for so long, each so often."""
+MOST_SAMPLES = 100_000
+"""Of a group alone."""
+
+
+def postprocess(logits: Logits) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """(batch, classes) -> labels and softmax scores of the TOP best, (batch, TOP), best first."""
+    import numpy as np
+
+    most = min(TOP, logits.shape[1])
+    best = np.argpartition(logits, -most, axis=1)[:, -most:]
+    order = np.take_along_axis(logits, best, 1).argsort(axis=1)[:, ::-1]
+    labels = np.take_along_axis(best, order, 1)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = np.take_along_axis(powers, labels, 1) / powers.sum(axis=1, keepdims=True)
+    return labels, scores.astype(np.float32)
+
+
+class Data(Protocol):
+    """The part of a path before the session, one batch at a time and waited for."""
+
+    def load(self) -> object:
+        """Read, decode and transform the next batch."""
+
+    def hand_over(self) -> object:
+        """The batch of `load` -> the session's input (`Session.copy_in`)."""
+
+    def parts(self) -> Parts:
+        """'read', 'decode' and 'transform', each of a whole batch, to be called in this order."""
+
+
+class Feed(Protocol):
+    """A loader: `gpubench.loader.Loader`."""
+
+    @property
+    def slots(self) -> list[Any]:
+        """The arrays of all batches that it may have in hand."""
+
+    def next(self) -> Any:
+        """The next full batch, when it is full."""
+
+    def release(self, slot: Any) -> None:
+        """Nobody reads it any more."""
+
+
+class Path(Protocol):
+    """What a cell with boundary ``pipeline`` is to the protocol."""
+
+    settle: int
+    """Iterations after `resume` before anything is sampled."""
+
+    def enqueue(self) -> None:
+        """One batch."""
+
+    def finish(self) -> object:
+        """Return when all that was enqueued is done."""
+
+    def hold(self) -> None:
+        """Nothing of it runs from now on."""
+
+    def resume(self) -> None:
+        """Start again, from an empty queue."""
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
+        """ns per batch of each part alone (`gpubench.samples.Samples.stages_ns`); holds it."""
+
+
+class Serial:
+    """Scenario latency: one batch from encoded bytes to labels and scores, waited for."""
+
+    settle = 1
+
+    def __init__(self, data: Data, session: Session) -> None:
+        self._data, self._session = data, session
+
+    def enqueue(self) -> None:
+        """Return when the answers are there."""
+        self._data.load()
+        self.answer()
+
+    def answer(self) -> None:
+        """The session's part."""
+        self._data.hand_over()
+        self._session.run()
+        self._session.sync()
+        postprocess(self._session.copy_out())
+
+    def finish(self) -> None:
+        """Nothing is left to wait for."""
+
+    def hold(self) -> None:
+        """Nothing runs by itself."""
+
+    def resume(self) -> None:
+        """Nothing was held."""
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:  # noqa: ARG002
+        """Every part."""
+        return each_alone(parts(self._data, self._session), self._session.sync, clock)
+
+
+class Overlapped:
+    """Scenario throughput: a loader on cores of its own prefetches while the session computes."""
+
+    def __init__(
+        self, feed: Feed, give: Callable[[Any], object], session: Session, data: Data
+    ) -> None:
+        """``give``: a batch of the feed -> the session's input. ``data``: for the stages alone."""
+        self._feed, self._give, self._session, self._data = feed, give, session, data
+        self.settle = len(feed.slots)
+        self._held: list[Any] = []
+        self._running: _Running | None = None
+        self._enqueue_out: Callable[[], Any] = getattr(session, "enqueue_out", _nothing)
+        self._collect: Callable[[Any], Logits] | None = getattr(session, "collect", None)
+
+    def enqueue(self) -> None:
+        """Take a batch, compute, answer, give its slot back."""
+        self._compute(self._feed.next(), self._feed.release)
+
+    def _compute(self, slot: Any, release: Callable[[Any], object]) -> None:
+        """Where a session can fetch answers later (CUDA), those of the batch before."""
+        self._give(slot)
+        self._session.run()
+        if self._collect is None:
+            self._session.sync()  # from here on nobody reads the slot
+            postprocess(self._session.copy_out())
+            release(slot)
+        else:
+            before, ticket = self._running, self._enqueue_out()
+            self._running = slot, release, ticket
+            self._end(before)
+
+    def _end(self, running: _Running | None) -> None:
+        if running is not None and self._collect is not None:
+            slot, release, ticket = running
+            postprocess(self._collect(ticket))
+            release(slot)
+
+    def finish(self) -> None:
+        """Answer the batch that is still running, if any."""
+        running, self._running = self._running, None
+        self._end(running)
+
+    def hold(self) -> None:
+        """Take every slot: the loader has no room, and waits."""
+        while len(self._held) < len(self._feed.slots):
+            self._held.append(self._feed.next())
+
+    def resume(self) -> None:
+        """Give them back, unread."""
+        while self._held:
+            self._feed.release(self._held.pop(0))
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
+        """Every part, and the two groups that overlap: ``loader`` and ``session``, each alone."""
+        self.hold()
+        found = each_alone(parts(self._data, self._session), self._session.sync, clock)
+        held = cycle(self._held)
+
+        def compute() -> None:
+            self._compute(next(held), lambda _: None)
+
+        each = 1 if self._collect is None else self.settle  # else they would not overlap
+        session = _for(seconds, compute, self.finish, each, LEAST_STAGES, clock)
+        self.resume()
+        for _ in range(self.settle):
+            self._skip()
+        loader = _for(seconds, self._skip, _nothing, 1, self.settle, clock)
+        self.hold()
+        # the mean: several come at once, then none
+        found["loader"] = round((loader.end - loader.start) / len(loader.durations))
+        found["session"] = round(median(session.durations) / each)
+        return found
+
+    def _skip(self) -> None:
+        self._feed.release(self._feed.next())
+
+
+def parts(data: Data, session: Session) -> Parts:
+    """All that a batch goes through."""
+    logits: list[Any] = []
+
+    def copy_out() -> None:
+        logits[:] = [session.copy_out()]
+
+    return {
+        **data.parts(),
+        "copy_in": data.hand_over,
+        "run": session.run,
+        "copy_out": copy_out,
+        "postprocess": lambda: postprocess(logits[0]),
+    }
+
+
+def each_alone(
+    parts: Parts, finish: Callable[[], object], clock: Clock = perf_counter_ns
+) -> dict[str, int]:
+    """Median ns of each of ``parts``, done in turn and each waited for."""
+    took: dict[str, list[int]] = {name: [] for name in parts}
+    for number in range(MOST_STAGES):
+        if number >= LEAST_STAGES and sum(map(sum, took.values())) > STAGES_NS:
+            break
+        for name, part in parts.items():
+            took[name] += sample(part, finish, iterations=1, clock=clock).durations
+    return {name: round(median(ns)) for name, ns in took.items()}
+
+
+def _for(
+    seconds: float,
+    step: Callable[[], object],
+    finish: Callable[[], object],
+    iterations: int,
+    at_least: int,
+    clock: Clock,
+) -> Trace:
+    """Samples of so many ``step`` each, for so long."""
+    return sample(
+        step,
+        finish,
+        iterations=iterations,
+        seconds=seconds,
+        at_least=at_least,
+        at_most=MOST_SAMPLES,
+        clock=clock,
+    )
+
+
+def _nothing() -> None:
+    pass

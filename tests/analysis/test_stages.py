@@ -1,0 +1,87 @@
+"""Breakdowns of synthetic records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpubench.analysis.stages import breakdown
+from gpubench.record import Record
+from gpubench.samples import Samples
+from tests.measure.virtual import make_cell
+
+MS = 1_000_000
+DATA = {"read": 1 * MS, "decode": 6 * MS, "transform": 3 * MS}
+SESSION = {"copy_in": 1 * MS, "run": 20 * MS, "copy_out": 1 * MS, "postprocess": 0}
+
+
+def record(stages: dict[str, int], batch_ns: int, repeat: int = 0, **cell: Any) -> Record:
+    """Ten batches of two images, each taking ``batch_ns``."""
+    settings = {"boundary": "pipeline", "scenario": "throughput", "batch_size": 2, "cores": 2}
+    whole = make_cell(**(settings | cell))
+    replicas = [
+        Samples(
+            replica=number,
+            device="cpu:0",
+            durations_ns=[batch_ns] * 10,
+            end_ns=10 * batch_ns,
+            stages_ns=stages,
+        )
+        for number in range(whole.replicas)
+    ]
+    return Record(cell=whole, repeat=repeat, status="ok", replicas=replicas)
+
+
+def test_latency_is_the_sum_and_the_largest_stage_holds_it_up() -> None:
+    found = breakdown([record(DATA | SESSION, 33 * MS, scenario="latency")])
+    assert found is not None
+    assert (found.bottleneck, found.group) == ("run", "session")
+    assert found.serial_ns == 32 * MS
+    assert (found.overlapped_ns, found.share_of_slowest) == (None, None)
+    assert found.images_per_s_if_free == pytest.approx(2 / 0.012)
+
+
+def test_a_slow_session_holds_up_what_overlaps() -> None:
+    groups = {"loader": 11 * MS, "session": 22 * MS}
+    found = breakdown([record(DATA | SESSION | groups, 24 * MS)])
+    assert found is not None
+    assert (found.bottleneck, found.group) == ("run", "session")
+    assert found.overlapped_ns == pytest.approx(24 * MS)
+    assert found.share_of_slowest == pytest.approx(22 / 24)
+    assert found.images_per_s_if_free == pytest.approx(2 / 0.011), "then the loader is slowest"
+    assert list(found.stages) == [*DATA, *SESSION, "loader", "session"]
+
+
+def test_a_slow_loader_does_though_run_is_the_largest_stage() -> None:
+    groups = {"loader": 40 * MS, "session": 22 * MS}
+    found = breakdown([record(DATA | SESSION | groups, 40 * MS, replicas=2)])
+    assert found is not None
+    assert (found.bottleneck, found.group) == ("decode", "loader")
+    assert found.share_of_slowest == pytest.approx(1)
+    assert found.images_per_s_if_free == pytest.approx(2 * 2 / 0.022), "40 % of 40 ms are left"
+
+
+def test_on_one_core_nothing_overlaps() -> None:
+    groups = {"loader": 10 * MS, "session": 22 * MS}
+    found = breakdown([record(DATA | SESSION | groups, 33 * MS, cores=1)])
+    assert found is not None
+    assert found.share_of_slowest == pytest.approx(22 / 33)
+    assert found.images_per_s_if_free == pytest.approx(2 / 0.012)
+
+
+def test_repeats_count_by_their_median() -> None:
+    groups = {"loader": 1 * MS, "session": 22 * MS}
+    odd = DATA | SESSION | groups | {"run": 90 * MS, "session": 92 * MS}
+    records = [record(DATA | SESSION | groups, 22 * MS, r) for r in range(2)]
+    found = breakdown([*records, record(odd, 99 * MS, 2)])
+    assert found is not None
+    assert found.stages["run"] == 20 * MS
+    assert found.overlapped_ns == pytest.approx(22 * MS)
+
+
+def test_without_stages_there_is_nothing_to_tell() -> None:
+    assert breakdown([]) is None
+    assert breakdown([record({}, MS)]) is None
+    assert breakdown([record({"copy_in": 1, "run": 2, "copy_out": 1}, MS)]) is None
+    assert breakdown([record(DATA | SESSION, MS, boundary="compute")]) is None

@@ -1,0 +1,53 @@
+"""Boundary pipeline on a CUDA device: pinned slots, overlapped copies, decoders on the GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpubench.run import driver, setup
+from gpubench.run.progress import Silent
+from tests.backends import tiny
+
+pytestmark = [
+    pytest.mark.skipif(bool(tiny.no_cuda()), reason=tiny.no_cuda() or "-"),
+    pytest.mark.slow,
+]
+
+SUITE = """
+[workload]
+model = "resnet18"
+images = "photos"
+
+[axes]
+backend = ["torch-eager", "onnxruntime"]
+device = "cuda"
+batch_size = 8
+boundary = "pipeline"
+decoder = ["pil", "nvjpeg"]
+
+[policy]
+repeats = 1
+max_repeats = 1
+warmup_s = 0.1
+sample_s = 0.5
+parity_images = 16
+"""
+
+
+def test_the_whole_path_runs_on_the_gpu(tmp_path: Path, cache_dir: Path) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE)
+    session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
+    file = driver.run(session.plan, session.job, session.backends, Silent())
+    assert {r.cell.scenario for r in file.records} == {"latency", "throughput"}
+    for record in file.records:
+        if record.status == "unavailable":
+            continue
+        assert record.status == "ok", record.reason
+        assert record.path is not None
+        assert record.path.passed
+        assert record.replicas[0].stages_ns["decode"] > 0
+        if record.cell.decoder == "pil" and record.cell.scenario == "throughput":
+            assert record.facts["path"]["zero_copy"] is True
