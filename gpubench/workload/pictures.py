@@ -72,7 +72,7 @@ def read(path: Path | str, offset: int = 0, size: int = -1) -> bytes:
             if size > MOST_BYTES:
                 raise Unusable("too large")
             if size < 0:
-                data = file.read(MOST_BYTES + 1)
+                data = file.read(os.fstat(file.fileno()).st_size + 1)  # a buffer of that size
             else:
                 file.seek(offset)
                 data = file.read(size)
