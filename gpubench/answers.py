@@ -47,7 +47,10 @@ class Parity(Struct, frozen=True, kw_only=True):
     images: Count
     """Answers compared (slots x batches, over all replicas)."""
     relative_error: Error | None
-    """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite."""
+    """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite.
+
+    Of the first ``Policy.parity_images``; those that only accuracy asks for have to be finite.
+    """
     top1_agreement: Share
     worst_slot: Natural
     max_relative_error: Error

@@ -199,7 +199,12 @@ def batches(batch_size: int, pool: int, at_least: int) -> list[NDArray[np.intp]]
     if pool > 2:
         slots = slots + slots // pool
     step = batch_size if batch_size % pool else 1
-    return [(slots + i * step) % pool for i in range(max(2, -(-at_least // batch_size)))]
+    return [(slots + i * step) % pool for i in range(turns(batch_size, at_least))]
+
+
+def turns(batch_size: int, at_least: int) -> int:
+    """How many `batches` there are."""
+    return max(2, -(-at_least // batch_size))
 
 
 def asked(policy: Policy, repeat: int) -> int:
@@ -220,8 +225,10 @@ def check(
     common offset of all logits changes no answer. Logits that are not finite fail. An image with
     a label counts once for accuracy, and as correct when it was right every time it was asked: a
     batch larger than the pool asks several times, which is no more evidence. The floors of accuracy
-    are judged where as many images were asked about as ``policy.accuracy_images`` says. Raises
-    CellFailed("parity") for logits of the wrong number or shape.
+    are judged where as many images were asked about as ``policy.accuracy_images`` says. Of those
+    beyond ``policy.parity_images`` the relative error is left out, but that it is finite: the worst
+    of a thousand is larger than that of the few that TOLERANCES are for (bf16, ResNet-18 probe:
+    0.6 of 640 images). Raises CellFailed("parity") for logits of the wrong number or shape.
     """
     import numpy as np
 
@@ -233,6 +240,8 @@ def check(
         raise CellFailed("parity", f"logits are {what}, expected {len(expected)} batches")
     compared = [_compare(reference, *pair) for pair in zip(batches, outputs, strict=True)]
     answers, errors, ranks = (np.stack(each) for each in zip(*compared, strict=True))
+    further = errors[turns(len(batches[0]), policy.parity_images) :]
+    further[np.isfinite(further)] = 0.0
     picked = np.stack(batches)
     wrong = answers != reference.logits.argmax(axis=1)[picked]
     largest, least = _tolerance(precision, policy)

@@ -111,6 +111,18 @@ def test_floors_are_judged_where_accuracy_is_measured(reference: Reference) -> N
     assert few.correct < few.labelled
 
 
+def test_the_tolerance_is_for_as_many_images_as_parity_asks_for(reference: Reference) -> None:
+    """The worst error grows with their number; answers that are not finite never pass."""
+    outputs, picked = right(reference), batches(8, 64, 64)
+    outputs[5][2] *= 1.3
+    few, all_ = Policy(parity_images=32, accuracy_images=64), Policy(parity_images=64)
+    assert check(reference, picked, outputs, "fp32", few).passed
+    assert not check(reference, picked, outputs, "fp32", all_).passed
+    outputs[5][2] = np.nan
+    broken = check(reference, picked, outputs, "fp32", few)
+    assert (broken.passed, broken.relative_error, broken.worst_slot) == (False, None, 2)
+
+
 def test_a_gain_on_the_reference_is_no_drop(reference: Reference) -> None:
     image = int(np.flatnonzero(reference.labels >= 0)[0])
     reference.labels[image] = (reference.logits[image].argmax() + 1) % 10
