@@ -63,7 +63,7 @@ OPTIONS = (
 )
 """Of every backend that has int8."""
 _ABOUT = "quantised.json"
-_BATCH = 16
+_BATCH = 8
 """Images at a time while calibrating; histograms keep all activations of one batch."""
 _SEED = 0
 _DOT = ("amx_int8", "avx512_vnni", "avx_vnni")
