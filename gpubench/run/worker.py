@@ -61,7 +61,7 @@ Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 
 PR_SET_PDEATHSIG = 1
-NOT_SERVED = ("weights", "reference", "images")
+NOT_SERVED = ("weights", "reference")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
 IDLE_LIMIT = 0.03
 """Of a core; a runtime's threads may do some housekeeping."""
