@@ -18,12 +18,17 @@ from gpubench.workload import folders, images, pictures, shards
 from gpubench.workload.listing import Pictures
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpubench.suite import Workload
     from gpubench.workload.cache import Cache
 
 
 POOL = 64
 """Fewest pictures that answers are checked on, unless a folder has fewer."""
+MOST_ASIDE = 1000
+"""Pictures of a folder that int8 may be calibrated on."""
 _TRAINING = {
     "digits": "digits that probes are fitted to",
     "photos": "other crops of the same two photographs",
@@ -125,7 +130,8 @@ def find(workload: Workload, cache: Cache, count: int) -> Pictures:
 def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     """``count`` usable pictures by a seeded permutation; all, where there are fewer.
 
-    Each is decoded on trial, one at a time. Raises InputError for fewer than two.
+    Those of a folder that int8 is calibrated on come last. Each is decoded on trial, one at a time.
+    Raises InputError for fewer than two.
     """
     import numpy as np
 
@@ -133,16 +139,19 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     indices: list[int] = []
     sizes: list[int] = []
     digests: list[bytes] = []
-    for index in np.random.default_rng(seed).permutation(len(dataset)):
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    if dataset.about.kind == "folder":
+        order = order[np.argsort(_set_aside(len(dataset))[order], kind="stable")]
+    for index in order.tolist():
         if len(indices) == count:
             break
         try:
-            data = dataset.read(int(index))
+            data = dataset.read(index)
             pictures.decode_file(BytesIO(data))
         except pictures.Unusable as error:
             skipped[str(error)] += 1
         else:
-            indices.append(int(index))
+            indices.append(index)
             sizes.append(len(data))
             digests.append(hashlib.sha256(data).digest())
     said, notes = _said(skipped, len(indices)), dataset.about.notes
@@ -155,25 +164,21 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     return Pool(dataset, indices, sizes, digests, f"{said or 'none'}; {notes}" if notes else said)
 
 
-def calibration(
-    workload: Workload, cache: Cache, count: int, seed: int, pool: int = POOL
-) -> Calibration:
-    """``count`` usable pictures for calibrating.
+def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Calibration:
+    """``count`` usable pictures for calibrating, by a seeded permutation.
 
     Of ``workload.calibration``, if it is given; of digits, photos and synthetic from what is no
-    part of the data set; of a folder or shards from the end of the permutation by ``seed`` whose
-    beginning is the reference's pool of ``pool`` pictures. Raises InputError where there are fewer.
+    part of the data set; of a folder or shards from what `draw` takes last. Raises InputError where
+    there are fewer.
     """
     import numpy as np
 
-    dataset, taken, words = _training(workload, cache, seed, pool)
+    dataset, usable, words = _training(workload, cache, count)
     encoded: list[bytes] = []
     digest = hashlib.sha256()
-    for index in map(int, reversed(np.random.default_rng(seed).permutation(len(dataset)))):
+    for index in np.random.default_rng(seed).permutation(usable).tolist():
         if len(encoded) == count:
             break
-        if index in taken:
-            continue
         try:
             data = dataset.read(index)
             pictures.decode_file(BytesIO(data))
@@ -183,26 +188,43 @@ def calibration(
         encoded.append(data)
     if len(encoded) < count:
         raise InputError(
-            f"calibration needs {count} pictures that answers are not checked on, and there are "
-            f"{len(encoded)} {words}; set workload.calibration to a folder that has more"
+            f"calibration needs {count} pictures, and there are {len(encoded)} {words}; set "
+            "workload.calibration to a folder that has more"
         )
     return Calibration(encoded, f"{count} {words}", digest.hexdigest())
 
 
 def _training(
-    workload: Workload, cache: Cache, seed: int, pool: int
-) -> tuple[Pictures, frozenset[int], str]:
-    """(data set, pictures of it that must not be taken, in words)"""
+    workload: Workload, cache: Cache, count: int
+) -> tuple[Pictures, NDArray[np.int64], str]:
+    """(data set, pictures of it that may be taken, in words)"""
+    import numpy as np
+
     given = workload.calibration
     if given and Path(given).resolve() != Path(workload.images).resolve():
         other = msgspec.structs.replace(workload, images=given, labels="")
-        return find(other, cache, 0), frozenset(), f"in {escape.visible(given)}"
+        dataset, words = find(other, cache, 0), f"in {escape.visible(given)}"
+        return dataset, np.arange(len(dataset)), words
     for kind in images.SOURCES:
         if kind == workload.images:
-            return images.training(kind, cache), frozenset(), _TRAINING[kind]
-    dataset = find(workload, cache, pool)
-    taken = frozenset(draw(dataset, pool, seed).indices)
-    return dataset, taken, f"in {escape.visible(str(dataset.root))} beside the {len(taken)} checked"
+            dataset = images.training(kind, cache, count)
+            return dataset, np.arange(len(dataset)), _TRAINING[kind]
+    dataset = find(workload, cache, 0)
+    aside = np.flatnonzero(_set_aside(len(dataset)))
+    where = escape.visible(str(dataset.root))
+    return dataset, aside, f"of the {len(aside)} in {where} that answers are checked on last"
+
+
+def _set_aside(count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` pictures are for calibrating: half of them, at most MOST_ASIDE.
+
+    Whatever the suite's seed, so that what calibrates needs not know it.
+    """
+    import numpy as np
+
+    aside = np.zeros(count, bool)
+    aside[np.random.default_rng(0).permutation(count)[: min(count // 2, MOST_ASIDE)]] = True
+    return aside
 
 
 def _said(skipped: Counter[str], used: int) -> str:

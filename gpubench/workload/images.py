@@ -63,14 +63,14 @@ def dataset(source: Kind, cache: Cache, count: int) -> Pictures:
     return found
 
 
-def training(source: Kind, cache: Cache) -> Pictures:
-    """Pictures of the same kind, none of which is in `dataset`: FITTED digits, FEWEST others.
+def training(source: Kind, cache: Cache, count: int) -> Pictures:
+    """Pictures of the same kind, none of which is in `dataset`.
 
-    Other crops of the same two photographs.
+    The FITTED digits; ``count`` (at least FEWEST) other crops of the same photographs, or noises.
     """
-    return (
-        _kept(source, cache, FITTED, 0) if source == "digits" else _kept(source, cache, FEWEST, 1)
-    )
+    if source == "digits":
+        return _kept(source, cache, FITTED, 0)
+    return _kept(source, cache, max(count, FEWEST), 1)
 
 
 def _kept(source: Kind, cache: Cache, count: int, part: int) -> Pictures:

@@ -62,7 +62,7 @@ class _Row(Struct, frozen=True):
 def number(text: str, where: str) -> int:
     """A class number. Raises NoClass; ``where``: for its message."""
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) >= MOST_CLASSES:
-        shown = escape.visible(text if len(text) < 40 else text[:40] + "…")
+        shown = text if len(text) < 40 else text[:40] + "…"
         raise NoClass(f"{where!r} says {shown!r}: expected a class number, 0 to {MOST_CLASSES - 1}")
     return int(text)
 
@@ -76,11 +76,12 @@ def read(path: Path, names: list[str]) -> Labels:
     import numpy as np
 
     lines = _lines(path)
+    places = _places(names)
     if all(len(fields) == 1 and _NUMBER.fullmatch(fields[0]) for _, fields in lines):
         rows, classes = _ground_truth(path, [fields[0] for _, fields in lines], names)
         numbered = False
     else:
-        rows = _rows(path, lines, names)
+        rows = _rows(path, lines, places)
         numbered = _numbered(path, rows)
         classes = tuple(sorted({row.label for row in rows}))
     if numbered:
@@ -89,7 +90,6 @@ def read(path: Path, names: list[str]) -> Labels:
     else:
         known = {name: i for i, name in enumerate(classes)}
         of_row = [known[row.label] for row in rows]
-    places = _places(names)
     numbers = np.full(len(names), -1, np.int32)
     taken: dict[int, int] = {}
     for row, label in zip(rows, of_row, strict=True):
@@ -157,9 +157,9 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     return found
 
 
-def _rows(path: Path, lines: list[tuple[int, list[str]]], names: list[str]) -> list[_Row]:
+def _rows(path: Path, lines: list[tuple[int, list[str]]], places: dict[str, int]) -> list[_Row]:
     kaggle = [field.lower() for field in lines[0][1]] == ["imageid", "predictionstring"]
-    if kaggle or _is_header(lines[0][1], names):
+    if kaggle or _is_header(lines[0][1][0], places):
         lines = lines[1:]
     rows = []
     for line, fields in lines:
@@ -174,10 +174,9 @@ def _rows(path: Path, lines: list[tuple[int, list[str]]], names: list[str]) -> l
     return rows
 
 
-def _is_header(fields: list[str], names: list[str]) -> bool:
+def _is_header(first: str, places: dict[str, int]) -> bool:
     """A first field without digits that is no picture's name, nor looks like one."""
-    first = fields[0]
-    named = Path(first).suffix.lower() in pictures.SUFFIXES or first in names
+    named = Path(first).suffix.lower() in pictures.SUFFIXES or first in places
     return not named and not any(c.isdigit() for c in first)
 
 

@@ -112,14 +112,9 @@ class Pictures:
         """SHA-256 of names, classes, labels and sizes; neither of contents nor of where it lies."""
         about = msgspec.structs.replace(self.about, root="")
         digest = hashlib.sha256(msgspec.json.encode(about))
-        for array in self._arrays().values():
+        for array in self.arrays().values():
             digest.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
         return digest.hexdigest()
-
-    @property
-    def held_bytes(self) -> int:
-        """Of its arrays, mapped or in memory."""
-        return sum(array.nbytes for array in self._arrays().values())
 
     def save(self, at: Path, root: str | None = None) -> None:
         """Into the new folder ``at``, for `load`; ``root`` replaces its own."""
@@ -128,10 +123,11 @@ class Pictures:
         at.mkdir()
         about = self.about if root is None else msgspec.structs.replace(self.about, root=root)
         (at / _ABOUT).write_bytes(msgspec.json.encode(about))
-        for name, array in self._arrays().items():
+        for name, array in self.arrays().items():
             np.save(at / f"{name}.npy", array)
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that it holds of the pictures, however many there are."""
         arrays: tuple[NDArray[Any], ...] = (
             self._names.blob, self._names.ends, self._labels, self._sizes, self._places
         )  # fmt: skip
@@ -140,16 +136,9 @@ class Pictures:
 
 def load(at: Path) -> Pictures:
     """What `Pictures.save` left in ``at``; needs numpy only, and reads next to nothing."""
-    about = msgspec.json.decode((at / _ABOUT).read_bytes(), type=About)
-    blob, ends, labels, sizes, places = (_mapped(at / f"{name}.npy") for name in _ARRAYS)
-    return Pictures(about, Texts(blob, ends), labels, sizes, places, at)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
     import numpy as np
 
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r")
-    except ValueError:  # an empty array cannot be mapped
-        array = np.load(path)
-    return array
+    about = msgspec.json.decode((at / _ABOUT).read_bytes(), type=About)
+    arrays = (np.load(at / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+    blob, ends, labels, sizes, places = arrays
+    return Pictures(about, Texts(blob, ends), labels, sizes, places, at)

@@ -20,7 +20,7 @@ from PIL import Image
 from gpubench.errors import InputError
 from gpubench.record import read
 from gpubench.suite import Policy, Workload
-from gpubench.workload import images, pictures, reference
+from gpubench.workload import datasets, folders, pictures, reference
 from gpubench.workload.cache import Cache
 from tests.hostile.commands import acting, fuzz, gpubench, told
 
@@ -94,41 +94,53 @@ USED = {
 }
 
 
+def decode(path: Path) -> np.ndarray:
+    return pictures.decode_file(BytesIO(pictures.read(path)))
+
+
+def draw(folder: Path, count: int) -> datasets.Pool:
+    return datasets.draw(folders.find(folder), count, 0)
+
+
+def names(pool: datasets.Pool) -> list[str]:
+    return [pool.dataset.name(i) for i in pool.indices]
+
+
 @pytest.mark.parametrize("name", SKIPPED)
 def test_what_is_no_use_is_left_out_with_its_reason(name: str, tmp_path: Path) -> None:
     body, reason = SKIPPED[name]
     (tmp_path / name).write_bytes(body)
     with pytest.raises(pictures.Unusable) as caught:
-        pictures.decode(tmp_path / name)
+        decode(tmp_path / name)
     assert str(caught.value) == reason
     for good in range(2):
         (tmp_path / f"good{good}.png").write_bytes(PNG)
-    pool = images.load(str(tmp_path), 5, 0)
+    pool = draw(tmp_path, 5)
     assert pool.skipped == f"1 of 3: 1 {reason}"
 
 
 @pytest.mark.parametrize("name", USED)
 def test_every_kind_of_picture_becomes_rgb(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(USED[name])
-    pixels = pictures.decode(tmp_path / name)
+    pixels = decode(tmp_path / name)
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
 
 
 def test_pixels_are_what_was_meant(tmp_path: Path) -> None:
-    def decode(name: str) -> np.ndarray:
+    def used(name: str) -> np.ndarray:
         (tmp_path / name).write_bytes(USED[name])
-        return pictures.decode(tmp_path / name)
+        return decode(tmp_path / name)
 
     for name in ("grey16.png", "grey16.tif"):
-        assert (decode(name) == 0x80).all()  # the upper 8 of 16 bits, not white
-    assert decode("dot.png").tolist() == [[[7, 8, 9]]]
-    assert decode("turned.jpg").shape == (60, 40, 3)  # as torchvision's loader leaves it
-    assert (decode("phone.jpg")[4, 4] > (200, -1, -1)).all()  # the first picture: red
-    assert np.array_equal(decode("a-png-called.jpg"), NOISE)
+        assert (used(name) == 0x80).all()  # the upper 8 of 16 bits, not white
+    assert used("dot.png").tolist() == [[[7, 8, 9]]]
+    assert used("turned.jpg").shape == (60, 40, 3)  # as torchvision's loader leaves it
+    assert (used("phone.jpg")[4, 4] > (200, -1, -1)).all()  # the first picture: red
+    assert np.array_equal(used("a-png-called.jpg"), NOISE)
     (tmp_path / "x.jpg").write_bytes(encoded(Image.new("CMYK", (9, 9), (0, 200, 200, 0)), "JPEG"))
-    red, green, blue = pictures.decode(tmp_path / "x.jpg")[4, 4]
+    red, green, blue = decode(tmp_path / "x.jpg")[4, 4]
     assert red > 240  # inverted, as some decoders have it, it would be dark
     assert max(green, blue) < 70
 
@@ -138,7 +150,7 @@ def test_large_photographs_are_averaged_to_a_bounded_size(tmp_path: Path) -> Non
         np.arange(200, dtype=np.uint8).reshape(10, 20, 1), np.ones((300, 300, 3), np.uint8)
     )
     Image.fromarray(big).save(tmp_path / "big.png")
-    small = pictures.decode(tmp_path / "big.png")
+    small = decode(tmp_path / "big.png")
     assert small.shape == (750, 1500, 3)  # 3000 x 6000, by 4
     assert small[0, 0, 0] == 0
     assert small[-1, -1, 0] == 199
@@ -150,7 +162,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**40)  # sparse: takes no room
     begin = time.monotonic()
     with pytest.raises(pictures.Unusable, match="too large"):
-        pictures.decode(tmp_path / "vast.bmp")
+        decode(tmp_path / "vast.bmp")
     assert time.monotonic() - begin < 1
 
 
@@ -173,9 +185,9 @@ def test_what_is_no_file_neither_hangs_nor_hides(tmp_path: Path) -> None:
     (root / "class").symlink_to(out / "class")
     (root / "device.png").symlink_to("/dev/zero")
     begin = time.monotonic()
-    pool = images.load(str(root), 50, 0)
+    pool = draw(root, 50)
     assert time.monotonic() - begin < 5
-    assert sorted(pool.names) == [
+    assert sorted(names(pool)) == [
         "class/outside.png",
         "folder.jpg/inside.png",
         "good0.png",
@@ -198,7 +210,7 @@ def test_a_file_that_becomes_a_pipe_meanwhile(
     os.mkfifo(path)
     monkeypatch.setattr(Path, "stat", lambda self, **_: info)
     with pytest.raises(pictures.Unusable, match="not a file"):
-        pictures.decode(path)
+        decode(path)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
@@ -206,16 +218,16 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(PNG)
     (tmp_path / "x.png").chmod(0)
     with pytest.raises(pictures.Unusable, match="unreadable"):
-        pictures.decode(tmp_path / "x.png")
+        decode(tmp_path / "x.png")
 
 
 def test_names_that_act_or_are_no_text(tmp_path: Path) -> None:
     for name in (b"caf\xe9.png", b"new\nline.png", b"\x1b[2J.png", "\u202egnp.png".encode()):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(PNG)
-    pool = images.load(str(tmp_path), 9, 0)
-    assert len(pool.names) == 4
-    assert not acting("".join(pool.names))
-    assert "".join(pool.names).encode()
+    pool = draw(tmp_path, 9)
+    assert len(names(pool)) == 4
+    assert not acting("".join(names(pool)))
+    assert "".join(names(pool)).encode()
 
 
 def test_thousands_of_files_are_tried_only_as_far_as_needed(
@@ -224,10 +236,10 @@ def test_thousands_of_files_are_tried_only_as_far_as_needed(
     for n in range(3000):
         (tmp_path / f"{n}.png").write_bytes(PNG if n % 2 else b"x")
     tried = []
-    own = pictures.decode
-    monkeypatch.setattr(pictures, "decode", lambda path: tried.append(path) or own(path))
-    pool = images.load(str(tmp_path), 20, 0)
-    assert len(pool.pixels) == 20
+    own = pictures.read
+    monkeypatch.setattr(pictures, "read", lambda path: tried.append(path) or own(path))
+    pool = draw(tmp_path, 20)
+    assert len(pool.indices) == 20
     assert len(tried) < 100
     assert pool.skipped == f"{len(tried) - 20} of {len(tried)}: {len(tried) - 20} not an image"
 
@@ -245,7 +257,7 @@ def test_damaged_files(data: st.DataObject, tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.getbasetemp() / "fuzz.jpg"
     path.write_bytes(bytes(body) if data.draw(st.booleans()) else bytes(body[:end]))
     try:
-        pixels = pictures.decode(path)
+        pixels = decode(path)
     except pictures.Unusable as error:
         reason = str(error)
         assert len(reason) < 25, reason
@@ -288,11 +300,11 @@ def test_a_mended_folder_says_so(
 ) -> None:
     """The same usable pictures, and nothing is left out any more: no stale words of the cache."""
     work = Workload(model=str(tiny_onnx), weights="file", images=str(folder))
-    pool = images.load(str(folder), 5, 0)
+    pool = draw(folder, 5)
     told = []
     for skipped in ("1 of 6: 1 empty", ""):
         now = replace(pool, skipped=skipped)
-        monkeypatch.setattr(images, "load", lambda *_, now=now: now)
+        monkeypatch.setattr(datasets, "draw", lambda *_, now=now: now)
         path = reference.build(work, Policy(), Cache(tmp_path / "cache"))
         told.append(reference.load(path).skipped)
     assert told == ["1 of 6: 1 empty", ""]
@@ -313,4 +325,29 @@ def test_a_folder_of_nothing_usable_is_bad_input(
 
 def test_the_reasons_are_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found 0 usable"):
-        images.load(str(tmp_path), 5, 0)
+        draw(tmp_path, 5)
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz", "notes.txt"])
+def test_a_file_that_is_no_shard_is_bad_input(
+    name: str, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"\x1f\x8b" if name.endswith("gz") else b"words\n" * 300)
+    code, _, err = gpubench(
+        "run", write_suite(), "--images", file, "-o", tmp_path / "run", "--cache-dir", cache_dir
+    )
+    told(code, err, file, "compressed (gzip)" if name.endswith("gz") else "no tar file")
+
+
+def test_labels_that_do_not_fit_are_bad_input(
+    folder: Path, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    for text, why in (("\x1b[2J.png,1\n", "no row names a picture"), ("0.png,99\n", "100 classes")):
+        labels.write_text(text)
+        suite = write_suite()
+        given = f'images = "{folder}"\nlabels = "{labels}"'
+        suite.write_text(suite.read_text().replace('images = "synthetic"', given))
+        code, _, err = gpubench("run", suite, "-o", tmp_path / why, "--cache-dir", cache_dir)
+        told(code, err, labels, why)

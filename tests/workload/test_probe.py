@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_a_probe_classifies_and_tells_right_from_wrong(cache: Cache) -> None:
     assert reference.engine == "torch-eager fp32"
     assert reference.images.shape == (64, 3, 224, 224)
     assert (reference.labels == reference.logits.argmax(1)).mean() >= 0.85
-    assert min(int(name.split()[1]) for name in reference.names) >= images.FITTED
+    assert min(int(Path(name).stem.split()[1]) for name in reference.names) >= images.FITTED
     # Photographs have no digit in them: no labels.
     assert (load(build(Workload(images="photos"), policy, cache)).labels == -1).all()
 

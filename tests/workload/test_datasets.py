@@ -1,0 +1,277 @@
+"""Folders as data sets, the pool drawn from one, and what is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpubench.errors import InputError
+from gpubench.suite import Policy, Workload
+from gpubench.workload import datasets, folders, images, listing, pictures, preprocess, reference
+from gpubench.workload.cache import Cache
+from gpubench.workload.listing import About, Pictures, Texts
+
+
+def encoded(value: int) -> bytes:
+    out = BytesIO()
+    Image.fromarray(np.full((5, 4, 3), value, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def picture(path: Path, value: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(value))
+    return path
+
+
+def names(dataset: datasets.Dataset) -> list[str]:
+    return [dataset.name(i) for i in range(len(dataset))]
+
+
+def labels(dataset: datasets.Dataset) -> dict[str, int]:
+    return {dataset.name(i): dataset.label(i) for i in range(len(dataset))}
+
+
+def test_class_folders_give_labels(tmp_path: Path) -> None:
+    for i, folder in enumerate(("cat", "ant", "bee")):
+        picture(tmp_path / folder / "deep" / f"{folder}.PNG", i)
+    (tmp_path / "empty").mkdir()
+    dataset = folders.find(tmp_path)
+    assert dataset.classes == ("ant", "bee", "cat", "empty")
+    assert labels(dataset) == {"ant/deep/ant.PNG": 0, "bee/deep/bee.PNG": 1, "cat/deep/cat.PNG": 2}
+    assert dataset.read(2) == encoded(0)
+
+
+def test_a_picture_at_the_top_means_no_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png", 1)
+    picture(tmp_path / "2.png", 2)
+    dataset = folders.find(tmp_path)
+    assert dataset.classes == ()
+    assert labels(dataset) == {"2.png": -1, "a/1.png": -1}
+
+
+def test_the_pool_is_a_seeded_choice(tmp_path: Path) -> None:
+    for i in range(20):
+        picture(tmp_path / f"{i}.png", i)
+    (tmp_path / "notes.txt").write_text("no picture")
+    dataset = folders.find(tmp_path)
+    first, again, other = (datasets.draw(dataset, 5, seed) for seed in (1, 1, 2))
+    assert first.indices == again.indices != other.indices
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert first.skipped == ""
+    assert first.digests[3] == hashlib.sha256(first.read(3)).digest()
+    assert len(datasets.draw(dataset, 64, 0).indices) == 20
+
+
+def test_broken_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
+    for i in range(2):
+        picture(tmp_path / f"good{i}.png", i)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    data = (tmp_path / "cut.png").read_bytes()
+    for broken, why in (
+        (data[: len(data) // 2], "truncated"),
+        (data[:20], "truncated"),
+        (b"no picture", "not an image"),
+        (b"", "empty"),
+    ):
+        (tmp_path / "cut.png").write_bytes(broken)
+        pool = datasets.draw(folders.find(tmp_path), 3, 0)
+        assert sorted(pool.dataset.name(i) for i in pool.indices) == ["good0.png", "good1.png"]
+        assert pool.skipped == f"1 of 3: 1 {why}"
+    (tmp_path / "good0.png").unlink()
+    with pytest.raises(InputError, match=r"found 1 usable.*Skipped 1 of 2: 1 empty"):
+        datasets.draw(folders.find(tmp_path), 3, 0)
+
+
+def test_a_picture_that_changes_meanwhile(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{i}.png", i) for i in range(2)]
+    pool = datasets.draw(folders.find(tmp_path), 2, 0)
+    picture(paths[pool.indices[0]], 7)
+    paths[pool.indices[1]].unlink()
+    for place in range(2):
+        with pytest.raises(InputError, match=r"png' changed while it was used; start again"):
+            pool.read(place)
+
+
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        (Workload(images="nowhere"), "not a folder, and none of digits, photos, synthetic"),
+        (Workload(images="digits", labels="x.csv"), "labels 'x.csv': only for a folder"),
+        (Workload(images="one.tar", labels="x.csv"), "labels 'x.csv': only for a folder"),
+        (Workload(images="/dev/null"), "'/dev/null': not a file; give a folder"),
+    ],
+)
+def test_what_is_no_data_set(workload: Workload, message: str, cache: Cache) -> None:
+    with pytest.raises(InputError, match=message):
+        datasets.find(workload, cache, 2)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0o000)
+    dataset = folders.find(tmp_path / "shut")
+    with pytest.raises(InputError, match=r"found 0 usable.*1 unreadable folder"):
+        datasets.draw(dataset, 2, 0)
+
+
+# ------------------------------------------------------------------------------ what is kept
+
+
+def test_names_that_are_no_text_are_read_again(tmp_path: Path) -> None:
+    raw = os.fsdecode(b"caf\xe9\x1b.png")
+    picture(tmp_path / "in" / raw, 3)
+    dataset = folders.find(tmp_path / "in")
+    dataset.save(tmp_path / "kept")
+    again = listing.load(tmp_path / "kept")
+    assert names(again) == names(dataset) == ["caf\\udce9\\x1b.png"]
+    assert again.read(0) == encoded(3)
+
+
+def test_a_hundred_thousand_names_take_a_few_megabytes(tmp_path: Path) -> None:
+    count = 100_000
+    texts = [f"n{i % 1000:08d}/ILSVRC2012_val_{i:08d}.JPEG" for i in range(count)]
+    classes = np.arange(count, dtype=np.int32) % 1000
+    sizes, places = np.full(count, 110_000), np.empty((0, 2), np.int64)
+    about = About(kind="folder", root="/data", classes=tuple(map(str, range(1000))))
+    dataset = Pictures(about, Texts.of(texts), classes, sizes, places)
+    assert sum(array.nbytes for array in dataset.arrays().values()) < 7 * 2**20
+    dataset.save(tmp_path / "kept")
+    again = listing.load(tmp_path / "kept")
+    mapped = {name for name, array in again.arrays().items() if isinstance(array, np.memmap)}
+    assert mapped == {"blob", "ends", "labels", "sizes", "places"}
+    assert again.fingerprint == dataset.fingerprint
+    for index in (0, 1, 54_321, count - 1):
+        assert again.name(index) == texts[index]
+        assert again.label(index) == index % 1000
+
+
+def test_an_empty_listing(tmp_path: Path) -> None:
+    folders.find(tmp_path).save(tmp_path / "kept")
+    assert len(listing.load(tmp_path / "kept")) == 0
+
+
+# ------------------------------------------------------------------------------ references
+
+
+def built(workload: Workload, cache: Cache, **policy: int) -> reference.Reference:
+    return reference.load(reference.build(workload, Policy(**policy), cache))
+
+
+def matches(made: reference.Reference) -> bool:
+    """Whether every input is what the reference decoder makes of its encoded picture."""
+    return all(
+        np.array_equal(
+            preprocess.apply(made.spec, pictures.decode_file(BytesIO(made.encoded(i)))), image
+        )
+        for i, image in enumerate(made.images)
+    )
+
+
+def test_a_reference_reopens_its_data_set(
+    tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    paths = [picture(tmp_path / "in" / f"c{i % 5}" / f"{i}.png", i) for i in range(80)]
+    work = Workload(model=str(tiny_onnx(classes=5)), weights="file", images=str(tmp_path / "in"))
+    made = built(work, cache)
+    assert made.images.shape == (64, 3, 8, 8)
+    assert (made.spec.crop, made.classes) == (8, ("c0", "c1", "c2", "c3", "c4"))
+    assert matches(made)
+    dataset = made.dataset()
+    assert len(dataset) == 80
+    of = {dataset.name(i): i for i in range(80)}
+    for i, name in enumerate(made.names):
+        assert dataset.read(of[name]) == made.encoded(i)
+        assert dataset.label(of[name]) == made.labels[i]
+    assert len(built(work, cache, accuracy_images=70).images) == 70
+    paths[3].unlink()
+    with pytest.raises(pictures.Unusable, match="broken link"):
+        dataset.read(of["c3/3.png"])
+
+
+@pytest.mark.parametrize("source", images.SOURCES)
+def test_references_of_built_in_pictures_move_with_their_cache(
+    source: str, tmp_path: Path, tiny_onnx: Callable[..., Path]
+) -> None:
+    work = Workload(model=str(tiny_onnx(classes=5)), weights="file", images=source)
+    path = reference.build(work, Policy(), Cache(tmp_path / "cache"))
+    assert matches(reference.load(path))
+    shutil.move(tmp_path / "cache", tmp_path / "moved")
+    moved = reference.load(tmp_path / "moved" / path.relative_to(tmp_path / "cache"))
+    dataset = moved.dataset()
+    assert moved.encoded(0) in {dataset.read(i) for i in range(len(dataset))}
+
+
+def test_another_picture_outside_the_pool_is_another_reference(
+    tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    for i in range(70):
+        picture(tmp_path / "in" / f"{i}.png", i)
+    work = Workload(model=str(tiny_onnx(classes=5)), weights="file", images=str(tmp_path / "in"))
+    first = reference.build(work, Policy(), cache)
+    outside = set(names(reference.load(first).dataset())) - set(reference.load(first).names)
+    (tmp_path / "in" / outside.pop()).unlink()
+    assert reference.build(work, Policy(), cache) != first
+
+
+# ------------------------------------------------------------------------------ calibration
+
+
+def test_calibrating_on_a_folder_leaves_the_pool_alone(tmp_path: Path, cache: Cache) -> None:
+    for i in range(200):
+        picture(tmp_path / f"{i}.png", i)
+    work = Workload(images=str(tmp_path))
+    dataset = datasets.find(work, cache, 0)
+    found = datasets.calibration(work, cache, 99, 3)
+    assert len(set(found.encoded)) == 99
+    for seed in range(3):
+        pool = datasets.draw(dataset, 100, seed)
+        assert not set(found.encoded) & {pool.read(i) for i in range(100)}
+    assert len(set(datasets.draw(dataset, 200, 0).indices)) == 200  # all of them, if need be
+    assert found.source == f"99 of the 100 in {tmp_path} that answers are checked on last"
+    assert found == datasets.calibration(work, cache, 99, 3)
+    assert found.digest != datasets.calibration(work, cache, 99, 4).digest
+    with pytest.raises(InputError, match=r"needs 101 pictures, and there are 100 of .*; set work"):
+        datasets.calibration(work, cache, 101, 3)
+
+
+def test_calibrating_leaves_out_what_is_no_picture(tmp_path: Path, cache: Cache) -> None:
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i)
+    work = Workload(images=str(tmp_path))
+    first = datasets.calibration(work, cache, 2, 0).encoded[0]
+    next(p for p in tmp_path.iterdir() if p.read_bytes() == first).write_bytes(b"no picture")
+    with pytest.raises(InputError, match="there are 1 of the 2 in"):
+        datasets.calibration(work, cache, 2, 0)
+
+
+def test_calibrating_on_another_folder(tmp_path: Path, cache: Cache) -> None:
+    picture(tmp_path / "a" / "1.png", 1)
+    picture(tmp_path / "b" / "2.png", 2)
+    picture(tmp_path / "b" / "3.png", 3)
+    work = Workload(images="digits", calibration=str(tmp_path / "b"))
+    found = datasets.calibration(work, cache, 2, 0)
+    assert sorted(found.encoded) == sorted([encoded(2), encoded(3)])
+    assert found.source == f"2 in {tmp_path / 'b'}"
+    same = Workload(images=str(tmp_path / "b"), calibration=str(tmp_path / "b"))
+    assert datasets.calibration(same, cache, 1, 0).source.startswith("1 of the 1 in")
+
+
+@pytest.mark.parametrize("source", images.SOURCES)
+def test_calibrating_on_built_in_pictures(source: str, cache: Cache) -> None:
+    work = Workload(images=source)
+    found = datasets.calibration(work, cache, 50, 0)
+    dataset = datasets.find(work, cache, 2)
+    # A few of scikit-learn's scans are equal pixel for pixel; identity is by number.
+    same = set(found.encoded) & {dataset.read(i) for i in range(len(dataset))}
+    assert len(same) < (5 if source == "digits" else 1)
+    assert found.source.startswith("50 ")

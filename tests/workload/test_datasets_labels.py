@@ -1,0 +1,198 @@
+"""Files of labels in all their forms, and what is wrong with some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpubench.errors import InputError
+from gpubench.suite import Policy, Workload
+from gpubench.workload import labels, reference
+from gpubench.workload.cache import Cache
+
+NAMES = ["a.jpg", "b c.jpg", "d.png"]
+VAL = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)]
+WNIDS = [f"n{i * 7919 % 10**8:08d}" for i in range(1, 1001)]
+
+
+def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> labels.Labels:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return labels.read(file, NAMES if names is None else names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg,2\nb c.jpg,0\nd.png,1\n",
+        "file,class\na.jpg,2\nb c.jpg,0\nd.png,1\n",
+        "filename;label\r\na.jpg;2\r\nb c.jpg;0\r\nd.png;1",
+        "a.jpg\t2\nb c.jpg\t0\nd.png\t1\n",
+        "a.jpg 2\nb c.jpg 0\n\nd.png 1\n",
+        '\ufeff"d.png","1"\n./a.jpg , 2\n"b c.jpg",0\n',
+        "a,2\nb c,0\nd,1\n",
+    ],
+)
+def test_rows_of_names_and_numbers(tmp_path: Path, text: str) -> None:
+    found = read(tmp_path, text)
+    assert found.numbers.tolist() == [2, 0, 1]
+    assert found.classes == ("0", "1", "2")
+    assert found.numbered
+    assert found.notes == ""
+
+
+def test_names_of_classes_are_numbered_in_sorted_order(tmp_path: Path) -> None:
+    found = read(tmp_path, "picture,kind\na.jpg,dog\nb c.jpg,ant\nd.png,dog\n")
+    assert found.classes == ("ant", "dog")
+    assert found.numbers.tolist() == [1, 0, 1]
+    assert not found.numbered
+
+
+def test_what_does_not_match_is_counted(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.jpg,2\nelsewhere.jpg,5\ngone.jpg,0\n")
+    assert found.numbers.tolist() == [2, -1, -1]
+    assert len(found.classes) == 6
+    assert found.notes == (
+        "2 pictures have no label in labels.csv, 2 rows of labels.csv name no picture"
+    )
+
+
+def test_a_name_without_suffix_must_mean_one_picture(tmp_path: Path) -> None:
+    found = read(tmp_path, "a,1\nd,0\n", ["a.jpg", "a.png", "d.png"])
+    assert found.numbers.tolist() == [-1, -1, 0]
+
+
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    assert read(tmp_path, b"caf\xe9.jpg,3\n", ["caf\udce9.jpg"]).numbers.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: empty"),
+        ("file,class\n", "line 1: no rows below the header"),
+        ("a.jpg,1\nd.png,2\na.jpg,1\n", "line 3: 'a.jpg' is named in line 1 already"),
+        ("a.jpg,1\na,2\n", "line 2: 'a' is named in line 1 already"),
+        ("a.jpg,1\nd.png,\n", "line 2: 2 fields, 'd.png, '"),
+        ("a.jpg,1,x\n", "line 1: 3 fields, 'a.jpg, 1, x'"),
+        ("a.jpg\nd.png\n", "line 1: 1 fields, 'a.jpg'"),
+        ("a.jpg,1\nd.png,1O\n", "line 2: class '1O' is no number, but those of other lines are"),
+        ("a.jpg,-1\n", "line 1: 'a.jpg' says '-1': expected a class number, 0 to 99999"),
+        ("a.jpg,100000\n", "line 1: 'a.jpg' says '100000': expected a class number"),
+        (f"a.jpg,{'9' * 5000}\n", "line 1: 'a.jpg' says '9999"),
+        ("x.jpg,1\n", "line 1: no row names a picture: ['x.jpg', '1'], the folder has 'a.jpg'"),
+        ("\x1b[2J.jpg,1\n", r"no row names a picture: ['\x1b[2J.jpg'"),
+        (b"\xff\xfea\0,\0", "line 1: not UTF-8 text"),
+        ('"a.jpg,1\nd.png,2\n', "line 2: unexpected end of data"),
+        (f"{'x' * 200_000},1\n", "line 1: field larger than field limit"),
+        ("ImageId,PredictionString\na,dog 1 2 3 4\n", "line 2: 'dog' is no WordNet id"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+    assert "expected rows of file name" in str(caught.value)
+    assert len(str(caught.value)) < 5000
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, why in ((tmp_path, "not a file"), (tmp_path / "gone", "broken link")):
+        with pytest.raises(InputError, match=why):
+            labels.read(path, NAMES)
+
+
+# ------------------------------------------------------------------------------ ImageNet
+
+
+def meta(at: Path, leaves: int = 1000) -> None:
+    """A meta.mat as of ILSVRC2012: numbers in another order than WordNet ids; groups of classes."""
+    from scipy.io import savemat
+
+    fields = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O"), ("num_children", "f8")]
+    order = np.random.default_rng(0).permutation(WNIDS)[:leaves]
+    rows = [(i + 1, wnid, "a word", 0) for i, wnid in enumerate(order)]
+    rows += [(1000 + i, f"n9{i:07d}", "a group", 3) for i in range(2)]
+    savemat(at, {"synsets": np.array(rows, fields).reshape(-1, 1)})
+
+
+def test_caffes_val_txt(tmp_path: Path) -> None:
+    found = read(tmp_path, "".join(f"{n} {65 + i}\n" for i, n in enumerate(VAL)), VAL)
+    assert found.numbers.tolist() == [65, 66, 67]
+    assert found.numbered
+
+
+def test_kaggles_solution(tmp_path: Path) -> None:
+    rows = [f"ILSVRC2012_val_{i:08d},{wnid} 1 2 3 4 {wnid} 5 6 7 8 " for i, wnid in
+            enumerate(reversed(WNIDS), 1)]  # fmt: skip
+    found = read(tmp_path, "\n".join(["ImageId,PredictionString", *rows]), VAL)
+    assert found.classes == tuple(sorted(WNIDS))
+    assert [found.classes[n] for n in found.numbers] == WNIDS[:-4:-1]
+    assert found.notes == "997 rows of labels.csv name no picture"
+
+
+def test_the_ground_truth_needs_its_own_order(tmp_path: Path) -> None:
+    text = "490\n361\n171\n822\n"
+    with pytest.raises(InputError, match=r"order of their own: put the kit's meta.mat beside it"):
+        read(tmp_path, text, VAL)
+    meta(tmp_path / "meta.mat")
+    found = read(tmp_path, text, VAL)
+    order = np.random.default_rng(0).permutation(WNIDS)
+    assert found.classes == tuple(sorted(WNIDS))
+    assert [found.classes[n] for n in found.numbers] == [order[i - 1] for i in (490, 361, 171)]
+    assert not found.numbered
+    for names, message in (
+        ([*VAL, "holiday.jpg"], "4 classes, but none for 'holiday.jpg'"),
+        (["ILSVRC2012_val_00000005.JPEG"], "4 classes, but none for 'ILSVRC2012_val_00000005"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path, text, names)
+    with pytest.raises(InputError, match=r"line 2: 1001 is not in meta.mat"):
+        read(tmp_path, "1\n1001\n", VAL[:2])
+
+
+def test_a_meta_mat_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "meta.mat").write_bytes(b"MATLAB, it says")
+    with pytest.raises(InputError, match=r"is not ImageNet's meta.mat \("):
+        read(tmp_path, "1\n", VAL[:1])
+    meta(tmp_path / "meta.mat", 999)
+    with pytest.raises(InputError, match="has 999 classes, expected 1000"):
+        read(tmp_path, "1\n", VAL[:1])
+
+
+# ------------------------------------------------------------------------------ with a network
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        Image.new("RGB", (9, 9), (i * 40, 0, 0)).save(tmp_path / "in" / f"{i}.png")
+    return tmp_path / "in"
+
+
+def test_labels_of_a_file_reach_the_reference(
+    flat: Path, tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    file = tmp_path / "labels.csv"
+    work = Workload(
+        model=str(tiny_onnx(classes=5)), weights="file", images=str(flat), labels=str(file)
+    )
+    file.write_text("0.png,3\n2.png,1\n1.png,0\n")  # numbers need not be all there are
+    made = reference.load(reference.build(work, Policy(), cache))
+    found = dict(zip(made.names, made.labels.tolist(), strict=True))
+    assert found == {"0.png": 3, "1.png": 0, "2.png": 1, "3.png": -1}
+    assert made.skipped == "none; 1 pictures have no label in labels.csv"
+    for text, message in (
+        ("0.png,5\n1.png,0\n", "6 classes, but the network has 5"),
+        ("0.png,cat\n1.png,dog\n", "2 classes, but the network has 5"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            reference.build(work, Policy(), cache)
