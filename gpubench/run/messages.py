@@ -58,6 +58,8 @@ class Measure(Struct, frozen=True, tag=True):
     node: int = 0
     first: int = 0
     """The cell's number of this node's first replica."""
+    repeat: int = 0
+    """Of the cell: the first checks more answers, see `gpubench.workload.reference.asked`."""
 
     @property
     def devices(self) -> int:
