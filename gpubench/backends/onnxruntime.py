@@ -230,7 +230,7 @@ class OnnxRuntime:
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
             if cell.precision == "int8":
-                facts |= quantise.facts(file)
+                facts |= quantise.facts(file, rest="tf32")  # as `unsupported` says
             if provider == _TENSORRT:
                 facts |= {"engines": engines, "engine_built_at_open": _engines(artefact) != engines}
             opened = CudaSession(session, cell.batch_size, facts, device, stream)

@@ -70,6 +70,8 @@ class OpenVINO:
             return f"{cell.precision}: here OpenVINO runs {', '.join(_TYPES)}"
         if reason := quantise.unsupported(cell):
             return reason
+        if cell.precision == "int8" and cell.options.get("device_name", "CPU") != "CPU":
+            return "int8: proof that it is computed in exists for OpenVINO's CPU device only"
         streams = int(cell.options.get("num_streams", 0))
         if cell.options.get("device_name", "CPU") == "CPU" and streams > cell.cores > 0:
             return f"{streams} streams do not fit on {cell.cores} core(s): OpenVINO would use fewer"

@@ -37,10 +37,13 @@ def meaningful(about: About, model: Model, label_file: str) -> bool:
 
 
 def names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:
-    """Names of the network's classes: those of its data set, or of ImageNet where they say more."""
+    """Names of the network's classes: those of its data set, or of ImageNet where they say more.
+
+    (): they have none that is known.
+    """
     said = any(not (name.isdigit() or _WNID.fullmatch(name)) for name in own)
     if said or model.is_onnx or model.label_source != "folder" or model.num_classes != _IMAGENET:
-        return own
+        return own if len(own) == model.num_classes else ()  # numbers may be fewer
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
     return tuple(_IMAGENET_CATEGORIES)

@@ -15,9 +15,9 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,7 +63,7 @@ OPTIONS = (
 )
 """Of every backend that has int8."""
 _ABOUT = "quantised.json"
-_BATCH = 16
+_BATCH = 8
 """Images at a time while calibrating; histograms keep all activations of one batch."""
 _SEED = 0
 _DOT = ("amx_int8", "avx512_vnni", "avx_vnni")
@@ -157,15 +157,15 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
     return cache.get_or_make("int8", recipe, make) / FILE
 
 
-def facts(file: Path) -> dict[str, Any]:
-    """`Quantised` of the int8 file that `onnx` gave."""
+def facts(file: Path, rest: str = "") -> dict[str, Any]:
+    """`Quantised` of the int8 file that `onnx` gave; ``rest``: a runtime's, if not the file's."""
     about = file.parent / _ABOUT
     if about.is_file():
         said = msgspec.json.decode(about.read_bytes(), type=Quantised)
     else:
         nodes, floating = operators(file)
-        said = Quantised(made_by="the file", nodes=nodes, floating=floating)
-    return {"quantised": msgspec.to_builtins(said)}
+        said = Quantised(made_by="the file", nodes=nodes, floating=floating, rest=_type(file))
+    return {"quantised": msgspec.to_builtins(said) | ({"rest": rest} if rest else {})}
 
 
 def instructions() -> list[str]:
@@ -265,6 +265,16 @@ def _input(network: ModelProto) -> str:
     return next(str(i.name) for i in network.graph.input if i.name not in constants)
 
 
+def _type(file: Path) -> str:
+    """Of a file's input, and so of what is not quantised."""
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    kind = graph.input[0].type.tensor_type.elem_type
+    names = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    return names.get(kind, "fp32")
+
+
 def _option(cell: Cell, name: str) -> OptionValue:
     default = next(option.default for option in OPTIONS if option.name == name)
     return cell.options.get(name, default)
@@ -290,10 +300,11 @@ def _onnxruntime() -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's log lines, which tell of nothing that is wrong."""
+    """Without what the quantiser logs and prints, which tells of nothing that is wrong."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         logging.disable(previous)

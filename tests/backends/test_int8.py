@@ -105,6 +105,7 @@ def test_an_own_file_runs_as_it_is(tmp_path: Path, cache: Cache) -> None:
             {"device": "cuda", "precision": "fp16", "options": {"calibration": "entropy"}},
             "calibration is an option of int8",
         ),
+        ("openvino", {"options": {"device_name": "GPU"}}, "CPU device only"),
         ("tensorrt", {"device": "cuda"}, None),
         ("onnxruntime", {"device": "cuda", "options": {"provider": "tensorrt"}}, None),
     ],

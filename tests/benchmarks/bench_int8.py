@@ -1,4 +1,4 @@
-"""int8 against fp32: how much faster, how many answers agree, what accuracy it costs."""
+"""int8 against fp32: how much faster, how many answers agree, and what accuracy it costs."""
 
 from __future__ import annotations
 

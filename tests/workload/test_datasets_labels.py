@@ -11,7 +11,7 @@ from PIL import Image
 
 from gpubench.errors import InputError
 from gpubench.suite import Policy, Workload
-from gpubench.workload import folders, labels, reference
+from gpubench.workload import labels, reference
 from gpubench.workload.cache import Cache
 
 NAMES = ["a.jpg", "b c.jpg", "d.png"]
@@ -196,16 +196,3 @@ def test_labels_of_a_file_reach_the_reference(
         file.write_text(text)
         with pytest.raises(InputError, match=message):
             reference.build(work, Policy(), cache)
-
-
-def test_a_network_of_digits_takes_no_file(flat: Path, tmp_path: Path, cache: Cache) -> None:
-    file = tmp_path / "labels.csv"
-    file.write_text("".join(f"{i}.png,{i}\n" for i in range(4)))
-    dataset = folders.find(flat, file)
-    assert [dataset.label(i) for i in range(4)] == [0, 1, 2, 3]
-    from gpubench.workload import classes
-    from gpubench.workload.models import resolve
-
-    model = resolve(Workload(model="squeezenet1_1"), cache)
-    with pytest.raises(InputError, match=r"labels 'x.csv': 4 classes, but the network has none"):
-        classes.meaningful(dataset.about, model, "x.csv")

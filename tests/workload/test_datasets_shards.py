@@ -104,7 +104,7 @@ def test_a_folder_of_shards_is_kept_as_places(
     dataset = made.dataset()
     assert [dataset.label(i) for i in range(6)] == [0, 0, 1, 1, 2, 2]
     assert sorted(made.labels) == [0, 0, 1, 1, 2, 2]
-    assert made.classes == ("0", "1", "2")
+    assert made.classes == ()  # of five, which have numbers only
     for i in range(6):
         assert dataset.read(i) == encoded(i)
         assert dataset.read(i) == made.encoded(made.names.index(dataset.name(i)))
