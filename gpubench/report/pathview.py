@@ -27,7 +27,7 @@ TITLES = {
 
 
 def headline(summaries: Sequence[Summary]) -> list[str]:
-    """'A compute-only number leaves out 22 % to 67 % of the whole path's latency.'"""
+    """'Of the whole path's latency a compute-only number leaves out 22 % to 67 %.'"""
     measured = {
         "latency": [s for s in summaries if s.cell.scenario == "latency" and s.medians],
         "throughput": [s for s in summaries if s.cell.scenario == "throughput" and s.rates],
@@ -36,16 +36,20 @@ def headline(summaries: Sequence[Summary]) -> list[str]:
     for name, rows in measured.items():
         if found := _range(rows):
             what = "latency" if name == "latency" else "time for each image at full load"
-            lines.append(f"A compute-only number leaves out {found} of the whole path's {what}.")
+            lines.append(f"Of the whole path's {what} a compute-only number leaves out {found}.")
     return lines
 
 
 def _range(rows: Sequence[Summary]) -> str:
-    """'22 % to 67 %' of what lies beside each other in ``rows``; '' where nothing does."""
+    """'22 % to 67 %' of what lies beside each other in ``rows``; '' where no interval shows it."""
     sides = [x for x in pathtables.beside(rows) if {"compute", "pipeline"} <= {*x}]
-    shares = [e.value for x in sides if (e := pathtables.hidden(x)).value is not None]
-    ends = list(dict.fromkeys(percent(v, 0) for v in (min(shares), max(shares)))) if shares else []
-    return " to ".join(ends)
+    shares = [e for x in sides if (e := pathtables.hidden(x)).value is not None]
+    shown = [e.value for e in shares if e.value and e.low and e.low > 0]
+    if not shown:
+        return ""
+    text = " to ".join(dict.fromkeys(percent(v, 0) for v in (min(shown), max(shown))))
+    some = f" (shown in {len(shown)} of {len(shares)} comparisons)"
+    return text + (some if len(shown) < len(shares) else "")
 
 
 def lines(summaries: Sequence[Summary]) -> list[str]:

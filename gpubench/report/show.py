@@ -104,10 +104,10 @@ def compact(value: Any, column: Column, *, single: bool = False) -> str:
 
     ``single``: leave '(1 repeat)' out, because a note says it of all.
     """
-    if column.unit.startswith("share"):  # near 0 and 1 an interval is lopsided
-        return full(value, column)
     shown = show(value, column)
     half = value.relative_half_width if isinstance(value, Estimate) else None
+    if half is not None and column.unit.startswith("share"):  # near 0 and 1 it is lopsided
+        return full(value, column)
     if half is None:
         if shown.main == NOTHING or shown.aside == "baseline":
             return shown.aside or NOTHING

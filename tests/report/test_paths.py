@@ -51,7 +51,7 @@ def test_one_line_for_each_pipeline_cell(run: RecordFile) -> None:
 def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str) -> None:
     said = pathview.headline(summarise([run]))
     assert re.fullmatch(
-        r"A compute-only number leaves out \d\d % to \d\d % of the whole path's latency\.", said[0]
+        r"Of the whole path's latency a compute-only number leaves out \d\d % to \d\d %\.", said[0]
     )
     summary = plain(text.summary([run]))
     for line in said:
@@ -59,6 +59,20 @@ def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str)
         assert line in summary
         assert line in report.render([run], "md")
     assert "Path: openvino" not in report.render([make.run([make.cell()])], "text")
+
+
+def test_nothing_is_said_to_be_hidden_that_no_interval_shows() -> None:
+    cells = make_paths.cells(backends=("openvino",), decoders=("pil", "turbo"))
+    assert pathview.headline(summarise([make_paths.run(cells, repeats=1)])) == []
+    fast = make_paths.run(cells)
+    level = {r.repeat: r.replicas for r in fast.records if r.cell.boundary == "compute"
+             and r.cell.scenario == "latency"}  # fmt: skip
+    records = [
+        replace(r, replicas=level[r.repeat]) if r.cell.decoder == "turbo" else r
+        for r in fast.records
+    ]
+    said = pathview.headline(summarise([replace(fast, records=records)]))
+    assert said[0].endswith("% (shown in 1 of 2 comparisons).")
 
 
 def test_the_summary_of_a_run_tells_paths_and_what_was_skipped(run: RecordFile) -> None:
