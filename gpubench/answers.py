@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -13,6 +14,9 @@ from gpubench.suite import Natural
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Error = Annotated[float, Meta(ge=0)]
+Score = Annotated[float, Meta(ge=-1, le=1)]
+Picture = Annotated[str, Meta(max_length=8192, pattern=r"\A(/9j/[A-Za-z0-9+/]+={0,2})?\Z")]
+"""Base64 that begins as a JPEG does: readers put it into a page as it is."""
 
 MOST_SHOWN = 12
 """Disagreements that a record keeps; all are counted."""
@@ -26,15 +30,15 @@ class Disagreement(Struct, frozen=True, kw_only=True):
 
     name: str
     answer: str
-    score: float
+    score: Score
     """Softmax of the logits, of ``answer``; -1: the logits were not finite."""
     expected: str
     """The reference's answer."""
-    expected_score: float
+    expected_score: Score
     label: str = ""
     """The right answer; '': not known."""
-    thumbnail: str = ""
-    """A small JPEG, base64."""
+    thumbnail: Picture = ""
+    """What the network saw: a small JPEG, base64."""
 
 
 class Parity(Struct, frozen=True, kw_only=True):
@@ -43,7 +47,10 @@ class Parity(Struct, frozen=True, kw_only=True):
     images: Count
     """Answers compared (slots x batches, over all replicas)."""
     relative_error: Error | None
-    """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite."""
+    """Largest ||logits - reference|| / ||reference|| of an image, centred; None: not finite.
+
+    Of the first ``Policy.parity_images``; those that only accuracy asks for have to be finite.
+    """
     top1_agreement: Share
     worst_slot: Natural
     max_relative_error: Error
@@ -69,6 +76,37 @@ class Parity(Struct, frozen=True, kw_only=True):
     """Different images answered otherwise than by the reference at least once."""
     disagreements: Annotated[list[Disagreement], Meta(max_length=1000)] = []
     """The first MOST_SHOWN of them."""
+
+
+def over_repeats(checks: Sequence[Parity]) -> Parity | None:
+    """What a cell's repeats found, as one; None where there were none.
+
+    The worst error and agreement of all. Accuracy is that of the repeat that asked about the most
+    images (`Policy.accuracy_images`: the first), the worst of equals; disagreements are those of
+    the repeat that had the most.
+    """
+    if not checks:
+        return None
+    worst = min(checks, key=lambda p: (p.passed, -_finite(p)))
+    most = max(checks, key=lambda p: (p.labelled, -p.correct, -p.correct5))
+    apart = max(checks, key=lambda p: p.disagreeing)
+    return replace(
+        worst,
+        labelled=most.labelled,
+        correct=most.correct,
+        correct5=most.correct5,
+        reference_correct=most.reference_correct,
+        reference_correct5=most.reference_correct5,
+        min_accuracy=most.min_accuracy,
+        max_accuracy_drop=most.max_accuracy_drop,
+        accurate=all(p.accurate for p in checks),
+        disagreeing=apart.disagreeing,
+        disagreements=apart.disagreements,
+    )
+
+
+def _finite(parity: Parity) -> float:
+    return math.inf if parity.relative_error is None else parity.relative_error
 
 
 class PathCheck(Struct, frozen=True, kw_only=True):

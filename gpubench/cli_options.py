@@ -48,7 +48,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--decoder", {"callback": words, "help": "Of boundary pipeline, such as pil,turbo."}),
     ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
     ("--device", {"help": "auto, cuda or cpu."}),
-    ("--model", {"help": "A torchvision model, or an .onnx file."}),
+    ("--model", {"help": "A torchvision model, digits, or an .onnx file."}),
     ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
     ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),

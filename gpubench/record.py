@@ -51,6 +51,9 @@ FAILURES = {
     "not-run": "the run ended before this task was measured",
 }
 
+WRONG = ("parity", "accuracy")
+"""Kinds of failure by answers alone: what was timed is shown, but never ranked."""
+
 FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",

@@ -93,6 +93,8 @@ def record(found: Record) -> None:
         parity.correct, parity.correct5, parity.reference_correct, parity.reference_correct5
     ):
         raise ValueError("parity: more right answers than labels")
+    if parity and parity.disagreeing < len(parity.disagreements):
+        raise ValueError("parity: more disagreements than were counted")
     if found.path and found.path.labelled < max(found.path.correct, found.path.correct5):
         raise ValueError("path: more right answers than labels")
     for name in ("facts", "telemetry"):

@@ -44,8 +44,9 @@ HELP = {
     "description": "One line for `gpubench list suites`.",
     "baseline": "The backend that speed-ups are relative to; default: the first of axes.backend.",
     "workload": "The work that every backend does.",
-    "model": "A torchvision classification model, or the path of an .onnx file.",
-    "weights": "'probe' (fitted offline on real digits), 'random' (speed only), a torchvision "
+    "model": "A torchvision classification model, 'digits' (a small network of gpubench's own), or "
+    "the path of an .onnx file.",
+    "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (ImageFolder "
     "layout gives labels), or WebDataset shards: a .tar file, or a folder of them.",

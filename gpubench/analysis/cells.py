@@ -6,7 +6,6 @@ computed in one place. Only numpy is imported here: the summary at the end of a 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,8 +16,8 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.answers import Parity
-from gpubench.record import FAILURES, Record, RecordFile
+from gpubench.answers import Parity, over_repeats
+from gpubench.record import FAILURES, WRONG, Record, RecordFile
 from gpubench.samples import window_slices
 from gpubench.suite import Cell, Policy
 
@@ -58,7 +57,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def timed(self) -> list[Record]:
         """Records with timings that may be shown: ok, or failed only for their answers."""
-        return [r for r in self.records if r.replicas and (r.status == "ok" or r.kind == "parity")]
+        return [r for r in self.records if r.replicas and (r.status == "ok" or r.kind in WRONG)]
 
     @cached_property
     def broken(self) -> list[Record]:
@@ -70,7 +69,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """'ok' (at least one good repeat, none wrong), 'failed: <kind>', a skip, or 'missing'."""
         if not self.records:
             return "missing"
-        wrong = [r for r in self.broken if r.kind == "parity"]
+        wrong = [r for r in self.broken if r.kind in WRONG]
         if len(self.broken) < len(self.records) and not wrong:
             return "ok"
         worst = (wrong or self.broken)[0]
@@ -151,14 +150,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def parity(self) -> Parity | None:
-        """The worst answer check of all repeats."""
-        checks = [r.parity for r in self.records if r.parity is not None]
-        return min(checks, key=_badness, default=None)
-
-
-def _badness(parity: Parity) -> tuple[bool, float]:
-    error = parity.relative_error
-    return parity.passed, -math.inf if error is None else -error
+        """The answer checks of all repeats as one: see `answers.over_repeats`."""
+        return over_repeats([r.parity for r in self.records if r.parity is not None])
 
 
 class Problem(Struct, frozen=True, kw_only=True):

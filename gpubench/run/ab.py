@@ -283,7 +283,8 @@ class _Walk:
             apart = key in self._apart
             turns = {"A": "AB" if apart else "ABBA", "B": "BA" if apart else "BAAB"}[order]
             ask = self._crew.in_sequence if apart else self._crew.resident
-            replies = ask({arm: self._request(arm, ready[arm], apart) for arm in ARMS}, turns)
+            asked = {arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS}
+            replies = ask(asked, turns)
             if not apart and any(_full(reply) for reply in replies.values()):
                 self._apart.add(key)
                 continue
@@ -313,14 +314,14 @@ class _Walk:
         else:
             self._note(key, stage, pair)
 
-    def _request(self, arm: Arm, ready: Ready, apart: bool) -> Measure:
+    def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
         side = self._job.sides[ARMS.index(arm)]
         policy = side.plan.suite.policy
         if not apart:
             policy = replace(policy, sample_s=policy.sample_s / 2)  # two turns
         return Measure(ready.cell, policy, ready.artefact, ready.reference,
                        side.plan.cores_of(ready.cell), turns=1 if apart else 2,
-                       bundle=side.bundle)  # fmt: skip
+                       bundle=side.bundle, repeat=repeat)  # fmt: skip
 
     def _note(self, key: str, stage: Stage, pair: gate.Pair | None) -> None:
         if pair is None:

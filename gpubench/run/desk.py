@@ -108,7 +108,7 @@ class Desk:
             TEAM,
             Measure(
                 cell, self._suite.policy, artefact, self._reference, self._places(cell)[:count],
-                node=self._rank, first=asked.first,
+                node=self._rank, first=asked.first, repeat=asked.repeat,
             ),
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, RecordError
 from gpubench.measure.protocol import repeats_needed
-from gpubench.record import Header, Record, RecordFile, Writer, read, scan
+from gpubench.record import WRONG, Header, Record, RecordFile, Writer, read, scan
 from gpubench.run import needs
 from gpubench.run.client import AgentClient, Asked
 from gpubench.run.cluster import Cluster
@@ -108,7 +108,7 @@ def _resumed(plan: Plan, job: Job) -> _Done:
         )
     done = _Done({}, set())
     for record in records:
-        if record.status == "ok" or record.kind == "parity":
+        if record.status == "ok" or record.kind in WRONG:
             done.values[record.cell.key, record.repeat] = _pilot_value(plan.suite.policy, record)
             if record.status != "ok":
                 done.ended.add(record.cell.key)
@@ -204,9 +204,8 @@ class _Walk:
     def _task(self, agent: Asked, task: Ready, repeat: int, left_s: float) -> None:
         cell = task.cell
         words = f"repeat {repeat + 1}"
-        request = Measure(
-            cell, self._policy, task.artefact, task.reference, self._plan.cores_of(cell)
-        )
+        cores = self._plan.cores_of(cell)
+        request = Measure(cell, self._policy, task.artefact, task.reference, cores, repeat=repeat)
         begin, started, invalidated = monotonic(), now(), 0
         while True:
             self._watcher.task(cell, words, left_s)

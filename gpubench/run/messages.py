@@ -69,6 +69,8 @@ class Measure(Struct, frozen=True, tag=True):
     """The cell's number of this node's first replica."""
     shared: Shared | None = None
     """Boundary ``pipeline``. The agent fills it in, by measurement, where there is a choice."""
+    repeat: int = 0
+    """Of the cell: the first checks more answers, see `gpubench.workload.reference.asked`."""
 
     @property
     def devices(self) -> int:

@@ -130,7 +130,8 @@ def task_seconds(cell: Cell, policy: Policy, seen: Durations) -> float:
     known = seen.get(cell, policy)
     if known is not None:
         return known
-    iterations = policy.warmup_iterations + MIN_SAMPLES + policy.parity_images / cell.batch_size
+    checked = policy.parity_images + policy.accuracy_images / policy.repeats
+    iterations = policy.warmup_iterations + MIN_SAMPLES + checked / cell.batch_size
     at_least = iterations * cell.batch_size * ITERATION_S if cell.device == "cpu" else 0.0
     return OPEN_AND_CHECK_S + max(policy.warmup_s + policy.sample_s, at_least)
 

@@ -53,7 +53,7 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
 
 
 def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) -> Record:
-    """The record of a measured task; outside the parity tolerance it is a failure with timing."""
+    """The record of a measured task; wrong answers are a failure that keeps its timing."""
     record = Record(
         cell=cell,
         repeat=repeat,
@@ -78,6 +78,8 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
         return replace(record, status="failed", kind="parity", reason=_words(done.parity))
     if done.path is not None and not done.path.passed:
         return replace(record, status="failed", kind="parity", reason=_path_words(done.path))
+    if done.parity is not None and not done.parity.accurate:
+        return replace(record, status="failed", kind="accuracy", reason=_floors(done.parity))
     return record
 
 
@@ -97,3 +99,19 @@ def _path_words(path: PathCheck) -> str:
         f"{path.min_top1_agreement:g}); inputs differ by up to {path.max_difference:.3g} steps of "
         f"8-bit pixels, {path.mean_difference:.3g} on average"
     )
+
+
+def _floors(p: Parity) -> str:
+    """'top-1 accuracy 0.912 (73 of 80) is below min_accuracy 0.95'."""
+    share, theirs = p.correct / p.labelled, p.reference_correct / p.labelled
+    drop = 100 * (theirs - share)
+    found = f"top-1 accuracy {share:.3f} ({p.correct} of {p.labelled})"
+    reasons = []
+    if p.min_accuracy is not None and share < p.min_accuracy:
+        reasons.append(f"is below min_accuracy {p.min_accuracy:g}")
+    if p.max_accuracy_drop is not None and drop > p.max_accuracy_drop:
+        reasons.append(
+            f"is {drop:.2f} points below the reference's {theirs:.3f} on the same images "
+            f"(max_accuracy_drop {p.max_accuracy_drop:g})"
+        )
+    return f"{found} {' and '.join(reasons)}"

@@ -94,7 +94,7 @@ def decoders() -> Table:
 
 
 def models() -> Text:
-    """Names of the torchvision classification networks, one a line."""
+    """Names of the classification networks, one a line."""
     return Text("\n".join(networks.names()))
 
 

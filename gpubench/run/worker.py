@@ -199,7 +199,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     device = _device(request, replica)
     backend = base.get(cell.backend)
     reference = ref.load(Path(request.reference))
-    slots = ref.batches(cell.batch_size, len(reference.images), policy.parity_images)
+    slots = ref.batches(cell.batch_size, len(reference.images), ref.asked(policy, request.repeat))
     images = _images(reference, slots[0])
 
     with ExitStack() as stack:

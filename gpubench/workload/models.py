@@ -1,4 +1,4 @@
-"""The network a workload names: a torchvision classifier with weights, or an ONNX file."""
+"""The network a workload names: torchvision's or our own, with weights, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.errors import InputError
-from gpubench.workload import networks
+from gpubench.workload import digits, networks
 from gpubench.workload.cache import Cache, content, digest
 from gpubench.workload.networks import load_module
 
@@ -36,9 +36,12 @@ BATCH = 16
 
 @cache
 def names() -> tuple[str, ...]:
-    """All of torchvision's classification models, sorted; read from its source, not imported."""
+    """`digits`, and all of torchvision's classification models, sorted.
+
+    Torchvision's are read from its source, not imported.
+    """
     spec = importlib.util.find_spec("torchvision")
-    found: set[str] = set()
+    found = {digits.NAME}
     for root in (spec and spec.submodule_search_locations) or ():
         for file in Path(root, "models").glob("*.py"):
             found.update(_REGISTERED.findall(file.read_text(encoding="utf-8")))
@@ -104,7 +107,7 @@ class Model(ABC):
 
 
 class TorchModel(Model):
-    """A torchvision network with weights."""
+    """A torchvision network, or `digits`, with weights."""
 
     is_onnx = False
     engine = "torch-eager fp32"
@@ -130,7 +133,8 @@ class TorchModel(Model):
 
     @property
     def label_source(self) -> str | None:
-        return {"probe": "digits", "random": None}.get(self.weights, "folder")
+        trained = "digits" if self.name == digits.NAME else "folder"
+        return {"probe": "digits", "random": None}.get(self.weights, trained)
 
     def state(self) -> Path:
         return self._entry
@@ -178,7 +182,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(
-            f"unknown model {name!r}: {hint}`gpubench list models` shows torchvision's; "
+            f"unknown model {name!r}: {hint}`gpubench list models` shows those there are; "
             "a path ending in .onnx is taken as a file"
         )
     known = weights in KEYWORDS or Path(weights).expanduser().is_file()
@@ -186,5 +190,10 @@ def resolve(workload: Workload, cache: Cache) -> Model:
         raise InputError(
             f"weights {weights!r}: no such file; give 'probe', 'random', the path of a state "
             "dict, or one of torchvision's names, for example 'DEFAULT'"
+        )
+    if name == digits.NAME and not known:
+        raise InputError(
+            f"weights {weights!r}: {name} is not torchvision's; give 'probe' (its own, trained "
+            "here), 'random' or the path of a state dict"
         )
     return TorchModel(name, weights, cache)

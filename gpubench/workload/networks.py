@@ -1,4 +1,4 @@
-"""Building torchvision networks: with which arguments, which weights, and how fast again."""
+"""Building networks, torchvision's and our own: which arguments and weights, how fast again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError
+from gpubench.workload import digits
 from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:
@@ -36,13 +37,14 @@ class Card(Struct, frozen=True, kw_only=True):
     """Of torchvision's builder, beside ``num_classes``."""
     spec: Spec
     held_out_accuracy: float | None = None
-    """``probe``: the share of right answers on digits that its fit did not see."""
+    """``probe``, and `digits`: the share of right answers on digits that its fit did not see."""
 
 
 def make(name: str, weights: str, at: Path) -> None:
     """Fill the cache entry ``at`` with a network's state dict and card.
 
-    ``weights``: probe, random, the path of a state dict, or a name of torchvision's weights.
+    ``weights``: probe (of `digits`: the trained ones), random, the path of a state dict, or a name
+    of torchvision's weights.
     Raises InputError when the weights do not exist, cannot be had, or do not fit the network.
     """
     import torch
@@ -52,14 +54,15 @@ def make(name: str, weights: str, at: Path) -> None:
     if weights in ("probe", "random"):
         # Pictures fill the frame: cropping a digit's edge away would only cost accuracy.
         spec = msgspec.structs.replace(spec, resize=spec.crop)
-        classes = 10 if weights == "probe" else 1000
+        classes = 10 if weights == "probe" or name == digits.NAME else 1000
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = _build(name, classes, arguments, initialise=True)
         if weights == "probe":
             from gpubench.workload import probe
 
-            accuracy = probe.fit(module, spec)
+            fit = digits.fit if name == digits.NAME else probe.fit
+            accuracy = fit(module, spec)
         state: State = module.state_dict()
     else:
         file = Path(weights).expanduser()
@@ -119,6 +122,8 @@ def head(module: nn.Module) -> nn.Linear | nn.Conv2d:
 def _build(
     name: str, classes: int, arguments: dict[str, bool | int], initialise: bool = False
 ) -> nn.Module:
+    if name == digits.NAME:
+        return digits.build(classes).eval()
     from torchvision.models import get_model
 
     extra = {"init_weights": initialise} if "aux_logits" in arguments else {}
@@ -149,6 +154,8 @@ def _transforms(name: str) -> dict[str, Spec]:
 
 def _spec(name: str) -> Spec:
     """For weights that bring none: that of the smallest input, which the plain builder expects."""
+    if name == digits.NAME:
+        return digits.SPEC
     return min(_transforms(name).values(), key=lambda spec: spec.crop)
 
 

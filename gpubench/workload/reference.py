@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from gpubench.answers import Parity
+from gpubench.answers import MOST_SHOWN, Disagreement, Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.workload import classes, datasets, listing, pictures, preprocess
+from gpubench.workload import classes, datasets, judging, listing, pictures, preprocess
 from gpubench.workload.models import Model, resolve
 from gpubench.workload.preprocess import Spec
 
@@ -109,6 +109,8 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
     count = max(policy.parity_images, policy.accuracy_images, datasets.POOL)
     pool = datasets.draw(datasets.find(workload, cache, count), count, policy.seed)
     labelled = classes.meaningful(pool.dataset.about, model, workload.labels)
+    known = labelled and any(pool.dataset.label(i) >= 0 for i in pool.indices)
+    judging.needs_labels(workload, policy, model.num_classes, known)
     recipe = {
         "format": FORMAT,
         "network": model.identity,
@@ -190,7 +192,17 @@ def batches(batch_size: int, pool: int, at_least: int) -> list[NDArray[np.intp]]
     if pool > 2:
         slots = slots + slots // pool
     step = batch_size if batch_size % pool else 1
-    return [(slots + i * step) % pool for i in range(max(2, -(-at_least // batch_size)))]
+    return [(slots + i * step) % pool for i in range(turns(batch_size, at_least))]
+
+
+def turns(batch_size: int, at_least: int) -> int:
+    """How many `batches` there are."""
+    return max(2, -(-at_least // batch_size))
+
+
+def asked(policy: Policy, repeat: int) -> int:
+    """Images that a repeat's check takes: accuracy over many is measured once, in the first."""
+    return max(policy.parity_images, 0 if repeat else policy.accuracy_images)
 
 
 def check(
@@ -205,54 +217,79 @@ def check(
     The relative error of an image is ||(z - mean z) - (r - mean r)|| / ||r - mean r||, because a
     common offset of all logits changes no answer. Logits that are not finite fail. An image with
     a label counts once for accuracy, and as correct when it was right every time it was asked: a
-    batch larger than the pool asks several times, which is no more evidence. Raises
-    CellFailed("parity") for logits of the wrong number or shape.
+    batch larger than the pool asks several times, which is no more evidence. The floors of accuracy
+    are judged where as many images were asked about as ``policy.accuracy_images`` says. Of those
+    beyond ``policy.parity_images`` the relative error is left out, but that it is finite: the worst
+    of a thousand is larger than that of the few that TOLERANCES are for (bf16, ResNet-18 probe:
+    0.6 of 640 images). Raises CellFailed("parity") for logits of the wrong number or shape.
     """
     import numpy as np
 
     expected = [(len(batch), reference.logits.shape[1]) for batch in batches]
     found = [np.shape(output) for output in outputs]
     if found != expected:
-        pairs = zip(found, expected, strict=False)
-        what = next((f"{f}, not {e}" for f, e in pairs if f != e), f"{len(found)} batches")
+        both = zip(found, expected, strict=False)
+        what = next((f"{f}, not {e}" for f, e in both if f != e), f"{len(found)} batches")
         raise CellFailed("parity", f"logits are {what}, expected {len(expected)} batches")
+    compared = [_compare(reference, *pair) for pair in zip(batches, outputs, strict=True)]
+    answers, errors, ranks = (np.stack(each) for each in zip(*compared, strict=True))
+    further = errors[turns(len(batches[0]), policy.parity_images) :]
+    further[np.isfinite(further)] = 0.0
     picked = np.stack(batches)
-    right, z = reference.logits[picked].astype(np.float64), np.stack(outputs).astype(np.float64)
-    finite = np.asarray(np.isfinite(z).all(axis=2))
-    z = np.where(finite[..., None], z, 0.0)
-    errors = _norm(_centred(z) - _centred(right)) / np.maximum(_norm(_centred(right)), 1e-30)
-    errors[~finite] = np.inf
-    answers, wanted = np.where(finite, z.argmax(axis=2), -1), right.argmax(axis=2)
-    always = np.ones(len(reference.labels), dtype=bool)
-    np.logical_and.at(always, picked, answers == reference.labels[picked])
-    asked = np.unique(picked)
-    known = asked[reference.labels[asked] >= 0]
-    labels, of_reference = reference.labels[known], reference.logits[known].argmax(axis=1)
+    wrong = answers != reference.logits.argmax(axis=1)[picked]
     largest, least = _tolerance(precision, policy)
-    error, agreement = float(errors.max()), float(np.mean(answers == wanted))
+    error, agreement = float(errors.max()), float(1 - wrong.mean())
+    counts = judging.count(reference, picked, ranks)
+    whole = len(np.unique(picked)) >= min(policy.accuracy_images, len(reference.labels))
+    disagreeing, shown = judging.disagreements(reference, picked, wrong, outputs)
     return Parity(
         images=picked.size,
-        relative_error=error if finite.all() else None,
+        relative_error=error if error < inf else None,
         top1_agreement=agreement,
         worst_slot=int(errors.max(axis=0).argmax()),
         max_relative_error=largest,
         min_top1_agreement=least,
         passed=error <= largest and agreement >= least,
-        labelled=len(known),
-        correct=int(always[known].sum()),
-        reference_correct=int((of_reference == labels).sum()),
         reference=reference.engine,
+        min_accuracy=policy.min_accuracy if whole else None,
+        max_accuracy_drop=policy.max_accuracy_drop if whole else None,
+        accurate=judging.accurate(counts, policy) if whole else True,
+        disagreeing=disagreeing,
+        disagreements=shown,
+        **msgspec.structs.asdict(counts),
+    )
+
+
+def _compare(
+    reference: Reference, batch: NDArray[np.intp], output: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
+    """Of each image: the answer (-1: not finite), its relative error, its label's rank."""
+    import numpy as np
+
+    right, z = reference.logits[batch].astype(np.float64), output.astype(np.float64)
+    finite = np.asarray(np.isfinite(z).all(axis=1))
+    z = np.where(finite[:, None], z, 0.0)
+    errors = _norm(_centred(z) - _centred(right)) / np.maximum(_norm(_centred(right)), 1e-30)
+    ranks = judging.ranks(z, reference.labels[batch])
+    return (
+        np.where(finite, z.argmax(axis=1), -1),
+        np.where(finite, errors, inf),
+        np.where(finite, ranks, z.shape[1]),
     )
 
 
 def merge(parities: list[Parity]) -> Parity:
-    """One verdict over replicas: the worst error; passed when every one did.
+    """One verdict over replicas: the worst error; passed, and accurate, when every one was.
 
     Answers are pooled. Images with labels are not, because all replicas are asked the same ones:
-    of those that were correct, the worst replica's count.
+    of those that were correct, the worst replica's count. Disagreements are those of all, each
+    image once; ``disagreeing`` is the most of one replica, or as many as are shown.
     """
     worst = max(parities, key=lambda p: inf if p.relative_error is None else p.relative_error)
     total = sum(p.images for p in parities)
+    shown: dict[str, Disagreement] = {}
+    for each in (d for p in parities for d in p.disagreements):
+        shown.setdefault(each.name, each)
     return msgspec.structs.replace(
         worst,
         images=total,
@@ -260,6 +297,10 @@ def merge(parities: list[Parity]) -> Parity:
         passed=all(p.passed for p in parities),
         labelled=max(p.labelled for p in parities),
         correct=min(p.correct for p in parities),
+        correct5=min(p.correct5 for p in parities),
+        accurate=all(p.accurate for p in parities),
+        disagreeing=max(len(shown), *(p.disagreeing for p in parities)),
+        disagreements=list(shown.values())[:MOST_SHOWN],
     )
 
 

@@ -328,6 +328,34 @@ def test_answers_show_the_worst_repeat_and_a_wilson_interval():
     assert found["reference"] == 30 / 32
 
 
+def test_accuracy_is_that_of_the_repeat_that_asked_about_most():
+    rng = np.random.default_rng(0)
+    first, *rest = (make.record(make.cell(), n, rng) for n in range(3))
+    many = replace(first.parity, labelled=1297, correct=1200, reference_correct=1250,
+                   correct5=1290, reference_correct5=1297, min_accuracy=0.9)  # fmt: skip
+    rest[1] = replace(rest[1], parity=replace(rest[1].parity, relative_error=5e-4, disagreeing=2))
+    records = [replace(first, parity=many), *rest]
+    [s] = summarise([RecordFile("x", make.header([make.cell()]), records)])
+    assert (s.parity.labelled, s.parity.correct, s.parity.correct5) == (1297, 1200, 1290)
+    assert s.parity.min_accuracy == 0.9
+    assert s.parity.relative_error == 5e-4
+    assert s.parity.disagreeing == 2
+    assert s.ranked
+
+
+def test_below_the_floor_is_timed_but_never_ranked():
+    ok = make.record(make.cell(), 0, np.random.default_rng(0))
+    low = replace(ok, status="failed", kind="accuracy", reason="top-1 accuracy 0.5",
+                  parity=replace(ok.parity, accurate=False, min_accuracy=0.95))  # fmt: skip
+    file = RecordFile("x", make.header([make.cell()]), [low, replace(ok, repeat=1)])
+    [s] = summarise([file])
+    assert s.status == "failed: accuracy"
+    assert not s.ranked
+    assert len(s.timed) == 2
+    assert s.parity.passed
+    assert not s.parity.accurate
+
+
 def test_an_error_that_is_not_finite_is_the_worst():
     rng = np.random.default_rng(0)
     ok = make.record(make.cell(), 0, rng)

@@ -38,6 +38,12 @@ GPU = make.GPU | {
 }
 
 
+DISAGREEMENT = {
+    "name": "digit 7", "answer": "3", "score": 0.75, "expected": "8", "expected_score": 0.5,
+    "label": "8", "thumbnail": "/9j/2w==",
+}  # fmt: skip
+
+
 def run() -> tuple[Any, list[Any]]:
     """(header, records) of a run with two backends, replicas, and every field that may be there."""
     cells = make.grid(backends=("torch-eager", "onnxruntime"), batches=(1, 4), replicas=(1, 2))
@@ -53,6 +59,7 @@ def run() -> tuple[Any, list[Any]]:
             "turns_s": [0.0],
             "cpu": {"mhz": {"min": 1.0, "max": 2.0}},
         }
+        r["parity"] |= {"disagreeing": 1, "disagreements": [DISAGREEMENT]}
         r["flags"] = ["DRIFT"]
         r["facts"] = {"images_skipped": "1 of 3: 1 truncated", "providers": ["x"], "deep": {"a": 1}}
     records[1] |= {"status": "failed", "kind": "crash", "reason": "signal 11", "remedy": "none"}

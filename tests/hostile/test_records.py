@@ -186,6 +186,11 @@ def sample(**changes: Any) -> dict[str, Any]:
     return RECORDS[0]["replicas"][0] | changes
 
 
+def shown(**changes: Any) -> dict[str, Any]:
+    """A parity with a disagreement that no run could have written."""
+    return RECORDS[0]["parity"] | {"disagreements": [files.DISAGREEMENT | changes]}
+
+
 REFUSED = {
     "a duration of nothing": {"replicas": [sample(durations_ns=[5, 0])]},
     "a negative duration": {"replicas": [sample(durations_ns=[5, -5])]},
@@ -200,6 +205,13 @@ REFUSED = {
     "a wall time of ages": {"wall_s": 1e308},
     "a negative wall time": {"wall_s": -1.0},
     "more right than labelled": {"parity": RECORDS[0]["parity"] | {"correct": 1000}},
+    "more shown than disagree": {
+        "parity": RECORDS[0]["parity"] | {"disagreeing": 0},
+    },
+    "a picture that is none": {"parity": shown(thumbnail="/9j/x' onerror='alert(1)")},
+    "a picture that is huge": {"parity": shown(thumbnail="/9j/" + "A" * 8192)},
+    "a picture of another kind": {"parity": shown(thumbnail="PHN2Zz4=")},
+    "a score above one": {"parity": shown(score=1e308)},
     "an agreement above one": {"parity": RECORDS[0]["parity"] | {"top1_agreement": 1.5}},
     "a batch of nothing": {"cell": RECORDS[0]["cell"] | {"batch_size": 0}},
     "an unknown field of the cell": {"cell": RECORDS[0]["cell"] | {"cost": 0}},

@@ -30,6 +30,7 @@ EVIL = (
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
 CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm"}
+CHOSEN |= {"loader", "thumbnail"}
 """Fields whose words msgspec checks."""
 
 

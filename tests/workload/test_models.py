@@ -30,10 +30,11 @@ def logits(module: Any, size: int = 64) -> np.ndarray[Any, Any]:
     return answers
 
 
-def test_names_are_torchvisions() -> None:
+def test_names_are_torchvisions_and_digits() -> None:
     import torchvision
 
-    assert list(names()) == sorted(torchvision.models.list_models(module=torchvision.models))
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    assert list(names()) == sorted([*theirs, "digits"])
 
 
 def test_resolving_and_reading_imports_nothing_heavy() -> None:
@@ -54,6 +55,8 @@ def test_resolving_and_reading_imports_nothing_heavy() -> None:
         ("nothing like it", "probe", "unknown model 'nothing like it': `gpubench"),
         ("fcn_resnet50", "probe", "unknown model"),
         ("resnet18", "prob", "weights 'prob': no such file; give 'probe'"),
+        ("digits", "DEFAULT", "'DEFAULT': digits is not torchvision's; give 'probe'"),
+        ("digit", "probe", "'digit': did you mean 'digits'"),
         ("nowhere.onnx", "file", "'nowhere.onnx': no such file"),
     ],
 )
