@@ -115,7 +115,7 @@ def test_nothing_heavy_is_imported_before_open() -> None:
 @pytest.mark.parametrize("shape", samples.SHAPES, ids=str)
 @pytest.mark.parametrize("name", HOST)
 def test_geometry_is_the_references(name: str, shape: tuple[int, int]) -> None:
-    """A shift by one pixel on these photographs is a mean difference of 5 steps and more."""
+    """A shift by one pixel makes a mean difference of 7 steps and more in what is not enlarged."""
     preprocessor, data = opened(name), samples.jpeg(shape)
     ours, right = made(preprocessor, data), made(opened("pil"), data)
     largest, mean = difference(SPEC, ours[None], right[None])
@@ -129,12 +129,12 @@ def test_geometry_is_the_references(name: str, shape: tuple[int, int]) -> None:
 def test_other_networks_inputs(name: str, spec: Spec) -> None:
     data = samples.jpeg((500, 375))
     right = made(opened("pil", spec), data, spec)
-    try:
-        preprocessor = base.get(name).open(spec)
-    except InputError as error:
-        assert spec.interpolation in str(error)
-        assert "pil" in str(error)
+    opened(name)  # or skip
+    if name != "pil" and spec.interpolation in ("nearest", "lanczos"):
+        with pytest.raises(InputError, match=f"'{spec.interpolation}'.*use the decoder 'pil'"):
+            base.get(name).open(spec)
         return
+    preprocessor = opened(name, spec)
     largest, mean = difference(spec, made(preprocessor, data, spec)[None], right[None])
     most, average = BOUNDS.get(name, OTHERS)
     # Of a bicubic filter Pillow and torch round the negative lobes differently.
@@ -223,8 +223,7 @@ def test_difference_is_in_steps_of_pixels() -> None:
     assert np.isnan(difference(spec, one, other)).all()
 
 
-def test_image_modules_are_needed() -> None:
-    """The samples are what they say."""
+def test_samples_are_what_they_say() -> None:
     assert Image.open(samples.stream("progressive")).info.get("progressive")
     assert Image.open(samples.stream("cmyk")).mode == "CMYK"
     assert Image.open(samples.stream("turned")).getexif()[0x0112] == 6

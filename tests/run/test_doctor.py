@@ -125,7 +125,10 @@ def test_chatter_on_stdout_is_no_result(tmp_path: Path, monkeypatch: pytest.Monk
 # ------------------------------------------------------------------------------ the whole
 
 
-def test_backends_and_their_remedies(backends: None, tmp_path: Path) -> None:
+def test_backends_and_their_remedies(
+    backends: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.decoders, "names", lambda: ["pil"])  # the others import torch
     report = doctor.collect(cache_root=tmp_path / "cache", timeout_s=30)
     checks = by_name(next(s for s in report.sections if s.title == "Backends").checks)
     assert checks["good"].status == "ok"
@@ -142,6 +145,8 @@ def test_backends_and_their_remedies(backends: None, tmp_path: Path) -> None:
     assert (checks["unloadable"].status, "oops" in checks["unloadable"].detail) == ("broken", True)
     assert [check.name for check in report.broken] == ["broken", "unloadable"]
     assert json.loads(doctor.to_json(report))["sections"][2]["title"] == "Backends"
+    decoders = next(s for s in report.sections if s.title == "Decoders").checks
+    assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
 
 
 def test_render_cuts_nothing_and_takes_text_literally() -> None:
