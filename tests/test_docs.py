@@ -71,7 +71,7 @@ def test_overrides_named_in_the_readme_exist() -> None:
     known = {o for parameter in cli.commands["run"].params for o in parameter.opts}
     named = set(re.findall(r"--[a-z-]+", sentence))
     assert named <= known
-    assert len(named) == 15
+    assert len(named) == 17
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, "SECURITY.md"])

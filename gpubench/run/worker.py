@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 
-NOT_SERVED = ("weights", "reference")
+NOT_SERVED = ("weights", "reference", "images")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
 IDLE_LIMIT = 0.03
 """Of a core; a runtime's threads may do some housekeeping."""

@@ -214,7 +214,7 @@ def test_a_suite_may_not_name_what_no_record_can_hold(tmp_path: Path, catalog: C
 OPTIONS = [
     *("--backend", "--batch-size", "--replicas", "--replicas-per-device", "--dispatch"),
     *("--precision", "--scenario", "--boundary", "--device", "--model", "--weights", "--images"),
-    *("--repeats", "--cell", "--require"),
+    *("--repeats", "--cell", "--require", "--decoder", "--loader", "--labels", "--calibration"),
 ]
 AB_OPTIONS = ["--baseline", "--candidate", "--delta", "--alpha", "--budget", "--fail-on"]
 words = st.one_of(
