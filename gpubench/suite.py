@@ -114,7 +114,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     decoder: str = "pil"
     """Boundary ``pipeline``: what turns encoded bytes into the network's input."""
     loader: Loader = "auto"
-    """Boundary ``pipeline``: what prefetches; auto measures both first and takes the faster."""
+    """Boundary ``pipeline``: what prefetches; auto measures both first and takes threads where
+    they are clearly faster."""
     loader_cores: Natural = 0
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
     labels: str = ""

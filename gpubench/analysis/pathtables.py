@@ -11,6 +11,7 @@ from gpubench.analysis.cells import Summary, but, flags_of, gain, speedup
 from gpubench.analysis.layout import Body, Column, Part, Table, metric, with_axes
 from gpubench.analysis.stages import Breakdown, breakdown
 from gpubench.analysis.stats import Estimate
+from gpubench.record import Record
 
 STAGES = "Stages of the whole path"
 ADDS = {
@@ -134,7 +135,7 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
                help="time of a batch at the measured rate, all stages at work at once"),
         Column(name="bottleneck", help="the slowest stage of the slower side"),
         Column(name="slower side", help="loader: read to normalise; session: copy in to "
-               "post-process"),
+               "post-process, and a decoder that works on the device"),
         Column(name="of the slower side", unit="fraction", better="higher",
                help="measured rate / rate of the slower side alone: 100 % is ideal overlap"),
         Column(name="images/s", unit="images/s", better="higher", help="measured"),
@@ -243,14 +244,25 @@ def _decoders(summaries: Sequence[Summary]) -> Table:
 
 
 def data_rates(group: Sequence[Summary]) -> dict[int, float]:
-    """Repeat -> images/s of the data stages, one after the other: median over cells, replicas."""
+    """Repeat -> images/s of the data stages, one after the other: median over cells, replicas.
+
+    Of one core: where a batch was shared out over several, by the most that one of them had.
+    """
     found: dict[int, list[float]] = {}
     for s in group:
         for r in s.timed:
+            images = -(-s.cell.batch_size // _lanes(r))
             for x in r.replicas:
                 if spent := sum(x.stages_ns.get(k, 0) for k in _DATA):
-                    found.setdefault(r.repeat, []).append(s.cell.batch_size * 1e9 / spent)
+                    found.setdefault(r.repeat, []).append(images * 1e9 / spent)
     return {repeat: median(values) for repeat, values in sorted(found.items())}
+
+
+def _lanes(r: Record) -> int:
+    """How many cores its data stages were timed on."""
+    path = r.facts.get("path")
+    lanes = path.get("lanes") if isinstance(path, dict) else None
+    return lanes if type(lanes) is int and lanes > 0 else 1
 
 
 def _differences(group: Sequence[Summary]) -> list[Any]:

@@ -12,10 +12,11 @@ from gpubench.record import Record
 from gpubench.suite import Cell
 
 DATA = ("read", "decode", "transform")
-"""Stages of the loader's group."""
+"""Stages of the loader's group, where the decoder works on the host."""
 COMPUTE = ("copy_in", "run", "copy_out", "postprocess")
 """Stages of the session's group."""
 Group = Literal["loader", "session"]
+Groups = dict[Group, tuple[str, ...]]
 
 
 class Breakdown(Struct, frozen=True):
@@ -44,24 +45,23 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     found = [s.stages_ns for r in timed for s in r.replicas if {*DATA, *COMPUTE} <= {*s.stages_ns}]
     if not found:
         return None
-    cell, names = timed[0].cell, [*found[0]]
+    cell, names, groups = timed[0].cell, [*found[0]], _groups(timed[0])
     stages = {name: float(median(each.get(name, 0) for each in found)) for name in names}
-    data, compute = (sum(stages[name] for name in group) for group in (DATA, COMPUTE))
+    serial = sum(stages[name] for name in (*DATA, *COMPUTE))
     if "loader" not in stages or "session" not in stages:
-        group, bottleneck = _slowest(stages, ("loader", "session"))
-        left = data + compute - stages[bottleneck]
-        free = _rate(cell, left)
-        return Breakdown(stages, data + compute, None, bottleneck, group, None, free)
+        group, bottleneck = _slowest(stages, groups)
+        free = _rate(cell, serial - stages[bottleneck])
+        return Breakdown(stages, serial, None, bottleneck, group, None, free)
     slower: Group = "loader" if stages["loader"] > stages["session"] else "session"
-    group, bottleneck = _slowest(stages, (slower,))
+    group, bottleneck = _slowest(stages, {slower: groups[slower]})
     measured = [rate for r in timed if (rate := r.images_per_s())]
     overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
     without = {name: stages[name] for name in ("loader", "session")}
-    without[group] *= 1 - stages[bottleneck] / max(1.0, data if group == "loader" else compute)
+    without[group] *= 1 - stages[bottleneck] / max(1.0, sum(stages[k] for k in groups[group]))
     together = sum(without.values()) if _one_core(timed[0]) else max(without.values())
     return Breakdown(
         stages,
-        data + compute,
+        serial,
         overlapped,
         bottleneck,
         group,
@@ -70,10 +70,17 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     )
 
 
-def _slowest(stages: dict[str, float], groups: Sequence[Group]) -> tuple[Group, str]:
+def _groups(record: Record) -> Groups:
+    """A decoder on the device works on the session's stream: only reading is the loader's then."""
+    path = record.facts.get("path")
+    if isinstance(path, dict) and path.get("on_device") is True:
+        return {"loader": DATA[:1], "session": (*DATA[1:], *COMPUTE)}
+    return {"loader": DATA, "session": COMPUTE}
+
+
+def _slowest(stages: dict[str, float], groups: Groups) -> tuple[Group, str]:
     """The largest stage of these groups, and which it is in."""
-    named = {"loader": DATA, "session": COMPUTE}
-    among: list[tuple[Group, str]] = [(g, name) for g in groups for name in named[g]]
+    among: list[tuple[Group, str]] = [(g, name) for g, names in groups.items() for name in names]
     return max(among, key=lambda one: stages[one[1]])
 
 

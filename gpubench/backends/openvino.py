@@ -42,7 +42,7 @@ class OpenVINO:
             kind="str",
             default="latency",
             choices=("latency", "throughput"),
-            help="performance hint; throughput keeps several batches in flight",
+            help="performance hint; throughput keeps several batches in flight (boundary compute)",
         ),
         Option(
             name="num_streams",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 TRIAL_S = 0.3
 """``auto``: how long each kind of worker is tried, after each worker's first picture or so."""
 TRIAL_WARMUP_S = 0.1
+CLEARLY = 1.1
+"""Threads are chosen from so many times the rate of processes on. Where both are about as fast, the
+trial is too short to tell, and repeats would differ by chance; and threads will share the
+interpreter with the session, which the trial does not have."""
 PORTABLE = 1
 """cudaHostRegisterPortable: page-locked for every device."""
 AHEAD = 3
@@ -54,8 +59,8 @@ def open(  # noqa: A001  # the module is named with it: loader.open
     workers as this process has cores, not pinned. ``depth``: slots, 0: AHEAD and two images for
     each worker. ``pin``: the slots are page-locked when ``slots`` or the first batch is asked for;
     with the session's CUDA device current then, no other device gets a context. ``auto``: tries
-    both kinds and keeps the faster. Raises InputError for a data set without a usable picture,
-    CellFailed for what a worker raises.
+    both kinds and keeps the better (see `better`). Raises InputError for a data set without a
+    usable picture, CellFailed for what a worker raises.
     """
     return Loader(reference, decoder, spec, batch_size, kind, cores, depth, pin, seed)
 
@@ -65,6 +70,11 @@ def unsupported(kind: str, decoder: base.Decoder) -> str | None:
     if decoder.on_device and kind == "processes":
         return f"loader = 'processes': {decoder.name} decodes on the GPU, threads only read for it"
     return None
+
+
+def better(rates: Mapping[str, float]) -> Kind:
+    """Of both kinds' images/s: threads where they are clearly faster."""
+    return "threads" if rates["threads"] > CLEARLY * rates["processes"] else "processes"
 
 
 class Loader:
@@ -104,7 +114,7 @@ class Loader:
         try:
             if chosen.on_device:
                 kind = "threads"
-            self._pool = self._faster() if kind == "auto" else self._start(kind)
+            self._pool = self._better() if kind == "auto" else self._start(kind)
             for number in range(depth):
                 self._pool.give(number)
         except BaseException:
@@ -116,15 +126,15 @@ class Loader:
         self._stack.callback(pool.close)
         return pool
 
-    def _faster(self) -> Pool:
-        """The kind that fills more; processes are forked before there are threads."""
+    def _better(self) -> Pool:
+        """Of the better kind; processes are forked before there are threads."""
         pools = [self._start("processes")]
         self._rates["processes"] = self._rate(pools[0])
         pools.append(self._start("threads"))
         self._rates["threads"] = self._rate(pools[1])
-        pools.sort(key=lambda pool: self._rates[pool.kind])
-        pools[0].close()
-        return pools[1]
+        kept, other = pools if better(self._rates) == "processes" else reversed(pools)
+        other.close()
+        return kept
 
     def _rate(self, pool: Pool) -> float:
         """Images/s of a pool that nobody keeps waiting."""

@@ -135,7 +135,9 @@ class Route:
         """`gpubench.record.Record.facts`["path"]."""
         found: dict[str, Any] = {
             "decoder": self._cell.decoder,
+            "on_device": isinstance(self._reader, DeviceReader),
             "versions": self._reader.facts,
+            "lanes": self._reader.lanes,
             "loader_cores": len(self._loading),
             "session_cores": len(self.session_cores),
             "zero_copy": self._zero_copy,

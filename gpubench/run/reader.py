@@ -72,7 +72,8 @@ class Reader:
 
         self.positions = Positions(data, start)
         self._data, self._name, self._batch = data, decoder, batch
-        lanes = max(1, min(len(cores), batch))
+        self.lanes = lanes = max(1, min(len(cores), batch))
+        """Pictures that are decoded at the same time."""
         made = decoders.get(decoder)
         self._lanes = [cast("decoders.Preprocessor", made.open(spec)) for _ in range(lanes)]
         self.facts = dict(self._lanes[0].facts)
@@ -162,6 +163,7 @@ class DeviceReader:
     """The same where the decoder works on the session's GPU, on the stream that is current."""
 
     _session: Session
+    lanes = 1
 
     def __init__(
         self, data: Dataset, decoder: str, spec: Spec, batch: int, index: int, start: int,

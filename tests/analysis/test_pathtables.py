@@ -156,6 +156,14 @@ def test_decoders_show_speed_and_what_they_change(tables: dict[str, Table]) -> N
     assert (turbo["accuracy"].value, turbo["accuracy"].n) == (247 / 256, 256)
 
 
+def test_of_one_core_though_a_batch_was_shared_out_over_several() -> None:
+    """Eight pictures on three cores: one of them had three."""
+    found = make_paths.run(make_paths.cells(decoders=("pil",)))
+    found = changed(found, lambda r: replace(r, facts={**r.facts, "path": {"lanes": 3}}))
+    row = of({t.title: t for t in build([found])}["Decoders"], decoder="pil")
+    assert row["images/s of one core"].value == pytest.approx(3 * 1000 / 7.52 / 8)
+
+
 def test_without_pil_there_is_no_ratio_and_without_a_check_no_agreement() -> None:
     found = make_paths.run(make_paths.cells(decoders=("turbo",)))
     found = changed(found, lambda r: replace(r, path=None))

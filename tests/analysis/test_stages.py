@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.analysis.stages import breakdown
 from gpubench.record import Record
@@ -60,6 +61,19 @@ def test_a_slow_loader_does_though_run_is_the_largest_stage() -> None:
     assert (found.bottleneck, found.group) == ("decode", "loader")
     assert found.share_of_slowest == pytest.approx(1)
     assert found.images_per_s_if_free == pytest.approx(2 * 2 / 0.022), "40 % of 40 ms are left"
+
+
+def test_a_decoder_on_the_device_is_the_sessions() -> None:
+    """Its loader only reads; the session's time includes decode and transform."""
+    alone = DATA | SESSION | {"decode": 25 * MS}
+    one = record(alone | {"loader": 1 * MS, "session": 50 * MS}, 50 * MS)
+    found = breakdown([replace(one, facts={"path": {"on_device": True}})])
+    assert found is not None
+    assert (found.bottleneck, found.group) == ("decode", "session")
+    assert found.images_per_s_if_free == pytest.approx(2 / 0.025), "half of the session's is left"
+    elsewhere = breakdown([one])
+    assert elsewhere is not None
+    assert elsewhere.bottleneck == "run"
 
 
 def test_on_one_core_nothing_overlaps() -> None:

@@ -71,6 +71,7 @@ def test_a_throughput_record_is_whole(run: Run, loader: str) -> None:
     assert facts["loader"]["kind"] == loader
     assert (facts["loader_cores"], facts["session_cores"]) == (1, 1), "one core does both"
     assert facts["zero_copy"] is False
+    assert (facts["on_device"], facts["lanes"]) == (False, 1)
     assert facts["skipped"] == {}
     assert breakdown([record]) is not None
 
@@ -164,6 +165,7 @@ def test_the_split_is_what_the_cell_says_or_an_even_one(run: Run) -> None:
         facts = record.facts["path"]
         assert (facts["loader_cores"], facts["session_cores"]) == (1, 1)
         assert len(facts["loader"]["cores"]) == 1
+        assert facts["lanes"] == 1, "the stages alone are timed on the loader's cores"
         assert record.facts["device"] == f"cpu:{1 - facts['loader']['cores'][0]}"
 
 
@@ -216,5 +218,6 @@ def test_interleaved_arms_stand_still_while_the_other_is_measured(
         assert record.status == "ok", record.reason
         assert record.again
         assert record.replicas[0].stages_ns
+        assert not record.again[0].stages_ns, "they are timed once, after all turns"
         assert "BUSY-WHILE-IDLE" not in record.flags
         assert record.facts["idle_cpu_share"] < 0.03
