@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import CalibrationError, GpubenchError, InputError
-from gpubench.run import prepare, results, setup, worker
+from gpubench.run import driver, prepare, results, setup, worker
 from gpubench.run.client import OnProgress
 from gpubench.run.messages import BuildReference, Preloaded, Prepared, Reply, Request
 from gpubench.run.progress import Silent
@@ -30,6 +30,18 @@ class Agent:
         if isinstance(request, BuildReference):
             return Prepared("there", {})
         return worker.failure(self.error)
+
+
+def test_bad_input_leaves_no_run_behind(
+    tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path]
+) -> None:
+    suite, out, empty = write_suite(batch_size="[1]"), tmp_path / "run", tmp_path / "empty"
+    empty.mkdir()
+    bad = setup.session(str(suite), {"images": str(empty)}, cache_dir, out, False, ())
+    with pytest.raises(InputError, match="found 0 usable"):
+        driver.run(bad.plan, bad.job, bad.backends, Silent())
+    good = setup.session(str(suite), {}, cache_dir, out, False, ())
+    assert driver.run(good.plan, good.job, good.backends, Silent()).records
 
 
 def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
