@@ -11,7 +11,6 @@ from gpubench.analysis.cells import Summary
 from gpubench.analysis.layout import Column, Field, Table, of_rows
 from gpubench.analysis.stats import Estimate
 
-
 _OF_ALL = (
     "different images right every time, against their labels, in the repeat that asked about the "
     "most; Wilson interval"
