@@ -12,15 +12,13 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -184,10 +182,12 @@ IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
-_BEGIN = b'{"header":{'
+BEGIN = b'{"header":{'
+"""How every record file begins."""
 
 
-def _encode(kind: str, value: Header | Record) -> bytes:
+def encode(kind: str, value: Header | Record) -> bytes:
+    """One line of a record file, with its checksum."""
     payload = msgspec.json.encode(value)
     return b'{"%s":%s,"crc":"%08x"}\n' % (kind.encode(), payload, zlib.crc32(payload))
 
@@ -322,85 +322,3 @@ def _check_schema(path: Path, line: bytes) -> None:
             f"{path}: schema {schema}, but this gpubench reads 1 to {SCHEMA}; "
             "use the one that wrote it"
         )
-
-
-class Writer:
-    """Appends records to a run's file, one line each on disk; one writer a file at a time."""
-
-    def __init__(self, directory: Path, header: Header | None) -> None:
-        """``header`` None: resume the file that is there (a cut-off last line is removed).
-
-        A file without a whole header line is no run yet, but what a killed one left: it is begun.
-        """
-        self.path = locate(directory) if header is None else directory / RECORDS
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            # unbuffered: nothing of a failed write may be flushed later
-            self._file = self.path.open("a+b", buffering=0)
-        except OSError as error:
-            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
-        try:
-            self._begin(header)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _begin(self, header: Header | None) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(f"{self.path}: another gpubench is writing to it") from error
-        except OSError as error:
-            raise RecordError(
-                f"{self.path}: cannot be locked: {error.strerror}; choose an -o on a file system "
-                "that has locks"
-            ) from error
-        whole = _whole_lines(self._file.fileno())
-        head = os.pread(self._file.fileno(), len(_BEGIN), 0)
-        if header is not None and (whole or not _BEGIN.startswith(head)):
-            raise RecordError(
-                f"{self.path}: holds a run already; --resume goes on with it, -o names another"
-            )
-        try:
-            if whole or header is not None:
-                self._file.truncate(whole)  # what a killed writer left
-            if header is not None:
-                self._write(_encode("header", header))
-        except OSError as error:
-            if header is not None:
-                self.path.unlink(missing_ok=True)
-            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
-
-    def append(self, record: Record) -> None:
-        """Write one record; it is on disk when this returns. OSError leaves the file as it was."""
-        self._write(_encode("record", record))
-
-    def _write(self, line: bytes) -> None:
-        fd, rest = self._file.fileno(), memoryview(line)
-        size = os.lseek(fd, 0, os.SEEK_END)
-        try:
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
-        except BaseException:
-            with suppress(OSError):  # else readers leave the cut line out
-                os.ftruncate(fd, size)
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def _whole_lines(fd: int) -> int:
-    """Bytes up to the last line's end."""
-    end = os.fstat(fd).st_size
-    while end > 0:
-        begin = max(0, end - (1 << 16))
-        place = os.pread(fd, end - begin, begin).rfind(b"\n")
-        if place >= 0:
-            return begin + place + 1
-        end = begin
-    return 0

@@ -9,7 +9,8 @@ import pytest
 
 from gpubench import samples as turns
 from gpubench.errors import RecordError
-from gpubench.record import SCHEMA, Header, Record, Writer, read
+from gpubench.record import SCHEMA, Header, Record, read
+from gpubench.recordwriter import Writer
 from gpubench.samples import Samples
 from gpubench.suite import Axes, Policy, Suite, Workload
 from tests.measure.virtual import make_cell

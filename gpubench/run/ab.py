@@ -22,7 +22,8 @@ from gpubench.analysis import gate
 from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
-from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, Writer, read
+from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, read
+from gpubench.recordwriter import Writer
 from gpubench.run import needs
 from gpubench.run.client import AgentClient
 from gpubench.run.crew import ARMS, Crew

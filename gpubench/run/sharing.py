@@ -44,7 +44,5 @@ def _typical(step: Callable[[], object]) -> int:
     """Median ns."""
     for _ in range(WARM):
         step()
-    taken = sample(
-        step, lambda: None, iterations=1, seconds=TRIAL_S, at_least=LEAST, at_most=10_000
-    )
+    taken = sample(step, lambda: None, iterations=1, seconds=TRIAL_S, at_least=LEAST, at_most=MOST)
     return round(median(taken.durations))

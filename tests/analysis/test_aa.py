@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from gpubench import record
 from gpubench.analysis import aa, stats
 from gpubench.errors import CacheError, RecordError
-from gpubench.record import RecordFile, Writer
+from gpubench.record import RecordFile
+from gpubench.recordwriter import Writer
 from tests.report import make, make_pairs
 
 CELLS = [make.cell(), make.cell(backend="openvino", scenario="throughput")]

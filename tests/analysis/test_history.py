@@ -4,7 +4,8 @@ from msgspec.structs import replace
 
 from gpubench.analysis.history import Trend, find, trends
 from gpubench.errors import InputError
-from gpubench.record import Record, RecordFile, Writer
+from gpubench.record import Record, RecordFile
+from gpubench.recordwriter import Writer
 from tests.report import make
 from tests.report.make_pairs import arms, sessions
 

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from gpubench.answers import Parity
 from gpubench.backends.null import Null
-from gpubench.record import Header, Record, Writer, read
+from gpubench.record import Header, Record, read
+from gpubench.recordwriter import Writer
 from gpubench.run import driver
 from gpubench.run.driver import Job
 from gpubench.run.messages import Done, Measure, Outcome, Preloaded, Prepared, Reply, Request

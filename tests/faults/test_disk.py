@@ -75,7 +75,7 @@ def test_no_room_for_the_cache(cli: MakeCli, disk: Disk) -> None:
         assert (record.status, record.kind) == ("failed", "error")
         assert "No space left on device" in record.reason
     assert not [p for p in (place / "cache").rglob("*") if p.name.endswith(".tmp")]
-    subprocess.run(["mount", "-o", "remount,size=8m", place], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
     assert run("--resume").returncode == 0
 
 

@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 from gpubench.errors import InputError, RecordError
-from gpubench.record import Arm, Record, RecordFile, Writer, read_all
+from gpubench.record import Arm, Record, RecordFile, read_all
+from gpubench.recordwriter import Writer
 from gpubench.report import exports
 from gpubench.report.exports import bencher, github_action_benchmark, repeats, values
 from gpubench.suite import Cell
