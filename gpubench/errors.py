@@ -4,6 +4,7 @@ GpubenchError                 base; the command line prints it without a traceba
 |-- InputError                the user's input is wrong: exit code 2
 |   |-- SuiteError            a suite file or an option that overrides it
 |   |-- RecordError           a record file that is damaged or of another kind
+|   |-- CalibrationError      pictures that int8 cannot be calibrated on
 |-- CacheError                the cache cannot be used (permissions, disk)
 |-- Unavailable               this machine lacks something: skipped, with the remedy
 |-- CellFailed                the cell broke: a record with status ``failed``
@@ -26,6 +27,10 @@ class SuiteError(InputError):
 
 class RecordError(InputError):
     """A record file cannot be read; the message names the file and the line."""
+
+
+class CalibrationError(InputError):
+    """Pictures that int8 cannot be calibrated on: no int8 cell could be measured."""
 
 
 class CacheError(GpubenchError):

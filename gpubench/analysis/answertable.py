@@ -11,7 +11,10 @@ from gpubench.analysis.cells import Summary
 from gpubench.analysis.layout import Column, Field, Table, of_rows
 from gpubench.analysis.stats import Estimate
 
-_OF_ALL = "different images right every time, against their labels; worst repeat, Wilson interval"
+_OF_ALL = (
+    "different images right every time, against their labels, in the repeat that asked about the "
+    "most; Wilson interval"
+)
 higher, lower = partial(Column, better="higher"), partial(Column, better="lower")
 
 
@@ -22,7 +25,7 @@ def agreement(s: Summary) -> float | None:
 
 
 def accuracy(s: Summary) -> Estimate:
-    """Top-1 accuracy of the repeat with the worst answers; of the whole path where it was timed."""
+    """Top-1 accuracy, as `answers.over_repeats` picks it; of the whole path where it was timed."""
     check = s.path if s.path and s.path.labelled else s.parity
     return stats.wilson(check.correct, check.labelled) if check else Estimate()
 

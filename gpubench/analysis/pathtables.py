@@ -168,7 +168,7 @@ def divided(s: Summary) -> str:
     how = f" ({kind})" if isinstance(kind, str) else ""
     zero = ["zero-copy"] if said.get("zero_copy") is True else []
     if loading and loading + computing > own > 0:  # in turn, or one core for both
-        return ", ".join([f"both on the same {_many(own)}{how}", *zero])
+        return ", ".join([f"loading and computing on the same {_many(own)}{how}", *zero])
     words = [f"{_many(loading)} load{'s' * (loading == 1)}{how}"] if loading else []
     words += [f"{computing} compute{'s' * (computing == 1)}"] if computing else []
     return ", ".join(words + zero)

@@ -40,7 +40,7 @@ from gpubench.units import percent
 _NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
 _RIGHT = Column(name="right", unit="share")
 _TIMES = Column(name="speed-up", unit="x")
-_NO_INTERVALS = "1 repeat of every cell, so there are no intervals."
+_NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
 NARROW = {
     92: ("verdict", "cell", "effect"),
     110: ("verdict", "cell", "baseline", "candidate", "effect"),

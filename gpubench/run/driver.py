@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.errors import GpubenchError, RecordError
+from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
 from gpubench.record import WRONG, Header, Record, RecordFile, read, scan
 from gpubench.recordwriter import Writer
@@ -157,11 +157,16 @@ class _Walk:
         self._watcher.task(None, "starting workers (imports, once)", 0)
         broken = agent.start().errors
         tasks: dict[str, Ready] = {}
-        for ready in prepare(agent, cells, self._plan, backends, broken, self._watcher):
-            if isinstance(ready, Ready):
-                tasks[ready.cell.key] = ready
-            else:
-                self._end(failed(ready.cell, 0, ready.why, self._job.required))
+        try:
+            for ready in prepare(agent, cells, self._plan, backends, broken, self._watcher):
+                if isinstance(ready, Ready):
+                    tasks[ready.cell.key] = ready
+                else:
+                    self._end(failed(ready.cell, 0, ready.why, self._job.required))
+        except InputError:
+            if not self._job.resume:
+                self._writer.path.unlink(missing_ok=True)  # nothing was measured
+            raise
         begin, pilot = monotonic(), self._policy.repeats
         due = [(c.key, r) for c in cells for r in self.open_repeats(c) if r < pilot]
         self._watcher.begin(sum(key in tasks for key, _ in due))

@@ -108,8 +108,8 @@ class End(Struct, frozen=True, tag=True):
 Request = Preload | BuildReference | Prepare | Measure | Share | Begin | Step | End
 
 
-BAD_INPUT = "input"
-"""`Failure.kind` of an InputError in a worker; in a record it is an 'error'."""
+BAD_INPUT, BAD_CALIBRATION = "input", "calibration"
+"""`Failure.kind` of an InputError, and of a CalibrationError, in a worker; in a record 'error'."""
 
 
 class Progress(Struct, frozen=True, tag=True):
@@ -120,7 +120,8 @@ class Progress(Struct, frozen=True, tag=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable' or BAD_INPUT."""
+    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', BAD_INPUT or
+    BAD_CALIBRATION."""
 
     kind: str
     reason: str

@@ -13,6 +13,7 @@ from gpubench.errors import InputError
 from gpubench.run import needs
 from gpubench.run.client import Asked
 from gpubench.run.messages import (
+    BAD_CALIBRATION,
     BAD_INPUT,
     BuildReference,
     Failure,
@@ -73,7 +74,8 @@ def prepare(
 ) -> Iterator[Ready | NotReady]:
     """Reference and artefact of every cell. ``broken``: modules that ``agent`` cannot import.
 
-    Raises InputError for a model, weights or images that do not serve: no cell could be measured.
+    Raises InputError for a model, weights or images that do not serve: no cell could be measured;
+    and for images that int8 cannot be calibrated on.
     """
     policy = plan.suite.policy
     references: dict[object, Reply] = {}
@@ -96,7 +98,9 @@ def prepare(
         if same not in artefacts and isinstance(references[key], Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
-            artefacts[same] = agent.ask(Prepare(cell, cores, policy.prepare_timeout_s))
+            artefacts[same] = reply = agent.ask(Prepare(cell, cores, policy.prepare_timeout_s))
+            if isinstance(reply, Failure) and reply.kind == BAD_CALIBRATION:
+                raise InputError(reply.reason)
         reference, artefact = references[key], artefacts.get(same, references[key])
         if isinstance(reference, Prepared) and isinstance(artefact, Prepared):
             yield Ready(cell, reference.path, artefact.path, artefact.ns)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from gpubench.answers import Parity, PathCheck
-from gpubench.record import Record
-from gpubench.run.messages import BAD_INPUT, Done, Failure, Reply
+from gpubench.record import FAILURES, Record
+from gpubench.run.messages import Done, Failure, Reply
 from gpubench.run.plan import Skip
 from gpubench.samples import window_ns
 from gpubench.suite import Cell
@@ -45,7 +45,7 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
         cell=cell,
         repeat=repeat,
         status="failed",
-        kind="error" if reply.kind == BAD_INPUT else reply.kind,
+        kind=reply.kind if reply.kind in FAILURES else "error",
         reason=reply.reason,
         remedy=reply.remedy,
         started=now(),

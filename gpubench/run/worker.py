@@ -23,13 +23,20 @@ from msgspec.structs import replace
 from gpubench import __version__, environment
 from gpubench.answers import Parity
 from gpubench.backends import base
-from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
+from gpubench.errors import (
+    CalibrationError,
+    CellFailed,
+    GpubenchError,
+    InputError,
+    Unavailable,
+)
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.processes import cpu_ns, descendants, die_with_parent
 from gpubench.record import IMAGES_SKIPPED
 from gpubench.run.dispatch import Queue, awake_s, claims
 from gpubench.run.messages import (
+    BAD_CALIBRATION,
     BAD_INPUT,
     FINISHED,
     PROTOCOL,
@@ -108,6 +115,8 @@ def failure(error: BaseException) -> Failure:
         return Failure("unavailable", _text(error.reason), _text(error.remedy))
     if isinstance(error, CellFailed):
         return Failure(error.kind, _text(error.reason))
+    if isinstance(error, CalibrationError):
+        return Failure(BAD_CALIBRATION, _text(error))
     if isinstance(error, GpubenchError):
         return Failure(BAD_INPUT if isinstance(error, InputError) else "error", _text(error))
     words = _text(f"{type(error).__name__}: {_text(error)}".strip())

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench import escape
-from gpubench.errors import InputError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.workload import folders, images, pictures, shards
 from gpubench.workload.listing import Pictures
 
@@ -158,7 +158,7 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     if len(indices) < 2:
         raise InputError(
             f"images {str(dataset.root)!r}: found {len(indices)} usable picture(s) with a suffix "
-            f"of {', '.join(sorted(pictures.SUFFIXES))}; at least 2 are needed"
+            f"of {', '.join(sorted(pictures.SUFFIXES))}; give at least 2"
             f"{said and f'. Skipped {said}'}"
         )
     return Pool(dataset, indices, sizes, digests, f"{said or 'none'}; {notes}" if notes else said)
@@ -168,8 +168,8 @@ def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Cali
     """``count`` usable pictures for calibrating, by a seeded permutation.
 
     Of ``workload.calibration``, if it is given; of digits, photos and synthetic from what is no
-    part of the data set; of a folder or shards from what `draw` takes last. Raises InputError where
-    there are fewer.
+    part of the data set; of a folder or shards from what `draw` takes last. Raises CalibrationError
+    where there are fewer, or none can be found.
     """
     import numpy as np
 
@@ -187,9 +187,9 @@ def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Cali
         digest.update(repr((dataset.name(index), len(data))).encode() + data)
         encoded.append(data)
     if len(encoded) < count:
-        raise InputError(
+        raise CalibrationError(
             f"calibration needs {count} pictures, and there are {len(encoded)} {words}; set "
-            "workload.calibration to a folder that has more"
+            "workload.calibration to a folder that has more, or option calibration_images lower"
         )
     return Calibration(encoded, f"{count} {words}", digest.hexdigest())
 
@@ -200,10 +200,14 @@ def _training(
     """(data set, pictures of it that may be taken, in words)"""
     import numpy as np
 
-    given = workload.calibration
-    if given and Path(given).resolve() != Path(workload.images).resolve():
-        other = msgspec.structs.replace(workload, images=given, labels="")
-        dataset, words = find(other, cache, 0), f"in {escape.visible(given)}"
+    given, own = (Path(p).expanduser() for p in (workload.calibration, workload.images))
+    if workload.calibration and given.resolve() != own.resolve():
+        other = msgspec.structs.replace(workload, images=workload.calibration, labels="")
+        try:
+            dataset = find(other, cache, 0)
+        except InputError as error:
+            raise CalibrationError(f"workload.calibration: {error}") from error
+        words = f"in {escape.visible(workload.calibration)}"
         return dataset, np.arange(len(dataset)), words
     for kind in images.SOURCES:
         if kind == workload.images:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from gpubench import escape
 from gpubench.errors import InputError
 from gpubench.workload import labels, pictures, shards
 from gpubench.workload.listing import About, Pictures, Texts
@@ -27,8 +28,9 @@ def find(root: Path, label_file: Path | None = None) -> Pictures:
     import numpy as np
 
     found, skipped = pictures.find(root, pictures.SUFFIXES | _ARCHIVES)
-    names = [name for name in found if Path(name).suffix.lower() not in _ARCHIVES]
-    archives = [name for name in found if ".tar" in Path(name).suffixes or name.endswith(".tgz")]
+    packed = [name for name in found if Path(name).suffix.lower() in _ARCHIVES]
+    names = [name for name in found if Path(name).suffix.lower() in pictures.SUFFIXES]
+    archives = [n for n in packed if n.lower().endswith(".tgz") or ".tar" in _suffixes(n)]
     if archives and not names:
         if label_file is not None:
             raise InputError(
@@ -62,7 +64,11 @@ def _by_folder(about: About, root: Path, names: list[str]) -> tuple[About, NDArr
     classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
     number = {name: i for i, name in enumerate(classes)}
     found = [number[name.partition("/")[0]] for name in names]
-    return replace(about, classes=classes), np.array(found, np.int32)
+    return replace(about, classes=tuple(map(escape.visible, classes))), np.array(found, np.int32)
+
+
+def _suffixes(name: str) -> list[str]:
+    return Path(name.lower()).suffixes
 
 
 def _size(path: Path) -> int:

@@ -99,8 +99,8 @@ def needs_labels(workload: Workload, policy: Policy, classes: int, labelled: boo
         raise InputError(
             f"policy.{name} = {floors[name]:g}: images {workload.images!r} have no labels that "
             f"number the {classes} classes of {workload.model} ({workload.weights}); give a folder "
-            f"with one sub-folder for each of its classes, images = 'digits' with weights = "
-            "'probe', or leave the floor out"
+            f"with one sub-folder for each of its classes or a file of labels, images = 'digits' "
+            "with weights = 'probe', or leave the floor out"
         )
 
 

@@ -100,8 +100,10 @@ def read(path: Path, names: list[str]) -> Labels:
             taken[place], numbers[place] = row.line, label
     if not taken:
         example = f"the folder has {names[0]!r}" if names else "the folder has none"
-        raise _wrong(path, lines[0][0], f"no row names a picture: {lines[0][1]}, {example}")
-    return Labels(numbers, classes, numbered, _notes(path, len(names), len(rows), len(taken)))
+        what = f"no row names a picture: {rows[0].name!r}, {example}"
+        raise _wrong(path, rows[0].line, what)
+    shown = tuple(map(escape.visible, classes))
+    return Labels(numbers, shown, numbered, _notes(path, len(names), len(rows), len(taken)))
 
 
 def _notes(path: Path, pictures: int, rows: int, matched: int) -> str:

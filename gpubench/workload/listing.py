@@ -34,7 +34,7 @@ class About(Struct, frozen=True, kw_only=True):
     root: str
     """Where names begin; if relative, at the entry that the listing is saved in."""
     classes: tuple[str, ...] = ()
-    """Names of the classes by number."""
+    """Names of the classes by number; harmless to print, and UTF-8."""
     numbered: bool = False
     """Whether classes came as numbers: there may be more of them than pictures show."""
     archives: tuple[str, ...] = ()

@@ -79,6 +79,8 @@ def _index(path: Path) -> _Found:
     def wrong(what: str) -> InputError:
         return InputError(f"images {escape.visible(str(path))!r}: {what}")
 
+    if not _utf8(str(path)):
+        raise wrong("not UTF-8 text; rename that file or folder")
     try:
         file = pictures.opened(path)
     except pictures.Unusable as error:
@@ -105,8 +107,8 @@ def _index(path: Path) -> _Found:
             raise
         except Exception as error:  # tarfile raises many kinds for bytes from a stranger
             raise wrong(
-                f"no tar file, or damaged or cut off ({escape.line(str(error))}); "
-                "copy or pack it again"
+                f"no tar file, or damaged or cut off ({escape.line(str(error))}); give a folder "
+                "of pictures, or of .tar files, or one .tar file, and pack it again if this is one"
             ) from error
     return found
 
@@ -176,6 +178,10 @@ def _class(name: str, suffix: str, data: bytes) -> int | None:
     keys = _JSON_KEYS if isinstance(said, dict) else ()
     value = next((said[key] for key in keys if type(said.get(key)) is int), None)
     return None if value is None else labels.number(str(value), name)
+
+
+def _utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _key(name: str) -> str:

@@ -102,7 +102,7 @@ def test_stages_are_in_order_with_their_share(tables: dict[str, Table]) -> None:
     assert sum(p.share for p in parts) == pytest.approx(1)
     assert row["bottleneck"] == "decode"
     assert row["overlapped"] is None
-    assert row["shared out"] == "both on the same 2 cores"
+    assert row["shared out"] == "loading and computing on the same 2 cores"
 
 
 def test_overlap_is_measured_against_the_slower_side(tables: dict[str, Table]) -> None:

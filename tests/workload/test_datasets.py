@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpubench.errors import InputError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.suite import Policy, Workload
 from gpubench.workload import datasets, folders, images, listing, pictures, preprocess, reference
 from gpubench.workload.cache import Cache
@@ -125,6 +125,29 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------ what is kept
+
+
+def test_names_of_classes_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    picture(folder / "a" / "1.png", 1)
+    picture(folder / os.fsdecode(b"b\xff") / "2.png", 2)
+    (tmp_path / "labels.csv").write_bytes(b"a/1,a\n" + b"b\xff/2,b\xff\n")
+    for n, file in enumerate((None, tmp_path / "labels.csv")):
+        dataset = folders.find(folder, file)
+        dataset.save(tmp_path / str(n))
+        again = listing.load(tmp_path / str(n))
+        assert again.classes == dataset.classes == ("a", "b\\udcff")
+        assert again.fingerprint == dataset.fingerprint
+        assert [again.label(i) for i in range(2)] == [0, 1]
+        assert again.read(1) == encoded(2)
+
+
+def test_archives_are_told_by_the_end_of_their_names(tmp_path: Path) -> None:
+    for name in ("a.tar.png", "b.png", "c.TAR", "d.tar.gz", "e.gz"):
+        picture(tmp_path / name, 1)
+    dataset = folders.find(tmp_path)
+    assert names(dataset) == ["a.tar.png", "b.png"]
+    assert dataset.about.skipped == {"archive beside pictures": 2}
 
 
 def test_names_that_are_no_text_are_read_again(tmp_path: Path) -> None:
@@ -264,6 +287,10 @@ def test_calibrating_on_another_folder(tmp_path: Path, cache: Cache) -> None:
     assert found.source == f"2 in {tmp_path / 'b'}"
     same = Workload(images=str(tmp_path / "b"), calibration=str(tmp_path / "b"))
     assert datasets.calibration(same, cache, 1, 0).source.startswith("1 of the 1 in")
+    (tmp_path / "words").write_text("no picture")
+    none = Workload(images="digits", calibration=str(tmp_path / "words"))
+    with pytest.raises(CalibrationError, match=r"workload\.calibration: images .*no tar file"):
+        datasets.calibration(none, cache, 1, 0)
 
 
 @pytest.mark.parametrize("source", images.SOURCES)

@@ -1,0 +1,62 @@
+"""Preparing cells: what ends a run, and what fails one cell only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpubench.errors import CalibrationError, GpubenchError, InputError
+from gpubench.run import driver, prepare, results, setup, worker
+from gpubench.run.client import OnProgress
+from gpubench.run.messages import BuildReference, Preloaded, Prepared, Reply, Request
+from gpubench.run.progress import Silent
+
+
+class Agent:
+    """Has every reference, and no artefact, because of ``error``."""
+
+    def __init__(self, error: GpubenchError) -> None:
+        self.error = error
+
+    def start(self) -> Preloaded:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        if isinstance(request, BuildReference):
+            return Prepared("there", {})
+        return worker.failure(self.error)
+
+
+def test_bad_input_leaves_no_run_behind(
+    tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path]
+) -> None:
+    suite, out, empty = write_suite(batch_size="[1]"), tmp_path / "run", tmp_path / "empty"
+    empty.mkdir()
+    bad = setup.session(str(suite), {"images": str(empty)}, cache_dir, out, False, ())
+    with pytest.raises(InputError, match="found 0 usable"):
+        driver.run(bad.plan, bad.job, bad.backends, Silent())
+    good = setup.session(str(suite), {}, cache_dir, out, False, ())
+    assert driver.run(good.plan, good.job, good.backends, Silent()).records
+
+
+def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
+    tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path]
+) -> None:
+    made = setup.session(str(write_suite()), {}, cache_dir, tmp_path / "run", False, ())
+
+    def prepared(error: GpubenchError) -> list[prepare.Ready | prepare.NotReady]:
+        agent = Agent(error)
+        found = prepare.prepare(agent, made.plan.cells, made.plan, made.backends, {}, Silent())
+        return list(found)
+
+    for cell in prepared(InputError("a batch that the file cannot have")):
+        assert isinstance(cell, prepare.NotReady)
+        record = results.failed(cell.cell, 0, cell.why, ())
+        assert (record.status, record.kind) == ("failed", "error")
+    with pytest.raises(InputError, match="too few"):
+        prepared(CalibrationError("too few"))
