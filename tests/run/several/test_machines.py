@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -307,4 +308,4 @@ def test_launched_by_srun(
 def test_nothing_of_the_hosts_is_left() -> None:
     """The tests before this one have removed their namespaces."""
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False)
-    assert "gpubench" not in left.stdout
+    assert f"gpubench{os.getpid()}" not in left.stdout
