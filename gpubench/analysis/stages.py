@@ -58,7 +58,7 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
     without = {name: stages[name] for name in ("loader", "session")}
     without[group] *= 1 - stages[bottleneck] / max(1.0, sum(stages[k] for k in groups[group]))
-    together = sum(without.values()) if _one_core(timed[0]) else max(without.values())
+    together = sum(without.values()) if _same_cores(timed[0]) else max(without.values())
     return Breakdown(
         stages,
         serial,
@@ -89,6 +89,10 @@ def _rate(cell: Cell, batch_ns: float) -> float:
     return cell.batch_size * cell.replicas * 1e9 / max(1.0, batch_ns)
 
 
-def _one_core(record: Record) -> bool:
-    """Whether both groups run on the same core, so that nothing overlaps."""
-    return record.cell.device == "cpu" and record.cell.cores == 1
+def _same_cores(record: Record) -> bool:
+    """Whether both groups run on the same cores, so that what one uses the other lacks."""
+    path, cell = record.facts.get("path"), record.cell
+    said = path if isinstance(path, dict) else {}
+    each = [said.get(name) for name in ("loader_cores", "session_cores")]
+    used = sum(n for n in each if isinstance(n, int))
+    return cell.device == "cpu" and (cell.cores == 1 or used > cell.cores)

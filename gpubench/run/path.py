@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
 
 def share(cores: int, shared: Shared | None) -> int:
-    """How many of a replica's ``cores`` prefetch; 0: the only one does both.
+    """How many of a replica's ``cores`` prefetch; 0: all of them do both.
 
     In proportion to the core-time that a batch needs: that of its data stages, and that of the
-    session, which held all of the cores while it was timed. Half of them where nothing was timed.
+    session, which held all of the cores while it was timed. Where the data stages need less than
+    half a core, one of their own would idle and be missed. Half of them where nothing was timed.
     """
     if cores < 2:
         return 0
     if shared is None:
         return cores // 2
     data, session = shared.data_ns, shared.session_ns * cores
-    return min(cores - 1, max(1, round(cores * data / max(1, data + session))))
+    return min(cores - 1, round(cores * data / max(1, data + session)))
 
 
 def asks_to_share(request: Measure) -> bool:
@@ -46,7 +47,7 @@ def asks_to_share(request: Measure) -> bool:
     cell = request.cell
     overlaps = cell.boundary == "pipeline" and cell.scenario == "throughput"
     cores = len(request.cores[0])
-    return overlaps and cell.device == "cpu" and not cell.loader_cores and cores > 2
+    return overlaps and cell.device == "cpu" and not cell.loader_cores and cores > 1
 
 
 def divide(request: Measure, replica: int) -> tuple[Cores, Cores]:

@@ -63,6 +63,18 @@ def test_a_slow_loader_does_though_run_is_the_largest_stage() -> None:
     assert found.images_per_s_if_free == pytest.approx(2 * 2 / 0.022), "40 % of 40 ms are left"
 
 
+def test_groups_on_the_same_cores_take_from_each_other() -> None:
+    one = record(DATA | SESSION | {"loader": 10 * MS, "session": 20 * MS}, 30 * MS, cores=2)
+    apart, together = (
+        breakdown([replace(one, facts={"path": {"loader_cores": n, "session_cores": n}})])
+        for n in (1, 2)
+    )
+    assert apart is not None
+    assert together is not None
+    assert apart.bottleneck == together.bottleneck
+    assert apart.images_per_s_if_free > together.images_per_s_if_free
+
+
 def test_a_decoder_on_the_device_is_the_sessions() -> None:
     """Its loader only reads; the session's time includes decode and transform."""
     alone = DATA | SESSION | {"decode": 25 * MS}

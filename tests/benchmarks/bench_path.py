@@ -38,6 +38,7 @@ def test_overlapped_throughput_against_the_slower_group_alone(
         boundary = "pipeline"
         batch_size = 4
         cores = 2
+        loader_cores = 1
         [policy]
         repeats = 9
         max_repeats = 9

@@ -27,12 +27,14 @@ def request(cores: list[tuple[int, ...]], shared: Shared | None = None, **cell: 
     ("cores", "data", "session", "loading"),
     [
         (1, 5, 5, 0),
-        (2, 1, 1000, 1),
+        (2, 1, 1000, 0),
+        (2, 17, 28, 0),
+        (2, 50, 28, 1),
         (2, 1000, 1, 1),
         (8, 10, 10, 1),
         (8, 80, 10, 4),
         (8, 240, 10, 6),
-        (8, 10, 1000, 1),
+        (8, 10, 1000, 0),
         (8, 1000, 1, 7),
     ],
 )
@@ -48,6 +50,7 @@ def test_groups_are_disjoint_and_the_suite_has_the_first_say() -> None:
     assert divide(request([own], loader_cores=1), 0) == ((7,), (4, 5, 6))
     assert divide(request([own], Shared(120, 10)), 0) == ((5, 6, 7), (4,))
     assert divide(request([own]), 0) == ((6, 7), (4, 5))
+    assert divide(request([own], Shared(1, 10)), 0) == (own, own), "a core to load would idle"
     assert divide(request([(4,)]), 0) == ((4,), (4,)), "the only one does both"
     assert divide(request([own], scenario="latency"), 0) == (own, own)
 
@@ -65,7 +68,8 @@ def test_gpus_with_the_same_cores_beside_them_share_those_out() -> None:
 def test_only_a_choice_is_measured() -> None:
     three = (0, 1, 2)
     assert asks_to_share(request([three]))
-    assert not asks_to_share(request([three[:2]])), "one each"
+    assert asks_to_share(request([three[:2]])), "one each, or both for both"
+    assert not asks_to_share(request([three[:1]]))
     assert not asks_to_share(request([three], loader_cores=1))
     assert not asks_to_share(request([three], scenario="latency"))
     assert not asks_to_share(request([three], boundary="compute"))

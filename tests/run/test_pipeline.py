@@ -173,7 +173,7 @@ def test_the_split_is_what_the_cell_says_or_an_even_one(run: Run) -> None:
 def test_replicas_each_have_a_loader(run: Run) -> None:
     record = one(run(replicas="[2]"))
     assert record.status == "ok", record.reason
-    assert len(record.replica_rates()) == 2
+    assert [own.replica for own in record.replicas] == [0, 1]
     assert all(s.stages_ns["loader"] for s in record.replicas)
 
 
