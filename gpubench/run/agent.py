@@ -206,9 +206,11 @@ def main(requests_fd: int, replies_fd: int) -> None:
     finally:
         scratch, me = os.environ[SCRATCH], os.getpid()
         # the resource tracker ends when we have: it unlinks shared memory that workers left
-        end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})
-        shutil.rmtree(scratch, ignore_errors=True)
-        os._exit(0)
+        try:
+            end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            os._exit(0)
 
 
 def _leave(*_: object) -> None:
