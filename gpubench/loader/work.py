@@ -107,7 +107,7 @@ def work(
             chunk = int.from_bytes(ticket, "little")
             send(Done(chunk, sum(map(filler.fill, job.images(chunk)))))
     except BrokenPipeError:
-        pass  # the loader was closed
+        return  # the loader was closed
     except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends the cell
         if not stopped():
             send(broken(error))

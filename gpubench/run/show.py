@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -60,37 +61,33 @@ def plan_tables(session: Session) -> Group:
 def backends() -> Table:
     """Registered backends: what they are, and whether they run here."""
     table = _table("", "backend", "what it is", "here", "options (default)")
-    for name in base.names():
-        try:
-            backend = base.get(name)
-            facts = backend.probe()
-            here = ", ".join(f"{key} {value}" for key, value in facts.items())
-        except Unavailable as error:
-            here = f"no: {error.reason}. {error.remedy}"
-        except InputError as error:
-            table.add_row(name, "", Text(f"no: {error}"), "")
-            continue
-        options = "\n".join(f"{o.name} ({o.default})" for o in backend.options)
-        table.add_row(name, Text(backend.summary), Text(here), Text(options))
+    for name, backend, here in _registered(base):
+        options = "\n".join(f"{o.name} ({o.default})" for o in backend.options) if backend else ""
+        table.add_row(name, Text(backend.summary if backend else ""), Text(here), Text(options))
     return table
 
 
 def decoders() -> Table:
     """Registered decoders: what they are, where they work, and whether they are here."""
     table = _table("", "decoder", "what it is", "here", "works on")
-    for name in decoders_base.names():
+    for name, decoder, here in _registered(decoders_base):
+        place = ("a CUDA device" if decoder.on_device else "the host") if decoder else ""
+        table.add_row(name, Text(decoder.summary if decoder else ""), Text(here), place)
+    return table
+
+
+def _registered(registry: Any) -> Iterator[tuple[str, Any, str]]:
+    """(name, what it is or None when it cannot be loaded, its versions or why it is not here)."""
+    for name in registry.names():
+        found = None
         try:
-            decoder = decoders_base.get(name)
-            facts = decoder.probe()
-            here = ", ".join(f"{key} {value}" for key, value in facts.items())
+            found = registry.get(name)
+            here = ", ".join(f"{key} {value}" for key, value in found.probe().items())
         except Unavailable as error:
             here = f"no: {error.reason}. {error.remedy}"
         except InputError as error:
-            table.add_row(name, "", Text(f"no: {error}"), "")
-            continue
-        place = "a CUDA device" if decoder.on_device else "the host"
-        table.add_row(name, Text(decoder.summary), Text(here), place)
-    return table
+            here = f"no: {error}"
+        yield name, found, here
 
 
 def models() -> Text:

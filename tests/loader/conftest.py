@@ -26,8 +26,8 @@ class Numbers:
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, count: int, bad: dict[int, str]) -> None:
-        self._count, self._bad = count, bad
+    def __init__(self, count: int, bad: dict[int, str] | None = None) -> None:
+        self._count, self._bad = count, bad or {}
 
     def __len__(self) -> int:
         return self._count

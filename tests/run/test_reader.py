@@ -13,31 +13,9 @@ from gpubench.errors import CellFailed
 from gpubench.run.reader import DeviceReader, Reader
 from gpubench.workload.pictures import Unusable
 from gpubench.workload.preprocess import Spec
+from tests.loader.conftest import Numbers
 
 SPEC = Spec(crop=4, resize=4)
-
-
-class Numbers:
-    """Picture i is the text of i."""
-
-    classes: tuple[str, ...] = ()
-
-    def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
-        self._count, self._bad = count, bad
-
-    def __len__(self) -> int:
-        return self._count
-
-    def name(self, index: int) -> str:
-        return f"picture-{index}.jpg"
-
-    def label(self, index: int) -> int:
-        return -1
-
-    def read(self, index: int) -> bytes:
-        if index in self._bad:
-            raise Unusable("gone")
-        return str(index).encode()
 
 
 class Decoder:
@@ -86,7 +64,7 @@ def reader(data: Numbers, cores: tuple[int, ...], batch: int = 3, start: int = 0
 @pytest.mark.parametrize("several", [False, True])
 def test_batches_follow_one_another_and_leave_out_what_is_unusable(several: bool) -> None:
     own = tuple(os.sched_getaffinity(0))
-    one = reader(Numbers(10, bad=(1,)), own * 2 if several else own[:1], start=0)
+    one = reader(Numbers(10, bad={1: "gone"}), own * 2 if several else own[:1], start=0)
     seen: list[float] = []
     for _ in range(4):
         one.load()
@@ -107,7 +85,7 @@ def test_the_stages_one_by_one_do_the_same() -> None:
 
 def test_a_set_without_a_usable_picture_says_so() -> None:
     with pytest.raises(CellFailed, match=r"no usable picture \(gone\)"):
-        reader(Numbers(2, bad=(0, 1)), ()).load()
+        reader(Numbers(2, bad={0: "gone", 1: "gone"}), ()).load()
 
 
 def test_what_a_decoder_raises_is_told_with_the_picture() -> None:
