@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from gpubench import __version__
-from gpubench.cli_compare import COMMANDS
+from gpubench import __version__, cli_compare, cli_deploy, cli_tune
 from gpubench.cli_options import (
     cache_option,
     console,
@@ -285,7 +284,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "gpubench", "_GPUBENCH_COMPLETE").source())
 
 
-for _command in COMMANDS:
+for _command in (*cli_compare.COMMANDS, *cli_tune.COMMANDS, *cli_deploy.COMMANDS):
     cli.add_command(_command)
 
 

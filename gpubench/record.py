@@ -8,6 +8,7 @@ Raw nanoseconds are stored and every statistic is derived when the file is read.
     machines: `Samples.node`, `Header.nodes`, `node_differences`
 4   the whole path: boundary `pipeline`, `Cell.decoder`, `loader`, `loader_cores`, `labels`,
     `calibration`; `Record.path`; `Parity.correct5`, accuracy floors, disagreements
+5   searches: `Header.search`, status `ruled-out`; `Record.ceiling`; energy in the telemetry
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from msgspec import Meta, Struct, field
 from gpubench import escape, recordcheck, samples
 from gpubench.answers import Parity, PathCheck
 from gpubench.errors import RecordError
+from gpubench.goal import Search
+from gpubench.limits import Ceiling
 from gpubench.samples import Count, Ns, Samples
 from gpubench.suite import Cell, Natural, Rule, Suite
 
-SCHEMA = 4
+SCHEMA = 5
 
 Stage = Literal["", "screen", "confirm"]
 Arm = Literal["baseline", "candidate"]
-Status = Literal["ok", "failed", "unavailable", "unsupported"]
+Status = Literal["ok", "failed", "unavailable", "unsupported", "ruled-out"]
 
 FAILURES = {
     "parity": "answers outside the tolerance: timing kept, never ranked",
@@ -94,6 +97,8 @@ class Record(Struct, frozen=True, kw_only=True):
     parity: Parity | None = None
     path: PathCheck | None = None
     """Boundary ``pipeline`` only."""
+    ceiling: Ceiling | None = None
+    """The roofline of its device and precision, measured in the same run."""
     telemetry: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
@@ -160,6 +165,8 @@ class Header(Struct, frozen=True, kw_only=True):
     number: the n-th of one is compared with the n-th of the other."""
     seed: Count = 0
     pairing: Pairing | None = None
+    search: Search | None = None
+    """What `gpubench tune` looked for; then ``planned`` is the space it looked in."""
     nodes: list[dict[str, Any]] = []
     """Environment of each machine by rank, where there are several; ``environment`` is rank 0's."""
     node_differences: list[str] = []

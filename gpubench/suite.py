@@ -189,6 +189,11 @@ class Option(Struct, frozen=True, kw_only=True):
     choices: tuple[OptionValue, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    search: tuple[OptionValue, ...] = ()
+    """Values that `gpubench tune` tries, the default among them; (): it leaves the option alone."""
+    when: dict[str, tuple[OptionValue, ...]] = {}
+    """When it has an effect: fields of the cell (device, precision, scenario, boundary) or other
+    options of the same backend, and the values that they must have. {}: always."""
 
 
 class Catalog(Struct, frozen=True):
