@@ -154,7 +154,8 @@ class Route:
         }
         if self._loader:
             found["loader"] = self._loader.facts
-            found["skipped"] = found["loader"]["skipped"]
+            refused = self._reader.refused if isinstance(self._reader, DeviceReader) else {}
+            found["skipped"] = dict(Counter(refused.values()) + Counter(found["loader"]["skipped"]))
         if self._request.shared:
             found["core_split"] = {
                 "data_ns": self._request.shared.data_ns,
