@@ -84,7 +84,12 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A way to compute. Modules import their runtime inside these methods only."""
+    """A way to compute. Modules import their runtime inside these methods only.
+
+    It may have more: ``export(artefact, folder) -> path`` copies all that `open` needs of an
+    artefact into ``folder``, which may then be moved, and returns what `open` takes there. Without
+    it `gpubench deploy` copies the artefact's entry of the cache as it is.
+    """
 
     name: str
     summary: str
