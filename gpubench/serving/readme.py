@@ -57,6 +57,7 @@ def preprocess(file):
 """
 
 _ORT = """
+
 session = onnxruntime.InferenceSession("{artefact}", providers={providers})
 [source] = session.get_inputs()
 images = preprocess("picture.png"){cast}
@@ -66,12 +67,14 @@ if isinstance(source.shape[0], int):  # a batch of a fixed size
 """
 
 _OPENVINO = """
+
 settings = {{"INFERENCE_PRECISION_HINT": "{hint}", "PERFORMANCE_HINT": "LATENCY"}}
 model = openvino.Core().compile_model("{artefact}", "{device}", settings)
 logits = model(preprocess("picture.png"))[0]
 """
 
 _TORCH = """
+
 about = json.loads(Path("{artefact}/model.json").read_text())
 module = torchvision.models.get_model(
     about["name"], num_classes=about["num_classes"], **about["arguments"]
