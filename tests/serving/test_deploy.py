@@ -101,7 +101,7 @@ def test_a_decoder_on_the_device_is_refused(
 ) -> None:
     monkeypatch.setattr("gpubench_fake_decoders.Exact.on_device", True)
     path = {"boundary": '["pipeline"]', "decoder": '["fake-exact"]', "batch_size": "[1]"}
-    with pytest.raises(InputError, match="'fake-exact' works on the GPU.*--decoder pil"):
+    with pytest.raises(InputError, match=r"'fake-exact' works on the GPU.*--decoder pil"):
         run(write_suite(**path), cache_dir, tmp_path / "out")
 
 
