@@ -13,16 +13,13 @@ import click
 from gpubench import units
 from gpubench.cli_options import cache_option, console, selection
 
-LEFT_OUT = ("--repeats", "--scenario", "--dispatch", "--loader")
-"""Options of `gpubench run` that change nothing of what is served, or only how it is measured."""
-
 
 @click.command()
 @click.argument("suite")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The new folder."
 )
-@lambda command: selection(command, LEFT_OUT)
+@lambda command: selection(command, ("--repeats",))
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @cache_option
 def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chosen: Any) -> None:

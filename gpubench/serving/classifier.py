@@ -114,10 +114,11 @@ class Classifier:
         import numpy as np
 
         size, shape = self._setup.shape[0], self._setup.shape[1:]
-        if batch.ndim != 4 or batch.shape[1:] != shape or batch.dtype != np.float32:
+        fits = isinstance(batch, np.ndarray) and batch.ndim == 4 and batch.shape[1:] == shape
+        if not fits or batch.dtype != np.float32:
+            what = f"{np.shape(batch)} of {getattr(batch, 'dtype', type(batch).__name__)}"
             raise InputError(
-                f"a batch {batch.shape} of {batch.dtype}: expected (N, {shape[0]}, {shape[1]}, "
-                f"{shape[2]}) of float32"
+                f"a batch {what}: expected (N, {shape[0]}, {shape[1]}, {shape[2]}) of float32"
             )
         batch = np.ascontiguousarray(batch)
         if 0 < len(batch) <= size:

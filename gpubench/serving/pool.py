@@ -53,7 +53,11 @@ class Pool:
         ]  # fmt: skip
         for thread in self._threads:
             thread.start()
-        found = [opened.get() for _ in engines]
+        try:
+            found = [opened.get() for _ in engines]
+        except BaseException:  # Ctrl-C: whoever has opened by then closes at once
+            self._end("loading was interrupted")
+            raise
         for error in found:
             if error is not None:
                 self.close()
@@ -72,13 +76,16 @@ class Pool:
         """Finish what was asked for, then end every replica. May be called more than once."""
         if os.getpid() != self._pid:
             return
-        with self._lock:
-            self._over = self._over or "the classifier was closed"
-            for _ in self._threads:
-                self._jobs.put(None)
+        self._end("the classifier was closed")
         for thread in self._threads:
             if thread is not threading.current_thread():  # a collector may run anywhere
                 thread.join()
+
+    def _end(self, why: str) -> None:
+        with self._lock:
+            self._over = self._over or why
+            for _ in self._threads:
+                self._jobs.put(None)
 
     def _work(
         self,

@@ -96,7 +96,9 @@ _TAIL = """
   refused where the artefact is machine code for one device (TensorRT, torch-compile).
 - Speed is that of the cell's boundary `transfer`, a preprocessed batch in host memory to logits;
   decoding and preprocessing of images come on top, in the calling thread.
-- A torch backend sets torch's process-wide TF32 and cuDNN switches while it is loaded.
+- Requests of several callers are not combined: each takes whole batches of its own.
+- A torch backend sets torch's process-wide TF32 and cuDNN switches, and its number of threads,
+  while it is loaded. After a fork, load it in the new process.
 
 ## Security
 

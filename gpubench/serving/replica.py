@@ -15,6 +15,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,7 +55,7 @@ class Remote:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # a library's chatter is no output of the caller's
                 pass_fds=passed,
-                env=ENVIRON | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=ENVIRON | os.environ | {"PYTHONPATH": _path()},
             )
         finally:
             theirs.close()
@@ -151,6 +152,11 @@ def _arrays(
     shared = mmap.mmap(memory, at + answers * 4)
     rows = np.frombuffer(shared, np.float32, pixels).reshape(setup.shape)
     return rows, np.frombuffer(shared, np.float32, answers, at).reshape(batch, setup.outputs)
+
+
+def _path() -> str:
+    """Where the caller finds its modules."""
+    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
 
 
 def _failed(error: Exception) -> Failed:

@@ -104,9 +104,9 @@ def test_an_unusable_image_is_named_with_the_reason(
 def test_no_iterable_and_no_batch(classifier: Classifier) -> None:
     with pytest.raises(InputError, match="a int; expected"):
         classifier(3)  # type: ignore[arg-type]
-    for bad in (np.zeros((1, 3, 31, 32), np.float32), np.zeros((1, 3, 32, 32))):
+    for bad in (np.zeros((1, 3, 31, 32), np.float32), np.zeros((1, 3, 32, 32)), [[1.0]]):
         with pytest.raises(InputError, match=r"expected \(N, 3, 32, 32\) of float32"):
-            classifier.logits(bad)
+            classifier.logits(bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("chosen", [{}, {"backend": ["torch-eager"]}])
@@ -249,7 +249,7 @@ def test_an_error_in_a_replica_is_the_callers(
         bad = inputs.copy()
         bad[4, 0, 0, 0] = 42
         with pytest.raises(CellFailed, match=r"replica \d: RuntimeError: told to"):
-            classifier.logits(bad)
+            classifier.logits(bad)  # type: ignore[arg-type]
         assert classifier.logits(inputs).shape == (13, 10)
 
 

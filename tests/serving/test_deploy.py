@@ -111,7 +111,18 @@ def test_a_cell_is_chosen_by_its_key(
     suite = write_suite()
     cells = setup.session(str(suite), {}, cache_dir, tmp_path, False, ()).plan.cells
     made = run(suite, cache_dir, tmp_path / "out", cell=(cells[1].key,))
-    assert made.cell == cells[1]
+    assert (made.cell, made.decoder) == (cells[1], "pil")
+
+
+def test_a_path_keeps_its_decoder(
+    here: None, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    path = {"boundary": '["pipeline"]', "decoder": '["fake-exact"]', "batch_size": "[4]"}
+    made = run(write_suite(**path), cache_dir, tmp_path / "out")
+    assert made.decoder == "fake-exact"
+    assert {"fake", "pillow"} <= made.made_for.libraries.keys()
+    with gpubench.load(tmp_path / "out") as classifier:
+        assert len(classifier([np.zeros((16, 16, 3), np.uint8)] * 5)) == 5
 
 
 def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
