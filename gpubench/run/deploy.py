@@ -81,7 +81,7 @@ def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
     free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}")
-    log = Path(tempfile.mkdtemp(prefix="gpubench-deploy-"))
+    log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False
     try:
         aside.mkdir(mode=0o755)
         made = _make(session, suite, cell, aside, log / "agent.log", say)
@@ -89,9 +89,13 @@ def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
         aside.rename(out.absolute())
     except OSError as error:
         raise GpubenchError(f"-o {out}: cannot be written: {error.strerror}") from error
+    except GpubenchError as error:
+        named = str(log) in str(error)
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(log, ignore_errors=True)  # else it is needed: messages name it
+        if not named:
+            shutil.rmtree(log, ignore_errors=True)
     return made
 
 

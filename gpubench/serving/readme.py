@@ -178,7 +178,9 @@ def _bare(made: Manifest) -> str:
     )
     first = "import json\n" if "json." in code else ""
     first += "from math import isqrt\n" + ("from pathlib import Path\n" if "Path(" in code else "")
-    rest = "" if cell.backend == "openvino" else ", with the runtime's own threads and options"
+    rest = ", with the runtime's own threads and other options"
+    if runtime.startswith("torch") and cell.precision != "fp32":
+        rest = f", in fp32 instead of {cell.precision}"
     imports = f"{first}\nimport numpy as np\nimport {runtime}\nfrom PIL import Image\n\n\n"
     return f"\n## Without gpubench\n\nIn this folder{rest}:\n\n```python\n{imports}{code}```\n"
 
