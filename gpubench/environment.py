@@ -120,6 +120,11 @@ def node_differences(nodes: Sequence[Environment]) -> list[str]:
     ]
 
 
+def cpu_model() -> str:
+    """The CPU's name."""
+    return str(_cpu()["model"])
+
+
 def usable_cores() -> list[int]:
     """Logical CPUs this process may use: NUMA nodes contiguous, hyper-threads of a core adjacent.
 

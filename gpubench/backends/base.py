@@ -88,8 +88,14 @@ class Session(Protocol):
 class Backend(Protocol):
     """A way to compute. Modules import their runtime inside these methods only.
 
-    It may have ``in_flight(cell, cores) -> int``: the most that `Session` will say on so many
+    It may have more:
+
+    ``in_flight(cell, cores) -> int``: the most that `Session` will say on so many
     cores. A loader has room for that.
+
+    ``export(artefact, folder) -> path`` copies all that `open` needs of an
+    artefact into ``folder``, which may then be moved, and returns what `open` takes there. Without
+    it `gpubench deploy` copies the artefact's entry of the cache as it is.
     """
 
     name: str

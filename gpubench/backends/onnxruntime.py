@@ -26,6 +26,7 @@ from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import visible_gpus
 from gpubench.suite import Cell, Option
 from gpubench.workload import quantise
+from gpubench.workload.cache import copy_entry
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -218,6 +219,16 @@ class OnnxRuntime:
 
         return cache.get_or_make("onnxruntime-tensorrt", recipe, make)
 
+    def export(self, artefact: Path, folder: Path) -> Path:
+        """The ONNX file; with the TensorRT provider its engine too, which names it as beside."""
+        if artefact.is_file():
+            return copy_entry(artefact.parent, folder / "onnx") / artefact.name
+        file = Path(json.loads((artefact / _ONNX).read_text()))
+        copy_entry(file.parent, folder / "onnx")
+        copied = copy_entry(artefact, folder / "engine")
+        (copied / _ONNX).write_text(json.dumps(f"../onnx/{file.name}"))
+        return copied
+
     def open(self, cell: Cell, artefact: Path, device: Device) -> CpuSession | CudaSession:
         """A session on what `prepare` made. Raises CellFailed on any fallback."""
         options = {option.name: option.default for option in self.options} | cell.options
@@ -237,7 +248,7 @@ class OnnxRuntime:
             file = artefact
             if provider == _TENSORRT:
                 _load_tensorrt()
-                file = Path(json.loads((artefact / _ONNX).read_text()))
+                file = artefact / json.loads((artefact / _ONNX).read_text())
                 settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(artefact)}
             engines = _engines(artefact)
             session = _session(file, cell, device, options, provider, settings)

@@ -24,6 +24,7 @@ from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, TorchSession
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite import Cell, Option
+from gpubench.workload.cache import copy_entry
 
 if TYPE_CHECKING:
     import torch
@@ -127,8 +128,16 @@ class TorchCompile(TorchEager):
 
         return cache.get_or_make("torch-compile", recipe, make)
 
-    def _open(self, cell: Cell, artefact: Path, device: Device, stack: ExitStack) -> TorchSession:
+    def export(self, artefact: Path, folder: Path) -> Path:
+        """Both entries of the cache, the second naming the first by where it lies to it."""
         state = Path(json.loads((artefact / "state.json").read_text()))
+        copy_entry(state, folder / "state")
+        copied = copy_entry(artefact, folder / "compiled")
+        (copied / "state.json").write_text(json.dumps("../state"))
+        return copied
+
+    def _open(self, cell: Cell, artefact: Path, device: Device, stack: ExitStack) -> TorchSession:
+        state = artefact / json.loads((artefact / "state.json").read_text())
         work = _directory(stack, artefact / _INDUCTOR)
         return self._open_with(work, cell, state, device, stack)
 

@@ -187,6 +187,13 @@ def content(entry: Path) -> str:
     return hashlib.sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest()
 
 
+def copy_entry(entry: Path, to: Path) -> Path:
+    """A copy of an entry's files, no longer part of the cache; returns ``to``."""
+    shutil.copytree(entry, to, ignore=shutil.ignore_patterns(MANIFEST))
+    to.chmod(0o755)  # an engine's folder must be writable by its owner only
+    return to
+
+
 def digest(file: Path) -> str:
     """SHA-256 of a file's content."""
     with file.open("rb") as stream:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from math import isqrt
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -32,6 +34,33 @@ KEPT_PIXELS = 2**20
 than a third of it, and a pool of photographs as they are would need gigabytes."""
 NARROWEST = 50
 """Longer side / shorter side, at most: resizing by the shorter side would make the longer vast."""
+
+
+class _Quiet:
+    """No warnings, while any thread is in here.
+
+    One `warnings.catch_warnings` for each would restore what another thread has set, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 class Unusable(Exception):
@@ -92,12 +121,20 @@ def decode_file(file: IO[bytes]) -> NDArray[np.uint8]:
 
     Of 16-bit grey the upper 8 bits; of what is larger than KEPT_PIXELS an average. Raises Unusable.
     """
+    return _array(lambda: _image(file))
+
+
+def pixels(image: Image) -> NDArray[np.uint8]:
+    """As `decode_file`, of a picture that Pillow has opened already. Raises Unusable."""
+    return _array(lambda: _kept(image))
+
+
+def _array(image: Callable[[], Image]) -> NDArray[np.uint8]:
     import numpy as np
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, by a library that guesses
+    with _QUIET:  # of odd metadata, by a library that guesses
         try:
-            image = _image(file)
+            found = image()
         except Unusable:
             raise
         except MemoryError as error:
@@ -105,7 +142,7 @@ def decode_file(file: IO[bytes]) -> NDArray[np.uint8]:
         except Exception as error:  # whatever a decoder trips over in bytes from a stranger
             cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
             raise Unusable("truncated" if cut else "damaged") from error
-        return np.asarray(image)
+        return np.asarray(found)
 
 
 def averaging(width: int, height: int) -> int:
@@ -149,15 +186,25 @@ def _image(file: IO[bytes]) -> Image:
         raise Unusable("not an image") from error
     except Image.DecompressionBombError as error:
         raise Unusable("too large") from error
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise Unusable("too large")
-    if min(image.size) < 1 or max(image.size) > NARROWEST * min(image.size):
-        raise Unusable("too narrow")
+    check_size(*image.size)
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's photo
         raise Unusable("several frames")
+    return _kept(image)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises Unusable for a picture that is too large, or too narrow."""
+    if width * height > MOST_PIXELS:
+        raise Unusable("too large")
+    if min(width, height) < 1 or max(width, height) > NARROWEST * min(width, height):
+        raise Unusable("too narrow")
+
+
+def _kept(image: Image) -> Image:
+    """RGB, and averaged down where it is large."""
+    check_size(*image.size)
     rgb = _rgb(image)
-    factor = averaging(width, height)
+    factor = averaging(*image.size)
     return rgb.reduce(factor) if factor > 1 else rgb
 
 

@@ -1,0 +1,223 @@
+"""From a suite of one cell to a folder that serves it: made, checked as it lies there, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from gpubench import __version__, escape, record, suitefile
+from gpubench.analysis import stats
+from gpubench.analysis.cells import summarise
+from gpubench.backends.base import Backend
+from gpubench.decoders import base as decoders
+from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.measure.protocol import MIN_SAMPLES
+from gpubench.run import needs
+from gpubench.run.client import AgentClient
+from gpubench.run.messages import Failure, Measure
+from gpubench.run.prepare import NotReady, Ready, prepare
+from gpubench.run.results import failed, measured, now
+from gpubench.run.setup import Session
+from gpubench.serving import fit, manifest, readme
+from gpubench.serving.manifest import Manifest, Measured
+from gpubench.suite import Cell, Policy
+from gpubench.workload import cache
+from gpubench.workload import reference as ref
+
+DECODER = "pil"
+"""Of cells whose boundary has none."""
+Say = Callable[[str], object]
+
+
+def one_cell(session: Session, suite: str) -> Cell:
+    """The plan's only cell. Raises InputError for none or several, and for one that cannot be."""
+    planned = session.plan.planned
+    if len(planned) != 1:
+        keys = ", ".join(f"{cell.key} ({cell.label})" for cell in planned[:3])
+        more = ", ..." if len(planned) > 3 else ""
+        raise InputError(
+            f"{suite}: {len(planned)} cells, and one is deployed: {keys}{more}; choose it with "
+            f"--cell KEY (gpubench plan {suite} lists the keys), or by --backend, --precision, "
+            "--batch-size ..."
+        )
+    for skip in session.plan.skips:
+        text = f"{skip.cell.label}: {skip.reason}"
+        if skip.status == "unsupported":
+            raise InputError(text)
+        raise GpubenchError(f"{text}; remedy: {skip.remedy}")
+    [cell] = planned
+    if not getattr(session.backends[cell.backend], "computes", True):
+        raise InputError(f"{cell.label}: backend {cell.backend} computes nothing to serve")
+    if decoders.get(_decoder(cell)).on_device:
+        raise InputError(
+            f"decoder {cell.decoder!r} works on the GPU, and a deployment decodes on the host: "
+            "deploy the cell with --decoder turbo or --decoder pil"
+        )
+    return cell
+
+
+def free(out: Path) -> None:
+    """Raises InputError where ``out`` is neither missing nor an empty folder."""
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise InputError(f"-o {out}: the folder is not empty; name a new one, or remove it")
+    elif out.exists() or out.is_symlink():
+        raise InputError(f"-o {out}: not a folder; name a new one")
+
+
+def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
+    """Make, check and write the deployment, whole or not at all.
+
+    Raises InputError for a suite or a folder that does not serve, GpubenchError for an artefact
+    that cannot be made or answers wrongly.
+    """
+    cell = one_cell(session, suite)
+    free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}")
+    log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False
+    try:
+        aside.mkdir(mode=0o755)
+        made = _make(session, suite, cell, aside, log / "agent.log", say)
+        free(out)  # still
+        aside.rename(out.absolute())
+    except OSError as error:
+        raise GpubenchError(f"-o {out}: cannot be written: {error.strerror}") from error
+    except GpubenchError as error:
+        named = str(log) in str(error)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not named:
+            shutil.rmtree(log, ignore_errors=True)
+    return made
+
+
+def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
+    plan, backend = session.plan, session.backends[cell.backend]
+    modules = needs.preload(cell, session.backends)
+    with AgentClient(modules, session.job.cache_dir, log) as agent:
+        broken = agent.start().errors
+        [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
+        if isinstance(ready, NotReady):
+            _refuse(cell, failed(cell, 0, ready.why, ()))
+        assert isinstance(ready, Ready)  # noqa: S101  # for mypy
+        artefact = _export(backend, Path(ready.artefact), at / manifest.MODEL)
+        say("checking the answers of what was written")
+        cores = plan.cores_of(cell)
+        reply = agent.ask(Measure(cell, _brief(session), str(artefact), ready.reference, cores))
+    if isinstance(reply, Failure):
+        _refuse(cell, failed(cell, 0, reply, ()))
+    found = measured(cell, 0, reply, {})  # type: ignore[arg-type]
+    if found.status != "ok" or found.parity is None:
+        _refuse(cell, found)
+    return _write(session, suite, cell, at, artefact, ready, found)
+
+
+def _refuse(cell: Cell, found: record.Record) -> None:
+    remedy = f"; remedy: {found.remedy}" if found.remedy else ""
+    kind = f"{found.kind}: " if found.kind else ""
+    raise GpubenchError(f"{cell.label}: {kind}{found.reason}{remedy}; nothing was written")
+
+
+def _brief(session: Session) -> Policy:
+    """The suite's checks of answers, and next to no timing."""
+    return msgspec.structs.replace(
+        session.plan.suite.policy,
+        warmup_iterations=1, warmup_s=0.01, sample_s=0.01, block_s=0.01, max_samples=MIN_SAMPLES,
+    )  # fmt: skip
+
+
+def _export(backend: Backend, artefact: Path, folder: Path) -> Path:
+    """A copy in ``folder`` of all that the backend's `open` needs; what `open` takes there."""
+    if export := getattr(backend, "export", None):
+        return Path(export(artefact, folder))
+    entry = artefact.parent if artefact.is_file() else artefact
+    if (entry / cache.MANIFEST).is_file():
+        return cache.copy_entry(entry, folder) / artefact.relative_to(entry)
+    folder.mkdir(mode=0o755)
+    if artefact.is_file():
+        return Path(shutil.copy(artefact, folder))
+    return Path(shutil.copytree(artefact, folder / artefact.name))
+
+
+def _write(
+    session: Session,
+    suite: str,
+    cell: Cell,
+    at: Path,
+    artefact: Path,
+    ready: Ready,
+    found: record.Record,
+) -> Manifest:
+    reference = ref.load(Path(ready.reference))
+    if reference.classes:
+        text = "".join(
+            f"{escape.visible(name).replace(chr(10), ' ')}\n" for name in reference.classes
+        )
+        (at / manifest.LABELS).write_text(text, encoding="utf-8")
+    assert found.parity is not None  # noqa: S101  # for mypy
+    cores = [list(own) for own in session.plan.cores_of(cell)] if cell.device == "cpu" else []
+    made = Manifest(
+        format=manifest.FORMAT,
+        gpubench=__version__,
+        made=now(),
+        suite=session.plan.suite.name,
+        cell=cell,
+        artefact=artefact.relative_to(at).as_posix(),
+        preprocessing=reference.spec,
+        decoder=_decoder(cell),
+        outputs=reference.logits.shape[1],
+        classes=list(reference.classes),
+        cores=cores,
+        made_for=fit.machine(cell, _decoder(cell)),
+        parity=msgspec.structs.replace(found.parity, disagreements=[]),
+        measured=_figures(session, suite, cell),
+        files=manifest.describe(at),
+    )
+    (at / manifest.MANIFEST).write_text(escape.encoded(made, indent=1), encoding="utf-8")
+    (at / manifest.README).write_text(readme.text(made), encoding="utf-8")
+    return made
+
+
+def _decoder(cell: Cell) -> str:
+    return cell.decoder if cell.boundary == "pipeline" else DECODER
+
+
+def _figures(session: Session, suite: str, cell: Cell) -> Measured | None:
+    """What the run says whose records lie beside the suite, when it was measured here."""
+    beside = suitefile.find(suite).parent / record.RECORDS
+    with suppress(RecordError):
+        if not beside.is_file():
+            return None
+        file = record.read(beside)
+        for s in summarise([file]):
+            if s.key == cell.key and s.ranked:
+                if file.header.fingerprint != session.job.header.fingerprint:
+                    return None
+                waits = cell.scenario == "latency"  # for each batch
+                return Measured(
+                    run_id=file.header.run_id,
+                    repeats=len(s.timed),
+                    p50_ns=s.p50.value if waits else None,
+                    p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
+                    images_per_s=s.throughput.value,
+                )
+    return None
+
+
+class _Telling:
+    """What is being prepared, in words."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
+        """See `gpubench.run.prepare.Telling`."""
+        self._say(f"preparing: {words}")

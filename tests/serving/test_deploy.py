@@ -1,0 +1,272 @@
+"""`gpubench deploy`: what is refused, that nothing wrong is written, and what a folder says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+import gpubench
+from gpubench.backends.onnxruntime import OnnxRuntime
+from gpubench.backends.torch_compile import TorchCompile
+from gpubench.errors import GpubenchError, InputError
+from gpubench.recordwriter import Writer
+from gpubench.run import deploy as deploying
+from gpubench.run import setup
+from gpubench.serving import manifest, readme
+from gpubench.serving.manifest import Manifest
+from gpubench.workload.cache import Cache
+from gpubench.workload.reference import Reference
+from tests.report import make
+
+Deployed = Callable[..., Path]
+WriteSuite = Callable[..., Path]
+
+
+def gpubench_deploy(*words: object) -> subprocess.CompletedProcess[str]:
+    code = "from gpubench.cli import main; main()"
+    command = [sys.executable, "-c", code, "deploy", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_writes_a_folder_that_loads(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    out = tmp_path / "made" / "here"
+    done = gpubench_deploy(write_suite(), "--batch-size", 4, "-o", out, "--cache-dir", cache_dir)
+    assert done.returncode == 0, done.stderr
+    assert "answers checked, 100.0% as the reference's" in done.stdout
+    assert f"gpubench.load('{out}')" in done.stdout
+    assert [p.name for p in out.parent.iterdir()] == ["here"], "nothing is left beside it"
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert names == {"deployment.json", "README.md", "model/gpubench_fakes.py"}
+    with gpubench.load(out) as classifier:
+        [found] = classifier(np.zeros((20, 20, 3), np.uint8))
+        assert found.label == str(found.index), "names are not known"
+    again = gpubench_deploy(write_suite(), "--batch-size", 4, "-o", out, "--cache-dir", cache_dir)
+    assert again.returncode == 2
+    assert f"-o {out}: the folder is not empty" in again.stderr
+
+
+def run(suite: Path, cache: Path, out: Path, **chosen: Any) -> Manifest:
+    session = setup.session(str(suite), chosen, cache, out, False, ())
+    return deploying.deploy(session, str(suite), out, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({}, InputError, r"2 cells, and one is deployed: .* \(fake fp32 b1 x1 latency\), .*--cell"),
+        ({"batch_size": "[1]", "backend": '["null"]'}, InputError, "null computes nothing"),
+        ({"batch_size": "[1]", "axes": '[axes.options.fake]\nfail = ["unsupported"]'}, InputError,
+         "told to support nothing"),
+        ({"batch_size": "[1]", "backend": '["fake-missing"]'}, GpubenchError,
+         "not on this machine; remedy: pip install"),
+        ({"batch_size": "[1]", "axes": '[axes.options.fake]\nfail = ["wrong"]'}, GpubenchError,
+         "parity: relative error .*; nothing was written"),
+        ({"batch_size": "[1]", "axes": '[axes.options.fake]\nfail = ["prepare"]'}, GpubenchError,
+         "told to fail in prepare.*; nothing was written"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_leaves_nothing(
+    here: None,
+    write_suite: WriteSuite,
+    tmp_path: Path,
+    cache_dir: Path,
+    changes: dict[str, str],
+    error: type[Exception],
+    words: str,
+) -> None:
+    out = tmp_path / "deep" / "out"
+    with pytest.raises(error, match=words):
+        run(write_suite(**changes), cache_dir, out)
+    assert not list(tmp_path.glob("deep/*"))
+
+
+def test_a_decoder_on_the_device_is_refused(
+    here: None,
+    write_suite: WriteSuite,
+    tmp_path: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpubench_fake_decoders.Exact.on_device", True)
+    path = {"boundary": '["pipeline"]', "decoder": '["fake-exact"]', "batch_size": "[1]"}
+    with pytest.raises(InputError, match=r"'fake-exact' works on the GPU.*--decoder pil"):
+        run(write_suite(**path), cache_dir, tmp_path / "out")
+
+
+def test_a_cell_is_chosen_by_its_key(
+    here: None, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite()
+    cells = setup.session(str(suite), {}, cache_dir, tmp_path, False, ()).plan.cells
+    made = run(suite, cache_dir, tmp_path / "out", cell=(cells[1].key,))
+    assert (made.cell, made.decoder) == (cells[1], "pil")
+
+
+def test_a_path_keeps_its_decoder(
+    here: None, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    path = {"boundary": '["pipeline"]', "decoder": '["fake-exact"]', "batch_size": "[4]"}
+    made = run(write_suite(**path), cache_dir, tmp_path / "out")
+    assert made.decoder == "fake-exact"
+    assert {"fake", "pillow"} <= made.made_for.libraries.keys()
+    with gpubench.load(tmp_path / "out") as classifier:
+        assert len(classifier([np.zeros((16, 16, 3), np.uint8)] * 5)) == 5
+
+
+def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
+    deploying.free(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    deploying.free(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: not a folder"):
+        deploying.free(tmp_path / "file")
+
+
+def test_figures_are_those_of_the_run_beside_the_suite(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[4]")
+    session = setup.session(str(suite), {}, cache_dir, tmp_path, False, ())
+    [cell] = session.plan.cells
+    assert deploying._figures(session, str(suite), cell) is None
+    rng = np.random.default_rng(0)
+    header = make.header([cell], fingerprint=session.job.header.fingerprint)
+    with Writer(tmp_path, header) as writer:
+        for repeat in range(3):
+            writer.append(make.record(cell, repeat, rng))
+    found = deploying._figures(session, str(suite), cell)
+    assert found is not None
+    assert (found.run_id, found.repeats) == (header.run_id, 3)
+    assert found.p50_ns == pytest.approx(make.batch_ns(cell), rel=0.1)
+    assert found.p99_ns
+    assert found.p99_ns > found.p50_ns
+    other = replace(session, job=replace(session.job, header=replace(header, fingerprint="else")))
+    assert deploying._figures(other, str(suite), cell) is None, "another machine's"
+
+
+def snippets(folder: Path) -> list[str]:
+    text = (folder / manifest.README).read_text()
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_snippets_of_the_readme_answer_as_the_reference(
+    deploy: Deployed, reference: Reference, backend: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(deploy(backend=[backend]), folder)
+    with_gpubench, without = snippets(folder)
+    assert "gpubench" not in without
+    for at in (0, 1, 2):
+        (folder / "picture.png").write_bytes(reference.encoded(at))
+        scope: dict[str, Any] = {}
+        bare = without.replace('"model/', f'"{folder}/model/').replace(
+            '"labels', f'"{folder}/labels'
+        )
+        assert bare != without
+        exec(bare.replace('"picture', f'"{folder}/picture'), scope)  # noqa: S102
+        np.testing.assert_allclose(scope["logits"][0], reference.logits[at], atol=1e-3)
+        assert scope["labels"] == [str(n) for n in range(10)]
+    code = [sys.executable, "-c", with_gpubench]
+    done = subprocess.run(code, cwd=folder, capture_output=True, text=True, check=True)
+    label = str(reference.logits[2].argmax())
+    assert done.stdout.startswith(f"{label} "), done.stderr
+
+
+def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
+    made = manifest.read(deploy(backend=["torch-eager"]))
+    assert "only gpubench loads it" in readme.text(made)
+    cell = replace(made.cell, model="resnet18", weights="a|b<script>`")
+    text = readme.text(replace(made, cell=cell))
+    assert "weights a\\|b\\<script\\>\\`" in text
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    compile(code, "README", "exec")
+    assert 'torch.load("model/state.pt", weights_only=True)' in code
+
+
+@pytest.fixture
+def copy(deploy: Deployed, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(deploy(), tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("model/onnx/model.onnx", lambda data: data[:-1], r"has [\d,]+ bytes, [\d,]+ were written"),
+        ("model/onnx/model.onnx", lambda data: data[:-1] + b"!", "is not what was written"),
+        ("labels.txt", lambda data: data.replace(b"1", b"2"), "is not what was written"),
+        ("deployment.json", lambda data: data[:99], "not a deployment's manifest"),
+        ("deployment.json", lambda data: data.replace(b'"format": 1', b'"format": 9'), "format 9"),
+        ("deployment.json", lambda data: data.replace(b'"batch_size": 4', b'"batch_size": -4'),
+         "not a deployment's manifest .*batch_size"),
+        ("deployment.json", lambda data: data.replace(b'"labels.txt"', b'"../labels.txt"'),
+         "no file of this folder"),
+        ("deployment.json", lambda data: data.replace(b'fact": "model', b'fact": "/model'),
+         "no file of this folder"),
+    ],
+)  # fmt: skip
+def test_damage_is_found_and_named(
+    copy: Path, name: str, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    path = copy / name
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    assert path.read_bytes() != before
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}.*{words}"):
+        gpubench.load(copy)
+
+
+def test_missing_files_are_named_and_the_readme_is_free(copy: Path) -> None:
+    (copy / "README.md").unlink()
+    gpubench.load(copy).close()
+    model = copy / "model/onnx/model.onnx"
+    model.unlink()
+    with pytest.raises(InputError, match=r"model\.onnx: No such file or directory; copy the whole"):
+        gpubench.load(copy)
+    model.mkdir()
+    with pytest.raises(InputError, match=r"model\.onnx: not a file"):
+        gpubench.load(copy)
+    with pytest.raises(InputError, match=r"deployment\.json: No such file.*gpubench deploy"):
+        gpubench.load(copy / "model")
+
+
+def test_entries_that_name_others_can_be_moved(tmp_path: Path) -> None:
+    """torch-compile's, and that of ONNX Runtime's TensorRT provider: a path in a file."""
+    cache = Cache(tmp_path / "cache")
+
+    def entry(kind: str, **files: str) -> Path:
+        def fill(at: Path) -> None:
+            for name, body in files.items():
+                (at / name.replace("_", ".")).write_text(body)
+
+        return cache.get_or_make(kind, {"of": kind}, fill)
+
+    state = entry("state", state_pt="tensors")
+    compiled = entry("compiled", state_json=json.dumps(str(state)), inductor_so="code")
+    onnx = entry("onnx", model_onnx="network", weights_bin="external")
+    engine = entry("engine", onnx_json=json.dumps(str(onnx / "model.onnx")), a_engine="plan")
+    for backend, made, link, target in (
+        (TorchCompile(), compiled, "state.json", "state.pt"),
+        (OnnxRuntime(), engine, "onnx.json", ""),
+    ):
+        first = tmp_path / backend.name
+        found = backend.export(made, first)
+        moved = first.rename(tmp_path / f"{backend.name}-moved") / found.relative_to(first)
+        named = moved / json.loads((moved / link).read_text())
+        assert (named / target).is_file()
+        assert named.resolve().is_relative_to(tmp_path / f"{backend.name}-moved")
+        assert not list(moved.rglob("manifest.json"))
+    assert (moved.parent / "onnx/weights.bin").is_file()
+    assert OnnxRuntime().export(onnx / "model.onnx", tmp_path / "plain").name == "model.onnx"

@@ -1,0 +1,96 @@
+"""The queue and its threads, on engines that do as they are told."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubench.serving.pool import Closed, Pool
+from gpubench.serving.replica import Died
+
+
+class Engine:
+    """Adds one; waits for ``gate``; every thread that touches it is noted."""
+
+    def __init__(self, log: list[str], gate: threading.Event | None = None) -> None:
+        self._log, self._gate = log, gate
+        self.facts = {"thread": threading.get_ident()}
+        log.append("open")
+
+    def run(self, rows: Any) -> Any:
+        assert threading.get_ident() == self.facts["thread"]
+        if self._gate:
+            assert self._gate.wait(30)
+        if rows[0] == 13:
+            raise ValueError("thirteen")
+        if rows[0] == 99:
+            raise Died("replica 7 died: of it")
+        return rows + 1
+
+    def close(self) -> None:
+        assert threading.get_ident() == self.facts["thread"]
+        self._log.append("close")
+
+
+def broken() -> Engine:
+    raise RuntimeError("told to fail in open")
+
+
+def test_what_fails_to_open_is_raised_and_the_others_are_closed() -> None:
+    log: list[str] = []
+    with pytest.raises(RuntimeError, match="told to fail in open"):
+        Pool([partial(Engine, log), broken, partial(Engine, log)])
+    assert sorted(log) == ["close", "close", "open", "open"]
+
+
+def ask(pool: Pool, *values: int) -> list[Any]:
+    done: SimpleQueue[Any] = SimpleQueue()
+    for number, value in enumerate(values):
+        pool.submit(number, np.array([value], np.float32), done)
+    found = dict(done.get(timeout=30) for _ in values)
+    return [found[number] for number in range(len(values))]
+
+
+def test_an_error_is_that_batchs_only() -> None:
+    pool = Pool([partial(Engine, [])])
+    first, second, third = ask(pool, 1, 13, 2)
+    assert (first[0], third[0]) == (2, 3)
+    assert isinstance(second, ValueError)
+    pool.close()
+
+
+def test_closing_answers_what_was_asked_for() -> None:
+    log: list[str] = []
+    gate, done = threading.Event(), SimpleQueue[Any]()
+    pool = Pool([partial(Engine, log, gate)] * 2)
+    for number in range(6):
+        pool.submit(number, np.array([number], np.float32), done)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    gate.set()
+    closing.join(30)
+    assert sorted(done.get(timeout=30)[0] for _ in range(6)) == list(range(6))
+    assert log == ["open", "open", "close", "close"]
+    with pytest.raises(Closed, match="was closed"):
+        pool.submit(0, np.zeros(1, np.float32), done)
+
+
+def test_the_last_replica_that_dies_fails_all_that_wait() -> None:
+    log: list[str] = []
+    gate, done = threading.Event(), SimpleQueue[Any]()
+    pool = Pool([partial(Engine, log, gate)])
+    for number, value in enumerate((99, 1, 2)):
+        pool.submit(number, np.array([value], np.float32), done)
+    gate.set()
+    found = dict(done.get(timeout=30) for _ in range(3))
+    assert str(found[0]) == "replica 7 died: of it; 0 of 1 replicas are left"
+    assert all(isinstance(found[n], Closed) for n in (1, 2))
+    with pytest.raises(Closed, match=r"all replicas have died .the last: replica 7"):
+        pool.submit(3, np.zeros(1, np.float32), done)
+    pool.close()
+    assert log == ["open", "close"]
