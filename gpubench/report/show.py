@@ -29,13 +29,15 @@ STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
     "unsupported": "the backend cannot do this cell",
     "missing": "planned, but not in the file",
+    "ruled-out": "a search did not measure it: it could not have been chosen",
+    "not reached": "the search ended, or was interrupted, before its turn",
     WIDE: "the interval is wider than policy.target_half_width, and more repeats were allowed",
 }
 
 _SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"),
           "share": (100.0, " %"), "share of n": (100.0, " %"), "points": (1.0, " points"),
           "steps": (1.0, ""), "MHz": (1.0, " MHz"),
-          "°C": (1.0, " °C"), "W": (1.0, " W")}  # fmt: skip
+          "°C": (1.0, " °C"), "W": (1.0, " W"), "J": (1.0, " J")}  # fmt: skip
 _STEPS = {
     "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
     "bytes": (("GiB", 2.0**-30), ("MiB", 2.0**-20), ("KiB", 2.0**-10), ("B", 1.0)),
