@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from gpubench.analysis import gate, interleaved, metrics, race, signflip, stats
 from gpubench.analysis.cells import Summary, summarise
-from gpubench.analysis.race import Standing
+from gpubench.analysis.race import Kept, Standing
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.verdicts import Comparison
 from gpubench.errors import InputError
-from gpubench.goal import Goal, Limit, Metric, Search
+from gpubench.goal import Goal, Metric, Search
 from gpubench.record import Record, RecordFile
 from gpubench.suite import Cell
 
@@ -39,6 +39,10 @@ STATUSES = {
 """`race.Standing.status` for people, in the order of interest."""
 
 
+NO_RESULT = ("failed", "ruled-out", "unmeasured")
+"""Statuses without a number that means anything."""
+
+
 class View(Struct, frozen=True, kw_only=True):
     """What a search found."""
 
@@ -49,7 +53,9 @@ class View(Struct, frozen=True, kw_only=True):
     summaries: dict[str, Summary]
     """By the cell's key."""
     best: Standing | None
-    """The recommended configuration; None where nothing keeps the limits and answers rightly."""
+    """The recommended configuration; None where none is known to keep the limits."""
+    leader: Standing | None
+    """The one that leads, checked or not; None where all break limits or failed."""
     base: Standing | None
     """Today's default: its best cell; None where it gave no result."""
     gain: Estimate
@@ -97,7 +103,8 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
     if search is None:
         raise InputError(f"{file.path}: not a search; `gpubench report` shows any run")
     standings = race.judge(file.header.planned, file.records, search)
-    best = next((s for s in standings if s.status == "leader"), None)
+    best = race.recommended(standings)
+    leader = next((s for s in standings if s.status == "leader"), None)
     base = _base(standings, search)
     verdict = _verdict(evidence, best)
     if verdict and evidence:
@@ -105,21 +112,16 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
         base = next((s for s in standings if s.cell.key == key), base)
     gain, paired = _gain(file, evidence if verdict else None, best, base, search.goal.objective)
     return View(
-        file=file, search=search, standings=standings, best=best, base=base, gain=gain,
-        paired=paired, verdict=verdict, summaries={s.key: s for s in summarise([file])},
+        file=file, search=search, standings=standings, best=best, leader=leader, base=base,
+        gain=gain, paired=paired, verdict=verdict, summaries={s.key: s for s in summarise([file])},
     )  # fmt: skip
-
-
-def cost(value: float, metric: Metric) -> float:
-    """Less is better."""
-    return 1 / value if metric.more_is_better else value
 
 
 def _base(standings: Sequence[Standing], search: Search) -> Standing | None:
     """The best of today's default, whether or not it keeps the limits."""
     known = [s for s in standings if s.cell.key in search.baseline and s.value.value]
     metric = search.goal.objective
-    return min(known, key=lambda s: cost(s.value.value or 1.0, metric), default=None)
+    return min(known, key=lambda s: metrics.cost(metric, s.value.value or 1.0), default=None)
 
 
 def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | None:
@@ -163,7 +165,7 @@ def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
 def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metric) -> Estimate:
     """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs."""
     both = [n for n in before if n in after]
-    logs = [math.log(cost(before[n], metric) / cost(after[n], metric)) for n in both]
+    logs = [metrics.cost(metric, before[n]) - metrics.cost(metric, after[n]) for n in both]
     value, low, high = signflip.around(logs, gate.LEVEL)
     if low is None or high is None:
         return Estimate(value=math.exp(value), n=len(both), why=f"{len(both)} pairs")
@@ -190,26 +192,25 @@ def spent_s(found: View) -> float:
     return sum(r.wall_s for r in found.file.records)
 
 
-def closest(found: View) -> tuple[Standing, list[tuple[Limit, float, float]]] | None:
-    """Where nothing is recommended: what comes nearest to the limits, and how near.
+def closest(found: View) -> Standing | None:
+    """Where nothing keeps the limits: what comes nearest to all of them.
 
-    The limits that it does not keep, each with its value and how far it is beyond (0.2: 20 %).
     None where nothing was measured whose answers are right.
     """
-    known = [(s, misses(s)) for s in found.standings if s.n and s.status != "failed"]
-    near = [(max((by for *_, by in over), default=0.0), n) for n, (_, over) in enumerate(known)]
-    return known[min(near)[1]] if near else None
+    known = [s for s in found.standings if s.status not in NO_RESULT and s.value.value]
+    return min(known, key=lambda s: max(map(excess, s.limits), default=0.0), default=None)
 
 
-def misses(s: Standing) -> list[tuple[Limit, float, float]]:
-    """Limits that ``s`` does not keep: its value, and how far it is beyond."""
-    over = []
-    for kept in s.limits:
-        if kept.state != "met" and kept.value:
-            more, bound = kept.limit.metric.more_is_better, kept.limit.bound
-            ratio = bound / kept.value if more else kept.value / bound
-            over.append((kept.limit, kept.value, ratio - 1))
-    return sorted(over, key=lambda miss: -miss[2])
+def excess(kept: Kept) -> float:
+    """How far beyond the limit, as a share of it: 0.2 is 20 %; infinite where it was not measured.
+
+    Of a limit that is not yet shown to be met: what one repeat in a hundred would show.
+    """
+    value = kept.value if kept.state == "violated" or kept.worst is None else kept.worst
+    if value is None:
+        return math.inf
+    bound = kept.limit.bound
+    return (bound / value if kept.limit.metric.more_is_better else value / bound) - 1
 
 
 # ------------------------------------------------------------------------------ choices
@@ -262,7 +263,7 @@ def choices(found: View) -> list[Choice]:
     if found.best is None:
         return []
     space, cell = Coordinates(found.file.header.planned), found.best.cell
-    rivals = [s for s in found.standings if s.status in ("alive", "worse") and s.behind]
+    rivals = [s for s in found.standings if s.status in ("leader", "alive", "worse") and s.behind]
     made = []
     for name in space.names(cell):
         value = space.value(cell, name)
@@ -270,9 +271,17 @@ def choices(found: View) -> list[Choice]:
         ranked = [(b.value, n) for n, (s, _) in enumerate(others) if (b := s.behind) and b.value]
         if ranked:
             s, other = others[min(ranked)[1]]
-            worth = s.behind or Estimate()
+            worth = _worth(s, found.best)
             made.append(Choice(name=name, value=value, other=other, rival=s, worth=worth))
     return sorted(made, key=lambda c: -(c.worth.value or 0.0))
+
+
+def _worth(rival: Standing, best: Standing) -> Estimate:
+    """Costs are known against the leader's, which the recommended one nearly always is."""
+    worth, own = rival.behind or Estimate(), best.behind
+    if best.status == "leader" or not worth.value or own is None or not own.value:
+        return worth
+    return Estimate(value=worth.value / own.value, n=worth.n, why="compared by way of the leader")
 
 
 # ------------------------------------------------------------------------------ course and front
@@ -287,10 +296,14 @@ def course(found: View) -> list[Moment]:
     for seconds, record in _clock(found.file):
         value = metrics.value(record, metric) if record.status == "ok" else None
         final = s.value.value if (s := ranks.get(record.cell.key)) else None
-        if value and final and (best is None or cost(final, metric) < cost(best, metric)):
+        if value and final and (best is None or _better(metric, final, best)):
             best = final
         made.append(Moment(seconds=seconds, record=record, value=value, best=best))
     return made
+
+
+def _better(metric: Metric, value: float, than: float) -> bool:
+    return value > than if metric.more_is_better else value < than
 
 
 def _clock(file: RecordFile) -> list[tuple[float, Record]]:

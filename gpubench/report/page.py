@@ -38,6 +38,8 @@ from gpubench.suite import Rule
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from gpubench.analysis.tuning import Evidence
+
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
@@ -96,8 +98,15 @@ def vega() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
-def render(files: Sequence[RecordFile]) -> str:
-    """The whole page; of the two arms of an interleaved A/B, with the verdict on top."""
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+    """The whole page; of the two arms of an interleaved A/B, with the verdict on top.
+
+    Of a search alone its own page, with its ``evidence``.
+    """
+    if len(files) == 1 and files[0].header.search:
+        from gpubench.report import tunepage
+
+        return tunepage.render(files[0], evidence)
     sides = verdicts.arms(files)
     return render_comparison(*sides, compare(*sides)) if sides else _page(files, {}, {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -18,7 +19,9 @@ from gpubench.analysis.tuningtables import UNITS
 from gpubench.goal import Metric
 from gpubench.record import RecordFile
 from gpubench.report import headline, show
-from gpubench.report.machine import FORMAT
+
+FORMAT = 1
+"""Version of the layout of JSON reports; a change that breaks readers raises it."""
 
 _NS = Column(name="p50", unit="ns")
 _RIGHT = Column(name="right", unit="share of n")
@@ -40,6 +43,12 @@ def lines(file: RecordFile, evidence: Evidence | None = None) -> list[str]:
         return [head, gain(found), answers(found, found.best), limits(found, found.best),
                 tried(found)]  # fmt: skip
     return [*_nothing(found), tried(found)]
+
+
+def told(files: Sequence[RecordFile], evidence: Evidence | None) -> list[str]:
+    """The lines of a search that is reported alone; of other runs none."""
+    searched = len(files) == 1 and files[0].header.search
+    return lines(files[0], evidence) if searched else []
 
 
 def where(found: View, s: Standing) -> str:
@@ -120,14 +129,17 @@ def limits(found: View, s: Standing) -> str:
 
 
 def kept(each: Kept) -> str:
-    """'p99 latency <= 20 ms is met: 12.3 ms at most when measured again'."""
+    """'p99 latency <= 20 ms is kept: 12.3 ms, one repeat in 100 would show 14.1 ms'."""
     state = {"met": "is kept", "open": "is not yet shown to be kept", "violated": "is broken"}
-    text = f"{each.limit.text} {state[each.state]}"
+    text, metric = f"{each.limit.text} {state[each.state]}", each.limit.metric
     if each.value is None:
-        return f"{text} (not measured)"
-    side = "at least" if each.limit.metric.more_is_better else "at most"
-    again = f" {side}" if each.state == "met" else ""
-    return f"{text} ({each.limit.metric.text(each.value)}{again}, when measured again)"
+        return f"{text}: not measured"
+    text += f": {metric.text(each.value)}"
+    if each.missing:
+        return f"{text}, {each.missing} samples too few to tell"
+    if each.worst is None or each.state == "violated":
+        return text
+    return f"{text}, one repeat in 100 would show {metric.text(each.worst)}"
 
 
 def tried(found: View) -> str:
@@ -143,30 +155,35 @@ def tried(found: View) -> str:
 
 def _nothing(found: View) -> list[str]:
     """Four lines where nothing can be recommended."""
-    asked = " and ".join(limit.text for limit in found.goal.limits)
-    near = tuning.closest(found)
+    near = found.leader or tuning.closest(found)
     if near is None:
         why = Counter(r.reason for r in found.file.records if r.status == "failed" and r.reason)
         reason = f"; most often: {why.most_common(1)[0][0]}" if why else ""
         return [f"Nothing to recommend: no configuration gave right answers{reason}"]
-    s, over = near
-    head = f"Nothing keeps the limits{f' ({asked})' if asked else ''}"
-    close = [
-        f"{limit.metric.name} {limit.metric.text(value)}, {_beyond(by)} {limit.text}"
-        for limit, value, by in over
-    ]
-    head += f"; closest: {where(found, s)}"
-    text = f"It misses {'; '.join(close)}" if close else "It was not measured often enough to tell"
-    base = found.base
-    default = "Today's default gave no result" if base is None else (
-        f"Today's default: {where(found, base)}: "
-        f"{amount(base.value, found.goal.objective)}"
-    )  # fmt: skip
-    return [head, text, answers(found, s), default]
+    if found.leader:
+        head = f"Nothing to recommend yet: {where(found, near)} leads, but the search ended before "
+        head += "its answers and limits were checked"
+    else:
+        asked = " and ".join(limit.text for limit in found.goal.limits)
+        head = f"Nothing keeps the limits ({asked}); closest: {where(found, near)}"
+    return [head, *_nearest(found, near), answers(found, near)]
+
+
+def _nearest(found: View, near: Standing) -> list[str]:
+    """How close it comes, and what today's default does."""
+    objective, base = found.goal.objective, found.base
+    words = [f"It has {amount(near.value, objective)}", *map(kept, near.limits)]
+    worst = max(near.limits, key=tuning.excess, default=None)
+    if worst and worst.state != "met" and worst.value is not None:
+        words.append(f"{_beyond(tuning.excess(worst))} the limit")
+    default = "Today's default gave no result"
+    if base:
+        default = f"Today's default, {where(found, base)}: {amount(base.value, objective)}"
+    return ["; ".join(words), default]
 
 
 def _beyond(by: float) -> str:
-    return f"{units.percent(by)} beyond" if by < 1 else f"{units.significant(1 + by)} times beyond"
+    return f"{units.percent(by)} beyond" if by < 1 else f"{units.significant(1 + by)} times"
 
 
 def _title(metric: Metric) -> str:
@@ -188,16 +205,17 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
     cell's key, label and answers.
     """
     found = tuning.view(file, evidence)
-    near = tuning.closest(found) if found.best is None else None
+    near = tuning.closest(found) if found.leader is None else None
     return {
         "format": FORMAT, "path": file.path, "search": found.search, "lines": lines(file, evidence),
         "recommendation": found.best and _plain(found, found.best),
         "baseline": found.base and _plain(found, found.base),
         "gain": found.gain, "gain_of_pairs": found.paired, "verdict": found.verdict,
         "commands": commands(file) if found.best else [],
+        "leader": found.leader and found.leader.cell.key,
         "closest": near and {
-            "key": near[0].cell.key,
-            "misses": [{"limit": limit, "value": v, "beyond": by} for limit, v, by in near[1]],
+            "key": near.cell.key,
+            "beyond": [{"limit": k.limit, "share": tuning.excess(k)} for k in near.limits],
         },
         "tried": tuning.tally(found), "measured": tuning.measured(found),
         "seconds": tuning.spent_s(found), "front": sorted(tuning.front(found)),

@@ -46,7 +46,7 @@ def build(found: View) -> dict[str, Any]:
 
 
 def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
-    front, points = tuning.front(found), []
+    front, points = tuning.front(found), list[Point]()
     for s in found.standings:
         summary = found.summaries[s.cell.key]
         took, rate = summary.p50.value, summary.throughput.value

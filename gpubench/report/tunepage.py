@@ -102,10 +102,13 @@ def _answers(found: View) -> dict[str, Any]:
 def _limits(found: View) -> list[dict[str, Any]]:
     made = []
     for kept in found.best.limits if found.best else ():
-        state = {"met": "kept", "open": "not yet shown to be kept", "violated": "broken"}
-        value = show.NOTHING if kept.value is None else kept.limit.metric.text(kept.value)
-        text = f"{kept.limit.text}: {state[kept.state]}"
-        made.append(_tile(_upper(kept.limit.metric.name), value, text))
+        metric = kept.limit.metric
+        value = show.NOTHING if kept.value is None else metric.text(kept.value)
+        aside = f"{kept.limit.text}: {'kept' if kept.state == 'met' else 'not yet shown'}"
+        more = "" if kept.worst is None else (
+            f"one repeat in 100 would show {metric.text(kept.worst)}"
+        )  # fmt: skip
+        made.append(_tile(_upper(metric.name), value, aside, more))
     return made
 
 
