@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import geometric_mean
 from typing import Any
 
-from gpubench.analysis import answertable, gauges, metrics, roofline, stats, tuning
+from gpubench.analysis import answertable, gauges, metrics, stats, tuning
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import KEY, Column, Table, metric, with_axes
 from gpubench.analysis.race import Standing
@@ -34,7 +34,7 @@ def front(found: View) -> Table:
     summaries = [found.summaries[s.cell.key] for s in rows]
     rows.sort(key=lambda s: -(found.summaries[s.cell.key].throughput.value or 0.0))
     extra = [m for m in _asked(found) if any(mean(s, m).value for s in summaries)]
-    roof = (ROOFLINE, BINDS) if any(roofline.of_cell(s) for s in summaries) else ()
+    roof = (ROOFLINE, BINDS) if any(tuning.share_of(s) for s in summaries) else ()
     columns = (
         metric("images/s", "images/s", "higher", "images of all replicas / wall time"),
         metric("time of a batch", "ns", "lower", "median"),
@@ -66,7 +66,7 @@ def _asked(found: View) -> list[Metric]:
 
 
 def _roofline(s: Summary) -> tuple[float | None, str]:
-    share = roofline.of_cell(s)
+    share = tuning.share_of(s)
     return (share.share, share.binds) if share else (None, "")
 
 

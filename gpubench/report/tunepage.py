@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import answertable, roofline, tuning, tuningtables
+from gpubench.analysis import answertable, tuning, tuningtables
 from gpubench.analysis.layout import Column
 from gpubench.analysis.tuning import Evidence, View
 from gpubench.goal import Metric
@@ -115,7 +115,7 @@ def _limits(found: View) -> list[dict[str, Any]]:
 
 
 def _left(found: View) -> list[dict[str, Any]]:
-    share = roofline.of_cell(found.summaries[found.best.cell.key]) if found.best else None
+    share = tuning.share_of(found.summaries[found.best.cell.key]) if found.best else None
     if share is None or found.best is None:
         return []
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
