@@ -187,10 +187,14 @@ def tally(found: View) -> dict[str, int]:
     return {name: of[name] for name in STATUSES if of[name]}
 
 
-def measured(found: View) -> int:
-    """Configurations that were measured, whatever came of it."""
-    tried = {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
-    return len(tried)
+def measured(found: View) -> set[str]:
+    """Keys of configurations that were measured, whatever came of it."""
+    return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
+
+
+def behind(s: Standing) -> float:
+    """Cost / the leader's, to sort by; infinite where it is not known."""
+    return (s.behind.value if s.behind else None) or math.inf
 
 
 def spent_s(found: View) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 from gpubench.analysis import answertable, gauges, metrics, stats, tuning
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import KEY, Column, Table, metric, with_axes
-from gpubench.analysis.race import Standing
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tuning import STATUSES, View
 from gpubench.goal import Metric
@@ -104,7 +103,7 @@ def others(found: View) -> Table:
     """Everything that is not recommended, and why: what came nearest first."""
     rows = [s for s in found.standings if s.status != "leader"]
     order = list(STATUSES)
-    rows.sort(key=lambda s: (order.index(s.status), _behind(s)))
+    rows.sort(key=lambda s: (order.index(s.status), tuning.behind(s)))
     goal = found.goal.objective
     columns = (
         Column(name="outcome", help="what became of it"), Column(name="why"),
@@ -125,7 +124,3 @@ def others(found: View) -> Table:
 
 UNSAID = ("ruled-out", "not reached", "missing")
 """What the outcome says already."""
-
-
-def _behind(s: Standing) -> float:
-    return (s.behind.value if s.behind else None) or float("inf")

@@ -151,7 +151,9 @@ def tried(found: View) -> str:
     words = tuning.STATUSES | {"violates": "break a limit", "ruled-out": "ruled out unmeasured"}
     rest = [f"{n} {words[k]}" for k, n in counts.items() if k != "leader"]
     space = len(found.standings)
-    text = f"Tried {tuning.measured(found)} of {space} configuration{'' if space == 1 else 's'}"
+    text = (
+        f"Tried {len(tuning.measured(found))} of {space} configuration{'' if space == 1 else 's'}"
+    )
     text += f" in {units.clock(tuning.spent_s(found))} of measuring"
     text = f"{text}: {', '.join(rest)}" if rest else text
     return "; ".join(filter(None, [text, left(found)]))
@@ -232,7 +234,7 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
             "key": near.cell.key,
             "beyond": [{"limit": k.limit, "share": tuning.excess(k)} for k in near.limits],
         },
-        "tried": tuning.tally(found), "measured": tuning.measured(found),
+        "tried": tuning.tally(found), "measured": len(tuning.measured(found)),
         "seconds": tuning.spent_s(found),
         "roofline": found.best and tuning.share_of(found.summaries[found.best.cell.key]),
         "front": sorted(tuning.front(found)),
