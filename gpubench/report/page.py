@@ -68,8 +68,8 @@ class Value(Struct, frozen=True):
 
 
 def safe_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return escape.encoded(value).translate(_UNSAFE)
+    """JSON that may stand inside a script element, which draws what it says."""
+    return escape.drawn(value).translate(_UNSAFE)
 
 
 @cache
