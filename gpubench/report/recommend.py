@@ -138,10 +138,10 @@ def kept(each: Kept) -> str:
     if each.value is None:
         return f"{text}: not measured"
     text += f": {metric.text(each.value)}"
-    if each.missing:
-        return f"{text}, {each.missing} samples too few to tell"
     if each.worst is None or each.state == "violated":
         return text
+    if each.missing:
+        return f"{text}, {each.missing} samples too few to tell"
     return f"{text}, one repeat in 100 would show {metric.text(each.worst)}"
 
 

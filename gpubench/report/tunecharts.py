@@ -113,7 +113,7 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
     y = _axis([p["y"] for p in points], f"{metric.name} ({AXIS[metric.kind]})", "y")
     x: dict[str, Any] = {"field": "x", "type": "quantitative", "axis": {"grid": False},
                          "title": "seconds since the start",
-                         "scale": {"nice": False, "padding": 8}}  # fmt: skip
+                         "scale": {"nice": False, "padding": 8, "zero": True}}  # fmt: skip
     best = {"transform": [{"filter": "datum.best != null"}],
             "mark": {"type": "line", "strokeWidth": 2, "interpolate": "step-after",
                      "color": "var(--ink)"},
