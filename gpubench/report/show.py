@@ -29,6 +29,8 @@ STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
     "unsupported": "the backend cannot do this cell",
     "missing": "planned, but not in the file",
+    "ruled-out": "a search did not measure it: it could not have been chosen",
+    "not reached": "the search ended, or was interrupted, before its turn",
     WIDE: "the interval is wider than policy.target_half_width, and more repeats were allowed",
 }
 
@@ -144,9 +146,10 @@ def command(header: Header, key: str = "KEY") -> str:
     """The command that measures one cell again: the run's own, with only this cell.
 
     Where its results went, other cells and ``--require`` (of backends it leaves out) are dropped.
-    Of an arm of an A/B: the command that compares again, as a cell alone has no rival.
+    Of an arm of an A/B: the command that compares again, as a cell alone has no rival. Of a
+    search: the one that searches again, as no suite file holds its cells.
     """
-    if header.pairing:
+    if header.pairing or header.search:
         return _again(header, ("-o", "--output", "--resume", "--json"))
     return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
 
@@ -159,7 +162,8 @@ def resume(header: Header, out: str | Path) -> str:
 def _again(header: Header, drop: Sequence[str], *extra: str) -> str:
     if header.command[:1] == ["pytest"]:
         return shlex.join(header.command)
-    verb, words = "ab" if header.pairing else "run", header.command
+    verb = "ab" if header.pairing else "tune" if header.search else "run"
+    words = header.command
     words = words[words.index(verb) + 1 :] if verb in words else [header.suite.name]
     kept: dict[bool, list[str]] = {False: [], True: []}
     for name, group in _options(words):
