@@ -173,6 +173,8 @@ class _Walk:
         done: _Done | None,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
+        pairing = job.sides[0].header.pairing
+        self._rates = bool(pairing and pairing.rates)
         self._plans = {side.arm: side.plan for side in job.sides}
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
@@ -188,7 +190,7 @@ class _Walk:
         """Number of the next pair."""
         for b, c in done.pairs if done else ():
             place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
-            self._note(str(place), c.stage, pair_of(b, c))
+            self._note(str(place), c.stage, pair_of(b, c, self._rates))
             self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
 
     def measure(self) -> None:
@@ -309,7 +311,7 @@ class _Walk:
             self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
-            pair = pair_of(records["baseline"], records["candidate"])
+            pair = pair_of(records["baseline"], records["candidate"], self._rates)
         if pair is None:
             self._broken.add(key)
         else:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import roofline
+from gpubench.analysis.race import CHECK
 from gpubench.backends.base import Backend
 from gpubench.goal import Metric
 from gpubench.record import Record
@@ -36,8 +37,6 @@ BUILD = 0.5
 """Of what is left for the search: the most that one build may take ..."""
 LEAST_BUILD_S = 10.0
 """... but never less than this, or nothing could be built."""
-ACCURACY = 1
-"""The repeat that checks accuracy on many images: only what has taken the lead gets to it."""
 
 
 class AgentBench:
@@ -70,6 +69,13 @@ class AgentBench:
         self.broken: dict[str, str] = {}
         """Modules that the agent cannot import, and why; known once it was started."""
 
+    def workers(self) -> None:
+        """Start the agent, unless it runs."""
+        if not self._agent.running:
+            self._watcher.begin(0)
+            self._watcher.task(None, "starting workers (imports, once)", 0)
+            self.broken = self._agent.start().errors
+
     def start(self) -> None:
         """Start the agent, make the references, and measure what hardware can do.
 
@@ -78,9 +84,7 @@ class AgentBench:
         """
         if self._began is not None:
             return
-        self._watcher.begin(0)
-        self._watcher.task(None, "starting workers (imports, once)", 0)
-        self.broken = self._agent.start().errors
+        self.workers()
         self._prepared = prepare(
             self._asked, self._queue(), self._plan, self._backends, self.broken, self._watcher
         )
@@ -110,7 +114,7 @@ class AgentBench:
         task, policy = self._tasks[cell.key], self._plan.suite.policy
         assert isinstance(task, Ready), cell.label  # noqa: S101
         request = Measure(cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
-                          repeat=0 if repeat == ACCURACY else 1)  # fmt: skip
+                          repeat=0 if repeat == CHECK else 1)  # fmt: skip
         words = f"round {repeat}" if repeat else "first try"
         begin, begun = monotonic(), now()
 

@@ -242,11 +242,12 @@ class _Walk:
 
 def valid(ask: Callable[[], Reply]) -> tuple[Reply, int]:
     """What a measurement gave, and how often before outside evidence spoiled it."""
-    for invalidated in range(MAX_INVALID + 1):
+    invalidated = 0
+    while True:
         reply = ask()
-        if not isinstance(reply, Done) or not reply.invalid:
-            break
-    return reply, invalidated
+        if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
+            return reply, invalidated
+        invalidated += 1
 
 
 def append(writer: Writer, record: Record) -> None:

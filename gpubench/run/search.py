@@ -23,8 +23,6 @@ EXPLORE = (0.6, 0.72)
 """Of the budget: no exploration after this; the second, where the race was decided early."""
 SEARCH = 0.8
 """Of the budget: no race after this; the rest is the evidence's."""
-CONFIRMED = 2
-"""Repeats of whatever leads, before anything is ruled out because of it."""
 
 
 class Bench(Protocol):
@@ -34,7 +32,7 @@ class Bench(Protocol):
         """Build what the cell needs; why it cannot be measured, or None."""
 
     def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat in a fresh process. Repeat 1 is the one that checks accuracy."""
+        """One repeat in a fresh process; `race.CHECK` is the one that checks all answers."""
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """The best value that the metric could have, in its unit; None: unknown."""
@@ -57,13 +55,14 @@ def search(
     proposer: Proposer,
     records: Sequence[Record],
     note: Callable[[Record], None],
+    told: Callable[[Sequence[Standing]], None] = lambda _: None,
 ) -> list[Standing]:
     """Go on from ``records`` until the race is decided or the budget ends; where all cells stand.
 
-    ``note`` gets each new record as soon as it is there. At the end it gets one for every cell that
-    was never measured.
+    ``note`` gets each new record as soon as it is there, and at the end one for every cell that was
+    never measured; ``told`` where all stand after each of them.
     """
-    walk = _Walk(cells, search, bench, records, note)
+    walk = _Walk(cells, search, bench, list(records), note, told)
     walk.baseline()
     for share in EXPLORE:
         walk.explore(proposer, share * search.budget_s)
@@ -86,8 +85,10 @@ class _Walk:
         bench: Bench,
         records: Sequence[Record],
         note: Callable[[Record], None],
+        told: Callable[[Sequence[Standing]], None],
     ) -> None:
-        self._cells, self._search, self._bench, self._note = cells, search, bench, note
+        self._cells, self._search, self._bench = cells, search, bench
+        self._note, self._told = note, told
         self._records = [r for r in records if r.status != "ruled-out"]
         self._said = {r.cell.key: r.reason for r in records if r.status == "ruled-out"}
         """What was written of cells that were never measured."""
@@ -139,12 +140,11 @@ class _Walk:
         return [(cell, repeat) for cell, repeat in wanted if (cell.key, repeat) not in self._done]
 
     def _confirm(self) -> None:
-        """Measure again what leads, until what leads was measured more than once."""
-        while (leads := leader(self._standings)) and leads.n < CONFIRMED:
-            repeat = 1
-            if (leads.cell.key, repeat) in self._done:
+        """Measure what leads once more, with all answers checked, until what leads was."""
+        while leads := leader(self._standings):
+            if (leads.cell.key, race.CHECK) in self._done:
                 break
-            self._measure(leads.cell, repeat)
+            self._measure(leads.cell, race.CHECK)
 
     def _measure(self, cell: Cell, repeat: int) -> None:
         if (cell.key, repeat) in self._done:
@@ -155,6 +155,7 @@ class _Walk:
         self._done.add((cell.key, repeat))
         self._note(record)
         self._standings = self._judged()
+        self._told(self._standings)
 
     def _judged(self) -> list[Standing]:
         return race.judge(self._cells, self._records, self._search, self._bench.best)
