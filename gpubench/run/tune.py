@@ -80,7 +80,7 @@ def run(job: Job, watcher: Watcher) -> Outcome:
                 if not job.resume and not walk.records:
                     writer.path.unlink(missing_ok=True)
                 raise
-    return Outcome(read(job.out), best and verify.evidence(job.out / verify.DIRECTORY), best)
+    return Outcome(read(job.out), verify.evidence(job.out / verify.DIRECTORY), best)
 
 
 def finished(job: Job) -> bool:
