@@ -306,6 +306,19 @@ def read_all(paths: Sequence[str | Path]) -> list[RecordFile]:
     return found
 
 
+EVIDENCE = "evidence"
+"""In the directory of a search: its A/B of the recommended cell against today's default."""
+
+
+def read_evidence(path: str | Path) -> tuple[RecordFile, RecordFile] | None:
+    """(baseline, candidate) of the A/B in a search's directory; None without both arms."""
+    arms = [Path(path) / EVIDENCE / arm for arm in get_args(Arm)]
+    if not all((arm / RECORDS).exists() for arm in arms):
+        return None
+    baseline, candidate = map(read, arms)
+    return baseline, candidate
+
+
 def _line(
     path: Path,
     number: int,

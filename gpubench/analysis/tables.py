@@ -15,6 +15,7 @@ from gpubench.analysis import answertable, pathtables, stats
 from gpubench.analysis.causes import MATTERS
 from gpubench.analysis.cells import (
     QUANTILES,
+    UNTRIED,
     Summary,
     baseline_of,
     but,
@@ -246,5 +247,9 @@ def _failures(summaries: list[Summary]) -> Table:
     rows: list[list[Any]] = [
         [*([p.summary.run] if several else []), p.summary.cell.label, [p.status], p.repeats,
          p.reason, p.remedy, p.summary.key] for p in problems(summaries)
+        if p.status not in UNTRIED
     ]  # fmt: skip
-    return Table("Skips and failures", columns, rows, [])
+    untried = sum(s.status in UNTRIED for s in summaries)
+    notes = [f"{untried} more cells of a search were not measured, which is no problem: its HTML "
+             "report says why."]  # fmt: skip
+    return Table("Skips and failures", columns, rows, notes if untried else [])
