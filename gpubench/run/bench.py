@@ -97,7 +97,7 @@ class AgentBench:
         self._watcher.task(None, "measuring what the hardware can do", 0)
         for cell in cells:
             self._ceilings.of(cell)
-        self._watcher.begin(len(self._plan.planned))
+        self._watcher.begin(-1)
         self._began = monotonic()
 
     def ready(self, cell: Cell) -> Record | None:

@@ -33,7 +33,7 @@ class Watcher(Protocol):
     """Whoever shows the run to a person; every method returns at once."""
 
     def begin(self, total: int) -> None:
-        """Preparing (``total`` 0) or measuring so many tasks starts."""
+        """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
         """This is now in hand."""

@@ -19,6 +19,8 @@ from gpubench.record import Record
 from gpubench.run.results import now
 from gpubench.suite import Cell
 
+BASELINE = 0.25
+"""Of the budget: no more sizes of today's default after this, but the first."""
 EXPLORE = (0.6, 0.72)
 """Of the budget: no exploration after this; the second, where the race was decided early."""
 SEARCH = 0.8
@@ -60,7 +62,7 @@ def search(
     """Go on from ``records`` until the race is decided or the budget ends; where all cells stand.
 
     ``note`` gets each new record as soon as it is there, and at the end one for every cell that was
-    never measured; ``told`` where all stand after each of them.
+    ruled out; ``told`` where all stand after each of them.
     """
     walk = _Walk(cells, search, bench, list(records), note, told)
     walk.baseline()
@@ -96,9 +98,9 @@ class _Walk:
         self._standings = self._judged()
 
     def baseline(self) -> None:
-        """Today's default, whatever the budget: it is what the rest is held against."""
-        for cell in self._cells:
-            if cell.key in self._search.baseline:
+        """Today's default, which the rest is held against: one batch size in any case."""
+        for place, cell in enumerate(c for c in self._cells if c.key in self._search.baseline):
+            if not place or self._bench.elapsed() < BASELINE * self._search.budget_s:
                 self._measure(cell, 0)
         self._confirm()
 
@@ -124,14 +126,13 @@ class _Walk:
             self._confirm()
 
     def end(self) -> list[Standing]:
-        """Say of each cell that was never measured why."""
+        """Say of each cell that was ruled out why. Of what the time did not reach nothing is said:
+        it is planned, and has no record."""
         for standing in self._standings:
-            if standing.status in ("ruled-out", "unmeasured"):
-                reason = standing.reason or "not tried"
-                if self._said.get(standing.cell.key) != reason:
-                    ruled_out = Record(cell=standing.cell, repeat=0, status="ruled-out",
-                                       reason=reason, started=now())  # fmt: skip
-                    self._note(ruled_out)
+            cell, reason = standing.cell, standing.reason
+            if standing.status == "ruled-out" and self._said.get(cell.key) != reason:
+                said = Record(cell=cell, repeat=0, status="ruled-out", reason=reason, started=now())
+                self._note(said)
         return self._standings
 
     def _wanted(self) -> list[tuple[Cell, int]]:

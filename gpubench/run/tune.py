@@ -36,8 +36,8 @@ REPEATS = 3
 class Watcher(driver.Watcher, Protocol):
     """Whoever shows a search to a person."""
 
-    def course(self, words: str) -> None:
-        """How far it is, and what leads."""
+    def course(self, tried: str, leads: str) -> None:
+        """How far it is, and what leads now."""
 
 
 class Job(Struct, frozen=True):
@@ -188,7 +188,8 @@ class _Walk:
         self._watcher.recorded(record)
 
     def _told(self, standings: Sequence[Standing]) -> None:
-        self._watcher.course(course(standings, self._job.search))
+        if any(s.n for s in standings):
+            self._watcher.course(*course(standings, self._job.search))
 
 
 def today(standings: Sequence[Standing], search: Search) -> Standing | None:
@@ -203,12 +204,13 @@ def today(standings: Sequence[Standing], search: Search) -> Standing | None:
     )
 
 
-def course(standings: Sequence[Standing], search: Search) -> str:
-    """'12 of 96 tried, 30 ruled out; leads: openvino int8 b8 x2 throughput, 5,120 images/s'."""
+def course(standings: Sequence[Standing], search: Search) -> tuple[str, str]:
+    """('12 of 96 tried, 30 ruled out', 'leads: openvino int8 b8 x2 throughput, 5,120 images/s')."""
     tried = sum(s.n > 0 or s.status == "failed" for s in standings)
     out = sum(s.status == "ruled-out" for s in standings)
     said = f"{tried} of {len(standings)} tried" + (f", {out} ruled out" if out else "")
-    if (leads := leader(standings)) and leads.value.value:
-        value = search.goal.objective.text(leads.value.value)
-        return f"{said}; leads: {leads.cell.label}, {value}"
-    return f"{said}; none keeps the limits so far"
+    leads = leader(standings)
+    if leads is None or not leads.value.value:
+        return said, "nothing keeps the limits so far"
+    value = search.goal.objective.text(leads.value.value)
+    return said, f"leads: {leads.cell.label}, {value}"
