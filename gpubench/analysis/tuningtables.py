@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import geometric_mean
 from typing import Any
 
-from gpubench.analysis import answertable, metrics, stats, tuning
+from gpubench.analysis import answertable, gauges, metrics, roofline, stats, tuning
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import KEY, Column, Table, metric, with_axes
 from gpubench.analysis.race import Standing
@@ -15,6 +15,10 @@ from gpubench.goal import Metric
 
 UNITS = {"throughput": "images/s", "latency": "ns", "energy": "J", "memory": "bytes"}
 """Of a metric, as columns name them."""
+
+ROOFLINE = metric("of the roofline", "fraction", "higher", "share of what the measured peak of "
+                  "matrix products and the bandwidth of memory leave possible")  # fmt: skip
+BINDS = Column(name="binds", help="which side of the roofline is the lower one")
 
 
 def build(found: View) -> list[Table]:
@@ -30,12 +34,14 @@ def front(found: View) -> Table:
     summaries = [found.summaries[s.cell.key] for s in rows]
     rows.sort(key=lambda s: -(found.summaries[s.cell.key].throughput.value or 0.0))
     extra = [m for m in _asked(found) if any(mean(s, m).value for s in summaries)]
+    roof = (ROOFLINE, BINDS) if any(roofline.of_cell(s) for s in summaries) else ()
     columns = (
         metric("images/s", "images/s", "higher", "images of all replicas / wall time"),
         metric("time of a batch", "ns", "lower", "median"),
         *(metric(m.name, UNITS[m.kind], "lower", "mean of logs over the repeats that have it")
           for m in extra),
         *(column for column, _ in answertable.bound(summaries)),
+        *roof,
         Column(name="outcome", help="what became of it"),
     )  # fmt: skip
     body = []
@@ -43,7 +49,7 @@ def front(found: View) -> Table:
         each = found.summaries[s.cell.key]
         values = [each.throughput, each.p50, *(mean(each, m) for m in extra),
                   *(value(each) for _, value in answertable.bound(summaries)),
-                  STATUSES[s.status], flags_of(each)]  # fmt: skip
+                  *_roofline(each)[: len(roof)], STATUSES[s.status], flags_of(each)]  # fmt: skip
         body.append((each, values))
     notes = ["Of the measured configurations with right answers. Limits do not count here: "
              "the front shows what they cost. 95 % intervals."]  # fmt: skip
@@ -59,8 +65,15 @@ def _asked(found: View) -> list[Metric]:
     return [m for m in dict.fromkeys(asked) if m not in plain]
 
 
+def _roofline(s: Summary) -> tuple[float | None, str]:
+    share = roofline.of_cell(s)
+    return (share.share, share.binds) if share else (None, "")
+
+
 def mean(s: Summary, asked: Metric) -> Estimate:
     """Of the repeats that ended well; of memory the most."""
+    if asked.kind == "energy":
+        return gauges.energy(s) or Estimate(why="not counted")
     values = [v for r in s.records if r.status == "ok" and (v := metrics.value(r, asked))]
     if asked.kind == "memory":
         return Estimate(value=max(values), n=len(values)) if values else Estimate()

@@ -45,9 +45,10 @@ FOLD_ROWS = 200
 
 WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
          "one replica owns", "answers",
-         "decoder", "loader", "bottleneck", "slower side", "outcome", "choice")  # fmt: skip
+         "decoder", "loader", "bottleneck", "slower side", "outcome", "choice",
+         "binds")  # fmt: skip
 """Columns of short words that stay on one line."""
-WIDE = ("limited by", "shared out", "why", "best without it")
+WIDE = ("limited by", "shared out", "why", "best without it", "options")
 
 SCRIPTS = ("page.js", "charts.js", "path.js", "verdict.js", "samples.js", "tune.js")
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import answertable, tuning
+from gpubench.analysis import answertable, roofline, tuning
 from gpubench.analysis.cells import Summary
 from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Kept, Standing
@@ -59,7 +59,7 @@ def where(found: View, s: Standing) -> str:
 def amount(e: Estimate, metric: Metric) -> str:
     """'1,234 images/s [1,220, 1,248]'."""
     shown = show.show(e, Column(name="", unit=UNITS[metric.kind]))
-    unit = {"throughput": " images/s", "energy": " J/image"}.get(metric.kind, "")
+    unit = {"throughput": " images/s", "energy": "/image"}.get(metric.kind, "")
     text = f"{shown.main}{unit}" if shown.main != show.NOTHING else "not known"
     return f"{text} {shown.aside}" if shown.aside.startswith("[") else text
 
@@ -150,7 +150,17 @@ def tried(found: View) -> str:
     space = len(found.standings)
     text = f"Tried {tuning.measured(found)} of {space} configuration{'' if space == 1 else 's'}"
     text += f" in {units.clock(tuning.spent_s(found))} of measuring"
-    return f"{text}: {', '.join(rest)}" if rest else text
+    text = f"{text}: {', '.join(rest)}" if rest else text
+    return "; ".join(filter(None, [text, left(found)]))
+
+
+def left(found: View) -> str:
+    """'58.1 % of the roofline, where compute binds: at most 4,030 images/s'."""
+    share = roofline.of_cell(found.summaries[found.best.cell.key]) if found.best else None
+    if share is None or found.best is None:
+        return ""
+    rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
+    return f"{units.percent(share.share)} of the roofline, where {share.binds} binds: {rate}"
 
 
 def _nothing(found: View) -> list[str]:
@@ -218,7 +228,10 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
             "beyond": [{"limit": k.limit, "share": tuning.excess(k)} for k in near.limits],
         },
         "tried": tuning.tally(found), "measured": tuning.measured(found),
-        "seconds": tuning.spent_s(found), "front": sorted(tuning.front(found)),
+        "seconds": tuning.spent_s(found),
+
+        "roofline": found.best and roofline.of_cell(found.summaries[found.best.cell.key]),
+        "front": sorted(tuning.front(found)),
         "choices": [
             {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,
              "rival": c.rival.cell.key} for c in tuning.choices(found)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import answertable, tuning, tuningtables
+from gpubench.analysis import answertable, roofline, tuning, tuningtables
 from gpubench.analysis.layout import Column
 from gpubench.analysis.tuning import Evidence, View
+from gpubench.goal import Metric
 from gpubench.record import RecordFile
 from gpubench.report import forest, page, recommend, show, tunecharts, verdicts
 from gpubench.report.verdictpage import PATHS
@@ -66,7 +67,7 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     tiles = []
     if best is not None:
         shown = show.show(best.value, Column(name="", unit=tuningtables.UNITS[goal.kind]))
-        unit = {"throughput": " images/s", "energy": " per image"}.get(goal.kind, "")
+        unit = {"throughput": " images/s", "energy": "/image"}.get(goal.kind, "")
         tiles.append(_tile(_upper(goal.name), f"{shown.main}{unit}", shown.aside))
         times = show.show(found.gain, Column(name="", unit="x"))
         what = f"{recommend.BETTER[goal.kind]} today's default"
@@ -78,6 +79,7 @@ def _tiles(found: View) -> list[dict[str, Any]]:
                            default or ""))  # fmt: skip
         tiles.append(_answers(found))
         tiles += _limits(found)
+        tiles += _left(found)
     measured = tuning.measured(found)
     rest = [f"{n} {text}" for name, text in tuning.STATUSES.items()
             if name != "leader" and (n := counts.get(name))]  # fmt: skip
@@ -110,6 +112,19 @@ def _limits(found: View) -> list[dict[str, Any]]:
         )  # fmt: skip
         made.append(_tile(_upper(metric.name), value, aside, more))
     return made
+
+
+def _left(found: View) -> list[dict[str, Any]]:
+    share = roofline.of_cell(found.summaries[found.best.cell.key]) if found.best else None
+    if share is None or found.best is None:
+        return []
+    rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
+    side = {"compute": "the measured peak of matrix products",
+            "memory": "the measured bandwidth of memory"}[share.binds]  # fmt: skip
+    times = units.significant(1 / share.share) if share.share else show.NOTHING
+    more = "nothing that this roofline knows of" if share.share >= 1 else f"{times} times as fast"
+    return [_tile("How much is left", units.percent(share.share), "of the roofline",
+                  f"{share.binds} binds: {side}", f"it allows {rate}: {more}")]  # fmt: skip
 
 
 def _tile(title: str, main: str, aside: str, *more: str) -> dict[str, Any]:

@@ -48,7 +48,8 @@ from gpubench.run.processes import (
     session_members,
 )
 from gpubench.run.team import Team
-from gpubench.run.telemetry import Telemetry
+from gpubench.run.telemetry import Telemetry, idle_watts
+from gpubench.samples import window_ns
 from gpubench.workload import reference
 
 REFERENCE_TIMEOUT_S = 3600.0
@@ -70,6 +71,8 @@ class Agent:
         self._gpus: list[Gpu] | None = None
         self._shared: dict[str, Shared] = {}
         """By cell, so that all repeats and replicas share out their cores alike."""
+        self._idle: dict[int, float | None] = {}
+        """By the number of GPUs (0: of the CPU), what they draw before the first task there."""
 
     def handle(self, request: Request) -> Reply:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
@@ -115,9 +118,10 @@ class Agent:
         request = self._placed(asked)
         if isinstance(request, Failure):
             return request
+        idle = self._idle_watts(request)
         team = self._team(request, request.policy.timeout_s, len(request.cores))
         try:
-            with _telemetry(request, team) as telemetry:
+            with _telemetry(request, team, idle) as telemetry:
                 team.telemetry = telemetry
                 found = team.answers(self._closed, self._emit)
             return _result(found, team, telemetry)
@@ -133,9 +137,10 @@ class Agent:
             measure = self._placed(request.measure)
             if isinstance(measure, Failure):
                 return measure
+            idle = self._idle_watts(measure)
             team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
             self._teams[request.team] = team
-            team.telemetry = _telemetry(measure, team)
+            team.telemetry = _telemetry(measure, team, idle)
         else:
             if request.team not in self._teams:
                 return Failure("error", f"no team {request.team!r} was begun")
@@ -153,6 +158,12 @@ class Agent:
         reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
         return _result(found, team, team.telemetry) if team.telemetry else reply
 
+    def _idle_watts(self, request: Measure) -> float | None:
+        gpus = _gpus(request)
+        if len(gpus) not in self._idle:
+            self._idle[len(gpus)] = idle_watts(gpus)
+        return self._idle[len(gpus)]
+
     def _end(self, name: str, reply: Reply) -> Reply:
         team = self._teams.pop(name, None)
         if team is not None:
@@ -160,15 +171,25 @@ class Agent:
         return reply
 
 
-def _telemetry(request: Measure, team: Team) -> Telemetry:
-    gpus = list(range(request.devices)) if request.cell.device == "cuda" else []
+def _gpus(request: Measure) -> list[int]:
+    return list(range(request.devices)) if request.cell.device == "cuda" else []
+
+
+def _telemetry(request: Measure, team: Team, idle: float | None = None) -> Telemetry:
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
     def residents() -> int:
         """Our processes on one GPU: replicas that share it, and a rival's."""
         return request.cell.replicas_per_device - (-len(team.others) // request.devices)
 
-    return Telemetry(gpus, cores, team.pids, residents=residents)
+    return Telemetry(
+        _gpus(request),
+        cores,
+        team.pids,
+        residents=residents,
+        rivals=lambda: team.others,
+        idle_watts=idle,
+    )
 
 
 def _result(found: Failure | list[WorkerMessage], team: Team, telemetry: Telemetry) -> Reply:
@@ -182,10 +203,12 @@ def _result(found: Failure | list[WorkerMessage], team: Team, telemetry: Telemet
 def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
     outcomes = [answer for answer in found if isinstance(answer, Outcome)]
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
+    turns = ([o.samples for o in outcomes], [o.again for o in outcomes if o.again])
+    energy = telemetry.energy([window_ns(turn) for turn in turns])
     return Done(
         outcomes,
         reference.merge(parities) if parities else None,
-        telemetry.result() | {"start_s": team.start_s},
+        telemetry.result() | {"start_s": team.start_s} | ({"energy": energy} if energy else {}),
         telemetry.flags(),
         telemetry.invalid,
         worst_path(outcome.path for outcome in outcomes),

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from gpubench.goal import Goal, Metric, Search
+from gpubench.limits import Ceiling, Work
 from gpubench.record import Record, RecordFile
 from gpubench.suite import Cell, Policy
 from tests.report import make, make_pairs
@@ -18,6 +19,8 @@ from tests.report import make, make_pairs
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GAIN = {"fp32": 1.0, "bf16": 4.0, "int8": 7.0}
 CORES = 8
+WORK = Work(flops=3.6e9, weights=11.7e6, activations=1e7, ends=2e5)
+PEAK = {"fp32": 1.2e12, "bf16": 8e12, "int8": 16e12}
 
 
 def cell(**changes: Any) -> Cell:
@@ -53,8 +56,11 @@ def record(c: Cell, repeat: int, rng: np.random.Generator, at: float, **changes:
     """One measurement that began ``at`` seconds after the start."""
     wrong = c.backend == "openvino" and c.precision == "int8"
     made = make.record(c, repeat, rng, samples=60, factor=factor(c), passed=not wrong)
+    ceiling = Ceiling(work=WORK, flops_per_s=PEAK[c.precision], bytes_per_s=1e11,
+                      precision=c.precision)  # fmt: skip
     started = (START + timedelta(seconds=at)).isoformat(timespec="milliseconds")
-    return replace(made, started=started.replace("+00:00", "Z"), wall_s=1.7, **changes)
+    return replace(made, started=started.replace("+00:00", "Z"), wall_s=1.7, ceiling=ceiling,
+                   **changes)  # fmt: skip
 
 
 def search(planned: Sequence[Cell], goal: Goal | None = None) -> Search:
