@@ -23,9 +23,11 @@ from gpubench.processes import die_with_parent
 from gpubench.run import worker
 from gpubench.run.messages import (
     Begin,
+    Count,
     Done,
     End,
     Failure,
+    Gauge,
     Measure,
     Outcome,
     Preload,
@@ -53,6 +55,8 @@ from gpubench.samples import window_ns
 from gpubench.workload import reference
 
 REFERENCE_TIMEOUT_S = 3600.0
+GAUGE_TIMEOUT_S = 120.0
+"""Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
 PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
@@ -80,6 +84,8 @@ class Agent:
             return self._turn(request)
         if isinstance(request, Measure):
             return self._measure(request)
+        if isinstance(request, Count | Gauge):
+            return self._once(self._aimed(request), GAUGE_TIMEOUT_S)  # type: ignore[return-value]
         timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
@@ -96,11 +102,21 @@ class Agent:
         finally:
             team.end()
 
+    def _aimed(self, request: Count | Gauge) -> Count | Gauge:
+        """At the first GPU, if at any."""
+        if not isinstance(request, Gauge) or request.device != "cuda":
+            return request
+        uuids = [one.uuid for one in self._visible() if one.index == 0]
+        return replace(request, uuid=uuids[0] if uuids else "")
+
+    def _visible(self) -> list[Gpu]:
+        if self._gpus is None:
+            self._gpus = visible_gpus()
+        return self._gpus
+
     def _placed(self, request: Measure) -> Measure | Failure:
         """With everything that only this machine's agent knows."""
-        if request.cell.device == "cuda" and self._gpus is None:
-            self._gpus = visible_gpus()
-        request = placed(request, self._gpus or [])
+        request = placed(request, self._visible() if request.cell.device == "cuda" else [])
         if not asks_to_share(request):
             return request
         key = request.cell.key

@@ -17,9 +17,11 @@ from gpubench.run.cluster import Cluster, Peer
 from gpubench.run.messages import (
     Begin,
     BuildReference,
+    Count,
     Done,
     End,
     Failure,
+    Gauge,
     Measure,
     Preloaded,
     Prepare,
@@ -111,6 +113,8 @@ class Nodes:
         """Measure on the nodes that the cell needs; prepare on all that any cell needs."""
         if isinstance(request, Measure):
             return self._measure(request, progress)
+        if isinstance(request, Count | Gauge):
+            return Failure("error", "of several machines no roofline is measured")
         assert isinstance(request, BuildReference | Prepare)  # noqa: S101
         what = family(request.cell) if isinstance(request, Prepare) else ""
         replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
