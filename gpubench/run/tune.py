@@ -24,13 +24,14 @@ from gpubench.run.driver import append
 from gpubench.run.plan import Plan
 from gpubench.run.results import now, skipped
 from gpubench.run.search import SEARCH, leader, search
-from gpubench.suite import Cell, Option
+from gpubench.suite import Cell, Option, Policy
 
 BEST = "best.toml"
 FINISHED = "result.json"
 """Written last: a search that has it is over."""
-REPEATS = 3
-"""Of `best.toml`: as many as an ordinary suite has."""
+TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "sample_s", "block_s",
+         "budget_s", "timeout_s")  # fmt: skip
+"""What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
 
 
 class Watcher(driver.Watcher, Protocol):
@@ -115,10 +116,9 @@ def checked(job: Job) -> RecordFile:
 
 
 def best_toml(job: Job, cell: Cell) -> str:
-    """A suite of one cell, which `gpubench run` measures as any other."""
-    policy = replace(
-        job.plan.suite.policy, repeats=REPEATS, max_repeats=REPEATS, sample_s=verify.SAMPLE_S
-    )
+    """A suite of one cell: `gpubench run` measures it as long as any, and by the same floors."""
+    trial, plain = job.plan.suite.policy, Policy()
+    policy = replace(trial, **{name: getattr(plain, name) for name in TRIAL})
     words = f"{job.search.goal.objective.name} of {cell.model}: {cell.label}"
     return space.to_toml(cell, policy, "best", f"What gpubench tune recommends for {words}")
 

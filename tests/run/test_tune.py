@@ -20,7 +20,7 @@ from gpubench.run.client import OnProgress
 from gpubench.run.messages import BAD_CALIBRATION, Failure, Prepare, Prepared, Reply, Request
 from gpubench.run.progress import Silent
 from gpubench.run.tune import Job
-from gpubench.suite import Cell
+from gpubench.suite import Cell, Policy
 from tests.conftest import POLICY
 from tests.run.benches import cells
 
@@ -128,7 +128,8 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     path.write_text(tune.best_toml(job, found.best))
     suite = suitefile.load(str(path), setup.catalog())
     assert suitefile.expand(suite, "cpu", 99) == [found.best]
-    assert suite.policy.repeats == tune.REPEATS
+    assert suite.policy.repeats == Policy().repeats
+    assert suite.policy.min_top1_agreement == 1.0
 
 
 def test_what_breaks_in_the_proof_is_not_recommended(
