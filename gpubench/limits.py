@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Amount = Annotated[float, Meta(ge=0, le=1e18)]
-Rate = Annotated[float, Meta(gt=0, le=1e18)]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
 
 
 class Work(Struct, frozen=True, kw_only=True):

@@ -224,6 +224,8 @@ class RecordFile(Struct, frozen=True):
 RECORDS = "records.jsonl"
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+NO_CEILING = "no_ceiling"
+"""In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
 BEGIN = b'{"header":{'

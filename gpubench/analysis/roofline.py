@@ -12,7 +12,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.analysis.cells import Summary
 from gpubench.goal import Metric
 from gpubench.limits import Ceiling
 from gpubench.record import Record
@@ -44,14 +43,19 @@ class Share(Struct, frozen=True, kw_only=True):
 
 
 def share(record: Record) -> Share | None:
-    """How near ``record`` came; None without a ceiling or a timing."""
-    ceiling, cell = record.ceiling, record.cell
-    batch_ns = _batch_ns(record)
-    if ceiling is None or not batch_ns:
-        return None
+    """How near ``record`` came; None without a ceiling, a timing, or any product."""
+    value = record.value() if record.ceiling else None
+    return against(record.cell, record.ceiling, value) if record.ceiling and value else None
+
+
+def against(cell: Cell, ceiling: Ceiling, value: float) -> Share | None:
+    """Of a repeat's ``value``: as `Record.value`, ns per batch (latency) or images/s."""
     work, images = ceiling.work, cell.total_batch
+    if work.flops < 1:
+        return None
+    batch_ns = value if cell.scenario == "latency" else 1e9 * images / value
     numbers = cell.replicas * work.weights + images * work.activations
-    moved = numbers * BYTES[cell.precision]
+    moved = max(1.0, numbers * BYTES[cell.precision])
     compute_ns = 1e9 * images * work.flops / ceiling.flops_per_s
     memory_ns = 1e9 * moved / ceiling.bytes_per_s
     least = max(compute_ns, memory_ns)
@@ -60,14 +64,8 @@ def share(record: Record) -> Share | None:
         binds="compute" if compute_ns >= memory_ns else "memory",
         roofline_ns=least,
         flops_per_s=1e9 * images * work.flops / batch_ns,
-        intensity=images * work.flops / moved if moved else 0.0,
+        intensity=images * work.flops / moved,
     )
-
-
-def of_cell(s: Summary) -> Share | None:
-    """Of all its repeats with a good result the one in the middle (of two the lower)."""
-    found = [each for r in s.records if r.status == "ok" and (each := share(r))]
-    return sorted(found, key=lambda each: each.share)[(len(found) - 1) // 2] if found else None
 
 
 def best(cell: Cell, ceiling: Ceiling | None, metric: Metric) -> float | None:
@@ -92,11 +90,3 @@ def best(cell: Cell, ceiling: Ceiling | None, metric: Metric) -> float | None:
     moved = max(0.0, replica - ceiling.cache_bytes)
     seconds = cell.batch_size * work.flops / (flops_per_s / cell.devices)
     return 1e9 * max(seconds, moved / (MARGIN * ceiling.bytes_per_s)) or None
-
-
-def _batch_ns(record: Record) -> float | None:
-    """In which all replicas did one batch each: by images/s, or by the median latency."""
-    if record.cell.scenario == "latency":
-        return record.median_ns()
-    rate = record.images_per_s()
-    return 1e9 * record.cell.total_batch / rate if rate else None

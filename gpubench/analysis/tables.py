@@ -11,7 +11,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from gpubench.analysis import answertable, pathtables, stats
+from gpubench.analysis import answertable, pathtables, rooftable, stats
 from gpubench.analysis.causes import MATTERS
 from gpubench.analysis.cells import (
     QUANTILES,
@@ -61,6 +61,7 @@ def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None)
     made = [
         _latency(latency, bases, against),
         _throughput(throughput, bases, against),
+        rooftable.table(summaries),
         *pathtables.build(summaries),
         _scaling(diagnose(summaries) if found is None else found),
         _jobs(throughput),

@@ -14,9 +14,10 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from gpubench.analysis import gate, interleaved, metrics, race, signflip, stats
+from gpubench.analysis import gate, interleaved, metrics, race, roofline, signflip, stats
 from gpubench.analysis.cells import Summary, summarise
 from gpubench.analysis.race import Kept, Standing
+from gpubench.analysis.roofline import Share
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.verdicts import Comparison
 from gpubench.errors import InputError
@@ -186,10 +187,14 @@ def tally(found: View) -> dict[str, int]:
     return {name: of[name] for name in STATUSES if of[name]}
 
 
-def measured(found: View) -> int:
-    """Configurations that were measured, whatever came of it."""
-    tried = {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
-    return len(tried)
+def measured(found: View) -> set[str]:
+    """Keys of configurations that were measured, whatever came of it."""
+    return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
+
+
+def behind(s: Standing) -> float:
+    """Cost / the leader's, to sort by; infinite where it is not known."""
+    return (s.behind.value if s.behind else None) or math.inf
 
 
 def spent_s(found: View) -> float:
@@ -216,6 +221,12 @@ def excess(kept: Kept) -> float:
         return math.inf
     bound = kept.limit.bound
     return (bound / value if kept.limit.metric.more_is_better else value / bound) - 1
+
+
+def share_of(s: Summary) -> Share | None:
+    """Of the roofline: of all repeats that ended well the one in the middle (of two the lower)."""
+    found = [share for r in s.records if r.status == "ok" and (share := roofline.share(r))]
+    return sorted(found, key=lambda x: x.share)[(len(found) - 1) // 2] if found else None
 
 
 # ------------------------------------------------------------------------------ choices

@@ -5,10 +5,9 @@ from __future__ import annotations
 from statistics import geometric_mean
 from typing import Any
 
-from gpubench.analysis import answertable, gauges, metrics, roofline, stats, tuning
+from gpubench.analysis import answertable, gauges, metrics, rooftable, stats, tuning
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import KEY, Column, Table, metric, with_axes
-from gpubench.analysis.race import Standing
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tuning import STATUSES, View
 from gpubench.goal import Metric
@@ -34,7 +33,7 @@ def front(found: View) -> Table:
     summaries = [found.summaries[s.cell.key] for s in rows]
     rows.sort(key=lambda s: -(found.summaries[s.cell.key].throughput.value or 0.0))
     extra = [m for m in _asked(found) if any(mean(s, m).value for s in summaries)]
-    roof = (ROOFLINE, BINDS) if any(roofline.of_cell(s) for s in summaries) else ()
+    roof = (ROOFLINE, BINDS) if any(map(rooftable.binding, summaries)) else ()
     columns = (
         metric("images/s", "images/s", "higher", "images of all replicas / wall time"),
         metric("time of a batch", "ns", "lower", "median"),
@@ -49,7 +48,8 @@ def front(found: View) -> Table:
         each = found.summaries[s.cell.key]
         values = [each.throughput, each.p50, *(mean(each, m) for m in extra),
                   *(value(each) for _, value in answertable.bound(summaries)),
-                  *_roofline(each)[: len(roof)], STATUSES[s.status], flags_of(each)]  # fmt: skip
+                  *(rooftable.estimate(each), rooftable.binding(each))[: len(roof)],
+                  STATUSES[s.status], flags_of(each)]  # fmt: skip
         body.append((each, values))
     notes = ["Of the measured configurations with right answers. Limits do not count here: "
              "the front shows what they cost. 95 % intervals."]  # fmt: skip
@@ -63,11 +63,6 @@ def _asked(found: View) -> list[Metric]:
              Metric("energy")]  # fmt: skip
     plain = (Metric("throughput"), Metric("latency"))
     return [m for m in dict.fromkeys(asked) if m not in plain]
-
-
-def _roofline(s: Summary) -> tuple[float | None, str]:
-    share = roofline.of_cell(s)
-    return (share.share, share.binds) if share else (None, "")
 
 
 def mean(s: Summary, asked: Metric) -> Estimate:
@@ -104,7 +99,7 @@ def others(found: View) -> Table:
     """Everything that is not recommended, and why: what came nearest first."""
     rows = [s for s in found.standings if s.status != "leader"]
     order = list(STATUSES)
-    rows.sort(key=lambda s: (order.index(s.status), _behind(s)))
+    rows.sort(key=lambda s: (order.index(s.status), tuning.behind(s)))
     goal = found.goal.objective
     columns = (
         Column(name="outcome", help="what became of it"), Column(name="why"),
@@ -125,7 +120,3 @@ def others(found: View) -> Table:
 
 UNSAID = ("ruled-out", "not reached", "missing")
 """What the outcome says already."""
-
-
-def _behind(s: Standing) -> float:
-    return (s.behind.value if s.behind else None) or float("inf")

@@ -32,8 +32,9 @@ Run = Callable[[], object]
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Type of the products -> torch's of their operands; 'int8' has an operator of its own."""
-WINDOW_S, WINDOWS = 0.06, 3
-"""How long a rate is measured for, and how often; of each of the two best kernels."""
+WINDOW_S, WINDOWS, ENOUGH_S = 0.015, 12, 0.2
+"""How long a rate is measured for, how often, and after which time no more; of each of the two best
+kernels. Short ones: other processes leave some of them alone."""
 PATIENCE_S = 0.05
 """A kernel that would take longer for one call is left out: its type is emulated here."""
 WORTH = 0.7
@@ -114,7 +115,10 @@ class Cores:
         def window() -> float:
             return _timed(self._own.run, kernel.amount, WINDOW_S)
 
-        return max(sum(self.together(window)) for _ in range(WINDOWS))
+        end, seen = perf_counter() + ENOUGH_S, [sum(self.together(window))]
+        while len(seen) < WINDOWS and perf_counter() < end:
+            seen.append(sum(self.together(window)))
+        return max(seen)
 
 
 def _timed(run: Run, amount: float, seconds: float) -> float:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.analysis import answertable, stats
+from gpubench.analysis import answertable, rooftable, stats
 from gpubench.analysis.cells import (
     QUANTILES,
     Problem,
@@ -95,6 +96,8 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
         yield "throughput", "images/s", s.throughput
     if base is not None and base is not s:
         yield "speed-up", "ratio", speedup(base, s)
+    if binds := rooftable.binding(s):
+        yield "share of the roofline", "ratio", replace(rooftable.estimate(s), why=binds)
     if job := job_of(s):
         yield "share of ideal", "ratio", job.share
         yield "dispatch overhead per batch", "ns", Estimate(value=job.claim_ns)

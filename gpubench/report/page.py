@@ -48,7 +48,7 @@ WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "
          "decoder", "loader", "bottleneck", "slower side", "outcome", "choice",
          "binds")  # fmt: skip
 """Columns of short words that stay on one line."""
-WIDE = ("limited by", "shared out", "why", "best without it", "options")
+WIDE = ("limited by", "shared out", "why", "best without it")
 
 SCRIPTS = ("page.js", "charts.js", "path.js", "verdict.js", "samples.js", "tune.js")
 
@@ -68,8 +68,8 @@ class Value(Struct, frozen=True):
 
 
 def safe_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return escape.encoded(value).translate(_UNSAFE)
+    """JSON that may stand inside a script element, which draws what it says."""
+    return escape.drawn(value).translate(_UNSAFE)
 
 
 @cache
@@ -148,10 +148,10 @@ def _page(
 ) -> str:
     from markupsafe import Markup
 
-    summaries = summarise(files)
+    summaries = [s for s in summarise(files) if not tune or s.key in tune["listed"]]
     found = diagnose(summaries)
     drawn = charts.build(summaries)
-    samples = series.build(summaries)
+    samples = series.build([s for s in summaries if not tune or s.key in tune["sampled"]])
     path = pathview.page(summaries)
     drawn |= {"verdict": evidence or None, "samples": samples, "path": path, "tune": tuned}
     lines = pathview.headline(summaries)
@@ -230,7 +230,7 @@ def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
     ]
     columns = [
         {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else
-         "wide" if c.name in WIDE else "",
+         "wide" if c.name in WIDE else "whole" if c.name == "options" else "",
          "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
     ]  # fmt: skip
     name = table.title.lower().replace(" ", "-")

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import answertable, roofline, tuning
+from gpubench.analysis import answertable, tuning
 from gpubench.analysis.cells import Summary
 from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Kept, Standing
@@ -151,7 +151,9 @@ def tried(found: View) -> str:
     words = tuning.STATUSES | {"violates": "break a limit", "ruled-out": "ruled out unmeasured"}
     rest = [f"{n} {words[k]}" for k, n in counts.items() if k != "leader"]
     space = len(found.standings)
-    text = f"Tried {tuning.measured(found)} of {space} configuration{'' if space == 1 else 's'}"
+    text = (
+        f"Tried {len(tuning.measured(found))} of {space} configuration{'' if space == 1 else 's'}"
+    )
     text += f" in {units.clock(tuning.spent_s(found))} of measuring"
     text = f"{text}: {', '.join(rest)}" if rest else text
     return "; ".join(filter(None, [text, left(found)]))
@@ -159,7 +161,7 @@ def tried(found: View) -> str:
 
 def left(found: View) -> str:
     """'58.1 % of the roofline, where compute binds: at most 4,030 images/s'."""
-    share = roofline.of_cell(found.summaries[found.best.cell.key]) if found.best else None
+    share = tuning.share_of(found.summaries[found.best.cell.key]) if found.best else None
     if share is None or found.best is None:
         return ""
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
@@ -232,9 +234,9 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
             "key": near.cell.key,
             "beyond": [{"limit": k.limit, "share": tuning.excess(k)} for k in near.limits],
         },
-        "tried": tuning.tally(found), "measured": tuning.measured(found),
+        "tried": tuning.tally(found), "measured": len(tuning.measured(found)),
         "seconds": tuning.spent_s(found),
-        "roofline": found.best and roofline.of_cell(found.summaries[found.best.cell.key]),
+        "roofline": found.best and tuning.share_of(found.summaries[found.best.cell.key]),
         "front": sorted(tuning.front(found)),
         "choices": [
             {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,

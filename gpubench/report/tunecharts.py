@@ -205,12 +205,9 @@ def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
         path = CROSS if shape == "cross" else shape
         mark = {"type": "point", "shape": path, "size": size, "strokeWidth": 1.6,
                 "opacity": 0.55 if state == "worse" else 1}  # fmt: skip
-        if state == "leader":
-            mark |= {"stroke": "var(--ink)", "strokeWidth": 2}
-        encoding = {"color": colour, "tooltip": {"field": "tip"},
-                    "fill": colour if filled else {"value": "var(--paper)"}}  # fmt: skip
-        if state == "leader":
-            encoding["stroke"] = {"value": "var(--ink)"}
+        fill = colour if filled else {"value": "var(--paper)"}
+        edge = {"stroke": {"value": "var(--ink)"}} if state == "leader" else {"color": colour}
+        encoding = {**edge, "fill": fill, "tooltip": {"field": "tip"}}
         made.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
                      "encoding": encoding})  # fmt: skip
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import answertable, roofline, tuning, tuningtables
+from gpubench.analysis import answertable, tuning, tuningtables
 from gpubench.analysis.layout import Column
 from gpubench.analysis.tuning import Evidence, View
 from gpubench.goal import Metric
@@ -16,6 +16,10 @@ from gpubench.report.verdictpage import PATHS
 _RIGHT = Column(name="right", unit="share of n")
 
 SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8"}
+SAMPLED = 20
+"""Cells that are not told apart and whose samples are drawn, at most."""
+LISTED = 200
+"""Cells in the run's own tables, at most: the page stays below 3 MB."""
 WHAT = ("measures it again", "writes what serves it")
 """What `recommend.commands` do."""
 
@@ -50,8 +54,24 @@ def context(
         ],
         "behind": [{**c, "look": looks[c["verdict"]]} for c in behind.get("cells", ())],
         "evidence": "The recommended configuration against today's default, interleaved.",
+        "sampled": _sampled(found), "listed": _listed(found),
         "tables": [page.table(t, of_cell) for t in tuningtables.build(found)], "again": command,
     }  # fmt: skip
+
+
+def _sampled(found: View) -> list[str]:
+    """Cells whose samples are drawn: hundreds would make the page too large to be quick."""
+    near = [s.cell.key for s in found.standings if s.status in ("leader", "alive")][:SAMPLED]
+    also = [s.cell.key for s in (found.best, found.base) if s]
+    return [*near, *also]
+
+
+def _listed(found: View) -> list[str]:
+    """Cells that the run's own tables have: those measured, the best first."""
+    order, measured = list(tuning.STATUSES), tuning.measured(found)
+    tried = [s for s in found.standings if s.cell.key in measured]
+    tried.sort(key=lambda s: (order.index(s.status), tuning.behind(s)))
+    return [s.cell.key for s in tried[:LISTED]] + [s.cell.key for s in (found.base,) if s]
 
 
 def _behind(found: View, evidence: Evidence | None) -> dict[str, Any]:
@@ -80,7 +100,7 @@ def _tiles(found: View) -> list[dict[str, Any]]:
         tiles.append(_answers(found))
         tiles += _limits(found)
         tiles += _left(found)
-    measured = tuning.measured(found)
+    measured = len(tuning.measured(found))
     rest = [f"{n} {text}" for name, text in tuning.STATUSES.items()
             if name != "leader" and (n := counts.get(name))]  # fmt: skip
     tiles.append(_tile("Tried", f"{measured} of {len(found.standings)}",
@@ -115,16 +135,16 @@ def _limits(found: View) -> list[dict[str, Any]]:
 
 
 def _left(found: View) -> list[dict[str, Any]]:
-    share = roofline.of_cell(found.summaries[found.best.cell.key]) if found.best else None
+    share = tuning.share_of(found.summaries[found.best.cell.key]) if found.best else None
     if share is None or found.best is None:
         return []
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     side = {"compute": "the measured peak of matrix products",
             "memory": "the measured bandwidth of memory"}[share.binds]  # fmt: skip
     times = units.significant(1 / share.share) if share.share else show.NOTHING
-    more = "nothing that this roofline knows of" if share.share >= 1 else f"{times} times as fast"
+    more = f"it allows {rate}" + (f", {times} times as many" if share.share < 1 else "")
     return [_tile("How much is left", units.percent(share.share), "of the roofline",
-                  f"{share.binds} binds: {side}", f"it allows {rate}: {more}")]  # fmt: skip
+                  f"{share.binds} binds: {side}", more)]  # fmt: skip
 
 
 def _tile(title: str, main: str, aside: str, *more: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from gpubench import environment
 from gpubench.analysis import gate
 from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
-from gpubench.errors import RecordError
+from gpubench.errors import InputError, RecordError
 from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, read
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
@@ -197,7 +197,13 @@ class _Walk:
 
     def measure(self) -> None:
         """All rounds."""
-        self._prepare()
+        try:
+            self._prepare()
+        except InputError:
+            if not self._job.resume:
+                for writer in self._writers.values():
+                    writer.path.unlink(missing_ok=True)  # nothing was measured
+            raise
         self._pairs = {key: self._pairs.get(key, gate.Pairs()) for key in self._ready}
         begin, promised, round_ = monotonic(), ("", 0), 0
         while wanted := self._wanted(monotonic() - begin):

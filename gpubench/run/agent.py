@@ -233,12 +233,12 @@ def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
 
 def main(requests_fd: int, replies_fd: int) -> None:
     """Serve until the driver closes its end, or dies; nothing is left then."""
-    for number in ENDING:
-        signal.signal(number, _leave)
-    die_with_parent(signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         try:
+            for number in ENDING:
+                signal.signal(number, _leave)
+            die_with_parent(signal.SIGTERM)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
         finally:
             _end_once()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
 from gpubench.limits import Ceiling, Work
-from gpubench.record import Record
+from gpubench.record import NO_CEILING, Record
 from gpubench.run.client import Asked
 from gpubench.run.messages import Count, Counted, Failure, Gauge, Gauged, Request
 from gpubench.run.prepare import Telling
@@ -27,8 +27,6 @@ CUDA = {
 _Answer = TypeVar("_Answer", Counted, Gauged)
 _Place = tuple[str, tuple[int, ...]]
 """Device and cores."""
-NOTE = "no_ceiling"
-"""In `Record.facts`: why there is no roofline."""
 
 
 class Ceilings:
@@ -74,7 +72,7 @@ class Ceilings:
         found = self._of(record.cell)
         if isinstance(found, Ceiling):
             return replace(record, ceiling=found)
-        return replace(record, facts=record.facts | {NOTE: found}) if found else record
+        return replace(record, facts=record.facts | {NO_CEILING: found}) if found else record
 
     def _of(self, cell: Cell) -> Ceiling | str:
         if cell.key not in self._found:

@@ -21,7 +21,7 @@ from gpubench.run.watch import POWER_CAP, THROTTLED, Watch
 JOIN_LIMIT_S = 10.0
 STEAL_LIMIT = 0.02
 BUSY_LIMIT = 0.10
-IDLE_S = 2.0
+IDLE_S = 1.0
 """How long a GPU, or the CPU, is looked at before the first task there."""
 
 

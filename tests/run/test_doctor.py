@@ -150,6 +150,17 @@ def test_backends_and_their_remedies(
     assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
 
 
+def test_a_decoder_on_a_device_is_not_there_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.decoders, "names", lambda: ["pil", "nvjpeg"])
+    imports = {key: {"version": "1", "seconds": 0.5} for key in ("torch", "torchvision", "PIL")}
+    with_one = by_name(doctor._decoders(imports, 30, cuda=True))
+    assert {check.status for check in with_one.values()} == {"ok"}
+    without = by_name(doctor._decoders(imports, 30, cuda=False))
+    assert without["pil"] == with_one["pil"]
+    assert without["nvjpeg"].status == "note"
+    assert without["nvjpeg"].detail.startswith("decodes on a CUDA device, and none is visible; ")
+
+
 def test_render_cuts_nothing_and_takes_text_literally() -> None:
     from rich.console import Console
 
