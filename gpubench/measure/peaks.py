@@ -98,6 +98,10 @@ class Cores:
 
         return [future.result() for future in [self._pool.submit(one) for _ in range(self.size)]]
 
+    def close(self) -> None:
+        """End them."""
+        self._pool.shutdown()
+
     def load(self, kernel: Kernel) -> float:
         """Make it in every thread; the rate at its second call."""
 
@@ -132,13 +136,14 @@ def _timed(run: Run, amount: float, seconds: float) -> float:
 
 
 def cpu(cores: Sequence[int], types: Sequence[str], memory: bool) -> Peaks:
-    """Of ``cores`` together. The process is of no use for anything else afterwards."""
+    """Of ``cores`` together."""
     threads, cache = Cores(cores), caches(cores)
-    rates = {}
+    rates: dict[str, float] = {}
     for kind in types:
         with suppress(RuntimeError, NotImplementedError, AttributeError):  # torch here has none
             rates[kind] = fastest(threads, _kernels(kind))
     speed = threads.best(_reading(len(cores), cache)) if memory else 0.0
+    threads.close()
     return Peaks(rates, speed, cache)
 
 

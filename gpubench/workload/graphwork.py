@@ -31,6 +31,8 @@ _OF_SHAPES = ("Add", "Cast", "Concat", "Div", "Gather", "Mul", "Range", "Reshape
               "Squeeze", "Sub", "Unsqueeze")  # fmt: skip
 _INTEGERS = (6, 7)
 """onnx.TensorProto.INT32 and INT64."""
+_ROUNDS = 16
+"""Shapes that follow from what was computed of shapes that followed ... at most."""
 _MOST_VALUES = 4096
 """Larger tensors hold weights, never a shape."""
 
@@ -106,10 +108,16 @@ def _for_one_image(file: Path) -> tuple[ModelProto, int]:
     del graph.value_info[:]  # they speak of any batch size
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = shape_inference.infer_shapes(model, data_prop=True)
-    if _fold(inferred.graph):
-        inferred = shape_inference.infer_shapes(inferred, data_prop=True)
-    return inferred, batch
+    try:
+        model = shape_inference.infer_shapes(model, data_prop=True)
+        for _ in range(_ROUNDS):
+            if not _fold(model.graph):
+                break
+            model = shape_inference.infer_shapes(model, data_prop=True)
+    except shape_inference.InferenceError as error:
+        words = f"model {str(file)!r}: its shapes cannot be inferred: {error}"
+        raise InputError(words) from error
+    return model, batch
 
 
 def _fold(graph: GraphProto) -> bool:
@@ -121,9 +129,12 @@ def _fold(graph: GraphProto) -> bool:
     from onnx.reference import ReferenceEvaluator
 
     shapes = _shapes(graph)
+    tensors = [(t.name, t) for t in graph.initializer]
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    tensors += [(n.output[0], a.t) for n in constants for a in n.attribute if a.name == "value"]
     values = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
+        name: numpy_helper.to_array(tensor)
+        for name, tensor in tensors
         if tensor.data_type in _INTEGERS and math.prod(tensor.dims) <= _MOST_VALUES
     }
     known, left = set(values), []
@@ -142,9 +153,10 @@ def _fold(graph: GraphProto) -> bool:
         else:
             left.append(node)
     made = [numpy_helper.from_array(values[name], name) for name in values if name not in known]
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(left)
-    graph.initializer.extend(made)
+    if made:
+        del graph.node[:], graph.value_info[:]  # what is known of shapes is known in part
+        graph.node.extend(left)
+        graph.initializer.extend(made)
     return bool(made)
 
 
