@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from gpubench import suiteschema
 from gpubench.errors import SuiteError
 from gpubench.goal import Goal
-from gpubench.suite import Boundary, Catalog, Option, OptionValue, Precision, Scenario, Workload
+from gpubench.space import declared
+from gpubench.suite import Boundary, Catalog, OptionValue, Precision, Scenario, Workload
 from gpubench.suiteschema import nearest
 
 BATCH_SIZES = {"cpu": 32, "cuda": 128}
@@ -83,17 +84,12 @@ def default(
         batch_sizes=tuple(2**i for i in range(most.bit_length())),
         placements=tuple(_on_gpus(gpus, goal) if device == "cuda" else _on_cores(cores)),
         options={
-            name: {o.name: tuple(o.search) for o in options if _searched(o)}
+            name: {o.name: tried for o in options if (tried := declared.tried(o))}
             for name, options in catalog.backends.items()
         },
         cores=cores,
         gpus=gpus,
     )
-
-
-def _searched(option: Option) -> bool:
-    """What is declared wrongly is told when its backend is asked for cells."""
-    return isinstance(option.search, tuple | list) and bool(option.search)
 
 
 def _on_cores(n: int) -> Iterator[Placement]:

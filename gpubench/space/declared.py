@@ -34,6 +34,12 @@ def check(backend: str, options: Iterable[Option]) -> None:
             )
 
 
+def tried(option: Option) -> tuple[OptionValue, ...]:
+    """Its ``search``; () where that is no tuple, which `check` tells whoever asks for cells."""
+    _, search, _ = _as_given(option)
+    return tuple(search) if isinstance(search, tuple | list) else ()
+
+
 def canonical(
     options: Sequence[Option], values: Mapping[str, OptionValue], fields: Mapping[str, str]
 ) -> dict[str, OptionValue]:

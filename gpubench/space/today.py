@@ -49,7 +49,7 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
     kept = declared.canonical(options, named, fields_of(space, precision))
     for o in options:
         if o.name in named and o.name not in kept and not same(named[o.name], o.default):
-            raise _no_baseline(o.name, words[o.name], f"no effect here; {declared.condition(o)}")
+            raise _no_baseline(o.name, words[o.name], f"no effect here, {declared.condition(o)}")
     place = _place(given, space)
     sizes = (given["batch_size"],) if "batch_size" in given else space.batch_sizes
     return [cell_of(space, backend, precision, place, size, kept) for size in sizes]
