@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from gpubench import tomlfile
 from gpubench.errors import SuiteError
 from gpubench.suite import (
     Axes,
@@ -27,23 +27,29 @@ from gpubench.suite import (
     Suite,
     Workload,
 )
-from gpubench.suiteschema import MOST, Mistake, Schema, mistakes, nearest, same, schema, show
+from gpubench.suiteschema import (
+    MOST,
+    Mistake,
+    Schema,
+    mistakes,
+    nearest,
+    same,
+    schema,
+    show,
+    typed,
+)
+from gpubench.tomlfile import Data, Places
 
 __all__ = ["expand", "find", "load", "schema", "shipped"]
 
-MAX_BYTES = 2**20
+WHAT = "suite"
+"""What its file is called in messages."""
 MAX_CELLS = 10_000
 MAX_RULES = 1_000
 MAX_MATCHES = 1_000_000
 """Cells times exclusion rules."""
-_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
-"""Of a key of n parts tomllib keeps all n^2 / 2 beginnings: 200 kB of them take 40 GB."""
 WEIGHTS = ("probe", "random", "file")
 IMAGES = ("digits", "photos", "synthetic")
-
-Data = dict[str, Any]
-Places = Mapping[str, str]
-"""Dotted key -> how to call it in a message: the option that has overridden it."""
 
 
 def shipped() -> list[Path]:
@@ -77,7 +83,7 @@ def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | Non
     """
     path = find(name_or_path)
     rules = schema(catalog)
-    data = _read(path)
+    data = tomlfile.read(path, WHAT)
     suite = _build(path, data, rules, path.parent, {})
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     if not given:
@@ -156,30 +162,6 @@ def _matches(rule: Mapping[str, OptionValue], cell: Cell) -> bool:
 # ------------------------------------------------------------------------------ reading
 
 
-def _read(path: Path) -> Data:
-    def wrong(what: str) -> SuiteError:
-        return SuiteError(f"suite {path}: {what}")
-
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise wrong(f"cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_BYTES:
-        raise wrong(f"larger than {MAX_BYTES:,} bytes; this is no suite")
-    try:
-        text = raw.decode("utf-8-sig")
-        if _DOTTED.search(text):
-            raise wrong("not valid TOML for a suite: a key of 20 parts or more")
-        return tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise wrong(f"not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise wrong(f"not valid TOML: {error}") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
-        raise wrong(f"not valid TOML: {error}") from error
-
-
 def _merge(
     suite: Suite, data: Data, given: Mapping[str, Any], rules: Schema
 ) -> tuple[Data, dict[str, str]]:
@@ -195,7 +177,7 @@ def _merge(
         if section is None:
             known = [k for keys in sections.values() for k in keys]
             raise SuiteError(f"{option}: there is no such key in a suite; {nearest(key, known)}")
-        merged.setdefault(section, {})[key] = _typed(value, sections[section][key])
+        merged.setdefault(section, {})[key] = typed(value, sections[section][key])
         places[f"{section}.{key}"] = option
     if "repeats" in given and "max_repeats" not in given:
         merged["policy"]["max_repeats"] = merged["policy"]["repeats"]
@@ -210,19 +192,6 @@ def _merge(
     return merged, places
 
 
-def _typed(value: Any, rule: Schema) -> Any:
-    """``value`` with strings from the command line as numbers where a number is wanted."""
-    if isinstance(value, list | tuple):
-        return [_typed(item, rule) for item in value]
-    kinds = {branch.get("type") for branch in (rule, *rule.get("anyOf", ()))}
-    if isinstance(value, str) and kinds & {"integer", "number"}:
-        try:
-            return int(value) if "integer" in kinds else float(value)
-        except ValueError:
-            return value  # the check says what is wrong with it
-    return value
-
-
 # ------------------------------------------------------------------------------ validating
 
 
@@ -233,7 +202,7 @@ def _build(path: Path, data: Data, rules: Schema, base: Path, places: Places) ->
         checks = _cross_checks(suite, data, overridden=bool(places))
         found = list(itertools.islice(checks, MOST + 1))
     if found:
-        raise _error(path, found, places)
+        raise tomlfile.error(WHAT, path, found, places)
     return suite
 
 
@@ -381,15 +350,3 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
 
 def _found(value: str, test: Callable[[Path], bool]) -> bool:
     return Path(value).is_absolute() and _is(Path(value), test)  # `_convert` made it absolute
-
-
-def _error(path: Path, found: list[Mistake], places: Places) -> SuiteError:
-    """One message for all mistakes; those of an override name the option, not the file."""
-    lines = []
-    for mistake in found[:MOST]:
-        key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
-        lines.append(str(mistake._replace(at=places[key]) if key else mistake))
-    if len(lines) == 1:
-        return SuiteError(f"suite {path}: {lines[0]}")
-    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
-    return SuiteError("\n  ".join([f"suite {path} has {many}:", *lines]))

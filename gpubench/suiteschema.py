@@ -39,6 +39,8 @@ _PLAIN = re.compile(r"[\w-]{1,80}", re.ASCII)
 MAX_INT = 2**31 - 1
 MAX_NUMBER = 1e9
 """Bounds of every number in a suite, so that none overflows further down."""
+BATCH_SIZE: Schema = {"type": "integer", "minimum": 1, "maximum": 65_536}
+REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
 
 HELP = {
     "description": "One line for `gpubench list suites`.",
@@ -132,9 +134,9 @@ def schema(catalog: Catalog) -> Schema:
     shared = {
         "backend": _enum(names),
         "precision": _enum(get_args(Precision)),
-        "batch_size": {"type": "integer", "minimum": 1, "maximum": 65_536},
-        "replicas": {"type": "integer", "minimum": 1, "maximum": 1024},
-        "replicas_per_device": {"type": "integer", "minimum": 1, "maximum": 1024},
+        "batch_size": BATCH_SIZE,
+        "replicas": REPLICAS,
+        "replicas_per_device": REPLICAS,
         "scenario": _enum(get_args(Scenario)),
         "boundary": _enum(get_args(Boundary)),
         "dispatch": _enum(get_args(Dispatch)),
@@ -288,6 +290,21 @@ def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:
             if (isinstance(item, bool), item) in seen:  # as `same`
                 yield Mistake(f"{at}[{i}]", item, "given twice")
             seen.add((isinstance(item, bool), item))
+
+
+def typed(value: Any, rule: Schema) -> Any:
+    """``value`` with strings from the command line as what ``rule`` wants: 8, 0.5, true."""
+    if isinstance(value, list | tuple):
+        return [typed(item, rule) for item in value]
+    kinds = {branch.get("type") for branch in (rule, *rule.get("anyOf", ()))}
+    if isinstance(value, str) and kinds & {"integer", "number"}:
+        try:
+            return int(value) if "integer" in kinds else float(value)
+        except ValueError:
+            return value  # the check says what is wrong with it
+    if isinstance(value, str) and "boolean" in kinds:
+        return {"true": True, "false": False}.get(value, value)
+    return value
 
 
 def same(a: Any, b: Any) -> bool:
