@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from gpubench import space
-from gpubench.analysis import metrics, roofline
+from gpubench.analysis import metrics, race, roofline
 from gpubench.goal import Goal, Limit, Metric, Search
 from gpubench.limits import Ceiling
-from gpubench.record import Record, RecordFile
+from gpubench.record import RecordFile
 from gpubench.run import propose, setup
-from gpubench.run.search import Bench, Proposer, leader, search
+from gpubench.run.search import Bench, Proposer, search
 from gpubench.suite import Cell, OptionValue
 from tests.benchmarks.tune import record
 from tests.benchmarks.tune.recorded import Recorded, Replay
@@ -56,8 +55,8 @@ def questions(file: RecordFile) -> list[Case]:
     free = everything.best(Goal(RATE), metrics.value)
     if free is None:
         return []
-    rate = everything.mean(free, RATE, metrics.value)
-    slowest = everything.mean(free, LATENCY, metrics.value)
+    rate = everything.worth(free, RATE, metrics.value)
+    slowest = everything.worth(free, LATENCY, metrics.value)
     cases = [Case("throughput", Goal(RATE))]
     for share in (0.7, 0.45, 0.3):
         limit = Limit(LATENCY, share * slowest)
@@ -95,8 +94,15 @@ def bounds(file: RecordFile) -> Callable[[Cell, Metric], float | None]:
     return lambda cell, metric: roofline.best(cell, known.get(cell.key), metric)
 
 
-def answer(file: RecordFile, case: Case, way: Proposing, seed: int, budget_s: float) -> Outcome:
-    """One search, replayed."""
+def answer(
+    file: RecordFile,
+    case: Case,
+    way: Proposing,
+    seed: int,
+    budget_s: float,
+    truth: RecordFile | None = None,
+) -> Outcome:
+    """One search, replayed on ``file``, and judged by ``truth`` (of what is real: the same)."""
     recorded = Recorded(file, case.drop)
     today = tuple(cell.key for cell in record.today(recorded.cells))
     wanted = Search(goal=case.goal, baseline=today, budget_s=budget_s, seed=seed)
@@ -108,20 +114,23 @@ def answer(file: RecordFile, case: Case, way: Proposing, seed: int, budget_s: fl
 
     proposer = way.make(recorded.cells, wanted, bench, where)
     standings = search(recorded.cells, wanted, bench, proposer, (), lambda record: None)
-    top = leader(standings)
-    best = recorded.best(case.goal, metrics.value)
+    top = race.recommended(standings)
+    judge = Recorded(truth, case.drop) if truth else recorded
+    best = judge.best(case.goal, metrics.value)
     return Outcome(
         found=top.cell.label if top else "",
         best=best.label if best else "",
-        reach=_reach(recorded, case.goal.objective, top.cell if top else None, best),
+        reach=_reach(judge, case.goal.objective, top.cell if top else None, best),
         cost=bench.elapsed() / recorded.exhaustive_s(),
         tasks=bench.tasks,
-        broken=recorded.broken(top.cell, case.goal.limits, metrics.value) if top else [],
+        broken=judge.broken(top.cell, case.goal.limits, metrics.value) if top else [],
     )
 
 
 def _reach(recorded: Recorded, metric: Metric, found: Cell | None, best: Cell | None) -> float:
     if found is None or best is None:
         return float(found is best)
-    ratio = recorded.mean(found, metric, metrics.value) / recorded.mean(best, metric, metrics.value)
+    ratio = recorded.worth(found, metric, metrics.value) / recorded.worth(
+        best, metric, metrics.value
+    )
     return ratio if metric.more_is_better else 1 / ratio

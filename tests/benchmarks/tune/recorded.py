@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from statistics import median
 
 from msgspec.structs import replace
 
@@ -70,10 +70,10 @@ class Recorded:
         found = [value(record, metric) for record in self.of(cell)]
         return [each for each in found if each is not None]
 
-    def mean(self, cell: Cell, metric: Metric, value: Value) -> float:
-        """Geometric, over the rounds: what a cell is worth."""
+    def worth(self, cell: Cell, metric: Metric, value: Value) -> float:
+        """The median of the rounds, since a burst of somebody else's work can hit one of them."""
         found = self.values(cell, metric, value)
-        return math.exp(fmean(map(math.log, found))) if found else math.nan
+        return median(found) if found else math.nan
 
     def broken(self, cell: Cell, limits: Sequence[Limit], value: Value) -> list[str]:
         """Limits that the cell breaks in some round: '3 of 5 rounds: p90 latency <= 20 ms'."""
@@ -88,10 +88,10 @@ class Recorded:
         return found
 
     def best(self, goal: Goal, value: Value) -> Cell | None:
-        """The best mean of those that keep every limit in every round; None where none does."""
+        """The best of those that keep every limit in every round; None where none does."""
         able = [c for c in self.cells if not self.broken(c, goal.limits, value)]
         sign = -1 if goal.objective.more_is_better else 1
-        return min(able, key=lambda c: sign * self.mean(c, goal.objective, value), default=None)
+        return min(able, key=lambda c: sign * self.worth(c, goal.objective, value), default=None)
 
 
 def _judged(record: Record, drop: float | None) -> Record:
