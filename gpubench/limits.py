@@ -35,3 +35,5 @@ class Ceiling(Struct, frozen=True, kw_only=True):
     """Measured bandwidth of memory."""
     precision: str
     """What the products of that peak were computed in: 'bf16'."""
+    cache_bytes: Amount = 0.0
+    """Of the caches that its replicas share: what may stay there from one batch to the next."""

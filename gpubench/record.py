@@ -138,6 +138,15 @@ class Record(Struct, frozen=True, kw_only=True):
         """The repeat's one number: median ns per batch (latency) or images/s (throughput)."""
         return self.images_per_s() if self.cell.scenario == "throughput" else self.median_ns()
 
+    def joules_per_image(self) -> float | None:
+        """None: this machine, or whoever wrote the record, could not count energy."""
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """Peak memory of all replicas, on the host."""
+        peaks = [max(s.peak_host_bytes for s in each) for each in zip(*self.visits, strict=False)]
+        return sum(peaks) if peaks and all(peaks) else None
+
 
 class Pairing(Struct, frozen=True, kw_only=True):
     """What makes a run one arm of an interleaved A/B."""

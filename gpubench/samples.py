@@ -116,16 +116,23 @@ def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
     start, end = window
     found = []
     for s in replicas:
-        total = sum(s.durations_ns)
-        scale = (s.end_ns - s.start_ns) / total if total else 0.0
-        at, inside = float(s.start_ns), 0.0
-        for d in s.durations_ns:
-            stop = at + d * scale
-            if stop > at:
-                inside += max(0.0, min(stop, end) - max(at, start)) / (stop - at)
-            at = stop
+        ends = list(accumulate(s.durations_ns))
+        scale = (s.end_ns - s.start_ns) / ends[-1] if ends else 0.0
+        inside = 0.0
+        if scale > 0:
+            first, last = (_done(ends, (at - s.start_ns) / scale) for at in (start, end))
+            inside = last - first
         found.append(inside * s.iterations * batch_size * 1e9 / (end - start))
     return found
+
+
+def _done(ends: Sequence[int], at: float) -> float:
+    """How many samples are over at a time, where ``ends`` says when each is; one may be in part."""
+    n = bisect_right(ends, at)
+    if at <= 0 or n == len(ends):
+        return float(n)
+    begin = ends[n - 1] if n else 0
+    return n + (at - begin) / (ends[n] - begin)
 
 
 def ideal_rate(replicas: Sequence[Samples], batch_size: int) -> float:

@@ -1,0 +1,92 @@
+"""Does a configuration keep a limit, and would it again?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
+
+from msgspec import Struct
+
+from gpubench import units
+from gpubench.analysis import metrics, stats
+from gpubench.analysis.noise import Noise
+from gpubench.goal import Limit
+
+PROMISED = 0.99
+"""Chance that another repeat keeps a limit that is called met."""
+TWICE = 2
+"""Repeats that nothing is promised below."""
+SETTLED = 3
+"""Repeats after which a limit that more of them could not show to be met counts as broken."""
+
+State = Literal["met", "open", "violated"]
+
+
+class Kept(Struct, frozen=True):
+    """One limit and one configuration."""
+
+    limit: Limit
+    value: float | None
+    """Mean of logs over repeats; None where it was not measured."""
+    state: State
+    """met: every repeat kept it, and with PROMISED another would. violated: with PROMISED another
+    would break it. Percentiles are met only with `stats.minimum_n` samples."""
+    worst: float | None = None
+    """What one repeat in a hundred would show, or worse."""
+    missing: int = 0
+    """Samples that the percentile still needs."""
+    hopeless: bool = False
+    """open, and more repeats would not help: too close to the limit."""
+
+    @property
+    def text(self) -> str:
+        """'p99 latency 19.2 ms, one repeat in 100 would show 21.3 ms: limit 20 ms'."""
+        metric, bound = self.limit.metric, self.limit.metric.text(self.limit.bound)
+        if self.value is None:
+            return f"{metric.name} could not be measured: limit {bound}"
+        said = f"{metric.name} {metric.text(self.value)}"
+        if self.missing:
+            said += f", {self.missing} samples too few to tell"
+        elif self.state == "open" and self.worst is not None:
+            said += f", one repeat in 100 would show {metric.text(self.worst)}"
+        return f"{said}: limit {bound}"
+
+
+def judged(limit: Limit, values: Sequence[float], noise: Noise, samples: int) -> Kept:
+    """``values``: one for each repeat; ``samples``: latencies of all of them.
+
+    The bound is the one-sided prediction bound of Student's t for one more value, with an sd that
+    is pooled over configurations (Hahn & Meeker, "Statistical Intervals", 1991, section 4.7).
+    """
+    if not values:
+        return Kept(limit, None, "open", hopeless=True)
+    costs, bound = (
+        [metrics.cost(limit.metric, v) for v in values],
+        metrics.cost(limit.metric, limit.bound),
+    )
+    n, centre, reach = len(costs), fmean(costs), noise.t(PROMISED)
+    half = reach * math.sqrt(1 + 1 / n)
+    of_latency = limit.metric.kind == "latency"
+    missing = max(0, stats.minimum_n(limit.metric.quantile) - samples) if of_latency else 0
+    sign = -1 if limit.metric.more_is_better else 1
+    value, worst = (math.exp(sign * x) for x in (centre, centre + half))
+    state: State = "open"
+    if centre - half > bound:
+        state = "violated"
+    elif max(costs) <= bound and centre + half <= bound and n >= TWICE and not missing:
+        state = "met"
+    near = max(costs) > bound or centre + reach > bound
+    return Kept(limit, value, state, worst, missing, state == "open" and n >= SETTLED and near)
+
+
+def over(limit: Limit, value: float, margin: float) -> bool:
+    """Whether ``value``, made better by ``margin`` (0.1: 10 %), still breaks the limit."""
+    best = metrics.cost(limit.metric, value) - math.log1p(margin)
+    return best > metrics.cost(limit.metric, limit.bound)
+
+
+def percent_behind(ratio: float) -> str:
+    """1.1 -> '10.0 % behind'; 0.9 -> '10.0 % ahead'."""
+    return f"{units.percent(abs(ratio - 1))} {'behind' if ratio >= 1 else 'ahead'}"

@@ -1,0 +1,357 @@
+"""Where the configurations of a search stand, and what should be measured next.
+
+Pure functions of (cells, records, search): a search that was interrupted reads its records and goes
+on, and what was dropped comes back by itself when the leader falls.
+
+Repeats 0 and 1 of a cell are its exploration, measured at any time; each repeat from 2 on is a
+round of the race, in which the leader and all that may still beat it were measured side by side.
+A configuration is compared with the leader by its differences of log cost: one for the exploration,
+one for each round that both were in. What a few of them show is in `gpubench.analysis.noise`; in
+short, a single one drops only what costs at least 1.5 times as much.
+
+`Search.alpha` is the chance that a configuration is called worse although it is as good as the
+leader, over all rounds (each of the `LOOKS` looks has its share: Bonferroni). What is not called
+worse is measured further only while it can be better than the leader by more than `Search.delta`,
+at `stats.LEVEL`: so what is as good as the leader and no better does not keep a race going.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench import units
+from gpubench.analysis import kept, metrics, noise, stats
+from gpubench.analysis.kept import Kept as Kept
+from gpubench.analysis.metrics import Best
+from gpubench.analysis.noise import Noise
+from gpubench.analysis.stats import Estimate
+from gpubench.goal import Metric, Search
+from gpubench.record import FAILURES, Record
+from gpubench.suite import Cell
+
+ROUNDS = 8
+"""Rounds of the race that one configuration is measured in, at most."""
+ALONE = 40
+"""Repeats of the leader, at most, while its limits need more samples."""
+LOOKS = ROUNDS + 1
+"""At the differences of one configuration, the exploration's included."""
+MARGIN = 0.1
+"""What a roofline may be too low by."""
+CHECK = 1
+"""The repeat that checks all answers; nothing is ruled out by, or recommended without it."""
+
+Status = Literal["leader", "alive", "worse", "violates", "failed", "ruled-out", "unmeasured"]
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What is known of one configuration."""
+
+    cell: Cell
+    status: Status
+    """violates: breaks a limit, or is so close that it cannot be promised."""
+    reason: str = ""
+    n: int = 0
+    """Good repeats."""
+    value: Estimate = Estimate(why="not measured")
+    """The objective, in its unit; the interval is of the repeats, spread pooled."""
+    behind: Estimate | None = None
+    """Cost / the leader's cost: 1.10 is 10 % worse. By differences within blocks."""
+    limits: tuple[Kept, ...] = ()
+    repeats: tuple[int, ...] = ()
+    """Numbers of the good repeats."""
+    least: float | None = None
+    """What ``behind`` is at least, at `stats.LEVEL`; None of what is not alive."""
+
+    @property
+    def keeps(self) -> bool:
+        """Every limit is met."""
+        return all(each.state == "met" for each in self.limits)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the race that it was measured in."""
+        return sum(r > CHECK for r in self.repeats)
+
+
+class _Tried(Struct, kw_only=True):
+    """A cell with good records."""
+
+    cell: Cell
+    records: dict[int, Record]
+    costs: dict[int, float]
+    """Repeat -> log cost."""
+    blocks: dict[int, float]
+    kept: tuple[Kept, ...] = ()
+
+    @property
+    def broken(self) -> list[Kept]:
+        return [k for k in self.kept if k.state == "violated" or k.hopeless]
+
+    @property
+    def open(self) -> bool:
+        return any(k.state == "open" for k in self.kept)
+
+
+def judge(
+    cells: Sequence[Cell], records: Iterable[Record], search: Search, best: Best | None = None
+) -> list[Standing]:
+    """Where each cell stands, in the order of ``cells``.
+
+    A ``ruled-out`` record counts as what it says: a search that goes on leaves them out.
+    """
+    by_cell = _by_cell(records)
+    failed = {key: _failure(found, search) for key, found in by_cell.items()}
+    tried = {key: _tried(found, search) for key, found in by_cell.items() if failed[key] is None}
+    _judge_limits(list(tried.values()), search)
+    racing = [each for each in tried.values() if not each.broken]
+    leader = _leader(racing, search)
+    spread = noise.between([each.blocks for each in tried.values()], _prior(search.goal.objective))
+    within = _within(list(tried.values()), search.goal.objective)
+    outlook = _Outlook(search, best, leader, tried.values())
+    found = []
+    for cell in cells:
+        key = cell.key
+        if key in tried:
+            found.append(_standing(tried[key], leader, spread, within, search))
+        else:
+            found.append(failed.get(key) or outlook.of(cell))
+    return found
+
+
+def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, int]]:
+    """The next round: cells and the number of the repeat; [] when the race is decided.
+
+    The leader is measured alone where its answers were not checked yet (repeat 1), and at the end
+    while its limits are open.
+    """
+    leader = next((s for s in standings if s.status == "leader"), None)
+    if leader is None:
+        return []
+    if CHECK not in leader.repeats:
+        return [(leader.cell, CHECK)]
+    better = 1 / (1 + search.delta)
+    rivals = [
+        s for s in standings if s.least is not None and s.least < better and s.rounds < ROUNDS
+    ]
+    if not rivals and (leader.keeps or leader.n >= ALONE):
+        return []
+    number = 1 + max(CHECK, *(max(s.repeats) for s in (leader, *rivals)))
+    return [(s.cell, number) for s in (leader, *rivals)]
+
+
+def recommended(standings: Sequence[Standing]) -> Standing | None:
+    """The leader, where it was checked and all its limits are met; else the best that is so."""
+    sure = [s for s in standings if CHECK in s.repeats and s.n > 1 and s.keeps
+            and s.status in ("leader", "alive", "worse")]  # fmt: skip
+    return min(sure, key=lambda s: (s.status != "leader", _ratio(s)), default=None)
+
+
+def _ratio(s: Standing) -> float:
+    return s.behind.value if s.behind and s.behind.value else math.inf
+
+
+def _by_cell(records: Iterable[Record]) -> dict[str, dict[int, Record]]:
+    """Key -> repeat -> its last record; a task that the run did not come to is none."""
+    found: dict[str, dict[int, Record]] = {}
+    for record in records:
+        if record.kind != "not-run":
+            found.setdefault(record.cell.key, {})[record.repeat] = record
+    return found
+
+
+def _failure(found: dict[int, Record], search: Search) -> Standing | None:
+    """One repeat that went wrong is enough, whatever the others showed."""
+    objective = search.goal.objective
+    good = [r for r in found.values() if r.status == "ok"]
+    wrong = [r for r in found.values() if r.status != "ok"]
+    if wrong:
+        said = wrong[0]
+        kind = f"{said.kind}: " if said.kind and said.kind not in said.reason else ""
+        reason = kind + (said.reason or FAILURES.get(said.kind, "no reason recorded"))
+        status: Status = "ruled-out" if said.status == "ruled-out" else "failed"
+    elif all(metrics.value(r, objective) for r in good):
+        return None
+    else:
+        said, status, reason = good[0], "failed", f"{objective.name} could not be measured"
+    return Standing(cell=said.cell, status=status, reason=reason, n=len(good))
+
+
+def _tried(found: dict[int, Record], search: Search) -> _Tried:
+    objective = search.goal.objective
+    costs = {
+        n: metrics.cost(objective, value)
+        for n in sorted(found)
+        if (value := metrics.value(found[n], objective))
+    }
+    early = [x for n, x in costs.items() if n <= CHECK]
+    blocks = ({0: fmean(early)} if early else {}) | {n: x for n, x in costs.items() if n > CHECK}
+    return _Tried(cell=next(iter(found.values())).cell, records=found, costs=costs, blocks=blocks)
+
+
+def _prior(metric: Metric) -> Noise:
+    return noise.prior(0.2 if metric.kind == "memory" else 1.0)
+
+
+def _within(tried: Sequence[_Tried], metric: Metric) -> Noise:
+    return noise.within([list(each.costs.values()) for each in tried], _prior(metric))
+
+
+def _judge_limits(tried: Sequence[_Tried], search: Search) -> None:
+    for limit in search.goal.limits:
+        metric = limit.metric
+        values = [
+            [v for r in each.records.values() if (v := metrics.value(r, metric))] for each in tried
+        ]
+        costs = [[metrics.cost(metric, v) for v in each] for each in values]
+        spread = noise.within(costs, _prior(metric))
+        for each, found in zip(tried, values, strict=True):
+            samples = (
+                sum(len(metrics.latencies(r)) for r in each.records.values())
+                if metric.kind == "latency"
+                else 0
+            )
+            each.kept += (kept.judged(limit, found, spread, samples),)
+
+
+def _leader(racing: Sequence[_Tried], search: Search) -> _Tried | None:
+    """The lowest cost. What was measured once, or has limits that are open, must lead by delta.
+
+    By differences within blocks, as far as there are any, from whatever looks best at first.
+    """
+    if not racing:
+        return None
+    step = math.log1p(search.delta)
+    best = min(racing, key=lambda each: median(each.costs.values()))
+    for _ in range(3):
+        behind = [
+            _centre(each, best) + step * ((len(each.costs) < 2) + each.open) for each in racing
+        ]
+        first = racing[behind.index(min(behind))]
+        if first is best:
+            break
+        best = first
+    return best
+
+
+def _centre(each: _Tried, other: _Tried) -> float:
+    found = noise.differences(each.blocks, other.blocks)
+    return median(found) if found else median(each.costs.values()) - median(other.costs.values())
+
+
+def _standing(
+    each: _Tried, leader: _Tried | None, spread: Noise, within: Noise, search: Search
+) -> Standing:
+    standing = Standing(
+        cell=each.cell, status="alive", n=len(each.costs), value=_value(each, within, search),
+        limits=each.kept, repeats=tuple(each.costs),
+    )  # fmt: skip
+    behind = None
+    if each is leader:
+        behind = Estimate(value=1.0, low=1.0, high=1.0, n=standing.n)
+        waiting = "; ".join(k.text for k in each.kept if k.state != "met")
+        return replace(standing, status="leader", behind=behind, reason=waiting)
+    if leader is not None:
+        found = noise.differences(each.blocks, leader.blocks)
+        behind = _behind(each, leader, found, spread)
+    if each.broken:
+        reason = "; ".join(k.text for k in each.broken)
+        return replace(standing, status="violates", behind=behind, reason=reason)
+    if leader is None or behind is None:
+        return standing
+    said = kept.percent_behind(_ratio(replace(standing, behind=behind)))
+    surely = noise.at_least(found, spread, search.alpha / LOOKS)
+    if surely > 0:
+        reason = f"{said}, surely {units.percent(math.expm1(surely))} ({stats.repeats(standing.n)})"
+        return replace(standing, status="worse", behind=behind, reason=reason)
+    least = math.exp(noise.at_least(found, spread, 1 - stats.LEVEL))
+    may = "may be" if least < 1 / (1 + search.delta) else "not"
+    reason = f"{said}; {may} better by more than {units.share(search.delta)}"
+    return replace(standing, behind=behind, least=least, reason=reason)
+
+
+def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
+    sign = -1 if search.goal.objective.more_is_better else 1
+    centre, n = median(each.costs.values()), len(each.costs)
+    half = within.t((1 + stats.LEVEL) / 2) / math.sqrt(n)
+    low, high = sorted(math.exp(sign * (centre + x)) for x in (half, -half))
+    return Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+
+
+def _behind(each: _Tried, leader: _Tried, found: Sequence[float], spread: Noise) -> Estimate:
+    centre = _centre(each, leader)
+    if not found:
+        return Estimate(value=math.exp(centre), why="no block in common with the leader")
+    tail = (1 - stats.LEVEL) / 2
+    low = min(centre, noise.at_least(found, spread, tail))
+    high = max(centre, -noise.at_least([-x for x in found], spread, tail))
+    top = stats.MOST_LOG
+    return Estimate(
+        value=math.exp(centre), low=math.exp(low), high=math.exp(min(top, high)), n=len(found)
+    )
+
+
+class _Outlook:
+    """Of a cell that was never measured: is it worth it?"""
+
+    def __init__(
+        self, search: Search, best: Best | None, leader: _Tried | None, tried: Iterable[_Tried]
+    ) -> None:
+        self._goal, self._best = search.goal, best
+        sure = leader is not None and CHECK in leader.costs
+        self._leader = leader if sure else None
+        self._slow: dict[str, _Tried] = {}
+        """Cell but for its batch -> the smallest batch that takes longer than a limit."""
+        for each in tried:
+            if any(k.state == "violated" and k.limit.metric.kind == "latency" for k in each.kept):
+                key = _but_batch(each.cell)
+                had = self._slow.get(key)
+                if had is None or each.cell.batch_size < had.cell.batch_size:
+                    self._slow[key] = each
+
+    def of(self, cell: Cell) -> Standing:
+        """unmeasured, or ruled-out."""
+        reason = self._implied(cell) or self._impossible(cell) or self._slower(cell)
+        return Standing(cell=cell, status="ruled-out" if reason else "unmeasured", reason=reason)
+
+    def _implied(self, cell: Cell) -> str:
+        slow = self._slow.get(_but_batch(cell)) if self._slow else None
+        if slow is None or slow.cell.batch_size >= cell.batch_size:
+            return ""
+        kept = next(
+            k for k in slow.kept if k.state == "violated" and k.limit.metric.kind == "latency"
+        )
+        return f"a larger batch than {slow.cell.batch_size}, which breaks the limit: {kept.text}"
+
+    def _impossible(self, cell: Cell) -> str:
+        for limit in self._goal.limits if self._best else ():
+            value = self._best(cell, limit.metric) if self._best else None
+            if value and kept.over(limit, value, MARGIN):
+                side = "at most" if limit.metric.more_is_better else "at least"
+                said, bound = limit.metric.text(value), limit.metric.text(limit.bound)
+                return f"{limit.metric.name} {side} {said} by the roofline: limit {bound}"
+        return ""
+
+    def _slower(self, cell: Cell) -> str:
+        objective, leader = self._goal.objective, self._leader
+        value = self._best(cell, objective) if self._best and leader else None
+        if leader is None or not value:
+            return ""
+        has = median(leader.costs.values())
+        if metrics.cost(objective, value) - math.log1p(MARGIN) <= has:
+            return ""
+        side = "at most" if objective.more_is_better else "at least"
+        shown = math.exp(-has if objective.more_is_better else has)
+        said = f"{side} {objective.text(value)} by the roofline"
+        return f"{said}; the leader has {objective.text(shown)}"
+
+
+def _but_batch(cell: Cell) -> str:
+    """The key of the cell with batch size 1."""
+    return msgspec.structs.replace(cell, batch_size=1).key
