@@ -206,16 +206,20 @@ def doctor(as_json: bool) -> None:
 def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
     """Tables and charts from one or more runs; of an A/B its verdicts too.
 
+    Of the directory of a search also what it recommends, and why.
+
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
-    from gpubench.record import read_all
+    from gpubench.record import read_all, read_evidence
     from gpubench.report import render
 
     files = read_all(paths)
+    searched = len(files) == 1 and files[0].header.search
+    evidence = read_evidence(paths[0]) if searched else None
     if form is None:
         ending = output.suffix.lstrip(".") if output else "text"
         form = ending if ending in FORMATS else "text"
-    body = render(files, form)
+    body = render(files, form, evidence)
     if output is None:
         click.echo(body)
     else:

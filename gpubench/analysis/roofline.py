@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from gpubench.analysis.cells import Summary
 from gpubench.goal import Metric
 from gpubench.limits import Ceiling
 from gpubench.record import Record
@@ -61,6 +62,12 @@ def share(record: Record) -> Share | None:
         flops_per_s=1e9 * images * work.flops / batch_ns,
         intensity=images * work.flops / moved if moved else 0.0,
     )
+
+
+def of_cell(s: Summary) -> Share | None:
+    """Of all its repeats with a good result the one in the middle (of two the lower)."""
+    found = [each for r in s.records if r.status == "ok" and (each := share(r))]
+    return sorted(found, key=lambda each: each.share)[(len(found) - 1) // 2] if found else None
 
 
 def best(cell: Cell, ceiling: Ceiling | None, metric: Metric) -> float | None:

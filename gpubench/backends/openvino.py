@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.backends._session import Closing
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option
+from gpubench.suite import Cell, Option, OptionValue
 from gpubench.workload import quantise
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
+_SEVERAL: dict[str, tuple[OptionValue, ...]] = {
+    "scenario": ("throughput",),
+    "boundary": ("compute",),
+}
+"""Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 
 class OpenVINO:
@@ -36,6 +41,7 @@ class OpenVINO:
             default="CPU",
             choices=("CPU", "GPU"),
             help="OpenVINO's device; GPU is an Intel one",
+            # not searched: a CPU's replicas and cores say nothing of a GPU
         ),
         Option(
             name="hint",
@@ -43,6 +49,8 @@ class OpenVINO:
             default="latency",
             choices=("latency", "throughput"),
             help="performance hint; throughput keeps several batches in flight (boundary compute)",
+            search=("latency", "throughput"),
+            when=_SEVERAL,
         ),
         Option(
             name="num_streams",
@@ -50,6 +58,8 @@ class OpenVINO:
             default=0,
             minimum=0,
             help="batches computed at the same time; 0: what the hint chooses",
+            search=(0, 2, 4),
+            when=_SEVERAL,
         ),
         *quantise.OPTIONS,
     )

@@ -55,18 +55,21 @@ class TorchCompile(TorchEager):
             default="default",
             choices=("default", "max-autotune-no-cudagraphs", *_GRAPH_MODES),
             help="torch.compile's mode",
+            # reduce-overhead is default, and max-autotune this one, with cuda_graph = true
+            search=("default", "max-autotune-no-cudagraphs"),
         ),
         Option(
             name="fullgraph",
             kind="bool",
             default=False,
-            help="fail where the network does not compile as one graph",
+            help="fail where the network does not compile as one graph",  # or the same code
         ),
         Option(
             name="freezing",
             kind="bool",
             default=False,
             help="inline the weights as constants: folds batch-norm, packs weights on CPU",
+            search=(False, True),
         ),
     )
     preload = (*TorchEager.preload, "torch._dynamo", "torch._inductor.compile_fx")

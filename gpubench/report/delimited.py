@@ -22,7 +22,7 @@ from gpubench.analysis.cells import (
     summarise,
 )
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.analysis.gauges import GAUGES, peak
+from gpubench.analysis.gauges import GAUGES, energy, peak
 from gpubench.analysis.pathtables import data_rates, staged
 from gpubench.analysis.scaling import job_of
 from gpubench.analysis.stats import Estimate
@@ -112,6 +112,9 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
     for gauge in GAUGES:
         if (value := peak(s, gauge)) is not None:
             yield gauge.name, gauge.unit, Estimate(value=value)
+    for name, above in (("energy per image", False), ("energy per image above idle", True)):
+        if (joules := energy(s, above_idle=above)) is not None:
+            yield name, "J", joules
     if s.parity:
         error = s.parity.relative_error
         why = "not finite" if error is None else ""

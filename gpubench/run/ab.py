@@ -25,6 +25,7 @@ from gpubench.errors import RecordError
 from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, read
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
+from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient
 from gpubench.run.crew import ARMS, Crew
 from gpubench.run.driver import MAX_INVALID, Watcher, append
@@ -173,9 +174,12 @@ class _Walk:
         done: _Done | None,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
+        pairing = job.sides[0].header.pairing
+        self._rates = bool(pairing and pairing.rates)
         self._plans = {side.arm: side.plan for side in job.sides}
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
+        self._ceilings: dict[Arm, Ceilings] = {}
         self._pairs: dict[str, gate.Pairs] = {}
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
@@ -188,7 +192,7 @@ class _Walk:
         """Number of the next pair."""
         for b, c in done.pairs if done else ():
             place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
-            self._note(str(place), c.stage, pair_of(b, c))
+            self._note(str(place), c.stage, pair_of(b, c, self._rates))
             self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
 
     def measure(self) -> None:
@@ -267,6 +271,16 @@ class _Walk:
                     "baseline": found["baseline"][b.key],
                     "candidate": found["candidate"][c.key],
                 }
+        self._measure_ceilings()
+
+    def _measure_ceilings(self) -> None:
+        """Once where both arms use one interpreter."""
+        for arm, plan in self._plans.items():
+            first = self._ceilings.get("baseline")
+            if first is None or self._crew.apart:
+                first = Ceilings(self._crew.agent(arm), plan.cores_of, self._job.backends)
+            self._ceilings[arm] = first
+            first.measure([ready[arm].cell for ready in self._ready.values()], self._watcher)
 
     def _lost(self, arm: Arm, record: Record) -> None:
         """Record what cannot be measured, and overwrite no earlier pair of it."""
@@ -301,6 +315,7 @@ class _Walk:
             cell = ready[arm].cell
             if isinstance(reply, Done):
                 record = measured(cell, repeat, reply, ready[arm].prepare_ns)
+                record = self._ceilings[arm].fill(record)
             else:
                 record = failed(cell, repeat, reply, self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
@@ -309,7 +324,7 @@ class _Walk:
             self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
-            pair = pair_of(records["baseline"], records["candidate"])
+            pair = pair_of(records["baseline"], records["candidate"], self._rates)
         if pair is None:
             self._broken.add(key)
         else:

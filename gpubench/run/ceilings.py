@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from gpubench.limits import Ceiling, Work
 from gpubench.record import Record
 from gpubench.run.client import Asked
 from gpubench.run.messages import Count, Counted, Failure, Gauge, Gauged, Request
+from gpubench.run.prepare import Telling
 from gpubench.suite import Cell, Workload
 
 CPU = {
@@ -24,6 +25,8 @@ CUDA = {
     "amp": ("fp16",), "int8": ("int8", "fp16"),
 }  # fmt: skip
 _Answer = TypeVar("_Answer", Counted, Gauged)
+_Place = tuple[str, tuple[int, ...]]
+"""Device and cores."""
 NOTE = "no_ceiling"
 """In `Record.facts`: why there is no roofline."""
 
@@ -40,10 +43,21 @@ class Ceilings:
         """``cores_of``: `Plan.cores_of`."""
         self._agent, self._cores_of, self._backends = agent, cores_of, backends
         self._work: dict[Workload, Work | str] = {}
-        self._rates: dict[tuple[str, tuple[int, ...], str], float] = {}
-        self._memory: dict[tuple[str, tuple[int, ...]], Gauged | str] = {}
+        self._rates: dict[tuple[_Place, str], float] = {}
+        self._memory: dict[_Place, Gauged | str] = {}
         self._found: dict[str, Ceiling | str] = {}
-        """By cell; text: why there is none."""
+        """By cell. Text, here and above: why there is none."""
+
+    def measure(self, cells: Sequence[Cell], watcher: Telling) -> None:
+        """Ask for those of ``cells``, so that nothing is left to be asked for between rounds."""
+        wanted: dict[_Place, dict[str, None]] = {}
+        for cell in filter(self._due, cells):
+            wanted.setdefault(self._place(cell), {}).update(dict.fromkeys(_types(cell)))
+        for place, types in wanted.items():
+            watcher.task(None, "peaks of the machine", 0)
+            self._gauged(place, tuple(types))
+        for cell in cells:
+            self.of(cell)
 
     def of(self, cell: Cell) -> Ceiling | None:
         """The roofline of all replicas of ``cell`` together; see `why` where it is None."""
@@ -64,32 +78,34 @@ class Ceilings:
 
     def _of(self, cell: Cell) -> Ceiling | str:
         if cell.key not in self._found:
-            try:
-                self._found[cell.key] = self._ask(cell)
-            except Exception as error:  # noqa: BLE001  # a run must not fail for its roofline
-                self._found[cell.key] = f"{type(error).__name__}: {error}"
+            self._found[cell.key] = self._ask(cell)
         return self._found[cell.key]
 
-    def _ask(self, cell: Cell) -> Ceiling | str:
+    def _due(self, cell: Cell) -> bool:
+        """Whether its backend computes anything, and does not refuse (``roofline = False``)."""
         backend = self._backends[cell.backend]
-        if not (getattr(backend, "computes", True) and getattr(backend, "roofline", True)):
+        return all(getattr(backend, name, True) for name in ("computes", "roofline"))
+
+    def _place(self, cell: Cell) -> _Place:
+        return cell.device, tuple(sorted({c for own in self._cores_of(cell) for c in own}))
+
+    def _ask(self, cell: Cell) -> Ceiling | str:
+        if not self._due(cell):
             return ""
-        types = (CUDA if cell.device == "cuda" else CPU).get(cell.precision)
-        if types is None:
+        types, place = _types(cell), self._place(cell)
+        if not types:
             return f"no peak of {cell.precision} is measured on {cell.device}"
         work = self._counted(cell.workload)
         if isinstance(work, str):
             return work
-        cores = tuple(sorted({core for own in self._cores_of(cell) for core in own}))
-        memory = self._gauged(cell.device, cores, types)
+        memory = self._gauged(place, types)
         if isinstance(memory, str):
             return memory
-        rates = {t: r for t in types if (r := self._rates[cell.device, cores, t])}
+        rates = {t: self._rates[place, t] for t in types if self._rates[place, t]}
         if not rates:
             return f"no product of {' or '.join(types)} could be computed on {cell.device}"
-        fastest, many = max(rates, key=rates.__getitem__), 1
-        if cell.device == "cuda":
-            many = cell.devices  # one was measured
+        fastest = max(rates, key=rates.__getitem__)
+        many = cell.devices if cell.device == "cuda" else 1  # of GPUs one was measured
         return Ceiling(
             work=work,
             flops_per_s=many * rates[fastest],
@@ -105,22 +121,26 @@ class Ceilings:
             self._work[same] = reply.work if isinstance(reply, Counted) else reply
         return self._work[same]
 
-    def _gauged(self, device: str, cores: tuple[int, ...], types: tuple[str, ...]) -> Gauged | str:
-        """Memory's part; the rates of ``types`` are known afterwards."""
-        place = device, cores
-        lacking = tuple(t for t in types if (*place, t) not in self._rates)
+    def _gauged(self, place: _Place, types: tuple[str, ...]) -> Gauged | str:
+        """What is known of the memory; the rates of ``types`` are known afterwards, or 0."""
+        lacking = tuple(t for t in types if (place, t) not in self._rates)
         known = self._memory.get(place)
         if isinstance(known, str) or (known and not lacking):
             return known
-        found = self._reply(Gauge(device, cores, lacking, memory=known is None), Gauged)
-        if not isinstance(found, Gauged):
-            return self._memory.setdefault(place, found) if known is None else found
-        for name in lacking:
-            self._rates[(*place, name)] = found.flops_per_s.get(name, 0.0)
+        found = self._reply(Gauge(*place, lacking, memory=known is None), Gauged)
+        rates = found.flops_per_s if isinstance(found, Gauged) else {}
+        self._rates |= {(place, name): rates.get(name, 0.0) for name in lacking}
         return self._memory.setdefault(place, found)
 
     def _reply(self, request: Request, wanted: type[_Answer]) -> _Answer | str:
-        reply = self._agent.ask(request)
+        try:
+            reply = self._agent.ask(request)
+        except Exception as error:  # noqa: BLE001  # a run must not fail for its roofline
+            return f"{type(error).__name__}: {error}"
         if isinstance(reply, wanted):
             return reply
         return reply.reason if isinstance(reply, Failure) else f"unexpected answer: {reply!r}"
+
+
+def _types(cell: Cell) -> tuple[str, ...]:
+    return (CUDA if cell.device == "cuda" else CPU).get(cell.precision, ())

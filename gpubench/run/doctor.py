@@ -20,6 +20,7 @@ from gpubench import environment, escape, units
 from gpubench.backends import base
 from gpubench.decoders import base as decoders
 from gpubench.errors import CacheError, InputError, Unavailable
+from gpubench.run import energy
 from gpubench.run.imports import try_imports
 
 if TYPE_CHECKING:
@@ -114,7 +115,21 @@ def _machine(here: dict[str, Any]) -> list[Check]:
         Check("CPU", "note", f"{cpu['model']}; {cores}, {cpu['numa_nodes']} NUMA node(s)"),
         Check("memory", "note", units.size(memory) if memory else "unknown"),
         *cpu_features(cpu["flags"]),
+        _energy(),
     ]
+
+
+def _energy() -> Check:
+    """Whether energy per image can be measured on the CPU."""
+    count = len(energy.packages(environment.ROOT))
+    if not count:
+        return Check("CPU energy", "note", "not counted here; virtual machines rarely show it")
+    words = f"{count} package{'' if count == 1 else 's'}"
+    if energy.Rapl(environment.ROOT).read() is None:
+        detail = f"{words}; only root may read the counters, which can betray what others compute"
+        remedy = f"sudo chmod a+r /{energy.POWERCAP}/intel-rapl:*/energy_uj, until the next start"
+        return Check("CPU energy", "missing", detail, remedy)
+    return Check("CPU energy", "ok", f"{words}, counted by RAPL")
 
 
 def cpu_features(flags: Iterable[str]) -> list[Check]:

@@ -16,6 +16,7 @@ from gpubench.measure.protocol import repeats_needed
 from gpubench.record import WRONG, Header, Record, RecordFile, read, scan
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
+from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient, Asked
 from gpubench.run.cluster import Cluster
 from gpubench.run.messages import Done, Measure, Progress, Reply
@@ -33,7 +34,7 @@ class Watcher(Protocol):
     """Whoever shows the run to a person; every method returns at once."""
 
     def begin(self, total: int) -> None:
-        """Preparing (``total`` 0) or measuring so many tasks starts."""
+        """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
         """This is now in hand."""
@@ -167,6 +168,8 @@ class _Walk:
             if not self._job.resume:
                 self._writer.path.unlink(missing_ok=True)  # nothing was measured
             raise
+        self._ceilings = Ceilings(agent, self._plan.cores_of, backends)
+        self._ceilings.measure([task.cell for task in tasks.values()], self._watcher)
         begin, pilot = monotonic(), self._policy.repeats
         due = [(c.key, r) for c in cells for r in self.open_repeats(c) if r < pilot]
         self._watcher.begin(sum(key in tasks for key, _ in due))
@@ -222,7 +225,7 @@ class _Walk:
         wall = monotonic() - begin
         if isinstance(reply, Done):
             self.seen.note(cell, self._policy, wall / (invalidated + 1))
-            record = measured(cell, repeat, reply, task.prepare_ns)
+            record = self._ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
         else:
             record = failed(cell, repeat, reply, self._job.required)
         self._end(replace(record, invalidated=invalidated, started=started, wall_s=wall))
@@ -242,11 +245,12 @@ class _Walk:
 
 def valid(ask: Callable[[], Reply]) -> tuple[Reply, int]:
     """What a measurement gave, and how often before outside evidence spoiled it."""
-    for invalidated in range(MAX_INVALID + 1):
+    invalidated = 0
+    while True:
         reply = ask()
-        if not isinstance(reply, Done) or not reply.invalid:
-            break
-    return reply, invalidated
+        if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
+            return reply, invalidated
+        invalidated += 1
 
 
 def append(writer: Writer, record: Record) -> None:

@@ -62,7 +62,7 @@ class Gauge(Struct, frozen=True, tag=True):
     cores: tuple[int, ...]
     """On CPU: all of them together."""
     types: tuple[str, ...]
-    """Of the products: keys of `gpubench.measure.peaks.TYPES`."""
+    """Of the products: 'fp32', 'tf32', 'fp16', 'bf16', 'int8'."""
     memory: bool
     """Whether its bandwidth is wanted too."""
     uuid: str = ""

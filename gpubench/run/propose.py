@@ -10,6 +10,7 @@ import random
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ class Tpe:
         study, left = self._study(costs), {cell.key: cell for cell in unmeasured}
         for _ in range(ASKED):
             trial = study.ask()
-            key = self._walk(lambda name, values, ask=trial: _suggest(ask, name, values))
+            key = self._walk(partial(_suggest, trial))
             if key in left:
                 return left[key]
             study.tell(trial, state=optuna.trial.TrialState.FAIL)  # it is known by now
@@ -191,7 +192,7 @@ class Proposals:
 def _suggest(trial: optuna.Trial, name: str, values: Values) -> OptionValue:
     full = _full_name(name, values)
     if _ordered(values):
-        return values[trial.suggest_int(full, 0, len(values) - 1)]
+        return values[int(trial.suggest_int(full, 0, len(values) - 1))]
     chosen: OptionValue = trial.suggest_categorical(full, values)
     return chosen
 

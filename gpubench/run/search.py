@@ -19,12 +19,12 @@ from gpubench.record import Record
 from gpubench.run.results import now
 from gpubench.suite import Cell
 
+BASELINE = 0.25
+"""Of the budget: no more sizes of today's default after this, but the first."""
 EXPLORE = (0.6, 0.72)
 """Of the budget: no exploration after this; the second, where the race was decided early."""
 SEARCH = 0.8
 """Of the budget: no race after this; the rest is the evidence's."""
-CONFIRMED = 2
-"""Repeats of whatever leads, before anything is ruled out because of it."""
 
 
 class Bench(Protocol):
@@ -34,7 +34,7 @@ class Bench(Protocol):
         """Build what the cell needs; why it cannot be measured, or None."""
 
     def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat in a fresh process. Repeat 1 is the one that checks accuracy."""
+        """One repeat in a fresh process; `race.CHECK` is the one that checks all answers."""
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """The best value that the metric could have, in its unit; None: unknown."""
@@ -57,13 +57,14 @@ def search(
     proposer: Proposer,
     records: Sequence[Record],
     note: Callable[[Record], None],
+    told: Callable[[Sequence[Standing]], None] = lambda _: None,
 ) -> list[Standing]:
     """Go on from ``records`` until the race is decided or the budget ends; where all cells stand.
 
-    ``note`` gets each new record as soon as it is there. At the end it gets one for every cell that
-    was never measured.
+    ``note`` gets each new record as soon as it is there, and at the end one for every cell that was
+    ruled out; ``told`` where all stand after each of them.
     """
-    walk = _Walk(cells, search, bench, records, note)
+    walk = _Walk(cells, search, bench, list(records), note, told)
     walk.baseline()
     for share in EXPLORE:
         walk.explore(proposer, share * search.budget_s)
@@ -86,8 +87,10 @@ class _Walk:
         bench: Bench,
         records: Sequence[Record],
         note: Callable[[Record], None],
+        told: Callable[[Sequence[Standing]], None],
     ) -> None:
-        self._cells, self._search, self._bench, self._note = cells, search, bench, note
+        self._cells, self._search, self._bench = cells, search, bench
+        self._note, self._told = note, told
         self._records = [r for r in records if r.status != "ruled-out"]
         self._said = {r.cell.key: r.reason for r in records if r.status == "ruled-out"}
         """What was written of cells that were never measured."""
@@ -95,9 +98,9 @@ class _Walk:
         self._standings = self._judged()
 
     def baseline(self) -> None:
-        """Today's default, whatever the budget: it is what the rest is held against."""
-        for cell in self._cells:
-            if cell.key in self._search.baseline:
+        """Today's default, which the rest is held against: one batch size in any case."""
+        for place, cell in enumerate(c for c in self._cells if c.key in self._search.baseline):
+            if not place or self._bench.elapsed() < BASELINE * self._search.budget_s:
                 self._measure(cell, 0)
         self._confirm()
 
@@ -123,14 +126,13 @@ class _Walk:
             self._confirm()
 
     def end(self) -> list[Standing]:
-        """Say of each cell that was never measured why."""
+        """Say of each cell that was ruled out why. Of what the time did not reach nothing is said:
+        it is planned, and has no record."""
         for standing in self._standings:
-            if standing.status in ("ruled-out", "unmeasured"):
-                reason = standing.reason or "not tried"
-                if self._said.get(standing.cell.key) != reason:
-                    ruled_out = Record(cell=standing.cell, repeat=0, status="ruled-out",
-                                       reason=reason, started=now())  # fmt: skip
-                    self._note(ruled_out)
+            cell, reason = standing.cell, standing.reason
+            if standing.status == "ruled-out" and self._said.get(cell.key) != reason:
+                said = Record(cell=cell, repeat=0, status="ruled-out", reason=reason, started=now())
+                self._note(said)
         return self._standings
 
     def _wanted(self) -> list[tuple[Cell, int]]:
@@ -139,12 +141,11 @@ class _Walk:
         return [(cell, repeat) for cell, repeat in wanted if (cell.key, repeat) not in self._done]
 
     def _confirm(self) -> None:
-        """Measure again what leads, until what leads was measured more than once."""
-        while (leads := leader(self._standings)) and leads.n < CONFIRMED:
-            repeat = 1
-            if (leads.cell.key, repeat) in self._done:
+        """Measure what leads once more, with all answers checked, until what leads was."""
+        while leads := leader(self._standings):
+            if (leads.cell.key, race.CHECK) in self._done:
                 break
-            self._measure(leads.cell, repeat)
+            self._measure(leads.cell, race.CHECK)
 
     def _measure(self, cell: Cell, repeat: int) -> None:
         if (cell.key, repeat) in self._done:
@@ -155,6 +156,7 @@ class _Walk:
         self._done.add((cell.key, repeat))
         self._note(record)
         self._standings = self._judged()
+        self._told(self._standings)
 
     def _judged(self) -> list[Standing]:
         return race.judge(self._cells, self._records, self._search, self._bench.best)

@@ -38,6 +38,7 @@ GPU = make.GPU | {
     "series": {"t_s": [0.0, 1.0], "sm_mhz": [1200.0, None], "temperature_c": [50, 60]}
 }
 
+ENERGY = {"joules": 500.0, "seconds": 6.0, "source": "nvml", "idle_watts": 20.0}
 
 DISAGREEMENT = {
     "name": "digit 7", "answer": "3", "score": 0.75, "expected": "8", "expected_score": 0.5,
@@ -60,6 +61,7 @@ def run() -> tuple[Any, list[Any]]:
         r["telemetry"] |= {
             "gpus": [GPU],
             "turns_s": [0.0],
+            "energy": ENERGY,
             "cpu": {"mhz": {"min": 1.0, "max": 2.0}},
         }
         r["parity"] |= {"disagreeing": 1, "disagreements": [DISAGREEMENT]}

@@ -191,6 +191,7 @@ def shown(**changes: Any) -> dict[str, Any]:
     return RECORDS[0]["parity"] | {"disagreements": [files.DISAGREEMENT | changes]}
 
 
+ENERGY = files.ENERGY
 REFUSED = {
     "a duration of nothing": {"replicas": [sample(durations_ns=[5, 0])]},
     "a negative duration": {"replicas": [sample(durations_ns=[5, -5])]},
@@ -220,6 +221,12 @@ REFUSED = {
     "telemetry that is none": {"telemetry": {"gpus": 3}},
     "a clock that is a word": {"telemetry": {"cpu": {"mhz": {"min": "fast", "max": 1}}}},
     "a reading that is a word": {"telemetry": {"gpus": [{"series": {"sm_mhz": ["fast"]}}]}},
+    "energy below nothing": {"telemetry": {"energy": ENERGY | {"joules": -1.0}}},
+    "energy in no time": {"telemetry": {"energy": ENERGY | {"seconds": 0.0}}},
+    "energy from nowhere": {"telemetry": {"energy": ENERGY | {"source": "guessed"}}},
+    "energy of half a form": {"telemetry": {"energy": {"joules": 1.0}}},
+    "idle power that is a word": {"telemetry": {"energy": ENERGY | {"idle_watts": "low"}}},
+    "memory of no size": {"telemetry": {"gpus": [{"own_memory_bytes_peak": -4096}]}},
     "flags that are none": {"flags": "DRIFT"},
 }
 
