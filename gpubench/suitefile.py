@@ -187,7 +187,7 @@ def _merge(
         )
         if was_file != is_file:
             del merged["workload"]["weights"]  # its default follows the kind of model
-    if "backend" in given and merged["baseline"] not in _listed(merged["axes"]["backend"]):
+    if "backend" in given and merged["baseline"] not in listed(merged["axes"]["backend"]):
         del merged["baseline"]
     return merged, places
 
@@ -208,11 +208,11 @@ def _build(path: Path, data: Data, rules: Schema, base: Path, places: Places) ->
 
 def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
     """Data that satisfies the schema -> Suite, with every default filled in."""
-    axes = {k: v if k in ("device", "cores") else _listed(v) for k, v in data["axes"].items()}
+    axes = {k: v if k in ("device", "cores") else listed(v) for k, v in data["axes"].items()}
     known = rules["properties"]["axes"]["properties"]["options"]["properties"]
     axes["options"] = {
         backend: {
-            name: [_number(v, known[backend]["properties"][name]) for v in _listed(values)]
+            name: [_number(v, known[backend]["properties"][name]) for v in listed(values)]
             for name, values in options.items()
         }
         for backend, options in data["axes"].get("options", {}).items()
@@ -231,7 +231,7 @@ def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
     for key in ("labels", "calibration"):
         if work.get(key):
             work[key] = _located(base, work[key])
-    exclude = (rule for table in data.get("exclude", []) for rule in _rules(table))
+    exclude = (rule for table in data.get("exclude", []) for rule in rules_of(table))
     return Suite(
         name=path.stem,
         description=data.get("description", ""),
@@ -258,7 +258,8 @@ def _is(path: Path, test: Callable[[Path], bool]) -> bool:
         return False
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A value that may be given alone."""
     return value if isinstance(value, list) else [value]
 
 
@@ -266,9 +267,9 @@ def _number(value: Any, rule: Schema) -> Any:
     return float(value) if rule["anyOf"][0]["type"] == "number" else value
 
 
-def _rules(table: Data) -> Iterator[dict[str, OptionValue]]:
+def rules_of(table: Data) -> Iterator[dict[str, OptionValue]]:
     """One rule for every combination of its lists' values."""
-    for values in itertools.product(*(_listed(v) for v in table.values())):
+    for values in itertools.product(*(listed(v) for v in table.values())):
         yield dict(zip(table, values, strict=True))
 
 
@@ -308,7 +309,7 @@ def _exclusion_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
     devices = [d for d in both if suite.axes.device in ("auto", d)]
     grid = [cell for device in devices for cell in _grid(suite, device, 1)]
     for i, table in enumerate(tables):
-        for rule in _rules(table):
+        for rule in rules_of(table):
             if not any(_matches(rule, cell) for cell in grid):
                 text = "matches no cell; every value must be one that the axes have"
                 yield Mistake(f"exclude[{i}]", rule, text)

@@ -118,10 +118,15 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
 
 
 def _base(standings: Sequence[Standing], search: Search) -> Standing | None:
-    """The best of today's default, whether or not it keeps the limits."""
-    known = [s for s in standings if s.cell.key in search.baseline and s.value.value]
+    """The best of today's default: of what keeps the limits, if any of it does."""
     metric = search.goal.objective
-    return min(known, key=lambda s: metrics.cost(metric, s.value.value or 1.0), default=None)
+    known = [s for s in standings if s.cell.key in search.baseline and s.value.value
+             and s.status != "failed"]  # fmt: skip
+    return min(
+        known,
+        key=lambda s: (s.status == "violates", metrics.cost(metric, s.value.value or 1.0)),
+        default=None,
+    )
 
 
 def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | None:

@@ -120,7 +120,7 @@ def others(found: View) -> Table:
         none = Estimate(why="not measured")
         body.append((each, [STATUSES[s.status], s.reason, s.value if s.n else none,
                             s.behind if s.n and s.behind else none, s.n, marks]))  # fmt: skip
-    return with_axes("Not chosen, and why", columns, body, [])
+    return with_axes("Not chosen", columns, body, [])
 
 
 UNSAID = ("ruled-out", "not reached", "missing")

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, TorchSession
 from gpubench.errors import CellFailed, Unavailable
@@ -48,7 +50,9 @@ class TorchCompile(TorchEager):
     name = "torch-compile"
     summary = "PyTorch, torch.compile with inductor; CPU and CUDA; fp32, tf32, fp16, bf16, amp"
     options = (
-        *TorchEager.options,
+        # inductor gives the weights of frozen convolutions a layout of its own
+        replace(TorchEager.options[0], when={"freezing": (False,)}),
+        *TorchEager.options[1:],
         Option(
             name="mode",
             kind="str",

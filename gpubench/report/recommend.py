@@ -93,7 +93,10 @@ def sureness(found: View) -> str:
     v = found.verdict
     if v is None:
         return "from the search's own rounds: no A/B has confirmed it"
-    by = "" if found.paired else f" by {v.metric}"
+    objective = found.goal.objective
+    own = objective.kind == "throughput" and v.metric.startswith("images/s")
+    own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
+    by = "" if own else f" by {v.metric}"
     return f"{v.verdict}{by} in an interleaved A/B of {v.pairs} pairs"
 
 
@@ -169,6 +172,8 @@ def _nothing(found: View) -> list[str]:
     if near is None:
         why = Counter(r.reason for r in found.file.records if r.status == "failed" and r.reason)
         reason = f"; most often: {why.most_common(1)[0][0]}" if why else ""
+        if not tuning.measured(found):
+            return ["Nothing to recommend: nothing was measured"]
         return [f"Nothing to recommend: no configuration gave right answers{reason}"]
     if found.leader:
         head = f"Nothing to recommend yet: {where(found, near)} leads, but the search ended before "
@@ -229,7 +234,6 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
         },
         "tried": tuning.tally(found), "measured": tuning.measured(found),
         "seconds": tuning.spent_s(found),
-
         "roofline": found.best and roofline.of_cell(found.summaries[found.best.cell.key]),
         "front": sorted(tuning.front(found)),
         "choices": [

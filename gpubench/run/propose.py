@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 STARTUP = 10
 """Trials by `Grid` before `Tpe` has anything to learn from."""
-ASKED = 50
-"""Suggestions that may be outside the space or known by now, before one is drawn at random."""
+ASKED = 3
+"""Suggestions that may be known by now, before a neighbour of the best is taken instead."""
 PER_TRIAL_S = 3.0
 """Of one trial, until some were seen."""
 
@@ -47,14 +47,13 @@ class Grid:
         for record in records:
             spent[record.cell.backend] += record.wall_s
         wrong = {_answers(r.cell) for r in records if r.kind in WRONG}
-        key = self._key
         return min(
             unmeasured,
-            key=lambda c: (_answers(c) in wrong, spent[c.backend], key(c)),
+            key=lambda c: (_answers(c) in wrong, spent[c.backend], self.rank(c)),
             default=None,
         )
 
-    def _key(self, cell: Cell) -> tuple[float, float]:
+    def rank(self, cell: Cell) -> tuple[float, float]:
         """The most promising first; among equals, which a bound cannot tell apart, any."""
         objective = self._search.goal.objective
         bound = self._best(cell, objective)
@@ -92,8 +91,13 @@ class Tpe:
             if key in left:
                 return left[key]
             study.tell(trial, state=optuna.trial.TrialState.FAIL)  # it is known by now
-        draw = random.Random(f"{self._search.seed}/{len(records)}")  # noqa: S311
-        return draw.choice(list(unmeasured))
+        best = self._points[min(costs, key=costs.__getitem__)]
+        return min(unmeasured, key=lambda c: (self._apart(c, best), self._startup.rank(c)))
+
+    def _apart(self, cell: Cell, point: Coordinates) -> int:
+        """In how many coordinates ``cell`` differs from ``point``."""
+        own = self._points[cell.key]
+        return sum(own.get(name) != value for name, value in point.items())
 
     def _costs(self, records: Sequence[Record]) -> dict[str, float]:
         """Key -> log(cost), smaller is better.

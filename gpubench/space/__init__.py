@@ -6,6 +6,7 @@ a third party's backend is searched without any change here.
 """
 
 from gpubench.space.axes import Placement, Space, chosen, default
+from gpubench.space.file import read
 from gpubench.space.grid import cells, coordinates
 from gpubench.space.suites import suite, to_toml
 from gpubench.space.today import baseline
@@ -18,6 +19,7 @@ __all__ = [
     "chosen",
     "coordinates",
     "default",
+    "read",
     "suite",
     "to_toml",
 ]

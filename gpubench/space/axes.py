@@ -16,6 +16,8 @@ from gpubench.suiteschema import nearest
 
 BATCH_SIZES = {"cpu": 32, "cuda": 128}
 """The largest that is tried by default: beyond, rates hardly rise and latencies double."""
+FIELDS = {"backend": "backends", "precision": "precisions", "batch_size": "batch_sizes"}
+"""Axis of a suite -> field of `Space`."""
 
 
 class Placement(Struct, frozen=True):
@@ -95,8 +97,8 @@ def _searched(option: Option) -> bool:
 
 
 def _on_cores(n: int) -> Iterator[Placement]:
-    """Few replicas with many cores ... many with one; and one on half of the cores, since where
-    every two cores are threads of one, the other half only gets in the way."""
+    """From one replica with all cores to one on each core; and one on half of the cores, such as
+    one of two sockets, which a small batch may not be worth leaving."""
     shares = dict.fromkeys(max(1, n // 2**i) for i in range(n.bit_length()))
     yield from (Placement(n // share, share) for share in shares)
     if n >= 4:
@@ -133,25 +135,32 @@ def chosen(space: Space, overrides: Mapping[str, Any]) -> Space:
             for mistake in suiteschema.mistakes(value, known[key], option):
                 raise SuiteError(str(mistake))
     if "replicas" in given:
-        given["placements"] = tuple(
-            placement
-            for n in given.pop("replicas")
-            for placement in placements_of(space, n, f"--replicas {n}")
-        )
-    names = {"backend": "backends", "precision": "precisions", "batch_size": "batch_sizes"}
-    return replace(space, **{names.get(key, key): value for key, value in given.items()})
+        placements: list[Placement] = []
+        for n in given.pop("replicas"):
+            found = placements_of(space, n)
+            if reason := next((r for p in found if (r := no_room(space, p))), None):
+                raise SuiteError(f"--replicas {n}: {reason}")
+            placements += found
+        given["placements"] = tuple(placements)
+    return replace(space, **{FIELDS.get(key, key): value for key, value in given.items()})
 
 
-def placements_of(space: Space, replicas: int, who: str) -> list[Placement]:
-    """Those of ``space`` with so many replicas; where it has none, one that uses all devices.
-
-    Raises SuiteError, which begins with ``who``, where there is no room for them.
-    """
+def placements_of(space: Space, replicas: int) -> list[Placement]:
+    """Those of ``space`` with so many replicas; where it has none, one that uses all devices."""
     found = [p for p in space.placements if p.replicas == replicas]
-    if not found and space.device == "cuda":
-        found = [Placement(replicas, 0, -(-replicas // max(1, space.gpus)))]
-    elif not found and replicas <= space.cores:
-        found = [Placement(replicas, space.cores // replicas)]
-    if not found:
-        raise SuiteError(f"{who}: each needs a core of its own; usable: {space.cores}")
-    return found
+    if found:
+        return found
+    if space.device == "cuda":
+        return [Placement(replicas, 0, -(-replicas // max(1, space.gpus)))]
+    return [Placement(replicas, max(1, space.cores // replicas))]
+
+
+def no_room(space: Space, placement: Placement) -> str | None:
+    """Why this machine has too few devices for it, or None."""
+    if space.device == "cuda":
+        if placement.devices <= space.gpus:
+            return None
+        return f"needs {placement.devices} GPUs; visible: {space.gpus}"
+    if (need := placement.devices * placement.cores) <= space.cores:
+        return None
+    return f"needs {need} cores; usable: {space.cores}"

@@ -70,15 +70,10 @@ def combinations(
 
 def effective(options: Sequence[Option], cell: Cell) -> dict[str, OptionValue]:
     """The options that have an effect in ``cell``, with their values, defaults filled in."""
-    fields = fields_of(cell)
+    fields = {name: getattr(cell, name) for name in FIELDS}
     return {
         o.name: _value(o, cell.options) for o in options if _acts(o, options, cell.options, fields)
     }
-
-
-def fields_of(cell: Cell) -> dict[str, str]:
-    """Of `FIELDS`."""
-    return {name: getattr(cell, name) for name in FIELDS}
 
 
 def typed(option: Option, value: OptionValue) -> OptionValue:

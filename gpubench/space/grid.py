@@ -18,6 +18,9 @@ from gpubench.suitefile import MAX_CELLS
 from gpubench.suiteschema import nearest, same, show
 
 Unsupported = Callable[[Cell], str | None]
+AXES = ("backend", "precision", "batch_size", "replicas", "cores", "replicas_per_device")
+MOST_TRIED = 20 * MAX_CELLS
+"""Combinations asked after, supported or not."""
 
 
 def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell]:
@@ -26,18 +29,16 @@ def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell
     Raises SuiteError for an unknown backend or one that declares its options wrongly, and where
     there is no cell, or more than `MAX_CELLS`.
     """
-    for name in space.backends:
-        if name not in catalog.backends:
-            raise SuiteError(f"--backend {show(name)}: {nearest(name, catalog.backends)}")
-        declared.check(name, catalog.backends[name])
     found: dict[str, Cell] = {}
     reasons: dict[str, None] = {}
-    for cell in _grid(space, catalog):
+    for n, cell in enumerate(grid(space, catalog)):
+        if excluded(space, cell, catalog):
+            continue
         if reason := unsupported(cell):
             reasons[f"{cell.backend}: {reason}"] = None
         else:
             found.setdefault(cell.key, cell)
-        if len(found) > MAX_CELLS:
+        if len(found) > MAX_CELLS or n > MOST_TRIED:
             raise _too_many(space)
     if not found:
         why = "; ".join(list(reasons)[:3]) or "the rules in exclude match all of them"
@@ -45,25 +46,55 @@ def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell
     return list(found.values())
 
 
-def _grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
+def grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
+    """The product of the axes, options that mean the same once, whatever is excluded."""
+    for name in space.backends:
+        if name not in catalog.backends:
+            raise SuiteError(f"--backend {show(name)}: {nearest(name, catalog.backends)}")
+        declared.check(name, catalog.backends[name])
     for backend, precision in itertools.product(space.backends, space.precisions):
-        options = catalog.backends[backend]
-        fields = {
-            "device": space.device,
-            "precision": precision,
-            "scenario": space.scenario,
-            "boundary": space.boundary,
-        }
         values = space.options.get(backend, {})
-        if _count(values) > MAX_CELLS:
+        if count(values) > MAX_CELLS:
             raise _too_many(space)
+        options, fields = catalog.backends[backend], fields_of(space, precision)
         combinations = list(declared.combinations(options, values, fields))
         for each, placement, batch_size in itertools.product(
             combinations, space.placements, space.batch_sizes
         ):
-            cell = cell_of(space, backend, precision, placement, batch_size, each)
-            if not any(_matches(rule, cell, options) for rule in space.exclude):
-                yield cell
+            yield cell_of(space, backend, precision, placement, batch_size, each)
+
+
+def count(values: Mapping[str, Sequence[OptionValue]]) -> int:
+    """Combinations of a backend's options."""
+    return math.prod(len(each) for each in values.values())
+
+
+def fields_of(space: Space, precision: Precision) -> dict[str, str]:
+    """Of a cell in ``space``, what `declared.FIELDS` names."""
+    return {
+        "device": space.device,
+        "precision": precision,
+        "scenario": space.scenario,
+        "boundary": space.boundary,
+    }
+
+
+def excluded(space: Space, cell: Cell, catalog: Catalog) -> bool:
+    """Whether a rule of ``space`` drops it."""
+    if not space.exclude:
+        return False
+    known = values_of(cell, catalog.backends[cell.backend])
+    return any(matches(rule, known) for rule in space.exclude)
+
+
+def values_of(cell: Cell, options: Sequence[Option]) -> dict[str, OptionValue]:
+    """What a rule may name: axes, and options that have an effect, with their defaults."""
+    return {name: getattr(cell, name) for name in AXES} | declared.effective(options, cell)
+
+
+def matches(rule: Mapping[str, OptionValue], known: Mapping[str, OptionValue]) -> bool:
+    """Whether all pairs of ``rule`` are in ``known``."""
+    return all(key in known and same(known[key], value) for key, value in rule.items())
 
 
 def cell_of(
@@ -96,23 +127,13 @@ def cell_of(
     )
 
 
-def _matches(rule: Mapping[str, OptionValue], cell: Cell, options: Sequence[Option]) -> bool:
-    """As in a suite, but an option that the cell leaves out has its default."""
-    plain = {o.name: o.default for o in options} | cell.options
-    return all(same(plain.get(k, getattr(cell, k, None)), v) for k, v in rule.items())
-
-
-def _count(values: Mapping[str, Sequence[OptionValue]]) -> int:
-    return math.prod(len(each) for each in values.values())
-
-
 def _too_many(space: Space) -> SuiteError:
     """Says which axes are long, the longest first."""
     sizes = {
         "precision": len(space.precisions),
         "batch_size": len(space.batch_sizes),
         "placement": len(space.placements),
-    } | {f"options.{b}": _count(space.options.get(b, {})) for b in space.backends}
+    } | {f"options.{b}": count(space.options.get(b, {})) for b in space.backends}
     longest = sorted(sizes.items(), key=lambda item: -item[1])[:4]
     words = ", ".join(f"{name} ({size:,})" for name, size in longest)
     return SuiteError(
@@ -126,6 +147,5 @@ def coordinates(cell: Cell, options: tuple[Option, ...]) -> dict[str, OptionValu
 
     ``options``: those of its backend. {'backend': 'openvino', ..., 'openvino.num_streams': 2}.
     """
-    axes = ("backend", "precision", "batch_size", "replicas", "cores", "replicas_per_device")
     named = {f"{cell.backend}.{k}": v for k, v in declared.effective(options, cell).items()}
-    return {name: getattr(cell, name) for name in axes} | named
+    return {name: getattr(cell, name) for name in AXES} | named

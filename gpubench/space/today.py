@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from gpubench import suiteschema
 from gpubench.errors import SuiteError
 from gpubench.space import declared
-from gpubench.space.axes import Placement, Space
-from gpubench.space.grid import cell_of
+from gpubench.space.axes import Placement, Space, no_room
+from gpubench.space.grid import cell_of, fields_of
 from gpubench.suite import Catalog, Cell, Precision
 from gpubench.suiteschema import nearest, same
 
@@ -35,7 +35,7 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
         "batch_size": suiteschema.BATCH_SIZE,
         "replicas": suiteschema.REPLICAS,
         "replicas_per_device": suiteschema.REPLICAS,
-        "cores": {"type": "integer", "minimum": 1, "maximum": space.cores},
+        "cores": suiteschema.CORES,
     }
     given: dict[str, Any] = {}
     for key, text in words.items():
@@ -46,13 +46,7 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
             raise _no_baseline(key, text, mistake.text)
     named = {key: given[key] for key in given if any(o.name == key for o in options)}
     precision: Precision = given.get("precision", "fp32")
-    fields = {
-        "device": space.device,
-        "precision": precision,
-        "scenario": space.scenario,
-        "boundary": space.boundary,
-    }
-    kept = declared.canonical(options, named, fields)
+    kept = declared.canonical(options, named, fields_of(space, precision))
     for o in options:
         if o.name in named and o.name not in kept and not same(named[o.name], o.default):
             raise _no_baseline(o.name, words[o.name], f"no effect here; {declared.condition(o)}")
@@ -63,17 +57,17 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
 
 def _place(given: Mapping[str, Any], space: Space) -> Placement:
     """One replica with all cores, or one on each GPU, unless ``given`` says otherwise."""
-    replicas = given.get("replicas", max(1, space.gpus) if space.device == "cuda" else 1)
+    on_gpus = space.device == "cuda"
+    if on_gpus and "cores" in given:
+        raise _no_baseline("cores", given["cores"], "replicas own GPUs here, not cores")
+    replicas = given.get("replicas", max(1, space.gpus) if on_gpus else 1)
     place = Placement(replicas, 0, min(replicas, given.get("replicas_per_device", 1)))
-    if space.device == "cuda":
-        if "cores" in given:
-            raise _no_baseline("cores", given["cores"], "replicas own GPUs here, not cores")
-        return place
-    cores = given.get("cores", space.cores // place.devices)
-    if cores * place.devices > space.cores or not cores:
-        what = f"{place.devices} x {max(1, cores)} core(s); usable: {space.cores}"
-        raise _no_baseline("replicas", replicas, what)
-    return replace(place, cores=cores)
+    if not on_gpus:
+        cores = given.get("cores", max(1, space.cores // place.devices))
+        place = replace(place, cores=cores)
+    if reason := no_room(space, place):
+        raise _no_baseline("replicas", replicas, reason)
+    return place
 
 
 def _no_baseline(key: str, text: object, what: str) -> SuiteError:

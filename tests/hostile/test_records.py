@@ -17,6 +17,7 @@ from tests.hostile.commands import fuzz, gpubench, told
 
 HEADER, RECORDS = files.run()
 ARMS = files.arms()
+SEARCH, TRIALS, PROOF = files.search()
 WHOLE = b"".join([files.line("header", HEADER), *(files.line("record", r) for r in RECORDS)])
 NUMBERS = [
     *(0, 1, -1, 2, 1e-300, 0.5, 1e300, 1.7e308, -1e308),
@@ -140,6 +141,40 @@ def test_arms_of_an_ab(place: Path, data: st.DataObject) -> None:
         ["compare", place / "ab", "-o", place / "ab.html"],
         ["report", place / "ab", "-f", "md"],
         ["export", place / "ab", "-f", "junit"],
+    ):
+        code, _, err = gpubench(*words)
+        if code == 2:
+            told(code, err, "records.jsonl")
+        assert code in (0, 1, 2, 3, 4)
+
+
+@fuzz(12)
+@given(st.data())
+def test_a_search(place: Path, data: st.DataObject) -> None:
+    """What stands in it may be anything; what it recommends may have vanished."""
+    value = data.draw(st.sampled_from(NUMBERS) | st.sampled_from(OTHERS))
+    header, records = SEARCH, list(TRIALS)
+    which = data.draw(st.sampled_from(["search", "header", "record", "record", "gone"]))
+    if which == "gone":
+        drawn = data.draw(st.lists(st.booleans(), min_size=len(records), max_size=len(records)))
+        records = [r for r, kept in zip(records, drawn, strict=True) if kept]
+    elif which == "record":
+        n = data.draw(st.integers(0, len(records) - 1))
+        at = data.draw(st.sampled_from(list(files.places(records[n]))[1:]))
+        records[n] = files.changed(records[n], at, lambda _: value)
+    else:
+        inside = [p for p in files.places(header) if ("search" in p) == (which == "search")]
+        at = data.draw(st.sampled_from(inside[1:]))
+        header = files.changed(header, at, lambda _: value)
+    files.write(place / "tune" / "records.jsonl", header, records)
+    for (head, made), arm in zip(PROOF, ("baseline", "candidate"), strict=True):
+        files.write(place / "tune" / "evidence" / arm / "records.jsonl", head, made)
+    for words in (
+        ["report", place / "tune", "-o", place / "tune.html"],
+        ["report", place / "tune", "-f", "json"],
+        ["report", place / "tune", "-f", "md"],
+        ["compare", place / "tune", place / "good", "--cache-dir", place / "cache"],
+        ["export", place / "tune", "-f", "junit"],
     ):
         code, _, err = gpubench(*words)
         if code == 2:

@@ -38,6 +38,16 @@ def factor(c: Cell) -> float:
     return usual / GAIN[c.precision] * spin * small
 
 
+def truth(c: Cell) -> float:
+    """The true ns per batch."""
+    return make.batch_ns(c) * factor(c)
+
+
+def wrong(c: Cell) -> bool:
+    """Whether its answers are: OpenVINO's int8."""
+    return c.backend == "openvino" and c.precision == "int8"
+
+
 def space(batches: Sequence[int] = (1, 8, 32), replicas: Sequence[int] = (1, 2, 4)) -> list[Cell]:
     """Backends x precisions x batch sizes x replicas, ONNX Runtime's with and without spinning."""
     kinds: list[tuple[str, str, dict[str, Any]]] = [
@@ -54,8 +64,7 @@ def space(batches: Sequence[int] = (1, 8, 32), replicas: Sequence[int] = (1, 2, 
 
 def record(c: Cell, repeat: int, rng: np.random.Generator, at: float, **changes: Any) -> Record:
     """One measurement that began ``at`` seconds after the start."""
-    wrong = c.backend == "openvino" and c.precision == "int8"
-    made = make.record(c, repeat, rng, samples=60, factor=factor(c), passed=not wrong)
+    made = make.record(c, repeat, rng, samples=60, factor=factor(c), passed=not wrong(c))
     ceiling = Ceiling(work=WORK, flops_per_s=PEAK[c.precision], bytes_per_s=1e11,
                       precision=c.precision)  # fmt: skip
     started = (START + timedelta(seconds=at)).isoformat(timespec="milliseconds")
@@ -82,7 +91,8 @@ def tune(
     change: Any = None,
     **header: Any,
 ) -> RecordFile:
-    """The first ``explored`` configurations are measured once, the best eight ``rounds`` times.
+    """The first ``explored`` configurations are measured once, the best eight ``rounds`` more
+    times.
 
     ``ended``: what was not measured has a record that says so. ``change`` edits or drops records.
     """
@@ -90,9 +100,8 @@ def tune(
     rng = np.random.default_rng(seed)
     found, at = [], 2.0
     tried = planned[:explored]
-    fast = sorted(tried, key=lambda c: make.batch_ns(c) * factor(c) / c.batch_size / c.replicas)
-    wrong = [c for c in fast if c.backend == "openvino" and c.precision == "int8"]
-    best = [c for c in fast if c not in wrong][:8]
+    fast = sorted(tried, key=lambda c: truth(c) / c.total_batch)
+    best = [c for c in fast if not wrong(c)][:8]
     for repeat in range(rounds + 1):
         for c in tried if repeat == 0 else best:
             found.append(record(c, repeat, rng, at))
