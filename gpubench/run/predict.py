@@ -65,12 +65,10 @@ class Predictor:
         import numpy as np
 
         seen = [key for key in costs if key in self._place]
-        if not seen or not keys:
-            return {}
         here, there = ([self._place[k] for k in names] for names in (seen, keys))
         prior = np.array([bounds.get(k, 0.0) for k in seen])
         found = np.array([costs[k] for k in seen]) - prior
-        centre = found.mean()
+        centre = found.mean() if seen else 0.0
         own = self._kernel[np.ix_(here, here)] + ERROR**2 * np.eye(len(here))
         cross = self._kernel[np.ix_(there, here)]
         weights = np.linalg.solve(own, np.column_stack([found - centre, cross.T]))

@@ -12,7 +12,7 @@ from gpubench.goal import Goal, Limit, Metric, Search
 from gpubench.limits import Ceiling
 from gpubench.record import RecordFile
 from gpubench.run import propose, setup
-from gpubench.run.search import Bench, Proposer, search
+from gpubench.run.search import Proposer, search
 from gpubench.suite import Cell, OptionValue
 from tests.benchmarks.tune import record
 from tests.benchmarks.tune.recorded import Recorded, Replay
@@ -77,15 +77,14 @@ class Proposing(Struct, frozen=True):
     """A way of proposing, by name."""
 
     name: str
-    make: Callable[[Sequence[Cell], Search, Bench, Coordinates], Proposer]
+    make: Callable[[Sequence[Cell], Search, metrics.Best, Coordinates], Proposer]
 
 
 PROPOSERS = (
-    Proposing("grid", lambda cells, search, bench, where: propose.Grid(search, bench.best)),
-    Proposing(
-        "tpe", lambda cells, search, bench, where: propose.Tpe(cells, search, bench.best, where)
-    ),
+    Proposing("proposals", propose.Proposals),
+    Proposing("optuna", propose.Tpe),
 )
+"""What `gpubench tune` asks; and Optuna alone, which always has something to try."""
 
 
 def bounds(file: RecordFile) -> Callable[[Cell, Metric], float | None]:
@@ -112,7 +111,7 @@ def answer(
     def where(cell: Cell) -> dict[str, OptionValue]:
         return space.coordinates(cell, options[cell.backend])
 
-    proposer = way.make(recorded.cells, wanted, bench, where)
+    proposer = way.make(recorded.cells, wanted, bench.best, where)
     standings = search(recorded.cells, wanted, bench, proposer, (), lambda record: None)
     top = race.recommended(standings)
     judge = Recorded(truth, case.drop) if truth else recorded

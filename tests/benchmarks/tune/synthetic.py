@@ -18,6 +18,8 @@ PEAKS = {"fp32": 3.4e11, "bf16": 6.8e11, "int8": 13.6e11}
 RIGHT = {"fp32": 118, "bf16": 117, "int8": 114}
 LABELLED = 128
 SAMPLES = 12
+INTERACTION = 0.03
+"""Standard deviation of what the effects of single axes do not explain."""
 BUILD_S = {"onnx": 25.0, "int8": 40.0}
 
 
@@ -46,7 +48,7 @@ def rates(rng: np.random.Generator, cells: list[Cell]) -> dict[str, float]:
     found = {}
     for c in cells:
         log = way[c.backend, c.precision, str(c.options)]
-        log += slope[c.backend] * (np.log2(c.batch_size) - 3) / 3 + rng.normal(0, 0.02)
+        log += slope[c.backend] * (np.log2(c.batch_size) - 3) / 3 + rng.normal(0, INTERACTION)
         log += split[c.backend] * (c.replicas - 1)
         found[c.key] = PEAKS[c.precision] / FLOPS * float(np.exp(min(log, np.log(0.95))))
     return found
