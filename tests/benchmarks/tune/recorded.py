@@ -82,7 +82,8 @@ class Recorded:
         found = []
         for limit in limits:
             seen = self.values(cell, limit.metric, value)
-            bad = sum((v < limit.bound) == limit.metric.more_is_better for v in seen)
+            sign = 1 if limit.metric.more_is_better else -1
+            bad = sum(sign * v < sign * limit.bound for v in seen)
             if bad:
                 found.append(f"{bad} of {len(seen)} rounds: {limit.text}")
         return found

@@ -96,13 +96,15 @@ def _record(rng: np.random.Generator, cell: Cell, repeat: int, rate: float, nois
     policy = record.POLICY
     per_batch = batch_ns / 1e9
     wall = 1.0 + max(policy.warmup_s, 3 * per_batch) + max(policy.sample_s, 5 * per_batch)
+    built = [] if cell.backend == "torch-eager" else ["onnx"]
+    built += ["int8"] if cell.precision == "int8" else []
     right = RIGHT[cell.precision] * checked // LABELLED
     return Record(
         cell=cell,
         repeat=repeat,
         status="ok",
         replicas=replicas,
-        prepare_ns={"onnx": int(1e9 * BUILD_S["onnx"])} if cell.backend != "torch-eager" else {},
+        prepare_ns={step: int(1e9 * BUILD_S[step]) for step in built},
         parity=Parity(
             images=checked, relative_error=0.01, top1_agreement=1.0, worst_slot=0,
             max_relative_error=1.5, min_top1_agreement=0.8, passed=True, labelled=checked,
@@ -112,5 +114,5 @@ def _record(rng: np.random.Generator, cell: Cell, repeat: int, rate: float, nois
             work=Work(flops=FLOPS, weights=2.5e7, activations=2e7, ends=1.5e5),
             flops_per_s=PEAKS[cell.precision], bytes_per_s=4e10, precision=cell.precision,
         ),
-        wall_s=wall + checked * cell.replicas / rate,
+        wall_s=float(wall + checked * cell.replicas / rate),
     )  # fmt: skip
