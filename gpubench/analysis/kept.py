@@ -20,6 +20,8 @@ TWICE = 2
 """Repeats that nothing is promised below."""
 SETTLED = 3
 """Repeats after which a limit that more of them could not show to be met counts as broken."""
+MOST = 40
+"""Repeats of one configuration, at most, for the samples that a percentile needs."""
 
 State = Literal["met", "open", "violated"]
 
@@ -38,7 +40,8 @@ class Kept(Struct, frozen=True):
     missing: int = 0
     """Samples that the percentile still needs."""
     hopeless: bool = False
-    """open, and more repeats would not help: too close to the limit."""
+    """open, and more repeats would not help: too close to the limit, or MOST of them would still
+    be too few samples."""
 
     @property
     def text(self) -> str:
@@ -77,8 +80,9 @@ def judged(limit: Limit, values: Sequence[float], noise: Noise, samples: int) ->
         state = "violated"
     elif max(costs) <= bound and centre + half <= bound and n >= TWICE and not missing:
         state = "met"
-    near = max(costs) > bound or centre + reach > bound
-    return Kept(limit, value, state, worst, missing, state == "open" and n >= SETTLED and near)
+    near = n >= SETTLED and (max(costs) > bound or centre + reach > bound)
+    hopeless = state == "open" and (near or missing > (MOST - n) * samples / n)
+    return Kept(limit, value, state, worst, missing, hopeless)
 
 
 def over(limit: Limit, value: float, margin: float) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gpubench.goal import Metric
 from gpubench.record import Record
-from gpubench.samples import latencies_ns
+from gpubench.samples import window_slices
 from gpubench.suite import Cell
 
 Best = Callable[[Cell, Metric], float | None]
@@ -29,18 +29,24 @@ def cost(metric: Metric, number: float) -> float:
 
 
 def latencies(record: Record) -> list[float]:
-    """ns per batch of all replicas while all of them ran, in ascending order."""
-    return sorted(x for visit in record.visits for x in latencies_ns(visit))
+    """ns per batch of all replicas while all of them ran."""
+    found: list[float] = []
+    for visit in record.visits:
+        for s, inside in zip(visit, window_slices(visit), strict=True):
+            durations, each = s.durations_ns[inside], s.iterations
+            # a search reads all samples after every measurement; dividing takes as long as sorting
+            found += durations if each == 1 else [d / each for d in durations]
+    return found
 
 
-def quantile(ordered: list[float], q: float) -> float | None:
+def quantile(values: Sequence[float], q: float) -> float | None:
     """The order statistic of rank ceil(q (n + 1)), the largest where there is none so high.
 
     A new sample lies above it with a chance of at most 1 - q (n large enough), where the nearest
     rank would be a little low: what keeps a limit must not gain by having few samples.
     """
-    n = len(ordered)
-    return ordered[min(n, math.ceil(round(q * (n + 1), 9))) - 1] if n else None
+    ordered, n = sorted(values), len(values)
+    return float(ordered[min(n, math.ceil(round(q * (n + 1), 9))) - 1]) if n else None
 
 
 def _found(record: Record, metric: Metric) -> float | None:

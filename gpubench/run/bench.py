@@ -94,9 +94,7 @@ class AgentBench:
             self._asked.strict = True
             self._task(calibrated[0])
             self._asked.strict = False
-        self._watcher.task(None, "measuring what the hardware can do", 0)
-        for cell in cells:
-            self._ceilings.of(cell)
+        self._ceilings.measure(cells, self._watcher)
         self._watcher.begin(-1)
         self._began = monotonic()
 
@@ -125,11 +123,10 @@ class AgentBench:
         reply, invalidated = valid(ask)
         if isinstance(reply, Done):
             self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
-            record = measured(cell, repeat, reply, task.prepare_ns)
+            record = self._ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
         else:
             record = failed(cell, repeat, reply, ())
-        record = replace(record, invalidated=invalidated)
-        return self._ended(self._ceilings.fill(record), begun)
+        return self._ended(replace(record, invalidated=invalidated), begun)
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """By the roofline; None before the start."""

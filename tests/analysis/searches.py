@@ -54,6 +54,12 @@ class Machine(Struct):
     within: float = 0.0
     """sd of the batches of one repeat."""
     samples: int = 1
+    batches: Sequence[int] = ()
+    """Of each configuration; (): 8."""
+
+    def cells(self) -> list[Cell]:
+        sizes = self.batches or [8] * len(self.ms)
+        return [cell(i, batch_size=size) for i, size in enumerate(sizes)]
 
     def bench(self, seed: int) -> Callable[[Cell, int], Record]:
         rng, done = random.Random(seed), 0
@@ -79,7 +85,7 @@ def run(
 ) -> tuple[list[Standing], int, set[int]]:
     """(standings, measurements, all that were ever called worse): everything is explored once."""
     rng = random.Random(seed)
-    cells = [cell(i) for i in range(len(machine.ms))]
+    cells = machine.cells()
     measure, records, worse = machine.bench(seed), [], set[int]()
 
     def judged() -> list[Standing]:
