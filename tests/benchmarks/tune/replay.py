@@ -43,8 +43,9 @@ class Row(Struct, frozen=True):
         return all(o.reach >= REACH and o.cost <= COST and not o.broken for o in self.outcomes)
 
 
-def run(file: RecordFile, seeds: int, budget_s: float, workers: int = 1) -> list[Row]:
-    """Every question by every proposer."""
+def run(file: RecordFile, seeds: int, workers: int = 1) -> list[Row]:
+    """Every question by every proposer, with COST of the exhaustive cost as budget."""
+    budget_s = COST * Recorded(file).exhaustive_s()
     asked = [(case, way.name) for case in cases.questions(file) for way in PROPOSERS]
     jobs = [(case, way, seed) for case, way in asked for seed in range(seeds)]
     if workers > 1:
@@ -88,10 +89,10 @@ def _line(row: Row) -> Iterator[str]:
 
 
 def write(file: RecordFile, seeds: int, output: Path, workers: int) -> list[Row]:
-    """Run with a quarter of the exhaustive cost as budget; write the two files."""
+    """Run, and write the two files."""
     recorded = Recorded(file)
     whole = recorded.exhaustive_s()
-    rows = run(file, seeds, COST * whole, workers)
+    rows = run(file, seeds, workers)
     kept = sum(row.kept for row in rows)
     text = (
         "# What a search finds, and at what cost, against measuring everything\n\n"
