@@ -1,4 +1,4 @@
-"""What to try next: in turn where everything can be tried, else where Optuna expects the most.
+"""What to try next: what is likely to be best, or where that is too much, what Optuna makes of it.
 
 Both are pure functions of the records, so that a search that goes on proposes what it would have.
 """
@@ -18,7 +18,8 @@ from gpubench.analysis import metrics
 from gpubench.analysis.metrics import Best
 from gpubench.goal import Limit, Search
 from gpubench.record import WRONG, Record
-from gpubench.run.search import EXPLORE, Proposer
+from gpubench.run.promise import Promise, answers
+from gpubench.run.search import EXPLORE
 from gpubench.suite import Cell, OptionValue
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class Grid:
         spent: dict[str, float] = defaultdict(float)
         for record in records:
             spent[record.cell.backend] += record.wall_s
-        wrong = {_answers(r.cell) for r in records if r.kind in WRONG}
+        wrong = {answers(r.cell) for r in records if r.kind in WRONG}
         return min(
             unmeasured,
-            key=lambda c: (_answers(c) in wrong, spent[c.backend], self.rank(c)),
+            key=lambda c: (answers(c) in wrong, spent[c.backend], self.rank(c)),
             default=None,
         )
 
@@ -175,22 +176,23 @@ class Tpe:
 
 
 class Proposals:
-    """`Grid` where every cell can be measured in the time for exploration, else `Tpe`."""
+    """What is likely to be the best, or where that takes too long, what `Tpe` makes of it."""
 
     def __init__(
         self, cells: Sequence[Cell], search: Search, best: Best,
         coordinates: Callable[[Cell], Coordinates],
     ) -> None:  # fmt: skip
         self._search = search
-        self._grid, self._tpe = Grid(search, best), Tpe(cells, search, best, coordinates)
+        self._promise = Promise({c.key: _point(coordinates(c)) for c in cells}, search, best)
+        self._tpe = Tpe(cells, search, best, coordinates)
 
     def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:
-        """What either proposes, by the time that trials have taken."""
+        """One that may beat what was measured; None: nothing is likely to."""
+        left = self._promise.of(unmeasured, records)
         seconds = [r.wall_s for r in records if r.repeat == 0]
         left_s = EXPLORE[0] * self._search.budget_s - sum(r.wall_s for r in records)
-        every = (fmean(seconds) if seconds else PER_TRIAL_S) * len(unmeasured)
-        proposer: Proposer = self._grid if every <= left_s else self._tpe
-        return proposer.next(unmeasured, records)
+        every = (fmean(seconds) if seconds else PER_TRIAL_S) * len(left)
+        return next(iter(left), None) if every <= left_s else self._tpe.next(left, records)
 
 
 def _suggest(trial: optuna.Trial, name: str, values: Values) -> OptionValue:
@@ -221,11 +223,6 @@ def _point(coordinates: Coordinates) -> Coordinates:
     own = dict(coordinates)
     place = [own.pop(name) for name in ("replicas", "cores", "replicas_per_device")]
     return own | {"placement": "x".join(map(str, place))}
-
-
-def _answers(cell: Cell) -> tuple[object, ...]:
-    """The same for cells whose answers are the same but for rounding: other sizes of one thing."""
-    return cell.backend, cell.precision, tuple(sorted(cell.options.items()))
 
 
 def _by_cell(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -66,9 +66,12 @@ def search(
     """
     walk = _Walk(cells, search, bench, list(records), note, told)
     walk.baseline()
-    for share in EXPLORE:
+    share, seen = EXPLORE[0], -1
+    while walk.measured > seen:  # a race may leave nothing that keeps the limits: explore again
+        seen = walk.measured
         walk.explore(proposer, share * search.budget_s)
         walk.race(SEARCH * search.budget_s)
+        share = EXPLORE[1]
     return walk.end()
 
 
@@ -96,6 +99,11 @@ class _Walk:
         """What was written of cells that were never measured."""
         self._done = {(r.cell.key, r.repeat) for r in self._records}
         self._standings = self._judged()
+
+    @property
+    def measured(self) -> int:
+        """Records so far."""
+        return len(self._records)
 
     def baseline(self) -> None:
         """Today's default, which the rest is held against: one batch size in any case."""

@@ -113,12 +113,16 @@ def test_optuna_turns_away_from_what_fails() -> None:
     assert sum(failed[STARTUP:]) / 20 < sum(failed[:STARTUP]) / STARTUP
 
 
-def test_every_cell_is_tried_where_there_is_time_for_it() -> None:
+def test_optuna_is_asked_where_time_is_short() -> None:
     space, bench = conditional(), Bench(cost)
-    roomy = Proposals(space, asked(budget_s=1e6), bench.best, coordinates)
-    first = [bench.measure(space[0], 0)]
-    rest = space[1:]
-    assert roomy.next(rest, first) == Grid(asked(), bench.best).next(rest, first)
+    records = tried(Grid(asked(), bench.best), bench, space, STARTUP)
+    known = {r.cell.key for r in records}
+    rest = [c for c in space if c.key not in known]
+    roomy = Proposals(space, asked(budget_s=1e6), bench.best, coordinates).next(rest, records)
+    short = Proposals(space, asked(budget_s=30), bench.best, coordinates).next(rest, records)
+    assert roomy is not None
+    assert short is not None
+    assert roomy != short
 
 
 def test_a_whole_search_takes_a_small_part_of_the_time_of_measuring_everything() -> None:
