@@ -122,6 +122,16 @@ def test_bad_words(go: Tune, tmp_path: Path, words: tuple[str, str], said: str) 
     assert not (tmp_path / "out").exists()
 
 
+def test_energy_that_cannot_be_counted(go: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        def read(self) -> None:
+            return None
+
+    monkeypatch.setattr(tunesetup, "Rapl", Nothing)
+    for words in (("--objective", "energy"), ("--max-energy", "0.5J")):
+        assert "energy cannot be measured here" in str(go(*words).exception)
+
+
 def test_a_search_that_is_there_is_not_begun_again(go: Tune, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / RECORDS).write_text("not a record file\n")

@@ -65,7 +65,7 @@ class AgentBench:
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
         self._seen = Durations(cache_dir)
-        self._ceilings = Ceilings(agent, plan.cores_of, backends)
+        self.ceilings = Ceilings(agent, plan.cores_of, backends)
         self.broken: dict[str, str] = {}
         """Modules that the agent cannot import, and why; known once it was started."""
 
@@ -94,7 +94,7 @@ class AgentBench:
             self._asked.strict = True
             self._task(calibrated[0])
             self._asked.strict = False
-        self._ceilings.measure(cells, self._watcher)
+        self.ceilings.measure(cells, self._watcher)
         self._watcher.begin(-1)
         self._began = monotonic()
 
@@ -123,7 +123,7 @@ class AgentBench:
         reply, invalidated = valid(ask)
         if isinstance(reply, Done):
             self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
-            record = self._ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
+            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
         else:
             record = failed(cell, repeat, reply, ())
         return self._ended(replace(record, invalidated=invalidated), begun)
@@ -132,7 +132,7 @@ class AgentBench:
         """By the roofline; None before the start."""
         if self._began is None:
             return None
-        return roofline.best(cell, self._ceilings.of(cell), metric)
+        return roofline.best(cell, self.ceilings.of(cell), metric)
 
     def elapsed(self) -> float:
         """Seconds of the budget that are gone."""

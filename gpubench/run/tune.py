@@ -173,7 +173,7 @@ class _Walk:
             job.header, job.search, job.plan, job.backends, verify.Pair(base, best),
             max(budget - bench.elapsed(), (1 - SEARCH) * budget), job.out, job.cache_dir,
         )  # fmt: skip
-        _, candidate = ab.run(asked, self._watcher, agent, bench.broken)
+        _, candidate = ab.run(asked, self._watcher, agent, bench.broken, bench.ceilings)
         return verify.fault(candidate, job.search)
 
     def _drop(self, best: Standing, why: str) -> None:

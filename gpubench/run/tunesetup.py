@@ -18,6 +18,7 @@ from gpubench.goal import Goal, Search
 from gpubench.gpu import visible_gpus
 from gpubench.run import arms, needs, pool, setup
 from gpubench.run import plan as planning
+from gpubench.run.energy import Rapl
 from gpubench.run.tune import Job
 from gpubench.suite import Catalog, Cell, Policy, Suite, Workload
 from gpubench.workload.cache import Cache
@@ -72,6 +73,7 @@ def job(
     device = setup.device_of(plain, gpus)
     if device == "cuda" and not gpus:
         raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
+    _check_energy(goal, device)
     asked = space.default(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
         boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0], leave_out=NEVER,
@@ -132,6 +134,16 @@ def _plain(chosen: Mapping[str, Any], catalog: Catalog) -> Suite:
     except SuiteError as error:
         mine = str(error).replace(f"suite {suitefile.find(PLAIN)}: ", "")
         raise SuiteError(mine.replace(f"suite {suitefile.find(PLAIN)}", "the command")) from error
+
+
+def _check_energy(goal: Goal, device: str) -> None:
+    """InputError where energy counts and cannot be counted."""
+    metrics = (goal.objective, *(limit.metric for limit in goal.limits))
+    if device == "cpu" and any(m.kind == "energy" for m in metrics) and Rapl().read() is None:
+        raise InputError(
+            "energy cannot be measured here: there is no counter of the CPU's in "
+            "/sys/class/powercap, or it may not be read (see `gpubench doctor`)"
+        )
 
 
 def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
