@@ -49,6 +49,7 @@ FAILURES = {
     "node-lost": "a machine of the run died, hung or was cut off",
     "required": "skipped although --require names it",
     "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
+    "limit": "broke a limit of the search when it was measured again beside today's default",
     "not-run": "the run ended before this task was measured",
 }
 
@@ -182,6 +183,8 @@ class Pairing(Struct, frozen=True, kw_only=True):
     differs: str
     """How this arm was asked for: 'backend=onnxruntime', 'python=...', 'ref=main'."""
     rule: Rule
+    rates: bool = False
+    """Compared by images/s, whatever the scenario: of a search for throughput."""
 
 
 class Header(Struct, frozen=True, kw_only=True):

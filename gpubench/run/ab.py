@@ -80,12 +80,13 @@ def run(
     watcher: Watcher,
     agent: AgentClient | None = None,
     broken: Mapping[str, str] | None = None,
+    ceilings: Ceilings | None = None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
     ``agent``: a running one that serves both arms and is not stopped here; ``broken``: the modules
-    that it cannot import. KeyboardInterrupt passes through after every process of ours was ended;
-    finished pairs stay.
+    that it cannot import; ``ceilings``: what was measured with it. KeyboardInterrupt passes through
+    after every process of ours was ended; finished pairs stay.
     """
     with ExitStack() as stack:
         for place in (job.out / arm / RECORDS for arm in ARMS):
@@ -112,7 +113,7 @@ def run(
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
         done = _resumed(job, headers) if job.resume else None
-        _Walk(job, crew, writers, watcher, done).measure()
+        _Walk(job, crew, writers, watcher, done, ceilings).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
 
 
@@ -172,12 +173,15 @@ class _Walk:
         writers: Mapping[Arm, Writer],
         watcher: Watcher,
         done: _Done | None,
+        ceilings: Ceilings | None,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
+        pairing = job.sides[0].header.pairing
+        self._rates = bool(pairing and pairing.rates)
         self._plans = {side.arm: side.plan for side in job.sides}
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
-        self._ceilings: dict[Arm, Ceilings] = {}
+        self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
         self._pairs: dict[str, gate.Pairs] = {}
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
@@ -190,7 +194,7 @@ class _Walk:
         """Number of the next pair."""
         for b, c in done.pairs if done else ():
             place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
-            self._note(str(place), c.stage, pair_of(b, c))
+            self._note(str(place), c.stage, pair_of(b, c, self._rates))
             self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
 
     def measure(self) -> None:
@@ -328,7 +332,7 @@ class _Walk:
             self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
-            pair = pair_of(records["baseline"], records["candidate"])
+            pair = pair_of(records["baseline"], records["candidate"], self._rates)
         if pair is None:
             self._broken.add(key)
         else:

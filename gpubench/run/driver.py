@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -19,7 +19,7 @@ from gpubench.run import needs
 from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient, Asked
 from gpubench.run.cluster import Cluster
-from gpubench.run.messages import Done, Measure, Progress
+from gpubench.run.messages import Done, Measure, Progress, Reply
 from gpubench.run.nodes import Nodes
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Ready, prepare
@@ -34,7 +34,7 @@ class Watcher(Protocol):
     """Whoever shows the run to a person; every method returns at once."""
 
     def begin(self, total: int) -> None:
-        """Preparing (``total`` 0) or measuring so many tasks starts."""
+        """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
         """This is now in hand."""
@@ -215,13 +215,13 @@ class _Walk:
         words = f"repeat {repeat + 1}"
         cores = self._plan.cores_of(cell)
         request = Measure(cell, self._policy, task.artefact, task.reference, cores, repeat=repeat)
-        begin, started, invalidated = monotonic(), now(), 0
-        while True:
+        begin, started = monotonic(), now()
+
+        def ask() -> Reply:
             self._watcher.task(cell, words, left_s)
-            reply = agent.ask(request, lambda progress: self._watcher.step(cell, progress))
-            if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
-                break
-            invalidated += 1
+            return agent.ask(request, lambda progress: self._watcher.step(cell, progress))
+
+        reply, invalidated = valid(ask)
         wall = monotonic() - begin
         if isinstance(reply, Done):
             self.seen.note(cell, self._policy, wall / (invalidated + 1))
@@ -241,6 +241,16 @@ class _Walk:
         value = _pilot_value(self._policy, record)
         self._done[record.cell.key, record.repeat] = value
         self._watcher.recorded(record)
+
+
+def valid(ask: Callable[[], Reply]) -> tuple[Reply, int]:
+    """What a measurement gave, and how often before outside evidence spoiled it."""
+    invalidated = 0
+    while True:
+        reply = ask()
+        if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
+            return reply, invalidated
+        invalidated += 1
 
 
 def append(writer: Writer, record: Record) -> None:
