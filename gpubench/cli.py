@@ -49,6 +49,7 @@ def cli() -> None:
 
     \b
     gpubench run quick            measure, print tables, write a report
+    gpubench tune resnet50        find the fastest configuration that is still right
     gpubench doctor               what this machine can run, and what is missing
     gpubench ab ci ...            two configurations or versions, interleaved: is one slower?
     gpubench compare OLD NEW      two stored runs, cell by cell
@@ -206,16 +207,20 @@ def doctor(as_json: bool) -> None:
 def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
     """Tables and charts from one or more runs; of an A/B its verdicts too.
 
+    Of the directory of a search also what it recommends, and why.
+
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
-    from gpubench.record import read_all
+    from gpubench.record import read_all, read_evidence
     from gpubench.report import render
 
     files = read_all(paths)
+    searched = len(files) == 1 and files[0].header.search
+    evidence = read_evidence(paths[0]) if searched else None
     if form is None:
         ending = output.suffix.lstrip(".") if output else "text"
         form = ending if ending in FORMATS else "text"
-    body = render(files, form)
+    body = render(files, form, evidence)
     if output is None:
         click.echo(body)
     else:

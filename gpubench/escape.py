@@ -7,6 +7,7 @@ their own formats need where they are written (`gpubench.report`).
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ _HIDDEN = re.compile(
 )
 """Control characters but for the line feed; what turns the direction of text, or cannot be seen;
 halves of characters, which names of files that are not UTF-8 hold."""
+_JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 _COMMAND = re.compile(r"(?<!\S)::")
 
 
@@ -59,6 +61,18 @@ def encoded(value: Any, indent: int = -1) -> str:
     body = msgspec.json.encode(value)
     text = (body if indent < 0 else msgspec.json.format(body, indent=indent)).decode()
     return _HIDDEN.sub(_escaped, text)
+
+
+def drawn(value: Any) -> str:
+    """``value`` as JSON for a script that draws its text: every text reads back `visible`."""
+    text = msgspec.json.encode(value).decode()
+    text = _HIDDEN.sub(lambda found: _written(found).replace("\\", "\\\\"), text)
+    return _JSON_ESCAPE.sub(_shown, text)
+
+
+def _shown(found: re.Match[str]) -> str:
+    read = visible(json.loads(f'"{found[0]}"'))
+    return json.dumps(read, ensure_ascii=False)[1:-1]
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Amount = Annotated[float, Meta(ge=0, le=1e18)]
-Rate = Annotated[float, Meta(gt=0, le=1e18)]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
 
 
 class Work(Struct, frozen=True, kw_only=True):
@@ -35,3 +35,5 @@ class Ceiling(Struct, frozen=True, kw_only=True):
     """Measured bandwidth of memory."""
     precision: str
     """What the products of that peak were computed in: 'bf16'."""
+    cache_bytes: Amount = 0.0
+    """Of the caches that its replicas share: what may stay there from one batch to the next."""

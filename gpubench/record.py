@@ -49,6 +49,7 @@ FAILURES = {
     "node-lost": "a machine of the run died, hung or was cut off",
     "required": "skipped although --require names it",
     "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
+    "limit": "broke a limit of the search when it was measured again beside today's default",
     "not-run": "the run ended before this task was measured",
 }
 
@@ -73,6 +74,10 @@ FLAGS = {
     "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
 }
 """Validity flags: everything a reader must know before believing a number."""
+
+
+ENERGY_S = 5.0
+"""Counters move in steps, and power is a mean over up to a second: shorter windows say little."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -100,6 +105,8 @@ class Record(Struct, frozen=True, kw_only=True):
     ceiling: Ceiling | None = None
     """The roofline of its device and precision, measured in the same run."""
     telemetry: dict[str, Any] = {}
+    """With ``energy``, where it counts: joules, seconds, source and idle_watts (or None) of the
+    common window, see `gpubench.run.telemetry.Telemetry.energy`."""
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
@@ -134,18 +141,37 @@ class Record(Struct, frozen=True, kw_only=True):
         medians = [median(found) for v in self.visits if (found := samples.latencies_ns(v))]
         return (geometric_mean(medians) if medians[1:] else medians[0]) if medians else None
 
+    def joules_per_image(self, *, above_idle: bool = False) -> float | None:
+        """Energy in the common window (of all visits) / images completed there; None where none
+        was counted, or for less than `ENERGY_S`.
+
+        On a GPU that of the task's whole GPUs and nothing of the host; on a CPU that of all its
+        packages, whoever used them. ``above_idle``: without what was drawn before the run.
+        """
+        energy, rate = self.telemetry.get("energy"), self.images_per_s()
+        if not energy or not rate or energy["seconds"] < ENERGY_S:
+            return None
+        watts: float = energy["joules"] / energy["seconds"]
+        if above_idle:
+            if energy.get("idle_watts") is None:
+                return None
+            watts -= energy["idle_watts"]
+        return watts / rate if watts > 0 else None
+
+    def peak_bytes(self) -> int | None:
+        """Peak memory of all replicas: resident on the host and, on a GPU, their processes' on it.
+
+        None where a replica, or the driver, did not tell.
+        """
+        each = [s.peak_host_bytes for s in self.visits[-1]] if self.replicas else []
+        if self.cell.device == "cuda":
+            gpus = self.telemetry.get("gpus", [])
+            each += [gpu.get("own_memory_bytes_peak") or 0 for gpu in gpus] or [0]
+        return sum(each) if each and all(each) else None
+
     def value(self) -> float | None:
         """The repeat's one number: median ns per batch (latency) or images/s (throughput)."""
         return self.images_per_s() if self.cell.scenario == "throughput" else self.median_ns()
-
-    def joules_per_image(self) -> float | None:
-        """None: this machine, or whoever wrote the record, could not count energy."""
-        return None
-
-    def peak_bytes(self) -> int | None:
-        """Peak memory of all replicas, on the host."""
-        peaks = [max(s.peak_host_bytes for s in each) for each in zip(*self.visits, strict=False)]
-        return sum(peaks) if peaks and all(peaks) else None
 
 
 class Pairing(Struct, frozen=True, kw_only=True):
@@ -157,6 +183,8 @@ class Pairing(Struct, frozen=True, kw_only=True):
     differs: str
     """How this arm was asked for: 'backend=onnxruntime', 'python=...', 'ref=main'."""
     rule: Rule
+    rates: bool = False
+    """Compared by images/s, whatever the scenario: of a search for throughput."""
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -196,6 +224,8 @@ class RecordFile(Struct, frozen=True):
 RECORDS = "records.jsonl"
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+NO_CEILING = "no_ceiling"
+"""In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
 BEGIN = b'{"header":{'
@@ -301,6 +331,19 @@ def read_all(paths: Sequence[str | Path]) -> list[RecordFile]:
         both = not (path / RECORDS).exists() and any((arm / RECORDS).exists() for arm in arms)
         found += [read(each) for each in (arms if both else [path])]
     return found
+
+
+EVIDENCE = "evidence"
+"""In the directory of a search: its A/B of the recommended cell against today's default."""
+
+
+def read_evidence(path: str | Path) -> tuple[RecordFile, RecordFile] | None:
+    """(baseline, candidate) of the A/B in a search's directory; None without both arms."""
+    arms = [Path(path) / EVIDENCE / arm for arm in get_args(Arm)]
+    if not all((arm / RECORDS).exists() for arm in arms):
+        return None
+    baseline, candidate = map(read, arms)
+    return baseline, candidate
 
 
 def _line(

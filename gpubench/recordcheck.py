@@ -7,10 +7,10 @@ plain JSON, have the shape that is read from them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 if TYPE_CHECKING:
     from gpubench.record import Header, Record
@@ -34,16 +34,25 @@ class _Series(Struct, frozen=True):
 class _Gpu(Struct, frozen=True):
     index: int = 0
     series: _Series = _Series()
+    own_memory_bytes_peak: Annotated[int, Meta(ge=1, le=2**48)] | None = None
 
 
 class _Cpu(Struct, frozen=True):
     mhz: _Spread | None = None
 
 
+class _Energy(Struct, frozen=True):
+    joules: Annotated[float, Meta(ge=0, le=1e15)]
+    seconds: Annotated[float, Meta(gt=0, le=1e9)]
+    source: Literal["nvml", "nvml-power", "rapl"]
+    idle_watts: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+
+
 class _Telemetry(Struct, frozen=True):
     turns_s: list[float] = []
     cpu: _Cpu = _Cpu()
     gpus: list[_Gpu] = []
+    energy: _Energy | None = None
 
 
 class _Version(Struct, frozen=True):

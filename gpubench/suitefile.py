@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from gpubench import tomlfile
 from gpubench.errors import SuiteError
 from gpubench.suite import (
     Axes,
@@ -27,23 +27,29 @@ from gpubench.suite import (
     Suite,
     Workload,
 )
-from gpubench.suiteschema import MOST, Mistake, Schema, mistakes, nearest, same, schema, show
+from gpubench.suiteschema import (
+    MOST,
+    Mistake,
+    Schema,
+    mistakes,
+    nearest,
+    same,
+    schema,
+    show,
+    typed,
+)
+from gpubench.tomlfile import Data, Places
 
 __all__ = ["expand", "find", "load", "schema", "shipped"]
 
-MAX_BYTES = 2**20
+WHAT = "suite"
+"""What its file is called in messages."""
 MAX_CELLS = 10_000
 MAX_RULES = 1_000
 MAX_MATCHES = 1_000_000
 """Cells times exclusion rules."""
-_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
-"""Of a key of n parts tomllib keeps all n^2 / 2 beginnings: 200 kB of them take 40 GB."""
 WEIGHTS = ("probe", "random", "file")
 IMAGES = ("digits", "photos", "synthetic")
-
-Data = dict[str, Any]
-Places = Mapping[str, str]
-"""Dotted key -> how to call it in a message: the option that has overridden it."""
 
 
 def shipped() -> list[Path]:
@@ -77,7 +83,7 @@ def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | Non
     """
     path = find(name_or_path)
     rules = schema(catalog)
-    data = _read(path)
+    data = tomlfile.read(path, WHAT)
     suite = _build(path, data, rules, path.parent, {})
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     if not given:
@@ -156,30 +162,6 @@ def _matches(rule: Mapping[str, OptionValue], cell: Cell) -> bool:
 # ------------------------------------------------------------------------------ reading
 
 
-def _read(path: Path) -> Data:
-    def wrong(what: str) -> SuiteError:
-        return SuiteError(f"suite {path}: {what}")
-
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise wrong(f"cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_BYTES:
-        raise wrong(f"larger than {MAX_BYTES:,} bytes; this is no suite")
-    try:
-        text = raw.decode("utf-8-sig")
-        if _DOTTED.search(text):
-            raise wrong("not valid TOML for a suite: a key of 20 parts or more")
-        return tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise wrong(f"not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise wrong(f"not valid TOML: {error}") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
-        raise wrong(f"not valid TOML: {error}") from error
-
-
 def _merge(
     suite: Suite, data: Data, given: Mapping[str, Any], rules: Schema
 ) -> tuple[Data, dict[str, str]]:
@@ -195,7 +177,7 @@ def _merge(
         if section is None:
             known = [k for keys in sections.values() for k in keys]
             raise SuiteError(f"{option}: there is no such key in a suite; {nearest(key, known)}")
-        merged.setdefault(section, {})[key] = _typed(value, sections[section][key])
+        merged.setdefault(section, {})[key] = typed(value, sections[section][key])
         places[f"{section}.{key}"] = option
     if "repeats" in given and "max_repeats" not in given:
         merged["policy"]["max_repeats"] = merged["policy"]["repeats"]
@@ -205,22 +187,9 @@ def _merge(
         )
         if was_file != is_file:
             del merged["workload"]["weights"]  # its default follows the kind of model
-    if "backend" in given and merged["baseline"] not in _listed(merged["axes"]["backend"]):
+    if "backend" in given and merged["baseline"] not in listed(merged["axes"]["backend"]):
         del merged["baseline"]
     return merged, places
-
-
-def _typed(value: Any, rule: Schema) -> Any:
-    """``value`` with strings from the command line as numbers where a number is wanted."""
-    if isinstance(value, list | tuple):
-        return [_typed(item, rule) for item in value]
-    kinds = {branch.get("type") for branch in (rule, *rule.get("anyOf", ()))}
-    if isinstance(value, str) and kinds & {"integer", "number"}:
-        try:
-            return int(value) if "integer" in kinds else float(value)
-        except ValueError:
-            return value  # the check says what is wrong with it
-    return value
 
 
 # ------------------------------------------------------------------------------ validating
@@ -233,17 +202,17 @@ def _build(path: Path, data: Data, rules: Schema, base: Path, places: Places) ->
         checks = _cross_checks(suite, data, overridden=bool(places))
         found = list(itertools.islice(checks, MOST + 1))
     if found:
-        raise _error(path, found, places)
+        raise tomlfile.error(WHAT, path, found, places)
     return suite
 
 
 def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
     """Data that satisfies the schema -> Suite, with every default filled in."""
-    axes = {k: v if k in ("device", "cores") else _listed(v) for k, v in data["axes"].items()}
+    axes = {k: v if k in ("device", "cores") else listed(v) for k, v in data["axes"].items()}
     known = rules["properties"]["axes"]["properties"]["options"]["properties"]
     axes["options"] = {
         backend: {
-            name: [_number(v, known[backend]["properties"][name]) for v in _listed(values)]
+            name: [_number(v, known[backend]["properties"][name]) for v in listed(values)]
             for name, values in options.items()
         }
         for backend, options in data["axes"].get("options", {}).items()
@@ -262,7 +231,7 @@ def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
     for key in ("labels", "calibration"):
         if work.get(key):
             work[key] = _located(base, work[key])
-    exclude = (rule for table in data.get("exclude", []) for rule in _rules(table))
+    exclude = (rule for table in data.get("exclude", []) for rule in rules_of(table))
     return Suite(
         name=path.stem,
         description=data.get("description", ""),
@@ -289,7 +258,8 @@ def _is(path: Path, test: Callable[[Path], bool]) -> bool:
         return False
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A value that may be given alone."""
     return value if isinstance(value, list) else [value]
 
 
@@ -297,9 +267,9 @@ def _number(value: Any, rule: Schema) -> Any:
     return float(value) if rule["anyOf"][0]["type"] == "number" else value
 
 
-def _rules(table: Data) -> Iterator[dict[str, OptionValue]]:
+def rules_of(table: Data) -> Iterator[dict[str, OptionValue]]:
     """One rule for every combination of its lists' values."""
-    for values in itertools.product(*(_listed(v) for v in table.values())):
+    for values in itertools.product(*(listed(v) for v in table.values())):
         yield dict(zip(table, values, strict=True))
 
 
@@ -339,7 +309,7 @@ def _exclusion_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
     devices = [d for d in both if suite.axes.device in ("auto", d)]
     grid = [cell for device in devices for cell in _grid(suite, device, 1)]
     for i, table in enumerate(tables):
-        for rule in _rules(table):
+        for rule in rules_of(table):
             if not any(_matches(rule, cell) for cell in grid):
                 text = "matches no cell; every value must be one that the axes have"
                 yield Mistake(f"exclude[{i}]", rule, text)
@@ -381,15 +351,3 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
 
 def _found(value: str, test: Callable[[Path], bool]) -> bool:
     return Path(value).is_absolute() and _is(Path(value), test)  # `_convert` made it absolute
-
-
-def _error(path: Path, found: list[Mistake], places: Places) -> SuiteError:
-    """One message for all mistakes; those of an override name the option, not the file."""
-    lines = []
-    for mistake in found[:MOST]:
-        key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
-        lines.append(str(mistake._replace(at=places[key]) if key else mistake))
-    if len(lines) == 1:
-        return SuiteError(f"suite {path}: {lines[0]}")
-    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
-    return SuiteError("\n  ".join([f"suite {path} has {many}:", *lines]))

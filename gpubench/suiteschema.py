@@ -39,6 +39,9 @@ _PLAIN = re.compile(r"[\w-]{1,80}", re.ASCII)
 MAX_INT = 2**31 - 1
 MAX_NUMBER = 1e9
 """Bounds of every number in a suite, so that none overflows further down."""
+BATCH_SIZE: Schema = {"type": "integer", "minimum": 1, "maximum": 65_536}
+REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
+CORES: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
 
 HELP = {
     "description": "One line for `gpubench list suites`.",
@@ -132,9 +135,9 @@ def schema(catalog: Catalog) -> Schema:
     shared = {
         "backend": _enum(names),
         "precision": _enum(get_args(Precision)),
-        "batch_size": {"type": "integer", "minimum": 1, "maximum": 65_536},
-        "replicas": {"type": "integer", "minimum": 1, "maximum": 1024},
-        "replicas_per_device": {"type": "integer", "minimum": 1, "maximum": 1024},
+        "batch_size": BATCH_SIZE,
+        "replicas": REPLICAS,
+        "replicas_per_device": REPLICAS,
         "scenario": _enum(get_args(Scenario)),
         "boundary": _enum(get_args(Boundary)),
         "dispatch": _enum(get_args(Dispatch)),
@@ -143,19 +146,19 @@ def schema(catalog: Catalog) -> Schema:
         "loader_cores": {"type": "integer", "minimum": 0, "maximum": 1024},
     }
     options = {
-        name: _table({o.name: _scalar_or_list(option(o)) for o in catalog.backends[name]})
+        name: table({o.name: scalar_or_list(option(o)) for o in catalog.backends[name]})
         for name in names
     }
-    axes = {key: _scalar_or_list(value) for key, value in shared.items()} | {
+    axes = {key: scalar_or_list(value) for key, value in shared.items()} | {
         "device": _enum(("auto", "cpu", "cuda")),
         "cores": {"type": "integer", "minimum": 0, "maximum": 4096},
-        "options": _table(options),
+        "options": table(options),
     }
     rule = shared | {"device": _enum(("cpu", "cuda"))} | _options_by_name(catalog)
     top = {
         "description": {"type": "string"},
         "baseline": _enum(names),
-        "workload": _table(
+        "workload": table(
             {
                 "model": model,
                 "weights": {"type": "string", "minLength": 1},
@@ -164,16 +167,15 @@ def schema(catalog: Catalog) -> Schema:
                 "calibration": {"type": "string"},
             }
         ),
-        "axes": _table(axes, required=["backend"]),
+        "axes": table(axes, required=["backend"]),
         "policy": _policy(),
         "exclude": {
             "type": "array",
-            "items": _table({k: _scalar_or_list(v) for k, v in rule.items()})
-            | {"minProperties": 1},
+            "items": table({k: scalar_or_list(v) for k, v in rule.items()}) | {"minProperties": 1},
         },
     }
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "gpubench suite"}
-    return head | _table(top, required=["axes"])
+    return head | table(top, required=["axes"])
 
 
 def option(o: Option) -> Schema:
@@ -210,7 +212,7 @@ def _policy() -> Schema:
         if "exclusiveMaximum" not in kind:
             kind.setdefault("maximum", limit)
         out[name] = kind
-    return _table(out)
+    return table(out)
 
 
 def _enum(values: Iterable[str]) -> Schema:
@@ -222,13 +224,15 @@ def _any(schemas: list[Schema]) -> Schema:
     return unique[0] if len(unique) == 1 else {"anyOf": unique}
 
 
-def _scalar_or_list(item: Schema) -> Schema:
+def scalar_or_list(item: Schema) -> Schema:
+    """A value, or a list of different ones."""
     several = {"type": "array", "items": item, "minItems": 1, "uniqueItems": True}
     help_ = {"description": item["description"]} if "description" in item else {}
     return help_ | {"anyOf": [item, several]}
 
 
-def _table(properties: Mapping[str, Schema], required: Iterable[str] = ()) -> Schema:
+def table(properties: Mapping[str, Schema], required: Iterable[str] = ()) -> Schema:
+    """A table with no other keys, each described by `HELP`."""
     described = {
         key: {"description": HELP[key]} | value if key in HELP else value
         for key, value in properties.items()
@@ -288,6 +292,21 @@ def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:
             if (isinstance(item, bool), item) in seen:  # as `same`
                 yield Mistake(f"{at}[{i}]", item, "given twice")
             seen.add((isinstance(item, bool), item))
+
+
+def typed(value: Any, rule: Schema) -> Any:
+    """``value`` with strings from the command line as what ``rule`` wants: 8, 0.5, true."""
+    if isinstance(value, list | tuple):
+        return [typed(item, rule) for item in value]
+    kinds = {branch.get("type") for branch in (rule, *rule.get("anyOf", ()))}
+    if isinstance(value, str) and kinds & {"integer", "number"}:
+        try:
+            return int(value) if "integer" in kinds else float(value)
+        except ValueError:
+            return value  # the check says what is wrong with it
+    if isinstance(value, str) and "boolean" in kinds:
+        return {"true": True, "false": False}.get(value, value)
+    return value
 
 
 def same(a: Any, b: Any) -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from gpubench.backends import base
 from gpubench.errors import InputError, Unavailable
+from gpubench.space import declared
 from gpubench.suite import Cell, Option
 from gpubench.workload import networks
 from gpubench.workload.cache import Cache
@@ -47,6 +48,7 @@ def test_declarations(name: str) -> None:
     assert len(options) == len(set(options))
     for option in backend.options:
         _check_option(option)
+    declared.check(name, backend.options)
 
 
 def _check_option(option: Option) -> None:

@@ -220,3 +220,49 @@ def test_latency_counts_only_while_all_replicas_ran() -> None:
 def test_paths_that_cannot_be_are_record_errors(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="too long"):
         read("x" * 300)
+
+
+# ------------------------------------------------------------------------------ energy, memory
+
+
+def drawing(joules: float, seconds: float, idle: float | None = None, **changes: object) -> Record:
+    """Two replicas, 10 images in 1000 ns each: 2e7 images/s together."""
+    energy = {"joules": joules, "seconds": seconds, "source": "rapl", "idle_watts": idle}
+    turn = {"replicas": [samples(0), samples(1)], "telemetry": {"energy": energy}}
+    return record(**(turn | {"cell": make_cell(batch_size=1, replicas=2)} | changes))
+
+
+def test_energy_per_image_is_power_over_rate() -> None:
+    one = drawing(1000.0, 10.0, idle=40.0)
+    assert one.images_per_s() == pytest.approx(2e7)
+    assert one.joules_per_image() == pytest.approx(100 / 2e7)
+    assert one.joules_per_image(above_idle=True) == pytest.approx(60 / 2e7)
+
+
+def test_energy_of_a_short_window_or_of_none_is_refused() -> None:
+    assert drawing(1000.0, 4.99).joules_per_image() is None
+    assert drawing(1000.0, 5.0).joules_per_image() is not None
+    assert drawing(0.0, 10.0).joules_per_image() is None, "a counter that stood still"
+    assert drawing(1000.0, 10.0, replicas=[]).joules_per_image() is None
+    assert record().joules_per_image() is None
+    assert drawing(1000.0, 10.0).joules_per_image(above_idle=True) is None
+    assert drawing(1000.0, 10.0, idle=100.0).joules_per_image(above_idle=True) is None
+
+
+def test_peak_memory_is_the_host_s_and_on_a_gpu_the_device_s_too() -> None:
+    both = [samples(n, peak_host_bytes=100 + n) for n in range(2)]
+    assert record(replicas=both).peak_bytes() == 201
+    assert record(replicas=both, again=[samples(n, peak_host_bytes=300) for n in range(2)]
+                  ).peak_bytes() == 600  # fmt: skip
+    gpus = [{"index": 0, "own_memory_bytes_peak": 1000}, {"index": 1, "own_memory_bytes_peak": 7}]
+    cuda = make_cell(device="cuda", replicas=2)
+    assert record(cell=cuda, replicas=both, telemetry={"gpus": gpus}).peak_bytes() == 1208
+
+
+def test_peak_memory_of_which_a_part_is_unknown_is_unknown() -> None:
+    told, silent = samples(0, peak_host_bytes=100), samples(1)
+    assert record(replicas=[told, silent]).peak_bytes() is None
+    assert record(replicas=[]).peak_bytes() is None
+    cuda = make_cell(device="cuda")
+    for gpus in ([], [{"index": 0}], [{"own_memory_bytes_peak": 5}, {"index": 1}]):
+        assert record(cell=cuda, replicas=[told], telemetry={"gpus": gpus}).peak_bytes() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +315,7 @@ def test_shipped_suites_are_valid(path: Path, installed: Catalog) -> None:
     assert suite.description
     assert suitefile.expand(suite, "cuda" if suite.axes.device == "cuda" else "cpu", 8)
     jsonschema.Draft7Validator(suitefile.schema(installed)).validate(
-        suitefile.tomllib.loads(path.read_text(encoding="utf-8"))
+        tomllib.loads(path.read_text(encoding="utf-8"))
     )
 
 

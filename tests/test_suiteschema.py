@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpubench import suitefile, suiteschema
+from gpubench import suitefile, suiteschema, tomlfile
 from gpubench.errors import SuiteError
 from gpubench.suite import Axes, Catalog, Option, Policy, Workload
 
@@ -197,7 +197,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"a = '\xff\xfe'")
     with pytest.raises(SuiteError, match=r"binary\.toml: not UTF-8 text: byte 5 is 0xff"):
         suitefile.load(str(path), CATALOG)
-    path.write_bytes(b"#" * (suitefile.MAX_BYTES + 1))
+    path.write_bytes(b"#" * (tomlfile.MAX_BYTES + 1))
     with pytest.raises(SuiteError, match="larger than"):
         suitefile.load(str(path), CATALOG)
     path.write_bytes(b"\xef\xbb\xbf" + axes().encode())  # an editor's byte-order mark

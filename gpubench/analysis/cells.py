@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
+UNTRIED = ("ruled-out", "not reached")
+"""Statuses of what a search did not measure: no problem, only counted."""
+
 WIDE = "budget ended before the target width"
 """Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
 
@@ -42,6 +45,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     """That of the run: its ``repeats`` were the pilot of the two-stage rule; see `pilot`."""
     arm: bool = False
     """Of an interleaved A/B."""
+    search: bool = False
+    """Of a search, which need not measure all that it planned."""
     cell: Cell
     records: list[Record]
     """One for each repeat; where a task was run again (resume), its last record."""
@@ -66,9 +71,12 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def status(self) -> str:
-        """'ok' (at least one good repeat, none wrong), 'failed: <kind>', a skip, or 'missing'."""
+        """'ok' (at least one good repeat, none wrong), 'failed: <kind>', a skip, or 'missing'.
+
+        Of a search that ended or was interrupted before the cell's turn: 'not reached'.
+        """
         if not self.records:
-            return "missing"
+            return "not reached" if self.search else "missing"
         wrong = [r for r in self.broken if r.kind in WRONG]
         if len(self.broken) < len(self.records) and not wrong:
             return "ok"
@@ -181,10 +189,10 @@ def problems(summaries: Sequence[Summary], *, alone: bool = False) -> list[Probl
     found = []
     for s in summaries:
         if not s.records:
-            reason, remedy = "planned, but the file holds no record of it", "run with --resume"
-            found.append(
-                Problem(summary=s, status="missing", repeats="all", reason=reason, remedy=remedy)
-            )
+            reason = "planned, but the file holds no record of it"
+            reason = "the search ended before its turn" if s.search else reason
+            found.append(Problem(summary=s, status=s.status, repeats="all", reason=reason,
+                                 remedy="run with --resume"))  # fmt: skip
         same: dict[tuple[str, str, str], list[int]] = {}
         for r in s.broken:
             status = f"failed: {r.kind or 'error'}" if r.status == "failed" else r.status
@@ -279,6 +287,7 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             baseline=suite.baseline,
             policy=suite.policy,
             arm=file.header.pairing is not None,
+            search=file.header.search is not None,
             cell=cell,
             environment=file.header.environment,
             nodes=file.header.nodes,

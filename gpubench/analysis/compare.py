@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from gpubench import environment
 from gpubench.analysis import aa, interleaved, stats
-from gpubench.analysis.cells import Summary, summarise
+from gpubench.analysis.cells import UNTRIED, Summary, summarise
 from gpubench.analysis.interleaved import pair_of
 from gpubench.analysis.verdicts import (
     CAVEAT,
@@ -58,6 +58,8 @@ def compare(
 ) -> list[Comparison]:
     """Compare every cell that either file planned; cells that neither could measure are left out.
 
+    Of a search only the cells that both measured count: it chose what to measure.
+
     ``delta`` is the margin (0.02: changes within 2 % do not matter), ``alpha`` the chance of any
     false REGRESSED or IMPROVED over the whole suite; an A/B has its own, others get `Rule`'s.
     ``allow_different`` names parts of the environment ('libraries.torch', 'libraries') that may
@@ -73,12 +75,15 @@ def compare(
     after = {s.key: s for s in summarise([candidate])}
     apart = machine_differences(base, candidate, allow_different)
     limits = aa.limits(_normal(history, base, candidate))
+    searched = any(f.header.search for f in (base, candidate))
     found: list[Comparison] = []
     tested: list[_Test] = []
     for key in dict.fromkeys([*before, *after]):
         b, c = before.get(key), after.get(key)
         if not any(s and (s.ranked or s.status.startswith(("failed", "missing"))) for s in (b, c)):
             continue  # skipped on both sides, or on one and never planned on the other
+        if searched and any(s is None or s.status in UNTRIED for s in (b, c)):
+            continue
         test = _test(b, c, limits.get(key))
         row = _measured(b, c, test)
         if apart and not row.verdict:

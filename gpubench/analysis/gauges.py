@@ -7,8 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from gpubench.analysis import stats
 from gpubench.analysis.cells import Summary
-from gpubench.record import Record
+from gpubench.analysis.stats import Estimate
+from gpubench.record import ENERGY_S, Record
 
 
 class Gauge(Struct, frozen=True):
@@ -60,6 +62,8 @@ GAUGES = (
     Gauge("host memory", "bytes", max, _host, "peak resident set, all replicas added up"),
     Gauge("GPU memory", "bytes", max, _gpu("memory_used_bytes_peak"),
           "most that was in use on a GPU, by whomever"),
+    Gauge("replicas' GPU memory", "bytes", max, _gpu("own_memory_bytes_peak"),
+          "most that the cell's own processes used on a GPU"),
     Gauge("SM clock min", "MHz", min, _gpu("sm_mhz", "min"), "lowest SM clock seen"),
     Gauge("SM clock max", "MHz", max, _gpu("sm_mhz", "max"), "highest SM clock seen"),
     Gauge("temperature", "°C", max, _gpu("temperature_c_max"), "highest of a GPU"),
@@ -72,3 +76,16 @@ GAUGES = (
 def peak(s: Summary, gauge: Gauge) -> float | None:
     """The worst reading of all repeats; None where there is none."""
     return gauge.worst(seen) if (seen := [v for r in s.timed for v in gauge.read(r)]) else None
+
+
+def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
+    """Joules per image: mean of logs over repeats. None where no repeat's energy was counted."""
+    counted = [r for r in s.timed if r.telemetry.get("energy")]
+    values = [j for r in counted if (j := r.joules_per_image(above_idle=above_idle))]
+    if values or not counted:
+        return stats.geometric_mean(values, s.pilot) if values else None
+    if max(r.telemetry["energy"]["seconds"] for r in counted) < ENERGY_S:
+        return Estimate(why=f"under {ENERGY_S:g} s: energy needs longer windows (policy.sample_s)")
+    if above_idle and all(r.telemetry["energy"].get("idle_watts") is None for r in counted):
+        return Estimate(why="no idle power known")
+    return Estimate(why="no more than idle" if above_idle else "the counter stood still")

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpubench.analysis.cells import Summary, flags_of, summarise
+from gpubench.analysis.cells import UNTRIED, Summary, flags_of, summarise
 from gpubench.analysis.changepoints import calmed, changes, places
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.verdicts import MACHINE
@@ -182,7 +182,7 @@ def _point(s: Summary, file: RecordFile) -> Point:
 
 
 def _skipped(p: Point) -> bool:
-    return p.status in ("unavailable", "unsupported")
+    return p.status in ("unavailable", "unsupported", *UNTRIED)
 
 
 def _costs(t: Trend) -> list[float]:

@@ -50,7 +50,11 @@ def compare(
     rule = _rule(base, candidate, delta, alpha)
     first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
     planned = zip(base.header.planned, candidate.header.planned, strict=True)
-    matches = [_Match(first[b.key], second[c.key]) for b, c in planned]
+    pairing = candidate.header.pairing
+    matches = [
+        _Match(first[b.key], second[c.key], by_rate(b, c) or bool(pairing and pairing.rates))
+        for b, c in planned
+    ]
     kept = [m for m in matches if not (_skipped(m.baseline) and _skipped(m.candidate))]
     joined = {str(n): _join(m) for n, m in enumerate(kept) if not lost(m.baseline, m.candidate)}
     pairs = {key: _pairs(both) for key, both in joined.items()}
@@ -76,10 +80,8 @@ class _Match(Struct, frozen=True):
 
     baseline: Summary
     candidate: Summary
-
-    @property
-    def rates(self) -> bool:
-        return by_rate(self.baseline.cell, self.candidate.cell)
+    rates: bool
+    """Compared by images/s."""
 
 
 class _Both(Struct, frozen=True):
@@ -131,7 +133,7 @@ def _join(match: _Match) -> list[_Both]:
     )
     before = {r.repeat: r for r in match.baseline.records if r.status == "ok"}
     return [
-        _both(before[r.repeat], r, (first.get(r.repeat), second.get(r.repeat)))
+        _both(before[r.repeat], r, (first.get(r.repeat), second.get(r.repeat)), match.rates)
         for r in match.candidate.records
         if r.status == "ok" and r.repeat in before
     ]
@@ -144,24 +146,29 @@ def _pairs(both: Sequence[_Both]) -> gate.Pairs:
     return gate.Pairs(screen=of(False), confirm=of(True))
 
 
-def pair_of(baseline: Record, candidate: Record) -> gate.Pair | None:
-    """What two processes of one pair say; None unless both have a good result."""
+def pair_of(baseline: Record, candidate: Record, rates: bool = False) -> gate.Pair | None:
+    """What two processes of one pair say; None unless both have a good result.
+
+    ``rates``: by images/s, also where latencies could be compared.
+    """
     if baseline.status != "ok" or candidate.status != "ok":
         return None
     both = (baseline, candidate)
-    rates = by_rate(baseline.cell, candidate.cell)
+    rates = rates or by_rate(baseline.cell, candidate.cell)
     before, after = (r.images_per_s() if rates else r.median_ns() for r in both)
-    return _both(baseline, candidate, (before, after)).pair
+    return _both(baseline, candidate, (before, after), rates).pair
 
 
-def _both(baseline: Record, candidate: Record, values: tuple[float | None, float | None]) -> _Both:
+def _both(
+    baseline: Record, candidate: Record, values: tuple[float | None, float | None], rates: bool
+) -> _Both:
     before, after = values
     flags = frozenset((*baseline.flags, *candidate.flags))
     pair = None
     if before and after:
         d = math.log(after / before)
         pair = gate.Pair(
-            d=-d if by_rate(baseline.cell, candidate.cell) else d,
+            d=-d if rates else d,
             trends=(_trend(baseline), _trend(candidate)),
             unsteady=not flags.isdisjoint(("DRIFT", "NO-STEADY-STATE")),
         )

@@ -38,7 +38,7 @@ class Part(Struct, frozen=True):
 class Column(Struct, frozen=True, kw_only=True):
     """``unit``: ns, bytes, images/s, x (ratio), fraction, share (a fraction that may be small),
     share of n (the same, shown with its n), points (percentage points), steps (of 8-bit pixels),
-    MHz, °C, W, count, flags, key (of the cell) or '' (text)."""
+    MHz, °C, W, J, GFLOP/s, GB/s, FLOP/byte, count, flags, key (of the cell) or '' (text)."""
 
     name: str
     unit: str = ""

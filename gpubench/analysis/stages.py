@@ -57,7 +57,9 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     measured = [rate for r in timed if (rate := r.images_per_s())]
     overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
     without = {name: stages[name] for name in ("loader", "session")}
-    without[group] *= 1 - stages[bottleneck] / max(1.0, sum(stages[k] for k in groups[group]))
+    # the group's stages may overlap, which its own time shows; what it takes beyond them stays
+    shrunk = min(1.0, stages[group] / max(1.0, sum(stages[k] for k in groups[group])))
+    without[group] -= shrunk * stages[bottleneck]
     together = sum(without.values()) if _same_cores(timed[0]) else max(without.values())
     return Breakdown(
         stages,

@@ -11,10 +11,11 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from gpubench.analysis import answertable, pathtables, stats
+from gpubench.analysis import answertable, pathtables, rooftable, stats
 from gpubench.analysis.causes import MATTERS
 from gpubench.analysis.cells import (
     QUANTILES,
+    UNTRIED,
     Summary,
     baseline_of,
     but,
@@ -26,7 +27,7 @@ from gpubench.analysis.cells import (
     summarise,
 )
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.analysis.gauges import GAUGES, peak
+from gpubench.analysis.gauges import GAUGES, energy, peak
 from gpubench.analysis.layout import (
     KEY,
     Column,
@@ -39,7 +40,7 @@ from gpubench.analysis.layout import (
 )
 from gpubench.analysis.scaling import jobs, per_replica
 from gpubench.analysis.stats import Estimate
-from gpubench.record import RecordFile
+from gpubench.record import ENERGY_S, RecordFile
 from gpubench.units import percent
 
 SCALING = "Scaling over replicas"
@@ -60,6 +61,7 @@ def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None)
     made = [
         _latency(latency, bases, against),
         _throughput(throughput, bases, against),
+        rooftable.table(summaries),
         *pathtables.build(summaries),
         _scaling(diagnose(summaries) if found is None else found),
         _jobs(throughput),
@@ -219,13 +221,23 @@ def _cost(summaries: list[Summary]) -> Table:
 def _machine(summaries: list[Summary]) -> Table:
     """Only gauges that some cell has; a table without any has no rows."""
     values = {id(s): [peak(s, gauge) for gauge in GAUGES] for s in summaries}
-    rows = [s for s in summaries if any(v is not None for v in values[id(s)])]
+    joules = {id(s): energy(s) for s in summaries}
+    rows = [s for s in summaries
+            if joules[id(s)] or any(v is not None for v in values[id(s)])]  # fmt: skip
     fields: list[Field] = [(Column(name="scenario"), lambda s: s.cell.scenario)]
     for index, gauge in enumerate(GAUGES):
         if any(values[id(s)][index] is not None for s in rows):
             column = Column(name=gauge.name, unit=gauge.unit, help=gauge.help)
             fields.append((column, partial(_nth, values, index)))
     notes = ["Extremes over repeats, replicas and GPUs, from opening to the answer check."]
+    if any(joules.values()):
+        text = "joules while the replicas sampled / images: of the GPUs, or of all CPU packages"
+        fields += [
+            (metric("energy per image", "J", "lower", text), lambda s: joules[id(s)]),
+            (metric("above idle", "J", "lower", f"{text}, less what is drawn without a task"),
+             partial(energy, above_idle=True)),
+        ]  # fmt: skip
+        notes.append(f"Energy: of windows of at least {ENERGY_S:g} s. 95 % intervals.")
     return of_rows("Machine while measuring", rows, fields, notes)
 
 
@@ -246,5 +258,9 @@ def _failures(summaries: list[Summary]) -> Table:
     rows: list[list[Any]] = [
         [*([p.summary.run] if several else []), p.summary.cell.label, [p.status], p.repeats,
          p.reason, p.remedy, p.summary.key] for p in problems(summaries)
+        if p.status not in UNTRIED
     ]  # fmt: skip
-    return Table("Skips and failures", columns, rows, [])
+    untried = sum(s.status in UNTRIED for s in summaries)
+    notes = [f"{untried} more cells of a search were not measured, which is no problem: its HTML "
+             "report says why."]  # fmt: skip
+    return Table("Skips and failures", columns, rows, notes if untried else [])

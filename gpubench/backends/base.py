@@ -61,8 +61,10 @@ class Session(Protocol):
     session's shape) may be without a copy by the host: the session reads it later, so it stays as
     it is until the runs that follow have finished. False: all is copied, as before.
 
-    ``enqueue_out() -> ticket`` and ``collect(ticket) -> logits`` (CUDA): `copy_out` in two halves.
-    The first enqueues the copy, the second waits for it; the next batch may be run in between.
+    ``enqueue_out() -> ticket`` and ``collect(ticket) -> logits``: `copy_out` in two halves. The
+    first says that the answers of the last run are wanted, the second waits for them. Tickets are
+    collected in their order; up to ``in_flight: int`` (1, where it is missing) may be open while
+    the next batch is run, so that this many are computed, or copied, at the same time.
     """
 
     facts: Facts
@@ -84,7 +86,11 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A way to compute. Modules import their runtime inside these methods only."""
+    """A way to compute. Modules import their runtime inside these methods only.
+
+    It may have ``in_flight(cell, cores) -> int``: the most that `Session` will say on so many
+    cores. A loader has room for that.
+    """
 
     name: str
     summary: str

@@ -78,6 +78,7 @@ class OnnxRuntime:
             default="auto",
             choices=("auto", "tensorrt", "openvino"),
             help="execution provider; auto: CUDA or CPU, as the device says",
+            # not searched: what the others run on are backends of their own here
         ),
         Option(
             name="graph_optimization",
@@ -85,6 +86,7 @@ class OnnxRuntime:
             default="all",
             choices=tuple(reversed(_LEVELS)),
             help="graph optimisation level",
+            # not searched: each level does all of the one below
         ),
         Option(
             name="execution_mode",
@@ -92,24 +94,32 @@ class OnnxRuntime:
             default="sequential",
             choices=("sequential", "parallel"),
             help="parallel: independent branches run at the same time",
+            search=("sequential", "parallel"),
+            when={"device": ("cpu",), "provider": ("auto",)},
         ),
         Option(
             name="spinning",
             kind="bool",
             default=True,
             help="idle threads of the pool spin for a while instead of sleeping",
+            search=(True, False),
+            when={"device": ("cpu",), "provider": ("auto",)},
         ),
         Option(
             name="cuda_graph",
             kind="bool",
             default=False,
             help="capture the network once and replay it; CUDA only",
+            search=(False, True),
+            when={"device": ("cuda",), "provider": ("auto",)},
         ),
         Option(
             name="prefer_nhwc",
             kind="bool",
             default=False,
             help="NHWC layout in convolutions; CUDA provider only",
+            search=(False, True),
+            when={"device": ("cuda",), "provider": ("auto",)},
         ),
         Option(
             name="cudnn_conv_algo_search",
@@ -117,6 +127,9 @@ class OnnxRuntime:
             default="EXHAUSTIVE",
             choices=("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
             help="how cuDNN's algorithms are chosen; CUDA provider only",
+            # DEFAULT takes one algorithm for every shape: it opens faster, and never runs faster
+            search=("EXHAUSTIVE", "HEURISTIC"),
+            when={"device": ("cuda",), "provider": ("auto",)},
         ),
         *quantise.OPTIONS,
     )

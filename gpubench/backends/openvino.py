@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.backends._session import Closing
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option
+from gpubench.suite import Cell, Option, OptionValue
 from gpubench.workload import quantise
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
+_SEVERAL: dict[str, tuple[OptionValue, ...]] = {
+    "scenario": ("throughput",),
+    "boundary": ("compute",),
+}
+"""Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 
 class OpenVINO:
@@ -36,13 +41,17 @@ class OpenVINO:
             default="CPU",
             choices=("CPU", "GPU"),
             help="OpenVINO's device; GPU is an Intel one",
+            # not searched: a CPU's replicas and cores say nothing of a GPU
         ),
         Option(
             name="hint",
             kind="str",
             default="latency",
             choices=("latency", "throughput"),
-            help="performance hint; throughput keeps several batches in flight (boundary compute)",
+            help="performance hint; throughput keeps several batches in flight (but not at "
+            "boundary transfer)",
+            search=("latency", "throughput"),
+            when=_SEVERAL,
         ),
         Option(
             name="num_streams",
@@ -50,6 +59,8 @@ class OpenVINO:
             default=0,
             minimum=0,
             help="batches computed at the same time; 0: what the hint chooses",
+            search=(0, 2, 4),
+            when=_SEVERAL,
         ),
         *quantise.OPTIONS,
     )
@@ -76,6 +87,11 @@ class OpenVINO:
         if cell.options.get("device_name", "CPU") == "CPU" and streams > cell.cores > 0:
             return f"{streams} streams do not fit on {cell.cores} core(s): OpenVINO would use fewer"
         return None
+
+    def in_flight(self, cell: Cell, cores: int) -> int:
+        """As many as there can be streams; none has less than a core."""
+        throughput = cell.options.get("hint") == "throughput"
+        return max(1, int(cell.options.get("num_streams", 0)) or (cores if throughput else 1))
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
         """The ONNX file: in fp32, for int8 with Q/DQ nodes.
@@ -134,6 +150,15 @@ class OpenVINO:
         return OpenVINOSession(compiled, facts)
 
 
+class _Ticket:
+    """Answers that are wanted of a request."""
+
+    def __init__(self, turn: int) -> None:
+        self.turn = turn
+        self.logits: Logits | None = None
+        """Taken out already: the request was needed again."""
+
+
 class OpenVINOSession(Closing):
     """Infer requests used in turn, so that the last one started is known.
 
@@ -160,6 +185,11 @@ class OpenVINOSession(Closing):
         self._attached: dict[int, int] = {}
         """By the id of an array in ``_arrays``: its place there."""
         self._next = 0
+        self._wanted: dict[int, _Ticket] = {}
+        """By the place of its request."""
+        self.in_flight = count
+        if count > 1:  # else there is nothing to gain but an overlap with the host's own work
+            self.enqueue_out, self.collect = self._enqueue_out, self._collect
 
     def close(self) -> None:
         """Wait, then let the requests go."""
@@ -195,6 +225,8 @@ class OpenVINOSession(Closing):
         turn = self._next
         request = self._requests[turn]
         request.wait()
+        if ticket := self._wanted.pop(turn, None):
+            ticket.logits = self._logits(turn)
         if self._bound[turn] != self._input:
             request.set_input_tensor(self._inputs[self._input])
             self._bound[turn] = self._input
@@ -209,9 +241,25 @@ class OpenVINOSession(Closing):
 
     def copy_out(self) -> Logits:
         """The logits of the batch started last, (batch, classes) float32."""
+        return self._logits(self._next - 1)
+
+    def _enqueue_out(self) -> _Ticket:
+        """For the answers of the batch started last."""
+        ticket = _Ticket((self._next - 1) % len(self._requests))
+        self._wanted[ticket.turn] = ticket
+        return ticket
+
+    def _collect(self, ticket: _Ticket) -> Logits:
+        """Those answers. A ticket is good for once."""
+        if ticket.logits is not None:
+            return ticket.logits
+        del self._wanted[ticket.turn]
+        return self._logits(ticket.turn)
+
+    def _logits(self, turn: int) -> Logits:
         import numpy as np
 
-        request = self._requests[self._next - 1]
+        request = self._requests[turn]
         request.wait()
         return np.array(request.get_output_tensor(0).data, np.float32)
 

@@ -65,6 +65,7 @@ class TensorRT:
             kind="bool",
             default=False,
             help="capture the engine once and replay it",
+            search=(False, True),
         ),
         Option(
             name="optimization_level",
@@ -73,6 +74,8 @@ class TensorRT:
             minimum=0,
             maximum=5,
             help="how long the builder searches for fast kernels",
+            # 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
+            search=(3, 5),
         ),
         Option(
             name="avg_timing_iterations",
@@ -80,6 +83,7 @@ class TensorRT:
             default=8,
             minimum=1,
             help="runs averaged for each kernel that the builder times",
+            # not searched, nor is workspace_mib: they steady the builder's choice, or cramp it
         ),
         Option(
             name="workspace_mib",

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, TorchSession
 from gpubench.errors import CellFailed, Unavailable
@@ -48,25 +50,30 @@ class TorchCompile(TorchEager):
     name = "torch-compile"
     summary = "PyTorch, torch.compile with inductor; CPU and CUDA; fp32, tf32, fp16, bf16, amp"
     options = (
-        *TorchEager.options,
+        # inductor gives the weights of frozen convolutions a layout of its own
+        replace(TorchEager.options[0], when={"freezing": (False,)}),
+        *TorchEager.options[1:],
         Option(
             name="mode",
             kind="str",
             default="default",
             choices=("default", "max-autotune-no-cudagraphs", *_GRAPH_MODES),
             help="torch.compile's mode",
+            # reduce-overhead is default, and max-autotune this one, with cuda_graph = true
+            search=("default", "max-autotune-no-cudagraphs"),
         ),
         Option(
             name="fullgraph",
             kind="bool",
             default=False,
-            help="fail where the network does not compile as one graph",
+            help="fail where the network does not compile as one graph",  # or the same code
         ),
         Option(
             name="freezing",
             kind="bool",
             default=False,
             help="inline the weights as constants: folds batch-norm, packs weights on CPU",
+            search=(False, True),
         ),
     )
     preload = (*TorchEager.preload, "torch._dynamo", "torch._inductor.compile_fx")

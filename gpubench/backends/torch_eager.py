@@ -46,18 +46,23 @@ class TorchEager:
             default="contiguous",
             choices=("contiguous", "channels_last"),
             help="layout of weights and activations: NCHW or NHWC",
+            search=("contiguous", "channels_last"),
         ),
         Option(
             name="cuda_graph",
             kind="bool",
             default=False,
             help="capture the network once and replay it; CUDA only",
+            search=(False, True),
+            when={"device": ("cuda",)},
         ),
         Option(
             name="cudnn_benchmark",
             kind="bool",
             default=False,
             help="let cuDNN time its algorithms and keep the fastest; CUDA only",
+            search=(False, True),
+            when={"device": ("cuda",)},
         ),
     )
     preload: tuple[str, ...] = ("torch", "torchvision")

@@ -49,6 +49,7 @@ def open(  # noqa: A001  # the module is named with it: loader.open
     kind: Literal["auto"] | Kind,
     cores: tuple[int, ...],
     depth: int = 0,
+    more: int = 0,
     pin: bool = False,
     seed: int = 0,
 ) -> Loader:
@@ -57,12 +58,12 @@ def open(  # noqa: A001  # the module is named with it: loader.open
     Call it first of all, from the main thread: before a session, or anything else, has started
     threads, which forked processes would lack while their locks stay held. ``cores`` (): as many
     workers as this process has cores, not pinned. ``depth``: slots, 0: AHEAD and two images for
-    each worker. ``pin``: the slots are page-locked when ``slots`` or the first batch is asked for;
-    with the session's CUDA device current then, no other device gets a context. ``auto``: tries
-    both kinds and keeps the better (see `better`). Raises InputError for a data set without a
-    usable picture, CellFailed for what a worker raises.
+    each worker, and ``more``: what is held besides. ``pin``: the slots are page-locked when
+    ``slots`` or the first batch is asked for; with the session's CUDA device current then, no other
+    device gets a context. ``auto``: tries both kinds and keeps the better (see `better`). Raises
+    InputError for a data set without a usable picture, CellFailed for what a worker raises.
     """
-    return Loader(reference, decoder, spec, batch_size, kind, cores, depth, pin, seed)
+    return Loader(reference, decoder, spec, batch_size, kind, cores, depth, more, pin, seed)
 
 
 def unsupported(kind: str, decoder: base.Decoder) -> str | None:
@@ -89,6 +90,7 @@ class Loader:
         kind: Literal["auto"] | Kind,
         cores: tuple[int, ...],
         depth: int,
+        more: int,
         pin: bool,
         seed: int,
     ) -> None:
@@ -96,7 +98,7 @@ class Loader:
         if reason := unsupported(kind, chosen):
             raise CellFailed("error", reason)
         workers = len(cores) or len(os.sched_getaffinity(0))
-        depth = depth or AHEAD + -(-2 * workers // batch)
+        depth = depth or AHEAD + -(-2 * workers // batch) + more
         self._data = work.dataset(reference)
         if not len(self._data):
             raise InputError("no usable picture: the data set is empty")

@@ -11,6 +11,7 @@ slots: what is counted in a sample was loaded in it, but for what little then la
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import cycle
 from statistics import median
@@ -31,6 +32,8 @@ Parts = Mapping[str, Callable[[], object]]
 _Running = tuple[Any, Callable[[Any], object], Any]
 """A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
 
+SPARE = 2
+"""Slots that do not count as in flight: one is being handed over, one is being filled."""
 TOP = 5
 STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
 """Stages are timed for so long, each so often."""
@@ -144,7 +147,8 @@ class Overlapped:
         self._feed, self._give, self._session, self._data = feed, give, session, data
         self.settle = len(feed.slots)
         self._held: list[Any] = []
-        self._running: _Running | None = None
+        self._running: deque[_Running] = deque()
+        self._ahead = min(getattr(session, "in_flight", 1), max(1, self.settle - SPARE))
         self._enqueue_out: Callable[[], Any] = getattr(session, "enqueue_out", _nothing)
         self._collect: Callable[[Any], Logits] | None = getattr(session, "collect", None)
 
@@ -153,7 +157,7 @@ class Overlapped:
         self._compute(self._feed.next(), self._feed.release)
 
     def _compute(self, slot: Any, release: Callable[[Any], object]) -> None:
-        """Where a session can fetch answers later (CUDA), those of the batch before."""
+        """Where a session can fetch answers later, those of a batch before."""
         self._give(slot)
         self._session.run()
         if self._collect is None:
@@ -161,20 +165,19 @@ class Overlapped:
             postprocess(self._session.copy_out())
             release(slot)
         else:
-            before, ticket = self._running, self._enqueue_out()
-            self._running = slot, release, ticket
-            self._end(before)
+            self._running.append((slot, release, self._enqueue_out()))
+            self._answer(self._ahead)
 
-    def _end(self, running: _Running | None) -> None:
-        if running is not None and self._collect is not None:
-            slot, release, ticket = running
+    def _answer(self, left: int) -> None:
+        """Answer the oldest batches until so many are ``left`` running."""
+        while self._collect is not None and len(self._running) > left:
+            slot, release, ticket = self._running.popleft()
             postprocess(self._collect(ticket))
             release(slot)
 
     def finish(self) -> None:
-        """Answer the batch that is still running, if any."""
-        running, self._running = self._running, None
-        self._end(running)
+        """Answer the batches that are still running, if any."""
+        self._answer(0)
 
     def hold(self) -> None:
         """Take every slot: the loader has no room, and waits."""

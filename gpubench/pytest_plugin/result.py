@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gpubench.analysis import answertable
-from gpubench.analysis.cells import Summary, flags_of, problems
+from gpubench.analysis.cells import UNTRIED, Summary, flags_of, problems
 from gpubench.analysis.stats import Estimate
 from gpubench.answers import Parity
 from gpubench.errors import CellFailed
@@ -220,7 +220,7 @@ def why_failed(summary: Summary) -> str:
 def why_skipped(summary: Summary) -> str:
     """'unavailable: reason -> remedy' where this machine, or the backend, cannot do the cell."""
     for problem in problems([summary], alone=True):
-        if problem.status in ("unavailable", "unsupported"):
+        if problem.status in ("unavailable", "unsupported", *UNTRIED):
             remedy = f" -> {problem.remedy}" if problem.remedy else ""
             return f"{problem.status}: {problem.reason}{remedy}"
     return ""

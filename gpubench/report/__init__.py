@@ -8,12 +8,19 @@ from importlib import import_module
 from gpubench.errors import InputError
 from gpubench.record import RecordFile
 
+Evidence = tuple[RecordFile, RecordFile]
 _MODULES = {"text": "text", "html": "page", "md": "markdown", "csv": "delimited", "json": "machine"}
 FORMATS = tuple(_MODULES)
 
 
-def render(files: Sequence[RecordFile], format: str) -> str:  # noqa: A002 (the command's word)
+def render(
+    files: Sequence[RecordFile],
+    format: str,  # noqa: A002 (the command's word)
+    evidence: Evidence | None = None,
+) -> str:
     """The whole report of one or several runs in one of `FORMATS`.
+
+    ``evidence``: of a search that is reported alone, the A/B of what it recommends.
 
     Raises InputError for another format and for an empty list of files.
     """
@@ -21,6 +28,6 @@ def render(files: Sequence[RecordFile], format: str) -> str:  # noqa: A002 (the 
         raise InputError(f"unknown report format {format!r}; choose one of {', '.join(FORMATS)}")
     if not files:
         raise InputError("nothing to report: no record file was given")
-    made: Callable[[Sequence[RecordFile]], str]
-    made = import_module(f"{__name__}.{_MODULES[format]}").render
-    return made(files)
+    made: Callable[..., str] = import_module(f"{__name__}.{_MODULES[format]}").render
+    searched = len(files) == 1 and files[0].header.search is not None and format != "csv"
+    return made(files, evidence) if searched else made(files)

@@ -24,7 +24,7 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 3])
 LOG_FROM = 20.0
 """An axis whose values span more than this factor is logarithmic."""
 
-_CROSS = "M-1,-1L1,1M1,-1L-1,1"
+CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _RATE, _NS = Column(name="", unit="images/s"), Column(name="", unit="ns")
 _X, _SHARE = Column(name="", unit="x"), Column(name="", unit="fraction")
 
@@ -237,7 +237,7 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
         layers.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
                        "encoding": encoding})  # fmt: skip
     layers.append({"transform": [{"filter": "datum.state == 'unranked'"}],
-                   "mark": {"type": "point", "size": 60, "shape": _CROSS, "strokeWidth": 2},
+                   "mark": {"type": "point", "size": 60, "shape": CROSS, "strokeWidth": 2},
                    "encoding": tip})  # fmt: skip
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",

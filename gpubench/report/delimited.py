@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.analysis import answertable, stats
+from gpubench.analysis import answertable, rooftable, stats
 from gpubench.analysis.cells import (
     QUANTILES,
     Problem,
@@ -22,7 +23,7 @@ from gpubench.analysis.cells import (
     summarise,
 )
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.analysis.gauges import GAUGES, peak
+from gpubench.analysis.gauges import GAUGES, energy, peak
 from gpubench.analysis.pathtables import data_rates, staged
 from gpubench.analysis.scaling import job_of
 from gpubench.analysis.stats import Estimate
@@ -95,6 +96,8 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
         yield "throughput", "images/s", s.throughput
     if base is not None and base is not s:
         yield "speed-up", "ratio", speedup(base, s)
+    if binds := rooftable.binding(s):
+        yield "share of the roofline", "ratio", replace(rooftable.estimate(s), why=binds)
     if job := job_of(s):
         yield "share of ideal", "ratio", job.share
         yield "dispatch overhead per batch", "ns", Estimate(value=job.claim_ns)
@@ -112,6 +115,9 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
     for gauge in GAUGES:
         if (value := peak(s, gauge)) is not None:
             yield gauge.name, gauge.unit, Estimate(value=value)
+    for name, above in (("energy per image", False), ("energy per image above idle", True)):
+        if (joules := energy(s, above_idle=above)) is not None:
+            yield name, "J", joules
     if s.parity:
         error = s.parity.relative_error
         why = "not finite" if error is None else ""

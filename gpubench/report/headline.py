@@ -100,13 +100,14 @@ def where(s: Summary) -> str:
 def counts(summaries: Sequence[Summary]) -> dict[str, int]:
     """Cells by outcome, in a fixed order; only outcomes that occur, and always ``ok``."""
     of = Counter(_outcome(s.status) for s in summaries)
-    return {k: of[k] for k in ("ok", "failed", "skipped", "missing") if of[k] or k == "ok"}
+    names = ("ok", "failed", "skipped", "ruled out", "not reached", "missing")
+    return {k: of[k] for k in names if of[k] or k == "ok"}
 
 
 def _outcome(status: str) -> str:
     if status.startswith("failed"):
         return "failed"
-    return "skipped" if status in ("unavailable", "unsupported") else status
+    return "skipped" if status in ("unavailable", "unsupported") else status.replace("-", " ")
 
 
 def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:

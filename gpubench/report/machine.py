@@ -10,20 +10,20 @@ from gpubench.analysis.cells import run_names, summarise
 from gpubench.analysis.compare import Comparison, caveat, compare, exit_code
 from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.tables import of_cells
+from gpubench.analysis.tuning import Evidence
 from gpubench.record import RecordFile
-from gpubench.report import differing, pathview, shortfalls, verdicts
+from gpubench.report import differing, pathview, recommend, shortfalls, verdicts
+from gpubench.report.recommend import FORMAT
 from gpubench.suite import Rule
 
-FORMAT = 1
-"""Version of this layout; a change that breaks readers raises it."""
 
-
-def render(files: Sequence[RecordFile]) -> str:
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
     """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}],
     scaling: [{run, cell, one, scaling, efficiency, shown, why_not, causes, not_recorded}],
     paths: [{run, cell, breakdown, facts}], disagreements: [{run, cells, disagreeing, images}]}``.
 
-    The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives.
+    The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives. A search
+    that is reported alone has ``recommendation``: what `recommend.to_json` gives.
     """
     runs = [
         {"run": name, "path": f.path, "header": f.header, "notes": f.notes}
@@ -37,6 +37,8 @@ def render(files: Sequence[RecordFile]) -> str:
     made["disagreements"] = differing.plain(summaries)
     if sides := verdicts.arms(files):
         made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(*sides))
+    if len(files) == 1 and files[0].header.search:
+        made["recommendation"] = recommend.to_json(files[0], evidence)
     return _text(made)
 
 

@@ -12,8 +12,9 @@ from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.layout import Table
 from gpubench.analysis.tables import SCALING, of_cells
+from gpubench.analysis.tuning import Evidence
 from gpubench.record import RecordFile
-from gpubench.report import differing, headline, pathview, shortfalls, show, verdicts
+from gpubench.report import differing, headline, pathview, recommend, shortfalls, show, verdicts
 from gpubench.suite import Rule
 
 OPEN_ROWS = 30
@@ -29,8 +30,8 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", html.escape(plain, quote=False))
 
 
-def render(files: Sequence[RecordFile]) -> str:
-    """The whole report."""
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+    """The whole report. ``evidence``: of a search, the A/B of what it recommends."""
     summaries = summarise(files)
     lines = [f"# gpubench: {escape(show.title(files))}", ""]
     for name, file in zip(run_names(files), files, strict=True):
@@ -43,6 +44,8 @@ def render(files: Sequence[RecordFile]) -> str:
     if sides := verdicts.arms(files):
         verdict = comparison(compare(*sides), rule=verdicts.rule_of(*sides)).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
+    if advice := recommend.told(files, evidence):
+        lines += ["", "## Recommendation", "", *(f"- {escape(line)}" for line in advice)]
     told = [*headline.lines(summaries), *pathview.headline(summaries)]
     lines += ["", *(f"- {escape(line)}" for line in told), ""]
     flags = headline.flags(summaries)

@@ -38,16 +38,19 @@ from gpubench.suite import Rule
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from gpubench.analysis.tuning import Evidence
+
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
 WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
          "one replica owns", "answers",
-         "decoder", "loader", "bottleneck", "slower side")  # fmt: skip
+         "decoder", "loader", "bottleneck", "slower side", "outcome", "choice",
+         "binds")  # fmt: skip
 """Columns of short words that stay on one line."""
-WIDE = ("limited by", "shared out")
+WIDE = ("limited by", "shared out", "why", "best without it")
 
-SCRIPTS = ("page.js", "charts.js", "path.js", "verdict.js", "samples.js")
+SCRIPTS = ("page.js", "charts.js", "path.js", "verdict.js", "samples.js", "tune.js")
 
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
@@ -65,8 +68,8 @@ class Value(Struct, frozen=True):
 
 
 def safe_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return escape.encoded(value).translate(_UNSAFE)
+    """JSON that may stand inside a script element, which draws what it says."""
+    return escape.drawn(value).translate(_UNSAFE)
 
 
 @cache
@@ -96,8 +99,15 @@ def vega() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
-def render(files: Sequence[RecordFile]) -> str:
-    """The whole page; of the two arms of an interleaved A/B, with the verdict on top."""
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+    """The whole page; of the two arms of an interleaved A/B, with the verdict on top.
+
+    Of a search alone its own page, with its ``evidence``.
+    """
+    if len(files) == 1 and files[0].header.search:
+        from gpubench.report import tunepage
+
+        return tunepage.render(files[0], evidence)
     sides = verdicts.arms(files)
     return render_comparison(*sides, compare(*sides)) if sides else _page(files, {}, {})
 
@@ -122,25 +132,38 @@ def render_comparison(
     return _page([base, candidate], shown, drawn)
 
 
-def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[str, Any]) -> str:
+def render_search(
+    file: RecordFile, shown: dict[str, Any], drawn: dict[str, Any], behind: dict[str, Any]
+) -> str:
+    """The page of a search (`gpubench.report.tunepage`): its own report first, then the run's."""
+    return _page([file], {}, {"behind": behind} if behind else {}, shown, drawn)
+
+
+def _page(
+    files: Sequence[RecordFile],
+    verdict: dict[str, Any],
+    evidence: dict[str, Any],
+    tune: dict[str, Any] | None = None,
+    tuned: dict[str, Any] | None = None,
+) -> str:
     from markupsafe import Markup
 
-    summaries = summarise(files)
+    summaries = [s for s in summarise(files) if not tune or s.key in tune["listed"]]
     found = diagnose(summaries)
     drawn = charts.build(summaries)
-    samples = series.build(summaries)
+    samples = series.build([s for s in summaries if not tune or s.key in tune["sampled"]])
     path = pathview.page(summaries)
-    drawn |= {"verdict": evidence or None, "samples": samples, "path": path}
+    drawn |= {"verdict": evidence or None, "samples": samples, "path": path, "tune": tuned}
     lines = pathview.headline(summaries)
     headers = {name: f.header for name, f in zip(run_names(files), files, strict=True)}
     commands = dict.fromkeys(show.command(header) for header in headers.values())
     of_cell = {s.key: show.command(headers[s.run], s.key) for s in reversed(summaries)}
     marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
     scripts = "\n".join(asset(name) for name in SCRIPTS)
-    some = bool(drawn["charts"] or samples["cells"] or evidence)
+    some = bool(drawn["charts"] or samples["cells"] or evidence or (tuned and tuned["charts"]))
     template = templates().get_template("page.html.j2")
     return template.render(
-        title=verdict.get("title", show.title(files)),
+        title=(tune or verdict).get("title", show.title(files)),
         version=__version__,
         # these four are ours or made safe above: the only text that is not escaped
         style=Markup(asset("style.css")),  # noqa: S704
@@ -149,6 +172,7 @@ def _page(files: Sequence[RecordFile], verdict: dict[str, Any], evidence: dict[s
         data=Markup(safe_json(drawn)),  # noqa: S704
         drawn=some,
         verdict=verdict,
+        tune=tune,
         runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
         winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
         counts=headline.counts(summaries),
@@ -206,7 +230,7 @@ def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
     ]
     columns = [
         {"name": c.name, "css": "num" if show.is_number(c) else "word" if c.name in WORDS else
-         "wide" if c.name in WIDE else "",
+         "wide" if c.name in WIDE else "whole" if c.name == "options" else "",
          "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
     ]  # fmt: skip
     name = table.title.lower().replace(" ", "-")

@@ -29,15 +29,19 @@ STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
     "unsupported": "the backend cannot do this cell",
     "missing": "planned, but not in the file",
+    "ruled-out": "a search did not measure it: it could not have been chosen",
+    "not reached": "the search ended, or was interrupted, before its turn",
     WIDE: "the interval is wider than policy.target_half_width, and more repeats were allowed",
 }
 
 _SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"),
           "share": (100.0, " %"), "share of n": (100.0, " %"), "points": (1.0, " points"),
           "steps": (1.0, ""), "MHz": (1.0, " MHz"),
-          "°C": (1.0, " °C"), "W": (1.0, " W")}  # fmt: skip
+          "°C": (1.0, " °C"), "W": (1.0, " W"), "GFLOP/s": (1.0, ""), "GB/s": (1.0, ""),
+          "FLOP/byte": (1.0, "")}  # fmt: skip
 _STEPS = {
     "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
+    "J": (("J", 1.0), ("mJ", 1e3), ("uJ", 1e6)),
     "bytes": (("GiB", 2.0**-30), ("MiB", 2.0**-20), ("KiB", 2.0**-10), ("B", 1.0)),
 }
 
@@ -142,9 +146,10 @@ def command(header: Header, key: str = "KEY") -> str:
     """The command that measures one cell again: the run's own, with only this cell.
 
     Where its results went, other cells and ``--require`` (of backends it leaves out) are dropped.
-    Of an arm of an A/B: the command that compares again, as a cell alone has no rival.
+    Of an arm of an A/B: the command that compares again, as a cell alone has no rival. Of a
+    search: the one that searches again, as no suite file holds its cells.
     """
-    if header.pairing:
+    if header.pairing or header.search:
         return _again(header, ("-o", "--output", "--resume", "--json"))
     return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
 
@@ -157,7 +162,8 @@ def resume(header: Header, out: str | Path) -> str:
 def _again(header: Header, drop: Sequence[str], *extra: str) -> str:
     if header.command[:1] == ["pytest"]:
         return shlex.join(header.command)
-    verb, words = "ab" if header.pairing else "run", header.command
+    verb = "ab" if header.pairing else "tune" if header.search else "run"
+    words = header.command
     words = words[words.index(verb) + 1 :] if verb in words else [header.suite.name]
     kept: dict[bool, list[str]] = {False: [], True: []}
     for name, group in _options(words):

@@ -19,6 +19,7 @@ from rich.text import Text
 from gpubench import escape
 from gpubench.analysis import answertable
 from gpubench.analysis.cells import (
+    UNTRIED,
     Summary,
     baseline_of,
     flags_of,
@@ -32,8 +33,9 @@ from gpubench.analysis.layout import Column, Table
 from gpubench.analysis.pathtables import STAGES, skipped
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import SCALING, of_cells
+from gpubench.analysis.tuning import Evidence
 from gpubench.record import RecordFile
-from gpubench.report import differing, headline, pathview, shortfalls, show, verdicts
+from gpubench.report import differing, headline, pathview, recommend, shortfalls, show, verdicts
 from gpubench.suite import Rule
 from gpubench.units import percent
 
@@ -54,8 +56,11 @@ STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
 
-def render(files: Sequence[RecordFile]) -> str:
-    """The whole report as plain text, as wide as the terminal (140 columns where there is none)."""
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+    """The whole report as plain text, as wide as the terminal (140 columns where there is none).
+
+    ``evidence``: of a search, the A/B of what it recommends.
+    """
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, legacy_windows=False)
@@ -64,7 +69,8 @@ def render(files: Sequence[RecordFile]) -> str:
         console.print()
     summaries = summarise(files)
     found = diagnose(summaries)
-    told = [*headline.lines(summaries), *pathview.headline(summaries)]
+    told = [*recommend.told(files, evidence), *headline.lines(summaries)]
+    told += pathview.headline(summaries)
     for line in [*told, *show.differences(files)]:
         console.print(Text(show.line(line)))
     for made in of_cells(summaries, found):
@@ -207,7 +213,9 @@ def _answers(s: Summary) -> str:
 def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
     """Cells that share backend, status, reason and remedy are one line."""
     same = Counter(
-        (p.summary.cell.backend, p.status, p.reason, p.remedy) for p in problems(summaries)
+        (p.summary.cell.backend, p.status, p.reason, p.remedy)
+        for p in problems(summaries)
+        if p.status not in UNTRIED
     )
     lines: list[RenderableType] = []
     for (backend, status, reason, remedy), n in same.items():

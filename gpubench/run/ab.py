@@ -21,10 +21,11 @@ from gpubench import environment
 from gpubench.analysis import gate
 from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
-from gpubench.errors import RecordError
+from gpubench.errors import InputError, RecordError
 from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, read
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
+from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient
 from gpubench.run.crew import ARMS, Crew
 from gpubench.run.driver import MAX_INVALID, Watcher, append
@@ -79,12 +80,13 @@ def run(
     watcher: Watcher,
     agent: AgentClient | None = None,
     broken: Mapping[str, str] | None = None,
+    ceilings: Ceilings | None = None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
     ``agent``: a running one that serves both arms and is not stopped here; ``broken``: the modules
-    that it cannot import. KeyboardInterrupt passes through after every process of ours was ended;
-    finished pairs stay.
+    that it cannot import; ``ceilings``: what was measured with it. KeyboardInterrupt passes through
+    after every process of ours was ended; finished pairs stay.
     """
     with ExitStack() as stack:
         for place in (job.out / arm / RECORDS for arm in ARMS):
@@ -111,7 +113,7 @@ def run(
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
         done = _resumed(job, headers) if job.resume else None
-        _Walk(job, crew, writers, watcher, done).measure()
+        _Walk(job, crew, writers, watcher, done, ceilings).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
 
 
@@ -171,11 +173,15 @@ class _Walk:
         writers: Mapping[Arm, Writer],
         watcher: Watcher,
         done: _Done | None,
+        ceilings: Ceilings | None,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
+        pairing = job.sides[0].header.pairing
+        self._rates = bool(pairing and pairing.rates)
         self._plans = {side.arm: side.plan for side in job.sides}
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
+        self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
         self._pairs: dict[str, gate.Pairs] = {}
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
@@ -188,12 +194,18 @@ class _Walk:
         """Number of the next pair."""
         for b, c in done.pairs if done else ():
             place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
-            self._note(str(place), c.stage, pair_of(b, c))
+            self._note(str(place), c.stage, pair_of(b, c, self._rates))
             self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
 
     def measure(self) -> None:
         """All rounds."""
-        self._prepare()
+        try:
+            self._prepare()
+        except InputError:
+            if not self._job.resume:
+                for writer in self._writers.values():
+                    writer.path.unlink(missing_ok=True)  # nothing was measured
+            raise
         self._pairs = {key: self._pairs.get(key, gate.Pairs()) for key in self._ready}
         begin, promised, round_ = monotonic(), ("", 0), 0
         while wanted := self._wanted(monotonic() - begin):
@@ -267,6 +279,16 @@ class _Walk:
                     "baseline": found["baseline"][b.key],
                     "candidate": found["candidate"][c.key],
                 }
+        self._measure_ceilings()
+
+    def _measure_ceilings(self) -> None:
+        """Once where both arms use one interpreter."""
+        for arm, plan in self._plans.items():
+            first = self._ceilings.get("baseline")
+            if first is None or self._crew.apart:
+                first = Ceilings(self._crew.agent(arm), plan.cores_of, self._job.backends)
+            self._ceilings[arm] = first
+            first.measure([ready[arm].cell for ready in self._ready.values()], self._watcher)
 
     def _lost(self, arm: Arm, record: Record) -> None:
         """Record what cannot be measured, and overwrite no earlier pair of it."""
@@ -301,6 +323,7 @@ class _Walk:
             cell = ready[arm].cell
             if isinstance(reply, Done):
                 record = measured(cell, repeat, reply, ready[arm].prepare_ns)
+                record = self._ceilings[arm].fill(record)
             else:
                 record = failed(cell, repeat, reply, self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
@@ -309,7 +332,7 @@ class _Walk:
             self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
-            pair = pair_of(records["baseline"], records["candidate"])
+            pair = pair_of(records["baseline"], records["candidate"], self._rates)
         if pair is None:
             self._broken.add(key)
         else:

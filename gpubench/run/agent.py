@@ -23,9 +23,11 @@ from gpubench.processes import die_with_parent
 from gpubench.run import worker
 from gpubench.run.messages import (
     Begin,
+    Count,
     Done,
     End,
     Failure,
+    Gauge,
     Measure,
     Outcome,
     Preload,
@@ -48,10 +50,13 @@ from gpubench.run.processes import (
     session_members,
 )
 from gpubench.run.team import Team
-from gpubench.run.telemetry import Telemetry
+from gpubench.run.telemetry import Telemetry, idle_watts
+from gpubench.samples import window_ns
 from gpubench.workload import reference
 
 REFERENCE_TIMEOUT_S = 3600.0
+GAUGE_TIMEOUT_S = 120.0
+"""Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
 PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
@@ -70,6 +75,8 @@ class Agent:
         self._gpus: list[Gpu] | None = None
         self._shared: dict[str, Shared] = {}
         """By cell, so that all repeats and replicas share out their cores alike."""
+        self._idle: dict[int, float | None] = {}
+        """By the number of GPUs (0: of the CPU), what they draw before the first task there."""
 
     def handle(self, request: Request) -> Reply:
         """Do ``request``; Progress goes out by ``emit`` meanwhile."""
@@ -77,6 +84,8 @@ class Agent:
             return self._turn(request)
         if isinstance(request, Measure):
             return self._measure(request)
+        if isinstance(request, Count | Gauge):
+            return self._once(self._aimed(request), GAUGE_TIMEOUT_S)  # type: ignore[return-value]
         timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
@@ -93,11 +102,21 @@ class Agent:
         finally:
             team.end()
 
+    def _aimed(self, request: Count | Gauge) -> Count | Gauge:
+        """At the first GPU, if at any."""
+        if not isinstance(request, Gauge) or request.device != "cuda":
+            return request
+        uuids = [one.uuid for one in self._visible() if one.index == 0]
+        return replace(request, uuid=uuids[0] if uuids else "")
+
+    def _visible(self) -> list[Gpu]:
+        if self._gpus is None:
+            self._gpus = visible_gpus()
+        return self._gpus
+
     def _placed(self, request: Measure) -> Measure | Failure:
         """With everything that only this machine's agent knows."""
-        if request.cell.device == "cuda" and self._gpus is None:
-            self._gpus = visible_gpus()
-        request = placed(request, self._gpus or [])
+        request = placed(request, self._visible() if request.cell.device == "cuda" else [])
         if not asks_to_share(request):
             return request
         key = request.cell.key
@@ -115,9 +134,10 @@ class Agent:
         request = self._placed(asked)
         if isinstance(request, Failure):
             return request
+        idle = self._idle_watts(request)
         team = self._team(request, request.policy.timeout_s, len(request.cores))
         try:
-            with _telemetry(request, team) as telemetry:
+            with _telemetry(request, team, idle) as telemetry:
                 team.telemetry = telemetry
                 found = team.answers(self._closed, self._emit)
             return _result(found, team, telemetry)
@@ -133,9 +153,10 @@ class Agent:
             measure = self._placed(request.measure)
             if isinstance(measure, Failure):
                 return measure
+            idle = self._idle_watts(measure)
             team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
             self._teams[request.team] = team
-            team.telemetry = _telemetry(measure, team)
+            team.telemetry = _telemetry(measure, team, idle)
         else:
             if request.team not in self._teams:
                 return Failure("error", f"no team {request.team!r} was begun")
@@ -153,6 +174,12 @@ class Agent:
         reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
         return _result(found, team, team.telemetry) if team.telemetry else reply
 
+    def _idle_watts(self, request: Measure) -> float | None:
+        gpus = _gpus(request)
+        if len(gpus) not in self._idle:
+            self._idle[len(gpus)] = idle_watts(gpus)
+        return self._idle[len(gpus)]
+
     def _end(self, name: str, reply: Reply) -> Reply:
         team = self._teams.pop(name, None)
         if team is not None:
@@ -160,15 +187,25 @@ class Agent:
         return reply
 
 
-def _telemetry(request: Measure, team: Team) -> Telemetry:
-    gpus = list(range(request.devices)) if request.cell.device == "cuda" else []
+def _gpus(request: Measure) -> list[int]:
+    return list(range(request.devices)) if request.cell.device == "cuda" else []
+
+
+def _telemetry(request: Measure, team: Team, idle: float | None = None) -> Telemetry:
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
     def residents() -> int:
         """Our processes on one GPU: replicas that share it, and a rival's."""
         return request.cell.replicas_per_device - (-len(team.others) // request.devices)
 
-    return Telemetry(gpus, cores, team.pids, residents=residents)
+    return Telemetry(
+        _gpus(request),
+        cores,
+        team.pids,
+        residents=residents,
+        rivals=lambda: team.others,
+        idle_watts=idle,
+    )
 
 
 def _result(found: Failure | list[WorkerMessage], team: Team, telemetry: Telemetry) -> Reply:
@@ -182,10 +219,12 @@ def _result(found: Failure | list[WorkerMessage], team: Team, telemetry: Telemet
 def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
     outcomes = [answer for answer in found if isinstance(answer, Outcome)]
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
+    turns = ([o.samples for o in outcomes], [o.again for o in outcomes if o.again])
+    energy = telemetry.energy([window_ns(turn) for turn in turns])
     return Done(
         outcomes,
         reference.merge(parities) if parities else None,
-        telemetry.result() | {"start_s": team.start_s},
+        telemetry.result() | {"start_s": team.start_s} | ({"energy": energy} if energy else {}),
         telemetry.flags(),
         telemetry.invalid,
         worst_path(outcome.path for outcome in outcomes),
@@ -194,12 +233,12 @@ def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
 
 def main(requests_fd: int, replies_fd: int) -> None:
     """Serve until the driver closes its end, or dies; nothing is left then."""
-    for number in ENDING:
-        signal.signal(number, _leave)
-    die_with_parent(signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         try:
+            for number in ENDING:
+                signal.signal(number, _leave)
+            die_with_parent(signal.SIGTERM)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
         finally:
             _end_once()

@@ -62,6 +62,8 @@ OnProgress = Callable[[Progress], None]
 START_LIMIT_S = 300.0
 IMPORT_LIMIT_S = 120.0
 KILL_LIMIT_S = 10.0
+STOP_S = 2.0
+"""How long an agent may take to end by itself; one that hangs is killed."""
 GRACE_S = 60.0
 """How much longer than its own time-outs an agent may take before it is given up."""
 
@@ -229,10 +231,13 @@ class AgentClient:
             process.kill()
 
     def stop(self) -> int | None:
-        """Kill the agent and every process that it made; its exit code."""
+        """End the agent and every process that it made; its exit code."""
         process, self._process = self._process, None
         if process is None:
             return None
+        process.terminate()  # it ends all that it made, even if we are killed meanwhile
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
         process.kill()
         end_session(process.pid, self._scratch)
         os.close(self._to)

@@ -20,6 +20,7 @@ from gpubench import environment, escape, units
 from gpubench.backends import base
 from gpubench.decoders import base as decoders
 from gpubench.errors import CacheError, InputError, Unavailable
+from gpubench.run import energy
 from gpubench.run.imports import try_imports
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
             Section("Backends", backends),
-            Section("Decoders", _decoders(imports, timeout_s)),
+            Section("Decoders", _decoders(imports, timeout_s, bool(here["gpus"]))),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
             Section("What disturbs measurements", _noise(here)),
         ],
@@ -114,7 +115,21 @@ def _machine(here: dict[str, Any]) -> list[Check]:
         Check("CPU", "note", f"{cpu['model']}; {cores}, {cpu['numa_nodes']} NUMA node(s)"),
         Check("memory", "note", units.size(memory) if memory else "unknown"),
         *cpu_features(cpu["flags"]),
+        _energy(),
     ]
+
+
+def _energy() -> Check:
+    """Whether energy per image can be measured on the CPU."""
+    count = len(energy.packages(environment.ROOT))
+    if not count:
+        return Check("CPU energy", "note", "not counted here; virtual machines rarely show it")
+    words = f"{count} package{'' if count == 1 else 's'}"
+    if energy.Rapl(environment.ROOT).read() is None:
+        detail = f"{words}; only root may read the counters, which can betray what others compute"
+        remedy = f"sudo chmod a+r /{energy.POWERCAP}/intel-rapl:*/energy_uj, until the next start"
+        return Check("CPU energy", "missing", detail, remedy)
+    return Check("CPU energy", "ok", f"{words}, counted by RAPL")
 
 
 def cpu_features(flags: Iterable[str]) -> list[Check]:
@@ -231,8 +246,9 @@ def _backends(timeout_s: float) -> tuple[list[Check], dict[str, dict[str, Any]]]
     return checks, imports
 
 
-def _decoders(imports: dict[str, dict[str, Any]], timeout_s: float) -> list[Check]:
-    """A check for each registered decoder. ``imports``: what was imported for the backends."""
+def _decoders(imports: dict[str, dict[str, Any]], timeout_s: float, cuda: bool) -> list[Check]:
+    """A check for each registered decoder. ``imports``: what was imported for the backends;
+    ``cuda``: whether there is a device for those that decode on one."""
     found, checks = [], []
     for name in decoders.names():
         try:
@@ -243,7 +259,13 @@ def _decoders(imports: dict[str, dict[str, Any]], timeout_s: float) -> list[Chec
     wanted = {d.name: dict.fromkeys(m.partition(".")[0] for m in d.preload) for d in found}
     more = sorted({module for part in wanted.values() for module in part} - imports.keys())
     imports = imports | try_imports(more, timeout_s)
-    return checks + [_backend(d, {m: imports[m] for m in wanted[d.name]}) for d in found]
+    for d in found:
+        check = _backend(d, {m: imports[m] for m in wanted[d.name]})
+        if check.status == "ok" and d.on_device and not cuda:
+            detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
+            check = Check(d.name, "note", detail)
+        checks.append(check)
+    return checks
 
 
 def _runtimes(backend: base.Backend) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -16,9 +16,10 @@ from gpubench.measure.protocol import repeats_needed
 from gpubench.record import WRONG, Header, Record, RecordFile, read, scan
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
+from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient, Asked
 from gpubench.run.cluster import Cluster
-from gpubench.run.messages import Done, Measure, Progress
+from gpubench.run.messages import Done, Measure, Progress, Reply
 from gpubench.run.nodes import Nodes
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Ready, prepare
@@ -33,7 +34,7 @@ class Watcher(Protocol):
     """Whoever shows the run to a person; every method returns at once."""
 
     def begin(self, total: int) -> None:
-        """Preparing (``total`` 0) or measuring so many tasks starts."""
+        """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
         """This is now in hand."""
@@ -167,6 +168,8 @@ class _Walk:
             if not self._job.resume:
                 self._writer.path.unlink(missing_ok=True)  # nothing was measured
             raise
+        self._ceilings = Ceilings(agent, self._plan.cores_of, backends)
+        self._ceilings.measure([task.cell for task in tasks.values()], self._watcher)
         begin, pilot = monotonic(), self._policy.repeats
         due = [(c.key, r) for c in cells for r in self.open_repeats(c) if r < pilot]
         self._watcher.begin(sum(key in tasks for key, _ in due))
@@ -212,17 +215,17 @@ class _Walk:
         words = f"repeat {repeat + 1}"
         cores = self._plan.cores_of(cell)
         request = Measure(cell, self._policy, task.artefact, task.reference, cores, repeat=repeat)
-        begin, started, invalidated = monotonic(), now(), 0
-        while True:
+        begin, started = monotonic(), now()
+
+        def ask() -> Reply:
             self._watcher.task(cell, words, left_s)
-            reply = agent.ask(request, lambda progress: self._watcher.step(cell, progress))
-            if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
-                break
-            invalidated += 1
+            return agent.ask(request, lambda progress: self._watcher.step(cell, progress))
+
+        reply, invalidated = valid(ask)
         wall = monotonic() - begin
         if isinstance(reply, Done):
             self.seen.note(cell, self._policy, wall / (invalidated + 1))
-            record = measured(cell, repeat, reply, task.prepare_ns)
+            record = self._ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
         else:
             record = failed(cell, repeat, reply, self._job.required)
         self._end(replace(record, invalidated=invalidated, started=started, wall_s=wall))
@@ -238,6 +241,16 @@ class _Walk:
         value = _pilot_value(self._policy, record)
         self._done[record.cell.key, record.repeat] = value
         self._watcher.recorded(record)
+
+
+def valid(ask: Callable[[], Reply]) -> tuple[Reply, int]:
+    """What a measurement gave, and how often before outside evidence spoiled it."""
+    invalidated = 0
+    while True:
+        reply = ask()
+        if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
+            return reply, invalidated
+        invalidated += 1
 
 
 def append(writer: Writer, record: Record) -> None:

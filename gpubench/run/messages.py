@@ -7,10 +7,11 @@ from typing import Any
 from msgspec import Struct
 
 from gpubench.answers import Parity, PathCheck
+from gpubench.limits import Work
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever an agent, or a node, of another version would misread a request."""
 
 
@@ -45,6 +46,27 @@ class Shared(Struct, frozen=True, tag=True):
     """Its data stages on one core."""
     session_ns: int
     """The session, with all of the cores."""
+
+
+class Count(Struct, frozen=True, tag=True):
+    """Count the work in one image of a workload."""
+
+    workload: Workload
+
+
+class Gauge(Struct, frozen=True, tag=True):
+    """Measure how fast a device computes products, and how fast its memory is."""
+
+    device: str
+    """'cpu' or 'cuda'."""
+    cores: tuple[int, ...]
+    """On CPU: all of them together."""
+    types: tuple[str, ...]
+    """Of the products: 'fp32', 'tf32', 'fp16', 'bf16', 'int8'."""
+    memory: bool
+    """Whether its bandwidth is wanted too."""
+    uuid: str = ""
+    """On CUDA. The agent fills it in."""
 
 
 class Measure(Struct, frozen=True, tag=True):
@@ -105,7 +127,7 @@ class End(Struct, frozen=True, tag=True):
     team: str
 
 
-Request = Preload | BuildReference | Prepare | Measure | Share | Begin | Step | End
+Request = Preload | BuildReference | Prepare | Count | Gauge | Measure | Share | Begin | Step | End
 
 
 BAD_INPUT, BAD_CALIBRATION = "input", "calibration"
@@ -153,6 +175,22 @@ class Prepared(Struct, frozen=True, tag=True):
     ns: dict[str, int]
 
 
+class Counted(Struct, frozen=True, tag=True):
+    """Answer to Count."""
+
+    work: Work
+
+
+class Gauged(Struct, frozen=True, tag=True):
+    """Answer to Gauge, of one device."""
+
+    flops_per_s: dict[str, float]
+    """By type of the products; those that cannot be computed there are left out."""
+    bytes_per_s: float
+    """0: not asked for."""
+    cache_bytes: float
+
+
 class Outcome(Struct, frozen=True, tag=True):
     """One replica's result."""
 
@@ -181,7 +219,7 @@ class Done(Struct, frozen=True, tag=True):
     """As ``parity``."""
 
 
-Reply = Progress | Failure | Preloaded | Prepared | Waiting | Done
+Reply = Progress | Failure | Preloaded | Prepared | Counted | Gauged | Waiting | Done
 
 
 class Go(Struct, frozen=True, tag=True):
@@ -207,4 +245,4 @@ class AtBarrier(Struct, frozen=True, tag=True):
     """Of one batch as it will be sampled; at 'warm'."""
 
 
-WorkerMessage = AtBarrier | Outcome | Prepared | Preloaded | Shared | Failure
+WorkerMessage = AtBarrier | Outcome | Prepared | Preloaded | Counted | Gauged | Shared | Failure

@@ -17,9 +17,11 @@ from gpubench.run.cluster import Cluster, Peer
 from gpubench.run.messages import (
     Begin,
     BuildReference,
+    Count,
     Done,
     End,
     Failure,
+    Gauge,
     Measure,
     Preloaded,
     Prepare,
@@ -111,6 +113,8 @@ class Nodes:
         """Measure on the nodes that the cell needs; prepare on all that any cell needs."""
         if isinstance(request, Measure):
             return self._measure(request, progress)
+        if isinstance(request, Count | Gauge):
+            return Failure("error", "of several machines no roofline is measured")
         assert isinstance(request, BuildReference | Prepare)  # noqa: S101
         what = family(request.cell) if isinstance(request, Prepare) else ""
         replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
@@ -240,4 +244,18 @@ def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str
         for rank, seen in by_node.items()
     }
     found["barrier_ns"] = bound_ns
+    energies = [seen["energy"] for seen in by_node.values() if "energy" in seen]
+    found.pop("energy", None)
+    if len(energies) == len(by_node) and len({e["source"] for e in energies}) == 1:
+        found["energy"] = _joined(energies)
     return found
+
+
+def _joined(energies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of all nodes: what they drew together, for as long as the first was looked at."""
+    idle = [e["idle_watts"] for e in energies]
+    seconds = energies[0]["seconds"]
+    return dict(energies[0]) | {
+        "joules": seconds * sum(e["joules"] / e["seconds"] for e in energies),
+        "idle_watts": None if None in idle else sum(idle),
+    }

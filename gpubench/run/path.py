@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gpubench import loader as loading
 from gpubench.answers import PathCheck
+from gpubench.backends import base as backends
 from gpubench.decoders import base as decoders
 from gpubench.decoders.difference import difference
 from gpubench.errors import CellFailed
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Session
     from gpubench.run.messages import Measure, Shared
-    from gpubench.suite import Policy
+    from gpubench.suite import Cell, Policy
     from gpubench.workload.reference import Reference
 
 
@@ -74,6 +75,12 @@ def _fair(cores: Cores, sets: Sequence[Cores], replica: int) -> Cores:
     return cores[at : at + each] if each else cores
 
 
+def _in_flight(cell: Cell, cores: int) -> int:
+    """Batches that the session, which is not open yet, may keep at the same time."""
+    ask = getattr(backends.get(cell.backend), "in_flight", None)
+    return int(ask(cell, cores)) if ask else 1
+
+
 class Route:
     """The path of one replica. Open it before the session: its loader may fork processes."""
 
@@ -93,7 +100,8 @@ class Route:
                 self._loader = self._stack.enter_context(
                     loading.open(
                         reference.path, cell.decoder, spec, cell.batch_size, kind=cell.loader,
-                        cores=self._loading, pin=cell.device == "cuda",
+                        cores=self._loading, more=_in_flight(cell, len(self.session_cores)) - 1,
+                        pin=cell.device == "cuda",
                         seed=request.policy.seed + number,
                     )
                 )  # fmt: skip
@@ -146,7 +154,8 @@ class Route:
         }
         if self._loader:
             found["loader"] = self._loader.facts
-            found["skipped"] = found["loader"]["skipped"]
+            refused = self._reader.refused if isinstance(self._reader, DeviceReader) else {}
+            found["skipped"] = dict(Counter(refused.values()) + Counter(found["loader"]["skipped"]))
         if self._request.shared:
             found["core_split"] = {
                 "data_ns": self._request.shared.data_ns,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -66,13 +66,15 @@ def family(cell: Cell) -> str:
 
 def prepare(
     agent: Asked,
-    cells: Sequence[Cell],
+    cells: Iterable[Cell],
     plan: Plan,
     backends: Mapping[str, Backend],
     broken: Mapping[str, str],
     watcher: Telling,
 ) -> Iterator[Ready | NotReady]:
-    """Reference and artefact of every cell. ``broken``: modules that ``agent`` cannot import.
+    """Reference and artefact of every cell, when it is asked for.
+
+    ``broken``: modules that ``agent`` cannot import.
 
     Raises InputError for a model, weights or images that do not serve: no cell could be measured;
     and for images that int8 cannot be calibrated on.

@@ -24,6 +24,7 @@ class Silent:
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None: ...
     def step(self, cell: Cell, progress: messages.Progress) -> None: ...
     def recorded(self, record: Record) -> None: ...
+    def course(self, tried: str, leads: str) -> None: ...
     def __enter__(self) -> Self:
         return self
 
@@ -36,6 +37,7 @@ class Lines(Silent):
     def __init__(self, console: Console) -> None:
         self._print = console.print
         self._total = self._count = 0
+        self._leads = ""
 
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0
@@ -45,9 +47,16 @@ class Lines(Silent):
             self._print(Text(f"{words}: {cell.label}" if cell else words))
 
     def recorded(self, record: Record) -> None:
+        if record.status == "ruled-out":
+            return
         self._count += 1
-        count = f"[{self._count}/{self._total}] " if self._total else ""
+        count = f"[{self._count}/{self._total}] " if self._total > 0 else ""
         self._print(Text(f"{count}{outcome(record)}"))
+
+    def course(self, tried: str, leads: str) -> None:
+        if leads != self._leads:
+            self._print(Text(f"{leads}; {tried}"))
+        self._leads = leads
 
 
 class Live(Silent):
@@ -65,6 +74,7 @@ class Live(Silent):
         )
         self._bar: TaskID = self._progress.add_task("", total=None, count="", left="")
         self._total = self._count = 0
+        self._leads = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -75,7 +85,7 @@ class Live(Silent):
 
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0
-        self._progress.reset(self._bar, total=total or None)
+        self._progress.reset(self._bar, total=max(0, total) or None)
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
         left = f"about {units.clock(remaining_s)} left" if remaining_s else ""
@@ -89,10 +99,17 @@ class Live(Silent):
 
     def recorded(self, record: Record) -> None:
         self._count += 1
-        if record.status != "ok":
+        if record.status not in ("ok", "ruled-out"):
             self._progress.console.print(Text(outcome(record)))
-        count = f"{self._count}/{self._total}" if self._total else ""
-        self._progress.update(self._bar, completed=self._count, count=count)
+        if self._total >= 0:
+            count = f"{self._count}/{self._total}" if self._total else ""
+            self._progress.update(self._bar, completed=self._count, count=count)
+
+    def course(self, tried: str, leads: str) -> None:
+        if leads != self._leads:
+            self._progress.console.print(Text(leads))
+        self._leads = leads
+        self._progress.update(self._bar, count=tried)
 
 
 def outcome(record: Record) -> str:

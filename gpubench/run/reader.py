@@ -177,6 +177,8 @@ class DeviceReader:
         self._indices, self._encoded = [0] * batch, [b""] * batch
         self._pixels: Any = None
         self.facts: dict[str, Any] = {}
+        self.refused: dict[int, str] = {}
+        """Of ``positions.unusable``, what could be read and not decoded."""
 
     def close(self) -> None:
         """Nothing of it runs by itself."""
@@ -220,7 +222,9 @@ class DeviceReader:
 
     def give(self, slot: Any) -> None:
         """A batch of encoded pictures -> the session."""
-        self.put(slot.encoded, [self._data.name(index) for index in slot.indices])
+        self._encoded, self._indices = [*slot.encoded], [*map(int, slot.indices)]
+        self._decode()
+        self._transform()
         self.hand_over()
 
     def host(self) -> NDArray[np.float32]:
@@ -233,8 +237,29 @@ class DeviceReader:
             self._indices[row], self._encoded[row] = self.positions.read()
 
     def _decode(self) -> None:
-        with self._told():
-            self._pixels = self._decoder.decode(self._encoded)
+        """The next usable picture stands for each that turns out to be none."""
+        while True:
+            for row, index in enumerate(self._indices):
+                if index in self.refused:
+                    self._indices[row], self._encoded[row] = self.positions.read()
+            with self._told():
+                try:
+                    self._pixels = self._decoder.decode(self._encoded)
+                except Unusable:
+                    if not self._refuse():
+                        raise
+                else:
+                    return
+
+    def _refuse(self) -> bool:
+        """Whether there are pictures that cannot be decoded, each alone."""
+        before = len(self.refused)
+        for index, data in zip(self._indices, self._encoded, strict=True):
+            try:
+                self._decoder.decode([data])
+            except Unusable as error:
+                self.refused[index] = self.positions.unusable[index] = str(error)
+        return len(self.refused) > before
 
     def _transform(self) -> None:
         with self._told():

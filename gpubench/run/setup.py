@@ -71,7 +71,7 @@ def comparison(
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
     suites = [arms.suite_of(spec, suite_name, known, chosen) for spec in specs]
-    grids = [suitefile.expand(s, _device(s, gpus), len(cores)) for s in suites]
+    grids = [suitefile.expand(s, device_of(s, gpus), len(cores)) for s in suites]
     matched = arms.match(*specs, *grids)
     kept = {cell.key for pair in matched for cell in pair}
     for key in wanted:
@@ -93,7 +93,7 @@ def comparison(
         pairing = Pairing(
             session=token, arm=arm, differs=",".join(filter(None, words)) or "nothing", rule=rule
         )
-        header = msgspec.structs.replace(_header(plan), pairing=pairing, planned=cells)
+        header = msgspec.structs.replace(new_header(plan), pairing=pairing, planned=cells)
         sides.append(ab.Side(arm, plan, header, pythons[place], commit=commit))
     if resume and output is None:
         raise SuiteError("--resume: say which A/B to go on with: -o DIR")
@@ -111,7 +111,8 @@ def comparison(
     )
 
 
-def _device(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
+def device_of(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
+    """The one that its cells are for here."""
     wanted = suite.axes.device
     return wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
 
@@ -127,8 +128,8 @@ def command() -> list[str]:
     return ["gpubench", *sys.argv[1:]]
 
 
-def _header(plan: planning.Plan, nodes: Sequence[environment.Environment] = ()) -> Header:
-    """``nodes``: environments by rank, where several machines measure."""
+def new_header(plan: planning.Plan, nodes: Sequence[environment.Environment] = ()) -> Header:
+    """Of a run of ``plan``. ``nodes``: environments by rank, where several machines measure."""
     found = nodes or [environment.collect(command())]
     return Header(
         run_id=uuid.uuid4().hex[:12],
@@ -163,7 +164,7 @@ def backends_of(suite: Suite) -> dict[str, base.Backend]:
 
 def _spread(suite: Suite, nodes: Sequence[pool.Node]) -> list[Cell]:
     """The cells for several machines; without ``axes.cores``, their cores are shared out."""
-    device = _device(suite, sum(node.gpus for node in nodes))
+    device = device_of(suite, sum(node.gpus for node in nodes))
     axes = suite.axes
     most = max(-(-n // each) for n in axes.replicas for each in axes.replicas_per_device)
     cores = axes.cores or pool.cores_of_a_device(most, nodes)
@@ -195,7 +196,7 @@ def session(
         )
         cells = _spread(suite, cluster.nodes)
     else:
-        cells = suitefile.expand(suite, _device(suite, gpus), len(cores))
+        cells = suitefile.expand(suite, device_of(suite, gpus), len(cores))
     named = sorted({cell.backend for cell in cells})
     _check_required(required, named)
     for key in chosen.get("cell") or ():
@@ -211,7 +212,7 @@ def session(
     if resume and output is None:
         raise SuiteError("--resume: say which run to go on with: -o DIR")
     job = Job(
-        header=_header(plan, cluster.environments if cluster else ()),
+        header=new_header(plan, cluster.environments if cluster else ()),
         out=output or directory(suite.name),
         cache_dir=Cache(cache_dir).root,
         resume=resume,

@@ -17,11 +17,13 @@ from gpubench.backends import base
 from gpubench.decoders import base as decoders_base
 from gpubench.errors import InputError, Unavailable
 from gpubench.run.plan import Durations, task_seconds
+from gpubench.space import declared
 from gpubench.workload import models as networks
 from gpubench.workload.cache import Cache
 
 if TYPE_CHECKING:
     from gpubench.run.setup import Session
+    from gpubench.suite import Option
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -60,11 +62,17 @@ def plan_tables(session: Session) -> Group:
 
 def backends() -> Table:
     """Registered backends: what they are, and whether they run here."""
-    table = _table("", "backend", "what it is", "here", "options (default)")
+    columns = ("backend", "what it is", "here", "options (default; what tune tries besides)")
+    table = _table("", *columns)
     for name, backend, here in _registered(base):
-        options = "\n".join(f"{o.name} ({o.default})" for o in backend.options) if backend else ""
+        options = "\n".join(map(_option, backend.options)) if backend else ""
         table.add_row(name, Text(backend.summary if backend else ""), Text(here), Text(options))
     return table
+
+
+def _option(option: Option) -> str:
+    tried = ", ".join(str(value) for value in declared.tried(option) if value != option.default)
+    return f"{option.name} ({option.default}{'; ' if tried else ''}{tried})"
 
 
 def decoders() -> Table:

@@ -1,33 +1,28 @@
 """What happened to the machine while a task ran: clocks, heat, power, memory, other processes.
 
 Runs in the agent, never in a worker. GPUs are sampled by a thread through NVML; of the CPU only
-counters are read, at the start and at the end, because an observer costs what it observes.
+counters are read, at the start and at the end, because an observer costs what it observes. Where
+its energy counter can be read, a thread does that ten times a second: a file for each package.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, median
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Self
 
 from gpubench import gpu as gpus
 from gpubench.run.cpu import CpuWindow
+from gpubench.run.energy import Rapl, Readings, used
+from gpubench.run.watch import POWER_CAP, THROTTLED, Watch
 
-THROTTLED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
-"""Clock event reasons that invalidate a repeat."""
-POWER_CAP = "SwPowerCap"
-REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncBoost")
 JOIN_LIMIT_S = 10.0
-SERIES = 120
-"""Readings of a GPU that are kept over time, for one task."""
 STEAL_LIMIT = 0.02
 BUSY_LIMIT = 0.10
-
-Spread = dict[str, float]
+IDLE_S = 1.0
+"""How long a GPU, or the CPU, is looked at before the first task there."""
 
 
 class Telemetry:
@@ -36,7 +31,8 @@ class Telemetry:
     ``pids`` gives the task's own processes, of which a GPU holds ``residents()`` at once. Enter
     when they have started; ``result``, ``flags`` and ``invalid`` are for after the exit, the first
     of which counts. GPUs are sampled ``hz`` times a second, the processes on them once a second.
-    ``root`` is where /proc and /sys are.
+    ``root`` is where /proc and /sys are. ``rivals``: those of ``pids`` that are not this team's.
+    ``idle_watts``: what was drawn before, for `energy`.
     """
 
     def __init__(
@@ -48,15 +44,22 @@ class Telemetry:
         hz: float = 10,
         root: Path = Path("/"),
         residents: Callable[[], int] = lambda: 1,
+        rivals: Callable[[], set[int]] = set,
+        idle_watts: float | None = None,
     ) -> None:
         self._indices = gpu_indices
         self._pids = pids
-        self._residents = residents
+        self._residents, self._rivals = residents, rivals
+        self._idle_watts = idle_watts
         self._nvml = nvml
         self._period = 1 / hz
         self._root = root
         self._cpu = CpuWindow(cores, pids, root)
-        self._watches: list[_Watch] = []
+        self._watches: list[Watch] = []
+        self._rapl = Rapl(root)
+        self._packages = Readings()
+        if not gpu_indices:
+            self._read_packages()
         self._stop = Event()
         self._thread: Thread | None = None
         self._ticks = 0
@@ -65,13 +68,16 @@ class Telemetry:
         """Which GPU fell off its bus meanwhile: no result of it means anything."""
         self._start = self._seconds = 0.0
         self._turns: list[float] = []
+        self._look = False
         self.running = False
 
     def __enter__(self) -> Self:
         self.running = True
         self._start = monotonic()
         self._cpu.begin()
-        if self._indices:
+        if self.counts:
+            self._read_packages()
+        if self._indices or self.counts:
             self._thread = Thread(target=self._observe, name="telemetry", daemon=True)
             self._thread.start()
         return self
@@ -94,8 +100,14 @@ class Telemetry:
         Offsets in the records' samples count from there. Call it for every turn of the task.
         """
         self._turns.append(at_ns / 1e9)
+        self._look = True
 
     def _observe(self) -> None:
+        if not self._indices:
+            while not self._stop.wait(self._period):
+                self._read_packages()
+            self._read_packages()
+            return
         with gpus.session(self._nvml) as nvml:
             if nvml is None:
                 self._error = "NVML cannot be initialised"
@@ -103,7 +115,14 @@ class Telemetry:
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
                 self._watches = [
-                    _Watch(nvml, visible[index], self._pids, self._residents, self._root)
+                    Watch(
+                        nvml,
+                        visible[index],
+                        self._pids,
+                        self._residents,
+                        self._rivals,
+                        self._root,
+                    )
                     for index in self._indices
                     if index in visible
                 ]
@@ -117,22 +136,61 @@ class Telemetry:
                 self.lost = f"GPU {index}: NVML no longer shows it"
             self._sample()
 
+    @property
+    def counts(self) -> bool:
+        """Whether the CPU's energy can be read."""
+        return len(self._packages) > 0
+
+    def _read_packages(self) -> None:
+        at = monotonic()
+        if (joules := self._rapl.read()) is not None:
+            self._packages.add(at, joules)
+
     def _sample(self) -> None:
         """Until told to stop, and once more then."""
         per_second = max(1, round(1 / self._period))
-        for watch in self._watches:
-            watch.read_energy()
         due, last = monotonic(), False
         while not last:
             last = self._stop.is_set()
+            look = last or self._look or self._ticks % per_second == 0
+            self._look = False
             for watch in self._watches:
-                watch.sample(processes=last or self._ticks % per_second == 0)
+                watch.sample(processes=look)
             self._ticks += 1
             due = max(due + self._period, monotonic())
             self._stop.wait(due - monotonic())
         for watch in self._watches:
-            watch.read_energy()
             self.lost = self.lost or watch.lost
+
+    def energy(self, windows: Sequence[tuple[int, int] | None]) -> dict[str, Any] | None:
+        """{joules, seconds, source, idle_watts} inside ``windows``: of each turn (begin, end), in
+        ns from the common start that `turn` told. None where nothing counts.
+
+        ``source``: 'nvml' (counters of the task's GPUs, whole ones also of slices), 'nvml-power'
+        (an older GPU: its power readings, added up) or 'rapl' (all CPU packages).
+        """
+        turns = zip(self._turns, windows, strict=False)
+        found = self._used([(at + w[0] / 1e9, at + w[1] / 1e9) for at, w in turns if w])
+        if found is None:
+            return None
+        source = "rapl"
+        if self._indices:
+            source = "nvml" if all(watch.counts for watch in self._watches) else "nvml-power"
+        joules, seconds = found
+        return {"joules": joules, "seconds": seconds, "source": source,
+                "idle_watts": self._idle_watts}  # fmt: skip
+
+    def watts(self) -> float | None:
+        """Mean over all the time that it observed."""
+        found = self._used([(self._start, self._start + self._seconds)])
+        return found and found[0] / found[1]
+
+    def _used(self, spans: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+        meters = [self._packages]
+        if self._indices:
+            whole = {watch.whole: watch.energy for watch in self._watches}  # slices share a GPU
+            meters = list(whole.values()) if len(self._watches) == len(self._indices) else []
+        return used(meters, spans)
 
     def result(self) -> dict[str, Any]:
         """JSON-able; a field that the machine does not offer is left out."""
@@ -171,149 +229,14 @@ class Telemetry:
         )
 
 
-class _Watch:
-    """One GPU. A query that the driver refuses for good is not asked again."""
+def idle_watts(gpu_indices: list[int], nvml: Any = None, root: Path = Path("/")) -> float | None:
+    """What these GPUs, or the CPU, draw while nothing of a task runs; None where nothing counts.
 
-    def __init__(
-        self,
-        nvml: Any,
-        gpu: gpus.Gpu,
-        pids: Callable[[], set[int]],
-        residents: Callable[[], int],
-        root: Path,
-    ) -> None:
-        self._nvml, self._gpu, self._root = nvml, gpu, root
-        self._pids, self._residents = pids, residents
-        device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-        whole = gpus.physical(nvml, device)
-        self._handle, self._whole = device, whole
-        self._queries: dict[str, Callable[[], float]] = {
-            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_SM),
-            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_MEM),
-            "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(whole),
-            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(
-                whole, nvml.NVML_TEMPERATURE_GPU
-            ),
-            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(whole) / 1e3,
-            "memory_used_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(device).used,
-        }
-        self._values: dict[str, list[float]] = {}
-        self._readings: list[tuple[float, float | None, float | None]] = []
-        """Clock, SM MHz, degrees C."""
-        self._errors: dict[str, str] = {}
-        self.lost = ""
-        self._energy: list[tuple[float, float]] = []
-        self.reasons: dict[str, int] = {}
-        """Clock event reason -> samples that showed it."""
-        self.computing: set[int] = set()
-        self.drawing: set[int] = set()
-        """Processes that are not the task's."""
-
-    def _ask(self, name: str, query: Callable[[], Any]) -> Any | None:
-        """The answer; None when it failed, or failed for good before."""
-        if self.lost or name in self._errors:
-            return None
-        try:
-            return query()
-        except self._nvml.NVMLError_GpuIsLost as error:
-            self.lost = f"GPU {self._gpu.index} ({self._gpu.uuid}): {error}"
-            self._errors["gpu"] = str(error)
-        except (
-            self._nvml.NVMLError_NotSupported,
-            self._nvml.NVMLError_NoPermission,
-            self._nvml.NVMLError_FunctionNotFound,
-        ) as error:
-            self._errors[name] = str(error)
-        except self._nvml.NVMLError:  # it may answer the next time
-            pass
+    Takes `IDLE_S`, in which counters that are brought up to date ten times a second move enough.
+    """
+    seen = Telemetry(gpu_indices, [], set, nvml, root=root)
+    if not gpu_indices and not seen.counts:
         return None
-
-    def read_energy(self) -> None:
-        """Read the GPU's energy counter: at the begin and at the end."""
-        millijoules = self._ask(
-            "energy_j", lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._whole)
-        )
-        if millijoules is not None:
-            self._energy.append((monotonic(), millijoules / 1e3))
-
-    def sample(self, *, processes: bool) -> None:
-        now: dict[str, float] = {}
-        at = monotonic()
-        for name, query in self._queries.items():
-            value = self._ask(name, query)
-            if value is not None:
-                now[name] = value
-                self._values.setdefault(name, []).append(value)
-                if name == "reasons":
-                    self._note(int(value))
-        self._readings.append((at, now.get("sm_mhz"), now.get("temperature_c")))
-        if processes:
-            nvml = self._nvml
-            self.computing |= self._others("processes", nvml.nvmlDeviceGetComputeRunningProcesses)
-            self.drawing |= self._others("graphics", nvml.nvmlDeviceGetGraphicsRunningProcesses)
-
-    def _note(self, mask: int) -> None:
-        for name in REASONS:
-            if mask & getattr(self._nvml, f"nvmlClocksEventReason{name}"):
-                self.reasons[name] = self.reasons.get(name, 0) + 1
-
-    def _others(self, name: str, query: Callable[[Any], Any]) -> set[int]:
-        """Processes on the GPU that are not the task's.
-
-        In a container the driver may name ours by the host's number, which /proc here does not
-        know. So when none of ours is listed, as many such unknown processes as we have on a GPU
-        are taken to be ours: replicas that share it, an idle rival of an A/B.
-        """
-        listed = {p.pid for p in self._ask(name, lambda: query(self._handle)) or []}
-        others = listed - self._pids()
-        if others == listed:
-            unknown = sorted(p for p in others if not (self._root / "proc" / str(p)).exists())
-            others -= set(unknown[: self._residents()])
-        return others
-
-    def result(self, begin: float | None) -> dict[str, Any]:
-        """``begin``: the clock when the first turn began; without it no series is kept."""
-        values = dict(self._values)
-        reasons = values.pop("reasons", [])
-        found: dict[str, Any] = {"index": self._gpu.index, "uuid": self._gpu.uuid}
-        for name in ("sm_mhz", "memory_mhz"):
-            if name in values:
-                found[name] = spread(values[name])
-        if reasons:
-            found["throttle"] = {k: n / len(reasons) for k, n in self.reasons.items()}
-        if "temperature_c" in values:
-            found["temperature_c_max"] = max(values["temperature_c"])
-        if begin is not None and (kept := thinned([r for r in self._readings if r[0] >= begin])):
-            found["series"] = {
-                "t_s": [round(at - begin, 3) for at, _, _ in kept],
-                "sm_mhz": [mhz for _, mhz, _ in kept],
-                "temperature_c": [degrees for _, _, degrees in kept],
-            }
-        if "power_w" in values:
-            watts = values["power_w"]
-            found["power_w"] = {"mean": mean(watts), "max": max(watts)}
-        if len(self._energy) == 2:
-            (begin, before), (end, after) = self._energy
-            found |= {"energy_j": after - before, "energy_seconds": end - begin}
-        if "memory_used_bytes" in values:
-            found["memory_used_bytes_peak"] = max(values["memory_used_bytes"])
-        others = self.computing | self.drawing
-        if others:
-            found["other_processes"] = sorted(others)
-        if self._errors:
-            found["not_measured"] = dict(self._errors)
-        return found
-
-
-def thinned(
-    readings: list[tuple[float, float | None, float | None]],
-) -> list[tuple[float, float | None, float | None]]:
-    """At most SERIES: of each bucket the one with the lowest clock, which explains slow samples."""
-    width = -(-len(readings) // SERIES) or 1
-    buckets = [readings[n : n + width] for n in range(0, len(readings), width)]
-    return [min(bucket, key=lambda r: math.inf if r[1] is None else r[1]) for bucket in buckets]
-
-
-def spread(values: list[float]) -> Spread:
-    """Minimum, median and maximum."""
-    return {"min": min(values), "median": median(values), "max": max(values)}
+    with seen:
+        sleep(IDLE_S)
+    return seen.watts()

@@ -42,7 +42,9 @@ from gpubench.run.messages import (
     PROTOCOL,
     AtBarrier,
     BuildReference,
+    Count,
     Failure,
+    Gauge,
     Go,
     Measure,
     Outcome,
@@ -150,6 +152,10 @@ def _answer(
         from gpubench.run import sharing
 
         return sharing.find_out(request.measure, _device(request.measure, 0))
+    if isinstance(request, Count | Gauge):
+        from gpubench.run import gauging
+
+        return gauging.answer(request, cache_dir)
     from gpubench.workload.cache import Cache
 
     cache = Cache(Path(cache_dir))

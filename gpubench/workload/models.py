@@ -85,6 +85,11 @@ class Model(ABC):
         """The coarsest that it brings itself: what int8 is made of."""
         return "fp32"
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The one batch size that its file has; None: any."""
+        return None
+
     @abstractmethod
     def state(self) -> Path:
         """The cache entry that `load_module` reads. InputError for an ONNX file."""

@@ -79,6 +79,10 @@ class OnnxModel(Model):
             self._bad(f"input {self._input.name!r} is {known.get(kind, f'of type {kind}')}")
         return names[kind]
 
+    @property
+    def fixed_batch(self) -> int | None:
+        return _dimensions(self._input)[0] or None
+
     def state(self) -> Path:
         self._no_module()
 
@@ -89,7 +93,7 @@ class OnnxModel(Model):
         own = self.precision
         if precision != own and TYPES.get(precision) != TYPES.get(own, own):
             self._bad(f"is {own}: ask for that precision, not {precision}, or give another file")
-        fixed = _dimensions(self._input)[0]
+        fixed = self.fixed_batch
         if fixed and fixed != batch:
             wanted = "any batch size" if batch is None else f"batch size {batch}"
             self._bad(f"has a fixed batch size of {fixed}, {wanted} was asked for: export it anew")
@@ -119,7 +123,7 @@ class OnnxModel(Model):
             )
         except Exception as error:  # noqa: BLE001 - its exceptions share no other base
             self._bad(f"is refused by ONNX Runtime on the CPU, which makes the reference: {error}")
-        size = _dimensions(self._input)[0] or BATCH
+        size = self.fixed_batch or BATCH
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self._input.type.tensor_type.elem_type)
         answers = []
         for at in range(0, len(images), size):

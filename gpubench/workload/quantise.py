@@ -51,6 +51,9 @@ OPTIONS = (
         default="minmax",
         choices=tuple(METHODS),
         help="int8: how ranges of activations are chosen",
+        # speed is the same; answers are not, and a floor under accuracy may want another
+        search=tuple(METHODS),
+        when={"precision": ("int8",)},
     ),
     Option(
         name="calibration_images",
@@ -59,6 +62,7 @@ OPTIONS = (
         minimum=1,
         maximum=100_000,
         help="int8: pictures that ranges are measured on",
+        when={"precision": ("int8",)},
     ),
 )
 """Of every backend that has int8."""

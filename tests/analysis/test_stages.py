@@ -60,7 +60,17 @@ def test_a_slow_loader_does_though_run_is_the_largest_stage() -> None:
     assert found is not None
     assert (found.bottleneck, found.group) == ("decode", "loader")
     assert found.share_of_slowest == pytest.approx(1)
-    assert found.images_per_s_if_free == pytest.approx(2 * 2 / 0.022), "40 % of 40 ms are left"
+    assert found.images_per_s_if_free == pytest.approx(2 * 2 / 0.034), "6 of 40 ms are saved"
+
+
+def test_what_a_group_takes_beyond_its_stages_is_not_free_with_one_of_them() -> None:
+    """Stages of 1, 6 and 3 ms; in a loader that takes 30 ms, 20 ms are none of theirs."""
+    session = SESSION | {"run": 1 * MS, "session": 3 * MS}
+    for loader, left in ((30, 24), (10, 4), (5, 3)):  # of 5 ms (they overlap) decode has 3
+        found = breakdown([record(DATA | session | {"loader": loader * MS}, loader * MS)])
+        assert found is not None
+        assert found.bottleneck == "decode"
+        assert found.images_per_s_if_free == pytest.approx(2e3 / left)
 
 
 def test_groups_on_the_same_cores_take_from_each_other() -> None:

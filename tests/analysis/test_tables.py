@@ -252,6 +252,41 @@ def test_machine_table_has_the_extremes_and_only_what_was_recorded():
     assert "Machine while measuring" not in tables(replace(file, records=bare))
 
 
+def energetic(file, seconds=10.0, idle=20.0):
+    """The repeats draw 100, 110 and 121 W."""
+    return replace(file, records=[
+        replace(r, telemetry={"energy": {"joules": 100 * 1.1**r.repeat * seconds,
+                                         "seconds": seconds, "source": "rapl", "idle_watts": idle}})
+        for r in file.records
+    ])  # fmt: skip
+
+
+def test_energy_per_image_has_an_interval_and_is_shown_where_it_was_counted():
+    file = make.run([make.cell(scenario="throughput")], repeats=3, samples=40)
+    assert "energy per image" not in rows(tables(file)["Machine while measuring"])[0]
+    found = rows(tables(energetic(file))["Machine while measuring"])[0]
+    rates = [r.images_per_s() for r in file.records]
+    each = [100 * 1.1**n / rate for n, rate in enumerate(rates)]
+    joules = found["energy per image"]
+    assert joules.value == pytest.approx(math.prod(each) ** (1 / 3))
+    assert joules.low < joules.value < joules.high
+    assert joules.n == 3
+    above = [(100 * 1.1**n - 20) / rate for n, rate in enumerate(rates)]
+    assert found["above idle"].value == pytest.approx(math.prod(above) ** (1 / 3))
+
+
+def test_energy_that_is_refused_says_why():
+    file = make.run([make.cell(scenario="throughput")], repeats=3, samples=40)
+    for changes, name, why in (
+        ({"seconds": 2.0}, "energy per image", "under 5 s: energy needs longer windows"),
+        ({"idle": None}, "above idle", "no idle power known"),
+        ({"idle": 500.0}, "above idle", "no more than idle"),
+    ):
+        found = rows(tables(energetic(file, **changes))["Machine while measuring"])[0]
+        assert found[name].value is None
+        assert found[name].why.startswith(why)
+
+
 def test_scaling_never_crosses_runs():
     one = make.run(make.grid(batches=(4,), replicas=(1,)), run_id="a")
     two = make.run(make.grid(batches=(4,), replicas=(2,)), run_id="b")

@@ -48,6 +48,8 @@ def test_it_runs_as_it_says(
         assert facts["threads"] == 2
         assert facts["hint"] == options.get("hint", "latency")
         assert facts["requests"] == (requests or facts["requests"])
+        assert hasattr(session, "collect") == (facts["requests"] > 1)
+        assert facts["requests"] <= BACKEND.in_flight(tiny.cell("openvino", options=options), 2)
 
 
 def test_a_precision_that_the_cpu_lacks_is_not_run_as_fp32(

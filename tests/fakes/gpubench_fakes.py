@@ -83,6 +83,7 @@ class Fake:
         Option(name="fail", kind="str", default="", choices=FAIL, help="where it breaks"),
     )
     preload: tuple[str, ...] = ()
+    roofline = False  # torch, which measures peaks, is not imported for it
 
     def probe(self) -> Facts:
         return {"fake": "1.0"}

@@ -53,4 +53,11 @@ def test_a_suite_runs_on_the_gpu(tmp_path: Path, cache_dir: Path) -> None:
         assert "gpu_error" not in record.telemetry
         [gpu] = record.telemetry["gpus"]
         assert gpu["sm_mhz"]["median"] > 0
+        energy = record.telemetry["energy"]
+        assert energy["source"] in ("nvml", "nvml-power")
+        assert 10 < energy["joules"] / energy["seconds"] < 2000
+        assert energy["idle_watts"] > 0
+        assert record.joules_per_image() is None, "half a second is too short"
+        assert gpu["own_memory_bytes_peak"] > 1 << 20
+        assert record.peak_bytes() > gpu["own_memory_bytes_peak"]
         assert "CO-TENANT" not in record.flags

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gpubench.goal import Goal, Limit, Metric
 from gpubench.record import Header, Record
 from gpubench.suite import Policy, Rule
-from tests.report import make, make_pairs, make_paths
+from tests.report import make, make_pairs, make_paths, make_tunes
 
 Path_ = tuple[str | int, ...]
 
@@ -38,6 +39,7 @@ GPU = make.GPU | {
     "series": {"t_s": [0.0, 1.0], "sm_mhz": [1200.0, None], "temperature_c": [50, 60]}
 }
 
+ENERGY = {"joules": 500.0, "seconds": 6.0, "source": "nvml", "idle_watts": 20.0}
 
 DISAGREEMENT = {
     "name": "digit 7", "answer": "3", "score": 0.75, "expected": "8", "expected_score": 0.5,
@@ -60,6 +62,7 @@ def run() -> tuple[Any, list[Any]]:
         r["telemetry"] |= {
             "gpus": [GPU],
             "turns_s": [0.0],
+            "energy": ENERGY,
             "cpu": {"mhz": {"min": 1.0, "max": 2.0}},
         }
         r["parity"] |= {"disagreeing": 1, "disagreements": [DISAGREEMENT]}
@@ -83,6 +86,17 @@ def arms() -> list[tuple[Any, list[Any]]]:
     cells = make.grid(backends=("torch-eager",), batches=(1, 4), replicas=(1,))
     made = make_pairs.arms(cells, effect={0: 0.1}, rule=Rule(), seed=1)
     return [(plain(f.header), [plain(r) for r in f.records]) for f in made]
+
+
+def search() -> tuple[Any, list[Any], list[tuple[Any, list[Any]]]]:
+    """(header, records, the arms of its A/B) of a search with a limit."""
+    goal = Goal(Metric("throughput"), (Limit(Metric("latency"), 9e6),))
+    file = make_tunes.tune(make_tunes.space((1, 8), (1, 2)), goal, rounds=2, explored=28)
+    best = max(file.records, key=lambda r: (r.repeat, r.images_per_s() or 0.0)).cell
+    base = next(c for c in file.header.planned if c.key in file.header.search.baseline)
+    made = make_tunes.evidence(best, base, pairs=7)
+    arms = [(plain(f.header), [plain(r) for r in f.records]) for f in made]
+    return plain(file.header), [plain(r) for r in file.records], arms
 
 
 def places(value: Any, at: Path_ = ()) -> Iterator[Path_]:

@@ -17,6 +17,7 @@ from tests.hostile.commands import fuzz, gpubench, told
 
 HEADER, RECORDS = files.run()
 ARMS = files.arms()
+SEARCH, TRIALS, PROOF = files.search()
 WHOLE = b"".join([files.line("header", HEADER), *(files.line("record", r) for r in RECORDS)])
 NUMBERS = [
     *(0, 1, -1, 2, 1e-300, 0.5, 1e300, 1.7e308, -1e308),
@@ -147,6 +148,40 @@ def test_arms_of_an_ab(place: Path, data: st.DataObject) -> None:
         assert code in (0, 1, 2, 3, 4)
 
 
+@fuzz(12)
+@given(st.data())
+def test_a_search(place: Path, data: st.DataObject) -> None:
+    """What stands in it may be anything; what it recommends may have vanished."""
+    value = data.draw(st.sampled_from(NUMBERS) | st.sampled_from(OTHERS))
+    header, records = SEARCH, list(TRIALS)
+    which = data.draw(st.sampled_from(["search", "header", "record", "record", "gone"]))
+    if which == "gone":
+        drawn = data.draw(st.lists(st.booleans(), min_size=len(records), max_size=len(records)))
+        records = [r for r, kept in zip(records, drawn, strict=True) if kept]
+    elif which == "record":
+        n = data.draw(st.integers(0, len(records) - 1))
+        at = data.draw(st.sampled_from(list(files.places(records[n]))[1:]))
+        records[n] = files.changed(records[n], at, lambda _: value)
+    else:
+        inside = [p for p in files.places(header) if ("search" in p) == (which == "search")]
+        at = data.draw(st.sampled_from(inside[1:]))
+        header = files.changed(header, at, lambda _: value)
+    files.write(place / "tune" / "records.jsonl", header, records)
+    for (head, made), arm in zip(PROOF, ("baseline", "candidate"), strict=True):
+        files.write(place / "tune" / "evidence" / arm / "records.jsonl", head, made)
+    for words in (
+        ["report", place / "tune", "-o", place / "tune.html"],
+        ["report", place / "tune", "-f", "json"],
+        ["report", place / "tune", "-f", "md"],
+        ["compare", place / "tune", place / "good", "--cache-dir", place / "cache"],
+        ["export", place / "tune", "-f", "junit"],
+    ):
+        code, _, err = gpubench(*words)
+        if code == 2:
+            told(code, err, "records.jsonl")
+        assert code in (0, 1, 2, 3, 4)
+
+
 @fuzz(100)
 @given(st.data())
 def test_flipped_bytes_with_a_checksum_that_is_right_again(
@@ -191,6 +226,7 @@ def shown(**changes: Any) -> dict[str, Any]:
     return RECORDS[0]["parity"] | {"disagreements": [files.DISAGREEMENT | changes]}
 
 
+ENERGY = files.ENERGY
 REFUSED = {
     "a duration of nothing": {"replicas": [sample(durations_ns=[5, 0])]},
     "a negative duration": {"replicas": [sample(durations_ns=[5, -5])]},
@@ -220,6 +256,12 @@ REFUSED = {
     "telemetry that is none": {"telemetry": {"gpus": 3}},
     "a clock that is a word": {"telemetry": {"cpu": {"mhz": {"min": "fast", "max": 1}}}},
     "a reading that is a word": {"telemetry": {"gpus": [{"series": {"sm_mhz": ["fast"]}}]}},
+    "energy below nothing": {"telemetry": {"energy": ENERGY | {"joules": -1.0}}},
+    "energy in no time": {"telemetry": {"energy": ENERGY | {"seconds": 0.0}}},
+    "energy from nowhere": {"telemetry": {"energy": ENERGY | {"source": "guessed"}}},
+    "energy of half a form": {"telemetry": {"energy": {"joules": 1.0}}},
+    "idle power that is a word": {"telemetry": {"energy": ENERGY | {"idle_watts": "low"}}},
+    "memory of no size": {"telemetry": {"gpus": [{"own_memory_bytes_peak": -4096}]}},
     "flags that are none": {"flags": "DRIFT"},
 }
 

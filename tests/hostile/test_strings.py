@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gpubench import cli_options
+from gpubench import cli_options, escape
 from gpubench.analysis import pathtables
 from gpubench.record import Record, read
 from gpubench.report import exports, page
@@ -31,7 +31,7 @@ EVIL = (
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
 CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "stage", "arm",
-          "loader", "thumbnail"}  # fmt: skip
+          "loader", "thumbnail", "source"}  # fmt: skip
 """Fields whose words msgspec checks."""
 
 
@@ -224,6 +224,15 @@ def pages(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return {path.stem: path for path in out.glob("*.html")}
 
 
+@pytest.mark.parametrize(
+    "text", [EVIL, "\\", '"\\u202e"', "\\\u202e", "\t\n\b/", "\x7f\u00ad", "é €"]
+)
+def test_what_a_script_draws_is_what_a_reader_may_see(text: str) -> None:
+    assert json.loads(escape.drawn({text: [text, 1]})) == {
+        escape.visible(text): [escape.visible(text), 1]
+    }
+
+
 def test_pages_hold_no_tag_of_a_stranger(pages: dict[str, Path]) -> None:
     for path in pages.values():
         body = path.read_text()
@@ -240,7 +249,10 @@ def test_pages_hold_no_tag_of_a_stranger(pages: dict[str, Path]) -> None:
             r'<script type="application/json" id="data">(.*?)</script>', own, re.DOTALL
         )
         assert data
-        assert EVIL[:10] in strings(json.loads(data[1]))
+        drawn = strings(json.loads(data[1])).replace("\0", "\n")
+        assert EVIL[:10] in drawn
+        assert not acting(drawn), acting(drawn)
+        assert r"\u202egnirts" in drawn
 
 
 @pytest.mark.skipif(not browsing.executable(), reason="no Chromium on the PATH")

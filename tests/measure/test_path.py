@@ -151,6 +151,38 @@ def test_answers_that_can_be_fetched_later_are() -> None:
     assert session.order[-1].startswith("answer")
 
 
+@pytest.mark.parametrize(("depth", "kept"), [(6, 3), (4, 2), (3, 1), (2, 1)])
+def test_several_batches_are_in_flight_as_far_as_there_are_slots(depth: int, kept: int) -> None:
+    class Several(VirtualSession):
+        in_flight = 3
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.open, self.seen = 0, [0]
+
+        def enqueue_out(self) -> int:
+            self.open += 1
+            self.seen.append(self.open)
+            return self.open
+
+        def collect(self, ticket: int) -> Any:
+            self.open -= 1
+            return np.zeros((1, 10), np.float32)
+
+    clock = VirtualClock(reading_ns=1)
+    loader, session = VirtualLoader(clock, depth, MS), Several(clock, constant(MS))
+    data = VirtualData(clock, session)
+    path = Overlapped(loader, lambda slot: session.copy_in(slot.images), session, data)
+    for _ in range(9):
+        path.enqueue()
+    assert session.open == kept
+    assert max(session.seen) == kept + 1, "one more while the next is run"
+    path.finish()
+    assert session.open == 0
+    path.hold()
+    assert loader.taken == 9 + depth, "every slot was given back"
+
+
 def test_latency_is_serial() -> None:
     clock = VirtualClock(reading_ns=1)
     session = VirtualSession(clock, constant(10 * MS))

@@ -9,11 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
+from gpubench.analysis import tuning
 from gpubench.analysis.compare import compare
 from gpubench.record import RecordFile
-from gpubench.report import page
+from gpubench.report import page, tunepage
 from tests.analysis import scaled
-from tests.report import make, make_pairs, make_paths
+from tests.report import make, make_pairs, make_paths, make_tunes
 from tests.report.browser import Browser, executable
 from tests.report.test_report import HOSTILE, hostile
 
@@ -113,6 +114,24 @@ def test_hostile_strings_run_nothing(browser, tmp_path):
     show(browser, path, [hostile()])
     assert browser.evaluate("document.querySelectorAll('img').length") == 0
     assert not [e for e in browser.events if e["method"] == "Page.javascriptDialogOpening"]
+    assert troubles(browser) == []
+    assert requests(browser) == {path.as_uri()}
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_search_draws_its_charts_and_fits(browser, tmp_path, width, scheme):
+    file, path = make_tunes.tune(make_tunes.space((1, 8), (1, 2))), tmp_path / "tune.html"
+    found = tuning.view(file)
+    proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=8)
+    browser.view(width, 900, scheme)
+    show_page(browser, path, tunepage.render(file, proof))
+    for name in ("front", "course", "worth"):
+        assert count(browser, f"#tune-{name} svg") == 1
+        assert count(browser, f"#tune-{name} .mark-symbol path") >= 4
+    assert count(browser, "#evidence svg .mark-symbol path") >= 8
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    settle(browser, "document.getElementById('runs').open = true")
+    assert count(browser, "#charts .chart svg") > 0
     assert troubles(browser) == []
     assert requests(browser) == {path.as_uri()}
 

@@ -395,6 +395,20 @@ def test_telemetry_is_in_the_page_and_in_the_csv():
     assert metrics["temperature"]["value"] == "61.0"
 
 
+def test_energy_per_image_is_in_the_page_and_in_the_csv():
+    energy = {"joules": 6.0, "seconds": 6.0, "source": "rapl", "idle_watts": 0.25}
+    file = make.run([make.cell()], samples=40)
+    file = replace(file, records=[replace(r, telemetry={"energy": energy}) for r in file.records])
+    made = report.render([file], "html")
+    assert "energy per image" in made
+    assert " mJ" in made
+    found = {r["metric"]: r for r in csv.DictReader(io.StringIO(report.render([file], "csv")))}
+    whole, above = found["energy per image"], found["energy per image above idle"]
+    assert (whole["unit"], above["unit"]) == ("J", "J")
+    assert float(above["value"]) == pytest.approx(0.75 * float(whole["value"]))
+    assert float(whole["low"]) < float(whole["value"]) < float(whole["high"])
+
+
 def test_a_run_with_a_cut_off_line_says_so():
     noted = replace(make.run([make.cell()], samples=5), notes=["line 9 was cut off"])
     for kind in ("html", "md", "text"):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.errors import InputError, RecordError
 from gpubench.record import Record, RecordFile
+from gpubench.recordwriter import Writer
 from gpubench.run import ab, arms, client, setup
 from gpubench.run.progress import Silent
 from gpubench.suite import Rule
@@ -200,6 +202,27 @@ def test_an_agent_of_another_version_is_refused(
     python = Path(sys.executable)
     with pytest.raises(InputError, match="speaks another protocol"):
         ab.run(job("latency_us=1", "latency_us=2", pythons=(python, python)), Watch())
+
+
+def test_bad_input_found_late_leaves_no_records_behind(
+    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """But those of an A/B that is gone on with stay."""
+
+    def refuse(*_: object) -> None:
+        raise InputError("images 'photos' have no labels")
+
+    nobody = client.AgentClient([], tmp_path, tmp_path / "log")  # never started
+    monkeypatch.setattr(ab, "prepare", refuse)
+    asked = job("latency_us=1", "latency_us=2")
+    with pytest.raises(InputError, match="no labels"):
+        ab.run(asked, Watch(), nobody)
+    assert not list((tmp_path / "ab").rglob("*.jsonl"))
+    for side in asked.sides:
+        Writer(tmp_path / "ab" / side.arm, replace(side.header, seed=asked.seed)).__exit__()
+    with pytest.raises(InputError, match="no labels"):
+        ab.run(replace(asked, resume=True), Watch(), nobody)
+    assert len(list((tmp_path / "ab").rglob("*.jsonl"))) == 2
 
 
 def test_skips_are_recorded_in_their_arm(job: Callable[..., ab.Job]) -> None:

@@ -15,6 +15,7 @@ from gpubench.backends import base
 from gpubench.errors import InputError, Unavailable
 from gpubench.run import doctor
 from gpubench.run.imports import try_imports
+from tests.run.test_energy import zone
 
 
 class Good:
@@ -149,6 +150,17 @@ def test_backends_and_their_remedies(
     assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
 
 
+def test_a_decoder_on_a_device_is_not_there_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.decoders, "names", lambda: ["pil", "nvjpeg"])
+    imports = {key: {"version": "1", "seconds": 0.5} for key in ("torch", "torchvision", "PIL")}
+    with_one = by_name(doctor._decoders(imports, 30, cuda=True))
+    assert {check.status for check in with_one.values()} == {"ok"}
+    without = by_name(doctor._decoders(imports, 30, cuda=False))
+    assert without["pil"] == with_one["pil"]
+    assert without["nvjpeg"].status == "note"
+    assert without["nvjpeg"].detail.startswith("decodes on a CUDA device, and none is visible; ")
+
+
 def test_render_cuts_nothing_and_takes_text_literally() -> None:
     from rich.console import Console
 
@@ -224,6 +236,18 @@ def test_gpu_and_torch(torch: dict[str, Any], status: str, words: str) -> None:
 
 def test_torch_that_does_not_import_is_not_judged_twice() -> None:
     assert "torch on CUDA" not in by_name(doctor._gpus(facts(gpus=[GPU]), {"error": "x"}))
+
+
+def test_the_energy_of_a_cpu_is_counted_locked_or_not_there(machine: Path) -> None:
+    assert doctor._energy().status == "note"
+    zone(machine, "intel-rapl:0", "package-0", 5)
+    zone(machine, "intel-rapl:0:0", "dram", 5)
+    assert doctor._energy() == doctor.Check("CPU energy", "ok", "1 package, counted by RAPL")
+    (zone(machine, "intel-rapl:1", "package-1", 5) / "energy_uj").unlink()
+    found = doctor._energy()
+    assert found.status == "missing"
+    assert found.detail.startswith("2 packages; only root may read")
+    assert "chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj" in found.remedy
 
 
 def test_noise_of_a_quiet_machine(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,3 +112,49 @@ def test_a_decoder_on_the_device_hands_over_there(exposed: bool) -> None:
     assert one.host()[:, 0, 0, 0].tolist() == [3, 2, 1]
     assert one.facts == {"numbers": 1}
     assert np.isfinite(one.host()).all()
+
+
+def test_a_decoder_on_the_device_leaves_out_what_is_unusable() -> None:
+    pytest.importorskip("torch")
+    session: Any = Fed()
+    one = DeviceReader(Numbers(10, bad={1: "gone"}), "numbers", SPEC, 3, 0, 6, kind="cpu")
+    one.serve(session)
+    one.load()
+    one.hand_over()
+    assert session.got == [6, 9, 8], "9 stands for 7"
+    assert one.positions.unusable == one.refused == {7: "unlucky"}
+    slot = type("Slot", (), {"encoded": [b"7", b"2", b"7"], "indices": np.array((7, 2, 7))})
+    one.give(slot)
+    assert session.got == [0, 2, 2], "1 cannot be read"
+    assert slot.encoded == [b"7", b"2", b"7"], "the loader's own are left alone"
+    assert one.positions.unusable == {7: "unlucky", 1: "gone"}
+    assert one.refused == {7: "unlucky"}
+
+
+def test_a_batch_that_is_refused_for_no_single_picture_is_told() -> None:
+    pytest.importorskip("torch")
+    one = DeviceReader(Numbers(10), "numbers", SPEC, 3, 0, 0, kind="cpu")
+    one.serve(Fed())  # type: ignore[arg-type]
+    decode = one._decoder.decode
+
+    def whole(data: list[bytes]) -> Any:
+        if len(data) > 1:
+            raise Unusable("as a whole")
+        return decode(data)
+
+    one._decoder.decode = whole  # type: ignore[method-assign]
+    with pytest.raises(Unusable, match="as a whole"):
+        one.load()
+
+
+def test_a_set_of_which_the_device_can_decode_nothing_says_so() -> None:
+    pytest.importorskip("torch")
+
+    class Sevens(Numbers):
+        def read(self, index: int) -> bytes:
+            return b"7"
+
+    one = DeviceReader(Sevens(3), "numbers", SPEC, 2, 0, 0, kind="cpu")
+    one.serve(Fed())  # type: ignore[arg-type]
+    with pytest.raises(CellFailed, match=r"no usable picture \(unlucky\)"):
+        one.load()

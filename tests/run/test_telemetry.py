@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpubench.record import FLAGS
-from gpubench.run import telemetry
+from gpubench.run import telemetry, watch
 from gpubench.run.telemetry import Telemetry
 from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 
@@ -42,24 +42,18 @@ def observe(
 
 
 def processes(*pids: int) -> list[Any]:
-    return [Bag(pid=pid) for pid in pids]
+    return [Bag(pid=pid, usedGpuMemory=pid << 20) for pid in pids]
 
 
 def test_a_quiet_gpu(tmp_path: Path) -> None:
-    energy = iter((1_000_000, 1_500_000))
     clocks = iter((210, 5000, *[1410, 2619] * 1000))
-    seen = observe(
-        tmp_path,
-        nvmlDeviceGetTotalEnergyConsumption=lambda: next(energy),
-        **{CLOCKS: lambda: next(clocks)},
-    )
+    seen = observe(tmp_path, lambda: {7}, **{CLOCKS: lambda: next(clocks), COMPUTE: processes(7)})
     (gpu,) = seen.result()["gpus"]
     assert gpu["sm_mhz"] == {"min": 210, "median": 1410, "max": 1410}
     assert gpu["memory_mhz"] == {"min": 2619, "median": 2619, "max": 5000}
     assert gpu["power_w"] == {"mean": 250, "max": 250}
-    assert gpu["energy_j"] == 500
-    assert 0 < gpu["energy_seconds"] <= seen.result()["seconds"]
     assert gpu["memory_used_bytes_peak"] == 2 << 30
+    assert gpu["own_memory_bytes_peak"] == 7 << 20
     assert gpu["temperature_c_max"] == 60
     assert gpu["throttle"] == {}
     assert "not_measured" not in gpu
@@ -304,8 +298,8 @@ def test_what_is_not_offered_is_missing_in_the_series_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize("n", [0, 1, 119, 120, 121, 1000, 5000])
 def test_a_long_series_is_thinned_to_its_lowest_clocks(n: int) -> None:
     readings = [(float(t), 1980.0 - (t == n // 2) * 500, 60.0) for t in range(n)]
-    kept = telemetry.thinned(readings)
-    assert len(kept) <= telemetry.SERIES
+    kept = watch.thinned(readings)
+    assert len(kept) <= watch.SERIES
     assert kept == sorted(set(kept) & set(readings))
-    assert len(kept) >= min(n, telemetry.SERIES // 2)
+    assert len(kept) >= min(n, watch.SERIES // 2)
     assert n == 0 or min(clock for _, clock, _ in kept if clock) == 1480

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from msgspec import Struct
 
-from gpubench.analysis.cells import Summary, flags_of, rated, summarise
+from gpubench.analysis.cells import UNTRIED, Summary, flags_of, rated, summarise
 from gpubench.analysis.stats import Estimate
 from gpubench.errors import InputError
 from gpubench.record import RecordFile
@@ -72,12 +72,17 @@ def _distinct(
 
 
 def left_out(files: Sequence[RecordFile]) -> list[str]:
-    """'label: status' of every cell that has no place in a history (failed, skipped, missing)."""
+    """'label: status' of every cell that has no place in a history (failed, skipped, missing).
+
+    What a search did not measure is one line.
+    """
+    gone = [s for s in summarise(candidates(files)) if not (s.ranked and s.values)]
+    untried = sum(s.status in UNTRIED for s in gone)
     return [
         f"{title(s.cell)}: {s.status if not s.ranked else ', '.join(flags_of(s)) or 'no samples'}"
-        for s in summarise(candidates(files))
-        if not (s.ranked and s.values)
-    ]
+        for s in gone
+        if s.status not in UNTRIED
+    ] + ([f"{untried} cells that a search did not measure"] if untried else [])
 
 
 def interval(e: Estimate, factor: float = 1.0) -> list[float] | None:

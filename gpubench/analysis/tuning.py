@@ -1,0 +1,358 @@
+"""A search, read: the recommendation and its evidence, what was tried, and what choices are worth.
+
+Everything is computed from the records (`race.judge`), so a search that goes on, or one that was
+interrupted, reads as one that ended. The recommendation's gain over today's default comes from the
+interleaved A/B where there is one; else from the rounds that both were measured in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from gpubench.analysis import gate, interleaved, metrics, race, roofline, signflip, stats
+from gpubench.analysis.cells import Summary, summarise
+from gpubench.analysis.race import Kept, Standing
+from gpubench.analysis.roofline import Share
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.verdicts import Comparison
+from gpubench.errors import InputError
+from gpubench.goal import Goal, Metric, Search
+from gpubench.record import Record, RecordFile
+from gpubench.suite import Cell
+
+Evidence = tuple[RecordFile, RecordFile]
+"""The two arms of the A/B of the recommended cell (candidate) against today's default."""
+
+STATUSES = {
+    "leader": "recommended",
+    "alive": "not told apart",
+    "worse": "worse",
+    "violates": "breaks a limit",
+    "failed": "failed",
+    "ruled-out": "ruled out",
+    "unmeasured": "not reached",
+}
+"""`race.Standing.status` for people, in the order of interest."""
+
+
+NO_RESULT = ("failed", "ruled-out", "unmeasured")
+"""Statuses without a number that means anything."""
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """What a search found."""
+
+    file: RecordFile
+    search: Search
+    standings: list[Standing]
+    """In the order of the space."""
+    summaries: dict[str, Summary]
+    """By the cell's key."""
+    best: Standing | None
+    """The recommended configuration; None where none is known to keep the limits."""
+    leader: Standing | None
+    """The one that leads, checked or not; None where all break limits or failed."""
+    base: Standing | None
+    """Today's default: its best cell; None where it gave no result."""
+    gain: Estimate
+    """How many times better the recommended one is, by the objective: above 1 is better."""
+    paired: bool
+    """``gain`` is of the pairs of the A/B."""
+    verdict: Comparison | None
+    """Of the A/B; None without one, or with one of another configuration."""
+
+    @property
+    def goal(self) -> Goal:
+        return self.search.goal
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """What one choice of the recommended configuration is worth."""
+
+    name: str
+    """'precision', 'batch size', 'onnxruntime.spinning'."""
+    value: str
+    """The recommended configuration's."""
+    other: str
+    """That of the best configuration with another one."""
+    rival: Standing
+    worth: Estimate
+    """Cost of the best configuration with another value / the recommended one's: 1.5 is a half
+    more time. Below 1 it would be faster: it broke no limit and the search told them not apart."""
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """One measurement of a search."""
+
+    seconds: float
+    """Since the start, at its end."""
+    record: Record
+    value: float | None
+    """The objective's; None: none, or one that may not be ranked."""
+    best: float | None
+    """Of the best configuration measured so far that keeps the limits: its final estimate."""
+
+
+def view(file: RecordFile, evidence: Evidence | None = None) -> View:
+    """Raises InputError for the records of something else than a search."""
+    search = file.header.search
+    if search is None:
+        raise InputError(f"{file.path}: not a search; `gpubench report` shows any run")
+    standings = race.judge(file.header.planned, file.records, search)
+    best = race.recommended(standings)
+    leader = next((s for s in standings if s.status == "leader"), None)
+    base = _base(standings, search)
+    verdict = _verdict(evidence, best)
+    if verdict and evidence:
+        key = evidence[0].header.planned[0].key
+        base = next((s for s in standings if s.cell.key == key), base)
+    gain, paired = _gain(file, evidence if verdict else None, best, base, search.goal.objective)
+    return View(
+        file=file, search=search, standings=standings, best=best, leader=leader, base=base,
+        gain=gain, paired=paired, verdict=verdict, summaries={s.key: s for s in summarise([file])},
+    )  # fmt: skip
+
+
+def _base(standings: Sequence[Standing], search: Search) -> Standing | None:
+    """The best of today's default: of what keeps the limits, if any of it does."""
+    metric = search.goal.objective
+    known = [s for s in standings if s.cell.key in search.baseline and s.value.value
+             and s.status != "failed"]  # fmt: skip
+    return min(
+        known,
+        key=lambda s: (s.status == "violates", metrics.cost(metric, s.value.value or 1.0)),
+        default=None,
+    )
+
+
+def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | None:
+    if evidence is None or best is None:
+        return None
+    planned = [c.key for c in evidence[1].header.planned]
+    if planned != [best.cell.key]:
+        return None
+    return next(iter(interleaved.compare(*evidence)), None)
+
+
+def _gain(
+    file: RecordFile,
+    evidence: Evidence | None,
+    best: Standing | None,
+    base: Standing | None,
+    metric: Metric,
+) -> tuple[Estimate, bool]:
+    """Of the A/B's pairs where these know the objective, else of the search's own rounds."""
+    if best is None or base is None:
+        return Estimate(why="nothing to compare"), False
+    if best.cell.key == base.cell.key:
+        return Estimate(value=1.0, why="today's default is the best"), False
+    if evidence:
+        before, after = (_values(f.records, metric) for f in evidence)
+        if len(before.keys() & after.keys()) > 1:
+            return _pairs(before, after, metric), True
+    before, after = (
+        _values([r for r in file.records if r.cell.key == s.cell.key], metric) for s in (base, best)
+    )
+    low, high = (before, after) if metric.more_is_better else (after, before)
+    return stats.ratio(low, high), False
+
+
+def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
+    """Repeat -> the metric, of the records that ended well."""
+    found = {r.repeat: metrics.value(r, metric) for r in records if r.status == "ok"}
+    return {n: v for n, v in found.items() if v}
+
+
+def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metric) -> Estimate:
+    """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs."""
+    both = [n for n in before if n in after]
+    logs = [metrics.cost(metric, before[n]) - metrics.cost(metric, after[n]) for n in both]
+    value, low, high = signflip.around(logs, gate.LEVEL)
+    if low is None or high is None:
+        return Estimate(value=math.exp(value), n=len(both), why=f"{len(both)} pairs")
+    return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(both))
+
+
+# ------------------------------------------------------------------------------ what was tried
+
+
+def tally(found: View) -> dict[str, int]:
+    """Status -> configurations, in the order of `STATUSES`; only those that occur."""
+    of = Counter(str(s.status) for s in found.standings)
+    return {name: of[name] for name in STATUSES if of[name]}
+
+
+def measured(found: View) -> set[str]:
+    """Keys of configurations that were measured, whatever came of it."""
+    return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
+
+
+def behind(s: Standing) -> float:
+    """Cost / the leader's, to sort by; infinite where it is not known."""
+    return (s.behind.value if s.behind else None) or math.inf
+
+
+def spent_s(found: View) -> float:
+    """Seconds of measuring: of every process from its start to its end."""
+    return sum(r.wall_s for r in found.file.records)
+
+
+def closest(found: View) -> Standing | None:
+    """Where nothing keeps the limits: what comes nearest to all of them.
+
+    None where nothing was measured whose answers are right.
+    """
+    known = [s for s in found.standings if s.status not in NO_RESULT and s.value.value]
+    return min(known, key=lambda s: max(map(excess, s.limits), default=0.0), default=None)
+
+
+def excess(kept: Kept) -> float:
+    """How far beyond the limit, as a share of it: 0.2 is 20 %; infinite where it was not measured.
+
+    Of a limit that is not yet shown to be met: what one repeat in a hundred would show.
+    """
+    value = kept.value if kept.state == "violated" or kept.worst is None else kept.worst
+    if value is None:
+        return math.inf
+    bound = kept.limit.bound
+    return (bound / value if kept.limit.metric.more_is_better else value / bound) - 1
+
+
+def share_of(s: Summary) -> Share | None:
+    """Of the roofline: of all repeats that ended well the one in the middle (of two the lower)."""
+    found = [share for r in s.records if r.status == "ok" and (share := roofline.share(r))]
+    return sorted(found, key=lambda x: x.share)[(len(found) - 1) // 2] if found else None
+
+
+# ------------------------------------------------------------------------------ choices
+
+
+AXES = {
+    "backend": "backend", "precision": "precision", "batch size": "batch_size",
+    "replicas": "replicas", "replicas per device": "replicas_per_device",
+    "cores of a replica": "cores", "decoder": "decoder", "loader": "loader",
+    "loading cores": "loader_cores",
+}  # fmt: skip
+"""What a search chooses beside the backends' options, and the field of the cell."""
+
+
+class Coordinates:
+    """What can be chosen in a space: axes that differ in it, and every backend's options."""
+
+    def __init__(self, planned: Sequence[Cell]) -> None:
+        values = {name: {getattr(c, field) for c in planned} for name, field in AXES.items()}
+        self.axes = [name for name, seen in values.items() if len(seen) > 1]
+        if len({(c.replicas, c.replicas_per_device, c.cores) for c in planned}) == len(
+            {(c.replicas, c.replicas_per_device) for c in planned}
+        ):  # they share out the machine: no choice of its own
+            self.axes = [name for name in self.axes if name != "cores of a replica"]
+        self.options: dict[str, dict[str, None]] = {}
+        for c in planned:
+            self.options.setdefault(c.backend, {}).update(dict.fromkeys(c.options))
+
+    def names(self, cell: Cell) -> list[str]:
+        """'precision', 'onnxruntime.spinning': what was chosen for ``cell``."""
+        own = (f"{cell.backend}.{name}" for name in sorted(self.options.get(cell.backend, ())))
+        return [*self.axes, *own]
+
+    def value(self, cell: Cell, name: str) -> str:
+        """An option that a cell leaves out is at its default, or has no effect there; of a cell of
+        another backend: that backend."""
+        if name in AXES:
+            return str(getattr(cell, AXES[name]))
+        backend, _, option = name.partition(".")
+        return str(cell.options.get(option, "default")) if cell.backend == backend else cell.backend
+
+
+def choices(found: View) -> list[Choice]:
+    """Each choice of the recommended configuration, the one that is worth most first.
+
+    Best without (an ablation in a space whose parts depend on each other): of all configurations
+    that were measured, keep the limits and have another value there, the best one, whatever else
+    it has. The values are no sum: what one choice loses another may make good.
+    """
+    if found.best is None:
+        return []
+    space, cell = Coordinates(found.file.header.planned), found.best.cell
+    rivals = [s for s in found.standings if s.status in ("leader", "alive", "worse") and s.behind]
+    made = []
+    for name in space.names(cell):
+        value = space.value(cell, name)
+        others = [(s, other) for s in rivals if (other := space.value(s.cell, name)) != value]
+        ranked = [(b.value, n) for n, (s, _) in enumerate(others) if (b := s.behind) and b.value]
+        if ranked:
+            s, other = others[min(ranked)[1]]
+            worth = _worth(s, found.best)
+            made.append(Choice(name=name, value=value, other=other, rival=s, worth=worth))
+    return sorted(made, key=lambda c: -(c.worth.value or 0.0))
+
+
+def _worth(rival: Standing, best: Standing) -> Estimate:
+    """Costs are known against the leader's, which the recommended one nearly always is."""
+    worth, own = rival.behind or Estimate(), best.behind
+    if best.status == "leader" or not worth.value or own is None or not own.value:
+        return worth
+    return Estimate(value=worth.value / own.value, n=worth.n, why="compared by way of the leader")
+
+
+# ------------------------------------------------------------------------------ course and front
+
+
+def course(found: View) -> list[Moment]:
+    """Every measurement in the order of time, with the best so far."""
+    metric = found.goal.objective
+    ranks = {s.cell.key: s for s in found.standings if s.status in ("leader", "alive", "worse")}
+    best: float | None = None
+    made = []
+    for seconds, record in _clock(found.file):
+        value = metrics.value(record, metric) if record.status == "ok" else None
+        final = s.value.value if (s := ranks.get(record.cell.key)) else None
+        if value and final and (best is None or _better(metric, final, best)):
+            best = final
+        made.append(Moment(seconds=seconds, record=record, value=value, best=best))
+    return made
+
+
+def _better(metric: Metric, value: float, than: float) -> bool:
+    return value > than if metric.more_is_better else value < than
+
+
+def _clock(file: RecordFile) -> list[tuple[float, Record]]:
+    """(seconds since the start at which it ended, record) of every measurement, in that order.
+
+    Where a time cannot be read, the time spent measuring so far stands for it.
+    """
+    ran = [r for r in file.records if r.replicas or r.status == "failed"]
+    try:
+        start = datetime.fromisoformat(file.header.started)
+        ends = [(datetime.fromisoformat(r.started) - start).total_seconds() + r.wall_s for r in ran]
+    except (ValueError, TypeError, OverflowError):
+        ends = [-1.0]
+    if min(ends, default=0.0) < 0:
+        spent, ends = 0.0, []
+        for r in ran:
+            spent += r.wall_s
+            ends.append(spent)
+    order = sorted(range(len(ran)), key=lambda n: (ends[n], n))
+    return [(ends[n], ran[n]) for n in order]
+
+
+def front(found: View) -> set[str]:
+    """Keys of measured configurations with right answers that no other one beats in both images/s
+    and the time of a batch. Limits do not count: the front shows what they cost."""
+    points = [
+        (s.p50.value, -(s.throughput.value or 0.0), key)
+        for key, s in found.summaries.items()
+        if s.ranked and s.p50.value and s.throughput.value
+    ]
+    best, kept = 0.0, set()
+    for _, rate, key in sorted(points):
+        if -rate > best:
+            best = -rate
+            kept.add(key)
+    return kept

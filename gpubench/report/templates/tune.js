@@ -1,0 +1,6 @@
+(() => {  // the charts of a search: Pareto front, course, what each choice is worth
+  for (const chart of gpubench.data.tune?.charts ?? []) {
+    gpubench.lazy(document.getElementById(`tune-${chart.id}`), (element) =>
+      gpubench.embed(element, { ...chart.spec, data: { name: "points", values: chart.points } }));
+  }
+})();

@@ -1,0 +1,80 @@
+"""Which configurations may still be the best, by what was measured of others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from gpubench.analysis import metrics, race
+from gpubench.analysis.metrics import Best
+from gpubench.goal import Metric, Search
+from gpubench.record import WRONG, Record
+from gpubench.run.predict import Coordinates, Predictor
+from gpubench.suite import Cell
+
+OPTIMISM = 2.0
+"""Standard deviations by which a prediction may be too pessimistic."""
+KEPT = ("leader", "alive", "worse")
+
+
+class Promise:
+    """What is left to try. A pure function of the records, as every proposal is."""
+
+    def __init__(self, points: Mapping[str, Coordinates], search: Search, best: Best) -> None:
+        """``points``: by key, the coordinates of every configuration."""
+        self._predictor = Predictor(points)
+        self._search, self._best = search, best
+
+    def of(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
+        """Those that may keep the limits and beat all that was measured, the most promising first.
+
+        Left out is also what gave wrong answers in another size. While nothing is known to keep the
+        limits, only they count.
+        """
+        goal = self._search.goal
+        tried: dict[str, list[Record]] = {}
+        for record in records:
+            tried.setdefault(record.cell.key, []).append(record)
+        standings = race.judge([own[0].cell for own in tried.values()], records, self._search)
+        good = [tried[s.cell.key] for s in standings if s.status not in ("failed", "ruled-out")]
+        kept = [
+            tried[s.cell.key] for s in standings
+            if s.status in KEPT and not any(limit.hopeless for limit in s.limits)
+        ]  # fmt: skip
+        wrong = {answers(r.cell) for r in records if r.kind in WRONG}
+        left = [c for c in unmeasured if not kept or answers(c) not in wrong]
+        for limit in goal.limits:
+            bound = metrics.cost(limit.metric, limit.bound)
+            least = self._least(limit.metric, left, good)
+            left = [c for c in left if least[c.key] <= bound]
+        leads = min((_cost(own, goal.objective) for own in kept), default=math.inf)
+        least = self._least(goal.objective, left, good)
+        return sorted((c for c in left if least[c.key] < leads), key=lambda c: least[c.key])
+
+    def _least(
+        self, metric: Metric, cells: Sequence[Cell], good: Sequence[Sequence[Record]]
+    ) -> dict[str, float]:
+        """Key -> log cost that a cell may well have, if all is for the best."""
+        seen = {own[0].cell.key: cost for own in good if (cost := _cost(own, metric)) < math.inf}
+        bounds = {
+            cell.key: metrics.cost(metric, bound)
+            for cell in (*(own[0].cell for own in good), *cells)
+            if (bound := self._best(cell, metric))
+        }
+        keys = [cell.key for cell in cells]
+        if not bounds.keys() >= {*seen, *keys}:
+            bounds = {}  # of some only they would say nothing about the others
+        found = self._predictor.predict(seen, bounds, keys)
+        return {key: mean - OPTIMISM * sd for key, (mean, sd) in found.items()}
+
+
+def answers(cell: Cell) -> tuple[object, ...]:
+    """The same for cells whose answers are the same but for rounding: other sizes of one thing."""
+    return cell.backend, cell.precision, tuple(sorted(cell.options.items()))
+
+
+def _cost(records: Sequence[Record], metric: Metric) -> float:
+    """Mean log cost; infinite where nothing says."""
+    found = [metrics.cost(metric, v) for r in records if (v := metrics.value(r, metric))]
+    return fmean(found) if found else math.inf

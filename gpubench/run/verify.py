@@ -1,0 +1,102 @@
+"""The proof of a recommendation: an interleaved A/B of it against today's default."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gpubench import space
+from gpubench.analysis import kept, race
+from gpubench.backends.base import Backend
+from gpubench.errors import RecordError
+from gpubench.goal import Search
+from gpubench.record import RECORDS, Arm, Header, Pairing, RecordFile, read
+from gpubench.run import ab
+from gpubench.run.crew import ARMS
+from gpubench.run.plan import Plan
+from gpubench.suite import Cell, Rule
+
+DIRECTORY = "evidence"
+SAMPLE_S = 1.0
+"""Of one process, over its two turns."""
+
+
+class Pair(NamedTuple):
+    """What is compared."""
+
+    baseline: Cell
+    candidate: Cell
+
+
+def job(
+    header: Header,
+    search: Search,
+    plan: Plan,
+    backends: Mapping[str, Backend],
+    pair: Pair,
+    budget_s: float,
+    out: Path,
+    cache_dir: Path,
+) -> ab.Job:
+    """The A/B of ``pair``, in OUT/evidence; one of it that is there already is gone on with.
+
+    What is there of another pair is moved aside.
+    """
+    rule = Rule(delta=search.delta, alpha=search.alpha)
+    policy = replace(plan.suite.policy, sample_s=SAMPLE_S)
+
+    def side(arm: Arm) -> ab.Side:
+        cell: Cell = getattr(pair, arm)
+        words = "what the search recommends" if arm == "candidate" else "today's default"
+        suite = space.suite(plan.suite.name, [cell], policy, cell.backend, words)
+        pairing = Pairing(session=header.run_id, arm=arm, differs=cell.label, rule=rule,
+                          rates=search.goal.objective.kind == "throughput")  # fmt: skip
+        own = replace(header, suite=suite, planned=[cell], search=None, pairing=pairing)
+        return ab.Side(arm, Plan(suite, [cell], [], plan.cores), own)
+
+    place = out / DIRECTORY
+    return ab.Job(
+        sides=(side("baseline"), side("candidate")),
+        backends=backends,
+        rule=rule,
+        budget_s=budget_s,
+        out=place,
+        cache_dir=cache_dir,
+        seed=search.seed,
+        resume=_begun(place, pair),
+    )
+
+
+def _begun(place: Path, pair: Pair) -> bool:
+    """Whether an A/B of ``pair`` is there; anything else is moved aside."""
+    if not place.exists():
+        return False
+    found = evidence(place)
+    if found and tuple(file.header.planned for file in found) == tuple([c] for c in pair):
+        return True
+    names = (place.with_name(f"{DIRECTORY}-{n}") for n in itertools.count(1))
+    place.rename(next(name for name in names if not name.exists()))
+    return False
+
+
+def evidence(place: Path) -> tuple[RecordFile, RecordFile] | None:
+    """The arms of the A/B in ``place``, baseline first; None where it has not begun."""
+    if not all((place / arm / RECORDS).exists() for arm in ARMS):
+        return None
+    try:
+        return read(place / "baseline"), read(place / "candidate")
+    except RecordError:  # killed before the header was whole
+        return None
+
+
+def fault(candidate: RecordFile, search: Search) -> str:
+    """Why the recommendation does not stand, by what the A/B measured of it; '' where it does."""
+    (standing,) = race.judge(candidate.header.planned, candidate.records, search)
+    if standing.status in ("failed", "violates"):
+        return standing.reason
+    over = (k for k in standing.limits if k.value and kept.over(k.limit, k.value, 0.0))
+    return "; ".join(k.text for k in over)

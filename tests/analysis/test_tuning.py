@@ -1,0 +1,240 @@
+"""What a search is read as: from hand-made records whose answers are known."""
+
+import math
+
+import pytest
+from msgspec.structs import replace
+
+from gpubench.analysis import compare, history, tuning, tuningtables
+from gpubench.analysis.cells import problems, summarise
+from gpubench.analysis.tables import of_cells
+from gpubench.errors import InputError
+from gpubench.goal import Goal, Limit, Metric
+from gpubench.record import Record
+from tests.report import make, make_tunes
+
+LATENCY = Metric("latency")
+LIMITED = Goal(Metric("throughput"), (Limit(LATENCY, 9e6),))
+
+
+@pytest.fixture(scope="module")
+def file():
+    return make_tunes.tune(explored=60)
+
+
+@pytest.fixture(scope="module")
+def found(file):
+    return tuning.view(file)
+
+
+def fastest(cells, limit_ns=math.inf):
+    """By the truth, of configurations with right answers."""
+    kept = [c for c in cells if not make_tunes.wrong(c) and make_tunes.truth(c) <= limit_ns]
+    return max(kept, key=lambda c: c.total_batch / make_tunes.truth(c))
+
+
+def test_only_a_search_can_be_read(file):
+    with pytest.raises(InputError, match="not a search"):
+        tuning.view(make.run([make.cell()]))
+
+
+def test_the_recommended_one_is_the_fastest_with_right_answers(file, found):
+    assert found.best.cell == fastest(file.header.planned[:60])
+    assert found.base.cell.key in found.search.baseline
+    assert found.verdict is None
+    assert not found.paired
+
+
+def test_a_limit_leaves_out_what_is_too_slow():
+    file = make_tunes.tune(goal=LIMITED)
+    assert tuning.view(file).best.cell == fastest(file.header.planned, 9e6)
+
+
+def test_the_gain_is_that_of_the_pairs_and_the_verdict_the_gates(found):
+    best, base = found.best.cell, found.base.cell
+    proof = make_tunes.evidence(best, base)
+    seen = tuning.view(found.file, proof)
+    truth = make_tunes.truth(base) / base.total_batch / make_tunes.truth(best) * best.total_batch
+    assert seen.paired
+    assert seen.gain.low < truth < seen.gain.high
+    assert seen.gain.value == pytest.approx(truth, rel=0.01)
+    assert (seen.verdict.verdict, seen.verdict.code) == ("IMPROVED", "confirmed")
+
+
+def test_without_an_ab_the_gain_is_of_the_searchs_own_rounds(found):
+    best, base = found.best.cell, found.base.cell
+    truth = make_tunes.truth(base) / base.total_batch / make_tunes.truth(best) * best.total_batch
+    assert found.gain.value == pytest.approx(truth, rel=0.05)
+
+
+def test_an_ab_of_another_configuration_proves_nothing(found):
+    other = next(c for c in found.file.header.planned if c != found.best.cell)
+    assert tuning.view(found.file, make_tunes.evidence(other, found.base.cell)).verdict is None
+
+
+def test_gains_of_latency_are_above_one_where_less_time_is_taken():
+    file = make_tunes.tune(make_tunes.space((1,), (1,)), Goal(LATENCY))
+    found = tuning.view(file)
+    truth = make_tunes.truth(found.base.cell) / make_tunes.truth(found.best.cell)
+    assert found.gain.value == pytest.approx(truth, rel=0.05)
+    assert tuning.view(file, make_tunes.evidence(found.best.cell, found.base.cell)).gain.value > 1
+
+
+def test_the_default_may_be_the_best():
+    cells = [c for c in make_tunes.space((1, 8), (1,)) if c.backend == "torch-eager"]
+    file = make_tunes.tune([c for c in cells if c.precision == "fp32"])
+    found = tuning.view(file)
+    assert found.best.cell == found.base.cell
+    assert found.gain.value == 1
+
+
+def test_everything_is_counted_once(found):
+    counts = tuning.tally(found)
+    assert sum(counts.values()) == len(found.standings) == 72
+    assert counts["ruled-out"] == 12
+    assert len(tuning.measured(found)) == 60
+    assert tuning.spent_s(found) == pytest.approx(1.7 * (60 + 4 * 8))
+
+
+def test_what_an_interrupted_search_did_not_reach_is_not_missing():
+    file = make_tunes.tune(explored=20, ended=False)
+    statuses = {s.status for s in summarise([file])}
+    assert "not reached" in statuses
+    assert "missing" not in statuses
+    assert tuning.tally(tuning.view(file))["unmeasured"] == 52
+
+
+def test_where_nothing_keeps_the_limits_the_nearest_is_named():
+    file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e5),)))
+    found = tuning.view(file)
+    assert found.best is None
+    assert found.leader is None
+    near = tuning.closest(found)
+    right = [c for c in file.header.planned if not make_tunes.wrong(c)]
+    assert near.cell == min(right, key=make_tunes.truth)
+    beyond = make_tunes.truth(near.cell) / 1e5 - 1
+    assert tuning.excess(near.limits[0]) == pytest.approx(beyond, rel=0.05)
+
+
+def test_a_leader_that_was_not_measured_again_is_not_recommended():
+    found = tuning.view(make_tunes.tune(rounds=0, explored=9, ended=False))
+    assert found.best is None
+    assert found.leader is not None
+    assert tuning.choices(found) == []
+
+
+def test_a_search_without_a_record_has_an_empty_view():
+    file = make_tunes.tune(explored=0, ended=False)
+    found = tuning.view(file)
+    assert (found.best, found.leader, found.base) == (None, None, None)
+    assert tuning.closest(found) is None
+    assert tuning.course(found) == []
+    assert tuning.front(found) == set()
+
+
+def test_a_choice_is_worth_what_the_best_without_it_costs(found):
+    best = found.best
+    made = {c.name: c for c in tuning.choices(found)}
+    assert made["precision"].value == best.cell.precision == "int8"
+    for name, c in made.items():
+        assert c.value != c.other, name
+        assert c.rival.behind.value == c.worth.value
+    kept = [s for s in found.standings if s.status in ("alive", "worse")]
+    others = [s for s in kept if s.cell.precision != "int8"]
+    assert made["precision"].rival == min(others, key=lambda s: s.behind.value)
+    assert "cores of a replica" not in made  # they follow from the replicas
+    ranks = [c.worth.value for c in tuning.choices(found)]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_options_of_one_backend_are_no_choice_of_another(found):
+    own = tuning.Coordinates(found.file.header.planned)
+    eager = next(c for c in found.file.header.planned if c.backend == "torch-eager")
+    spins = next(c for c in found.file.header.planned if c.options)
+    assert own.names(eager) == ["backend", "precision", "batch size", "replicas"]
+    assert own.names(spins)[-1] == "onnxruntime.spinning"
+    assert own.value(spins, "onnxruntime.spinning") == "False"
+    assert own.value(replace(spins, options={}), "onnxruntime.spinning") == "default"
+    assert own.value(eager, "onnxruntime.spinning") == "torch-eager"
+
+
+def test_the_course_only_gets_better_and_ends_at_the_recommended_one(found):
+    moments = tuning.course(found)
+    best = [m.best for m in moments if m.best]
+    assert best == sorted(best)
+    assert best[-1] == found.best.value.value
+    times = [m.seconds for m in moments]
+    assert times == sorted(times)
+    assert times[0] == pytest.approx(2.0 + 1.7)
+
+
+@pytest.mark.parametrize("started", ["", "soon", "0001-01-01T00:00:00+23:59", "2026-01-02"])
+def test_where_times_cannot_be_read_measuring_time_stands_for_them(file, started):
+    records = [replace(r, started=started) for r in file.records]
+    moments = tuning.course(tuning.view(replace_records(file, records)))
+    assert [m.seconds for m in moments[:2]] == pytest.approx([1.7, 3.4])
+
+
+def replace_records(file, records):
+    return type(file)(file.path, file.header, records, file.notes)
+
+
+def test_the_front_is_of_right_answers_and_nothing_beats_it(found):
+    front = tuning.front(found)
+    points = {
+        key: (s.p50.value, s.throughput.value) for key, s in found.summaries.items() if s.ranked
+    }
+    assert found.best.cell.key in front
+    for key, (time, rate) in points.items():
+        beaten = any(
+            (t <= time and r > rate) or (t < time and r == rate) for t, r in points.values()
+        )
+        assert (key in front) != beaten
+
+
+def test_tables_name_everything_that_was_not_chosen_and_why(found):
+    made = {t.title: t for t in tuningtables.build(found)}
+    assert list(made) == ["Pareto front", "What each choice is worth", "Not chosen"]
+    others = made["Not chosen"]
+    assert len(others.rows) == 71
+    names = [c.name for c in others.columns]
+    outcomes = [row[names.index("outcome")] for row in others.rows]
+    assert outcomes.count("ruled out") == 12
+    assert outcomes.count("failed") == sum(s.status == "failed" for s in found.standings)
+    assert all(row[names.index("why")] for row in others.rows)
+    front = made["Pareto front"]
+    shares = [row[[c.name for c in front.columns].index("of the roofline")] for row in front.rows]
+    assert all(0 < share.value < 1.5 for share in shares)
+
+
+# ------------------------------------------------------------------------------ other readers
+
+
+def test_ruled_out_is_no_problem_in_a_table_but_is_told_of(file):
+    summaries = summarise([file])
+    assert sum(p.status == "ruled-out" for p in problems(summaries)) == 12
+    failed = Record(cell=file.header.planned[0], repeat=0, status="failed", kind="crash")
+    made = of_cells(summarise([replace_records(file, [failed, *file.records[1:]])]))
+    table = next(t for t in made if t.title == "Skips and failures")
+    assert not any(["ruled-out"] in row for row in table.rows)
+    assert table.notes[0].startswith("12 more cells of a search were not measured")
+
+
+def test_two_searches_are_compared_in_what_both_measured():
+    first = make_tunes.tune(explored=20, seed=1)
+    second = make_tunes.tune(explored=30, seed=2, ended=False)
+    rows = compare.compare(first, second)
+    both = {c.key for c in first.header.planned[:20]}
+    assert {row.key for row in rows} == both
+    assert not any(row.verdict == "MISSING" for row in rows)
+
+
+def test_history_leaves_out_what_no_search_measured():
+    files = [
+        replace_header(make_tunes.tune(explored=10, seed=n), run_id=f"tune-{n}") for n in range(2)
+    ]
+    assert len(history.trends(files)) == 10
+
+
+def replace_header(file, **changes):
+    return type(file)(file.path, replace(file.header, **changes), file.records, file.notes)

@@ -1,0 +1,133 @@
+"""What is asked of a search, and how one replayed search answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from gpubench import space
+from gpubench.analysis import metrics, race, roofline
+from gpubench.goal import Goal, Limit, Metric, Search
+from gpubench.limits import Ceiling
+from gpubench.record import RecordFile
+from gpubench.run import propose, setup
+from gpubench.run.search import Proposer, search
+from gpubench.suite import Cell, OptionValue
+from tests.benchmarks.tune import record
+from tests.benchmarks.tune.recorded import Recorded, Replay
+
+RATE = Metric("throughput")
+LATENCY = Metric("latency", 0.9)
+"""Of p99 a recorded cell has too few samples: 36 show a p90, and 368 a p99."""
+
+Coordinates = Callable[[Cell], dict[str, OptionValue]]
+
+
+class Case(Struct, frozen=True):
+    """One question."""
+
+    name: str
+    goal: Goal
+    drop: float | None = None
+    """Points of accuracy that may be lost."""
+
+
+class Outcome(Struct, frozen=True):
+    """What one search answered."""
+
+    found: str
+    """Label of what it recommends; '': nothing."""
+    best: str
+    """Label of the best of all, by everything that was recorded; '': nothing keeps the limits."""
+    reach: float
+    """Found / best, by all recorded rounds: 1 is as good; 0: it found nothing."""
+    cost: float
+    """Of what measuring everything took."""
+    tasks: int
+    broken: list[str]
+    """Limits that the recommendation breaks in some recorded round."""
+
+
+def questions(file: RecordFile) -> list[Case]:
+    """With limits that bind: they are shares of what the best without limits has."""
+    everything = Recorded(file)
+    free = everything.best(Goal(RATE), metrics.value)
+    if free is None:
+        return []
+    rate = everything.worth(free, RATE, metrics.value)
+    slowest = everything.worth(free, LATENCY, metrics.value)
+    cases = [Case("throughput", Goal(RATE))]
+    for share in (0.7, 0.45, 0.3):
+        limit = Limit(LATENCY, share * slowest)
+        cases.append(Case(f"throughput, {limit.text}", Goal(RATE, (limit,))))
+    for share in (0.5, 0.7, 0.85):
+        limit = Limit(RATE, share * rate)
+        cases.append(Case(f"p50 latency, {limit.text}", Goal(Metric("latency"), (limit,))))
+    lost = "accuracy drop <= {:g} points"
+    cases += [Case(f"throughput, {lost.format(n)}", Goal(RATE), n) for n in (0.0, 1.0)]
+    both = Limit(LATENCY, 0.45 * slowest)
+    name = f"throughput, {both.text}, {lost.format(0)}"
+    return [*cases, Case(name, Goal(RATE, (both,)), 0.0)]
+
+
+class Proposing(Struct, frozen=True):
+    """A way of proposing, by name."""
+
+    name: str
+    make: Callable[[Sequence[Cell], Search, metrics.Best, Coordinates], Proposer]
+
+
+PROPOSERS = (
+    Proposing("proposals", propose.Proposals),
+    Proposing("optuna", propose.Tpe),
+)
+"""What `gpubench tune` asks; and Optuna alone, which always has something to try."""
+
+
+def bounds(file: RecordFile) -> Callable[[Cell, Metric], float | None]:
+    """The roofline's, from the ceilings that were recorded."""
+    known: dict[str, Ceiling | None] = {r.cell.key: r.ceiling for r in file.records}
+    return lambda cell, metric: roofline.best(cell, known.get(cell.key), metric)
+
+
+def answer(
+    file: RecordFile,
+    case: Case,
+    way: Proposing,
+    seed: int,
+    budget_s: float,
+    truth: RecordFile | None = None,
+) -> Outcome:
+    """One search, replayed on ``file``, and judged by ``truth`` (of what is real: the same)."""
+    recorded = Recorded(file, case.drop)
+    today = tuple(cell.key for cell in record.today(recorded.cells))
+    wanted = Search(goal=case.goal, baseline=today, budget_s=budget_s, seed=seed)
+    bench = Replay(recorded, seed, bounds(file))
+    options = setup.catalog().backends
+
+    def where(cell: Cell) -> dict[str, OptionValue]:
+        return space.coordinates(cell, options[cell.backend])
+
+    proposer = way.make(recorded.cells, wanted, bench.best, where)
+    standings = search(recorded.cells, wanted, bench, proposer, (), lambda record: None)
+    top = race.recommended(standings)
+    judge = Recorded(truth, case.drop) if truth else recorded
+    best = judge.best(case.goal, metrics.value)
+    return Outcome(
+        found=top.cell.label if top else "",
+        best=best.label if best else "",
+        reach=_reach(judge, case.goal.objective, top.cell if top else None, best),
+        cost=bench.elapsed() / recorded.exhaustive_s(),
+        tasks=bench.tasks,
+        broken=judge.broken(top.cell, case.goal.limits, metrics.value) if top else [],
+    )
+
+
+def _reach(recorded: Recorded, metric: Metric, found: Cell | None, best: Cell | None) -> float:
+    if found is None or best is None:
+        return float(found is best)
+    ratio = recorded.worth(found, metric, metrics.value) / recorded.worth(
+        best, metric, metrics.value
+    )
+    return ratio if metric.more_is_better else 1 / ratio

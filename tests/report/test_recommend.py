@@ -1,0 +1,169 @@
+"""The five lines of a search, and its JSON."""
+
+import json
+import re
+
+import pytest
+from msgspec.structs import replace
+
+from gpubench import escape, report
+from gpubench.analysis import tuning
+from gpubench.goal import Goal, Limit, Metric
+from gpubench.record import Record
+from gpubench.report import markdown, recommend, text
+from tests.report import make, make_tunes
+from tests.report.test_report import HOSTILE, plain
+
+LATENCY = Metric("latency")
+LIMITED = Goal(Metric("throughput"), (Limit(LATENCY, 9e6),))
+
+
+@pytest.fixture(scope="module")
+def file():
+    return make_tunes.tune(goal=LIMITED, explored=66)
+
+
+@pytest.fixture(scope="module")
+def proof(file):
+    found = tuning.view(file)
+    return make_tunes.evidence(found.best.cell, found.base.cell)
+
+
+def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
+    what, gain, answers, limits, tried = recommend.lines(file, proof)
+    assert what == "Recommended: onnxruntime int8, batch 1, 4 replicas"
+    assert re.match(
+        r"Throughput 2,\d+ images/s \[2,\d+, 2,\d+\]: 20\.\d+ \[20\.\d+, 20\.\d+\] times the "
+        r"images/s of today's default \(torch-eager fp32, batch 32, 1 replica: 1\d\d images/s.*\); "
+        r"IMPROVED in an interleaved A/B of \d+ pairs$",
+        gain,
+    )
+    assert answers.startswith("Answers: 100.0 % agree with the fp32 reference's; accuracy 93.8 % [")
+    assert "p50 latency <= 9.00 ms is kept: 1.5" in limits
+    assert "one repeat in 100 would show" in limits
+    assert tried.startswith("Tried 66 of 72 configurations in ")
+    assert "6 ruled out unmeasured" in tried
+    assert re.search(r"\d+\.\d % of the roofline, where compute binds: [\d,]+ images/s$", tried)
+
+
+def test_without_an_ab_it_says_so(file):
+    assert recommend.lines(file)[1].endswith(
+        "from the search's own rounds: no A/B has confirmed it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [(LATENCY, "times faster than today's default"),
+     (Metric("memory"), "times less memory than today's default"),
+     (Metric("energy"), "times less energy than today's default")],
+)  # fmt: skip
+def test_every_objective_has_its_words_and_its_unit(objective, words):
+    def counted(r: Record) -> Record:
+        scale = make_tunes.factor(r.cell)
+        energy = {"joules": 300.0 * scale, "seconds": 6.0, "source": "rapl"}
+        each = [replace(s, peak_host_bytes=int(scale * (400 << 20))) for s in r.replicas]
+        return replace(r, telemetry={"energy": energy}, replicas=each)
+
+    made = make_tunes.tune(make_tunes.space((1, 8), (1,)), Goal(objective), change=counted)
+    gain = recommend.lines(made)[1]
+    assert words in gain
+    unit = {"latency": r"(ms|us)", "memory": "MiB", "energy": "J/image"}[objective.kind]
+    assert re.search(rf"^\S+.* [\d.,]+ m?{unit}", gain)
+
+
+def test_the_default_as_its_own_best_is_said():
+    cells = [c for c in make_tunes.space((1, 8), (1,)) if c.backend == "torch-eager"]
+    lines = recommend.lines(make_tunes.tune([c for c in cells if c.precision == "fp32"]))
+    assert lines[1].endswith("this is today's default: nothing tried was better")
+
+
+def test_where_nothing_keeps_the_limits_the_closest_and_by_how_much():
+    file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 6e5),)))
+    head, near, default, answers, tried = recommend.lines(file)
+    assert head.startswith("Nothing keeps the limits (p50 latency <= 600 us); closest: ")
+    assert re.search(r"p50 latency <= 600 us is broken: \d+ us; \d+\.\d % beyond the limit$", near)
+    assert default.startswith("Today's default, torch-eager fp32, batch ")
+    assert answers.startswith("Answers: ")
+    assert "break a limit" in tried
+
+
+def test_a_limit_that_is_missed_by_far_is_told_as_a_factor():
+    file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e4),)))
+    assert re.search(r"; \d\d\.\d times the limit$", recommend.lines(file)[1])
+
+
+def test_interrupted_searches_recommend_nothing_yet():
+    file = make_tunes.tune(rounds=0, explored=9, ended=False)
+    lines = recommend.lines(file)
+    assert lines[0].startswith("Nothing to recommend yet: torch-eager fp32, batch ")
+    assert "63 not reached" in lines[-1]
+
+
+def test_where_everything_broke_the_most_frequent_reason_is_named():
+    cells = make_tunes.space((1,), (1,))
+
+    def crashed(r: Record) -> Record:
+        return replace(r, status="failed", kind="crash", reason="signal 4", replicas=[])
+
+    lines = recommend.lines(make_tunes.tune(cells, rounds=0, change=crashed))
+    assert lines[0] == (
+        "Nothing to recommend: no configuration gave right answers; most often: signal 4"
+    )
+    assert recommend.lines(make_tunes.tune(cells, explored=0, ended=False))[0] == (
+        "Nothing to recommend: nothing was measured"
+    )
+
+
+def test_json_reads_back_and_says_the_same(file, proof):
+    body = json.loads(escape.encoded(recommend.to_json(file, proof)))
+    assert body["lines"] == recommend.lines(file, proof)
+    best = tuning.view(file).best.cell
+    assert body["recommendation"]["key"] == best.key
+    assert body["recommendation"]["status"] == "leader"
+    assert body["verdict"]["verdict"] == "IMPROVED"
+    assert body["gain"]["low"] > 20
+    assert body["tried"]["ruled-out"] == 6
+    assert len(body["configurations"]) == 72
+    assert best.key in body["front"]
+    assert {"name", "value", "other", "worth", "rival"} == set(body["choices"][0])
+    assert body["roofline"]["binds"] == "compute"
+    assert body["commands"][0] == "gpubench run reports/tune-1/best.toml"
+    whole = json.loads(report.render([file], "json", proof))
+    assert whole["recommendation"] == body
+
+
+def test_json_of_a_search_that_found_nothing():
+    file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e4),)))
+    body = json.loads(escape.encoded(recommend.to_json(file)))
+    assert body["recommendation"] is None
+    assert body["commands"] == []
+    assert body["closest"]["beyond"][0]["share"] > 10
+
+
+@pytest.mark.parametrize("kind", ["text", "md"])
+def test_reports_of_a_search_begin_with_what_it_recommends(file, proof, kind):
+    made = report.render([file], kind, proof)
+    assert made == report.render([file], kind, proof)
+    assert "Recommended: onnxruntime int8, batch 1, 4 replicas" in made
+    assert made.index("Recommended:") < made.index("Fastest: ")
+    assert "6 ruled out" in made
+
+
+def test_the_summary_counts_what_was_ruled_out_and_does_not_list_it(file):
+    told = plain(text.summary([file]))
+    assert "6 ruled out" in told
+    assert "by the roofline" not in told
+
+
+def test_hostile_text_stays_text():
+    cells = [replace(c, model=HOSTILE, options={HOSTILE: HOSTILE} if c.options else {})
+             for c in make_tunes.space((1, 8), (1,))]  # fmt: skip
+    file = make_tunes.tune(cells, path=f"{HOSTILE}/records.jsonl")
+    assert len(recommend.lines(file)) == 5
+    assert "<script" not in markdown.render([file]).split("<details>")[0]
+    assert recommend.commands(file)[0].startswith("gpubench run '")
+
+
+def test_several_runs_have_no_recommendation(file):
+    assert recommend.told([file, make.run([make.cell()])], None) == []

@@ -1,0 +1,119 @@
+"""What is likely to be the best, by what was measured of others."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+from gpubench.analysis import race
+from gpubench.goal import Goal, Limit, Metric, Search
+from gpubench.record import Record
+from gpubench.run import predict, promise
+from gpubench.run.promise import Promise
+from gpubench.run.propose import Proposals
+from gpubench.run.search import search
+from gpubench.suite import Cell
+from tests.run.benches import Bench, conditional, coordinates, cost
+
+RATE = Metric("throughput")
+
+
+def asked(*limits: Limit, **changes: Any) -> Search:
+    return Search(**{"goal": Goal(RATE, limits), "baseline": (), "budget_s": 1e6} | changes)
+
+
+def rate(cell: Cell) -> float:
+    return cell.batch_size / cost(cell)
+
+
+def points(space: list[Cell]) -> dict[str, predict.Coordinates]:
+    return {c.key: coordinates(c) for c in space}
+
+
+def some(space: list[Cell], n: int, seed: int = 0) -> list[Cell]:
+    return random.Random(seed).sample(space, n)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tenth_of_a_space_tells_the_rest(seed: int) -> None:
+    """Effects are sums of logs in `cost`, but for the batch, the cores and their ranges."""
+    space = conditional()
+    logs = {c.key: math.log(rate(c)) for c in space}
+    seen = {c.key: logs[c.key] for c in some(space, len(space) // 10, seed)}
+    rest = [key for key in logs if key not in seen]
+    found = predict.Predictor(points(space)).predict(seen, {}, rest)
+    off = sorted(abs(found[key][0] - logs[key]) for key in rest)
+    within = sum(abs(found[k][0] - logs[k]) <= promise.OPTIMISM * found[k][1] for k in rest)
+    assert off[len(off) // 2] < 0.05
+    assert within > 0.95 * len(rest)
+
+
+def test_without_measurements_bounds_say_what_is_promising() -> None:
+    space = conditional()
+    bench = Bench(cost, bound=lambda c: cost(c) / 1.1)
+    found = Promise(points(space), asked(), bench.best).of(space, [])
+    assert {c.key for c in found} == {c.key for c in space}
+    assert found[0].backend == "c"
+    assert rate(found[0]) == pytest.approx(max(map(rate, space)), rel=0.1)
+
+
+def test_what_is_far_behind_is_left_out_and_the_best_is_not() -> None:
+    space, bench = conditional(), Bench(cost)
+    records = [bench.measure(c, 0) for c in some(space, 60)]
+    known = {r.cell.key for r in records}
+    left = Promise(points(space), asked(), bench.best).of(
+        [c for c in space if c.key not in known], records
+    )
+    assert 0 < len(left) < len(space) / 4
+    best = max(space, key=rate)
+    assert best.key in known | {c.key for c in left}
+    assert all(c.precision == "int8" for c in left[:5])
+
+
+def test_limits_leave_out_what_would_break_them() -> None:
+    space, bench = conditional(), Bench(cost)
+    limit = Limit(Metric("latency"), 15e6)
+    records = [bench.measure(c, 0) for c in some(space, 60)]
+    known = {r.cell.key for r in records}
+    rest = [c for c in space if c.key not in known]
+    left = Promise(points(space), asked(limit), bench.best).of(rest, records)
+    assert left
+    assert max(map(cost, left)) < 15 * 1.3
+
+
+def test_while_nothing_keeps_a_limit_nothing_is_beaten() -> None:
+    """The fastest of all breaks it, and does not keep slower ones from being tried."""
+    space, bench = conditional(), Bench(cost)
+    limit = Limit(Metric("latency"), 3e6)
+    fast = max(space, key=rate)
+    records = [bench.measure(fast, 0), bench.measure(fast, 1)]
+    left = Promise(points(space), asked(limit), bench.best).of(
+        [c for c in space if c != fast], records
+    )
+    assert any(cost(c) < 3 for c in left)
+
+
+def test_other_sizes_of_what_answered_wrongly_are_left_out() -> None:
+    space, bench = conditional(), Bench(cost, wrong=lambda c: c.precision == "int8")
+    wrong = next(c for c in space if c.precision == "int8" and not c.options)
+    good = next(c for c in space if c.backend == "a")
+    rest = [c for c in space if c not in (wrong, good)]
+    same = {c.key for c in rest if promise.answers(c) == promise.answers(wrong)}
+    made = Promise(points(space), asked(), bench.best)
+    failed: list[Record] = [bench.measure(wrong, 1)]
+    assert {c.key for c in made.of(rest, failed)} >= same, "nothing else is known yet"
+    assert not {c.key for c in made.of(rest, [*failed, bench.measure(good, 0)])} & same
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_without_a_budget_ends_by_itself(seed: int) -> None:
+    space, bench = conditional(), Bench(cost, seed=seed)
+    what = asked(baseline=(space[0].key,), seed=seed)
+    proposer = Proposals(space, what, bench.best, coordinates)
+    best = race.recommended(search(space, what, bench, proposer, (), lambda record: None))
+    assert best is not None
+    assert rate(best.cell) >= 0.97 * max(map(rate, space))
+    assert len({key for key, _ in bench.asked}) < len(space) / 4

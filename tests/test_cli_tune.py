@@ -1,0 +1,161 @@
+"""`gpubench tune` as it is typed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpubench.cli import cli
+from gpubench.errors import InputError
+from gpubench.record import RECORDS, read
+from gpubench.run import ab, bench, tune, tunesetup, verify
+from gpubench.run.tune import BEST, FINISHED
+
+SPACE = """
+[axes]
+precision = "fp32"
+batch_size = 4
+replicas = 1
+[axes.options.fake]
+latency_us = [500.0, 2000.0]
+"""
+Tune = Callable[..., Result]
+
+
+@pytest.fixture
+def go(
+    fakes: None, tmp_path: Path, tiny_onnx: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Tune:
+    """go("--budget", "3s"): a search of two configurations; time goes on by itself."""
+    monkeypatch.setattr(verify, "SAMPLE_S", 0.04)
+    monkeypatch.setattr(tunesetup, "SAMPLE_S", 0.04)
+    monkeypatch.setattr(bench, "monotonic", partial(next, itertools.count(0.0, 0.04)))
+    monkeypatch.setattr(ab, "monotonic", partial(next, itertools.count(0.0, 0.3)))
+    space = tmp_path / "space.toml"
+    space.write_text(SPACE)
+    plain = [
+        tiny_onnx, "--images", "synthetic", "--device", "cpu", "--backend", "fake", "--space",
+        space, "--baseline", "backend=fake,latency_us=2000", "--cache-dir", cache_dir,
+        "-o", tmp_path / "out",
+    ]  # fmt: skip
+
+    def run(*words: object) -> Result:
+        return CliRunner().invoke(cli, ["tune", *map(str, (*plain, *words))])
+
+    return run
+
+
+def test_a_search_leaves_what_it_found_and_says_it_again(
+    go: Tune, tmp_path: Path, cache_dir: Path
+) -> None:
+    out = tmp_path / "out"
+    done = go("--budget", "2s")
+    assert done.exit_code == 0, done.output
+    assert "throughput of" in done.output
+    assert "2 configurations" in done.output
+    assert "Recommended: fake fp32, batch 4" in done.output
+    assert str(out / BEST) in done.output.replace("\n", "")
+    assert (out / "report.html").stat().st_size > 10_000
+    assert json.loads((out / FINISHED).read_text())["recommendation"]["cell"]["backend"] == "fake"
+
+    before = (out / RECORDS).read_bytes()
+    (out / BEST).unlink()
+    again = go("--budget", "2s", "--resume", "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.output) == json.loads((out / FINISHED).read_text())
+    assert (out / RECORDS).read_bytes() == before
+    assert not (out / BEST).exists()  # only its result is shown
+
+
+def test_nothing_keeps_the_limits(go: Tune, tmp_path: Path) -> None:
+    done = go("--budget", "1s", "--max-latency", "p50=100us", "-q")
+    assert done.exit_code == 1, done.output
+    assert done.output == ""
+    assert not (tmp_path / "out" / BEST).exists()
+    again = go("--budget", "1s", "--max-latency", "p50=100us", "--resume")
+    assert again.exit_code == 1
+    assert "Nothing keeps the limits (p50 latency <= 100 us)" in again.output
+    assert "closest" in again.output
+
+
+def test_an_interrupt_says_how_to_go_on(
+    go: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "run", interrupted)
+    done = go()
+    assert done.exit_code == 130
+    assert f"--resume -o {tmp_path / 'out'}" in done.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--objective", "beauty"), "--objective 'beauty'"),
+        (("--max-latency", "fast"), "--max-latency 'fast'"),
+        (("--max-latency", "p99=20"), "p99=20ms"),
+        (("--min-throughput", "-3"), "--min-throughput '-3'"),
+        (("--max-memory", "2 cats"), "--max-memory '2 cats'"),
+        (("--max-energy", "1W"), "--max-energy '1W'"),
+        (("--min-agreement", "1.2"), "--min-agreement '1.2'"),
+        (("--min-accuracy", "0"), "--min-accuracy '0'"),
+        (("--max-accuracy-drop", "101"), "--max-accuracy-drop 101"),
+        (("--accuracy-images", "-1"), "--accuracy-images -1"),
+        (("--budget", "soon"), "--budget 'soon'"),
+        (("--baseline", "colour=red"), "--baseline colour=red"),
+        (("--batch-size", "0"), "--batch-size"),
+        (("--space", "nothere.toml"), "nothere.toml"),
+    ],
+)
+def test_bad_words(go: Tune, tmp_path: Path, words: tuple[str, str], said: str) -> None:
+    done = go(*words)
+    assert isinstance(done.exception, InputError)  # `main` prints it and exits with 2
+    assert said in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_energy_that_cannot_be_counted(go: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        def read(self) -> None:
+            return None
+
+    monkeypatch.setattr(tunesetup, "Rapl", Nothing)
+    for words in (("--objective", "energy"), ("--max-energy", "0.5J")):
+        assert "energy cannot be measured here" in str(go(*words).exception)
+
+
+def test_a_search_that_is_there_is_not_begun_again(go: Tune, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORDS).write_text("not a record file\n")
+    with pytest.raises(InputError, match="holds a run already"):
+        raise go().exception or AssertionError
+    done = go("--resume")
+    assert isinstance(done.exception, InputError)
+    assert "not the header" in str(done.exception)
+
+
+@pytest.mark.slow
+def test_two_real_backends(tmp_path: Path) -> None:
+    """Builds, accuracy and best.toml of real runtimes: about half a minute."""
+    out = tmp_path / "out"
+    words = ["digits", "--backend", "torch-eager,onnxruntime", "--precision", "fp32",
+             "--batch-size", "1,8", "--max-accuracy-drop", "5", "--accuracy-images", "64",
+             "--device", "cpu", "--budget", "15s", "-o", str(out)]  # fmt: skip
+    done = CliRunner().invoke(cli, ["tune", *words])
+    assert done.exit_code == 0, done.output
+    checked = [r.parity for r in read(out).records if r.repeat == 1 and r.status == "ok"]
+    assert all(parity and parity.max_accuracy_drop == 5 for parity in checked)
+    assert checked
+    run = ["run", str(out / BEST), "-o", str(tmp_path / "run"), "--repeats", "1", "-q"]
+    assert CliRunner().invoke(cli, run).exit_code == 0
+    [cell] = read(tmp_path / "run").header.planned
+    result = json.loads((out / FINISHED).read_text())
+    assert cell.key == result["recommendation"]["key"]
