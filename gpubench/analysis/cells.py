@@ -112,9 +112,10 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     def pilot(self) -> int:
         """Of how many repeats the spread fixed the number of repeats; 0: of none.
 
-        An arm of an A/B has as many as the differences of its pairs asked for.
+        An arm of an A/B has as many as the differences of its pairs asked for, a search as many as
+        the race.
         """
-        return 0 if self.arm else self.policy.repeats
+        return 0 if self.arm or self.search else self.policy.repeats
 
     @cached_property
     def p50(self) -> Estimate:
@@ -133,10 +134,13 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def wide(self) -> bool:
-        """The second stage ended before the interval was as narrow as the policy wants."""
+        """The second stage ended before the interval was as narrow as the policy wants.
+
+        A search has no such stages.
+        """
         value = self.p50 if self.cell.scenario == "latency" else self.throughput
         half, done = value.relative_half_width, len(self.records)
-        two_stages = self.pilot > 0 and not self.broken
+        two_stages = self.pilot > 0 and not self.broken and not self.search
         second = two_stages and self.pilot <= done < self.policy.max_repeats
         return second and half is not None and half > self.policy.target_half_width
 

@@ -42,6 +42,8 @@ class Kept(Struct, frozen=True):
     hopeless: bool = False
     """open, and more repeats would not help: too close to the limit, or MOST of them would still
     be too few samples."""
+    near: bool = False
+    """hopeless only for being close: no repeat has broken it yet."""
 
     @property
     def text(self) -> str:
@@ -80,15 +82,25 @@ def judged(limit: Limit, values: Sequence[float], noise: Noise, samples: int) ->
         state = "violated"
     elif max(costs) <= bound and centre + half <= bound and n >= TWICE and not missing:
         state = "met"
-    near = n >= SETTLED and (max(costs) > bound or centre + reach > bound)
-    hopeless = state == "open" and (near or missing > (MOST - n) * samples / n)
-    return Kept(limit, value, state, worst, missing, hopeless)
+    close = n >= SETTLED and (max(costs) > bound or centre + reach > bound)
+    few = missing > (MOST - n) * samples / n
+    hopeless = state == "open" and (close or few)
+    near = hopeless and not few and max(costs) <= bound
+    return Kept(limit, value, state, worst, missing, hopeless, near)
 
 
 def over(limit: Limit, value: float, margin: float) -> bool:
     """Whether ``value``, made better by ``margin`` (0.1: 10 %), still breaks the limit."""
     best = metrics.cost(limit.metric, value) - math.log1p(margin)
     return best > metrics.cost(limit.metric, limit.bound)
+
+
+def beyond(found: Kept) -> float:
+    """How far beyond the limit one repeat in a hundred would be, in logs."""
+    metric = found.limit.metric
+    if found.worst is None:
+        return math.inf
+    return metrics.cost(metric, found.worst) - metrics.cost(metric, found.limit.bound)
 
 
 def percent_behind(ratio: float) -> str:

@@ -40,6 +40,8 @@ from gpubench.suite import Cell
 
 ROUNDS = 8
 """Rounds of the race that one configuration is measured in, at most."""
+NEAR = 12
+"""Repeats of what may turn out to keep its limits, at most, where nothing else does."""
 LOOKS = 3
 """For the leader: differences to another one may say that a third leads."""
 CHECK = 1
@@ -146,7 +148,7 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
     """
     leader = next((s for s in standings if s.status == "leader"), None)
     if leader is None:
-        return []
+        return _nearest(standings)
     if CHECK not in leader.repeats:
         return [(leader.cell, CHECK)]
     better = 1 / (1 + search.delta)
@@ -157,6 +159,21 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
         return []
     number = 1 + max(CHECK, *(max(s.repeats) for s in (leader, *rivals)))
     return [(s.cell, number) for s in (leader, *rivals)]
+
+
+def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:
+    """Where nothing keeps the limits: more repeats of what is closest to being shown to.
+
+    Its spread is judged by few repeats until then, and nothing else is left to measure.
+    """
+    near = [
+        s for s in standings
+        if s.n < NEAR and s.limits and all(k.state == "met" or k.near for k in s.limits)
+    ]  # fmt: skip
+    first = min(near, key=lambda s: max(map(kept.beyond, s.limits)), default=None)
+    if first is None:
+        return []
+    return [(first.cell, CHECK if CHECK not in first.repeats else 1 + max(first.repeats))]
 
 
 def recommended(standings: Sequence[Standing]) -> Standing | None:

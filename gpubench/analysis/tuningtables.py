@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import geometric_mean
 from typing import Any
 
-from gpubench.analysis import answertable, gauges, metrics, rooftable, stats, tuning
+from gpubench.analysis import answertable, choices, gauges, metrics, rooftable, stats, tuning
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import KEY, Column, Table, metric, with_axes
 from gpubench.analysis.stats import Estimate
@@ -22,7 +22,7 @@ BINDS = Column(name="binds", help="which side of the roofline is the lower one")
 
 def build(found: View) -> list[Table]:
     """All that have rows."""
-    made = [front(found), choices(found), others(found)]
+    made = [front(found), worth(found), others(found)]
     return [table for table in made if table.rows]
 
 
@@ -77,7 +77,7 @@ def mean(s: Summary, asked: Metric) -> Estimate:
     return Estimate(value=geometric_mean(values), n=len(values))
 
 
-def choices(found: View) -> Table:
+def worth(found: View) -> Table:
     """What each choice of the recommended configuration is worth."""
     columns = (
         Column(name="choice"), Column(name="recommended"), Column(name="next best"),
@@ -87,7 +87,7 @@ def choices(found: View) -> Table:
     )  # fmt: skip
     rows: list[list[Any]] = [
         [c.name, c.value, c.other, c.worth, c.rival.cell.label, c.rival.cell.key]
-        for c in tuning.choices(found)
+        for c in choices.of(found)
     ]
     notes = ["Best without: of all configurations measured that keep the limits and have another "
              "value there, the best one, whatever else it has. No sum: choices depend on each "

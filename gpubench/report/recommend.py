@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import answertable, tuning
+from gpubench.analysis import answertable, choices, tuning
 from gpubench.analysis.cells import Summary
 from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Kept, Standing
@@ -138,18 +138,16 @@ def kept(each: Kept) -> str:
     if each.value is None:
         return f"{text}: not measured"
     text += f": {metric.text(each.value)}"
-    if each.missing:
-        return f"{text}, {each.missing} samples too few to tell"
     if each.worst is None or each.state == "violated":
         return text
+    if each.missing:
+        return f"{text}, {each.missing} samples too few to tell"
     return f"{text}, one repeat in 100 would show {metric.text(each.worst)}"
 
 
 def tried(found: View) -> str:
     """'Tried 84 of 412 configurations in 9 min 12 s of measuring: 40 worse, ...'."""
-    counts = tuning.tally(found)
-    words = tuning.STATUSES | {"violates": "break a limit", "ruled-out": "ruled out unmeasured"}
-    rest = [f"{n} {words[k]}" for k, n in counts.items() if k != "leader"]
+    rest = outcomes(found)
     space = len(found.standings)
     text = (
         f"Tried {len(tuning.measured(found))} of {space} configuration{'' if space == 1 else 's'}"
@@ -157,6 +155,14 @@ def tried(found: View) -> str:
     text += f" in {units.clock(tuning.spent_s(found))} of measuring"
     text = f"{text}: {', '.join(rest)}" if rest else text
     return "; ".join(filter(None, [text, left(found)]))
+
+
+def outcomes(found: View) -> list[str]:
+    """'40 worse', '12 break a limit': of all but the recommended one."""
+    words = tuning.STATUSES | {"ruled-out": "ruled out unmeasured"}
+    counts = tuning.tally(found)
+    words["violates"] = "breaks a limit" if counts.get("violates") == 1 else "break a limit"
+    return [f"{n} {words[k]}" for k, n in counts.items() if k != "leader"]
 
 
 def left(found: View) -> str:
@@ -240,7 +246,7 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
         "front": sorted(tuning.front(found)),
         "choices": [
             {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,
-             "rival": c.rival.cell.key} for c in tuning.choices(found)
+             "rival": c.rival.cell.key} for c in choices.of(found)
         ],
         "configurations": [_plain(found, s) for s in found.standings],
     }  # fmt: skip

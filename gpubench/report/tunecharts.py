@@ -11,23 +11,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis import tuning
+from gpubench.analysis import choices, tuning
 from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Standing
 from gpubench.analysis.tuning import STATUSES, View
-from gpubench.goal import Metric
 from gpubench.report import headline, recommend, show
 from gpubench.report.charts import COLOURS, CONFIG, CROSS, LOG_FROM, Point
 
 SHAPES = {
-    "leader": ("diamond", True, 190), "alive": ("circle", True, 70), "worse": ("circle", True, 36),
-    "violates": ("square", False, 55), "failed": ("cross", False, 60),
+    "leader": ("diamond", True, 190), "alive": ("triangle-up", True, 80),
+    "worse": ("circle", True, 36), "violates": ("square", False, 55),
+    "failed": ("cross", False, 60),
 }  # fmt: skip
 """What became of it -> shape, filled, size; no two alike, so colour is not needed."""
 
 FACTOR = {"throughput": 1.0, "latency": 1e-6, "energy": 1.0, "memory": 2.0**-20}
 AXIS = {"throughput": "images/s", "latency": "ms", "energy": "J/image", "memory": "MiB"}
-_NS, _RATE = Column(name="", unit="ns"), Column(name="", unit="images/s")
+_RATE = Column(name="", unit="images/s")
 STEP = 30
 """Pixels of one choice."""
 
@@ -46,24 +46,25 @@ def build(found: View) -> dict[str, Any]:
 
 
 def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
-    front, points = tuning.front(found), list[Point]()
+    front, took_ns, points = tuning.front(found), tuning.times(found), list[Point]()
+    metric = tuning.latency_of(found.goal)
+    own = all(c.scenario == "latency" for c in found.file.header.planned)
+    name = f"{metric.name} of a batch" if own else "median time of a batch"
     for s in found.standings:
         summary = found.summaries[s.cell.key]
-        took, rate = summary.p50.value, summary.throughput.value
+        took, rate = took_ns.get(s.cell.key), summary.throughput.value
         if s.status not in SHAPES or not took or not rate:
             continue
-        tip = {"configuration": headline.where(summary), "images/s": show.full(summary.throughput,
-               _RATE), "time of a batch": show.full(summary.p50, _NS),
+        tip = {"configuration": headline.where(summary),
+               "images/s": show.full(summary.throughput, _RATE), name: metric.text(took),
                "outcome": outcome(s)}  # fmt: skip
         points.append({"x": took / 1e6, "y": rate, "backend": s.cell.backend, "state": s.status,
                        "front": s.cell.key in front, "tip": tip})  # fmt: skip
-    own = all(c.scenario == "latency" for c in found.file.header.planned)
-    name = "p50 latency of a batch (ms)" if own else "median time of a batch (ms)"
-    rules = _limits(found, own)
+    rules = _limits(found)
     text = ("Up and to the left is better. The grey line is the Pareto front: no other "
             "configuration with right answers is better in both.")  # fmt: skip
     text += " Red lines: limits." if rules else ""
-    x = _axis([p["x"] for p in points], name, "x")
+    x = _axis([p["x"] for p in points], f"{name} (ms)", "x")
     y = _axis([p["y"] for p in points], "images/s", "y")
     step = {"transform": [{"filter": "datum.front"}],
             "mark": {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5,
@@ -80,7 +81,7 @@ def outcome(s: Standing) -> str:
     return ": ".join(part for part in (STATUSES[s.status], s.reason) if part)
 
 
-def _limits(found: View, own: bool) -> list[dict[str, Any]]:
+def _limits(found: View) -> list[dict[str, Any]]:
     """Lines where a limit is one of the two axes."""
     made = []
     for limit in found.goal.limits:
@@ -90,7 +91,7 @@ def _limits(found: View, own: bool) -> list[dict[str, Any]]:
         plain = {"color": {"value": "var(--bad)"}}
         if metric.kind == "throughput":
             made.append({"data": {"values": [{}]}, "mark": mark, "encoding": plain | {"y": at}})
-        elif metric == Metric("latency") and own:
+        elif metric == tuning.latency_of(found.goal):
             made.append({"data": {"values": [{}]}, "mark": mark, "encoding": plain | {"x": at}})
     return made
 
@@ -113,7 +114,7 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
     y = _axis([p["y"] for p in points], f"{metric.name} ({AXIS[metric.kind]})", "y")
     x: dict[str, Any] = {"field": "x", "type": "quantitative", "axis": {"grid": False},
                          "title": "seconds since the start",
-                         "scale": {"nice": False, "padding": 8}}  # fmt: skip
+                         "scale": {"nice": False, "padding": 8, "zero": True}}  # fmt: skip
     best = {"transform": [{"filter": "datum.best != null"}],
             "mark": {"type": "line", "strokeWidth": 2, "interpolate": "step-after",
                      "color": "var(--ink)"},
@@ -143,7 +144,7 @@ def _round(repeat: int) -> str:
 
 def _worth(found: View) -> dict[str, Any]:
     points = []
-    for c in tuning.choices(found):
+    for c in choices.of(found):
         e = c.worth
         if not e.value:
             continue

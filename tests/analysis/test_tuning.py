@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis import compare, history, tuning, tuningtables
+from gpubench.analysis import choices, compare, history, tuning, tuningtables
 from gpubench.analysis.cells import problems, summarise
 from gpubench.analysis.tables import of_cells
 from gpubench.errors import InputError
@@ -120,7 +120,7 @@ def test_a_leader_that_was_not_measured_again_is_not_recommended():
     found = tuning.view(make_tunes.tune(rounds=0, explored=9, ended=False))
     assert found.best is None
     assert found.leader is not None
-    assert tuning.choices(found) == []
+    assert choices.of(found) == []
 
 
 def test_a_search_without_a_record_has_an_empty_view():
@@ -134,7 +134,7 @@ def test_a_search_without_a_record_has_an_empty_view():
 
 def test_a_choice_is_worth_what_the_best_without_it_costs(found):
     best = found.best
-    made = {c.name: c for c in tuning.choices(found)}
+    made = {c.name: c for c in choices.of(found)}
     assert made["precision"].value == best.cell.precision == "int8"
     for name, c in made.items():
         assert c.value != c.other, name
@@ -143,12 +143,12 @@ def test_a_choice_is_worth_what_the_best_without_it_costs(found):
     others = [s for s in kept if s.cell.precision != "int8"]
     assert made["precision"].rival == min(others, key=lambda s: s.behind.value)
     assert "cores of a replica" not in made  # they follow from the replicas
-    ranks = [c.worth.value for c in tuning.choices(found)]
+    ranks = [c.worth.value for c in choices.of(found)]
     assert ranks == sorted(ranks, reverse=True)
 
 
 def test_options_of_one_backend_are_no_choice_of_another(found):
-    own = tuning.Coordinates(found.file.header.planned)
+    own = choices.Coordinates(found.file.header.planned)
     eager = next(c for c in found.file.header.planned if c.backend == "torch-eager")
     spins = next(c for c in found.file.header.planned if c.options)
     assert own.names(eager) == ["backend", "precision", "batch size", "replicas"]
@@ -180,9 +180,9 @@ def replace_records(file, records):
 
 
 def test_the_front_is_of_right_answers_and_nothing_beats_it(found):
-    front = tuning.front(found)
+    front, times = tuning.front(found), tuning.times(found)
     points = {
-        key: (s.p50.value, s.throughput.value) for key, s in found.summaries.items() if s.ranked
+        key: (times[key], s.throughput.value) for key, s in found.summaries.items() if s.ranked
     }
     assert found.best.cell.key in front
     for key, (time, rate) in points.items():
@@ -190,6 +190,17 @@ def test_the_front_is_of_right_answers_and_nothing_beats_it(found):
             (t <= time and r > rate) or (t < time and r == rate) for t, r in points.values()
         )
         assert (key in front) != beaten
+
+
+def test_the_front_is_of_the_latency_that_the_search_is_about():
+    p99 = Metric("latency", 0.99)
+    goal = Goal(Metric("throughput"), (Limit(Metric("memory"), 1e12), Limit(p99, 1e12)))
+    found = tuning.view(make_tunes.tune(make_tunes.space((1, 8), (1,)), goal))
+    assert tuning.latency_of(found.goal) == p99
+    for key, ns in tuning.times(found).items():
+        assert ns > found.summaries[key].p50.value
+    assert tuning.latency_of(Goal(Metric("throughput"))) == Metric("latency")
+    assert tuning.latency_of(Goal(p99)) == p99
 
 
 def test_tables_name_everything_that_was_not_chosen_and_why(found):

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import jsonschema
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gpubench.errors import InputError, RecordError
 from gpubench.record import Arm, Record, RecordFile, read_all
@@ -299,6 +300,21 @@ def test_csv_has_a_row_for_every_repeat_with_values_of_its_samples() -> None:
             assert float(row["latency_max_ns"]) == max(every)
             assert float(row["latency_median_ns"]) == median(every)
             assert int(row["iterations_per_sample"]) == s.iterations
+
+
+def test_csv_has_the_energy_and_the_memory_of_every_repeat() -> None:
+    energy = {"joules": 600.0, "seconds": 6.0, "source": "rapl", "idle_watts": 25.0}
+    file = make.run(CELLS[:1], repeats=1)
+    [plain] = csv.DictReader(io.StringIO(repeats.csv([file]).decode()))
+    assert (plain["joules_per_image"], plain["joules_per_image_above_idle"]) == ("", "")
+    [record] = file.records
+    file = replace(file, records=[replace(record, telemetry={"energy": energy})])
+    [row] = csv.DictReader(io.StringIO(repeats.csv([file]).decode()))
+    rate = record.images_per_s()
+    assert rate
+    assert float(row["joules_per_image"]) == pytest.approx(100 / rate)
+    assert float(row["joules_per_image_above_idle"]) == pytest.approx(75 / rate)
+    assert int(row["peak_bytes"]) == record.peak_bytes() == 400 << 20
 
 
 def test_csv_keeps_both_arms_and_everything_that_went_wrong() -> None:

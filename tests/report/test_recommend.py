@@ -1,5 +1,7 @@
 """The five lines of a search, and its JSON."""
 
+import csv
+import io
 import json
 import re
 
@@ -10,7 +12,7 @@ from gpubench import escape, report
 from gpubench.analysis import tuning
 from gpubench.goal import Goal, Limit, Metric
 from gpubench.record import Record
-from gpubench.report import markdown, recommend, text
+from gpubench.report import exports, github, markdown, recommend, text
 from tests.report import make, make_tunes
 from tests.report.test_report import HOSTILE, plain
 
@@ -167,3 +169,25 @@ def test_hostile_text_stays_text():
 
 def test_several_runs_have_no_recommendation(file):
     assert recommend.told([file, make.run([make.cell()])], None) == []
+
+
+def test_exports_skip_what_was_ruled_out_and_say_so_once(file):
+    cases = exports.text(exports.export([file], "junit", None), "junit")
+    assert cases.count("<skipped") == 6
+    assert 'errors="0"' in cases
+    told = exports.left_out([file], "bencher")
+    assert told[-1] == "6 cells that a search did not measure"
+    assert not any("ruled-out" in line for line in told)
+
+
+def test_github_is_told_of_failures_not_of_what_was_ruled_out(file):
+    told = "\n".join(github.run_commands([file]))
+    assert "::error" in told
+    assert "ruled-out" not in told
+    assert "6 ruled out" in github.run_summary([file])
+
+
+def test_csv_has_a_line_for_what_was_not_measured():
+    file = make_tunes.tune(explored=60, ended=False)
+    rows = list(csv.DictReader(io.StringIO(report.render([file], "csv"))))
+    assert len({r["cell"] for r in rows if r["status"] == "not reached"}) == 12

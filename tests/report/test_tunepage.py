@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis import tuning
+from gpubench.analysis import choices, tuning
 from gpubench.cli import cli
 from gpubench.errors import InputError
 from gpubench.goal import Goal, Limit, Metric
@@ -74,7 +74,7 @@ def test_points_are_those_of_the_view(file, made):
     assert [p["state"] for p in front].count("leader") == 1
     course = charts["course"]["points"]
     assert len(course) == sum(m.value is not None for m in tuning.course(found))
-    assert len(charts["worth"]["points"]) == len(tuning.choices(found))
+    assert len(charts["worth"]["points"]) == len(choices.of(found))
 
 
 @pytest.mark.parametrize("objective", [Metric("throughput"), Metric("latency", 0.9)])

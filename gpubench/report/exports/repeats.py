@@ -37,7 +37,8 @@ COLUMNS: dict[str, str] = {
     "first_inference_ns": COUNT, "peak_host_bytes": COUNT, "parity_passed": TRUTH,
     "relative_error": NUMBER, "top1_agreement": NUMBER, "labelled": COUNT, "correct": COUNT,
     "reference_correct": COUNT, "path_agreement": NUMBER, "path_labelled": COUNT,
-    "path_correct": COUNT,
+    "path_correct": COUNT, "peak_bytes": COUNT, "joules_per_image": NUMBER,
+    "joules_per_image_above_idle": NUMBER,
 }  # fmt: skip
 """Name -> type in the frame. ``options`` is JSON; several flags are separated by '; '."""
 
@@ -120,6 +121,8 @@ def _timings(r: Record) -> dict[str, Any]:
         "open_ns": max(x.open_ns for x in r.replicas),
         "first_inference_ns": max(x.first_inference_ns for x in r.replicas),
         "peak_host_bytes": sum(x.peak_host_bytes for x in r.replicas) or None,
+        "peak_bytes": r.peak_bytes(), "joules_per_image": r.joules_per_image(),
+        "joules_per_image_above_idle": r.joules_per_image(above_idle=True),
     }  # fmt: skip
     if inside:
         told |= {"latency_median_ns": r.median_ns(), "latency_mean_ns": fmean(inside),
