@@ -149,13 +149,6 @@ def test_what_breaks_in_the_proof_is_not_recommended(
     assert found.evidence[1].header.planned == [found.best]
 
 
-def test_limits_that_nothing_keeps(make_job: MakeJob) -> None:
-    goal = Goal(RATE, (Limit(Metric("latency"), 1e5),))
-    found = tune.run(make_job(goal=goal, budget=1.0), Watch())
-    assert found.best is None
-    assert found.evidence is None
-
-
 def test_what_breaks_is_recorded_and_the_search_goes_on(make_job: MakeJob) -> None:
     space = SPACE + 'fail = ["", "prepare", "wrong"]\n'
     found = tune.run(make_job(space, batch_size=[4], budget=6.0), Watch())
