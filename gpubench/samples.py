@@ -117,7 +117,7 @@ def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
     found = []
     for s in replicas:
         ends = list(accumulate(s.durations_ns))
-        scale = (s.end_ns - s.start_ns) / ends[-1] if ends else 0.0
+        scale = (s.end_ns - s.start_ns) / ends[-1] if ends and ends[-1] else 0.0
         inside = 0.0
         if scale > 0:
             first, last = (_done(ends, (at - s.start_ns) / scale) for at in (start, end))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import pairwise
 from statistics import fmean, median
 
 from msgspec import Struct
@@ -35,8 +35,8 @@ machine shows. (Memory hardly varies: a fifth of it.)"""
 LEAST_DOF = 4
 _KNOWN = 1e6
 """Degrees of freedom of an sd that is not estimated."""
-_SHAMOS = 1.0483
-"""1 / (sqrt(2) x normal quantile 0.75): median absolute difference of two -> sd of one."""
+_MAD = 1.4826
+"""1 / (normal quantile 0.75): median size of a normal deviation -> sd."""
 
 Blocks = Mapping[int, float]
 """Block -> log cost of one configuration."""
@@ -77,26 +77,24 @@ def within(repeats: Sequence[Sequence[float]], before: Noise) -> Noise:
 def between(configurations: Sequence[Blocks], before: Noise) -> Noise:
     """Spread of the difference between two configurations within a block, bursts aside.
 
-    From differences of differences, of two configurations in two successive blocks, in which both
-    the configurations and the blocks cancel: 1.05 x the median of their sizes, over sqrt(2). That
-    is the estimator of Shamos ("Geometry and statistics", 1976), which a burst in one measurement
-    of seven does not move far. ``before`` (of one measurement) while there are too few.
+    From what configurations moved by from one block to the next, about the median of all, so that
+    both the configurations and the blocks cancel: 1.48 x the median deviation (Hampel, "The
+    influence curve and its role in robust estimation", 1974). The smallest deviation of each block
+    says nothing, the median being one of them: as many count as there are degrees of freedom.
+    ``before`` (of one measurement) while there are too few.
     """
     blocks = sorted({b for each in configurations for b in each})
     shared = [b for b in blocks if sum(b in each for each in configurations) > 1]
-    sizes, dof = [], 0
+    sizes: list[float] = []
     for first, second in pairwise(shared):
-        moved = [
-            each[second] - each[first]
-            for each in configurations
-            if first in each and second in each
-        ]
-        sizes += [abs(a - b) for a, b in combinations(moved, 2)]
-        dof += max(0, len(moved) - 1)
-    if dof < LEAST_DOF:
+        moved = [x[second] - x[first] for x in configurations if first in x and second in x]
+        if len(moved) > 1:
+            centre, scale = median(moved), math.sqrt(2) if len(moved) == 2 else 1.0
+            sizes += sorted(scale * abs(x - centre) for x in moved)[1:]
+    if len(sizes) < LEAST_DOF:
         return Noise(before.sd * math.sqrt(2), before.dof)
-    # a difference of differences has four errors, the difference itself two
-    return Noise(_SHAMOS * median(sizes), dof)
+    # what one has moved by has two errors, as has the difference of two
+    return Noise(_MAD * median(sizes), len(sizes))
 
 
 def differences(one: Blocks, other: Blocks) -> list[float]:

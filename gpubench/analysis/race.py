@@ -10,11 +10,10 @@ one for each round that both were in. What a few of them show is in `gpubench.an
 short, a single one drops only what costs at least 1.5 times as much.
 
 `Search.alpha` is the chance that a configuration is called worse although it is as good as the
-leader. Each look has all of it; over the looks of a whole race it stays below (0.7 % at most for
-alpha 1 %, as simulated in `tests.analysis.test_race` and its neighbours), because the bounds allow
-for bursts. What is not called worse is measured further only while it can be better than the leader
-by more than `Search.delta`, at `stats.LEVEL`: so what is as good and no better does not keep a race
-going, and what looks far worse twice is left alone, though two bursts could have hit it.
+leader, itself the luckiest of many. Each look at it has a quarter (`LOOKS`). What is not called
+worse is measured further only while it can be better than the leader by more than `Search.delta`,
+at `stats.LEVEL`: so what is as good and no better does not keep a race going, and what looked far
+worse twice is left alone, though two bursts could have hit it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,10 @@ ROUNDS = 8
 """Rounds of the race that one configuration is measured in, at most."""
 NEAR = 12
 """Repeats of what may turn out to keep its limits, at most, where nothing else does."""
-LOOKS = 3
+LOOKS = 4
+"""That share alpha: a configuration may be looked at more often, but successive looks have most of
+their differences in common (`tests.analysis.test_race_simulated` counts what is called worse)."""
+PASSES = 3
 """For the leader: differences to another one may say that a third leads."""
 CHECK = 1
 """The repeat that checks all answers; nothing is ruled out by, or recommended without it."""
@@ -252,7 +254,7 @@ def _leader(racing: Sequence[_Tried], search: Search) -> _Tried | None:
     step = math.log1p(search.delta)
     best = min(racing, key=lambda each: median(each.costs.values()))
     handicaps = [step * ((len(each.costs) < kept.TWICE) + each.open) for each in racing]
-    for _ in range(LOOKS):
+    for _ in range(PASSES):
         behind = [_centre(each, best) + x for each, x in zip(racing, handicaps, strict=True)]
         if (first := racing[behind.index(min(behind))]) is best:
             break
@@ -284,7 +286,7 @@ def _standing(
     if each.broken:
         return replace(standing, status="violates", reason=_broken(each))
     said = kept.percent_behind(math.exp(centre))
-    surely = noise.at_least(found, spread, search.alpha)
+    surely = noise.at_least(found, spread, search.alpha / LOOKS)
     if surely > 0:
         reason = f"{said}, at least {units.percent(math.expm1(surely))}"
         return replace(standing, status="worse", reason=f"{reason} ({stats.repeats(standing.n)})")

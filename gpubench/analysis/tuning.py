@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from statistics import geometric_mean
 
@@ -28,8 +28,9 @@ from gpubench.record import Record, RecordFile
 Evidence = tuple[RecordFile, RecordFile]
 """The two arms of the A/B of the recommended cell (candidate) against today's default."""
 
-STATUSES = {
-    "leader": "recommended",
+OUTCOMES = {
+    "best": "recommended",
+    "leader": "leads, not confirmed",
     "alive": "not told apart",
     "worse": "worse",
     "violates": "breaks a limit",
@@ -37,7 +38,7 @@ STATUSES = {
     "ruled-out": "ruled out",
     "unmeasured": "not reached",
 }
-"""`race.Standing.status` for people, in the order of interest."""
+"""`outcome` for people, in the order of interest."""
 
 
 NO_RESULT = ("failed", "ruled-out", "unmeasured")
@@ -167,9 +168,20 @@ def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metr
 
 
 def tally(found: View) -> dict[str, int]:
-    """Status -> configurations, in the order of `STATUSES`; only those that occur."""
-    of = Counter(str(s.status) for s in found.standings)
-    return {name: of[name] for name in STATUSES if of[name]}
+    """Outcome -> configurations, in the order of `OUTCOMES`; only those that occur."""
+    of = Counter(outcome(found, s) for s in found.standings)
+    return {name: of[name] for name in OUTCOMES if of[name]}
+
+
+def outcome(found: View, s: Standing) -> str:
+    """A key of `OUTCOMES`: 'best' of what is recommended, else its status."""
+    return "best" if s is found.best else s.status
+
+
+def nearest(found: View, standings: Iterable[Standing]) -> list[Standing]:
+    """By outcome, then by cost: what is recommended first."""
+    order = list(OUTCOMES)
+    return sorted(standings, key=lambda s: (order.index(outcome(found, s)), behind(s)))
 
 
 def measured(found: View) -> set[str]:

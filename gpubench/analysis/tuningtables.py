@@ -9,7 +9,7 @@ from gpubench.analysis import answertable, choices, gauges, metrics, rooftable, 
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import KEY, Column, Table, metric, with_axes
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tuning import STATUSES, View
+from gpubench.analysis.tuning import OUTCOMES, View, outcome
 from gpubench.goal import Metric
 
 UNITS = {"throughput": "images/s", "latency": "ns", "energy": "J", "memory": "bytes"}
@@ -49,7 +49,7 @@ def front(found: View) -> Table:
         values = [each.throughput, each.p50, *(mean(each, m) for m in extra),
                   *(value(each) for _, value in answertable.bound(summaries)),
                   *(rooftable.estimate(each), rooftable.binding(each))[: len(roof)],
-                  STATUSES[s.status], flags_of(each)]  # fmt: skip
+                  OUTCOMES[outcome(found, s)], flags_of(each)]  # fmt: skip
         body.append((each, values))
     notes = ["Of the measured configurations with right answers. Limits do not count here: "
              "the front shows what they cost. 95 % intervals."]  # fmt: skip
@@ -97,9 +97,7 @@ def worth(found: View) -> Table:
 
 def others(found: View) -> Table:
     """Everything that is not recommended, and why: what came nearest first."""
-    rows = [s for s in found.standings if s.status != "leader"]
-    order = list(STATUSES)
-    rows.sort(key=lambda s: (order.index(s.status), tuning.behind(s)))
+    rows = tuning.nearest(found, [s for s in found.standings if s is not found.best])
     goal = found.goal.objective
     columns = (
         Column(name="outcome", help="what became of it"), Column(name="why"),
@@ -113,7 +111,7 @@ def others(found: View) -> Table:
         each = found.summaries[s.cell.key]
         marks = [f for f in flags_of(each) if f not in UNSAID]
         none = Estimate(why="not measured")
-        body.append((each, [STATUSES[s.status], s.reason, s.value if s.n else none,
+        body.append((each, [OUTCOMES[outcome(found, s)], s.reason, s.value if s.n else none,
                             s.behind if s.n and s.behind else none, s.n, marks]))  # fmt: skip
     return with_axes("Not chosen", columns, body, [])
 

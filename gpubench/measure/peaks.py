@@ -32,14 +32,15 @@ Run = Callable[[], object]
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Type of the products -> torch's of their operands; 'int8' has an operator of its own."""
-WINDOW_S, WINDOWS, ENOUGH_S = 0.015, 12, 0.2
-"""How long a rate is measured for, how often, and after which time no more; of each of the two best
-kernels. Short ones: other processes leave some of them alone."""
+WINDOW_S, SPENT_S = 0.005, 0.2
+"""How long a rate is measured for, and for how long again and again; of each of the two best
+kernels. So short that other processes leave some windows alone: a peak that was measured too low
+would be worse than none."""
 PATIENCE_S = 0.05
 """A kernel that would take longer for one call is left out: its type is emulated here."""
 WORTH = 0.7
 """Of the best rate at their second call: kernels below are not measured."""
-CONVOLUTIONS = ((1, 128, 28), (8, 128, 28), (8, 256, 14))
+CONVOLUTIONS = ((1, 128, 28), (4, 128, 28), (8, 256, 14))
 """Images, channels, height: weights and activations fit into 2 MiB in fp32, or nearly."""
 SIDES = {"cpu": (512, 1024), "cuda": (2048, 4096, 8192)}
 """Of square matrices."""
@@ -47,8 +48,8 @@ CACHES = 4
 """What memory's bandwidth is measured with is so many times as large."""
 LEAST_BYTES = 1 << 28
 """And at least so large."""
-GPU_BYTES = 1 << 29
-"""What is copied on a GPU."""
+GPU_BYTES, GPU_WINDOW_S = 1 << 29, 0.02
+"""What is copied on a GPU; and how long a window is there."""
 CPU = Path("/sys/devices/system/cpu")
 
 
@@ -113,16 +114,25 @@ class Cores:
         return sum(self.together(ready))
 
     def best(self, kernel: Kernel) -> float:
-        """The rate of all threads together in the best of several windows."""
+        """Every thread's best window, added up: no core's arithmetic is another's."""
         self.load(kernel)
 
-        def window() -> float:
-            return _timed(self._own.run, kernel.amount, WINDOW_S)
+        def own() -> float:
+            end, seen = perf_counter() + SPENT_S, 0.0
+            while not seen or perf_counter() < end:
+                seen = max(seen, _timed(self._own.run, kernel.amount, WINDOW_S))
+            return seen
 
-        end, seen = perf_counter() + ENOUGH_S, [sum(self.together(window))]
-        while len(seen) < WINDOWS and perf_counter() < end:
-            seen.append(sum(self.together(window)))
-        return max(seen)
+        return sum(self.together(own))
+
+    def best_together(self, kernel: Kernel) -> float:
+        """All threads' best common window, of what they compete for."""
+        self.load(kernel)
+        end, seen = perf_counter() + SPENT_S, 0.0
+        while not seen or perf_counter() < end:
+            each = self.together(lambda: _timed(self._own.run, kernel.amount, WINDOW_S))
+            seen = max(seen, sum(each))
+        return seen
 
 
 def _timed(run: Run, amount: float, seconds: float) -> float:
@@ -142,7 +152,7 @@ def cpu(cores: Sequence[int], types: Sequence[str], memory: bool) -> Peaks:
     for kind in types:
         with suppress(RuntimeError, NotImplementedError, AttributeError):  # torch here has none
             rates[kind] = fastest(threads, _kernels(kind))
-    speed = threads.best(_reading(len(cores), cache)) if memory else 0.0
+    speed = threads.best_together(_reading(len(cores), cache)) if memory else 0.0
     threads.close()
     return Peaks(rates, speed, cache)
 
@@ -274,5 +284,8 @@ def _on_gpu(amount: float, run: Run) -> float:
         return perf_counter() - begin
 
     window(1)
-    calls = max(1, round(WINDOW_S / window(1)))
-    return calls * amount / min(window(calls) for _ in range(WINDOWS))
+    calls, end = max(1, round(GPU_WINDOW_S / window(1))), perf_counter() + SPENT_S
+    least = window(calls)
+    while perf_counter() < end:
+        least = min(least, window(calls))
+    return calls * amount / least

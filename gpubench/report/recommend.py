@@ -159,10 +159,10 @@ def tried(found: View) -> str:
 
 def outcomes(found: View) -> list[str]:
     """'40 worse', '12 break a limit': of all but the recommended one."""
-    words = tuning.STATUSES | {"ruled-out": "ruled out unmeasured"}
+    words = tuning.OUTCOMES | {"ruled-out": "ruled out unmeasured"}
     counts = tuning.tally(found)
     words["violates"] = "breaks a limit" if counts.get("violates") == 1 else "break a limit"
-    return [f"{n} {words[k]}" for k, n in counts.items() if k != "leader"]
+    return [f"{n} {words[k]}" for k, n in counts.items() if k != "best"]
 
 
 def left(found: View) -> str:
@@ -255,7 +255,8 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
 def _plain(found: View, s: Standing) -> dict[str, Any]:
     summary = found.summaries[s.cell.key]
     return {
-        "key": s.cell.key, "label": s.cell.label, "cell": s.cell, "status": s.status,
+        "key": s.cell.key, "label": s.cell.label, "cell": s.cell,
+        "outcome": tuning.outcome(found, s), "status": s.status,
         "reason": s.reason, "n": s.n, "value": s.value, "behind": s.behind, "limits": s.limits,
         "p50_ns": summary.p50, "images_per_s": summary.throughput,
         "agreement": answertable.agreement(summary), "accuracy": answertable.accuracy(summary),

@@ -14,14 +14,14 @@ from gpubench import units
 from gpubench.analysis import choices, tuning
 from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Standing
-from gpubench.analysis.tuning import STATUSES, View
+from gpubench.analysis.tuning import OUTCOMES, View, outcome
 from gpubench.report import headline, recommend, show
 from gpubench.report.charts import COLOURS, CONFIG, CROSS, LOG_FROM, Point
 
 SHAPES = {
-    "leader": ("diamond", True, 190), "alive": ("triangle-up", True, 80),
-    "worse": ("circle", True, 36), "violates": ("square", False, 55),
-    "failed": ("cross", False, 60),
+    "best": ("diamond", True, 190), "leader": ("diamond", False, 120),
+    "alive": ("triangle-up", True, 80), "worse": ("circle", True, 36),
+    "violates": ("square", False, 55), "failed": ("cross", False, 60),
 }  # fmt: skip
 """What became of it -> shape, filled, size; no two alike, so colour is not needed."""
 
@@ -41,7 +41,7 @@ def build(found: View) -> dict[str, Any]:
     return {
         "charts": [chart for chart in made if chart["points"]],
         "backends": list(colours.items()),
-        "shapes": [(SHAPES[name], STATUSES[name]) for name in SHAPES if name in seen],
+        "shapes": [(SHAPES[name], OUTCOMES[name]) for name in SHAPES if name in seen],
     }  # fmt: skip
 
 
@@ -53,12 +53,13 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
     for s in found.standings:
         summary = found.summaries[s.cell.key]
         took, rate = took_ns.get(s.cell.key), summary.throughput.value
-        if s.status not in SHAPES or not took or not rate:
+        state = outcome(found, s)
+        if state not in SHAPES or not took or not rate:
             continue
         tip = {"configuration": headline.where(summary),
                "images/s": show.full(summary.throughput, _RATE), name: metric.text(took),
-               "outcome": outcome(s)}  # fmt: skip
-        points.append({"x": took / 1e6, "y": rate, "backend": s.cell.backend, "state": s.status,
+               "outcome": _why(found, s)}  # fmt: skip
+        points.append({"x": took / 1e6, "y": rate, "backend": s.cell.backend, "state": state,
                        "front": s.cell.key in front, "tip": tip})  # fmt: skip
     rules = _limits(found)
     text = ("Up and to the left is better. The grey line is the Pareto front: no other "
@@ -76,9 +77,9 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
     )
 
 
-def outcome(s: Standing) -> str:
-    """'worse with confidence: 12 % behind'."""
-    return ": ".join(part for part in (STATUSES[s.status], s.reason) if part)
+def _why(found: View, s: Standing) -> str:
+    """'worse: 12 % behind'."""
+    return ": ".join(part for part in (OUTCOMES[outcome(found, s)], s.reason) if part)
 
 
 def _limits(found: View) -> list[dict[str, Any]]:
@@ -106,10 +107,10 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
         tip = {"configuration": headline.where(found.summaries[s.cell.key]),
                metric.name: metric.text(moment.value),
                "after": units.clock(moment.seconds), "round": _round(moment.record.repeat),
-               "outcome": outcome(s)}  # fmt: skip
+               "outcome": _why(found, s)}  # fmt: skip
         points.append({"x": moment.seconds, "y": moment.value * factor,
                        "best": moment.best and moment.best * factor, "backend": s.cell.backend,
-                       "state": s.status if s.status in SHAPES else "failed",
+                       "state": state if (state := outcome(found, s)) in SHAPES else "failed",
                        "tip": tip})  # fmt: skip
     y = _axis([p["y"] for p in points], f"{metric.name} ({AXIS[metric.kind]})", "y")
     x: dict[str, Any] = {"field": "x", "type": "quantitative", "axis": {"grid": False},
@@ -207,7 +208,7 @@ def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
         mark = {"type": "point", "shape": path, "size": size, "strokeWidth": 1.6,
                 "opacity": 0.55 if state == "worse" else 1}  # fmt: skip
         fill = colour if filled else {"value": "var(--paper)"}
-        edge = {"stroke": {"value": "var(--ink)"}} if state == "leader" else {"color": colour}
+        edge = {"stroke": {"value": "var(--ink)"}} if state == "best" else {"color": colour}
         encoding = {**edge, "fill": fill, "tooltip": {"field": "tip"}}
         made.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
                      "encoding": encoding})  # fmt: skip

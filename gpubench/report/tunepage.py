@@ -68,9 +68,8 @@ def _sampled(found: View) -> list[str]:
 
 def _listed(found: View) -> list[str]:
     """Cells that the run's own tables have: those measured, the best first."""
-    order, measured = list(tuning.STATUSES), tuning.measured(found)
-    tried = [s for s in found.standings if s.cell.key in measured]
-    tried.sort(key=lambda s: (order.index(s.status), tuning.behind(s)))
+    measured = tuning.measured(found)
+    tried = tuning.nearest(found, [s for s in found.standings if s.cell.key in measured])
     return [s.cell.key for s in tried[:LISTED]] + [s.cell.key for s in (found.base,) if s]
 
 

@@ -122,7 +122,7 @@ def test_json_reads_back_and_says_the_same(file, proof):
     assert body["lines"] == recommend.lines(file, proof)
     best = tuning.view(file).best.cell
     assert body["recommendation"]["key"] == best.key
-    assert body["recommendation"]["status"] == "leader"
+    assert body["recommendation"]["outcome"] == "best"
     assert body["verdict"]["verdict"] == "IMPROVED"
     assert body["gain"]["low"] > 20
     assert body["tried"]["ruled-out"] == 6

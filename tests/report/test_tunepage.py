@@ -71,7 +71,7 @@ def test_points_are_those_of_the_view(file, made):
     timed = [s for s in found.standings if found.summaries[s.cell.key].timed]
     assert len(front) == len(timed)
     assert sum(p["front"] for p in front) == len(tuning.front(found))
-    assert [p["state"] for p in front].count("leader") == 1
+    assert [p["state"] for p in front].count("best") == 1
     course = charts["course"]["points"]
     assert len(course) == sum(m.value is not None for m in tuning.course(found))
     assert len(charts["worth"]["points"]) == len(choices.of(found))
