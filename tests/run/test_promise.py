@@ -121,7 +121,10 @@ def test_a_search_without_a_budget_ends_by_itself(seed: int) -> None:
 
 def test_a_precision_that_gave_wrong_answers_waits_for_the_others() -> None:
     """With other options it may be right; but each of them costs a measurement and a check."""
-    space, bench = conditional(), Bench(cost, wrong=lambda c: c.precision == "int8")
+    peak = {"fp32": 2.0, "bf16": 1.2, "int8": 0.5}
+    space = conditional()
+    bench = Bench(cost, wrong=lambda c: c.precision == "int8",
+                  bound=lambda c: peak[c.precision] * c.batch_size)  # fmt: skip
     good = next(c for c in space if c.backend == "a" and c.batch_size == 1)
     wrong = next(c for c in space if c.precision == "int8" and c.options and c.batch_size == 8)
     rest = [c for c in space if c not in (good, wrong)]
