@@ -179,6 +179,13 @@ def _tell(screen: Console, job: Job, outcome: Outcome, as_json: bool) -> int:
         click.echo(escape.encoded(recommend.to_json(file, evidence), indent=1))
     for line in recommend.lines(file, evidence):
         screen.print(line, markup=False, highlight=False)
+    today = set(job.search.baseline)
+    if lacking := today - {record.cell.key for record in file.records}:
+        screen.print(
+            f"of today's default {len(today) - len(lacking)} of {len(today)} batch sizes were "
+            "measured: a longer --budget measures all",
+            markup=False,
+        )
     if outcome.best:
         screen.print(f"configuration: {job.out / searching.BEST}", markup=False, soft_wrap=True)
     screen.print(f"report: {job.out / 'report.html'}", markup=False, soft_wrap=True)

@@ -55,7 +55,7 @@ def test_a_search_leaves_what_it_found_and_says_it_again(
     go: Tune, tmp_path: Path, cache_dir: Path
 ) -> None:
     out = tmp_path / "out"
-    done = go("--budget", "2s")
+    done = go("--budget", "1.5s")
     assert done.exit_code == 0, done.output
     assert "throughput of" in done.output
     assert "2 configurations" in done.output
@@ -66,7 +66,7 @@ def test_a_search_leaves_what_it_found_and_says_it_again(
 
     before = (out / RECORDS).read_bytes()
     (out / BEST).unlink()
-    again = go("--budget", "2s", "--resume", "--json")
+    again = go("--budget", "1.5s", "--resume", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.output) == json.loads((out / FINISHED).read_text())
     assert (out / RECORDS).read_bytes() == before

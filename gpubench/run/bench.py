@@ -12,7 +12,7 @@ from gpubench import units
 from gpubench.analysis import roofline
 from gpubench.analysis.race import CHECK
 from gpubench.backends.base import Backend
-from gpubench.goal import Metric
+from gpubench.goal import Metric, Search
 from gpubench.record import Record
 from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient, OnProgress
@@ -31,12 +31,15 @@ from gpubench.run.plan import Durations, Plan
 from gpubench.run.prepare import NotReady, Ready, prepare
 from gpubench.run.results import failed, measured, now
 from gpubench.run.search import SEARCH
-from gpubench.suite import Cell
+from gpubench.suite import Cell, Policy
 
 BUILD = 0.5
 """Of what is left for the search: the most that one build may take ..."""
 LEAST_BUILD_S = 10.0
 """... but never less than this, or nothing could be built."""
+TAIL, TAIL_S = 0.9, 3.0
+"""Where a percentile above TAIL counts, repeats after the first sample for so long: a p99 needs
+hundreds of samples."""
 
 
 class AgentBench:
@@ -53,15 +56,16 @@ class AgentBench:
         agent: AgentClient,
         watcher: Watcher,
         cache_dir: Path,
-        budget_s: float,
+        search: Search,
         spent_s: float,
     ) -> None:
         """``spent_s``: of the budget, by earlier sessions."""
         self._plan, self._backends, self._watcher = plan, backends, watcher
         self._agent, self._asked = agent, _Hurried(agent, self._build_s)
-        self._budget_s, self._spent_s = budget_s, spent_s
+        self._search, self._spent_s = search, spent_s
         self._began: float | None = None
         """When the trial in hand did; None: nothing has been measured in this session."""
+        self._started = ""
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
         self._seen = Durations(cache_dir)
@@ -96,28 +100,27 @@ class AgentBench:
             self._asked.strict = False
         self.ceilings.measure(cells, self._watcher)
         self._watcher.begin(-1)
-        self._began = monotonic()
+        self._began, self._started = monotonic(), now()
 
     def ready(self, cell: Cell) -> Record | None:
         """Build what it needs; the record of why that cannot be."""
         self.start()
-        begun = now()
         task = self._task(cell)
         if isinstance(task, Ready):
             return None
-        return self._ended(failed(cell, 0, task.why, ()), begun)
+        return self._ended(failed(cell, 0, task.why, ()))
 
     def measure(self, cell: Cell, repeat: int) -> Record:
         """One repeat of what is ready, in fresh processes."""
-        task, policy = self._tasks[cell.key], self._plan.suite.policy
+        task, policy = self._tasks[cell.key], self._policy(repeat)
         assert isinstance(task, Ready), cell.label  # noqa: S101
         request = Measure(cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
                           repeat=0 if repeat == CHECK else 1)  # fmt: skip
         words = f"round {repeat}" if repeat else "first try"
-        begin, begun = monotonic(), now()
+        begin = monotonic()
 
         def ask() -> Reply:
-            self._watcher.task(cell, words, max(0.0, self._budget_s - self.elapsed()))
+            self._watcher.task(cell, words, max(0.0, self._search.budget_s - self.elapsed()))
             return self._agent.ask(request, lambda progress: self._watcher.step(cell, progress))
 
         reply, invalidated = valid(ask)
@@ -126,7 +129,7 @@ class AgentBench:
             record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
         else:
             record = failed(cell, repeat, reply, ())
-        return self._ended(replace(record, invalidated=invalidated), begun)
+        return self._ended(replace(record, invalidated=invalidated))
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """By the roofline; None before the start."""
@@ -144,6 +147,13 @@ class AgentBench:
 
     # ------------------------------------------------------------------ within
 
+    def _policy(self, repeat: int) -> Policy:
+        policy, goal = self._plan.suite.policy, self._search.goal
+        metrics = (goal.objective, *(limit.metric for limit in goal.limits))
+        if repeat and any(m.kind == "latency" and m.quantile > TAIL for m in metrics):
+            return replace(policy, sample_s=max(policy.sample_s, TAIL_S))
+        return policy
+
     def _task(self, cell: Cell) -> Ready | NotReady:
         if cell.key not in self._tasks:
             self._wanted = cell
@@ -155,16 +165,17 @@ class AgentBench:
         while self._wanted is not None:
             yield self._wanted
 
-    def _ended(self, record: Record, begun: str) -> Record:
+    def _ended(self, record: Record) -> Record:
         """With all the time that the trial took; the next one begins here."""
         moment = monotonic()
         wall = moment - (self._began or moment)
+        started, self._started = self._started, now()
         self._began, self._spent_s = moment, self._spent_s + wall
-        return replace(record, wall_s=wall, started=begun)
+        return replace(record, wall_s=wall, started=started)
 
     def _build_s(self) -> float:
         """How long a build may take now."""
-        left = SEARCH * self._budget_s - self.elapsed()
+        left = SEARCH * self._search.budget_s - self.elapsed()
         return max(LEAST_BUILD_S, BUILD * left)
 
 

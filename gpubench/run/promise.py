@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -29,8 +30,9 @@ class Promise:
     def of(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
         """Those that may keep the limits and beat all that was measured, the most promising first.
 
-        Left out is also what gave wrong answers in another size. While nothing is known to keep the
-        limits, only they count.
+        Left out is also what gave wrong answers in another size; what a backend computes in a
+        precision that has given wrong ones comes after what has not. While nothing is known to keep
+        the limits, only they count.
         """
         goal = self._search.goal
         tried: dict[str, list[Record]] = {}
@@ -43,6 +45,7 @@ class Promise:
             if s.status in KEPT and not any(limit.hopeless for limit in s.limits)
         ]  # fmt: skip
         wrong = {answers(r.cell) for r in records if r.kind in WRONG}
+        doubts = Counter((r.cell.backend, r.cell.precision) for r in records if r.kind in WRONG)
         left = [c for c in unmeasured if not kept or answers(c) not in wrong]
         for limit in goal.limits:
             bound = metrics.cost(limit.metric, limit.bound)
@@ -50,7 +53,8 @@ class Promise:
             left = [c for c in left if least[c.key] <= bound]
         leads = min((_cost(own, goal.objective) for own in kept), default=math.inf)
         least = self._least(goal.objective, left, good)
-        return sorted((c for c in left if least[c.key] < leads), key=lambda c: least[c.key])
+        able = [c for c in left if least[c.key] < leads]
+        return sorted(able, key=lambda c: (doubts[c.backend, c.precision], least[c.key]))
 
     def _least(
         self, metric: Metric, cells: Sequence[Cell], good: Sequence[Sequence[Record]]

@@ -1,4 +1,4 @@
-"""What to try next: what is likely to be best, or where that is too much, what Optuna makes of it.
+"""What to try next: what is likely to be best, and of a very large space what Optuna says.
 
 Both are pure functions of the records, so that a search that goes on proposes what it would have.
 """
@@ -19,7 +19,6 @@ from gpubench.analysis.metrics import Best
 from gpubench.goal import Limit, Search
 from gpubench.record import WRONG, Record
 from gpubench.run.promise import Promise, answers
-from gpubench.run.search import EXPLORE
 from gpubench.suite import Cell, OptionValue
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ STARTUP = 10
 """Trials by `Grid` before `Tpe` has anything to learn from."""
 ASKED = 3
 """Suggestions that may be known by now, before a neighbour of the best is taken instead."""
-PER_TRIAL_S = 3.0
-"""Of one trial, until some were seen."""
+LARGE = 1500
+"""Cells whose covariances take half a gigabyte and a second."""
 
 Coordinates = Mapping[str, OptionValue]
 Values = tuple[OptionValue, ...]
@@ -176,23 +175,24 @@ class Tpe:
 
 
 class Proposals:
-    """What is likely to be the best, or where that takes too long, what `Tpe` makes of it."""
+    """What is likely to be the best; of a space of more than LARGE cells, what `Tpe` says."""
 
     def __init__(
         self, cells: Sequence[Cell], search: Search, best: Best,
         coordinates: Callable[[Cell], Coordinates],
     ) -> None:  # fmt: skip
-        self._search = search
-        self._promise = Promise({c.key: _point(coordinates(c)) for c in cells}, search, best)
-        self._tpe = Tpe(cells, search, best, coordinates)
+        self._promise = self._tpe = None
+        if len(cells) > LARGE:
+            self._tpe = Tpe(cells, search, best, coordinates)
+        else:
+            points = {cell.key: _point(coordinates(cell)) for cell in cells}
+            self._promise = Promise(points, search, best)
 
     def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:
         """One that may beat what was measured; None: nothing is likely to."""
-        left = self._promise.of(unmeasured, records)
-        seconds = [r.wall_s for r in records if r.repeat == 0]
-        left_s = EXPLORE[0] * self._search.budget_s - sum(r.wall_s for r in records)
-        every = (fmean(seconds) if seconds else PER_TRIAL_S) * len(left)
-        return next(iter(left), None) if every <= left_s else self._tpe.next(left, records)
+        if self._tpe:
+            return self._tpe.next(unmeasured, records)
+        return next(iter(self._promise.of(unmeasured, records)), None) if self._promise else None
 
 
 def _suggest(trial: optuna.Trial, name: str, values: Values) -> OptionValue:

@@ -140,7 +140,7 @@ class _Walk:
                 self._note(skipped(skip, ()))
         spent = sum(r.wall_s for r in self.records)
         bench = AgentBench(
-            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search.budget_s, spent
+            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent
         )
         try:
             while True:

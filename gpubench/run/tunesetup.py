@@ -27,10 +27,8 @@ PLAIN = "quick"
 """The suite whose checks the words for model, weights, images ... go through."""
 NEVER = frozenset({"null"})
 """Backends that serve nobody."""
-SAMPLE_S, TAIL_S = 0.6, 1.2
-"""Of one trial: short, since what may still be best is measured again and again; and where a
-percentile above TAIL counts, which needs many samples."""
-TAIL = 0.9
+SAMPLE_S = 0.6
+"""Of one trial: short, since what may still be best is measured again and again."""
 LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
 ACCURACY_IMAGES = 256
@@ -89,7 +87,7 @@ def job(
     found = space.cells(asked, catalog, partial(_unsupported, backends))
     cells = list({cell.key: cell for cell in (*today, *found)}.values())
     suite = space.suite(
-        f"tune-{Path(plain.workload.model).stem}", cells, policy(goal, floors, budget_s, seed),
+        f"tune-{Path(plain.workload.model).stem}", cells, policy(floors, budget_s, seed),
         today[0].backend, f"A search: {goal.objective.name} of {plain.workload.model}",
     )  # fmt: skip
     plan = planning.make(suite, cells, backends, cores, gpus)
@@ -108,15 +106,13 @@ def job(
     )
 
 
-def policy(goal: Goal, floors: Floors, budget_s: float, seed: int) -> Policy:
+def policy(floors: Floors, budget_s: float, seed: int) -> Policy:
     """How a trial is measured."""
     floor = floors.min_accuracy is not None or floors.max_accuracy_drop is not None
     images = floors.accuracy_images
-    metrics = (goal.objective, *(limit.metric for limit in goal.limits))
-    tail = any(m.kind == "latency" and m.quantile > TAIL for m in metrics)
     return Policy(
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
-        sample_s=TAIL_S if tail else SAMPLE_S, budget_s=budget_s,
+        sample_s=SAMPLE_S, budget_s=budget_s,
         timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
         min_top1_agreement=floors.min_top1_agreement, min_accuracy=floors.min_accuracy,
         max_accuracy_drop=floors.max_accuracy_drop,

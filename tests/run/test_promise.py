@@ -117,3 +117,23 @@ def test_a_search_without_a_budget_ends_by_itself(seed: int) -> None:
     assert best is not None
     assert rate(best.cell) >= 0.97 * max(map(rate, space))
     assert len({key for key, _ in bench.asked}) < len(space) / 4
+
+
+def test_a_precision_that_gave_wrong_answers_waits_for_the_others() -> None:
+    """With other options it may be right; but each of them costs a measurement and a check."""
+    peak = {"fp32": 2.0, "bf16": 1.2, "int8": 0.5}
+    space = conditional()
+    bench = Bench(cost, wrong=lambda c: c.precision == "int8",
+                  bound=lambda c: peak[c.precision] * c.batch_size)  # fmt: skip
+    good = next(c for c in space if c.backend == "a" and c.batch_size == 1)
+    wrong = next(c for c in space if c.precision == "int8" and c.options and c.batch_size == 8)
+    rest = [c for c in space if c not in (good, wrong)]
+    made = Promise(points(space), asked(), bench.best)
+
+    def late(repeat: int) -> list[bool]:
+        records = [bench.measure(good, 0), bench.measure(wrong, repeat)]
+        return [c.precision == "int8" for c in made.of(rest, records)]
+
+    assert late(0) != sorted(late(0))
+    assert any(late(1))
+    assert late(1) == sorted(late(1))

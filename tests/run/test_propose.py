@@ -10,6 +10,7 @@ import pytest
 from gpubench.analysis import race
 from gpubench.goal import Goal, Limit, Metric, Search
 from gpubench.record import Record
+from gpubench.run import propose
 from gpubench.run.propose import STARTUP, Grid, Proposals, Tpe
 from gpubench.run.search import Proposer, search
 from gpubench.suite import Cell
@@ -113,16 +114,18 @@ def test_optuna_turns_away_from_what_fails() -> None:
     assert sum(failed[STARTUP:]) / 20 < sum(failed[:STARTUP]) / STARTUP
 
 
-def test_optuna_is_asked_where_time_is_short() -> None:
-    space, bench = conditional(), Bench(cost)
-    records = tried(Grid(asked(), bench.best), bench, space, STARTUP)
+def test_optuna_is_asked_of_a_space_that_is_too_large_to_predict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space, bench, what = conditional(), Bench(cost), asked()
+    records = tried(Grid(what, bench.best), bench, space, STARTUP)
     known = {r.cell.key for r in records}
     rest = [c for c in space if c.key not in known]
-    roomy = Proposals(space, asked(budget_s=1e6), bench.best, coordinates).next(rest, records)
-    short = Proposals(space, asked(budget_s=30), bench.best, coordinates).next(rest, records)
-    assert roomy is not None
-    assert short is not None
-    assert roomy != short
+    monkeypatch.setattr(propose, "LARGE", len(space) - 1)
+    large = Proposals(space, what, bench.best, coordinates).next(rest, records)
+    assert large == Tpe(space, what, bench.best, coordinates).next(rest, records)
+    monkeypatch.setattr(propose, "LARGE", len(space))
+    assert Proposals(space, what, bench.best, coordinates).next(rest, records) != large
 
 
 def test_a_whole_search_takes_a_small_part_of_the_time_of_measuring_everything() -> None:

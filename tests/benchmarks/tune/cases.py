@@ -42,6 +42,9 @@ class Outcome(Struct, frozen=True):
     """Label of the best of all, by everything that was recorded; '': nothing keeps the limits."""
     reach: float
     """Found / best, by all recorded rounds: 1 is as good; 0: it found nothing."""
+    of_sure: float
+    """Found / the best of what measuring everything can promise to keep the limits, by the same
+    bounds: what is closer to a limit nobody recommends."""
     cost: float
     """Of what measuring everything took."""
     tasks: int
@@ -114,10 +117,12 @@ def answer(
     top = race.recommended(standings)
     judge = Recorded(truth, case.drop) if truth else recorded
     best = judge.best(case.goal, metrics.value)
+    sure = judge.best(case.goal, metrics.value, recorded.promised(wanted))
     return Outcome(
         found=top.cell.label if top else "",
         best=best.label if best else "",
         reach=_reach(judge, case.goal.objective, top.cell if top else None, best),
+        of_sure=_reach(judge, case.goal.objective, top.cell if top else None, sure),
         cost=bench.elapsed() / recorded.exhaustive_s(),
         tasks=bench.tasks,
         broken=judge.broken(top.cell, case.goal.limits, metrics.value) if top else [],
@@ -125,8 +130,10 @@ def answer(
 
 
 def _reach(recorded: Recorded, metric: Metric, found: Cell | None, best: Cell | None) -> float:
-    if found is None or best is None:
-        return float(found is best)
+    if best is None:
+        return 1.0
+    if found is None:
+        return 0.0
     ratio = recorded.worth(found, metric, metrics.value) / recorded.worth(
         best, metric, metrics.value
     )

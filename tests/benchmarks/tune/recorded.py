@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from statistics import median
 
 from msgspec.structs import replace
 
+from gpubench.analysis import race
 from gpubench.answers import Parity
-from gpubench.goal import Goal, Limit, Metric
+from gpubench.goal import Goal, Limit, Metric, Search
 from gpubench.record import Record, RecordFile
 from gpubench.suite import Cell
 
 Value = Callable[[Record, Metric], float | None]
 Best = Callable[[Cell, Metric], float | None]
+KEPT = ("leader", "alive", "worse")
 
 
 class Recorded:
@@ -88,11 +90,26 @@ class Recorded:
                 found.append(f"{bad} of {len(seen)} rounds: {limit.text}")
         return found
 
-    def best(self, goal: Goal, value: Value) -> Cell | None:
-        """The best of those that keep every limit in every round; None where none does."""
-        able = [c for c in self.cells if not self.broken(c, goal.limits, value)]
+    def best(self, goal: Goal, value: Value, among: Collection[str] | None = None) -> Cell | None:
+        """The best of those that keep every limit in every round; None where none does.
+
+        ``among``: of these keys only.
+        """
+        able = [
+            c for c in self.cells
+            if (among is None or c.key in among) and not self.broken(c, goal.limits, value)
+        ]  # fmt: skip
         sign = -1 if goal.objective.more_is_better else 1
         return min(able, key=lambda c: sign * self.worth(c, goal.objective, value), default=None)
+
+    def promised(self, search: Search) -> set[str]:
+        """Keys of what a search that measured everything in every round could recommend."""
+        records = [
+            record for cell in self.cells for record in self.of(cell)
+            if cell.key not in self.failed
+        ]  # fmt: skip
+        standings = race.judge(self.cells, records, search)
+        return {s.cell.key for s in standings if s.status in KEPT and s.keeps}
 
 
 def _judged(record: Record, drop: float | None) -> Record:

@@ -39,8 +39,18 @@ class Row(Struct, frozen=True):
 
     @property
     def kept(self) -> bool:
-        """Whether each search kept each promise."""
-        return all(o.reach >= REACH and o.cost <= COST and not o.broken for o in self.outcomes)
+        """Whether each search kept each promise, against the best of all."""
+        return self.sound and all(o.reach >= REACH for o in self.outcomes)
+
+    @property
+    def sound(self) -> bool:
+        """The same against the best of what can be promised to keep its limits."""
+        return all(o.of_sure >= REACH and o.cost <= COST and not o.broken for o in self.outcomes)
+
+    @property
+    def mark(self) -> str:
+        """What the last column says."""
+        return "kept" if self.kept else "kept, of sure" if self.sound else "**MISSED**"
 
 
 def run(file: RecordFile, seeds: int, workers: int = 1) -> list[Row]:
@@ -67,8 +77,8 @@ def _one(file: RecordFile, budget_s: float, job: tuple[Case, str, int]) -> Outco
 
 def markdown(rows: Sequence[Row]) -> str:
     """One line a row; misses are in bold."""
-    head = ["question", "proposer", "best of all", "reach: median", "worst", "cost: median", "most",
-            "breaks a limit", "measurements", "promised", ""]  # fmt: skip
+    head = ["question", "proposer", "best of all", "reach: median", "worst", "of sure: worst",
+            "cost: median", "most", "breaks a limit", "measurements", "promised", ""]  # fmt: skip
     lines = [head, ["---"] * len(head), *(list(_line(row)) for row in rows)]
     return "\n".join(
         "| " + " | ".join(x.replace("|", "\\|") for x in line) + " |" for line in lines
@@ -80,12 +90,13 @@ def _line(row: Row) -> Iterator[str]:
     yield from (row.case, row.proposer, row.best or "nothing")
     yield f"{median(x.reach for x in o):.3f}"
     yield f"{min(x.reach for x in o):.3f}"
+    yield f"{min(x.of_sure for x in o):.3f}"
     yield f"{median(x.cost for x in o):.1%}".replace("%", " %")
     yield f"{max(x.cost for x in o):.1%}".replace("%", " %")
     yield f"{sum(bool(x.broken) for x in o)} of {len(o)}"
     yield f"{median(x.tasks for x in o):g}"
     yield f"reach >= {REACH}, cost <= {COST:.0%}".replace("%", " %")
-    yield "kept" if row.kept else "**MISSED**"
+    yield row.mark
 
 
 def write(file: RecordFile, seeds: int, output: Path, workers: int) -> list[Row]:
@@ -93,7 +104,7 @@ def write(file: RecordFile, seeds: int, output: Path, workers: int) -> list[Row]
     recorded = Recorded(file)
     whole = recorded.exhaustive_s()
     rows = run(file, seeds, workers)
-    kept = sum(row.kept for row in rows)
+    kept, sound = sum(row.kept for row in rows), sum(row.sound for row in rows)
     text = (
         "# What a search finds, and at what cost, against measuring everything\n\n"
         f"{len(recorded.cells)} configurations x {recorded.rounds} rounds took {whole / 60:.1f} "
@@ -102,9 +113,12 @@ def write(file: RecordFile, seeds: int, output: Path, workers: int) -> list[Row]
         "`python -m tests.benchmarks.tune.replay`.\n\n"
         "- *best of all*: by its median over all rounds, of what keeps its limits in each\n"
         "- *reach*: median of the recommendation / that of the best; 0: nothing was found\n"
+        "- *of sure*: the same against the best of what measuring everything can promise to keep "
+        "its limits in 99 repeats of 100: what is closer to a limit is never recommended\n"
         "- *cost*: time of the search / time of measuring everything; the final A/B is not in it\n"
         "- *breaks a limit*: recommendations that do so in any of the recorded rounds\n\n"
-        f"**{kept} of {len(rows)} lines kept in each of their searches.**\n\n{markdown(rows)}\n"
+        f"**{kept} of {len(rows)} lines kept in each of their searches, {sound} of what can be "
+        f"promised.**\n\n{markdown(rows)}\n"
     )
     output.mkdir(parents=True, exist_ok=True)
     (output / "replay.md").write_text(text, "utf-8")
@@ -123,7 +137,7 @@ def main() -> int:
     given = parser.parse_args()
     rows = write(read(given.recorded), given.seeds, given.output, given.workers)
     print((given.output / "replay.md").read_text("utf-8"))
-    return 0 if all(row.kept for row in rows) else 1
+    return 0 if all(row.sound for row in rows) else 1
 
 
 if __name__ == "__main__":

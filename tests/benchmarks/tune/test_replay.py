@@ -123,15 +123,16 @@ def test_searches_find_the_best_at_a_small_part_of_the_cost(
 
 
 def test_what_is_missed_is_said(tmp_path: Path, file: RecordFile, monkeypatch) -> None:
-    good = Outcome(found="a", best="a", reach=1.0, cost=0.1, tasks=9, broken=[])
-    bad = [replace(good, reach=0.9), replace(good, cost=0.3), replace(good, broken=["p90"])]
-    answers = iter([good, good, *bad, good])
+    good = Outcome(found="a", best="a", reach=1.0, of_sure=1.0, cost=0.1, tasks=9, broken=[])
+    bad = [replace(good, of_sure=0.9), replace(good, cost=0.3), replace(good, broken=["p90"])]
+    answers = iter([good, replace(good, reach=0.9), *bad, good])
     monkeypatch.setattr(cases, "questions", lambda file: [Case(n, Goal(RATE)) for n in "xyz"])
     monkeypatch.setattr(cases, "answer", lambda *args: next(answers))
     rows = replay.write(file, 1, tmp_path, 1)
-    assert [row.kept for row in rows] == [True, True, False, False, False, True]
+    assert [row.kept for row in rows] == [True, False, False, False, False, True]
     text = (tmp_path / "replay.md").read_text()
     assert text.count("**MISSED**") == 3
-    assert "**3 of 6 lines kept in each of their searches.**" in text
+    assert "**2 of 6 lines kept in each of their searches, 3 of what can be promised.**" in text
+    assert text.count("| kept, of sure |") == 1
     assert "1 of 1" in text.splitlines()[-2]
     assert len(json.loads((tmp_path / "replay.json").read_bytes())["rows"]) == 6
