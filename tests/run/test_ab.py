@@ -12,9 +12,11 @@ from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.errors import InputError, RecordError
+from gpubench.limits import Work
 from gpubench.record import Record, RecordFile
 from gpubench.recordwriter import Writer
-from gpubench.run import ab, arms, client, setup
+from gpubench.run import ab, arms, ceilings, client, setup
+from gpubench.run.messages import Counted, Gauge, Gauged, Request
 from gpubench.run.progress import Silent
 from gpubench.suite import Rule
 from tests.conftest import FAKES
@@ -231,3 +233,23 @@ def test_skips_are_recorded_in_their_arm(job: Callable[..., ab.Job]) -> None:
     assert (row.verdict, row.code) == ("MISSING", "skipped")
     assert "a-machine-that-has-it" in files[1].records[0].remedy
     assert files[0].records == []
+
+
+def test_both_arms_carry_the_roofline_which_is_measured_once(
+    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def reply(self: ceilings.Ceilings, request: Request, wanted: type) -> Any:
+        asked.append(request)
+        if isinstance(request, Gauge):
+            return Gauged(dict.fromkeys(request.types, 1000000000.0), 1e9, 0.0)
+        return Counted(Work(flops=1e6, weights=1, activations=1, ends=1))
+
+    monkeypatch.setattr(ceilings.Ceilings, "_reply", reply)
+    monkeypatch.setattr(ceilings.Ceilings, "_due", lambda self, cell: True)
+    files = ab.run(job("latency_us=300", "latency_us=300", budget_s=0.5), Watch())
+    found = [record.ceiling for file in files for record in file.records]
+    assert found
+    assert all(ceiling == found[0] is not None for ceiling in found)
+    assert len(asked) == 2
