@@ -6,13 +6,16 @@ itself when the one that beat it falls. Nothing here knows how a configuration i
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
 
-from gpubench.analysis import race
+from gpubench.analysis import metrics, race
+from gpubench.analysis.metrics import Best
+from gpubench.analysis.outlook import MARGIN
 from gpubench.analysis.race import Standing
 from gpubench.goal import Metric, Search
 from gpubench.record import Record
@@ -167,4 +170,17 @@ class _Walk:
         self._told(self._standings)
 
     def _judged(self) -> list[Standing]:
-        return race.judge(self._cells, self._records, self._search, self._bench.best)
+        return race.judge(self._cells, self._records, self._search, self._best())
+
+    def _best(self) -> Best | None:
+        """The bench's bounds, unless something was better than its own: then the peaks that they
+        come from were measured in a bad moment, and say nothing of what was not tried either."""
+        objective = self._search.goal.objective
+        for record in self._records:
+            bound = self._bench.best(record.cell, objective) if record.status == "ok" else None
+            found = metrics.value(record, objective) if bound else None
+            if bound and found:
+                short = metrics.cost(objective, bound) - metrics.cost(objective, found)
+                if short > math.log1p(MARGIN):
+                    return None
+        return self._bench.best

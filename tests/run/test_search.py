@@ -165,3 +165,13 @@ def test_without_any_number_a_search_ends() -> None:
     found, noted = go(space, asked(baseline=space[:1]), Mute(ms))
     assert {s.status for s in found} == {"failed"}
     assert len(noted) == len(space)
+
+
+def test_bounds_that_a_measurement_exceeds_rule_nothing_out() -> None:
+    """Peaks measured while the machine was busy: every cell is twice as fast as they allow."""
+    space = cells(40)
+    found, _ = go(space, asked(baseline=space[:1]), Bench(ms, bound=lambda c: 2 * ms(c)))
+    assert not [s for s in found if s.status == "ruled-out"]
+    best = race.recommended(found)
+    assert best is not None
+    assert best.cell == space[7]
