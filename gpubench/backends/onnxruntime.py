@@ -79,7 +79,6 @@ class OnnxRuntime:
             default="auto",
             choices=("auto", "tensorrt", "openvino"),
             help="execution provider; auto: CUDA or CPU, as the device says",
-            # not searched: what the others run on are backends of their own here
         ),
         Option(
             name="graph_optimization",
@@ -299,9 +298,7 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
     common = {"device_id": str(device.index)}
     if provider == _TENSORRT:
         return common | {
-            "trt_fp16_enable": _flag(precision == "fp16"),
-            "trt_bf16_enable": _flag(precision == "bf16"),
-            "trt_int8_enable": _flag(precision == "int8"),
+            f"trt_{kind}_enable": _flag(precision == kind) for kind in ("fp16", "bf16", "int8")
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),

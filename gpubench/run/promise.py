@@ -31,8 +31,8 @@ class Promise:
         """Those that may keep the limits and beat all that was measured, the most promising first.
 
         Left out is also what gave wrong answers in another size; what a backend computes in a
-        precision that has given wrong ones comes after what has not. While nothing is known to keep
-        the limits, only they count.
+        precision that has given wrong ones comes after what has not, and its options after its
+        defaults. While nothing is known to keep the limits, only they count.
         """
         goal = self._search.goal
         tried: dict[str, list[Record]] = {}
@@ -54,7 +54,14 @@ class Promise:
         leads = min((_cost(own, goal.objective) for own in kept), default=math.inf)
         least = self._least(goal.objective, left, good)
         able = [c for c in left if least[c.key] < leads]
-        return sorted(able, key=lambda c: (doubts[c.backend, c.precision], least[c.key]))
+        known = {(own[0].cell.backend, own[0].cell.precision) for own in tried.values()}
+
+        def order(cell: Cell) -> tuple[float, ...]:
+            """A backend's defaults come before its options in each precision."""
+            kind = cell.backend, cell.precision
+            return doubts[kind], 0 if kind in known else len(cell.options), least[cell.key]
+
+        return sorted(able, key=order)
 
     def _least(
         self, metric: Metric, cells: Sequence[Cell], good: Sequence[Sequence[Record]]

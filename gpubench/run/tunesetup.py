@@ -29,6 +29,8 @@ NEVER = frozenset({"null"})
 """Backends that serve nobody."""
 SAMPLE_S = 0.6
 """Of one trial: short, since what may still be best is measured again and again."""
+ENERGY_S, MOST_SAMPLES = 8.0, 10**6
+"""Where energy counts, which is refused of windows below 5 s; truncation takes up to half."""
 LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
 ACCURACY_IMAGES = 256
@@ -87,7 +89,7 @@ def job(
     found = space.cells(asked, catalog, partial(_unsupported, backends))
     cells = list({cell.key: cell for cell in (*today, *found)}.values())
     suite = space.suite(
-        f"tune-{Path(plain.workload.model).stem}", cells, policy(floors, budget_s, seed),
+        f"tune-{Path(plain.workload.model).stem}", cells, policy(floors, goal, budget_s, seed),
         today[0].backend, f"A search: {goal.objective.name} of {plain.workload.model}",
     )  # fmt: skip
     plan = planning.make(suite, cells, backends, cores, gpus)
@@ -106,13 +108,15 @@ def job(
     )
 
 
-def policy(floors: Floors, budget_s: float, seed: int) -> Policy:
+def policy(floors: Floors, goal: Goal, budget_s: float, seed: int) -> Policy:
     """How a trial is measured."""
+    energy = "energy" in {m.kind for m in (goal.objective, *(each.metric for each in goal.limits))}
     floor = floors.min_accuracy is not None or floors.max_accuracy_drop is not None
     images = floors.accuracy_images
     return Policy(
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
-        sample_s=SAMPLE_S, budget_s=budget_s,
+        sample_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
+        max_samples=MOST_SAMPLES if energy else Policy().max_samples,
         timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
         min_top1_agreement=floors.min_top1_agreement, min_accuracy=floors.min_accuracy,
         max_accuracy_drop=floors.max_accuracy_drop,

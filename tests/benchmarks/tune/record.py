@@ -5,7 +5,8 @@
 An ordinary run of an ordinary suite (`gpubench report DIR` reads it): ResNet-50 with probe weights
 on digits, boundary ``transfer``, one batch at a time, on two CPU cores. In every round each
 configuration is measured once in fresh processes, in fresh random order. Interrupted, it goes on
-where it was with the same command. `--limit 3` tries three configurations of the space.
+where it was with the same command. `--limit 3` tries three configurations of the space;
+`--rounds 3` is content with three rounds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from gpubench import environment, suite
@@ -105,20 +107,21 @@ def today(found: Sequence[Cell]) -> list[Cell]:
     ]  # fmt: skip
 
 
-def measure(out: Path, chosen: Sequence[Cell]) -> int:
+def measure(out: Path, chosen: Sequence[Cell], rounds: int) -> int:
     """Measure what ``out`` lacks of all rounds of ``chosen``; the exit code."""
+    asked = replace(SUITE, policy=replace(POLICY, repeats=rounds, max_repeats=rounds))
     cores = environment.usable_cores()
     if len(cores) < CORES:
         print(f"needs {CORES} usable cores, this machine has {len(cores)}", file=sys.stderr)
         return 2
     backends = {name: base.get(name) for name in AXES.backend}
-    planned = plan.make(SUITE, chosen, backends, cores[:CORES], 0)
+    planned = plan.make(asked, chosen, backends, cores[:CORES], 0)
     command = ["python", "-m", "tests.benchmarks.tune.record", *sys.argv[1:]]
     here = environment.collect(command)
     job = driver.Job(
         header=Header(
             run_id=uuid.uuid4().hex[:12],
-            suite=SUITE,
+            suite=asked,
             environment=here,
             fingerprint=environment.fingerprint_of([here]),
             command=command,
@@ -142,11 +145,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="directory of the run")
     parser.add_argument("--limit", type=int, metavar="N", help="only N configurations, spread out")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of all configurations")
     given = parser.parse_args()
     chosen = cells()
     if given.limit:
         chosen = chosen[:: max(1, len(chosen) // given.limit)][: given.limit]
-    return measure(given.output, chosen)
+    return measure(given.output, chosen, given.rounds)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def resumed(hosts: Machines, suite: Path, words: list[Any], before: RecordFile) 
     assert all(after[key] == record for key, record in kept.items())
 
 
+@pytest.mark.long
 def test_a_killed_node_costs_its_cells(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_hung_node_is_given_up_and_gives_up_when_it_wakes(
     assert two.pids(1) == []
 
 
+@pytest.mark.long
 def test_a_cut_link_ends_both_sides_waiting_and_resume_completes(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -219,6 +221,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_strangers_are_refused_and_logged_and_the_run_goes_on(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -264,6 +267,7 @@ def test_nodes_must_be_started_alike(two: Machines, suite: Path, words: list[Any
         assert "started with another suite, other options or another model file than rank 0" in err
 
 
+@pytest.mark.long
 def test_launched_by_torchrun(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
