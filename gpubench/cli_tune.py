@@ -52,7 +52,7 @@ OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "-
     help="Images accuracy is measured on.  [default: 256 with a floor, else 0]",
 )  # fmt: skip
 @click.option("--budget", default="10m", show_default=True,
-              help="Time for measuring and building; a fifth of it proves the result.")  # fmt: skip
+              help="Time for measuring and building; 30 % of it proves the result.")  # fmt: skip
 @click.option("--space", "file", type=path, help="A TOML file that restricts or extends the space.")
 @click.option(
     "--baseline", multiple=True,

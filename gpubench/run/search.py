@@ -24,9 +24,9 @@ from gpubench.suite import Cell
 
 BASELINE = 0.25
 """Of the budget: no more sizes of today's default after this, but the first."""
-EXPLORE = (0.6, 0.72)
+EXPLORE = (0.55, 0.65)
 """Of the budget: no exploration after this; the second, where the race was decided early."""
-SEARCH = 0.8
+SEARCH = 0.7
 """Of the budget: no race after this; the rest is the evidence's."""
 
 
