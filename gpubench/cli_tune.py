@@ -180,7 +180,8 @@ def _tell(screen: Console, job: Job, outcome: Outcome, as_json: bool) -> int:
     for line in recommend.lines(file, evidence):
         screen.print(line, markup=False, highlight=False)
     today = set(job.search.baseline)
-    if lacking := today - {record.cell.key for record in file.records}:
+    tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
+    if lacking := today - tried:
         screen.print(
             f"of today's default {len(today) - len(lacking)} of {len(today)} batch sizes were "
             "measured: a longer --budget measures all",

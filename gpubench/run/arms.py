@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -31,14 +31,17 @@ class Spec(Struct, frozen=True):
         return ",".join(f"{key}={value}" for key, value in self.values.items())
 
 
-def parse(option: str, texts: Sequence[str]) -> Spec:
-    """('backend=onnxruntime,precision=bf16', 'threads=2') -> Spec."""
+def parse(option: str, texts: Sequence[str], same: Collection[str] = SAME) -> Spec:
+    """('backend=onnxruntime,precision=bf16', 'threads=2') -> Spec.
+
+    ``same``: what must not be given.
+    """
     values: dict[str, str] = {}
     for pair in (part for text in texts for part in text.split(",")):
         key, equals, value = (word.strip() for word in pair.partition("="))
         if not (key and equals and value):
             raise SuiteError(f"{option} {pair!r}: expected KEY=VALUE, such as backend=onnxruntime")
-        if key in SAME:
+        if key in same:
             how = "set axes.cores in the suite" if key == "cores" else f"use --{key}"
             raise SuiteError(f"{option} {pair!r}: {key} must be the same in both arms; {how}")
         if key in values:

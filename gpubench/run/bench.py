@@ -141,6 +141,13 @@ class AgentBench:
         """Seconds of the budget that are gone."""
         return self._spent_s + (0.0 if self._began is None else monotonic() - self._began)
 
+    def mark(self) -> None:
+        """What took place since the last trial is no trial's, but of the budget it is gone."""
+        if self._began is not None:
+            moment = monotonic()
+            self._spent_s, self._began = self._spent_s + moment - self._began, moment
+            self._started = now()
+
     def save(self) -> None:
         """Keep how long tasks took, for the next estimate."""
         self._seen.save()

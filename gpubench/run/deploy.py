@@ -54,6 +54,12 @@ def one_cell(session: Session, suite: str) -> Cell:
     [cell] = planned
     if not getattr(session.backends[cell.backend], "computes", True):
         raise InputError(f"{cell.label}: backend {cell.backend} computes nothing to serve")
+    ask = getattr(session.backends[cell.backend], "in_flight", None)
+    if ask and ask(cell, cell.cores) > 1:
+        raise InputError(
+            f"{cell.label}: it keeps several batches in flight, and a deployment's replica "
+            "computes one at a time; choose a cell with boundary transfer, or with the hint latency"
+        )
     if decoders.get(_decoder(cell)).on_device:
         raise InputError(
             f"decoder {cell.decoder!r} works on the GPU, and a deployment decodes on the host: "
@@ -64,7 +70,7 @@ def one_cell(session: Session, suite: str) -> Cell:
 
 def free(out: Path) -> None:
     """Raises InputError where ``out`` is neither missing nor an empty folder."""
-    if out.is_dir():
+    if out.is_dir() and not out.is_symlink():
         if any(out.iterdir()):
             raise InputError(f"-o {out}: the folder is not empty; name a new one, or remove it")
     elif out.exists() or out.is_symlink():
@@ -79,16 +85,15 @@ def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
     """
     cell = one_cell(session, suite)
     free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}")
     log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False
     try:
-        aside.mkdir(mode=0o755)
+        _begin(out, aside)
         made = _make(session, suite, cell, aside, log / "agent.log", say)
         free(out)  # still
         aside.rename(out.absolute())
     except OSError as error:
-        raise GpubenchError(f"-o {out}: cannot be written: {error.strerror}") from error
+        raise GpubenchError(f"{error.filename or out}: {error.strerror or error}") from error
     except GpubenchError as error:
         named = str(log) in str(error)
         raise
@@ -97,6 +102,14 @@ def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
         if not named:
             shutil.rmtree(log, ignore_errors=True)
     return made
+
+
+def _begin(out: Path, aside: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(mode=0o755)
+    except OSError as error:
+        raise InputError(f"-o {out}: cannot be written: {error.strerror}") from error
 
 
 def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:

@@ -29,6 +29,8 @@ from gpubench.suite import Cell, Option, Policy
 BEST = "best.toml"
 FINISHED = "result.json"
 """Written last: a search that has it is over."""
+LATER = 0.1
+"""Of the budget: what a proof has at least, after one that spoke against what was recommended."""
 TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "sample_s", "block_s",
          "budget_s", "timeout_s")  # fmt: skip
 """What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
@@ -78,7 +80,7 @@ def run(job: Job, watcher: Watcher) -> Outcome:
             try:
                 best = walk.go(agent)
             except InputError:
-                if not job.resume and not walk.records:
+                if not job.resume and all(r.status not in ("ok", "failed") for r in walk.records):
                     writer.path.unlink(missing_ok=True)
                 raise
     return Outcome(read(job.out), verify.evidence(job.out / verify.DIRECTORY), best)
@@ -128,6 +130,7 @@ class _Walk:
 
     def __init__(self, job: Job, writer: Writer, watcher: Watcher) -> None:
         self._job, self._writer, self._watcher = job, writer, watcher
+        self._proofs = 0
         # read only now: whoever wrote to the file before has ended
         self.records: list[Record] = list(checked(job).records) if job.resume else []
 
@@ -138,7 +141,7 @@ class _Walk:
         for skip in job.plan.skips:
             if (skip.cell.key, 0) not in known:
                 self._note(skipped(skip, ()))
-        spent = sum(r.wall_s for r in self.records)
+        spent = sum(r.wall_s for r in self.records) + verify.spent_s(job.out)
         bench = AgentBench(
             job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent
         )
@@ -148,7 +151,7 @@ class _Walk:
                 best, base = race.recommended(standings), today(standings, job.search)
                 if best is None or base is None or best.cell == base.cell:
                     return best.cell if best else None
-                if not (why := self._fault(bench, agent, base.cell, best.cell)):
+                if not (why := self._fault(bench, agent, base, best.cell)):
                     return best.cell
                 self._drop(best, why)
         finally:
@@ -156,6 +159,8 @@ class _Walk:
 
     def _search(self, bench: AgentBench) -> list[Standing]:
         job = self._job
+        if self.records and bench.elapsed() < job.search.budget_s:
+            bench.start()  # the rooflines are known to every proposal, as in the first session
 
         def coordinates(cell: Cell) -> propose.Coordinates:
             return space.coordinates(cell, job.options[cell.backend])
@@ -164,17 +169,20 @@ class _Walk:
         proposals = propose.Proposals(cells, job.search, bench.best, coordinates)
         return search(cells, job.search, bench, proposals, self.records, self._note, self._told)
 
-    def _fault(self, bench: AgentBench, agent: AgentClient, base: Cell, best: Cell) -> str:
+    def _fault(self, bench: AgentBench, agent: AgentClient, base: Standing, best: Cell) -> str:
         """Why the A/B speaks against what is recommended, or ''."""
         job = self._job
         bench.workers()
         budget = job.search.budget_s
         asked = verify.job(
-            job.header, job.search, job.plan, job.backends, verify.Pair(base, best),
-            max(budget - bench.elapsed(), (1 - SEARCH) * budget), job.out, job.cache_dir,
+            job.header, job.search, job.plan, job.backends, verify.Pair(base.cell, best),
+            max(budget - bench.elapsed(), (LATER if self._proofs else 1 - SEARCH) * budget),
+            job.out, job.cache_dir,
         )  # fmt: skip
-        _, candidate = ab.run(asked, self._watcher, agent, bench.broken, bench.ceilings)
-        return verify.fault(candidate, job.search)
+        files = ab.run(asked, self._watcher, agent, bench.broken, bench.ceilings)
+        self._proofs += 1
+        bench.mark()
+        return verify.fault(*files, job.search, rival=base.status != "violates")
 
     def _drop(self, best: Standing, why: str) -> None:
         """What breaks in the proof is not recommended; why stands in the records."""

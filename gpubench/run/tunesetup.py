@@ -83,7 +83,7 @@ def job(
     axes = ("backend", "precision", "batch_size", "replicas")
     asked = space.chosen(asked, {key: chosen.get(key) for key in axes})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
-    words = arms.parse("--baseline", baseline).values if baseline else {}
+    words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)
     backends = {name: base.get(name) for name in {*asked.backends, *(c.backend for c in today)}}
     found = space.cells(asked, catalog, partial(_unsupported, backends))

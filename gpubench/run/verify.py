@@ -10,10 +10,10 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gpubench import space
-from gpubench.analysis import kept, race
+from gpubench.analysis import interleaved, kept, race
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
-from gpubench.goal import Search
+from gpubench.goal import Metric, Search
 from gpubench.record import RECORDS, Arm, Header, Pairing, RecordFile, read
 from gpubench.run import ab
 from gpubench.run.crew import ARMS
@@ -46,8 +46,9 @@ def job(
 
     What is there of another pair is moved aside.
     """
-    rule = Rule(delta=search.delta, alpha=search.alpha)
-    policy = replace(plan.suite.policy, sample_s=SAMPLE_S)
+    rule, trial = Rule(delta=search.delta, alpha=search.alpha), plan.suite.policy
+    # two turns share it, and each must be as long as a trial that was long for a reason
+    policy = replace(trial, sample_s=2 * trial.sample_s if trial.sample_s > SAMPLE_S else SAMPLE_S)
 
     def side(arm: Arm) -> ab.Side:
         cell: Cell = getattr(pair, arm)
@@ -93,10 +94,25 @@ def evidence(place: Path) -> tuple[RecordFile, RecordFile] | None:
         return None
 
 
-def fault(candidate: RecordFile, search: Search) -> str:
-    """Why the recommendation does not stand, by what the A/B measured of it; '' where it does."""
+def spent_s(out: Path) -> float:
+    """Seconds that all proofs of a search have taken; both arms' records hold a pair's."""
+    found = (evidence(place) for place in out.glob(f"{DIRECTORY}*"))
+    return sum(record.wall_s for files in found if files for record in files[1].records)
+
+
+def fault(baseline: RecordFile, candidate: RecordFile, search: Search, *, rival: bool) -> str:
+    """Why the recommendation does not stand, by what the A/B measured of it; '' where it does.
+
+    ``rival``: today's default keeps the limits, so it must not be slower than that either.
+    """
     (standing,) = race.judge(candidate.header.planned, candidate.records, search)
-    if standing.status in ("failed", "violates"):
+    if standing.status == "failed":
         return standing.reason
-    over = (k for k in standing.limits if k.value and kept.over(k.limit, k.value, 0.0))
-    return "; ".join(k.text for k in over)
+    over = [
+        k for k in standing.limits
+        if k.state == "violated" or (k.value and kept.over(k.limit, k.value, 0.0))
+    ]  # fmt: skip
+    if over or not rival or search.goal.objective not in (Metric("throughput"), Metric("latency")):
+        return "; ".join(k.text for k in over)
+    slower = (c for c in interleaved.compare(baseline, candidate) if c.verdict == "REGRESSED")
+    return "; ".join(c.reason for c in slower)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -49,6 +50,7 @@ def load(directory: str | PathLike[str], *, pin: bool = True) -> Classifier:
     (`fit.DeploymentWarning`) where it works but is not what was checked.
     """
     root = Path(directory).absolute()
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as it was measured
     made = manifest.read(root)
     manifest.verify(root, made)
     fit.check(made, fit.machine(made.cell, made.decoder))
@@ -57,6 +59,8 @@ def load(directory: str | PathLike[str], *, pin: bool = True) -> Classifier:
 
 class Classifier:
     """Callable from any thread. One replica runs in a thread, several in a process each.
+
+    torch-compile has a process of its own: opening it resets what the process has compiled.
 
     Batches have the cell's size: what is left over is filled up with zeros, and takes as long.
     """
@@ -74,7 +78,8 @@ class Classifier:
             for replica, own in enumerate(cores)
         ]  # fmt: skip
         self._setup = setups[0]
-        self._pool = Pool([partial(Local if cell.replicas == 1 else Remote, s) for s in setups])
+        apart = cell.replicas > 1 or cell.backend == "torch-compile"
+        self._pool = Pool([partial(Remote if apart else Local, s) for s in setups])
         # also when it is forgotten, or the interpreter ends
         self.close = weakref.finalize(self, self._pool.close)
         """End all replicas, once what was asked for is answered."""

@@ -105,9 +105,14 @@ def read(root: Path) -> Manifest:
                 f"{path}: format {version}, and this gpubench reads {FORMAT}: load it with the "
                 "version that wrote it, or deploy again"
             )
-        return msgspec.json.decode(data, type=Manifest)
+        made = msgspec.json.decode(data, type=Manifest)
+        if made.cell.device == "cpu" and len(made.cores) != made.cell.replicas:
+            raise ValueError(
+                f"cores of {len(made.cores)} replicas, the cell has {made.cell.replicas}"
+            )
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a deployment's manifest ({error}); deploy again") from error
+    return made
 
 
 class _Version(Struct):

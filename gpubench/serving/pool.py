@@ -36,7 +36,7 @@ class Pool:
 
     def __init__(self, engines: Sequence[Callable[[], Engine]]) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collector may run anywhere, and close us
         self._over = ""
         """Why no more batches are taken."""
         self._pid = os.getpid()

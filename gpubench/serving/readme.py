@@ -39,7 +39,7 @@ Give it one image or many: encoded bytes, paths, PIL images or arrays (H, W, 3) 
 called from any thread. `classifier.logits(batch)` takes preprocessed batches, float32
 (N, 3, {crop}, {crop}). They are computed in batches of {batch}: what is left over is filled up
 with zeros and takes as long, so ask for many images at a time, or deploy a cell of batch size 1.
-Several replicas run in a process each.
+Several replicas, and torch-compile, run in a process each.
 """
 
 _PREPROCESSING = """\
@@ -61,8 +61,6 @@ _ORT = """
 session = onnxruntime.InferenceSession("{artefact}", providers={providers})
 [source] = session.get_inputs()
 images = preprocess("picture.png"){cast}
-if isinstance(source.shape[0], int):  # a batch of a fixed size
-    images = np.repeat(images, source.shape[0], axis=0)
 [logits] = session.run(None, {{source.name: images}})
 """
 
@@ -89,16 +87,23 @@ labels = Path("{labels}").read_text(encoding="utf-8").splitlines()
 print(labels[int(logits[0].argmax())])
 """
 
+_BOUNDARIES = {
+    "compute": "the network alone; copying, decoding and preprocessing come on top",
+    "transfer": "a preprocessed batch in host memory to logits; decoding and preprocessing of\n"
+    "  images come on top, in the calling thread",
+    "pipeline": "encoded bytes to labels with the run's loader; here the calling thread decodes",
+}
+
 _TAIL = """
 ## Limits
 
 - Made for the machine and the library versions above: others are warned of when it is loaded, or
   refused where the artefact is machine code for one device (TensorRT, torch-compile).
-- Speed is that of the cell's boundary `transfer`, a preprocessed batch in host memory to logits;
-  decoding and preprocessing of images come on top, in the calling thread.
+- Speed is that of the cell's boundary `{boundary}`: {what}.
 - Requests of several callers are not combined: each takes whole batches of its own.
 - A torch backend sets torch's process-wide TF32 and cuDNN switches, and its number of threads,
-  while it is loaded. After a fork, load it in the new process.
+  while it is loaded: two of them in one process share those of the one loaded last. torch-compile
+  runs in a process of its own. After a fork, load it in the new process.
 
 ## Security
 
@@ -111,7 +116,12 @@ _TAIL = """
 
 def text(made: Manifest) -> str:
     """Markdown; its snippets are to be run in the folder."""
-    return _head(made) + _bare(made) + _TAIL.format(manifest=MANIFEST)
+    return _head(made) + _bare(made) + _tail(made)
+
+
+def _tail(made: Manifest) -> str:
+    boundary = made.cell.boundary
+    return _TAIL.format(manifest=MANIFEST, boundary=boundary, what=_BOUNDARIES[boundary])
 
 
 def _head(made: Manifest) -> str:

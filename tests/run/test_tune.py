@@ -93,20 +93,20 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune.run(make_job(), Watch(stop=3))
+        tune.run(make_job(budget=4.0), Watch(stop=3))
     kept = read(make_job().out).records
     assert len(kept) == 3
 
     searching = InProof()
     with pytest.raises(KeyboardInterrupt):
-        tune.run(make_job(resume=True), searching)
+        tune.run(make_job(resume=True, budget=4.0), searching)
     assert searching.leads[-1].startswith("leads: fake fp32 b4")
     records = read(make_job().out).records
     assert records[:3] == kept
     assert len({(r.cell.key, r.repeat) for r in records}) == len(records)
     pair = read(make_job().out / verify.DIRECTORY / "baseline").records[0]
 
-    job, watch = make_job(resume=True), Watch()
+    job, watch = make_job(resume=True, budget=4.0), Watch()
     found = tune.run(job, watch)
     assert found.file.records == records
     assert all(r.stage for r in watch.records)  # nothing but the proof was left to do
@@ -136,7 +136,7 @@ def test_what_breaks_in_the_proof_is_not_recommended(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = iter(["p99 latency 30 ms: limit 20 ms", ""])
-    monkeypatch.setattr(verify, "fault", lambda *_: next(faults))
+    monkeypatch.setattr(verify, "fault", lambda *_, **__: next(faults))
     job = make_job(SPACE.replace("[500.0,", "[500.0, 1000.0,"), batch_size=[4])
     found = tune.run(job, Watch())
     assert found.best is not None
