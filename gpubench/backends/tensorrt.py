@@ -292,7 +292,7 @@ def _read_plan(artefact: Path) -> tuple[bytes, dict[str, Any]]:
     """A plan and what is known of it. Plans are executable code: only our own, unchanged, run."""
     for path in (artefact, artefact.parent):
         info = path.lstat()
-        if info.st_uid not in (0, os.getuid()) or (path != artefact and info.st_mode & _OTHERS):
+        if info.st_uid != os.getuid() or (path != artefact and info.st_mode & _OTHERS):
             raise CellFailed(
                 "error",
                 f"{path} is not private ({stat.filemode(info.st_mode)}), and engines are "
