@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -127,5 +128,14 @@ def evidence(
 ) -> tuple[RecordFile, RecordFile]:
     """The A/B of ``best`` against ``base``."""
     effect = factor(best) - 1
-    return make_pairs.arms([(base, best)], pairs, effect, seed=seed,
-                           differs=("today's default", "recommended"))  # fmt: skip
+    first, second = make_pairs.arms([(base, best)], pairs, effect, seed=seed,
+                                    differs=("today's default", "recommended"))  # fmt: skip
+    return _by_rate(first), _by_rate(second)
+
+
+def _by_rate(file: RecordFile) -> RecordFile:
+    """Compared as the proof of a search for throughput is."""
+    pairing = msgspec.structs.replace(file.header.pairing, rates=True)
+    return msgspec.structs.replace(
+        file, header=msgspec.structs.replace(file.header, pairing=pairing)
+    )
