@@ -185,6 +185,21 @@ def recommended(standings: Sequence[Standing]) -> Standing | None:
     return min(sure, key=lambda s: (s.status != "leader", _ratio(s)), default=None)
 
 
+def today(standings: Sequence[Standing], search: Search) -> Standing | None:
+    """The best of today's default: of what was seen to keep the limits, if any was."""
+    metric = search.goal.objective
+    known = [s for s in standings if s.cell.key in search.baseline and s.value.value
+             and s.status != "failed"]  # fmt: skip
+    return min(
+        known, key=lambda s: (breaks(s), metrics.cost(metric, s.value.value or 1.0)), default=None
+    )
+
+
+def breaks(s: Standing) -> bool:
+    """Whether the mean of its repeats breaks a limit, however sure that is."""
+    return any(k.value and kept.over(k.limit, k.value, 0.0) for k in s.limits)
+
+
 def _ratio(s: Standing) -> float:
     return s.behind.value if s.behind and s.behind.value else math.inf
 

@@ -92,7 +92,7 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
     standings = race.judge(file.header.planned, file.records, search)
     best = race.recommended(standings)
     leader = next((s for s in standings if s.status == "leader"), None)
-    base = _base(standings, search)
+    base = race.today(standings, search)
     verdict = _verdict(evidence, best)
     if verdict and evidence:
         key = evidence[0].header.planned[0].key
@@ -102,18 +102,6 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
         file=file, search=search, standings=standings, best=best, leader=leader, base=base,
         gain=gain, paired=paired, verdict=verdict, summaries={s.key: s for s in summarise([file])},
     )  # fmt: skip
-
-
-def _base(standings: Sequence[Standing], search: Search) -> Standing | None:
-    """The best of today's default: of what keeps the limits, if any of it does."""
-    metric = search.goal.objective
-    known = [s for s in standings if s.cell.key in search.baseline and s.value.value
-             and s.status != "failed"]  # fmt: skip
-    return min(
-        known,
-        key=lambda s: (s.status == "violates", metrics.cost(metric, s.value.value or 1.0)),
-        default=None,
-    )
 
 
 def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | None:

@@ -150,7 +150,8 @@ def cpu(cores: Sequence[int], types: Sequence[str], memory: bool) -> Peaks:
     threads, cache = Cores(cores), caches(cores)
     rates: dict[str, float] = {}
     for kind in types:
-        with suppress(RuntimeError, NotImplementedError, AttributeError):  # torch here has none
+        # this torch, or this processor, may lack products of the type: then it has no peak
+        with suppress(RuntimeError, NotImplementedError, AttributeError):
             rates[kind] = fastest(threads, _kernels(kind))
     speed = threads.best_together(_reading(len(cores), cache)) if memory else 0.0
     threads.close()

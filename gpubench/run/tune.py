@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import space
-from gpubench.analysis import metrics, race
+from gpubench.analysis import race
 from gpubench.analysis.race import Standing
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
@@ -148,7 +148,7 @@ class _Walk:
         try:
             while True:
                 standings = self._search(bench)
-                best, base = race.recommended(standings), today(standings, job.search)
+                best, base = race.recommended(standings), race.today(standings, job.search)
                 if best is None or base is None or best.cell == base.cell:
                     return best.cell if best else None
                 if not (why := self._fault(bench, agent, base, best.cell)):
@@ -182,7 +182,7 @@ class _Walk:
         files = ab.run(asked, self._watcher, agent, bench.broken, bench.ceilings)
         self._proofs += 1
         bench.mark()
-        return verify.fault(*files, job.search, rival=base.status != "violates")
+        return verify.fault(*files, job.search, rival=not race.breaks(base))
 
     def _drop(self, best: Standing, why: str) -> None:
         """What breaks in the proof is not recommended; why stands in the records."""
@@ -198,18 +198,6 @@ class _Walk:
     def _told(self, standings: Sequence[Standing]) -> None:
         if any(s.n for s in standings):
             self._watcher.course(*course(standings, self._job.search))
-
-
-def today(standings: Sequence[Standing], search: Search) -> Standing | None:
-    """The best of today's default: of what keeps the limits, if any does."""
-    metric = search.goal.objective
-    known = [s for s in standings if s.cell.key in search.baseline and s.value.value
-             and s.status != "failed"]  # fmt: skip
-    return min(
-        known,
-        key=lambda s: (s.status == "violates", metrics.cost(metric, s.value.value or 1.0)),
-        default=None,
-    )
 
 
 def course(standings: Sequence[Standing], search: Search) -> tuple[str, str]:

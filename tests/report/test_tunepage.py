@@ -141,7 +141,6 @@ def test_the_command_reads_a_searchs_directory_with_its_evidence(tmp_path, file,
     out = tmp_path / "tune.html"
     done = CliRunner().invoke(cli, ["report", str(tmp_path), "-o", str(out)])
     assert done.exit_code == 0, done.output
-    verdict = re.compile(r"IMPROVED( by p50 \[ns\])? in an interleaved A/B")
-    assert verdict.search(out.read_text())
+    assert "IMPROVED in an interleaved A/B" in out.read_text()
     told = CliRunner().invoke(cli, ["report", str(tmp_path)]).output
-    assert verdict.search(" ".join(told.split()))
+    assert "IMPROVED in an interleaved A/B" in " ".join(told.split())
