@@ -248,6 +248,16 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def layered(height: Any, fit: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """A Vega-Lite chart of these layers, over the points that the page gives it."""
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container", "height": height, "data": {"name": "points"},
+        "autosize": {"type": fit, "contains": "padding", "resize": True},
+        "layer": layers, "config": CONFIG,
+    }  # fmt: skip
+
+
 def _span(values: list[float]) -> float:
     seen = [v for v in values if v > 0]
     return max(seen) / min(seen) if seen else 1.0

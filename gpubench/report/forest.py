@@ -14,7 +14,7 @@ from gpubench.analysis.cells import Summary, summarise
 from gpubench.analysis.compare import VERDICTS, Comparison, pair_of
 from gpubench.record import RecordFile
 from gpubench.report import verdicts
-from gpubench.report.charts import CONFIG, Point
+from gpubench.report.charts import Point, layered
 from gpubench.suite import Rule
 
 LOOKS = {
@@ -97,21 +97,12 @@ def _forest_spec(margin: float, reach: float, lines: int) -> dict[str, Any]:
     look = {"shape": _by_verdict(shapes), "fill": _by_verdict(paint), "tooltip": {"field": "tip"}}
     mark = {"type": "point", "size": 90, "strokeWidth": 1.8, "opacity": 1}
     layers.append({"mark": mark, "encoding": place | look})
-    return _spec(STEP * lines, "fit-x", layers)
+    return layered(STEP * lines, "fit-x", layers)
 
 
 def _by_verdict(values: Sequence[str]) -> dict[str, Any]:
     return {"field": "verdict", "type": "nominal", "legend": None,
             "scale": {"domain": list(LOOKS), "range": list(values)}}  # fmt: skip
-
-
-def _spec(height: Any, fit: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": height, "data": {"name": "points"},
-        "autosize": {"type": fit, "contains": "padding", "resize": True},
-        "layer": layers, "config": CONFIG,
-    }  # fmt: skip
 
 
 def _band(axis: str, margin: float) -> dict[str, Any]:
@@ -233,7 +224,7 @@ def _behind_spec(margin: float, pairs: bool) -> dict[str, Any]:
                 "color": "var(--mean)", "opacity": 1}  # fmt: skip
         layers.append({"transform": [{"filter": f"datum.kind == '{kind}'"}], "mark": mark,
                        "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}})  # fmt: skip
-    return _spec(200, "fit", layers)
+    return layered(200, "fit", layers)
 
 
 def legend(found: Sequence[Comparison]) -> list[dict[str, Any]]:

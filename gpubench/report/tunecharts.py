@@ -16,7 +16,7 @@ from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Standing
 from gpubench.analysis.tuning import OUTCOMES, View, outcome
 from gpubench.report import headline, recommend, show
-from gpubench.report.charts import COLOURS, CONFIG, CROSS, LOG_FROM, Point
+from gpubench.report.charts import COLOURS, CROSS, LOG_FROM, Point, layered
 
 SHAPES = {
     "best": ("diamond", True, 190), "leader": ("diamond", False, 120),
@@ -182,7 +182,7 @@ def _worth_spec(points: Sequence[Point]) -> dict[str, Any]:
     dots = {"mark": {"type": "point", "size": 80, "filled": True, "opacity": 1,
                      "color": "var(--mean)"},
             "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}}  # fmt: skip
-    return _whole([one, bars, dots], (STEP + 8) * len(points), "fit-x")
+    return layered((STEP + 8) * len(points), "fit-x", [one, bars, dots])
 
 
 def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:
@@ -223,16 +223,7 @@ def _spec(
     behind: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """``behind``: layers with places of their own."""
-    return _whole([*behind, {"layer": layers, "encoding": {"x": x, "y": y}}], height, "fit")
-
-
-def _whole(layers: list[dict[str, Any]], height: int, fit: str) -> dict[str, Any]:
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": height, "data": {"name": "points"},
-        "autosize": {"type": fit, "contains": "padding", "resize": True},
-        "layer": layers, "config": CONFIG,
-    }  # fmt: skip
+    return layered(height, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
 
 
 def _chart(

@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 import gpubench
+from gpubench.backends import base
 from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.backends.torch_compile import TorchCompile
 from gpubench.errors import GpubenchError, InputError
@@ -112,6 +113,29 @@ def test_a_cell_is_chosen_by_its_key(
     cells = setup.session(str(suite), {}, cache_dir, tmp_path, False, ()).plan.cells
     made = run(suite, cache_dir, tmp_path / "out", cell=(cells[1].key,))
     assert (made.cell, made.decoder) == (cells[1], "pil")
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "boundary `compute`: the network alone" in said
+
+
+def test_several_batches_in_flight_are_refused(
+    here: None,
+    write_suite: WriteSuite,
+    tmp_path: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = type(base.get("fake"))
+    monkeypatch.setattr(fake, "in_flight", lambda self, cell, cores: 2, raising=False)
+    with pytest.raises(InputError, match="one at a time"):
+        run(write_suite(batch_size="[1]"), cache_dir, tmp_path / "out")
+
+
+def test_where_nothing_can_be_written_is_bad_input(
+    here: None, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"-o .*file/out: cannot be written: File exists"):
+        run(write_suite(batch_size="[1]"), cache_dir, tmp_path / "file" / "out")
 
 
 def test_a_path_keeps_its_decoder(
@@ -120,6 +144,8 @@ def test_a_path_keeps_its_decoder(
     path = {"boundary": '["pipeline"]', "decoder": '["fake-exact"]', "batch_size": "[4]"}
     made = run(write_suite(**path), cache_dir, tmp_path / "out")
     assert made.decoder == "fake-exact"
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "boundary `pipeline`: encoded bytes to labels" in said
     assert {"fake", "pillow"} <= made.made_for.libraries.keys()
     with gpubench.load(tmp_path / "out") as classifier:
         assert len(classifier([np.zeros((16, 16, 3), np.uint8)] * 5)) == 5
@@ -130,8 +156,10 @@ def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     deploying.free(tmp_path / "empty")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file: not a folder"):
-        deploying.free(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for name in ("file", "link"):
+        with pytest.raises(InputError, match=f"{name}: not a folder"):
+            deploying.free(tmp_path / name)
 
 
 def test_figures_are_those_of_the_run_beside_the_suite(
@@ -211,6 +239,8 @@ def copy(deploy: Deployed, tmp_path: Path) -> Path:
         ("deployment.json", lambda data: data.replace(b'"format": 1', b'"format": 9'), "format 9"),
         ("deployment.json", lambda data: data.replace(b'"batch_size": 4', b'"batch_size": -4'),
          "not a deployment's manifest .*batch_size"),
+        ("deployment.json", lambda data: data.replace(b'"replicas": 1,', b'"replicas": 2,'),
+         "cores of 1 replicas, the cell has 2"),
         ("deployment.json", lambda data: data.replace(b'"labels.txt"', b'"../labels.txt"'),
          "no file of this folder"),
         ("deployment.json", lambda data: data.replace(b'fact": "model', b'fact": "/model'),
