@@ -47,6 +47,7 @@ class Remote:
         self._name = f"replica {setup.replica}"
         memory = os.memfd_create("gpubench-serving", os.MFD_CLOEXEC)
         ours, theirs = socket.socketpair()
+        self._pipe = Connection(ours.detach())
         try:
             self._rows, self._logits = _arrays(setup, memory, create=True)
             passed = theirs.fileno(), memory
@@ -60,7 +61,6 @@ class Remote:
         finally:
             theirs.close()
             os.close(memory)
-        self._pipe = Connection(ours.detach())
         try:
             self.facts = self._ask(msgspec.json.encode(setup)).facts
         except BaseException:
