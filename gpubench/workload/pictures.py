@@ -161,7 +161,7 @@ def opened(path: Path | str, most: int | None = None) -> IO[bytes]:
         # It may have become a pipe by now, and waiting for a writer is not what we want.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
-        raise Unusable("broken link") from error
+        raise Unusable("broken link" if Path(path).is_symlink() else "no such file") from error
     except OSError as error:  # permissions, a link to itself
         raise Unusable("unreadable") from error
     info = os.fstat(file.fileno())

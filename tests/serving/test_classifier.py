@@ -85,7 +85,7 @@ def test_the_best_of_an_image(classifier: Classifier, reference: Reference) -> N
     [
         (b"GIF89a but no more", "not an image"),
         (b"", "not an image"),
-        ("/missing.png", r"\('/missing.png'\): broken link"),
+        ("/missing.png", r"\('/missing.png'\): no such file"),
         (np.zeros((8, 8, 3), np.float32), "an array .8, 8, 3. of float32"),
         (np.zeros((8, 8), np.uint8), "an array .8, 8. of uint8"),
         (np.zeros((1, 99, 3), np.uint8), "too narrow"),

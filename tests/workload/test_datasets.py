@@ -217,7 +217,7 @@ def test_a_reference_reopens_its_data_set(
         assert dataset.label(of[name]) == made.labels[i]
     assert len(built(work, cache, accuracy_images=70).images) == 70
     paths[3].unlink()
-    with pytest.raises(pictures.Unusable, match="broken link"):
+    with pytest.raises(pictures.Unusable, match="no such file"):
         dataset.read(of["c3/3.png"])
 
 
