@@ -82,7 +82,7 @@ HELP = {
     "target_half_width": "Relative half-width of the 95 % interval to aim at: 0.02 is 2 %.",
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
-    "warmup_s": "... and at least this long.",
+    "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
     "sample_s": "Sampling time of one repeat.",
     "max_samples": "A repeat stops after this many samples.",
     "block_s": "Shortest block of the throughput scenario.",

@@ -33,6 +33,10 @@ SPREAD = 2.3
 SPREAD_LEAST = 30
 """With fewer samples a change of the spread cannot be told from chance."""
 MOST_WARMUP = 100_000
+"""Iterations at once, however short one is."""
+LONGER, OF_TIMEOUT = 10, 0.25
+"""A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
+this share of `Policy.timeout_s`, at most."""
 
 
 class Measured(Struct, frozen=True):
@@ -107,6 +111,7 @@ def warm_up(
 ) -> Sampler:
     """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
 
+    Until it has settled it goes on, each time half as long again (at most: LONGER, OF_TIMEOUT).
     ``bundle``: so many batches, each waited for, count as one iteration. ``path``: of a cell with
     boundary ``pipeline``.
     """
@@ -114,6 +119,9 @@ def warm_up(
     if bundle > 1:
         enqueue = _bundled(enqueue, finish, bundle)
     warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
+    most = min(LONGER * policy.warmup_s, OF_TIMEOUT * policy.timeout_s)
+    while (left := most - sum(warmup) / 1e9) > 0 and not _settled(warmup, policy.target_half_width):
+        warmup += _iterate(enqueue, finish, 1, left, clock, at_most=len(warmup) // 2)
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
     if cell.scenario == "throughput":
         shared = cell.replicas_per_device > max(1, cell.cores)
@@ -134,6 +142,7 @@ def _iterate(
     at_least: int,
     seconds: float,
     clock: Clock,
+    at_most: int = MOST_WARMUP,
 ) -> list[int]:
     """ns of single iterations."""
     return sample(
@@ -142,7 +151,7 @@ def _iterate(
         iterations=1,
         seconds=seconds,
         at_least=at_least,
-        at_most=MOST_WARMUP,
+        at_most=at_most,
         clock=clock,
     ).durations
 
@@ -271,6 +280,21 @@ def _bundled(
 
 def _nothing() -> None:
     pass
+
+
+def _settled(warmup: Sequence[int], tolerance: float) -> bool:
+    """Whether the last third differs from the one before by no more than ``tolerance`` (relative).
+
+    Nor does what two standard errors or noise explain count, nor what turns back: a warm-up goes
+    one way. Thirds grow with it, so that a slow one is not mistaken for a settled one.
+    """
+    groups = _groups(warmup, max(1, len(warmup) // 60))
+    third = len(groups) // 3
+    if third < 2:
+        return True
+    first, before, last = (groups[len(groups) - n * third :][:third] for n in (3, 2, 1))
+    one_way = (fmean(first) > fmean(before)) == (fmean(before) > fmean(last))
+    return not (one_way and _differ(before, last, tolerance * fmean(last), 2))
 
 
 def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -32,6 +33,35 @@ def test_warm_up_takes_ten_iterations_even_when_each_is_slow() -> None:
     clock = VirtualClock()
     session = VirtualSession(clock, constant(2e9))
     assert len(protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock).warmup) == 10
+
+
+def warmed(ns: Callable[[int], float], **policy: float) -> list[int]:
+    clock = VirtualClock()
+    session = VirtualSession(clock, process(ns))
+    return protocol.warm_up(session, IMAGES, make_cell(), Policy(**policy), clock).warmup  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sign", [1, -0.4])
+def test_a_warm_up_goes_on_until_it_has_settled(sign: float) -> None:
+    rng = random.Random(8)
+    found = warmed(lambda i: 5e6 * (1 + sign * 0.98**i) * rng.lognormvariate(0, 0.02))
+    assert 200 <= len(found) <= 600, "after 60 iterations it is 30 % off, after 200 2 %"
+
+
+def test_what_is_steady_is_not_warmed_up_for_longer() -> None:
+    rng = random.Random(9)
+    spiked = [warmed(lambda _: 5e6 * rng.lognormvariate(0, 0.02) * (1 + 4 * (rng.random() < 0.02)))
+              for _ in range(100)]  # fmt: skip
+    assert sum(sum(w) > 0.4e9 for w in spiked) <= 5
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds"),
+    [({}, 3), ({"warmup_s": 20.0, "sample_s": 1.0, "timeout_s": 100.0}, 25)],
+)
+def test_a_warm_up_that_never_settles_ends(policy: dict[str, float], seconds: float) -> None:
+    took = sum(warmed(lambda i: 5e6 * 1.005**i, **policy)) / 1e9
+    assert seconds <= took <= seconds + 1
 
 
 def test_latency_keeps_every_duration() -> None:
