@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from statistics import fmean, median
 
 from msgspec import Struct
@@ -170,6 +171,7 @@ def _both(
         pair = gate.Pair(
             d=-d if rates else d,
             trends=(_trend(baseline), _trend(candidate)),
+            spreads=(_spread(baseline), _spread(candidate)),
             unsteady=not flags.isdisjoint(("DRIFT", "NO-STEADY-STATE")),
         )
     return _Both(candidate.stage == "confirm", values, pair, flags)
@@ -189,23 +191,43 @@ def _unlike(baseline: Cell, candidate: Cell) -> bool:
 
 
 def _trend(record: Record) -> float:
-    """log(late cost / early cost) within one process.
-
-    Its second turn against its first; of a single turn, the second half against the first.
-    """
+    """log(late cost / early cost) within one process; what is early and late: see `_parts`."""
     visits = record.visits
     if len(visits) == 2:
         turns = [_turn(v, record.cell) for v in visits]
         if all(turns):
             return math.log(turns[1] / turns[0])
-    early: list[float] = []
-    late: list[float] = []
-    for s, inside in zip(visits[0], samples.window_slices(visits[0]), strict=True):
-        spans = s.durations_ns[inside]
-        half = len(spans) // 2
-        early += [d / s.iterations for d in spans[:half]]
-        late += [d / s.iterations for d in spans[len(spans) - half :]]
-    return math.log(median(late) / median(early)) if early and median(early) > 0 else 0.0
+    early, late = (median(list(chain(*part)) or [0.0]) for part in _parts(record))
+    return math.log(late / early) if early and late else 0.0
+
+
+def _spread(record: Record) -> float:
+    """log(late spread / early spread); the spread is the median distance from the median."""
+    early, late = (
+        median([abs(d / level - 1) for t in part if t and (level := median(t)) for d in t] or [0.0])
+        for part in _parts(record)
+    )
+    return math.log(late / early) if early and late else 0.0
+
+
+def _parts(record: Record) -> list[list[list[float]]]:
+    """The ns per batch of each replica: early and late.
+
+    Its first turn and its second; of a single turn, the first half and the second.
+    """
+    turns = [
+        [
+            [d / s.iterations for d in s.durations_ns[inside]]
+            for s, inside in zip(visit, samples.window_slices(visit), strict=True)
+        ]
+        for visit in record.visits
+    ]
+    if len(turns) == 2:
+        return turns
+    return [
+        [spans[: len(spans) // 2] for spans in turns[0]],
+        [spans[len(spans) - len(spans) // 2 :] for spans in turns[0]],
+    ]
 
 
 def _turn(visit: list[Samples], cell: Cell) -> float:

@@ -6,8 +6,8 @@ import math
 import os
 import resource
 from collections.abc import Callable, Sequence
-from itertools import pairwise, repeat
-from statistics import fmean, median, stdev
+from itertools import repeat
+from statistics import median, stdev
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
 from gpubench.measure.path import Path, each_alone
+from gpubench.measure.steady import MIN_GROUPS, settled, steady
 from gpubench.processes import cpu_ns, descendants
 from gpubench.suite import Cell, Policy
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
 
 MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes."""
-MIN_GROUPS = 10
-"""With fewer samples, or groups of them, nobody can tell whether the machine was steady."""
-MOVE = 4.5
-"""A level drifts when it moves among quarters by so many typical steps from group to group."""
-SPREAD = 2.3
-"""A spread that changes from half to half by so many standard errors (and by the tolerance)."""
-SPREAD_LEAST = 30
-"""With fewer samples a change of the spread cannot be told from chance."""
 MOST_WARMUP = 100_000
 """Iterations at once, however short one is."""
 LONGER, OF_TIMEOUT = 10, 0.25
@@ -120,7 +113,7 @@ def warm_up(
         enqueue = _bundled(enqueue, finish, bundle)
     warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
     most = min(LONGER * policy.warmup_s, OF_TIMEOUT * policy.timeout_s)
-    while (left := most - sum(warmup) / 1e9) > 0 and not _settled(warmup, policy.target_half_width):
+    while (left := most - sum(warmup) / 1e9) > 0 and not settled(warmup, policy.target_half_width):
         warmup += _iterate(enqueue, finish, 1, left, clock, at_most=len(warmup) // 2)
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
     if cell.scenario == "throughput":
@@ -280,95 +273,6 @@ def _bundled(
 
 def _nothing() -> None:
     pass
-
-
-def _settled(warmup: Sequence[int], tolerance: float) -> bool:
-    """Whether the last third differs from the one before by no more than ``tolerance`` (relative).
-
-    Nor does what two standard errors or noise explain count, nor what turns back: a warm-up goes
-    one way. Thirds grow with it, so that a slow one is not mistaken for a settled one.
-    """
-    groups = _groups(warmup, max(1, len(warmup) // 60))
-    third = len(groups) // 3
-    if third < 2:
-        return True
-    first, before, last = (groups[len(groups) - n * third :][:third] for n in (3, 2, 1))
-    one_way = (fmean(first) > fmean(before)) == (fmean(before) > fmean(last))
-    return not (one_way and _differ(before, last, tolerance * fmean(last), 2))
-
-
-def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:
-    """(samples to cut from the start, flags) by MSER-5, on medians of five samples.
-
-    Marginal standard error rule: White, "An effective truncation heuristic for bias reduction in
-    simulation output", Simulation 69(6), 1997; medians in place of its means, so that one spike is
-    not taken for the end of a warm-up. Two parts differ when their means do by more than
-    ``tolerance`` (relative) and by four standard errors. A cut beyond the middle is never made: if
-    what lies before and after it differs, NO-STEADY-STATE is flagged, else it was noise (MSER alone
-    would cut there in 7 % of steady traces of 200 samples). DRIFT: see `_drifts`.
-    """
-    if len(durations) < MIN_GROUPS:
-        return 0, []
-    width = max(1, min(5, len(durations) // MIN_GROUPS))
-    groups = _groups(durations, width)
-    best = mser(groups)
-    if best > len(groups) // 2:
-        if _differ(groups[:best], groups[best:], tolerance * fmean(groups[best:]), 4):
-            return 0, ["NO-STEADY-STATE"]
-        best = 0
-    return best * width, ["DRIFT"] if _drifts(durations[best * width :], tolerance) else []
-
-
-def _groups(durations: Sequence[int], width: int) -> list[float]:
-    """Medians of ``width`` samples each."""
-    starts = range(0, len(durations) - width + 1, width)
-    return [median(durations[i : i + width]) for i in starts]
-
-
-def _drifts(durations: Sequence[int], tolerance: float) -> bool:
-    """Whether the level moves among the quarters, or the spread from half to half.
-
-    A move is one by more than ``tolerance`` of the level. That of the level must also be MOVE times
-    what groups of samples differ by from one to the next, which a slow drift, or one jump, hardly
-    widens (von Neumann 1941 uses the same differences). There are up to 20 groups: so long that
-    little of an autocorrelation is left in them, or they too would move little from step to step.
-    """
-    n = len(durations)
-    groups = _groups(durations, max(1, min(5, n // MIN_GROUPS), n // 20))
-    step = median(abs(b - a) for a, b in pairwise(groups))
-    quarters = [median(durations[n * i // 4 : n * (i + 1) // 4]) for i in range(4)]
-    moved = max(quarters) - min(quarters)
-    level = median(durations)
-    if moved > tolerance * level and moved > MOVE * step:
-        return True
-    if n < SPREAD_LEAST:
-        return False
-    half = n // 2
-    off = [abs(x - quarters[min(3, 4 * i // n)]) for i, x in enumerate(durations)]
-    return _differ(off[:half], off[-half:], tolerance * level, SPREAD)
-
-
-def _differ(first: Sequence[float], second: Sequence[float], least: float, errors: float) -> bool:
-    """Whether the means are more than ``least`` and than so many standard errors apart."""
-    gap = abs(fmean(second) - fmean(first))
-    if gap <= least:
-        return False
-    spread = max(stdev(first), stdev(second))
-    return gap > errors * spread * math.sqrt(1 / len(first) + 1 / len(second))
-
-
-def mser(values: Sequence[float]) -> int:
-    """How many leading values to cut so that sum((x - mean)^2) / n^2 of the rest is least."""
-    best, best_score = 0, math.inf
-    count, total, squares = 0, 0.0, 0.0
-    shift = values[-1]  # against cancellation
-    for index in range(len(values) - 1, -1, -1):
-        value = values[index] - shift
-        count, total, squares = count + 1, total + value, squares + value * value
-        score = max(0.0, squares - total * total / count) / count**2
-        if count >= 5 and score <= best_score:
-            best, best_score = index, score
-    return best
 
 
 def repeats_needed(values: Sequence[float], target: float) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gpubench.measure.protocol import MIN_GROUPS
+from gpubench.measure.steady import MIN_GROUPS
 from gpubench.run.messages import AtBarrier, Go, Measure
 from gpubench.suite import Policy
 

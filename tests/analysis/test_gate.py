@@ -124,10 +124,13 @@ def test_a_pilot_too_short_for_an_interval() -> None:
     assert wanted({"a": Pairs(screen=around(0, 0.01, 4))}, rule) == {"a": ("screen", 6)}
 
 
-def pairs(n: int, unsteady: int = 0, trend: float = 0.0, spread: float = 0.0) -> list[Pair]:
+def pairs(
+    n: int, unsteady: int = 0, trend: float = 0.0, spread: float = 0.0, wider: float = 0.0
+) -> list[Pair]:
     rng = np.random.default_rng(5)
+    off = [spread * float(x) for x in rng.normal(0, 1, n)]
     return [
-        Pair(d=p.d, unsteady=i < unsteady, trends=(0.0, trend + spread * float(rng.normal())))
+        Pair(d=p.d, unsteady=i < unsteady, trends=(0, trend + off[i]), spreads=(wider + off[i], 0))
         for i, p in enumerate(around(0, 0.002, n))
     ]
 
@@ -135,9 +138,10 @@ def pairs(n: int, unsteady: int = 0, trend: float = 0.0, spread: float = 0.0) ->
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (pairs(10, unsteady=6), "60% of the pairs are not steady"),
+        (pairs(10, unsteady=8), "80% of the pairs are not steady"),
         (pairs(10, trend=0.03, spread=0.005), "the candidate's cost moves by"),
         (pairs(10, trend=-0.03, spread=0.005), "the candidate's cost moves by"),
+        (pairs(10, wider=0.5, spread=0.005), "the baseline's spread changes by +6"),
     ],
 )
 def test_what_is_not_steady_is_not_equivalent(used: list[Pair], words: str) -> None:
@@ -149,9 +153,11 @@ def test_what_is_not_steady_is_not_equivalent(used: list[Pair], words: str) -> N
 @pytest.mark.parametrize(
     "used",
     [
-        pairs(10, unsteady=5),
+        pairs(10, unsteady=7),
         pairs(10, trend=0.009),  # within half the margin
         pairs(10, trend=0.012, spread=0.05),  # within its noise
+        pairs(10, wider=0.4),  # not half as wide again
+        pairs(10, wider=0.5, trend=0.005, spread=0.9),
     ],
 )
 def test_a_little_unrest_is_allowed(used: list[Pair]) -> None:

@@ -13,6 +13,7 @@ from gpubench.analysis.cells import summarise
 from gpubench.analysis.compare import CODES, Comparison, caveat, compare, exit_code, pair_of
 from gpubench.errors import InputError
 from gpubench.record import Record, RecordFile
+from gpubench.samples import Samples
 from gpubench.suite import Rule
 from tests.report import make
 from tests.report.make_pairs import arms
@@ -226,6 +227,18 @@ def test_processes_that_are_not_steady_are_never_equivalent():
     assert (drifting.verdict, drifting.code) == ("INCONCLUSIVE", "not-steady")
     flagged = judged([EAGER], 12, change=lambda r, a: replace(r, flags=["NO-STEADY-STATE"]))[0]
     assert flagged.code == "not-steady"
+
+    # noise that grows around one level, which no flag shows
+    def louder(r: Record, arm: str) -> Record:
+        def spread(s: Samples) -> Samples:
+            level = median(s.durations_ns)
+            return replace(s, durations_ns=[round(level + 3 * (d - level)) for d in s.durations_ns])
+
+        return replace(r, again=[spread(s) for s in r.again]) if arm == "candidate" else r
+
+    growing = judged([EAGER], 12, change=louder)[0]
+    assert (growing.verdict, growing.code) == ("INCONCLUSIVE", "not-steady")
+    assert growing.reason.startswith("the candidate's spread changes by +")
     # a drift within one turn, where a process has only one
     rising = judged([EAGER], 12, turns=1, change=lambda r, a: replace(r, replicas=[
         replace(s, durations_ns=sorted(s.durations_ns)) for s in r.replicas]))[0]  # fmt: skip

@@ -1,11 +1,11 @@
-"""What `protocol.steady` takes for steady, on traces that are labelled."""
+"""What `measure.steady` takes for steady, on traces that are labelled."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from gpubench.measure import protocol
+from gpubench.measure import steady
 from tests.benchmarks.trust import processes
 
 TIMES = 200
@@ -14,7 +14,7 @@ TIMES = 200
 def flagged(draw: processes.Draw, samples: int) -> float:
     """Share of the traces that are flagged."""
     traces = 5e6 * np.exp(draw(np.random.default_rng(1), TIMES, samples))
-    return float(np.mean([bool(protocol.steady(t, 0.02)[1]) for t in np.rint(traces).tolist()]))
+    return float(np.mean([bool(steady.steady(t, 0.02)[1]) for t in np.rint(traces).tolist()]))
 
 
 @pytest.mark.parametrize("kind", ["iid lognormal", "AR(1), 0.5", "bimodal", "Pareto spikes"])
@@ -32,24 +32,24 @@ def test_a_rise_and_fall_that_leaves_both_halves_alike_is_flagged() -> None:
     rng = np.random.default_rng(2)
     hill = 5e6 * (1 + 0.1 * np.sin(np.linspace(0, 2 * np.pi, 200) - np.pi / 2))
     trace = np.rint(hill * rng.lognormal(0, 0.01, 200)).tolist()
-    assert protocol.steady(trace, 0.02)[1]
+    assert steady.steady(trace, 0.02)[1]
 
 
 def test_a_spread_that_grows_around_one_level_is_flagged() -> None:
     rng = np.random.default_rng(3)
     trace = np.rint(5e6 * np.exp(rng.normal(0, 1, 200) * np.linspace(0.01, 0.2, 200))).tolist()
-    assert protocol.steady(trace, 0.02) == (0, ["DRIFT"])
+    assert steady.steady(trace, 0.02) == (0, ["DRIFT"])
 
 
 def test_moves_within_the_tolerance_are_no_drift() -> None:
     rng = np.random.default_rng(4)
     trace = np.rint(5e6 * np.linspace(1, 1.015, 200) * rng.lognormal(0, 0.001, 200)).tolist()
-    assert protocol.steady(trace, 0.02)[1] == []
-    assert protocol.steady(trace, 0.005)[1] != []
+    assert steady.steady(trace, 0.02)[1] == []
+    assert steady.steady(trace, 0.005)[1] != []
 
 
 @pytest.mark.parametrize("count", [10, 11, 13, 19, 21, 49])
 def test_any_number_of_samples_will_do(count: int) -> None:
-    assert protocol.steady([5_000_000] * count, 0.02) == (0, [])
+    assert steady.steady([5_000_000] * count, 0.02) == (0, [])
     if count > 15:
-        assert protocol.steady(list(range(1000, 1000 + 100 * count, 100)), 0.02)[1] != []
+        assert steady.steady(list(range(1000, 1000 + 100 * count, 100)), 0.02)[1] != []

@@ -13,13 +13,13 @@ import numpy as np
 from msgspec import Struct
 
 from gpubench.analysis import gate
-from gpubench.measure import protocol
+from gpubench.measure import steady
 from gpubench.suite import Rule
 from tests.benchmarks.trust.processes import Draw, Floats, noise
 
 LEVEL_NS = 5e6
 TOLERANCE = 0.02
-"""`Policy.target_half_width`: what `protocol.steady` takes for a drift."""
+"""`Policy.target_half_width`: what `measure.steady` takes for a drift."""
 ORDERS = {"ABBA": ((0, 3), (1, 2)), "BAAB": ((1, 2), (0, 3)), "ABAB": ((0, 2), (1, 3))}
 """Order -> (turns of the baseline, turns of the candidate)."""
 
@@ -101,7 +101,7 @@ def measure(
 ) -> tuple[list[gate.Pair], Floats]:
     """(pairs, their samples: log cost of baseline and candidate, shape (2, pairs, 2 k)).
 
-    ``effect``: log(candidate / baseline), 0 for A/A. `protocol.steady` looks at every turn.
+    ``effect``: log(candidate / baseline), 0 for A/A. `measure.steady` looks at every turn.
     """
     n, k = len(when), machine.samples
     slow = machine.slowdown(rng, when, k)
@@ -113,10 +113,13 @@ def measure(
         cost[arm] = own.reshape(n, 2, k) + slow[np.arange(n)[:, None], turns[:, arm]]
     medians, unsteady = settle(cost)
     level, trends = medians.mean(axis=2), medians[:, :, 1] - medians[:, :, 0]
+    off = np.median(np.abs(np.exp(cost) - np.median(np.exp(cost), axis=3, keepdims=True)), axis=3)
+    spreads = np.log(off[:, :, 1] / off[:, :, 0])
     pairs = [
         gate.Pair(
             d=float(level[1, i] - level[0, i]),
             trends=(float(trends[0, i]), float(trends[1, i])),
+            spreads=(float(spreads[0, i]), float(spreads[1, i])),
             unsteady=bool(unsteady[:, i].any()),
         )
         for i in range(n)
@@ -129,7 +132,7 @@ def settle(cost: Floats) -> tuple[Floats, Floats]:
     traces = np.rint(LEVEL_NS * np.exp(cost)).reshape(-1, cost.shape[-1])
     medians, flagged = np.median(traces, axis=1), np.zeros(len(traces))
     for i, trace in enumerate(traces.astype(np.int64).tolist()):
-        cut, flags = protocol.steady(trace, TOLERANCE)
+        cut, flags = steady.steady(trace, TOLERANCE)
         flagged[i] = bool(flags)
         if cut:
             medians[i] = np.median(trace[cut:])
