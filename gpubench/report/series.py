@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 160
 """Points of one replica's turn, at most."""
-LEAST = 16
+LEAST = 6
 BUDGET = 120_000
 """Points of a whole page; with very many series each has fewer, down to LEAST."""
 STEPS = 20_000

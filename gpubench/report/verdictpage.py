@@ -61,15 +61,14 @@ def context(
     }  # fmt: skip
 
 
-def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, str]]:
-    """('baseline', 'ref=main; run ...; raw records: ...') of both."""
+def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, list[str]]]:
+    """('baseline', ['ref=main', 'commit abc1234']) of both: what the header of its run says."""
     made = []
     for name, file in (("baseline", base), ("candidate", candidate)):
         head = file.header
         differs = [head.pairing.differs] if head.pairing and head.pairing.differs else []
         commit = _commit(head.environment.get("directory"))
-        differs += [f"commit {commit}"] if commit else []
-        made.append((name, "; ".join([*differs, f"run {head.run_id}", head.started])))
+        made.append((name, [*differs, *([f"commit {commit}"] if commit else [])]))
     return made
 
 

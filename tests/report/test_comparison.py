@@ -348,6 +348,11 @@ def test_page_begins_with_the_verdict_and_folds_both_runs(session, page_of_sessi
     said = Text(page_of_session).found["verdict"]
     assert verdicts.headline(found, RULE) in said
     assert "Exit code 1: a confirmed regression." in said
+    assert '<h2 class="headline"' in page_of_session
+    assert page_of_session.count("A first look in two minutes.") == 1  # both have it
+    assert "ref=main; 2026-" in said
+    for file in session:
+        assert f"raw records: {file.path}" in said
     assert "95 times in 100" in said
     assert "delta" in said
     assert "ref=main" in said
