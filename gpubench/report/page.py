@@ -203,7 +203,7 @@ def _run(name: str, file: RecordFile, shared: Sequence[str] = ()) -> dict[str, A
     head = file.header
     machine = show.machine(head)
     told = [head.suite.description, machine]
-    own = [*(t for t in told if t and t not in shared), head.started, f"run {name}",
+    own = [*(t for t in told if t and t not in shared), head.started, f"run {head.run_id}",
            f"raw records: {file.path}"]  # fmt: skip
     others = [_sections(environment) for environment in head.nodes]
     return {

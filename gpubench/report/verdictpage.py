@@ -92,13 +92,19 @@ def _table(
 ) -> dict[str, Any]:
     """As the page's other tables are; a verdict has its look, and sorts by its urgency."""
     pairs = verdicts.paired(found)
-    names = [*verdicts.row(found[0], pairs=pairs), "why"] if found else []
+    names = [*_texts(found[0], pairs), "why"] if found else []
     columns = [
         {"name": n, "css": "num" if n in _NUMBERS else "word" if n == "verdict" else "wide",
          "help": HELP[n], "better": "", "unit": ""} for n in names
     ]  # fmt: skip
     return {"title": title, "columns": columns,
             "rows": [_row(c, pairs, looks) for c in rows]}  # fmt: skip
+
+
+def _texts(c: Comparison, pairs: bool) -> dict[str, str]:
+    """As `verdicts.row`, but the effect comes first: a phone shows three columns."""
+    row = verdicts.row(c, pairs=pairs)
+    return {name: row[name] for name in ("verdict", "cell", "effect")} | row
 
 
 def _row(c: Comparison, pairs: bool, looks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,7 +114,7 @@ def _row(c: Comparison, pairs: bool, looks: dict[str, dict[str, Any]]) -> list[d
         "repeats": sum(c.n), "pair sd": c.pair_sd, "finds": c.smallest_detectable,
     }  # fmt: skip
     made = []
-    for name, text in verdicts.row(c, pairs=pairs).items():
+    for name, text in _texts(c, pairs).items():
         main, bracket, aside = text.partition(" [")
         key = sort.get(name, text)
         made.append({"main": main, "aside": bracket.lstrip() + aside, "hint": "",

@@ -231,9 +231,9 @@ def test_comparison_draws_its_effects_and_pairs_and_the_runs_when_opened(
     assert browser.evaluate(f"{rows}.length") == 3
     assert browser.evaluate("document.querySelector('#cells .shown').textContent") == "3 of 12 rows"
 
-    first = "document.querySelector('#cells tbody').rows[0].cells[4].dataset.v"
+    first = "document.querySelector('#cells tbody').rows[0].cells[2].dataset.v"
     before = float(browser.evaluate(first))
-    browser.evaluate("document.querySelectorAll('#cells th button')[4].click()")
+    browser.evaluate("document.querySelectorAll('#cells th button')[2].click()")
     assert float(browser.evaluate(first)) < 0 < before
     assert troubles(browser) == []
     assert requests(browser) == {path.as_uri()}
@@ -257,6 +257,9 @@ def test_comparison_on_a_phone_and_with_hostile_labels(browser, tmp_path, sessio
     browser.view(390, 844)
     show(browser, tmp_path / "phone.html", list(session))
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    effect = "document.querySelectorAll('#cells th')[2]"  # to be seen without scrolling sideways
+    assert browser.evaluate(f"{effect}.textContent.trim()") == "effect"
+    assert browser.evaluate(f"{effect}.getBoundingClientRect().right") <= 400
     labels = browser.evaluate("document.querySelector('#forest').textContent")
     assert "torch-eager fp32 b16 x1throughput" in labels.replace("\n", "")  # two lines
     assert "\u2026" not in labels  # none is cut off

@@ -24,8 +24,10 @@
   function chart(box, cell, base, title, points, last) {
     const spec = structuredClone(base), [, , main] = spec.layer, { x, y } = main.encoding;
     const every = Math.ceil(cell.turns.length / NAMES);
-    const turns = cell.turns.map(([begin, name], i) =>
-      ({ begin: begin * cell.dx, name: base === samples.spec && i % every === 0 ? name : "" }));
+    const turns = cell.turns.map(([begin, name], i) => ({
+      begin: begin * cell.dx, name: base === samples.spec && i % every === 0 ? name : "",
+      room: ((cell.turns[i + every]?.[0] ?? samples.steps) - begin) / samples.steps,  // till the next name
+    }));
     y.title = title;
     if (cell.log && base === samples.spec) {
       y.title += ", log scale";
