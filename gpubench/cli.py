@@ -27,6 +27,7 @@ from gpubench.cli_options import (
     selection,
     several,
     show_run,
+    suite_argument,
     tell,
     words,
 )
@@ -42,7 +43,19 @@ FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Lists commands with their whole first sentence, which click would cut off."""
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        named = sorted(self.commands.items())
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, c.get_short_help_str(limit=200)) for name, c in named])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__)
 def cli() -> None:
     """Benchmarks of image classification that can be trusted.
@@ -57,7 +70,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("suite")
+@suite_argument
 @selection
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
@@ -84,6 +97,7 @@ def run(
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
 
+    \b
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
     from gpubench.run import launch, setup
@@ -145,7 +159,7 @@ def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = N
 
 
 @cli.command()
-@click.argument("suite")
+@suite_argument
 @selection
 @cache_option
 def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
@@ -209,6 +223,7 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
 
     Of the directory of a search also what it recommends, and why.
 
+    \b
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
     from gpubench.record import read_all, read_evidence
@@ -286,7 +301,9 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     if found is None:
         raise InputError(f"no completion for {shell!r}")
-    click.echo(found(cli, {}, "gpubench", "_GPUBENCH_COMPLETE").source())
+    script = found(cli, {}, "gpubench", "_GPUBENCH_COMPLETE").source()
+    # else bash completes no path of a run
+    click.echo(script.replace("complete -o nosort", "complete -o nosort -o default"))
 
 
 for _command in (*cli_compare.COMMANDS, *cli_tune.COMMANDS, *cli_deploy.COMMANDS):
@@ -322,6 +339,9 @@ def main() -> NoReturn:
         said = io.StringIO()
         error.show(said)
         tell(said.getvalue().rstrip("\n"))
+        lacking = error.param if isinstance(error, click.MissingParameter) else None
+        if lacking and lacking.name == "suite":
+            tell("`gpubench list suites` shows those that come along; `quick` is a first look")
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)

@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from gpubench import units
-from gpubench.cli_options import cache_option, console, selection
+from gpubench.cli_options import cache_option, console, selection, suite_argument
 
 
 @click.command()
-@click.argument("suite")
+@suite_argument
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The new folder."
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from gpubench import escape
 from gpubench.errors import GpubenchError, InputError
@@ -35,6 +36,16 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     except ValueError:
         raise click.BadParameter(f"{value!r}: expected whole numbers, such as 1,8") from None
 
+
+def _suites(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shipped suites that begin so, else files."""
+    from gpubench import suitefile
+
+    found = [CompletionItem(p.stem) for p in suitefile.shipped() if p.stem.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
+
+
+suite_argument = click.argument("suite", shell_complete=_suites)
 
 SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--backend", {"callback": words, "help": "Backends, comma-separated."}),

@@ -302,7 +302,13 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
 
 
 def run_names(files: Sequence[RecordFile]) -> list[str]:
-    """A short, unique name for each file: its run id; where that repeats, with the folder."""
+    """A short, unique name for each file: its run id; where that repeats, with the folder.
+
+    Of the two arms of one A/B: baseline, candidate.
+    """
+    arms = {f.header.pairing.arm: f.header.pairing.session for f in files if f.header.pairing}
+    if len(arms) == len(files) == 2 and len(set(arms.values())) == 1:
+        return [str(arm) for arm in arms]
     ids = [f.header.run_id for f in files]
     names = []
     for index, file in enumerate(files):

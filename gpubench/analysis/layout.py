@@ -122,20 +122,13 @@ def with_axes(
     """
     if not body:
         return Table(title, columns, [], notes)
-    frame = _axes_frame([s for s, _ in body]).drop(columns=list(hidden))
-    varies = frame.nunique() > 1
-    shown = [a for a in frame.columns if varies[a] or a in always]
-    agree = [f"{a} {frame[a].iloc[0]}" for a in frame.columns
-             if a not in shown and a != "run" and frame[a].iloc[0] != _SILENT.get(a)]  # fmt: skip
-    axes = frame[shown].to_numpy(dtype=object).tolist()
-    rows = [[*a, *values, s.key] for a, (s, values) in zip(axes, body, strict=True)]
+    values = zip(*((s.run, *axis_values(s)) for s, _ in body), strict=True)
+    axes = {a: v for a, v in zip(("run", *AXES), values, strict=True) if a not in hidden}
+    shown = [a for a, v in axes.items() if len(set(v)) > 1 or a in always]
+    agree = [f"{a} {v[0]}" for a, v in axes.items()
+             if a not in shown and a != "run" and v[0] != _SILENT.get(a)]  # fmt: skip
+    fronts = zip(*(axes[a] for a in shown), strict=True) if shown else [()] * len(body)
+    rows = [[*front, *own, s.key] for front, (s, own) in zip(fronts, body, strict=True)]
     head = tuple(Column(name=a, unit="count" if a in _NUMERIC else "") for a in shown)
     notes = notes + ([f"In every row: {', '.join(agree)}."] if agree else [])
     return Table(title, (*head, *columns, FLAGS, KEY), rows, notes)
-
-
-def _axes_frame(rows: Sequence[Summary]) -> pd.DataFrame:
-    """One row per summary: its run and the values of `AXES`."""
-    import pandas as pd
-
-    return pd.DataFrame([(s.run, *axis_values(s)) for s in rows], columns=["run", *AXES])

@@ -23,6 +23,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triang
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 3])
 LOG_FROM = 20.0
 """An axis whose values span more than this factor is logarithmic."""
+LOG = ", log scale"
+"""End of the title of such an axis."""
 
 CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _RATE, _NS = Column(name="", unit="images/s"), Column(name="", unit="ns")
@@ -73,7 +75,7 @@ def _series(s: Summary) -> str:
 
 def _group(s: Summary, several: bool) -> str:
     c = s.cell
-    cores = f", {c.cores} cores a replica" if c.cores else ""
+    cores = f", {c.cores} core{'' if c.cores == 1 else 's'} a replica" if c.cores else ""
     run = f", run {s.run}" if several else ""
     return f"{c.model} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
 
@@ -205,12 +207,16 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
     log_x = {"type": "log", "base": 2 if axes["stops"] else 10}
     x["scale"] |= log_x if wide_x else {"zero": False}
     if not axes["stops"]:
-        x["axis"] = {"format": ",.6~g"} | (_stops([p["x"] for p in points]) if wide_x else {})
+        x["axis"] = {"format": ",.6~g"}
+    if wide_x:
+        x["title"] += LOG
+        x["axis"] |= {} if axes["stops"] else stops([p["x"] for p in points], "x")
     y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": axes["y"]}
     log_y = _span([p["y"] for p in points]) > LOG_FROM
     y["scale"] = {"type": "log", "nice": False, "padding": 14} if log_y else {"zero": True}
     y["axis"] = {"format": ",.6~g"}
-    y["axis"] |= _stops([p["y"] for p in points]) if log_y else {"tickCount": 6}
+    y["axis"] |= stops([p["y"] for p in points], "y") if log_y else {"tickCount": 6}
+    y["title"] += LOG if log_y else ""
     names = [look["name"] for look in looks]
 
     def by(key: str) -> dict[str, Any]:
@@ -263,11 +269,16 @@ def _span(values: list[float]) -> float:
     return max(seen) / min(seen) if seen else 1.0
 
 
-def _stops(values: list[float]) -> dict[str, Any]:
-    """Ticks 1, 2, 5, 10, .. of a logarithmic axis."""
+def stops(values: Sequence[float], channel: str) -> dict[str, Any]:
+    """Ticks 1, 2, 5, 10, .. of a logarithmic axis; closer where less than a decade is drawn."""
     seen = [math.log10(v) for v in values if v > 0]
     decades = range(math.floor(min(seen)), math.ceil(max(seen)) + 1)
-    return {"values": [m * 10.0**d for d in decades for m in (1, 2, 5)]}
+    wide, close = (
+        [m * 10.0**d for d in decades for m in steps]
+        for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
+    )
+    drawn = f"domain('{channel}')"
+    return {"values": {"expr": f"{drawn}[1] > 10 * {drawn}[0] ? {wide} : {close}"}}
 
 
 def _guide(name: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _names(rows: Sequence[Comparison]) -> list[str]:
 
 def _forest_spec(margin: float, reach: float, lines: int) -> dict[str, Any]:
     x: dict[str, Any] = {
-        "field": "x", "type": "quantitative", "title": "effect: + is slower",
+        "field": "x", "type": "quantitative", "title": "effect: + is slower (logarithmic scale)",
         "scale": {"domain": [-reach, reach], "nice": False}, "axis": _share_axis(reach),
     }  # fmt: skip
     y: dict[str, Any] = {
@@ -120,7 +120,7 @@ def _share_axis(reach: float, overlap: str | bool = "greedy") -> dict[str, Any]:
     shares = [n * step for n in range(-4, 5)] if step else _doublings(reach)
     ticks = [math.log1p(s) for s in shares if s > -1 and abs(math.log1p(s)) <= reach]
     digits = 1 if step and step < 0.01 else 0
-    text = f"datum.value ? format(exp(datum.value) - 1, '+,.{digits}%') : '0'"
+    text = f"datum.value ? format(100 * exp(datum.value) - 100, '+,.{digits}f') + ' %' : '0'"
     # without a count Vega leaves out every other tick of a small chart
     return {
         "values": ticks,
@@ -171,12 +171,13 @@ def _reach(points: Sequence[Point], rule: Rule) -> float:
     return 1.1 * max(math.log1p(rule.delta), *(abs(float(p["y"])) for p in points))
 
 
-def _pairs(_: Comparison, base: Summary, candidate: Summary) -> list[Point]:
+def _pairs(c: Comparison, base: Summary, candidate: Summary) -> list[Point]:
+    rates = not c.metric.endswith("[ns]")
     before = {r.repeat: r for r in base.records}
     points: list[Point] = []
     for r in candidate.records:
         b = before.get(r.repeat)
-        pair = pair_of(b, r) if b else None
+        pair = pair_of(b, r, rates) if b else None
         if b is None or pair is None:
             continue
         kind = "confirm" if r.stage == "confirm" else "screen"

@@ -51,7 +51,9 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     flags = headline.flags(summaries)
     if flags:
         lines += ["**Flags in this report**", ""]
-        lines += [f"- **{escape(f)}** ({n} cells): {escape(show.meaning(f))}" for f, n in flags]
+        lines += [
+            f"- **{escape(f)}** ({show.cells(n)}): {escape(show.meaning(f))}" for f, n in flags
+        ]
         lines += [""]
     found = diagnose(summaries)
     for made in of_cells(summaries, found):

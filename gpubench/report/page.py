@@ -161,6 +161,7 @@ def _page(
     marks = [(flag, n, show.meaning(flag)) for flag, n in headline.flags(summaries)]
     scripts = "\n".join(asset(name) for name in SCRIPTS)
     some = bool(drawn["charts"] or samples["cells"] or evidence or (tuned and tuned["charts"]))
+    shared = _shared(files)
     template = templates().get_template("page.html.j2")
     return template.render(
         title=(tune or verdict).get("title", show.title(files)),
@@ -173,7 +174,8 @@ def _page(
         drawn=some,
         verdict=verdict,
         tune=tune,
-        runs=[_run(name, f) for name, f in zip(run_names(files), files, strict=True)],
+        shared=shared,
+        runs=[_run(name, f, shared) for name, f in zip(run_names(files), files, strict=True)],
         winners=[(w, headline.where(w.summary)) for w in headline.winners(summaries)],
         counts=headline.counts(summaries),
         flags=marks,
@@ -190,11 +192,22 @@ def _page(
     )
 
 
-def _run(name: str, file: RecordFile) -> dict[str, Any]:
+def _shared(files: Sequence[RecordFile]) -> list[str]:
+    """What the head says once: description and machine, where several runs have the same."""
+    words = [(f.header.suite.description, show.machine(f.header)) for f in files]
+    columns = zip(*words, strict=True) if len(files) > 1 else ()
+    return [column[0] for column in columns if column[0] and len(set(column)) == 1]
+
+
+def _run(name: str, file: RecordFile, shared: Sequence[str] = ()) -> dict[str, Any]:
     head = file.header
+    machine = show.machine(head)
+    told = [head.suite.description, machine]
+    own = [*(t for t in told if t and t not in shared), head.started, f"run {head.run_id}",
+           f"raw records: {file.path}"]  # fmt: skip
     others = [_sections(environment) for environment in head.nodes]
     return {
-        "name": name, "started": head.started, "machine": show.machine(head), "path": file.path,
+        "name": name, "started": head.started, "machine": machine, "path": file.path, "own": own,
         "notes": file.notes, "description": head.suite.description,
         "sections": {} if others else _sections(head.environment),
         "nodes": list(zip(show.nodes(head), others, strict=True)),

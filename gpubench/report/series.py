@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 160
 """Points of one replica's turn, at most."""
-LEAST = 16
+LEAST = 6
 BUDGET = 120_000
 """Points of a whole page; with very many series each has fewer, down to LEAST."""
 STEPS = 20_000
@@ -184,6 +184,7 @@ def _spec(height: int) -> dict[str, Any]:
             "fontSize": 11, "color": "var(--soft)"}  # fmt: skip
     line = {"type": "line", "strokeWidth": 1, "point": {"size": 10, "opacity": 1}}
     look = {"x": x, "y": y, "color": colour, "detail": {"field": "part"}, "order": {"field": "x"}}
+    name["limit"] = {"expr": "datum.room * width - 8"}
     turns = {"name": "turns"}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",

@@ -7,13 +7,12 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import takewhile
 
 from msgspec import Struct
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
-from rich.table import Table as Grid
 from rich.text import Text
 
 from gpubench import escape
@@ -29,13 +28,22 @@ from gpubench.analysis.cells import (
 )
 from gpubench.analysis.compare import Comparison, compare
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.analysis.layout import Column, Table
+from gpubench.analysis.layout import AXES, Column, Table
 from gpubench.analysis.pathtables import STAGES, skipped
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import SCALING, of_cells
 from gpubench.analysis.tuning import Evidence
 from gpubench.record import RecordFile
-from gpubench.report import differing, headline, pathview, recommend, shortfalls, show, verdicts
+from gpubench.report import (
+    differing,
+    grids,
+    headline,
+    pathview,
+    recommend,
+    shortfalls,
+    show,
+    verdicts,
+)
 from gpubench.suite import Rule
 from gpubench.units import percent
 
@@ -81,7 +89,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     for group in differing.groups(summaries):
         console.print(_differing(group))
     for flag, n in headline.flags(summaries):
-        console.print(Text(show.line(f"{flag} ({n} cells): {show.meaning(flag)}")))
+        console.print(Text(show.line(f"{flag} ({show.cells(n)}): {show.meaning(flag)}")))
     for file in files:
         for line in show.nodes(file.header):
             console.print(Text(show.line(line)))
@@ -118,31 +126,25 @@ def _differing(group: differing.Group) -> RenderableType:
 
 def grid(table: Table) -> RenderableType:
     """One table; ± is half the 95 % interval."""
-    made = _grid(table.title)
     single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
     places = [n for n, column in enumerate(table.columns) if column.name not in LEFT_OUT]
-    for column in (table.columns[n] for n in places):
-        whole = column.unit == "key" or column.name in ("backend", "what")
-        right = show.is_number(column)
-        name = Text(show.line(column.name))  # a step's of preparing, from the records
-        made.add_column(name, justify="right" if right else "left", no_wrap=whole)
-    for row in table.rows:
-        made.add_row(
-            *(Text(show.line(show.compact(row[n], table.columns[n], single=single)))
-              for n in places),
-            style="" if not _marks(table, row) else "yellow",
-        )  # fmt: skip
+    columns = [table.columns[n] for n in places]
+    made = grids.Folding(
+        title=table.title,
+        names=[show.line(c.name) for c in columns],  # a step's of preparing, from the records
+        rows=[[show.line(show.compact(row[n], table.columns[n], single=single)) for n in places]
+              for row in table.rows],
+        styles=["yellow" if _marks(table, row) else "" for row in table.rows],
+        right=[show.is_number(c) for c in columns],
+        whole=[c.unit == "key" or c.name in ("backend", "what") for c in columns],
+        first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
+    )  # fmt: skip
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
     return Group(made, *(Text(show.line(note), style="dim") for note in notes))
 
 
 def _single(value: object) -> bool:
     return isinstance(value, Estimate) and value.why == show.SINGLE
-
-
-def _grid(title: str) -> Grid:
-    return Grid(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD,
-                pad_edge=False)  # fmt: skip
 
 
 def _marks(table: Table, row: list[object]) -> object:
@@ -153,10 +155,6 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     """For the end of a run: a row per cell, then what was skipped or failed, then the headline."""
     summaries = summarise(files)
     bases = baseline_of(summaries)
-    made = _grid("")
-    for name in ("cell", "p50", "images/s", "speed-up", "agree / right", "flags"):
-        words = name in ("cell", "flags")
-        made.add_column(name, justify="left" if words else "right", no_wrap=name == "cell")
     several = len(files) > 1
     same = (
         f" {summaries[0].cell.scenario}" if len({s.cell.scenario for s in summaries}) == 1 else ""
@@ -164,17 +162,21 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     timed = [s for s in summaries if s.timed]
     single = all(_single(s.throughput) or _single(s.p50) for s in timed)
     short = partial(show.compact, single=single)
+    rows, styles = [], []
     for s in timed:
         label = f"{s.run} {s.cell.label}" if several else s.cell.label
         p50 = short(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
-        made.add_row(
-            Text(show.line(label.replace(same, "", 1))), p50, short(s.throughput, _RATE),
-            short(_speedup(s, bases), _TIMES), _answers(s),
-            Text(show.line(", ".join(flags_of(s))), style="red" if not s.ranked else "yellow"),
-        )  # fmt: skip
+        rows.append({
+            "cell": show.line(label.replace(same, "", 1)), "p50": p50,
+            "images/s": short(s.throughput, _RATE), "speed-up": short(_speedup(s, bases), _TIMES),
+            grids.ANSWERS: _answers(s), "flags": show.line(", ".join(flags_of(s))),
+        })  # fmt: skip
+        styles.append("red" if not s.ranked else "yellow")
     note = _NO_INTERVALS if single else "±: half the 95 % interval."
     note += " agree: top-1 with the reference; right: with the labels."
-    parts: list[RenderableType] = [made, Text(note, style="dim")] if made.row_count else []
+    parts: list[RenderableType] = (
+        [grids.Cells(rows, styles), Text(note, style="dim")] if rows else []
+    )
     parts += _problems(summaries)
     told = [*headline.lines(summaries), *pathview.headline(summaries)]
     told += _most([f"Path: {line}" for line in pathview.lines(summaries)])
@@ -183,7 +185,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts += [Text(show.line(line)) for line in _most(falls)]
     said = skipped(summaries)
     said += show.differences(files)
-    said += [f"{f} ({n} cells): {show.meaning(f)}" for f, n in headline.flags(summaries)]
+    said += [f"{f} ({show.cells(n)}): {show.meaning(f)}" for f, n in headline.flags(summaries)]
     said += [f"Note: {note}" for file in files for note in file.notes]
     parts += [Text(show.line(words), style="yellow") for words in said]
     return Group(*parts)
@@ -220,7 +222,7 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for (backend, status, reason, remedy), n in same.items():
         style = "red" if status.startswith("failed") else "dim"
-        line = f"{backend}: {status} ({n} cell{'' if n == 1 else 's'}): {reason}"
+        line = f"{backend}: {status} ({show.cells(n)}): {reason}"
         line += f" -> {remedy}" if remedy else ""
         lines.append(Text(show.line(line), style=style))
     return lines
@@ -279,21 +281,11 @@ class _Rows(Struct, frozen=True):
         widths = {n: max(cell_len(n), *(cell_len(row[n]) for row in rows)) for n in names}
         others = sum(w + 2 for name, w in widths.items() if name != "cell")
         widths["cell"] = max(20, min(widths["cell"], options.max_width - others))
-        yield _line({name: name for name in names}, widths, "bold", "bold")
+        yield grids.line({name: name for name in names}, widths, "bold", "bold")
         for c, row in zip(self.comparisons, rows, strict=True):
-            yield _line(row, widths, "", STYLE[c.verdict])
+            yield grids.line(row, widths, "", STYLE[c.verdict])
             reason = "" if c.verdict == verdicts.UNCHANGED else verdicts.why(c)  # said for all
             notes = [f"{name} {row[name]}" for name in more if row[name] != show.NOTHING]
             text = "; ".join([*notes, *([reason] if reason else [])])
             if text:
                 yield Padding(Text(show.line(text), style="dim"), (0, 0, 0, 2))
-
-
-def _line(row: dict[str, str], widths: dict[str, int], style: str, first: str) -> Grid:
-    made = Grid.grid(padding=(0, 2, 0, 0))
-    for name, width in widths.items():
-        right = name not in ("verdict", "cell")
-        made.add_column(width=width, justify="right" if right else "left", overflow="fold")
-    texts = [Text(row[name], style=first if name == "verdict" else style) for name in widths]
-    made.add_row(*texts)
-    return made

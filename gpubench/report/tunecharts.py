@@ -6,7 +6,6 @@ became of a configuration.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Standing
 from gpubench.analysis.tuning import OUTCOMES, View, outcome
 from gpubench.report import headline, recommend, show
-from gpubench.report.charts import COLOURS, CROSS, LOG_FROM, Point, layered
+from gpubench.report.charts import COLOURS, CROSS, LOG, LOG_FROM, Point, layered, stops
 
 SHAPES = {
     "best": ("diamond", True, 190), "leader": ("diamond", False, 120),
@@ -168,7 +167,8 @@ def _worth_spec(points: Sequence[Point]) -> dict[str, Any]:
     scale = {"type": "log" if wide else "linear", "nice": False, "zero": False,
              "domain": [ends[0] * 0.98, ends[1] * (1.1 if wide else 1.02)]}  # fmt: skip
     x: dict[str, Any] = {"field": "x", "type": "quantitative", "scale": scale,
-                         "title": "cost of the best without it / cost of the recommended",
+                         "title": "cost of the best without it / cost of the recommended"
+                         + (LOG if wide else ""),
                          "axis": {"format": ",.3~g", "tickCount": 8}}  # fmt: skip
     y: dict[str, Any] = {"field": "row", "type": "nominal", "sort": None, "title": None,
                          "axis": {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 260,
@@ -193,8 +193,8 @@ def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:
     scale |= {"type": "log"} if wide else {"zero": field == "y"}
     axis: dict[str, Any] = {"format": ",.6~g"} | ({"grid": False} if field == "x" else {})
     if wide:
-        decades = range(math.floor(math.log10(min(seen))), math.ceil(math.log10(max(seen))) + 1)
-        axis["values"] = [m * 10.0**d for d in decades for m in (1, 2, 5)]
+        axis |= stops(seen, field)
+        title += LOG
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
 
 

@@ -61,15 +61,14 @@ def context(
     }  # fmt: skip
 
 
-def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, str]]:
-    """('baseline', 'ref=main; run ...; raw records: ...') of both."""
+def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, list[str]]]:
+    """('baseline', ['ref=main', 'commit abc1234']) of both: what the header of its run says."""
     made = []
     for name, file in (("baseline", base), ("candidate", candidate)):
         head = file.header
         differs = [head.pairing.differs] if head.pairing and head.pairing.differs else []
         commit = _commit(head.environment.get("directory"))
-        differs += [f"commit {commit}"] if commit else []
-        made.append((name, "; ".join([*differs, f"run {head.run_id}", head.started])))
+        made.append((name, [*differs, *([f"commit {commit}"] if commit else [])]))
     return made
 
 
@@ -93,13 +92,19 @@ def _table(
 ) -> dict[str, Any]:
     """As the page's other tables are; a verdict has its look, and sorts by its urgency."""
     pairs = verdicts.paired(found)
-    names = [*verdicts.row(found[0], pairs=pairs), "why"] if found else []
+    names = [*_texts(found[0], pairs), "why"] if found else []
     columns = [
         {"name": n, "css": "num" if n in _NUMBERS else "word" if n == "verdict" else "wide",
          "help": HELP[n], "better": "", "unit": ""} for n in names
     ]  # fmt: skip
     return {"title": title, "columns": columns,
             "rows": [_row(c, pairs, looks) for c in rows]}  # fmt: skip
+
+
+def _texts(c: Comparison, pairs: bool) -> dict[str, str]:
+    """As `verdicts.row`, but the effect comes first: a phone shows three columns."""
+    row = verdicts.row(c, pairs=pairs)
+    return {name: row[name] for name in ("verdict", "cell", "effect")} | row
 
 
 def _row(c: Comparison, pairs: bool, looks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -109,7 +114,7 @@ def _row(c: Comparison, pairs: bool, looks: dict[str, dict[str, Any]]) -> list[d
         "repeats": sum(c.n), "pair sd": c.pair_sd, "finds": c.smallest_detectable,
     }  # fmt: skip
     made = []
-    for name, text in verdicts.row(c, pairs=pairs).items():
+    for name, text in _texts(c, pairs).items():
         main, bracket, aside = text.partition(" [")
         key = sort.get(name, text)
         made.append({"main": main, "aside": bracket.lstrip() + aside, "hint": "",

@@ -108,6 +108,42 @@ def test_page_draws_sorts_filters_and_stays_at_home(browser, tmp_path, scheme):
     assert requests(browser) == {path.as_uri()}
 
 
+def test_every_section_is_named_in_the_bar_and_only_series_of_the_picture_in_the_legend(
+    browser, tmp_path
+):
+    browser.view(1280, 900)
+    show(browser, tmp_path / "path.html", [make_paths.run()])
+    bar = "document.querySelector('nav')"
+    assert browser.evaluate(f"{bar}.scrollWidth <= {bar}.clientWidth")
+    chips = "[...document.querySelectorAll('#series button')].filter(b => b.checkVisibility())"
+    assert browser.evaluate(f"{chips}.length") == 3  # one of each backend; decoders elsewhere
+    ticks = "document.querySelectorAll('#chart-tradeoff .role-axis')[2].textContent"
+    assert "3040" in browser.evaluate(ticks)  # less than a decade is drawn
+    choose = "choice = document.querySelector('#controls select'); choice.value = 2; "
+    settle(browser, choose + "choice.dispatchEvent(new Event('change'))")
+    assert browser.evaluate(f"{chips}.length") == 9
+    assert troubles(browser) == []
+
+
+def test_without_scripts_the_page_has_no_dead_controls_and_no_empty_charts(
+    browser, tmp_path, session
+):
+    browser.view(1280, 900)
+    path = tmp_path / "still.html"
+    path.write_text(report.render(list(session), "html"), encoding="utf-8")
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(path.as_uri())
+        browser.call("DOM.enable")
+        root = browser.call("DOM.getDocument")["root"]["nodeId"]
+        for selector in ("#forest", "#cells .filter", "#behind .chart", ".command .copy"):
+            found = browser.call("DOM.querySelector", nodeId=root, selector=selector)
+            with pytest.raises(RuntimeError, match="box model"):  # what is not shown has none
+                browser.call("DOM.getBoxModel", nodeId=found["nodeId"])
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
 def test_hostile_strings_run_nothing(browser, tmp_path):
     path = tmp_path / "hostile.html"
     browser.view(1280, 900)
@@ -195,9 +231,9 @@ def test_comparison_draws_its_effects_and_pairs_and_the_runs_when_opened(
     assert browser.evaluate(f"{rows}.length") == 3
     assert browser.evaluate("document.querySelector('#cells .shown').textContent") == "3 of 12 rows"
 
-    first = "document.querySelector('#cells tbody').rows[0].cells[4].dataset.v"
+    first = "document.querySelector('#cells tbody').rows[0].cells[2].dataset.v"
     before = float(browser.evaluate(first))
-    browser.evaluate("document.querySelectorAll('#cells th button')[4].click()")
+    browser.evaluate("document.querySelectorAll('#cells th button')[2].click()")
     assert float(browser.evaluate(first)) < 0 < before
     assert troubles(browser) == []
     assert requests(browser) == {path.as_uri()}
@@ -221,8 +257,12 @@ def test_comparison_on_a_phone_and_with_hostile_labels(browser, tmp_path, sessio
     browser.view(390, 844)
     show(browser, tmp_path / "phone.html", list(session))
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    effect = "document.querySelectorAll('#cells th')[2]"  # to be seen without scrolling sideways
+    assert browser.evaluate(f"{effect}.textContent.trim()") == "effect"
+    assert browser.evaluate(f"{effect}.getBoundingClientRect().right") <= 400
     labels = browser.evaluate("document.querySelector('#forest').textContent")
     assert "torch-eager fp32 b16 x1throughput" in labels.replace("\n", "")  # two lines
+    assert "\u2026" not in labels  # none is cut off
     found = [replace(c, label=HOSTILE, reason=HOSTILE) for c in compare(*session)]
     show_page(browser, tmp_path / "evil.html", page.render_comparison(*session, found))
     assert count(browser, "img") == 0
@@ -250,8 +290,11 @@ def test_samples_are_drawn_when_their_cell_is_opened(browser, tmp_path):
     for text in ("one batch (ms)", "SM clock (MHz)", "temperature (\u00b0C)", "repeat 2"):
         assert text in said
     assert count(browser, "#samples .item:first-child .mark-line path") == 3 * 2 * 3
+    names = "[...document.querySelectorAll('#samples .swatches li')].map(i => i.textContent)"
+    assert browser.evaluate(names) == ["replica or GPU 0", "replica or GPU 1"]
     settle(browser, opened.format(1))
     assert count(browser, "#samples svg.marks") == 4
+    assert len(browser.evaluate(names)) == 2  # one replica needs no legend
     assert troubles(browser) == []
 
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gpubench import report
 from gpubench.analysis import gate
+from gpubench.analysis.cells import run_names
 from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison, compare
 from gpubench.record import Record
 from gpubench.report import forest, machine, markdown, page, show, text, verdicts
@@ -348,6 +349,11 @@ def test_page_begins_with_the_verdict_and_folds_both_runs(session, page_of_sessi
     said = Text(page_of_session).found["verdict"]
     assert verdicts.headline(found, RULE) in said
     assert "Exit code 1: a confirmed regression." in said
+    assert '<h2 class="headline"' in page_of_session
+    assert page_of_session.count("A first look in two minutes.") == 1  # both have it
+    assert "ref=main; 2026-" in said
+    for file in session:
+        assert f"raw records: {file.path}" in said
     assert "95 times in 100" in said
     assert "delta" in said
     assert "ref=main" in said
@@ -355,6 +361,23 @@ def test_page_begins_with_the_verdict_and_folds_both_runs(session, page_of_sessi
     runs = page_of_session.partition('<details class="fold" id="runs">')[2]
     assert "Latency per batch" in runs
     assert len(page_of_session.encode()) < 3_000_000
+
+
+def test_both_runs_are_called_baseline_and_candidate(session, page_of_session):
+    assert "baseline: torch-eager" in page_of_session  # samples over time
+    assert session[0].header.run_id in page_of_session  # once, beside the arm
+    for names, files in (
+        (["candidate", "baseline"], session[::-1]),
+        (["ab-session-baseline"], session[:1]),
+        (["ab-session-baseline", "other-candidate"], [session[0], _other(session[1])]),
+    ):
+        assert run_names(files) == names
+
+
+def _other(file):
+    """The same arm of another A/B."""
+    pairing = replace(file.header.pairing, session="other")
+    return replace(file, header=replace(file.header, pairing=pairing, run_id="other-candidate"))
 
 
 def test_page_lists_every_cell_once(session, page_of_session):

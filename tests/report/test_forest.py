@@ -9,7 +9,7 @@ from gpubench import report
 from gpubench.analysis.compare import VERDICTS, compare
 from gpubench.report import forest, verdicts
 from gpubench.suite import Rule
-from tests.report import make, make_pairs
+from tests.report import make, make_pairs, make_tunes
 from tests.report.test_comparison import ROWS, RULE, both_arms, row
 
 
@@ -72,6 +72,15 @@ def test_equal_labels_stay_two_lines():
     twice = [replace(ROWS[1], key=key) for key in ("a", "b")]
     rows = [p["row"] for p in forest.forest(twice, RULE)["points"]]
     assert rows == [ROWS[1].label, f"{ROWS[1].label} (b)"]
+
+
+def test_pairs_are_drawn_by_the_metric_that_the_verdict_is_by():
+    best, base = make_tunes.cell(batch_size=8, replicas=2), make_tunes.cell(batch_size=8)
+    session = make_tunes.evidence(best, base, pairs=8)  # by images/s, of cells of latency
+    (cell,) = forest.behind(*session, compare(*session), RULE)["cells"]
+    (line,) = cell["lines"]
+    heights = [p["y"] for p in cell["points"]]
+    assert min(heights) < line["y"] < max(heights)
 
 
 def test_pairs_are_drawn_for_what_is_not_unchanged():

@@ -95,6 +95,25 @@ def test_html_is_one_small_file_without_outside_references(page_of_run):
     assert "url(" not in page.asset("style.css")
 
 
+def test_html_says_once_what_runs_share_and_each_run_what_is_its_own(run):
+    other = make.run([make.cell()], run_id="another", environment={"cpu": {"model": "Other CPU"}})
+    for files, lines in ([run], 1), ([run, run], 3), ([run, other], 3):
+        head = report.render(files, "html").partition("</header>")[0]
+        assert head.count("A first look in two minutes.") == 1
+        assert head.count("Example CPU 9000") == 1
+        assert head.count('class="run"') == lines
+        assert head.count("raw records:") == len(files)
+
+
+def test_html_tables_have_captions_and_axes_say_their_scale(run):
+    made = report.render([run], "html")
+    assert '<caption class="hidden">Throughput</caption>' in made
+    lone = report.render([make.run([make.cell()])], "html")
+    assert ">1 row</span>" in lone
+    assert "p50 latency (ms), log scale" in made
+    assert 'p50 latency (ms)"' in lone
+
+
 def test_html_escapes_every_untrusted_string():
     made = report.render([hostile()], "html")
     tags = Tags(made).seen

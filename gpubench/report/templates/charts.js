@@ -67,6 +67,8 @@
     p.group === state.group && p[chart.by] === state[chart.by] && !hidden.has(p.series));
 
   function draw() {
+    const seen = new Set(charts.flatMap((c) => c.points.filter((p) => p.group === state.group).map((p) => p.series)));
+    gpubench.$("#series button").forEach((button, i) => { button.hidden = !seen.has(series[i].name); });
     for (const chart of charts) {
       const many = new Set(chart.points.map((p) => p[chart.by])).size > 1;
       const value = state[chart.by];

@@ -43,7 +43,8 @@ const gpubench = (() => {
         shown += !row.hidden;
       });
       const all = rows.length;
-      $(".shown", section)[0].textContent = shown < all ? `${shown} of ${all} rows` : `${all} rows`;
+      const named = `${all} row${all === 1 ? "" : "s"}`;
+      $(".shown", section)[0].textContent = shown < all ? `${shown} of ${named}` : named;
       if (words.length) $("details.fold", section).forEach((fold) => { fold.open = true; });
     });
   });

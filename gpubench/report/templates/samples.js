@@ -24,10 +24,15 @@
   function chart(box, cell, base, title, points, last) {
     const spec = structuredClone(base), [, , main] = spec.layer, { x, y } = main.encoding;
     const every = Math.ceil(cell.turns.length / NAMES);
-    const turns = cell.turns.map(([begin, name], i) =>
-      ({ begin: begin * cell.dx, name: base === samples.spec && i % every === 0 ? name : "" }));
+    const turns = cell.turns.map(([begin, name], i) => ({
+      begin: begin * cell.dx, name: base === samples.spec && i % every === 0 ? name : "",
+      room: ((cell.turns[i + every]?.[0] ?? samples.steps) - begin) / samples.steps,  // till the next name
+    }));
     y.title = title;
-    if (cell.log && base === samples.spec) y.scale = { ...y.scale, type: "log" };
+    if (cell.log && base === samples.spec) {
+      y.title += ", log scale";
+      y.scale = { ...y.scale, type: "log" };
+    }
     x.scale.domain = [0, samples.steps * cell.dx];
     x.title = last ? "s of sampling, turn after turn" : null;
     if (!last) x.axis = { ...x.axis, labels: false, ticks: false };
@@ -40,9 +45,26 @@
     return gpubench.embed(element, spec);
   }
 
+  // which colour is which, where there are several
+  function legend(cell, gauges) {
+    const lines = [...cell.samples, ...gauges.flatMap(([name]) => cell.gauges[name])];
+    const seen = [...new Set(lines.map(([, index]) => index))].sort((a, b) => a - b);
+    const list = document.createElement("ul");
+    list.className = "swatches";
+    seen.slice(seen.length > 1 ? 0 : 1).forEach((index) => {
+      const item = document.createElement("li"), swatch = document.createElement("span");
+      swatch.className = "swatch";
+      swatch.style.background = `var(--s${index % COLOURS})`;
+      item.append(swatch, `${gauges.length ? "replica or GPU" : "replica"} ${named(cell, "replica", index)}`);
+      list.append(item);
+    });
+    return list;
+  }
+
   gpubench.$("[data-samples]").forEach((box) => gpubench.lazy(box, async () => {
     const cell = samples.cells[box.dataset.samples];
     const gauges = samples.gauges.filter(([name]) => cell.gauges[name].length);
+    box.append(legend(cell, gauges));
     const drawn = [chart(box, cell, samples.spec, `one batch (${cell.unit})`,
       rows(cell, cell.samples, "replica", cell.unit, cell.dy), !gauges.length)];
     gauges.forEach(([name, title, unit], i) => drawn.push(chart(box, cell, samples.gauge, title,

@@ -32,8 +32,8 @@
 
   // in two lines, for a narrow window; nothing is cut off, so that no two become alike
   function folded(text) {
-    const at = text.lastIndexOf(" ", 27);
-    return text.length > 27 && at > 0 ? `${text.slice(0, at)}\n${text.slice(at + 1)}` : text;
+    const at = text.lastIndexOf(" ", 24);
+    return text.length > 24 && at > 0 ? `${text.slice(0, at)}\n${text.slice(at + 1)}` : text;
   }
 
   // every y of a layered specification that has a field: they share one axis
