@@ -60,7 +60,7 @@ class Bench:
     def want(self, suite: str, chosen: Mapping[str, Any]) -> list[Wanted]:
         """The cells of a suite under overrides. Raises GpubenchError where there is a mistake."""
         chosen = {**chosen, **self._overrides}
-        path = find(suite).absolute()
+        path = find(suite).resolve()  # one run, whichever way tests name it
         key = path, json.dumps(chosen, sort_keys=True, default=repr)
         if key not in self._wanted:
             cache = self._config.getoption("gpubench_cache_dir")

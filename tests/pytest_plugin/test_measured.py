@@ -26,7 +26,7 @@ MINE = """
         assert gpubench.cell.batch_size == 1
         assert len(gpubench.records) == 2
 
-    @pytest.mark.gpubench("tiny.toml", batch_size=[1, 4])
+    @pytest.mark.gpubench("../{here}/tiny.toml", batch_size=[1, 4])  # still the same suite
     @pytest.mark.parametrize("budget_ms", [0.1])
     def test_too_slow(gpubench, budget_ms):
         assert gpubench.p50_ms < budget_ms
@@ -61,7 +61,7 @@ def finished(
         write_suite(
             scenario='["latency", "throughput"]', axes="[axes.options.fake]\nlatency_us = 200"
         )
-        write(tmp_path / "test_mine.py", MINE)
+        write(tmp_path / "test_mine.py", MINE.format(here=tmp_path.name))
         words = ("tiny.toml", "test_mine.py", "-v", "-rs", "--benchmark-json", "out.json")
         done = run_pytest(*words, "--gpubench-records", "records", TMPDIR=str(scratch))
         _finished.append(Finished(done, tmp_path, list(scratch.iterdir())))
