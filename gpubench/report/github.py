@@ -180,7 +180,7 @@ def _limited(found: Iterable[Annotation]) -> list[str]:
     for level, told in levels.items():
         more = len(told) - (ANNOTATIONS - 1)
         if more > 1:
-            told = [*told[:-more], (f"{more} more", "all of them are in the job summary")]
+            told = [*told[:-more], (f"{more} more", "see the job summary")]
         lines += [
             f"::{level} title={_property(f'gpubench: {_short(title)}')}::{_data(_short(message))}"
             for title, message in told
