@@ -237,7 +237,7 @@ def pytest_benchmark_compare_machine_info(
     config: pytest.Config, compared_benchmark: dict[str, Any]
 ) -> None:
     if isinstance(compared_benchmark.get("gpubench"), dict):
-        bench_of(config).compared.append(compared_benchmark["gpubench"])
+        bench_of(config).compared.append(compared_benchmark)
 
 
 @pytest.hookimpl(optionalhook=True)
