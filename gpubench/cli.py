@@ -20,6 +20,7 @@ from gpubench import __version__, cli_compare, cli_deploy, cli_tune
 from gpubench.cli_options import (
     cache_option,
     console,
+    file_or_stdout,
     github_option,
     save,
     save_report,
@@ -217,7 +218,13 @@ def doctor(as_json: bool) -> None:
 @click.option(
     "-f", "--format", "form", type=click.Choice(FORMATS), help="Default: by -o's ending, else text."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=file_or_stdout,
+    help="A file instead of stdout.",
+)
 def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
     """Tables and charts from one or more runs; of an A/B its verdicts too.
 

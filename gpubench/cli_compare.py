@@ -14,6 +14,7 @@ from gpubench import escape
 from gpubench.cli_options import (
     cache_option,
     console,
+    file_or_stdout,
     github_option,
     save,
     save_report,
@@ -292,7 +293,13 @@ def selftest(
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("-f", "--format", "form", type=click.Choice(EXPORTS), required=True)
-@click.option("-o", "--output", type=path, help="A file; of github-action-benchmark a directory.")
+@click.option(
+    "-o",
+    "--output",
+    type=path,
+    callback=file_or_stdout,
+    help="A file; of github-action-benchmark a directory.",
+)
 def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     """Write results for other tools. Of an A/B the candidate; csv and parquet both arms.
 
@@ -314,7 +321,8 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     if output is None:
         click.echo(exports.text(documents, form), nl=False)
     else:
-        exports.save(documents, output)
+        for name, content in documents.items():
+            save(output / name if name else output, content)
 
 
 @click.command()
@@ -322,7 +330,9 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
 @click.option("--delta", help="Changes up to this much are not reported.  [default: 2%]")
 @click.option("--alpha", help="Chance of a false change in the list.  [default: 1%]")
 @click.option("-f", "--format", "form", type=click.Choice(TREND_FORMATS))
-@click.option("-o", "--output", type=path, help="A file instead of stdout.")
+@click.option(
+    "-o", "--output", type=path, callback=file_or_stdout, help="A file instead of stdout."
+)
 def history(
     directory: Path, delta: str | None, alpha: str | None, form: str | None, output: Path | None
 ) -> None:

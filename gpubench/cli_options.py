@@ -29,6 +29,11 @@ def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str]
     return None if value is None else [word.strip() for word in value.split(",")]
 
 
+def file_or_stdout(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """'-' is standard output, as it is everywhere."""
+    return None if value == Path("-") else value
+
+
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
     listed = words(ctx, parameter, value)
     try:
@@ -214,14 +219,14 @@ def show_run(screen: Console, quiet: bool) -> Silent:
     return (progress.Live if screen.is_terminal else progress.Lines)(screen)
 
 
-def save(path: Path, body: str) -> None:
+def save(path: Path, body: str | bytes) -> None:
     """Write ``body``, whole or not at all; InputError where that cannot be done."""
     device = path.exists() and not path.is_file()  # such as /dev/stdout
     aside = path if device else path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            aside.write_text(body, encoding="utf-8")
+            aside.write_bytes(body if isinstance(body, bytes) else body.encode())
             if not device:
                 aside.replace(path)
         finally:

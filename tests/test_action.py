@@ -20,12 +20,14 @@ PATH = Path(__file__).parent.parent / ".github/actions/gpubench/action.yml"
 ACTION: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
 HOSTILE = "$(touch pwned); `touch pwned` && touch pwned | \"'\\ * ${IFS} %0A\n::error::x\n--json -q"
+EVENT_BASE = "github.event.pull_request.base.sha"
 STUB = """#!{python}
 import json, os, sys
 with open(os.environ["LOG"], "a") as log:
     log.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
 with open(os.environ["LOG"] + ".told", "a") as log:
-    log.write(" ".join([sys.argv[1], os.environ.get("GITHUB_ACTIONS", "")]) + "\\n")
+    told = [os.environ.get(name, "") for name in ("GITHUB_ACTIONS", "UV_PROJECT_ENVIRONMENT")]
+    log.write(" ".join([sys.argv[1], *filter(None, told)]) + "\\n")
 sys.exit(int(os.environ.get("CODE", "0")))
 """
 
@@ -45,6 +47,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
     for name in ("LOG", "GITHUB_OUTPUT", "GITHUB_PATH"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("GITHUB_REF", "refs/heads/main")
+    monkeypatch.delenv("UV_PROJECT_ENVIRONMENT", raising=False)
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -64,16 +68,15 @@ def git(where: Path, *words: str) -> str:
 
 def run(job: Path, name: str, code: int = 0, **inputs: str) -> tuple[int, str, list[list[str]]]:
     """(exit code, stdout, commands) of a step's script with these inputs, the others default."""
-    defaults = {key: str(value["default"]) for key, value in ACTION["inputs"].items()}
-    if "${{" in defaults["base-ref"]:
-        defaults["base-ref"] = ""  # outside a pull request
-    given = defaults | {key.replace("_", "-"): value for key, value in inputs.items()}
-    assert set(given) == set(defaults)
+    given = {f"inputs.{key}": str(value["default"]) for key, value in ACTION["inputs"].items()}
+    given[EVENT_BASE] = ""  # outside a pull request
+    changes = {f"inputs.{k.replace('_', '-')}": v for k, v in inputs.items() if k != "event_base"}
+    assert set(changes) <= set(given)
+    given |= changes | {EVENT_BASE: inputs.get("event_base", "")}
     values = {
-        key: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda m: given[m[1]], value)
+        key: re.sub(r"\$\{\{ (.+?) \}\}", lambda m: given[m[1]], value)
         for key, value in step(name).get("env", {}).items()
     }
-    assert not any("${{" in value for key, value in values.items() if given.get(key) != value)
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
         cwd=job / "work", env={**os.environ, **values, "CODE": str(code)},
@@ -134,6 +137,7 @@ def test_the_cache_leaves_environments_of_base_commits_out() -> None:
 
 @pytest.mark.parametrize("mode", ["ab", "compare", "run"])
 def test_every_option_exists_in_the_command_line(mode: str, job: Path) -> None:
+    (job / "work/stored").mkdir()
     code, out, commands = run(job, "Measure", mode=mode, base_ref="main", baseline="stored",
                               delta="3%", budget="5m", fail_on="regressed,missing",
                               args="--backend null\n --require  null")  # fmt: skip
@@ -158,18 +162,30 @@ def test_every_option_exists_in_the_command_line(mode: str, job: Path) -> None:
         assert given["baseline_ref"] == git(job / "origin", "rev-parse", "main")
 
 
+@pytest.mark.parametrize(("code", "commands"), [(1, ["run", "compare"]), (2, ["run"])])
+def test_a_run_with_failed_cells_is_still_compared(
+    code: int, commands: list[str], job: Path
+) -> None:
+    (job / "work/stored").mkdir()
+    exited, _, ran = run(job, "Measure", code, mode="compare", baseline="stored")
+    assert (exited, [words[1] for words in ran]) == (code, commands)
+
+
 def test_a_comparison_alone_tells_github(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")  # implies --github
+    (job / "work/stored").mkdir()
     run(job, "Measure", mode="compare", baseline="stored")
     told = (job / "LOG.told").read_text(encoding="utf-8").splitlines()
-    assert told == ["run ", "compare true"]
+    assert told == ["run", "compare true"]
 
 
 def test_empty_inputs_leave_gpubenchs_defaults(job: Path) -> None:
     code, _, ((_, *words),) = run(job, "Measure", base_ref="main")
     assert code == 0
     names = [word.partition("=")[0] for word in words]
-    assert names == ["ab", "--github", "--baseline-ref", "--output", "--cache-dir", "--", "ci"]
+    assert names == ["ab", "--github", "--fail-on", "--baseline-ref", "--output", "--cache-dir",
+                     "--", "ci"]  # fmt: skip
+    assert "--fail-on=regressed,missing" in words  # what is undecided is a warning
     directory = (job / "GITHUB_OUTPUT").read_text(encoding="utf-8").strip().partition("=")[2]
     assert f"--output={directory}" in words
 
@@ -204,6 +220,46 @@ def test_the_base_is_fetched_into_a_shallow_checkout(
         assert git(job / "work", "cat-file", "-t", commit) == "commit"
 
 
+def pull_request(job: Path) -> dict[str, str]:
+    """Checked out as GitHub does: the merge alone. What the event says is older than its base."""
+    origin, who = job / "origin", ("-c", "user.name=a", "-c", "user.email=a@b")
+    git(origin, "checkout", "-q", "-b", "feature", "old/one")
+    git(origin, *who, "commit", "-q", "--allow-empty", "-m", "feature")
+    git(origin, "checkout", "-q", "--detach", "main")
+    message = "merge\n\nparent " + "0" * 40
+    git(origin, *who, "merge", "-q", "--no-ff", "-m", message, "feature")
+    git(origin, "update-ref", "refs/pull/1/merge", "HEAD")
+    git(origin, "checkout", "-q", "main")
+    git(job / "work", "fetch", "-q", "--depth=1", "origin", "refs/pull/1/merge")
+    git(job / "work", "checkout", "-q", "--detach", "FETCH_HEAD")
+    return {name: git(origin, "rev-parse", name) for name in ("main", "old/one", "feature")}
+
+
+def test_the_base_of_a_pull_request_is_what_it_was_merged_into(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the event calls its base: the merge may hold changes made since."""
+    commits = pull_request(job)
+    monkeypatch.setenv("GITHUB_REF", "refs/pull/1/merge")
+    monkeypatch.setenv("GITHUB_SHA", git(job / "work", "rev-parse", "HEAD"))
+    _, _, ((_, *words),) = run(job, "Measure", event_base=commits["old/one"])
+    assert f"--baseline-ref={commits['main']}" in words
+    named = run(job, "Measure", event_base=commits["old/one"], base_ref="feature")[2][1]
+    assert f"--baseline-ref={commits['feature']}" in named
+
+
+def test_the_base_of_another_checkout_is_the_events(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = pull_request(job)
+    monkeypatch.setenv("GITHUB_REF", "refs/pull/1/merge")
+    monkeypatch.setenv("GITHUB_SHA", git(job / "work", "rev-parse", "HEAD"))
+    git(job / "work", "fetch", "-q", "--depth=1", "origin", "feature")
+    git(job / "work", "checkout", "-q", "FETCH_HEAD")
+    _, _, ((_, *words),) = run(job, "Measure", event_base=commits["old/one"])
+    assert f"--baseline-ref={commits['old/one']}" in words
+
+
 def test_a_commit_may_be_named_and_a_whole_history_stays_whole(job: Path) -> None:
     old = git(job / "origin", "rev-parse", "old/one")
     git(job / "work", "fetch", "-q", "--unshallow")
@@ -219,6 +275,7 @@ def test_a_commit_may_be_named_and_a_whole_history_stays_whole(job: Path) -> Non
         ({"mode": ""}, "mode must be"),
         ({"mode": HOSTILE}, "mode must be"),
         ({"mode": "compare"}, "needs baseline"),
+        ({"mode": "compare", "baseline": "gone"}, "needs baseline"),
         ({"base_ref": ""}, "needs base-ref"),
         ({"base_ref": "--upload-pack=touch pwned"}, "must be a commit"),
         ({"base_ref": "+main"}, "must be a commit"),
@@ -237,6 +294,7 @@ def test_bad_inputs_are_refused_before_anything_is_measured(
 @pytest.mark.parametrize("mode", ["ab", "compare", "run"])
 def test_hostile_inputs_stay_words(mode: str, job: Path) -> None:
     (job / "work/file.txt").touch()  # what a glob would find
+    (job / f"work/-{HOSTILE}").mkdir()
     code, _, commands = run(job, "Measure", mode=mode, base_ref="main", suite=HOSTILE,
                             baseline=f"-{HOSTILE}", delta=HOSTILE, budget=HOSTILE, fail_on=HOSTILE,
                             cache_path=HOSTILE, args=HOSTILE)  # fmt: skip
@@ -291,6 +349,8 @@ def test_the_projects_environment_is_made_and_gpubench_added_where_it_lacks(
         assert commands[1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
         assert Path(commands[1][-1]).resolve() == PATH.parents[3]
         assert (Path(commands[1][-1]) / "pyproject.toml").is_file()
+    told = (job / "LOG.told").read_text(encoding="utf-8").splitlines()[0]
+    assert told.endswith(f" {job}/work/.venv")  # not beside the root of a workspace
     added = Path((job / "GITHUB_PATH").read_text(encoding="utf-8").strip())
     assert [p.name for p in added.iterdir()] == ["gpubench"]
     assert (added / "gpubench").readlink() == job / "work/.venv/bin/gpubench"

@@ -118,6 +118,8 @@ def geometric_mean(values: Sequence[float], pilot: int = 0) -> Estimate:
         return Estimate(why="no repeats")
     if n == 1:
         return Estimate(value=values[0], n=1, why=repeats(1))
+    if min(values) == max(values):  # exp(log(x)) may miss x, and with it the interval
+        return Estimate(value=values[0], low=values[0], high=values[0], n=n)
     mean, variance, dof = _moments([math.log(v) for v in values], pilot)
     return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=(n, n)).estimate()
 

@@ -55,12 +55,12 @@ class Bench:
         self.results: dict[str, Result] = {}
         """By the test's node id."""
         self.compared: list[dict[str, Any]] = []
-        """`facts` of the files of ``--benchmark-compare``."""
+        """The documents of ``--benchmark-compare``, with `facts`."""
 
     def want(self, suite: str, chosen: Mapping[str, Any]) -> list[Wanted]:
         """The cells of a suite under overrides. Raises GpubenchError where there is a mistake."""
         chosen = {**chosen, **self._overrides}
-        path = find(suite).absolute()
+        path = find(suite).resolve()  # one run, whichever way tests name it
         key = path, json.dumps(chosen, sort_keys=True, default=repr)
         if key not in self._wanted:
             cache = self._config.getoption("gpubench_cache_dir")
@@ -146,8 +146,14 @@ class Bench:
             if run.wish:
                 terminal.write_line(f"records: {run.file.path}")
         here = self.facts()
+        measured = {name for name, result in self.results.items() if result.rounds_s}
         for there in self.compared if here else ():
-            one, two = here["gpubench"]["comparable"], there.get("comparable", {})
+            new = sorted(measured - {known.get("fullname") for known in there["benchmarks"]})
+            if new:
+                words = f"{len(new)} of {len(measured)} are not in the run that is compared with"
+                words = f"{words}, such as {new[0]}: nothing says whether they became slower"
+                terminal.write_line(words, yellow=True)
+            one, two = here["gpubench"]["comparable"], there["gpubench"].get("comparable", {})
             differ = sorted(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
             if differ:
                 words = f"compared with a run under other conditions ({', '.join(differ)})"

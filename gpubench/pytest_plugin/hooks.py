@@ -178,7 +178,13 @@ def wanted_of(item: pytest.Item) -> Wanted | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config) -> None:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    for item in items:
+        if any(mark.name == "gpubench" for mark in item.own_markers) and wanted_of(item) is None:
+            words = "marked 'gpubench', but a unittest.TestCase takes no arguments: nothing is "
+            raise pytest.UsageError(f"{item.nodeid}: {words}measured")
     required = config.getoption("gpubench_require")
     if _BENCH in config.stash or (required and not session.testsfailed):
         bench_of(config).check_options()
@@ -231,7 +237,7 @@ def pytest_benchmark_compare_machine_info(
     config: pytest.Config, compared_benchmark: dict[str, Any]
 ) -> None:
     if isinstance(compared_benchmark.get("gpubench"), dict):
-        bench_of(config).compared.append(compared_benchmark["gpubench"])
+        bench_of(config).compared.append(compared_benchmark)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -66,6 +66,7 @@ class Result:
         """Time per batch, percentile ``q`` (0.99) over all samples; fails where n is too small."""
         from gpubench.analysis import stats
 
+        __tracebackhide__ = True
         if not 0 < q < 1:
             raise ValueError(
                 f"percentile_ms({q!r}): expected a share between 0 and 1, such as 0.99"

@@ -1,6 +1,6 @@
 """GitHub Actions: a job summary with the verdict first, and annotations.
 
-The limits kept here are GitHub's: a summary must stay readable (60 KB; GitHub cuts a step's off at
+The limits kept here are GitHub's: a summary must stay readable (60 KB; GitHub drops a step's above
 1 MiB), and of a step's annotations only ten errors and ten warnings are shown.
 """
 
@@ -31,6 +31,8 @@ ANNOTATIONS = 10
 """Of each level, in one step."""
 LONGEST = 500
 """Characters of one reason: a library's whole traceback would push the other rows out."""
+TAKEN = 1 << 20
+"""Bytes that GitHub takes of a step; of a longer file it shows nothing."""
 
 OPEN = ("Skips and failures", "Latency per batch", "Throughput", *pathtables.ADDS.values())
 """Tables of a run that are not folded."""
@@ -178,7 +180,7 @@ def _limited(found: Iterable[Annotation]) -> list[str]:
     for level, told in levels.items():
         more = len(told) - (ANNOTATIONS - 1)
         if more > 1:
-            told = [*told[:-more], (f"{more} more", "all of them are in the job summary")]
+            told = [*told[:-more], (f"{more} more", "see the job summary")]
         lines += [
             f"::{level} title={_property(f'gpubench: {_short(title)}')}::{_data(_short(message))}"
             for title, message in told
@@ -207,7 +209,8 @@ def publish(
 ) -> None:
     """Append ``text`` to the job summary and ``write`` the commands ``told``, one a line.
 
-    A summary that cannot be written is a warning on stderr: it must not change an exit code.
+    Not where this would make it longer than GitHub takes: all that the step wrote would be lost. A
+    summary that cannot be written is a warning on stderr: it must not change an exit code.
     """
     for command in told:
         write(command)
@@ -215,8 +218,14 @@ def publish(
     if not path:
         print("warning: GITHUB_STEP_SUMMARY is not set: no job summary written", file=sys.stderr)
         return
+    body, why = f"{text}\n".encode(), ""
     try:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with Path(path).open("ab") as file:
+            if file.tell() + len(body) > TAKEN:
+                why = "it would be longer than the 1 MiB that GitHub takes"
+            else:
+                file.write(body)
     except OSError as error:
-        print(f"warning: no job summary written: {path}: {error.strerror}", file=sys.stderr)
+        why = str(error.strerror)
+    if why:
+        print(f"warning: no job summary written: {path}: {why}", file=sys.stderr)

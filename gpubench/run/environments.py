@@ -69,7 +69,8 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
             )
         python = project / ".venv/bin/python"
         if not (ready.exists() and has_gpubench(python)):
-            _run("--baseline-ref", [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)])
+            sync = [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)]
+            _run("--baseline-ref", sync, UV_PROJECT_ENVIRONMENT=str(python.parents[1]))
             if not has_gpubench(python):
                 _run(
                     "--baseline-ref",
@@ -140,13 +141,13 @@ def _uv() -> list[str]:
     return [found]
 
 
-def _run(what: str, command: Sequence[str], read: str = "") -> str:
+def _run(what: str, command: Sequence[str], read: str = "", **variables: str) -> str:
     """The command's output; it reads ``read``. InputError begins with ``what``."""
     clean = {key: value for key, value in environ_of_another().items() if key not in GIT}
     try:
         done = subprocess.run(
-            command, input=f"{read}\n" if read else "", capture_output=True, text=True, env=clean,
-            timeout=SYNC_LIMIT_S, check=False,
+            command, input=f"{read}\n" if read else "", capture_output=True, text=True,
+            env=clean | variables, timeout=SYNC_LIMIT_S, check=False,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise InputError(f"{what}: {command[0]} is not installed") from error

@@ -25,9 +25,10 @@ def test_one_repeat_has_no_interval_and_says_so():
 
 
 def test_equal_repeats_give_an_interval_of_no_width():
-    e = stats.geometric_mean([7.0] * 4)
-    assert e.low == pytest.approx(7.0)
-    assert e.high == pytest.approx(7.0)
+    """Exactly: exp(log(200411)) is another number, and the interval would miss its values."""
+    for value in (7.0, 200411.0, 1 / 3):
+        e = stats.geometric_mean([value] * 4)
+        assert (e.low, e.value, e.high, e.n) == (value, value, value, 4)
 
 
 def test_minimum_n_is_that_of_the_specification():

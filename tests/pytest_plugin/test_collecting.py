@@ -70,6 +70,23 @@ def test_wrong_marks_are_clear_errors(
     assert "During handling" not in done.stdout
 
 
+def test_a_marked_method_of_unittest_does_not_pass_unmeasured(
+    run_pytest: Pytest, tmp_path: Path
+) -> None:
+    code = """
+        import unittest
+        import pytest
+
+        class TestMine(unittest.TestCase):
+            @pytest.mark.gpubench("ci")
+            def test_mine(self): pass
+    """
+    write(tmp_path / "test_mine.py", code)
+    done = run_pytest()
+    assert done.returncode == 4
+    assert "test_mine.py::TestMine::test_mine: marked 'gpubench', but a unittest" in done.stderr
+
+
 def test_marks_closest_wins_and_paths_are_the_tests(tmp_path: Path) -> None:
     def mark(*args: object, **kwargs: object) -> Any:
         return SimpleNamespace(args=args, kwargs=kwargs)

@@ -13,9 +13,11 @@ from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, outcomes, wri
 def test_compare_fails_on_a_slower_run_only(
     write_suite: WriteSuite, run_pytest: Pytest, tmp_path: Path
 ) -> None:
-    def measured(microseconds: int, *words: str) -> subprocess.CompletedProcess[str]:
+    def measured(
+        microseconds: int, *words: str, batch_size: str = "[1]"
+    ) -> subprocess.CompletedProcess[str]:
         options = f"[axes.options.fake]\nlatency_us = {microseconds}"
-        write_suite(batch_size="[1]", policy={"parity_images": 4}, axes=options)
+        write_suite(batch_size=batch_size, policy={"parity_images": 4}, axes=options)
         return run_pytest("tiny.toml", *words, COLUMNS="250")
 
     def change(seconds: float, renamed: int, **conditions: str) -> None:
@@ -34,12 +36,16 @@ def test_compare_fails_on_a_slower_run_only(
     done = measured(2000, *against, "median:90%")
     assert done.returncode == 0, done.stdout
     assert "a difference need not be the code's" not in done.stdout
+    assert "nothing says" not in done.stdout
 
     change(0.002, renamed=4000, **{"cpu.model": "another"})
-    done = measured(4000, *against, "median:90%")
+    done = measured(4000, *against, "median:90%", batch_size="[1, 4]")
     assert done.returncode != 0
     assert "Performance has regressed" in done.stdout + done.stderr
     assert "under other conditions (cpu.model)" in done.stdout
+    new = f"tiny.toml::{NAME.format(4)}-latency_us=4000.0"
+    words = f"1 of 2 are not in the run that is compared with, such as {new}: nothing says whether"
+    assert words in done.stdout
 
 
 def test_disabled_checks_answers_and_times_nothing(

@@ -15,8 +15,10 @@ from typing import Any, get_args
 import jsonschema
 import msgspec
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
+from gpubench.cli import cli
 from gpubench.errors import InputError, RecordError
 from gpubench.record import Arm, Record, RecordFile, read_all
 from gpubench.recordwriter import Writer
@@ -125,11 +127,16 @@ def test_documents_are_saved_or_printed(tmp_path: Path) -> None:
         exports.text(two, "github-action-benchmark")
     with pytest.raises(InputError, match="parquet is not text"):
         exports.text({"": b"PAR1"}, "parquet")
-    assert exports.save(one, tmp_path / "new/b.json") == [tmp_path / "new/b.json"]
-    assert exports.save(two, tmp_path / "gab") == [tmp_path / "gab" / n for n in (SMALLER, BIGGER)]
-    assert (tmp_path / "gab" / BIGGER).read_bytes() == two[BIGGER]
+    run, file = str(store(file[0], tmp_path / "run")), tmp_path / "new/b.json"
+    for form, to in (("bencher", file), ("github-action-benchmark", tmp_path / "gab")):
+        done = CliRunner().invoke(cli, ["export", run, "--format", form, "-o", str(to)])
+        assert (done.exit_code, done.output) == (0, "")
+    assert file.read_bytes() == one[""]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "gab").iterdir()} == two
+    done = CliRunner().invoke(cli, ["export", run, "--format", "bencher", "-o", "-"])
+    assert (done.exit_code, done.output) == (0, one[""].decode())
     with pytest.raises(InputError, match="cannot be written"):
-        exports.save(two, tmp_path / "new/b.json")
+        cli.main(["export", run, "-f", "bencher", "-o", str(tmp_path)], standalone_mode=False)
 
 
 # ------------------------------------------------------------------------------ pytest-benchmark
@@ -191,7 +198,7 @@ def test_pytest_benchmark_holds_one_machine() -> None:
 def test_pytest_benchmarks_own_command_compares_two_exports(tmp_path: Path) -> None:
     for name, factor in (("0001_old", 1.0), ("0002_new", 1.5)):
         made = exports.export([make.run(CELLS[:2], factor=factor)], "pytest-benchmark")
-        exports.save(made, tmp_path / f"{name}.json")
+        (tmp_path / f"{name}.json").write_bytes(made[""])
     command = Path(sys.executable).parent / "pytest-benchmark"
     done = subprocess.run(
         [command, "--storage", tmp_path, "compare", "0001_old.json", "0002_new.json",
@@ -230,12 +237,16 @@ def test_github_action_benchmark_has_a_file_for_each_direction() -> None:
     made = exports.export([file], "github-action-benchmark")
     assert set(made) == {SMALLER, BIGGER}
     by_name = {each.name: each.summary for each in values.named([file])}
-    for name, unit, scenario in ((SMALLER, "ms", "latency"), (BIGGER, "images/s", "throughput")):
+    for name, unit, scenarios in (
+        (SMALLER, "ms", {"latency"}),
+        (BIGGER, "images/s", {"latency", "throughput"}),
+    ):
         entries = load(made[name], "github-action-benchmark")
-        assert len(entries) == len(CELLS) / 2
+        assert len(entries) == sum(c.scenario in scenarios for c in CELLS)
         for entry in entries:
             s = by_name[entry["name"]]
-            assert (entry["unit"], s.cell.scenario) == (unit, scenario)
+            assert entry["unit"] == unit
+            assert s.cell.scenario in scenarios
             own = s.p50.value / 1e6 if unit == "ms" else s.throughput.value
             assert entry["value"] == pytest.approx(own)
             half = float(entry["range"].strip("± %"))
@@ -256,12 +267,23 @@ def test_github_action_benchmark_without_intervals_and_with_flags() -> None:
     assert entry["extra"].endswith("flags: DRIFT")
 
 
-def test_without_a_throughput_scenario_the_closed_loops_rate_is_exported() -> None:
+def test_a_suite_that_gains_values_of_its_axes_breaks_no_history() -> None:
     latency = [c for c in CELLS if c.scenario == "latency"]
-    made = exports.export([make.run(latency)], "github-action-benchmark")
-    assert len(json.loads(made[BIGGER])) == len(json.loads(made[SMALLER])) == len(latency)
+    for form in ("pytest-benchmark", "github-action-benchmark", "bencher"):
+        before, after = (names(form, cells) for cells in (latency[:1], CELLS))
+        assert before < after
     throughput = [c for c in CELLS if c.scenario == "throughput"]
     assert set(exports.export([make.run(throughput)], "github-action-benchmark")) == {BIGGER}
+
+
+def names(form: str, cells: list[Cell]) -> set[tuple[str, ...]]:
+    """What the tool that reads it tells its histories apart by."""
+    found = {name: json.loads(c) for name, c in exports.export([make.run(cells)], form).items()}
+    if form == "bencher":
+        return {(name, measure) for name, measures in found[""].items() for measure in measures}
+    if form == "pytest-benchmark":
+        return {(b["fullname"],) for b in found[""]["benchmarks"]}
+    return {(file, e["name"]) for file, entries in found.items() for e in entries}
 
 
 def test_bencher_has_both_measures_with_bounds() -> None:
@@ -269,10 +291,12 @@ def test_bencher_has_both_measures_with_bounds() -> None:
     document = load(bencher.render([file]), "bencher")
     for each in values.named([file]):
         s, metrics = each.summary, document[each.name]
-        own = s.p50 if s.cell.scenario == "latency" else s.throughput
-        (metric,) = metrics.values()
-        assert list(metrics) == [s.cell.scenario]
-        assert metric == {"value": own.value, "lower_value": own.low, "upper_value": own.high}
+        own = {"latency": s.p50, "throughput": s.throughput}
+        own = own if s.cell.scenario == "latency" else {"throughput": s.throughput}
+        assert metrics == {
+            name: {"value": e.value, "lower_value": e.low, "upper_value": e.high}
+            for name, e in own.items()
+        }
     latency = load(bencher.render([make.run(CELLS[:1], repeats=1)]), "bencher")
     ((metrics,),) = [latency.values()]
     assert list(metrics) == ["latency", "throughput"]

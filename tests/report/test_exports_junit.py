@@ -13,6 +13,7 @@ from gpubench.analysis.compare import VERDICTS, Comparison
 from gpubench.record import Record, RecordFile
 from gpubench.report import exports
 from gpubench.report.exports import junit
+from gpubench.report.exports.wording import sentence
 from tests.report import make, make_pairs
 
 CELLS = make.grid(backends=("torch-eager",), batches=(1,), replicas=(1, 2), scenarios=("latency",))
@@ -82,6 +83,11 @@ def test_junit_of_a_comparison_maps_every_verdict() -> None:
         assert words in message
     assert failure.attrib["type"] == "REGRESSED confirmed"
     assert "cell EQUIVALENT: EQUIVALENT: 1.000 ms -> 1.052 ms" in (root[0][-2].text or "")
+
+
+def test_an_effect_without_an_interval_claims_no_confidence() -> None:
+    assert "time +5.2 % [+4.1, +6.3] (95 %); 24 pairs" in sentence(comparison("REGRESSED"))
+    assert "time +5.2 %; 24 pairs" in sentence(comparison("INCONCLUSIVE", low=None, high=None))
 
 
 def test_junit_compares_two_runs_and_two_arms_by_itself() -> None:

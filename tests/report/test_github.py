@@ -217,6 +217,17 @@ def test_the_summary_is_appended_and_commands_are_printed(
     assert capsys.readouterr().out == ""
 
 
+def test_a_summary_that_github_would_drop_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "summary.md"
+    for left, written in ((1, 0), (2, 2)):
+        path.write_bytes(b"x" * ((1 << 20) - left))
+        github.publish("x", [], environ={"GITHUB_STEP_SUMMARY": str(path)})
+        assert path.stat().st_size == (1 << 20) - left + written
+        assert ("1 MiB that GitHub takes" in capsys.readouterr().err) is (not written)
+
+
 @pytest.mark.parametrize("where", ["", "nowhere/summary.md", "."])
 def test_a_summary_that_cannot_be_written_is_a_warning(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,9 +15,10 @@ UV = f"""#!/bin/sh
 echo "$@" >> "$UV_LOG"
 while [ "$1" != --project ] && [ "$1" != --python ]; do shift; done
 case "$1" in --python) exit 0;; esac
-mkdir -p "$2/.venv/bin"
-printf '#!/bin/sh\\nexec "{sys.executable}" "$@"\\n' > "$2/.venv/bin/python"
-chmod +x "$2/.venv/bin/python"
+made="${{UV_PROJECT_ENVIRONMENT:-$2/../.venv}}"  # of a member of a workspace: beside it
+mkdir -p "$made/bin"
+printf '#!/bin/sh\\nexec "{sys.executable}" "$@"\\n' > "$made/bin/python"
+chmod +x "$made/bin/python"
 """
 
 

@@ -17,7 +17,6 @@ are written into a directory and named like the ``tool`` that reads them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from gpubench.analysis.compare import Comparison, compare
@@ -88,17 +87,3 @@ def text(documents: Documents, format: str) -> str:  # noqa: A002
     if format in BINARY:
         raise InputError(f"{format} is not text: name a file for it with -o")
     return documents[""].decode()
-
-
-def save(documents: Documents, output: Path) -> list[Path]:
-    """Write to the file ``output``; documents that have names, into the directory ``output``."""
-    written = []
-    try:
-        for name, content in documents.items():
-            path = output / name if name else output
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            written.append(path)
-    except OSError as error:
-        raise InputError(f"-o {output}: cannot be written: {error.strerror}") from error
-    return written

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from msgspec import Struct
 
-from gpubench.analysis.cells import UNTRIED, Summary, flags_of, rated, summarise
+from gpubench.analysis.cells import UNTRIED, Summary, flags_of, summarise
 from gpubench.analysis.stats import Estimate
 from gpubench.errors import InputError
 from gpubench.record import RecordFile
@@ -20,8 +20,6 @@ class Named(Struct, frozen=True):
 
     name: str
     summary: Summary
-    rated: bool
-    """Its images/s are a throughput: see `gpubench.analysis.cells.rated`."""
 
 
 def candidates(files: Sequence[RecordFile]) -> list[RecordFile]:
@@ -39,15 +37,13 @@ def named(files: Sequence[RecordFile]) -> list[Named]:
 
     Raises InputError where there is none: an empty history entry would hide that nothing ran.
     """
-    everything = summarise(candidates(files))
-    fast = {id(s) for s in rated(everything)}
-    found = [s for s in everything if s.ranked and s.values]
+    found = [s for s in summarise(candidates(files)) if s.ranked and s.values]
     if not found:
         where = ", ".join(f.path for f in files)
         raise InputError(f"{where}: no cell has a result to export; see `gpubench report` for why")
     names = _distinct(found, [title(s.cell) for s in found], lambda s: f"[{s.key}]")
     names = _distinct(found, names, lambda s: f"@ {s.run}")
-    return [Named(name, s, id(s) in fast) for name, s in zip(names, found, strict=True)]
+    return [Named(name, s) for name, s in zip(names, found, strict=True)]
 
 
 def model(cell: Cell) -> str:

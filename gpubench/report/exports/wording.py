@@ -23,7 +23,8 @@ def sentence(c: Comparison) -> str:
         parts.append(f"would have found {verdicts.percent(c.smallest_detectable)}")
     if c.p is not None:
         parts.append(f"p = {significant(c.p, 2)}")
-    effect = f"{before} -> {after}, time {verdicts.effect(c)} (95 %)"
+    level = " (95 %)" if c.low is not None and c.high is not None else ""
+    effect = f"{before} -> {after}, time {verdicts.effect(c)}{level}"
     return "; ".join(filter(None, (effect, ", ".join(parts), verdicts.why(c))))
 
 
