@@ -93,8 +93,9 @@ REFUSED = Experiment(
         "through to a verdict only when no repeat is flagged. The constants of `measure.steady` "
         "and `gate.not_steady` were chosen on these generators, with other seeds. Not covered: "
         "oscillations with a period below 0.8 of the trace (quarters and a parabola can miss them: "
-        "periods of 0.5 were tried first, and some got through), two opposite shifts soon after one another, and "
-        "a random walk that takes the same steps in every process (2 or 3 of 100 got through)."
+        "periods of 0.5 were tried first, and some got through), two opposite shifts soon after "
+        "one another, and a random walk that takes the same steps in every process (2 or 3 of 100 "
+        "got through)."
     ),
     cases={kind: Case(traced(kind, 100), 700, 35, 2) for kind in KINDS},
     rows=_unsteady_row,
