@@ -249,6 +249,34 @@ def test_compare_a_run_with_itself(measured: Path) -> None:
     rows = json.loads(done.stdout)["comparisons"]
     assert {row["verdict"] for row in rows} <= {"EQUIVALENT", "INCONCLUSIVE"}
     assert [row["ratio"] for row in rows] == pytest.approx([1.0] * len(rows))
+    assert "both are the same run" in done.stderr
+
+
+def test_compare_says_what_is_wrong_with_a_file(measured: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes((measured / "records.jsonl").read_bytes()[:-9])
+    done = gpubench("compare", measured, cut, "--fail-on", "none")
+    assert done.returncode == 0, done.stderr
+    assert "cut.jsonl: line" in done.stderr
+    assert "was cut off" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--delta", ""), "--delta ''"),
+        (("--alpha", "30%"), "between 0 and 0.2"),
+        (("--history", "."), "no session in it"),
+        (("--allow-different", "cpu,librarys"), "--allow-different 'librarys'"),
+    ],
+)
+def test_compare_refuses_what_it_would_not_heed(
+    measured: Path, tmp_path: Path, given: tuple[str, str], words: str
+) -> None:
+    option, value = given
+    done = gpubench("compare", measured, measured, option, tmp_path if value == "." else value)
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_ab_says_a_regression_with_its_exit_code(
