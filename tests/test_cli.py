@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -250,6 +251,25 @@ def test_compare_a_run_with_itself(measured: Path) -> None:
     assert {row["verdict"] for row in rows} <= {"EQUIVALENT", "INCONCLUSIVE"}
     assert [row["ratio"] for row in rows] == pytest.approx([1.0] * len(rows))
     assert "both are the same run" in done.stderr
+
+
+def test_the_same_records_give_the_same_bytes_anywhere(measured: Path, tmp_path: Path) -> None:
+    """Whatever the seed of hashes, the directory, the locale and the time zone."""
+    commands = (
+        ["compare", measured, measured, "--json", "--fail-on", "none"],
+        ["report", measured, "-f", "html"],
+        ["history", measured, "-f", "html"],
+    )
+    places = ({"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC"},
+              {"PYTHONHASHSEED": "77", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"})  # fmt: skip
+    for words in commands:
+        made = [
+            subprocess.run([*GPUBENCH, *map(str, words)], capture_output=True, timeout=120,
+                           check=True, cwd=cwd, env=os.environ | extra).stdout
+            for cwd, extra in zip((tmp_path, measured), places, strict=True)
+        ]  # fmt: skip
+        assert len(made[0]) > 1000
+        assert made[0] == made[1]
 
 
 def test_compare_says_what_is_wrong_with_a_file(measured: Path, tmp_path: Path) -> None:
