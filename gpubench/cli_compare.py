@@ -201,7 +201,9 @@ def _tell(
 @click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
 @click.option("--alpha", help="Chance of a false alarm in the suite.  [default: 1%]")
 @fail_on_option
-@click.option("--allow-different", multiple=True, help="An environment field that may differ.")
+@click.option(
+    "--allow-different", multiple=True, help="What may differ, such as libraries,cpu.governor."
+)
 @click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
 @click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
@@ -238,18 +240,29 @@ def compare(
     from gpubench.workload.cache import Cache
 
     failing = comparing.parse_fail_on(fail_on)
+    margin = None if delta is None else share("--delta", delta)
+    chance = None if alpha is None else share("--alpha", alpha, MOST_ALPHA)
     files = read_all([base, candidate] if candidate else [base])
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
-    margin = share("--delta", delta) if delta else None
-    chance = share("--alpha", alpha) if alpha else None
+    for file in files:
+        for note in file.notes:
+            tell(f"{file.path}: {note}")
+    if before.header.run_id == after.header.run_id:
+        tell(f"both are the same run, {before.header.run_id}: no difference can show")
     if history and not history.is_dir():
         raise InputError(f"--history {history}: no such directory")
     kept = history or aa.directory(Cache(cache_dir).root, before.header.fingerprint)
     sessions = aa.load(kept, tell)
+    if history and not sessions:
+        raise InputError(
+            f"--history {history}: no session in it; expected record files (*.jsonl), as "
+            "gpubench selftest keeps them"
+        )
+    allowed = [key for keys in allow_different for key in keys.split(",")]
     found = comparing.compare(
-        before, after, delta=margin, alpha=chance, allow_different=allow_different, history=sessions
+        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
     )
     code = comparing.exit_code(found, failing)
     own = verdicts.rule_of(before, after)
@@ -288,6 +301,7 @@ def selftest(
     if as_json:
         click.echo(escape.encoded(result, indent=1))
     screen.print(testing.render(result))
+    sys.exit(130 if result.interrupted else 0)
 
 
 @click.command()
@@ -346,8 +360,8 @@ def history(
 
     rule, notes = Rule(), list[str]()
     rule = Rule(
-        delta=share("--delta", delta) if delta else rule.delta,
-        alpha=share("--alpha", alpha) if alpha else rule.alpha,
+        delta=rule.delta if delta is None else share("--delta", delta),
+        alpha=rule.alpha if alpha is None else share("--alpha", alpha, MOST_ALPHA),
     )
     found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
     ending = output.suffix.lstrip(".") if output else "text"

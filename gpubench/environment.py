@@ -62,16 +62,18 @@ def collect(command: Sequence[str]) -> Environment:
     }
 
 
+SECTIONS = ("cpu", "gpus", "libraries", "virtualisation", "limits",
+            "gpubench", "python", "kernel", "memory_gib", "variables")  # fmt: skip
+"""Where the keys of `comparable` begin. The first five are taken whole."""
+
+
 def comparable(environment: Environment) -> dict[str, Any]:
     """The part that must match for two stored runs to be comparable, as {dotted key: value}.
 
     The kind of machine, not the one machine: neither host name nor UUIDs, so that runs of a pool of
     equal runners compare. Paths, times and commits are left out too.
     """
-    wanted = {
-        key: environment.get(key)
-        for key in ("cpu", "gpus", "libraries", "virtualisation", "limits")
-    }
+    wanted = {key: environment.get(key) for key in SECTIONS[:5]}
     wanted["gpubench"] = {"version": environment.get("gpubench", {}).get("version")}
     wanted["python"] = _minor(environment.get("python", {}).get("version"))
     wanted["kernel"] = _minor(environment.get("os", {}).get("kernel"))
@@ -102,6 +104,26 @@ def differences(a: Environment, b: Environment) -> list[str]:
     """Dotted names of what makes two environments incomparable, such as 'libraries.torch'."""
     one, two = comparable(a), comparable(b)
     return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+
+
+def changes(a: Environment, b: Environment) -> dict[str, str]:
+    """Each of `differences` -> what ``a`` and ``b`` have there: '2.9.0 -> 2.10.0'.
+
+    Of two lists what is in one alone; long values are cut.
+    """
+    one, two = comparable(a), comparable(b)
+    found = {}
+    for key in differences(a, b):
+        old, new = one.get(key), two.get(key)
+        if isinstance(old, list) and isinstance(new, list):
+            apart = [x for x in old if x not in new], [x for x in new if x not in old]
+            old, new = apart if any(apart) else (old, new)
+        found[key] = " -> ".join("unset" if v is None else _cut(str(v)) for v in (old, new))
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}\u2026"
 
 
 def fingerprint_of(nodes: Sequence[Environment]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -250,6 +251,53 @@ def test_compare_a_run_with_itself(measured: Path) -> None:
     rows = json.loads(done.stdout)["comparisons"]
     assert {row["verdict"] for row in rows} <= {"EQUIVALENT", "INCONCLUSIVE"}
     assert [row["ratio"] for row in rows] == pytest.approx([1.0] * len(rows))
+    assert "both are the same run" in done.stderr
+
+
+def test_the_same_records_give_the_same_bytes_anywhere(measured: Path, tmp_path: Path) -> None:
+    """Whatever the seed of hashes, the directory, the locale and the time zone."""
+    commands = (
+        ["compare", measured, measured, "--json", "--fail-on", "none"],
+        ["report", measured, "-f", "html"],
+        ["history", measured, "-f", "html"],
+    )
+    places = ({"PYTHONHASHSEED": "1", "LC_ALL": "C", "TZ": "UTC"},
+              {"PYTHONHASHSEED": "77", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"})  # fmt: skip
+    for words in commands:
+        made = [
+            subprocess.run([*GPUBENCH, *map(str, words)], capture_output=True, timeout=120,
+                           check=True, cwd=cwd, env=os.environ | extra).stdout
+            for cwd, extra in zip((tmp_path, measured), places, strict=True)
+        ]  # fmt: skip
+        assert len(made[0]) > 1000
+        assert made[0] == made[1]
+
+
+def test_compare_says_what_is_wrong_with_a_file(measured: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes((measured / "records.jsonl").read_bytes()[:-9])
+    done = gpubench("compare", measured, cut, "--fail-on", "none")
+    assert done.returncode == 0, done.stderr
+    assert "cut.jsonl: line" in done.stderr
+    assert "was cut off" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--delta", ""), "--delta ''"),
+        (("--alpha", "30%"), "between 0 and 0.2"),
+        (("--history", "."), "no session in it"),
+        (("--allow-different", "cpu,librarys"), "--allow-different 'librarys'"),
+    ],
+)
+def test_compare_refuses_what_it_would_not_heed(
+    measured: Path, tmp_path: Path, given: tuple[str, str], words: str
+) -> None:
+    option, value = given
+    done = gpubench("compare", measured, measured, option, tmp_path if value == "." else value)
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_ab_says_a_regression_with_its_exit_code(

@@ -367,6 +367,22 @@ def test_what_makes_runs_incomparable(where: str, value: Any, named: str | None)
     assert (environment.fingerprint(one) == environment.fingerprint(two)) is (named is None)
 
 
+def test_changes_have_both_values() -> None:
+    one = {"libraries": {"torch": "2.9.0"}, "cpu": {"flags": ["avx", "fma"], "model": "a" * 80}}
+    two = {"libraries": {"onnx": "1"}, "cpu": {"flags": ["avx", "amx"], "model": "b"}}
+    assert environment.changes(one, two) == {
+        "cpu.flags": "['fma'] -> ['amx']", "cpu.model": "a" * 59 + "\u2026 -> b",
+        "libraries.onnx": "unset -> 1", "libraries.torch": "2.9.0 -> unset",
+    }  # fmt: skip
+    two["cpu"] = {"flags": ["fma", "avx"], "model": "a" * 80}
+    assert environment.changes(one, two)["cpu.flags"] == "['avx', 'fma'] -> ['fma', 'avx']"
+
+
+def test_sections_are_where_comparable_keys_begin() -> None:
+    found = {key.partition(".")[0] for key in environment.comparable(sample())}
+    assert found <= set(environment.SECTIONS)
+
+
 def test_another_number_of_gpus_is_named() -> None:
     one, two = sample(), sample()
     two["gpus"] = []

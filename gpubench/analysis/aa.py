@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import quantiles
@@ -122,9 +122,9 @@ def add(file: RecordFile | Path, folder: Path) -> Path:
     return target
 
 
-def limits(history: Iterable[RecordFile]) -> dict[str, Limit]:
-    """Cell key -> its limit, for every cell with `ENOUGH` sessions."""
-    found = {key: limit(of) for key, of in _by_cell(history).items() if len(of) >= ENOUGH}
+def limits(history: Mapping[str, Sequence[Session]]) -> dict[str, Limit]:
+    """Cell key -> its limit, for every cell of `by_cell` with `ENOUGH` sessions."""
+    found = {key: limit(of) for key, of in history.items() if len(of) >= ENOUGH}
     seen = [x.largest for x in found.values()]
     typical = quantiles(seen, n=4, method="inclusive")[2] if len(seen) > 1 else 0.0
     return {key: replace(x, largest=max(x.largest, typical)) for key, x in found.items()}
@@ -152,7 +152,8 @@ def limit(of: Sequence[Session]) -> Limit:
     )
 
 
-def _by_cell(history: Iterable[RecordFile]) -> dict[str, list[Session]]:
+def by_cell(history: Iterable[RecordFile]) -> dict[str, list[Session]]:
+    """Cell key -> the sessions that a comparison would use, in the order of ``history``."""
     found: dict[str, list[Session]] = {}
     for file in history:
         for s in summarise([file]):

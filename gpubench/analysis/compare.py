@@ -37,6 +37,7 @@ from gpubench.analysis.verdicts import (
     lost,
     parse_fail_on,
 )
+from gpubench.errors import InputError
 from gpubench.record import RecordFile
 from gpubench.suite import Rule
 from gpubench.units import percent, share
@@ -63,8 +64,9 @@ def compare(
     ``delta`` is the margin (0.02: changes within 2 % do not matter), ``alpha`` the chance of any
     false REGRESSED or IMPROVED over the whole suite; an A/B has its own, others get `Rule`'s.
     ``allow_different`` names parts of the environment ('libraries.torch', 'libraries') that may
-    differ between two stored runs. ``history``: A/A sessions; those of another machine than the
-    baseline's, and the two runs themselves, do not count.
+    differ between two stored runs; InputError for one that no environment has. ``history``: A/A
+    sessions; those of another machine than the baseline's, and the two runs themselves, do not
+    count.
     """
     if interleaved.of_one_session(base, candidate):
         return interleaved.compare(base, candidate, delta=delta, alpha=alpha)
@@ -74,7 +76,8 @@ def compare(
     before = {s.key: s for s in summarise([base])}
     after = {s.key: s for s in summarise([candidate])}
     apart = machine_differences(base, candidate, allow_different)
-    limits = aa.limits(_normal(history, base, candidate))
+    sessions = aa.by_cell(_normal(history, base, candidate))
+    limits = aa.limits(sessions)
     searched = any(f.header.search for f in (base, candidate))
     found: list[Comparison] = []
     tested: list[_Test] = []
@@ -87,7 +90,7 @@ def compare(
         test = _test(b, c, limits.get(key))
         row = _measured(b, c, test)
         if apart and not row.verdict:
-            reason = f"differs: {', '.join(apart)}"
+            reason = f"differs: {'; '.join(apart)}"
             row = replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
         if test and not row.verdict:
             tested.append(replace(test, at=len(found)))
@@ -96,7 +99,8 @@ def compare(
     margin, n = math.log1p(delta), len(tested)
     p = stats.holm([d.p_above(margin) for t in tested for d in (t.cost, _mirror(t.cost))])
     for i, test in enumerate(tested):
-        row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha)
+        known = len(sessions.get(test.baseline.key, ()))
+        row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha, known)
         effect = _detectable(test, delta, alpha / (2 * n))
         found[test.at] = _doubted(replace(row, smallest_detectable=effect), test)
     return found
@@ -105,13 +109,32 @@ def compare(
 def machine_differences(
     base: RecordFile, candidate: RecordFile, allow_different: Sequence[str] = ()
 ) -> list[str]:
-    """What makes two runs incomparable: differing environment entries that are not allowed to."""
-    if base.header.fingerprint == candidate.header.fingerprint:
+    """What makes two runs incomparable, with both values: 'libraries.torch 2.9.0 -> 2.10.0'.
+
+    Entries of the environment that differ and are not allowed to; of several machines by rank.
+    """
+    for name in allow_different:
+        if name.partition(".")[0] not in environment.SECTIONS:
+            raise InputError(
+                f"--allow-different {name!r}: no such part of the environment; expected one of "
+                f"{', '.join(environment.SECTIONS)}, or an entry of one, such as libraries.torch"
+            )
+    a, b = base.header, candidate.header
+    if a.fingerprint == b.fingerprint:
         return []
-    apart = environment.differences(base.header.environment, candidate.header.environment)
-    if not apart:
-        return ["fingerprint"]
-    return [k for k in apart if not any(k == a or k.startswith(f"{a}.") for a in allow_different)]
+    machines = a.nodes or [a.environment], b.nodes or [b.environment]
+    if len(machines[0]) != len(machines[1]):
+        return [f"machines {len(machines[0])} -> {len(machines[1])}"]
+    found: list[str] = []
+    alike = True
+    for rank, (one, two) in enumerate(zip(*machines, strict=True)):
+        node = f"node {rank}: " if rank else ""
+        for key, words in environment.changes(one, two).items():
+            alike = False
+            if not any(key == name or key.startswith(f"{name}.") for name in allow_different):
+                found.append(f"{node}{key} {words}")
+    prints = f"{a.fingerprint[:8]} -> {b.fingerprint[:8]}"
+    return [f"fingerprint {prints}, though no entry of the environment does"] if alike else found
 
 
 def _normal(
@@ -175,9 +198,10 @@ def _measured(b: Summary | None, c: Summary | None, test: _Test | None) -> Compa
 
 
 def _judged(
-    row: Comparison, test: _Test, slower: float, faster: float, delta: float, alpha: float
-) -> Comparison:
-    """With what the numbers say."""
+    row: Comparison, test: _Test, slower: float, faster: float, delta: float, alpha: float,
+    sessions: int,
+) -> Comparison:  # fmt: skip
+    """With what the numbers say. ``sessions``: of the A/A history, how many have this cell."""
     bounds, limit, margin = test.cost.interval(), test.limit, math.log1p(delta)
     if bounds is None:
         short = " and ".join(
@@ -190,8 +214,8 @@ def _judged(
         by = f"{side} by {percent(abs(math.expm1(test.cost.mean)))}"
         if limit is None:
             reason = (
-                f"warning: looks {by}; fewer than {aa.ENOUGH} A/A sessions of this machine say "
-                "what is normal"
+                f"warning: looks {by}; what is normal here is unknown: {sessions} of the "
+                f"{aa.ENOUGH} A/A sessions needed"
             )
             return _inconclusive(row, "no-history", reason)
         seen = f"{limit.sessions} A/A sessions differ by up to {percent(math.expm1(limit.largest))}"

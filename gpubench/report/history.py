@@ -27,6 +27,9 @@ FORMAT = 1
 OPEN, CHANGED = 12, 40
 """Of so many cells (with a change: so many) the charts are drawn at once, of others on demand."""
 
+LATEST = 20
+"""Runs of each cell on the terminal, where the headline would else be out of sight."""
+
 _EFFECT = Column(name="effect", better="lower",
                  help="change of the time for a batch or an image; + is slower")  # fmt: skip
 
@@ -52,7 +55,8 @@ def render(
 def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     """What a reader should take away."""
     runs = len({p.run for t in trends for p in t.points})
-    many = f"{len(trends)} cell{'' if len(trends) == 1 else 's'} over {runs} runs"
+    many = f"{len(trends)} cell{'' if len(trends) == 1 else 's'} over {runs} run"
+    many += "" if runs == 1 else "s"
     changed = [t for t in trends if t.changes]
     margin = f"\u00b1{100 * rule.delta:g} %"
     if not changed:
@@ -86,8 +90,11 @@ def names(trends: Sequence[Trend]) -> list[str]:
     return [n if alike[n] == 1 else f"{n} | {t.key}" for n, t in zip(found, trends, strict=True)]
 
 
-def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
-    """Changes (where there are any) and runs: a row per run and cell, worst cell first."""
+def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> list[Table]:
+    """Changes (where there are any) and runs: a row per run and cell, worst cell first.
+
+    ``latest``: of each cell the last runs only, so many.
+    """
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
         [_side(c), name, _effect(t, c), show.full(c.before, column(t)),
@@ -110,8 +117,9 @@ def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
          _against(t, p), marks.get(i, ""), p.flags]
         for name, t in pairs
         for marks in [{c.at: _side(c) for c in t.changes}]
-        for i, p in enumerate(t.points)
+        for i, p in enumerate(t.points) if latest is None or i >= len(t.points) - latest
     ]  # fmt: skip
+    earlier = sum(len(t.points) for t in trends) - len(rows)
     against = Column(name="against best", better="lower",
                      help="cost against that of the cell's best level; + is slower")  # fmt: skip
     runs = Table(
@@ -120,7 +128,9 @@ def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
          Column(name="value", help="p50 of a batch, or images/s"), against,
          Column(name="change", help="the level changed with this run"),
          Column(name="flags", unit="flags")),
-        rows, [],
+        rows,
+        [f"Of each cell the last {latest} runs; {earlier} rows of earlier ones are left out here: "
+         "-f html, md and json have all."] if earlier else [],
     )  # fmt: skip
     return [table for table in (made, runs) if table.rows]
 
@@ -186,7 +196,7 @@ def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     console = Console(file=out, width=width, color_system=None, legacy_windows=False)
     for line in headline(trends, rule):
         console.print(Text(show.line(line)))
-    for table in tables(trends, rule):
+    for table in tables(trends, rule, LATEST):
         console.print()
         console.print(text.grid(table))
     for note in notes:

@@ -282,9 +282,12 @@ class _Rows(Struct, frozen=True):
         others = sum(w + 2 for name, w in widths.items() if name != "cell")
         widths["cell"] = max(20, min(widths["cell"], options.max_width - others))
         yield grids.line({name: name for name in names}, widths, "bold", "bold")
+        apart = ""
         for c, row in zip(self.comparisons, rows, strict=True):
             yield grids.line(row, widths, "", STYLE[c.verdict])
             reason = "" if c.verdict == verdicts.UNCHANGED else verdicts.why(c)  # said for all
+            if c.code == "different-machine":  # long, and the same for every cell
+                reason, apart = ("" if reason == apart else reason), reason
             notes = [f"{name} {row[name]}" for name in more if row[name] != show.NOTHING]
             text = "; ".join([*notes, *([reason] if reason else [])])
             if text:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpubench import units
+from gpubench.analysis.aa import ENOUGH
 from gpubench.analysis.compare import CODES, VERDICTS, Comparison, caveat, exit_code
 from gpubench.analysis.interleaved import of_one_session
 from gpubench.record import RecordFile
@@ -35,6 +36,15 @@ LEGEND = (
     "time of a batch, or images/s where it ends in /s"
 )
 """Of the columns of `row`."""
+
+NEEDS_HISTORY = (
+    f"two stored runs do so only beyond what {ENOUGH} A/A sessions or more of this machine and "
+    "suite have shown, and gpubench selftest SUITE keeps such sessions"
+)
+ALLOW = (
+    "Measure both runs on the same kind of machine; or, where what differs is what you compare, "
+    "name it: --allow-different KEY, such as libraries.torch or libraries."
+)
 
 _ORDER = {name: at for at, name in enumerate(VERDICTS)}
 
@@ -222,7 +232,8 @@ def reach(found: Sequence[Comparison]) -> str:
     """What the comparison could have found."""
     least = [c.smallest_detectable for c in found if c.smallest_detectable is not None]
     if not least:
-        return "It could not have confirmed a slowdown of any size, in any cell."
+        text = "It could not have confirmed a slowdown of any size, in any cell"
+        return f"{text}." if paired(found) else f"{text}: {NEEDS_HISTORY}."
     low, high = percent(min(least)), percent(max(least))
     blind = len(found) - len(least)
     size = low if low == high else f"{low} (best cell) to {high} (worst cell)"
@@ -246,7 +257,9 @@ def rule_words(rule: Rule, *, pairs: bool) -> str:
 
 def notes(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> list[str]:
     """What must be said with every comparison; ``code``: the exit code, where it is another."""
-    said = [reach(found), rule_words(rule, pairs=paired(found)), caveat(found)]
+    apart = any(c.code == "different-machine" for c in found)
+    said = [reach(found), ALLOW if apart else "", rule_words(rule, pairs=paired(found)),
+            caveat(found)]  # fmt: skip
     return [note for note in (*said, exit_words(found, code)) if note]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -26,12 +26,12 @@ from rich.text import Text
 from gpubench import units
 from gpubench.analysis import aa, gate, stats
 from gpubench.analysis.compare import compare
-from gpubench.analysis.verdicts import Comparison
+from gpubench.analysis.verdicts import CODES, Comparison
 from gpubench.backends.null import NullSession
 from gpubench.errors import GpubenchError
 from gpubench.measure import protocol
 from gpubench.measure.loop import TIMER_SHARE, timer_overhead
-from gpubench.record import RecordFile
+from gpubench.record import FLAGS, RecordFile
 from gpubench.run import ab, arms, driver, setup
 from gpubench.run.client import AgentClient
 from gpubench.run.progress import Silent
@@ -67,6 +67,8 @@ class CellResult(Struct, frozen=True, kw_only=True):
     smallest_detectable: float | None
     """The slowdown found 95 times in 100 at the rule's numbers of pairs."""
     verdicts: dict[str, int]
+    undecided: dict[str, int]
+    """Reason codes of what is not EQUIVALENT."""
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -85,9 +87,14 @@ class Result(Struct, frozen=True, kw_only=True):
     """Ordinary runs added to the history."""
     history: int
     """Runs that the history holds now."""
+    usable: int
+    """Of these, how many count for the cell that has the fewest: those of other suites do not,
+    nor does a session in which the cell failed or was flagged as unsteady."""
     history_path: str
     noise: dict[str, float]
     """Noise source -> share of the measured tasks that showed it, and spreads."""
+    interrupted: bool
+    """Ctrl-C ended it early; what was done by then is counted."""
 
 
 def clock() -> Clock:
@@ -117,7 +124,10 @@ def run(
     cache_dir: Path | None,
     say: Callable[[str], None],
 ) -> Result:
-    """Test this machine for about ``minutes``. ``say`` hears what is going on."""
+    """Test this machine for about ``minutes``. ``say`` hears what is going on.
+
+    Ctrl-C ends it early, and raises KeyboardInterrupt only before the first A/A comparison is done.
+    """
     say("timing the clock and the loop")
     first = clock()
     end = time.monotonic() + 60 * minutes
@@ -132,12 +142,23 @@ def run(
                 f"suite {suite}: none of its cells can be measured here; "
                 f"'gpubench plan {suite}' says why"
             )
-        with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
-            broken = agent.start().errors
-            middle = time.monotonic() + (end - time.monotonic()) / 2
-            pairs = _interleaved(job, agent, broken, place, middle, say)
-        runs = _sessions(suite, chosen, cache_dir, place, end, say)
-        return _result(first, suite, rule, pairs, runs, _history(runs[0], job.cache_dir))
+        pairs: list[tuple[RecordFile, RecordFile]] = []
+        runs: list[RecordFile] = []
+        interrupted = False
+        try:
+            with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
+                broken = agent.start().errors
+                middle = time.monotonic() + (end - time.monotonic()) / 2
+                pairs.extend(_interleaved(job, agent, broken, place, middle, say))
+            runs.extend(_sessions(suite, chosen, cache_dir, place, end, say))
+        except KeyboardInterrupt:
+            if not pairs:
+                say("interrupted: nothing was measured")
+                raise
+            say("interrupted: this is what was done by then")
+            interrupted = True
+        history = _history((runs or pairs[0])[0], job.cache_dir)
+        return _result(first, suite, rule, pairs, runs, history, interrupted)
 
 
 def _interleaved(
@@ -147,25 +168,23 @@ def _interleaved(
     place: Path,
     end: float,
     say: Callable[[str], None],
-) -> list[tuple[RecordFile, RecordFile]]:
+) -> Iterator[tuple[RecordFile, RecordFile]]:
     """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
 
     Raises GpubenchError when the first one measured nothing.
     """
-    made: list[tuple[RecordFile, RecordFile]] = []
     number = 0
-    while not made or time.monotonic() < end:
+    while not number or time.monotonic() < end:
         budget_s = max(LEAST_S, end - time.monotonic())
         again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=budget_s)
         files = ab.run(again, Silent(), agent, broken)
         rows = compare(*files)
         number += 1
-        say(f"A/A comparison {number}: {_counts(rows)}")
         if any(row.pairs >= ab.LEAST for row in rows):
-            made.append(files)
-        elif not made:
+            yield files
+        elif number == 1:
             raise GpubenchError(f"the A/A comparison measured no cell: {_why(rows)}")
-    return made
+        say(f"A/A comparison {number}: {_counts(rows)}")
 
 
 def _why(rows: Sequence[Comparison]) -> str:
@@ -184,16 +203,16 @@ def _sessions(
     place: Path,
     end: float,
     say: Callable[[str], None],
-) -> list[RecordFile]:
-    """Ordinary runs until ``end``, at least one; an interrupt keeps those that are done."""
-    runs: list[RecordFile] = []
-    while not runs or time.monotonic() < end:
-        out = place / f"run-{len(runs)}"
-        session = setup.session(suite, chosen, cache_dir, out, False, ())
-        runs.append(driver.run(session.plan, session.job, session.backends, Silent()))
-        aa.add(runs[-1], _history(runs[-1], session.job.cache_dir))
-        say(f"ordinary run {len(runs)} for the history")
-    return runs
+) -> Iterator[RecordFile]:
+    """Ordinary runs until ``end``, at least one, each in the history once it is done."""
+    number = 0
+    while not number or time.monotonic() < end:
+        session = setup.session(suite, chosen, cache_dir, place / f"run-{number}", False, ())
+        file = driver.run(session.plan, session.job, session.backends, Silent())
+        aa.add(file, _history(file, session.job.cache_dir))
+        number += 1
+        yield file
+        say(f"ordinary run {number} for the history")
 
 
 def _counts(rows: Any) -> str:
@@ -207,8 +226,11 @@ def _result(
     pairs: list[tuple[RecordFile, RecordFile]],
     runs: list[RecordFile],
     history: Path,
+    interrupted: bool,
 ) -> Result:
     judged = [compare(*pair) for pair in pairs]
+    kept = aa.load(history)
+    known = aa.by_cell(kept)
     alarms = sum(any(row.verdict in ALARMS for row in rows) for rows in judged)
     return Result(
         clock=first,
@@ -219,9 +241,11 @@ def _result(
         alarm_rate=stats.clopper_pearson(alarms, len(pairs)),
         cells=_cells(judged, pairs, rule),
         sessions=len(runs),
-        history=len(aa.load(history)),
+        history=len(kept),
+        usable=min(len(known.get(row.key, ())) for row in judged[0]),
         history_path=str(history),
         noise=_noise([file for pair in pairs for file in pair] + runs),
+        interrupted=interrupted,
     )
 
 
@@ -246,6 +270,7 @@ def _cells(
             smallest_detectable=None if sd is None else gate.smallest_detectable(
                 sd, rule.most, 1, rule),
             verdicts=dict(Counter(r.verdict for r in same)),
+            undecided=dict(Counter(r.code for r in same if r.verdict != "EQUIVALENT")),
         ))  # fmt: skip
     return found
 
@@ -254,12 +279,18 @@ NOISE = ("CPU-STEAL", "CPU-BUSY", "THROTTLED", "POWER-CAP", "CO-TENANT", "DRIFT"
          "NO-STEADY-STATE", "BUSY-WHILE-IDLE")  # fmt: skip
 
 
+SHARES = {
+    "largest steal_share": "most CPU time taken by the hypervisor in a task",
+    "largest other_busy_share": "most used by other processes",
+}
+
+
 def _noise(files: list[RecordFile]) -> dict[str, float]:
     """Shares of the tasks that each flag was raised in, and the CPU counters over all tasks."""
     records = [record for file in files for record in file.records if record.replicas]
     found = {flag: fmean(flag in r.flags for r in records) for flag in NOISE if records}
     cpu = [record.telemetry.get("cpu", {}) for record in records]
-    for name in ("steal_share", "other_busy_share"):
+    for name in ("steal_share", "other_busy_share"):  # see `SHARES`
         values = [c[name] for c in cpu if name in c]
         found |= {f"largest {name}": max(values)} if values else {}
     mhz = [c["mhz"] for c in cpu if "mhz" in c]
@@ -287,18 +318,51 @@ def render(result: Result) -> Group:
             "-" if sd is None else percent(sd), "-" if finds is None else percent(finds),
             ", ".join(f"{n} {word}" for word, n in cell.verdicts.items()),
         )  # fmt: skip
-    noise = ", ".join(
-        f"{name} {value:,.0f}" if name.startswith("MHz") else f"{name} {percent(value)}"
-        for name, value in result.noise.items() if value
-    )  # fmt: skip
-    lines = (
+    lines = [
+        "finds: the slowdown found 95 times in 100 with as many pairs as the rule allows",
+        *(f"{n} x {code}: {CODES[code]}" for code, n in _undecided(result).items()),
+        *_pace(result),
         f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a sample; iterations below "
         f"{units.duration(c.shortest_sample_ns)} share a sample",
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
-        f"noise (share of the tasks): {noise or 'none seen'}",
-        f"A/A history: {result.sessions} runs added, {result.history} in {result.history_path}; "
-        f"gpubench compare needs {aa.ENOUGH}",
-        "finds: the slowdown found 95 times in 100 with as many pairs as the rule allows",
-    )
-    style = "red" if (rate.low or 0) > result.rule.alpha else "green"
+        *_sources(result.noise),
+        f"A/A history: {result.sessions} runs added, {result.history} in {result.history_path}, "
+        f"{result.usable} of them of use for every cell; gpubench compare needs {aa.ENOUGH}"
+        + (": test again for more" if result.usable < aa.ENOUGH else ""),
+    ]
+    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
+    style = "red" if low > alpha else "green" if high <= alpha else "yellow"
     return Group(Text(head, style=style), table, *(Text(line) for line in lines))
+
+
+def _undecided(result: Result) -> dict[str, int]:
+    """Reason code -> cells of A/A comparisons."""
+    return dict(sum((Counter(cell.undecided) for cell in result.cells), Counter()))
+
+
+def _pace(result: Result) -> list[str]:
+    """How long the promise takes to be shown here, where it is neither shown nor refuted."""
+    rate, alpha = result.alarm_rate, result.rule.alpha
+    if (rate.low or 0) > alpha or (rate.high or 1) <= alpha:
+        return []
+    need = math.ceil(math.log((1 - stats.LEVEL) / 2) / math.log1p(-alpha))
+    took = sum(cell.pairs * cell.pair_s for cell in result.cells) / result.suites
+    return [
+        f"whether that promise holds here is open: an interval that ends at {units.percent(alpha)} "
+        f"takes {need} comparisons without an alarm, {units.clock(need * took)} here"
+    ]
+
+
+def _sources(noise: Mapping[str, float]) -> list[str]:
+    """A line for each kind of noise that was seen."""
+    seen = [
+        f"noise: {flag} in {units.percent(noise[flag])} of the tasks: {FLAGS[flag]}"
+        for flag in NOISE if noise.get(flag)
+    ]  # fmt: skip
+    rest = [
+        f"{name} {value:,.0f}"
+        if name.startswith("MHz")
+        else f"{SHARES.get(name, name)} {units.percent(value)}"
+        for name, value in noise.items() if name not in NOISE and value
+    ]  # fmt: skip
+    return (seen or ["noise: none seen"]) + ([f"noise: {', '.join(rest)}"] if rest else [])

@@ -91,7 +91,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def values_of(history, key):
-    return [s.value for s in aa._by_cell(history).get(key, [])]
+    return [s.value for s in aa.by_cell(history).get(key, [])]
 
 
 def test_what_is_wrong_with_a_session_is_told(tmp_path):
@@ -143,8 +143,8 @@ def test_a_limit_is_the_spread_and_the_range_of_the_sessions():
 def test_limits_ask_for_enough_sessions_and_look_at_other_cells_too():
     cells = [make.cell(batch_size=n) for n in range(1, 6)]
     history = make_pairs.sessions(cells, aa.ENOUGH, sd=0.001, within=0.0001)
-    assert aa.limits(history[1:]) == {}
-    quiet = aa.limits(history)
+    assert aa.limits(aa.by_cell(history[1:])) == {}
+    quiet = aa.limits(aa.by_cell(history))
     assert set(quiet) == {c.key for c in cells}
     # two of five cells are loud: then nobody believes that the others never are
     mixed = [
@@ -153,8 +153,8 @@ def test_limits_ask_for_enough_sessions_and_look_at_other_cells_too():
         for q, x in zip(history, make_pairs.sessions(cells, aa.ENOUGH, sd=0.05), strict=True)
     ]  # fmt: skip
     first = cells[0].key
-    assert aa.limits(mixed)[first].sd == quiet[first].sd
-    assert aa.limits(mixed)[first].largest > 10 * quiet[first].largest
+    assert aa.limits(aa.by_cell(mixed))[first].sd == quiet[first].sd
+    assert aa.limits(aa.by_cell(mixed))[first].largest > 10 * quiet[first].largest
 
 
 def test_within_run_error_is_not_counted_twice():

@@ -7,9 +7,11 @@ import pytest
 from msgspec import json
 from msgspec.structs import replace
 
+from gpubench import environment
 from gpubench.analysis import aa, compare, stats
 from gpubench.analysis.cells import summarise
 from gpubench.analysis.compare import CODES, UNSTEADY, caveat, exit_code
+from gpubench.errors import InputError
 from gpubench.record import FLAGS, Record, RecordFile
 from gpubench.suite import Policy
 from tests.report import make, make_pairs
@@ -124,7 +126,7 @@ def test_false_alarms_of_the_history_rule_stay_below_alpha(sd, heavy):
     alarms = 0
     for seed in range(200):
         files = make_pairs.sessions(cells, aa.ENOUGH + 20, sd, seed, heavy=heavy)
-        limits = aa.limits(files[: aa.ENOUGH])
+        limits = aa.limits(aa.by_cell(files[: aa.ENOUGH]))
         with pytest.MonkeyPatch.context() as patch:  # they are the same for ten comparisons
             patch.setattr(aa, "limits", lambda _, found=limits: found)
             for n in range(aa.ENOUGH, aa.ENOUGH + 20, 2):
@@ -141,6 +143,7 @@ def test_without_a_history_a_slowdown_is_a_warning_at_most():
         found = compare.compare(run(1), run(2, factor), history=QUIET[1:])
         assert {(c.verdict, c.code) for c in found} == {("INCONCLUSIVE", "no-history")}
         assert all(c.reason.startswith(words[:22]) for c in found)
+        assert all(c.reason.endswith("7 of the 8 A/A sessions needed") for c in found)
         assert all(c.p is None and c.smallest_detectable is None for c in found)
         assert exit_code(found) == 3
 
@@ -205,11 +208,40 @@ def test_another_machine_is_incomparable_unless_allowed():
     other = run(1, fingerprint="beef", environment=base.header.environment | changed)
     found = compare.compare(base, other, history=QUIET)
     assert {(c.verdict, c.code) for c in found} == {("INCOMPARABLE", "different-machine")}
-    assert found[0].reason == "differs: libraries.torch"  # a commit is what one compares
+    torch = libraries["torch"]  # a commit is what one compares
+    assert found[0].reason == f"differs: libraries.torch {torch} -> 3"
     assert exit_code(found) == 3
     for allowed in ("libraries.torch", "libraries"):
         assert set(verdicts(base, other, allow_different=[allowed])) == {"EQUIVALENT"}
-    assert set(verdicts(base, other, allow_different=["lib"])) == {"INCOMPARABLE"}
+    assert set(verdicts(base, other, allow_different=["libraries.tor"])) == {"INCOMPARABLE"}
+
+
+@pytest.mark.parametrize("name", ["lib", "", "librarys.torch"])
+def test_a_name_that_no_environment_has_cannot_be_allowed(name):
+    with pytest.raises(InputError, match="no such part of the environment; expected one of cpu"):
+        compare.compare(run(1), run(2), allow_different=[name])
+
+
+def test_machines_of_a_run_are_compared_by_rank():
+    one = run(1).header.environment
+    two = one | {"libraries": one["libraries"] | {"torch": "3"}}
+
+    def told(*nodes, **options):
+        print_ = environment.fingerprint_of(nodes)
+        other = run(1, fingerprint=print_, environment=nodes[0], nodes=list(nodes))
+        base = run(1, fingerprint=environment.fingerprint_of([one, one]), nodes=[one, one])
+        return compare.machine_differences(base, other, **options)
+
+    torch = one["libraries"]["torch"]
+    assert told(one, one) == []
+    assert told(one, two) == [f"node 1: libraries.torch {torch} -> 3"]
+    assert told(one, two, allow_different=["libraries"]) == []
+    assert told(one, one, one) == ["machines 2 -> 3"]
+
+
+def test_a_fingerprint_that_nothing_explains_is_said():
+    [words] = compare.machine_differences(run(1), run(1, fingerprint="beef"))
+    assert "-> beef, though no entry" in words
 
 
 # ------------------------------------------------------------------------------ holes

@@ -98,6 +98,21 @@ def test_headline_says_what_decides_the_exit_code():
     assert verdicts.headline(apart, RULE).endswith("are not comparable: differs: cpu.model")
 
 
+def test_what_differs_is_said_once_with_the_way_out():
+    rows = [replace(c, interleaved=False, verdict="INCOMPARABLE", code="different-machine",
+                    reason="differs: cpu.model a -> b") for c in ROWS]  # fmt: skip
+    told = plain(text.comparison(rows, rule=RULE))
+    assert told.count("cpu.model a -> b") == 2  # in the headline and in the table
+    assert "--allow-different KEY" in told
+    assert "--allow-different" not in plain(text.comparison(ROWS, rule=RULE))
+
+
+def test_stored_runs_that_could_confirm_nothing_say_what_it_takes():
+    blind = [replace(c, interleaved=False, smallest_detectable=None) for c in ROWS]
+    assert "8 A/A sessions or more of this machine" in verdicts.reach(blind)
+    assert "A/A" not in verdicts.reach([replace(c, interleaved=True) for c in blind])
+
+
 @pytest.mark.parametrize(
     ("share", "half", "wanted"),
     [

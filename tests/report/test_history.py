@@ -79,6 +79,24 @@ def test_throughput_that_falls_is_an_effect_above_zero():
     assert all(row[5].startswith("+") for row in runs.rows[12:20])
 
 
+def test_the_terminal_lists_the_last_runs_and_says_where_the_others_are(monkeypatch):
+    monkeypatch.setattr(history, "LATEST", 3)
+    found = analysis.trends(files(changed=1))
+    made = " ".join(history.render(found, "text").split())
+    assert all(made.count(f"run-{n} ") == 3 for n in (17, 18, 19))
+    assert made.count("run-16 ") == 0
+    assert made.count("run-12") == 2  # the change: in the headline and in its table
+    assert "the last 3 runs; 51 rows of earlier ones are left out here: -f html, md and" in made
+    for form in ("md", "html", "json"):
+        assert history.render(found, form).replace("\\", "").count("run-2") >= 3
+    monkeypatch.setattr(history, "LATEST", 20)
+    assert "left out" not in history.render(found, "text")
+
+
+def test_one_run_is_not_several():
+    assert "3 cells over 1 run." in history.headline(analysis.trends(files()[:1]), Rule())[0]
+
+
 def test_without_a_change_it_says_so():
     made = history.render(analysis.trends(files(changed=0)), "text")
     assert made.startswith("No change of more than ±2 % is shown in 3 cells over 20 runs.")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
+from rich.console import Console
 
 from gpubench.analysis import aa
 from gpubench.cli import cli
 from gpubench.errors import GpubenchError
-from gpubench.record import read
+from gpubench.record import RecordFile, encode, read
 from gpubench.run import selftest
 from gpubench.suite import Rule
 
@@ -71,10 +75,58 @@ def test_an_interrupt_keeps_the_sessions_that_are_done(
 
     monkeypatch.setattr(selftest, "LEAST_S", 0.01)
     suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
-    with pytest.raises(KeyboardInterrupt):
-        selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, interrupt)
+    found = selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, interrupt)
+    assert (found.interrupted, found.suites, found.sessions) == (True, 1, 1)
     [kept] = (path for path in tmp_path.rglob("*.jsonl"))
     assert read(kept).records[0].status == "ok"
+
+
+def test_an_interrupt_keeps_the_comparisons_that_are_done(
+    write_suite: WriteSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(selftest, "LEAST_S", 0.01)
+    monkeypatch.setattr(selftest.driver, "run", interrupted)
+    suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
+    words = ["selftest", str(suite), "--minutes", "0.001", "--cache-dir", str(tmp_path)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 130
+    assert "interrupted" in done.stdout
+    assert "0 of 1 A/A comparisons alarmed" in done.stdout
+    assert "0 runs added, 0 in" in done.stdout
+    monkeypatch.setattr(selftest.ab, "run", interrupted)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, said.append)
+    assert said[-1] == "interrupted: nothing was measured"
+
+
+def test_sessions_that_do_not_count_are_not_promised(
+    write_suite: WriteSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flagged session is kept, but `compare` has no use for it."""
+    measure = selftest.driver.run
+
+    def unsteady(*given: Any) -> RecordFile:
+        file = measure(*given)
+        header, *_ = Path(file.path).read_bytes().splitlines(keepends=True)
+        records = [replace(r, flags=[*r.flags, "DRIFT"]) for r in file.records]
+        lines = [encode("record", record) for record in records]
+        Path(file.path).write_bytes(header + b"".join(lines))
+        return replace(file, records=records)
+
+    monkeypatch.setattr(selftest, "LEAST_S", 0.01)
+    monkeypatch.setattr(selftest.driver, "run", unsteady)
+    suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
+    found = selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, lambda _: None)
+    assert (found.history, found.usable) == (1, 0)
+    told = io.StringIO()
+    Console(file=told, width=200).print(selftest.render(found))
+    assert "0 of them of use for every cell" in told.getvalue()
+    assert "of the tasks: level or spread moved" in told.getvalue()
+    assert "takes 368 comparisons without an alarm" in told.getvalue()
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "1e9"])

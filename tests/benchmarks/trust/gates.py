@@ -207,8 +207,8 @@ def _detectable_row(case: str, n: Counts) -> list[Row]:
                 "effect said to be detectable": f"{n['effect'] / n['suites']:.2%}",
                 "found": share(n["found"], n["suites"]),
             },
-            reach="at least 95 %",
-            ok=n["found"] / n["suites"] >= 0.95,
+            reach="at least 95 %, at 95 % confidence",
+            ok=at_most(n["suites"] - n["found"], n["suites"]) <= 0.05,
         )
     ]
 

@@ -8,7 +8,8 @@ A suite is two cheap cells (a small generated network on ONNX Runtime, batch 1 a
 One iteration is 20 inferences; the slower arm does 21. A/A and slowed suites take turns. Under
 ``bursts`` another process burns the same core for random times (exponential, mean 0.15 s), with
 pauses of 0.3 s. Every pair's values are kept, so that other rules can judge the same data. What
-else the machine did meanwhile is said by ``--beside`` and printed in the report.
+else the machine did meanwhile is said by ``--beside`` and printed in the report. The same command
+goes on where it was stopped: suites that its file holds are not measured again.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def network(path: Path) -> None:
 def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, beside: str) -> None:
     """Append one JSON line a suite to ``out``/CONDITION-SEED.jsonl, until ``suites`` of each."""
     out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{condition}-{seed}.jsonl"
+    finished = done(target)
     end = time.monotonic() + limit_s
     core = sorted(os.sched_getaffinity(0))[0]
     with TemporaryDirectory(prefix="trust-") as scratch:
@@ -123,20 +126,32 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, b
         try:
             with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
                 agent.start()
-                with (out / f"{condition}-{seed}.jsonl").open("a") as file:
+                with target.open("a") as file:
                     for number in range(suites):
                         kinds = ["same", "slowed"]
                         random.Random(f"{seed}/{number}").shuffle(kinds)
                         for kind in kinds:
+                            at = seed * 1000 + number
+                            if (kind, at) in finished:
+                                continue
                             if time.monotonic() > end:
                                 return
-                            row = one(job, agent, kind, seed * 1000 + number, place)
+                            row = one(job, agent, kind, at, place)
                             row |= {"condition": condition, "beside": beside}
                             print(json.dumps(row), file=file, flush=True)
         finally:
             if rival is not None:
                 rival.send_signal(signal.SIGKILL)
                 rival.wait()
+
+
+def done(path: Path) -> set[tuple[str, int]]:
+    """(kind, seed) of the suites in ``path``, from which a line that was cut off is removed."""
+    if not path.exists():
+        return set()
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    path.write_text("".join(whole))
+    return {(row["kind"], row["seed"]) for row in map(json.loads, whole)}
 
 
 def one(job: ab.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:

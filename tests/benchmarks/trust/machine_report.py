@@ -78,9 +78,12 @@ def machine_lines(rows: list[Row]) -> list[str]:
         else:
             missed = [r for r in group if not alarmed(r, "REGRESSED")]
             wrong = [r for r in group if alarmed(r, "EQUIVALENT", "IMPROVED")]
+            verdicts = [cell["verdict"] for r in group for cell in r["cells"]]
+            blind = sum(verdict != "REGRESSED" for verdict in verdicts)
             found.append(
-                f"- {condition}: {len(missed)} of {len(group)} suites slowed by 5 % missed; "
-                f"{len(wrong)} called a slowed cell EQUIVALENT or IMPROVED."
+                f"- {condition}: {len(missed)} of {len(group)} suites slowed by 5 % missed (no "
+                f"cell REGRESSED), and {blind} of their {len(verdicts)} cells; {len(wrong)} called "
+                "a slowed cell EQUIVALENT or IMPROVED."
             )
     return found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.trust import machine_report
+from tests.benchmarks.trust import machine, machine_report
 
 
 def suite(kind: str, n: int) -> dict[str, Any]:
@@ -27,3 +29,20 @@ def test_cells_without_a_pair_are_said_and_not_divided_by() -> None:
     assert "| quiet | 1.05 | 1 MISSING | no interval |" in text
     assert "- quiet: a neighbour.\n" in text
     assert "quiet: 1 of 1 suites slowed by 5 % missed" in text
+
+
+def test_a_cell_that_was_missed_is_said_though_its_suite_was_found() -> None:
+    found = suite("slowed", 8)
+    cell = found["cells"][0]
+    found["cells"] = [cell | {"verdict": "REGRESSED"}, cell | {"verdict": "INCONCLUSIVE"}]
+    text = machine_report.text([found])
+    assert "0 of 1 suites slowed by 5 % missed (no cell REGRESSED), and 1 of their 2 cells" in text
+
+
+def test_suites_that_are_done_are_not_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "quiet-0.jsonl"
+    assert machine.done(path) == set()
+    whole = json.dumps(suite("same", 8)) + "\n"
+    path.write_text(whole + whole[:20])
+    assert machine.done(path) == {("same", 1)}
+    assert path.read_text() == whole

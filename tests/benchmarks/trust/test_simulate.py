@@ -104,6 +104,13 @@ def test_the_table_can_miss() -> None:
     assert row.ok is False
 
 
+def test_what_is_called_detectable_must_be_found_beyond_chance() -> None:
+    """575 of 600 is above 95 %, but it does not show that the true share is."""
+    for found, ok in ((575, False), (585, True)):
+        (row,) = gates.DETECTABLE.rows("sd", {"suites": 600, "effect": 30.0, "found": found})
+        assert row.ok is ok
+
+
 def test_chunks_add_up() -> None:
     ((name, case), *_) = gates.DETERMINISM.cases.items()
     one = case.repeat(np.random.default_rng(0), 1)["suites"]
