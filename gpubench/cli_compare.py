@@ -22,6 +22,8 @@ from gpubench.cli_options import (
     selection,
     share,
     show_run,
+    suite_argument,
+    suites,
     tell,
     words,
 )
@@ -53,7 +55,7 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 
 
 @click.command()
-@click.argument("suite")
+@suite_argument
 @click.option("--baseline", multiple=True, help="KEY=VALUE,...: what the baseline is to be.")
 @click.option("--candidate", multiple=True, help="KEY=VALUE,...: what the candidate is to be.")
 @click.option("--baseline-python", type=path, help="Interpreter (or venv) of the baseline.")
@@ -98,6 +100,7 @@ def ab(
     The arms differ in an axis, an option, a model file, an interpreter, or a git commit. Pairs of
     fresh processes are measured in random order until no verdict can change.
 
+    \b
     Example: gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime
 
     Example: gpubench ab ci --backend onnxruntime --baseline-ref main
@@ -274,7 +277,7 @@ def compare(
 
 
 @click.command()
-@click.argument("suite", default="selftest")
+@click.argument("suite", default="selftest", shell_complete=suites)
 @click.option("--minutes", default=5.0, help="About how long.", show_default=True)
 @delta_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")

@@ -42,7 +42,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r}: expected whole numbers, such as 1,8") from None
 
 
-def _suites(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def suites(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
     """Shipped suites that begin so, else files."""
     from gpubench import suitefile
 
@@ -50,7 +50,7 @@ def _suites(_: click.Context, __: click.Parameter, begun: str) -> list[Completio
     return found or [CompletionItem(begun, type="file")]
 
 
-suite_argument = click.argument("suite", shell_complete=_suites)
+suite_argument = click.argument("suite", shell_complete=suites)
 
 SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--backend", {"callback": words, "help": "Backends, comma-separated."}),

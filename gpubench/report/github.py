@@ -75,7 +75,8 @@ def run_summary(files: Sequence[RecordFile]) -> str:
     lines += [f"- {markdown.escape(_short(line))}" for line in headline.lines(summaries)]
     lines += [f"- {markdown.escape(line)}" for line in pathview.headline(summaries)]
     lines += [
-        f"- **{markdown.escape(_short(flag))}** ({n} cells): {markdown.escape(show.meaning(flag))}"
+        f"- **{markdown.escape(_short(flag))}** ({show.cells(n)}): "
+        + markdown.escape(show.meaning(flag))
         for flag, n in headline.flags(summaries)
     ]
     tables = sorted(of_cells(summaries), key=lambda table: table.title != OPEN[0])

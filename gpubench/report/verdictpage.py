@@ -24,7 +24,8 @@ PATHS = {
 HELP = {
     "verdict": "what the rule says of the cell", "cell": "the candidate's cell",
     "baseline": "median time of a batch, or images/s", "candidate": "the same of the candidate",
-    "effect": "change of the time for a batch or an image: + is slower; 95 % interval",
+    "effect": "change of the time for a batch or an image: + is slower; 95 % interval; of an A/B "
+    "from its pairs, so it may differ a little from what the two medians suggest",
     "pairs": "pairs of processes behind the effect", "repeats": "of baseline and candidate",
     "pair sd": "spread of the change over the pairs",
     "finds": "the slowdown that would have been found 95 times in 100",

@@ -26,7 +26,7 @@ EXIT = {
     0: "pass",
     1: "a confirmed regression",
     3: "inconclusive or incomparable: neither a change nor its absence is shown",
-    4: "cells are missing: measured on one side only",
+    4: "cells are missing, or failed",
 }
 """What the exit codes of a comparison mean; 2 is bad input."""
 
@@ -206,7 +206,7 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
         )
     if worst == UNCHANGED:
         return f"PASS: {share} unchanged {margin}"
-    words = {"MISSING": "missing on one side", "INCOMPARABLE": "not comparable",
+    words = {"MISSING": "missing or failed", "INCOMPARABLE": "not comparable",
              "INCONCLUSIVE": "undecided"}[worst]  # fmt: skip
     reasons = {c.reason for c in hit}
     about = f"{first.label}: {first.reason}" if len(reasons) > 1 or one else first.reason

@@ -82,7 +82,7 @@ def test_headline_says_what_decides_the_exit_code():
     )
     left = [c for c in ROWS if c.verdict != "REGRESSED"]
     assert verdicts.headline(left, RULE) == (
-        "MISSING: 1 of 5 cells is missing on one side: tensorrt fp16 b1 x1 latency: candidate: "
+        "MISSING: 1 of 5 cells is missing or failed: tensorrt fp16 b1 x1 latency: candidate: "
         "failed: out-of-memory (worker killed: 3.9 of 4.0 GiB used)"
     )
     left = [c for c in left if c.verdict != "MISSING"]
