@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.cli_options import (
     cache_option,
     console,
@@ -143,6 +143,7 @@ def ab(
 
 def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
     from gpubench.analysis import compare as comparing
+    from gpubench.analysis.interleaved import unfinished
     from gpubench.analysis.verdicts import exit_code
     from gpubench.record import RECORDS
     from gpubench.report.page import render_comparison
@@ -170,6 +171,14 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
     page = render_comparison(*files, found, rule=job.rule, code=code)
     save_report(job.out, page)
     _tell(screen, found, job.rule, code, as_json, github)
+    more, each = unfinished(*files)
+    if more:
+        screen.print(
+            f"The budget ended first: at least {more} more pairs would be needed, about "
+            f"{units.clock(more * each)}. Go on with the same command and --resume -o {job.out}",
+            markup=False,
+            soft_wrap=True,
+        )
     screen.print(f"report: {job.out / 'report.html'}", markup=False, soft_wrap=True)
     return code
 

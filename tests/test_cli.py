@@ -320,6 +320,11 @@ def test_ab_says_a_regression_with_its_exit_code(
     passed = gpubench("ab", suite, *slower, *free)
     assert passed.returncode == 0, passed.stderr
     assert json.loads(passed.stdout)["exit_code"] == 0
+    short = ("--budget", "0.1s", "-o", tmp_path / "short", "--cache-dir", cache_dir)
+    ended = gpubench("ab", suite, *slower, *short)
+    assert ended.returncode == 3, ended.stderr
+    told = "pairs would be needed, about .* Go on with the same command and --resume -o .*short"
+    assert re.search(told, ended.stdout)
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,7 @@ def compare(
     fit together.
     """
     rule = _rule(base, candidate, delta, alpha)
-    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
-    planned = zip(base.header.planned, candidate.header.planned, strict=True)
-    pairing = candidate.header.pairing
-    matches = [
-        _Match(first[b.key], second[c.key], by_rate(b, c) or bool(pairing and pairing.rates))
-        for b, c in planned
-    ]
-    kept = [m for m in matches if not (_skipped(m.baseline) and _skipped(m.candidate))]
+    kept = _matches(base, candidate)
     joined = {str(n): _join(m) for n, m in enumerate(kept) if not lost(m.baseline, m.candidate)}
     pairs = {key: _pairs(both) for key, both in joined.items()}
     longest = max((len(x) for p in pairs.values() for x in (p.screen, p.confirm)), default=0)
@@ -74,6 +67,36 @@ def compare(
             row = _doubted(_judged(row, said[key], used, match), match, used)
         rows.append(row)
     return rows
+
+
+def unfinished(base: RecordFile, candidate: RecordFile) -> tuple[int, float]:
+    """(pairs that the rule asks for next, seconds that one takes here); (0, 0.0) when it is done.
+
+    Cells with a failure are left out. After a screen there may be fresh pairs to come.
+    """
+    rule = _rule(base, candidate, None, None)
+    sound = [
+        m for m in _matches(base, candidate)
+        if not lost(m.baseline, m.candidate) and not failures(m.baseline, m.candidate)
+    ]  # fmt: skip
+    pairs = {str(n): _pairs(_join(m)) for n, m in enumerate(sound)}
+    more = sum(
+        n - len(pairs[key].screen if stage == "screen" else pairs[key].confirm)
+        for key, (stage, n) in gate.wanted(pairs, rule).items()
+    )
+    return (more, fmean(r.wall_s for m in sound for r in m.candidate.records)) if more else (0, 0.0)
+
+
+def _matches(base: RecordFile, candidate: RecordFile) -> list[_Match]:
+    """Planned pairs of cells, without those that both arms skipped."""
+    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
+    pairing = candidate.header.pairing
+    rates = bool(pairing and pairing.rates)
+    matches = (
+        _Match(first[b.key], second[c.key], rates or by_rate(b, c))
+        for b, c in zip(base.header.planned, candidate.header.planned, strict=True)
+    )
+    return [m for m in matches if not (_skipped(m.baseline) and _skipped(m.candidate))]
 
 
 class _Match(Struct, frozen=True):

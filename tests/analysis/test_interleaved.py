@@ -355,3 +355,20 @@ def test_an_arm_has_no_pilot():
     narrow = replace(s.policy, repeats=5, max_repeats=20, target_half_width=1e-9)
     assert not replace(s, policy=narrow).wide
     assert replace(s, policy=narrow, arm=False).wide
+
+
+def test_what_the_rule_still_asks_for_is_counted():
+    assert interleaved.unfinished(*arms([EAGER], 12)) == (0, 0.0)
+    more, seconds = interleaved.unfinished(*arms([EAGER], 5))
+    assert (more, seconds) == (3, pytest.approx(arms([EAGER], 5)[1].records[0].wall_s))
+    flagged = arms([EAGER, OTHER], 8, effect={1: 0.2}, confirm=2)
+    found = compare(*flagged)
+    assert [c.code for c in found] == ["inside-margin", "unconfirmed"]
+    wanted = gate.first_look(interleaved_pairs(*flagged, OTHER), 1, Rule())
+    assert interleaved.unfinished(*flagged)[0] == wanted - 2
+
+    def breaks(r, arm):
+        broken = arm == "candidate" and r.cell == OTHER and r.repeat == 7
+        return replace(r, status="failed", kind="crash", replicas=[], again=[]) if broken else r
+
+    assert interleaved.unfinished(*arms([EAGER, OTHER], 8, change=breaks))[0] == 0
