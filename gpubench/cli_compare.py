@@ -103,6 +103,7 @@ def ab(
     \b
     Example: gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime
 
+    \b
     Example: gpubench ab ci --backend onnxruntime --baseline-ref main
     """
     from gpubench.analysis.verdicts import parse_fail_on
@@ -272,7 +273,7 @@ def compare(
             f"--history {history}: no session in it; expected record files (*.jsonl), as "
             "gpubench selftest keeps them"
         )
-    allowed = [key for keys in allow_different for key in keys.split(",")]
+    allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
     found = comparing.compare(
         before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
     )

@@ -274,8 +274,8 @@ def test_a_commit_may_be_named_and_a_whole_history_stays_whole(job: Path) -> Non
     [
         ({"mode": ""}, "mode must be"),
         ({"mode": HOSTILE}, "mode must be"),
-        ({"mode": "compare"}, "needs baseline"),
-        ({"mode": "compare", "baseline": "gone"}, "needs baseline"),
+        ({"mode": "compare"}, "needs baseline, a stored run's directory, not ''"),
+        ({"mode": "compare", "baseline": "gone\n::x"}, r"not \$'gone\\n::x'"),
         ({"base_ref": ""}, "needs base-ref"),
         ({"base_ref": "--upload-pack=touch pwned"}, "must be a commit"),
         ({"base_ref": "+main"}, "must be a commit"),

@@ -222,7 +222,7 @@ def publish(
     body, why = f"{text}\n".encode(), ""
     try:
         with Path(path).open("ab") as file:
-            if file.tell() + len(body) > TAKEN:
+            if os.fstat(file.fileno()).st_size + len(body) > TAKEN:
                 why = "it would be longer than the 1 MiB that GitHub takes"
             else:
                 file.write(body)

@@ -55,7 +55,7 @@ def render(
 def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     """What a reader should take away."""
     runs = len({p.run for t in trends for p in t.points})
-    many = f"{len(trends)} cell{'' if len(trends) == 1 else 's'} over {runs} run"
+    many = f"{show.cells(len(trends))} over {runs} run"
     many += "" if runs == 1 else "s"
     changed = [t for t in trends if t.changes]
     margin = f"\u00b1{100 * rule.delta:g} %"

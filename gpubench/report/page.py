@@ -203,7 +203,8 @@ def _run(name: str, file: RecordFile, shared: Sequence[str] = ()) -> dict[str, A
     head = file.header
     machine = show.machine(head)
     told = [head.suite.description, machine]
-    own = [*(t for t in told if t and t not in shared), head.started, f"run {head.run_id}",
+    run = head.run_id if head.pairing else name  # an arm's name is said beside it
+    own = [*(t for t in told if t and t not in shared), head.started, f"run {run}",
            f"raw records: {file.path}"]  # fmt: skip
     others = [_sections(environment) for environment in head.nodes]
     return {

@@ -51,20 +51,20 @@
     const seen = [...new Set(lines.map(([, index]) => index))].sort((a, b) => a - b);
     const list = document.createElement("ul");
     list.className = "swatches";
-    seen.slice(seen.length > 1 ? 0 : 1).forEach((index) => {
+    seen.forEach((index) => {
       const item = document.createElement("li"), swatch = document.createElement("span");
       swatch.className = "swatch";
       swatch.style.background = `var(--s${index % COLOURS})`;
       item.append(swatch, `${gauges.length ? "replica or GPU" : "replica"} ${named(cell, "replica", index)}`);
       list.append(item);
     });
-    return list;
+    return seen.length > 1 ? [list] : [];
   }
 
   gpubench.$("[data-samples]").forEach((box) => gpubench.lazy(box, async () => {
     const cell = samples.cells[box.dataset.samples];
     const gauges = samples.gauges.filter(([name]) => cell.gauges[name].length);
-    box.append(legend(cell, gauges));
+    box.append(...legend(cell, gauges));
     const drawn = [chart(box, cell, samples.spec, `one batch (${cell.unit})`,
       rows(cell, cell.samples, "replica", cell.unit, cell.dy), !gauges.length)];
     gauges.forEach(([name, title, unit], i) => drawn.push(chart(box, cell, samples.gauge, title,
