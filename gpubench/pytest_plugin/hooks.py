@@ -182,7 +182,7 @@ def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     for item in items:
-        if item.get_closest_marker("gpubench") and wanted_of(item) is None:
+        if any(mark.name == "gpubench" for mark in item.own_markers) and wanted_of(item) is None:
             words = "marked 'gpubench', but a unittest.TestCase takes no arguments: nothing is "
             raise pytest.UsageError(f"{item.nodeid}: {words}measured")
     required = config.getoption("gpubench_require")
