@@ -316,12 +316,12 @@ def test_ab_says_a_regression_with_its_exit_code(
     assert [row["verdict"] for row in found["comparisons"]] == ["REGRESSED"]
     assert found["comparisons"][0]["interleaved"] is True
     assert found["comparisons"][0]["ratio"] > 2
-    free = ("--json", "--fail-on", "none", "-o", tmp_path / "free", "--cache-dir", cache_dir)
-    passed = gpubench("ab", suite, *slower, *free)
+    short = ("--budget", "0.1s", "--cache-dir", cache_dir)
+    free = ("--json", "--fail-on", "none", "-o", tmp_path / "free")
+    passed = gpubench("ab", suite, *slower, *short, *free)
     assert passed.returncode == 0, passed.stderr
     assert json.loads(passed.stdout)["exit_code"] == 0
-    short = ("--budget", "0.1s", "-o", tmp_path / "short", "--cache-dir", cache_dir)
-    ended = gpubench("ab", suite, *slower, *short)
+    ended = gpubench("ab", suite, *slower, *short, "-o", tmp_path / "short")
     assert ended.returncode == 3, ended.stderr
     told = "pairs would be needed, about .* Go on with the same command and --resume -o .*short"
     assert re.search(told, ended.stdout)
