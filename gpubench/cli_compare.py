@@ -176,7 +176,8 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
     if more:
         screen.print(
             f"The budget ended first: at least {more} more pairs would be needed, about "
-            f"{units.clock(more * each)}. Go on with the same command and --resume -o {job.out}",
+            f"{units.clock(more * each)}. Go on with the same command, --resume -o {job.out} "
+            f"--budget {max(job.budget_s, 2 * more * each):.0f}s",
             markup=False,
             soft_wrap=True,
         )

@@ -13,7 +13,7 @@ from gpubench.record import FAILURES
 
 VERDICTS = {
     "REGRESSED": "slower by more than the margin",
-    "MISSING": "failed, skipped or not planned on one side",
+    "MISSING": "failed, skipped or not planned in an arm",
     "INCOMPARABLE": "the two runs were not made on the same kind of machine",
     "INCONCLUSIVE": "neither a change nor its absence is shown",
     "IMPROVED": "faster by more than the margin",

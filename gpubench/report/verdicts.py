@@ -32,6 +32,7 @@ EXIT = {
 
 LEGEND = (
     "effect: change of the time for a batch or an image, with its 95 % interval, + is slower; "
+    "of an A/B it comes from the pairs, so its sign may differ from that of the two medians; "
     "finds: the slowdown that would have been found 95 times in 100; baseline, candidate: median "
     "time of a batch, or images/s where it ends in /s"
 )

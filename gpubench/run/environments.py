@@ -42,7 +42,8 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     The working tree lies below ``root`` and is kept: a second call for the same commit is quick.
     Raises InputError when git does not know the reference or the environment cannot be made.
     """
-    top = Path(_run("--baseline-ref", ["git", "rev-parse", "--show-toplevel"]))
+    needs = f"--baseline-ref {reference!r}: needs the project's git repository as current directory"
+    top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
     name = [
         "git",
         "rev-parse",

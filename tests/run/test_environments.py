@@ -116,6 +116,13 @@ def test_an_unknown_reference_is_bad_input(
         environments.of_reference(reference, tmp_path / "cache")
 
 
+def test_no_repository_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = "--baseline-ref 'main': needs the project's git repository as current directory"
+    with pytest.raises(InputError, match=told):
+        environments.of_reference("main", tmp_path / "cache")
+
+
 def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Path) -> None:
     git(repository, "rm", "-q", "app/pyproject.toml")
     (repository / "app").mkdir(exist_ok=True)
