@@ -263,7 +263,7 @@ def compare(
     for file in files:
         for note in file.notes:
             tell(f"{file.path}: {note}")
-    if before.header.run_id == after.header.run_id:
+    if candidate and before.header.run_id == after.header.run_id:
         tell(f"both are the same run, {before.header.run_id}: no difference can show")
     if history and not history.is_dir():
         raise InputError(f"--history {history}: no such directory")
