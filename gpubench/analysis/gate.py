@@ -44,8 +44,6 @@ AGAIN = 4
 UNSTEADY_SHARE = 0.75
 """More pairs than this flagged as not steady forbid EQUIVALENT: noise that is merely correlated
 (AR(1), 0.9) flags nearly half of them."""
-WIDER = 1.5
-"""Times that the spread may change within the processes of an arm."""
 
 CODES = {
     "confirmed": "beyond the margin on fresh pairs, after Holm's correction",
@@ -67,7 +65,7 @@ class Pair(Struct, frozen=True, kw_only=True):
     trends: tuple[float, float] = (0.0, 0.0)
     """Within the process of the baseline and of the candidate: log(late cost / early cost)."""
     spreads: tuple[float, float] = (0.0, 0.0)
-    """As ``trends``, of the median distance from the median."""
+    """Likewise: late - early spread, the median distance from the median as a share of it."""
     unsteady: bool = False
     """Flagged DRIFT or NO-STEADY-STATE in either arm."""
 
@@ -323,28 +321,25 @@ def _words(
 def not_steady(used: Sequence[Pair], rule: Rule) -> str:
     """Why these traces (of two pairs or more) cannot show equivalence; '' when they can.
 
-    Too many of them drift by themselves, or one arm's processes do in the same direction: by more
-    than three standard errors, the level by half the margin and the spread by WIDER.
+    Too many of them drift by themselves, or the level or the spread of one arm's processes moves in
+    the same direction: by more than half the margin and by more than three standard errors.
     """
     share = sum(pair.unsteady for pair in used) / len(used)
     if share > UNSTEADY_SHARE:
         return f"{share:.0%} of the pairs are not steady"
     for arm, name in enumerate(("baseline", "candidate")):
-        level = [pair.trends[arm] for pair in used]
-        spread = [pair.spreads[arm] for pair in used]
-        if moved := _moved(level, math.log1p(rule.delta) / 2):
-            return f"the {name}'s cost moves by {moved} within its processes"
-        if moved := _moved(spread, math.log(WIDER)):
-            return f"the {name}'s spread changes by {moved} within its processes"
+        if moved := _moved([pair.trends[arm] for pair in used], rule):
+            return f"the {name}'s cost moves by {math.expm1(moved):+.1%} within its processes"
+        if moved := _moved([pair.spreads[arm] for pair in used], rule):
+            return f"the {name}'s spread moves by {moved:+.1%} of its cost within its processes"
     return ""
 
 
-def _moved(trends: Sequence[float], least: float) -> str:
-    """By how much, where that is more than ``least`` and three standard errors; else ''."""
+def _moved(trends: Sequence[float], rule: Rule) -> float:
+    """By how much, where that is more than half the margin and three standard errors; else 0."""
     trend = _shift(trends)
-    if abs(trend.value) <= max(least, 3 * trend.sd / math.sqrt(trend.n)):
-        return ""
-    return f"{math.expm1(trend.value):+.1%}"
+    least = max(math.log1p(rule.delta) / 2, 3 * trend.sd / math.sqrt(trend.n))
+    return trend.value if abs(trend.value) > least else 0.0
 
 
 def smallest_detectable(sd: float, pairs: int, flagged: int, rule: Rule) -> float:

@@ -225,12 +225,12 @@ def _trend(record: Record) -> float:
 
 
 def _spread(record: Record) -> float:
-    """log(late spread / early spread); the spread is the median distance from the median."""
+    """Late spread - early spread: the median distance from the median, as a share of it."""
     early, late = (
         median([abs(d / level - 1) for t in part if t and (level := median(t)) for d in t] or [0.0])
         for part in _parts(record)
     )
-    return math.log(late / early) if early and late else 0.0
+    return late - early
 
 
 def _parts(record: Record) -> list[list[list[float]]]:

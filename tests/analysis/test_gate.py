@@ -141,7 +141,7 @@ def pairs(
         (pairs(10, unsteady=8), "80% of the pairs are not steady"),
         (pairs(10, trend=0.03, spread=0.005), "the candidate's cost moves by"),
         (pairs(10, trend=-0.03, spread=0.005), "the candidate's cost moves by"),
-        (pairs(10, wider=0.5, spread=0.005), "the baseline's spread changes by +6"),
+        (pairs(10, wider=0.03, spread=0.005), "the baseline's spread moves by +3."),
     ],
 )
 def test_what_is_not_steady_is_not_equivalent(used: list[Pair], words: str) -> None:
@@ -156,8 +156,8 @@ def test_what_is_not_steady_is_not_equivalent(used: list[Pair], words: str) -> N
         pairs(10, unsteady=7),
         pairs(10, trend=0.009),  # within half the margin
         pairs(10, trend=0.012, spread=0.05),  # within its noise
-        pairs(10, wider=0.4),  # not half as wide again
-        pairs(10, wider=0.5, trend=0.005, spread=0.9),
+        pairs(10, wider=0.009),  # likewise
+        pairs(10, wider=0.012, trend=0.005, spread=0.05),
     ],
 )
 def test_a_little_unrest_is_allowed(used: list[Pair]) -> None:

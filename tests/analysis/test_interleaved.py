@@ -232,13 +232,13 @@ def test_processes_that_are_not_steady_are_never_equivalent():
     def louder(r: Record, arm: str) -> Record:
         def spread(s: Samples) -> Samples:
             level = median(s.durations_ns)
-            return replace(s, durations_ns=[round(level + 3 * (d - level)) for d in s.durations_ns])
+            return replace(s, durations_ns=[round(level + 9 * (d - level)) for d in s.durations_ns])
 
         return replace(r, again=[spread(s) for s in r.again]) if arm == "candidate" else r
 
     growing = judged([EAGER], 12, change=louder)[0]
     assert (growing.verdict, growing.code) == ("INCONCLUSIVE", "not-steady")
-    assert growing.reason.startswith("the candidate's spread changes by +")
+    assert growing.reason.startswith("the candidate's spread moves by +")
     # a drift within one turn, where a process has only one
     rising = judged([EAGER], 12, turns=1, change=lambda r, a: replace(r, replicas=[
         replace(s, durations_ns=sorted(s.durations_ns)) for s in r.replicas]))[0]  # fmt: skip

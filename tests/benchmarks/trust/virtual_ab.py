@@ -113,8 +113,8 @@ def measure(
         cost[arm] = own.reshape(n, 2, k) + slow[np.arange(n)[:, None], turns[:, arm]]
     medians, unsteady = settle(cost)
     level, trends = medians.mean(axis=2), medians[:, :, 1] - medians[:, :, 0]
-    off = np.median(np.abs(np.exp(cost) - np.median(np.exp(cost), axis=3, keepdims=True)), axis=3)
-    spreads = np.log(off[:, :, 1] / off[:, :, 0])
+    off = np.exp(cost - np.median(cost, axis=3, keepdims=True)) - 1
+    spreads = np.diff(np.median(np.abs(off), axis=3), axis=2)[:, :, 0]
     pairs = [
         gate.Pair(
             d=float(level[1, i] - level[0, i]),
