@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -175,8 +176,9 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
     more, each = unfinished(*files)
     if more:
         screen.print(
-            f"The budget ended first: at least {more} more pairs would be needed, about "
-            f"{units.clock(more * each)}. Go on with the same command, --resume -o {job.out} "
+            f"The budget ended first: pairs still needed: at least {more}, about "
+            f"{units.clock(max(1, more * each))}. Go on with the same command, --resume "
+            f"-o {shlex.quote(str(job.out))} "
             f"--budget {max(job.budget_s, 2 * more * each):.0f}s",
             markup=False,
             soft_wrap=True,

@@ -222,13 +222,14 @@ def show_run(screen: Console, quiet: bool) -> Silent:
 def save(path: Path, body: str | bytes) -> None:
     """Write ``body``, whole or not at all; InputError where that cannot be done."""
     device = path.exists() and not path.is_file()  # such as /dev/stdout
-    aside = path if device else path.with_name(f".{path.name}.{os.getpid()}")
+    real = Path(os.path.realpath(path))  # a link stays one
+    aside = path if device else real.with_name(f".{real.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        real.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.write_bytes(body if isinstance(body, bytes) else body.encode())
             if not device:
-                aside.replace(path)
+                aside.replace(real)
         finally:
             if not device:
                 aside.unlink(missing_ok=True)

@@ -323,7 +323,7 @@ def test_ab_says_a_regression_with_its_exit_code(
     assert json.loads(passed.stdout)["exit_code"] == 0
     ended = gpubench("ab", suite, *slower, *short, "-o", tmp_path / "short")
     assert ended.returncode == 3, ended.stderr
-    told = r"pairs would be needed, about .* --resume -o .*short --budget \d+s"
+    told = r"pairs still needed: at least \d+, about .* --resume -o .*short --budget \d+s"
     assert re.search(told, ended.stdout)
 
 

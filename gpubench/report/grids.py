@@ -1,4 +1,4 @@
-"""Tables of the terminal, in windows of any width: a number is never cut off or broken.
+"""Tables of the terminal, in windows of 80 columns and more: numbers stay whole.
 
 What is too wide is laid out anew: the table of a run by moving words below their row, any other
 by its columns, which go on below, behind the ones that say which row it is.

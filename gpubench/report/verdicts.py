@@ -234,7 +234,8 @@ def reach(found: Sequence[Comparison]) -> str:
     least = [c.smallest_detectable for c in found if c.smallest_detectable is not None]
     if not least:
         text = "It could not have confirmed a slowdown of any size, in any cell"
-        return f"{text}." if paired(found) else f"{text}: {NEEDS_HISTORY}."
+        judged = any(c.verdict not in ("MISSING", "INCOMPARABLE") for c in found)
+        return f"{text}: {NEEDS_HISTORY}." if judged and not paired(found) else f"{text}."
     low, high = percent(min(least)), percent(max(least))
     blind = len(found) - len(least)
     size = low if low == high else f"{low} (best cell) to {high} (worst cell)"

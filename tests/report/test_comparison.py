@@ -448,3 +448,9 @@ def test_the_command_of_an_arm_compares_again():
     assert show.resume(base.header, "out") == (
         "gpubench ab ci --baseline backend=a --json -q --resume -o out"
     )
+
+
+@pytest.mark.parametrize(("verdict", "said"), [("INCONCLUSIVE", True), ("INCOMPARABLE", False)])
+def test_a_history_is_advised_only_where_it_would_help(verdict: str, said: bool) -> None:
+    row = Comparison(key="k", label="cell", metric="p50 [ns]", verdict=verdict, code="", reason="")
+    assert (verdicts.NEEDS_HISTORY in verdicts.reach([row])) is said
