@@ -173,13 +173,13 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
     page = render_comparison(*files, found, rule=job.rule, code=code)
     save_report(job.out, page)
     _tell(screen, found, job.rule, code, as_json, github)
-    more, each = unfinished(*files)
+    more, needed = unfinished(*files)
     if more:
         screen.print(
             f"The budget ended first: pairs still needed: at least {more}, about "
-            f"{units.clock(max(1, more * each))}. Go on with the same command, --resume "
+            f"{units.clock(max(1, needed))}. Go on with the same command, --resume "
             f"-o {shlex.quote(str(job.out))} "
-            f"--budget {max(job.budget_s, 2 * more * each):.0f}s",
+            f"--budget {max(job.budget_s, 2 * needed):.0f}s",
             markup=False,
             soft_wrap=True,
         )

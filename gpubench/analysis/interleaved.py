@@ -70,21 +70,21 @@ def compare(
 
 
 def unfinished(base: RecordFile, candidate: RecordFile) -> tuple[int, float]:
-    """(pairs that the rule asks for next, seconds that one takes here); (0, 0.0) when it is done.
+    """(pairs that the rule asks for next, seconds that they take here); (0, 0.0) when it is done.
 
-    Cells with a failure are left out. After a screen there may be fresh pairs to come.
+    A cell with a failure is not measured again. After a screen there may be fresh pairs to come.
     """
     rule = _rule(base, candidate, None, None)
-    sound = [
-        m for m in _matches(base, candidate)
-        if not lost(m.baseline, m.candidate) and not failures(m.baseline, m.candidate)
-    ]  # fmt: skip
-    pairs = {str(n): _pairs(_join(m)) for n, m in enumerate(sound)}
-    more = sum(
-        n - len(pairs[key].screen if stage == "screen" else pairs[key].confirm)
-        for key, (stage, n) in gate.wanted(pairs, rule).items()
-    )
-    return (more, fmean(r.wall_s for m in sound for r in m.candidate.records)) if more else (0, 0.0)
+    joined = [m for m in _matches(base, candidate) if not lost(m.baseline, m.candidate)]
+    pairs = [_pairs(_join(m)) for m in joined]
+    more, seconds = 0, 0.0
+    for n, (stage, size) in gate.wanted({str(n): p for n, p in enumerate(pairs)}, rule).items():
+        match, have = joined[int(n)], pairs[int(n)]
+        if not failures(match.baseline, match.candidate):
+            lack = size - len(have.screen if stage == "screen" else have.confirm)
+            more += lack
+            seconds += lack * fmean(r.wall_s for r in match.candidate.records)
+    return more, seconds
 
 
 def _matches(base: RecordFile, candidate: RecordFile) -> list[_Match]:

@@ -359,8 +359,14 @@ def test_an_arm_has_no_pilot():
 
 def test_what_the_rule_still_asks_for_is_counted():
     assert interleaved.unfinished(*arms([EAGER], 12)) == (0, 0.0)
-    more, seconds = interleaved.unfinished(*arms([EAGER], 5))
-    assert (more, seconds) == (3, pytest.approx(arms([EAGER], 5)[1].records[0].wall_s))
+
+    def slow(r, arm):
+        return replace(r, wall_s=60 if r.cell == OTHER else 0.5)
+
+    def short(r, arm):  # five pairs of one cell, twelve of the other
+        return slow(r, arm) if r.cell == EAGER or r.repeat < 5 else None
+
+    assert interleaved.unfinished(*arms([EAGER, OTHER], 12, change=short)) == (3, 180)
     flagged = arms([EAGER, OTHER], 8, effect={1: 0.2}, confirm=2)
     found = compare(*flagged)
     assert [c.code for c in found] == ["inside-margin", "unconfirmed"]

@@ -53,3 +53,19 @@ def test_any_number_of_samples_will_do(count: int) -> None:
     assert steady.steady([5_000_000] * count, 0.02) == (0, [])
     if count > 15:
         assert steady.steady(list(range(1000, 1000 + 100 * count, 100)), 0.02)[1] != []
+
+
+def test_a_bend_is_seen_where_quarters_hardly_differ() -> None:
+    bent = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        hill = 5e6 * np.exp(0.06 * np.linspace(-1, 1, 100) ** 2 + rng.normal(0, 0.01, 100))
+        bent += steady.steady(np.rint(hill).tolist(), 0.02)[1] != []
+    assert bent >= 36
+
+
+@pytest.mark.parametrize(("levels", "settled"), [((5, 6, 5), True), ((7, 6, 5), False)])
+def test_what_turns_back_is_no_warm_up(levels: tuple[float, ...], settled: bool) -> None:
+    noise = np.random.default_rng(6).lognormal(0, 0.01, 90)
+    warmup = np.rint(np.repeat(levels, 30) * 1e6 * noise).tolist()
+    assert steady.settled(warmup, 0.02) is settled
