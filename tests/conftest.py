@@ -11,6 +11,7 @@ import pytest
 
 FAKES = Path(__file__).parent / "fakes"
 SIDE = 16
+LEFT_OUT = pytest.StashKey[int]()
 POLICY = {
     "repeats": 2,
     "max_repeats": 2,
@@ -20,6 +21,25 @@ POLICY = {
     "max_relative_error": 0.001,
     "min_top1_agreement": 1.0,
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked slow, unless --runslow."""
+    if not config.getoption("runslow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in slow]
+        config.stash[LEFT_OUT] = len(slow)
+        config.hook.pytest_deselected(items=slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = terminalreporter.config.stash.get(LEFT_OUT, 0)
+    if left_out:
+        terminalreporter.write_line(f"Slow tests left out: {left_out} (--runslow adds them)")
 
 
 @pytest.fixture

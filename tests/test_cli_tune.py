@@ -142,7 +142,7 @@ def test_a_search_that_is_there_is_not_begun_again(go: Tune, tmp_path: Path) -> 
     assert "not the header" in str(done.exception)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_real_backends(tmp_path: Path) -> None:
     """Builds, accuracy and best.toml of real runtimes: about half a minute."""
     out = tmp_path / "out"

@@ -216,7 +216,7 @@ def _folder(at: Path, low: int, high: int, count: int = 16) -> Path:
     return at
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_bad_calibration_is_caught_and_its_timing_kept(tmp_path: Path, cache: Cache) -> None:
     wide = _folder(tmp_path / "wide", 0, 256)
     for record in _run(tmp_path / "good", wide, cache):

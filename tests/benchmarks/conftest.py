@@ -1,6 +1,6 @@
 """The project's own benchmarks. Each is a ratio, or a small absolute, measured side by side.
 
-Run them with: uv run pytest tests/benchmarks --benchmark-enable -s -o python_files='bench_*.py'
+uv run pytest tests/benchmarks --runslow --benchmark-enable -s -o python_files='bench_*.py'
 """
 
 from __future__ import annotations

@@ -88,7 +88,6 @@ def test_a_cell_spans_two_machines_and_nothing_else_is_listened_on(
     assert two.pids(0) == two.pids(1) == []
 
 
-@pytest.mark.long
 def test_four_machines(
     four: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -125,7 +124,6 @@ def resumed(hosts: Machines, suite: Path, words: list[Any], before: RecordFile) 
     assert all(after[key] == record for key, record in kept.items())
 
 
-@pytest.mark.long
 def test_a_killed_node_costs_its_cells(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -142,7 +140,6 @@ def test_a_killed_node_costs_its_cells(
     assert f"silent for {TIMEOUT_S:g} s" in lost(read(tmp_path / "run"))
 
 
-@pytest.mark.long
 def test_a_hung_node_is_given_up_and_gives_up_when_it_wakes(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -158,7 +155,6 @@ def test_a_hung_node_is_given_up_and_gives_up_when_it_wakes(
     assert two.pids(1) == []
 
 
-@pytest.mark.long
 def test_a_cut_link_ends_both_sides_waiting_and_resume_completes(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -177,7 +173,6 @@ def test_a_cut_link_ends_both_sides_waiting_and_resume_completes(
     resumed(two, suite, words, read(tmp_path / "run"))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_rank_0_ends_the_others(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any], how: signal.Signals
@@ -195,7 +190,6 @@ def test_rank_0_ends_the_others(
         assert "--resume" in out
 
 
-@pytest.mark.long
 def test_an_interrupted_node_is_lost_at_once(
     two: Machines, suite: Path, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -221,7 +215,6 @@ while True:
 """
 
 
-@pytest.mark.long
 def test_strangers_are_refused_and_logged_and_the_run_goes_on(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -258,7 +251,6 @@ def test_a_node_that_never_joins_is_named(two: Machines, suite: Path, words: lis
     assert f"{two.address(0)}:{PORT}: nothing answers there for 1 s" in err
 
 
-@pytest.mark.long
 def test_nodes_must_be_started_alike(two: Machines, suite: Path, words: list[Any]) -> None:
     nodes = two.run(suite, 0, *words), two.run(suite, 1, *words, "--batch-size", "2")
     for node in nodes:
@@ -267,7 +259,6 @@ def test_nodes_must_be_started_alike(two: Machines, suite: Path, words: list[Any
         assert "started with another suite, other options or another model file than rank 0" in err
 
 
-@pytest.mark.long
 def test_launched_by_torchrun(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
@@ -290,7 +281,6 @@ def test_launched_by_torchrun(
     assert "node 1 of 2: joined 127.0.0.1" in told[1][1]
 
 
-@pytest.mark.long
 def test_launched_by_srun(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
