@@ -9,8 +9,7 @@ from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import Body, Column, Table, metric, with_axes
 from gpubench.analysis.roofline import Share, against
 from gpubench.analysis.stats import Estimate
-from gpubench.limits import Ceiling
-from gpubench.record import NO_CEILING
+from gpubench.record import NO_CEILING, Ceiling
 
 TITLE = "Share of the roofline"
 ABOVE = (

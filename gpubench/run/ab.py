@@ -22,7 +22,8 @@ from gpubench.analysis import gate
 from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
-from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, read
+from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage
+from gpubench.recordreader import read
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
 from gpubench.run.ceilings import Ceilings

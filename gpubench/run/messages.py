@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from gpubench.answers import Parity, PathCheck
-from gpubench.limits import Work
+from gpubench.record import Work
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from gpubench.answers import Parity
 from gpubench.backends.null import Null
-from gpubench.record import Header, Record, read
+from gpubench.record import Header, Record
+from gpubench.recordreader import read
 from gpubench.recordwriter import Writer
 from gpubench.run import driver
 from gpubench.run.driver import Job
@@ -133,7 +134,7 @@ def test_append_resume_and_read(figure: Figure, no_fsync: None, tmp_path: Path) 
 def _peak(work: str, file: Path) -> str:
     """Memory that a process of its own had resident at most."""
     code = (
-        "import sys; from pathlib import Path; from gpubench.record import read, scan; "
+        "import sys; from pathlib import Path; from gpubench.recordreader import read, scan; "
         f"path = sys.argv[1]; {work}\nprint(Path('/proc/self/status').read_text())"
     )
     command = [sys.executable, "-c", code, str(file)]
