@@ -4,7 +4,6 @@ import errno
 import fcntl
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from gpubench import samples as turns

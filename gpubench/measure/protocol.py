@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from statistics import median, stdev
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import processes
 from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
-from gpubench.measure.path import Path, each_alone
+from gpubench.measure.stages import each_alone
 from gpubench.measure.steady import MIN_GROUPS, settled, steady
-from gpubench.processes import cpu_ns, descendants
+from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -30,28 +31,30 @@ MOST_WARMUP = 100_000
 LONGER, OF_TIMEOUT = 10, 0.25
 """A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
 this share of `Policy.timeout_s`, at most."""
+BLANK = Samples(replica=0, device="", durations_ns=[])
+"""A replica of which nothing is known."""
 
 
-class Measured(Struct, frozen=True):
-    """What one replica measured; ns, clock readings not yet relative to the common start."""
+class Path(Protocol):
+    """What a cell with boundary ``pipeline`` is to the protocol."""
 
-    warmup: list[int]
-    durations: list[int]
-    iterations: int
-    truncated: int
-    start: int
-    end: int
-    stop: str
-    flags: list[str]
-    enqueue: int = 0
-    """Of ``durations``, until all work was enqueued."""
-    claim: int = 0
-    """Of a job: getting work."""
-    cpu: int = 0
-    """CPU time of this process, all threads, and of a loader's, from ``start`` to ``end`` (see
-    `_measured`)."""
-    switches: int = 0
-    """Times that the kernel took a core from it meanwhile."""
+    settle: int
+    """Iterations after `resume` before anything is sampled."""
+
+    def enqueue(self) -> None:
+        """One batch."""
+
+    def finish(self) -> object:
+        """Return when all that was enqueued is done."""
+
+    def hold(self) -> None:
+        """Nothing of it runs from now on."""
+
+    def resume(self) -> None:
+        """Start again, from an empty queue."""
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
+        """ns per batch of each part alone (`gpubench.samples.Samples.stages_ns`); holds it."""
 
 
 class Sampler(Struct, frozen=True):
@@ -64,10 +67,13 @@ class Sampler(Struct, frozen=True):
     warmup: list[int]
     """ns of each iteration so far."""
     flags: list[str]
+    """What its warm-up and its turns have shown so far."""
     batch_ns: float
     """Of one iteration as it will be sampled: in ``throughput`` not each is waited for."""
     path: Path | None = None
     """Boundary ``pipeline``: what is held while this replica waits."""
+    blank: Samples = BLANK
+    """Who samples, and what is known of it beforehand."""
 
 
 def steps(
@@ -167,65 +173,71 @@ def pause(sampler: Sampler) -> None:
         sampler.path.hold()
 
 
-def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
-    """Sample one repeat."""
-    trace, usage = _take(
-        sampler,
+def measure(
+    sampler: Sampler,
+    policy: Policy,
+    clock: Clock = perf_counter_ns,
+    *,
+    at_ns: int = 0,
+    late_ns: int = 0,
+    claim: Callable[[], bool] | None = None,
+) -> Samples:
+    """Sample one turn: a repeat, or with ``claim`` a job until no unit of it is left.
+
+    ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on. A
+    job's unit is one sample, and all count: it is timed from its start to its end. Flags go to
+    ``sampler``.
+    """
+    others = processes.descendants([os.getpid()]) if sampler.path else set()
+    before = _used(others)
+    trace = sample(
+        sampler.enqueue,
+        sampler.finish,
+        iterations=sampler.iterations,
         seconds=policy.sample_s,
         at_least=sampler.at_least,
         at_most=max(policy.max_samples, sampler.at_least),
+        claim=claim,
         clock=clock,
     )
-    cut, flags = steady(trace.durations, policy.target_half_width)
-    if len(trace.durations) - cut < MIN_GROUPS:
-        flags.append("FEW-SAMPLES")
-    return _measured(sampler, trace, usage, cut, flags)
+    used = [after - begun for after, begun in zip(_used(others), before, strict=True)]
+    cut = 0
+    if claim is None:
+        cut, flags = steady(trace.durations, policy.target_half_width)
+        few = len(trace.durations) - cut < MIN_GROUPS
+        sampler.flags.extend([*flags, "FEW-SAMPLES"] if few else flags)
+    found = _samples(sampler, trace, cut, at_ns, *used)
+    return replace(found, late_ns=late_ns, claim_ns=trace.between if claim else 0)
 
 
-def measure_job(
-    sampler: Sampler, claim: Callable[[], bool], clock: Clock = perf_counter_ns
-) -> Measured:
-    """Work on a job until ``claim`` finds no unit of it left; a unit is one sample.
-
-    All units count: a job has no steady part, for it is timed from its start to its end.
-    """
-    trace, usage = _take(sampler, claim=claim, clock=clock)
-    return replace(_measured(sampler, trace, usage, 0, []), claim=trace.between)
+def _used(others: set[int]) -> tuple[int, int]:
+    """(CPU ns of this process, all threads, and of ``others``; involuntary context switches)."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    own_ns = round((own.ru_utime + own.ru_stime) * 1e9)
+    return own_ns + processes.cpu_ns(others), own.ru_nivcsw
 
 
-def _take(sampler: Sampler, **settings: Any) -> tuple[Trace, dict[str, int]]:
-    """A trace, and what the process used meanwhile (`Measured.cpu`, ``switches``)."""
-    others = descendants([os.getpid()]) if sampler.path else set()
-    others_ns = -cpu_ns(others)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    trace = sample(sampler.enqueue, sampler.finish, iterations=sampler.iterations, **settings)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    used = round(cpu_s * 1e9) + others_ns + cpu_ns(others)
-    return trace, {"cpu": used, "switches": after.ru_nivcsw - before.ru_nivcsw}
-
-
-def _measured(
-    sampler: Sampler, trace: Trace, usage: dict[str, int], cut: int, flags: list[str]
-) -> Measured:
-    """``cut``: so many samples were still warm-up.
+def _samples(
+    sampler: Sampler, trace: Trace, cut: int, at_ns: int, cpu_ns: int, switches: int
+) -> Samples:
+    """The first ``cut`` samples were still warm-up.
 
     What the process used was read before and after all samples; those cut take their share of it.
     """
     start = trace.start + sum(trace.durations[:cut])
     kept = (trace.end - start) / max(1, trace.end - trace.start)
-    return Measured(
-        warmup=sampler.warmup + trace.durations[:cut],
-        durations=trace.durations[cut:],
+    return replace(
+        sampler.blank,
+        durations_ns=trace.durations[cut:],
         iterations=sampler.iterations,
+        warmup_durations_ns=sampler.warmup + trace.durations[:cut],
         truncated=cut,
-        start=start,
-        end=trace.end,
-        stop=trace.stop,
-        flags=sampler.flags + flags,
-        enqueue=sum(trace.enqueues[cut:]),
-        cpu=round(usage["cpu"] * kept),
-        switches=round(usage["switches"] * kept),
+        start_ns=start - at_ns,
+        end_ns=trace.end - at_ns,
+        stop_reason=trace.stop,
+        enqueue_ns=sum(trace.enqueues[cut:]),
+        cpu_ns=round(cpu_ns * kept),
+        switches=round(switches * kept),
     )
 
 

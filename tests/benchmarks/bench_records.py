@@ -24,7 +24,7 @@ from gpubench.recordreader import read
 from gpubench.recordwriter import Writer
 from gpubench.run import driver
 from gpubench.run.driver import Job
-from gpubench.run.messages import Done, Measure, Outcome, Preloaded, Prepared, Reply, Request
+from gpubench.run.messages import Done, Measure, Preloaded, Prepared, Reply, Request
 from gpubench.run.plan import Plan
 from gpubench.run.progress import Silent
 from gpubench.samples import Samples
@@ -170,7 +170,9 @@ class Instant:
 
     def ask(self, request: Request, progress: object = None) -> Reply:
         if isinstance(request, Measure):
-            return Done([Outcome(samples(), PARITY, {}, [])], PARITY, TELEMETRY, [], False)
+            found = Record(cell=request.cell, repeat=request.repeat, status="ok",
+                           replicas=[samples()], parity=PARITY, telemetry=TELEMETRY)  # fmt: skip
+            return Done(found, invalid=False)
         return Prepared("path", {"export": 1})
 
 
