@@ -20,17 +20,6 @@ _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
 
 
-def _decode(line: bytes, kind: str, decoder: msgspec.json.Decoder[_Line]) -> _Line:
-    """Raises ValueError (msgspec's errors are ValueErrors) on anything but an intact line."""
-    start, end = b'{"%s":' % kind.encode(), len(line) - _TAIL
-    if not line.startswith(start) or line[end : end + 8] != b',"crc":"':
-        raise ValueError(f"this is not a line with a {kind}")
-    payload = line[len(start) : end]
-    if line[end + 8 :] != b'%08x"}' % zlib.crc32(payload):
-        raise ValueError("its checksum does not match: it was damaged or edited")
-    return decoder.decode(payload)
-
-
 def locate(path: str | Path) -> Path:
     """The record file at ``path``, which may also be the directory of a run."""
     found = Path(path)
@@ -84,11 +73,10 @@ def scan(path: str | Path, notes: list[str]) -> tuple[Header, Iterator[Record]]:
             "without --resume"
         )
     _check_schema(found, first)
-    header = _line(found, 1, first, "header", msgspec.json.Decoder(Header), recordcheck.header)
+    header = _line(found, 1, first, msgspec.json.Decoder(Header), recordcheck.header)
     decoder = msgspec.json.Decoder(Record)
     return header, (
-        _line(found, n, text, "record", decoder, recordcheck.record)
-        for n, text in enumerate(lines, 2)
+        _line(found, n, text, decoder, recordcheck.record) for n, text in enumerate(lines, 2)
     )
 
 
@@ -132,14 +120,21 @@ def _line(
     path: Path,
     number: int,
     text: bytes,
-    kind: str,
     decoder: msgspec.json.Decoder[_Line],
     check: Callable[[_Line], None],
 ) -> _Line:
+    """What an intact line holds."""
+    kind = "header" if number == 1 else "record"
+    start, end = b'{"%s":' % kind.encode(), len(text) - _TAIL
     try:
-        found = _decode(text, kind, decoder)
+        if not text.startswith(start) or text[end : end + 8] != b',"crc":"':
+            raise ValueError(f"this is not a line with a {kind}")
+        payload = text[len(start) : end]
+        if text[end + 8 :] != b'%08x"}' % zlib.crc32(payload):
+            raise ValueError("its checksum does not match: it was damaged or edited")
+        found = decoder.decode(payload)
         check(found)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         rest = "; remove that line to use the rest" if number > 1 else ""
         raise RecordError(f"{path}, line {number}: {error}{rest}") from error
     return found

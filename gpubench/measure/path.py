@@ -18,8 +18,8 @@ from statistics import median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpubench.measure.loop import Clock
-from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone, going_on
+from gpubench.measure.loop import Clock, sample
+from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,11 +171,12 @@ class Overlapped:
             self._compute(next(held), lambda _: None)
 
         each = 1 if self._collect is None else self.settle  # else they would not overlap
-        session = going_on(seconds, compute, self.finish, each, LEAST_STAGES, clock)
+        session = sample(compute, self.finish, iterations=each, seconds=seconds,
+                         at_least=LEAST_STAGES, clock=clock)  # fmt: skip
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = going_on(seconds, self._skip, _nothing, 1, self.settle, clock)
+        loader = sample(self._skip, _nothing, seconds=seconds, at_least=self.settle, clock=clock)
         self.hold()
         # the mean: several come at once, then none
         found["loader"] = round((loader.end - loader.start) / len(loader.durations))

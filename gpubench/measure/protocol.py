@@ -6,7 +6,6 @@ import math
 import os
 import resource
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from statistics import median, stdev
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes."""
-MOST_WARMUP = 100_000
-"""Iterations at once, however short one is."""
 LONGER, OF_TIMEOUT = 10, 0.25
 """A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
 this share of `Policy.timeout_s`, at most."""
@@ -105,54 +102,40 @@ def warm_up(
     policy: Policy,
     clock: Clock = perf_counter_ns,
     *,
-    bundle: int = 1,
     path: Path | None = None,
+    blank: Samples = BLANK,
 ) -> Sampler:
     """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
 
     Until it has settled it goes on, each time half as long again (at most: LONGER, OF_TIMEOUT).
-    ``bundle``: so many batches, each waited for, count as one iteration. ``path``: of a cell with
-    boundary ``pipeline``.
+    ``path``: of a cell with boundary ``pipeline``. ``blank``: see `Sampler`.
     """
     enqueue, finish = (path.enqueue, path.finish) if path else steps(session, images, cell)
-    if bundle > 1:
-        enqueue = _bundled(enqueue, finish, bundle)
-    warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
+    least, seconds = policy.warmup_iterations, policy.warmup_s
+    warmup = sample(enqueue, finish, seconds=seconds, at_least=least, clock=clock).durations
     most = min(LONGER * policy.warmup_s, OF_TIMEOUT * policy.timeout_s)
     while (left := most - sum(warmup) / 1e9) > 0 and not settled(warmup, policy.target_half_width):
-        warmup += _iterate(enqueue, finish, 1, left, clock, at_most=len(warmup) // 2)
+        more = sample(enqueue, finish, seconds=left, at_most=len(warmup) // 2, clock=clock)
+        warmup += more.durations
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
+    sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, path, blank)
     if cell.scenario == "throughput":
         shared = cell.replicas_per_device > max(1, cell.cores)
         iterations, trial = _block(enqueue, finish, policy.block_s, typical, shared, clock)
+        warmup.append(trial)
         at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
-        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [], trial, path)
+        return replace(sampler, iterations=iterations, at_least=at_least, batch_ns=trial)
     overhead = timer_overhead(clock)
     iterations = math.ceil(overhead * TIMER_SHARE / max(typical - overhead, typical / 2))
     if iterations == 1:
-        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, path)
-    waiting = _bundled(enqueue, finish, 1)
-    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"], typical, path)
+        return sampler
 
+    def waiting() -> None:
+        enqueue()
+        finish()
 
-def _iterate(
-    enqueue: Callable[[], object],
-    finish: Callable[[], object],
-    at_least: int,
-    seconds: float,
-    clock: Clock,
-    at_most: int = MOST_WARMUP,
-) -> list[int]:
-    """ns of single iterations."""
-    return sample(
-        enqueue,
-        finish,
-        iterations=1,
-        seconds=seconds,
-        at_least=at_least,
-        at_most=at_most,
-        clock=clock,
-    ).durations
+    sampler.flags.append("GROUPED")
+    return replace(sampler, enqueue=waiting, finish=_nothing, iterations=iterations)
 
 
 def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
@@ -164,7 +147,8 @@ def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_
     if sampler.path:
         sampler.path.resume()
         least = sampler.path.settle
-    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, least, seconds, clock))
+    more = sample(sampler.enqueue, sampler.finish, seconds=seconds, at_least=least, clock=clock)
+    sampler.warmup.extend(more.durations)
 
 
 def pause(sampler: Sampler) -> None:
@@ -270,17 +254,6 @@ def _block(
     took = max(1, trace.durations[0])
     enough = seconds * 1e9 <= took and not shared
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
-
-
-def _bundled(
-    run: Callable[[], object], sync: Callable[[], object], times: int
-) -> Callable[[], object]:
-    def run_and_wait() -> None:
-        for _ in repeat(None, times):
-            run()
-            sync()
-
-    return run_and_wait
 
 
 def _nothing() -> None:

@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from time import perf_counter_ns
 
-from gpubench.measure.loop import Clock, Trace, sample
+from gpubench.measure.loop import Clock, sample
 
 Parts = Mapping[str, Callable[[], object]]
 """Steps of one batch, by name, in their order."""
 
 STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
 """Stages are timed for so long, each so often."""
-MOST_SAMPLES = 100_000
-"""Of a group alone."""
 
 
 def each_alone(
@@ -26,25 +24,5 @@ def each_alone(
         if number >= LEAST_STAGES and sum(map(sum, took.values())) > STAGES_NS:
             break
         for name, part in parts.items():
-            took[name] += sample(part, finish, iterations=1, clock=clock).durations
+            took[name] += sample(part, finish, clock=clock).durations
     return {name: round(median(ns)) for name, ns in took.items()}
-
-
-def going_on(
-    seconds: float,
-    step: Callable[[], object],
-    finish: Callable[[], object],
-    iterations: int,
-    at_least: int,
-    clock: Clock,
-) -> Trace:
-    """Samples of so many ``step`` each, for so long."""
-    return sample(
-        step,
-        finish,
-        iterations=iterations,
-        seconds=seconds,
-        at_least=at_least,
-        at_most=MOST_SAMPLES,
-        clock=clock,
-    )

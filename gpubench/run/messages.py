@@ -83,9 +83,6 @@ class Measure(Struct, frozen=True, tag=True):
     """Per device, on CUDA: 'GPU-...' or 'MIG-...'. The agent fills it in."""
     turns: int = 1
     """How often it samples; between its turns it waits, and the rival has its own."""
-    bundle: int = 1
-    """Calls of ``run()`` that count as one: exact extra work, for `tests.benchmarks.trust` only.
-    Images/s of such records count iterations, as if a bundle were one batch."""
     node: int = 0
     first: int = 0
     """The cell's number of this node's first replica."""

@@ -264,8 +264,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             replica=request.first + replica, node=request.node, device=str(device),
             durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
         )  # fmt: skip
-        sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle, path=path)
-        sampler = replace(sampler, blank=blank)
+        sampler = protocol.warm_up(session, images, cell, policy, path=path, blank=blank)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
         turns: list[Samples] = []
         idle = Idle()
