@@ -233,7 +233,7 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     \b
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
-    from gpubench.record import read_all, read_evidence
+    from gpubench.recordreader import read_all, read_evidence
     from gpubench.report import render
 
     files = read_all(paths)

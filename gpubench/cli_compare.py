@@ -251,7 +251,7 @@ def compare(
 
     from gpubench.analysis import aa
     from gpubench.analysis import compare as comparing
-    from gpubench.record import read_all
+    from gpubench.recordreader import read_all
     from gpubench.report import page, verdicts
     from gpubench.workload.cache import Cache
 
@@ -336,7 +336,7 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     Example: gpubench export out --format junit -o junit.xml
     """
     from gpubench.analysis import aa
-    from gpubench.record import read_all
+    from gpubench.recordreader import read_all
     from gpubench.report import exports
     from gpubench.workload.cache import Cache
 

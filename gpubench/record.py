@@ -1,38 +1,26 @@
 """Results as they are stored: one header line, then one JSON line for each task.
 
-Raw nanoseconds are stored and every statistic is derived when the file is read. Schema history:
-
-1   first version
-2   interleaved A/B: `Header.pairing`, `Record.again`, `stage`, `order`
-3   scaling: `Cell.replicas_per_device`, `dispatch`; what explains a shortfall in `Samples`; several
-    machines: `Samples.node`, `Header.nodes`, `node_differences`
-4   the whole path: boundary `pipeline`, `Cell.decoder`, `loader`, `loader_cores`, `labels`,
-    `calibration`; `Record.path`; `Parity.correct5`, accuracy floors, disagreements
-5   searches: `Header.search`, status `ruled-out`; `Record.ceiling`; energy in the telemetry
+Raw nanoseconds are stored and every statistic is derived when the file is read. Schemas 1 to 5 were
+never released and are not read any more; 6 holds what 5 did.
 """
 
 from __future__ import annotations
 
-import gc
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from gpubench import escape, recordcheck, samples
+from gpubench import samples
 from gpubench.answers import Parity, PathCheck
-from gpubench.errors import RecordError
 from gpubench.goal import Search
-from gpubench.limits import Ceiling
 from gpubench.samples import Count, Ns, Samples
 from gpubench.suite import Cell, Natural, Rule, Suite
 
-SCHEMA = 5
+SCHEMA = 6
+"""Of the files that are written, and the only one that is read."""
 
 Stage = Literal["", "screen", "confirm"]
 Arm = Literal["baseline", "candidate"]
@@ -75,9 +63,40 @@ FLAGS = {
 }
 """Validity flags: everything a reader must know before believing a number."""
 
-
 ENERGY_S = 5.0
 """Counters move in steps, and power is a mean over up to a second: shorter windows say little."""
+
+Amount = Annotated[float, Meta(ge=0, le=1e18)]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """What a network costs, whatever computes it. Counts of numbers, not of bytes."""
+
+    flops: Amount
+    """Floating-point operations of one image's matrix products and convolutions; a multiplication
+    and an addition are two."""
+    weights: Amount
+    """Numbers that are read once a batch."""
+    activations: Amount
+    """Numbers that the layers with products, and pooling, read and write for one image, when
+    everything between them is fused into them."""
+    ends: Amount
+    """Numbers in one image and its logits: what must move even if all else stays in caches."""
+
+
+class Ceiling(Struct, frozen=True, kw_only=True):
+    """The roofline that one cell is held against: all its replicas together."""
+
+    work: Work
+    flops_per_s: Rate
+    """Measured peak of matrix products in the cell's precision."""
+    bytes_per_s: Rate
+    """Measured bandwidth of memory."""
+    precision: str
+    """What the products of that peak were computed in: 'bf16'."""
+    cache_bytes: Amount = 0.0
+    """Of the caches that its replicas share: what may stay there from one batch to the next."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -226,8 +245,6 @@ IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
-_Line = TypeVar("_Line", Header, Record)
-_TAIL = len(b',"crc":"01234567"}')
 BEGIN = b'{"header":{'
 """How every record file begins."""
 
@@ -236,148 +253,3 @@ def encode(kind: str, value: Header | Record) -> bytes:
     """One line of a record file, with its checksum."""
     payload = msgspec.json.encode(value)
     return b'{"%s":%s,"crc":"%08x"}\n' % (kind.encode(), payload, zlib.crc32(payload))
-
-
-def _decode(line: bytes, kind: str, decoder: msgspec.json.Decoder[_Line]) -> _Line:
-    """Raises ValueError (msgspec's errors are ValueErrors) on anything but an intact line."""
-    start, end = b'{"%s":' % kind.encode(), len(line) - _TAIL
-    if not line.startswith(start) or line[end : end + 8] != b',"crc":"':
-        raise ValueError(f"this is not a line with a {kind}")
-    payload = line[len(start) : end]
-    if line[end + 8 :] != b'%08x"}' % zlib.crc32(payload):
-        raise ValueError("its checksum does not match: it was damaged or edited")
-    return decoder.decode(payload)
-
-
-def locate(path: str | Path) -> Path:
-    """The record file at ``path``, which may also be the directory of a run."""
-    found = Path(path)
-    try:
-        found = found / RECORDS if found.is_dir() else found
-        if found.is_file():
-            return found
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
-    raise RecordError(f"{path}: no record file there; expected {RECORDS} or a run's directory")
-
-
-def read(path: str | Path) -> RecordFile:
-    """Read a record file (or a run's directory). Of one cell and repeat, the last record counts.
-
-    A cut-off last line is dropped and noted. Any other damage raises RecordError with the line.
-    """
-    notes: list[str] = []
-    header, found = scan(path, notes)
-    with _no_collector():
-        records = {(record.cell.key, record.repeat): record for record in found}
-    skipped = dict.fromkeys(str(r.facts.get(IMAGES_SKIPPED, "")) for r in records.values())
-    notes += [f"images skipped: {words}" for words in skipped if words]
-    name = escape.visible(str(locate(path)))
-    return RecordFile(name, header, list(records.values()), notes)
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """All that is read stays, and going through it again and again would cost more than reading."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def scan(path: str | Path, notes: list[str]) -> tuple[Header, Iterator[Record]]:
-    """As `read`, but one record at a time and every one, so that no file is too large.
-
-    ``notes`` is filled when the last record was taken.
-    """
-    found = locate(path)
-    lines = _lines(found, notes)
-    first = next(lines, None)
-    if first is None:
-        raise RecordError(
-            f"{found}: has no complete header line; the run had not begun: start it again, "
-            "without --resume"
-        )
-    _check_schema(found, first)
-    header = _line(found, 1, first, "header", msgspec.json.Decoder(Header), recordcheck.header)
-    decoder = msgspec.json.Decoder(Record)
-    return header, (
-        _line(found, n, text, "record", decoder, recordcheck.record)
-        for n, text in enumerate(lines, 2)
-    )
-
-
-def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.endswith(b"\n"):
-                    yield line[:-1]
-                else:
-                    notes.append(f"line {number} was cut off and is left out")
-    except OSError as error:
-        raise RecordError(f"{path}, line {number + 1}: cannot be read: {error.strerror}") from error
-
-
-def read_all(paths: Sequence[str | Path]) -> list[RecordFile]:
-    """What ``paths`` stand for; the directory of an A/B is its two arms, the baseline first."""
-    found: list[RecordFile] = []
-    for path in map(Path, paths):
-        arms = [path / arm for arm in get_args(Arm)]
-        both = not (path / RECORDS).exists() and any((arm / RECORDS).exists() for arm in arms)
-        found += [read(each) for each in (arms if both else [path])]
-    return found
-
-
-EVIDENCE = "evidence"
-"""In the directory of a search: its A/B of the recommended cell against today's default."""
-
-
-def read_evidence(path: str | Path) -> tuple[RecordFile, RecordFile] | None:
-    """(baseline, candidate) of the A/B in a search's directory; None without both arms."""
-    arms = [Path(path) / EVIDENCE / arm for arm in get_args(Arm)]
-    if not all((arm / RECORDS).exists() for arm in arms):
-        return None
-    baseline, candidate = map(read, arms)
-    return baseline, candidate
-
-
-def _line(
-    path: Path,
-    number: int,
-    text: bytes,
-    kind: str,
-    decoder: msgspec.json.Decoder[_Line],
-    check: Callable[[_Line], None],
-) -> _Line:
-    try:
-        found = _decode(text, kind, decoder)
-        check(found)
-    except (ValueError, RecursionError) as error:
-        rest = "; remove that line to use the rest" if number > 1 else ""
-        raise RecordError(f"{path}, line {number}: {error}{rest}") from error
-    return found
-
-
-class _Version(Struct):
-    schema: int
-
-
-class _Peek(Struct):
-    header: _Version
-
-
-def _check_schema(path: Path, line: bytes) -> None:
-    try:
-        schema = msgspec.json.decode(line, type=_Peek).header.schema
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}, line 1: not the header of a record file ({error})") from error
-    if not 1 <= schema <= SCHEMA:
-        raise RecordError(
-            f"{path}: schema {schema}, but this gpubench reads 1 to {SCHEMA}; "
-            "use the one that wrote it"
-        )

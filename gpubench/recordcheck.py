@@ -7,13 +7,12 @@ plain JSON, have the shape that is read from them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-if TYPE_CHECKING:
-    from gpubench.record import Header, Record
+from gpubench.record import Header, Record
 
 DEEPEST = 32
 """Nesting of plain JSON: nothing here goes deeper than ten, and Python recurses through it."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from gpubench.errors import RecordError
-from gpubench.record import BEGIN, RECORDS, Header, Record, encode, locate
+from gpubench.record import BEGIN, RECORDS, Header, Record, encode
+from gpubench.recordreader import locate
 
 
 class Writer:

@@ -133,19 +133,3 @@ def _done(ends: Sequence[int], at: float) -> float:
         return float(n)
     begin = ends[n - 1] if n else 0
     return n + (at - begin) / (ends[n] - begin)
-
-
-def ideal_rate(replicas: Sequence[Samples], batch_size: int) -> float:
-    """Images/s had no replica of a job ever waited: each at its mean rate while it worked.
-
-    The mean and not the median: what a replica lost to others in the middle of its work is no loss
-    by dispatch. A replica that got no work has no rate and counts nothing.
-    """
-    busy = [(len(s.durations_ns) * s.iterations, sum(s.durations_ns)) for s in replicas]
-    return sum(batches * batch_size * 1e9 / ns for batches, ns in busy if ns)
-
-
-def claim_ns_per_batch(replicas: Sequence[Samples]) -> float:
-    """What a job's scheduler costs: time spent in getting work, for each batch."""
-    batches = sum(len(s.durations_ns) * s.iterations for s in replicas)
-    return sum(s.claim_ns for s in replicas) / batches if batches else 0.0

@@ -19,7 +19,7 @@ from click.shell_completion import BashComplete
 from gpubench import __version__, report
 from gpubench import cli as cli_module
 from gpubench.cli import cli
-from gpubench.record import read
+from gpubench.recordreader import read
 from gpubench.run.processes import session_members
 
 WriteSuite = Callable[..., Path]

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from gpubench.cli import cli
 from gpubench.errors import InputError
-from gpubench.record import RECORDS, read
+from gpubench.record import RECORDS
+from gpubench.recordreader import read
 from gpubench.run import ab, bench, tune, tunesetup, verify
 from gpubench.run.tune import BEST, FINISHED
 

@@ -4,15 +4,16 @@ import errno
 import fcntl
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from gpubench import samples as turns
 from gpubench.errors import RecordError
-from gpubench.record import SCHEMA, Header, Record, read
+from gpubench.record import SCHEMA, Header, Record
+from gpubench.recordreader import read, read_all
 from gpubench.recordwriter import Writer
 from gpubench.samples import Samples
 from gpubench.suite import Axes, Policy, Suite, Workload
+from tests.hostile.commands import gpubench
 from tests.measure.virtual import make_cell
 
 HEADER = Header(
@@ -160,12 +161,23 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert [r.repeat for r in read(tmp_path).records] == [0, 2]
 
 
-def test_another_schema_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", [*range(1, SCHEMA), SCHEMA + 1, 0, -1])
+def test_another_schema_is_refused_with_what_to_do(tmp_path: Path, schema: int) -> None:
+    """Whatever else the header of another schema holds."""
     path = tmp_path / "records.jsonl"
-    newer = msgspec.structs.replace(HEADER, schema=SCHEMA + 1)
-    path.write_bytes(b'{"header":' + msgspec.json.encode(newer) + b',"crc":"00000000"}\n')
-    with pytest.raises(RecordError, match=f"schema {SCHEMA + 1}"):
+    path.write_bytes(b'{"header":{"schema":%d,"was":"another"},"crc":"00000000"}\n' % schema)
+    words = (
+        f"{path}: has schema {schema}, but this gpubench reads schema {SCHEMA}; measure again, "
+        "or read it with the gpubench that wrote it"
+    )
+    with pytest.raises(RecordError) as refused:
         read(path)
+    assert str(refused.value) == words
+    with pytest.raises(RecordError, match=f"has schema {schema}, but"):
+        read_all([tmp_path])
+    code, out, err = gpubench("report", tmp_path)
+    assert (code, out) == (2, "")
+    assert words in err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("body", [b"", b"hello\n", b"\x00\xff\n", b'{"header":{}}\n', b"[1]\n"])

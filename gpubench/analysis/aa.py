@@ -24,7 +24,8 @@ from gpubench.analysis import stats
 from gpubench.analysis.cells import Summary, summarise
 from gpubench.analysis.verdicts import UNSTEADY
 from gpubench.errors import CacheError, RecordError
-from gpubench.record import RecordFile, read
+from gpubench.record import RecordFile
+from gpubench.recordreader import read
 
 ENOUGH = 8
 """Sessions of a cell below which they say too little about what is normal.

@@ -122,7 +122,8 @@ def _straggler(p: Pair) -> Iterator[Found]:
     each = per_replica(p.speeds)
     well = fmean([x for i, x in enumerate(each) if i not in p.stragglers] or each)
     lost = math.fsum(max(0.0, well - each[i]) for i in p.stragglers)
-    names = {i: _place(p, i) for i in p.stragglers}
+    replicas, several = p.many.timed[0].replicas, len(p.many.nodes) > 1
+    names = {i: place(replicas[i], several) for i in p.stragglers}
     clauses = [
         f"replica {i} ({names[i]}) runs {percent(below)} below the mean of the others"
         for i, below in sorted(p.stragglers.items(), key=lambda item: -item[1])
@@ -135,11 +136,6 @@ def _straggler(p: Pair) -> Iterator[Found]:
     why = [w for i in p.stragglers for w in evidence.device_differences(p.many, i, told)]
     words = f"{', '.join(clauses)}, in all {n} repeats" + "".join(f"; {w}" for w in why)
     yield Found("straggler", words, told, math.fsum(each) / (math.fsum(each) + lost))
-
-
-def _place(p: Pair, replica: int) -> str:
-    x = p.many.timed[0].replicas[replica]
-    return place(x, len(p.many.nodes) > 1)
 
 
 def _dispatch(p: Pair) -> Iterator[Found]:

@@ -280,11 +280,10 @@ def summarise(files: Sequence[RecordFile]) -> list[Summary]:
 def _of(run: str, file: RecordFile) -> list[Summary]:
     suite = file.header.suite
     cells = {cell.key: cell for cell in file.header.planned}
-    found: dict[str, dict[int, Record]] = {key: {} for key in cells}
+    found: dict[str, dict[int, Record]] = {}
     for record in file.records:
-        key = record.cell.key
-        cells.setdefault(key, record.cell)
-        found.setdefault(key, {})[record.repeat] = record
+        cells.setdefault(record.cell.key, record.cell)
+        found.setdefault(record.cell.key, {})[record.repeat] = record
     return [
         Summary(
             run=run,
@@ -295,7 +294,7 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             cell=cell,
             environment=file.header.environment,
             nodes=file.header.nodes,
-            records=[found[key][n] for n in sorted(found[key])],
+            records=[record for _, record in sorted(found.get(key, {}).items())],
         )
         for key, cell in cells.items()
     ]
@@ -309,13 +308,10 @@ def run_names(files: Sequence[RecordFile]) -> list[str]:
     arms = {f.header.pairing.arm: f.header.pairing.session for f in files if f.header.pairing}
     if len(arms) == len(files) == 2 and len(set(arms.values())) == 1:
         return [str(arm) for arm in arms]
-    ids = [f.header.run_id for f in files]
-    names = []
-    for index, file in enumerate(files):
-        name = ids[index]
-        if ids.count(name) > 1:
-            name = f"{name} #{index + 1} ({PurePath(file.path).parent.name or file.path})"
-        names.append(name)
+    ids, names = [f.header.run_id for f in files], []
+    for n, (name, file) in enumerate(zip(ids, files, strict=True), 1):
+        where = PurePath(file.path).parent.name or file.path
+        names.append(f"{name} #{n} ({where})" if ids.count(name) > 1 else name)
     return names
 
 
@@ -324,7 +320,7 @@ def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
 
     Options belong to a backend, so they need not match: equal ones win, then the first planned.
     """
-    bases: dict[tuple[object, ...], list[Summary]] = {}
+    bases: dict[object, list[Summary]] = {}
     for s in summaries:
         if s.cell.backend == s.baseline and s.ranked:
             bases.setdefault(_axes(s), []).append(s)
@@ -337,11 +333,8 @@ def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
     return found
 
 
-def _axes(s: Summary) -> tuple[object, ...]:
-    c = s.cell
-    return (s.run, c.device, c.model, c.weights, c.images, c.precision, c.batch_size, c.replicas,
-            c.replicas_per_device, c.cores, c.scenario, c.boundary, c.dispatch, c.decoder, c.loader,
-            c.loader_cores, c.labels)  # fmt: skip
+def _axes(s: Summary) -> object:
+    return but(s, "backend", "options", "calibration")
 
 
 def rated(summaries: Sequence[Summary]) -> list[Summary]:

@@ -1,7 +1,7 @@
 """What records say about a cell's replicas: CPU time, switches, copies, clocks, links, cores.
 
-Readings of one repeat give None where the record does not hold them: files of earlier schemas, and
-machines that do not tell. Nothing here trusts the shape of telemetry or environment.
+Readings of one repeat give None where the machine did not tell. Nothing here trusts the shape of
+telemetry or environment.
 """
 
 from __future__ import annotations
@@ -116,12 +116,14 @@ def cpu_mhz(r: Record) -> float | None:
 
 def sm_mhz(r: Record, but: Collection[str] = ()) -> float | None:
     """Mean over GPUs, ``but`` some, of the median clock."""
-    found = [
-        mhz
-        for gpu in _gpus(r.telemetry)
-        if f"cuda:{gpu.get('index')}" not in but and (mhz := _gpu_mhz(gpu, r)) is not None
-    ]
+    found = [mhz for index, mhz in _clocks(r) if f"cuda:{index}" not in but]
     return fmean(found) if found else None
+
+
+def _clocks(r: Record) -> list[tuple[object, float]]:
+    """(index, MHz) of each GPU that told."""
+    read = [(gpu.get("index"), _gpu_mhz(gpu, r)) for gpu in _gpus(r.telemetry)]
+    return [(index, mhz) for index, mhz in read if mhz is not None]
 
 
 def _gpu_mhz(gpu: dict[str, Any], r: Record) -> float | None:
@@ -196,6 +198,10 @@ class Room(Struct, frozen=True):
     quota: float | None
     """Of the control group, in cores."""
 
+    @property
+    def pressure(self) -> float:
+        return self.needed / max(1e-9, min(self.usable or math.inf, self.quota or math.inf))
+
 
 def room(s: Summary, alone: float | None) -> Room | None:
     """``alone``: cores that a lone replica kept busy; needed on a GPU only."""
@@ -209,11 +215,7 @@ def room(s: Summary, alone: float | None) -> Room | None:
         needed = -(-n // c.replicas_per_device) * c.cores if c.device == "cpu" else n * (alone or 0)
         usable, quota = _number(there, "cpu", "usable"), _number(there, "limits", "cpus")
         found.append(Room(needed, usable, quota))
-    return max(found, key=_pressure, default=None)
-
-
-def _pressure(r: Room) -> float:
-    return r.needed / max(1e-9, min(r.usable or math.inf, r.quota or math.inf))
+    return max(found, key=lambda r: r.pressure, default=None)
 
 
 def environment(s: Summary, node: int) -> dict[str, Any]:
@@ -277,12 +279,7 @@ def _less_cpu(s: Summary, replica: int, told: dict[str, Any]) -> Iterator[str]:
 
 
 def _mhz_of(s: Summary, index: int) -> float | None:
-    found = [
-        mhz
-        for r in s.timed
-        for gpu in _gpus(r.telemetry)
-        if gpu.get("index") == index and (mhz := _gpu_mhz(gpu, r)) is not None
-    ]
+    found = [mhz for r in s.timed for at, mhz in _clocks(r) if at == index]
     return fmean(found) if found else None
 
 

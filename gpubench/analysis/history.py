@@ -21,7 +21,8 @@ from gpubench.analysis.changepoints import calmed, changes, places
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.verdicts import MACHINE
 from gpubench.errors import InputError, RecordError
-from gpubench.record import RECORDS, Header, RecordFile, read
+from gpubench.record import RECORDS, Header, RecordFile
+from gpubench.recordreader import read
 from gpubench.suite import Rule
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.layout import Body, Column, Table, metric, with_axes
 from gpubench.analysis.roofline import Share, against
 from gpubench.analysis.stats import Estimate
-from gpubench.limits import Ceiling
-from gpubench.record import NO_CEILING
+from gpubench.record import NO_CEILING, Ceiling
 
 TITLE = "Share of the roofline"
 ABOVE = (
@@ -39,7 +38,8 @@ def table(summaries: Sequence[Summary]) -> Table:
     body: Body = []
     for s, ceiling in held:
         found = shares(s)
-        achieved = _mean([each.flops_per_s / 1e9 for each in found.values()], s)
+        speeds = [each.flops_per_s / 1e9 for each in found.values()]
+        achieved = stats.geometric_mean(speeds, s.pilot)
         row = [estimate(s), binding(s), achieved, ceiling.flops_per_s / 1e9, ceiling.precision,
                next(iter(found.values())).intensity, ceiling.bytes_per_s / 1e9]  # fmt: skip
         body.append((s, [*([s.cell.scenario] if several else []), *row, flags_of(s)]))
@@ -64,7 +64,7 @@ def shares(s: Summary) -> dict[int, Share]:
 
 def estimate(s: Summary) -> Estimate:
     """The share over repeats."""
-    return _mean([found.share for found in shares(s).values()], s)
+    return stats.geometric_mean([found.share for found in shares(s).values()], s.pilot)
 
 
 def binding(s: Summary) -> str:
@@ -75,7 +75,3 @@ def binding(s: Summary) -> str:
 def ceiling_of(s: Summary) -> Ceiling | None:
     """That of the first repeat that has one; a resumed run measures anew."""
     return next((r.ceiling for r in s.timed if r.ceiling), None)
-
-
-def _mean(values: list[float], s: Summary) -> Estimate:
-    return stats.geometric_mean(values, s.pilot)

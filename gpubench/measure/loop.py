@@ -17,6 +17,8 @@ Clock = Callable[[], int]
 
 TIMER_SHARE = 1000
 """A sample lasts at least this many timer overheads (0.1 %), or iterations are grouped."""
+MOST = 100_000
+"""Samples at once, however short one is, where nobody says otherwise."""
 
 
 class Trace(Struct, frozen=True):
@@ -39,10 +41,10 @@ def sample(
     enqueue: Callable[[], object],
     finish: Callable[[], object],
     *,
-    iterations: int,
+    iterations: int = 1,
     seconds: float = 0,
     at_least: int = 1,
-    at_most: int = 1,
+    at_most: int = MOST,
     claim: Callable[[], bool] | None = None,
     clock: Clock = perf_counter_ns,
 ) -> Trace:

@@ -12,13 +12,14 @@ slots: what is counted in a sample was loaded in it, but for what little then la
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import cycle
 from statistics import median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpubench.measure.loop import Clock, Trace, sample
+from gpubench.measure.loop import Clock, sample
+from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,19 +27,12 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Logits, Session
 
-Parts = Mapping[str, Callable[[], object]]
-"""Steps of one batch, by name, in their order."""
-
 _Running = tuple[Any, Callable[[Any], object], Any]
 """A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
 
 SPARE = 2
 """Slots that do not count as in flight: one is being handed over, one is being filled."""
 TOP = 5
-STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
-"""Stages are timed for so long, each so often."""
-MOST_SAMPLES = 100_000
-"""Of a group alone."""
 
 
 def postprocess(logits: Logits) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -79,28 +73,6 @@ class Feed(Protocol):
 
     def release(self, slot: Any) -> None:
         """Nobody reads it any more."""
-
-
-class Path(Protocol):
-    """What a cell with boundary ``pipeline`` is to the protocol."""
-
-    settle: int
-    """Iterations after `resume` before anything is sampled."""
-
-    def enqueue(self) -> None:
-        """One batch."""
-
-    def finish(self) -> object:
-        """Return when all that was enqueued is done."""
-
-    def hold(self) -> None:
-        """Nothing of it runs from now on."""
-
-    def resume(self) -> None:
-        """Start again, from an empty queue."""
-
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
-        """ns per batch of each part alone (`gpubench.samples.Samples.stages_ns`); holds it."""
 
 
 class Serial:
@@ -199,11 +171,12 @@ class Overlapped:
             self._compute(next(held), lambda _: None)
 
         each = 1 if self._collect is None else self.settle  # else they would not overlap
-        session = _for(seconds, compute, self.finish, each, LEAST_STAGES, clock)
+        session = sample(compute, self.finish, iterations=each, seconds=seconds,
+                         at_least=LEAST_STAGES, clock=clock)  # fmt: skip
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = _for(seconds, self._skip, _nothing, 1, self.settle, clock)
+        loader = sample(self._skip, _nothing, seconds=seconds, at_least=self.settle, clock=clock)
         self.hold()
         # the mean: several come at once, then none
         found["loader"] = round((loader.end - loader.start) / len(loader.durations))
@@ -228,39 +201,6 @@ def parts(data: Data, session: Session) -> Parts:
         "copy_out": copy_out,
         "postprocess": lambda: postprocess(logits[0]),
     }
-
-
-def each_alone(
-    parts: Parts, finish: Callable[[], object], clock: Clock = perf_counter_ns
-) -> dict[str, int]:
-    """Median ns of each of ``parts``, done in turn and each waited for."""
-    took: dict[str, list[int]] = {name: [] for name in parts}
-    for number in range(MOST_STAGES):
-        if number >= LEAST_STAGES and sum(map(sum, took.values())) > STAGES_NS:
-            break
-        for name, part in parts.items():
-            took[name] += sample(part, finish, iterations=1, clock=clock).durations
-    return {name: round(median(ns)) for name, ns in took.items()}
-
-
-def _for(
-    seconds: float,
-    step: Callable[[], object],
-    finish: Callable[[], object],
-    iterations: int,
-    at_least: int,
-    clock: Clock,
-) -> Trace:
-    """Samples of so many ``step`` each, for so long."""
-    return sample(
-        step,
-        finish,
-        iterations=iterations,
-        seconds=seconds,
-        at_least=at_least,
-        at_most=MOST_SAMPLES,
-        clock=clock,
-    )
 
 
 def _nothing() -> None:

@@ -6,18 +6,18 @@ import math
 import os
 import resource
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from statistics import median, stdev
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import processes
 from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
-from gpubench.measure.path import Path, each_alone
+from gpubench.measure.stages import each_alone
 from gpubench.measure.steady import MIN_GROUPS, settled, steady
-from gpubench.processes import cpu_ns, descendants
+from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy
 
 if TYPE_CHECKING:
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 
 MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes."""
-MOST_WARMUP = 100_000
-"""Iterations at once, however short one is."""
 LONGER, OF_TIMEOUT = 10, 0.25
 """A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
 this share of `Policy.timeout_s`, at most."""
+BLANK = Samples(replica=0, device="", durations_ns=[])
+"""A replica of which nothing is known."""
 
 
-class Measured(Struct, frozen=True):
-    """What one replica measured; ns, clock readings not yet relative to the common start."""
+class Path(Protocol):
+    """What a cell with boundary ``pipeline`` is to the protocol."""
 
-    warmup: list[int]
-    durations: list[int]
-    iterations: int
-    truncated: int
-    start: int
-    end: int
-    stop: str
-    flags: list[str]
-    enqueue: int = 0
-    """Of ``durations``, until all work was enqueued."""
-    claim: int = 0
-    """Of a job: getting work."""
-    cpu: int = 0
-    """CPU time of this process, all threads, and of a loader's, from ``start`` to ``end`` (see
-    `_measured`)."""
-    switches: int = 0
-    """Times that the kernel took a core from it meanwhile."""
+    settle: int
+    """Iterations after `resume` before anything is sampled."""
+
+    def enqueue(self) -> None:
+        """One batch."""
+
+    def finish(self) -> object:
+        """Return when all that was enqueued is done."""
+
+    def hold(self) -> None:
+        """Nothing of it runs from now on."""
+
+    def resume(self) -> None:
+        """Start again, from an empty queue."""
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
+        """ns per batch of each part alone (`gpubench.samples.Samples.stages_ns`); holds it."""
 
 
 class Sampler(Struct, frozen=True):
@@ -64,10 +64,13 @@ class Sampler(Struct, frozen=True):
     warmup: list[int]
     """ns of each iteration so far."""
     flags: list[str]
+    """What its warm-up and its turns have shown so far."""
     batch_ns: float
     """Of one iteration as it will be sampled: in ``throughput`` not each is waited for."""
     path: Path | None = None
     """Boundary ``pipeline``: what is held while this replica waits."""
+    blank: Samples = BLANK
+    """Who samples, and what is known of it beforehand."""
 
 
 def steps(
@@ -99,54 +102,40 @@ def warm_up(
     policy: Policy,
     clock: Clock = perf_counter_ns,
     *,
-    bundle: int = 1,
     path: Path | None = None,
+    blank: Samples = BLANK,
 ) -> Sampler:
     """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
 
     Until it has settled it goes on, each time half as long again (at most: LONGER, OF_TIMEOUT).
-    ``bundle``: so many batches, each waited for, count as one iteration. ``path``: of a cell with
-    boundary ``pipeline``.
+    ``path``: of a cell with boundary ``pipeline``. ``blank``: see `Sampler`.
     """
     enqueue, finish = (path.enqueue, path.finish) if path else steps(session, images, cell)
-    if bundle > 1:
-        enqueue = _bundled(enqueue, finish, bundle)
-    warmup = _iterate(enqueue, finish, policy.warmup_iterations, policy.warmup_s, clock)
+    least, seconds = policy.warmup_iterations, policy.warmup_s
+    warmup = sample(enqueue, finish, seconds=seconds, at_least=least, clock=clock).durations
     most = min(LONGER * policy.warmup_s, OF_TIMEOUT * policy.timeout_s)
     while (left := most - sum(warmup) / 1e9) > 0 and not settled(warmup, policy.target_half_width):
-        warmup += _iterate(enqueue, finish, 1, left, clock, at_most=len(warmup) // 2)
+        more = sample(enqueue, finish, seconds=left, at_most=len(warmup) // 2, clock=clock)
+        warmup += more.durations
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
+    sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, path, blank)
     if cell.scenario == "throughput":
         shared = cell.replicas_per_device > max(1, cell.cores)
         iterations, trial = _block(enqueue, finish, policy.block_s, typical, shared, clock)
+        warmup.append(trial)
         at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
-        return Sampler(enqueue, finish, iterations, at_least, [*warmup, trial], [], trial, path)
+        return replace(sampler, iterations=iterations, at_least=at_least, batch_ns=trial)
     overhead = timer_overhead(clock)
     iterations = math.ceil(overhead * TIMER_SHARE / max(typical - overhead, typical / 2))
     if iterations == 1:
-        return Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, path)
-    waiting = _bundled(enqueue, finish, 1)
-    return Sampler(waiting, _nothing, iterations, MIN_SAMPLES, warmup, ["GROUPED"], typical, path)
+        return sampler
 
+    def waiting() -> None:
+        enqueue()
+        finish()
 
-def _iterate(
-    enqueue: Callable[[], object],
-    finish: Callable[[], object],
-    at_least: int,
-    seconds: float,
-    clock: Clock,
-    at_most: int = MOST_WARMUP,
-) -> list[int]:
-    """ns of single iterations."""
-    return sample(
-        enqueue,
-        finish,
-        iterations=1,
-        seconds=seconds,
-        at_least=at_least,
-        at_most=at_most,
-        clock=clock,
-    ).durations
+    sampler.flags.append("GROUPED")
+    return replace(sampler, enqueue=waiting, finish=_nothing, iterations=iterations)
 
 
 def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
@@ -158,7 +147,8 @@ def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_
     if sampler.path:
         sampler.path.resume()
         least = sampler.path.settle
-    sampler.warmup.extend(_iterate(sampler.enqueue, sampler.finish, least, seconds, clock))
+    more = sample(sampler.enqueue, sampler.finish, seconds=seconds, at_least=least, clock=clock)
+    sampler.warmup.extend(more.durations)
 
 
 def pause(sampler: Sampler) -> None:
@@ -167,65 +157,71 @@ def pause(sampler: Sampler) -> None:
         sampler.path.hold()
 
 
-def measure(sampler: Sampler, policy: Policy, clock: Clock = perf_counter_ns) -> Measured:
-    """Sample one repeat."""
-    trace, usage = _take(
-        sampler,
+def measure(
+    sampler: Sampler,
+    policy: Policy,
+    clock: Clock = perf_counter_ns,
+    *,
+    at_ns: int = 0,
+    late_ns: int = 0,
+    claim: Callable[[], bool] | None = None,
+) -> Samples:
+    """Sample one turn: a repeat, or with ``claim`` a job until no unit of it is left.
+
+    ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on. A
+    job's unit is one sample, and all count: it is timed from its start to its end. Flags go to
+    ``sampler``.
+    """
+    others = processes.descendants([os.getpid()]) if sampler.path else set()
+    before = _used(others)
+    trace = sample(
+        sampler.enqueue,
+        sampler.finish,
+        iterations=sampler.iterations,
         seconds=policy.sample_s,
         at_least=sampler.at_least,
         at_most=max(policy.max_samples, sampler.at_least),
+        claim=claim,
         clock=clock,
     )
-    cut, flags = steady(trace.durations, policy.target_half_width)
-    if len(trace.durations) - cut < MIN_GROUPS:
-        flags.append("FEW-SAMPLES")
-    return _measured(sampler, trace, usage, cut, flags)
+    used = [after - begun for after, begun in zip(_used(others), before, strict=True)]
+    cut = 0
+    if claim is None:
+        cut, flags = steady(trace.durations, policy.target_half_width)
+        few = len(trace.durations) - cut < MIN_GROUPS
+        sampler.flags.extend([*flags, "FEW-SAMPLES"] if few else flags)
+    found = _samples(sampler, trace, cut, at_ns, *used)
+    return replace(found, late_ns=late_ns, claim_ns=trace.between if claim else 0)
 
 
-def measure_job(
-    sampler: Sampler, claim: Callable[[], bool], clock: Clock = perf_counter_ns
-) -> Measured:
-    """Work on a job until ``claim`` finds no unit of it left; a unit is one sample.
-
-    All units count: a job has no steady part, for it is timed from its start to its end.
-    """
-    trace, usage = _take(sampler, claim=claim, clock=clock)
-    return replace(_measured(sampler, trace, usage, 0, []), claim=trace.between)
+def _used(others: set[int]) -> tuple[int, int]:
+    """(CPU ns of this process, all threads, and of ``others``; involuntary context switches)."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    own_ns = round((own.ru_utime + own.ru_stime) * 1e9)
+    return own_ns + processes.cpu_ns(others), own.ru_nivcsw
 
 
-def _take(sampler: Sampler, **settings: Any) -> tuple[Trace, dict[str, int]]:
-    """A trace, and what the process used meanwhile (`Measured.cpu`, ``switches``)."""
-    others = descendants([os.getpid()]) if sampler.path else set()
-    others_ns = -cpu_ns(others)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    trace = sample(sampler.enqueue, sampler.finish, iterations=sampler.iterations, **settings)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    used = round(cpu_s * 1e9) + others_ns + cpu_ns(others)
-    return trace, {"cpu": used, "switches": after.ru_nivcsw - before.ru_nivcsw}
-
-
-def _measured(
-    sampler: Sampler, trace: Trace, usage: dict[str, int], cut: int, flags: list[str]
-) -> Measured:
-    """``cut``: so many samples were still warm-up.
+def _samples(
+    sampler: Sampler, trace: Trace, cut: int, at_ns: int, cpu_ns: int, switches: int
+) -> Samples:
+    """The first ``cut`` samples were still warm-up.
 
     What the process used was read before and after all samples; those cut take their share of it.
     """
     start = trace.start + sum(trace.durations[:cut])
     kept = (trace.end - start) / max(1, trace.end - trace.start)
-    return Measured(
-        warmup=sampler.warmup + trace.durations[:cut],
-        durations=trace.durations[cut:],
+    return replace(
+        sampler.blank,
+        durations_ns=trace.durations[cut:],
         iterations=sampler.iterations,
+        warmup_durations_ns=sampler.warmup + trace.durations[:cut],
         truncated=cut,
-        start=start,
-        end=trace.end,
-        stop=trace.stop,
-        flags=sampler.flags + flags,
-        enqueue=sum(trace.enqueues[cut:]),
-        cpu=round(usage["cpu"] * kept),
-        switches=round(usage["switches"] * kept),
+        start_ns=start - at_ns,
+        end_ns=trace.end - at_ns,
+        stop_reason=trace.stop,
+        enqueue_ns=sum(trace.enqueues[cut:]),
+        cpu_ns=round(cpu_ns * kept),
+        switches=round(switches * kept),
     )
 
 
@@ -258,17 +254,6 @@ def _block(
     took = max(1, trace.durations[0])
     enough = seconds * 1e9 <= took and not shared
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
-
-
-def _bundled(
-    run: Callable[[], object], sync: Callable[[], object], times: int
-) -> Callable[[], object]:
-    def run_and_wait() -> None:
-        for _ in repeat(None, times):
-            run()
-            sync()
-
-    return run_and_wait
 
 
 def _nothing() -> None:

@@ -15,7 +15,8 @@ from gpubench import escape
 from gpubench.analysis.cells import Summary, summarise
 from gpubench.errors import GpubenchError
 from gpubench.pytest_plugin.result import why_failed, why_skipped
-from gpubench.record import RECORDS, WRONG, Record, RecordFile, read
+from gpubench.record import RECORDS, WRONG, Record, RecordFile
+from gpubench.recordreader import read
 from gpubench.run import driver, setup
 from gpubench.run.messages import Progress
 from gpubench.run.plan import Plan, Skip

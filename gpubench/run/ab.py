@@ -22,7 +22,8 @@ from gpubench.analysis import gate
 from gpubench.analysis.interleaved import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
-from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage, read
+from gpubench.record import RECORDS, Arm, Header, Record, RecordFile, Stage
+from gpubench.recordreader import read
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
 from gpubench.run.ceilings import Ceilings
@@ -50,8 +51,6 @@ class Side(Struct, frozen=True):
     header: Header
     python: Path | None = None
     """Its interpreter; None: this one."""
-    bundle: int = 1
-    """Runs that count as one (`Measure.bundle`)."""
     commit: str = ""
     """What its environment was made from."""
 
@@ -345,7 +344,7 @@ class _Walk:
             policy = replace(policy, sample_s=policy.sample_s / 2)  # two turns
         return Measure(ready.cell, policy, ready.artefact, ready.reference,
                        side.plan.cores_of(ready.cell), turns=1 if apart else 2,
-                       bundle=side.bundle, repeat=repeat)  # fmt: skip
+                       repeat=repeat)  # fmt: skip
 
     def _note(self, key: str, stage: Stage, pair: gate.Pair | None) -> None:
         if pair is None:

@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from io import RawIOBase
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +21,9 @@ from msgspec.structs import replace
 from gpubench.answers import worst_path
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.processes import die_with_parent
+from gpubench.record import Record
 from gpubench.run import worker
+from gpubench.run.dispatch import dispatcher
 from gpubench.run.messages import (
     Begin,
     Count,
@@ -51,6 +54,7 @@ from gpubench.run.processes import (
 )
 from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry, idle_watts
+from gpubench.run.worker import Task
 from gpubench.samples import window_ns
 from gpubench.workload import reference
 
@@ -60,6 +64,8 @@ GAUGE_TIMEOUT_S = 120.0
 PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
+FILLED = ("cores", "uuids", "shared")
+"""Of `Measure`: what only this machine's agent knows. The request itself goes on as it came."""
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
 
 
@@ -71,43 +77,45 @@ class Agent:
         self._closed = closed
         self._cache_dir = ""
         self._fork = multiprocessing.get_context("forkserver")
-        self._teams: dict[str, Team] = {}
+        self._teams: dict[str, _Begun] = {}
         self._gpus: list[Gpu] | None = None
         self._shared: dict[str, Shared] = {}
         """By cell, so that all repeats and replicas share out their cores alike."""
         self._idle: dict[int, float | None] = {}
         """By the number of GPUs (0: of the CPU), what they draw before the first task there."""
 
-    def handle(self, request: Request) -> Reply:
-        """Do ``request``; Progress goes out by ``emit`` meanwhile."""
+    def handle(self, line: bytes) -> Reply:
+        """Do the request that ``line`` is; Progress goes out by ``emit`` meanwhile."""
+        request = msgspec.json.decode(line, type=Request)
         if isinstance(request, Begin | Step | End):
-            return self._turn(request)
+            return self._turn(request, line)
         if isinstance(request, Measure):
-            return self._measure(request)
+            return self._measure(request, line)
         if isinstance(request, Count | Gauge):
-            return self._once(self._aimed(request), GAUGE_TIMEOUT_S)  # type: ignore[return-value]
+            return self._once(line, GAUGE_TIMEOUT_S, self._aimed(request))  # type: ignore[return-value]
         timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
         if isinstance(request, Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(PRELOADED)
-        return self._once(request, timeout)  # type: ignore[return-value]
+        return self._once(line, timeout)  # type: ignore[return-value]
 
-    def _once(self, request: Request, timeout_s: float) -> WorkerMessage:
+    def _once(
+        self, line: bytes, timeout_s: float, filled: dict[str, Any] | None = None
+    ) -> WorkerMessage:
         """The answer of one worker."""
-        team = self._team(request, timeout_s)
+        team = Team(self._fork, Task(line, self._cache_dir, filled or {}), 1, timeout_s)
         try:
             found = team.answers(self._closed, self._emit)
             return found if isinstance(found, Failure) else found[0]
         finally:
             team.end()
 
-    def _aimed(self, request: Count | Gauge) -> Count | Gauge:
+    def _aimed(self, request: Count | Gauge) -> dict[str, Any]:
         """At the first GPU, if at any."""
         if not isinstance(request, Gauge) or request.device != "cuda":
-            return request
-        uuids = [one.uuid for one in self._visible() if one.index == 0]
-        return replace(request, uuid=uuids[0] if uuids else "")
+            return {}
+        return {"uuid": next((one.uuid for one in self._visible() if one.index == 0), "")}
 
     def _visible(self) -> list[Gpu]:
         if self._gpus is None:
@@ -121,58 +129,64 @@ class Agent:
             return request
         key = request.cell.key
         if key not in self._shared:
-            reply = self._once(Share(request), request.policy.timeout_s)
+            line = msgspec.json.encode(Share(request))
+            reply = self._once(line, request.policy.timeout_s)
             if not isinstance(reply, Shared):
                 return reply if isinstance(reply, Failure) else Failure("error", f"{reply}")
             self._shared[key] = reply
         return replace(request, shared=self._shared[key])
 
-    def _team(self, request: Request, timeout_s: float, replicas: int = 1) -> Team:
-        return Team(self._fork, request, self._cache_dir, replicas, timeout_s)
-
-    def _measure(self, asked: Measure) -> Reply:
+    def _begun(self, asked: Measure, line: bytes) -> _Begun | Failure:
         request = self._placed(asked)
         if isinstance(request, Failure):
             return request
         idle = self._idle_watts(request)
-        team = self._team(request, request.policy.timeout_s, len(request.cores))
-        try:
-            with _telemetry(request, team, idle) as telemetry:
-                team.telemetry = telemetry
-                found = team.answers(self._closed, self._emit)
-            return _result(found, team, telemetry)
-        finally:
-            team.end()
+        filled = {name: getattr(request, name) for name in FILLED}
+        task = Task(line, self._cache_dir, filled)
+        job = dispatcher(request)
+        team = Team(self._fork, task, len(request.cores), request.policy.timeout_s, job)
+        team.telemetry = _telemetry(request, team, idle)
+        return _Begun(request, team, team.telemetry)
 
-    def _turn(self, request: Begin | Step | End) -> Reply:
+    def _measure(self, asked: Measure, line: bytes) -> Reply:
+        begun = self._begun(asked, line)
+        if isinstance(begun, Failure):
+            return begun
+        try:
+            with begun.telemetry:
+                found = begun.team.answers(self._closed, self._emit)
+            return _result(found, begun)
+        finally:
+            begun.team.end()
+
+    def _turn(self, request: Begin | Step | End, line: bytes) -> Reply:
         """Several teams live at once, here or on other nodes, and the driver gives the turns."""
-        if isinstance(request, End):
-            return self._end(request.team, Waiting("", []))
-        if isinstance(request, Begin):
-            self._end(request.team, Waiting("", []))
-            measure = self._placed(request.measure)
-            if isinstance(measure, Failure):
-                return measure
-            idle = self._idle_watts(measure)
-            team = self._team(measure, measure.policy.timeout_s, len(measure.cores))
-            self._teams[request.team] = team
-            team.telemetry = _telemetry(measure, team, idle)
+        if not isinstance(request, Step):
+            self._end(request.team)
+            if isinstance(request, End):
+                return Waiting("", [])
+            found = self._begun(request.measure, line)
+            if isinstance(found, Failure):
+                return found
+            begun = self._teams[request.team] = found
+            team = begun.team
+        elif request.team not in self._teams:
+            return Failure("error", f"no team {request.team!r} was begun")
         else:
-            if request.team not in self._teams:
-                return Failure("error", f"no team {request.team!r} was begun")
-            team = self._teams[request.team]
+            begun = self._teams[request.team]
+            team = begun.team
             team.others = set(request.others)
-            if team.barrier == "warm" and team.telemetry:
-                team.telemetry.__enter__()
+            if team.barrier == "warm":
+                begun.telemetry.__enter__()
             team.go(request.timeout_s)
             self._emit(Progress("released"))
-        found = team.advance(self._closed)
-        if team.telemetry and (found is not None or team.barrier == "measured"):
-            team.telemetry.__exit__()  # before its rival ends
-        if found is None:
+        answers = team.advance(self._closed)
+        if answers is not None or team.barrier == "measured":
+            begun.telemetry.__exit__()  # before its rival ends
+        if answers is None:
             return Waiting(team.barrier, sorted(team.pids() - team.others))
-        reply = self._end(request.team, Waiting("", []))  # first: its telemetry ends with it
-        return _result(found, team, team.telemetry) if team.telemetry else reply
+        self._end(request.team)
+        return _result(answers, begun)
 
     def _idle_watts(self, request: Measure) -> float | None:
         gpus = _gpus(request)
@@ -180,11 +194,17 @@ class Agent:
             self._idle[len(gpus)] = idle_watts(gpus)
         return self._idle[len(gpus)]
 
-    def _end(self, name: str, reply: Reply) -> Reply:
-        team = self._teams.pop(name, None)
-        if team is not None:
-            team.end()
-        return reply
+    def _end(self, name: str) -> None:
+        if name in self._teams:
+            self._teams.pop(name).team.end()
+
+
+class _Begun(NamedTuple):
+    """A team at work, and what observes it."""
+
+    request: Measure
+    team: Team
+    telemetry: Telemetry
 
 
 def _gpus(request: Measure) -> list[int]:
@@ -208,26 +228,35 @@ def _telemetry(request: Measure, team: Team, idle: float | None = None) -> Telem
     )
 
 
-def _result(found: Failure | list[WorkerMessage], team: Team, telemetry: Telemetry) -> Reply:
+def _result(found: Failure | list[WorkerMessage], begun: _Begun) -> Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
+    telemetry = begun.telemetry
     if telemetry.lost:
         more = f"; the worker: {found.reason}" if isinstance(found, Failure) else ""
         return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
-    return found if isinstance(found, Failure) else _done(found, team, telemetry)
-
-
-def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
+    if isinstance(found, Failure):
+        return found
     outcomes = [answer for answer in found if isinstance(answer, Outcome)]
+    record = merged(begun.request, outcomes, telemetry.result() | {"start_s": begun.team.start_s})
+    if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
+        record = replace(record, telemetry=record.telemetry | {"energy": energy})
+    return Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
+
+
+def merged(request: Measure, outcomes: list[Outcome], telemetry: dict[str, Any]) -> Record:
+    """The replicas of this node as one."""
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
-    turns = ([o.samples for o in outcomes], [o.again for o in outcomes if o.again])
-    energy = telemetry.energy([window_ns(turn) for turn in turns])
-    return Done(
-        outcomes,
-        reference.merge(parities) if parities else None,
-        telemetry.result() | {"start_s": team.start_s} | ({"energy": energy} if energy else {}),
-        telemetry.flags(),
-        telemetry.invalid,
-        worst_path(outcome.path for outcome in outcomes),
+    return Record(
+        cell=request.cell,
+        repeat=request.repeat,
+        status="ok",
+        replicas=[outcome.turns[0] for outcome in outcomes],
+        again=[outcome.turns[1] for outcome in outcomes if outcome.turns[1:]],
+        parity=reference.merge(parities) if parities else None,
+        path=worst_path(outcome.path for outcome in outcomes),
+        telemetry=telemetry,
+        facts={**outcomes[0].facts, "pinned": [outcome.pinned for outcome in outcomes]},
+        flags=[flag for outcome in outcomes for flag in outcome.flags],
     )
 
 
@@ -274,7 +303,7 @@ def _serve(requests_fd: int, replies: RawIOBase) -> None:
         if newline:
             pending = rest
             try:
-                reply = agent.handle(msgspec.json.decode(line, type=Request))
+                reply = agent.handle(line)
             except Exception as error:  # noqa: BLE001  # the driver must get an answer
                 reply = worker.failure(error)
             emit(reply)

@@ -8,8 +8,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.limits import Ceiling, Work
-from gpubench.record import NO_CEILING, Record
+from gpubench.record import NO_CEILING, Ceiling, Record, Work
 from gpubench.run.client import Asked
 from gpubench.run.messages import Count, Counted, Failure, Gauge, Gauged, Request
 from gpubench.run.prepare import Telling

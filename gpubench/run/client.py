@@ -158,13 +158,10 @@ class AgentClient:
         os.close(replies_out)
         self._pending = b""
         with suppress(BrokenPipeError):  # it died: reading the answer tells
-            self._send(self._preload())
+            self._send(Preload(self._modules, self._cache_dir, environment=self._other))
 
     def _environ(self) -> dict[str, str]:
         return environ_of_another() if self._other else dict(os.environ)
-
-    def _preload(self) -> Preload:
-        return Preload(self._modules, self._cache_dir, environment=self._other)
 
     def _start(self) -> Reply:
         if self._process is None:

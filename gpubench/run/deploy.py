@@ -11,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from gpubench import __version__, escape, record, suitefile
+from gpubench import __version__, escape, recordreader, suitefile
 from gpubench.analysis import stats
 from gpubench.analysis.cells import summarise
 from gpubench.backends.base import Backend
 from gpubench.decoders import base as decoders
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import MIN_SAMPLES
+from gpubench.record import RECORDS, Record
 from gpubench.run import needs
 from gpubench.run.client import AgentClient
 from gpubench.run.messages import Failure, Measure
@@ -133,7 +134,7 @@ def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Sa
     return _write(session, suite, cell, at, artefact, ready, found)
 
 
-def _refuse(cell: Cell, found: record.Record) -> None:
+def _refuse(cell: Cell, found: Record) -> None:
     remedy = f"; remedy: {found.remedy}" if found.remedy else ""
     kind = f"{found.kind}: " if found.kind else ""
     raise GpubenchError(f"{cell.label}: {kind}{found.reason}{remedy}; nothing was written")
@@ -167,7 +168,7 @@ def _write(
     at: Path,
     artefact: Path,
     ready: Ready,
-    found: record.Record,
+    found: Record,
 ) -> Manifest:
     reference = ref.load(Path(ready.reference))
     if reference.classes:
@@ -205,11 +206,11 @@ def _decoder(cell: Cell) -> str:
 
 def _figures(session: Session, suite: str, cell: Cell) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here."""
-    beside = suitefile.find(suite).parent / record.RECORDS
+    beside = suitefile.find(suite).parent / RECORDS
     with suppress(RecordError):
         if not beside.is_file():
             return None
-        file = record.read(beside)
+        file = recordreader.read(beside)
         for s in summarise([file]):
             if s.key == cell.key and s.ranked:
                 if file.header.fingerprint != session.job.header.fingerprint:

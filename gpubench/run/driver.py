@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
-from gpubench.record import WRONG, Header, Record, RecordFile, read, scan
+from gpubench.record import WRONG, Header, Record, RecordFile
+from gpubench.recordreader import read, scan
 from gpubench.recordwriter import Writer
 from gpubench.run import needs
 from gpubench.run.ceilings import Ceilings

@@ -7,11 +7,11 @@ from typing import Any
 from msgspec import Struct
 
 from gpubench.answers import Parity, PathCheck
-from gpubench.limits import Work
+from gpubench.record import Record, Work
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Workload
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised whenever an agent, or a node, of another version would misread a request."""
 
 
@@ -83,9 +83,6 @@ class Measure(Struct, frozen=True, tag=True):
     """Per device, on CUDA: 'GPU-...' or 'MIG-...'. The agent fills it in."""
     turns: int = 1
     """How often it samples; between its turns it waits, and the rival has its own."""
-    bundle: int = 1
-    """Calls of ``run()`` that count as one: exact extra work, for `tests.benchmarks.trust` only.
-    Images/s of such records count iterations, as if a bundle were one batch."""
     node: int = 0
     first: int = 0
     """The cell's number of this node's first replica."""
@@ -194,12 +191,10 @@ class Gauged(Struct, frozen=True, tag=True):
 class Outcome(Struct, frozen=True, tag=True):
     """One replica's result."""
 
-    samples: Samples
+    turns: list[Samples]
     parity: Parity | None
     facts: dict[str, Any]
     flags: list[str]
-    again: Samples | None = None
-    """Of the second turn."""
     pinned: str = ""
     """The cores that it was pinned to, '0-3,8'; '' where it was not."""
     path: PathCheck | None = None
@@ -207,16 +202,11 @@ class Outcome(Struct, frozen=True, tag=True):
 
 
 class Done(Struct, frozen=True, tag=True):
-    """Answer to Measure: every replica's result and what was seen meanwhile."""
+    """Answer to Measure: what is stored of it, but for what only the driver knows."""
 
-    outcomes: list[Outcome]
-    parity: Parity | None
-    """Over all replicas."""
-    telemetry: dict[str, Any]
-    flags: list[str]
+    record: Record
     invalid: bool
-    path: PathCheck | None = None
-    """As ``parity``."""
+    """Whether outside evidence speaks against it (heat, power brake, a co-tenant)."""
 
 
 Reply = Progress | Failure | Preloaded | Prepared | Counted | Gauged | Waiting | Done

@@ -214,20 +214,24 @@ class Nodes:
     def _merged(self, cell: Cell, done: Mapping[int, Done], bound_ns: int) -> Reply:
         """One answer. Offsets count from each node's own start: no clocks are compared."""
         ranks = sorted(done)
-        outcomes = [outcome for rank in ranks for outcome in done[rank].outcomes]
-        numbers = [outcome.samples.replica for outcome in outcomes]
+        records = [done[rank].record for rank in ranks]
+        replicas = [samples for record in records for samples in record.replicas]
+        numbers = [samples.replica for samples in replicas]
         if numbers != list(range(cell.replicas)):
             return Failure("error", f"the nodes answered for replicas {numbers}")
-        parities = [p for rank in ranks if (p := done[rank].parity) is not None]
-        flags = [flag for rank in ranks for flag in done[rank].flags]
-        return Done(
-            outcomes,
-            reference.merge(parities) if parities else None,
-            _telemetry({rank: done[rank].telemetry for rank in ranks}, bound_ns),
-            flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
-            any(done[rank].invalid for rank in ranks),
-            worst_path(done[rank].path for rank in ranks),
+        parities = [record.parity for record in records if record.parity is not None]
+        flags = [flag for record in records for flag in record.flags]
+        pinned = [cores for record in records for cores in record.facts["pinned"]]
+        merged = replace(
+            records[0],
+            replicas=replicas,
+            parity=reference.merge(parities) if parities else None,
+            path=worst_path(record.path for record in records),
+            telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
+            facts=records[0].facts | {"pinned": pinned},
+            flags=flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
+        return Done(merged, any(done[rank].invalid for rank in ranks))
 
 
 def _bound(progress: Callable[[int, Progress], Any] | None, rank: int) -> OnProgress | None:

@@ -14,7 +14,8 @@ from gpubench.backends import base as backends
 from gpubench.decoders import base as decoders
 from gpubench.decoders.difference import difference
 from gpubench.errors import CellFailed
-from gpubench.measure.path import Overlapped, Path, Serial
+from gpubench.measure.path import Overlapped, Serial
+from gpubench.measure.protocol import Path
 from gpubench.run.reader import Cores, DeviceReader, Reader
 from gpubench.workload.pictures import Unusable
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.decoders import base as decoders
 from gpubench.errors import CellFailed, GpubenchError
-from gpubench.measure.path import Parts
+from gpubench.measure.stages import Parts
 from gpubench.workload.pictures import Unusable
 
 if TYPE_CHECKING:

@@ -54,32 +54,22 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
 
 def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) -> Record:
     """The record of a measured task; wrong answers are a failure that keeps its timing."""
-    record = Record(
-        cell=cell,
-        repeat=repeat,
-        status="ok",
-        replicas=[outcome.samples for outcome in done.outcomes],
-        again=[outcome.again for outcome in done.outcomes if outcome.again],
-        prepare_ns=prepare_ns,
-        parity=done.parity,
-        path=done.path,
-        telemetry=done.telemetry,
-        facts={**done.outcomes[0].facts, "pinned": [o.pinned for o in done.outcomes]},
-    )
-    seen = [flag for outcome in done.outcomes for flag in outcome.flags] + done.flags
+    record, parity = done.record, done.record.parity
+    seen = list(record.flags)
     if any(window_ns(visit) is None for visit in record.visits):
         seen.append("NO-COMMON-WINDOW")
-    if done.parity is None:
+    if parity is None:
         seen.append("NO-PARITY")
     if cell.images == "synthetic" or cell.weights == "random":
         seen.append("SPEED-ONLY")
-    record = replace(record, flags=list(dict.fromkeys(seen)))
-    if done.parity is not None and not done.parity.passed:
-        return replace(record, status="failed", kind="parity", reason=_words(done.parity))
-    if done.path is not None and not done.path.passed:
-        return replace(record, status="failed", kind="parity", reason=_path_words(done.path))
-    if done.parity is not None and not done.parity.accurate:
-        return replace(record, status="failed", kind="accuracy", reason=_floors(done.parity))
+    record = replace(record, cell=cell, repeat=repeat, prepare_ns=prepare_ns,
+                     flags=list(dict.fromkeys(seen)))  # fmt: skip
+    if parity is not None and not parity.passed:
+        return replace(record, status="failed", kind="parity", reason=_words(parity))
+    if record.path is not None and not record.path.passed:
+        return replace(record, status="failed", kind="parity", reason=_path_words(record.path))
+    if parity is not None and not parity.accurate:
+        return replace(record, status="failed", kind="accuracy", reason=_floors(parity))
     return record
 
 

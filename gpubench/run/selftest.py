@@ -112,7 +112,7 @@ def clock() -> Clock:
         resolution_ns=float(min(steps, default=0)),
         overhead_ns=overhead,
         shortest_sample_ns=overhead * TIMER_SHARE,
-        null_iteration_ns=median(found.durations) / found.iterations,
+        null_iteration_ns=median(found.durations_ns) / found.iterations,
     )
 
 

@@ -16,20 +16,19 @@ import msgspec
 
 from gpubench.processes import descendants
 from gpubench.run import worker
-from gpubench.run.dispatch import dispatcher
+from gpubench.run.dispatch import Dispatcher
 from gpubench.run.messages import (
     FINISHED,
     AtBarrier,
     Failure,
     Go,
-    Measure,
     Progress,
     Reply,
-    Request,
     WorkerMessage,
 )
 from gpubench.run.postmortem import Inquest
 from gpubench.run.telemetry import Telemetry
+from gpubench.run.worker import Task
 
 BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
 """How long before its start a common start is announced; and so much more for each worker."""
@@ -43,9 +42,14 @@ class Team:
     telemetry: Telemetry | None = None
 
     def __init__(
-        self, fork: Any, request: Request, cache_dir: str, size: int, timeout_s: float
+        self,
+        fork: Any,
+        task: Task,
+        size: int,
+        timeout_s: float,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
-        text = msgspec.json.encode(request)
+        """``dispatcher``: of a job that they share; it is closed with the team."""
         self.barrier = "start"
         """The last one reached."""
         self.p50_ns = 0.0
@@ -56,7 +60,7 @@ class Team:
         self._begin = monotonic()
         self._timeout_s = timeout_s
         self._deadline = self._begin + timeout_s
-        self._dispatcher = dispatcher(request) if isinstance(request, Measure) else None
+        self._dispatcher = dispatcher
         self._answers: dict[int, WorkerMessage] = {}
         self._inquest = Inquest()
         self._processes: list[BaseProcess] = []
@@ -65,18 +69,16 @@ class Team:
         self._selector = DefaultSelector()
         try:
             for replica in range(size):
-                self._start(fork, text, cache_dir, replica)
+                self._start(fork, task, replica)
         except BaseException:  # out of processes or descriptors: those that started must not stay
             self.end()
             raise
 
-    def _start(self, fork: Any, text: bytes, cache_dir: str, replica: int) -> None:
+    def _start(self, fork: Any, task: Task, replica: int) -> None:
         queue = self._dispatcher and self._dispatcher.queue
         ours, theirs = fork.Pipe()
         self._pipes.append(ours)
-        process = fork.Process(
-            target=worker.main, args=(theirs, text, cache_dir, replica, queue), daemon=True
-        )
+        process = fork.Process(target=worker.main, args=(theirs, task, replica, queue), daemon=True)
         try:
             process.start()
         finally:

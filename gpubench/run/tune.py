@@ -15,7 +15,8 @@ from gpubench.analysis.race import Standing
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.goal import Search
-from gpubench.record import Header, Record, RecordFile, read
+from gpubench.record import Header, Record, RecordFile
+from gpubench.recordreader import read
 from gpubench.recordwriter import Writer
 from gpubench.run import ab, driver, needs, propose, verify
 from gpubench.run.bench import AgentBench

@@ -14,7 +14,8 @@ from gpubench.analysis import interleaved, kept, race
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
 from gpubench.goal import Metric, Search
-from gpubench.record import RECORDS, Arm, Header, Pairing, RecordFile, read
+from gpubench.record import RECORDS, Arm, Header, Pairing, RecordFile
+from gpubench.recordreader import read
 from gpubench.run import ab
 from gpubench.run.crew import ARMS
 from gpubench.run.plan import Plan

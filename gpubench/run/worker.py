@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -41,10 +41,13 @@ from gpubench.run.messages import (
     FINISHED,
     PROTOCOL,
     AtBarrier,
+    Begin,
     BuildReference,
     Count,
+    Counted,
     Failure,
     Gauge,
+    Gauged,
     Go,
     Measure,
     Outcome,
@@ -65,7 +68,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpubench.workload.cache import Cache
     from gpubench.workload.reference import Reference
 
 Barrier = Callable[..., Go]
@@ -79,10 +81,25 @@ OOM_SCORE = 500
 """Where memory ends, the kernel is to end a worker and not the driver, which holds the results."""
 
 
-def main(
-    connection: Connection, request: bytes, cache_dir: str, replica: int, queue: Queue | None
-) -> None:
-    """Do ``request`` and send the answer; never raises. ``queue``: of a job's units."""
+class Task(NamedTuple):
+    """What workers are forked for."""
+
+    line: bytes
+    """The request as the driver wrote it."""
+    cache_dir: str
+    filled: dict[str, Any]
+    """Fields of it that only this machine's agent knows."""
+
+    @property
+    def request(self) -> Request:
+        """With these fields; of a `Begin` what is to be measured."""
+        found: Request = msgspec.json.decode(self.line, type=Request)
+        found = found.measure if isinstance(found, Begin) else found
+        return replace(found, **self.filled)
+
+
+def main(connection: Connection, task: Task, replica: int, queue: Queue | None) -> None:
+    """Do ``task`` and send the answer; never raises. ``queue``: of a job's units."""
     die_with_parent()
     os.setpgid(0, 0)  # so that the agent can end this process with all its children
     faulthandler.enable()  # where native code crashed: see postmortem
@@ -100,8 +117,7 @@ def main(
         return msgspec.json.decode(connection.recv_bytes(), type=Go)
 
     try:
-        task = msgspec.json.decode(request, type=Request)
-        send(_answer(task, cache_dir, replica, barrier, queue))
+        send(_answer(task.request, task.cache_dir, replica, barrier, queue))
     except Exception as error:  # noqa: BLE001  # anything a backend raises is this task's result
         send(failure(error))
     connection.close()
@@ -152,19 +168,25 @@ def _answer(
         from gpubench.run import sharing
 
         return sharing.find_out(request.measure, _device(request.measure, 0))
-    if isinstance(request, Count | Gauge):
-        from gpubench.run import gauging
-
-        return gauging.answer(request, cache_dir)
+    if isinstance(request, Gauge):
+        return _gauge(request)
+    from gpubench.workload import models
     from gpubench.workload.cache import Cache
 
     cache = Cache(Path(cache_dir))
+    if isinstance(request, Count):
+        from gpubench.workload import work
+
+        return Counted(work.of(models.resolve(request.workload, cache), cache))
     if isinstance(request, BuildReference):
         from gpubench.workload import reference
 
         path = reference.build(request.workload, request.policy, cache)
     elif isinstance(request, Prepare):
-        path = _prepare(request, cache)
+        _pin(request.cores)
+        cell = request.cell
+        network = models.resolve(cell.workload, cache)
+        path = base.get(cell.backend).prepare(cell, network, cache)
     else:
         raise TypeError(f"no task for a worker: {type(request).__name__}")
     ns: dict[str, int] = {}
@@ -175,13 +197,13 @@ def _answer(
     return Prepared(str(path), ns)
 
 
-def _prepare(request: Prepare, cache: Cache) -> Path:
-    from gpubench.workload import models
+def _gauge(request: Gauge) -> Gauged:
+    from gpubench.measure import peaks
 
-    _pin(request.cores)
-    cell = request.cell
-    backend = base.get(cell.backend)
-    return backend.prepare(cell, models.resolve(cell.workload, cache), cache)
+    if request.device == "cuda":
+        _show(request.uuid)
+        return Gauged(*peaks.cuda(request.types, request.memory))
+    return Gauged(*peaks.cpu(request.cores, request.types, request.memory))
 
 
 def _pin(cores: tuple[int, ...]) -> None:
@@ -190,21 +212,25 @@ def _pin(cores: tuple[int, ...]) -> None:
 
 
 def _device(request: Measure, replica: int) -> base.Device:
-    """Where the replica runs; this process is pinned, and sees its own slice of a GPU only.
-
-    CUDA shows a process one MIG slice at most, and does so by its name: the first of all, unless
-    the environment says which.
-    """
+    """Where the replica runs; this process is pinned, and sees its own slice of a GPU only."""
     cell, cores = request.cell, request.cores[replica]
     _pin(cores)
     if cell.device != "cuda":
         return base.Device(cell.device, 0, cores)
     index = replica // cell.replicas_per_device
     uuid = request.uuids[index] if index < len(request.uuids) else ""
+    return base.Device(cell.device, 0 if _show(uuid) else index, uuid=uuid)
+
+
+def _show(uuid: str) -> bool:
+    """Let this process see the MIG slice ``uuid``, if it is one, and nothing else.
+
+    CUDA shows a process one slice at most, and does so by its name: the first of all, unless the
+    environment says which.
+    """
     if uuid.startswith("MIG-"):
         os.environ["CUDA_VISIBLE_DEVICES"] = uuid
-        index = 0
-    return base.Device(cell.device, index, uuid=uuid)
+    return uuid.startswith("MIG-")
 
 
 def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Outcome:
@@ -234,9 +260,13 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         session.sync()
         first = perf_counter_ns() - before_first
         barrier("opened")
-        sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle, path=path)
+        blank = Samples(
+            replica=request.first + replica, node=request.node, device=str(device),
+            durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
+        )  # fmt: skip
+        sampler = protocol.warm_up(session, images, cell, policy, path=path, blank=blank)
         counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
-        turns: list[_Turn] = []
+        turns: list[Samples] = []
         idle = Idle()
         with quiet_collector():
             protocol.pause(sampler)
@@ -247,19 +277,19 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                     with idle:
                         go = barrier("again")
                     sampler.warmup.clear()  # recorded with the turn before
-                late, measured = _sample(request, replica, sampler, go, queue)
+                found = _sample(request, replica, sampler, go, queue)
                 if go.iterations:
                     barrier(FINISHED)
                 stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
                 protocol.pause(sampler)
-                turns.append(_Turn(go.at_ns, late, measured, stages))
+                turns.append(replace(found, stages_ns=stages))
             after = counters()
         if request.turns > 1:
             with idle:
                 barrier("measured")
         if path:  # after all turns: as far apart as they are meant to be, a drift cancels
             with quiet_collector():
-                turns[0] = turns[0]._replace(stages=path.stages(policy.block_s))
+                turns[0] = replace(turns[0], stages_ns=path.stages(policy.block_s))
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts, checked = dict(session.facts), None
         if route and path:
@@ -270,64 +300,31 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if reference.skipped:
         facts[IMAGES_SKIPPED] = reference.skipped
 
-    flags = [flag for turn in turns for flag in turn.measured.flags]
+    flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):
         flags.append("RECOMPILED")
     if request.turns > 1:
         facts["idle_cpu_share"] = idle.share
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
-    samples = [
-        Samples(
-            replica=request.first + replica,
-            node=request.node,
-            device=str(device),
-            durations_ns=turn.measured.durations,
-            iterations=turn.measured.iterations,
-            warmup_durations_ns=turn.measured.warmup,
-            truncated=turn.measured.truncated,
-            start_ns=turn.measured.start - turn.at,
-            end_ns=turn.measured.end - turn.at,
-            open_ns=opened - begin,
-            first_inference_ns=first,
-            stop_reason=turn.measured.stop,
-            peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            enqueue_ns=turn.measured.enqueue,
-            cpu_ns=turn.measured.cpu,
-            switches=turn.measured.switches,
-            late_ns=turn.late,
-            stages_ns=turn.stages,
-            claim_ns=turn.measured.claim,
-        )
-        for turn in turns
-    ]
-    again = samples[1] if samples[1:] else None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
     pinned = environment.cpu_ranges(request.cores[replica])
-    return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again, pinned, checked)
-
-
-class _Turn(NamedTuple):
-    """``at``: the clock at the common start; ``late``: ns after it that this replica went on."""
-
-    at: int
-    late: int
-    measured: protocol.Measured
-    stages: dict[str, int]
+    return Outcome(turns, parity, facts, list(dict.fromkeys(flags)), pinned, checked)
 
 
 def _sample(
     request: Measure, replica: int, sampler: protocol.Sampler, go: Go, queue: Queue | None
-) -> tuple[int, protocol.Measured]:
+) -> Samples:
     """Wait for the common start, then sample: for a time, or for as long as a job lasts."""
     room = len(os.sched_getaffinity(0)) >= request.cores.count(request.cores[replica])
+    claim = None
     if go.iterations:  # a job's time runs from the common start, and is no time to warm up
         protocol.once_more(sampler, awake_s(request))
-        late = wait_until(go.at_ns, spin=room)
-        job = replace(sampler, iterations=go.iterations)
-        return late, protocol.measure_job(job, claims(go, queue))
-    late = wait_until(go.at_ns, spin=room)
-    if request.cell.replicas > 1 or request.turns > 1 or sampler.path:
+        sampler, claim = replace(sampler, iterations=go.iterations), claims(go, queue)
+    late_ns = wait_until(go.at_ns, spin=room)
+    if claim is None and (request.cell.replicas > 1 or request.turns > 1 or sampler.path):
         protocol.once_more(sampler, awake_s(request))
-    return late, protocol.measure(sampler, request.policy)
+    return protocol.measure(sampler, request.policy, at_ns=go.at_ns, late_ns=late_ns, claim=claim)
 
 
 def wait_until(at_ns: int, *, spin: bool) -> int:

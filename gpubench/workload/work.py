@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from gpubench.limits import Work
+from gpubench.record import Work
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ import stat
 import pytest
 from msgspec.structs import replace
 
-from gpubench import record
+from gpubench import recordreader
 from gpubench.analysis import aa, stats
 from gpubench.errors import CacheError, RecordError
 from gpubench.record import RecordFile
@@ -19,7 +19,7 @@ def stored(file: RecordFile, folder) -> RecordFile:
     with Writer(folder, file.header) as writer:
         for one in file.records:
             writer.append(one)
-    return record.read(folder)
+    return recordreader.read(folder)
 
 
 def test_a_session_goes_in_whole_under_its_run_id_and_comes_back(tmp_path):

@@ -9,13 +9,15 @@ import pytest
 from gpubench import samples
 from gpubench.analysis.cells import summarise
 from gpubench.analysis.interleaved import pair_of
+from gpubench.analysis.scaling import job_of
 from gpubench.analysis.tables import build
 from gpubench.record import Record, RecordFile
 from gpubench.report import delimited, markdown, series, text
 from gpubench.report.exports import bencher, pytest_benchmark, repeats
-from gpubench.run import results
-from gpubench.run.messages import Done, Outcome
+from gpubench.run import agent, results
+from gpubench.run.messages import Done, Measure, Outcome
 from gpubench.samples import JOB_DONE, Samples
+from gpubench.suite import Policy
 from tests.report import make
 
 MS = make.MS
@@ -57,15 +59,22 @@ def test_images_per_s_are_over_the_makespan() -> None:
 
 
 def test_what_the_dispatch_lost_and_what_it_cost() -> None:
-    assert samples.ideal_rate(job(), 4) == pytest.approx(4 * (1000 / 0.99 + 1000 / 1.99))
-    assert samples.claim_ns_per_batch(job()) == pytest.approx(0.01 * MS)
-    nobody = [worker(0, 0, 1, 0, 0)]
-    assert samples.ideal_rate(nobody, 4) == samples.claim_ns_per_batch(nobody) == 0
+    [summary] = summarise([file()])
+    found = job_of(summary)
+    assert found is not None
+    ideal = 4 * (1000 / 0.99 + 1000 / 1.99)
+    assert found.share.value == pytest.approx(1200 / 0.201 / ideal, rel=1e-3)
+    assert found.claim_ns == pytest.approx(0.01 * 1.01 * MS, rel=0.001)
+    nobody = [Record(cell=CELL, repeat=0, status="ok", replicas=[worker(0, 0, 1, 0, 0)])]
+    [idle] = summarise([RecordFile("x", make.header([CELL]), nobody)])
+    assert job_of(idle) is None
 
 
 def test_a_job_has_a_window_though_its_replicas_never_ran_together() -> None:
-    outcomes = [Outcome(s, None, {}, [], pinned=str(s.replica)) for s in job()]
-    record = results.measured(CELL, 0, Done(outcomes, None, {}, [], False), {})
+    outcomes = [Outcome([s], None, {}, [], pinned=str(s.replica)) for s in job()]
+    request = Measure(CELL, Policy(), "", "", [(0,), (1,), (2,)])
+    done = Done(agent.merged(request, outcomes, {}), invalid=False)
+    record = results.measured(CELL, 0, done, {})
     assert record.status == "ok"
     assert "NO-COMMON-WINDOW" not in record.flags
     assert record.facts["pinned"] == ["0", "1", "2"]

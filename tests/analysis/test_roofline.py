@@ -10,8 +10,7 @@ from msgspec.structs import replace
 from gpubench.analysis import roofline, rooftable
 from gpubench.analysis.cells import summarise
 from gpubench.goal import Metric
-from gpubench.limits import Ceiling, Work
-from gpubench.record import NO_CEILING, Record, RecordFile
+from gpubench.record import NO_CEILING, Ceiling, Record, RecordFile, Work
 from gpubench.report import delimited, markdown, page, text
 from gpubench.suite import Cell
 from tests.report import make

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from gpubench import environment, samples
+from gpubench import environment
 from gpubench.record import Record
 from gpubench.run import driver, setup
 from gpubench.run.progress import Silent
+from gpubench.samples import Samples
 from tests.benchmarks.trust.machine import network
 
 Figure = Callable[[str, float, float], None]
@@ -55,13 +56,25 @@ def measure(place: Path, axes: str, model: Path | None = None) -> list[Record]:
     return records
 
 
+def ideal_rate(replicas: list[Samples], batch_size: int) -> float:
+    """Images/s had no replica of a job ever waited: each at its mean rate while it worked."""
+    busy = [(len(s.durations_ns) * s.iterations, sum(s.durations_ns)) for s in replicas]
+    return sum(batches * batch_size * 1e9 / ns for batches, ns in busy if ns)
+
+
+def claim_ns_per_batch(replicas: list[Samples]) -> float:
+    """What a job's scheduler costs."""
+    batches = sum(len(s.durations_ns) * s.iterations for s in replicas)
+    return sum(s.claim_ns for s in replicas) / batches
+
+
 def shares(records: list[Record]) -> dict[str, list[float]]:
     """Dispatch -> share of the ideal combined throughput that each job reached."""
     found: dict[str, list[float]] = {}
     for r in records:
-        ideal = samples.ideal_rate(r.replicas, r.cell.batch_size)
+        ideal = ideal_rate(r.replicas, r.cell.batch_size)
         found.setdefault(r.cell.dispatch, []).append((r.images_per_s() or 0) / ideal)
-        speeds = sorted(samples.ideal_rate([s], r.cell.batch_size) for s in r.replicas)
+        speeds = sorted(ideal_rate([s], r.cell.batch_size) for s in r.replicas)
         print(f"\n{r.cell.dispatch}: the slower one has {speeds[0] / speeds[-1]:.2f} of the speed")
     for name, values in found.items():
         print(f"\n{name}: median {median(values):.4f}, {min(values):.4f} to {max(values):.4f}")
@@ -112,7 +125,7 @@ def test_scheduler_overhead(figure: Figure, tmp_path: Path, fakes: None, tiny_on
     costs: dict[str, list[float]] = {}
     for r in measure(tmp_path, axes, tiny_onnx):
         assert r.replicas[0].iterations == 1
-        costs.setdefault(r.cell.dispatch, []).append(samples.claim_ns_per_batch(r.replicas) / 1e3)
+        costs.setdefault(r.cell.dispatch, []).append(claim_ns_per_batch(r.replicas) / 1e3)
     for name, values in costs.items():
         print(f"\n{name}: {min(values):.2f} to {max(values):.2f} microseconds")
     figure("microseconds a batch, dynamic", median(costs["dynamic"]), 50)

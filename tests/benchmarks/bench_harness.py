@@ -69,7 +69,7 @@ def _ours(sampler: protocol.Sampler) -> Callable[[], float]:
     def arm() -> float:
         times: list[int] = []
         while len(times) < 10:
-            times += protocol.measure(sampler, policy).durations
+            times += protocol.measure(sampler, policy).durations_ns
         return median(times)
 
     return arm

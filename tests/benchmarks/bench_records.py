@@ -19,11 +19,12 @@ from msgspec.structs import replace
 
 from gpubench.answers import Parity
 from gpubench.backends.null import Null
-from gpubench.record import Header, Record, read
+from gpubench.record import Header, Record
+from gpubench.recordreader import read
 from gpubench.recordwriter import Writer
 from gpubench.run import driver
 from gpubench.run.driver import Job
-from gpubench.run.messages import Done, Measure, Outcome, Preloaded, Prepared, Reply, Request
+from gpubench.run.messages import Done, Measure, Preloaded, Prepared, Reply, Request
 from gpubench.run.plan import Plan
 from gpubench.run.progress import Silent
 from gpubench.samples import Samples
@@ -133,7 +134,7 @@ def test_append_resume_and_read(figure: Figure, no_fsync: None, tmp_path: Path) 
 def _peak(work: str, file: Path) -> str:
     """Memory that a process of its own had resident at most."""
     code = (
-        "import sys; from pathlib import Path; from gpubench.record import read, scan; "
+        "import sys; from pathlib import Path; from gpubench.recordreader import read, scan; "
         f"path = sys.argv[1]; {work}\nprint(Path('/proc/self/status').read_text())"
     )
     command = [sys.executable, "-c", code, str(file)]
@@ -169,7 +170,9 @@ class Instant:
 
     def ask(self, request: Request, progress: object = None) -> Reply:
         if isinstance(request, Measure):
-            return Done([Outcome(samples(), PARITY, {}, [])], PARITY, TELEMETRY, [], False)
+            found = Record(cell=request.cell, repeat=request.repeat, status="ok",
+                           replicas=[samples()], parity=PARITY, telemetry=TELEMETRY)  # fmt: skip
+            return Done(found, invalid=False)
         return Prepared("path", {"export": 1})
 
 

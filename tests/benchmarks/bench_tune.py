@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.record import RECORDS, read
+from gpubench.record import RECORDS
+from gpubench.recordreader import read
 from tests.benchmarks.tune import replay
 
 Figure = Callable[[str, float, float], None]

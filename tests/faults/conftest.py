@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from gpubench.record import Record, read
+from gpubench.record import Record
+from gpubench.recordreader import read
 from tests.conftest import FAKES
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.analysis.cells import summarise
-from gpubench.record import read
+from gpubench.recordreader import read
 from gpubench.report import render
 from gpubench.run.postmortem import oom_kills
 from tests.faults.conftest import HERE, Cli, wait_for

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from gpubench.errors import InputError
-from gpubench.record import read
+from gpubench.recordreader import read
 from gpubench.suite import Policy, Workload
 from gpubench.workload import datasets, folders, pictures, reference
 from gpubench.workload.cache import Cache

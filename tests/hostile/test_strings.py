@@ -16,7 +16,8 @@ import pytest
 
 from gpubench import cli_options, escape
 from gpubench.analysis import pathtables
-from gpubench.record import Record, read
+from gpubench.record import Record
+from gpubench.recordreader import read
 from gpubench.report import exports, page
 from tests.hostile import files
 from tests.hostile.commands import acting, commanding, gpubench

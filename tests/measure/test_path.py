@@ -71,7 +71,7 @@ def rate_ms(path: Any, session: Any, clock: VirtualClock, policy: Policy) -> flo
     clock.ns += 3600 * 10**9
     protocol.once_more(sampler, clock=clock)
     measured = protocol.measure(sampler, policy, clock)
-    return sum(measured.durations) / len(measured.durations) / measured.iterations / MS
+    return sum(measured.durations_ns) / len(measured.durations_ns) / measured.iterations / MS
 
 
 @pytest.mark.parametrize("load", [2.0, 9.0, 9.9, 10.1, 12.0, 40.0])
@@ -192,7 +192,7 @@ def test_latency_is_serial() -> None:
     protocol.pause(sampler)
     protocol.once_more(sampler, clock=clock)
     measured = protocol.measure(sampler, Policy(), clock)
-    assert measured.durations[0] == pytest.approx(18_003_000, rel=1e-4)
+    assert measured.durations_ns[0] == pytest.approx(18_003_000, rel=1e-4)
     assert list(path.stages(0.1, clock)) == [
         "read", "decode", "transform", "copy_in", "run", "copy_out", "postprocess"
     ]  # fmt: skip

@@ -7,8 +7,9 @@ from statistics import median
 import numpy as np
 import pytest
 
-from gpubench.measure import path, protocol, steady
+from gpubench.measure import protocol, stages, steady
 from gpubench.measure.loop import Trace
+from gpubench.samples import Samples
 from gpubench.suite import Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
 
@@ -17,11 +18,11 @@ IMAGES = np.zeros((1, 3, 4, 4), np.float32)
 
 def run(
     session_process: object, clock: VirtualClock | None = None, **cell: object
-) -> tuple[protocol.Measured, VirtualSession]:
+) -> tuple[Samples, list[str], VirtualSession]:
     clock = clock or VirtualClock()
     session = VirtualSession(clock, session_process)  # type: ignore[arg-type]
     sampler = protocol.warm_up(session, IMAGES, make_cell(**cell), Policy(), clock)
-    return protocol.measure(sampler, Policy(), clock), session
+    return protocol.measure(sampler, Policy(), clock), sampler.flags, session
 
 
 def noisy(seed: int, level: float, spread: float = 0.02) -> object:
@@ -65,18 +66,18 @@ def test_a_warm_up_that_never_settles_ends(policy: dict[str, float], seconds: fl
 
 
 def test_latency_keeps_every_duration() -> None:
-    measured, _ = run(noisy(1, 5e6))
-    assert 180 < len(measured.durations) + measured.truncated < 220
+    measured, flags, _ = run(noisy(1, 5e6))
+    assert 180 < len(measured.durations_ns) + measured.truncated < 220
     assert measured.iterations == 1
-    assert median(measured.durations) == pytest.approx(5e6, rel=0.01)
-    assert measured.flags == []
+    assert median(measured.durations_ns) == pytest.approx(5e6, rel=0.01)
+    assert flags == []
 
 
 def test_short_iterations_are_grouped_and_said_so() -> None:
-    measured, _ = run(constant(2_000))
-    assert measured.flags[0] == "GROUPED"
-    assert measured.durations[0] >= 1000 * 2 * 50
-    assert measured.durations[0] / measured.iterations == pytest.approx(2_000, rel=0.01)
+    measured, flags, _ = run(constant(2_000))
+    assert flags[0] == "GROUPED"
+    assert measured.durations_ns[0] >= 1000 * 2 * 50
+    assert measured.durations_ns[0] / measured.iterations == pytest.approx(2_000, rel=0.01)
 
 
 def test_throughput_blocks_fill_a_quarter_second_though_overlap_hides_the_wait() -> None:
@@ -94,10 +95,10 @@ def test_throughput_blocks_fill_a_quarter_second_though_overlap_hides_the_wait()
     measured = protocol.measure(
         protocol.warm_up(session, IMAGES, cell, Policy(), clock), Policy(), clock
     )
-    assert min(measured.durations) >= 250e6
-    assert len(measured.durations) >= 10, "too few blocks to see a drift"
-    assert measured.warmup[-1] == pytest.approx(1e6, rel=0.01)
-    assert measured.durations[0] / measured.iterations == pytest.approx(1e6, rel=0.01)
+    assert min(measured.durations_ns) >= 250e6
+    assert len(measured.durations_ns) >= 10, "too few blocks to see a drift"
+    assert measured.warmup_durations_ns[-1] == pytest.approx(1e6, rel=0.01)
+    assert measured.durations_ns[0] / measured.iterations == pytest.approx(1e6, rel=0.01)
 
 
 def test_throughput_blocks_are_no_longer_though_an_iteration_is_often_interrupted() -> None:
@@ -107,13 +108,13 @@ def test_throughput_blocks_are_no_longer_though_an_iteration_is_often_interrupte
     cell = make_cell(scenario="throughput", replicas=4, replicas_per_device=4)
     sampler = protocol.warm_up(session, IMAGES, cell, Policy(warmup_s=0.001), clock)
     measured = protocol.measure(sampler, Policy(), clock)
-    assert 0.25e9 <= median(measured.durations) < 0.35e9
+    assert 0.25e9 <= median(measured.durations_ns) < 0.35e9
     assert sampler.batch_ns == pytest.approx(4e4, rel=0.1)
 
 
 def test_transfer_moves_data_in_and_out_in_every_iteration() -> None:
-    measured, session = run(constant(1e6), boundary="transfer")
-    assert median(measured.durations) == pytest.approx(1_003_000, rel=1e-3)
+    measured, _, session = run(constant(1e6), boundary="transfer")
+    assert median(measured.durations_ns) == pytest.approx(1_003_000, rel=1e-3)
     assert session.calls.count("copy_in") == session.calls.count("copy_out") > 900
 
 
@@ -122,16 +123,16 @@ def test_a_slow_start_is_moved_to_the_warm_up_and_nothing_is_lost() -> None:
     settling = process(
         lambda i: 5e6 * (1 + 1.0 * 0.9 ** max(0, i - 30)) * rng.lognormvariate(0, 0.01)
     )
-    measured, _ = run(settling)
+    measured, *_ = run(settling)
     assert 20 <= measured.truncated <= 110
-    assert len(measured.warmup) >= 25 + measured.truncated
-    assert median(measured.durations) == pytest.approx(5e6, rel=0.02)
+    assert len(measured.warmup_durations_ns) >= 25 + measured.truncated
+    assert median(measured.durations_ns) == pytest.approx(5e6, rel=0.02)
 
 
 def test_drift_is_flagged() -> None:
     rng = random.Random(4)
-    measured, _ = run(process(lambda i: 5e6 * (1 + 0.001 * i) * rng.lognormvariate(0, 0.01)))
-    assert {"DRIFT", "NO-STEADY-STATE"} & set(measured.flags)
+    _, flags, _ = run(process(lambda i: 5e6 * (1 + 0.001 * i) * rng.lognormvariate(0, 0.01)))
+    assert {"DRIFT", "NO-STEADY-STATE"} & set(flags)
 
 
 def test_a_late_change_of_level_is_not_trimmed_away() -> None:
@@ -162,8 +163,8 @@ def test_steady_noise_is_rarely_flagged(count: int) -> None:
 
 @pytest.mark.parametrize("scenario", ["latency", "throughput"])
 def test_few_samples_are_flagged(scenario: str) -> None:
-    assert "FEW-SAMPLES" in run(constant(4e8), scenario=scenario)[0].flags
-    assert "FEW-SAMPLES" not in run(constant(4e6), scenario=scenario)[0].flags
+    assert "FEW-SAMPLES" in run(constant(4e8), scenario=scenario)[1]
+    assert "FEW-SAMPLES" not in run(constant(4e6), scenario=scenario)[1]
 
 
 @pytest.mark.parametrize("count", [50, 200, 400, 1000])
@@ -208,12 +209,14 @@ def test_a_job_keeps_every_unit_and_its_claims() -> None:
     sampler = protocol.warm_up(session, IMAGES, cell, Policy(), clock)
     assert sampler.batch_ns == pytest.approx(1e6, rel=0.01)
     left = iter(range(40))
-    measured = protocol.measure_job(sampler, lambda: next(left, None) is not None, clock)
-    assert len(measured.durations) == 40
-    assert (measured.truncated, measured.stop, measured.flags) == (0, "job done", [])
-    assert measured.claim == 40 * 5
-    assert measured.enqueue == 40 * (sampler.iterations * 400 + 5)
-    assert measured.end - measured.start == sum(measured.durations) + measured.claim
+    claim = lambda: next(left, None) is not None  # noqa: E731
+    measured = protocol.measure(sampler, Policy(), clock, at_ns=1000, late_ns=7, claim=claim)
+    assert len(measured.durations_ns) == 40
+    assert (measured.truncated, measured.stop_reason, sampler.flags) == (0, "job done", [])
+    assert (measured.claim_ns, measured.late_ns) == (40 * 5, 7)
+    assert measured.enqueue_ns == 40 * (sampler.iterations * 400 + 5)
+    assert measured.end_ns == clock.ns - 1000
+    assert measured.end_ns - measured.start_ns == sum(measured.durations_ns) + measured.claim_ns
 
 
 def test_enqueueing_counts_for_steady_samples_only() -> None:
@@ -226,23 +229,23 @@ def test_enqueueing_counts_for_steady_samples_only() -> None:
     sampler = protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock)
     measured = protocol.measure(sampler, Policy(), clock)
     assert measured.truncated > 0
-    assert measured.enqueue == len(measured.durations) * 1050
+    assert measured.enqueue_ns == len(measured.durations_ns) * 1050
 
 
 def test_what_a_process_used_while_it_sampled() -> None:
-    measured, _ = run(constant(1e6))
-    assert measured.cpu >= 0
+    measured, *_ = run(constant(1e6))
+    assert measured.cpu_ns >= 0
     assert measured.switches >= 0
-    assert measured.claim == 0
+    assert measured.claim_ns == 0
 
 
 def test_what_was_cut_takes_its_share_of_what_a_process_used() -> None:
     sampler = protocol.Sampler(dict, dict, 1, 1, [], [], 1.0)
     trace = Trace([60, 20, 20], [1, 1, 1], start=0, end=100, between=0, stop="time")
-    whole = protocol._measured(sampler, trace, {"cpu": 90, "switches": 10}, 0, [])
-    cut = protocol._measured(sampler, trace, {"cpu": 90, "switches": 10}, 1, [])
-    assert (whole.start, whole.cpu, whole.switches) == (0, 90, 10)
-    assert (cut.start, cut.cpu, cut.switches) == (60, 36, 4)
+    whole = protocol._samples(sampler, trace, 0, 0, cpu_ns=90, switches=10)
+    cut = protocol._samples(sampler, trace, 1, 0, cpu_ns=90, switches=10)
+    assert (whole.start_ns, whole.cpu_ns, whole.switches) == (0, 90, 10)
+    assert (cut.start_ns, cut.cpu_ns, cut.switches) == (60, 36, 4)
 
 
 def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
@@ -253,7 +256,7 @@ def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
         "run": 1_000_020,
         "copy_out": 2_020,
     }
-    assert session.calls.count("copy_in") == path.MOST_STAGES
+    assert session.calls.count("copy_in") == stages.MOST_STAGES
     slow = VirtualSession(clock, constant(1e9))
     protocol.stages(slow, IMAGES, clock)
-    assert slow.calls.count("copy_out") == path.LEAST_STAGES
+    assert slow.calls.count("copy_out") == stages.LEAST_STAGES

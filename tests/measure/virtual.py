@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpubench.measure.protocol import Measured, measure, warm_up
+from gpubench.measure.protocol import measure, warm_up
+from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy
 
 
@@ -90,12 +91,12 @@ def replay(durations_ns: Iterable[float]) -> Iterator[float]:
     raise AssertionError("the trace was shorter than the protocol wanted")
 
 
-def run_repeat(durations_ns: Iterable[float], policy: Policy) -> Measured:
-    """One repeat of a latency cell as a worker measures it: warm up, then sample."""
+def run_repeat(durations_ns: Iterable[float], policy: Policy) -> tuple[Samples, list[str]]:
+    """One repeat of a latency cell as a worker measures it, and its flags."""
     clock = VirtualClock(reading_ns=1)
     session = VirtualSession(clock, replay(durations_ns))
     sampler = warm_up(session, _NO_IMAGES, _CELL, policy, clock)
-    return measure(sampler, policy, clock)
+    return measure(sampler, policy, clock), sampler.flags
 
 
 _CELL, _NO_IMAGES = make_cell(), np.zeros((1, 3, 4, 4), np.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from gpubench.record import read
+from gpubench.recordreader import read
 from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, command, outcomes, write
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from gpubench.goal import Goal, Metric, Search
-from gpubench.limits import Ceiling, Work
-from gpubench.record import Record, RecordFile
+from gpubench.record import Ceiling, Record, RecordFile, Work
 from gpubench.suite import Cell, Policy
 from tests.report import make, make_pairs
 

@@ -20,7 +20,8 @@ from msgspec.structs import replace
 
 from gpubench.cli import cli
 from gpubench.errors import InputError, RecordError
-from gpubench.record import Arm, Record, RecordFile, read_all
+from gpubench.record import Arm, Record, RecordFile
+from gpubench.recordreader import read_all
 from gpubench.recordwriter import Writer
 from gpubench.report import exports
 from gpubench.report.exports import bencher, github_action_benchmark, repeats, values

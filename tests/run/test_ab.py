@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.errors import InputError, RecordError
-from gpubench.limits import Work
-from gpubench.record import Record, RecordFile
+from gpubench.record import Record, RecordFile, Work
 from gpubench.recordwriter import Writer
 from gpubench.run import ab, arms, ceilings, client, setup
 from gpubench.run.messages import Counted, Gauge, Gauged, Request

@@ -6,38 +6,48 @@ import multiprocessing
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from gpubench.run import agent
-from gpubench.run.messages import End, Measure, Preload, Step, Waiting
+from gpubench.run.messages import End, Measure, Step, Waiting
 from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry
+from gpubench.run.worker import Task
 from gpubench.suite import Policy
 from tests.measure.virtual import make_cell
+
+TASK = Task(b"", "", {})
 
 
 def team() -> Team:
     fork = multiprocessing.get_context("forkserver")
-    return Team(fork, Preload([], ""), "", size=0, timeout_s=1)
+    return Team(fork, TASK, size=0, timeout_s=1)
+
+
+def begun(team: Team, telemetry: Telemetry) -> agent._Begun:
+    team.telemetry = telemetry
+    return agent._Begun(Measure(make_cell(), Policy(), "", "", [()]), team, telemetry)
 
 
 def test_a_team_that_is_ended_early_is_no_longer_observed() -> None:
     """Else a thread would go on asking NVML beside all that is measured after it."""
     answers = agent.Agent(lambda _: None, closed=-1)
-    answers._teams["baseline"] = broken = team()
-    broken.telemetry = Telemetry([], [0], broken.pids).__enter__()
-    reply = answers.handle(End("baseline"))
+    broken = team()
+    telemetry = Telemetry([], [0], broken.pids).__enter__()
+    answers._teams["baseline"] = begun(broken, telemetry)
+    reply = answers.handle(msgspec.json.encode(End("baseline")))
     assert isinstance(reply, Waiting)
-    assert not broken.telemetry.running
+    assert not telemetry.running
     assert answers._teams == {}
 
 
 def test_a_team_that_was_never_observed_ends_too() -> None:
-    begun = team()
-    begun.telemetry = Telemetry([], [0], begun.pids)
-    begun.end()
-    assert not begun.telemetry.running
-    assert begun.telemetry.result()["seconds"] == 0
+    own = team()
+    own.telemetry = Telemetry([], [0], own.pids)
+    own.end()
+    assert not own.telemetry.running
+    assert own.telemetry.result()["seconds"] == 0
 
 
 def test_replicas_that_share_a_gpu_and_rivals_are_resident_there() -> None:
@@ -95,9 +105,9 @@ def test_a_team_ends_as_a_whole_and_soon(fails: bool) -> None:
 
     if fails:
         with pytest.raises(OSError, match="too many open files"):
-            Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
+            Team(Fork(), TASK, size=64, timeout_s=1)
     else:
-        whole = Team(Fork(), Preload([], ""), "", size=64, timeout_s=1)
+        whole = Team(Fork(), TASK, size=64, timeout_s=1)
         begin = time.monotonic()
         whole.end()
         assert time.monotonic() - begin < 5, "not 0.2 s for each"
@@ -110,14 +120,15 @@ def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
 ) -> None:
     """As one of several nodes runs it: there is no barrier after its samples."""
     answers = agent.Agent(lambda _: None, closed=-1)
-    answers._teams["cell"] = own = team()
-    own.telemetry = Telemetry([], [0], own.pids)
+    own = team()
+    telemetry = Telemetry([], [0], own.pids)
+    answers._teams["cell"] = begun(own, telemetry)
     own.barrier = "warm"
     observed: list[bool] = []
     monkeypatch.setattr(
-        agent, "_done", lambda _, __, telemetry: (observed.append(telemetry.running), End(""))[1]
+        agent, "_result", lambda _, one: (observed.append(one.telemetry.running), End(""))[1]
     )
     monkeypatch.setattr(own, "advance", lambda _: [])
-    answers.handle(Step("cell", [], 1))
+    answers.handle(msgspec.json.encode(Step("cell", [], 1)))
     assert observed == [False]
-    assert own.telemetry.result()["seconds"] > 0
+    assert telemetry.result()["seconds"] > 0

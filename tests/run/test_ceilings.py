@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from gpubench.errors import GpubenchError
-from gpubench.limits import Ceiling, Work
-from gpubench.record import NO_CEILING, Record
+from gpubench.record import NO_CEILING, Ceiling, Record, Work
 from gpubench.run import driver, setup
 from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import OnProgress

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench import samples
 from gpubench.analysis.cells import summarise
+from gpubench.analysis.scaling import jobs
 from gpubench.measure import protocol
 from gpubench.record import Record, RecordFile
 from gpubench.run import ab, arms, driver, setup, worker
@@ -135,7 +135,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
     again = ["again", *turn] if turns == 2 else []
     end = ["measured", "check"] if turns == 2 else ["check"]
     assert seen == ["opened", "warm", *turn, *again, *end]
-    assert len(made.samples.durations_ns) == share or not share
+    assert len(made.turns[0].durations_ns) == share or not share
 
 
 # ------------------------------------------------------------------------------ whole runs
@@ -177,7 +177,8 @@ def test_a_slow_replica_holds_up_a_static_job_and_not_a_dynamic_one(
         record = found[name]
         each = record.replicas
         units[name] = sorted(len(s.durations_ns) for s in each)
-        share[name] = record.images_per_s() / samples.ideal_rate(each, 1)  # type: ignore[operator]
+        [made] = [one for one in jobs(summarise([file])) if one.summary.cell.dispatch == name]
+        share[name] = made.share.value
         assert {s.stop_reason for s in each} == {"job done"}
         assert len({s.iterations for s in each}) == 1
         assert all(s.truncated == 0 and 0 < s.claim_ns < s.end_ns for s in each)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from gpubench.errors import GpubenchError, InputError
-from gpubench.record import Record, RecordFile, read
+from gpubench.record import Record, RecordFile
+from gpubench.recordreader import read
 from gpubench.run import client, driver, messages, setup
 from gpubench.run.client import AgentClient
 from gpubench.run.processes import session_members

@@ -13,7 +13,7 @@ import pytest
 
 from gpubench.run import agent, nodes, telemetry, watch
 from gpubench.run.energy import Rapl, Readings, packages, used
-from gpubench.run.messages import Measure, Outcome
+from gpubench.run.messages import Done, Measure, Outcome
 from gpubench.run.telemetry import Telemetry
 from gpubench.samples import Samples
 from gpubench.suite import Policy
@@ -230,11 +230,13 @@ def test_the_common_window_of_all_replicas_counts(monkeypatch: pytest.MonkeyPatc
                        start_ns=start, end_ns=end)  # fmt: skip
 
     outcomes = [
-        Outcome(sample(n, n, 9 - n), None, {}, [], again=sample(n, 5 * n, 20)) for n in range(2)
+        Outcome([sample(n, n, 9 - n), sample(n, 5 * n, 20)], None, {}, []) for n in range(2)
     ]
-    done = agent._done(list(outcomes), team(), seen)
+    request = Measure(make_cell(replicas=2), Policy(), "", "", [(0,), (1,)])
+    done = agent._result(list(outcomes), agent._Begun(request, team(), seen))
+    assert isinstance(done, Done)
     assert asked == [[(1, 8), (5, 20)]]
-    assert done.telemetry["energy"] == {"joules": 1.0}
+    assert done.record.telemetry["energy"] == {"joules": 1.0}
 
 
 def test_nodes_draw_together() -> None:

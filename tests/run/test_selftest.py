@@ -16,7 +16,8 @@ from rich.console import Console
 from gpubench.analysis import aa
 from gpubench.cli import cli
 from gpubench.errors import GpubenchError
-from gpubench.record import RecordFile, encode, read
+from gpubench.record import RecordFile, encode
+from gpubench.recordreader import read
 from gpubench.run import selftest
 from gpubench.suite import Rule
 

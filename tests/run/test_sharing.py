@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gpubench.backends.base import Device
@@ -39,8 +40,8 @@ def test_both_parts_are_timed(
 def test_the_agent_asks_once_for_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Request] = []
 
-    def once(self: object, request: Request, timeout_s: float) -> Shared:
-        asked.append(request)
+    def once(self: object, line: bytes, timeout_s: float) -> Shared:
+        asked.append(msgspec.json.decode(line, type=Request))
         return Shared(2, 1)
 
     monkeypatch.setattr(agent.Agent, "_once", once)
@@ -57,4 +58,4 @@ def test_what_goes_wrong_then_is_the_cells_failure(monkeypatch: pytest.MonkeyPat
     broken = Failure("error", "the decoder broke")
     monkeypatch.setattr(agent.Agent, "_once", lambda *_: broken)
     own = agent.Agent(lambda _: None, closed=-1)
-    assert own.handle(request()) == broken
+    assert own.handle(msgspec.json.encode(request())) == broken

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from gpubench import suitefile
 from gpubench.errors import InputError, RecordError
 from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import RECORDS, Record, read
+from gpubench.record import RECORDS, Record
+from gpubench.recordreader import read
 from gpubench.run import ab, bench, driver, setup, tune, tunesetup, verify
 from gpubench.run.client import OnProgress
 from gpubench.run.messages import BAD_CALIBRATION, Failure, Prepare, Prepared, Reply, Request

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpubench.run import agent, setup, worker
 from gpubench.run import deploy as deploying
-from gpubench.run import setup, worker
 from gpubench.run.messages import Done, Go, Measure, Preloaded, Request
 from gpubench.suite import Workload
 from gpubench.workload import digits
@@ -54,8 +54,7 @@ class Here:
             return worker.failure(error)
         finally:
             os.sched_setaffinity(0, cores)
-        parity = ref.merge([outcome.parity for outcome in found])
-        return Done(found, parity, {}, [], False)
+        return Done(agent.merged(request, found, {}), invalid=False)
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def _values(
     """(repeat values in ns, the flags of each, iterations of warm-up before truncation)."""
     traces = draw(rng, n, DRAWN) + launch(rng, n)
     measured = [run_repeat(t, POLICY) for t in (LEVEL_NS * np.exp(traces)).tolist()]
-    warmup = sum(len(m.warmup) - m.truncated for m in measured)
-    return [float(median(m.durations)) for m in measured], [m.flags for m in measured], warmup
+    warmup = sum(len(m.warmup_durations_ns) - m.truncated for m, _ in measured)
+    return [float(median(m.durations_ns)) for m, _ in measured], [f for _, f in measured], warmup
 
 
 def _drift(rng: np.random.Generator, n: int, k: int) -> Floats:

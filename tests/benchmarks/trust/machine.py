@@ -36,7 +36,9 @@ from gpubench.run.client import AgentClient
 from gpubench.run.progress import Silent
 from gpubench.suite import Rule
 
-RUNS, SLOWED = 20, 21
+PLUGIN = str(Path(__file__).parent / "plugin")
+"""Its backend makes one iteration of so many inferences; 20 unless something else is asked for."""
+SLOWED = "runs=21"
 BUDGET_S = 120.0
 SAMPLE_S = {"quiet": 0.2, "bursts": 0.4}
 """Of a pair and arm, in two turns: longer where bursts of 0.15 s have to be averaged out."""
@@ -45,7 +47,7 @@ SUITE = """
 model = "{model}"
 images = "synthetic"
 [axes]
-backend = "onnxruntime"
+backend = "bundled"
 batch_size = [1, 2]
 device = "cpu"
 cores = 1
@@ -104,6 +106,8 @@ def network(path: Path) -> None:
 
 def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, beside: str) -> None:
     """Append one JSON line a suite to ``out``/CONDITION-SEED.jsonl, until ``suites`` of each."""
+    sys.path.insert(0, PLUGIN)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLUGIN, os.getenv("PYTHONPATH")]))
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{condition}-{seed}.jsonl"
     finished = done(target)
@@ -115,11 +119,13 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, b
         (place / "suite.toml").write_text(
             SUITE.format(model=place / "small.onnx", sample_s=SAMPLE_S[condition])
         )
-        specs = arms.parse("--baseline", ()), arms.parse("--candidate", ())
-        job = setup.comparison(
-            str(place / "suite.toml"), {}, specs, (None, None), Rule(), BUDGET_S,
-            place / "cache", place / "x", False, (),
-        )  # fmt: skip
+        jobs = {}
+        for kind, texts in (("same", ()), ("slowed", (SLOWED,))):
+            specs = arms.parse("--baseline", ()), arms.parse("--candidate", texts)
+            jobs[kind] = job = setup.comparison(
+                str(place / "suite.toml"), {}, specs, (None, None), Rule(), BUDGET_S,
+                place / "cache", place / "x", False, (),
+            )  # fmt: skip
         rival = None
         if condition == "bursts":
             rival = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", BURSTS])
@@ -136,7 +142,7 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, b
                                 continue
                             if time.monotonic() > end:
                                 return
-                            row = one(job, agent, kind, at, place)
+                            row = one(jobs[kind], agent, kind, at, place)
                             row |= {"condition": condition, "beside": beside}
                             print(json.dumps(row), file=file, flush=True)
         finally:
@@ -156,12 +162,8 @@ def done(path: Path) -> set[tuple[str, int]]:
 
 def one(job: ab.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
     """One suite: its verdicts and the values of every pair."""
-    slow = SLOWED if kind == "slowed" else RUNS
-    sides = replace(job.sides[0], bundle=RUNS), replace(job.sides[1], bundle=slow)
     begin = time.monotonic()
-    files = ab.run(
-        replace(job, sides=sides, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent
-    )
+    files = ab.run(replace(job, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent)
     found = compare.compare(*files)
     return {
         "kind": kind,

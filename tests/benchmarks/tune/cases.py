@@ -9,8 +9,7 @@ from msgspec import Struct
 from gpubench import space
 from gpubench.analysis import metrics, race, roofline
 from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.limits import Ceiling
-from gpubench.record import RecordFile
+from gpubench.record import Ceiling, RecordFile
 from gpubench.run import propose, setup
 from gpubench.run.search import Proposer, search
 from gpubench.suite import Cell, OptionValue

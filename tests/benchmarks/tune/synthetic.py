@@ -6,8 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 from gpubench.answers import Parity
-from gpubench.limits import Ceiling, Work
-from gpubench.record import Header, Record, RecordFile
+from gpubench.record import Ceiling, Header, Record, RecordFile, Work
 from gpubench.samples import Samples
 from gpubench.suite import Cell
 from tests.benchmarks.tune import record

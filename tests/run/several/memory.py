@@ -12,6 +12,7 @@ from typing import Any
 
 from gpubench import suitefile
 from gpubench.backends import base
+from gpubench.record import Record
 from gpubench.run import desk as desks
 from gpubench.run import pool, serve, setup
 from gpubench.run.client import AgentClient, OnProgress
@@ -22,7 +23,6 @@ from gpubench.run.messages import (
     Done,
     End,
     Measure,
-    Outcome,
     Preloaded,
     Prepared,
     Progress,
@@ -113,17 +113,18 @@ class Told(AgentClient):
 
 
 def done(measure: Measure) -> Done:
-    outcomes = [
-        Outcome(
-            Samples(
-                replica=measure.first + i, node=measure.node, device="cpu:0",
-                durations_ns=[1000] * 20, start_ns=0, end_ns=20_000,
-            ),
-            None, {}, [],
+    replicas = [
+        Samples(
+            replica=measure.first + i, node=measure.node, device="cpu:0",
+            durations_ns=[1000] * 20, start_ns=0, end_ns=20_000,
         )
         for i in range(len(measure.cores))
     ]  # fmt: skip
-    return Done(outcomes, None, {"seconds": 1.0, "cpu": {}}, [], False)
+    record = Record(
+        cell=measure.cell, repeat=measure.repeat, status="ok", replicas=replicas,
+        telemetry={"seconds": 1.0, "cpu": {}}, facts={"pinned": [""] * len(replicas)},
+    )  # fmt: skip
+    return Done(record, invalid=False)
 
 
 class Several:

@@ -56,7 +56,7 @@ def test_replicas_are_spread_over_nodes_and_their_results_are_one(suite: Path) -
         steps: list[str] = []
         reply = nodes.ask(measure(them, found[3]), lambda step: steps.append(step.step))
     assert isinstance(reply, Done), reply
-    assert [(o.samples.node, o.samples.replica) for o in reply.outcomes] == [(0, 0), (1, 1), (2, 2)]
+    assert [(s.node, s.replica) for s in reply.record.replicas] == [(0, 0), (1, 1), (2, 2)]
     assert steps == ["opened", "warm"]
     assert set(reply.telemetry["nodes"]) == {"0", "1", "2"}
     assert reply.telemetry["barrier_ns"] > 0

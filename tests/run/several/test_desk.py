@@ -66,7 +66,7 @@ def prepare(desk: Desk, cell: Cell) -> None:
 def test_only_names_and_numbers_are_taken_from_rank_0(desk: Desk, cell: Cell) -> None:
     own = desk._suite
     prepare(desk, cell)
-    assert isinstance(say(desk, share(cell, turns=9, bundle=9)), Waiting)
+    assert isinstance(say(desk, share(cell, turns=9)), Waiting)
     say(desk, Step("team", [1], 1e9))
     say(desk, End("another team"))
     assert asked(desk) == [

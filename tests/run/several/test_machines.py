@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from gpubench.record import RecordFile, read
+from gpubench.record import RecordFile
+from gpubench.recordreader import read
 from tests.run.several.machines import PORT, SECRET, Machines, machines, outcome, until
 
 WriteSuite = Callable[..., Path]
