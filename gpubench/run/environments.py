@@ -13,10 +13,9 @@ from filelock import FileLock
 
 import gpubench
 from gpubench.errors import InputError
+from gpubench.software import environ_of_another
 from gpubench.workload.cache import REFS
 
-OUTER = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
-"""Variables that would lead into the environment of whoever runs us."""
 GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 """Variables that git sets for a hook: they would lead out of the clone, into the user's tree."""
 SYNC_LIMIT_S = 1800.0
@@ -105,11 +104,6 @@ def _clone(top: Path, tree: Path, commit: str) -> None:
     tags = git(top, "for-each-ref", "--format=create %(refname) %(objectname)", "refs/tags")
     git(tree, "update-ref", "--stdin", read=tags)
     git(tree, "checkout", "-q", "--detach", commit)
-
-
-def environ_of_another() -> dict[str, str]:
-    """Our environment variables for another interpreter, less those that lead into ours."""
-    return {key: value for key, value in os.environ.items() if key not in OUTER}
 
 
 def has_gpubench(python: Path) -> bool:

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from gpubench import __version__, environment
 from gpubench.answers import Parity
 from gpubench.backends import base
+from gpubench.cores import cpu_ranges
 from gpubench.errors import (
     CalibrationError,
     CellFailed,
@@ -301,7 +302,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         for turn in turns
     ]
     again = samples[1] if samples[1:] else None
-    pinned = environment.cpu_ranges(request.cores[replica])
+    pinned = cpu_ranges(request.cores[replica])
     return Outcome(samples[0], parity, facts, list(dict.fromkeys(flags)), again, pinned, checked)
 
 
