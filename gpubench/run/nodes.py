@@ -36,7 +36,7 @@ from gpubench.run.plan import Plan
 from gpubench.run.pool import shares
 from gpubench.run.prepare import family
 from gpubench.suite import Cell
-from gpubench.workload import reference
+from gpubench.workload import parity
 
 TEAM = "cell"
 END_S = 10.0
@@ -222,7 +222,7 @@ class Nodes:
         flags = [flag for rank in ranks for flag in done[rank].flags]
         return Done(
             outcomes,
-            reference.merge(parities) if parities else None,
+            parity.merge(parities) if parities else None,
             _telemetry({rank: done[rank].telemetry for rank in ranks}, bound_ns),
             flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
             any(done[rank].invalid for rank in ranks),

@@ -382,7 +382,7 @@ def _check(
     policy: Policy,
 ) -> Parity | None:
     """Compare the session's answers with the reference's, on the session that was timed."""
-    from gpubench.workload import reference as ref
+    from gpubench.workload import parity
 
     if not getattr(backend, "computes", True):
         return None
@@ -392,4 +392,4 @@ def _check(
         session.run()
         session.sync()
         outputs.append(session.copy_out())
-    return ref.check(reference, slots, outputs, precision, policy)
+    return parity.check(reference, slots, outputs, precision, policy)

@@ -15,8 +15,7 @@ from gpubench.errors import InputError
 from gpubench.workload.cache import Cache, content, digest
 from gpubench.workload.export import FILE, TYPES
 from gpubench.workload.external import external
-from gpubench.workload.models import BATCH, Model
-from gpubench.workload.networks import MOST_CLASSES
+from gpubench.workload.modelbase import BATCH, MOST_CLASSES, Model
 from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from gpubench.workload.cache import Cache
     from gpubench.workload.datasets import Calibration
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
     from gpubench.workload.preprocess import Spec
 
 Target = Literal["cpu", "tensorrt"]
