@@ -260,11 +260,7 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
     """Clocks, power cap and modes. NVML has no query for clocks locked by ``nvidia-smi -lgc``;
     application clocks that differ from their default are all it can say ahead of a run."""
 
-    def ask(name: str, *arguments: Any) -> Any:
-        try:
-            return getattr(nvml, name)(*arguments)
-        except (nvml.NVMLError, AttributeError):  # not supported here, or not in this version
-            return None
+    ask = gpu.asking(nvml)
 
     def enabled(value: Any) -> bool | None:
         return None if value is None else bool(value)

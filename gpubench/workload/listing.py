@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +69,10 @@ class Texts:
 
 
 class Pictures:
-    """Encoded pictures by number: `gpubench.workload.datasets.Dataset`."""
+    """Encoded pictures in a fixed order; random access, so that any worker reads any of them.
+
+    Cheap to open and to hold: of 100,000 pictures, names and places, never pixels.
+    """
 
     def __init__(
         self,
@@ -88,6 +91,23 @@ class Pictures:
         self.root = Path(entry or "", about.root)
         self._folder = str(self.root)
         self._names, self._labels, self._sizes, self._places = names, labels, sizes, places
+
+    @classmethod
+    def of(
+        cls,
+        about: About,
+        names: Iterable[str],
+        labels: Sequence[int],
+        sizes: Sequence[int],
+        places: Sequence[tuple[int, int]] = (),
+    ) -> Pictures:
+        """From lists."""
+        import numpy as np
+
+        return cls(
+            about, Texts.of(names), np.array(labels, np.int32), np.array(sizes, np.int64),
+            np.array(places, np.int64).reshape(-1, 2),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._names)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from gpubench.suite import Policy, Workload
     from gpubench.workload.cache import Cache
-    from gpubench.workload.datasets import Dataset, Pool
-    from gpubench.workload.listing import About
+    from gpubench.workload.datasets import Pool
+    from gpubench.workload.listing import About, Pictures
     from gpubench.workload.modelbase import Model
 
 FORMAT = 2
@@ -75,7 +75,7 @@ class Reference(Struct, frozen=True):
         found: bytes = blob[ends[index - 1] if index else 0 : ends[index]].tobytes()
         return found
 
-    def dataset(self) -> Dataset:
+    def dataset(self) -> Pictures:
         """The whole data set that the images were drawn from; cheap, needs numpy only."""
         return listing.load(self.path / _DATASET)
 

@@ -32,11 +32,11 @@ def picture(path: Path, value: int) -> Path:
     return path
 
 
-def names(dataset: datasets.Dataset) -> list[str]:
+def names(dataset: Pictures) -> list[str]:
     return [dataset.name(i) for i in range(len(dataset))]
 
 
-def labels(dataset: datasets.Dataset) -> dict[str, int]:
+def labels(dataset: Pictures) -> dict[str, int]:
     return {dataset.name(i): dataset.label(i) for i in range(len(dataset))}
 
 
