@@ -11,7 +11,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
 
 from gpubench import escape
 from gpubench.answers import MOST_SHOWN, Disagreement, Parity
@@ -118,7 +117,7 @@ def check(
         accurate=accurate(counts, policy) if whole else True,
         disagreeing=disagreeing,
         disagreements=shown,
-        **msgspec.structs.asdict(counts),
+        **counts,
     )
 
 
@@ -189,16 +188,6 @@ def _norm(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return norms
 
 
-class Counts(Struct, frozen=True):
-    """Fields of `gpubench.answers.Parity`."""
-
-    labelled: int
-    correct: int
-    reference_correct: int
-    correct5: int
-    reference_correct5: int
-
-
 def ranks(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.intp]:
     """How many classes (N,) of ``logits`` (N, classes) stand before the label; of equals the first.
 
@@ -213,10 +202,11 @@ def ranks(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np
     return found
 
 
-def count(reference: Reference, picked: NDArray[np.intp], rank: NDArray[np.intp]) -> Counts:
+def count(reference: Reference, picked: NDArray[np.intp], rank: NDArray[np.intp]) -> dict[str, int]:
     """Each labelled image once: right when it was right every time that it was asked about.
 
-    ``picked``, ``rank``: (batches, slots), the images and the `ranks` of their labels.
+    ``picked``, ``rank``: (batches, slots), the images and the `ranks` of their labels. Returns
+    fields of `Parity`.
     """
     import numpy as np
 
@@ -227,29 +217,29 @@ def count(reference: Reference, picked: NDArray[np.intp], rank: NDArray[np.intp]
     mine = worst[known]
     theirs = ranks(reference.logits[known], reference.labels[known])
     top5 = reference.logits.shape[1] > TOP
-    return Counts(
-        labelled=len(known),
-        correct=int((mine == 0).sum()),
-        reference_correct=int((theirs == 0).sum()),
-        correct5=int((mine < TOP).sum()) if top5 else 0,
-        reference_correct5=int((theirs < TOP).sum()) if top5 else 0,
-    )
+    return {
+        "labelled": len(known),
+        "correct": int((mine == 0).sum()),
+        "reference_correct": int((theirs == 0).sum()),
+        "correct5": int((mine < TOP).sum()) if top5 else 0,
+        "reference_correct5": int((theirs < TOP).sum()) if top5 else 0,
+    }
 
 
-def accurate(counts: Counts, policy: Policy) -> bool:
+def accurate(counts: dict[str, int], policy: Policy) -> bool:
     """Whether both floors are kept: by the share as counted, over these very images.
 
     Every backend and the reference are asked about the same images, so the interval of the share,
     which says how another draw of images might come out, is no matter of the comparison.
     """
-    tiny = 1e-9 * counts.labelled  # a floor of 0.9 is kept by 9 of 10
-    least = (policy.min_accuracy or 0.0) * counts.labelled
-    if counts.correct < least - tiny:
+    labelled, correct = counts["labelled"], counts["correct"]
+    tiny = 1e-9 * labelled  # a floor of 0.9 is kept by 9 of 10
+    if correct < (policy.min_accuracy or 0.0) * labelled - tiny:
         return False
     if policy.max_accuracy_drop is None:
         return True
-    lost = counts.reference_correct - counts.correct
-    return lost <= policy.max_accuracy_drop / 100 * counts.labelled + tiny
+    lost = counts["reference_correct"] - correct
+    return lost <= policy.max_accuracy_drop / 100 * labelled + tiny
 
 
 def disagreements(

@@ -39,32 +39,27 @@ _IMAGENET = 1000
 """Classes of the only data set whose names of classes torchvision has."""
 
 
-class _About(Struct, frozen=True):
+class _About(Struct, frozen=True, kw_only=True):
     engine: str
     names: list[str]
-    spec: Spec
-    classes: tuple[str, ...] = ()
-    skipped: str = ""
-
-
-class Reference(Struct, frozen=True):
-    """Images as the network takes them, and what it answers."""
-
-    images: NDArray[np.float32]
-    """(N, 3, H, W), mapped from disk."""
-    labels: NDArray[np.int64]
-    """(N,); -1: no label that means anything to this network."""
-    names: list[str]
-    logits: NDArray[np.float32]
-    """(N, classes)"""
-    engine: str
-    path: Path
     spec: Spec
     """How ``images`` were made of the encoded pictures."""
     classes: tuple[str, ...] = ()
     """Names of the network's classes by number; (): it has none that are known."""
     skipped: str = ""
     """What of a data set was left out, and why: see `gpubench.workload.datasets.Pool`."""
+
+
+class Reference(_About, frozen=True, kw_only=True):
+    """Images as the network takes them, and what it answers."""
+
+    images: NDArray[np.float32]
+    """(N, 3, H, W), mapped from disk."""
+    labels: NDArray[np.int64]
+    """(N,); -1: no label that means anything to this network."""
+    logits: NDArray[np.float32]
+    """(N, classes)"""
+    path: Path
 
     def encoded(self, index: int) -> bytes:
         """The encoded picture that ``images[index]`` was made of."""
@@ -172,9 +167,13 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     np.save(at / "labels.npy", np.array(labels, np.int64))
     np.save(at / "logits.npy", model.answers(np.asarray(inputs)))
     dataset.save(at / _DATASET, _root(pool))
-    named = class_names(dataset.classes if labelled else (), model)
-    names = [dataset.name(i) for i in pool.indices]
-    about = _About(model.engine, names, spec, named, pool.skipped)
+    about = _About(
+        engine=model.engine,
+        names=[dataset.name(i) for i in pool.indices],
+        spec=spec,
+        classes=class_names(dataset.classes if labelled else (), model),
+        skipped=pool.skipped,
+    )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 
 
@@ -194,13 +193,9 @@ def load(path: Path) -> Reference:
     return Reference(
         images=np.load(path / "images.npy", mmap_mode="r"),
         labels=np.load(path / "labels.npy"),
-        names=about.names,
         logits=np.load(path / "logits.npy"),
-        engine=about.engine,
         path=path,
-        spec=about.spec,
-        classes=about.classes,
-        skipped=about.skipped,
+        **msgspec.structs.asdict(about),
     )
 
 

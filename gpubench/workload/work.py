@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from gpubench.errors import InputError
 from gpubench.limits import Work
+from gpubench.workload.export import inputs
 
 if TYPE_CHECKING:
     import torch
@@ -67,9 +68,6 @@ class Tally(Struct):
     weights: int = 0
     activations: int = 0
 
-    def work(self, ends: int) -> Work:
-        return Work(flops=self.flops, weights=self.weights, activations=self.activations, ends=ends)
-
 
 def of(model: Model, cache: Cache) -> Work:
     """The work in one image of ``model``; counted once.
@@ -77,7 +75,9 @@ def of(model: Model, cache: Cache) -> Work:
     Raises InputError where an ONNX file's shapes do not follow from it, or for a product in it that
     is not counted here.
     """
-    recipe = {"format": FORMAT, "network": model.identity, "versions": _versions(model)}
+    counts = "onnx" if model.is_onnx else "torch"
+    versions = {counts: version(counts)}
+    recipe = {"format": FORMAT, "network": model.identity, "versions": versions}
 
     def make(at: Path) -> None:
         ends = math.prod(model.input_shape) + model.num_classes
@@ -85,7 +85,8 @@ def of(model: Model, cache: Cache) -> Work:
             tally = count_graph(model.onnx(model.precision, model.fixed_batch))
         else:
             tally = count_module(model.module(), model.input_shape)
-        (at / _FILE).write_bytes(msgspec.json.encode(tally.work(ends)))
+        found = Work(ends=ends, **msgspec.structs.asdict(tally))
+        (at / _FILE).write_bytes(msgspec.json.encode(found))
 
     entry = cache.get_or_make("work", recipe, make)
     return msgspec.json.decode((entry / _FILE).read_bytes(), type=Work)
@@ -127,10 +128,6 @@ def count_module(module: torch.nn.Module, shape: tuple[int, int, int]) -> Tally:
         torch.backends.mha.set_fastpath_enabled(fast)
     tally.flops = counter.get_total_flops()
     return tally
-
-
-def _versions(model: Model) -> dict[str, str]:
-    return {name: version(name) for name in (("onnx",) if model.is_onnx else ("torch",))}
 
 
 def count_graph(file: Path) -> Tally:
@@ -196,9 +193,7 @@ def _for_one_image(file: Path) -> tuple[ModelProto, int]:
     for tensor in graph.initializer:  # only shapes are needed, and values that tell of shapes
         if math.prod(tensor.dims) > _MOST_VALUES:
             tensor.ClearField("raw_data")
-    named = {tensor.name for tensor in graph.initializer}
-    images = next(value for value in graph.input if value.name not in named)
-    first = images.type.tensor_type.shape.dim[0]
+    first = inputs(graph)[0].type.tensor_type.shape.dim[0]
     batch = first.dim_value or 1
     first.dim_value = batch
     del graph.value_info[:]  # they speak of any batch size
