@@ -29,7 +29,7 @@ def usable_cores() -> list[int]:
 def place(core: int) -> tuple[int, int, int]:
     """(NUMA node, socket, first hyper-thread of its core)."""
     base = ROOT / f"sys/devices/system/cpu/cpu{core}"
-    nodes = [path.name for path in _glob(base, "node[0-9]*")]
+    nodes = sorted(path.name for path in base.glob("node[0-9]*"))
     siblings = cpu_list(read(base / "topology/thread_siblings_list") or "")
     package = number(base / "topology/physical_package_id")
     return (
@@ -69,10 +69,3 @@ def read(path: Path) -> str | None:
 def number(path: Path) -> int | None:
     text = read(path)
     return int(text) if text and re.fullmatch(r"-?\d+", text) else None
-
-
-def _glob(path: Path, pattern: str) -> list[Path]:
-    try:
-        return sorted(path.glob(pattern))
-    except OSError:
-        return []

@@ -43,15 +43,9 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     """
     needs = f"--baseline-ref {reference!r}: needs the project's git repository as current directory"
     top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
-    name = [
-        "git",
-        "rev-parse",
-        "--verify",
-        "--quiet",
-        "--end-of-options",
-        f"{reference}^{{commit}}",
-    ]
-    commit = _run(f"--baseline-ref {reference!r}: git knows no such commit", name)
+    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options"]
+    unknown = f"--baseline-ref {reference!r}: git knows no such commit"
+    commit = _run(unknown, [*verify, f"{reference}^{{commit}}"])
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
@@ -72,10 +66,8 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
             sync = [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)]
             _run("--baseline-ref", sync, UV_PROJECT_ENVIRONMENT=str(python.parents[1]))
             if not has_gpubench(python):
-                _run(
-                    "--baseline-ref",
-                    [*_uv(), "pip", "install", "-q", "--python", str(python), _own()],
-                )
+                install = [*_uv(), "pip", "install", "-q", "--python", str(python), _own()]
+                _run("--baseline-ref", install)
             ready.touch()
     return existing("--baseline-ref", python), commit
 

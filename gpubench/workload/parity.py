@@ -130,7 +130,8 @@ def _compare(
     right, z = reference.logits[batch].astype(np.float64), output.astype(np.float64)
     finite = np.asarray(np.isfinite(z).all(axis=1))
     z = np.where(finite[:, None], z, 0.0)
-    errors = _norm(_centred(z) - _centred(right)) / np.maximum(_norm(_centred(right)), 1e-30)
+    size = np.linalg.norm(_centred(right), axis=1)
+    errors = np.linalg.norm(_centred(z) - _centred(right), axis=1) / np.maximum(size, 1e-30)
     rank = ranks(z, reference.labels[batch])
     return (
         np.where(finite, z.argmax(axis=1), -1),
@@ -179,13 +180,6 @@ def _tolerance(precision: str, policy: Policy) -> tuple[float, float]:
 def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     centred: NDArray[np.float64] = logits - logits.mean(axis=-1, keepdims=True)
     return centred
-
-
-def _norm(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    norms: NDArray[np.float64] = np.sqrt((vectors * vectors).sum(axis=-1))
-    return norms
 
 
 def ranks(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.intp]:

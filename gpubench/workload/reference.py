@@ -67,8 +67,7 @@ class Reference(_About, frozen=True, kw_only=True):
 
         ends = np.load(self.path / "ends.npy", mmap_mode="r")
         blob = np.load(self.path / "encoded.npy", mmap_mode="r")
-        found: bytes = blob[ends[index - 1] if index else 0 : ends[index]].tobytes()
-        return found
+        return listing.piece(blob, ends, index)
 
     def dataset(self) -> Pictures:
         """The whole data set that the images were drawn from; cheap, needs numpy only."""
