@@ -11,15 +11,13 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpubench import gpu, software, topology
-
-ROOT = Path("/")
-"""Tests point it at a made-up machine."""
+from gpubench import cores, gpu, software, topology
 
 Environment = dict[str, Any]
 
@@ -42,7 +40,7 @@ def collect(command: Sequence[str]) -> Environment:
         "command": list(command),
         "host": platform.node(),
         "gpubench": {
-            "version": software.own_version(),
+            "version": version("gpubench"),
             **software.commit(Path(__file__).parent, own=True),
         },
         "directory": software.commit(Path.cwd()),
@@ -147,51 +145,6 @@ def cpu_model() -> str:
     return str(_cpu()["model"])
 
 
-def usable_cores() -> list[int]:
-    """Logical CPUs this process may use: NUMA nodes contiguous, hyper-threads of a core adjacent.
-
-    So a slice of the list is a set of whole neighbouring cores.
-    """
-    try:
-        cores = os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        cores = set(range(os.cpu_count() or 1))
-    return sorted(cores, key=lambda core: (*_place(core), core))
-
-
-def _place(core: int) -> tuple[int, int, int]:
-    """(NUMA node, socket, first hyper-thread of its core)."""
-    base = ROOT / f"sys/devices/system/cpu/cpu{core}"
-    nodes = [path.name for path in _glob(base, "node[0-9]*")]
-    siblings = cpu_list(_read(base / "topology/thread_siblings_list") or "")
-    package = _number(base / "topology/physical_package_id")
-    return (
-        int(nodes[0].removeprefix("node")) if nodes else 0,
-        package or 0,
-        min(siblings, default=core),
-    )
-
-
-def cpu_list(text: str) -> list[int]:
-    """The kernel's notation: '0-2,8' -> [0, 1, 2, 8]."""
-    out: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        out += range(int(first), int(last or first) + 1)
-    return out
-
-
-def cpu_ranges(cores: Iterable[int]) -> str:
-    """The same the other way round: (0, 1, 2, 8) -> '0-2,8'."""
-    runs: list[list[int]] = []
-    for core in sorted(set(cores)):
-        if runs and core == runs[-1][1] + 1:
-            runs[-1][1] = core
-        else:
-            runs.append([core, core])
-    return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)
-
-
 # ------------------------------------------------------------------------------ the host
 
 
@@ -204,15 +157,15 @@ def _os() -> Environment:
 
 
 def _cpu() -> Environment:
-    info = _read(ROOT / "proc/cpuinfo") or ""
+    info = cores.read(cores.ROOT / "proc/cpuinfo") or ""
     fields: dict[str, str] = {}
     for line in info.splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     present = set((fields.get("flags") or fields.get("Features") or "").split())
-    usable = usable_cores()
-    places = [_place(core) for core in usable]
-    system = ROOT / "sys/devices/system/cpu"
+    usable = cores.usable_cores()
+    places = [cores.place(core) for core in usable]
+    system = cores.ROOT / "sys/devices/system/cpu"
     frequency = system / f"cpu{usable[0] if usable else 0}" / "cpufreq"
     return {
         "model": fields.get("model name") or platform.processor() or platform.machine(),
@@ -223,23 +176,23 @@ def _cpu() -> Environment:
         "sockets": len({place[1] for place in places}),
         "numa_nodes": len({place[0] for place in places}),
         "flags": [flag for flag in CPU_FLAGS if flag in present],
-        "governor": _read(frequency / "scaling_governor"),
-        "frequency_driver": _read(frequency / "scaling_driver"),
-        "max_khz": _number(frequency / "scaling_max_freq"),
+        "governor": cores.read(frequency / "scaling_governor"),
+        "frequency_driver": cores.read(frequency / "scaling_driver"),
+        "max_khz": cores.number(frequency / "scaling_max_freq"),
         "turbo": _turbo(system),
     }
 
 
 def _turbo(system: Path) -> bool | None:
-    off = _number(system / "intel_pstate/no_turbo")
+    off = cores.number(system / "intel_pstate/no_turbo")
     if off is not None:
         return not off
-    boost = _number(system / "cpufreq/boost")
+    boost = cores.number(system / "cpufreq/boost")
     return None if boost is None else bool(boost)
 
 
 def _memory() -> Environment:
-    info = _read(ROOT / "proc/meminfo") or ""
+    info = cores.read(cores.ROOT / "proc/meminfo") or ""
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", info, re.MULTILINE))
     return {
         "total_bytes": int(found["MemTotal"]) * 1024 if "MemTotal" in found else None,
@@ -249,19 +202,19 @@ def _memory() -> Environment:
 
 def limits() -> Environment:
     """The control groups' limits, versions 1 and 2: CPUs' worth of time, bytes of memory."""
-    lines = (_read(ROOT / "proc/self/cgroup") or "").splitlines()
+    lines = (cores.read(cores.ROOT / "proc/self/cgroup") or "").splitlines()
     cpus: list[float] = []
     memory: list[int] = []
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        for at in _upwards(ROOT / "sys/fs/cgroup" / controllers, path):
-            quota, period = (*(_read(at / "cpu.max") or "max 0").split(), "0")[:2]
+        for at in _upwards(cores.ROOT / "sys/fs/cgroup" / controllers, path):
+            quota, period = (*(cores.read(at / "cpu.max") or "max 0").split(), "0")[:2]
             if quota == "max":
-                quota = _read(at / "cpu.cfs_quota_us") or "-1"
-                period = _read(at / "cpu.cfs_period_us") or "0"
+                quota = cores.read(at / "cpu.cfs_quota_us") or "-1"
+                period = cores.read(at / "cpu.cfs_period_us") or "0"
             if int(quota) > 0 and int(period) > 0:
                 cpus.append(int(quota) / int(period))
             for name in ("memory.max", "memory.limit_in_bytes"):
-                limit = _number(at / name)
+                limit = cores.number(at / name)
                 if limit is not None and limit < 2**60:  # version 1 writes "no limit" as 2**63
                     memory.append(limit)
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
@@ -275,14 +228,15 @@ def _upwards(mount: Path, path: str) -> Iterator[Path]:
 
 
 def _virtualisation() -> Environment:
-    dmi = ROOT / "sys/class/dmi/id"
-    words = [_read(dmi / name) for name in ("sys_vendor", "product_name")]
-    flags = _read(ROOT / "proc/cpuinfo") or ""
+    dmi = cores.ROOT / "sys/class/dmi/id"
+    words = [cores.read(dmi / name) for name in ("sys_vendor", "product_name")]
+    flags = cores.read(cores.ROOT / "proc/cpuinfo") or ""
     marks = {"docker": ".dockerenv", "podman": "run/.containerenv"}
+    inside = [name for name, mark in marks.items() if (cores.ROOT / mark).exists()]
     return {
         "hypervisor": bool(re.search(r"^flags\s*:.*\bhypervisor\b", flags, re.MULTILINE)),
         "product": " ".join(word for word in words if word) or None,
-        "container": next((name for name, mark in marks.items() if (ROOT / mark).exists()), None),
+        "container": next(iter(inside), None),
     }
 
 
@@ -306,11 +260,7 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
     """Clocks, power cap and modes. NVML has no query for clocks locked by ``nvidia-smi -lgc``;
     application clocks that differ from their default are all it can say ahead of a run."""
 
-    def ask(name: str, *arguments: Any) -> Any:
-        try:
-            return getattr(nvml, name)(*arguments)
-        except (nvml.NVMLError, AttributeError):  # not supported here, or not in this version
-            return None
+    ask = gpu.asking(nvml)
 
     def enabled(value: Any) -> bool | None:
         return None if value is None else bool(value)
@@ -333,28 +283,6 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
         "ecc": enabled(None if ecc is None else ecc[0]),
         "compute_mode": ask("nvmlDeviceGetComputeMode", handle),
     }
-
-
-# ------------------------------------------------------------------------------ small readers
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = _read(path)
-    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
-
-
-def _glob(path: Path, pattern: str) -> list[Path]:
-    try:
-        return sorted(path.glob(pattern))
-    except OSError:
-        return []
 
 
 def _minor(version: str | None) -> str | None:

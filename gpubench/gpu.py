@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+
+from gpubench import cores
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
@@ -78,6 +80,18 @@ def physical(nvml: Any, handle: Any) -> Any:
         return handle
 
 
+def asking(nvml: Any) -> Callable[..., Any]:
+    """A query's answer, or None: not supported here, or not in this version of the library."""
+
+    def ask(name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(nvml, name)(*arguments)
+        except (nvml.NVMLError, AttributeError):
+            return None
+
+    return ask
+
+
 _LOST = object()
 """Stands for a GPU that NVML gives no handle of, so that the others keep their numbers."""
 
@@ -118,26 +132,17 @@ def _find(nvml: Any, whole: list[Any], entry: str) -> Any | None:
 
 
 def _slices(nvml: Any, handle: Any) -> list[Any]:
-    try:
-        if nvml.nvmlDeviceGetMigMode(handle)[0] != nvml.NVML_DEVICE_MIG_ENABLE:
-            return []
-        count = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
-    except nvml.NVMLError:
+    ask = asking(nvml)
+    mode = ask("nvmlDeviceGetMigMode", handle)
+    if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
         return []
-    found = []
-    for index in range(count):
-        try:
-            found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
-        except nvml.NVMLError:  # a slot without a slice
-            continue
-    return found
+    slots = range(ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0)
+    found = [ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, slot) for slot in slots]
+    return [piece for piece in found if piece is not None]
 
 
 def _is_mig(nvml: Any, handle: Any) -> bool:
-    try:
-        return bool(nvml.nvmlDeviceIsMigDeviceHandle(handle))
-    except nvml.NVMLError:
-        return False
+    return bool(asking(nvml)("nvmlDeviceIsMigDeviceHandle", handle))
 
 
 def _describe(nvml: Any, handle: Any, index: int) -> Gpu:
@@ -145,11 +150,12 @@ def _describe(nvml: Any, handle: Any, index: int) -> Gpu:
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
     bus = _text(nvml.nvmlDeviceGetPciInfo(gpu).busId)
     cuda = nvml.nvmlSystemGetCudaDriverVersion()
+    memory = asking(nvml)("nvmlDeviceGetMemoryInfo", handle)
     return Gpu(
         index=index,
         uuid=nvml.nvmlDeviceGetUUID(handle),
         name=nvml.nvmlDeviceGetName(handle),
-        total_bytes=_total(nvml, handle),
+        total_bytes=int(memory.total) if memory else 0,  # those that share the host's do not say
         compute_capability=f"{major}.{minor}",
         pci_bus_id=bus,
         numa_node=_numa(bus),
@@ -157,13 +163,6 @@ def _describe(nvml: Any, handle: Any, index: int) -> Gpu:
         cuda_driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
         mig=_is_mig(nvml, handle),
     )
-
-
-def _total(nvml: Any, handle: Any) -> int:
-    try:
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except nvml.NVMLError:  # GPUs that share the host's memory do not say
-        return 0
 
 
 def _text(value: str | bytes) -> str:
@@ -176,8 +175,5 @@ def kernel_bus(bus: str | bytes) -> str:
 
 
 def _numa(bus: str, root: Path = Path("/sys/bus/pci/devices")) -> int | None:
-    try:
-        node = int((root / kernel_bus(bus) / "numa_node").read_text())
-    except (OSError, ValueError):
-        return None
-    return node if node >= 0 else None
+    node = cores.number(root / kernel_bus(bus) / "numa_node")
+    return None if node is None or node < 0 else node

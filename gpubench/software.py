@@ -24,6 +24,8 @@ VARIABLES = re.compile(
 )
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 CREDENTIALS_IN_URL = re.compile(r"//[^/\s@]+@")
+OUTER = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
+"""Variables that would lead into the environment of whoever runs us."""
 
 
 def libraries() -> dict[str, str]:
@@ -44,10 +46,9 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def own_version() -> str:
-    from gpubench import __version__
-
-    return __version__
+def environ_of_another() -> dict[str, str]:
+    """Our environment variables for another interpreter, less those that lead into ours."""
+    return {key: value for key, value in os.environ.items() if key not in OUTER}
 
 
 def commit(directory: Path, *, own: bool = False) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from gpubench import gpu
+from gpubench import cores, gpu
 from gpubench.gpu import Gpu
 
 PATHS = {0: "BOARD", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
@@ -19,15 +19,12 @@ DEVICES = Path("/sys/bus/pci/devices")
 
 def local_cores(one: Gpu, root: Path = DEVICES) -> str:
     """CPU cores next to it, as the kernel writes them ('0-15,32-47'); '' where it does not say."""
-    try:
-        return (root / gpu.kernel_bus(one.pci_bus_id) / "local_cpulist").read_text().strip()
-    except OSError:
-        return ""
+    return cores.read(root / gpu.kernel_bus(one.pci_bus_id) / "local_cpulist") or ""
 
 
 def links(nvml: Any, one: Gpu, root: Path = DEVICES) -> dict[str, Any]:
     """Of one GPU: PCIe link (best possible, and now), NVLinks that are up, cores next to it."""
-    ask = _asking(nvml)
+    ask = gpu.asking(nvml)
     handle = ask("nvmlDeviceGetHandleByUUID", one.uuid)
     whole = None if handle is None else gpu.physical(nvml, handle)
     return {
@@ -52,7 +49,7 @@ def pairs(found: Sequence[dict[str, Any]], nvml: Any = None) -> list[dict[str, A
     with gpu.session(nvml) as library:
         if library is None:
             return []
-        ask = _asking(library)
+        ask = gpu.asking(library)
         handles = {
             bus: gpu.physical(library, handle)
             for bus, one in boards.items()
@@ -73,7 +70,7 @@ def pairs(found: Sequence[dict[str, Any]], nvml: Any = None) -> list[dict[str, A
 
 def _nvlinks(nvml: Any, whole: Any) -> Counter[str]:
     """NVLinks that are up, by the bus address of what they lead to: a GPU or a switch."""
-    ask = _asking(nvml)
+    ask = gpu.asking(nvml)
     found: Counter[str] = Counter()
     for link in range(getattr(nvml, "NVML_NVLINK_MAX_LINKS", 0)):
         state = ask("nvmlDeviceGetNvLinkState", whole, link)
@@ -83,15 +80,3 @@ def _nvlinks(nvml: Any, whole: Any) -> Counter[str]:
             remote = ask("nvmlDeviceGetNvLinkRemotePciInfo", whole, link)
             found["" if remote is None else gpu.kernel_bus(remote.busId)] += 1
     return found
-
-
-def _asking(nvml: Any) -> Callable[..., Any]:
-    """A query's answer, or None: not supported here, or not in this version of the library."""
-
-    def ask(name: str, *arguments: Any) -> Any:
-        try:
-            return getattr(nvml, name)(*arguments)
-        except (nvml.NVMLError, AttributeError):
-            return None
-
-    return ask

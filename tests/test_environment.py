@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from gpubench import environment, software
+from gpubench import cores, environment, software
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty file system root; every core of 0-7 may be used."""
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(cores, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_collect_is_json_and_light() -> None:
 
 
 def test_usable_cores_here_are_those_of_the_scheduler() -> None:
-    assert sorted(environment.usable_cores()) == sorted(os.sched_getaffinity(0))
+    assert sorted(cores.usable_cores()) == sorted(os.sched_getaffinity(0))
 
 
 # ------------------------------------------------------------------------------ cores
@@ -74,27 +74,27 @@ def test_siblings_are_adjacent_and_nodes_contiguous(machine: Path) -> None:
     for core in range(8):
         first = core % 4
         topology(machine, core, f"{first},{first + 4}", first % 2)
-    assert environment.usable_cores() == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert cores.usable_cores() == [0, 4, 2, 6, 1, 5, 3, 7]
     cpu = environment.collect([])["cpu"]
     assert (cpu["usable"], cpu["cores"], cpu["sockets"], cpu["numa_nodes"]) == (8, 4, 2, 2)
 
 
 def test_only_cores_of_the_affinity_mask(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 1})
-    assert environment.usable_cores() == [1, 5]
+    assert cores.usable_cores() == [1, 5]
 
 
 @pytest.mark.parametrize(
-    ("text", "cores"), [("0", [0]), ("0-2,8\n", [0, 1, 2, 8]), ("", []), ("3,1", [3, 1])]
+    ("text", "expected"), [("0", [0]), ("0-2,8\n", [0, 1, 2, 8]), ("", []), ("3,1", [3, 1])]
 )
-def test_cpu_list(text: str, cores: list[int]) -> None:
-    assert environment.cpu_list(text) == cores
+def test_cpu_list(text: str, expected: list[int]) -> None:
+    assert cores.cpu_list(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "0-2,8", "1,3-4,6"])
 def test_cpu_ranges(text: str) -> None:
-    cores = environment.cpu_list(text)
-    assert environment.cpu_ranges([*reversed(cores), *cores]) == text
+    expected = cores.cpu_list(text)
+    assert cores.cpu_ranges([*reversed(expected), *expected]) == text
 
 
 # ------------------------------------------------------------------------------ the host

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
     Images = NDArray[np.float32]
     Logits = NDArray[np.float32]

@@ -16,7 +16,7 @@ from gpubench.suite import Cell, Option
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Images, Logits
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
 
 class Null:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Facts
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
 _DISTRIBUTIONS = (
     "onnxruntime-gpu",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Device, Facts, Images, Logits
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""

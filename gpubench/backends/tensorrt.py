@@ -25,7 +25,7 @@ from gpubench.workload.cache import check_private
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Session
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
 FLAVOURS = ("tensorrt", RTX)
 """In the order of preference."""

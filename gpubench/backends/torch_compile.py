@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpubench.backends.base import Facts
     from gpubench.backends.torch_eager import Forward
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
 _GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that use CUDA graphs themselves."""

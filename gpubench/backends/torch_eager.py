@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Device, Facts, Images, Logits
     from gpubench.workload.cache import Cache
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
 
     Forward = Callable[[torch.Tensor], torch.Tensor]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.loader.ring import Ring
-    from gpubench.workload.datasets import Dataset
+    from gpubench.workload.listing import Pictures
     from gpubench.workload.preprocess import Spec
 
 TICKET = 8
@@ -79,7 +79,7 @@ class Job(Struct, frozen=True):
         return range(number * self.ring.batch + rows.start, number * self.ring.batch + rows.stop)
 
 
-def dataset(reference: Path) -> Dataset:
+def dataset(reference: Path) -> Pictures:
     """The data set that a reference was drawn from, opened once more."""
     from gpubench.workload import reference as ref
 

@@ -70,7 +70,7 @@ def _placed(value: object, directory: Path, *, folder: bool) -> object:
     name of a folder; only where a ``folder`` is expected, one is looked for.
     """
     from gpubench.workload.images import SOURCES
-    from gpubench.workload.models import KEYWORDS
+    from gpubench.workload.torchmodel import KEYWORDS
 
     if not isinstance(value, str) or value in (*KEYWORDS, *SOURCES):
         return value

@@ -56,12 +56,12 @@ from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry, idle_watts
 from gpubench.run.worker import Task
 from gpubench.samples import window_ns
-from gpubench.workload import reference
+from gpubench.workload import parity
 
 REFERENCE_TIMEOUT_S = 3600.0
 GAUGE_TIMEOUT_S = 120.0
 """Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
-PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
+PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.parity"]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
 FILLED = ("cores", "uuids", "shared")
@@ -252,7 +252,7 @@ def merged(request: Measure, outcomes: list[Outcome], telemetry: dict[str, Any])
         status="ok",
         replicas=[outcome.turns[0] for outcome in outcomes],
         again=[outcome.turns[1] for outcome in outcomes if outcome.turns[1:]],
-        parity=reference.merge(parities) if parities else None,
+        parity=parity.merge(parities) if parities else None,
         path=worst_path(outcome.path for outcome in outcomes),
         telemetry=telemetry,
         facts={**outcomes[0].facts, "pinned": [outcome.pinned for outcome in outcomes]},

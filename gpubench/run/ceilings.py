@@ -57,14 +57,9 @@ class Ceilings:
             self.of(cell)
 
     def of(self, cell: Cell) -> Ceiling | None:
-        """The roofline of all replicas of ``cell`` together; see `why` where it is None."""
+        """The roofline of all replicas of ``cell`` together; None where there is none."""
         found = self._of(cell)
         return found if isinstance(found, Ceiling) else None
-
-    def why(self, cell: Cell) -> str:
-        """Why there is none; '' where there is one, or none is due."""
-        found = self._of(cell)
-        return found if isinstance(found, str) else ""
 
     def fill(self, record: Record) -> Record:
         """With its ceiling, or why it has none."""

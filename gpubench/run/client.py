@@ -19,7 +19,6 @@ import msgspec
 
 from gpubench import __version__
 from gpubench.errors import GpubenchError, InputError
-from gpubench.run.environments import environ_of_another
 from gpubench.run.imports import try_imports
 from gpubench.run.messages import (
     PROTOCOL,
@@ -36,6 +35,7 @@ from gpubench.run.messages import (
 )
 from gpubench.run.postmortem import Inquest
 from gpubench.run.processes import SCRATCH, end_session
+from gpubench.software import environ_of_another
 
 _START = (
     f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from msgspec import Struct
+from gpubench.cores import number, read
+from gpubench.run.watch import spread
 
 ENOUGH_TICKS = 50
 """The kernel counts in ticks of 10 ms; a share of fewer than this many would be noise."""
 
 
-class _Times(Struct, frozen=True):
-    """Kernel ticks over a set of cores since boot."""
-
-    total: int
-    idle: int
-    steal: int
+_Times = tuple[int, int, int]
+"""Kernel ticks over a set of cores since boot: all, idle, stolen."""
 
 
 class CpuWindow:
@@ -66,18 +62,12 @@ class CpuWindow:
         if self._load is not None:
             found["load_1min"] = self._load
         if self._mhz:
-            found["mhz"] = {
-                "min": min(self._mhz),
-                "median": median(self._mhz),
-                "max": max(self._mhz),
-            }
+            found["mhz"] = spread(self._mhz)
         if self._before is None or self._after is None:
             return found
-        total = self._after.total - self._before.total
+        total, idle, steal = (b - a for a, b in zip(self._before, self._after, strict=True))
         if total < ENOUGH_TICKS:
             return found
-        idle = self._after.idle - self._before.idle
-        steal = self._after.steal - self._before.steal
         found["steal_share"] = steal / total
         if self._parents:
             found["own_busy_share"] = self._own / total
@@ -86,10 +76,7 @@ class CpuWindow:
 
     def _times(self) -> _Times | None:
         wanted = {f"cpu{core}" for core in self._cores} or {"cpu"}
-        try:
-            lines = (self._proc / "stat").read_text().splitlines()
-        except OSError:
-            return None
+        lines = (read(self._proc / "stat") or "").splitlines()
         rows = [
             [int(x) for x in words[1:9]]  # guest time is in user time already
             for words in map(str.split, lines)
@@ -97,7 +84,7 @@ class CpuWindow:
         ]
         if not rows:
             return None
-        return _Times(sum(map(sum, rows)), sum(r[3] + r[4] for r in rows), sum(r[7] for r in rows))
+        return sum(map(sum, rows)), sum(r[3] + r[4] for r in rows), sum(r[7] for r in rows)
 
     def _own_ticks(self) -> int:
         """Ticks of the living, and of the dead that a parent has collected.
@@ -115,20 +102,14 @@ class CpuWindow:
 
     def _stat(self, pid: int) -> tuple[int, int, int, int] | None:
         """(pid, parent, own ticks, ticks of its collected children) of a process, if it exists."""
-        try:
-            text = (self._proc / str(pid) / "stat").read_text()
-        except OSError:
+        text = read(self._proc / str(pid) / "stat")
+        if text is None:
             return None
         words = text[text.rindex(")") + 2 :].split()  # the name before it may hold anything
         return pid, int(words[1]), int(words[11]) + int(words[12]), int(words[13]) + int(words[14])
 
     def _frequencies(self) -> list[float]:
         """MHz of each core now; [] where the kernel (often a virtual machine's) does not say."""
-        found = []
-        for core in self._cores or range(os.cpu_count() or 1):
-            try:
-                text = (self._cpus / f"cpu{core}/cpufreq/scaling_cur_freq").read_text()
-                found.append(int(text) / 1e3)
-            except (OSError, ValueError):
-                continue
-        return found
+        cores = self._cores or range(os.cpu_count() or 1)
+        khz = (number(self._cpus / f"cpu{core}/cpufreq/scaling_cur_freq") for core in cores)
+        return [each / 1e3 for each in khz if each is not None]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -121,7 +122,6 @@ def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Sa
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
         if isinstance(ready, NotReady):
             _refuse(cell, failed(cell, 0, ready.why, ()))
-        assert isinstance(ready, Ready)  # noqa: S101  # for mypy
         artefact = _export(backend, Path(ready.artefact), at / manifest.MODEL)
         say("checking the answers of what was written")
         cores = plan.cores_of(cell)
@@ -134,7 +134,7 @@ def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Sa
     return _write(session, suite, cell, at, artefact, ready, found)
 
 
-def _refuse(cell: Cell, found: Record) -> None:
+def _refuse(cell: Cell, found: Record) -> NoReturn:
     remedy = f"; remedy: {found.remedy}" if found.remedy else ""
     kind = f"{found.kind}: " if found.kind else ""
     raise GpubenchError(f"{cell.label}: {kind}{found.reason}{remedy}; nothing was written")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from gpubench import environment, suitefile
+from gpubench import suitefile
 from gpubench.backends.base import Backend
+from gpubench.cores import usable_cores
 from gpubench.run import needs, pool
 from gpubench.run.client import Asked, OnProgress
 from gpubench.run.messages import (
@@ -46,7 +47,7 @@ class Desk:
         self._rank, self._suite, self._backends = rank, suite, backends
         self._agent, self._say = agent, say
         self._here = pool.here(rank, backends, needs.decoders_of(suite))
-        self._cores = environment.usable_cores()
+        self._cores = usable_cores()
         self._cells: dict[tuple[str, int], dict[str, Cell]] = {}
         self._broken: dict[str, str] = {}
         self._reference = ""

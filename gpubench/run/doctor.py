@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from gpubench import environment, escape, units
+from gpubench import cores, environment, escape, units
 from gpubench.backends import base
 from gpubench.decoders import base as decoders
 from gpubench.errors import CacheError, InputError, Unavailable
@@ -121,11 +121,11 @@ def _machine(here: dict[str, Any]) -> list[Check]:
 
 def _energy() -> Check:
     """Whether energy per image can be measured on the CPU."""
-    count = len(energy.packages(environment.ROOT))
+    count = len(energy.packages(cores.ROOT))
     if not count:
         return Check("CPU energy", "note", "not counted here; virtual machines rarely show it")
     words = f"{count} package{'' if count == 1 else 's'}"
-    if energy.Rapl(environment.ROOT).read() is None:
+    if energy.Rapl(cores.ROOT).read() is None:
         detail = f"{words}; only root may read the counters, which can betray what others compute"
         remedy = f"sudo chmod a+r /{energy.POWERCAP}/intel-rapl:*/energy_uj, until the next start"
         return Check("CPU energy", "missing", detail, remedy)
@@ -199,7 +199,7 @@ def _no_gpu(variables: dict[str, str]) -> Check:
     if visible is not None:
         detail = f"none visible with CUDA_VISIBLE_DEVICES={visible!r}"
         return Check("GPU", "missing", detail, "unset CUDA_VISIBLE_DEVICES, or name a GPU in it")
-    if (environment.ROOT / "proc/driver/nvidia/version").exists():
+    if (cores.ROOT / "proc/driver/nvidia/version").exists():
         detail = "the NVIDIA driver is loaded but shows this process no GPU"
         return Check("GPU", "missing", detail, "in a container: start it with --gpus all")
     if _nvidia_on_bus():
@@ -210,7 +210,7 @@ def _no_gpu(variables: dict[str, str]) -> Check:
 
 
 def _nvidia_on_bus() -> bool:
-    bus = environment.ROOT / "sys/bus/pci/devices"
+    bus = cores.ROOT / "sys/bus/pci/devices"
     try:
         return any(path.read_text().strip() == "0x10de" for path in bus.glob("*/vendor"))
     except OSError:
@@ -375,7 +375,7 @@ def _load(cores: int) -> Check:
 
 def _steal(hypervisor: bool) -> Check:
     try:
-        first = (environment.ROOT / "proc/stat").read_text().splitlines()[0].split()[1:9]
+        first = (cores.ROOT / "proc/stat").read_text().splitlines()[0].split()[1:9]
         ticks = [int(word) for word in first]
         share = ticks[7] / sum(ticks)
     except (OSError, ValueError, IndexError, ZeroDivisionError):

@@ -11,6 +11,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpubench.cores import number, read
+
 POWERCAP = "sys/class/powercap"
 
 
@@ -79,7 +81,7 @@ class Rapl:
     """The counters of all CPU packages, Intel's and AMD's (which Linux shows as intel-rapl too)."""
 
     def __init__(self, root: Path = Path("/")) -> None:
-        self._zones = {path: _number(path / "max_energy_range_uj") for path in packages(root)}
+        self._zones = {path: number(path / "max_energy_range_uj") for path in packages(root)}
         self._before: dict[Path, int] = {}
         self._total = 0
 
@@ -91,7 +93,7 @@ class Rapl:
         if not self._zones:
             return None
         for zone, most in self._zones.items():
-            now = _number(zone / "energy_uj")
+            now = number(zone / "energy_uj")
             if now is None:
                 return None
             more = now - self._before.get(zone, now)
@@ -103,16 +105,4 @@ class Rapl:
 def packages(root: Path = Path("/")) -> list[Path]:
     """Powercap's zones of whole packages; not the parts of one, and not the platform's."""
     found = sorted((root / POWERCAP).glob("intel-rapl:*"))
-    return [zone for zone in found if (_text(zone / "name") or "").startswith("package")]
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text and text.isdigit() else None
+    return [zone for zone in found if (read(zone / "name") or "").startswith("package")]

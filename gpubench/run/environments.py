@@ -13,10 +13,9 @@ from filelock import FileLock
 
 import gpubench
 from gpubench.errors import InputError
+from gpubench.software import environ_of_another
 from gpubench.workload.cache import REFS
 
-OUTER = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
-"""Variables that would lead into the environment of whoever runs us."""
 GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 """Variables that git sets for a hook: they would lead out of the clone, into the user's tree."""
 SYNC_LIMIT_S = 1800.0
@@ -44,15 +43,9 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     """
     needs = f"--baseline-ref {reference!r}: needs the project's git repository as current directory"
     top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
-    name = [
-        "git",
-        "rev-parse",
-        "--verify",
-        "--quiet",
-        "--end-of-options",
-        f"{reference}^{{commit}}",
-    ]
-    commit = _run(f"--baseline-ref {reference!r}: git knows no such commit", name)
+    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options"]
+    unknown = f"--baseline-ref {reference!r}: git knows no such commit"
+    commit = _run(unknown, [*verify, f"{reference}^{{commit}}"])
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
@@ -73,10 +66,8 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
             sync = [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)]
             _run("--baseline-ref", sync, UV_PROJECT_ENVIRONMENT=str(python.parents[1]))
             if not has_gpubench(python):
-                _run(
-                    "--baseline-ref",
-                    [*_uv(), "pip", "install", "-q", "--python", str(python), _own()],
-                )
+                install = [*_uv(), "pip", "install", "-q", "--python", str(python), _own()]
+                _run("--baseline-ref", install)
             ready.touch()
     return existing("--baseline-ref", python), commit
 
@@ -105,11 +96,6 @@ def _clone(top: Path, tree: Path, commit: str) -> None:
     tags = git(top, "for-each-ref", "--format=create %(refname) %(objectname)", "refs/tags")
     git(tree, "update-ref", "--stdin", read=tags)
     git(tree, "checkout", "-q", "--detach", commit)
-
-
-def environ_of_another() -> dict[str, str]:
-    """Our environment variables for another interpreter, less those that lead into ours."""
-    return {key: value for key, value in os.environ.items() if key not in OUTER}
 
 
 def has_gpubench(python: Path) -> bool:

@@ -36,7 +36,7 @@ from gpubench.run.plan import Plan
 from gpubench.run.pool import shares
 from gpubench.run.prepare import family
 from gpubench.suite import Cell
-from gpubench.workload import reference
+from gpubench.workload import parity
 
 TEAM = "cell"
 END_S = 10.0
@@ -225,7 +225,7 @@ class Nodes:
         merged = replace(
             records[0],
             replicas=replicas,
-            parity=reference.merge(parities) if parities else None,
+            parity=parity.merge(parities) if parities else None,
             path=worst_path(record.path for record in records),
             telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
             facts=records[0].facts | {"pinned": pinned},

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gpubench import topology
-from gpubench.environment import cpu_list
+from gpubench.cores import cpu_list
 from gpubench.gpu import Gpu
 from gpubench.run.messages import Measure
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from gpubench import environment
 from gpubench.backends.base import Backend
+from gpubench.cores import usable_cores
 from gpubench.decoders.base import Decoder
 from gpubench.errors import Unavailable
 from gpubench.gpu import visible_gpus
@@ -94,7 +94,7 @@ def lacks(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str,
 
 def here(rank: int, backends: Mapping[str, Backend], decoders: Iterable[str] = ()) -> Node:
     """This machine as node ``rank``."""
-    cores, gpus = len(environment.usable_cores()), len(visible_gpus())
+    cores, gpus = len(usable_cores()), len(visible_gpus())
     return Node(rank, platform.node(), cores, gpus, lacks(backends, decoders))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gpubench.cores import read
+
 TAIL = 1 << 16
 """Bytes of the log that are looked at."""
 NO_MEMORY = (
@@ -91,13 +93,12 @@ def oom_kills(root: Path = Path("/")) -> int:
 def _counters(root: Path) -> Iterator[Path]:
     """Where the counter may be: cgroup v2, v1, and as a container sees its own; the machine's."""
     mounts = root / "sys/fs/cgroup"
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for own in (path.lstrip("/"), ""):
-                if not controllers:
-                    yield mounts / own / "memory.events"
-                    yield mounts / "unified" / own / "memory.events"
-                elif "memory" in controllers.split(","):
-                    yield mounts / "memory" / own / "memory.oom_control"
+    for line in (read(root / "proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for own in (path.lstrip("/"), ""):
+            if not controllers:
+                yield mounts / own / "memory.events"
+                yield mounts / "unified" / own / "memory.events"
+            elif "memory" in controllers.split(","):
+                yield mounts / "memory" / own / "memory.oom_control"
     yield root / "proc/vmstat"

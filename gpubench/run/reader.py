@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.backends.base import Session
-    from gpubench.workload.datasets import Dataset
+    from gpubench.workload.listing import Pictures
     from gpubench.workload.preprocess import Spec
 
 Cores = tuple[int, ...]
@@ -33,7 +33,7 @@ class Positions:
     What is no usable picture is left out from then on. Threads may share it.
     """
 
-    def __init__(self, data: Dataset, start: int) -> None:
+    def __init__(self, data: Pictures, start: int) -> None:
         self.unusable: dict[int, str] = {}
         """Position in the data set -> reason."""
         self._data, self._at = data, start
@@ -66,7 +66,7 @@ class Reader:
     _session: Session
 
     def __init__(
-        self, data: Dataset, decoder: str, spec: Spec, batch: int, cores: Cores, start: int
+        self, data: Pictures, decoder: str, spec: Spec, batch: int, cores: Cores, start: int
     ) -> None:
         import numpy as np
 
@@ -166,7 +166,7 @@ class DeviceReader:
     lanes = 1
 
     def __init__(
-        self, data: Dataset, decoder: str, spec: Spec, batch: int, index: int, start: int,
+        self, data: Pictures, decoder: str, spec: Spec, batch: int, index: int, start: int,
         kind: str = "cuda",
     ) -> None:  # fmt: skip
         """``kind``: of device ``index``, as torch calls it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -183,13 +183,10 @@ def _interleaved(
         if any(row.pairs >= ab.LEAST for row in rows):
             yield files
         elif number == 1:
-            raise GpubenchError(f"the A/A comparison measured no cell: {_why(rows)}")
-        say(f"A/A comparison {number}: {_counts(rows)}")
-
-
-def _why(rows: Sequence[Comparison]) -> str:
-    """Of the first cell."""
-    return next((f"{row.label}: {row.verdict}, {row.reason}" for row in rows), "there is none")
+            why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
+            raise GpubenchError(f"the A/A comparison measured no cell: {why}")
+        counts = Counter(row.verdict for row in rows)
+        say(f"A/A comparison {number}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
 
 
 def _history(run: RecordFile, cache_dir: Path) -> Path:
@@ -213,10 +210,6 @@ def _sessions(
         number += 1
         yield file
         say(f"ordinary run {number} for the history")
-
-
-def _counts(rows: Any) -> str:
-    return ", ".join(f"{n} {word}" for word, n in Counter(r.verdict for r in rows).items())
 
 
 def _result(
@@ -318,9 +311,10 @@ def render(result: Result) -> Group:
             "-" if sd is None else percent(sd), "-" if finds is None else percent(finds),
             ", ".join(f"{n} {word}" for word, n in cell.verdicts.items()),
         )  # fmt: skip
+    undecided = sum((Counter(cell.undecided) for cell in result.cells), Counter[str]())
     lines = [
         "finds: the slowdown found 95 times in 100 with as many pairs as the rule allows",
-        *(f"{n} x {code}: {CODES[code]}" for code, n in _undecided(result).items()),
+        *(f"{n} x {code}: {CODES[code]}" for code, n in undecided.items()),
         *_pace(result),
         f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a sample; iterations below "
         f"{units.duration(c.shortest_sample_ns)} share a sample",
@@ -333,11 +327,6 @@ def render(result: Result) -> Group:
     alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     style = "red" if low > alpha else "green" if high <= alpha else "yellow"
     return Group(Text(head, style=style), table, *(Text(line) for line in lines))
-
-
-def _undecided(result: Result) -> dict[str, int]:
-    """Reason code -> cells of A/A comparisons."""
-    return dict(sum((Counter(cell.undecided) for cell in result.cells), Counter()))
 
 
 def _pace(result: Result) -> list[str]:

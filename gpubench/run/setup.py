@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from gpubench import environment, suitefile
 from gpubench.backends import base
+from gpubench.cores import usable_cores
 from gpubench.decoders import base as decoders
 from gpubench.errors import InputError, SuiteError
 from gpubench.gpu import visible_gpus
@@ -67,7 +68,7 @@ def comparison(
 
     ``reference``: the baseline's interpreter was made from (name, commit).
     """
-    known, cores, gpus = catalog(), environment.usable_cores(), len(visible_gpus())
+    known, cores, gpus = catalog(), usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
     suites = [arms.suite_of(spec, suite_name, known, chosen) for spec in specs]
@@ -186,7 +187,7 @@ def session(
     ``cluster``: the other nodes, which are waited for here.
     """
     suite = load(suite_name, chosen)
-    cores = environment.usable_cores()
+    cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
         cluster.gather(

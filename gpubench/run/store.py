@@ -13,8 +13,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from time import monotonic, sleep
 from typing import Any, Protocol
@@ -79,16 +79,15 @@ class TcpStore:
             return bool(self._tcp.check([f"{PREFIX}/{queue}"]))
 
 
-class _translated:  # noqa: N801  # reads as a verb
+@contextmanager
+def _translated() -> Iterator[None]:
     """torch's errors as StoreLost."""
+    from torch.distributed import DistError
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from torch.distributed import DistError
-
-        if isinstance(error, DistError):
-            raise StoreLost(_first_line(error)) from error
+    try:
+        yield
+    except DistError as error:
+        raise StoreLost(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -119,21 +118,17 @@ def _listen(member: Membership) -> socket.socket:
     """TCPStore would listen on all addresses by itself, whatever host it is given."""
     address = addresses(member)[0]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((address, member.port))
-        listening.listen(128)
+        return socket.create_server((address, member.port), family=family, backlog=128)
     except OSError as error:
-        listening.close()
         hints = {
             errno.EADDRINUSE: "another process has that port; choose another one",
             errno.EADDRNOTAVAIL: "that is not an address of this machine, which is rank 0; "
             "give one of its own, the same on every node",
         }
-        why = hints.get(error.errno or 0, error.strerror)
+        code = error.errno or 0
+        why = hints.get(code, os.strerror(code))
         raise InputError(f"--rdzv-endpoint {member.endpoint}: {why}") from error
-    return listening
 
 
 def reach(member: Membership, limit_s: float) -> TcpStore:

@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpubench import environment, space, suitefile
+from gpubench import space, suitefile
 from gpubench.backends import base
+from gpubench.cores import usable_cores
 from gpubench.errors import InputError, SuiteError
 from gpubench.goal import Goal, Search
 from gpubench.gpu import visible_gpus
@@ -68,7 +69,7 @@ def job(
     """
     if resume and output is None:
         raise SuiteError("--resume: say which search to go on with: -o DIR")
-    catalog, cores, gpus = setup.catalog(), environment.usable_cores(), len(visible_gpus())
+    catalog, cores, gpus = setup.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen, catalog)
     device = setup.device_of(plain, gpus)
     if device == "cuda" and not gpus:

@@ -38,10 +38,11 @@ class Watch:
         self._pids, self._residents, self._rivals = pids, residents, rivals
         device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
         whole = gpus.physical(nvml, device)
-        self._handle, self._whole = device, whole
+        self._handle = device
         self.whole: str = nvml.nvmlDeviceGetUUID(whole)
         """UUID of the GPU that this is, or is a slice of."""
         self._queries: dict[str, Callable[[], float]] = {
+            "energy_j": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(whole) / 1e3,
             "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_SM),
             "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_MEM),
             "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(whole),
@@ -96,18 +97,16 @@ class Watch:
     def sample(self, *, processes: bool) -> None:
         now: dict[str, float] = {}
         nvml, at = self._nvml, monotonic()
-        millijoules = self._ask(
-            "energy_j", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(self._whole)
-        )
-        if millijoules is not None:
-            self._counted.add(at, millijoules / 1e3)
         for name, query in self._queries.items():
             value = self._ask(name, query)
             if value is not None:
                 now[name] = value
                 self._values.setdefault(name, []).append(value)
-                if name == "reasons":
-                    self._note(int(value))
+        if "energy_j" in now:
+            self._counted.add(at, now["energy_j"])
+        for name in REASONS:
+            if int(now.get("reasons", 0)) & getattr(nvml, f"nvmlClocksEventReason{name}"):
+                self.reasons[name] = self.reasons.get(name, 0) + 1
         self._readings.append((at, now.get("sm_mhz"), now.get("temperature_c")))
         if "power_w" in now:
             self._drawn.draw(at, now["power_w"])
@@ -123,11 +122,6 @@ class Watch:
             self.computing |= computing
             self.drawing |= self._others(drawing or [], known)
             self._own([p for p in running or [] if p.pid not in computing], known)
-
-    def _note(self, mask: int) -> None:
-        for name in REASONS:
-            if mask & getattr(self._nvml, f"nvmlClocksEventReason{name}"):
-                self.reasons[name] = self.reasons.get(name, 0) + 1
 
     def _own(self, ours: list[Any], known: set[int]) -> None:
         """Note the memory of the task's own processes, where the driver tells them apart."""

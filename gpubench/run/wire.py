@@ -160,11 +160,6 @@ def decode(body: bytes) -> Message:
         raise Refused(f"it is no message: {error}") from error
 
 
-def encode(message: Message) -> bytes:
-    """Its JSON."""
-    return msgspec.json.encode(message)
-
-
 class Channel:
     """Two nodes' messages to each other, each read once and in order.
 
@@ -192,7 +187,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Hand it to the store, in pieces where it is large."""
-        body = encode(message)
+        body = msgspec.json.encode(message)
         with self._lock:
             for at in range(0, len(body), MAX_BODY):
                 more = at + MAX_BODY < len(body)

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from gpubench import __version__, environment
 from gpubench.answers import Parity
 from gpubench.backends import base
+from gpubench.cores import cpu_ranges
 from gpubench.errors import (
     CalibrationError,
     CellFailed,
@@ -308,7 +309,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
-    pinned = environment.cpu_ranges(request.cores[replica])
+    pinned = cpu_ranges(request.cores[replica])
     return Outcome(turns, parity, facts, list(dict.fromkeys(flags)), pinned, checked)
 
 
@@ -378,7 +379,7 @@ def _check(
     policy: Policy,
 ) -> Parity | None:
     """Compare the session's answers with the reference's, on the session that was timed."""
-    from gpubench.workload import reference as ref
+    from gpubench.workload import parity
 
     if not getattr(backend, "computes", True):
         return None
@@ -388,4 +389,4 @@ def _check(
         session.run()
         session.sync()
         outputs.append(session.copy_out())
-    return ref.check(reference, slots, outputs, precision, policy)
+    return parity.check(reference, slots, outputs, precision, policy)

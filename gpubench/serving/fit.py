@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpubench import environment, gpu, topology
 from gpubench.backends import base
+from gpubench.cores import cpu_list, usable_cores
 from gpubench.decoders import base as decoders
 from gpubench.errors import InputError, Unavailable
 from gpubench.serving.manifest import Machine, Manifest
@@ -88,7 +89,7 @@ def places(manifest: Manifest, pin: bool) -> list[tuple[int, ...]]:
         return [()] * cell.replicas
     if cell.device == "cuda":
         return [near(cell, replica) for replica in range(cell.replicas)]
-    usable = environment.usable_cores()
+    usable = usable_cores()
     distinct = list(dict.fromkeys(wanted))
     if {core for cores in distinct for core in cores} <= {*usable}:
         return wanted
@@ -124,7 +125,7 @@ def device(cell: Cell, replica: int, cores: tuple[int, ...], *, own_process: boo
 def near(cell: Cell, replica: int, root: Path = topology.DEVICES) -> tuple[int, ...]:
     """Usable cores next to a replica's GPU; () where that is all of them, or unknown."""
     usable = os.sched_getaffinity(0)
-    local = environment.cpu_list(topology.local_cores(_gpu(cell, replica), root))
+    local = cpu_list(topology.local_cores(_gpu(cell, replica), root))
     found = usable.intersection(local)
     return tuple(sorted(found)) if found != usable else ()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -34,28 +36,6 @@ _TRAINING = {
     "photos": "other crops of the same two photographs",
     "synthetic": "other noise",
 }
-
-
-class Dataset(Protocol):
-    """Encoded pictures in a fixed order; random access, so that any worker reads any of them.
-
-    Cheap to open and to hold: of 100,000 pictures, names and places, never pixels.
-    """
-
-    classes: tuple[str, ...]
-    """Names of the classes by number; empty: pictures have no labels."""
-
-    def __len__(self) -> int:
-        """Pictures."""
-
-    def name(self, index: int) -> str:
-        """Of one picture, for people; unique."""
-
-    def label(self, index: int) -> int:
-        """Its class; -1: none."""
-
-    def read(self, index: int) -> bytes:
-        """Its encoded bytes, from where it lies. Raises `pictures.Unusable`."""
 
 
 class Pool(Struct, frozen=True):
@@ -136,32 +116,37 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     import numpy as np
 
     skipped = Counter(dataset.about.skipped)
-    indices: list[int] = []
-    sizes: list[int] = []
-    digests: list[bytes] = []
+    pool = Pool(dataset, [], [], [])
     order = np.random.default_rng(seed).permutation(len(dataset))
     if dataset.about.kind == "folder":
         order = order[np.argsort(_set_aside(len(dataset))[order], kind="stable")]
-    for index in order.tolist():
-        if len(indices) == count:
-            break
+    for index, data in islice(_usable(dataset, order.tolist(), skipped), count):
+        pool.indices.append(index)
+        pool.sizes.append(len(data))
+        pool.digests.append(hashlib.sha256(data).digest())
+    found = len(pool.indices)
+    said, notes = _said(skipped, found), dataset.about.notes
+    if found < 2:
+        raise InputError(
+            f"images {str(dataset.root)!r}: found {found} usable picture(s) with a suffix "
+            f"of {', '.join(sorted(pictures.SUFFIXES))}; give at least 2"
+            f"{said and f'. Skipped {said}'}"
+        )
+    return msgspec.structs.replace(pool, skipped=f"{said or 'none'}; {notes}" if notes else said)
+
+
+def _usable(
+    dataset: Pictures, order: list[int], skipped: Counter[str]
+) -> Iterator[tuple[int, bytes]]:
+    """(index, bytes) of those that can be decoded; why others cannot is counted in ``skipped``."""
+    for index in order:
         try:
             data = dataset.read(index)
             pictures.decode_file(BytesIO(data))
         except pictures.Unusable as error:
             skipped[str(error)] += 1
         else:
-            indices.append(index)
-            sizes.append(len(data))
-            digests.append(hashlib.sha256(data).digest())
-    said, notes = _said(skipped, len(indices)), dataset.about.notes
-    if len(indices) < 2:
-        raise InputError(
-            f"images {str(dataset.root)!r}: found {len(indices)} usable picture(s) with a suffix "
-            f"of {', '.join(sorted(pictures.SUFFIXES))}; give at least 2"
-            f"{said and f'. Skipped {said}'}"
-        )
-    return Pool(dataset, indices, sizes, digests, f"{said or 'none'}; {notes}" if notes else said)
+            yield index, data
 
 
 def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Calibration:
@@ -176,14 +161,8 @@ def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Cali
     dataset, usable, words = _training(workload, cache, count)
     encoded: list[bytes] = []
     digest = hashlib.sha256()
-    for index in np.random.default_rng(seed).permutation(usable).tolist():
-        if len(encoded) == count:
-            break
-        try:
-            data = dataset.read(index)
-            pictures.decode_file(BytesIO(data))
-        except pictures.Unusable:
-            continue
+    order = np.random.default_rng(seed).permutation(usable).tolist()
+    for index, data in islice(_usable(dataset, order, Counter()), count):
         digest.update(repr((dataset.name(index), len(data))).encode() + data)
         encoded.append(data)
     if len(encoded) < count:

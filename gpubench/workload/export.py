@@ -16,6 +16,7 @@ from gpubench.workload import networks
 from gpubench.workload.cache import Cache, content
 
 if TYPE_CHECKING:
+    from onnx import GraphProto, ValueInfoProto
     from torch import nn
 
 TYPES = {"fp32": "float32", "tf32": "float32", "amp": "float32", "fp16": "float16"} | {
@@ -64,7 +65,7 @@ def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
         if dtype != "float32":
             module = fused(module).to(getattr(torch, dtype))
         size = sum(p.numel() * p.element_size() for p in module.parameters())
-        with _quiet():
+        with quiet():
             torch.onnx.export(
                 module,
                 (example,),
@@ -98,6 +99,20 @@ def _written(file: Path) -> tuple[int, str]:
     return opset, str(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
+def inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """What a graph is fed with; old files list their constants among the inputs."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def precision(graph: GraphProto) -> str | None:
+    """That of its input; None: one that no cell can have."""
+    from onnx import TensorProto
+
+    names = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+    return names.get(inputs(graph)[0].type.tensor_type.elem_type)
+
+
 def fused(module: nn.Module) -> nn.Module:
     """The same network in eval mode with batch-norms folded into their convolutions."""
     import torch
@@ -110,8 +125,8 @@ def fused(module: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, log lines and progress marks."""
+def quiet() -> Iterator[None]:
+    """Without an exporter's, or quantiser's, warnings, log lines and progress marks."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         previous = logging.root.manager.disable

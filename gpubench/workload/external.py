@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -50,36 +50,16 @@ def external(model: ModelProto, folder: Path) -> list[str]:
     return sorted(names)
 
 
-def tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of ``model``; protobuf reads no more than 33 graphs inside one another."""
-    training = [g for t in model.training_info for g in (t.initialization, t.algorithm)]
-    for graph in (model.graph, *training):
-        yield from _in_graph(graph)
-    for function in model.functions:
-        yield from _in_nodes(function.node)
-        for attribute in function.attribute_proto:
-            yield from _in_attribute(attribute)
-
-
-def _in_graph(graph: Any) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _in_nodes(graph.node)
-
-
-def _in_nodes(nodes: Any) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from _in_attribute(attribute)
-
-
-def _in_attribute(attribute: Any) -> Iterator[TensorProto]:
-    yield from (attribute.t, *attribute.tensors)
-    for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-        yield from (sparse.values, sparse.indices)
-    for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-        yield from _in_graph(graph)
+def tensors(message: Any) -> Iterator[TensorProto]:
+    """Every tensor in a message; protobuf reads no more than 33 graphs inside one another."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in value if isinstance(value, Iterable) else (value,):
+            if field.message_type.name == "TensorProto":
+                yield part
+            else:
+                yield from tensors(part)
 
 
 def _size(folder: Path, name: str) -> int:

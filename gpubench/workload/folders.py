@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from gpubench import escape
 from gpubench.errors import InputError
 from gpubench.workload import labels, pictures, shards
-from gpubench.workload.listing import About, Pictures, Texts
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from gpubench.workload.listing import About, Pictures
 
 _ARCHIVES = frozenset({".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst"})
 
@@ -25,12 +20,12 @@ def find(root: Path, label_file: Path | None = None) -> Pictures:
     Without ``label_file`` every sub-folder is a class, in sorted order, as in ImageFolder; a
     picture at the top means that none is. Raises InputError as `labels.read` and `shards.find` do.
     """
-    import numpy as np
-
     found, skipped = pictures.find(root, pictures.SUFFIXES | _ARCHIVES)
     packed = [name for name in found if Path(name).suffix.lower() in _ARCHIVES]
     names = [name for name in found if Path(name).suffix.lower() in pictures.SUFFIXES]
-    archives = [n for n in packed if n.lower().endswith(".tgz") or ".tar" in _suffixes(n)]
+    archives = [
+        n for n in packed if n.lower().endswith(".tgz") or ".tar" in Path(n.lower()).suffixes
+    ]
     if archives and not names:
         if label_file is not None:
             raise InputError(
@@ -47,28 +42,16 @@ def find(root: Path, label_file: Path | None = None) -> Pictures:
         read = labels.read(label_file, names)
         about = replace(about, classes=read.classes, numbered=read.numbered, notes=read.notes)
         numbers = read.numbers
-    return Pictures(
-        about,
-        Texts.of(names),
-        numbers,
-        np.array([_size(root / name) for name in names], np.int64),
-        np.empty((0, 2), np.int64),
-    )
+    return Pictures.of(about, names, numbers, [_size(root / name) for name in names])
 
 
-def _by_folder(about: About, root: Path, names: list[str]) -> tuple[About, NDArray[np.int32]]:
-    import numpy as np
-
+def _by_folder(about: About, root: Path, names: list[str]) -> tuple[About, list[int]]:
     if not names or any("/" not in name for name in names):
-        return about, np.full(len(names), -1, np.int32)
+        return about, [-1] * len(names)
     classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
     number = {name: i for i, name in enumerate(classes)}
     found = [number[name.partition("/")[0]] for name in names]
-    return replace(about, classes=tuple(map(escape.visible, classes))), np.array(found, np.int32)
-
-
-def _suffixes(name: str) -> list[str]:
-    return Path(name.lower()).suffixes
+    return replace(about, classes=tuple(map(escape.visible, classes))), found
 
 
 def _size(path: Path) -> int:

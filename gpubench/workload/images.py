@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.errors import InputError
-from gpubench.workload.listing import About, Kind, Pictures, Texts
+from gpubench.workload.listing import About, Kind, Pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,8 +78,6 @@ def _kept(source: Kind, cache: Cache, count: int, part: int) -> Pictures:
 
     ``part``: of digits 0 is the first ``count``, 1 the others; of the rest it is a seed.
     """
-    import numpy as np
-
     recipe = {
         "format": 1,
         "source": source,
@@ -102,13 +100,7 @@ def _kept(source: Kind, cache: Cache, count: int, part: int) -> Pictures:
     names, labels = msgspec.json.decode((root / _LIST).read_bytes(), type=_Listed)
     about = About(kind=source, root=str(root), classes=_CLASSES.get(source, ()))
     sizes = [(root / name).stat().st_size for name in names]
-    return Pictures(
-        about,
-        Texts.of(names),
-        np.array(labels, np.int32),
-        np.array(sizes, np.int64),
-        np.empty((0, 2), np.int64),
-    )
+    return Pictures.of(about, names, labels, sizes)
 
 
 def encode(pixels: Pixels, quality: int) -> bytes:

@@ -16,17 +16,12 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from gpubench import escape
 from gpubench.errors import InputError
 from gpubench.workload import pictures
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MOST_CLASSES = 100_000
 _MOST_BYTES = 2**27
@@ -44,7 +39,7 @@ class NoClass(Exception):
 class Labels(Struct, frozen=True):
     """What a file says of the pictures of a folder, in their order."""
 
-    numbers: NDArray[np.int32]
+    numbers: list[int]
     """Class; -1: the file does not name the picture."""
     classes: tuple[str, ...]
     numbered: bool
@@ -73,8 +68,6 @@ def read(path: Path, names: list[str]) -> Labels:
     A row may leave out the suffix of a name. Raises InputError, with the line, for what cannot be
     read, is ambiguous, or names no picture at all.
     """
-    import numpy as np
-
     lines = _lines(path)
     places = _places(names)
     if all(len(fields) == 1 and _NUMBER.fullmatch(fields[0]) for _, fields in lines):
@@ -90,7 +83,7 @@ def read(path: Path, names: list[str]) -> Labels:
     else:
         known = {name: i for i, name in enumerate(classes)}
         of_row = [known[row.label] for row in rows]
-    numbers = np.full(len(names), -1, np.int32)
+    numbers = [-1] * len(names)
     taken: dict[int, int] = {}
     for row, label in zip(rows, of_row, strict=True):
         place = places.get(row.name.removeprefix("./"), -1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,8 @@ from gpubench.workload import pictures
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[Any]]
 
 Kind = Literal["digits", "photos", "synthetic", "folder"]
 _ABOUT, _ARRAYS = "about.json", ("blob", "ends", "labels", "sizes", "places")
@@ -45,76 +47,72 @@ class About(Struct, frozen=True, kw_only=True):
     """What is odd about the labels: '3 pictures have no label in val.csv'."""
 
 
-class Texts:
-    """Many short texts in two arrays; file names that are no UTF-8 keep their bytes."""
-
-    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-        self.blob, self.ends = blob, ends
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Texts:
-        """In their order."""
-        import numpy as np
-
-        encoded = [os.fsencode(text) for text in texts]
-        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> str:
-        start = int(self.ends[index - 1]) if index else 0
-        return os.fsdecode(self.blob[start : int(self.ends[index])].tobytes())
-
-
 class Pictures:
-    """Encoded pictures by number: `gpubench.workload.datasets.Dataset`."""
+    """Encoded pictures in a fixed order; random access, so that any worker reads any of them.
 
-    def __init__(
-        self,
-        about: About,
-        names: Texts,
-        labels: NDArray[np.int32],
-        sizes: NDArray[np.int64],
-        places: NDArray[np.int64],
-        entry: Path | None = None,
-    ) -> None:
-        """``sizes``: bytes of each, -1: unknown. ``places`` (N, 2): archive and offset, or (0, 2).
+    Cheap to open and to hold: of 100,000 pictures, names and places, never pixels.
+    """
 
-        ``entry``: where it was loaded from.
-        """
-        self.about, self.classes = about, about.classes
+    def __init__(self, about: About, arrays: Arrays, entry: Path | None = None) -> None:
+        """``entry``: where it was loaded from."""
+        self.about, self.arrays, self.classes = about, arrays, about.classes
         self.root = Path(entry or "", about.root)
         self._folder = str(self.root)
-        self._names, self._labels, self._sizes, self._places = names, labels, sizes, places
+
+    @classmethod
+    def of(
+        cls,
+        about: About,
+        names: Iterable[str],
+        labels: Sequence[int],
+        sizes: Sequence[int],
+        places: Sequence[tuple[int, int]] = (),
+    ) -> Pictures:
+        """``sizes``: bytes of each, -1: unknown. ``places``: archive and offset of each, or none.
+
+        File names that are no UTF-8 keep their bytes.
+        """
+        import numpy as np
+
+        encoded = [os.fsencode(name) for name in names]
+        arrays: Arrays = {
+            "blob": np.frombuffer(b"".join(encoded), np.uint8),
+            "ends": np.cumsum([len(name) for name in encoded], dtype=np.int64),
+            "labels": np.array(labels, np.int32),
+            "sizes": np.array(sizes, np.int64),
+            "places": np.array(places, np.int64).reshape(-1, 2),
+        }
+        return cls(about, arrays)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.arrays["ends"])
+
+    def _name(self, index: int) -> str:
+        return os.fsdecode(piece(self.arrays["blob"], self.arrays["ends"], index))
 
     def name(self, index: int) -> str:
         """Its path below the root, or its archive and its name there; harmless to print."""
-        return escape.visible(self._names[index])
+        return escape.visible(self._name(index))
 
     def label(self, index: int) -> int:
         """Its class; -1: none."""
-        return int(self._labels[index])
+        return int(self.arrays["labels"][index])
 
     def read(self, index: int) -> bytes:
         """Its encoded bytes. Raises Unusable, also where it is no longer what was found."""
         if not self.about.archives:
             # As text: a Path keeps parts of it, in a table that grows with the folder.
-            return pictures.read(os.path.join(self._folder, self._names[index]))  # noqa: PTH118
-        archive, offset = (int(n) for n in self._places[index])
+            return pictures.read(os.path.join(self._folder, self._name(index)))  # noqa: PTH118
+        archive, offset = (int(n) for n in self.arrays["places"][index])
         path = self.root / self.about.archives[archive]
-        return pictures.read(path, offset, int(self._sizes[index]))
+        return pictures.read(path, offset, int(self.arrays["sizes"][index]))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of names, classes, labels and sizes; neither of contents nor of where it lies."""
         about = msgspec.structs.replace(self.about, root="")
         digest = hashlib.sha256(msgspec.json.encode(about))
-        for array in self.arrays().values():
+        for array in self.arrays.values():
             digest.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
         return digest.hexdigest()
 
@@ -125,15 +123,8 @@ class Pictures:
         at.mkdir()
         about = self.about if root is None else msgspec.structs.replace(self.about, root=root)
         (at / _ABOUT).write_bytes(msgspec.json.encode(about))
-        for name, array in self.arrays().items():
+        for name, array in self.arrays.items():
             np.save(at / f"{name}.npy", array)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that it holds of the pictures, however many there are."""
-        arrays: tuple[NDArray[Any], ...] = (
-            self._names.blob, self._names.ends, self._labels, self._sizes, self._places
-        )  # fmt: skip
-        return dict(zip(_ARRAYS, arrays, strict=True))
 
 
 def load(at: Path) -> Pictures:
@@ -141,6 +132,11 @@ def load(at: Path) -> Pictures:
     import numpy as np
 
     about = msgspec.json.decode((at / _ABOUT).read_bytes(), type=About)
-    arrays = (np.load(at / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-    blob, ends, labels, sizes, places = arrays
-    return Pictures(about, Texts(blob, ends), labels, sizes, places, at)
+    arrays = {name: np.load(at / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    return Pictures(about, arrays, at)
+
+
+def piece(blob: NDArray[np.uint8], ends: NDArray[np.int64], index: int) -> bytes:
+    """One of many that lie in one array, one behind the other."""
+    found: bytes = blob[ends[index - 1] if index else 0 : ends[index]].tobytes()
+    return found

@@ -5,33 +5,22 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from abc import ABC, abstractmethod
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.errors import InputError
-from gpubench.workload import digits, networks
-from gpubench.workload.cache import Cache, content, digest
-from gpubench.workload.networks import load_module
+from gpubench.workload import digits
+from gpubench.workload.onnxfile import OnnxModel
+from gpubench.workload.torchmodel import KEYWORDS, TorchModel
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
     from gpubench.suite import Workload
-    from gpubench.workload.preprocess import Spec
-
-__all__ = ["Model", "load_module", "names", "resolve"]
+    from gpubench.workload.cache import Cache
+    from gpubench.workload.modelbase import Model
 
 _REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _ENUM = re.compile(r"[A-Z][A-Z0-9_]*")
-KEYWORDS = ("probe", "random")
-"""Weights that are made here."""
-BATCH = 16
-"""Images at a time for `Model.answers`."""
 
 
 @cache
@@ -48,145 +37,10 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-class Model(ABC):
-    """A network, cheap until asked; whatever is slow is made once, in the cache."""
-
-    name: str
-    weights: str
-    is_onnx: bool
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """SHA-256 of what it computes: architecture and weights."""
-
-    @property
-    @abstractmethod
-    def spec(self) -> Spec:
-        """How an image becomes its input."""
-
-    @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """Logits per image."""
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Of one image: (3, H, W)."""
-        return (3, self.spec.crop, self.spec.crop)
-
-    @property
-    def label_source(self) -> str | None:
-        """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
-        return "folder"
-
-    @property
-    def precision(self) -> str:
-        """The coarsest that it brings itself: what int8 is made of."""
-        return "fp32"
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """The one batch size that its file has; None: any."""
-        return None
-
-    @abstractmethod
-    def state(self) -> Path:
-        """The cache entry that `load_module` reads. InputError for an ONNX file."""
-
-    @abstractmethod
-    def module(self) -> torch.nn.Module:
-        """The network: fp32, eval, on the CPU. InputError for an ONNX file."""
-
-    @abstractmethod
-    def onnx(self, precision: str, batch: int | None = None) -> Path:
-        """Its ONNX file in the cache; ``batch`` None: any batch size.
-
-        Input and output have the precision's type; fp32, tf32 and amp share one file, in fp32.
-        Raises InputError for a precision or a batch size that it cannot have.
-        """
-
-    @property
-    @abstractmethod
-    def engine(self) -> str:
-        """What computes `answers`."""
-
-    @abstractmethod
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Reference logits (N, classes) float32 of preprocessed images (N, 3, H, W), on the CPU."""
-
-
-class TorchModel(Model):
-    """A torchvision network, or `digits`, with weights."""
-
-    is_onnx = False
-    engine = "torch-eager fp32"
-
-    def __init__(self, name: str, weights: str, cache: Cache) -> None:
-        self.name, self.weights, self._cache = name, weights, cache
-
-    @property
-    def identity(self) -> str:
-        return content(self._entry)
-
-    @cached_property
-    def _card(self) -> networks.Card:
-        return networks.card(self._entry)
-
-    @property
-    def spec(self) -> Spec:
-        return self._card.spec
-
-    @property
-    def num_classes(self) -> int:
-        return self._card.num_classes
-
-    @property
-    def label_source(self) -> str | None:
-        trained = "digits" if self.name == digits.NAME else "folder"
-        return {"probe": "digits", "random": None}.get(self.weights, trained)
-
-    def state(self) -> Path:
-        return self._entry
-
-    @cached_property
-    def _entry(self) -> Path:
-        file = None if self.weights in KEYWORDS else Path(self.weights).expanduser()
-        recipe = {
-            "format": networks.FORMAT,
-            "model": self.name,
-            "weights": digest(file) if file and file.is_file() else self.weights,
-            "torch": version("torch"),
-            "torchvision": version("torchvision"),
-        }
-        return self._cache.get_or_make(
-            "weights", recipe, lambda at: networks.make(self.name, self.weights, at)
-        )
-
-    def module(self) -> torch.nn.Module:
-        return load_module(self.state())
-
-    def onnx(self, precision: str, batch: int | None = None) -> Path:
-        from gpubench.workload import export
-
-        return export.onnx(self._cache, self.state(), precision, batch)
-
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        import numpy as np
-        import torch
-
-        module = self.module()
-        parts = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
-        with torch.inference_mode():
-            return np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
-
-
 def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
     if name.endswith(".onnx"):
-        from gpubench.workload.onnxfile import OnnxModel
-
         return OnnxModel(Path(name).expanduser(), cache)
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError
-from gpubench.workload import digits
+from gpubench.workload import digits, probe
+from gpubench.workload.modelbase import MOST_CLASSES, head
 from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ FORMAT = 1
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
-MOST_CLASSES = 1_000_000
 _WRAPPERS = ("state_dict", "model")
 """Keys below which training scripts keep the state dict."""
 
@@ -59,8 +59,6 @@ def make(name: str, weights: str, at: Path) -> None:
             torch.manual_seed(0)
             module = _build(name, classes, arguments, initialise=True)
         if weights == "probe":
-            from gpubench.workload import probe
-
             fit = digits.fit if name == digits.NAME else probe.fit
             accuracy = fit(module, spec)
         state: State = module.state_dict()
@@ -108,15 +106,6 @@ def load_module(state: Path) -> nn.Module:
         module = _build(about.name, about.num_classes, about.arguments)
         module.load_state_dict(weights)
     return module.eval().requires_grad_(False)
-
-
-def head(module: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The layer that makes the logits: the last linear one, or SqueezeNet's 1x1 convolution."""
-    from torch import nn
-
-    layers = list(module.modules())
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    return linear[-1] if linear else [la for la in layers if isinstance(la, nn.Conv2d)][-1]
 
 
 def _build(

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from gpubench.errors import InputError
+from gpubench.workload import export
 from gpubench.workload.cache import Cache, content, digest
 from gpubench.workload.export import FILE, TYPES
 from gpubench.workload.external import external
-from gpubench.workload.models import BATCH, Model
-from gpubench.workload.networks import MOST_CLASSES
+from gpubench.workload.modelbase import BATCH, MOST_CLASSES, Model
 from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ class OnnxModel(Model):
         if not file.is_file():
             raise InputError(f"model {str(file)!r}: no such file")
         self.name, self.weights, self._file, self._cache = str(file), "file", file, cache
-        self._read: ModelProto | None = None
         self._digest = ""
 
     @property
@@ -68,16 +69,12 @@ class OnnxModel(Model):
 
         if any(node.op_type == "QuantizeLinear" for node in self._model.graph.node):
             return "int8"
-        kind = self._input.type.tensor_type.elem_type
-        names = {
-            onnx.TensorProto.FLOAT: "fp32",
-            onnx.TensorProto.FLOAT16: "fp16",
-            onnx.TensorProto.BFLOAT16: "bf16",
-        }
-        if kind not in names:
+        found = export.precision(self._model.graph)
+        if found is None:
+            kind = self._input.type.tensor_type.elem_type
             known = {number: name for name, number in onnx.TensorProto.DataType.items()}
             self._bad(f"input {self._input.name!r} is {known.get(kind, f'of type {kind}')}")
-        return names[kind]
+        return found
 
     @property
     def fixed_batch(self) -> int | None:
@@ -133,7 +130,10 @@ class OnnxModel(Model):
 
     def _entry(self) -> Path:
         """The cache entry with the file (and the weights that it keeps beside itself)."""
-        beside = self._beside()
+        try:
+            beside = external(self._model, self._file.parent)
+        except ValueError as error:
+            self._bad(str(error))
         recipe = {
             "format": 1,
             "file": self._digest,
@@ -153,32 +153,25 @@ class OnnxModel(Model):
 
         return self._cache.get_or_make("onnx", recipe, copy)
 
-    def _beside(self) -> list[str]:
-        """Names of the files with its weights, relative to its folder."""
-        try:
-            return external(self._model, self._file.parent)
-        except ValueError as error:
-            self._bad(str(error))
-
-    @property
+    @cached_property
     def _model(self) -> ModelProto:
-        if self._read is None:
-            import onnx
+        import onnx
 
-            size = self._file.stat().st_size
-            if size > MOST_BYTES:
-                self._bad(f"has {size:,} bytes; no ONNX file is larger than {MOST_BYTES:,}")
-            body = self._file.read_bytes()
-            self._digest = hashlib.sha256(body).hexdigest()
-            try:
-                self._read = onnx.load_model_from_string(body)
-            except Exception as error:  # noqa: BLE001 - protobuf's, which is no dependency here
-                self._bad(f"is not an ONNX file ({error})")
-            self._validate()
-        return self._read
+        size = self._file.stat().st_size
+        if size > MOST_BYTES:
+            self._bad(f"has {size:,} bytes; no ONNX file is larger than {MOST_BYTES:,}")
+        body = self._file.read_bytes()
+        self._digest = hashlib.sha256(body).hexdigest()
+        try:
+            model = onnx.load_model_from_string(body)
+        except Exception as error:  # noqa: BLE001 - protobuf's, which is no dependency here
+            self._bad(f"is not an ONNX file ({error})")
+        self._validate(export.inputs(model.graph), model.graph.output)
+        return model
 
-    def _validate(self) -> None:
-        inputs, outputs = self._inputs(), list(self._model.graph.output)
+    def _validate(
+        self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
+    ) -> None:
         if len(inputs) != 1 or len(outputs) != 1:
             self._bad(f"has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
         shape, answer = _dimensions(inputs[0]), _dimensions(outputs[0])
@@ -188,14 +181,9 @@ class OnnxModel(Model):
         if len(answer) != 2 or not 2 <= answer[1] <= MOST_CLASSES:
             self._bad(f"output {outputs[0].name!r} is {answer}, not (batch, classes)")
 
-    def _inputs(self) -> list[ValueInfoProto]:
-        graph = self._model.graph
-        constants = {tensor.name for tensor in graph.initializer}  # listed as inputs by old files
-        return [value for value in graph.input if value.name not in constants]
-
     @property
     def _input(self) -> ValueInfoProto:
-        return self._inputs()[0]
+        return export.inputs(self._model.graph)[0]
 
     @property
     def _output(self) -> ValueInfoProto:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpubench.workload import images, networks, preprocess
+from gpubench.workload import images, preprocess
+from gpubench.workload.modelbase import head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ def fit(module: nn.Module, spec: Spec) -> float:
     module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     _damp(module)
     _calibrate(module, inputs[:_CALIBRATE])
-    layer = networks.head(module)
+    layer = head(module)
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, given: seen.append(_pooled(given[0])))
     _forward(module, inputs)

@@ -11,13 +11,10 @@ that answers are checked on. Two recipes, since what one runtime fuses another r
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,17 +23,16 @@ from msgspec import Struct
 
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite import Cell, Option, OptionValue
-from gpubench.workload import datasets, pictures, preprocess
+from gpubench.workload import datasets, export, pictures, preprocess
 from gpubench.workload.export import FILE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ModelProto
 
     from gpubench.workload.cache import Cache
     from gpubench.workload.datasets import Calibration
-    from gpubench.workload.models import Model
+    from gpubench.workload.modelbase import Model
     from gpubench.workload.preprocess import Spec
 
 Target = Literal["cpu", "tensorrt"]
@@ -141,7 +137,7 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
 
     def make(at: Path) -> None:
         try:
-            with _quiet():
+            with export.quiet():
                 _quantise(source, at / FILE, found, model.spec, method, target, reduced)
         except Exception as error:  # whatever the quantiser trips over, the cell cannot go on
             raise CellFailed("error", f"{model.name} cannot be quantised: {error}") from error
@@ -168,7 +164,7 @@ def facts(file: Path, rest: str = "") -> dict[str, Any]:
         said = msgspec.json.decode(about.read_bytes(), type=Quantised)
     else:
         nodes, floating = operators(file)
-        said = Quantised(made_by="the file", nodes=nodes, floating=floating, rest=_type(file))
+        said = Quantised(made_by="the file", nodes=nodes, floating=floating, rest=_rest(file))
     return {"quantised": msgspec.to_builtins(said) | ({"rest": rest} if rest else {})}
 
 
@@ -214,7 +210,7 @@ def _quantise(
     with tempfile.TemporaryDirectory(dir=target_file.parent) as folder:
         inlined, ready = Path(folder, "inlined.onnx"), Path(folder, "ready.onnx")
         network = onnx.load(source)  # with weights kept beside it, which the next step cannot read
-        name = _input(network)
+        name = str(export.inputs(network.graph)[0].name)
         onnx.save(network, inlined)
         quant_pre_process(str(inlined), str(ready), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -264,19 +260,11 @@ def _batch(encoded: list[bytes], spec: Spec, number: int) -> NDArray[np.float32]
     return np.stack([preprocess.apply(spec, pictures.decode_file(BytesIO(p))) for p in part])
 
 
-def _input(network: ModelProto) -> str:
-    constants = {tensor.name for tensor in network.graph.initializer}
-    return next(str(i.name) for i in network.graph.input if i.name not in constants)
-
-
-def _type(file: Path) -> str:
-    """Of a file's input, and so of what is not quantised."""
+def _rest(file: Path) -> str:
+    """Precision of a file's input, and so of what is not quantised."""
     import onnx
 
-    graph = onnx.load(file, load_external_data=False).graph
-    kind = graph.input[0].type.tensor_type.elem_type
-    names = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-    return names.get(kind, "fp32")
+    return export.precision(onnx.load(file, load_external_data=False).graph) or "fp32"
 
 
 def _option(cell: Cell, name: str) -> OptionValue:
@@ -300,15 +288,3 @@ def _onnxruntime() -> str:
         except PackageNotFoundError:
             continue
     return "unknown"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the quantiser logs and prints, which tells of nothing that is wrong."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()):
-            yield
-    finally:
-        logging.disable(previous)

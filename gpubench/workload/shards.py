@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from gpubench import escape
 from gpubench.errors import InputError
 from gpubench.workload import labels, pictures
-from gpubench.workload.listing import About, Pictures, Texts
+from gpubench.workload.listing import About, Pictures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,19 +47,18 @@ def find(root: Path, archives: list[str]) -> Pictures:
     Classes are numbers, the network's own. Raises InputError for a file that is no tar file, is
     compressed, cut off or damaged, and for what is no class.
     """
-    import numpy as np
-
     names: list[str] = []
     classes: list[int] = []
-    places: list[tuple[int, int, int]] = []
+    sizes: list[int] = []
+    places: list[tuple[int, int]] = []
     skipped: Counter[str] = Counter()
     for number, archive in enumerate(archives):
         found = _index(root / archive)
         skipped += found.skipped
         names += [f"{archive}/{name}" for name in found.names]
         classes += [found.numbers.get(_key(name), -1) for name in found.names]
-        places += [(number, offset, size) for offset, size in found.places]
-    table = np.array(places, np.int64).reshape(-1, 3)
+        sizes += [size for _, size in found.places]
+        places += [(number, offset) for offset, _ in found.places]
     most, without = max(classes, default=-1), classes.count(-1)
     about = About(
         kind="folder",
@@ -70,9 +69,7 @@ def find(root: Path, archives: list[str]) -> Pictures:
         skipped=dict(skipped),
         notes=f"{without} pictures have no .cls" if without and most >= 0 else "",
     )
-    return Pictures(
-        about, Texts.of(names), np.array(classes, np.int32), table[:, 2].copy(), table[:, :2].copy()
-    )
+    return Pictures.of(about, names, classes, sizes, places)
 
 
 def _index(path: Path) -> _Found:

@@ -116,7 +116,7 @@ def write_onnx(file: Path, precision: str = "fp32", batch: int | None = None) ->
 
 
 class Model:
-    """Stands in for `gpubench.workload.models.Model`."""
+    """Stands in for `gpubench.workload.modelbase.Model`."""
 
     name, weights, is_onnx = "tiny", "random", False
     num_classes = CLASSES

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpubench import environment
+from gpubench.cores import usable_cores
 from gpubench.record import Record
 from gpubench.run import driver, setup
 from gpubench.run.progress import Silent
@@ -99,7 +99,7 @@ def test_a_burner_on_the_core_of_one_of_two_replicas(figure: Figure, tmp_path: P
         replicas = 2
         batch_size = 4
         dispatch = ["static", "dynamic"]"""
-    with burner(environment.usable_cores()[1]):
+    with burner(usable_cores()[1]):
         found = shares(measure(tmp_path, axes))
     figure("lost of the ideal, dynamic", 1 - median(found["dynamic"]), 0.05)
 

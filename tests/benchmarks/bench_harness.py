@@ -19,7 +19,7 @@ from gpubench.measure.loop import sample
 from gpubench.run.client import AgentClient
 from gpubench.run.messages import BuildReference, Done, Measure, Prepare, Prepared, Progress
 from gpubench.suite import Policy, Workload
-from gpubench.workload import models
+from gpubench.workload import models, networks
 from gpubench.workload.cache import Cache
 from tests.measure.virtual import make_cell
 
@@ -34,7 +34,7 @@ def test_batch_1_median_against_a_bare_loop(figure: Figure) -> None:
     cache = Cache()
     backend = base.get("torch-eager")
     artefact = backend.prepare(cell, models.resolve(cell.workload, cache), cache)
-    module = models.load_module(artefact)
+    module = networks.load_module(artefact)
     images = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     tensor = torch.from_numpy(images)
     ratios = []

@@ -21,6 +21,7 @@ from gpubench.suite import Workload
 from gpubench.workload import models, networks
 from gpubench.workload.cache import Cache
 from gpubench.workload.external import external, tensors
+from gpubench.workload.modelbase import Model
 
 Place = Callable[[onnx.ModelProto, TensorProto], None]
 
@@ -90,7 +91,7 @@ def in_initializer(made: onnx.ModelProto, t: TensorProto) -> None:
 PLACES = [in_initializer, in_constant, in_subgraph, in_list, in_sparse, in_function, in_training]
 
 
-def resolved(path: Path, root: Path) -> models.Model:
+def resolved(path: Path, root: Path) -> Model:
     return models.resolve(Workload(model=str(path), weights="file"), Cache(root / "cache"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpubench import environment
+from gpubench import cores
 from gpubench.backends import base
 from gpubench.errors import InputError, Unavailable
 from gpubench.run import doctor
@@ -55,7 +55,7 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> None:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "root"
     root.mkdir()
-    monkeypatch.setattr(environment, "ROOT", root)
+    monkeypatch.setattr(cores, "ROOT", root)
     return root
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench import environment
 from gpubench.errors import InputError
 from gpubench.serving import fit, manifest
 from gpubench.serving.manifest import Machine, Manifest
@@ -62,7 +61,7 @@ def test_what_cannot_be_right_is_refused(
 def test_cores_are_the_cells_or_as_many_others(
     made: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "usable_cores", lambda: [4, 5, 6, 7])
+    monkeypatch.setattr(fit, "usable_cores", lambda: [4, 5, 6, 7])
     shared = replace(made, cores=[[4, 5], [4, 5], [6, 7], [6, 7]])
     assert fit.places(shared, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
     elsewhere = replace(made, cores=[[0, 1], [0, 1], [2, 3], [2, 3]])

@@ -27,7 +27,15 @@ def reference() -> Reference:
     labels[::8] = -1
     images = np.zeros((64, 3, 2, 2), np.float32)
     names, spec = [str(i) for i in range(64)], Spec(crop=2, resize=2)
-    return Reference(images, labels, names, logits, "made up", Path(), spec)
+    return Reference(
+        images=images,
+        labels=labels,
+        names=names,
+        logits=logits,
+        engine="made up",
+        path=Path(),
+        spec=spec,
+    )
 
 
 @pytest.fixture

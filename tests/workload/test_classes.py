@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.workload import classes
+from gpubench.workload import reference
 from gpubench.workload.listing import About
 
 
@@ -32,7 +32,7 @@ WNIDS = tuple(f"n{i:08d}" for i in range(1000))
     ],
 )
 def test_names_of_classes(own: tuple[str, ...], network: SimpleNamespace, first: str) -> None:
-    found = classes.names(own, network)  # type: ignore[arg-type]
+    found = reference.class_names(own, network)  # type: ignore[arg-type]
     assert next(iter(found), "") == first
     assert len(found) in (0, network.num_classes)
 
@@ -41,7 +41,7 @@ def test_a_file_of_labels_must_serve() -> None:
     about = About(kind="folder", root="", classes=("a", "b"))
     for network, why in ((model(3), "the network has 3"), (model(2, "digits"), "has none that")):
         with pytest.raises(InputError, match=f"labels 'x.csv': 2 classes, but .*{why}"):
-            classes.meaningful(about, network, "x.csv")  # type: ignore[arg-type]
+            reference.meaningful(about, network, "x.csv")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_a_file_of_labels_must_serve() -> None:
 def test_labels_must_be_those_of_the_network(
     about: About, network: SimpleNamespace, fits: bool
 ) -> None:
-    assert classes.meaningful(about, network, "") == fits  # type: ignore[arg-type]
+    assert reference.meaningful(about, network, "") == fits  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from gpubench.errors import CalibrationError, InputError
 from gpubench.suite import Policy, Workload
 from gpubench.workload import datasets, folders, images, listing, pictures, preprocess, reference
 from gpubench.workload.cache import Cache
-from gpubench.workload.listing import About, Pictures, Texts
+from gpubench.workload.listing import About, Pictures
 
 
 def encoded(value: int) -> bytes:
@@ -32,11 +32,11 @@ def picture(path: Path, value: int) -> Path:
     return path
 
 
-def names(dataset: datasets.Dataset) -> list[str]:
+def names(dataset: Pictures) -> list[str]:
     return [dataset.name(i) for i in range(len(dataset))]
 
 
-def labels(dataset: datasets.Dataset) -> dict[str, int]:
+def labels(dataset: Pictures) -> dict[str, int]:
     return {dataset.name(i): dataset.label(i) for i in range(len(dataset))}
 
 
@@ -163,14 +163,13 @@ def test_names_that_are_no_text_are_read_again(tmp_path: Path) -> None:
 def test_a_hundred_thousand_names_take_a_few_megabytes(tmp_path: Path) -> None:
     count = 100_000
     texts = [f"n{i % 1000:08d}/ILSVRC2012_val_{i:08d}.JPEG" for i in range(count)]
-    classes = np.arange(count, dtype=np.int32) % 1000
-    sizes, places = np.full(count, 110_000), np.empty((0, 2), np.int64)
+    classes = [i % 1000 for i in range(count)]
     about = About(kind="folder", root="/data", classes=tuple(map(str, range(1000))))
-    dataset = Pictures(about, Texts.of(texts), classes, sizes, places)
-    assert sum(array.nbytes for array in dataset.arrays().values()) < 7 * 2**20
+    dataset = Pictures.of(about, texts, classes, [110_000] * count)
+    assert sum(array.nbytes for array in dataset.arrays.values()) < 7 * 2**20
     dataset.save(tmp_path / "kept")
     again = listing.load(tmp_path / "kept")
-    mapped = {name for name, array in again.arrays().items() if isinstance(array, np.memmap)}
+    mapped = {name for name, array in again.arrays.items() if isinstance(array, np.memmap)}
     assert mapped == {"blob", "ends", "labels", "sizes", "places"}
     assert again.fingerprint == dataset.fingerprint
     for index in (0, 1, 54_321, count - 1):

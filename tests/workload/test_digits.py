@@ -10,7 +10,8 @@ from gpubench.suite import Cell, Policy, Workload
 from gpubench.workload import digits, images, networks, preprocess
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import resolve
-from gpubench.workload.reference import batches, build, check, load
+from gpubench.workload.parity import check
+from gpubench.workload.reference import batches, build, load
 
 WORKLOAD = Workload(model="digits")
 

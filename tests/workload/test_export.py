@@ -11,7 +11,8 @@ from gpubench.errors import CellFailed, InputError
 from gpubench.suite import Workload
 from gpubench.workload import export, networks
 from gpubench.workload.cache import Cache
-from gpubench.workload.models import Model, resolve
+from gpubench.workload.modelbase import Model
+from gpubench.workload.models import resolve
 from tests.backends.onnx_files import conv_net
 
 pytestmark = pytest.mark.slow

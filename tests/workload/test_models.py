@@ -14,7 +14,9 @@ from gpubench.errors import InputError
 from gpubench.suite import Workload
 from gpubench.workload import networks
 from gpubench.workload.cache import Cache
-from gpubench.workload.models import Model, load_module, names, resolve
+from gpubench.workload.modelbase import Model
+from gpubench.workload.models import names, resolve
+from gpubench.workload.networks import load_module
 
 
 def net(cache: Cache, model: str = "resnet18", weights: str = "random") -> Model:

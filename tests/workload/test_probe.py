@@ -9,7 +9,8 @@ from gpubench.suite import Policy, Workload
 from gpubench.workload import images, networks, probe
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import resolve
-from gpubench.workload.reference import batches, build, check, load
+from gpubench.workload.parity import check
+from gpubench.workload.reference import batches, build, load
 
 
 @pytest.mark.slow

@@ -17,15 +17,8 @@ from gpubench.errors import CellFailed, InputError
 from gpubench.suite import Policy, Workload
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import resolve
-from gpubench.workload.reference import (
-    TOLERANCES,
-    Reference,
-    batches,
-    build,
-    check,
-    load,
-    merge,
-)
+from gpubench.workload.parity import TOLERANCES, check, merge
+from gpubench.workload.reference import Reference, batches, build, load
 from tests.backends.onnx_files import conv_net
 
 Outputs = list[NDArray[np.float32]]

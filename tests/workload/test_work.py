@@ -16,7 +16,7 @@ from torchvision.models import convnext, mobilenetv2, regnet, resnet, vision_tra
 
 from gpubench.errors import InputError
 from gpubench.suite import Workload
-from gpubench.workload import graphwork, models, work
+from gpubench.workload import models, work
 from gpubench.workload.cache import Cache
 
 SIDE = 32
@@ -51,9 +51,9 @@ def test_a_network_and_its_graph_agree(family: str, tmp_path: Path) -> None:
             output_names=["logits"],
             dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
         )
-    graph = graphwork.count(file)
+    graph = work.count_graph(file)
     assert graph.flops > 0
-    assert graph == work.count(module, (3, SIDE, SIDE))
+    assert graph == work.count_module(module, (3, SIDE, SIDE))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_torchvision_publishes(weights: type[zoo.WeightsEnum]) -> None:
     published = next(iter(weights)).meta
     with torch.device("cpu"):
         module = zoo.get_model(weights.__name__.removesuffix("_Weights").lower()).eval()
-    found = work.count(module, (3, 224, 224))
+    found = work.count_module(module, (3, 224, 224))
     assert found.flops / 2e9 == pytest.approx(published["_ops"], rel=0.01, abs=0.002)
     assert found.weights == pytest.approx(published["num_params"], rel=0.03)
 
@@ -74,7 +74,7 @@ def test_what_torchvision_publishes(weights: type[zoo.WeightsEnum]) -> None:
 def test_digits_counted_once_and_as_its_exported_file(cache: Cache) -> None:
     model = models.resolve(Workload(model="digits", weights="random"), cache)
     found = work.of(model, cache)
-    graph = graphwork.count(model.onnx("fp32"))
+    graph = work.count_graph(model.onnx("fp32"))
     assert found == graph.work(int(np.prod(model.input_shape)) + model.num_classes)
     path = next(entry.path for entry in cache.log if entry.kind == "work")
     made = (path / "work.json").stat().st_mtime_ns
@@ -105,7 +105,7 @@ def constant(name: str, *shape: int, dtype: type = np.float32) -> onnx.TensorPro
 @pytest.mark.parametrize("batch", ["n", 1, 4])
 def test_a_convolution_by_hand(tmp_path: Path, batch: object) -> None:
     conv = helper.make_node("Conv", ["images", "w"], ["out"], kernel_shape=[3, 3], strides=[2, 2])
-    found = graphwork.count(file_of(tmp_path, [conv], batch, constant("w", 6, 3, 3, 3)))
+    found = work.count_graph(file_of(tmp_path, [conv], batch, constant("w", 6, 3, 3, 3)))
     assert found == work.Tally(2 * 6 * 3 * 3 * 27, 6 * 27, 3 * 64 + 6 * 9)  # out: 6 x 3 x 3
 
 
@@ -116,18 +116,18 @@ def test_a_quantised_weight_counts_as_a_weight(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["flat", "w"], ["out"]),
     ]
     weights = (constant("w8", 192, 5, dtype=np.int8), constant("scale"))
-    found = graphwork.count(file_of(tmp_path, nodes, "n", *weights))
+    found = work.count_graph(file_of(tmp_path, nodes, "n", *weights))
     assert found == work.Tally(2 * 192 * 5, 192 * 5, 192 + 5)
 
 
 def test_what_is_not_counted_is_said(tmp_path: Path) -> None:
     einsum = helper.make_node("Einsum", ["images"], ["out"], equation="bchw->bc")
     with pytest.raises(InputError, match="products in Einsum are not counted"):
-        graphwork.count(file_of(tmp_path, [einsum], "n"))
+        work.count_graph(file_of(tmp_path, [einsum], "n"))
     strange = helper.make_node("Strange", ["images"], ["what"], domain="nobody")
     pool = helper.make_node("GlobalAveragePool", ["what"], ["out"])
     with pytest.raises(InputError, match=r"its shapes cannot be inferred: .* Strange"):
-        graphwork.count(file_of(tmp_path, [strange, pool], "n"))
+        work.count_graph(file_of(tmp_path, [strange, pool], "n"))
 
 
 def test_a_range_that_no_shape_needs_is_not_computed(tmp_path: Path) -> None:
@@ -138,4 +138,4 @@ def test_a_range_that_no_shape_needs_is_not_computed(tmp_path: Path) -> None:
         helper.make_node("Range", ["start", "limit", "step"], ["range"]),
         helper.make_node("GlobalAveragePool", ["images"], ["out"]),
     ]
-    assert graphwork.count(file_of(tmp_path, nodes, "n", *ends)).activations == 3 * 64 + 3
+    assert work.count_graph(file_of(tmp_path, nodes, "n", *ends)).activations == 3 * 64 + 3

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from gpubench import environment, suite
 from gpubench.backends import base
+from gpubench.cores import usable_cores
 from gpubench.record import Header
 from gpubench.run import driver, plan, progress, results
 from gpubench.suite import Cell, OptionValue, Policy, Precision
@@ -110,7 +111,7 @@ def today(found: Sequence[Cell]) -> list[Cell]:
 def measure(out: Path, chosen: Sequence[Cell], rounds: int) -> int:
     """Measure what ``out`` lacks of all rounds of ``chosen``; the exit code."""
     asked = replace(SUITE, policy=replace(POLICY, repeats=rounds, max_repeats=rounds))
-    cores = environment.usable_cores()
+    cores = usable_cores()
     if len(cores) < CORES:
         print(f"needs {CORES} usable cores, this machine has {len(cores)}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpubench.errors import InputError
@@ -224,7 +225,7 @@ def test_junk_and_replays_in_every_queue_are_refused_and_told(suite: Path) -> No
 
 def sent(them: Several, rank: int, message: wire.Message, run: str = "", key: bytes = KEY) -> None:
     head = wire.Head(run, rank, 0, 0)
-    them.store.push("hello", wire.seal(key, head, wire.encode(message)))
+    them.store.push("hello", wire.seal(key, head, msgspec.json.encode(message)))
 
 
 def answered(them: Several, rank: int) -> wire.Message | None:

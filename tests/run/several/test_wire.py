@@ -81,7 +81,7 @@ def test_one_changed_byte_is_refused(at: int) -> None:
 )
 def test_a_sealed_message_for_somebody_else_is_refused(head: wire.Head, words: str) -> None:
     line = Line()
-    line.wire.append(wire.seal(KEY, head, wire.encode(answer())))
+    line.wire.append(wire.seal(KEY, head, msgspec.json.encode(answer())))
     assert line.other.receive(0) is None
     assert words in line.told[0]
 

@@ -16,10 +16,10 @@ from PIL import Image
 from gpubench.answers import MOST_SHOWN, Parity, over_repeats
 from gpubench.errors import InputError
 from gpubench.suite import Policy, Workload
-from gpubench.workload import judging
 from gpubench.workload.cache import Cache
+from gpubench.workload.parity import MOST_NAME, check, merge, ranks, thumbnail
 from gpubench.workload.preprocess import Spec, apply
-from gpubench.workload.reference import Reference, asked, batches, build, check, load, merge
+from gpubench.workload.reference import Reference, asked, batches, build, load
 
 LOOSE = {"max_relative_error": 1e6, "min_top1_agreement": 0.01}
 Outputs = list[NDArray[np.float32]]
@@ -47,12 +47,12 @@ def test_ranks_agree_with_argmax_also_among_equals() -> None:
     rng = np.random.default_rng(0)
     logits = rng.integers(0, 3, (200, 7)).astype(np.float32)
     labels = rng.integers(0, 7, 200)
-    found = judging.ranks(logits, labels)
+    found = ranks(logits, labels)
     assert ((found == 0) == (logits.argmax(1) == labels)).all()
     order = np.argsort(-logits, axis=1, kind="stable")
     assert (found == (order == labels[:, None]).argmax(1)).all()
     # A network that says nothing is not right about everything.
-    assert (judging.ranks(np.zeros((10, 10)), np.arange(10)) < 5).mean() == 0.5
+    assert (ranks(np.zeros((10, 10)), np.arange(10)) < 5).mean() == 0.5
 
 
 def test_the_label_among_five(reference: Reference) -> None:
@@ -173,7 +173,7 @@ def test_disagreements_are_named_and_shown(reference: Reference) -> None:
         assert max(picture.size) <= 64
     first = parity.disagreements[0].name
     assert first.isprintable()
-    assert len(first) == judging.MOST_NAME
+    assert len(first) == MOST_NAME
     assert first.endswith("x.png")
     stored = msgspec.json.encode(parity)
     assert len(stored) < 25_000  # noise: the worst that pictures can be
@@ -184,7 +184,7 @@ def test_a_thumbnail_is_what_the_network_saw() -> None:
     half = np.zeros((200, 200, 3), np.uint8)
     half[:, 100:] = (250, 120, 10)
     spec = Spec(crop=96, resize=96)
-    data = base64.b64decode(judging.thumbnail(apply(spec, half), spec))
+    data = base64.b64decode(thumbnail(apply(spec, half), spec))
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
     assert picture.shape == (64, 64, 3)
     assert abs(picture[:, :28]).max() < 12

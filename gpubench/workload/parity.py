@@ -1,0 +1,307 @@
+"""The check of a backend's answers: against the reference, and against labels.
+
+Right answers by label, the floors of accuracy, and the images that were answered otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from math import inf
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gpubench import escape
+from gpubench.answers import MOST_SHOWN, Disagreement, Parity
+from gpubench.errors import CellFailed, InputError
+from gpubench.workload.reference import turns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.suite import Policy
+    from gpubench.workload.preprocess import Spec
+    from gpubench.workload.reference import Reference
+
+TOLERANCES = {
+    "fp32": (2e-3, 0.95),
+    "tf32": (0.1, 0.9),
+    "fp16": (0.1, 0.9),
+    "bf16": (0.5, 0.8),
+    "amp": (0.5, 0.8),
+    "int8": (1.5, 0.8),
+}
+"""Precision -> largest relative error of an image, least top-1 agreement.
+
+What the ResNet-18 probe shows on digits: fp32 1e-5 (ONNX Runtime against eager), fp16 0.021, bf16
+0.18, all at full agreement. Errors follow the rounding unit: the network multiplies it by about
+100 at the worst image, because what tells two images apart is small beside what they share. The
+limits leave room for deeper networks and yet fail a wrong answer, whose error is about 1, and a
+precision one step coarser than the cell says: TF32 (as fp16: 0.02) in fp32, bf16 in fp16. Agreement
+leaves room for images between two classes, which honest rounding may tip over.
+
+int8 is judged against fp32, and what its 256 steps cost depends on the network. Seen on 64 digits,
+largest error / agreement, with the recipes for CPUs and for TensorRT: model `digits` 0.05 / 0.98
+and 0.03 / 0.98; ResNet-18 probe 0.59 / 0.95 and 0.86 / 0.89; ResNet-50 probe 0.60 / 0.94 and 0.84 /
+0.95 (the worst of 128 images 1.4). Calibrated on pictures of too little contrast the three give 4.7
+to 12 and 0.05 to 0.22; on black ones, with the recipe for CPUs, 1.5 to 4.9 and 0.09 to 0.48; on
+noise, which spans more than digits do, 0.03 to 1.8 and 0.98 to 0.67.
+
+An int8 file with Q/DQ nodes of its own is its own reference, computed in fp32 as its nodes say.
+Other orders of rounding tip values to the next step of a quantiser: 0.15 on ResNet-18 quantised,
+in exact integer arithmetic as well as with its fp32 operators fused, at full agreement. Integer
+kernels that saturate (x86 without VNNI) give 1.8 and fail.
+
+fp8 has no entry: no backend here runs it.
+"""
+
+
+TOP = 5
+THUMBNAILS = ((64, 70), (48, 60), (32, 50), (16, 30))
+"""Longest side, JPEG quality: the first whose file is at most MOST_BYTES; even noise fits."""
+MOST_BYTES = 1100
+MOST_NAME, MOST_CLASS = 120, 40
+"""Characters that are kept, so that the disagreements of a record stay below 20 KB."""
+
+
+def check(
+    reference: Reference,
+    batches: list[NDArray[np.intp]],
+    outputs: list[NDArray[np.float32]],
+    precision: str,
+    policy: Policy,
+) -> Parity:
+    """Judge the logits (batch, classes) that a backend gave for each of ``batches``.
+
+    The relative error of an image is ||(z - mean z) - (r - mean r)|| / ||r - mean r||, because a
+    common offset of all logits changes no answer. Logits that are not finite fail. An image with
+    a label counts once for accuracy, and as correct when it was right every time it was asked: a
+    batch larger than the pool asks several times, which is no more evidence. The floors of accuracy
+    are judged where as many images were asked about as ``policy.accuracy_images`` says. Of those
+    beyond ``policy.parity_images`` the relative error is left out, but that it is finite: the worst
+    of a thousand is larger than that of the few that TOLERANCES are for (bf16, ResNet-18 probe:
+    0.6 of 640 images). Raises CellFailed("parity") for logits of the wrong number or shape.
+    """
+    import numpy as np
+
+    expected = [(len(batch), reference.logits.shape[1]) for batch in batches]
+    found = [np.shape(output) for output in outputs]
+    if found != expected:
+        both = zip(found, expected, strict=False)
+        what = next((f"{f}, not {e}" for f, e in both if f != e), f"{len(found)} batches")
+        raise CellFailed("parity", f"logits are {what}, expected {len(expected)} batches")
+    compared = [_compare(reference, *pair) for pair in zip(batches, outputs, strict=True)]
+    answers, errors, ranks = (np.stack(each) for each in zip(*compared, strict=True))
+    further = errors[turns(len(batches[0]), policy.parity_images) :]
+    further[np.isfinite(further)] = 0.0
+    picked = np.stack(batches)
+    wrong = answers != reference.logits.argmax(axis=1)[picked]
+    largest, least = _tolerance(precision, policy)
+    error, agreement = float(errors.max()), float(1 - wrong.mean())
+    counts = count(reference, picked, ranks)
+    whole = len(np.unique(picked)) >= min(policy.accuracy_images, len(reference.labels))
+    disagreeing, shown = disagreements(reference, picked, wrong, outputs)
+    return Parity(
+        images=picked.size,
+        relative_error=error if error < inf else None,
+        top1_agreement=agreement,
+        worst_slot=int(errors.max(axis=0).argmax()),
+        max_relative_error=largest,
+        min_top1_agreement=least,
+        passed=error <= largest and agreement >= least,
+        reference=reference.engine,
+        min_accuracy=policy.min_accuracy if whole else None,
+        max_accuracy_drop=policy.max_accuracy_drop if whole else None,
+        accurate=accurate(counts, policy) if whole else True,
+        disagreeing=disagreeing,
+        disagreements=shown,
+        **counts,
+    )
+
+
+def _compare(
+    reference: Reference, batch: NDArray[np.intp], output: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
+    """Of each image: the answer (-1: not finite), its relative error, its label's rank."""
+    import numpy as np
+
+    right, z = reference.logits[batch].astype(np.float64), output.astype(np.float64)
+    finite = np.asarray(np.isfinite(z).all(axis=1))
+    z = np.where(finite[:, None], z, 0.0)
+    size = np.linalg.norm(_centred(right), axis=1)
+    errors = np.linalg.norm(_centred(z) - _centred(right), axis=1) / np.maximum(size, 1e-30)
+    rank = ranks(z, reference.labels[batch])
+    return (
+        np.where(finite, z.argmax(axis=1), -1),
+        np.where(finite, errors, inf),
+        np.where(finite, rank, z.shape[1]),
+    )
+
+
+def merge(parities: list[Parity]) -> Parity:
+    """One verdict over replicas: the worst error; passed, and accurate, when every one was.
+
+    Answers are pooled. Images with labels are not, because all replicas are asked the same ones:
+    of those that were correct, the worst replica's count. Disagreements are those of all, each
+    image once; ``disagreeing`` is the most of one replica, or as many as are shown.
+    """
+    worst = max(parities, key=lambda p: inf if p.relative_error is None else p.relative_error)
+    total = sum(p.images for p in parities)
+    shown: dict[str, Disagreement] = {}
+    for each in (d for p in parities for d in p.disagreements):
+        shown.setdefault(each.name, each)
+    return msgspec.structs.replace(
+        worst,
+        images=total,
+        top1_agreement=sum(p.top1_agreement * p.images for p in parities) / total,
+        passed=all(p.passed for p in parities),
+        labelled=max(p.labelled for p in parities),
+        correct=min(p.correct for p in parities),
+        correct5=min(p.correct5 for p in parities),
+        accurate=all(p.accurate for p in parities),
+        disagreeing=max(len(shown), *(p.disagreeing for p in parities)),
+        disagreements=list(shown.values())[:MOST_SHOWN],
+    )
+
+
+def _tolerance(precision: str, policy: Policy) -> tuple[float, float]:
+    largest, least = TOLERANCES.get(precision, (None, None))
+    largest, least = policy.max_relative_error or largest, policy.min_top1_agreement or least
+    if largest is None or least is None:
+        raise InputError(
+            f"precision {precision!r} has no tolerance of its own: set policy.max_relative_error "
+            "and policy.min_top1_agreement"
+        )
+    return largest, least
+
+
+def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred: NDArray[np.float64] = logits - logits.mean(axis=-1, keepdims=True)
+    return centred
+
+
+def ranks(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.intp]:
+    """How many classes (N,) of ``logits`` (N, classes) stand before the label; of equals the first.
+
+    So 0 is where argmax gives the label, and equal logits do not make all five right.
+    """
+    import numpy as np
+
+    labels = np.maximum(labels, 0)  # without a label: whatever
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    found: NDArray[np.intp] = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    return found
+
+
+def count(reference: Reference, picked: NDArray[np.intp], rank: NDArray[np.intp]) -> dict[str, int]:
+    """Each labelled image once: right when it was right every time that it was asked about.
+
+    ``picked``, ``rank``: (batches, slots), the images and the `ranks` of their labels. Returns
+    fields of `Parity`.
+    """
+    import numpy as np
+
+    worst = np.zeros(len(reference.labels), dtype=np.intp)
+    np.maximum.at(worst, picked, rank)
+    asked = np.unique(picked)
+    known = asked[reference.labels[asked] >= 0]
+    mine = worst[known]
+    theirs = ranks(reference.logits[known], reference.labels[known])
+    top5 = reference.logits.shape[1] > TOP
+    return {
+        "labelled": len(known),
+        "correct": int((mine == 0).sum()),
+        "reference_correct": int((theirs == 0).sum()),
+        "correct5": int((mine < TOP).sum()) if top5 else 0,
+        "reference_correct5": int((theirs < TOP).sum()) if top5 else 0,
+    }
+
+
+def accurate(counts: dict[str, int], policy: Policy) -> bool:
+    """Whether both floors are kept: by the share as counted, over these very images.
+
+    Every backend and the reference are asked about the same images, so the interval of the share,
+    which says how another draw of images might come out, is no matter of the comparison.
+    """
+    labelled, correct = counts["labelled"], counts["correct"]
+    tiny = 1e-9 * labelled  # a floor of 0.9 is kept by 9 of 10
+    if correct < (policy.min_accuracy or 0.0) * labelled - tiny:
+        return False
+    if policy.max_accuracy_drop is None:
+        return True
+    lost = counts["reference_correct"] - correct
+    return lost <= policy.max_accuracy_drop / 100 * labelled + tiny
+
+
+def disagreements(
+    reference: Reference,
+    picked: NDArray[np.intp],
+    wrong: NDArray[np.bool_],
+    outputs: list[NDArray[np.float32]],
+) -> tuple[int, list[Disagreement]]:
+    """How many different images are ``wrong`` (batches, slots), and the first MOST_SHOWN of them.
+
+    An image that is asked about several times is shown with its first wrong answer.
+    """
+    import numpy as np
+
+    places = np.argwhere(wrong)
+    images, first = np.unique(picked[wrong], return_index=True)
+    shown = [places[at] for at in sorted(first)[:MOST_SHOWN]]
+    told = [_told(reference, int(picked[b, s]), outputs[b][s]) for b, s in shown]
+    return len(images), told
+
+
+def _told(reference: Reference, image: int, logits: NDArray[np.float32]) -> Disagreement:
+    import numpy as np
+
+    def name(number: int) -> str:
+        known = reference.classes
+        return _short(known[number] if number < len(known) else str(number), MOST_CLASS)
+
+    finite = bool(np.isfinite(logits).all())
+    answer, expected = int(logits.argmax()), int(reference.logits[image].argmax())
+    label = int(reference.labels[image])
+    return Disagreement(
+        name=_short(reference.names[image], MOST_NAME),
+        answer=name(answer) if finite else "not finite",
+        score=_softmax(logits, answer) if finite else -1.0,
+        expected=name(expected),
+        expected_score=_softmax(reference.logits[image], expected),
+        label=name(label) if label >= 0 else "",
+        thumbnail=thumbnail(reference.images[image], reference.spec),
+    )
+
+
+def _short(text: str, most: int) -> str:
+    """`escape.visible`; of what is too long the end, which tells files apart."""
+    text = escape.visible(text)
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+def _softmax(logits: NDArray[np.float32], at: int) -> float:
+    import numpy as np
+
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return float(powers[at] / powers.sum())
+
+
+def thumbnail(inputs: NDArray[np.float32], spec: Spec) -> str:
+    """What the network saw, (3, H, W) as `preprocess.apply` made it: a small JPEG, base64."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = inputs.transpose(1, 2, 0) * np.array(spec.std) + np.array(spec.mean)
+    image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    data = b""
+    for side, quality in THUMBNAILS:
+        small, file = image.copy(), BytesIO()
+        small.thumbnail((side, side))
+        small.save(file, "JPEG", quality=quality, optimize=True)
+        data = file.getvalue()
+        if len(data) <= MOST_BYTES:
+            break
+    return base64.b64encode(data).decode()
