@@ -116,8 +116,6 @@ class TensorRT:
             return "TensorRT runs on NVIDIA GPUs only"
         if cell.precision == "amp":
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
-        if cell.precision == "fp8":
-            return "fp8 needs a network quantised to fp8, which comes with a later release"
         return quantise.unsupported(cell)
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:

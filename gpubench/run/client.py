@@ -19,6 +19,7 @@ import msgspec
 
 from gpubench import __version__
 from gpubench.errors import GpubenchError, InputError
+from gpubench.processes import SCRATCH, end_session
 from gpubench.run.environments import environ_of_another
 from gpubench.run.imports import try_imports
 from gpubench.run.messages import (
@@ -35,7 +36,6 @@ from gpubench.run.messages import (
     Step,
 )
 from gpubench.run.postmortem import Inquest
-from gpubench.run.processes import SCRATCH, end_session
 
 _START = (
     f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "

@@ -62,8 +62,6 @@ An int8 file with Q/DQ nodes of its own is its own reference, computed in fp32 a
 Other orders of rounding tip values to the next step of a quantiser: 0.15 on ResNet-18 quantised,
 in exact integer arithmetic as well as with its fp32 operators fused, at full agreement. Integer
 kernels that saturate (x86 without VNNI) give 1.8 and fail.
-
-fp8 has no entry: no backend here runs it.
 """
 
 
