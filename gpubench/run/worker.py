@@ -224,7 +224,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             own = replace(device, cores=route.session_cores)
             _pin(own.cores)  # a runtime's threads inherit it
         begin = perf_counter_ns()
-        session = stack.enter_context(backend.open(cell, Path(request.artefact), own))
+        session = base.open_session(backend, cell, Path(request.artefact), own)
+        stack.enter_context(session)
         opened = perf_counter_ns()
         path = route.lead_to(session) if route else None
         session.copy_in(images)
@@ -235,13 +236,12 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         first = perf_counter_ns() - before_first
         barrier("opened")
         sampler = protocol.warm_up(session, images, cell, policy, bundle=request.bundle, path=path)
-        counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
         turns: list[_Turn] = []
         idle = Idle()
         with quiet_collector():
             protocol.pause(sampler)
             go = barrier("warm", median(sampler.warmup), sampler.batch_ns)
-            before = counters()
+            before = session.counters()
             for turn in range(request.turns):
                 if turn:
                     with idle:
@@ -253,7 +253,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
                 protocol.pause(sampler)
                 turns.append(_Turn(go.at_ns, late, measured, stages))
-            after = counters()
+            after = session.counters()
         if request.turns > 1:
             with idle:
                 barrier("measured")
@@ -383,7 +383,7 @@ def _check(
     """Compare the session's answers with the reference's, on the session that was timed."""
     from gpubench.workload import reference as ref
 
-    if not getattr(backend, "computes", True):
+    if not backend.computes:
         return None
     outputs = []
     for indices in slots:

@@ -72,7 +72,7 @@ class Nothing:
 
 
 class Refuses:
-    roofline = False
+    computes, roofline = True, False
 
 
 BACKENDS: dict[str, Any] = {"torch-eager": Computes(), "null": Nothing(), "fake": Refuses()}
