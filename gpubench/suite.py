@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8", "fp8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8"]
 Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]

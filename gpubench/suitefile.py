@@ -1,7 +1,8 @@
-"""Suite files: TOML -> `Suite` -> cells. Every check of user input happens here.
+"""Suite files: TOML -> `Draft` -> `Suite` -> cells. Every check of user input happens here.
 
 All mistakes of a file are reported together, each with its dotted key, the value and what is
-expected. The command line's overrides pass the same checks and are named by their option.
+expected. The command line's overrides pass the same checks and are named by their option. A file is
+read once, and what it says is checked once, whatever takes the place of parts of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from gpubench import tomlfile
 from gpubench.errors import SuiteError
@@ -38,9 +40,9 @@ from gpubench.suiteschema import (
     show,
     typed,
 )
-from gpubench.tomlfile import Data, Places
+from gpubench.tomlfile import Data
 
-__all__ = ["expand", "find", "load", "schema", "shipped"]
+__all__ = ["Draft", "expand", "find", "load", "read", "schema", "shipped"]
 
 WHAT = "suite"
 """What its file is called in messages."""
@@ -48,6 +50,8 @@ MAX_CELLS = 10_000
 MAX_RULES = 1_000
 MAX_MATCHES = 1_000_000
 """Cells times exclusion rules."""
+SECTIONS = ("workload", "axes", "policy")
+"""Tables whose keys may be overridden."""
 WEIGHTS = ("probe", "random", "file")
 IMAGES = ("digits", "photos", "synthetic")
 
@@ -73,23 +77,84 @@ def find(name_or_path: str) -> Path:
     raise SuiteError(f"no suite and no file called {show(name_or_path)}; {hint}")
 
 
-def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | None = None) -> Suite:
-    """Read and validate a suite.
+class Draft(Struct, frozen=True):
+    """What a suite's file says: each key by itself is right, all together are not checked yet."""
 
-    ``overrides`` come from the command line: keys of `Workload`, `Axes` and `Policy`; values, or
-    lists of them, may be strings ("8"). None means not given. A single ``repeats`` also sets
-    ``max_repeats``. Paths are relative to the suite file, in overrides to the working directory.
-    Raises SuiteError with all mistakes.
-    """
+    path: Path
+    data: Data
+    rules: Schema
+
+    def suite(self, overrides: Mapping[str, Any] | None = None) -> Suite:
+        """The suite, with ``overrides`` in place of what the file says.
+
+        They come from the command line: keys of `Workload`, `Axes` and `Policy`; values, or lists
+        of them, may be strings ("8"). None means not given. A single ``repeats`` also sets
+        ``max_repeats``. Paths are relative to the suite file, in overrides to the working
+        directory. Raises SuiteError with all mistakes.
+        """
+        given = {key: value for key, value in (overrides or {}).items() if value is not None}
+        values, places, found = self._typed(given)
+        if not found:
+            suite = _convert(self.path, _merge(self, values), self.rules)
+            own = suite
+            if values["axes"]:
+                own = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
+            found = list(itertools.islice(_cross_checks(suite, own, self.data), MOST + 1))
+        if found:
+            raise tomlfile.error(WHAT, self.path, found, places)
+        return suite
+
+    def _typed(
+        self, given: Mapping[str, Any]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[Mistake]]:
+        """Overrides by section, the option to blame for each of them, and what is wrong already."""
+        known = {s: self.rules["properties"][s]["properties"] for s in SECTIONS}
+        values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        places: dict[str, str] = {}
+        found: list[Mistake] = []
+        for key, value in given.items():
+            option = "--" + key.replace("_", "-")
+            section = next((s for s in SECTIONS if key in known[s]), None)
+            if section is None:
+                keys = [k for s in SECTIONS for k in known[s]]
+                raise SuiteError(f"{option}: there is no such key in a suite; {nearest(key, keys)}")
+            rule = known[section][key]
+            values[section][key] = typed(value, rule)
+            places[f"{section}.{key}"] = option
+            found += mistakes(values[section][key], rule, f"{section}.{key}")
+        return values, places, found
+
+    @property
+    def backends(self) -> list[str]:
+        """Those that it names."""
+        return listed(self.data["axes"]["backend"])
+
+    @property
+    def options(self) -> dict[str, dict[str, list[Any]]]:
+        """By backend and name, the values that it gives options."""
+        tables = self.data["axes"].get("options", {})
+        return {b: {k: listed(v) for k, v in table.items()} for b, table in tables.items()}
+
+    @property
+    def known_options(self) -> dict[str, list[str]]:
+        """By backend that is installed, its options' names."""
+        tables = self.rules["properties"]["axes"]["properties"]["options"]["properties"]
+        return {backend: list(table["properties"]) for backend, table in tables.items()}
+
+
+def read(name_or_path: str, catalog: Catalog) -> Draft:
+    """Read a suite. Raises SuiteError with all mistakes that show in single keys."""
     path = find(name_or_path)
     rules = schema(catalog)
     data = tomlfile.read(path, WHAT)
-    suite = _build(path, data, rules, path.parent, {})
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    if not given:
-        return suite
-    merged, places = _merge(suite, data, given, rules)
-    return _build(path, merged, rules, Path.cwd(), places)
+    if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
+        raise tomlfile.error(WHAT, path, found, {})
+    return Draft(path, data, rules)
+
+
+def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | None = None) -> Suite:
+    """`read`, and `Draft.suite`."""
+    return read(name_or_path, catalog).suite(overrides)
 
 
 def expand(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> list[Cell]:
@@ -162,68 +227,32 @@ def _matches(rule: Mapping[str, OptionValue], cell: Cell) -> bool:
 # ------------------------------------------------------------------------------ reading
 
 
-def _merge(
-    suite: Suite, data: Data, given: Mapping[str, Any], rules: Schema
-) -> tuple[Data, dict[str, str]]:
-    """The file's data with the overrides in it, and the option to blame for each of them."""
-    merged = {key: dict(v) if isinstance(v, dict) else v for key, v in data.items()}
-    merged["workload"] = msgspec.to_builtins(suite.workload)  # its paths are absolute by now
-    merged["baseline"] = suite.baseline
-    places = {}
-    for key, value in given.items():
-        option = "--" + key.replace("_", "-")
-        sections = {s: rules["properties"][s]["properties"] for s in ("workload", "axes", "policy")}
-        section = next((s for s, known in sections.items() if key in known), None)
-        if section is None:
-            known = [k for keys in sections.values() for k in keys]
-            raise SuiteError(f"{option}: there is no such key in a suite; {nearest(key, known)}")
-        merged.setdefault(section, {})[key] = typed(value, sections[section][key])
-        places[f"{section}.{key}"] = option
-    if "repeats" in given and "max_repeats" not in given:
-        merged["policy"]["max_repeats"] = merged["policy"]["repeats"]
-    if "model" in given and "weights" not in given:
-        was_file, is_file = (
-            str(m).endswith(".onnx") for m in (suite.workload.model, given["model"])
-        )
-        if was_file != is_file:
-            del merged["workload"]["weights"]  # its default follows the kind of model
-    if "backend" in given and merged["baseline"] not in listed(merged["axes"]["backend"]):
-        del merged["baseline"]
-    return merged, places
-
-
-# ------------------------------------------------------------------------------ validating
-
-
-def _build(path: Path, data: Data, rules: Schema, base: Path, places: Places) -> Suite:
-    found = list(itertools.islice(mistakes(data, rules), MOST + 1))
-    if not found:
-        suite = _convert(path, data, rules, base)
-        checks = _cross_checks(suite, data, overridden=bool(places))
-        found = list(itertools.islice(checks, MOST + 1))
-    if found:
-        raise tomlfile.error(WHAT, path, found, places)
-    return suite
-
-
-def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
-    """Data that satisfies the schema -> Suite, with every default filled in."""
-    axes = {k: v if k in ("device", "cores") else listed(v) for k, v in data["axes"].items()}
-    known = rules["properties"]["axes"]["properties"]["options"]["properties"]
-    axes["options"] = {
-        backend: {
-            name: [_number(v, known[backend]["properties"][name]) for v in listed(values)]
-            for name, values in options.items()
-        }
-        for backend, options in data["axes"].get("options", {}).items()
-        if backend in axes["backend"]
+def _merge(draft: Draft, values: Mapping[str, dict[str, Any]]) -> Data:
+    """The file's data with the overrides, ``values`` by section, in it."""
+    own: dict[str, dict[str, Any]] = {s: draft.data.get(s, {}) for s in SECTIONS}
+    work, policy = _placed(own["workload"], draft.path.parent), values["policy"]
+    model = values["workload"].get("model")
+    if model and model.endswith(".onnx") != work.get("model", "").endswith(".onnx"):
+        work.pop("weights", None)  # their default follows the kind of model
+    if "repeats" in policy:
+        policy = {"max_repeats": policy["repeats"]} | policy
+    merged = draft.data | {
+        "workload": work | _placed(values["workload"], Path.cwd()),
+        "axes": own["axes"] | values["axes"],
+        "policy": own["policy"] | policy,
     }
-    policy = dict(data.get("policy", {}))
-    policy.setdefault("max_repeats", policy.get("repeats", Policy().repeats))
-    work = dict(data.get("workload", {}))
+    baseline = draft.data.get("baseline", draft.backends[0])
+    backends = listed(merged["axes"]["backend"])
+    if baseline not in backends and "backend" in values["axes"]:
+        baseline = backends[0]
+    return merged | {"baseline": baseline}
+
+
+def _placed(work: Data, base: Path) -> Data:
+    """With absolute paths."""
+    work = dict(work)
     if work.get("model", "").endswith(".onnx"):
         work["model"] = _located(base, work["model"])
-        work.setdefault("weights", "file")
     for key, keywords in (("weights", WEIGHTS), ("images", IMAGES)):
         if key in work and work[key] not in keywords:
             place = _located(base, work[key])
@@ -231,16 +260,39 @@ def _convert(path: Path, data: Data, rules: Schema, base: Path) -> Suite:
     for key in ("labels", "calibration"):
         if work.get(key):
             work[key] = _located(base, work[key])
+    return work
+
+
+def _convert(path: Path, data: Data, rules: Schema) -> Suite:
+    """Data that satisfies the schema -> Suite, with every default filled in."""
+    work, policy = data["workload"], data["policy"]
+    if work.get("model", "").endswith(".onnx"):
+        work = {"weights": "file"} | work
+    policy = {"max_repeats": policy.get("repeats", Policy().repeats)} | policy
     exclude = (rule for table in data.get("exclude", []) for rule in rules_of(table))
     return Suite(
         name=path.stem,
         description=data.get("description", ""),
         workload=msgspec.convert(work, Workload),
-        axes=msgspec.convert(axes, Axes),
+        axes=_axes(data["axes"], rules),
         policy=msgspec.convert(policy, Policy),
         exclude=tuple(itertools.islice(exclude, MAX_RULES + 1)),
-        baseline=data.get("baseline", axes["backend"][0]),
+        baseline=data["baseline"],
     )
+
+
+def _axes(data: Data, rules: Schema) -> Axes:
+    axes = {k: v if k in ("device", "cores") else listed(v) for k, v in data.items()}
+    known = rules["properties"]["axes"]["properties"]["options"]["properties"]
+    axes["options"] = {
+        backend: {
+            name: [_number(v, known[backend]["properties"][name]) for v in listed(values)]
+            for name, values in options.items()
+        }
+        for backend, options in data.get("options", {}).items()
+        if backend in axes["backend"]
+    }
+    return msgspec.convert(axes, Axes)
 
 
 def _located(base: Path, value: str) -> str:
@@ -273,8 +325,15 @@ def rules_of(table: Data) -> Iterator[dict[str, OptionValue]]:
         yield dict(zip(table, values, strict=True))
 
 
-def _cross_checks(suite: Suite, data: Data, *, overridden: bool) -> Iterator[Mistake]:
-    """What the schema cannot say: paths, and keys that depend on one another."""
+# ------------------------------------------------------------------------------ validating
+
+
+def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
+    """What the schema cannot say: paths, and keys that depend on one another.
+
+    ``own``: with the axes of the file's ``data``. An override may leave options and rules of the
+    file nothing to do; without it they must have something.
+    """
     yield from _workload_checks(suite.workload)
     policy, axes = suite.policy, suite.axes
     if policy.max_repeats < policy.repeats:
@@ -288,23 +347,27 @@ def _cross_checks(suite: Suite, data: Data, *, overridden: bool) -> Iterator[Mis
     if suite.baseline not in axes.backend:
         text = f"not measured; {nearest(suite.baseline, axes.backend)}"
         yield Mistake("baseline", suite.baseline, text)
-    for backend in [] if overridden else data["axes"].get("options", {}):
-        if backend not in axes.backend:
-            text = f"axes.backend does not name it; {nearest(backend, axes.backend)}"
+    for backend in data["axes"].get("options", {}):
+        if backend not in own.axes.backend:
+            text = f"axes.backend does not name it; {nearest(backend, own.axes.backend)}"
             yield Mistake(f"axes.options.{backend}", None, text, shown=False)
+    found = list(_grid_checks(own, data.get("exclude", [])))
+    yield from found
+    if own is not suite and not found:
+        yield from _grid_checks(suite, [])
+
+
+def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
+    """``tables``: the exclusions that must match something."""
     cells = sum(1 for _ in itertools.islice(_grid(suite, "cpu", 1), MAX_CELLS + 1))
     if cells > MAX_CELLS:
         text = f"more than {MAX_CELLS:,} combinations; shorten an axis"
         yield Mistake("axes", None, text, shown=False)
-    elif len(suite.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, cells))):
+        return
+    if len(suite.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, cells))):
         text = f"more than {most:,} combinations; shorten a list"
         yield Mistake("exclude", None, text, shown=False)
-    else:
-        yield from _exclusion_checks(suite, [] if overridden else data.get("exclude", []))
-
-
-def _exclusion_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
-    """``tables``: those that must match something; an override may leave a rule nothing to do."""
+        return
     both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
     devices = [d for d in both if suite.axes.device in ("auto", d)]
     grid = [cell for device in devices for cell in _grid(suite, device, 1)]
@@ -350,4 +413,4 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
 
 
 def _found(value: str, test: Callable[[Path], bool]) -> bool:
-    return Path(value).is_absolute() and _is(Path(value), test)  # `_convert` made it absolute
+    return Path(value).is_absolute() and _is(Path(value), test)  # `_placed` made it absolute

@@ -109,7 +109,7 @@ def _cells(name: str) -> list[Cell]:
     for option in base.get(name).options:
         values = option.choices or ((True, False) if option.kind == "bool" else (option.default,))
         settings += [{option.name: value} for value in values]
-    precisions = ("fp32", "tf32", "fp16", "bf16", "amp", "int8", "fp8")
+    precisions = ("fp32", "tf32", "fp16", "bf16", "amp", "int8")
     return [
         tiny.cell(name, device=device, precision=precision, options=options, model=model)
         for device, precision, options, model in itertools.product(

@@ -19,8 +19,8 @@ from click.shell_completion import BashComplete
 from gpubench import __version__, report
 from gpubench import cli as cli_module
 from gpubench.cli import cli
+from gpubench.processes import session_members
 from gpubench.recordreader import read
-from gpubench.run.processes import session_members
 
 WriteSuite = Callable[..., Path]
 GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]

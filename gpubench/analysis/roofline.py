@@ -16,7 +16,7 @@ from gpubench.goal import Metric
 from gpubench.record import Ceiling, Record
 from gpubench.suite import Cell
 
-BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "amp": 2, "int8": 1, "fp8": 1}
+BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "amp": 2, "int8": 1}
 """Of one number, at best: amp keeps some in fp32, int8 leaves some operators in floating point."""
 MARGIN = 1.15
 """Peaks are measured within half a second, and kernels differ: `best` must not be too low."""

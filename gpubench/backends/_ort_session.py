@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from gpubench.backends._session import Closing
+from gpubench.backends.base import Session
 from gpubench.errors import CellFailed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _TYPES = {"tensor(float)": ("float32", 1), "tensor(float16)": ("float16", 10)} |
 """Type of an input or output -> torch's name and ONNX's number."""
 
 
-class CpuSession(Closing):
+class CpuSession(Session):
     """Input and output bound to two host arrays: ``run()`` allocates nothing for them."""
 
     def __init__(self, session: onnxruntime.InferenceSession, batch: int, facts: Facts) -> None:
@@ -79,8 +79,10 @@ class CpuSession(Closing):
         return self._logits.copy()
 
 
-class CudaSession(Closing):
+class CudaSession(Session):
     """Input and output bound to device memory; ``run()`` enqueues on the session's own stream."""
+
+    in_flight = 1
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class CudaSession(Closing):
         self._logits = torch.full(
             _shape(target, batch), float("nan"), dtype=getattr(torch, dtype_out), device="cuda"
         )
+        self.device_input = self._input.tensor
         stream.synchronize()
         self._binding: Any = session.io_binding()
         for bind, node, kind, tensor in (

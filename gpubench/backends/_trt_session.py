@@ -7,10 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from gpubench.backends import _torch
 from gpubench.backends._trt_build import RTX, failed, make_log
+from gpubench.backends.base import Session
 from gpubench.errors import CellFailed
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ ALIGNMENT = 256
 """Bytes; what TensorRT asks of the address of every tensor."""
 
 
-class TrtSession:
+class TrtSession(Session):
     """An engine on ``device``; raises CellFailed wherever TensorRT says no.
 
     The stream of the session is the current one from the construction to the exit.
     """
 
-    facts: Facts
+    in_flight = 1
 
     def __init__(
         self, trt: Any, flavour: str, plan: bytes, batch: int, device: Device, graph: bool
@@ -97,7 +98,7 @@ class TrtSession:
             size = tuple(context.get_tensor_shape(name))
             if name == inputs[0]:
                 self._input = _torch.Input(size, dtype, self._stream)
-                tensor = self._input.tensor
+                tensor = self.device_input = self._input.tensor
             else:
                 tensor = torch.zeros(size, dtype=dtype, device="cuda")
             address = tensor.data_ptr()
@@ -160,10 +161,8 @@ class TrtSession:
     def _failed(self, what: str) -> CellFailed:
         return failed(what, self._log.errors)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let the engine go, then leave its device and stream."""
         self._release()
 
     def _release(self) -> None:

@@ -7,16 +7,20 @@ identically for every backend. Adding one is one module and one entry point (gro
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
 
 from gpubench import plugins
 from gpubench.suite import Cell, Option
+from gpubench.workload import cache
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from gpubench.workload.cache import Cache
@@ -52,27 +56,23 @@ class Device(Struct, frozen=True):
         return f"cuda:{self.uuid if self.uuid.startswith('MIG-') else self.index}"
 
 
+@runtime_checkable
 class Session(Protocol):
     """One network, ready on one device, for one batch size.
 
-    It may have more, which those who use it look for:
-
-    ``attach(arrays) -> bool``: from now on `copy_in` of one of these very arrays (float32, of the
-    session's shape) may be without a copy by the host: the session reads it later, so it stays as
-    it is until the runs that follow have finished. False: all is copied, as before.
-
-    ``enqueue_out() -> ticket`` and ``collect(ticket) -> logits``: `copy_out` in two halves. The
-    first says that the answers of the last run are wanted, the second waits for them. Tickets are
-    collected in their order; up to ``in_flight: int`` (1, where it is missing) may be open while
-    the next batch is run, so that this many are computed, or copied, at the same time.
+    A class of its own will do that has what comes first; the rest has defaults, which who inherits
+    from this gets with it, and who does not by `complete`.
     """
 
     facts: Facts
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def copy_in(self, images: Images) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def copy_in(self, images: Images, /) -> None:
         """Host array (batch, 3, H, W) float32, C-contiguous -> the session's own input buffer."""
 
     def run(self) -> None:
@@ -84,18 +84,46 @@ class Session(Protocol):
     def copy_out(self) -> Logits:
         """A fresh host array (batch, classes) float32 with the last batch's logits."""
 
+    # ------------------------------------------------------------------------ with defaults
 
+    in_flight: int = 0
+    """Batches whose answers may be outstanding (see `enqueue_out`) while the next one is run, so
+    that this many are computed, or copied, at the same time."""
+    device_input: torch.Tensor | None = None
+    """What `run` reads, where that is always the same tensor on a CUDA device: a decoder there
+    writes into it, on the session's stream, in place of `copy_in`."""
+
+    def close(self) -> None:
+        """Release what the session holds; more than once does no harm."""
+        return
+
+    def attach(self, arrays: Sequence[Images], /) -> bool:  # noqa: ARG002
+        """Be ready for `copy_in` of these very arrays (float32, of the session's shape).
+
+        From now on that may be without a copy by the host: the session reads the array later, so
+        it stays as it is until the runs that follow have finished. False: all is copied, as before.
+        """
+        return False
+
+    def enqueue_out(self) -> Any:
+        """`copy_out` in two halves. The first: the answers of the last run are wanted. A ticket."""
+        return None
+
+    def collect(self, ticket: Any, /) -> Logits:  # noqa: ARG002
+        """The second: wait for them. Tickets are collected in their order, each once."""
+        self.sync()
+        return self.copy_out()
+
+    def counters(self) -> dict[str, int]:
+        """Read before and after sampling: a rise of ``recompilations`` flags the record."""
+        return {}
+
+
+@runtime_checkable
 class Backend(Protocol):
     """A way to compute. Modules import their runtime inside these methods only.
 
-    It may have more:
-
-    ``in_flight(cell, cores) -> int``: the most that `Session` will say on so many
-    cores. A loader has room for that.
-
-    ``export(artefact, folder) -> path`` copies all that `open` needs of an
-    artefact into ``folder``, which may then be moved, and returns what `open` takes there. Without
-    it `gpubench deploy` copies the artefact's entry of the cache as it is.
+    What has no default is what a class needs that does not inherit from this, as for `Session`.
     """
 
     name: str
@@ -117,6 +145,79 @@ class Backend(Protocol):
     def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
         """A session on ``device``; raises `CellFailed` when it would not run as the cell says."""
 
+    # ------------------------------------------------------------------------ with defaults
+
+    computes: bool = True
+    """False: its answers mean nothing, so none is checked, and there is nothing to deploy."""
+    roofline: bool = True
+    """False: no ceiling is measured for its cells."""
+
+    def in_flight(self, cell: Cell, cores: int) -> int:  # noqa: ARG002
+        """The most that its `Session.in_flight` will be on so many cores, or 1. A loader has room
+        for that."""
+        return 1
+
+    def export(self, artefact: Path, folder: Path) -> Path:
+        """Copy all that `open` needs of an artefact into ``folder``, which may then be moved.
+
+        Returns what `open` takes there. By default the artefact's entry of the cache as it is.
+        """
+        entry = artefact.parent if artefact.is_file() else artefact
+        if (entry / cache.MANIFEST).is_file():
+            return cache.copy_entry(entry, folder) / artefact.relative_to(entry)
+        folder.mkdir(mode=0o755)
+        if artefact.is_file():
+            return Path(shutil.copy(artefact, folder))
+        return Path(shutil.copytree(artefact, folder / artefact.name))
+
+
+# ------------------------------------------------------------------------------ filling in
+
+
+class _CompleteBackend(Backend):
+    """A backend of a third party, with the defaults for what it has not."""
+
+    def __init__(self, own: Any) -> None:
+        _bind(self, own, Backend)
+
+
+class _CompleteSession(Session):
+    """A session of a third party likewise. Its methods are bound: a call costs what it cost."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+        self._take(own)
+
+    def _take(self, own: Any) -> None:
+        has = _bind(self, own, Session)
+        if ("collect" in has) != ("in_flight" in has):
+            self.in_flight = int("collect" in has)  # where it is not said, one batch
+
+    def __enter__(self) -> Self:
+        self._take(self._own.__enter__())  # what it has set by now, too
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._own.__exit__(*reason)
+
+
+def _bind(to: object, own: Any, contract: type) -> list[str]:
+    """The only place that looks at what a third party's object has; the names of it."""
+    stated = dict.fromkeys([*contract.__annotations__, *vars(contract)])
+    has = [name for name in stated if not name.startswith("_") and hasattr(own, name)]
+    vars(to).update({name: getattr(own, name) for name in has})
+    return has
+
+
+def complete(session: Any) -> Session:
+    """``session``, with the defaults of `Session` for what it lacks."""
+    return session if isinstance(session, Session) else _CompleteSession(session)  # type: ignore[abstract]
+
+
+def open_session(backend: Backend, cell: Cell, artefact: Path, device: Device) -> Session:
+    """What `Backend.open` returns, complete."""
+    return complete(backend.open(cell, artefact, device))
+
 
 GROUP = "gpubench.backends"
 
@@ -127,6 +228,6 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Backend:
-    """The registered backend called ``name``. Raises InputError when there is none."""
-    backend: Backend = plugins.get(GROUP, name)
-    return backend
+    """The registered backend called ``name``, complete. Raises InputError when there is none."""
+    found = plugins.get(GROUP, name)
+    return found if isinstance(found, Backend) else _CompleteBackend(found)  # type: ignore[abstract]

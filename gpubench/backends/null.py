@@ -1,8 +1,4 @@
-"""A backend that computes nothing: what is measured with it is the harness itself.
-
-``computes = False`` is an optional attribute of a backend: its answers mean nothing, so the worker
-checks none and flags the record NO-PARITY.
-"""
+"""A backend that computes nothing: what is measured with it is the harness itself."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpubench.backends._session import Closing
+from gpubench.backends.base import Backend, Session
 from gpubench.suite import Cell, Option
 
 if TYPE_CHECKING:
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
     from gpubench.workload.modelbase import Model
 
 
-class Null:
+class Null(Backend):
     """Runs anywhere, in the time of a Python call."""
 
     name = "null"
@@ -51,7 +47,7 @@ class Null:
         return NullSession((cell.batch_size, classes))
 
 
-class NullSession(Closing):
+class NullSession(Session):
     """Does nothing."""
 
     def __init__(self, shape: tuple[int, int]) -> None:

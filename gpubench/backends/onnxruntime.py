@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.backends import _ort_int8, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
-from gpubench.backends.base import Device
+from gpubench.backends.base import Backend, Device
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import visible_gpus
 from gpubench.suite import Cell, Option
@@ -67,7 +67,7 @@ _ONNX = "onnx.json"
 """Names the ONNX file, in a cache entry with the engine that the TensorRT provider made of it."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(Backend):
     """Inference sessions with inputs and outputs bound once."""
 
     name = "onnxruntime"

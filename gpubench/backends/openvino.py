@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.backends._session import Closing
+from gpubench.backends.base import Backend, Session
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite import Cell, Option, OptionValue
 from gpubench.workload import quantise
@@ -29,7 +29,7 @@ _SEVERAL: dict[str, tuple[OptionValue, ...]] = {
 """Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 
-class OpenVINO:
+class OpenVINO(Backend):
     """Compiled models, with a queue of infer requests for throughput."""
 
     name = "openvino"
@@ -159,7 +159,7 @@ class _Ticket:
         """Taken out already: the request was needed again."""
 
 
-class OpenVINOSession(Closing):
+class OpenVINOSession(Session):
     """Infer requests used in turn, so that the last one started is known.
 
     Requests run behind ``run()``; while they do, ``copy_in`` writes to an input that none of them
@@ -187,9 +187,8 @@ class OpenVINOSession(Closing):
         self._next = 0
         self._wanted: dict[int, _Ticket] = {}
         """By the place of its request."""
-        self.in_flight = count
-        if count > 1:  # else there is nothing to gain but an overlap with the host's own work
-            self.enqueue_out, self.collect = self._enqueue_out, self._collect
+        # of one there is nothing to gain but an overlap with the host's own work
+        self.in_flight = count if count > 1 else 0
 
     def close(self) -> None:
         """Wait, then let the requests go."""
@@ -243,13 +242,13 @@ class OpenVINOSession(Closing):
         """The logits of the batch started last, (batch, classes) float32."""
         return self._logits(self._next - 1)
 
-    def _enqueue_out(self) -> _Ticket:
+    def enqueue_out(self) -> _Ticket:
         """For the answers of the batch started last."""
         ticket = _Ticket((self._next - 1) % len(self._requests))
         self._wanted[ticket.turn] = ticket
         return ticket
 
-    def _collect(self, ticket: _Ticket) -> Logits:
+    def collect(self, ticket: _Ticket) -> Logits:
         """Those answers. A ticket is good for once."""
         if ticket.logits is not None:
             return ticket.logits

@@ -16,6 +16,7 @@ from msgspec import to_builtins
 
 from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
+from gpubench.backends.base import Backend
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.suite import Cell, Option, OptionValue
@@ -47,7 +48,7 @@ _INSTALL = (
 _NO_GPU = "needs an NVIDIA GPU and its driver: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"
 
 
-class TensorRT:
+class TensorRT(Backend):
     """Strongly typed engines, one for each batch size, GPU and precision; kept in the cache."""
 
     name = "tensorrt"
@@ -116,8 +117,6 @@ class TensorRT:
             return "TensorRT runs on NVIDIA GPUs only"
         if cell.precision == "amp":
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
-        if cell.precision == "fp8":
-            return "fp8 needs a network quantised to fp8, which comes with a later release"
         return quantise.unsupported(cell)
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:

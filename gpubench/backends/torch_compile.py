@@ -1,9 +1,7 @@
 """PyTorch through ``torch.compile`` and inductor: `TorchEager` with one call more.
 
 Preparing compiles the network and keeps inductor's cache as an entry of gpubench's; a session works
-on a private copy of it, so that opening only traces and loads. Its `counters` are an optional part
-of the session protocol: the worker reads them before and after sampling, and a rise of
-``recompilations`` flags the record.
+on a private copy of it, so that opening only traces and loads.
 """
 
 from __future__ import annotations
@@ -172,7 +170,7 @@ class TorchCompile(TorchEager):
         }
         if not session.facts["graphs"] or counters["frames"]["ok"] < counters["frames"]["total"]:
             raise CellFailed("fallback", "torch.compile ran the network eagerly, uncompiled")
-        session.counters = lambda: {"recompilations": counters["frames"]["total"]}
+        session.recompiled = lambda: {"recompilations": counters["frames"]["total"]}
         return session
 
     def _compiled(self, forward: Forward, cell: Cell, example: torch.Tensor) -> Forward:

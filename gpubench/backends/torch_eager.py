@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.backends import _torch
-from gpubench.backends._session import Closing
+from gpubench.backends.base import Backend, Session
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite import Cell, Option
 
@@ -34,7 +34,7 @@ _AUTOCAST = {"cpu": "bfloat16", "cuda": "float16"}
 """What ``amp`` computes in: torch's own defaults."""
 
 
-class TorchEager:
+class TorchEager(Backend):
     """Eager execution on CPU and CUDA."""
 
     name = "torch-eager"
@@ -150,7 +150,7 @@ class TorchEager:
         return forward
 
 
-class TorchSession(Closing):
+class TorchSession(Session):
     """A network with its input tensor; ``run()`` is one call of it."""
 
     def __init__(self, forward: Forward, images: _torch.Input, facts: Facts) -> None:
@@ -159,13 +159,18 @@ class TorchSession(Closing):
         self.copy_in: Callable[[Images], None] = images.copy_in
         self.sync: Callable[[], None] = images.sync
         self.stack = ExitStack()
-        self.counters: Callable[[], dict[str, int]] = dict
+        self.recompiled: Callable[[], dict[str, int]] = dict
+        """What `counters` says; `TorchCompile` sets it."""
         self._forward = forward
         self._input = images
 
     def close(self) -> None:
         """Restore torch's process-wide state."""
         self.stack.close()
+
+    def counters(self) -> dict[str, int]:
+        """See `Session.counters`."""
+        return self.recompiled()
 
     def run(self) -> None:
         """Launch the network on the input tensor."""
@@ -179,10 +184,13 @@ class TorchSession(Closing):
 class CudaTorchSession(TorchSession):
     """The same on CUDA, where answers can be fetched while the next batch runs."""
 
+    in_flight = 1
+
     def __init__(
         self, forward: Forward, images: _torch.Input, facts: Facts, stream: torch.cuda.Stream
     ) -> None:
         super().__init__(forward, images, facts)
+        self.device_input = images.tensor
         self._output = _torch.Output(stream)
         self.collect: Callable[[_torch.Ticket], Logits] = self._output.collect
 

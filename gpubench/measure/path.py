@@ -120,9 +120,7 @@ class Overlapped:
         self.settle = len(feed.slots)
         self._held: list[Any] = []
         self._running: deque[_Running] = deque()
-        self._ahead = min(getattr(session, "in_flight", 1), max(1, self.settle - SPARE))
-        self._enqueue_out: Callable[[], Any] = getattr(session, "enqueue_out", _nothing)
-        self._collect: Callable[[Any], Logits] | None = getattr(session, "collect", None)
+        self._ahead = min(session.in_flight, max(1, self.settle - SPARE))
 
     def enqueue(self) -> None:
         """Take a batch, compute, answer, give its slot back."""
@@ -132,19 +130,14 @@ class Overlapped:
         """Where a session can fetch answers later, those of a batch before."""
         self._give(slot)
         self._session.run()
-        if self._collect is None:
-            self._session.sync()  # from here on nobody reads the slot
-            postprocess(self._session.copy_out())
-            release(slot)
-        else:
-            self._running.append((slot, release, self._enqueue_out()))
-            self._answer(self._ahead)
+        self._running.append((slot, release, self._session.enqueue_out()))
+        self._answer(self._ahead)
 
     def _answer(self, left: int) -> None:
         """Answer the oldest batches until so many are ``left`` running."""
-        while self._collect is not None and len(self._running) > left:
+        while len(self._running) > left:
             slot, release, ticket = self._running.popleft()
-            postprocess(self._collect(ticket))
+            postprocess(self._session.collect(ticket))
             release(slot)
 
     def finish(self) -> None:
@@ -170,7 +163,7 @@ class Overlapped:
         def compute() -> None:
             self._compute(next(held), lambda _: None)
 
-        each = 1 if self._collect is None else self.settle  # else they would not overlap
+        each = self.settle if self._ahead else 1  # else they would not overlap
         session = sample(compute, self.finish, iterations=each, seconds=seconds,
                          at_least=LEAST_STAGES, clock=clock)  # fmt: skip
         self.resume()

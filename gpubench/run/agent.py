@@ -20,7 +20,13 @@ from msgspec.structs import replace
 
 from gpubench.answers import worst_path
 from gpubench.gpu import Gpu, visible_gpus
-from gpubench.processes import die_with_parent
+from gpubench.processes import (
+    SCRATCH,
+    die_with_parent,
+    end_session,
+    is_tracker,
+    session_members,
+)
 from gpubench.record import Record
 from gpubench.run import worker
 from gpubench.run.dispatch import dispatcher
@@ -46,12 +52,6 @@ from gpubench.run.messages import (
 )
 from gpubench.run.path import asks_to_share
 from gpubench.run.placement import placed
-from gpubench.run.processes import (
-    SCRATCH,
-    end_session,
-    is_tracker,
-    session_members,
-)
 from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry, idle_watts
 from gpubench.run.worker import Task

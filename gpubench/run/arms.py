@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from gpubench import suitefile
 from gpubench.errors import SuiteError
-from gpubench.suite import Catalog, Cell, Suite
+from gpubench.suite import Cell, Suite
+from gpubench.suitefile import Draft, listed
 
 FIELDS = ("backend", "device", "model", "weights", "precision", "batch_size", "replicas",
           "replicas_per_device", "dispatch")  # fmt: skip
@@ -50,43 +50,40 @@ def parse(option: str, texts: Sequence[str], same: Collection[str] = SAME) -> Sp
     return Spec(option, values)
 
 
-def suite_of(spec: Spec, name: str, catalog: Catalog, chosen: Mapping[str, Any]) -> Suite:
+def suite_of(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> Suite:
     """The suite as this arm measures it. Raises SuiteError.
 
     What is wrong with the arm begins with the arm's option; a mistake in the suite or in ``chosen``
     is both arms', and told as theirs.
     """
-    suite = suitefile.load(name, catalog, chosen)
-    if not spec.values:
-        return suite
     try:
-        return _of_arm(spec, name, catalog, chosen)
+        return draft.suite(_overrides(spec, draft, chosen))
     except SuiteError as error:
+        draft.suite(chosen)  # raises what is wrong with both arms
         raise SuiteError(f"{spec.option} {spec.words}: {error}") from error
 
 
-def _of_arm(spec: Spec, name: str, catalog: Catalog, chosen: Mapping[str, Any]) -> Suite:
+def _overrides(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What takes the place of the suite's words in this arm."""
     fields = {key: value for key, value in spec.values.items() if key in FIELDS}
     axes = {k: v if k in ("model", "weights", "device") else [v] for k, v in fields.items()}
     overrides = {key: value for key, value in {**chosen, **axes}.items() if value is not None}
-    suite = suitefile.load(name, catalog, overrides)
     options = {key: value for key, value in spec.values.items() if key not in FIELDS}
-    if not options:
-        return suite
-    tables = {backend: dict(table) for backend, table in suite.axes.options.items()}
+    names, known = listed(overrides.get("backend", draft.backends)), draft.known_options
+    if not options or not known.keys() >= {*names}:  # the check says which is unknown
+        return overrides
+    tables = {name: draft.options.get(name, {}) for name in names}
     for key, text in options.items():
-        having = [b for b in suite.axes.backend if any(o.name == key for o in catalog.backends[b])]
+        having = [name for name in names if key in known[name]]
         if not having:
-            known = {o.name for b in suite.axes.backend for o in catalog.backends[b]}
-            words = ", ".join([*FIELDS, *sorted(known)])
+            words = ", ".join([*FIELDS, *sorted({k for name in names for k in known[name]})])
             raise SuiteError(f"{key}={text!r}: there is no such key; known: {words}")
-        for backend in having:
-            tables.setdefault(backend, {})[key] = (_value(text),)
-    listed = {b: {k: list(v) for k, v in table.items()} for b, table in tables.items()}
-    backends = [b for b in suite.axes.backend if all(k in listed.get(b, {}) for k in options)]
-    if not backends:
+        for name in having:
+            tables[name] = tables[name] | {key: [_value(text)]}
+    kept = [name for name in names if all(key in tables[name] for key in options)]
+    if not kept:
         raise SuiteError("no backend has all of these options")
-    return suitefile.load(name, catalog, {**overrides, "options": listed, "backend": backends})
+    return {**overrides, "options": {name: tables[name] for name in kept}, "backend": kept}
 
 
 def _value(text: str) -> Any:

@@ -76,7 +76,7 @@ class Ceilings:
     def _due(self, cell: Cell) -> bool:
         """Whether its backend computes anything, and does not refuse (``roofline = False``)."""
         backend = self._backends[cell.backend]
-        return all(getattr(backend, name, True) for name in ("computes", "roofline"))
+        return backend.computes and backend.roofline
 
     def _place(self, cell: Cell) -> _Place:
         return cell.device, tuple(sorted({c for own in self._cores_of(cell) for c in own}))

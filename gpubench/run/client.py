@@ -19,6 +19,7 @@ import msgspec
 
 from gpubench import __version__
 from gpubench.errors import GpubenchError, InputError
+from gpubench.processes import SCRATCH, end_session
 from gpubench.run.imports import try_imports
 from gpubench.run.messages import (
     PROTOCOL,
@@ -34,7 +35,6 @@ from gpubench.run.messages import (
     Step,
 )
 from gpubench.run.postmortem import Inquest
-from gpubench.run.processes import SCRATCH, end_session
 from gpubench.software import environ_of_another
 
 _START = (

@@ -15,7 +15,6 @@ import msgspec
 from gpubench import __version__, escape, recordreader, suitefile
 from gpubench.analysis import stats
 from gpubench.analysis.cells import summarise
-from gpubench.backends.base import Backend
 from gpubench.decoders import base as decoders
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import MIN_SAMPLES
@@ -29,7 +28,6 @@ from gpubench.run.setup import Session
 from gpubench.serving import fit, manifest, readme
 from gpubench.serving.manifest import Manifest, Measured
 from gpubench.suite import Cell, Policy
-from gpubench.workload import cache
 from gpubench.workload import reference as ref
 
 DECODER = "pil"
@@ -54,10 +52,10 @@ def one_cell(session: Session, suite: str) -> Cell:
             raise InputError(text)
         raise GpubenchError(f"{text}; remedy: {skip.remedy}")
     [cell] = planned
-    if not getattr(session.backends[cell.backend], "computes", True):
+    backend = session.backends[cell.backend]
+    if not backend.computes:
         raise InputError(f"{cell.label}: backend {cell.backend} computes nothing to serve")
-    ask = getattr(session.backends[cell.backend], "in_flight", None)
-    if ask and ask(cell, cell.cores) > 1:
+    if backend.in_flight(cell, cell.cores) > 1:
         raise InputError(
             f"{cell.label}: it keeps several batches in flight, and a deployment's replica "
             "computes one at a time; choose a cell with boundary transfer, or with the hint latency"
@@ -122,7 +120,8 @@ def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Sa
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
         if isinstance(ready, NotReady):
             _refuse(cell, failed(cell, 0, ready.why, ()))
-        artefact = _export(backend, Path(ready.artefact), at / manifest.MODEL)
+        assert isinstance(ready, Ready)  # noqa: S101  # for mypy
+        artefact = Path(backend.export(Path(ready.artefact), at / manifest.MODEL))
         say("checking the answers of what was written")
         cores = plan.cores_of(cell)
         reply = agent.ask(Measure(cell, _brief(session), str(artefact), ready.reference, cores))
@@ -146,19 +145,6 @@ def _brief(session: Session) -> Policy:
         session.plan.suite.policy,
         warmup_iterations=1, warmup_s=0.01, sample_s=0.01, block_s=0.01, max_samples=MIN_SAMPLES,
     )  # fmt: skip
-
-
-def _export(backend: Backend, artefact: Path, folder: Path) -> Path:
-    """A copy in ``folder`` of all that the backend's `open` needs; what `open` takes there."""
-    if export := getattr(backend, "export", None):
-        return Path(export(artefact, folder))
-    entry = artefact.parent if artefact.is_file() else artefact
-    if (entry / cache.MANIFEST).is_file():
-        return cache.copy_entry(entry, folder) / artefact.relative_to(entry)
-    folder.mkdir(mode=0o755)
-    if artefact.is_file():
-        return Path(shutil.copy(artefact, folder))
-    return Path(shutil.copytree(artefact, folder / artefact.name))
 
 
 def _write(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Session
     from gpubench.run.messages import Measure, Shared
-    from gpubench.suite import Cell, Policy
+    from gpubench.suite import Policy
     from gpubench.workload.reference import Reference
 
 
@@ -76,12 +76,6 @@ def _fair(cores: Cores, sets: Sequence[Cores], replica: int) -> Cores:
     return cores[at : at + each] if each else cores
 
 
-def _in_flight(cell: Cell, cores: int) -> int:
-    """Batches that the session, which is not open yet, may keep at the same time."""
-    ask = getattr(backends.get(cell.backend), "in_flight", None)
-    return int(ask(cell, cores)) if ask else 1
-
-
 class Route:
     """The path of one replica. Open it before the session: its loader may fork processes."""
 
@@ -98,10 +92,12 @@ class Route:
         self._stack = ExitStack()
         with self._stack:
             if cell.scenario == "throughput":
+                # of the session, which is not open yet
+                running = backends.get(cell.backend).in_flight(cell, len(self.session_cores))
                 self._loader = self._stack.enter_context(
                     loading.open(
                         reference.path, cell.decoder, spec, cell.batch_size, kind=cell.loader,
-                        cores=self._loading, more=_in_flight(cell, len(self.session_cores)) - 1,
+                        cores=self._loading, more=running - 1,
                         pin=cell.device == "cuda",
                         seed=request.policy.seed + number,
                     )
@@ -125,8 +121,8 @@ class Route:
         """The path that ends in ``session``, which is open."""
         reader = self._reader
         reader.serve(session)
-        if isinstance(reader, Reader) and (attach := getattr(session, "attach", None)):
-            self._zero_copy = bool(attach(self._arrays(reader)))
+        if isinstance(reader, Reader):
+            self._zero_copy = bool(session.attach(self._arrays(reader)))
         if self._loader is None:
             return Serial(reader, session)
         return Overlapped(self._loader, reader.give, session, reader)

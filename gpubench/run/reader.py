@@ -17,7 +17,6 @@ from gpubench.workload.pictures import Unusable
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from gpubench.backends.base import Session
@@ -193,10 +192,6 @@ class DeviceReader:
         side = self._spec.crop
         self._images = torch.zeros((self._batch, 3, side, side), device=self._device)
         self._session = session
-        # `_torch.Input`, which all sessions have that keep their input on a CUDA device
-        self._tensor: torch.Tensor | None = getattr(
-            getattr(session, "_input", None), "tensor", None
-        )
 
     def load(self) -> None:
         """The next batch, into device memory."""
@@ -215,8 +210,8 @@ class DeviceReader:
 
     def hand_over(self) -> None:
         """Within device memory where the session has its input there, else through the host."""
-        if self._tensor is not None:
-            self._tensor.copy_(self._images)
+        if self._session.device_input is not None:
+            self._session.device_input.copy_(self._images)
         else:
             self._session.copy_in(self.host())
 

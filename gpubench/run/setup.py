@@ -68,10 +68,11 @@ def comparison(
 
     ``reference``: the baseline's interpreter was made from (name, commit).
     """
-    known, cores, gpus = catalog(), usable_cores(), len(visible_gpus())
+    cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    suites = [arms.suite_of(spec, suite_name, known, chosen) for spec in specs]
+    draft = suitefile.read(suite_name, catalog())
+    suites = [arms.suite_of(spec, draft, chosen) for spec in specs]
     grids = [suitefile.expand(s, device_of(s, gpus), len(cores)) for s in suites]
     matched = arms.match(*specs, *grids)
     kept = {cell.key for pair in matched for cell in pair}

@@ -35,7 +35,8 @@ def find_out(request: Measure, device: Device) -> Shared:
         data = _typical(reader.load)
     finally:
         reader.close()
-    with base.get(cell.backend).open(cell, Path(request.artefact), device) as session:
+    backend = base.get(cell.backend)
+    with base.open_session(backend, cell, Path(request.artefact), device) as session:
         reader.serve(session)
         return Shared(data, _typical(Serial(reader, session).answer))
 

@@ -251,7 +251,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             own = replace(device, cores=route.session_cores)
             _pin(own.cores)  # a runtime's threads inherit it
         begin = perf_counter_ns()
-        session = stack.enter_context(backend.open(cell, Path(request.artefact), own))
+        session = base.open_session(backend, cell, Path(request.artefact), own)
+        stack.enter_context(session)
         opened = perf_counter_ns()
         path = route.lead_to(session) if route else None
         session.copy_in(images)
@@ -266,13 +267,12 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
         )  # fmt: skip
         sampler = protocol.warm_up(session, images, cell, policy, path=path, blank=blank)
-        counters: Callable[[], dict[str, int]] = getattr(session, "counters", dict)
         turns: list[Samples] = []
         idle = Idle()
         with quiet_collector():
             protocol.pause(sampler)
             go = barrier("warm", median(sampler.warmup), sampler.batch_ns)
-            before = counters()
+            before = session.counters()
             for turn in range(request.turns):
                 if turn:
                     with idle:
@@ -284,7 +284,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
                 protocol.pause(sampler)
                 turns.append(replace(found, stages_ns=stages))
-            after = counters()
+            after = session.counters()
         if request.turns > 1:
             with idle:
                 barrier("measured")
@@ -381,7 +381,7 @@ def _check(
     """Compare the session's answers with the reference's, on the session that was timed."""
     from gpubench.workload import parity
 
-    if not getattr(backend, "computes", True):
+    if not backend.computes:
         return None
     outputs = []
     for indices in slots:

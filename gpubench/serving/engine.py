@@ -39,6 +39,9 @@ class Setup(Struct, frozen=True, kw_only=True):
 class Engine(Protocol):
     """Used, and closed, by the thread that opened it only."""
 
+    facts: dict[str, object]
+    """Of its session: `gpubench.backends.base.Session.facts`."""
+
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 3, crop, crop), n up to the batch size -> logits (n, outputs)."""
 
@@ -56,7 +59,8 @@ class Local:
             os.sched_setaffinity(0, setup.cores)  # of this thread
         cell = setup.cell
         device = fit.device(cell, setup.replica, setup.cores, own_process=own_process)
-        self._session = base.get(cell.backend).open(cell, Path(setup.artefact), device)
+        backend = base.get(cell.backend)
+        self._session = base.open_session(backend, cell, Path(setup.artefact), device)
         self._session.__enter__()
         self.facts = self._session.facts
         self._expected = (cell.batch_size, setup.outputs)
@@ -84,8 +88,7 @@ class Local:
 
     def attach(self, rows: NDArray[np.float32]) -> None:
         """`run` is going to be given this very array: it may be read without a copy."""
-        if attach := getattr(self._session, "attach", None):
-            attach([rows])
+        self._session.attach([rows])
 
     def close(self) -> None:
         """Leave the session; in the thread that opened it, whose settings it restores."""

@@ -39,12 +39,18 @@ def each(images: Pictures) -> Iterator[Picture]:
         yield from found
 
 
+class _Own(threading.local):
+    """What each thread has for itself."""
+
+    decoder: base.Preprocessor | None = None
+
+
 class Preprocessing:
     """Decoder and network's input; usable from any thread, each of which has its own decoder."""
 
     def __init__(self, decoder: str, spec: Spec) -> None:
         self._decoder, self._spec = base.get(decoder), spec
-        self._own = threading.local()
+        self._own = _Own()
 
     def fill(self, picture: Picture, out: NDArray[np.float32], position: int) -> None:
         """Into ``out`` (3, crop, crop). Raises InputError naming the picture and the reason."""
@@ -66,9 +72,9 @@ class Preprocessing:
         out[...] = preprocess.apply(self._spec, _pixels(picture))
 
     def _preprocessor(self) -> base.Preprocessor:
-        if not hasattr(self._own, "decoder"):
-            self._own.decoder = self._decoder.open(self._spec)
-        return cast("base.Preprocessor", self._own.decoder)
+        if self._own.decoder is None:
+            self._own.decoder = cast("base.Preprocessor", self._decoder.open(self._spec))
+        return self._own.decoder
 
 
 def _pixels(picture: Any) -> NDArray[np.uint8]:

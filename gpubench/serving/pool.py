@@ -42,7 +42,7 @@ class Pool:
         self._pid = os.getpid()
         self._alive = len(engines)
         self.facts: list[dict[str, object]] = [{} for _ in engines]
-        """Of each replica's session, as `gpubench.backends.base.Session.facts`."""
+        """Of each replica."""
         opened: SimpleQueue[BaseException | None] = SimpleQueue()
         self._threads = [
             threading.Thread(
@@ -95,7 +95,7 @@ class Pool:
     ) -> None:
         try:
             engine = make()
-            self.facts[place] = dict(getattr(engine, "facts", {}))
+            self.facts[place] = dict(engine.facts)
         except BaseException as error:  # noqa: BLE001  # raised by __init__
             opened.put(error)
             return

@@ -110,10 +110,10 @@ def test_the_table_in_every_format() -> None:
 
 def test_why_cells_have_none_is_noted_beside_those_that_have_one() -> None:
     file = records(make.cell(), 25_000_000, ceiling())
-    other = records(make.cell(precision="fp8"), 25_000_000, None, facts={NO_CEILING: "no fp8"})
+    other = records(make.cell(precision="tf32"), 25_000_000, None, facts={NO_CEILING: "no tf32"})
     table = rooftable.table(summarise([replace(file, records=file.records + other.records)]))
     assert len(table.rows) == 1
-    assert "Left out: no fp8." in table.notes
+    assert "Left out: no tf32." in table.notes
     assert not rooftable.table(summarise([other])).rows
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.backends.base import Backend, Session
+from gpubench.backends.base import Backend, Session, complete
 from gpubench.loader.ring import Ring
 from tests.backends import tiny
 
@@ -94,12 +94,9 @@ def slots(batch: int, count: int = 3) -> list[Any]:
 
 def check_attached(session: Session, arrays: list[Any], batch: int, precision: str) -> None:
     """Right answers from attached arrays in turn, mixed with others; or `attach` says no."""
-    attach = getattr(session, "attach", None)
-    if attach is None:
-        return
     tolerance = TOLERANCE[precision]
-    assert not attach([np.zeros((batch + 1, 3, tiny.CROP, tiny.CROP), np.float32)])
-    taken = attach(arrays)
+    assert not session.attach([np.zeros((batch + 1, 3, tiny.CROP, tiny.CROP), np.float32)])
+    taken = session.attach(arrays)
     for seed in range(9):
         array = arrays[seed % len(arrays)] if seed % 4 else np.empty_like(arrays[0])
         array[...] = tiny.images(batch, seed)
@@ -115,20 +112,18 @@ def check_attached(session: Session, arrays: list[Any], batch: int, precision: s
 
 def check_fetching(session: Session, batch: int, precision: str) -> None:
     """Logits of a batch are collected while the next ones run."""
-    if not hasattr(session, "enqueue_out"):
-        return
     tickets: deque[tuple[int, Any]] = deque()
 
     def collect() -> None:
         seed, ticket = tickets.popleft()
         expected = tiny.reference(tiny.images(batch, seed))
-        assert same(session.collect(ticket), expected, TOLERANCE[precision])  # type: ignore[attr-defined]
+        assert same(session.collect(ticket), expected, TOLERANCE[precision])
 
     for seed in range(9):
         session.copy_in(tiny.images(batch, seed))
         session.run()
         tickets.append((seed, session.enqueue_out()))
-        if len(tickets) > getattr(session, "in_flight", 1):
+        if len(tickets) > session.in_flight:
             collect()
     while tickets:
         collect()
@@ -136,8 +131,9 @@ def check_fetching(session: Session, batch: int, precision: str) -> None:
 
 def check(backend: Backend, session: Session, batch: int, precision: str) -> None:
     """Everything above; answers only where the backend computes any."""
+    session = complete(session)
     check_shapes(session, batch)
-    if getattr(backend, "computes", True):
+    if backend.computes:
         check_answers(session, batch, precision)
         check_pipelining(session, batch, precision)
         check_attached(session, slots(batch), batch, precision)

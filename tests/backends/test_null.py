@@ -12,7 +12,7 @@ from tests.backends import tiny
 
 @pytest.mark.parametrize(("device", "batch"), [("cpu", 1), ("cuda", 64)])
 def test_zeros_of_the_right_shape(device: str, batch: int, model: tiny.Model, cache: Cache) -> None:
-    backend, cell = Null(), tiny.cell("null", device=device, batch_size=batch, precision="fp8")
+    backend, cell = Null(), tiny.cell("null", device=device, batch_size=batch, precision="int8")
     assert backend.unsupported(cell) is None
     assert not backend.computes
     artefact = backend.prepare(cell, model, cache)  # type: ignore[arg-type]

@@ -161,7 +161,6 @@ def test_the_flavour_of_a_cell(installed: Callable[..., None]) -> None:
         ({"precision": "bf16"}, None),
         ({"device": "cpu"}, "GPUs only"),
         ({"precision": "amp"}, "PyTorch"),
-        ({"precision": "fp8"}, "later release"),
         ({"precision": "int8"}, None),
         ({"precision": "fp16", "options": {"calibration": "entropy"}}, "is an option of int8"),
     ],

@@ -20,7 +20,7 @@ BACKEND = TorchEager()
     [
         ({"precision": "tf32"}, "tensor cores"),
         ({"precision": "int8"}, "int8"),
-        ({"precision": "fp8", "device": "cuda"}, "fp8"),
+        ({"precision": "int8", "device": "cuda"}, "int8"),
         ({"model": "mine.onnx"}, "'mine.onnx' is an ONNX file"),
         ({"options": {"cuda_graph": True}}, "cuda_graph needs"),
         ({"options": {"cudnn_benchmark": True}}, "cudnn_benchmark needs"),

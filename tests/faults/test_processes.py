@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
+from gpubench.processes import cpu_ns, descendants
 from gpubench.record import RECORDS
 from tests.faults.conftest import Cli, wait_for
 
@@ -90,20 +90,19 @@ def test_driver_and_agent_killed_at_once_leave_no_worker_behind(
     """Only their temporary directory is left: nobody is there to remove it."""
     run = cli(at="run", how="loop")
     process = run.start()
-    driver = psutil.Process(process.pid)
-    worker = wait_for("a worker", lambda: [p for p in driver.children(recursive=True) if _busy(p)])
-    for one in (driver, *driver.children()):
-        one.kill()
-    wait_for("the end of all", lambda: not any(p.is_running() and _busy(p) for p in worker))
+    worker = wait_for("a worker", lambda: [p for p in descendants([process.pid]) if _busy(p)])
+    for pid in (process.pid, *_children(process.pid)):
+        os.kill(pid, signal.SIGKILL)
+    wait_for("the end of all", lambda: not any(map(_busy, worker)))
     process.communicate()
     for path in Path(tempfile.gettempdir()).iterdir():
         shutil.rmtree(path)
 
 
-def _busy(process: psutil.Process) -> bool:
+def _busy(pid: int) -> bool:
     """Whether it is the worker in its endless loop: nothing else computes for so long."""
-    with suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE and process.cpu_times().user > 3
+    with suppress(OSError):  # of a zombie there is no command any more
+        return cpu_ns([pid]) > 3e9 and Path(f"/proc/{pid}/cmdline").read_bytes() != b""
     return False
 
 
@@ -146,12 +145,15 @@ def test_a_hanging_import_ends_with_whoever_tries_it(
 def _family(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
-        try:
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-        except OSError:
-            continue
-        found += map(int, children.split())
+        found += _children(parent)
     return found
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(word) for word in words.split()]
+    return []
 
 
 def test_two_runs_into_one_directory(cli: MakeCli) -> None:

@@ -121,6 +121,8 @@ def test_answers_that_can_be_fetched_later_are() -> None:
     """As on CUDA: the host prepares the next batch while this one runs."""
 
     class Later(VirtualSession):
+        in_flight = 1
+
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.order: list[str] = []

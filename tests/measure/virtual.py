@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpubench.backends.base import Session
 from gpubench.measure.protocol import measure, warm_up
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy
@@ -24,7 +25,7 @@ class VirtualClock:
         return self.ns
 
 
-class VirtualSession:
+class VirtualSession(Session):
     """Takes durations from ``process`` and spends them when it is waited for, as a GPU does."""
 
     def __init__(self, clock: VirtualClock, process: Iterator[float], enqueue_ns: int = 0) -> None:

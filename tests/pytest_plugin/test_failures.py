@@ -9,8 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
-
+from gpubench.processes import descendants
 from gpubench.recordreader import read
 from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, command, outcomes, write
 
@@ -84,13 +83,14 @@ def test_an_agent_that_dies_fails_its_test_and_the_next_goes_on(
 ) -> None:
     write_suite()
     code = """
-        import psutil
+        import os, pathlib, signal
         from gpubench.pytest_plugin import together
 
         def kill(self, cell, progress):
             if cell.batch_size == 1:
-                for child in psutil.Process().children():
-                    child.kill()
+                children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children")
+                for pid in map(int, children.read_text().split()):
+                    os.kill(pid, signal.SIGKILL)
 
         together.Watch.step = kill
     """
@@ -119,14 +119,14 @@ def test_ctrl_c_leaves_no_process(
         line = process.stdout.readline()
         assert line, said
         said += line
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = descendants([process.pid])
     assert family
     process.send_signal(signal.SIGINT)
     said += process.communicate(timeout=30)[0]
     assert process.returncode == 2
     assert "KeyboardInterrupt" in said
     deadline = time.monotonic() + 5
-    while any(one.is_running() and one.status() != "zombie" for one in family):
+    while any(Path(f"/proc/{pid}").exists() for pid in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert read(tmp_path / "records" / "tiny").records == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gpubench import suitefile
 from gpubench.errors import SuiteError
 from gpubench.run import arms
 from gpubench.suite import Catalog, Option
@@ -97,7 +98,8 @@ def suite(tmp_path, spec: str, **chosen):  # type: ignore[no-untyped-def]
     path = tmp_path / "s.toml"
     path.write_text('[axes]\nbackend = ["one", "two"]\nscenario = "latency"\n'
                     "[axes.options.one]\nfast = [true, false]\n")  # fmt: skip
-    return arms.suite_of(arms.parse("--candidate", [spec]), str(path), CATALOG, chosen)
+    draft = suitefile.read(str(path), CATALOG)
+    return arms.suite_of(arms.parse("--candidate", [spec]), draft, chosen)
 
 
 def test_an_option_narrows_the_suite_to_the_backends_that_have_it(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -71,7 +71,7 @@ class Nothing:
 
 
 class Refuses:
-    roofline = False
+    computes, roofline = True, False
 
 
 BACKENDS: dict[str, Any] = {"torch-eager": Computes(), "null": Nothing(), "fake": Refuses()}
@@ -165,8 +165,8 @@ def test_no_failure_ends_a_run_and_none_is_asked_for_again(
 
 def test_a_precision_without_a_peak_says_so() -> None:
     agent = Agent()
-    record = ceilings(agent).fill(Record(cell=make.cell(precision="fp8"), repeat=0, status="ok"))
-    assert record.facts[NO_CEILING] == "no peak of fp8 is measured on cpu"
+    record = ceilings(agent).fill(Record(cell=make.cell(precision="fp4"), repeat=0, status="ok"))
+    assert record.facts[NO_CEILING] == "no peak of fp4 is measured on cpu"
 
 
 def test_a_run_measures_and_records_it(

@@ -18,12 +18,12 @@ import pytest
 from gpubench.analysis.cells import summarise
 from gpubench.analysis.scaling import jobs
 from gpubench.measure import protocol
+from gpubench.processes import session_members
 from gpubench.record import Record, RecordFile
 from gpubench.run import ab, arms, driver, setup, worker
 from gpubench.run.client import AgentClient
 from gpubench.run.dispatch import Queue, claims, dispatcher, size
 from gpubench.run.messages import AtBarrier, BuildReference, Done, Go, Measure, Prepare, Prepared
-from gpubench.run.processes import session_members
 from gpubench.run.progress import Silent
 from gpubench.suite import Policy, Rule
 from gpubench.workload import reference

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from gpubench.errors import GpubenchError, InputError
+from gpubench.processes import session_members
 from gpubench.record import Record, RecordFile
 from gpubench.recordreader import read
 from gpubench.run import client, driver, messages, setup
 from gpubench.run.client import AgentClient
-from gpubench.run.processes import session_members
 from gpubench.run.progress import Silent
 from gpubench.samples import window_ns
 from gpubench.suite import Cell

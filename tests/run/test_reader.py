@@ -46,6 +46,8 @@ class Decoder:
 class Fed:
     """A session that keeps what it is fed."""
 
+    device_input: Any = None
+
     def copy_in(self, images: Any) -> None:
         self.got = images[:, 0, 0, 0].tolist()
 
@@ -99,12 +101,12 @@ def test_a_decoder_on_the_device_hands_over_there(exposed: bool) -> None:
     torch = pytest.importorskip("torch")
     session: Any = Fed()
     if exposed:
-        session._input = type("Input", (), {"tensor": torch.zeros((3, 3, 4, 4))})()
+        session.device_input = torch.zeros((3, 3, 4, 4))
     one = DeviceReader(Numbers(6), "numbers", SPEC, 3, 0, 4, kind="cpu")
     one.serve(session)
     one.load()
     one.hand_over()
-    got = session._input.tensor[:, 0, 0, 0].tolist() if exposed else session.got
+    got = session.device_input[:, 0, 0, 0].tolist() if exposed else session.got
     assert got == [4, 5, 0]
     assert one.host()[:, 0, 0, 0].tolist() == got
     slot = type("Slot", (), {"encoded": [b"3", b"2", b"1"], "indices": (3, 2, 1)})

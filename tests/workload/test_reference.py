@@ -178,9 +178,9 @@ def test_the_policy_overrides_the_tolerance(reference: Reference) -> None:
     outputs = noisy(reference, 0.01)
     assert not judge(reference, outputs, "fp32").passed
     assert judge(reference, outputs, "fp32", max_relative_error=0.02).passed
-    with pytest.raises(InputError, match=r"'fp8' has no tolerance"):
-        judge(reference, outputs, "fp8")
-    assert judge(reference, outputs, "fp8", max_relative_error=0.02, min_top1_agreement=0.5).passed
+    with pytest.raises(InputError, match=r"'fp4' has no tolerance"):
+        judge(reference, outputs, "fp4")
+    assert judge(reference, outputs, "fp4", max_relative_error=0.02, min_top1_agreement=0.5).passed
 
 
 def test_accuracy_counts_an_image_once(reference: Reference) -> None:

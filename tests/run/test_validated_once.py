@@ -1,0 +1,72 @@
+"""However a suite comes to be measured, its file is read once, and each suite is checked once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpubench import suitefile, tomlfile
+from gpubench.goal import Goal, Metric
+from gpubench.pytest_plugin.bench import Bench
+from gpubench.run import arms, setup, tunesetup
+from gpubench.suite import Rule
+
+Suite = Callable[..., Path]
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Files read, files checked by the schema, suites checked as a whole."""
+    found: Counter[str] = Counter()
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            found[name] += name != "schema" or len(arguments) == 2  # of a key its place is given
+            return function(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(tomlfile, "read", counting("read", tomlfile.read))
+    for name, function in (("schema", "mistakes"), ("whole", "_cross_checks")):
+        monkeypatch.setattr(suitefile, function, counting(name, getattr(suitefile, function)))
+    return found
+
+
+CHOSEN = {"batch_size": ["4"], "device": "cpu", "repeats": "1", "images": "digits"}
+
+
+def test_a_run(counts: Counter[str], write_suite: Suite, tmp_path: Path) -> None:
+    setup.session(str(write_suite()), CHOSEN, tmp_path, tmp_path / "run", False, ())
+    assert counts == {"read": 1, "schema": 1, "whole": 1}
+
+
+def test_both_arms(counts: Counter[str], write_suite: Suite, tmp_path: Path) -> None:
+    specs = (
+        arms.parse("--baseline", []),
+        arms.parse("--candidate", ["precision=bf16,latency_us=2000"]),
+    )
+    setup.comparison(str(write_suite()), CHOSEN, specs, (None, None), Rule(), 9.0, tmp_path,
+                     tmp_path / "ab", False, ())  # fmt: skip
+    assert counts == {"read": 1, "schema": 1, "whole": 2}
+
+
+def test_a_search(counts: Counter[str], fakes: None, tiny_onnx: Path, tmp_path: Path) -> None:
+    words = {"model": str(tiny_onnx), "images": "digits", "device": "cpu", "backend": ["fake"]}
+    tunesetup.job(words, Goal(Metric("throughput")), tunesetup.Floors(), budget_s=60.0, seed=1,
+                  baseline=["backend=fake"], file=None, cache_dir=tmp_path, output=None,
+                  resume=False)  # fmt: skip
+    assert counts == {"read": 1, "schema": 1, "whole": 1}
+
+
+def test_tests_of_a_suite(counts: Counter[str], write_suite: Suite, tmp_path: Path) -> None:
+    options = {"gpubench_cache_dir": tmp_path, "gpubench_repeats": 1}
+    bench = Bench(SimpleNamespace(getoption=lambda name, default=None: options.get(name, default)))  # type: ignore[arg-type]
+    path = str(write_suite())
+    for _ in range(2):  # as often as tests ask
+        assert len(bench.want(path, {"batch_size": [4], "device": "cpu"})) == 1
+    assert counts == {"read": 1, "schema": 1, "whole": 1}
