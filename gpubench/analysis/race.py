@@ -50,6 +50,8 @@ CHECK = 1
 """The repeat that checks all answers; nothing is ruled out by, or recommended without it."""
 
 Status = Literal["leader", "alive", "worse", "violates", "failed", "ruled-out", "unmeasured"]
+RANKED: tuple[Status, ...] = ("leader", "alive", "worse")
+"""Of what was measured and is not known to fail or to break a limit."""
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -181,7 +183,7 @@ def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:
 def recommended(standings: Sequence[Standing]) -> Standing | None:
     """The leader, where it was checked and all its limits are met; else the best that is so."""
     sure = [s for s in standings if CHECK in s.repeats and s.n > 1 and s.keeps
-            and s.status in ("leader", "alive", "worse")]  # fmt: skip
+            and s.status in RANKED]  # fmt: skip
     return min(sure, key=lambda s: (s.status != "leader", _ratio(s)), default=None)
 
 

@@ -11,7 +11,7 @@ is one. The standard deviations are set, not fitted: a search sees too few confi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gpubench.suite import OptionValue
@@ -52,7 +52,11 @@ class Predictor:
     def __init__(self, points: Mapping[str, Coordinates]) -> None:
         """``points``: by key, the coordinates of every configuration."""
         self._place = {key: place for place, key in enumerate(points)}
-        self._kernel = _kernel(list(points.values()))
+        names = dict.fromkeys(name for point in points.values() for name in point)
+        self._alike = {n: _alike([point.get(n) for point in points.values()]) for n in names}
+        self._rows: dict[str, Floats] = {}
+        """By key of what was measured: nobody asks for the others, so a space may be large."""
+        self._variance = self._row(next(iter(points)))[0]
 
     def predict(
         self, costs: Mapping[str, float], bounds: Mapping[str, float], keys: Sequence[str]
@@ -69,44 +73,46 @@ class Predictor:
         prior = np.array([bounds.get(k, 0.0) for k in seen])
         found = np.array([costs[k] for k in seen]) - prior
         centre = found.mean() if seen else 0.0
-        own = self._kernel[np.ix_(here, here)] + ERROR**2 * np.eye(len(here))
-        cross = self._kernel[np.ix_(there, here)]
+        rows = np.reshape([self._row(key) for key in seen], (len(seen), len(self._place)))
+        own, cross = rows[:, here] + ERROR**2 * np.eye(len(here)), rows[:, there].T
         weights = np.linalg.solve(own, np.column_stack([found - centre, cross.T]))
         mean = centre + cross @ weights[:, 0] + np.array([bounds.get(k, 0.0) for k in keys])
-        left = self._kernel[there, there] - np.einsum("ij,ji->i", cross, weights[:, 1:])
+        left = self._variance - np.einsum("ij,ji->i", cross, weights[:, 1:])
         sd = np.sqrt(np.maximum(left, ALONE**2))
         return {k: (float(m), float(s)) for k, m, s in zip(keys, mean, sd, strict=True)}
 
+    def _row(self, key: str) -> Floats:
+        """Prior covariances of one log cost with those of all configurations, (n,)."""
+        if key in self._rows:
+            return self._rows[key]
+        place = self._place[key]
+        alike = {name: of(place) for name, of in self._alike.items()}
+        backend = alike["backend"]
+        whole = COMBINATION**2 * backend * alike["precision"]
+        total = LEVEL**2 + 0.0 * backend
+        for name, same in alike.items():
+            total += EFFECT.get(name, OTHER) ** 2 * same
+            if name == "precision":
+                total += PRECISION_OF_BACKEND**2 * backend * same
+            elif name != "backend":
+                total += WITH_BACKEND**2 * backend * same
+                whole = whole * (SWITCH + (1 - SWITCH) * same)
+        total += whole
+        total[place] += ALONE**2
+        self._rows[key] = total
+        return total
 
-def _kernel(points: Sequence[Coordinates]) -> Floats:
-    """Prior covariance of the log costs of all configurations, (n, n)."""
-    import numpy as np
 
-    names = list(dict.fromkeys(name for point in points for name in point))
-    alike = {name: _alike([point.get(name) for point in points]) for name in names}
-    backend = alike["backend"]
-    whole = COMBINATION**2 * backend * alike["precision"]
-    total = np.full_like(backend, LEVEL**2)
-    for name, same in alike.items():
-        total += EFFECT.get(name, OTHER) ** 2 * same
-        if name == "precision":
-            total += PRECISION_OF_BACKEND**2 * backend * same
-        elif name != "backend":
-            total += WITH_BACKEND**2 * backend * same
-            whole = whole * (SWITCH + (1 - SWITCH) * same)
-    combined: Floats = total + whole + ALONE**2 * np.eye(len(points))
-    return combined
+def _alike(values: Sequence[OptionValue | None]) -> Callable[[int], Floats]:
+    """Correlation of a coordinate's effects: 1 where it is the same; numbers have neighbours.
 
-
-def _alike(values: Sequence[OptionValue | None]) -> Floats:
-    """Correlation of a coordinate's effects: 1 where it is the same; numbers have neighbours."""
+    Of the value at one place with those at all.
+    """
     import numpy as np
 
     if all(type(v) in (int, float) and v > 0 for v in values):  # type: ignore[operator]
         logs = np.array([math.log2(v) for v in values])  # type: ignore[arg-type]
-        correlation: Floats = STEP ** np.abs(logs[:, None] - logs[None, :])
-        return correlation
+        return lambda place: STEP ** np.abs(logs[place] - logs)
     codes = {repr(v): code for code, v in enumerate(values)}
     found = np.array([codes[repr(v)] for v in values])
-    same: Floats = (found[:, None] == found[None, :]).astype(np.float64)
-    return same
+    return lambda place: (found == found[place]).astype(np.float64)

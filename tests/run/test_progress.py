@@ -10,10 +10,9 @@ from rich.console import Console
 
 from gpubench.record import Record
 from gpubench.run import progress, tune
-from gpubench.run.propose import Grid
 from gpubench.run.search import search
 from tests.analysis import searches
-from tests.run.benches import Bench, cells
+from tests.run.benches import Bench, Everything, cells
 from tests.run.test_search import asked, ms
 
 
@@ -42,7 +41,7 @@ def test_the_course_of_a_search() -> None:
     what, bench = asked(baseline=space[:1]), Bench(ms, bound=lambda c: ms(c) / 1.2)
     noted: list[Record] = []
     search(
-        space, what, bench, Grid(what, bench.best), (), noted.append,
+        space, what, bench, Everything(what, bench), (), noted.append,
         lambda standings: told.append(tune.course(standings, what)),
     )  # fmt: skip
     assert told[0][0].startswith("1 of 40 tried")

@@ -11,10 +11,9 @@ from gpubench.analysis import race
 from gpubench.analysis.race import Standing
 from gpubench.goal import Goal, Limit, Metric, Search
 from gpubench.record import Record
-from gpubench.run.propose import Grid
 from gpubench.run.search import BASELINE, EXPLORE, SEARCH, search
 from gpubench.suite import Cell
-from tests.run.benches import Bench, cells
+from tests.run.benches import Bench, Everything, cells
 
 RATE = Metric("throughput")
 
@@ -28,7 +27,7 @@ def go(
     space: Sequence[Cell], what: Search, bench: Bench, records: Sequence[Record] = ()
 ) -> tuple[list[Standing], list[Record]]:
     noted: list[Record] = []
-    found = search(space, what, bench, Grid(what, bench.best), records, noted.append)
+    found = search(space, what, bench, Everything(what, bench), records, noted.append)
     return found, noted
 
 
@@ -147,7 +146,7 @@ def test_a_limit_that_nothing_keeps_leaves_nothing_to_recommend() -> None:
 def test_where_all_stand_is_told_after_each_measurement() -> None:
     space, told, noted = cells(), [], []
     what, bench = asked(baseline=space[:1]), Bench(ms)
-    search(space, what, bench, Grid(what, bench.best), (), noted.append, told.append)
+    search(space, what, bench, Everything(what, bench), (), noted.append, told.append)
     measured = [r for r in noted if r.status != "ruled-out"]
     assert len(told) == len(measured)
     assert [len(each) for each in told] == [len(space)] * len(told)

@@ -80,11 +80,8 @@ class Proposing(Struct, frozen=True):
     make: Callable[[Sequence[Cell], Search, metrics.Best, Coordinates], Proposer]
 
 
-PROPOSERS = (
-    Proposing("proposals", propose.Proposals),
-    Proposing("optuna", propose.Tpe),
-)
-"""What `gpubench tune` asks; and Optuna alone, which always has something to try."""
+PROPOSERS = (Proposing("proposals", propose.Proposals),)
+"""What `gpubench tune` asks, and whatever is to be held against it."""
 
 
 def bounds(file: RecordFile) -> Callable[[Cell, Metric], float | None]:
