@@ -34,7 +34,8 @@ def comparison(view: View, code: int | None = None) -> str:
     """
     drawn = {"forest": forest.forest(view.rows, view.rule), "behind": forest.behind(view)}
     shown = verdictpage.context(view, drawn, code)
-    return page([view.base, view.candidate], view.summaries, shown, drawn)
+    cells = [s for side in view.sides() for s in side.values()]  # whatever order runs came in
+    return page([view.base, view.candidate], cells, shown, drawn)
 
 
 def search(
