@@ -9,13 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpubench.report.frames import read as read
+    from gpubench.report.frames import tables as tables
     from gpubench.serving import load as load
 
 __version__ = "0.1.0"
 
 
+_PUBLIC = {"load": "serving", "read": "report.frames", "tables": "report.frames"}
+
+
 def __getattr__(name: str) -> Any:
-    """``gpubench.load``, which imports what it needs only when it is asked for."""
-    if name == "load":
-        return import_module("gpubench.serving").load
+    """``load``, ``read`` and ``tables``, which import what they need only when asked for."""
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,8 @@ from gpubench.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.analysis.verdicts import Comparison
+    from gpubench.analysis.compare import View
     from gpubench.run.ab import Job
-    from gpubench.suite import Rule
 
 delta_option = click.option(
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
@@ -145,10 +144,8 @@ def ab(
 
 def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
     from gpubench.analysis import compare as comparing
-    from gpubench.analysis.interleaved import unfinished
-    from gpubench.analysis.verdicts import exit_code
     from gpubench.record import RECORDS
-    from gpubench.report.page import render_comparison
+    from gpubench.report import page
     from gpubench.run import ab as pairs
 
     screen = console(quiet)
@@ -168,12 +165,11 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
         begun = (job.out / "candidate" / RECORDS).exists()
         screen.print(f"interrupted; {kept if begun else 'nothing was measured'}", markup=False)
         return 130
-    found = comparing.compare(*files)
-    code = exit_code(found, failing)
-    page = render_comparison(*files, found, rule=job.rule, code=code)
-    save_report(job.out, page)
-    _tell(screen, found, job.rule, code, as_json, github)
-    more, needed = unfinished(*files)
+    view = comparing.view(*files)
+    code = comparing.exit_code(view.rows, failing)
+    save_report(job.out, page.comparison(view, code))
+    _tell(screen, view, code, as_json, github)
+    more, needed = view.arms.unfinished() if view.arms else (0, 0.0)
     if more:
         screen.print(
             f"The budget ended first: pairs still needed: at least {more}, about "
@@ -189,8 +185,7 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
 
 def _tell(
     screen: Console,
-    found: Sequence[Comparison],
-    rule: Rule,
+    view: View,
     code: int,
     as_json: bool,
     asked: bool,
@@ -199,6 +194,7 @@ def _tell(
     """Verdicts on the terminal or as JSON; on GitHub in the job's summary as well."""
     from gpubench.report import github, machine, text
 
+    found, rule = view.rows, view.rule
     if as_json:
         click.echo(machine.comparisons(found, rule=rule, code=code))
     else:
@@ -247,12 +243,10 @@ def compare(
 
     Example: gpubench compare reports/before reports/after --delta 3%
     """
-    from msgspec.structs import replace
-
     from gpubench.analysis import aa
     from gpubench.analysis import compare as comparing
     from gpubench.recordreader import read_all
-    from gpubench.report import page, verdicts
+    from gpubench.report import page
     from gpubench.workload.cache import Cache
 
     failing = comparing.parse_fail_on(fail_on)
@@ -277,15 +271,13 @@ def compare(
             "gpubench selftest keeps them"
         )
     allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
-    found = comparing.compare(
+    view = comparing.view(
         before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
     )
-    code = comparing.exit_code(found, failing)
-    own = verdicts.rule_of(before, after)
-    rule = replace(own, delta=margin or own.delta, alpha=chance or own.alpha)
+    code = comparing.exit_code(view.rows, failing)
     if output:
-        save(output, page.render_comparison(before, after, found, rule=rule, code=code))
-    _tell(console(), found, rule, code, as_json, github, everything)
+        save(output, page.comparison(view, code))
+    _tell(console(), view, code, as_json, github, everything)
     sys.exit(code)
 
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import environment
 from gpubench.analysis import aa, interleaved, stats
-from gpubench.analysis.cells import UNTRIED, Summary, summarise
+from gpubench.analysis.cells import UNTRIED, Summary, run_names, summarise
 from gpubench.analysis.interleaved import pair_of
 from gpubench.analysis.verdicts import (
     CAVEAT,
@@ -42,8 +43,9 @@ from gpubench.record import RecordFile
 from gpubench.suite import Rule
 from gpubench.units import percent, share
 
-__all__ = ["CAVEAT", "CODES", "FAIL_ON", "UNSTEADY", "VERDICTS", "Comparison", "caveat", "compare",
-           "exit_code", "machine_differences", "pair_of", "parse_fail_on"]  # fmt: skip
+__all__ = ["CAVEAT", "CODES", "FAIL_ON", "UNSTEADY", "VERDICTS", "Comparison", "View", "caveat",
+           "compare", "exit_code", "machine_differences", "pair_of", "parse_fail_on",
+           "view"]  # fmt: skip
 
 POWER = 0.95
 
@@ -57,6 +59,39 @@ def compare(
     allow_different: Sequence[str] = (),
     history: Sequence[RecordFile] = (),
 ) -> list[Comparison]:
+    """The rows of `view`, for who needs nothing else of the two runs."""
+    given: Any = {"delta": delta, "alpha": alpha, "allow_different": allow_different}
+    return view(base, candidate, history=history, **given).rows
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """Two runs, compared: what every report of them shows is in here, computed once."""
+
+    base: RecordFile
+    candidate: RecordFile
+    summaries: list[Summary]
+    """Of both; each is called as `run_names` has it."""
+    rule: Rule
+    """The one that gave the verdicts."""
+    rows: list[Comparison]
+    arms: interleaved.Arms | None = None
+    """Of the arms of one A/B: its pairs."""
+
+    def sides(self) -> tuple[dict[str, Summary], dict[str, Summary]]:
+        """Cell key -> summary, of either run."""
+        return _sides(self.base, self.candidate, self.summaries)
+
+
+def view(
+    base: RecordFile,
+    candidate: RecordFile,
+    summaries: list[Summary] | None = None,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+    allow_different: Sequence[str] = (),
+    history: Sequence[RecordFile] = (),
+) -> View:
     """Compare every cell that either file planned; cells that neither could measure are left out.
 
     Of a search only the cells that both measured count: it chose what to measure.
@@ -66,15 +101,17 @@ def compare(
     ``allow_different`` names parts of the environment ('libraries.torch', 'libraries') that may
     differ between two stored runs; InputError for one that no environment has. ``history``: A/A
     sessions; those of another machine than the baseline's, and the two runs themselves, do not
-    count.
+    count. ``summaries``: of both runs, in any order, where they are at hand.
     """
+    summaries = summarise([base, candidate]) if summaries is None else summaries
+    before, after = _sides(base, candidate, summaries)
     if interleaved.of_one_session(base, candidate):
-        return interleaved.compare(base, candidate, delta=delta, alpha=alpha)
+        arms = interleaved.join(base, candidate, before, after, delta=delta, alpha=alpha)
+        return View(base=base, candidate=candidate, summaries=summaries, rule=arms.rule,
+                    rows=arms.rows(), arms=arms)  # fmt: skip
     rule = Rule()
     delta = rule.delta if delta is None else delta
     alpha = rule.alpha if alpha is None else alpha
-    before = {s.key: s for s in summarise([base])}
-    after = {s.key: s for s in summarise([candidate])}
     apart = machine_differences(base, candidate, allow_different)
     sessions = aa.by_cell(_normal(history, base, candidate))
     limits = aa.limits(sessions)
@@ -103,7 +140,16 @@ def compare(
         row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha, known)
         effect = _detectable(test, delta, alpha / (2 * n))
         found[test.at] = _doubted(replace(row, smallest_detectable=effect), test)
-    return found
+    return View(base=base, candidate=candidate, summaries=summaries, rows=found,
+                rule=replace(rule, delta=delta, alpha=alpha))  # fmt: skip
+
+
+def _sides(
+    base: RecordFile, candidate: RecordFile, summaries: Sequence[Summary]
+) -> tuple[dict[str, Summary], dict[str, Summary]]:
+    names = run_names([base, candidate])
+    first, second = ({s.key: s for s in summaries if s.run == name} for name in names)
+    return first, second
 
 
 def machine_differences(

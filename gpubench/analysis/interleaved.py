@@ -6,7 +6,7 @@ Records are joined into pairs of processes here; what the pairs say is `gate.jud
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import fmean, median
 
@@ -23,6 +23,8 @@ from gpubench.samples import Samples
 from gpubench.suite import Cell, Rule
 from gpubench.units import percent
 
+Cells = Mapping[str, Summary]
+"""By key."""
 LEAST_BOUND = 64
 """Pairs that a stage may need to reach its level at all, whatever the rule's limit."""
 SPOILT_SHARE = 0.25
@@ -42,81 +44,111 @@ def compare(
     delta: float | None = None,
     alpha: float | None = None,
 ) -> list[Comparison]:
-    """Every pair of planned cells, judged by the rule that the pairs were measured for.
+    """The rows of `join`: for who needs nothing else of the two arms."""
+    return join(base, candidate, *sides(base, candidate), delta=delta, alpha=alpha).rows()
 
-    ``delta`` and ``alpha`` may only repeat it: the rule fixed which cells were measured again, and
-    how often. Pairs that both arms skipped are left out. Raises InputError for arms that do not
-    fit together.
+
+def sides(base: RecordFile, candidate: RecordFile) -> tuple[Cells, Cells]:
+    """Cell key -> summary, of either run."""
+    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
+    return first, second
+
+
+def join(
+    base: RecordFile,
+    candidate: RecordFile,
+    first: Cells,
+    second: Cells,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+) -> Arms:
+    """Both arms pair by pair, from the summaries of their cells.
+
+    ``delta`` and ``alpha`` may only repeat the rule that the pairs were measured for: it fixed
+    which cells were measured again, and how often. Planned pairs of cells that both arms skipped
+    are left out. Raises InputError for arms that do not fit together.
     """
     rule = _rule(base, candidate, delta, alpha)
-    kept = _matches(base, candidate)
-    joined = {str(n): _join(m) for n, m in enumerate(kept) if not lost(m.baseline, m.candidate)}
-    pairs = {key: _pairs(both) for key, both in joined.items()}
-    longest = max((len(x) for p in pairs.values() for x in (p.screen, p.confirm)), default=0)
+    pairing = candidate.header.pairing
+    rates = bool(pairing and pairing.rates)
+    kept = []
+    for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
+        one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
+        if not (_skipped(one) and _skipped(other)):
+            pairs = None if lost(one, other) else _join(one, other, by)
+            kept.append(Match(one, other, by, pairs))
+    both = (_pairs(m.pairs) for m in kept if m.pairs)
+    longest = max((len(x) for p in both for x in (p.screen, p.confirm)), default=0)
     if longest > max(rule.pilot, rule.most, LEAST_BOUND):
         raise InputError(
             f"{candidate.path}: {longest} pairs of one cell and stage, but its rule allows "
             f"{rule.most}; this is not what an A/B wrote"
         )
-    said = gate.judge(pairs, rule)
-    rows = []
-    for n, match in enumerate(kept):
-        row, key = _blank(match), str(n)
-        if key in said:
-            used = [x for x in joined[key] if x.confirms == (said[key].stage == "confirm")]
-            row = _doubted(_judged(row, said[key], used, match), match, used)
-        rows.append(row)
-    return rows
+    return Arms(rule, kept)
 
 
-def unfinished(base: RecordFile, candidate: RecordFile) -> tuple[int, float]:
-    """(pairs that the rule asks for next, seconds that they take here); (0, 0.0) when it is done.
+class Arms(Struct, frozen=True):
+    """The two arms of one A/B, pair by pair."""
 
-    A cell with a failure is not measured again. After a screen there may be fresh pairs to come.
-    """
-    rule = _rule(base, candidate, None, None)
-    joined = [m for m in _matches(base, candidate) if not lost(m.baseline, m.candidate)]
-    pairs = [_pairs(_join(m)) for m in joined]
-    more, seconds = 0, 0.0
-    for n, (stage, size) in gate.wanted({str(n): p for n, p in enumerate(pairs)}, rule).items():
-        match, have = joined[int(n)], pairs[int(n)]
-        if not failures(match.baseline, match.candidate):
-            lack = size - len(have.screen if stage == "screen" else have.confirm)
-            more += lack
-            seconds += lack * fmean(r.wall_s for r in match.candidate.records)
-    return more, seconds
+    rule: Rule
+    matches: list[Match]
+
+    def rows(self) -> list[Comparison]:
+        """Every pair of planned cells, judged by the rule that the pairs were measured for."""
+        said = gate.judge(self._pairs(), self.rule)
+        return [_row(match, said.get(str(n))) for n, match in enumerate(self.matches)]
+
+    def unfinished(self) -> tuple[int, float]:
+        """(pairs that the rule asks for next, seconds that they take here); (0, 0.0): none.
+
+        A cell with a failure is not measured again. After a screen there may be fresh pairs to
+        come.
+        """
+        have, more, seconds = self._pairs(), 0, 0.0
+        for key, (stage, size) in gate.wanted(have, self.rule).items():
+            match, pairs = self.matches[int(key)], have[key]
+            if not failures(match.baseline, match.candidate):
+                lack = size - len(pairs.screen if stage == "screen" else pairs.confirm)
+                more += lack
+                seconds += lack * fmean(r.wall_s for r in match.candidate.records)
+        return more, seconds
+
+    def _pairs(self) -> dict[str, gate.Pairs]:
+        """By their place: of cells with a result on both sides."""
+        return {str(n): _pairs(m.pairs) for n, m in enumerate(self.matches) if m.pairs is not None}
 
 
-def _matches(base: RecordFile, candidate: RecordFile) -> list[_Match]:
-    """Planned pairs of cells, without those that both arms skipped."""
-    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
-    pairing = candidate.header.pairing
-    rates = bool(pairing and pairing.rates)
-    matches = (
-        _Match(first[b.key], second[c.key], rates or by_rate(b, c))
-        for b, c in zip(base.header.planned, candidate.header.planned, strict=True)
-    )
-    return [m for m in matches if not (_skipped(m.baseline) and _skipped(m.candidate))]
-
-
-class _Match(Struct, frozen=True):
+class Match(Struct, frozen=True):
     """A planned pair of cells."""
 
     baseline: Summary
     candidate: Summary
     rates: bool
     """Compared by images/s."""
+    pairs: list[Both] | None
+    """In the order measured; None where a side has no result that may be compared."""
 
 
-class _Both(Struct, frozen=True):
+class Both(Struct, frozen=True):
     """One pair of processes, both of which ended well."""
 
-    confirms: bool
+    records: tuple[Record, Record]
+    """The baseline's, the candidate's."""
     values: tuple[float | None, float | None]
     """ns per batch, or images/s."""
     pair: gate.Pair | None
     """None where a value is missing."""
-    flags: frozenset[str]
+
+    @property
+    def confirms(self) -> bool:
+        """Measured after the screen had flagged the cell."""
+        return self.records[1].stage == "confirm"
+
+    @property
+    def flags(self) -> list[str]:
+        """Of both, the baseline's first."""
+        return list(dict.fromkeys(flag for r in self.records for flag in r.flags))
 
 
 def _rule(
@@ -150,20 +182,18 @@ def _skipped(s: Summary) -> bool:
 # ------------------------------------------------------------------------------ pairs
 
 
-def _join(match: _Match) -> list[_Both]:
+def _join(baseline: Summary, candidate: Summary, rates: bool) -> list[Both]:
     """Repeats that ended well in both arms, in the order measured."""
-    first, second = (
-        s.rates if match.rates else s.medians for s in (match.baseline, match.candidate)
-    )
-    before = {r.repeat: r for r in match.baseline.records if r.status == "ok"}
+    first, second = (s.rates if rates else s.medians for s in (baseline, candidate))
+    before = {r.repeat: r for r in baseline.records if r.status == "ok"}
     return [
-        _both(before[r.repeat], r, (first.get(r.repeat), second.get(r.repeat)), match.rates)
-        for r in match.candidate.records
+        _both(before[r.repeat], r, (first.get(r.repeat), second.get(r.repeat)), rates)
+        for r in candidate.records
         if r.status == "ok" and r.repeat in before
     ]
 
 
-def _pairs(both: Sequence[_Both]) -> gate.Pairs:
+def _pairs(both: Sequence[Both]) -> gate.Pairs:
     def of(confirms: bool) -> list[gate.Pair]:
         return [x.pair for x in both if x.pair and x.confirms == confirms]
 
@@ -185,9 +215,9 @@ def pair_of(baseline: Record, candidate: Record, rates: bool = False) -> gate.Pa
 
 def _both(
     baseline: Record, candidate: Record, values: tuple[float | None, float | None], rates: bool
-) -> _Both:
+) -> Both:
     before, after = values
-    flags = frozenset((*baseline.flags, *candidate.flags))
+    flags = {*baseline.flags, *candidate.flags}
     pair = None
     if before and after:
         d = math.log(after / before)
@@ -197,7 +227,7 @@ def _both(
             spreads=(_spread(baseline), _spread(candidate)),
             unsteady=not flags.isdisjoint(("DRIFT", "NO-STEADY-STATE")),
         )
-    return _Both(candidate.stage == "confirm", values, pair, flags)
+    return Both((baseline, candidate), values, pair)
 
 
 def by_rate(baseline: Cell, candidate: Cell) -> bool:
@@ -264,7 +294,15 @@ def _turn(visit: list[Samples], cell: Cell) -> float:
 # ------------------------------------------------------------------------------ rows
 
 
-def _blank(match: _Match) -> Comparison:
+def _row(match: Match, said: gate.Verdict | None) -> Comparison:
+    """``said``: of the pairs; None where there are none."""
+    if said is None or match.pairs is None:
+        return _blank(match)
+    used = [x for x in match.pairs if x.confirms == (said.stage == "confirm")]
+    return _doubted(_judged(_blank(match), said, used, match), match, used)
+
+
+def _blank(match: Match) -> Comparison:
     """What is known without a pair; MISSING where a side has no result."""
     b, c = match.baseline, match.candidate
     metric = "images/s" if match.rates else "p50 [ns]"
@@ -278,9 +316,7 @@ def _blank(match: _Match) -> Comparison:
     )  # fmt: skip
 
 
-def _judged(
-    row: Comparison, said: gate.Verdict, used: Sequence[_Both], match: _Match
-) -> Comparison:
+def _judged(row: Comparison, said: gate.Verdict, used: Sequence[Both], match: Match) -> Comparison:
     """With the verdict, and the metric of both arms over the pairs that it rests on."""
     row = replace(
         row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
@@ -302,7 +338,7 @@ def _judged(
     return replace(row, ratio=math.exp(sign * said.effect.value), low=low, high=high)
 
 
-def _doubted(row: Comparison, match: _Match, used: Sequence[_Both]) -> Comparison:
+def _doubted(row: Comparison, match: Match, used: Sequence[Both]) -> Comparison:
     """With what stands against the verdict of the pairs."""
     broke = failures(match.baseline, match.candidate)
     if broke and row.verdict != "REGRESSED":

@@ -7,15 +7,11 @@ each report formats them, and sorts by what they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from gpubench.analysis.cells import Summary, flags_of
-from gpubench.analysis.stats import Estimate
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 AXES = ("model", "weights", "images", "device", "backend", "precision", "options", "batch",
         "replicas", "per device", "cores", "boundary", "dispatch", "decoder", "loader",
@@ -54,30 +50,6 @@ class Table(Struct, frozen=True):
     rows: list[list[Any]]
     notes: list[str]
 
-    def frame(self) -> pd.DataFrame:
-        """The same as a DataFrame; an `Estimate` becomes its value, bounds get their own columns.
-
-        Columns are named ``p50 [ns]``, ``p50 low [ns]``, ``p50 high [ns]``; of a `Part`
-        ``decode [ns]``, ``decode share [ns]``.
-        """
-        import pandas as pd
-
-        out: dict[str, list[Any]] = {}
-        for index, column in enumerate(self.columns):
-            values = [row[index] for row in self.rows]
-            unit = f" [{column.unit}]" if column.unit in ("ns", "images/s") else ""
-            for kind, parts in _PARTS.items():
-                if any(isinstance(v, kind) for v in values):
-                    for part, suffix in parts.items():
-                        out[column.name + suffix + unit] = [getattr(v, part, None) for v in values]
-                    break
-            else:
-                out[column.name + unit] = values
-        return pd.DataFrame(out)
-
-
-_PARTS = {Estimate: {"value": "", "low": " low", "high": " high"},
-          Part: {"value": "", "share": " share"}}  # fmt: skip
 
 Field = tuple[Column, Callable[[Summary], Any]]
 Body = list[tuple[Summary, list[Any]]]

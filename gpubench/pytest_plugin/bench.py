@@ -19,7 +19,7 @@ import pytest
 from gpubench import environment
 from gpubench.errors import SuiteError
 from gpubench.pytest_plugin import marks
-from gpubench.pytest_plugin.hooks import wanted_of, will_be_skipped
+from gpubench.pytest_plugin.items import wanted_of, will_be_skipped
 from gpubench.pytest_plugin.result import Result, replay
 from gpubench.pytest_plugin.together import Run, Wanted, Watch
 from gpubench.record import RECORDS

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpubench.pytest_plugin.items import (
+    FIXTURE,
+    CellItem,
+    answers_are_right,
+    wanted_of,
+    will_be_skipped,
+)
+
 if TYPE_CHECKING:
     from gpubench.pytest_plugin.bench import Bench
     from gpubench.pytest_plugin.result import Result
     from gpubench.pytest_plugin.together import Wanted
 
-FIXTURE = "gpubench"
 NO_BENCHMARK = (
     "gpubench measures through pytest-benchmark, which is not active here: "
     "pip install pytest-benchmark, or leave out '-p no:benchmark'"
@@ -114,22 +121,6 @@ class SuiteFile(pytest.File):
             )
 
 
-def answers_are_right(gpubench: Result) -> None:
-    """The test of a cell; `pytest_pyfunc_call` has asserted everything by now."""
-
-
-class CellItem(pytest.Function):
-    """A test that has no code of its own."""
-
-    def __init__(self, *, wanted: Wanted, **rest: Any) -> None:
-        super().__init__(**rest)
-        self.wanted = wanted
-        self.add_marker("gpubench")  # for "-m gpubench"
-
-    def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, 0, self.wanted.cell.label  # the headline of a failure
-
-
 def _want(
     config: pytest.Config,
     ask: Callable[[Bench], list[Wanted]],
@@ -166,17 +157,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(FIXTURE, wanted, ids=[one.name for one in wanted], indirect=True)
 
 
-def wanted_of(item: pytest.Item) -> Wanted | None:
-    """What ``item`` wants measured; None for everybody else's tests."""
-    if isinstance(item, CellItem):
-        return item.wanted
-    callspec = getattr(item, "callspec", None)
-    if callspec is None or FIXTURE not in callspec.params:
-        return None
-    wanted: Wanted = callspec.params[FIXTURE]
-    return wanted
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
@@ -201,14 +181,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if wanted is not None and not without_tests and not will_be_skipped(item):
         bench_of(item.config).make_ready(item, wanted)
     return (yield)
-
-
-def will_be_skipped(item: pytest.Item) -> bool:
-    """By a mark; a condition that is text is not evaluated: its cell is measured in vain."""
-    return any(
-        mark.name == "skip" or (mark.name == "skipif" and any(a is True for a in mark.args))
-        for mark in item.iter_markers()
-    )
 
 
 @pytest.fixture(name=FIXTURE)

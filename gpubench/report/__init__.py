@@ -9,7 +9,7 @@ from gpubench.errors import InputError
 from gpubench.record import RecordFile
 
 Evidence = tuple[RecordFile, RecordFile]
-_MODULES = {"text": "text", "html": "page", "md": "markdown", "csv": "delimited", "json": "machine"}
+_MODULES = {"text": "text", "html": "html", "md": "markdown", "csv": "delimited", "json": "machine"}
 FORMATS = tuple(_MODULES)
 
 

@@ -7,7 +7,6 @@ so light, dark and print need no second drawing. Colour says backend, shape says
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,21 +15,23 @@ from gpubench.analysis.layout import Column
 from gpubench.analysis.scaling import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.report import headline, show
+from gpubench.report.vega import (
+    COLOURS,
+    CROSS,
+    DASHES,
+    LOG,
+    LOG_FROM,
+    SHAPES,
+    Point,
+    layer,
+    layered,
+    nominal,
+    span,
+    stops,
+)
 
-COLOURS = 8
-"""Series colours defined in style.css as --s0 .. --s7 (after Okabe & Ito)."""
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 3])
-LOG_FROM = 20.0
-"""An axis whose values span more than this factor is logarithmic."""
-LOG = ", log scale"
-"""End of the title of such an axis."""
-
-CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _RATE, _NS = Column(name="", unit="images/s"), Column(name="", unit="ns")
 _X, _SHARE = Column(name="", unit="x"), Column(name="", unit="fraction")
-
-Point = dict[str, Any]
 
 
 def build(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
     x["scale"] = {"nice": False, "padding": 14}
     if axes["stops"]:
         x["axis"] = {"values": sorted({p["x"] for p in points}), "format": "d", "grid": False}
-    wide_x = chart["id"] != "scaling" and _span([p["x"] for p in points]) > 4
+    wide_x = chart["id"] != "scaling" and span([p["x"] for p in points]) > 4
     log_x = {"type": "log", "base": 2 if axes["stops"] else 10}
     x["scale"] |= log_x if wide_x else {"zero": False}
     if not axes["stops"]:
@@ -212,73 +213,33 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
         x["title"] += LOG
         x["axis"] |= {} if axes["stops"] else stops([p["x"] for p in points], "x")
     y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": axes["y"]}
-    log_y = _span([p["y"] for p in points]) > LOG_FROM
+    log_y = span([p["y"] for p in points]) > LOG_FROM
     y["scale"] = {"type": "log", "nice": False, "padding": 14} if log_y else {"zero": True}
     y["axis"] = {"format": ",.6~g"}
     y["axis"] |= stops([p["y"] for p in points], "y") if log_y else {"tickCount": 6}
     y["title"] += LOG if log_y else ""
     names = [look["name"] for look in looks]
-
-    def by(key: str) -> dict[str, Any]:
-        return {"field": "series", "type": "nominal", "legend": None,
-                "scale": {"domain": names, "range": [look[key] for look in looks]}}  # fmt: skip
-
-    ranked = {"filter": "datum.state != 'unranked'"}
-    tip = {"tooltip": {"field": "tip"}}
+    colour, shape, dash = (
+        nominal("series", names, [look[key] for look in looks])
+        for key in ("colour", "shape", "dash")
+    )
+    tip, rule = {"tooltip": {"field": "tip"}}, {"type": "rule", "strokeWidth": 1.6}
     layers: list[dict[str, Any]] = [_guide(chart["id"])] if _guide(chart["id"]) else []
     if axes["stops"]:
-        layers.append({"transform": [ranked], "mark": {"type": "line", "strokeWidth": 1.8},
-                       "encoding": {"strokeDash": by("dash")}})  # fmt: skip
-    layers.append({"transform": [{"filter": "datum.low != null"}],
-                   "mark": {"type": "rule", "strokeWidth": 1.6},
-                   "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}}})  # fmt: skip
+        line = {"type": "line", "strokeWidth": 1.8}
+        layers.append(layer(line, {"strokeDash": dash}, "datum.state != 'unranked'"))
+    up = {"y": {"field": "low"}, "y2": {"field": "high"}}
+    layers.append(layer(rule, up, "datum.low != null"))
     if chart["id"] == "tradeoff":
-        layers.append({"transform": [{"filter": "datum.left != null"}],
-                       "mark": {"type": "rule", "strokeWidth": 1.6},
-                       "encoding": {"x": {"field": "left"}, "x2": {"field": "right"}}})  # fmt: skip
-    for state, fill in (("clean", None), ("flagged", "var(--paper)")):
-        mark: dict[str, Any] = {"type": "point", "size": 70, "filled": False, "strokeWidth": 1.8}
-        colour = by("colour")
-        encoding = {"shape": by("shape"), **tip, "fill": {"value": fill} if fill else colour}
-        layers.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
-                       "encoding": encoding})  # fmt: skip
-    layers.append({"transform": [{"filter": "datum.state == 'unranked'"}],
-                   "mark": {"type": "point", "size": 60, "shape": CROSS, "strokeWidth": 2},
-                   "encoding": tip})  # fmt: skip
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": 280, "data": {"name": "points"},
-        "autosize": {"type": "fit", "contains": "padding", "resize": True},
-        "encoding": {"x": x, "y": y, "color": by("colour")}, "layer": layers,
-        "config": CONFIG,
-    }  # fmt: skip
-
-
-def layered(height: Any, fit: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """A Vega-Lite chart of these layers, over the points that the page gives it."""
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": height, "data": {"name": "points"},
-        "autosize": {"type": fit, "contains": "padding", "resize": True},
-        "layer": layers, "config": CONFIG,
-    }  # fmt: skip
-
-
-def _span(values: list[float]) -> float:
-    seen = [v for v in values if v > 0]
-    return max(seen) / min(seen) if seen else 1.0
-
-
-def stops(values: Sequence[float], channel: str) -> dict[str, Any]:
-    """Ticks 1, 2, 5, 10, .. of a logarithmic axis; closer where less than a decade is drawn."""
-    seen = [math.log10(v) for v in values if v > 0]
-    decades = range(math.floor(min(seen)), math.ceil(max(seen)) + 1)
-    wide, close = (
-        [m * 10.0**d for d in decades for m in steps]
-        for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
-    )
-    drawn = f"domain('{channel}')"
-    return {"values": {"expr": f"{drawn}[1] > 10 * {drawn}[0] ? {wide} : {close}"}}
+        across = {"x": {"field": "left"}, "x2": {"field": "right"}}
+        layers.append(layer(rule, across, "datum.left != null"))
+    mark: dict[str, Any] = {"type": "point", "size": 70, "filled": False, "strokeWidth": 1.8}
+    for state, fill in (("clean", colour), ("flagged", {"value": "var(--paper)"})):
+        look = {"shape": shape, **tip, "fill": fill}
+        layers.append(layer(mark, look, f"datum.state == '{state}'"))
+    cross = {"type": "point", "size": 60, "shape": CROSS, "strokeWidth": 2}
+    layers.append(layer(cross, tip, "datum.state == 'unranked'"))
+    return layered(280, "fit", layers, x=x, y=y, color=colour)
 
 
 def _guide(name: str) -> dict[str, Any]:
@@ -291,18 +252,6 @@ def _guide(name: str) -> dict[str, Any]:
         line = {"calculate": "datum.x", "as": "y"}
         return {"transform": [*both, line], "mark": grey, "encoding": plain}
     if name == "tradeoff":
-        return {"transform": [{"filter": "datum.front"}],
-                "mark": grey | {"interpolate": "step-after"},
-                "encoding": plain | {"order": {"field": "x"}}}  # fmt: skip
+        order = plain | {"order": {"field": "x"}}
+        return layer(grey | {"interpolate": "step-after"}, order, "datum.front")
     return {}
-
-
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-"""The page's own, by name: Vega measures text outside the page, where nothing can be inherited."""
-CONFIG: dict[str, Any] = {
-    "background": "transparent", "font": FONT, "view": {"stroke": None},
-    "axis": {"labelColor": "var(--soft)", "titleColor": "var(--ink)", "gridColor": "var(--line)",
-             "domainColor": "var(--edge)", "tickColor": "var(--edge)", "labelFontSize": 12,
-             "titleFontSize": 12, "titleFontWeight": 500, "titlePadding": 8,
-             "labelOverlap": "greedy"},
-}  # fmt: skip

@@ -1,6 +1,6 @@
 """The charts of a comparison: every cell's effect (forest plot), and what lies behind a verdict.
 
-As in `gpubench.report.charts` a specification holds no data. Effects are drawn as logarithms of
+As in `gpubench.report.vega` a specification holds no data. Effects are drawn as logarithms of
 the cost, so that twice and half are equally far from nothing; the labels say per cent.
 """
 
@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gpubench.analysis.cells import Summary, summarise
-from gpubench.analysis.compare import VERDICTS, Comparison, pair_of
-from gpubench.record import RecordFile
+from gpubench.analysis.cells import Summary
+from gpubench.analysis.compare import VERDICTS, Comparison, View
+from gpubench.analysis.interleaved import Both
 from gpubench.report import verdicts
-from gpubench.report.charts import Point, layered
+from gpubench.report.vega import Point, layer, layered, nominal
 from gpubench.suite import Rule
 
 LOOKS = {
@@ -82,35 +82,27 @@ def _forest_spec(margin: float, reach: float, lines: int) -> dict[str, Any]:
     }  # fmt: skip
     colours, shapes, filled = zip(*LOOKS.values(), strict=True)
     paint = [c if f else "var(--paper)" for c, f in zip(colours, filled, strict=True)]
-    place = {"x": x, "y": y, "color": _by_verdict(colours)}
+    place = {"x": x, "y": y, "color": nominal("verdict", LOOKS, colours)}
     ends = {"x": x | {"field": "low"}, "x2": {"field": "high"}}
     rule = {"type": "rule", "strokeWidth": 2}
-    layers = [
-        _band("x", margin),
-        {"transform": [{"filter": "datum.low != null"}], "mark": rule, "encoding": place | ends},
-    ]
+    layers = [_band("x", margin), layer(rule, place | ends, "datum.low != null")]
     for side, end in (("left", "low"), ("right", "high")):
         arrow = {"type": "point", "shape": _ARROW[side], "size": 50, "filled": False}
-        beyond = [{"filter": f"indexof(datum.beyond, '{side}') >= 0"}]
-        at = place | {"x": x | {"field": end}}
-        layers.append({"transform": beyond, "mark": arrow, "encoding": at})
-    look = {"shape": _by_verdict(shapes), "fill": _by_verdict(paint), "tooltip": {"field": "tip"}}
+        beyond = f"indexof(datum.beyond, '{side}') >= 0"
+        layers.append(layer(arrow, place | {"x": x | {"field": end}}, beyond))
+    look = {"shape": nominal("verdict", LOOKS, shapes), "fill": nominal("verdict", LOOKS, paint),
+            "tooltip": {"field": "tip"}}  # fmt: skip
     mark = {"type": "point", "size": 90, "strokeWidth": 1.8, "opacity": 1}
-    layers.append({"mark": mark, "encoding": place | look})
+    layers.append(layer(mark, place | look))
     return layered(STEP * lines, "fit-x", layers)
-
-
-def _by_verdict(values: Sequence[str]) -> dict[str, Any]:
-    return {"field": "verdict", "type": "nominal", "legend": None,
-            "scale": {"domain": list(LOOKS), "range": list(values)}}  # fmt: skip
 
 
 def _band(axis: str, margin: float) -> dict[str, Any]:
     """Behind everything: where changes do not matter, and the line of no change."""
     ends = {axis: {"datum": -margin, "type": "quantitative"}, f"{axis}2": {"datum": margin}}
     rect = {"mark": {"type": "rect", "color": "var(--band)"}, "encoding": ends}
-    zero = {"mark": {"type": "rule", "color": "var(--guide)"},
-            "encoding": {axis: {"datum": 0, "type": "quantitative"}}}  # fmt: skip
+    nothing = {axis: {"datum": 0, "type": "quantitative"}}
+    zero = layer({"type": "rule", "color": "var(--guide)"}, nothing)
     return {"data": {"values": [{}]}, "layer": [rect, zero]}
 
 
@@ -122,13 +114,8 @@ def _share_axis(reach: float, overlap: str | bool = "greedy") -> dict[str, Any]:
     digits = 1 if step and step < 0.01 else 0
     text = f"datum.value ? format(100 * exp(datum.value) - 100, '+,.{digits}f') + ' %' : '0'"
     # without a count Vega leaves out every other tick of a small chart
-    return {
-        "values": ticks,
-        "tickCount": len(ticks),
-        "grid": False,
-        "labelOverlap": overlap,
-        "labelExpr": text,
-    }
+    return {"values": ticks, "tickCount": len(ticks), "grid": False, "labelOverlap": overlap,
+            "labelExpr": text}  # fmt: skip
 
 
 def _doublings(reach: float) -> list[float]:
@@ -140,22 +127,22 @@ def _doublings(reach: float) -> list[float]:
 # ------------------------------------------------------------------------------ one cell
 
 
-def behind(
-    base: RecordFile, candidate: RecordFile, found: Sequence[Comparison], rule: Rule
-) -> dict[str, Any]:
+def behind(view: View) -> dict[str, Any]:
     """``{spec, cells: [{label, verdict, points, lines}]}`` of what is not unchanged, worst first.
 
     Points: d of every pair, in the order measured; of two stored runs every repeat against the
     mean of the baseline's. Lines: the effect with its interval over the points it comes from.
     """
-    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
-    draw = _pairs if verdicts.paired(found) else _repeats
+    first, second = view.sides()
+    pairs = {(m.baseline.key, m.candidate.key): m.pairs for m in view.arms.matches if m.pairs
+             } if view.arms else {}  # fmt: skip
     cells = []
-    for c in verdicts.split(found)[0]:
-        b, s, logs = first.get(c.baseline_key or c.key), second.get(c.key), verdicts.cost(c)
+    for c in verdicts.split(view.rows)[0]:
+        keys, logs = (c.baseline_key or c.key, c.key), verdicts.cost(c)
+        b, s = first.get(keys[0]), second.get(keys[1])
         if b is None or s is None or logs is None:
             continue
-        points = draw(c, b, s)
+        points = _pairs(pairs.get(keys, ())) if view.arms else _repeats(c, b, s)
         if not points:
             continue
         own = [p["x"] for p in points if p["kind"] == (c.stage or points[-1]["kind"])]
@@ -163,28 +150,25 @@ def behind(
                 "high": logs[2]}  # fmt: skip
         cells.append({"label": c.label, "verdict": c.verdict, "effect": verdicts.effect(c),
                       "why": verdicts.why(c), "points": points, "lines": [line],
-                      "axis": _share_axis(_reach(points, rule), False)})  # fmt: skip
-    return {"spec": _behind_spec(math.log1p(rule.delta), verdicts.paired(found)), "cells": cells}
+                      "axis": _share_axis(_reach(points, view.rule), False)})  # fmt: skip
+    spec = _behind_spec(math.log1p(view.rule.delta), view.arms is not None)
+    return {"spec": spec, "cells": cells}
 
 
 def _reach(points: Sequence[Point], rule: Rule) -> float:
     return 1.1 * max(math.log1p(rule.delta), *(abs(float(p["y"])) for p in points))
 
 
-def _pairs(c: Comparison, base: Summary, candidate: Summary) -> list[Point]:
-    rates = not c.metric.endswith("[ns]")
-    before = {r.repeat: r for r in base.records}
+def _pairs(both: Sequence[Both]) -> list[Point]:
     points: list[Point] = []
-    for r in candidate.records:
-        b = before.get(r.repeat)
-        pair = pair_of(b, r, rates) if b else None
-        if b is None or pair is None:
+    for each in both:
+        r, pair = each.records[1], each.pair
+        if pair is None:
             continue
-        kind = "confirm" if r.stage == "confirm" else "screen"
-        flags = ", ".join(dict.fromkeys([*b.flags, *r.flags])) or "none"
+        kind = "confirm" if each.confirms else "screen"
         tip = {"pair": str(r.repeat + 1), "stage": kind, "order": r.order or "unknown",
-               "d": verdicts.percent(math.expm1(pair.d), signed=True), "flags": flags,
-               "started": r.started}  # fmt: skip
+               "d": verdicts.percent(math.expm1(pair.d), signed=True),
+               "flags": ", ".join(each.flags) or "none", "started": r.started}  # fmt: skip
         points.append({"x": r.repeat + 1, "y": pair.d, "kind": kind, "tip": tip})
     return sorted(points, key=lambda p: (p["kind"] == "confirm", p["x"]))
 
@@ -213,18 +197,16 @@ def _behind_spec(margin: float, pairs: bool) -> dict[str, Any]:
                          "scale": {"zero": False, "nice": False, "padding": 16}}  # fmt: skip
     span = {"x": x, "x2": {"field": "x2"}}
     effect = {"data": {"name": "lines"}, "layer": [
-        {"transform": [{"filter": "datum.low != null"}],
-         "mark": {"type": "rect", "color": "var(--mean)", "opacity": 0.18},
-         "encoding": span | {"y": y | {"field": "low"}, "y2": {"field": "high"}}},
-        {"mark": {"type": "rule", "color": "var(--mean)", "strokeWidth": 2},
-         "encoding": span | {"y": y}},
+        layer({"type": "rect", "color": "var(--mean)", "opacity": 0.18},
+              span | {"y": y | {"field": "low"}, "y2": {"field": "high"}}, "datum.low != null"),
+        layer({"type": "rule", "color": "var(--mean)", "strokeWidth": 2}, span | {"y": y}),
     ]}  # fmt: skip
     layers = [_band("y", margin), effect]
     for kind, (shape, filled) in KINDS.items():
         mark = {"type": "point", "shape": shape, "size": 55, "strokeWidth": 1.6, "filled": filled,
                 "color": "var(--mean)", "opacity": 1}  # fmt: skip
-        layers.append({"transform": [{"filter": f"datum.kind == '{kind}'"}], "mark": mark,
-                       "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}})  # fmt: skip
+        at = {"x": x, "y": y, "tooltip": {"field": "tip"}}
+        layers.append(layer(mark, at, f"datum.kind == '{kind}'"))
     return layered(200, "fit", layers)
 
 

@@ -22,7 +22,6 @@ from gpubench.analysis.layout import Table
 from gpubench.analysis.tables import of_cells
 from gpubench.record import RecordFile
 from gpubench.report import headline, markdown, pathview, show, verdicts
-from gpubench.report.exports.wording import sentence
 from gpubench.suite import Rule
 
 LIMIT = 60_000
@@ -147,7 +146,11 @@ def _fit(text: str) -> str:
 def commands(comparisons: Sequence[Comparison]) -> list[str]:
     """Workflow commands: an error for each REGRESSED, a warning where nothing is shown."""
     found: list[Annotation] = [
-        ("error" if c.verdict == "REGRESSED" else "warning", f"{c.verdict} {c.label}", sentence(c))
+        (
+            "error" if c.verdict == "REGRESSED" else "warning",
+            f"{c.verdict} {c.label}",
+            verdicts.sentence(c),
+        )
         for c in verdicts.ordered(comparisons)
         if c.verdict in ("REGRESSED", "MISSING", "INCOMPARABLE", "INCONCLUSIVE")
     ]

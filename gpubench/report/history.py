@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from gpubench import __version__, escape
+from gpubench import escape
 from gpubench.analysis.changepoints import SHORTEST
 from gpubench.analysis.history import Change, Point, Trend
 from gpubench.analysis.layout import Column, Table
@@ -222,31 +222,23 @@ def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
 
 
 def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
-    from markupsafe import Markup
+    from gpubench.report import templating, trendchart
 
-    from gpubench.report import page, trendchart
-
-    drawn = {"trends": [trendchart.chart(t) for t in trends]}
-    scripts = "\n".join(page.asset(name) for name in ("page.js", "history.js"))
     cells = [
         {"name": name, "index": i, "open": i < (CHANGED if t.changes else OPEN),
          "n": len(t.points), "notes": [_said(t, c) for c in t.changes]}
         for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
     ]  # fmt: skip
-    template = page.templates().get_template("history.html.j2")
-    return template.render(
+    return templating.fill(
+        "history.html.j2",
+        ("page.js", "history.js"),
+        {"trends": [trendchart.chart(t) for t in trends]},
+        True,
         title="History",
-        version=__version__,
-        # these four are ours or made safe: the only text that is not escaped
-        style=Markup(page.asset("style.css")),  # noqa: S704
-        script=Markup(scripts),  # noqa: S704
-        vega=Markup(page.vega()),  # noqa: S704
-        data=Markup(page.safe_json(drawn)),  # noqa: S704
         headline=headline(trends, rule),
         notes=notes,
         cells=cells,
-        tables=[page.table(table, {}) for table in tables(trends, rule)],
-        fold=page.FOLD_ROWS,
+        tables=[templating.table(table, {}) for table in tables(trends, rule)],
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench import escape
-from gpubench.analysis.cells import run_names, summarise
-from gpubench.analysis.compare import Comparison, caveat, compare, exit_code
+from gpubench.analysis.cells import run_names
+from gpubench.analysis.compare import Comparison, caveat, exit_code
 from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.tables import of_cells
 from gpubench.analysis.tuning import Evidence
@@ -29,14 +29,14 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         {"run": name, "path": f.path, "header": f.header, "notes": f.notes}
         for name, f in zip(run_names(files), files, strict=True)
     ]
-    summaries = summarise(files)
+    summaries, view = verdicts.view(files)
     found = diagnose(summaries)
     made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": of_cells(summaries, found)}
     made["scaling"] = shortfalls.plain(found)
     made["paths"] = pathview.plain(summaries)
     made["disagreements"] = differing.plain(summaries)
-    if sides := verdicts.arms(files):
-        made["comparison"] = _comparisons(compare(*sides), verdicts.rule_of(*sides))
+    if view:
+        made["comparison"] = _comparisons(view.rows, view.rule)
     if len(files) == 1 and files[0].header.search:
         made["recommendation"] = recommend.to_json(files[0], evidence)
     return _text(made)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 
 from gpubench import escape as escaping
-from gpubench.analysis.cells import Summary, run_names, summarise
-from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis.cells import Summary, run_names
+from gpubench.analysis.compare import Comparison
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.layout import Table
 from gpubench.analysis.tables import SCALING, of_cells
@@ -32,7 +32,7 @@ def escape(text: str) -> str:
 
 def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
     """The whole report. ``evidence``: of a search, the A/B of what it recommends."""
-    summaries = summarise(files)
+    summaries, view = verdicts.view(files)
     lines = [f"# gpubench: {escape(show.title(files))}", ""]
     for name, file in zip(run_names(files), files, strict=True):
         head = file.header
@@ -41,8 +41,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
         lines += ["", *(f"- {escape(line)}" for line in show.nodes(head))] if head.nodes else []
     lines += [f"> **{escape(line)}**" for line in show.differences(files)]
-    if sides := verdicts.arms(files):
-        verdict = comparison(compare(*sides), rule=verdicts.rule_of(*sides)).rstrip("\n")
+    if view:
+        verdict = comparison(view.rows, rule=view.rule).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
     if advice := recommend.told(files, evidence):
         lines += ["", "## Recommendation", "", *(f"- {escape(line)}" for line in advice)]

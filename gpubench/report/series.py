@@ -15,7 +15,7 @@ from gpubench.analysis import stats
 from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.scaling import place
 from gpubench.record import Record
-from gpubench.report.charts import COLOURS, CONFIG, LOG_FROM
+from gpubench.report.vega import COLOURS, LOG_FROM, layered, nominal
 from gpubench.samples import Samples
 
 if TYPE_CHECKING:
@@ -175,9 +175,7 @@ def _spec(height: int) -> dict[str, Any]:
         "axis": {"format": ",.6~g", "tickCount": height // 40, "minExtent": 60, "maxExtent": 60},
         "scale": {"zero": False, "nice": False, "padding": 6},
     }  # fmt: skip
-    colour = {"field": "colour", "type": "nominal", "legend": None,
-              "scale": {"domain": list(range(COLOURS)),
-                        "range": [f"var(--s{n})" for n in range(COLOURS)]}}  # fmt: skip
+    colour = nominal("colour", range(COLOURS), [f"var(--s{n})" for n in range(COLOURS)])
     begin = {"field": "begin", "type": "quantitative"}
     rule = {"type": "rule", "color": "var(--edge)", "strokeDash": [3, 3]}
     name = {"type": "text", "align": "left", "baseline": "bottom", "dx": 2, "dy": -2,
@@ -186,15 +184,9 @@ def _spec(height: int) -> dict[str, Any]:
     look = {"x": x, "y": y, "color": colour, "detail": {"field": "part"}, "order": {"field": "x"}}
     name["limit"] = {"expr": "datum.room * width - 8"}
     turns = {"name": "turns"}
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": height, "data": {"name": "points"},
-        "autosize": {"type": "fit-x", "contains": "padding", "resize": True},
-        "layer": [
-            {"data": turns, "mark": rule, "encoding": {"x": begin}},
-            {"data": turns, "mark": name,
-             "encoding": {"x": begin, "y": {"value": 0}, "text": {"field": "name"}}},
-            {"mark": line, "encoding": look | {"tooltip": {"field": "tip"}}},
-        ],
-        "config": CONFIG,
-    }  # fmt: skip
+    return layered(height, "fit-x", [
+        {"data": turns, "mark": rule, "encoding": {"x": begin}},
+        {"data": turns, "mark": name,
+         "encoding": {"x": begin, "y": {"value": 0}, "text": {"field": "name"}}},
+        {"mark": line, "encoding": look | {"tooltip": {"field": "tip"}}},
+    ])  # fmt: skip

@@ -26,7 +26,7 @@ from gpubench.analysis.cells import (
     speedup,
     summarise,
 )
-from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis.compare import Comparison
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.layout import AXES, Column, Table
 from gpubench.analysis.pathtables import STAGES, skipped
@@ -72,10 +72,10 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, legacy_windows=False)
-    if sides := verdicts.arms(files):
-        console.print(comparison(compare(*sides), rule=verdicts.rule_of(*sides)))
+    summaries, view = verdicts.view(files)
+    if view:
+        console.print(comparison(view.rows, rule=view.rule))
         console.print()
-    summaries = summarise(files)
     found = diagnose(summaries)
     told = [*recommend.told(files, evidence), *headline.lines(summaries)]
     told += pathview.headline(summaries)

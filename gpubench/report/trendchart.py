@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.history import Trend
 from gpubench.report import show
-from gpubench.report.charts import CONFIG
 from gpubench.report.headline import COLUMNS
+from gpubench.report.vega import layered, nominal
 
 _SIDES = {"slower": ("var(--bad)", [1, 0]), "faster": ("var(--good)", [5, 3])}
 """A change -> colour and dashes of its line, so that colour is not needed."""
@@ -42,15 +41,10 @@ def _spec(title: str, runs: int) -> dict[str, Any]:
     y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": title,
                          "axis": {"format": ",.6~g", "tickCount": 5},
                          "scale": {"zero": False, "nice": False, "padding": 12}}  # fmt: skip
-    colours, dashes = zip(*_SIDES.values(), strict=True)
-
-    def by_side(values: Sequence[Any]) -> dict[str, Any]:
-        return {"field": "side", "type": "nominal", "legend": None,
-                "scale": {"domain": list(_SIDES), "range": list(values)}}  # fmt: skip
-
+    colours, dashes = (nominal("side", _SIDES, each) for each in zip(*_SIDES.values(), strict=True))
     layers: list[dict[str, Any]] = [
         {"data": {"name": "changes"}, "mark": {"type": "rule", "strokeWidth": 2},
-         "encoding": {"x": x, "color": by_side(colours), "strokeDash": by_side(dashes)}},
+         "encoding": {"x": x, "color": colours, "strokeDash": dashes}},
         {"data": {"name": "levels"},
          "mark": {"type": "rule", "color": "var(--guide)", "strokeWidth": 2.5},
          "encoding": {"x": x, "x2": {"field": "x2"}, "y": y}},
@@ -64,9 +58,4 @@ def _spec(title: str, runs: int) -> dict[str, Any]:
         layers.append({"data": {"name": "points"}, "mark": mark,
                        "transform": [{"filter": f"datum.state == '{state}'"}],
                        "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}})  # fmt: skip
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container", "height": 280,
-        "autosize": {"type": "fit", "contains": "padding", "resize": True},
-        "layer": layers, "config": CONFIG,
-    }  # fmt: skip
+    return layered(280, "fit", layers, {})

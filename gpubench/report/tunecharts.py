@@ -1,6 +1,6 @@
 """The charts of a search: its Pareto front, its course, and what each choice is worth.
 
-As in `gpubench.report.charts` a specification holds no data; colour says the backend, shape what
+As in `gpubench.report.vega` a specification holds no data; colour says the backend, shape what
 became of a configuration.
 """
 
@@ -15,7 +15,7 @@ from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Standing
 from gpubench.analysis.tuning import OUTCOMES, View, outcome
 from gpubench.report import headline, recommend, show
-from gpubench.report.charts import COLOURS, CROSS, LOG, LOG_FROM, Point, layered, stops
+from gpubench.report.vega import COLOURS, CROSS, LOG, LOG_FROM, Point, layered, stops
 
 SHAPES = {
     "best": ("diamond", True, 190), "leader": ("diamond", False, 120),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from gpubench import units
 from gpubench.analysis import answertable, tuning, tuningtables
+from gpubench.analysis.compare import view
 from gpubench.analysis.layout import Column
 from gpubench.analysis.tuning import Evidence, View
 from gpubench.goal import Metric
 from gpubench.record import RecordFile
-from gpubench.report import forest, page, recommend, show, tunecharts, verdicts
+from gpubench.report import forest, page, recommend, show, templating, tunecharts
 from gpubench.report.verdictpage import PATHS
 
 _RIGHT = Column(name="right", unit="share of n")
@@ -30,7 +33,7 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     drawn = tunecharts.build(found)
     behind = _behind(found, evidence)
     shown = context(found, drawn, behind, evidence)
-    return page.render_search(file, shown, drawn, behind)
+    return page.search(file, shown, drawn, behind)
 
 
 def context(
@@ -55,7 +58,8 @@ def context(
         "behind": [{**c, "look": looks[c["verdict"]]} for c in behind.get("cells", ())],
         "evidence": "The recommended configuration against today's default, interleaved.",
         "sampled": _sampled(found), "listed": _listed(found),
-        "tables": [page.table(t, of_cell) for t in tuningtables.build(found)], "again": command,
+        "tables": [templating.table(t, of_cell) for t in tuningtables.build(found)],
+        "again": command,
     }  # fmt: skip
 
 
@@ -77,7 +81,7 @@ def _behind(found: View, evidence: Evidence | None) -> dict[str, Any]:
     """The A/B pair by pair; {} without one."""
     if found.verdict is None or evidence is None:
         return {}
-    return forest.behind(*evidence, [found.verdict], verdicts.rule_of(*evidence))
+    return forest.behind(replace(view(*evidence), rows=[found.verdict]))
 
 
 def _tiles(found: View) -> list[dict[str, Any]]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gpubench.analysis.compare import Comparison
+from gpubench.analysis.compare import Comparison, View
 from gpubench.record import RecordFile
 from gpubench.report import forest, show, verdicts
-from gpubench.suite import Rule
 from gpubench.units import share
 
 OPEN = 6
@@ -34,15 +33,9 @@ HELP = {
 _NUMBERS = ("baseline", "candidate", "effect", "pairs", "repeats", "pair sd", "finds")
 
 
-def context(
-    base: RecordFile,
-    candidate: RecordFile,
-    found: Sequence[Comparison],
-    drawn: dict[str, Any],
-    rule: Rule,
-    code: int | None,
-) -> dict[str, Any]:
+def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, Any]:
     """Everything but the runs' own tables."""
+    base, candidate, found, rule = view.base, view.candidate, view.rows, view.rule
     changed, unchanged = verdicts.split(found)
     looks = [look | {"path": PATHS[look["shape"]]} for look in forest.legend(found)]
     by_name = {look["name"]: look for look in looks}

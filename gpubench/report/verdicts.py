@@ -12,12 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpubench import units
+from gpubench.analysis import compare
 from gpubench.analysis.aa import ENOUGH
-from gpubench.analysis.compare import CODES, VERDICTS, Comparison, caveat, exit_code
+from gpubench.analysis.cells import Summary, summarise
+from gpubench.analysis.compare import CODES, VERDICTS, Comparison, View, caveat, exit_code
 from gpubench.analysis.interleaved import of_one_session
+from gpubench.analysis.stats import repeats
 from gpubench.record import RecordFile
 from gpubench.report import show
 from gpubench.suite import Rule
+from gpubench.units import significant
 
 UNCHANGED = "EQUIVALENT"
 """Rows of this verdict are folded into one line with their count."""
@@ -58,11 +62,10 @@ def arms(files: Sequence[RecordFile]) -> tuple[RecordFile, RecordFile] | None:
     return by_arm["baseline"], by_arm["candidate"]
 
 
-def rule_of(base: RecordFile, candidate: RecordFile) -> Rule:
-    """The rule that an A/B was begun with; for stored runs (of which either may be an arm of
-    another A/B) that of `compare`'s defaults."""
-    pairing = base.header.pairing
-    return pairing.rule if pairing and of_one_session(base, candidate) else Rule()
+def view(files: Sequence[RecordFile]) -> tuple[list[Summary], View | None]:
+    """The cells of ``files``, summarised once, and of the two arms of an A/B the comparison."""
+    summaries, sides = summarise(files), arms(files)
+    return summaries, compare.view(*sides, summaries) if sides else None
 
 
 def paired(found: Sequence[Comparison]) -> bool:
@@ -153,7 +156,7 @@ def values(c: Comparison) -> tuple[str, str]:
     def shown(value: float | None) -> str:
         if value is None:
             return show.NOTHING
-        return units.duration(value, 4) if latency else f"{units.significant(value, 4)}/s"
+        return units.duration(value, 4) if latency else f"{significant(value, 4)}/s"
 
     return shown(c.baseline), shown(c.candidate)
 
@@ -178,6 +181,31 @@ def row(c: Comparison, *, pairs: bool) -> dict[str, str]:
 def why(c: Comparison) -> str:
     """'confirmed: slower than 2 % ...'."""
     return ": ".join(part for part in (c.code, c.reason) if part)
+
+
+def sentence(c: Comparison) -> str:
+    """'1.000 ms -> 1.052 ms, time +5.2 % [+4.1, +6.3] (95 %); 24 pairs, pair sd ...; reason'.
+
+    Of the time, so + is slower in any metric; for formats that have one message for it.
+    """
+    if not c.ratio:
+        return why(c)
+    before, after = values(c)
+    parts = [f"{c.pairs} pair{'' if c.pairs == 1 else 's'}" if c.pairs else _repeats(c)]
+    if c.pair_sd is not None:
+        parts.append(f"pair sd {percent(c.pair_sd, c.pair_sd)}")
+    if c.smallest_detectable is not None:
+        parts.append(f"would have found {percent(c.smallest_detectable)}")
+    if c.p is not None:
+        parts.append(f"p = {significant(c.p, 2)}")
+    level = " (95 %)" if c.low is not None and c.high is not None else ""
+    told = f"{before} -> {after}, time {effect(c)}{level}"
+    return "; ".join(filter(None, (told, ", ".join(parts), why(c))))
+
+
+def _repeats(c: Comparison) -> str:
+    """Of two stored runs: '3 repeats', or '3 and 5 repeats'."""
+    return repeats(c.n[0]) if c.n[0] == c.n[1] else f"{c.n[0]} and {repeats(c.n[1])}"
 
 
 def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> str:

@@ -140,7 +140,7 @@ class Team:
             text = self._pipes[replica].recv_bytes()
         except (EOFError, OSError):
             return self._death(replica, step)
-        return msgspec.json.decode(text, type=WorkerMessage)  # type: ignore[no-any-return]
+        return msgspec.json.decode(text, type=WorkerMessage)
 
     def _death(self, replica: int, step: str) -> Failure:
         process = self._processes[replica]

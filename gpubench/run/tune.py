@@ -23,6 +23,7 @@ from gpubench.run.bench import AgentBench
 from gpubench.run.client import AgentClient
 from gpubench.run.driver import append
 from gpubench.run.plan import Plan
+from gpubench.run.predict import Coordinates
 from gpubench.run.results import now, skipped
 from gpubench.run.search import SEARCH, leader, search
 from gpubench.suite import Cell, Option, Policy
@@ -163,7 +164,7 @@ class _Walk:
         if self.records and bench.elapsed() < job.search.budget_s:
             bench.start()  # the rooflines are known to every proposal, as in the first session
 
-        def coordinates(cell: Cell) -> propose.Coordinates:
+        def coordinates(cell: Cell) -> Coordinates:
             return space.coordinates(cell, job.options[cell.backend])
 
         cells = job.plan.planned

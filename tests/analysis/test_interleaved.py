@@ -357,8 +357,12 @@ def test_an_arm_has_no_pilot():
     assert replace(s, policy=narrow, arm=False).wide
 
 
+def unfinished(base, candidate):
+    return interleaved.join(base, candidate, *interleaved.sides(base, candidate)).unfinished()
+
+
 def test_what_the_rule_still_asks_for_is_counted():
-    assert interleaved.unfinished(*arms([EAGER], 12)) == (0, 0.0)
+    assert unfinished(*arms([EAGER], 12)) == (0, 0.0)
 
     def slow(r, arm):
         return replace(r, wall_s=60 if r.cell == OTHER else 0.5)
@@ -366,15 +370,15 @@ def test_what_the_rule_still_asks_for_is_counted():
     def short(r, arm):  # five pairs of one cell, twelve of the other
         return slow(r, arm) if r.cell == EAGER or r.repeat < 5 else None
 
-    assert interleaved.unfinished(*arms([EAGER, OTHER], 12, change=short)) == (3, 180)
+    assert unfinished(*arms([EAGER, OTHER], 12, change=short)) == (3, 180)
     flagged = arms([EAGER, OTHER], 8, effect={1: 0.2}, confirm=2)
     found = compare(*flagged)
     assert [c.code for c in found] == ["inside-margin", "unconfirmed"]
     wanted = gate.first_look(interleaved_pairs(*flagged, OTHER), 1, Rule())
-    assert interleaved.unfinished(*flagged)[0] == wanted - 2
+    assert unfinished(*flagged)[0] == wanted - 2
 
     def breaks(r, arm):
         broken = arm == "candidate" and r.cell == OTHER and r.repeat == 7
         return replace(r, status="failed", kind="crash", replicas=[], again=[]) if broken else r
 
-    assert interleaved.unfinished(*arms([EAGER, OTHER], 8, change=breaks))[0] == 0
+    assert unfinished(*arms([EAGER, OTHER], 8, change=breaks))[0] == 0

@@ -12,8 +12,8 @@ from gpubench.analysis.interleaved import pair_of
 from gpubench.analysis.scaling import job_of
 from gpubench.analysis.tables import build
 from gpubench.record import Record, RecordFile
-from gpubench.report import delimited, markdown, series, text
-from gpubench.report.exports import bencher, pytest_benchmark, repeats
+from gpubench.report import delimited, frames, markdown, series, text
+from gpubench.report.exports import bencher, pytest_benchmark
 from gpubench.run import agent, results
 from gpubench.run.messages import Done, Measure, Outcome
 from gpubench.samples import JOB_DONE, Samples
@@ -90,7 +90,7 @@ def test_every_reader_gives_the_same_number() -> None:
     assert row["images/s"].value == expected
     lines = [line.split(",") for line in delimited.render([made]).splitlines()]
     assert float(lines[1][lines[0].index("value")]) == expected
-    rates = [row["images_per_s"] for row in repeats.rows([made])]
+    rates = [row["images_per_s"] for row in frames.rows([made])]
     assert rates == [r.images_per_s() for r in made.records]
     [bench] = json.loads(pytest_benchmark.render([made]))["benchmarks"]
     assert bench["extra_info"]["images_per_s"] == expected

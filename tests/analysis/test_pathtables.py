@@ -264,8 +264,3 @@ def test_a_wrong_path_is_told_apart_from_wrong_computing(run: RecordFile) -> Non
     s = Summary(run="x", baseline="", policy=s.policy, cell=s.cell, records=[bad, *s.records[1:]])
     assert answertable.verdict(s) == "WRONG PATH"
     assert answertable.agreement(s) == 0.5
-
-
-def test_frame_splits_a_part(tables: dict[str, Table]) -> None:
-    frame = tables[pathtables.STAGES].frame()
-    assert {"decode [ns]", "decode share [ns]"} <= set(frame.columns)

@@ -11,7 +11,7 @@ from gpubench.analysis import roofline, rooftable
 from gpubench.analysis.cells import summarise
 from gpubench.goal import Metric
 from gpubench.record import NO_CEILING, Ceiling, Record, RecordFile, Work
-from gpubench.report import delimited, markdown, page, text
+from gpubench.report import delimited, html, markdown, text
 from gpubench.suite import Cell
 from tests.report import make
 
@@ -101,7 +101,7 @@ def test_the_table_in_every_format() -> None:
     files = [records(cell, 250_000_000, ceiling()) for cell in cells]
     file = replace(files[0], records=[r for f in files for r in f.records],
                    header=replace(files[0].header, planned=cells))  # fmt: skip
-    for shown in (text.render([file]), markdown.render([file]), page.render([file])):
+    for shown in (text.render([file]), markdown.render([file]), html.render([file])):
         assert rooftable.TITLE in shown
         assert "64.0 %" in shown
         assert "compute" in shown

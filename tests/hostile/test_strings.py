@@ -18,7 +18,7 @@ from gpubench import cli_options, escape
 from gpubench.analysis import pathtables
 from gpubench.record import Record
 from gpubench.recordreader import read
-from gpubench.report import exports, page
+from gpubench.report import exports, templating
 from tests.hostile import files
 from tests.hostile.commands import acting, commanding, gpubench
 from tests.report import browser as browsing
@@ -237,14 +237,14 @@ def test_what_a_script_draws_is_what_a_reader_may_see(text: str) -> None:
 def test_pages_hold_no_tag_of_a_stranger(pages: dict[str, Path]) -> None:
     for path in pages.values():
         body = path.read_text()
-        tags = Tags(body.replace(page.vega(), "")).seen
+        tags = Tags(body.replace(templating.vega(), "")).seen
         assert not [
             t for t, a in tags if t in ("img", "iframe") or any(k.startswith("on") for k in a)
         ]
         scripts = [a.get("type") for t, a in tags if t == "script"]
         assert scripts == ["application/json", None, None], path
         assert not [a for _, a in tags if str(a.get("href", "#"))[:1] not in "#d"]
-        own = body.replace(page.vega(), "")
+        own = body.replace(templating.vega(), "")
         assert not acting(own), acting(own)
         data = re.search(
             r'<script type="application/json" id="data">(.*?)</script>', own, re.DOTALL

@@ -20,7 +20,8 @@ def test_other_peoples_tests_notice_nothing(run_pytest: Pytest, tmp_path: Path) 
             heavy = {"numpy", "torch", "pandas", "scipy", "msgspec", "rich", "psutil", "pynvml"}
             assert not heavy & set(sys.modules)
             assert {name for name in sys.modules if name.startswith("gpubench")} == {
-                "gpubench", "gpubench.pytest_plugin", "gpubench.pytest_plugin.hooks"
+                "gpubench", "gpubench.pytest_plugin", "gpubench.pytest_plugin.hooks",
+                "gpubench.pytest_plugin.items",
             }
     """
     write(tmp_path / "test_other.py", code)

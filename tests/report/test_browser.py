@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gpubench import report
 from gpubench.analysis import tuning
-from gpubench.analysis.compare import compare
+from gpubench.analysis.compare import view
 from gpubench.record import RecordFile
 from gpubench.report import page, tunepage
 from tests.analysis import scaled
@@ -263,8 +263,8 @@ def test_comparison_on_a_phone_and_with_hostile_labels(browser, tmp_path, sessio
     labels = browser.evaluate("document.querySelector('#forest').textContent")
     assert "torch-eager fp32 b16 x1throughput" in labels.replace("\n", "")  # two lines
     assert "\u2026" not in labels  # none is cut off
-    found = [replace(c, label=HOSTILE, reason=HOSTILE) for c in compare(*session)]
-    show_page(browser, tmp_path / "evil.html", page.render_comparison(*session, found))
+    found = [replace(c, label=HOSTILE, reason=HOSTILE) for c in view(*session).rows]
+    show_page(browser, tmp_path / "evil.html", page.comparison(replace(view(*session), rows=found)))
     assert count(browser, "img") == 0
     assert count(browser, "#forest .mark-symbol path") == 12
     assert browser.pdf().startswith(b"%PDF")

@@ -9,11 +9,21 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis import gate
+from gpubench.analysis import cells, gate
 from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison, compare
+from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison, compare, view
 from gpubench.record import Record
-from gpubench.report import forest, machine, markdown, page, show, text, verdicts
+from gpubench.report import (
+    exports,
+    forest,
+    github,
+    machine,
+    markdown,
+    page,
+    show,
+    text,
+    verdicts,
+)
 from gpubench.suite import Rule
 from tests.report import make, make_pairs
 from tests.report.test_report import HOSTILE, Tags, plain
@@ -140,8 +150,7 @@ def test_an_effect_is_the_cost_so_less_throughput_is_slower():
 
 
 def test_the_effect_agrees_with_the_gate(session):
-    found = {c.key: c for c in compare(*session)}
-    for cell in forest.behind(*session, list(found.values()), RULE)["cells"]:
+    for cell in forest.behind(view(*session))["cells"]:
         deciding = [p["y"] for p in cell["points"] if p["kind"] == cell["points"][-1]["kind"]]
         (line,) = cell["lines"]
         assert line["y"] == pytest.approx(gate._shift(deciding).value, abs=1e-9)
@@ -184,8 +193,11 @@ def test_arms_are_known_by_their_session_in_any_order(session):
     assert verdicts.arms([make.run([make.cell()], samples=5)] * 2) is None
     own = replace(base.header.pairing, rule=Rule(delta=0.1))
     begun = replace(base, header=replace(base.header, pairing=own))
-    assert verdicts.rule_of(begun, candidate) == own.rule
-    assert verdicts.rule_of(begun, stranger) == Rule()
+    agreeing = replace(candidate, header=replace(candidate.header, pairing=replace(
+        candidate.header.pairing, rule=own.rule)))  # fmt: skip
+    assert view(begun, agreeing).rule == own.rule
+    assert view(begun, stranger).rule == Rule()
+    assert view(begun, stranger, delta=0.1).rule == own.rule
 
 
 def test_an_ab_without_a_result_is_no_comparison_of_stored_runs():
@@ -410,12 +422,12 @@ def test_page_of_two_stored_runs_has_the_caveat_and_repeats():
     cells = make.grid(backends=("torch-eager",), batches=(1, 4), replicas=(1,))
     base, slow = (make.run(cells, seed=s, repeats=5, factor=f, run_id=str(s), samples=30)
                   for s, f in ((1, 1.0), (2, 1.3)))  # fmt: skip
-    found = compare(base, slow)
-    made = page.render_comparison(base, slow, found, rule=Rule(delta=0.03), code=0)
+    both = view(base, slow, delta=0.03)
+    found, made = both.rows, page.comparison(both, code=0)
     assert CAVEAT in made
     assert "\u00b13 %" in made
     assert "as --fail-on has it" in made
-    drawn = forest.behind(base, slow, found, RULE)["cells"]
+    drawn = forest.behind(both)["cells"]
     assert [[p["kind"] for p in cell["points"]] for cell in drawn] == [
         ["baseline"] * 5 + ["candidate"] * 5
     ] * len(found)
@@ -426,7 +438,7 @@ def test_page_of_two_stored_runs_has_the_caveat_and_repeats():
 def test_page_escapes_hostile_comparisons():
     file = make.run([make.cell()], samples=5)
     evil = [replace(c, label=HOSTILE, reason=HOSTILE, code=HOSTILE) for c in ROWS]
-    made = page.render_comparison(file, file, evil)
+    made = page.comparison(replace(view(file, file), rows=evil))
     tags = Tags(made).seen
     assert not [t for t, a in tags if t == "img" or "onerror" in a]
     assert [a.get("type") for t, a in tags if t == "script"] == ["application/json", None, None]
@@ -435,7 +447,7 @@ def test_page_escapes_hostile_comparisons():
 
 def test_page_of_nothing_compared_is_a_page():
     file = make.run([make.cell()], samples=5)
-    made = page.render_comparison(file, file, [])
+    made = page.comparison(replace(view(file, file), rows=[]))
     assert "nothing to compare" in made
     assert 'id="effects"' not in made
 
@@ -454,3 +466,32 @@ def test_the_command_of_an_arm_compares_again():
 def test_a_history_is_advised_only_where_it_would_help(verdict: str, said: bool) -> None:
     row = Comparison(key="k", label="cell", metric="p50 [ns]", verdict=verdict, code="", reason="")
     assert (verdicts.NEEDS_HISTORY in verdicts.reach([row])) is said
+
+
+@pytest.fixture
+def summarised(monkeypatch):
+    """How often a cell was summarised."""
+    seen, own = [], cells.Summary
+
+    def counting(**fields):
+        seen.append(fields["cell"].key)
+        return own(**fields)
+
+    monkeypatch.setattr(cells, "Summary", counting)
+    return seen
+
+
+@pytest.mark.parametrize("kind", report.FORMATS)
+def test_a_report_of_an_ab_summarises_every_cell_of_each_arm_once(session, summarised, kind):
+    report.render(list(session), kind)
+    assert sorted(summarised) == sorted(c.key for f in session for c in f.header.planned)
+
+
+def test_the_end_of_an_ab_is_told_from_one_view(session, summarised):
+    both = view(*session)
+    page.comparison(both, 1)
+    for told in (text.comparison, machine.comparisons, markdown.comparison, github.summary):
+        told(both.rows, rule=both.rule, code=1)
+    both.arms.unfinished()
+    exports.export(session, "junit", both)
+    assert sorted(summarised) == sorted(c.key for f in session for c in f.header.planned)

@@ -23,7 +23,7 @@ from gpubench.errors import InputError, RecordError
 from gpubench.record import Arm, Record, RecordFile
 from gpubench.recordreader import read_all
 from gpubench.recordwriter import Writer
-from gpubench.report import exports
+from gpubench.report import exports, frames
 from gpubench.report.exports import bencher, github_action_benchmark, repeats, values
 from gpubench.suite import Cell
 from tests.report import make, make_pairs
@@ -174,7 +174,7 @@ def test_exports_tell_shared_devices_and_jobs_apart() -> None:
         assert len({b[what] for b in found}) == 4
     assert [b["params"]["dispatch"] for b in found] == [c.dispatch for c in cells]
     assert [b["params"]["replicas_per_device"] for b in found] == [1, 2, 1, 1]
-    frame = repeats.frame([made])
+    frame = frames.frame([made])
     assert set(zip(frame["dispatch"], frame["replicas_per_device"], strict=True)) == {
         (c.dispatch, c.replicas_per_device) for c in cells
     }
@@ -311,7 +311,7 @@ def test_csv_has_a_row_for_every_repeat_with_values_of_its_samples() -> None:
     file = make.run(CELLS, repeats=3)
     rows = list(csv.DictReader(io.StringIO(exports.export([file], "csv")[""].decode())))
     assert len(rows) == 3 * len(CELLS)
-    assert list(rows[0]) == list(repeats.COLUMNS)
+    assert list(rows[0]) == list(frames.COLUMNS)
     records = {(r.cell.key, str(r.repeat)): r for r in file.records}
     for row in rows:
         record = records[row["cell"], row["repeat"]]
@@ -376,9 +376,9 @@ def test_parquet_is_the_same_frame_with_types() -> None:
 
     files = [*arms(), make.realistic(samples=40)]
     stored = pd.read_parquet(io.BytesIO(exports.export(files, "parquet")[""]))
-    frame = repeats.frame(files)
+    frame = frames.frame(files)
     assert stored.equals(frame)
-    assert {name: str(kind) for name, kind in stored.dtypes.items()} == repeats.COLUMNS
+    assert {name: str(kind) for name, kind in stored.dtypes.items()} == frames.COLUMNS
     rows = list(csv.DictReader(io.StringIO(repeats.csv(files).decode())))
     assert [int(r["repeat"]) for r in rows if r["repeat"]] == frame["repeat"].dropna().tolist()
     slow = frame[frame["ranked"]].groupby("arm")["latency_median_ns"].median()

@@ -9,11 +9,11 @@ from xml.etree import ElementTree as ET
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import VERDICTS, Comparison
+from gpubench.analysis.compare import VERDICTS, Comparison, view
 from gpubench.record import Record, RecordFile
 from gpubench.report import exports
 from gpubench.report.exports import junit
-from gpubench.report.exports.wording import sentence
+from gpubench.report.verdicts import sentence
 from tests.report import make, make_pairs
 
 CELLS = make.grid(backends=("torch-eager",), batches=(1,), replicas=(1, 2), scenarios=("latency",))
@@ -70,7 +70,7 @@ def junit_of(content: bytes) -> ET.Element:
 
 def test_junit_of_a_comparison_maps_every_verdict() -> None:
     found = [comparison(v, key=v, label=f"cell {v}") for v in VERDICTS]
-    root = junit_of(exports.export(arms(), "junit", found)[""])
+    root = junit_of(exports.export(arms(), "junit", replace(view(*arms()), rows=found))[""])
     outcomes = {case.attrib["name"].split()[1]: [c.tag for c in case] for case in root[0][1:-2]}
     assert outcomes == {
         "REGRESSED": ["failure"], "MISSING": ["error"], "INCOMPARABLE": ["skipped"],
@@ -96,21 +96,21 @@ def test_junit_compares_two_runs_and_two_arms_by_itself() -> None:
     assert exports.verdicts_on([*two, two[0]]) is None
     stored = exports.verdicts_on(two)
     assert stored is not None
-    assert len(stored) == 2
+    assert len(stored.rows) == 2
     wide = exports.verdicts_on(two, delta=0.5, history=[])
     assert wide is not None
-    assert {c.verdict for c in wide} == {"EQUIVALENT"}
+    assert {c.verdict for c in wide.rows} == {"EQUIVALENT"}
     both = arms(0.5)
     paired = exports.verdicts_on([both[1], both[0]])
     assert paired is not None
-    assert {c.verdict for c in paired} == {"REGRESSED"}
+    assert {c.verdict for c in paired.rows} == {"REGRESSED"}
     root = junit_of(exports.export(both, "junit", paired)[""])
     assert root[0].attrib["name"] == "gpubench ab quick"
     assert float(root[0].attrib["time"]) == pytest.approx(1.7 * len(both[0].records))
 
 
 def test_junit_never_passes_when_nothing_was_compared() -> None:
-    root = junit_of(exports.export(arms(), "junit", [])[""])
+    root = junit_of(exports.export(arms(), "junit", replace(view(*arms()), rows=[]))[""])
     assert root[0].attrib["errors"] == "1"
 
 
@@ -154,7 +154,7 @@ def test_junit_survives_text_that_xml_cannot_hold() -> None:
     found = [comparison("REGRESSED", label=nasty, reason=nasty)]
     head = make.header(CELLS[:1], environment={"host": nasty}, started="yesterday")
     file = RecordFile(nasty, head, [], [nasty])
-    root = junit_of(junit.render([file], found))
+    root = junit_of(junit.render([file], replace(view(file, file), rows=found)))
     case = root[0].find("testcase")
     assert case is not None
     assert case.attrib["name"] == "a\ufffd\ufffd[31m \ufffd \ufffd <b>&\"' ]]> next"

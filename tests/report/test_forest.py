@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis.compare import VERDICTS, compare
+from gpubench.analysis.compare import VERDICTS, view
 from gpubench.report import forest, verdicts
 from gpubench.suite import Rule
 from tests.report import make, make_pairs, make_tunes
@@ -77,7 +77,7 @@ def test_equal_labels_stay_two_lines():
 def test_pairs_are_drawn_by_the_metric_that_the_verdict_is_by():
     best, base = make_tunes.cell(batch_size=8, replicas=2), make_tunes.cell(batch_size=8)
     session = make_tunes.evidence(best, base, pairs=8)  # by images/s, of cells of latency
-    (cell,) = forest.behind(*session, compare(*session), RULE)["cells"]
+    (cell,) = forest.behind(view(*session))["cells"]
     (line,) = cell["lines"]
     heights = [p["y"] for p in cell["points"]]
     assert min(heights) < line["y"] < max(heights)
@@ -85,8 +85,8 @@ def test_pairs_are_drawn_by_the_metric_that_the_verdict_is_by():
 
 def test_pairs_are_drawn_for_what_is_not_unchanged():
     session = both_arms()
-    found = compare(*session)
-    made = forest.behind(*session, found, RULE)
+    both = view(*session)
+    found, made = both.rows, forest.behind(both)
     assert [c["label"] for c in made["cells"]] == [c.label for c in verdicts.split(found)[0]]
     worst = made["cells"][0]
     key = next(c.key for c in found if c.label == worst["label"])
@@ -104,8 +104,8 @@ def test_pairs_are_drawn_for_what_is_not_unchanged():
 def test_pairs_of_two_backends_are_found():
     cells = [(make.cell(), make.cell(backend="openvino"))]
     base, candidate = make_pairs.arms(cells, pairs=8, confirm=8, effect=0.2)
-    found = compare(base, candidate)
-    assert found[0].baseline_key
-    (cell,) = forest.behind(base, candidate, found, RULE)["cells"]
+    both = view(base, candidate)
+    assert both.rows[0].baseline_key
+    (cell,) = forest.behind(both)["cells"]
     assert len(cell["points"]) == 16
     assert "torch-eager -&gt; openvino" in report.render([base, candidate], "html")

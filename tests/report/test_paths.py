@@ -14,7 +14,7 @@ from gpubench import report
 from gpubench.analysis.cells import summarise
 from gpubench.answers import Disagreement
 from gpubench.record import RecordFile
-from gpubench.report import differing, exports, github, pathview, text
+from gpubench.report import differing, exports, github, pathchart, pathview, text
 from tests.report import make, make_paths
 from tests.report.test_report import HOSTILE, Tags, plain
 
@@ -84,7 +84,7 @@ def test_the_summary_of_a_run_tells_paths_and_what_was_skipped(run: RecordFile) 
 
 
 def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
-    made = pathview.page(summarise([run]))
+    made = pathchart.page(summarise([run]))
     assert [name for name, _ in made["steps"]][:3] == ["read", "decode", "resize + normalise"]
     one, all_at_once = made["charts"]
     points = one["spec"]["data"]["values"]
@@ -99,9 +99,9 @@ def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
 
 def test_many_cells_have_a_bar_each_up_to_a_limit() -> None:
     cells = make_paths.cells(batches=tuple(range(1, 10)), scenarios=("latency",))
-    chart = pathview.page(summarise([make_paths.run(cells, repeats=1)]))["charts"][0]
-    assert chart["left_out"] == 9 * 9 - pathview.MOST
-    assert {p["row"] for p in chart["spec"]["data"]["values"]} == set(range(pathview.MOST))
+    chart = pathchart.page(summarise([make_paths.run(cells, repeats=1)]))["charts"][0]
+    assert chart["left_out"] == 9 * 9 - pathchart.MOST
+    assert {p["row"] for p in chart["spec"]["data"]["values"]} == set(range(pathchart.MOST))
 
 
 def test_without_a_pipeline_the_page_has_no_such_section() -> None:

@@ -17,7 +17,7 @@ from gpubench.analysis.layout import Column
 from gpubench.analysis.stats import Estimate
 from gpubench.errors import InputError
 from gpubench.record import FLAGS, Record, RecordFile
-from gpubench.report import charts, headline, machine, markdown, page, show, text
+from gpubench.report import charts, headline, machine, markdown, show, templating, text
 from gpubench.suite import Policy
 from tests.report import make
 
@@ -91,8 +91,8 @@ def test_html_is_one_small_file_without_outside_references(page_of_run):
         assert tag != "script" or "src" not in attributes
         assert tag != "link" or attributes["href"] == "data:,"
         assert "src" not in attributes
-    assert "@import" not in page.asset("style.css")
-    assert "url(" not in page.asset("style.css")
+    assert "@import" not in templating.asset("style.css")
+    assert "url(" not in templating.asset("style.css")
 
 
 def test_html_says_once_what_runs_share_and_each_run_what_is_its_own(run):

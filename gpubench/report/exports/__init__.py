@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis import compare
+from gpubench.analysis.compare import View
 from gpubench.errors import InputError
 from gpubench.record import RecordFile
 from gpubench.report import verdicts
@@ -35,13 +36,13 @@ from gpubench.report.exports import (
 Documents = dict[str, bytes]
 """File name -> content; a format of a single document has it under ''."""
 
-Exporter = Callable[[Sequence[RecordFile], Sequence[Comparison] | None], Documents]
+Exporter = Callable[[Sequence[RecordFile], View | None], Documents]
 
 FORMATS: dict[str, Exporter] = {
     "pytest-benchmark": lambda files, _: {"": pytest_benchmark.render(files)},
     "github-action-benchmark": lambda files, _: github_action_benchmark.render(files),
     "bencher": lambda files, _: {"": bencher.render(files)},
-    "junit": lambda files, found: {"": junit.render(files, found)},
+    "junit": lambda files, view: {"": junit.render(files, view)},
     "csv": lambda files, _: {"": repeats.csv(files)},
     "parquet": lambda files, _: {"": repeats.parquet(files)},
 }
@@ -50,29 +51,29 @@ HISTORIES = ("pytest-benchmark", "github-action-benchmark", "bencher")
 BINARY = ("parquet",)
 
 
-def verdicts_on(files: Sequence[RecordFile], **rules: Any) -> list[Comparison] | None:
+def verdicts_on(files: Sequence[RecordFile], **rules: Any) -> View | None:
     """Of the two arms of an A/B, in any order, or of two runs, the baseline first; else None.
 
-    ``rules``: further arguments of `gpubench.analysis.compare.compare`, such as ``history``.
+    ``rules``: further arguments of `gpubench.analysis.compare.view`, such as ``history``.
     """
-    sides = verdicts.arms(files) or (files if len(files) == 2 else None)
-    return compare(*sides, **rules) if sides else None
+    sides = verdicts.arms(files) or files
+    return compare.view(sides[0], sides[1], **rules) if len(sides) == 2 else None
 
 
 def export(
     files: Sequence[RecordFile],
     format: str,  # noqa: A002 (the command's word)
-    comparisons: Sequence[Comparison] | None = None,
+    view: View | None = None,
 ) -> Documents:
     """The documents of one format. Raises InputError for another format, or with nothing to say.
 
-    ``comparisons`` are the verdicts on ``files``, which only junit shows; None: there are none.
+    ``view``: `verdicts_on` ``files``, which only junit shows; None: there are none.
     """
     if format not in FORMATS:
         raise InputError(f"unknown export format {format!r}; choose one of {', '.join(FORMATS)}")
     if not files:
         raise InputError("nothing to export: no record file was given")
-    return FORMATS[format](files, comparisons)
+    return FORMATS[format](files, view)
 
 
 def left_out(files: Sequence[RecordFile], format: str) -> list[str]:  # noqa: A002

@@ -16,11 +16,10 @@ from msgspec import Struct
 
 from gpubench import escape
 from gpubench.analysis.cells import Problem, Summary, flags_of, problems_of, summarise
-from gpubench.analysis.compare import CODES, Comparison
+from gpubench.analysis.compare import CODES, View
 from gpubench.analysis.layout import Column
 from gpubench.record import RecordFile
 from gpubench.report import show, verdicts
-from gpubench.report.exports.wording import sentence
 
 OUTCOMES = {"REGRESSED": "failure", "MISSING": "error", "INCOMPARABLE": "skipped",
             "INCONCLUSIVE": "skipped"}  # fmt: skip
@@ -45,13 +44,13 @@ class Case(Struct, frozen=True, kw_only=True):
     output: str = ""
 
 
-def render(files: Sequence[RecordFile], comparisons: Sequence[Comparison] | None) -> bytes:
+def render(files: Sequence[RecordFile], view: View | None) -> bytes:
     """A test suite for the comparison, or one for each run where there is none."""
     root = ET.Element("testsuites")
-    if comparisons is not None:
-        paired = verdicts.paired(comparisons)
+    if view is not None:
+        paired = verdicts.paired(view.rows)
         name = f"gpubench {'ab' if paired else 'compare'} {files[-1].header.suite.name}"
-        root.append(_suite(0, name, files[-1], _compared(files, comparisons)))
+        root.append(_suite(0, name, files[-1], _compared(files, view)))
     else:
         for number, file in enumerate(files):
             arm = f" {pairing.arm}" if (pairing := file.header.pairing) else ""
@@ -62,16 +61,16 @@ def render(files: Sequence[RecordFile], comparisons: Sequence[Comparison] | None
     return body + b"\n"
 
 
-def _compared(files: Sequence[RecordFile], comparisons: Sequence[Comparison]) -> Iterable[Case]:
-    wall = _seconds(files)
-    if not comparisons:
+def _compared(files: Sequence[RecordFile], view: View) -> Iterable[Case]:
+    wall = _seconds(view)
+    if not view.rows:
         text = "the two runs have nothing to compare"
         yield Case(name="comparison", group="gpubench", seconds=0.0, outcome="error",
                    kind="MISSING", message=text)  # fmt: skip
-    for c in comparisons:
+    for c in view.rows:
         keys = {c.key} if c.interleaved else {c.key, c.baseline_key or c.key}
         seconds = sum(wall.get(key, 0.0) for key in keys)
-        text = f"{c.verdict}: {sentence(c)}"
+        text = f"{c.verdict}: {verdicts.sentence(c)}"
         yield Case(
             name=c.label, group=f"gpubench.{files[-1].header.suite.name}", seconds=seconds,
             outcome=OUTCOMES.get(c.verdict, ""), kind=f"{c.verdict} {c.code}".strip(),
@@ -79,15 +78,15 @@ def _compared(files: Sequence[RecordFile], comparisons: Sequence[Comparison]) ->
         )  # fmt: skip
 
 
-def _seconds(files: Sequence[RecordFile]) -> dict[str, float]:
-    """Cell key -> wall time of all its repeats in all files.
+def _seconds(view: View) -> dict[str, float]:
+    """Cell key -> wall time of all its repeats in both runs.
 
     Records of an A/B's arms each have the time of the whole pair: the candidate's are enough.
     """
     found: dict[str, float] = {}
-    sides = verdicts.arms(files)
-    for s in summarise(sides[1:] if sides else files):
-        found[s.key] = found.get(s.key, 0.0) + sum(r.wall_s for r in s.records)
+    for side in view.sides()[1 if view.arms else 0 :]:
+        for key, s in side.items():
+            found[key] = found.get(key, 0.0) + sum(r.wall_s for r in s.records)
     return found
 
 
