@@ -86,7 +86,11 @@ def _catalog() -> Catalog:
 def suite_keys() -> dict[str, tuple[str, str, str]]:
     """Every dotted key of a suite -> its default, what it takes, what it means."""
     top = suitefile.schema(_catalog())["properties"]
-    structs = {"workload": Workload, "axes": Axes, "policy": Policy}
+    structs: dict[str, type[msgspec.Struct]] = {
+        "workload": Workload,
+        "axes": Axes,
+        "policy": Policy,
+    }
     found = {key: _key(key, rule, {}) for key, rule in top.items() if key not in structs}
     for section, struct in structs.items():
         defaults = {f.name: f.default for f in msgspec.structs.fields(struct)}

@@ -168,6 +168,14 @@ def test_every_command_and_option_is_described() -> None:
     assert walked == set(cli.commands)
 
 
+def test_other_tools_words_are_given_for_every_command_key_and_flag() -> None:
+    body = section(text("docs/glossary.md"), "The same thing elsewhere")
+    named = set(re.findall(r"`([^`]+)`", body))
+    named |= {RENAMED[word] for word in named & RENAMED.keys()}
+    wanted = {*cli.commands, *reference().suite_keys(), *FLAGS}
+    assert wanted - named == set()
+
+
 # ------------------------------------------------------------------------------ what is written
 
 
