@@ -47,27 +47,30 @@ HELP = {
     "description": "One line for `gpubench list suites`.",
     "baseline": "The backend that speed-ups are relative to; default: the first of axes.backend.",
     "workload": "The work that every backend does.",
-    "model": "A torchvision classification model, 'digits' (a small network of gpubench's own), or "
-    "the path of an .onnx file.",
+    "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
+    "network of gpubench's own), or the path of an .onnx file, for the backends that take one.",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
-    "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (ImageFolder "
-    "layout gives labels), or WebDataset shards: a .tar file, or a folder of them.",
+    "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
+    "classes), or WebDataset shards: a .tar file, or a folder of them.",
     "labels": "A CSV file: file name, class. For a folder without class folders.",
-    "calibration": "Folder of images that int8 is calibrated on; default: images of the source "
-    "that are not measured.",
+    "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
+    "that answers are checked on last.",
     "axes": "The values of every axis; the cells are their product less the exclusions.",
     "backend": "Backends to measure: `gpubench list backends`.",
     "device": "'auto' is CUDA where present, else the CPU.",
     "precision": "fp32 never uses TF32; amp is automatic mixed precision, not the same as fp16.",
     "batch_size": "Images per call, per replica.",
-    "replicas": "Sessions at the same time; each owns one GPU, or an equal share of the cores.",
+    "replicas": "Sessions at the same time, each in a process of its own, with its own GPU or its "
+    "own equal share of the cores.",
     "replicas_per_device": "Replicas that share one GPU, or one set of cores.",
-    "cores": "CPU cores of one device; 0: the machine's cores / the most devices of a cell.",
-    "scenario": "latency: sync after every batch. throughput: keep the device saturated.",
+    "cores": "CPU cores of one device (of one replica, unless replicas share it); 0: the machine's "
+    "cores / the most devices of a cell.",
+    "scenario": "latency: wait for every batch. throughput: keep the device saturated, wait once a "
+    "block.",
     "boundary": "compute: inputs resident. transfer: host array in, logits out on the host. "
     "pipeline: encoded bytes in, labels and scores out.",
-    "decoder": "Boundary pipeline: `gpubench list decoders`.",
+    "decoder": "Boundary pipeline: what decodes and preprocesses (`gpubench list decoders`).",
     "loader": "Boundary pipeline: prefetch by threads or processes; auto measures both first.",
     "loader_cores": "Boundary pipeline, CPU: of a replica's cores, those that prefetch; 0: shared "
     "out by measurement.",
@@ -83,8 +86,10 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "sample_s": "Sampling time of one repeat.",
-    "max_samples": "A repeat stops after this many samples.",
+    "sample_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of throughput, "
+    "take longer.",
+    "max_samples": "A repeat stops after this many samples, but not before the least of "
+    "sample_s.",
     "block_s": "Shortest block of the throughput scenario.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
