@@ -62,14 +62,9 @@ class Kernel(NamedTuple):
     """Allocates its operands, in the thread that is to compute, and gives what to call."""
 
 
-class Peaks(NamedTuple):
-    """Of one device, or of one set of cores."""
-
-    flops_per_s: dict[str, float]
-    """By type; one that cannot be computed is left out."""
-    bytes_per_s: float
-    """0: not asked for."""
-    cache_bytes: float
+Peaks = tuple[dict[str, float], float, float]
+"""FLOP/s by type (one that cannot be computed is left out), bytes/s of memory (0: not asked for),
+bytes of caches; of one device, or of one set of cores."""
 
 
 class Cores:
@@ -116,23 +111,23 @@ class Cores:
     def best(self, kernel: Kernel) -> float:
         """Every thread's best window, added up: no core's arithmetic is another's."""
         self.load(kernel)
-
-        def own() -> float:
-            end, seen = perf_counter() + SPENT_S, 0.0
-            while not seen or perf_counter() < end:
-                seen = max(seen, _timed(self._own.run, kernel.amount, WINDOW_S))
-            return seen
-
-        return sum(self.together(own))
+        return sum(self.together(lambda: _best(lambda: self._window(kernel))))
 
     def best_together(self, kernel: Kernel) -> float:
         """All threads' best common window, of what they compete for."""
         self.load(kernel)
-        end, seen = perf_counter() + SPENT_S, 0.0
-        while not seen or perf_counter() < end:
-            each = self.together(lambda: _timed(self._own.run, kernel.amount, WINDOW_S))
-            seen = max(seen, sum(each))
-        return seen
+        return _best(lambda: sum(self.together(lambda: self._window(kernel))))
+
+    def _window(self, kernel: Kernel) -> float:
+        return _timed(self._own.run, kernel.amount, WINDOW_S)
+
+
+def _best(rate: Callable[[], float]) -> float:
+    """Asked for again and again, for SPENT_S."""
+    end, seen = perf_counter() + SPENT_S, 0.0
+    while not seen or perf_counter() < end:
+        seen = max(seen, rate())
+    return seen
 
 
 def _timed(run: Run, amount: float, seconds: float) -> float:
@@ -155,7 +150,7 @@ def cpu(cores: Sequence[int], types: Sequence[str], memory: bool) -> Peaks:
             rates[kind] = fastest(threads, _kernels(kind))
     speed = threads.best_together(_reading(len(cores), cache)) if memory else 0.0
     threads.close()
-    return Peaks(rates, speed, cache)
+    return rates, speed, cache
 
 
 def fastest(threads: Cores, kernels: Iterable[Kernel]) -> float:
@@ -254,7 +249,7 @@ def cuda(types: Sequence[str], memory: bool) -> Peaks:
                     rates[kind] = max(rate, rates.get(kind, 0.0))
         speed = _on_gpu(2.0 * GPU_BYTES, _gpu_copy()) if memory else 0.0
     cache = float(torch.cuda.get_device_properties(0).L2_cache_size)
-    return Peaks(rates, speed, cache)
+    return rates, speed, cache
 
 
 def _gpu_kernel(kind: str, side: int) -> Run:
@@ -285,8 +280,5 @@ def _on_gpu(amount: float, run: Run) -> float:
         return perf_counter() - begin
 
     window(1)
-    calls, end = max(1, round(GPU_WINDOW_S / window(1))), perf_counter() + SPENT_S
-    least = window(calls)
-    while perf_counter() < end:
-        least = min(least, window(calls))
-    return calls * amount / least
+    calls = max(1, round(GPU_WINDOW_S / window(1)))
+    return _best(lambda: calls * amount / window(calls))
