@@ -62,9 +62,14 @@ class Kernel(NamedTuple):
     """Allocates its operands, in the thread that is to compute, and gives what to call."""
 
 
-Peaks = tuple[dict[str, float], float, float]
-"""FLOP/s by type (one that cannot be computed is left out), bytes/s of memory (0: not asked for),
-bytes of caches; of one device, or of one set of cores."""
+class Peaks(NamedTuple):
+    """Of one device, or of one set of cores."""
+
+    flops_per_s: dict[str, float]
+    """By type; one that cannot be computed is left out."""
+    bytes_per_s: float
+    """0: not asked for."""
+    cache_bytes: float
 
 
 class Cores:
@@ -150,7 +155,7 @@ def cpu(cores: Sequence[int], types: Sequence[str], memory: bool) -> Peaks:
             rates[kind] = fastest(threads, _kernels(kind))
     speed = threads.best_together(_reading(len(cores), cache)) if memory else 0.0
     threads.close()
-    return rates, speed, cache
+    return Peaks(rates, speed, cache)
 
 
 def fastest(threads: Cores, kernels: Iterable[Kernel]) -> float:
@@ -249,7 +254,7 @@ def cuda(types: Sequence[str], memory: bool) -> Peaks:
                     rates[kind] = max(rate, rates.get(kind, 0.0))
         speed = _on_gpu(2.0 * GPU_BYTES, _gpu_copy()) if memory else 0.0
     cache = float(torch.cuda.get_device_properties(0).L2_cache_size)
-    return rates, speed, cache
+    return Peaks(rates, speed, cache)
 
 
 def _gpu_kernel(kind: str, side: int) -> Run:
