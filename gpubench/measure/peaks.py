@@ -116,23 +116,23 @@ class Cores:
     def best(self, kernel: Kernel) -> float:
         """Every thread's best window, added up: no core's arithmetic is another's."""
         self.load(kernel)
-
-        def own() -> float:
-            end, seen = perf_counter() + SPENT_S, 0.0
-            while not seen or perf_counter() < end:
-                seen = max(seen, _timed(self._own.run, kernel.amount, WINDOW_S))
-            return seen
-
-        return sum(self.together(own))
+        return sum(self.together(lambda: _best(lambda: self._window(kernel))))
 
     def best_together(self, kernel: Kernel) -> float:
         """All threads' best common window, of what they compete for."""
         self.load(kernel)
-        end, seen = perf_counter() + SPENT_S, 0.0
-        while not seen or perf_counter() < end:
-            each = self.together(lambda: _timed(self._own.run, kernel.amount, WINDOW_S))
-            seen = max(seen, sum(each))
-        return seen
+        return _best(lambda: sum(self.together(lambda: self._window(kernel))))
+
+    def _window(self, kernel: Kernel) -> float:
+        return _timed(self._own.run, kernel.amount, WINDOW_S)
+
+
+def _best(rate: Callable[[], float]) -> float:
+    """Asked for again and again, for SPENT_S."""
+    end, seen = perf_counter() + SPENT_S, 0.0
+    while not seen or perf_counter() < end:
+        seen = max(seen, rate())
+    return seen
 
 
 def _timed(run: Run, amount: float, seconds: float) -> float:
@@ -285,8 +285,5 @@ def _on_gpu(amount: float, run: Run) -> float:
         return perf_counter() - begin
 
     window(1)
-    calls, end = max(1, round(GPU_WINDOW_S / window(1))), perf_counter() + SPENT_S
-    least = window(calls)
-    while perf_counter() < end:
-        least = min(least, window(calls))
-    return calls * amount / least
+    calls = max(1, round(GPU_WINDOW_S / window(1)))
+    return _best(lambda: calls * amount / window(calls))

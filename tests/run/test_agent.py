@@ -8,14 +8,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gpubench.run import agent
-from gpubench.run.messages import End, Measure, Step, Waiting
+from gpubench.run.messages import Begin, End, Measure, Step, Waiting
 from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry
 from gpubench.run.worker import Task
 from gpubench.suite import Policy
 from tests.measure.virtual import make_cell
+from tests.test_topology import machine
 
 TASK = Task(b"", "", {})
 
@@ -132,3 +134,26 @@ def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
     answers.handle(msgspec.json.encode(Step("cell", [], 1)))
     assert observed == [False]
     assert telemetry.result()["seconds"] > 0
+
+
+def test_a_request_goes_to_its_workers_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what only the agent knows; and of a begun team, what it is to measure."""
+    monkeypatch.setattr(agent, "visible_gpus", lambda: machine()[1])
+    monkeypatch.setattr(agent, "idle_watts", lambda _: None)
+    tasks: list[Task] = []
+
+    def started(_: object, task: Task, *__: object) -> Team:
+        tasks.append(task)
+        raise OSError("out of processes")
+
+    monkeypatch.setattr(agent, "Team", started)
+    asked = Measure(make_cell(device="cuda", replicas=2), Policy(), "a", "r", [(), ()])
+    for request in (asked, Begin("cell", asked)):
+        line = msgspec.json.encode(request)
+        with pytest.raises(OSError, match="out of processes"):
+            agent.Agent(lambda _: None, closed=-1).handle(line)
+        assert tasks[-1].line is line
+        found = tasks[-1].request
+        assert isinstance(found, Measure)
+        assert found.uuids == ["GPU-a", "GPU-b"]
+        assert replace(found, uuids=[], cores=asked.cores) == asked

@@ -59,9 +59,10 @@ def test_replicas_are_spread_over_nodes_and_their_results_are_one(suite: Path) -
     assert isinstance(reply, Done), reply
     assert [(s.node, s.replica) for s in reply.record.replicas] == [(0, 0), (1, 1), (2, 2)]
     assert steps == ["opened", "warm"]
-    assert set(reply.telemetry["nodes"]) == {"0", "1", "2"}
-    assert reply.telemetry["barrier_ns"] > 0
-    assert reply.flags == []
+    assert set(reply.record.telemetry["nodes"]) == {"0", "1", "2"}
+    assert reply.record.telemetry["barrier_ns"] > 0
+    assert reply.record.facts["pinned"] == [""] * 3
+    assert reply.record.flags == []
     assert them.codes == {1: 0, 2: 0}
     assert them.told == []
 
@@ -97,7 +98,7 @@ def test_nodes_that_differ_are_flagged_where_a_cell_spans_them(suite: Path) -> N
             two, three = (nodes.ask(measure(them, found[n])) for n in (2, 3))
     assert isinstance(two, Done)
     assert isinstance(three, Done)
-    assert (two.flags, three.flags) == ([], ["NODES-DIFFER"])
+    assert (two.record.flags, three.record.flags) == ([], ["NODES-DIFFER"])
 
 
 def test_a_failure_names_its_node_and_ends_the_others_turn(suite: Path) -> None:

@@ -13,17 +13,19 @@ from gpubench.backends.base import Device
 from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.suite import Cell, Option
 
+RUNS = 20
+
 
 class Bundled(OnnxRuntime):
     name = "bundled"
     options = (
         *OnnxRuntime.options,
-        Option(name="runs", kind="int", default=20, help="that count as one", minimum=1),
+        Option(name="runs", kind="int", default=RUNS, help="that count as one", minimum=1),
     )
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> Any:
         session: Any = super().open(cell, artefact, device)
-        run, sync, times = session.run, session.sync, int(cell.options["runs"])
+        run, sync, times = session.run, session.sync, int(cell.options.get("runs", RUNS))
 
         def run_and_wait() -> None:
             for _ in range(times):
