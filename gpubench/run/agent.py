@@ -17,7 +17,7 @@ from io import RawIOBase
 import msgspec
 from msgspec.structs import replace
 
-from gpubench.answers import worst_path
+from gpubench.answers import over_replicas, worst_path
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.processes import die_with_parent
 from gpubench.run import worker
@@ -52,12 +52,11 @@ from gpubench.run.processes import (
 from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry, idle_watts
 from gpubench.samples import window_ns
-from gpubench.workload import parity
 
 REFERENCE_TIMEOUT_S = 3600.0
 GAUGE_TIMEOUT_S = 120.0
 """Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
-PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.parity"]
+PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
@@ -223,7 +222,7 @@ def _done(found: list[WorkerMessage], team: Team, telemetry: Telemetry) -> Done:
     energy = telemetry.energy([window_ns(turn) for turn in turns])
     return Done(
         outcomes,
-        parity.merge(parities) if parities else None,
+        over_replicas(parities) if parities else None,
         telemetry.result() | {"start_s": team.start_s} | ({"energy": energy} if energy else {}),
         telemetry.flags(),
         telemetry.invalid,

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from gpubench.answers import worst_path
+from gpubench.answers import over_replicas, worst_path
 from gpubench.run.client import AgentClient, OnProgress
 from gpubench.run.cluster import Cluster, Peer
 from gpubench.run.messages import (
@@ -36,7 +36,6 @@ from gpubench.run.plan import Plan
 from gpubench.run.pool import shares
 from gpubench.run.prepare import family
 from gpubench.suite import Cell
-from gpubench.workload import parity
 
 TEAM = "cell"
 END_S = 10.0
@@ -222,7 +221,7 @@ class Nodes:
         flags = [flag for rank in ranks for flag in done[rank].flags]
         return Done(
             outcomes,
-            parity.merge(parities) if parities else None,
+            over_replicas(parities) if parities else None,
             _telemetry({rank: done[rank].telemetry for rank in ranks}, bound_ns),
             flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
             any(done[rank].invalid for rank in ranks),

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpubench.answers import over_replicas
 from gpubench.run import deploy as deploying
 from gpubench.run import setup, worker
 from gpubench.run.messages import Done, Go, Measure, Preloaded, Request
 from gpubench.suite import Workload
-from gpubench.workload import digits, parity
+from gpubench.workload import digits
 from gpubench.workload import reference as ref
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import resolve
@@ -54,8 +55,8 @@ class Here:
             return worker.failure(error)
         finally:
             os.sched_setaffinity(0, cores)
-        merged = parity.merge([outcome.parity for outcome in found])
-        return Done(found, merged, {}, [], False)
+        parity = over_replicas([outcome.parity for outcome in found])
+        return Done(found, parity, {}, [], False)
 
 
 @pytest.fixture
