@@ -129,7 +129,7 @@ class Refused(Exception):
 
 
 _head = msgspec.json.Decoder(Head)
-_message = msgspec.json.Decoder(Message)
+_message: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 def seal(key: bytes, head: Head, body: bytes) -> bytes:
@@ -155,7 +155,7 @@ def unseal(key: bytes, data: bytes) -> tuple[Head, bytes]:
 def decode(body: bytes) -> Message:
     """A whole message. Raises Refused."""
     try:
-        return _message.decode(body)  # type: ignore[no-any-return]
+        return _message.decode(body)
     except (ValueError, RecursionError) as error:
         raise Refused(f"it is no message: {error}") from error
 
