@@ -105,6 +105,32 @@ def over_repeats(checks: Sequence[Parity]) -> Parity | None:
     )
 
 
+def over_replicas(parities: list[Parity]) -> Parity:
+    """One verdict over replicas: the worst error; passed, and accurate, when every one was.
+
+    Answers are pooled. Images with labels are not, because all replicas are asked the same ones:
+    of those that were correct, the worst replica's count. Disagreements are those of all, each
+    image once; ``disagreeing`` is the most of one replica, or as many as are shown.
+    """
+    worst = max(parities, key=_finite)
+    total = sum(p.images for p in parities)
+    shown: dict[str, Disagreement] = {}
+    for each in (d for p in parities for d in p.disagreements):
+        shown.setdefault(each.name, each)
+    return replace(
+        worst,
+        images=total,
+        top1_agreement=sum(p.top1_agreement * p.images for p in parities) / total,
+        passed=all(p.passed for p in parities),
+        labelled=max(p.labelled for p in parities),
+        correct=min(p.correct for p in parities),
+        correct5=min(p.correct5 for p in parities),
+        accurate=all(p.accurate for p in parities),
+        disagreeing=max(len(shown), *(p.disagreeing for p in parities)),
+        disagreements=list(shown.values())[:MOST_SHOWN],
+    )
+
+
 def _finite(parity: Parity) -> float:
     return math.inf if parity.relative_error is None else parity.relative_error
 

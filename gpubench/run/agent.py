@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from gpubench.answers import worst_path
+from gpubench.answers import over_replicas, worst_path
 from gpubench.gpu import Gpu, visible_gpus
 from gpubench.processes import (
     SCRATCH,
@@ -56,12 +56,11 @@ from gpubench.run.team import Team
 from gpubench.run.telemetry import Telemetry, idle_watts
 from gpubench.run.worker import Task
 from gpubench.samples import window_ns
-from gpubench.workload import parity
 
 REFERENCE_TIMEOUT_S = 3600.0
 GAUGE_TIMEOUT_S = 120.0
 """Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
-PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.parity"]
+PRELOADED = ["gpubench.run.preload", "gpubench.run.worker", "gpubench.workload.reference"]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
 FILLED = ("cores", "uuids", "shared")
@@ -252,7 +251,7 @@ def merged(request: Measure, outcomes: list[Outcome], telemetry: dict[str, Any])
         status="ok",
         replicas=[outcome.turns[0] for outcome in outcomes],
         again=[outcome.turns[1] for outcome in outcomes if outcome.turns[1:]],
-        parity=parity.merge(parities) if parities else None,
+        parity=over_replicas(parities) if parities else None,
         path=worst_path(outcome.path for outcome in outcomes),
         telemetry=telemetry,
         facts={**outcomes[0].facts, "pinned": [outcome.pinned for outcome in outcomes]},

@@ -51,10 +51,8 @@ class CpuWindow:
         self._after = self._times()
         self._own += self._own_ticks()
         self._mhz += self._frequencies()
-        try:
-            self._load = float((self._proc / "loadavg").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
-            self._load = None
+        words = (read(self._proc / "loadavg") or "").split()
+        self._load = float(words[0]) if words else None
 
     def result(self) -> dict[str, Any]:
         """JSON-able; {} where there is no /proc, and no shares when the window was too short."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from gpubench.answers import worst_path
+from gpubench.answers import over_replicas, worst_path
 from gpubench.run.client import AgentClient, OnProgress
 from gpubench.run.cluster import Cluster, Peer
 from gpubench.run.messages import (
@@ -36,7 +36,6 @@ from gpubench.run.plan import Plan
 from gpubench.run.pool import shares
 from gpubench.run.prepare import family
 from gpubench.suite import Cell
-from gpubench.workload import parity
 
 TEAM = "cell"
 END_S = 10.0
@@ -225,7 +224,7 @@ class Nodes:
         merged = replace(
             records[0],
             replicas=replicas,
-            parity=parity.merge(parities) if parities else None,
+            parity=over_replicas(parities) if parities else None,
             path=worst_path(record.path for record in records),
             telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
             facts=records[0].facts | {"pinned": pinned},

@@ -48,12 +48,10 @@ class Telemetry:
         idle_watts: float | None = None,
     ) -> None:
         self._indices = gpu_indices
-        self._pids = pids
-        self._residents, self._rivals = residents, rivals
+        self._of_watches = (pids, residents, rivals, root)
         self._idle_watts = idle_watts
         self._nvml = nvml
         self._period = 1 / hz
-        self._root = root
         self._cpu = CpuWindow(cores, pids, root)
         self._watches: list[Watch] = []
         self._rapl = Rapl(root)
@@ -115,14 +113,7 @@ class Telemetry:
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
                 self._watches = [
-                    Watch(
-                        nvml,
-                        visible[index],
-                        self._pids,
-                        self._residents,
-                        self._rivals,
-                        self._root,
-                    )
+                    Watch(nvml, visible[index], *self._of_watches)
                     for index in self._indices
                     if index in visible
                 ]
@@ -132,7 +123,7 @@ class Telemetry:
             except nvml.NVMLError as error:
                 self._error = str(error)
                 return
-            for index in [index for index in self._indices if index not in visible]:
+            for index in (index for index in self._indices if index not in visible):
                 self.lost = f"GPU {index}: NVML no longer shows it"
             self._sample()
 

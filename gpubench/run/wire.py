@@ -129,7 +129,7 @@ class Refused(Exception):
 
 
 _head = msgspec.json.Decoder(Head)
-_message = msgspec.json.Decoder(Message)
+_message: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 def seal(key: bytes, head: Head, body: bytes) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError
-from gpubench.workload import digits, probe
+from gpubench.workload import digits
 from gpubench.workload.modelbase import MOST_CLASSES, head
 from gpubench.workload.preprocess import Spec
 
@@ -59,6 +59,8 @@ def make(name: str, weights: str, at: Path) -> None:
             torch.manual_seed(0)
             module = _build(name, classes, arguments, initialise=True)
         if weights == "probe":
+            from gpubench.workload import probe
+
             fit = digits.fit if name == digits.NAME else probe.fit
             accuracy = fit(module, spec)
         state: State = module.state_dict()

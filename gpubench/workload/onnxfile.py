@@ -23,7 +23,6 @@ from gpubench.workload.preprocess import Spec
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from onnx import ModelProto, ValueInfoProto
 
@@ -80,11 +79,11 @@ class OnnxModel(Model):
     def fixed_batch(self) -> int | None:
         return _dimensions(self._input)[0] or None
 
-    def state(self) -> Path:
-        self._no_module()
+    def state(self) -> NoReturn:
+        self._bad("is an ONNX file, which torch cannot run: choose another backend")
 
-    def module(self) -> torch.nn.Module:
-        self._no_module()
+    def module(self) -> NoReturn:
+        self.state()
 
     def onnx(self, precision: str, batch: int | None = None) -> Path:
         own = self.precision
@@ -188,9 +187,6 @@ class OnnxModel(Model):
     @property
     def _output(self) -> ValueInfoProto:
         return self._model.graph.output[0]
-
-    def _no_module(self) -> NoReturn:
-        self._bad("is an ONNX file, which torch cannot run: choose another backend")
 
     def _bad(self, what: str) -> NoReturn:
         raise InputError(f"model {self.name!r} {what}")

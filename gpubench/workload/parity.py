@@ -8,22 +8,16 @@ from __future__ import annotations
 import base64
 from io import BytesIO
 from math import inf
-from typing import TYPE_CHECKING
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from gpubench import escape
 from gpubench.answers import MOST_SHOWN, Disagreement, Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.workload.reference import turns
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from gpubench.suite import Policy
-    from gpubench.workload.preprocess import Spec
-    from gpubench.workload.reference import Reference
+from gpubench.suite import Policy
+from gpubench.workload.preprocess import Spec
+from gpubench.workload.reference import Reference, turns
 
 TOLERANCES = {
     "fp32": (2e-3, 0.95),
@@ -84,8 +78,6 @@ def check(
     of a thousand is larger than that of the few that TOLERANCES are for (bf16, ResNet-18 probe:
     0.6 of 640 images). Raises CellFailed("parity") for logits of the wrong number or shape.
     """
-    import numpy as np
-
     expected = [(len(batch), reference.logits.shape[1]) for batch in batches]
     found = [np.shape(output) for output in outputs]
     if found != expected:
@@ -125,8 +117,6 @@ def _compare(
     reference: Reference, batch: NDArray[np.intp], output: NDArray[np.float32]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
     """Of each image: the answer (-1: not finite), its relative error, its label's rank."""
-    import numpy as np
-
     right, z = reference.logits[batch].astype(np.float64), output.astype(np.float64)
     finite = np.asarray(np.isfinite(z).all(axis=1))
     z = np.where(finite[:, None], z, 0.0)
@@ -137,32 +127,6 @@ def _compare(
         np.where(finite, z.argmax(axis=1), -1),
         np.where(finite, errors, inf),
         np.where(finite, rank, z.shape[1]),
-    )
-
-
-def merge(parities: list[Parity]) -> Parity:
-    """One verdict over replicas: the worst error; passed, and accurate, when every one was.
-
-    Answers are pooled. Images with labels are not, because all replicas are asked the same ones:
-    of those that were correct, the worst replica's count. Disagreements are those of all, each
-    image once; ``disagreeing`` is the most of one replica, or as many as are shown.
-    """
-    worst = max(parities, key=lambda p: inf if p.relative_error is None else p.relative_error)
-    total = sum(p.images for p in parities)
-    shown: dict[str, Disagreement] = {}
-    for each in (d for p in parities for d in p.disagreements):
-        shown.setdefault(each.name, each)
-    return msgspec.structs.replace(
-        worst,
-        images=total,
-        top1_agreement=sum(p.top1_agreement * p.images for p in parities) / total,
-        passed=all(p.passed for p in parities),
-        labelled=max(p.labelled for p in parities),
-        correct=min(p.correct for p in parities),
-        correct5=min(p.correct5 for p in parities),
-        accurate=all(p.accurate for p in parities),
-        disagreeing=max(len(shown), *(p.disagreeing for p in parities)),
-        disagreements=list(shown.values())[:MOST_SHOWN],
     )
 
 
@@ -187,8 +151,6 @@ def ranks(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np
 
     So 0 is where argmax gives the label, and equal logits do not make all five right.
     """
-    import numpy as np
-
     labels = np.maximum(labels, 0)  # without a label: whatever
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     before = np.arange(logits.shape[1]) < labels[:, None]
@@ -202,8 +164,6 @@ def count(reference: Reference, picked: NDArray[np.intp], rank: NDArray[np.intp]
     ``picked``, ``rank``: (batches, slots), the images and the `ranks` of their labels. Returns
     fields of `Parity`.
     """
-    import numpy as np
-
     worst = np.zeros(len(reference.labels), dtype=np.intp)
     np.maximum.at(worst, picked, rank)
     asked = np.unique(picked)
@@ -246,8 +206,6 @@ def disagreements(
 
     An image that is asked about several times is shown with its first wrong answer.
     """
-    import numpy as np
-
     places = np.argwhere(wrong)
     images, first = np.unique(picked[wrong], return_index=True)
     shown = [places[at] for at in sorted(first)[:MOST_SHOWN]]
@@ -256,8 +214,6 @@ def disagreements(
 
 
 def _told(reference: Reference, image: int, logits: NDArray[np.float32]) -> Disagreement:
-    import numpy as np
-
     def name(number: int) -> str:
         known = reference.classes
         return _short(known[number] if number < len(known) else str(number), MOST_CLASS)
@@ -283,15 +239,12 @@ def _short(text: str, most: int) -> str:
 
 
 def _softmax(logits: NDArray[np.float32], at: int) -> float:
-    import numpy as np
-
     powers = np.exp(logits.astype(np.float64) - logits.max())
     return float(powers[at] / powers.sum())
 
 
 def thumbnail(inputs: NDArray[np.float32], spec: Spec) -> str:
     """What the network saw, (3, H, W) as `preprocess.apply` made it: a small JPEG, base64."""
-    import numpy as np
     from PIL import Image
 
     pixels = inputs.transpose(1, 2, 0) * np.array(spec.std) + np.array(spec.mean)

@@ -9,18 +9,14 @@ digits. It classifies real, labelled images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from gpubench.workload import images, preprocess
 from gpubench.workload.modelbase import head
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from gpubench.workload.preprocess import Spec
+from gpubench.workload.preprocess import Spec
 
 _CALIBRATE, _FIT, _BATCH = 64, 400, 16
 _DAMPING = 0.1
@@ -33,9 +29,6 @@ def fit(module: nn.Module, spec: Spec) -> float:
 
     Returns its accuracy on digits that were neither fitted nor will ever be in a pool.
     """
-    import numpy as np
-    import torch
-
     pixels, labels = images.digits()
     count = images.FITTED  # the rest judges
     inputs = [torch.from_numpy(preprocess.apply(spec, p)) for p in pixels[:count]]
@@ -68,8 +61,6 @@ def _damp(module: nn.Module) -> None:
     Transformers need none (their branches are normalised first), and concatenating families
     (DenseNet, ShuffleNet, GoogLeNet, Inception) have no residual branches.
     """
-    import torch
-
     for block in module.modules():
         kind = type(block).__name__
         if kind == "CNBlock":  # ConvNeXt: 1e-6 at birth, which would hide the block
@@ -89,8 +80,6 @@ def _damp(module: nn.Module) -> None:
 
 def _calibrate(module: nn.Module, inputs: list[torch.Tensor]) -> None:
     """Set batch-norm statistics to their averages over these images."""
-    import torch
-
     norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -105,8 +94,6 @@ def _calibrate(module: nn.Module, inputs: list[torch.Tensor]) -> None:
 
 
 def _forward(module: nn.Module, inputs: list[torch.Tensor]) -> None:
-    import torch
-
     with torch.inference_mode():
         for start in range(0, len(inputs), _BATCH):
             batch = torch.stack(inputs[start : start + _BATCH])
@@ -124,8 +111,6 @@ def _ridge(
 
     In its dual form, whose cost does not grow with the number of features.
     """
-    import numpy as np
-
     mean = features.mean(0) * intercept
     spread = features.std(0)
     spread = np.maximum(spread, 1e-3 * spread.max())  # a dead feature stays dead

@@ -216,7 +216,7 @@ def _quantise(
         quantization.quantize_static(
             str(ready),
             str(target_file),
-            _reader(found, spec, name),
+            _Reader(found.encoded, spec, name),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=reduced,
@@ -227,37 +227,30 @@ def _quantise(
         )
 
 
-def _reader(found: Calibration, spec: Spec, name: str) -> Any:
-    """Batches of calibration images, read one range at a time (CalibStridedMinMax).
+class _Reader:
+    """A CalibrationDataReader: batches of images, read one range at a time (CalibStridedMinMax).
 
     ONNX Runtime would otherwise hold every activation of every image, gigabytes of them.
     """
-    from onnxruntime.quantization import CalibrationDataReader
 
-    encoded = found.encoded
+    def __init__(self, encoded: list[bytes], spec: Spec, name: str) -> None:
+        self._parts = [encoded[at : at + _BATCH] for at in range(0, len(encoded), _BATCH)]
+        self._spec, self._name = spec, name
+        self.set_range(0, len(self))
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.set_range(0, len(self))
+    def __len__(self) -> int:
+        return len(self._parts)
 
-        def __len__(self) -> int:
-            return -(-len(encoded) // _BATCH)
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._left = iter(self._parts[start_index:end_index])
 
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self._batches = (_batch(encoded, spec, i) for i in range(start_index, end_index))
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        import numpy as np
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {name: batch}
-
-    return Reader()
-
-
-def _batch(encoded: list[bytes], spec: Spec, number: int) -> NDArray[np.float32]:
-    import numpy as np
-
-    part = encoded[number * _BATCH : (number + 1) * _BATCH]
-    return np.stack([preprocess.apply(spec, pictures.decode_file(BytesIO(p))) for p in part])
+        if (part := next(self._left, None)) is None:
+            return None
+        images = [pictures.decode_file(BytesIO(picture)) for picture in part]
+        return {self._name: np.stack([preprocess.apply(self._spec, image) for image in images])}
 
 
 def _rest(file: Path) -> str:

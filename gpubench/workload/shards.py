@@ -31,11 +31,13 @@ _JSON_KEYS = ("cls", "label", "class")
 
 
 class _Found(Struct):
-    """Of one shard, in its order."""
+    """Of all shards, in their order."""
 
     names: list[str] = []
+    """Archive and name there."""
     places: list[tuple[int, int]] = []
-    """Offset and size."""
+    """Archive and offset."""
+    sizes: list[int] = []
     numbers: dict[str, int] = {}
     """Key -> class."""
     skipped: Counter[str] = field(default_factory=Counter)
@@ -47,18 +49,10 @@ def find(root: Path, archives: list[str]) -> Pictures:
     Classes are numbers, the network's own. Raises InputError for a file that is no tar file, is
     compressed, cut off or damaged, and for what is no class.
     """
-    names: list[str] = []
-    classes: list[int] = []
-    sizes: list[int] = []
-    places: list[tuple[int, int]] = []
-    skipped: Counter[str] = Counter()
+    found = _Found()
     for number, archive in enumerate(archives):
-        found = _index(root / archive)
-        skipped += found.skipped
-        names += [f"{archive}/{name}" for name in found.names]
-        classes += [found.numbers.get(_key(name), -1) for name in found.names]
-        sizes += [size for _, size in found.places]
-        places += [(number, offset) for offset, _ in found.places]
+        _index(found, root, number, archive)
+    classes = [found.numbers.get(_key(name), -1) for name in found.names]
     most, without = max(classes, default=-1), classes.count(-1)
     about = About(
         kind="folder",
@@ -66,13 +60,15 @@ def find(root: Path, archives: list[str]) -> Pictures:
         classes=tuple(map(str, range(most + 1))),
         numbered=True,
         archives=tuple(archives),
-        skipped=dict(skipped),
+        skipped=dict(found.skipped),
         notes=f"{without} pictures have no .cls" if without and most >= 0 else "",
     )
-    return Pictures.of(about, names, classes, sizes, places)
+    return Pictures.of(about, found.names, classes, found.sizes, found.places)
 
 
-def _index(path: Path) -> _Found:
+def _index(found: _Found, root: Path, number: int, archive: str) -> None:
+    path = root / archive
+
     def wrong(what: str) -> InputError:
         return InputError(f"images {escape.visible(str(path))!r}: {what}")
 
@@ -90,11 +86,10 @@ def _index(path: Path) -> _Found:
                 f"compressed ({packed}), so that no picture can be read by itself; decompress it: "
                 "pictures do not get smaller"
             )
-        found = _Found()
         names: set[str] = set()
         try:
             for member in _members(file):
-                _take(found, member, file)
+                _take(found, number, archive, member, file)
                 if member.name in names:
                     raise wrong(f"two members are called {member.name!r}; pack it again")
                 names.add(member.name)
@@ -107,7 +102,6 @@ def _index(path: Path) -> _Found:
                 f"no tar file, or damaged or cut off ({escape.line(str(error))}); give a folder "
                 "of pictures, or of .tar files, or one .tar file, and pack it again if this is one"
             ) from error
-    return found
 
 
 class _Guarded:
@@ -146,13 +140,16 @@ def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError(f"after {before:,} bytes there is neither a member nor the end")
 
 
-def _take(found: _Found, member: tarfile.TarInfo, file: IO[bytes]) -> None:
+def _take(
+    found: _Found, number: int, archive: str, member: tarfile.TarInfo, file: IO[bytes]
+) -> None:
     """Note a picture, or a class; count what has the name of one, but cannot be it."""
     suffix = Path(member.name).suffix.lower()
     if suffix in pictures.SUFFIXES:
         if member.isreg() and not member.issparse():
-            found.names.append(member.name)
-            found.places.append((member.offset_data, member.size))
+            found.names.append(f"{archive}/{member.name}")
+            found.places.append((number, member.offset_data))
+            found.sizes.append(member.size)
         else:
             link = member.issym() or member.islnk()
             found.skipped["link in an archive" if link else "not a file"] += 1
@@ -160,9 +157,10 @@ def _take(found: _Found, member: tarfile.TarInfo, file: IO[bytes]) -> None:
         if member.size > _SMALL:
             raise labels.NoClass(f"{member.name!r} has {member.size:,} bytes, too many for a class")
         file.seek(member.offset_data)
-        number, key = _class(member.name, suffix, file.read(member.size)), _key(member.name)
-        if number is not None and (suffix == ".cls" or key not in found.numbers):
-            found.numbers[key] = number
+        said = _class(member.name, suffix, file.read(member.size))
+        key = _key(f"{archive}/{member.name}")
+        if said is not None and (suffix == ".cls" or key not in found.numbers):
+            found.numbers[key] = said
 
 
 def _class(name: str, suffix: str, data: bytes) -> int | None:

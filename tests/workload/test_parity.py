@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
-from gpubench.answers import MOST_SHOWN, Parity, over_repeats
+from gpubench.answers import MOST_SHOWN, Parity, over_repeats, over_replicas
 from gpubench.errors import InputError
 from gpubench.suite import Policy, Workload
 from gpubench.workload.cache import Cache
-from gpubench.workload.parity import MOST_NAME, check, merge, ranks, thumbnail
+from gpubench.workload.parity import MOST_NAME, check, ranks, thumbnail
 from gpubench.workload.preprocess import Spec, apply
 from gpubench.workload.reference import Reference, asked, batches, build, load
 
@@ -219,13 +219,13 @@ def test_an_image_asked_about_often_is_shown_once(reference: Reference) -> None:
 
 def test_merging_replicas_unites_what_they_show(reference: Reference) -> None:
     one, two = (judge(reference, answering(reference, wrong)) for wrong in ([1, 2], [2, 3, 9]))
-    both = merge([one, two])
+    both = over_replicas([one, two])
     assert [d.name for d in both.disagreements] == ["1", "2", "3", "9"]
     assert both.disagreeing == 4
     assert both.correct == min(one.correct, two.correct)
     assert both.correct5 == min(one.correct5, two.correct5)
     floor = judge(reference, answering(reference, [1, 2]), min_accuracy=1.0)
-    assert not merge([judge(reference, right(reference), min_accuracy=1.0), floor]).accurate
+    assert not over_replicas([judge(reference, right(reference), min_accuracy=1.0), floor]).accurate
 
 
 def test_over_repeats_keeps_the_worst_of_each(reference: Reference) -> None:

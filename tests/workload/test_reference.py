@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpubench.answers import Parity
+from gpubench.answers import Parity, over_replicas
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite import Policy, Workload
 from gpubench.workload.cache import Cache
 from gpubench.workload.models import resolve
-from gpubench.workload.parity import TOLERANCES, check, merge
+from gpubench.workload.parity import TOLERANCES, check
 from gpubench.workload.reference import Reference, batches, build, load
 from tests.backends.onnx_files import conv_net
 
@@ -212,7 +212,7 @@ def test_merging_keeps_the_worst(reference: Reference) -> None:
     good, bad = judge(reference, right(reference)), right(reference)
     one_wrong_slot(bad)
     wrong = judge(reference, bad)
-    both = merge([good, wrong])
+    both = over_replicas([good, wrong])
     assert not both.passed
     assert (both.images, both.labelled, both.reference_correct) == (64, 28, 28)
     assert both.top1_agreement == pytest.approx((1 + wrong.top1_agreement) / 2)
@@ -220,8 +220,8 @@ def test_merging_keeps_the_worst(reference: Reference) -> None:
     assert both.correct == wrong.correct < good.correct
     assert both.worst_slot == 5
     bad[0][0, 0] = np.nan
-    assert merge([good, judge(reference, bad)]).relative_error is None
-    assert merge([good, good]).passed
+    assert over_replicas([good, judge(reference, bad)]).relative_error is None
+    assert over_replicas([good, good]).passed
 
 
 def test_an_onnx_file_has_a_reference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from tests.run.several.memory import Told
 @pytest.fixture
 def desk(write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Desk:
     suite = setup.load(str(write_suite(batch_size="[1]", replicas="[1, 4]")), {"cores": 0})
-    monkeypatch.setattr("gpubench.run.desk.usable_cores", lambda: [4, 5, 6])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6})
     said: list[str] = []
     return Desk(1, suite, setup.backends_of(suite), Told("node1"), said.append)
 
