@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ import pytest
 FAKES = Path(__file__).parent / "fakes"
 SIDE = 16
 LEFT_OUT = pytest.StashKey[int]()
+# Where it is set (container images do), each of hundreds of processes compiles all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 POLICY = {
     "repeats": 2,
     "max_repeats": 2,
