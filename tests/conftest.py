@@ -11,6 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
+WITHOUT_PAGE = [
+    *GPUBENCH[:2],
+    "from gpubench import report; report.render = lambda *_: 'no report'; " + GPUBENCH[2],
+]
+"""Rendering HTML takes longer than all the rest of a run on the fake backend."""
 FAKES = Path(__file__).parent / "fakes"
 SIDE = 16
 LEFT_OUT = pytest.StashKey[int]()
