@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
+WITHOUT_PAGE = [
+    *GPUBENCH[:2],
+    "from gpubench import report; report.render = lambda *_: 'no report'; " + GPUBENCH[2],
+]
+"""Rendering HTML takes longer than all the rest of a run on the fake backend."""
 FAKES = Path(__file__).parent / "fakes"
 SIDE = 16
 LEFT_OUT = pytest.StashKey[int]()
+# Where it is set (container images do), each of hundreds of processes compiles all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 POLICY = {
     "repeats": 2,
     "max_repeats": 2,

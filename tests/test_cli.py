@@ -21,13 +21,15 @@ from gpubench import cli as cli_module
 from gpubench.cli import cli
 from gpubench.processes import session_members
 from gpubench.recordreader import read
+from tests.conftest import GPUBENCH, WITHOUT_PAGE
 
 WriteSuite = Callable[..., Path]
-GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
 
 
-def gpubench(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*GPUBENCH, *(str(word) for word in words)]
+def gpubench(
+    *words: object, cwd: Path | None = None, page: bool = True
+) -> subprocess.CompletedProcess[str]:
+    command = [*(GPUBENCH if page else WITHOUT_PAGE), *(str(word) for word in words)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False
     )
@@ -42,7 +44,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(write_suite: WriteSuite, finished: Path, cache_dir: Path) -> Path:
     """A finished run, shared by the tests that only read it."""
     if not finished.exists():
-        done = gpubench("run", write_suite(), "-o", finished, "--cache-dir", cache_dir)
+        words = ("run", write_suite(), "-o", finished, "--cache-dir", cache_dir)
+        done = gpubench(*words, page=False)
         assert done.returncode == 0, done.stderr
     return finished
 
@@ -62,7 +65,8 @@ def test_run_leaves_records_tables_and_a_report(
 
 
 def test_quiet_prints_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> None:
-    done = gpubench("run", write_suite(), "-q", "-o", tmp_path / "r", "--cache-dir", cache_dir)
+    words = ("run", write_suite(), "-q", "-o", tmp_path / "r", "--cache-dir", cache_dir)
+    done = gpubench(*words, page=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -70,7 +74,8 @@ def test_a_failed_cell_is_exit_code_1(
     write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
     suite = write_suite(axes='[axes.options.fake]\nfail = ["", "wrong"]', batch_size="[1]")
-    done = gpubench("run", suite, "-o", tmp_path / "run", "--cache-dir", cache_dir)
+    words = ("run", suite, "-o", tmp_path / "run", "--cache-dir", cache_dir)
+    done = gpubench(*words, page=False)
     assert done.returncode == 1
     assert "parity" in done.stdout
 
@@ -79,9 +84,10 @@ def test_require_makes_a_skip_exit_code_1(
     write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
     suite = write_suite(backend='["fake", "fake-missing"]', batch_size="[1]")
-    where = ("--cache-dir", cache_dir)
-    assert gpubench("run", suite, "-o", tmp_path / "a", *where).returncode == 0
-    required = gpubench("run", suite, "-o", tmp_path / "b", *where, "--require", "fake-missing")
+    words = ("run", suite, "--cache-dir", cache_dir)
+    assert gpubench(*words, "-o", tmp_path / "a", page=False).returncode == 0
+    into = ("-o", tmp_path / "b")
+    required = gpubench(*words, *into, "--require", "fake-missing", page=False)
     assert required.returncode == 1
     assert "pip install a-machine-that-has-it" in " ".join(required.stdout.split())
 
@@ -147,7 +153,7 @@ def test_ctrl_c_stops_within_two_seconds_and_leaves_nothing(
     suite = write_suite(batch_size="[1]", policy={"repeats": 50, "max_repeats": 50})
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [*GPUBENCH, "run", str(suite), "-o", str(out), "--cache-dir", str(cache_dir)],
+        [*WITHOUT_PAGE, "run", str(suite), "-o", str(out), "--cache-dir", str(cache_dir)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -189,7 +195,7 @@ def test_the_driver_killed_leaves_no_process_and_resumes(
     suite = write_suite(batch_size="[1]", policy={"repeats": 8, "max_repeats": 8})
     out = tmp_path / "run"
     words = ["run", str(suite), "-o", str(out), "--cache-dir", str(cache_dir)]
-    process = subprocess.Popen([*GPUBENCH, *words], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*WITHOUT_PAGE, *words], stdout=subprocess.DEVNULL)
     while not (out / "records.jsonl").exists() or len(read(out).records) < 2:
         time.sleep(0.05)
     [agent] = [pid for pid in _all_pids() if _parent(pid) == process.pid]
@@ -199,7 +205,7 @@ def test_the_driver_killed_leaves_no_process_and_resumes(
     while session_members(agent):
         assert time.monotonic() < deadline, "processes outlived the driver"
         time.sleep(0.05)
-    assert gpubench(*words, "--resume").returncode == 0
+    assert gpubench(*words, "--resume", page=False).returncode == 0
     assert sorted(r.repeat for r in read(out).records) == list(range(8))
     lines = (out / "records.jsonl").read_text().splitlines()
     assert len(lines) == 9, "a repeat was measured twice"
@@ -209,9 +215,8 @@ def test_one_cell_alone(
     measured: Path, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
     key = read(measured).records[0].cell.key
-    done = gpubench(
-        "run", write_suite(), "--cell", key, "-o", tmp_path / "one", "--cache-dir", cache_dir
-    )
+    words = ("run", write_suite(), "--cell", key, "--cache-dir", cache_dir)
+    done = gpubench(*words, "-o", tmp_path / "one", page=False)
     assert done.returncode == 0, done.stderr
     assert {r.cell.key for r in read(tmp_path / "one").records} == {key}
 
@@ -367,7 +372,7 @@ def test_a_run_goes_on_when_its_reader_has_gone(
 ) -> None:
     words = ["run", str(write_suite()), "-o", str(tmp_path / "r"), "--cache-dir", str(cache_dir)]
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {shlex.join([*GPUBENCH, *words])} | true"],
+        ["bash", "-c", f"set -o pipefail; {shlex.join([*WITHOUT_PAGE, *words])} | true"],
         capture_output=True,
         text=True,
         check=False,

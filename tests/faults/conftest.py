@@ -7,7 +7,6 @@ import gc
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -19,12 +18,9 @@ import pytest
 
 from gpubench.record import Record
 from gpubench.recordreader import read
-from tests.conftest import FAKES
+from tests.conftest import FAKES, GPUBENCH, WITHOUT_PAGE
 
 HERE = Path(__file__).parent
-GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
-_NO_HTML = "from gpubench import report; report.render = lambda *_: 'no report'; "
-"""Rendering takes longer than all the rest of these runs, and fails in tests of its own."""
 MARK = "GPUBENCH_TEST_MARK"
 CAN_UNSHARE = shutil.which("unshare") is not None and not subprocess.call(
     ["unshare", "--mount", "true"], stderr=subprocess.DEVNULL
@@ -116,11 +112,10 @@ class Cli:
 
     def command(self, *more: object) -> list[str]:
         where = ["-o", str(self.out), "--cache-dir", str(self.cache_dir)]
-        *python, code = GPUBENCH
-        code = code if self.html else _NO_HTML + code
+        gpubench = GPUBENCH if self.html else WITHOUT_PAGE
         shared = os.environ.get("GPUBENCH_TEST_SHM")
         apart = ["unshare", "--mount", "sh", "-c", _OWN_SHM, shared] if shared else []
-        return [*apart, *python, code, "run", str(self.suite), *where, *map(str, more)]
+        return [*apart, *gpubench, "run", str(self.suite), *where, *map(str, more)]
 
     def start(self, *more: object, **options: Any) -> subprocess.Popen[str]:
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -12,7 +12,8 @@ import pytest
 
 from gpubench.record import RECORDS
 from gpubench.workload.cache import Cache
-from tests.faults.conftest import GPUBENCH, Cli, no_root_rights
+from tests.conftest import GPUBENCH
+from tests.faults.conftest import Cli, no_root_rights
 
 MakeCli = Callable[..., Cli]
 Disk = Callable[..., Path]

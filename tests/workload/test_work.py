@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from gpubench.limits import Work
 from onnx import TensorProto, helper, numpy_helper
 from torchvision import models as zoo
 from torchvision.models import convnext, mobilenetv2, regnet, resnet, vision_transformer
 
 from gpubench.errors import InputError
-from gpubench.limits import Work
 from gpubench.suite import Workload
 from gpubench.workload import models, work
 from gpubench.workload.cache import Cache

@@ -33,10 +33,10 @@ def test_quick_runs_everything_and_writes_three_files(tmp_path: Path) -> None:
 
 def test_the_number_of_workers_and_the_run_change_no_byte(tmp_path: Path) -> None:
     for place, workers in (("one", 1), ("two", 2)):
-        simulate.write(["power", "determinism"], 3, True, tmp_path / place, workers)
+        simulate.write(["short-turns", "determinism"], 3, True, tmp_path / place, workers)
     for name in ("simulation.md", "simulation.html", "simulation.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    simulate.write(["power"], 4, True, tmp_path / "other", 1)
+    simulate.write(["short-turns", "determinism"], 4, True, tmp_path / "other", 1)
     assert (tmp_path / "other" / "simulation.json").read_bytes() != (
         tmp_path / "one" / "simulation.json"
     ).read_bytes()
