@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 POOL = 64
 """Fewest pictures that answers are checked on, unless a folder has fewer."""
+MOST_HELD = 2**26
+"""Bytes of pixels that are kept between drawing a pool and preprocessing it."""
 MOST_ASIDE = 1000
 """Pictures of a folder that int8 may be calibrated on."""
 _TRAINING = {
@@ -66,6 +68,8 @@ class Pool(Struct, frozen=True):
     sizes: list[int]
     digests: list[bytes]
     """SHA-256 of their bytes."""
+    pixels: list[NDArray[np.uint8]] = []
+    """Of the first of them, as far as MOST_HELD goes: what they were decoded to."""
     skipped: str = ""
     """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why; after a semicolon
     what is odd about the labels."""
@@ -78,6 +82,12 @@ class Pool(Struct, frozen=True):
         """
         words = repr((self.dataset.fingerprint, self.indices)).encode()
         return hashlib.sha256(words + b"".join(self.digests)).hexdigest()
+
+    def decoded(self, place: int, data: bytes) -> NDArray[np.uint8]:
+        """(H, W, 3) of the pool's picture ``place``, which ``data`` encodes."""
+        if place < len(self.pixels):
+            return self.pixels[place]
+        return pictures.decode_file(BytesIO(data))
 
     def read(self, place: int) -> bytes:
         """The bytes of the pool's picture ``place``. Raises InputError where they have changed."""
@@ -130,8 +140,8 @@ def find(workload: Workload, cache: Cache, count: int) -> Pictures:
 def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     """``count`` usable pictures by a seeded permutation; all, where there are fewer.
 
-    Those of a folder that int8 is calibrated on come last. Each is decoded on trial, one at a time.
-    Raises InputError for fewer than two.
+    Those of a folder that int8 is calibrated on come last. Each is decoded, one at a time, because
+    only that shows whether it is usable. Raises InputError for fewer than two.
     """
     import numpy as np
 
@@ -139,6 +149,8 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     indices: list[int] = []
     sizes: list[int] = []
     digests: list[bytes] = []
+    held: list[NDArray[np.uint8]] = []
+    room = MOST_HELD
     order = np.random.default_rng(seed).permutation(len(dataset))
     if dataset.about.kind == "folder":
         order = order[np.argsort(_set_aside(len(dataset))[order], kind="stable")]
@@ -147,13 +159,15 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
             break
         try:
             data = dataset.read(index)
-            pictures.decode_file(BytesIO(data))
+            pixels = pictures.decode_file(BytesIO(data))
         except pictures.Unusable as error:
             skipped[str(error)] += 1
         else:
             indices.append(index)
             sizes.append(len(data))
             digests.append(hashlib.sha256(data).digest())
+            room -= pixels.nbytes
+            held += [pixels] if room >= 0 else []
     said, notes = _said(skipped, len(indices)), dataset.about.notes
     if len(indices) < 2:
         raise InputError(
@@ -161,7 +175,8 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
             f"of {', '.join(sorted(pictures.SUFFIXES))}; give at least 2"
             f"{said and f'. Skipped {said}'}"
         )
-    return Pool(dataset, indices, sizes, digests, f"{said or 'none'}; {notes}" if notes else said)
+    said = f"{said or 'none'}; {notes}" if notes else said
+    return Pool(dataset, indices, sizes, digests, held, said)
 
 
 def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Calibration:

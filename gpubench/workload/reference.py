@@ -8,7 +8,6 @@ computed only in part shows.
 
 from __future__ import annotations
 
-from io import BytesIO
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from msgspec import Struct
 
 from gpubench.answers import MOST_SHOWN, Disagreement, Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.workload import classes, datasets, judging, listing, pictures, preprocess
+from gpubench.workload import classes, datasets, judging, listing, preprocess
 from gpubench.workload.models import Model, resolve
 from gpubench.workload.preprocess import Spec
 
@@ -145,7 +144,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
         for place in range(count):
             data = pool.read(place)
             blob.write(data)
-            inputs[place] = preprocess.apply(spec, pictures.decode_file(BytesIO(data)))
+            inputs[place] = preprocess.apply(spec, pool.decoded(place, data))
     inputs.flush()
     np.save(at / "ends.npy", ends)
     labels = [dataset.label(i) if labelled else -1 for i in pool.indices]
