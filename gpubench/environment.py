@@ -159,6 +159,13 @@ def usable_cores() -> list[int]:
     return sorted(cores, key=lambda core: (*_place(core), core))
 
 
+def near_cores(one: gpu.Gpu, root: Path = topology.DEVICES) -> tuple[int, ...]:
+    """Usable cores next to a GPU; () where that is all of them, or unknown."""
+    usable = os.sched_getaffinity(0)
+    near = usable.intersection(cpu_list(topology.local_cores(one, root)))
+    return tuple(sorted(near)) if near != usable else ()
+
+
 def _place(core: int) -> tuple[int, int, int]:
     """(NUMA node, socket, first hyper-thread of its core)."""
     base = ROOT / f"sys/devices/system/cpu/cpu{core}"

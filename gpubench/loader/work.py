@@ -151,19 +151,13 @@ class Filler:
         raise InputError(f"no usable picture among {len(self._order)} of the data set")
 
     def _put(self, index: int, at: int, row: int) -> int:
-        try:
+        with base.told(self._job.decoder, self._data.name(index)):
             data = self._data.read(index)
             if self._ring.encoded:
                 self._ring.encoded[at][row] = data
             else:
                 pixels = self._preprocess.decode(data)
                 self._preprocess.transform(pixels, self._ring.slots[at][row])
-        except (Unusable, MemoryError, CellFailed, InputError, Unavailable):
-            raise
-        except Exception as error:
-            words = f"{type(error).__name__}: {error}".strip(": ")
-            name = self._data.name(index)
-            raise CellFailed("error", f"{self._job.decoder} broke at {name!r}: {words}") from error
         return len(data)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 
-from gpubench import environment, gpu, topology
+from gpubench import environment, gpu
 from gpubench.backends import base
 from gpubench.decoders import base as decoders
 from gpubench.errors import InputError, Unavailable
@@ -87,7 +86,7 @@ def places(manifest: Manifest, pin: bool) -> list[tuple[int, ...]]:
     if not pin:
         return [()] * cell.replicas
     if cell.device == "cuda":
-        return [near(cell, replica) for replica in range(cell.replicas)]
+        return [environment.near_cores(_gpu(cell, i)) for i in range(cell.replicas)]
     usable = environment.usable_cores()
     distinct = list(dict.fromkeys(wanted))
     if {core for cores in distinct for core in cores} <= {*usable}:
@@ -119,14 +118,6 @@ def device(cell: Cell, replica: int, cores: tuple[int, ...], *, own_process: boo
         os.environ["CUDA_VISIBLE_DEVICES"] = one.uuid
         index = 0
     return base.Device("cuda", index, uuid=one.uuid)
-
-
-def near(cell: Cell, replica: int, root: Path = topology.DEVICES) -> tuple[int, ...]:
-    """Usable cores next to a replica's GPU; () where that is all of them, or unknown."""
-    usable = os.sched_getaffinity(0)
-    local = environment.cpu_list(topology.local_cores(_gpu(cell, replica), root))
-    found = usable.intersection(local)
-    return tuple(sorted(found)) if found != usable else ()
 
 
 def _gpu(cell: Cell, replica: int) -> gpu.Gpu:
