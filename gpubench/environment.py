@@ -145,6 +145,13 @@ def cpu_model() -> str:
     return str(_cpu()["model"])
 
 
+def near_cores(one: gpu.Gpu, root: Path = topology.DEVICES) -> tuple[int, ...]:
+    """Usable cores next to a GPU; () where that is all of them, or unknown."""
+    usable = os.sched_getaffinity(0)
+    near = usable.intersection(cores.cpu_list(topology.local_cores(one, root)))
+    return tuple(sorted(near)) if near != usable else ()
+
+
 # ------------------------------------------------------------------------------ the host
 
 

@@ -59,3 +59,25 @@ class CellFailed(GpubenchError):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+
+
+def told(error: BaseException) -> tuple[str, str, str]:
+    """(kind, reason, remedy) of an error, for another process, where `raised` makes it again.
+
+    ``kind``: 'unavailable', 'input', or as of CellFailed.
+    """
+    if isinstance(error, Unavailable):
+        return "unavailable", error.reason, error.remedy
+    if isinstance(error, CellFailed):
+        return error.kind, error.reason, ""
+    if isinstance(error, InputError):
+        return "input", str(error), ""
+    kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
+    return kind, f"{type(error).__name__}: {error}".strip(": "), ""
+
+
+def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:
+    """What was `told`."""
+    if kind == "unavailable":
+        return Unavailable(reason, remedy)
+    return InputError(reason) if kind == "input" else CellFailed(kind, reason)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
 
-from gpubench.errors import InputError
+from gpubench.errors import InputError, Unavailable
 
 
 def names(group: str) -> list[str]:
@@ -27,6 +27,15 @@ def get(group: str, name: str) -> Any:
         return entry.load()()
     except Exception as error:  # a third party's module may raise anything at import
         raise InputError(f"{kind} {name!r} ({entry.value}) cannot be loaded: {error!r}") from error
+
+
+def installed(*packages: str, remedy: str = "") -> dict[str, str]:
+    """Their versions. Raises Unavailable for one that is not there."""
+    try:
+        return {name: version(name) for name in packages}
+    except PackageNotFoundError as error:
+        name = error.name
+        raise Unavailable(f"{name} is not installed", remedy or f"pip install {name}") from error
 
 
 def _entries(group: str) -> Mapping[str, EntryPoint]:

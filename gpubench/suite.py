@@ -7,8 +7,9 @@ exists (names, options, models) comes in as a `Catalog`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,6 +20,7 @@ Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Dispatch = Literal["independent", "static", "dynamic"]
 OptionValue = bool | int | float | str
+When = dict[str, tuple[OptionValue, ...]]
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -142,6 +144,10 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             words += [f"{self.loader_cores} loading"] if self.loader_cores else []
         return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
 
+    def chosen(self, options: Iterable[Option]) -> dict[str, OptionValue]:
+        """All ``options`` of its backend, with the default where it does not say."""
+        return {option.name: option.default for option in options} | self.options
+
     @property
     def workload(self) -> Workload:
         """The workload this cell runs."""
@@ -191,9 +197,28 @@ class Option(Struct, frozen=True, kw_only=True):
     maximum: float | None = None
     search: tuple[OptionValue, ...] = ()
     """Values that `gpubench tune` tries, the default among them; (): it leaves the option alone."""
-    when: dict[str, tuple[OptionValue, ...]] = {}
+    when: When = {}
     """When it has an effect: fields of the cell (device, precision, scenario, boundary) or other
     options of the same backend, and the values that they must have. {}: always."""
+
+    @classmethod
+    def flag(
+        cls, name: str, words: str, *, default: bool = False, searched: bool = True, **rest: Any
+    ) -> Option:
+        """On or off; ``searched``: both are tried."""
+        search = (default, not default) if searched else ()
+        return cls(name=name, kind="bool", default=default, help=words, search=search, **rest)
+
+    @classmethod
+    def choice(cls, name: str, words: str, choices: tuple[str, ...], **rest: Any) -> Option:
+        """One of ``choices``, by default the first."""
+        first = choices[0]
+        return cls(name=name, kind="str", default=first, choices=choices, help=words, **rest)
+
+    @classmethod
+    def whole(cls, name: str, words: str, default: int, minimum: int = 0, **rest: Any) -> Option:
+        """A whole number."""
+        return cls(name=name, kind="int", default=default, minimum=minimum, help=words, **rest)
 
 
 class Catalog(Struct, frozen=True):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from gpubench.backends import _torch
 from gpubench.backends.base import Session
 from gpubench.errors import CellFailed
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from gpubench.backends import _torch
     from gpubench.backends.base import Device, Facts, Images, Logits
 
 _TYPES = {"tensor(float)": ("float32", 1), "tensor(float16)": ("float16", 10)} | {
@@ -79,10 +79,8 @@ class CpuSession(Session):
         return self._logits.copy()
 
 
-class CudaSession(Session):
+class CudaSession(_torch.TensorSession):
     """Input and output bound to device memory; ``run()`` enqueues on the session's own stream."""
-
-    in_flight = 1
 
     def __init__(
         self,
@@ -95,21 +93,16 @@ class CudaSession(Session):
         import onnxruntime
         import torch
 
-        from gpubench.backends import _torch
-
         self.facts = facts
         self.stack = ExitStack()
         """Closed with the session: its device and stream."""
         (source,), (target,) = session.get_inputs(), session.get_outputs()
         dtype, number = _TYPES[source.type]
-        self._input: _torch.Input = _torch.Input(
-            _shape(source, batch), getattr(torch, dtype), stream
-        )
+        super().__init__(_torch.Input(_shape(source, batch), getattr(torch, dtype), stream))
         dtype_out, number_out = _TYPES[target.type]
         self._logits = torch.full(
             _shape(target, batch), float("nan"), dtype=getattr(torch, dtype_out), device="cuda"
         )
-        self.device_input = self._input.tensor
         stream.synchronize()
         self._binding: Any = session.io_binding()
         for bind, node, kind, tensor in (
@@ -121,11 +114,6 @@ class CudaSession(Session):
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._run: Any = session.run_with_iobinding
-        self.attach: Callable[[Sequence[Images]], bool] = self._input.attach
-        self.copy_in: Callable[[Images], None] = self._input.copy_in
-        self.sync: Callable[[], None] = self._input.sync
-        self._output: _torch.Output = _torch.Output(stream)
-        self.collect: Callable[[_torch.Ticket], Logits] = self._output.collect
         if facts["provider_options"].get("enable_cuda_graph") == "1":
             self.run()  # captures; what it wrote is poisoned, as above
             self._logits.fill_(float("nan"))
@@ -139,16 +127,6 @@ class CudaSession(Session):
     def run(self) -> None:
         """Enqueue the network on the session's stream."""
         self._run(self._binding, self._options)
-
-    def copy_out(self) -> Logits:
-        """The last batch's logits, (batch, classes) float32."""
-        from gpubench.backends import _torch
-
-        return _torch.logits_of(self._logits)
-
-    def enqueue_out(self) -> _torch.Ticket:
-        """Enqueue the copy of the last batch's logits."""
-        return self._output.enqueue(self._logits)
 
 
 def _shape(node: Any, batch: int) -> tuple[int, ...]:

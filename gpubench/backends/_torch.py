@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gpubench.backends.base import Session
 from gpubench.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Input:
         import torch
 
         self._from_numpy = torch.from_numpy
-        self._stream = stream
+        self.stream = stream
         self.tensor = torch.zeros(shape, dtype=dtype, device="cuda" if stream else "cpu").to(
             memory_format=memory_format or torch.contiguous_format
         )
@@ -75,7 +76,7 @@ class Input:
 
         with torch.inference_mode(False):  # a compiled network tells inference tensors apart
             tensors = [self._from_numpy(array) for array in arrays]
-        if self._stream is None:
+        if self.stream is None:
             same = self._own.dtype == torch.float32 and self._own.is_contiguous()
             fit = same and all(t.is_contiguous() for t in tensors)
         else:
@@ -83,32 +84,32 @@ class Input:
         if not fit or any(t.shape != self._own.shape for t in tensors):
             return False
         self._attached = {id(a): (a, t) for a, t in zip(arrays, tensors, strict=True)}
-        if self._stream is not None:
-            self._buffers = Buffers(self.tensor, self._stream)
+        if self.stream is not None:
+            self._buffers = Buffers(self.tensor, self.stream)
         return True
 
     def copy_in(self, images: Images) -> None:
         """Enqueue the copy of ``images`` (the shape given above, float32) into ``tensor``."""
         if (held := self._attached.get(id(images))) is not None:
-            if self._stream is None:
+            if self.stream is None:
                 self.tensor = held[1]
             else:
                 self._buffers.copy_in(held[1])
             return
         source = self._from_numpy(images)
-        if self._stream is None:
+        if self.stream is None:
             self.tensor = self._own
             self.tensor.copy_(source)
             return
         self._copied.synchronize()  # the copy before may still be reading the staging memory
         self._staging.copy_(source)
         self.tensor.copy_(self._staging, non_blocking=True)
-        self._copied.record(self._stream)
+        self._copied.record(self.stream)
 
     def sync(self) -> None:
         """Return when all work enqueued on the session's stream has finished."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        if self.stream is not None:
+            self.stream.synchronize()
 
 
 class Buffers:
@@ -174,6 +175,33 @@ class Output:
         done.synchronize()
         self._free.append(ticket)
         return logits_of(host)
+
+
+class TensorSession(Session):
+    """A session whose input and logits are torch's tensors; `run` writes to ``_logits``."""
+
+    _logits: torch.Tensor
+
+    def __init__(self, images: Input) -> None:
+        self._input = images
+        self.attach: Callable[[Sequence[Images]], bool] = images.attach
+        self.copy_in: Callable[[Images], None] = images.copy_in
+        self.sync: Callable[[], None] = images.sync
+        if images.stream is not None:
+            self.in_flight, self.device_input = 1, images.tensor
+            self._output = Output(images.stream)
+
+    def copy_out(self) -> Logits:
+        """The last batch's logits, (batch, classes) float32."""
+        return logits_of(self._logits)
+
+    def enqueue_out(self) -> Any:
+        """On CUDA, enqueue the copy of the last batch's logits."""
+        return self._output.enqueue(self._logits) if self.in_flight else None
+
+    def collect(self, ticket: Any, /) -> Logits:
+        """Those."""
+        return self._output.collect(ticket) if self.in_flight else super().collect(ticket)
 
 
 def logits_of(tensor: torch.Tensor) -> Logits:

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from gpubench.backends import _torch
 from gpubench.backends._trt_build import RTX, failed, make_log
-from gpubench.backends.base import Session
 from gpubench.errors import CellFailed
 
 if TYPE_CHECKING:
-    from gpubench.backends.base import Device, Facts, Images, Logits
+    from gpubench.backends.base import Device, Facts
 
 ALIGNMENT = 256
 """Bytes; what TensorRT asks of the address of every tensor."""
 
 
-class TrtSession(Session):
+class TrtSession(_torch.TensorSession):
     """An engine on ``device``; raises CellFailed wherever TensorRT says no.
 
     The stream of the session is the current one from the construction to the exit.
     """
-
-    in_flight = 1
 
     def __init__(
         self, trt: Any, flavour: str, plan: bytes, batch: int, device: Device, graph: bool
@@ -97,8 +94,8 @@ class TrtSession(Session):
             word, dtype = types[of]
             size = tuple(context.get_tensor_shape(name))
             if name == inputs[0]:
-                self._input = _torch.Input(size, dtype, self._stream)
-                tensor = self.device_input = self._input.tensor
+                super().__init__(_torch.Input(size, dtype, self._stream))
+                tensor = self._input.tensor
             else:
                 tensor = torch.zeros(size, dtype=dtype, device="cuda")
             address = tensor.data_ptr()
@@ -108,14 +105,13 @@ class TrtSession(Session):
                 raise self._failed(f"tensor {name!r} refuses its address")
             self._tensors[name] = tensor
             self._io[name] = {"dtype": word, "shape": list(size)}
-        self._output = self._tensors[outputs[0]]
-        self._fetch = _torch.Output(self._stream)
+        self._logits = self._tensors[outputs[0]]
         self._poison()
 
     def _poison(self) -> None:
         """An output that the engine does not write must not pass for an answer."""
-        if self._output.is_floating_point():
-            self._output.fill_(float("nan"))
+        if self._logits.is_floating_point():
+            self._logits.fill_(float("nan"))
 
     def _check_capture_rtx(self) -> None:
         if not self._context.is_stream_capturable(self._handle):
@@ -129,7 +125,7 @@ class TrtSession(Session):
         flat.copy_(torch.linspace(-2, 2, flat.numel(), device="cuda"))
         self.run()  # whatever is done at the first run only must not be captured
         self._stream.synchronize()
-        expected = self._output.clone()
+        expected = self._logits.clone()
         graph = torch.cuda.CUDAGraph()
         captured = False
         try:
@@ -143,7 +139,7 @@ class TrtSession(Session):
         self._poison()
         graph.replay()
         self._stream.synchronize()
-        if not torch.allclose(self._output, expected, rtol=1e-2, atol=1e-2):
+        if not torch.allclose(self._logits, expected, rtol=1e-2, atol=1e-2):
             raise CellFailed("error", "the CUDA graph does not answer as the engine itself does")
         self._poison()
         self._graph = graph  # replay() alone does not keep it alive
@@ -168,35 +164,18 @@ class TrtSession(Session):
     def _release(self) -> None:
         """The newest first, so that what uses goes before what is used, and the device last."""
         held = vars(self)
-        stack = held.pop("_stack")
+        stack = held.pop("_stack", None)
         for name in reversed(list(held)):
             if name != "facts":
                 del held[name]
-        stack.close()
-
-    def copy_in(self, images: Images) -> None:
-        self._input.copy_in(images)
-
-    def attach(self, arrays: Sequence[Images]) -> bool:
-        return self._input.attach(arrays)
+        if stack is not None:
+            stack.close()
 
     def run(self) -> None:
         if self._replay is not None:
             self._replay()
         elif not self._execute(self._handle):
             raise self._failed("the engine did not run")
-
-    def sync(self) -> None:
-        self._stream.synchronize()
-
-    def copy_out(self) -> Logits:
-        return _torch.logits_of(self._output)
-
-    def enqueue_out(self) -> _torch.Ticket:
-        return self._fetch.enqueue(self._output)
-
-    def collect(self, ticket: _torch.Ticket) -> Logits:
-        return self._fetch.collect(ticket)
 
 
 def _types(trt: Any, torch: Any) -> dict[Any, tuple[str, Any]]:

@@ -24,7 +24,7 @@ from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Backend, Device
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import visible_gpus
-from gpubench.suite import Cell, Option
+from gpubench.suite import Cell, Option, When
 from gpubench.workload import quantise
 from gpubench.workload.cache import copy_entry
 
@@ -48,6 +48,8 @@ _PROVIDERS = {
     ("openvino", "cpu"): "OpenVINOExecutionProvider",
 }
 """(option ``provider``, device) -> name."""
+_OWN_ON_CPU: When = {"device": ("cpu",), "provider": ("auto",)}
+_OWN_ON_CUDA: When = {"device": ("cuda",), "provider": ("auto",)}
 _REMEDIES = {
     "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime",
     _TENSORRT: "pip install onnxruntime-gpu, and TensorRT 10 from NVIDIA's index",
@@ -73,63 +75,39 @@ class OnnxRuntime(Backend):
     name = "onnxruntime"
     summary = "ONNX Runtime; CUDA and CPU (TensorRT, OpenVINO by option); fp32, tf32, fp16, int8"
     options: tuple[Option, ...] = (
-        Option(
-            name="provider",
-            kind="str",
-            default="auto",
-            choices=("auto", "tensorrt", "openvino"),
-            help="execution provider; auto: CUDA or CPU, as the device says",
+        Option.choice(
+            "provider",
+            "execution provider; auto: CUDA or CPU, as the device says",
+            ("auto", "tensorrt", "openvino"),
         ),
-        Option(
-            name="graph_optimization",
-            kind="str",
-            default="all",
-            choices=tuple(reversed(_LEVELS)),
-            help="graph optimisation level",
-            # not searched: each level does all of the one below
-        ),
-        Option(
-            name="execution_mode",
-            kind="str",
-            default="sequential",
-            choices=("sequential", "parallel"),
-            help="parallel: independent branches run at the same time",
+        # not searched: each level does all of the one below
+        Option.choice("graph_optimization", "graph optimisation level", tuple(reversed(_LEVELS))),
+        Option.choice(
+            "execution_mode",
+            "parallel: independent branches run at the same time",
+            ("sequential", "parallel"),
             search=("sequential", "parallel"),
-            when={"device": ("cpu",), "provider": ("auto",)},
+            when=_OWN_ON_CPU,
         ),
-        Option(
-            name="spinning",
-            kind="bool",
+        Option.flag(
+            "spinning",
+            "idle threads of the pool spin for a while instead of sleeping",
             default=True,
-            help="idle threads of the pool spin for a while instead of sleeping",
-            search=(True, False),
-            when={"device": ("cpu",), "provider": ("auto",)},
+            when=_OWN_ON_CPU,
         ),
-        Option(
-            name="cuda_graph",
-            kind="bool",
-            default=False,
-            help="capture the network once and replay it; CUDA only",
-            search=(False, True),
-            when={"device": ("cuda",), "provider": ("auto",)},
+        Option.flag(
+            "cuda_graph", "capture the network once and replay it; CUDA only", when=_OWN_ON_CUDA
         ),
-        Option(
-            name="prefer_nhwc",
-            kind="bool",
-            default=False,
-            help="NHWC layout in convolutions; CUDA provider only",
-            search=(False, True),
-            when={"device": ("cuda",), "provider": ("auto",)},
+        Option.flag(
+            "prefer_nhwc", "NHWC layout in convolutions; CUDA provider only", when=_OWN_ON_CUDA
         ),
-        Option(
-            name="cudnn_conv_algo_search",
-            kind="str",
-            default="EXHAUSTIVE",
-            choices=("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
-            help="how cuDNN's algorithms are chosen; CUDA provider only",
-            # DEFAULT takes one algorithm for every shape: it opens faster, and never runs faster
+        # DEFAULT takes one algorithm for every shape: it opens faster, and never runs faster
+        Option.choice(
+            "cudnn_conv_algo_search",
+            "how cuDNN's algorithms are chosen; CUDA provider only",
+            ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
             search=("EXHAUSTIVE", "HEURISTIC"),
-            when={"device": ("cuda",), "provider": ("auto",)},
+            when=_OWN_ON_CUDA,
         ),
         *quantise.OPTIONS,
     )
@@ -230,7 +208,7 @@ class OnnxRuntime(Backend):
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> CpuSession | CudaSession:
         """A session on what `prepare` made. Raises CellFailed on any fallback."""
-        options = {option.name: option.default for option in self.options} | cell.options
+        options = cell.chosen(self.options)
         provider = _PROVIDERS[str(options["provider"]), cell.device]
         if device.kind == "cpu":
             settings = _cpu(provider, device)

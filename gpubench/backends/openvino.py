@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubench import plugins
 from gpubench.backends.base import Backend, Session
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option, OptionValue
+from gpubench.suite import Cell, Option, When
 from gpubench.workload import quantise
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
-_SEVERAL: dict[str, tuple[OptionValue, ...]] = {
+_SEVERAL: When = {
     "scenario": ("throughput",),
     "boundary": ("compute", "pipeline"),
 }
@@ -35,30 +35,20 @@ class OpenVINO(Backend):
     name = "openvino"
     summary = "OpenVINO; CPU (Intel GPU by option); fp32, bf16, fp16, int8"
     options: tuple[Option, ...] = (
-        Option(
-            name="device_name",
-            kind="str",
-            default="CPU",
-            choices=("CPU", "GPU"),
-            help="OpenVINO's device; GPU is an Intel one",
-            # not searched: a CPU's replicas and cores say nothing of a GPU
-        ),
-        Option(
-            name="hint",
-            kind="str",
-            default="latency",
-            choices=("latency", "throughput"),
-            help="performance hint; throughput keeps several batches in flight (but not at "
+        # not searched: a CPU's replicas and cores say nothing of a GPU
+        Option.choice("device_name", "OpenVINO's device; GPU is an Intel one", ("CPU", "GPU")),
+        Option.choice(
+            "hint",
+            "performance hint; throughput keeps several batches in flight (but not at "
             "boundary transfer)",
+            ("latency", "throughput"),
             search=("latency", "throughput"),
             when=_SEVERAL,
         ),
-        Option(
-            name="num_streams",
-            kind="int",
-            default=0,
-            minimum=0,
-            help="batches computed at the same time; 0: what the hint chooses",
+        Option.whole(
+            "num_streams",
+            "batches computed at the same time; 0: what the hint chooses",
+            0,
             search=(0, 2, 4),
             when=_SEVERAL,
         ),
@@ -68,10 +58,7 @@ class OpenVINO(Backend):
 
     def probe(self) -> Facts:
         """The version. Raises Unavailable when OpenVINO is not installed."""
-        try:
-            return {"openvino": version("openvino")}
-        except PackageNotFoundError as error:
-            raise Unavailable("openvino is not installed", "pip install openvino") from error
+        return plugins.installed("openvino")
 
     def unsupported(self, cell: Cell) -> str | None:
         """Why OpenVINO cannot run this cell."""
@@ -122,7 +109,7 @@ class OpenVINO(Backend):
         """A session on the ONNX file ``artefact``, its shape fixed to the cell's batch."""
         import openvino
 
-        options = {option.name: option.default for option in self.options} | cell.options
+        options = cell.chosen(self.options)
         wanted = _TYPES[cell.precision]
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": wanted,  # unsaid, it is bf16 on a CPU with AMX

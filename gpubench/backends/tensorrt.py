@@ -19,7 +19,7 @@ from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_ve
 from gpubench.backends.base import Backend
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.gpu import Gpu, visible_gpus
-from gpubench.suite import Cell, Option, OptionValue
+from gpubench.suite import Cell, Option
 from gpubench.workload import quantise
 from gpubench.workload.cache import check_private
 
@@ -54,44 +54,29 @@ class TensorRT(Backend):
     name = "tensorrt"
     summary = "NVIDIA TensorRT 10.12+ and TensorRT for RTX; CUDA; fp32, tf32, fp16, bf16, int8"
     options: tuple[Option, ...] = (
-        Option(
-            name="flavour",
-            kind="str",
-            default="auto",
-            choices=("auto", *FLAVOURS),
-            help="which library; auto prefers tensorrt where both are installed",
+        Option.choice(
+            "flavour",
+            "which library; auto prefers tensorrt where both are installed",
+            ("auto", *FLAVOURS),
         ),
-        Option(
-            name="cuda_graph",
-            kind="bool",
-            default=False,
-            help="capture the engine once and replay it",
-            search=(False, True),
-        ),
-        Option(
-            name="optimization_level",
-            kind="int",
-            default=3,
-            minimum=0,
+        Option.flag("cuda_graph", "capture the engine once and replay it"),
+        # 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
+        Option.whole(
+            "optimization_level",
+            "how long the builder searches for fast kernels",
+            3,
             maximum=5,
-            help="how long the builder searches for fast kernels",
-            # 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
             search=(3, 5),
         ),
-        Option(
-            name="avg_timing_iterations",
-            kind="int",
-            default=8,
+        # not searched, nor is workspace_mib: they steady the builder's choice, or cramp it
+        Option.whole(
+            "avg_timing_iterations",
+            "runs averaged for each kernel that the builder times",
+            8,
             minimum=1,
-            help="runs averaged for each kernel that the builder times",
-            # not searched, nor is workspace_mib: they steady the builder's choice, or cramp it
         ),
-        Option(
-            name="workspace_mib",
-            kind="int",
-            default=0,
-            minimum=0,
-            help="scratch memory that kernels may ask for; 0: all of the GPU's",
+        Option.whole(
+            "workspace_mib", "scratch memory that kernels may ask for; 0: all of the GPU's", 0
         ),
         *quantise.OPTIONS,
     )
@@ -126,7 +111,7 @@ class TensorRT(Backend):
         refuses the network.
         """
         device = _gpu()
-        flavour = _choose(str(_option(cell, "flavour")), device)
+        flavour = _choose(str(cell.chosen(self.options)["flavour"]), device)
         trt = trt_build.load_flavour(flavour)
         int8 = cell.precision == "int8"
         onnx = quantise.onnx(cell, model, cache, "tensorrt") if int8 else model.onnx(cell.precision)
@@ -167,7 +152,7 @@ class TensorRT(Backend):
             raise CellFailed(
                 "error", f"engine of {about['flavour']} {about['version']}, not {trt.__version__}"
             )
-        graph = bool(_option(cell, "cuda_graph"))
+        graph = bool(cell.options.get("cuda_graph"))
         session = TrtSession(trt, about["flavour"], plan, cell.batch_size, device, graph)
         session.facts = {
             "precision": cell.precision,
@@ -184,18 +169,14 @@ _SHOWN = (
 )
 
 
-def _option(cell: Cell, name: str) -> OptionValue:
-    default = next(option.default for option in TensorRT.options if option.name == name)
-    return cell.options.get(name, default)
-
-
 def _settings(cell: Cell) -> BuildSettings:
+    options = cell.chosen(TensorRT.options)
     return BuildSettings(
         batch_size=cell.batch_size,
         tf32=cell.precision == "tf32",
-        optimization_level=int(_option(cell, "optimization_level")),
-        avg_timing_iterations=int(_option(cell, "avg_timing_iterations")),
-        workspace_mib=int(_option(cell, "workspace_mib")),
+        optimization_level=int(options["optimization_level"]),
+        avg_timing_iterations=int(options["avg_timing_iterations"]),
+        workspace_mib=int(options["workspace_mib"]),
     )
 
 

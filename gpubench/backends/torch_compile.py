@@ -52,27 +52,19 @@ class TorchCompile(TorchEager):
         # inductor gives the weights of frozen convolutions a layout of its own
         replace(TorchEager.options[0], when={"freezing": (False,)}),
         *TorchEager.options[1:],
-        Option(
-            name="mode",
-            kind="str",
-            default="default",
-            choices=("default", "max-autotune-no-cudagraphs", *_GRAPH_MODES),
-            help="torch.compile's mode",
-            # reduce-overhead is default, and max-autotune this one, with cuda_graph = true
+        # reduce-overhead is default, and max-autotune this one, with cuda_graph = true
+        Option.choice(
+            "mode",
+            "torch.compile's mode",
+            ("default", "max-autotune-no-cudagraphs", *_GRAPH_MODES),
             search=("default", "max-autotune-no-cudagraphs"),
         ),
-        Option(
-            name="fullgraph",
-            kind="bool",
-            default=False,
-            help="fail where the network does not compile as one graph",  # or the same code
+        # not searched: it fails, or it is the same code
+        Option.flag(
+            "fullgraph", "fail where the network does not compile as one graph", searched=False
         ),
-        Option(
-            name="freezing",
-            kind="bool",
-            default=False,
-            help="inline the weights as constants: folds batch-norm, packs weights on CPU",
-            search=(False, True),
+        Option.flag(
+            "freezing", "inline the weights as constants: folds batch-norm, packs weights on CPU"
         ),
     )
     preload = (*TorchEager.preload, "torch._dynamo", "torch._inductor.compile_fx")

@@ -7,21 +7,21 @@ so one process holds one session at a time, and ``run()`` is one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench import plugins
 from gpubench.backends import _torch
-from gpubench.backends.base import Backend, Session
+from gpubench.backends.base import Backend
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite import Cell, Option
 
 if TYPE_CHECKING:
     import torch
 
-    from gpubench.backends.base import Device, Facts, Images, Logits
+    from gpubench.backends.base import Device, Facts
     from gpubench.workload.cache import Cache
     from gpubench.workload.modelbase import Model
 
@@ -40,28 +40,20 @@ class TorchEager(Backend):
     name = "torch-eager"
     summary = "PyTorch, eager; CPU and CUDA; fp32, tf32, fp16, bf16, amp"
     options: tuple[Option, ...] = (
-        Option(
-            name="memory_format",
-            kind="str",
-            default="contiguous",
-            choices=("contiguous", "channels_last"),
-            help="layout of weights and activations: NCHW or NHWC",
+        Option.choice(
+            "memory_format",
+            "layout of weights and activations: NCHW or NHWC",
+            ("contiguous", "channels_last"),
             search=("contiguous", "channels_last"),
         ),
-        Option(
-            name="cuda_graph",
-            kind="bool",
-            default=False,
-            help="capture the network once and replay it; CUDA only",
-            search=(False, True),
+        Option.flag(
+            "cuda_graph",
+            "capture the network once and replay it; CUDA only",
             when={"device": ("cuda",)},
         ),
-        Option(
-            name="cudnn_benchmark",
-            kind="bool",
-            default=False,
-            help="let cuDNN time its algorithms and keep the fastest; CUDA only",
-            search=(False, True),
+        Option.flag(
+            "cudnn_benchmark",
+            "let cuDNN time its algorithms and keep the fastest; CUDA only",
             when={"device": ("cuda",)},
         ),
     )
@@ -69,12 +61,7 @@ class TorchEager(Backend):
 
     def probe(self) -> Facts:
         """Versions. Raises Unavailable when torch or torchvision is not installed."""
-        try:
-            return {name: version(name) for name in ("torch", "torchvision")}
-        except PackageNotFoundError as error:
-            raise Unavailable(
-                f"{error.name} is not installed", "pip install torch torchvision"
-            ) from error
+        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def unsupported(self, cell: Cell) -> str | None:
         """Why torch cannot run this cell."""
@@ -106,7 +93,7 @@ class TorchEager(Backend):
 
         from gpubench.workload import networks
 
-        options = {option.name: option.default for option in self.options} | cell.options
+        options = cell.chosen(self.options)
         stream = _torch.enter_device(stack, device)
         if device.kind == "cuda":
             _check_hardware(cell.precision)
@@ -141,8 +128,6 @@ class TorchEager(Backend):
         }
         if device.kind == "cuda":
             facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-        if stream is not None:
-            return CudaTorchSession(forward, images, facts, stream)
         return TorchSession(forward, images, facts)
 
     def _compiled(self, forward: Forward, cell: Cell, example: torch.Tensor) -> Forward:  # noqa: ARG002
@@ -150,19 +135,16 @@ class TorchEager(Backend):
         return forward
 
 
-class TorchSession(Session):
+class TorchSession(_torch.TensorSession):
     """A network with its input tensor; ``run()`` is one call of it."""
 
     def __init__(self, forward: Forward, images: _torch.Input, facts: Facts) -> None:
+        super().__init__(images)
         self.facts = facts
-        self.attach: Callable[[Sequence[Images]], bool] = images.attach
-        self.copy_in: Callable[[Images], None] = images.copy_in
-        self.sync: Callable[[], None] = images.sync
         self.stack = ExitStack()
         self.recompiled: Callable[[], dict[str, int]] = dict
         """What `counters` says; `TorchCompile` sets it."""
         self._forward = forward
-        self._input = images
 
     def close(self) -> None:
         """Restore torch's process-wide state."""
@@ -175,28 +157,6 @@ class TorchSession(Session):
     def run(self) -> None:
         """Launch the network on the input tensor."""
         self._logits = self._forward(self._input.tensor)
-
-    def copy_out(self) -> Logits:
-        """The last batch's logits, (batch, classes) float32."""
-        return _torch.logits_of(self._logits)
-
-
-class CudaTorchSession(TorchSession):
-    """The same on CUDA, where answers can be fetched while the next batch runs."""
-
-    in_flight = 1
-
-    def __init__(
-        self, forward: Forward, images: _torch.Input, facts: Facts, stream: torch.cuda.Stream
-    ) -> None:
-        super().__init__(forward, images, facts)
-        self.device_input = images.tensor
-        self._output = _torch.Output(stream)
-        self.collect: Callable[[_torch.Ticket], Logits] = self._output.collect
-
-    def enqueue_out(self) -> _torch.Ticket:
-        """Enqueue the copy of the last batch's logits."""
-        return self._output.enqueue(self._logits)
 
 
 def _set_backends(stack: ExitStack, tf32: bool, cudnn_benchmark: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import Unavailable
@@ -11,20 +10,10 @@ from gpubench.workload import preprocess
 if TYPE_CHECKING:
     import torch
 
-    from gpubench.decoders.base import Facts
     from gpubench.workload.preprocess import Spec
 
 RGB = 3
 """`torchvision.io.ImageReadMode.RGB`."""
-
-
-def versions() -> Facts:
-    """Of torch and torchvision. Raises Unavailable when one is not installed."""
-    try:
-        return {name: version(name) for name in ("torch", "torchvision")}
-    except PackageNotFoundError as error:
-        remedy = "pip install torch torchvision"
-        raise Unavailable(f"{error.name} is not installed", remedy) from error
 
 
 def operator(name: str) -> Any:

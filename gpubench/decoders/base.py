@@ -7,9 +7,13 @@ called ``pil`` is the reference that all others are compared with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpubench import plugins
+from gpubench.errors import CellFailed, GpubenchError
+from gpubench.workload.pictures import Unusable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,17 +63,35 @@ class Decoder(Protocol):
     """One line for ``gpubench list decoders``."""
     preload: tuple[str, ...]
     """Modules worth importing before workers are forked; importing them must not touch CUDA."""
-    on_device: bool
+    on_device: bool = False
     """Whether `open` gives a `DevicePreprocessor`."""
 
     def probe(self) -> Facts:
         """Cheap facts (versions) without importing the library; raises `Unavailable`."""
 
     def unsupported(self, device: str) -> str | None:
-        """Why it cannot serve cells on ``device`` ('cpu' or 'cuda'), or None. Pure and cheap."""
+        """Why it cannot serve cells on ``device`` ('cpu' or 'cuda'), or None. Pure and cheap.
+
+        As who inherits from this has it: only one that works on a CUDA device needs such cells.
+        """
+        if self.on_device and device != "cuda":
+            return f"{self.name} decodes on a CUDA device"
+        return None
 
     def open(self, spec: Spec, index: int | None = None) -> Preprocessor | DevicePreprocessor:
         """Ready for ``spec``. ``index``: the CUDA device, for a decoder that works on it."""
+
+
+@contextmanager
+def told(decoder: str, picture: str) -> Iterator[None]:
+    """Whatever a decoder raises is told with the picture's name."""
+    try:
+        yield
+    except (Unusable, MemoryError, GpubenchError):
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".strip(": ")
+        raise CellFailed("error", f"{decoder} broke at {picture!r}: {words}") from error
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from gpubench.decoders import plain
+from gpubench.decoders.base import Decoder
 from gpubench.errors import Unavailable
 from gpubench.workload import pictures, preprocess
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Sizes = list[tuple[int, int]]
 
 
-class Dali:
+class Dali(Decoder):
     """On a CUDA device, a batch at a time."""
 
     name = "dali"
@@ -35,10 +36,6 @@ class Dali:
             if (found.name or "").startswith("nvidia-dali-cuda"):
                 return {found.name: found.version}
         raise Unavailable("NVIDIA DALI is not installed", "pip install 'gpubench[dali]'")
-
-    def unsupported(self, device: str) -> str | None:
-        """Everything but CUDA."""
-        return None if device == "cuda" else "dali decodes on a CUDA device"
 
     def open(self, spec: Spec, index: int | None = None) -> DaliPreprocessor:
         """Ready for ``spec`` on device ``index``, 0 by default. Raises Unavailable, InputError."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpubench import plugins
 from gpubench.decoders import _tensors, plain
+from gpubench.decoders.base import Decoder
 from gpubench.workload import pictures
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from gpubench.workload.preprocess import Spec
 
 
-class NvJpeg:
+class NvJpeg(Decoder):
     """On a CUDA device, a batch at a time."""
 
     name = "nvjpeg"
@@ -24,11 +26,7 @@ class NvJpeg:
 
     def probe(self) -> Facts:
         """Versions. Raises Unavailable."""
-        return _tensors.versions()
-
-    def unsupported(self, device: str) -> str | None:
-        """Everything but CUDA."""
-        return None if device == "cuda" else "nvjpeg decodes on a CUDA device"
+        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def open(self, spec: Spec, index: int | None = None) -> NvJpegPreprocessor:
         """Ready for ``spec`` on device ``index``, 0 by default. Raises Unavailable, InputError."""

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from gpubench.decoders.base import Decoder
 from gpubench.workload import pictures, preprocess
 
 if TYPE_CHECKING:
@@ -16,21 +17,16 @@ if TYPE_CHECKING:
     from gpubench.workload.preprocess import Spec
 
 
-class Pil:
+class Pil(Decoder):
     """Decodes and preprocesses as the reference answers' images were."""
 
     name = "pil"
     summary = "Pillow; the reference that the others are compared with"
     preload: tuple[str, ...] = ("PIL.Image",)
-    on_device = False
 
     def probe(self) -> Facts:
         """The version."""
         return {"pillow": version("pillow")}
-
-    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
-        """Nothing: it works on the host."""
-        return None
 
     def open(self, spec: Spec, index: int | None = None) -> PilPreprocessor:  # noqa: ARG002
         """Ready for ``spec``."""

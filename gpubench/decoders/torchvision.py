@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpubench import plugins
 from gpubench.decoders import _tensors, plain
+from gpubench.decoders.base import Decoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,21 +17,16 @@ if TYPE_CHECKING:
     from gpubench.workload.preprocess import Spec
 
 
-class Torchvision:
+class Torchvision(Decoder):
     """On the host, on tensors of bytes."""
 
     name = "torchvision"
     summary = "torchvision.io and transforms v2 on tensors; host"
     preload: tuple[str, ...] = ("torch", "torchvision")
-    on_device = False
 
     def probe(self) -> Facts:
         """Versions. Raises Unavailable."""
-        return _tensors.versions()
-
-    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
-        """Nothing: it works on the host."""
-        return None
+        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def open(self, spec: Spec, index: int | None = None) -> TorchvisionPreprocessor:  # noqa: ARG002
         """Ready for ``spec``. Raises InputError for an interpolation that tensors do not have."""

@@ -7,12 +7,12 @@ in the very transform that decodes it; and nothing right of or below the crop is
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
+from gpubench import plugins
 from gpubench.decoders import plain
-from gpubench.errors import Unavailable
+from gpubench.decoders.base import Decoder
 from gpubench.workload import pictures, preprocess
 
 if TYPE_CHECKING:
@@ -29,25 +29,16 @@ _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 """Reach of a filter to either side, pixels of the coarser grid."""
 
 
-class Turbo:
+class Turbo(Decoder):
     """On the host, with libjpeg-turbo bundled in simplejpeg's wheel."""
 
     name = "turbo"
     summary = "libjpeg-turbo (simplejpeg) with scaled decoding, torch's SIMD resize; host"
     preload: tuple[str, ...] = ("torch", "simplejpeg")
-    on_device = False
 
     def probe(self) -> Facts:
         """Versions. Raises Unavailable."""
-        try:
-            return {name: version(name) for name in ("simplejpeg", "torch")}
-        except PackageNotFoundError as error:
-            name = error.name
-            raise Unavailable(f"{name} is not installed", f"pip install {name}") from error
-
-    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
-        """Nothing: it works on the host."""
-        return None
+        return plugins.installed("simplejpeg", "torch")
 
     def open(self, spec: Spec, index: int | None = None) -> TurboPreprocessor:  # noqa: ARG002
         """Ready for ``spec``. Raises InputError for an interpolation without a SIMD resize."""

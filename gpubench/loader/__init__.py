@@ -1,6 +1,6 @@
 """Encoded pictures of a data set as full batches, prefetched by threads or processes."""
 
-from gpubench.loader.loader import Loader, open, unsupported  # noqa: A004
+from gpubench.loader.loader import Loader, unsupported
 from gpubench.loader.ring import Slot
 
-__all__ = ["Loader", "Slot", "open", "unsupported"]
+__all__ = ["Loader", "Slot", "unsupported"]

@@ -40,32 +40,6 @@ MOST_CHUNKS = 4096
 """In all slots: so many numbers and messages fit into pipes, whose ends then never wait."""
 
 
-def open(  # noqa: A001  # the module is named with it: loader.open
-    reference: Path,
-    decoder: str,
-    spec: Spec,
-    batch_size: int,
-    *,
-    kind: Literal["auto"] | Kind,
-    cores: tuple[int, ...],
-    depth: int = 0,
-    more: int = 0,
-    pin: bool = False,
-    seed: int = 0,
-) -> Loader:
-    """A loader of the data set that ``reference`` was drawn from; a worker on each of ``cores``.
-
-    Call it first of all, from the main thread: before a session, or anything else, has started
-    threads, which forked processes would lack while their locks stay held. ``cores`` (): as many
-    workers as this process has cores, not pinned. ``depth``: slots, 0: AHEAD and two images for
-    each worker, and ``more``: what is held besides. ``pin``: the slots are page-locked when
-    ``slots`` or the first batch is asked for; with the session's CUDA device current then, no other
-    device gets a context. ``auto``: tries both kinds and keeps the better (see `better`). Raises
-    InputError for a data set without a usable picture, CellFailed for what a worker raises.
-    """
-    return Loader(reference, decoder, spec, batch_size, kind, cores, depth, more, pin, seed)
-
-
 def unsupported(kind: str, decoder: base.Decoder) -> str | None:
     """Why this kind of worker cannot serve ``decoder``, or None."""
     if decoder.on_device and kind == "processes":
@@ -87,13 +61,25 @@ class Loader:
         decoder: str,
         spec: Spec,
         batch: int,
+        *,
         kind: Literal["auto"] | Kind,
         cores: tuple[int, ...],
-        depth: int,
-        more: int,
-        pin: bool,
-        seed: int,
+        depth: int = 0,
+        more: int = 0,
+        pin: bool = False,
+        seed: int = 0,
     ) -> None:
+        """Of the data set that ``reference`` was drawn from; with a worker on each of ``cores``.
+
+        Make it first of all, in the main thread: before a session, or anything else, has started
+        threads, which forked processes would lack while their locks stay held. ``cores`` (): as
+        many workers as this process has cores, not pinned. ``depth``: slots, 0: AHEAD and two
+        images for each worker, and ``more``: what is held besides. ``pin``: the slots are
+        page-locked when ``slots`` or the first batch is asked for; with the session's CUDA device
+        current then, no other device gets a context. ``auto``: tries both kinds and keeps the
+        better (see `better`). Raises InputError for a data set without a usable picture, CellFailed
+        for what a worker raises.
+        """
         chosen = base.get(decoder)
         if reason := unsupported(kind, chosen):
             raise CellFailed("error", reason)

@@ -21,8 +21,8 @@ from typing import Literal
 
 import msgspec
 
-from gpubench.errors import CellFailed
-from gpubench.loader.work import TICKET, Broken, Done, Job, Message, Skipped, raised, work
+from gpubench.errors import CellFailed, raised
+from gpubench.loader.work import TICKET, Broken, Done, Job, Message, Skipped, work
 from gpubench.processes import die_with_parent
 
 Kind = Literal["threads", "processes"]
@@ -138,7 +138,9 @@ class Pool:
             self.unusable[message.index] = message.reason
         elif isinstance(message, Broken):
             reasons = Counter(self.unusable.values()).most_common()
-            raise raised(message, ", ".join(f"{n} {reason}" for reason, n in reasons))
+            skipped = ", ".join(f"{n} {reason}" for reason, n in reasons)
+            more = f" ({skipped})" if skipped and message.kind == "input" else ""
+            raise raised(message.kind, message.text + more, message.remedy)
 
     def _look_after_children(self) -> None:
         for worker, pid in self._children.items():

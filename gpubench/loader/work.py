@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.decoders import base
-from gpubench.errors import CellFailed, InputError, Unavailable
+from gpubench.errors import InputError, told
 from gpubench.workload.pictures import Unusable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def work(
         return  # the loader was closed
     except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends the cell
         if not stopped():
-            send(broken(error))
+            send(Broken(*(words[:LONGEST] for words in told(error))))
 
 
 class Filler:
@@ -151,38 +151,11 @@ class Filler:
         raise InputError(f"no usable picture among {len(self._order)} of the data set")
 
     def _put(self, index: int, at: int, row: int) -> int:
-        try:
+        with base.told(self._job.decoder, self._data.name(index)):
             data = self._data.read(index)
             if self._ring.encoded:
                 self._ring.encoded[at][row] = data
             else:
                 pixels = self._preprocess.decode(data)
                 self._preprocess.transform(pixels, self._ring.slots[at][row])
-        except (Unusable, MemoryError, CellFailed, InputError, Unavailable):
-            raise
-        except Exception as error:
-            words = f"{type(error).__name__}: {error}".strip(": ")
-            name = self._data.name(index)
-            raise CellFailed("error", f"{self._job.decoder} broke at {name!r}: {words}") from error
         return len(data)
-
-
-def broken(error: BaseException) -> Broken:
-    """An exception as it travels to the loader's side."""
-    if isinstance(error, Unavailable):
-        return Broken("unavailable", error.reason[:LONGEST], error.remedy[:LONGEST])
-    if isinstance(error, CellFailed):
-        return Broken(error.kind, error.reason[:LONGEST])
-    if isinstance(error, InputError):
-        return Broken("input", str(error)[:LONGEST])
-    kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
-    return Broken(kind, f"{type(error).__name__}: {error}".strip(": ")[:LONGEST])
-
-
-def raised(message: Broken, skipped: str) -> Exception:
-    """The exception again; ``skipped``: reasons why pictures were."""
-    if message.kind == "unavailable":
-        return Unavailable(message.text, message.remedy)
-    if message.kind == "input":
-        return InputError(message.text + (f" ({skipped})" if skipped else ""))
-    return CellFailed(message.kind, message.text)

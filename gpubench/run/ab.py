@@ -29,7 +29,7 @@ from gpubench.run import needs
 from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient
 from gpubench.run.crew import ARMS, Crew
-from gpubench.run.driver import MAX_INVALID, Watcher, append
+from gpubench.run.driver import Watcher, append, spoilt, valid
 from gpubench.run.messages import Done, Failure, Measure, Reply
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import Ready, prepare
@@ -299,21 +299,20 @@ class _Walk:
         ready, repeat = self._ready[key], self._next.get(key, 0)
         begin, started = monotonic(), now()
         order = random.Random(f"{self._seed}/{key}/{repeat}").choice("AB")  # noqa: S311
-        invalidated = 0
-        while True:
+
+        def ask() -> tuple[dict[Arm, Reply], str]:
             self._watcher.task(ready["candidate"].cell, f"{stage} pair {repeat + 1}", left_s)
             apart = key in self._apart
             turns = {"A": "AB" if apart else "ABBA", "B": "BA" if apart else "BAAB"}[order]
-            ask = self._crew.in_sequence if apart else self._crew.resident
-            asked = {arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS}
-            replies = ask(asked, turns)
-            if not apart and any(_full(reply) for reply in replies.values()):
-                self._apart.add(key)
-                continue
-            spoilt = any(isinstance(r, Done) and r.invalid for r in replies.values())
-            if not spoilt or invalidated == MAX_INVALID:
-                break
-            invalidated += 1
+            take = self._crew.in_sequence if apart else self._crew.resident
+            replies = take({arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS},
+                           turns)  # fmt: skip
+            if apart or not any(map(_full, replies.values())):
+                return replies, turns
+            self._apart.add(key)
+            return ask()
+
+        (replies, turns), invalidated = valid(ask, lambda got: any(map(spoilt, got[0].values())))
         wall = monotonic() - begin
         self._spent.append(wall)
         self._next[key] = repeat + 1

@@ -16,7 +16,7 @@ from gpubench.goal import Metric, Search
 from gpubench.record import Record
 from gpubench.run.ceilings import Ceilings
 from gpubench.run.client import AgentClient, OnProgress
-from gpubench.run.driver import Watcher, valid
+from gpubench.run.driver import Watcher, spoilt, valid
 from gpubench.run.messages import (
     BAD_CALIBRATION,
     Done,
@@ -123,7 +123,7 @@ class AgentBench:
             self._watcher.task(cell, words, max(0.0, self._search.budget_s - self.elapsed()))
             return self._agent.ask(request, lambda progress: self._watcher.step(cell, progress))
 
-        reply, invalidated = valid(ask)
+        reply, invalidated = valid(ask, spoilt)
         if isinstance(reply, Done):
             self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
             record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))

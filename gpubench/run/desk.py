@@ -25,7 +25,7 @@ from gpubench.run.messages import (
 )
 from gpubench.run.nodes import TEAM
 from gpubench.run.plan import Plan
-from gpubench.run.prepare import family
+from gpubench.run.prepare import family, not_importable
 from gpubench.run.wire import Tell
 from gpubench.suite import Cell, Suite
 
@@ -137,14 +137,7 @@ class Desk:
         decoders = [cell.decoder] if cell.boundary == "pipeline" else []
         for lack in pool.lacks({cell.backend: self._backends[cell.backend]}, decoders).values():
             return Failure("unavailable", lack.reason, lack.remedy)
-        for module in needs.preload(cell, self._backends):
-            if module in self._broken:
-                return Failure(
-                    "unavailable",
-                    f"{module} cannot be imported: {self._broken[module]}",
-                    f"reinstall it (gpubench doctor shows the state of {cell.backend})",
-                )
-        return None
+        return not_importable(cell, self._backends, self._broken)
 
     def _places(self, cell: Cell) -> list[tuple[int, ...]]:
         return Plan(self._suite, [cell], [], self._cores).cores_of(cell)

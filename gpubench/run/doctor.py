@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,13 +60,14 @@ class Report(Struct, frozen=True):
 def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
     """Examine this machine; takes as long as importing the runtimes does."""
     here = environment.collect(["gpubench", "doctor"])
-    backends, imports = _backends(timeout_s)
+    imports: dict[str, dict[str, Any]] = {}
+    backends = [check for _, check in _registered(base, imports, timeout_s)]
     return Report(
         [
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
             Section("Backends", backends),
-            Section("Decoders", _decoders(imports, timeout_s, bool(here["gpus"]))),
+            Section("Decoders", [*_decoders(imports, timeout_s, cuda=bool(here["gpus"]))]),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
             Section("What disturbs measurements", _noise(here)),
         ],
@@ -219,68 +220,62 @@ def _nvidia_on_bus() -> bool:
 
 # ------------------------------------------------------------------------------ backends
 
+REINSTALL = "reinstall the package that registers it, or remove it"
 _ALTERNATIVES = {"tensorrt": ("tensorrt", "tensorrt_rtx")}
 """Runtimes a backend imports only where they are installed."""
 
 
-def _backends(timeout_s: float) -> tuple[list[Check], dict[str, dict[str, Any]]]:
-    """A check for each registered backend, and what importing each runtime showed."""
-    found: dict[str, base.Backend | InputError] = {}
-    for name in base.names():
+def _decoders(
+    imports: dict[str, dict[str, Any]], timeout_s: float, *, cuda: bool
+) -> Iterator[Check]:
+    """A check for each registered decoder; ``cuda``: is there a device for who decodes on one?"""
+    for decoder, check in _registered(decoders, imports, timeout_s):
+        if check.status == "ok" and decoder.on_device and not cuda:
+            detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
+            yield Check(check.name, "note", detail)
+        else:
+            yield check
+
+
+def _registered(
+    registry: Any, imports: dict[str, dict[str, Any]], timeout_s: float
+) -> list[tuple[Any, Check]]:
+    """What is registered (or why it cannot be loaded), and what is found about it.
+
+    ``imports``: what importing each runtime showed; those that are not in it are tried, and added.
+    """
+    found: dict[str, Any] = {}
+    for name in registry.names():
         try:
-            found[name] = base.get(name)
+            found[name] = registry.get(name)
         except InputError as error:
             found[name] = error
-    wanted = {n: _runtimes(b) for n, b in found.items() if not isinstance(b, InputError)}
-    groups = [g for g in set(wanted.values()) if not any(set(g) < set(o) for o in wanted.values())]
+    wanted = {n: _runtimes(p) for n, p in found.items() if not isinstance(p, InputError)}
+    new = {tuple(m for m in modules if m not in imports) for modules in wanted.values()}
+    groups = [g for g in new if g and not any(set(g) < set(other) for other in new)]
     with ThreadPoolExecutor(2) as pool:  # two at a time: imports are heavy on small machines
-        parts = list(pool.map(lambda group: try_imports(group, timeout_s), groups))
-    imports = {name: result for part in parts for name, result in part.items()}
-    checks = []
-    for name, backend in found.items():
-        if isinstance(backend, InputError):
-            remedy = "reinstall the package that registers it, or remove it"
-            checks.append(Check(name, "broken", str(backend), remedy))
-        else:
-            checks.append(_backend(backend, {m: imports[m] for m in wanted[name]}))
-    return checks, imports
+        for part in pool.map(lambda group: try_imports(group, timeout_s), groups):
+            imports |= part
+    return [
+        (part, Check(name, "broken", str(part), REINSTALL))
+        if isinstance(part, InputError)
+        else (part, _part(part, {m: imports[m] for m in wanted[name]}))
+        for name, part in found.items()
+    ]
 
 
-def _decoders(imports: dict[str, dict[str, Any]], timeout_s: float, cuda: bool) -> list[Check]:
-    """A check for each registered decoder. ``imports``: what was imported for the backends;
-    ``cuda``: whether there is a device for those that decode on one."""
-    found, checks = [], []
-    for name in decoders.names():
-        try:
-            found.append(decoders.get(name))
-        except InputError as error:
-            remedy = "reinstall the package that registers it, or remove it"
-            checks.append(Check(name, "broken", str(error), remedy))
-    wanted = {d.name: dict.fromkeys(m.partition(".")[0] for m in d.preload) for d in found}
-    more = sorted({module for part in wanted.values() for module in part} - imports.keys())
-    imports = imports | try_imports(more, timeout_s)
-    for d in found:
-        check = _backend(d, {m: imports[m] for m in wanted[d.name]})
-        if check.status == "ok" and d.on_device and not cuda:
-            detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
-            check = Check(d.name, "note", detail)
-        checks.append(check)
-    return checks
-
-
-def _runtimes(backend: base.Backend) -> tuple[str, ...]:
+def _runtimes(backend: base.Backend | decoders.Decoder) -> tuple[str, ...]:
     extra = (m for m in _ALTERNATIVES.get(backend.name, ()) if importlib.util.find_spec(m))
     return tuple(dict.fromkeys([*(m.partition(".")[0] for m in backend.preload), *extra]))
 
 
-def _backend(backend: base.Backend | decoders.Decoder, imports: dict[str, dict[str, Any]]) -> Check:
+def _part(backend: base.Backend | decoders.Decoder, imports: dict[str, dict[str, Any]]) -> Check:
     try:
         facts = backend.probe()
     except Unavailable as error:
         return Check(backend.name, "missing", error.reason, error.remedy)
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-        remedy = "reinstall the package that registers it, or remove it"
-        return Check(backend.name, "broken", f"its probe failed: {error!r}", remedy)
+        return Check(backend.name, "broken", f"its probe failed: {error!r}", REINSTALL)
     failed = {name: found["error"] for name, found in imports.items() if "error" in found}
     if failed:
         detail = "; ".join(f"import {name} fails: {why}" for name, why in failed.items())

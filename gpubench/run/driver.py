@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,6 +28,7 @@ from gpubench.run.prepare import Ready, prepare
 from gpubench.run.results import failed, measured, now, skipped
 from gpubench.suite import Cell, Policy
 
+T = TypeVar("T")
 MAX_INVALID = 2
 """How often a repeat is measured again because outside evidence spoiled it."""
 
@@ -222,7 +224,7 @@ class _Walk:
             self._watcher.task(cell, words, left_s)
             return agent.ask(request, lambda progress: self._watcher.step(cell, progress))
 
-        reply, invalidated = valid(ask)
+        reply, invalidated = valid(ask, spoilt)
         wall = monotonic() - begin
         if isinstance(reply, Done):
             self.seen.note(cell, self._policy, wall / (invalidated + 1))
@@ -244,14 +246,18 @@ class _Walk:
         self._watcher.recorded(record)
 
 
-def valid(ask: Callable[[], Reply]) -> tuple[Reply, int]:
-    """What a measurement gave, and how often before outside evidence spoiled it."""
-    invalidated = 0
-    while True:
-        reply = ask()
-        if not isinstance(reply, Done) or not reply.invalid or invalidated == MAX_INVALID:
-            return reply, invalidated
-        invalidated += 1
+def valid(ask: Callable[[], T], spoilt: Callable[[T], bool]) -> tuple[T, int]:
+    """What a measurement gave, and how often before outside evidence had ``spoilt`` it."""
+    for invalidated in count():
+        found = ask()
+        if invalidated == MAX_INVALID or not spoilt(found):
+            break
+    return found, invalidated
+
+
+def spoilt(reply: Reply) -> bool:
+    """Whether outside evidence speaks against it."""
+    return isinstance(reply, Done) and reply.invalid
 
 
 def append(writer: Writer, record: Record) -> None:

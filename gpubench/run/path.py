@@ -95,7 +95,7 @@ class Route:
                 # of the session, which is not open yet
                 running = backends.get(cell.backend).in_flight(cell, len(self.session_cores))
                 self._loader = self._stack.enter_context(
-                    loading.open(
+                    loading.Loader(
                         reference.path, cell.decoder, spec, cell.batch_size, kind=cell.loader,
                         cores=self._loading, more=running - 1,
                         pin=cell.device == "cuda",

@@ -6,14 +6,13 @@ cores next to its GPU, all of them, and its thread pools keep their defaults.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from gpubench import topology
-from gpubench.cores import cpu_list
+from gpubench.environment import near_cores
 from gpubench.gpu import Gpu
 from gpubench.run.messages import Measure
 
@@ -28,13 +27,6 @@ def placed(request: Measure, gpus: Sequence[Gpu], root: Path = topology.DEVICES)
         return request
     visible = {one.index: one for one in gpus}
     mine = [visible.get(index) for index in range(request.devices)]
-    near = [_near(one, root) if one else () for one in mine]
+    near = [near_cores(one, root) if one else () for one in mine]
     cores = [near[at // cell.replicas_per_device] for at in range(len(request.cores))]
     return replace(request, uuids=[one.uuid if one else "" for one in mine], cores=cores)
-
-
-def _near(one: Gpu, root: Path) -> tuple[int, ...]:
-    """Usable cores next to a GPU; () where that is all of them, or unknown."""
-    usable = os.sched_getaffinity(0)
-    near = usable.intersection(cpu_list(topology.local_cores(one, root)))
-    return tuple(sorted(near)) if near != usable else ()

@@ -64,6 +64,18 @@ def family(cell: Cell) -> str:
     ).key
 
 
+def not_importable(
+    cell: Cell, backends: Mapping[str, Backend], broken: Mapping[str, str]
+) -> Failure | None:
+    """Which of the modules that the cell's workers import is ``broken``, and why."""
+    for module in needs.preload(cell, backends):
+        if module in broken:
+            reason = f"{module} cannot be imported: {broken[module]}"
+            remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
+            return Failure("unavailable", reason, remedy)
+    return None
+
+
 def prepare(
     agent: Asked,
     cells: Iterable[Cell],
@@ -83,11 +95,8 @@ def prepare(
     references: dict[object, Reply] = {}
     artefacts: dict[object, Reply] = {}
     for cell in cells:
-        lacking = [m for m in needs.preload(cell, backends) if m in broken]
-        if lacking:
-            reason = f"{lacking[0]} cannot be imported: {broken[lacking[0]]}"
-            remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
-            yield NotReady(cell, Failure("unavailable", reason, remedy))
+        if lacking := not_importable(cell, backends, broken):
+            yield NotReady(cell, lacking)
             continue
         workload = cell.workload
         key = replace(workload, calibration="")

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.decoders import base as decoders
-from gpubench.errors import CellFailed, GpubenchError
+from gpubench.decoders.base import told
+from gpubench.errors import CellFailed
 from gpubench.measure.stages import Parts
 from gpubench.workload.pictures import Unusable
 
@@ -265,18 +266,6 @@ class DeviceReader:
         names = [self._data.name(index) for index in self._indices]
         with told(self._name, f"{names[0]} .. {names[-1]}"):
             yield
-
-
-@contextmanager
-def told(decoder: str, picture: str) -> Iterator[None]:
-    """Whatever a decoder raises is told with the picture's name."""
-    try:
-        yield
-    except (Unusable, MemoryError, GpubenchError):
-        raise
-    except Exception as error:
-        words = f"{type(error).__name__}: {error}".strip(": ")
-        raise CellFailed("error", f"{decoder} broke at {picture!r}: {words}") from error
 
 
 def _pin(cores: Cores) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 
-from gpubench import environment, gpu, topology
+from gpubench import environment, gpu
 from gpubench.backends import base
-from gpubench.cores import cpu_list, usable_cores
+from gpubench.cores import usable_cores
 from gpubench.decoders import base as decoders
 from gpubench.errors import InputError, Unavailable
 from gpubench.serving.manifest import Machine, Manifest
@@ -88,7 +87,7 @@ def places(manifest: Manifest, pin: bool) -> list[tuple[int, ...]]:
     if not pin:
         return [()] * cell.replicas
     if cell.device == "cuda":
-        return [near(cell, replica) for replica in range(cell.replicas)]
+        return [environment.near_cores(_gpu(cell, i)) for i in range(cell.replicas)]
     usable = usable_cores()
     distinct = list(dict.fromkeys(wanted))
     if {core for cores in distinct for core in cores} <= {*usable}:
@@ -120,14 +119,6 @@ def device(cell: Cell, replica: int, cores: tuple[int, ...], *, own_process: boo
         os.environ["CUDA_VISIBLE_DEVICES"] = one.uuid
         index = 0
     return base.Device("cuda", index, uuid=one.uuid)
-
-
-def near(cell: Cell, replica: int, root: Path = topology.DEVICES) -> tuple[int, ...]:
-    """Usable cores next to a replica's GPU; () where that is all of them, or unknown."""
-    usable = os.sched_getaffinity(0)
-    local = cpu_list(topology.local_cores(_gpu(cell, replica), root))
-    found = usable.intersection(local)
-    return tuple(sorted(found)) if found != usable else ()
 
 
 def _gpu(cell: Cell, replica: int) -> gpu.Gpu:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gpubench.errors import CellFailed, GpubenchError, InputError, Unavailable
+from gpubench.errors import GpubenchError, raised, told
 from gpubench.processes import die_with_parent
 from gpubench.serving.engine import ENCODER, Failed, Local, Opened, Setup
 
@@ -85,7 +85,7 @@ class Remote:
             return Opened({})
         found = msgspec.json.decode(answer, type=Opened | Failed)
         if isinstance(found, Failed):
-            raise _raised(found, self._name)
+            raise raised(found.kind, f"{self._name}: {found.reason}", found.remedy)
         return found
 
     def close(self) -> None:
@@ -125,14 +125,14 @@ def main(control: int, memory: int) -> None:
         engine.attach(rows)
         pipe.send_bytes(ENCODER.encode(Opened(engine.facts)))
     except Exception as error:  # noqa: BLE001  # whatever a backend raises is the answer
-        pipe.send_bytes(ENCODER.encode(_failed(error)))
+        pipe.send_bytes(ENCODER.encode(Failed(*told(error))))
         return
     with suppress(EOFError, OSError):
         while pipe.recv_bytes() == _BATCH:
             try:
                 logits[...] = engine.run(rows)
             except Exception as error:  # noqa: BLE001  # as above
-                pipe.send_bytes(ENCODER.encode(_failed(error)))
+                pipe.send_bytes(ENCODER.encode(Failed(*told(error))))
             else:
                 pipe.send_bytes(_DONE)
     engine.close()
@@ -157,21 +157,3 @@ def _arrays(
 def _path() -> str:
     """Where the caller finds its modules."""
     return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-
-
-def _failed(error: Exception) -> Failed:
-    if isinstance(error, Unavailable):
-        return Failed("unavailable", error.reason, error.remedy)
-    if isinstance(error, CellFailed):
-        return Failed(error.kind, error.reason)
-    if isinstance(error, InputError):
-        return Failed("input", str(error))
-    kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
-    return Failed(kind, f"{type(error).__name__}: {error}")
-
-
-def _raised(message: Failed, name: str) -> GpubenchError:
-    reason = f"{name}: {message.reason}"
-    if message.kind == "unavailable":
-        return Unavailable(reason, message.remedy)
-    return InputError(reason) if message.kind == "input" else CellFailed(message.kind, reason)

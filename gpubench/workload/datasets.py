@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 POOL = 64
 """Fewest pictures that answers are checked on, unless a folder has fewer."""
+MOST_HELD = 2**26
+"""Bytes of pixels that are kept between drawing a pool and preprocessing it."""
 MOST_ASIDE = 1000
 """Pictures of a folder that int8 may be calibrated on."""
 _TRAINING = {
@@ -46,6 +48,8 @@ class Pool(Struct, frozen=True):
     sizes: list[int]
     digests: list[bytes]
     """SHA-256 of their bytes."""
+    pixels: list[NDArray[np.uint8]] = []
+    """Of the first of them, as far as MOST_HELD goes: what they were decoded to."""
     skipped: str = ""
     """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why; after a semicolon
     what is odd about the labels."""
@@ -58,6 +62,12 @@ class Pool(Struct, frozen=True):
         """
         words = repr((self.dataset.fingerprint, self.indices)).encode()
         return hashlib.sha256(words + b"".join(self.digests)).hexdigest()
+
+    def decoded(self, place: int, data: bytes) -> NDArray[np.uint8]:
+        """(H, W, 3) of the pool's picture ``place``, which ``data`` encodes."""
+        if place < len(self.pixels):
+            return self.pixels[place]
+        return pictures.decode_file(BytesIO(data))
 
     def read(self, place: int) -> bytes:
         """The bytes of the pool's picture ``place``. Raises InputError where they have changed."""
@@ -110,20 +120,24 @@ def find(workload: Workload, cache: Cache, count: int) -> Pictures:
 def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     """``count`` usable pictures by a seeded permutation; all, where there are fewer.
 
-    Those of a folder that int8 is calibrated on come last. Each is decoded on trial, one at a time.
-    Raises InputError for fewer than two.
+    Those of a folder that int8 is calibrated on come last. Each is decoded, one at a time, because
+    only that shows whether it is usable. Raises InputError for fewer than two.
     """
     import numpy as np
 
     skipped = Counter(dataset.about.skipped)
-    pool = Pool(dataset, [], [], [])
+    pool = Pool(dataset, [], [], [], [])
+    room = MOST_HELD
     order = np.random.default_rng(seed).permutation(len(dataset))
     if dataset.about.kind == "folder":
         order = order[np.argsort(_set_aside(len(dataset))[order], kind="stable")]
-    for index, data in islice(_usable(dataset, order.tolist(), skipped), count):
+    for index, data, pixels in islice(_usable(dataset, order.tolist(), skipped), count):
         pool.indices.append(index)
         pool.sizes.append(len(data))
         pool.digests.append(hashlib.sha256(data).digest())
+        room -= pixels.nbytes
+        if room >= 0:
+            pool.pixels.append(pixels)
     found = len(pool.indices)
     said, notes = _said(skipped, found), dataset.about.notes
     if found < 2:
@@ -137,16 +151,16 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
 
 def _usable(
     dataset: Pictures, order: list[int], skipped: Counter[str]
-) -> Iterator[tuple[int, bytes]]:
-    """(index, bytes) of those that can be decoded; why others cannot is counted in ``skipped``."""
+) -> Iterator[tuple[int, bytes, NDArray[np.uint8]]]:
+    """(index, bytes, pixels) of what can be decoded; why the rest cannot, counted in ``skipped``."""
     for index in order:
         try:
             data = dataset.read(index)
-            pictures.decode_file(BytesIO(data))
+            pixels = pictures.decode_file(BytesIO(data))
         except pictures.Unusable as error:
             skipped[str(error)] += 1
         else:
-            yield index, data
+            yield index, data, pixels
 
 
 def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Calibration:
@@ -162,7 +176,7 @@ def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Cali
     encoded: list[bytes] = []
     digest = hashlib.sha256()
     order = np.random.default_rng(seed).permutation(usable).tolist()
-    for index, data in islice(_usable(dataset, order, Counter()), count):
+    for index, data, _ in islice(_usable(dataset, order, Counter()), count):
         digest.update(repr((dataset.name(index), len(data))).encode() + data)
         encoded.append(data)
     if len(encoded) < count:

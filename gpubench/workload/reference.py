@@ -9,7 +9,6 @@ computed only in part shows.
 from __future__ import annotations
 
 import re
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError
-from gpubench.workload import datasets, listing, pictures, preprocess
+from gpubench.workload import datasets, listing, preprocess
 from gpubench.workload.models import resolve
 from gpubench.workload.preprocess import Spec
 
@@ -159,7 +158,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
         for place in range(count):
             data = pool.read(place)
             blob.write(data)
-            inputs[place] = preprocess.apply(spec, pictures.decode_file(BytesIO(data)))
+            inputs[place] = preprocess.apply(spec, pool.decoded(place, data))
     inputs.flush()
     np.save(at / "ends.npy", ends)
     labels = [dataset.label(i) if labelled else -1 for i in pool.indices]

@@ -62,7 +62,7 @@ def test_memory_over_100_000_pictures(
 ) -> None:
     data = folder(tmp_path, (32, 32), MANY, DISTINCT, monkeypatch)
     seen, held = 0, []
-    with loader.open(data, "pil", Spec(crop=32, resize=32), 32, kind=kind, cores=CORES) as one:
+    with loader.Loader(data, "pil", Spec(crop=32, resize=32), 32, kind=kind, cores=CORES) as one:
         while seen < MANY:
             for _ in range(5000 // 32):
                 one.release(one.next())
@@ -90,7 +90,7 @@ def test_rate_against_one_decoder_in_a_plain_loop(
         return rate(lambda: [fill(row) for row in range(batch)])
 
     def loaded(kind: Any, cores: tuple[int, ...]) -> float:
-        with loader.open(data, "pil", spec, batch, kind=kind, cores=cores) as one:
+        with loader.Loader(data, "pil", spec, batch, kind=kind, cores=cores) as one:
             return rate(lambda: one.release(one.next()))
 
     def rate(step: Callable[[], object]) -> float:

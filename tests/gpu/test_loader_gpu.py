@@ -64,7 +64,7 @@ def test_batches_overlap_and_answers_are_right(
         pytest.skip(f"{error.reason}; {error.remedy}")
     cores = tuple(os.sched_getaffinity(0))[:2]
     spec = Spec(crop=tiny.CROP, resize=tiny.CROP)
-    opened = loader.open(tmp_path, "x", spec, batch, kind="processes", cores=cores, pin=True)
+    opened = loader.Loader(tmp_path, "x", spec, batch, kind="processes", cores=cores, pin=True)
     with opened as one, backend.open(cell, artefact, base.Device("cuda", 0)) as session:
         assert session.attach(one.slots)  # type: ignore[attr-defined]
         assert one.facts["pinned"]

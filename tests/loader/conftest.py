@@ -112,7 +112,7 @@ def open_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Op
         core = min(os.sched_getaffinity(0))
         settings: dict[str, Any] = {"kind": "threads", "cores": (core, core)} | options
         spec = Spec(crop=CROP, resize=CROP)
-        opened.append(loader.open(tmp_path, "numbers", spec, batch, **settings))
+        opened.append(loader.Loader(tmp_path, "numbers", spec, batch, **settings))
         return opened[-1]
 
     yield make

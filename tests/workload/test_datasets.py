@@ -18,6 +18,7 @@ from gpubench.suite import Policy, Workload
 from gpubench.workload import datasets, folders, images, listing, pictures, preprocess, reference
 from gpubench.workload.cache import Cache
 from gpubench.workload.listing import About, Pictures
+from tests.backends.onnx_files import conv_net
 
 
 def encoded(value: int) -> bytes:
@@ -301,3 +302,25 @@ def test_calibrating_on_built_in_pictures(source: str, cache: Cache) -> None:
     same = set(found.encoded) & {dataset.read(i) for i in range(len(dataset))}
     assert len(same) < (5 if source == "digits" else 1)
     assert found.source.startswith("50 ")
+
+
+def test_a_picture_of_the_pool_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them are usable shows when the pool is drawn; what that gave is not made again."""
+    seen: list[bytes] = []
+    decode = pictures.decode_file
+
+    def counted(file: BytesIO) -> np.ndarray:
+        seen.append(file.getvalue())
+        return decode(file)
+
+    monkeypatch.setattr(pictures, "decode_file", counted)
+    net = conv_net(tmp_path / "net.onnx")
+    cache, work = Cache(tmp_path), Workload(model=str(net), weights="file", images="digits")
+    reference.build(work, Policy(), cache)
+    assert len(seen) == len(set(seen)) == datasets.POOL
+    monkeypatch.setattr(datasets, "MOST_HELD", 8 * 8 * 3 * 10)  # room for ten digits
+    seen.clear()
+    reference.build(work, Policy(seed=1), cache)
+    assert len(seen) == 2 * datasets.POOL - 10
