@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -27,11 +27,6 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else [word.strip() for word in value.split(",")]
-
-
-def file_or_stdout(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
-    """'-' is standard output, as it is everywhere."""
-    return None if value == Path("-") else value
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -87,6 +82,22 @@ cache_option = click.option(
 )
 
 
+def output_option(text: str, *, stdout: bool = True, **more: Any) -> Callable[[Command], Command]:
+    """``-o``; ``stdout``: '-' is standard output, as it is everywhere."""
+    if stdout:
+        more["callback"] = lambda _, __, value: None if value == Path("-") else value
+    return click.option("-o", "--output", type=click.Path(path_type=Path), help=text, **more)
+
+
+def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Command]:
+    """``-f``, as the argument ``form``."""
+    return click.option("-f", "--format", "form", type=click.Choice(formats), **more)
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+require_option = click.option(
+    "--require", callback=words, help="Backends whose skip is a failure (for CI)."
+)
 github_option = click.option(
     "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."
 )
@@ -174,7 +185,8 @@ def console(quiet: bool = False) -> Console:
                 text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=""
             )
 
-    screen = Patient(quiet=quiet, file=cast("IO[str]", _Stdout()) if sys.stdout else None)
+    file = cast("IO[str]", _Stdout()) if sys.stdout else None
+    screen = Patient(quiet=quiet, file=file, markup=False)  # words from outside may look like it
     if not screen.is_terminal:
         screen.width = 120
     return screen
@@ -196,6 +208,12 @@ def share(option: str, words: str, most: float = 1.0) -> float:
             f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
         )
     return value
+
+
+def by_ending(form: str | None, output: Path | None, formats: Collection[str]) -> str:
+    """The format that was asked for, or the one that the file's ending names; else text."""
+    ending = output.suffix.lstrip(".") if output else "text"
+    return form or (ending if ending in formats else "text")
 
 
 def seconds(option: str, words: str) -> float:

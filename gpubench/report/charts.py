@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.cells import Summary, flags_of, rated
-from gpubench.analysis.layout import Column
 from gpubench.analysis.scaling import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.report import headline, show
@@ -29,9 +28,6 @@ from gpubench.report.vega import (
     span,
     stops,
 )
-
-_RATE, _NS = Column(name="", unit="images/s"), Column(name="", unit="ns")
-_X, _SHARE = Column(name="", unit="x"), Column(name="", unit="fraction")
 
 
 def build(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -94,7 +90,7 @@ def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]
 
 def _latency(timed: list[Summary]) -> dict[str, Any]:
     points = [
-        _point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, _NS)})
+        _point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, show.NS)})
         for s in timed
         if s.cell.scenario == "latency" and s.p50.value
     ]
@@ -106,7 +102,7 @@ def _latency(timed: list[Summary]) -> dict[str, Any]:
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
     points = [
         _point(s, s.cell.batch_size, s.throughput, 1.0,
-               {"images/s": show.full(s.throughput, _RATE)})
+               {"images/s": show.full(s.throughput, show.RATE)})
         for s in rated(timed)
         if s.throughput.value
     ]  # fmt: skip
@@ -128,8 +124,8 @@ def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
         if other is None or not s.throughput.value:
             continue
         tip = {
-            "images/s": show.full(s.throughput, _RATE),
-            "p50 latency": show.full(other.p50, _NS),
+            "images/s": show.full(s.throughput, show.RATE),
+            "p50 latency": show.full(other.p50, show.NS),
         }
         made = _point(s, (other.p50.value or 0.0) / 1e6, s.throughput, 1.0, tip)
         marks = flags_of(other, s)
@@ -174,7 +170,10 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
         what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
         shared = {"what": what, "rank": [kind == "strong", size]}
-        tip = {"speed-up": show.full(_times(e, g), _X), "efficiency": show.full(e, _SHARE)}
+        tip = {
+            "speed-up": show.full(_times(e, g), show.TIMES),
+            "efficiency": show.full(e, show.FRACTION),
+        }
         points.append(_point(s, g, e, g, tip) | shared)
         anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
         if s.cell.replicas_per_device == 1:

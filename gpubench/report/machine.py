@@ -7,10 +7,10 @@ from typing import Any
 
 from gpubench import escape
 from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import Comparison, caveat, exit_code
 from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.tables import of_cells
 from gpubench.analysis.tuning import Evidence
+from gpubench.analysis.verdicts import Comparison, caveat, exit_code
 from gpubench.record import RecordFile
 from gpubench.report import differing, pathview, recommend, shortfalls, verdicts
 from gpubench.report.recommend import FORMAT

@@ -15,9 +15,10 @@ from gpubench import units
 from gpubench.analysis import compare
 from gpubench.analysis.aa import ENOUGH
 from gpubench.analysis.cells import Summary, summarise
-from gpubench.analysis.compare import CODES, VERDICTS, Comparison, View, caveat, exit_code
+from gpubench.analysis.compare import View
 from gpubench.analysis.interleaved import of_one_session
 from gpubench.analysis.stats import repeats
+from gpubench.analysis.verdicts import CODES, VERDICTS, Comparison, caveat, exit_code
 from gpubench.record import RecordFile
 from gpubench.report import show
 from gpubench.suite import Rule
@@ -92,13 +93,18 @@ def split(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Compariso
 
 def cost(c: Comparison) -> tuple[float, float | None, float | None] | None:
     """log(candidate / baseline) of the cost with its bounds: above 0 is slower."""
-    if not c.ratio:
-        return None
-    bounds = [math.log(v) if v else None for v in (c.low, c.high)]
-    if c.metric.endswith("[ns]"):
-        return math.log(c.ratio), bounds[0], bounds[1]
-    low, high = (None if v is None else -v for v in reversed(bounds))
-    return -math.log(c.ratio), low, high
+    return log_cost(c.ratio, c.low, c.high, c.metric.endswith("[ns]")) if c.ratio else None
+
+
+def log_cost(
+    ratio: float, low: float | None, high: float | None, latency: bool
+) -> tuple[float, float | None, float | None]:
+    """The same of a ratio of latencies, or of images/s, which are better when higher."""
+    bounds = [math.log(v) if v else None for v in (low, high)]
+    if latency:
+        return math.log(ratio), bounds[0], bounds[1]
+    worst, best = (None if v is None else -v for v in reversed(bounds))
+    return -math.log(ratio), worst, best
 
 
 def percent(share: float, half: float | None = None, *, signed: bool = False) -> str:
@@ -114,21 +120,21 @@ def percent(share: float, half: float | None = None, *, signed: bool = False) ->
 
 def effect(c: Comparison) -> str:
     """'+5.3 % [+4.1, +6.6]', or '–' where there is none."""
-    found = _shares(c)
-    if found is None:
-        return show.NOTHING
-    value, low, high, half = found
+    logs = cost(c)
+    return show.NOTHING if logs is None else shares(*logs)
+
+
+def shares(*logs: float | None) -> str:
+    """(value, low, high) of logs of a cost: '+5.3 % [+4.1, +6.6]'."""
+    value, low, high, half = _shares(*logs)
     if low is None or high is None:
         return percent(value, signed=True)
     ends = (percent(v, half, signed=True).removesuffix(" %") for v in (low, high))
     return f"{percent(value, half, signed=True)} [{', '.join(ends)}]"
 
 
-def _shares(c: Comparison) -> tuple[float, float | None, float | None, float | None] | None:
+def _shares(*logs: float | None) -> tuple[float, float | None, float | None, float | None]:
     """(effect, low, high, half-width) as shares: 0.05 is 5 % slower."""
-    logs = cost(c)
-    if logs is None:
-        return None
     value, low, high = (None if v is None else math.expm1(v) for v in logs)
     half = None if low is None or high is None else (high - low) / 2
     return value or 0.0, low, high, half
@@ -136,10 +142,10 @@ def _shares(c: Comparison) -> tuple[float, float | None, float | None, float | N
 
 def change(c: Comparison) -> str:
     """The end of a sentence: 'by 5.3 % (4.1 to 6.6 %)', or of a gain 'takes 5.3 % less time'."""
-    found = _shares(c)
-    if found is None:
+    logs = cost(c)
+    if logs is None:
         return ""
-    value, low, high, half = found
+    value, low, high, half = _shares(*logs)
     sign = 1 if value >= 0 else -1
     size = percent(sign * value, half)
     text = f"by {size}" if sign > 0 else f"takes {size} less time"
