@@ -71,9 +71,12 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def selection(command: Command, without: Collection[str] = ()) -> Command:
     """The options that override a suite's axes and workload."""
-    for name, settings in reversed(SELECTION):
-        if name not in without:
-            command = click.option(name, **settings)(command)
+    return _with(command, [(n, settings) for n, settings in SELECTION if n not in without])
+
+
+def _with(command: Command, options: Sequence[tuple[str, dict[str, Any]]]) -> Command:
+    for name, settings in reversed(options):
+        command = click.option(name, **settings)(command)
     return command
 
 
@@ -104,35 +107,22 @@ github_option = click.option(
 
 
 NODES: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "--nnodes",
-        {"type": int, "help": "Machines that measure together: the same command on each."},
-    ),
+    ("--nnodes", {"type": int,
+                  "help": "Machines that measure together: the same command on each."}),
     ("--node-rank", {"type": int, "help": "Which of them this is; rank 0 writes the records."}),
     ("--rdzv-endpoint", {"metavar": "HOST:PORT", "help": "An address of rank 0."}),
-    (
-        "--secret-file",
-        {
-            "type": click.Path(path_type=Path),
-            "help": "What the nodes share; needed off loopback. Or in GPUBENCH_SECRET.",
-        },
-    ),
-    (
-        "--node-timeout",
-        {"default": "15s", "show_default": True, "help": "A node silent for so long is lost."},
-    ),
-    (
-        "--join-timeout",
-        {"default": "5m", "show_default": True, "help": "How long nodes wait for one another."},
-    ),
-)
+    ("--secret-file", {"type": click.Path(path_type=Path), "help": "What the nodes share; needed "
+                       "off loopback. Or in GPUBENCH_SECRET."}),
+    ("--node-timeout", {"default": "15s", "show_default": True,
+                        "help": "A node silent for so long is lost."}),
+    ("--join-timeout", {"default": "5m", "show_default": True,
+                        "help": "How long nodes wait for one another."}),
+)  # fmt: skip
 
 
 def several(command: Command) -> Command:
     """The options of a run over several machines."""
-    for name, settings in reversed(NODES):
-        command = click.option(name, **settings)(command)
-    return command
+    return _with(command, NODES)
 
 
 class _Stdout:

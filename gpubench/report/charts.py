@@ -28,6 +28,9 @@ from gpubench.report.vega import (
     span,
     stops,
 )
+from gpubench.units import count
+
+_BATCH = "batch size (images per replica)"
 
 
 def build(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def _series(s: Summary) -> str:
 
 def _group(s: Summary, several: bool) -> str:
     c = s.cell
-    cores = f", {c.cores} core{'' if c.cores == 1 else 's'} a replica" if c.cores else ""
+    cores = f", {count(c.cores, 'core')} a replica" if c.cores else ""
     run = f", run {s.run}" if several else ""
     return f"{c.model} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
 
@@ -89,26 +92,19 @@ def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]
 
 
 def _latency(timed: list[Summary]) -> dict[str, Any]:
-    points = [
-        _point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, show.NS)})
-        for s in timed
-        if s.cell.scenario == "latency" and s.p50.value
-    ]
+    rows = [s for s in timed if s.cell.scenario == "latency"]
+    points = [_point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, show.NS)})
+              for s in rows if s.p50.value]  # fmt: skip
     return _chart("latency", "Latency against batch size", "Median time for one batch; lower is "
-                  "better.", points, x="batch size (images per replica)", y="p50 latency (ms)",
-                  batch=True)  # fmt: skip
+                  "better.", points, x=_BATCH, y="p50 latency (ms)", batch=True)  # fmt: skip
 
 
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
-    points = [
-        _point(s, s.cell.batch_size, s.throughput, 1.0,
-               {"images/s": show.full(s.throughput, show.RATE)})
-        for s in rated(timed)
-        if s.throughput.value
-    ]  # fmt: skip
+    points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
+                     {"images/s": show.full(s.throughput, show.RATE)})
+              for s in rated(timed) if s.throughput.value]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
-                  "is better.", points, x="batch size (images per replica)", y="images/s",
-                  batch=True)  # fmt: skip
+                  "is better.", points, x=_BATCH, y="images/s", batch=True)  # fmt: skip
 
 
 def _tradeoff(timed: list[Summary]) -> dict[str, Any]:

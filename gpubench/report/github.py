@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.analysis import pathtables
 from gpubench.analysis.cells import Problem, problems, summarise
 from gpubench.analysis.layout import Table
@@ -74,7 +74,7 @@ def run_summary(files: Sequence[RecordFile]) -> str:
     lines += [f"- {markdown.escape(_short(line))}" for line in headline.lines(summaries)]
     lines += [f"- {markdown.escape(line)}" for line in pathview.headline(summaries)]
     lines += [
-        f"- **{markdown.escape(_short(flag))}** ({show.cells(n)}): "
+        f"- **{markdown.escape(_short(flag))}** ({units.count(n, 'cell')}): "
         + markdown.escape(show.meaning(flag))
         for flag, n in headline.flags(summaries)
     ]

@@ -18,6 +18,7 @@ from gpubench.report import show
 from gpubench.report.headline import COLUMNS
 from gpubench.report.verdicts import log_cost, percent, shares
 from gpubench.suite import Rule
+from gpubench.units import count
 
 FORMAT = 1
 """Version of the JSON layout; a change that breaks readers raises it."""
@@ -52,16 +53,14 @@ def render(
 def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     """What a reader should take away."""
     runs = len({p.run for t in trends for p in t.points})
-    many = f"{show.cells(len(trends))} over {runs} run"
-    many += "" if runs == 1 else "s"
+    many = f"{count(len(trends), 'cell')} over {count(runs, 'run')}"
     changed = [t for t in trends if t.changes]
     margin = f"\u00b1{100 * rule.delta:g} %"
     if not changed:
         lines = [f"No change of more than {margin} is shown in {many}."]
     else:
         n = sum(len(t.changes) for t in changed)
-        lines = [f"{n} change{'' if n == 1 else 's'} of more than {margin} in "
-                 f"{len(changed)} of {many}."]  # fmt: skip
+        lines = [f"{count(n, 'change')} of more than {margin} in {len(changed)} of {many}."]
     worst = trends[0]
     if worst.behind > rule.delta:
         since = next(c for c in reversed(worst.changes) if c.slower)
@@ -203,7 +202,7 @@ def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     made = {"format": FORMAT, "headline": headline(trends, rule),
             "rule": {"delta": rule.delta, "alpha": rule.alpha}, "notes": list(notes),
             "trends": list(trends)}  # fmt: skip
-    return escape.encoded(made, indent=1) + "\n"
+    return escape.document(made)
 
 
 def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpubench import escape as escaping
+from gpubench import units
 from gpubench.analysis.cells import Summary, run_names
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.layout import Table
@@ -53,7 +54,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     if flags:
         lines += ["**Flags in this report**", ""]
         lines += [
-            f"- **{escape(f)}** ({show.cells(n)}): {escape(show.meaning(f))}" for f, n in flags
+            f"- **{escape(f)}** ({units.count(n, 'cell')}): {escape(show.meaning(f))}"
+            for f, n in flags
         ]
         lines += [""]
     found = diagnose(summaries)

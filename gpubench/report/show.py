@@ -136,11 +136,6 @@ def is_number(column: Column) -> bool:
     return column.unit not in ("", "key", "flags")
 
 
-def cells(n: int) -> str:
-    """'1 cell', '2 cells'."""
-    return f"{n} cell{'' if n == 1 else 's'}"
-
-
 def meaning(flag: str) -> str:
     """What a flag, or a status shown as one, says."""
     if flag.startswith("failed: "):

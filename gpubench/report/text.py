@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.padding import Padding
 from rich.text import Text
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.analysis import answertable
 from gpubench.analysis.cells import (
     UNTRIED,
@@ -45,7 +45,6 @@ from gpubench.report import (
     verdicts,
 )
 from gpubench.suite import Rule
-from gpubench.units import percent
 
 _RIGHT = Column(name="right", unit="share")
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
@@ -84,8 +83,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
             console.print(_shortfalls(short))
     for group in differing.groups(summaries):
         console.print(_differing(group))
-    for flag, n in headline.flags(summaries):
-        console.print(Text(show.line(f"{flag} ({show.cells(n)}): {show.meaning(flag)}")))
+    for line in headline.marks(summaries):
+        console.print(Text(show.line(line)))
     for file in files:
         for line in show.nodes(file.header):
             console.print(Text(show.line(line)))
@@ -194,7 +193,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts += [Text(show.line(line)) for line in _most(falls)]
     said = skipped(summaries)
     said += show.differences(files)
-    said += [f"{f} ({show.cells(n)}): {show.meaning(f)}" for f, n in headline.flags(summaries)]
+    said += headline.marks(summaries)
     said += [f"Note: {note}" for file in files for note in file.notes]
     parts += [Text(show.line(words), style="yellow") for words in said]
     return Group(*parts)
@@ -218,7 +217,7 @@ def _answers(s: Summary) -> str:
     if agree is None:
         return "not checked"
     told = "" if right.value is None else f" / {show.full(right, _RIGHT)}"
-    return percent(agree) + told
+    return units.percent(agree) + told
 
 
 def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
@@ -231,7 +230,7 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for (backend, status, reason, remedy), n in same.items():
         style = "red" if status.startswith("failed") else "dim"
-        line = f"{backend}: {status} ({show.cells(n)}): {reason}"
+        line = f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
         line += f" -> {remedy}" if remedy else ""
         lines.append(Text(show.line(line), style=style))
     return lines

@@ -197,7 +197,9 @@ def sentence(c: Comparison) -> str:
     if not c.ratio:
         return why(c)
     before, after = values(c)
-    parts = [f"{c.pairs} pair{'' if c.pairs == 1 else 's'}" if c.pairs else _repeats(c)]
+    first, second = c.n
+    several = ("" if first == second else f"{first} and ") + repeats(second)
+    parts = [units.count(c.pairs, "pair") if c.pairs else several]
     if c.pair_sd is not None:
         parts.append(f"pair sd {percent(c.pair_sd, c.pair_sd)}")
     if c.smallest_detectable is not None:
@@ -207,11 +209,6 @@ def sentence(c: Comparison) -> str:
     level = " (95 %)" if c.low is not None and c.high is not None else ""
     told = f"{before} -> {after}, time {effect(c)}{level}"
     return "; ".join(filter(None, (told, ", ".join(parts), why(c))))
-
-
-def _repeats(c: Comparison) -> str:
-    """Of two stored runs: '3 repeats', or '3 and 5 repeats'."""
-    return repeats(c.n[0]) if c.n[0] == c.n[1] else f"{c.n[0]} and {repeats(c.n[1])}"
 
 
 def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> str:
@@ -226,8 +223,8 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     if code == 1 and worst != "REGRESSED":  # only --fail-on improved makes it so
         worst = "IMPROVED"
     hit = [c for c in rows if c.verdict == worst]
-    one, several = len(hit) == 1, "cell" if len(rows) == 1 else "cells"
-    share = f"{len(hit)} of {len(rows)} {several} {'is' if one else 'are'}"
+    one = len(hit) == 1
+    share = f"{len(hit)} of {units.count(len(rows), 'cell')} {'is' if one else 'are'}"
     first, more = hit[0], ":" if one else ", most of all"
     margin = f"within \u00b1{units.share(rule.delta)}"
     if worst == "REGRESSED":
@@ -256,9 +253,9 @@ def counts(found: Sequence[Comparison]) -> dict[str, int]:
 def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     """One line in place of the unchanged rows."""
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)
-    many = "cell" if len(rows) == 1 else "cells"
+    cells, margin = units.count(len(rows), "cell"), units.share(rule.delta)
     return (
-        f"{UNCHANGED}: {len(rows)} {many} unchanged within \u00b1{units.share(rule.delta)}; "
+        f"{UNCHANGED}: {cells} unchanged within \u00b1{margin}; "
         f"no interval reaches beyond {percent(math.expm1(worst))}"
     )
 
