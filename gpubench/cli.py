@@ -17,21 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gpubench import __version__, cli_compare, cli_deploy, cli_tune
-from gpubench.cli_options import (
-    cache_option,
-    console,
-    file_or_stdout,
-    github_option,
-    save,
-    save_report,
-    seconds,
-    selection,
-    several,
-    show_run,
-    suite_argument,
-    tell,
-    words,
-)
+from gpubench import cli_options as options
 from gpubench.errors import CacheError, GpubenchError, InputError
 
 if TYPE_CHECKING:
@@ -71,15 +57,15 @@ def cli() -> None:
 
 
 @cli.command()
-@suite_argument
-@selection
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the run.")
+@options.suite_argument
+@options.selection
+@options.output_option("Directory of the run.", stdout=False)
 @click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
-@click.option("--require", callback=words, help="Backends whose skip is a failure (for CI).")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@several
-@github_option
-@cache_option
+@options.require_option
+@options.quiet_option
+@options.several
+@options.github_option
+@options.cache_option
 def run(
     suite: str,
     output: Path | None,
@@ -107,9 +93,12 @@ def run(
     if member is None:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
         sys.exit(_run(session, quiet, github))
-    limits = seconds("--node-timeout", node_timeout), seconds("--join-timeout", join_timeout)
+    limits = (
+        options.seconds("--node-timeout", node_timeout),
+        options.seconds("--join-timeout", join_timeout),
+    )
     key = launch.secret(member, secret_file, os.environ)
-    screen = console(quiet)
+    screen = options.console(quiet)
     if member.rank > 0:
         from gpubench.run import serve
 
@@ -118,7 +107,7 @@ def run(
     from gpubench.run.cluster import Cluster
     from gpubench.run.store import connector
 
-    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)", markup=False)
+    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
     with Cluster(
         connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
     ) as cluster:
@@ -130,13 +119,12 @@ def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = N
     from gpubench.report import github, render, show, text
     from gpubench.run import driver
 
-    screen = console(quiet)
-    watcher = show_run(screen, quiet)
+    screen = options.console(quiet)
+    watcher = options.show_run(screen, quiet)
     out = session.job.out
     screen.print(
         f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
         f"{len(session.plan.skips)} skipped; records go to {out}",
-        markup=False,
     )
     try:
         with watcher:
@@ -147,22 +135,21 @@ def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = N
         screen.print(
             f"interrupted; finished records are kept. Go on with: "
             f"{show.resume(session.job.header, out)}",
-            markup=False,
             soft_wrap=True,
         )
         return 130
     screen.print(text.summary([file]))
-    save_report(out, render([file], "html"))
-    screen.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+    options.save_report(out, render([file], "html"))
+    screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
     if github.wanted(asked):
         github.publish(github.run_summary([file]), github.run_commands([file]), write=click.echo)
     return 1 if any(record.status == "failed" for record in file.records) else 0
 
 
 @cli.command()
-@suite_argument
-@selection
-@cache_option
+@options.suite_argument
+@options.selection
+@options.cache_option
 def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
     """Show what a run would do: cells, order, skips, estimated time. Runs nothing.
 
@@ -172,7 +159,7 @@ def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
     from gpubench.run.show import plan_tables
 
     session = setup.session(suite, chosen, cache_dir, Path(), False, ())
-    console().print(plan_tables(session))
+    options.console().print(plan_tables(session))
 
 
 @cli.command("list")
@@ -190,7 +177,7 @@ def list_(what: str) -> None:
         "models": show.models,
         "suites": show.suites,
     }
-    console().print(shown[what]())
+    options.console().print(shown[what]())
 
 
 @cli.command()
@@ -204,27 +191,19 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.run import doctor as surgery
 
-    with console().status("importing every runtime, each in a process of its own ..."):
+    with options.console().status("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
         click.echo(surgery.to_json(report))
     else:
-        console().print(surgery.render(report))
+        options.console().print(surgery.render(report))
     sys.exit(1 if report.broken else 0)
 
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option(
-    "-f", "--format", "form", type=click.Choice(FORMATS), help="Default: by -o's ending, else text."
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    callback=file_or_stdout,
-    help="A file instead of stdout.",
-)
+@options.format_option(FORMATS, help="Default: by -o's ending, else text.")
+@options.output_option("A file instead of stdout.")
 def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
     """Tables and charts from one or more runs; of an A/B its verdicts too.
 
@@ -239,14 +218,11 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     files = read_all(paths)
     searched = len(files) == 1 and files[0].header.search
     evidence = read_evidence(paths[0]) if searched else None
-    if form is None:
-        ending = output.suffix.lstrip(".") if output else "text"
-        form = ending if ending in FORMATS else "text"
-    body = render(files, form, evidence)
+    body = render(files, options.by_ending(form, output, FORMATS), evidence)
     if output is None:
         click.echo(body)
     else:
-        save(output, body)
+        options.save(output, body)
 
 
 @cli.command()
@@ -272,7 +248,7 @@ def cache() -> None:
 
 
 @cache.command()
-@cache_option
+@options.cache_option
 def info(cache_dir: Path | None) -> None:
     """Show where the cache is and what it holds.
 
@@ -280,11 +256,11 @@ def info(cache_dir: Path | None) -> None:
     """
     from gpubench.run import show
 
-    console().print(show.cache(cache_dir))
+    options.console().print(show.cache(cache_dir))
 
 
 @cache.command()
-@cache_option
+@options.cache_option
 def clear(cache_dir: Path | None) -> None:
     """Remove everything from the cache.
 
@@ -345,22 +321,23 @@ def main() -> NoReturn:
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
-        tell(said.getvalue().rstrip("\n"))
+        options.tell(said.getvalue().rstrip("\n"))
         lacking = error.param if isinstance(error, click.MissingParameter) else None
         if lacking and lacking.name == "suite":
-            tell("`gpubench list suites` shows those that come along; `quick` is a first look")
+            words = "`gpubench list suites` shows those that come along; `quick` is a first look"
+            options.tell(words)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
     except GpubenchError as error:
-        tell(f"error: {error}")
+        options.tell(f"error: {error}")
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except OSError as error:
         if error.filename is not None:  # a place that the user named
-            tell(f"error: {error.filename}: {error.strerror}")
+            options.tell(f"error: {error.filename}: {error.strerror}")
             sys.exit(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a full disk behind stdout: it would again
-        tell(f"error: {error}")
+        options.tell(f"error: {error}")
         sys.exit(1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure

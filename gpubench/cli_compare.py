@@ -11,23 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpubench import cli_options as options
 from gpubench import escape, units
-from gpubench.cli_options import (
-    cache_option,
-    console,
-    file_or_stdout,
-    github_option,
-    save,
-    save_report,
-    seconds,
-    selection,
-    share,
-    show_run,
-    suite_argument,
-    suites,
-    tell,
-    words,
-)
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +40,7 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 
 
 @click.command()
-@suite_argument
+@options.suite_argument
 @click.option("--baseline", multiple=True, help="KEY=VALUE,...: what the baseline is to be.")
 @click.option("--candidate", multiple=True, help="KEY=VALUE,...: what the candidate is to be.")
 @click.option("--baseline-python", type=path, help="Interpreter (or venv) of the baseline.")
@@ -67,14 +52,14 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 )
 @click.option("--budget", default="10m", help="No pair starts after this.", show_default=True)
 @fail_on_option
-@github_option
-@partial(selection, without=("--repeats",))
-@click.option("-o", "--output", type=path, help="Directory of the two runs.")
+@options.github_option
+@partial(options.selection, without=("--repeats",))
+@options.output_option("Directory of the two runs.", stdout=False)
 @click.option("--resume", is_flag=True, help="Go on with the A/B in the output directory.")
-@click.option("--require", callback=words, help="Backends whose skip is a failure (for CI).")
+@options.require_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@cache_option
+@options.quiet_option
+@options.cache_option
 def ab(
     suite: str,
     baseline: tuple[str, ...],
@@ -113,17 +98,14 @@ def ab(
 
     failing = parse_fail_on(fail_on)
     specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
-    rule = Rule(delta=share("--delta", delta), alpha=share("--alpha", alpha, MOST_ALPHA))
-    limit = seconds("--budget", budget)
+    rule = Rule(
+        delta=options.share("--delta", delta), alpha=options.share("--alpha", alpha, MOST_ALPHA)
+    )
+    limit = options.seconds("--budget", budget)
     if baseline_ref and baseline_python:
         raise InputError("--baseline-ref and --baseline-python: give one of them")
-    before, after = (
-        environments.existing(option, given) if given else None
-        for option, given in (
-            ("--baseline-python", baseline_python),
-            ("--candidate-python", candidate_python),
-        )
-    )
+    given = (("--baseline-python", baseline_python), ("--candidate-python", candidate_python))
+    before, after = (environments.existing(name, p) if p else None for name, p in given)
     reference = None
     if baseline_ref:
         before, commit = environments.of_reference(baseline_ref, Cache(cache_dir).root)
@@ -143,31 +125,31 @@ def ab(
 
 
 def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
-    from gpubench.analysis import compare as comparing
+    from gpubench.analysis.compare import view as compared
+    from gpubench.analysis.verdicts import exit_code
     from gpubench.record import RECORDS
     from gpubench.report import page
     from gpubench.run import ab as pairs
 
-    screen = console(quiet)
+    screen = options.console(quiet)
     first, second = (side.header.pairing for side in job.sides)
     screen.print(
         f"A/B of {len(job.sides[0].header.planned)} cells: baseline {first and first.differs}, "
         f"candidate {second and second.differs}; records go to {job.out}",
-        markup=False,
     )
     if job.left_out:
-        screen.print(f"without a counterpart: {'; '.join(job.left_out)}", markup=False)
+        screen.print(f"without a counterpart: {'; '.join(job.left_out)}")
     try:
-        with show_run(screen, quiet) as watcher:
+        with options.show_run(screen, quiet) as watcher:
             files = pairs.run(job, watcher)
     except KeyboardInterrupt:
         kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
         begun = (job.out / "candidate" / RECORDS).exists()
-        screen.print(f"interrupted; {kept if begun else 'nothing was measured'}", markup=False)
+        screen.print(f"interrupted; {kept if begun else 'nothing was measured'}")
         return 130
-    view = comparing.view(*files)
-    code = comparing.exit_code(view.rows, failing)
-    save_report(job.out, page.comparison(view, code))
+    view = compared(*files)
+    code = exit_code(view.rows, failing)
+    options.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
     more, needed = view.arms.unfinished() if view.arms else (0, 0.0)
     if more:
@@ -176,10 +158,9 @@ def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: 
             f"{units.clock(max(1, needed))}. Go on with the same command, --resume "
             f"-o {shlex.quote(str(job.out))} "
             f"--budget {max(job.budget_s, 2 * needed):.0f}s",
-            markup=False,
             soft_wrap=True,
         )
-    screen.print(f"report: {job.out / 'report.html'}", markup=False, soft_wrap=True)
+    screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
     return code
 
 
@@ -219,9 +200,9 @@ def _tell(
 @click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
 @click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-@click.option("-o", "--output", type=path, help="An HTML report as well.")
-@github_option
-@cache_option
+@options.output_option("An HTML report as well.", stdout=False)
+@options.github_option
+@options.cache_option
 def compare(
     base: str,
     candidate: str | None,
@@ -244,50 +225,51 @@ def compare(
     Example: gpubench compare reports/before reports/after --delta 3%
     """
     from gpubench.analysis import aa
-    from gpubench.analysis import compare as comparing
+    from gpubench.analysis.compare import view as compared
+    from gpubench.analysis.verdicts import exit_code, parse_fail_on
     from gpubench.recordreader import read_all
     from gpubench.report import page
     from gpubench.workload.cache import Cache
 
-    failing = comparing.parse_fail_on(fail_on)
-    margin = None if delta is None else share("--delta", delta)
-    chance = None if alpha is None else share("--alpha", alpha, MOST_ALPHA)
+    failing = parse_fail_on(fail_on)
+    margin = None if delta is None else options.share("--delta", delta)
+    chance = None if alpha is None else options.share("--alpha", alpha, MOST_ALPHA)
     files = read_all([base, candidate] if candidate else [base])
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
     for file in files:
         for note in file.notes:
-            tell(f"{file.path}: {note}")
+            options.tell(f"{file.path}: {note}")
     if candidate and before.header.run_id == after.header.run_id:
-        tell(f"both are the same run, {before.header.run_id}: no difference can show")
+        options.tell(f"both are the same run, {before.header.run_id}: no difference can show")
     if history and not history.is_dir():
         raise InputError(f"--history {history}: no such directory")
     kept = history or aa.directory(Cache(cache_dir).root, before.header.fingerprint)
-    sessions = aa.load(kept, tell)
+    sessions = aa.load(kept, options.tell)
     if history and not sessions:
         raise InputError(
             f"--history {history}: no session in it; expected record files (*.jsonl), as "
             "gpubench selftest keeps them"
         )
     allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
-    view = comparing.view(
+    view = compared(
         before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
     )
-    code = comparing.exit_code(view.rows, failing)
+    code = exit_code(view.rows, failing)
     if output:
-        save(output, page.comparison(view, code))
-    _tell(console(), view, code, as_json, github, everything)
+        options.save(output, page.comparison(view, code))
+    _tell(options.console(), view, code, as_json, github, everything)
     sys.exit(code)
 
 
 @click.command()
-@click.argument("suite", default="selftest", shell_complete=suites)
+@click.argument("suite", default="selftest", shell_complete=options.suites)
 @click.option("--minutes", default=5.0, help="About how long.", show_default=True)
 @delta_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-@selection
-@cache_option
+@options.selection
+@options.cache_option
 def selftest(
     suite: str, minutes: float, delta: str, as_json: bool, cache_dir: Path | None, **chosen: Any
 ) -> None:
@@ -303,8 +285,8 @@ def selftest(
 
     if not 0 < minutes < 24 * 60:
         raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
-    screen = console(quiet=as_json)
-    rule = Rule(delta=share("--delta", delta))
+    screen = options.console(quiet=as_json)
+    rule = Rule(delta=options.share("--delta", delta))
     result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
     if as_json:
         click.echo(escape.encoded(result, indent=1))
@@ -314,14 +296,8 @@ def selftest(
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("-f", "--format", "form", type=click.Choice(EXPORTS), required=True)
-@click.option(
-    "-o",
-    "--output",
-    type=path,
-    callback=file_or_stdout,
-    help="A file; of github-action-benchmark a directory.",
-)
+@options.format_option(EXPORTS, required=True)
+@options.output_option("A file; of github-action-benchmark a directory.")
 def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     """Write results for other tools. Of an A/B the candidate; csv and parquet both arms.
 
@@ -336,25 +312,23 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     found = None
     if form == "junit":
         history = aa.directory(Cache(None).root, files[0].header.fingerprint)
-        found = exports.verdicts_on(files, history=aa.load(history, tell))
+        found = exports.verdicts_on(files, history=aa.load(history, options.tell))
     documents = exports.export(files, form, found)
     for line in exports.left_out(files, form):
-        tell(f"left out: {line}")
+        options.tell(f"left out: {line}")
     if output is None:
         click.echo(exports.text(documents, form), nl=False)
     else:
         for name, content in documents.items():
-            save(output / name if name else output, content)
+            options.save(output / name if name else output, content)
 
 
 @click.command()
 @click.argument("directory", type=path)
 @click.option("--delta", help="Changes up to this much are not reported.  [default: 2%]")
 @click.option("--alpha", help="Chance of a false change in the list.  [default: 1%]")
-@click.option("-f", "--format", "form", type=click.Choice(TREND_FORMATS))
-@click.option(
-    "-o", "--output", type=path, callback=file_or_stdout, help="A file instead of stdout."
-)
+@options.format_option(TREND_FORMATS)
+@options.output_option("A file instead of stdout.")
 def history(
     directory: Path, delta: str | None, alpha: str | None, form: str | None, output: Path | None
 ) -> None:
@@ -368,15 +342,14 @@ def history(
 
     rule, notes = Rule(), list[str]()
     rule = Rule(
-        delta=rule.delta if delta is None else share("--delta", delta),
-        alpha=rule.alpha if alpha is None else share("--alpha", alpha, MOST_ALPHA),
+        delta=rule.delta if delta is None else options.share("--delta", delta),
+        alpha=rule.alpha if alpha is None else options.share("--alpha", alpha, MOST_ALPHA),
     )
     found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
-    ending = output.suffix.lstrip(".") if output else "text"
-    form = form or (ending if ending in TREND_FORMATS else "text")
+    form = options.by_ending(form, output, TREND_FORMATS)
     body = shown.render(found, form, rule=rule, notes=notes)
     if output:
-        save(output, body)
+        options.save(output, body)
     else:
         click.echo(body, nl=False)
 

@@ -10,18 +10,16 @@ from typing import Any
 
 import click
 
+from gpubench import cli_options as options
 from gpubench import units
-from gpubench.cli_options import cache_option, console, selection, suite_argument
 
 
 @click.command()
-@suite_argument
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The new folder."
-)
-@lambda command: selection(command, ("--repeats",))
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@cache_option
+@options.suite_argument
+@options.output_option("The new folder.", stdout=False, required=True)
+@lambda command: options.selection(command, ("--repeats",))
+@options.quiet_option
+@options.cache_option
 def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chosen: Any) -> None:
     """Write a suite's one cell as a folder that serves it: model, preprocessing, labels, README.
 
@@ -32,10 +30,10 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     from gpubench.run import deploy as deploying
     from gpubench.run import setup
 
-    screen = console(quiet)
+    screen = options.console(quiet)
 
     def say(text: str) -> None:
-        screen.print(text, markup=False, soft_wrap=True)
+        screen.print(text, soft_wrap=True)
 
     deploying.free(output)
     session = setup.session(suite, chosen, cache_dir, output, False, ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -27,11 +27,6 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else [word.strip() for word in value.split(",")]
-
-
-def file_or_stdout(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
-    """'-' is standard output, as it is everywhere."""
-    return None if value == Path("-") else value
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -76,9 +71,12 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def selection(command: Command, without: Collection[str] = ()) -> Command:
     """The options that override a suite's axes and workload."""
-    for name, settings in reversed(SELECTION):
-        if name not in without:
-            command = click.option(name, **settings)(command)
+    return _with(command, [(n, settings) for n, settings in SELECTION if n not in without])
+
+
+def _with(command: Command, options: Sequence[tuple[str, dict[str, Any]]]) -> Command:
+    for name, settings in reversed(options):
+        command = click.option(name, **settings)(command)
     return command
 
 
@@ -87,41 +85,44 @@ cache_option = click.option(
 )
 
 
+def output_option(text: str, *, stdout: bool = True, **more: Any) -> Callable[[Command], Command]:
+    """``-o``; ``stdout``: '-' is standard output, as it is everywhere."""
+    if stdout:
+        more["callback"] = lambda _, __, value: None if value == Path("-") else value
+    return click.option("-o", "--output", type=click.Path(path_type=Path), help=text, **more)
+
+
+def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Command]:
+    """``-f``, as the argument ``form``."""
+    return click.option("-f", "--format", "form", type=click.Choice(formats), **more)
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+require_option = click.option(
+    "--require", callback=words, help="Backends whose skip is a failure (for CI)."
+)
 github_option = click.option(
     "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."
 )
 
 
 NODES: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "--nnodes",
-        {"type": int, "help": "Machines that measure together: the same command on each."},
-    ),
+    ("--nnodes", {"type": int,
+                  "help": "Machines that measure together: the same command on each."}),
     ("--node-rank", {"type": int, "help": "Which of them this is; rank 0 writes the records."}),
     ("--rdzv-endpoint", {"metavar": "HOST:PORT", "help": "An address of rank 0."}),
-    (
-        "--secret-file",
-        {
-            "type": click.Path(path_type=Path),
-            "help": "What the nodes share; needed off loopback. Or in GPUBENCH_SECRET.",
-        },
-    ),
-    (
-        "--node-timeout",
-        {"default": "15s", "show_default": True, "help": "A node silent for so long is lost."},
-    ),
-    (
-        "--join-timeout",
-        {"default": "5m", "show_default": True, "help": "How long nodes wait for one another."},
-    ),
-)
+    ("--secret-file", {"type": click.Path(path_type=Path), "help": "What the nodes share; needed "
+                       "off loopback. Or in GPUBENCH_SECRET."}),
+    ("--node-timeout", {"default": "15s", "show_default": True,
+                        "help": "A node silent for so long is lost."}),
+    ("--join-timeout", {"default": "5m", "show_default": True,
+                        "help": "How long nodes wait for one another."}),
+)  # fmt: skip
 
 
 def several(command: Command) -> Command:
     """The options of a run over several machines."""
-    for name, settings in reversed(NODES):
-        command = click.option(name, **settings)(command)
-    return command
+    return _with(command, NODES)
 
 
 class _Stdout:
@@ -174,7 +175,8 @@ def console(quiet: bool = False) -> Console:
                 text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=""
             )
 
-    screen = Patient(quiet=quiet, file=cast("IO[str]", _Stdout()) if sys.stdout else None)
+    file = cast("IO[str]", _Stdout()) if sys.stdout else None
+    screen = Patient(quiet=quiet, file=file, markup=False)  # words from outside may look like it
     if not screen.is_terminal:
         screen.width = 120
     return screen
@@ -196,6 +198,12 @@ def share(option: str, words: str, most: float = 1.0) -> float:
             f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
         )
     return value
+
+
+def by_ending(form: str | None, output: Path | None, formats: Collection[str]) -> str:
+    """The format that was asked for, or the one that the file's ending names; else text."""
+    ending = output.suffix.lstrip(".") if output else "text"
+    return form or (ending if ending in formats else "text")
 
 
 def seconds(option: str, words: str) -> float:

@@ -63,6 +63,11 @@ def encoded(value: Any, indent: int = -1) -> str:
     return _HIDDEN.sub(_escaped, text)
 
 
+def document(value: Any) -> str:
+    """`encoded` as the whole of a file."""
+    return encoded(value, indent=1) + "\n"
+
+
 def drawn(value: Any) -> str:
     """``value`` as JSON for a script that draws its text: every text reads back `visible`."""
     text = msgspec.json.encode(value).decode()

@@ -51,6 +51,11 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:g} B"
 
 
+def count(n: int, what: str) -> str:
+    """'1 cell', '2 cells'."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def share(fraction: float) -> str:
     """A limit as it was given, every digit: 0.02 -> '2 %', 0.0025 -> '0.25 %'."""
     return f"{100 * fraction:.6g} %"

@@ -23,29 +23,11 @@ from msgspec.structs import replace
 from gpubench import environment
 from gpubench.analysis import aa, interleaved, stats
 from gpubench.analysis.cells import UNTRIED, Summary, run_names, summarise
-from gpubench.analysis.interleaved import pair_of
-from gpubench.analysis.verdicts import (
-    CAVEAT,
-    CODES,
-    FAIL_ON,
-    MACHINE,
-    UNSTEADY,
-    VERDICTS,
-    Comparison,
-    caveat,
-    exit_code,
-    failures,
-    lost,
-    parse_fail_on,
-)
+from gpubench.analysis.verdicts import MACHINE, UNSTEADY, Comparison, failures, lost
 from gpubench.errors import InputError
 from gpubench.record import RecordFile
 from gpubench.suite import Rule
 from gpubench.units import percent, share
-
-__all__ = ["CAVEAT", "CODES", "FAIL_ON", "UNSTEADY", "VERDICTS", "Comparison", "View", "caveat",
-           "compare", "exit_code", "machine_differences", "pair_of", "parse_fail_on",
-           "view"]  # fmt: skip
 
 POWER = 0.95
 

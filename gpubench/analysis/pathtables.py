@@ -12,6 +12,7 @@ from gpubench.analysis.layout import Body, Column, Part, Table, metric, with_axe
 from gpubench.analysis.stages import Breakdown, breakdown
 from gpubench.analysis.stats import Estimate
 from gpubench.record import Record
+from gpubench.units import count
 
 STAGES = "Stages of the whole path"
 ADDS = {
@@ -168,14 +169,10 @@ def divided(s: Summary) -> str:
     how = f" ({kind})" if isinstance(kind, str) else ""
     zero = ["zero-copy"] if said.get("zero_copy") is True else []
     if loading and loading + computing > own > 0:  # in turn, or one core for both
-        return ", ".join([f"loading and computing on the same {_many(own)}{how}", *zero])
-    words = [f"{_many(loading)} load{'s' * (loading == 1)}{how}"] if loading else []
+        return ", ".join([f"loading and computing on the same {count(own, 'core')}{how}", *zero])
+    words = [f"{count(loading, 'core')} load{'s' * (loading == 1)}{how}"] if loading else []
     words += [f"{computing} compute{'s' * (computing == 1)}"] if computing else []
     return ", ".join(words + zero)
-
-
-def _many(cores: int) -> str:
-    return f"{cores} core{'' if cores == 1 else 's'}"
 
 
 def _cores(said: object) -> int:

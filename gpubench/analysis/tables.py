@@ -41,7 +41,7 @@ from gpubench.analysis.layout import (
 from gpubench.analysis.scaling import jobs, per_replica
 from gpubench.analysis.stats import Estimate
 from gpubench.record import ENERGY_S, RecordFile
-from gpubench.units import percent
+from gpubench.units import count, percent
 
 SCALING = "Scaling over replicas"
 _REPEATS = Column(name="repeats", unit="count", help="fresh-process executions measured")
@@ -186,7 +186,7 @@ def _jobs(rows: list[Summary]) -> Table:
 def _resource(s: Summary) -> str:
     if s.cell.device == "cuda":
         return "1 GPU"
-    return f"{s.cell.cores} core{'' if s.cell.cores == 1 else 's'}"
+    return count(s.cell.cores, "core")
 
 
 def _cost(summaries: list[Summary]) -> Table:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.cells import Summary, flags_of, rated
-from gpubench.analysis.layout import Column
 from gpubench.analysis.scaling import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.report import headline, show
@@ -29,9 +28,9 @@ from gpubench.report.vega import (
     span,
     stops,
 )
+from gpubench.units import count
 
-_RATE, _NS = Column(name="", unit="images/s"), Column(name="", unit="ns")
-_X, _SHARE = Column(name="", unit="x"), Column(name="", unit="fraction")
+_BATCH = "batch size (images per replica)"
 
 
 def build(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _series(s: Summary) -> str:
 
 def _group(s: Summary, several: bool) -> str:
     c = s.cell
-    cores = f", {c.cores} core{'' if c.cores == 1 else 's'} a replica" if c.cores else ""
+    cores = f", {count(c.cores, 'core')} a replica" if c.cores else ""
     run = f", run {s.run}" if several else ""
     return f"{c.model} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
 
@@ -93,26 +92,19 @@ def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]
 
 
 def _latency(timed: list[Summary]) -> dict[str, Any]:
-    points = [
-        _point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, _NS)})
-        for s in timed
-        if s.cell.scenario == "latency" and s.p50.value
-    ]
+    rows = [s for s in timed if s.cell.scenario == "latency"]
+    points = [_point(s, s.cell.batch_size, s.p50, 1e-6, {"p50": show.full(s.p50, show.NS)})
+              for s in rows if s.p50.value]  # fmt: skip
     return _chart("latency", "Latency against batch size", "Median time for one batch; lower is "
-                  "better.", points, x="batch size (images per replica)", y="p50 latency (ms)",
-                  batch=True)  # fmt: skip
+                  "better.", points, x=_BATCH, y="p50 latency (ms)", batch=True)  # fmt: skip
 
 
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
-    points = [
-        _point(s, s.cell.batch_size, s.throughput, 1.0,
-               {"images/s": show.full(s.throughput, _RATE)})
-        for s in rated(timed)
-        if s.throughput.value
-    ]  # fmt: skip
+    points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
+                     {"images/s": show.full(s.throughput, show.RATE)})
+              for s in rated(timed) if s.throughput.value]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
-                  "is better.", points, x="batch size (images per replica)", y="images/s",
-                  batch=True)  # fmt: skip
+                  "is better.", points, x=_BATCH, y="images/s", batch=True)  # fmt: skip
 
 
 def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
@@ -128,8 +120,8 @@ def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
         if other is None or not s.throughput.value:
             continue
         tip = {
-            "images/s": show.full(s.throughput, _RATE),
-            "p50 latency": show.full(other.p50, _NS),
+            "images/s": show.full(s.throughput, show.RATE),
+            "p50 latency": show.full(other.p50, show.NS),
         }
         made = _point(s, (other.p50.value or 0.0) / 1e6, s.throughput, 1.0, tip)
         marks = flags_of(other, s)
@@ -174,7 +166,10 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
         what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
         shared = {"what": what, "rank": [kind == "strong", size]}
-        tip = {"speed-up": show.full(_times(e, g), _X), "efficiency": show.full(e, _SHARE)}
+        tip = {
+            "speed-up": show.full(_times(e, g), show.TIMES),
+            "efficiency": show.full(e, show.FRACTION),
+        }
         points.append(_point(s, g, e, g, tip) | shared)
         anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
         if s.cell.replicas_per_device == 1:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis.cells import Summary
 from gpubench.answers import MOST_SHOWN, Disagreement
-from gpubench.units import percent
+from gpubench.units import count, percent
 
 TITLE = "Answers that differ"
 NOTE = (
@@ -41,10 +41,10 @@ class Group(Struct, frozen=True, kw_only=True):
     def head(self) -> str:
         """'openvino fp32 b8 x1 latency and 3 more cells: 5 images'."""
         more = len(self.cells) - 1
-        others = f" and {more} more cell{'' if more == 1 else 's'}" if more else ""
+        others = f" and {count(more, 'more cell')}" if more else ""
         n, listed = self.disagreeing, len(self.images)
         some = f", {listed} of them listed" if listed < n else ""
-        return f"{self.cells[0].cell.label}{others}: {n} image{'' if n == 1 else 's'}{some}"
+        return f"{self.cells[0].cell.label}{others}: {count(n, 'image')}{some}"
 
 
 def groups(summaries: Sequence[Summary]) -> list[Group]:

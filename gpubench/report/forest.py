@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.cells import Summary
-from gpubench.analysis.compare import VERDICTS, Comparison, View
+from gpubench.analysis.compare import View
 from gpubench.analysis.interleaved import Both
+from gpubench.analysis.verdicts import VERDICTS, Comparison
 from gpubench.report import verdicts
 from gpubench.report.vega import Point, layer, layered, nominal
 from gpubench.suite import Rule

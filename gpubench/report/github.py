@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.analysis import pathtables
 from gpubench.analysis.cells import Problem, problems, summarise
-from gpubench.analysis.compare import Comparison
 from gpubench.analysis.layout import Table
 from gpubench.analysis.tables import of_cells
+from gpubench.analysis.verdicts import Comparison
 from gpubench.record import RecordFile
 from gpubench.report import headline, markdown, pathview, show, verdicts
 from gpubench.suite import Rule
@@ -74,7 +74,7 @@ def run_summary(files: Sequence[RecordFile]) -> str:
     lines += [f"- {markdown.escape(_short(line))}" for line in headline.lines(summaries)]
     lines += [f"- {markdown.escape(line)}" for line in pathview.headline(summaries)]
     lines += [
-        f"- **{markdown.escape(_short(flag))}** ({show.cells(n)}): "
+        f"- **{markdown.escape(_short(flag))}** ({units.count(n, 'cell')}): "
         + markdown.escape(show.meaning(flag))
         for flag, n in headline.flags(summaries)
     ]
@@ -86,23 +86,12 @@ def run_summary(files: Sequence[RecordFile]) -> str:
 
 def _table(table: Table) -> list[str]:
     """Failed cells come before skipped ones; the other tables keep their order."""
-    columns = list(enumerate(table.columns))
     failures = table.title == OPEN[0]
     rows = sorted(table.rows, key=_skipped) if failures else table.rows
-    body = [
-        f"| {' | '.join(markdown.escape(c.name) for _, c in columns)} |",
-        f"|{'|'.join('---:' if show.is_number(c) else '---' for _, c in columns)}|",
-        *(
-            "| "
-            + " | ".join(markdown.escape(_short(show.full(row[i], c))) for i, c in columns)
-            + " |"
-            for row in rows
-        ),
-    ]
+    body = markdown.table_rows(table, rows, _short)
     if table.title in OPEN and len(rows) <= markdown.OPEN_ROWS:
         return [f"### {markdown.escape(table.title)}", "", *body]
-    words = f"<summary>{markdown.escape(table.title)}: {len(rows)} rows</summary>"
-    return ["<details>", words, "", *body, "", "</details>"]
+    return markdown.folded(f"{table.title}: {len(rows)} rows", body)
 
 
 def _skipped(row: Sequence[Any]) -> bool:

@@ -12,6 +12,7 @@ from gpubench.analysis.cells import Summary, flags_of, invalidated, rated
 from gpubench.analysis.layout import Column
 from gpubench.analysis.stats import Estimate
 from gpubench.report import show
+from gpubench.units import count
 
 Measure = Literal["throughput", "latency"]
 COLUMNS: dict[Measure, Column] = {
@@ -118,6 +119,11 @@ def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
     found = Counter(f for s in summaries for f in s.flags).most_common()
     thrown = [n for s in summaries if (n := sum(r.invalidated for r in s.records))]
     return found + ([(invalidated(sum(thrown)), len(thrown))] if thrown else [])
+
+
+def marks(summaries: Sequence[Summary]) -> list[str]:
+    """'DRIFT (2 cells): what it means', one for each flag."""
+    return [f"{f} ({count(n, 'cell')}): {show.meaning(f)}" for f, n in flags(summaries)]
 
 
 def lines(summaries: Sequence[Summary]) -> list[str]:

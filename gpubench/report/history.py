@@ -6,9 +6,6 @@ slower in every row.
 
 from __future__ import annotations
 
-import io
-import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -19,8 +16,9 @@ from gpubench.analysis.layout import Column, Table
 from gpubench.errors import InputError
 from gpubench.report import show
 from gpubench.report.headline import COLUMNS
-from gpubench.report.verdicts import percent
+from gpubench.report.verdicts import log_cost, percent, shares
 from gpubench.suite import Rule
+from gpubench.units import count
 
 FORMAT = 1
 """Version of the JSON layout; a change that breaks readers raises it."""
@@ -55,16 +53,14 @@ def render(
 def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     """What a reader should take away."""
     runs = len({p.run for t in trends for p in t.points})
-    many = f"{show.cells(len(trends))} over {runs} run"
-    many += "" if runs == 1 else "s"
+    many = f"{count(len(trends), 'cell')} over {count(runs, 'run')}"
     changed = [t for t in trends if t.changes]
     margin = f"\u00b1{100 * rule.delta:g} %"
     if not changed:
         lines = [f"No change of more than {margin} is shown in {many}."]
     else:
         n = sum(len(t.changes) for t in changed)
-        lines = [f"{n} change{'' if n == 1 else 's'} of more than {margin} in "
-                 f"{len(changed)} of {many}."]  # fmt: skip
+        lines = [f"{count(n, 'change')} of more than {margin} in {len(changed)} of {many}."]
     worst = trends[0]
     if worst.behind > rule.delta:
         since = next(c for c in reversed(worst.changes) if c.slower)
@@ -146,16 +142,7 @@ def _side(c: Change) -> str:
 
 def _effect(t: Trend, c: Change) -> str:
     """Change of the cost: '+5.3 % [+4.1, +6.6]'."""
-    sign = 1 if t.latency else -1
-    value, *bounds = (
-        math.expm1(sign * math.log(v)) for v in (c.ratio.value, c.ratio.low, c.ratio.high) if v
-    )
-    if len(bounds) < 2:
-        return percent(value, signed=True)
-    low, high = sorted(bounds)
-    half = (high - low) / 2
-    ends = ", ".join(percent(v, half, signed=True).removesuffix(" %") for v in (low, high))
-    return f"{percent(value, half, signed=True)} [{ends}]"
+    return shares(*log_cost(c.ratio.value or 1.0, c.ratio.low, c.ratio.high, t.latency))
 
 
 def _against(t: Trend, p: Point) -> str:
@@ -186,14 +173,11 @@ def _said(t: Trend, c: Change) -> str:
 
 
 def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
-    from rich.console import Console
     from rich.text import Text
 
     from gpubench.report import text
 
-    out = io.StringIO()
-    width = max(80, shutil.get_terminal_size((140, 50)).columns)
-    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    console = text.plain()
     for line in headline(trends, rule):
         console.print(Text(show.line(line)))
     for table in tables(trends, rule, LATEST):
@@ -201,7 +185,7 @@ def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
         console.print(text.grid(table))
     for note in notes:
         console.print(Text(show.line(f"Note: {note}")))
-    return escape.terminal(out.getvalue())
+    return text.printed(console)
 
 
 def _markdown(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
@@ -218,7 +202,7 @@ def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     made = {"format": FORMAT, "headline": headline(trends, rule),
             "rule": {"delta": rule.delta, "alpha": rule.alpha}, "notes": list(notes),
             "trends": list(trends)}  # fmt: skip
-    return escape.encoded(made, indent=1) + "\n"
+    return escape.document(made)
 
 
 def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:

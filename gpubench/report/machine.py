@@ -7,10 +7,10 @@ from typing import Any
 
 from gpubench import escape
 from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import Comparison, caveat, exit_code
 from gpubench.analysis.diagnosis import diagnose
 from gpubench.analysis.tables import of_cells
 from gpubench.analysis.tuning import Evidence
+from gpubench.analysis.verdicts import Comparison, caveat, exit_code
 from gpubench.record import RecordFile
 from gpubench.report import differing, pathview, recommend, shortfalls, verdicts
 from gpubench.report.recommend import FORMAT
@@ -39,7 +39,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         made["comparison"] = _comparisons(view.rows, view.rule)
     if len(files) == 1 and files[0].header.search:
         made["recommendation"] = recommend.to_json(files[0], evidence)
-    return _text(made)
+    return escape.document(made)
 
 
 def comparisons(
@@ -51,7 +51,7 @@ def comparisons(
     baseline. ``codes``: what the reason codes that occur mean. ``code``: the exit code, where
     --fail-on made it another one.
     """
-    return _text(_comparisons(found, rule or Rule(), code))
+    return escape.document(_comparisons(found, rule or Rule(), code))
 
 
 def _comparisons(
@@ -63,7 +63,3 @@ def _comparisons(
         "rule": rule, "note": caveat(found),
         "codes": verdicts.meanings(found), "comparisons": verdicts.ordered(found),
     }  # fmt: skip
-
-
-def _text(value: object) -> str:
-    return escape.encoded(value, indent=1) + "\n"

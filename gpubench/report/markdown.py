@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from gpubench import escape as escaping
+from gpubench import units
 from gpubench.analysis.cells import Summary, run_names
-from gpubench.analysis.compare import Comparison
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.layout import Table
 from gpubench.analysis.tables import SCALING, of_cells
 from gpubench.analysis.tuning import Evidence
+from gpubench.analysis.verdicts import Comparison
 from gpubench.record import RecordFile
 from gpubench.report import differing, headline, pathview, recommend, shortfalls, show, verdicts
 from gpubench.suite import Rule
@@ -52,7 +54,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     if flags:
         lines += ["**Flags in this report**", ""]
         lines += [
-            f"- **{escape(f)}** ({show.cells(n)}): {escape(show.meaning(f))}" for f, n in flags
+            f"- **{escape(f)}** ({units.count(n, 'cell')}): {escape(show.meaning(f))}"
+            for f, n in flags
         ]
         lines += [""]
     found = diagnose(summaries)
@@ -86,34 +89,45 @@ def comparison(
         changed, unchanged = changed + unchanged, []
     lines += [*_verdict_rows(changed, pairs), ""] if changed else []
     if unchanged:
-        lines += ["<details>", f"<summary>{escape(verdicts.folded(unchanged, rule))}</summary>",
-                  "", *_verdict_rows(unchanged, pairs), "", "</details>", ""]  # fmt: skip
+        words = verdicts.folded(unchanged, rule)
+        lines += [*folded(words, _verdict_rows(unchanged, pairs)), ""]
     notes = [*verdicts.notes(comparisons, rule, code), f"{verdicts.LEGEND}."]
     return "\n".join([*lines, *(f"- {escape(note)}" for note in notes)]) + "\n"
 
 
 def _verdict_rows(comparisons: Sequence[Comparison], pairs: bool) -> list[str]:
     rows = [verdicts.row(c, pairs=pairs) | {"why": verdicts.why(c)} for c in comparisons]
-    left = ("verdict", "cell", "why")
-    return [
-        f"| {' | '.join(rows[0])} |",
-        "|" + "|".join("---" if name in left else "---:" for name in rows[0]) + "|",
-        *("| " + " | ".join(escape(text) for text in row.values()) + " |" for row in rows),
-    ]
+    right = [name not in ("verdict", "cell", "why") for name in rows[0]]
+    return grid(list(rows[0]), right, [list(row.values()) for row in rows])
 
 
 def _section(table: Table) -> list[str]:
-    columns = list(enumerate(table.columns))
-    head = "| " + " | ".join(escape(c.name) for _, c in columns) + " |"
-    rule = "|" + "|".join("---:" if show.is_number(c) else "---" for _, c in columns) + "|"
-    rows = [
-        "| " + " | ".join(escape(show.full(row[i], c)) for i, c in columns) + " |"
-        for row in table.rows
-    ]
-    body = [head, rule, *rows]
-    if len(rows) > OPEN_ROWS:
-        body = ["<details>", f"<summary>{len(rows)} rows</summary>", "", *body, "", "</details>"]
+    body = table_rows(table, table.rows)
+    if len(table.rows) > OPEN_ROWS:
+        body = folded(f"{len(table.rows)} rows", body)
     return [f"## {escape(table.title)}", "", *(escape(n) for n in table.notes), "", *body]
+
+
+def table_rows(
+    table: Table, rows: Sequence[Sequence[Any]], cut: Callable[[str], str] = str
+) -> list[str]:
+    """``rows`` of ``table``, under its columns; ``cut`` shortens what a value says."""
+    right = [show.is_number(c) for c in table.columns]
+    texts = [
+        [cut(show.full(v, c)) for v, c in zip(row, table.columns, strict=True)] for row in rows
+    ]
+    return grid([c.name for c in table.columns], right, texts)
+
+
+def grid(names: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of untrusted texts; ``right``: columns of numbers."""
+    head, *body = (f"| {' | '.join(map(escape, row))} |" for row in (names, *rows))
+    return [head, f"|{'|'.join('---:' if number else '---' for number in right)}|", *body]
+
+
+def folded(title: str, body: Sequence[str]) -> list[str]:
+    """``body`` behind a line that opens it."""
+    return ["<details>", f"<summary>{escape(title)}</summary>", "", *body, "", "</details>"]
 
 
 def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
@@ -125,8 +139,7 @@ def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
         body += [f"  - **{escape(c.short)}**: {escape(shortfalls.sentence(c))}" for c in d.causes]
         body += [f"  - {escape(text)}" for text in [shortfalls.lacks(d)] if text]
     if len(shown) > OPEN_ROWS:
-        body = ["<details>", f"<summary>{len(shown)} shortfalls</summary>", "", *body, "",
-                "</details>"]  # fmt: skip
+        body = folded(f"{len(shown)} shortfalls", body)
     return [f"### {shortfalls.TITLE}", "", shortfalls.NOTE, "", *body, ""] if shown else []
 
 
@@ -135,8 +148,7 @@ def _differing(summaries: Sequence[Summary]) -> list[str]:
     body = []
     for group in found:
         told = [f"- {escape(line)}" for line in differing.lines(group, len(group.images))]
-        head = f"<summary>{escape(group.head)}</summary>"
-        body += ["<details>", head, "", *told, "", "</details>", ""]
+        body += [*folded(group.head, told), ""]
     return [f"## {differing.TITLE}", "", differing.NOTE, "", *body] if found else []
 
 
@@ -148,8 +160,6 @@ def _ending(files: Sequence[RecordFile]) -> list[str]:
         again = escaping.line(show.command(file.header))
         ticks = re.findall("`+", environment + again)
         fence = "`" * (max([2, *map(len, ticks)]) + 1)
-        summary = f"<summary>Run a cell again; environment of {escape(name)}</summary>"
-        lines += ["<details>", summary,
-                  "", f"{fence}text", again, fence, "", f"{fence}json", environment, fence, "",
-                  "</details>"]  # fmt: skip
+        body = [f"{fence}text", again, fence, "", f"{fence}json", environment, fence]
+        lines += folded(f"Run a cell again; environment of {name}", body)
     return lines

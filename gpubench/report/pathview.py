@@ -7,14 +7,12 @@ from typing import Any
 
 from gpubench.analysis import pathtables
 from gpubench.analysis.cells import Summary, flags_of
-from gpubench.analysis.layout import Column
 from gpubench.analysis.stages import Breakdown
 from gpubench.report import show
 from gpubench.units import duration, percent, significant
 
 LEAST_SHARE = 0.03
 """Stages below it are not in the line of text."""
-_RATE = Column(name="images/s", unit="images/s")
 
 
 def headline(summaries: Sequence[Summary]) -> list[str]:
@@ -60,7 +58,7 @@ def _line(run: str, s: Summary, b: Breakdown) -> str:
     if b.share_of_slowest is not None:
         text += f" ({percent(b.share_of_slowest, 0)} of the {b.group} alone)"
     free = significant(b.images_per_s_if_free)
-    text += f"; {show.show(s.throughput, _RATE).main} images/s, {free} if the bottleneck, "
+    text += f"; {show.show(s.throughput, show.RATE).main} images/s, {free} if the bottleneck, "
     text += f"{pathtables.named(b.bottleneck)}, were free"
     cores, flags = pathtables.divided(s), flags_of(s)
     text += f"; {cores}" if cores else ""

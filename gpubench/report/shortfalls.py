@@ -7,7 +7,6 @@ from typing import Any
 
 from gpubench.analysis.cells import flags_of
 from gpubench.analysis.diagnosis import Cause, Diagnosis
-from gpubench.analysis.layout import Column
 from gpubench.report import show
 from gpubench.units import percent
 
@@ -18,7 +17,6 @@ NOTE = (
 )
 FOLD = 12
 """More of them start folded."""
-_SHARE = Column(name="efficiency", unit="fraction")
 
 
 def shown(found: Sequence[Diagnosis]) -> list[tuple[str, Diagnosis]]:
@@ -32,7 +30,7 @@ def shown(found: Sequence[Diagnosis]) -> list[tuple[str, Diagnosis]]:
 
 
 def _head(d: Diagnosis) -> str:
-    reached, flags = show.full(d.efficiency, _SHARE), flags_of(d.summary, d.one)
+    reached, flags = show.full(d.efficiency, show.FRACTION), flags_of(d.summary, d.one)
     flagged = f", flagged {', '.join(flags)}" if flags else ""
     return f"{d.summary.cell.label} ({d.kind} scaling): {reached} of the ideal{flagged}"
 

@@ -24,6 +24,9 @@ from gpubench.escape import line as line  # every table's text goes through it
 from gpubench.record import FAILURES, FLAGS, Header, RecordFile
 
 NOTHING = "–"
+NS, RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
+TIMES, FRACTION = Column(name="speed-up", unit="x"), Column(name="efficiency", unit="fraction")
+"""For values that stand outside of a table."""
 
 STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
@@ -131,11 +134,6 @@ def full(value: Any, column: Column) -> str:
 def is_number(column: Column) -> bool:
     """Right-aligned and sorted as a number."""
     return column.unit not in ("", "key", "flags")
-
-
-def cells(n: int) -> str:
-    """'1 cell', '2 cells'."""
-    return f"{n} cell{'' if n == 1 else 's'}"
 
 
 def meaning(flag: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.padding import Padding
 from rich.text import Text
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.analysis import answertable
 from gpubench.analysis.cells import (
     UNTRIED,
@@ -26,13 +26,13 @@ from gpubench.analysis.cells import (
     speedup,
     summarise,
 )
-from gpubench.analysis.compare import Comparison
 from gpubench.analysis.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.layout import AXES, Column, Table
 from gpubench.analysis.pathtables import STAGES, skipped
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables import SCALING, of_cells
 from gpubench.analysis.tuning import Evidence
+from gpubench.analysis.verdicts import Comparison
 from gpubench.record import RecordFile
 from gpubench.report import (
     differing,
@@ -45,11 +45,8 @@ from gpubench.report import (
     verdicts,
 )
 from gpubench.suite import Rule
-from gpubench.units import percent
 
-_NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
 _RIGHT = Column(name="right", unit="share")
-_TIMES = Column(name="speed-up", unit="x")
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
 NARROW = {
     92: ("verdict", "cell", "effect"),
@@ -69,9 +66,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
 
     ``evidence``: of a search, the A/B of what it recommends.
     """
-    width = max(80, shutil.get_terminal_size((140, 50)).columns)
-    out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    console = plain()
     summaries, view = verdicts.view(files)
     if view:
         console.print(comparison(view.rows, rule=view.rule))
@@ -88,8 +83,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
             console.print(_shortfalls(short))
     for group in differing.groups(summaries):
         console.print(_differing(group))
-    for flag, n in headline.flags(summaries):
-        console.print(Text(show.line(f"{flag} ({show.cells(n)}): {show.meaning(flag)}")))
+    for line in headline.marks(summaries):
+        console.print(Text(show.line(line)))
     for file in files:
         for line in show.nodes(file.header):
             console.print(Text(show.line(line)))
@@ -97,7 +92,19 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         console.print(Text(show.line(f"Run a cell again: {show.command(file.header)}")))
         for note in file.notes:
             console.print(Text(show.line(f"Note on {file.path}: {note}")))
-    return escape.terminal(out.getvalue())  # a long word may have been broken before '::'
+    return printed(console)
+
+
+def plain() -> Console:
+    """What takes plain text, as wide as the terminal (140 columns where there is none)."""
+    width = max(80, shutil.get_terminal_size((140, 50)).columns)
+    return Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+
+
+def printed(console: Console) -> str:
+    """All that such a console was given."""
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    return escape.terminal(text)  # a long word may have been broken before '::'
 
 
 def _shortfalls(found: Sequence[tuple[str, Diagnosis]]) -> RenderableType:
@@ -165,10 +172,11 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     rows, styles = [], []
     for s in timed:
         label = f"{s.run} {s.cell.label}" if several else s.cell.label
-        p50 = short(s.p50, _NS) if s.cell.scenario == "latency" else show.NOTHING
+        p50 = short(s.p50, show.NS) if s.cell.scenario == "latency" else show.NOTHING
         rows.append({
             "cell": show.line(label.replace(same, "", 1)), "p50": p50,
-            "images/s": short(s.throughput, _RATE), "speed-up": short(_speedup(s, bases), _TIMES),
+            "images/s": short(s.throughput, show.RATE),
+            "speed-up": short(_speedup(s, bases), show.TIMES),
             grids.ANSWERS: _answers(s), "flags": show.line(", ".join(flags_of(s))),
         })  # fmt: skip
         styles.append("red" if not s.ranked else "yellow")
@@ -185,7 +193,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     parts += [Text(show.line(line)) for line in _most(falls)]
     said = skipped(summaries)
     said += show.differences(files)
-    said += [f"{f} ({show.cells(n)}): {show.meaning(f)}" for f, n in headline.flags(summaries)]
+    said += headline.marks(summaries)
     said += [f"Note: {note}" for file in files for note in file.notes]
     parts += [Text(show.line(words), style="yellow") for words in said]
     return Group(*parts)
@@ -209,7 +217,7 @@ def _answers(s: Summary) -> str:
     if agree is None:
         return "not checked"
     told = "" if right.value is None else f" / {show.full(right, _RIGHT)}"
-    return percent(agree) + told
+    return units.percent(agree) + told
 
 
 def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
@@ -222,7 +230,7 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for (backend, status, reason, remedy), n in same.items():
         style = "red" if status.startswith("failed") else "dim"
-        line = f"{backend}: {status} ({show.cells(n)}): {reason}"
+        line = f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
         line += f" -> {remedy}" if remedy else ""
         lines.append(Text(show.line(line), style=style))
     return lines

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gpubench.analysis.compare import Comparison, View
+from gpubench.analysis.compare import View
+from gpubench.analysis.verdicts import Comparison
 from gpubench.record import RecordFile
 from gpubench.report import forest, show, verdicts
 from gpubench.units import share

@@ -15,9 +15,10 @@ from gpubench import units
 from gpubench.analysis import compare
 from gpubench.analysis.aa import ENOUGH
 from gpubench.analysis.cells import Summary, summarise
-from gpubench.analysis.compare import CODES, VERDICTS, Comparison, View, caveat, exit_code
+from gpubench.analysis.compare import View
 from gpubench.analysis.interleaved import of_one_session
 from gpubench.analysis.stats import repeats
+from gpubench.analysis.verdicts import CODES, VERDICTS, Comparison, caveat, exit_code
 from gpubench.record import RecordFile
 from gpubench.report import show
 from gpubench.suite import Rule
@@ -92,13 +93,18 @@ def split(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Compariso
 
 def cost(c: Comparison) -> tuple[float, float | None, float | None] | None:
     """log(candidate / baseline) of the cost with its bounds: above 0 is slower."""
-    if not c.ratio:
-        return None
-    bounds = [math.log(v) if v else None for v in (c.low, c.high)]
-    if c.metric.endswith("[ns]"):
-        return math.log(c.ratio), bounds[0], bounds[1]
-    low, high = (None if v is None else -v for v in reversed(bounds))
-    return -math.log(c.ratio), low, high
+    return log_cost(c.ratio, c.low, c.high, c.metric.endswith("[ns]")) if c.ratio else None
+
+
+def log_cost(
+    ratio: float, low: float | None, high: float | None, latency: bool
+) -> tuple[float, float | None, float | None]:
+    """The same of a ratio of latencies, or of images/s, which are better when higher."""
+    bounds = [math.log(v) if v else None for v in (low, high)]
+    if latency:
+        return math.log(ratio), bounds[0], bounds[1]
+    worst, best = (None if v is None else -v for v in reversed(bounds))
+    return -math.log(ratio), worst, best
 
 
 def percent(share: float, half: float | None = None, *, signed: bool = False) -> str:
@@ -114,21 +120,21 @@ def percent(share: float, half: float | None = None, *, signed: bool = False) ->
 
 def effect(c: Comparison) -> str:
     """'+5.3 % [+4.1, +6.6]', or '–' where there is none."""
-    found = _shares(c)
-    if found is None:
-        return show.NOTHING
-    value, low, high, half = found
+    logs = cost(c)
+    return show.NOTHING if logs is None else shares(*logs)
+
+
+def shares(*logs: float | None) -> str:
+    """(value, low, high) of logs of a cost: '+5.3 % [+4.1, +6.6]'."""
+    value, low, high, half = _shares(*logs)
     if low is None or high is None:
         return percent(value, signed=True)
     ends = (percent(v, half, signed=True).removesuffix(" %") for v in (low, high))
     return f"{percent(value, half, signed=True)} [{', '.join(ends)}]"
 
 
-def _shares(c: Comparison) -> tuple[float, float | None, float | None, float | None] | None:
+def _shares(*logs: float | None) -> tuple[float, float | None, float | None, float | None]:
     """(effect, low, high, half-width) as shares: 0.05 is 5 % slower."""
-    logs = cost(c)
-    if logs is None:
-        return None
     value, low, high = (None if v is None else math.expm1(v) for v in logs)
     half = None if low is None or high is None else (high - low) / 2
     return value or 0.0, low, high, half
@@ -136,10 +142,10 @@ def _shares(c: Comparison) -> tuple[float, float | None, float | None, float | N
 
 def change(c: Comparison) -> str:
     """The end of a sentence: 'by 5.3 % (4.1 to 6.6 %)', or of a gain 'takes 5.3 % less time'."""
-    found = _shares(c)
-    if found is None:
+    logs = cost(c)
+    if logs is None:
         return ""
-    value, low, high, half = found
+    value, low, high, half = _shares(*logs)
     sign = 1 if value >= 0 else -1
     size = percent(sign * value, half)
     text = f"by {size}" if sign > 0 else f"takes {size} less time"
@@ -191,7 +197,9 @@ def sentence(c: Comparison) -> str:
     if not c.ratio:
         return why(c)
     before, after = values(c)
-    parts = [f"{c.pairs} pair{'' if c.pairs == 1 else 's'}" if c.pairs else _repeats(c)]
+    first, second = c.n
+    several = ("" if first == second else f"{first} and ") + repeats(second)
+    parts = [units.count(c.pairs, "pair") if c.pairs else several]
     if c.pair_sd is not None:
         parts.append(f"pair sd {percent(c.pair_sd, c.pair_sd)}")
     if c.smallest_detectable is not None:
@@ -201,11 +209,6 @@ def sentence(c: Comparison) -> str:
     level = " (95 %)" if c.low is not None and c.high is not None else ""
     told = f"{before} -> {after}, time {effect(c)}{level}"
     return "; ".join(filter(None, (told, ", ".join(parts), why(c))))
-
-
-def _repeats(c: Comparison) -> str:
-    """Of two stored runs: '3 repeats', or '3 and 5 repeats'."""
-    return repeats(c.n[0]) if c.n[0] == c.n[1] else f"{c.n[0]} and {repeats(c.n[1])}"
 
 
 def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> str:
@@ -220,8 +223,8 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     if code == 1 and worst != "REGRESSED":  # only --fail-on improved makes it so
         worst = "IMPROVED"
     hit = [c for c in rows if c.verdict == worst]
-    one, several = len(hit) == 1, "cell" if len(rows) == 1 else "cells"
-    share = f"{len(hit)} of {len(rows)} {several} {'is' if one else 'are'}"
+    one = len(hit) == 1
+    share = f"{len(hit)} of {units.count(len(rows), 'cell')} {'is' if one else 'are'}"
     first, more = hit[0], ":" if one else ", most of all"
     margin = f"within \u00b1{units.share(rule.delta)}"
     if worst == "REGRESSED":
@@ -250,9 +253,9 @@ def counts(found: Sequence[Comparison]) -> dict[str, int]:
 def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     """One line in place of the unchanged rows."""
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)
-    many = "cell" if len(rows) == 1 else "cells"
+    cells, margin = units.count(len(rows), "cell"), units.share(rule.delta)
     return (
-        f"{UNCHANGED}: {len(rows)} {many} unchanged within \u00b1{units.share(rule.delta)}; "
+        f"{UNCHANGED}: {cells} unchanged within \u00b1{margin}; "
         f"no interval reaches beyond {percent(math.expm1(worst))}"
     )
 

@@ -152,7 +152,7 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
 def _usable(
     dataset: Pictures, order: list[int], skipped: Counter[str]
 ) -> Iterator[tuple[int, bytes, NDArray[np.uint8]]]:
-    """(index, bytes, pixels) of what can be decoded; why the rest cannot, counted in ``skipped``."""
+    """(index, bytes, pixels) of what can be decoded; why the rest cannot is counted."""
     for index in order:
         try:
             data = dataset.read(index)

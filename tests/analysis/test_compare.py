@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gpubench import environment
 from gpubench.analysis import aa, compare, stats
 from gpubench.analysis.cells import summarise
-from gpubench.analysis.compare import CODES, UNSTEADY, caveat, exit_code
+from gpubench.analysis.verdicts import CODES, UNSTEADY, caveat, exit_code
 from gpubench.errors import InputError
 from gpubench.record import FLAGS, Record, RecordFile
 from gpubench.suite import Policy

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 
 from gpubench.analysis import gate, interleaved, stats
 from gpubench.analysis.cells import summarise
-from gpubench.analysis.compare import CODES, Comparison, caveat, compare, exit_code, pair_of
+from gpubench.analysis.compare import compare
+from gpubench.analysis.interleaved import pair_of
+from gpubench.analysis.verdicts import CODES, Comparison, caveat, exit_code
 from gpubench.errors import InputError
 from gpubench.record import Record, RecordFile
 from gpubench.samples import Samples

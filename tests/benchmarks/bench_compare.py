@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from gpubench.analysis import aa
-from gpubench.analysis.compare import Comparison, compare
+from gpubench.analysis.compare import compare
+from gpubench.analysis.verdicts import Comparison
 from tests.report import make
 from tests.report.make_pairs import arms, sessions
 

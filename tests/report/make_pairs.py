@@ -15,7 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from gpubench.analysis import gate
-from gpubench.analysis.compare import pair_of
+from gpubench.analysis.interleaved import pair_of
 from gpubench.record import Arm, Header, Pairing, Record, RecordFile, Stage
 from gpubench.samples import Samples
 from gpubench.suite import Cell, Policy, Rule

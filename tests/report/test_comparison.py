@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from gpubench import report
 from gpubench.analysis import cells, gate
 from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import CAVEAT, VERDICTS, Comparison, compare, view
+from gpubench.analysis.compare import compare, view
+from gpubench.analysis.verdicts import CAVEAT, VERDICTS, Comparison
 from gpubench.record import Record
 from gpubench.report import (
     exports,

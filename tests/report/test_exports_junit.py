@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import VERDICTS, Comparison, view
+from gpubench.analysis.compare import view
+from gpubench.analysis.verdicts import VERDICTS, Comparison
 from gpubench.record import Record, RecordFile
 from gpubench.report import exports
 from gpubench.report.exports import junit

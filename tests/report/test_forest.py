@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis.compare import VERDICTS, view
+from gpubench.analysis.compare import view
+from gpubench.analysis.verdicts import VERDICTS
 from gpubench.report import forest, verdicts
 from gpubench.suite import Rule
 from tests.report import make, make_pairs, make_tunes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpubench.analysis.compare import VERDICTS, Comparison
+from gpubench.analysis.verdicts import VERDICTS, Comparison
 from gpubench.record import Record, RecordFile
 from gpubench.report import github, markdown
 from gpubench.suite import Rule

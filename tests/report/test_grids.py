@@ -33,7 +33,7 @@ def test_the_table_of_a_run_cuts_off_and_breaks_nothing(run, width):
     assert max(map(len, lines)) <= width
     for s in summarise([run]):
         if s.timed and s.cell.scenario == "throughput":
-            rate = show.compact(s.throughput, text._RATE)
+            rate = show.compact(s.throughput, show.RATE)
             assert any(rate in x and s.cell.backend in x for x in lines)
     assert made.count("failed: parity") >= 8
     assert "1 of 3 repeats failed" in made

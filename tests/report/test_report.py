@@ -12,9 +12,10 @@ from rich.console import Console
 
 from gpubench import report
 from gpubench.analysis.cells import WIDE, summarise
-from gpubench.analysis.compare import CAVEAT, compare
+from gpubench.analysis.compare import compare
 from gpubench.analysis.layout import Column
 from gpubench.analysis.stats import Estimate
+from gpubench.analysis.verdicts import CAVEAT
 from gpubench.errors import InputError
 from gpubench.record import FLAGS, Record, RecordFile
 from gpubench.report import charts, headline, machine, markdown, show, templating, text

@@ -23,7 +23,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
             measures["latency"] = _metric(each.summary.p50)
         if each.summary.rates:
             measures["throughput"] = _metric(each.summary.throughput)
-    return escape.encoded(document, indent=1).encode() + b"\n"
+    return escape.document(document).encode()
 
 
 def _metric(e: Estimate) -> dict[str, float]:

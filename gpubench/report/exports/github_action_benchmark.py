@@ -35,11 +35,7 @@ def render(files: Sequence[RecordFile]) -> dict[str, bytes]:
             if each.summary.rates
         ],
     }
-    return {
-        name: escape.encoded(found, indent=1).encode() + b"\n"
-        for name, found in entries.items()
-        if found
-    }
+    return {name: escape.document(found).encode() for name, found in entries.items() if found}
 
 
 def _entry(name: str, unit: str, e: Estimate, factor: float, s: Summary) -> dict[str, Any]:

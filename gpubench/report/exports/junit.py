@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from gpubench import escape
 from gpubench.analysis.cells import Problem, Summary, flags_of, problems_of, summarise
-from gpubench.analysis.compare import CODES, View
-from gpubench.analysis.layout import Column
+from gpubench.analysis.compare import View
+from gpubench.analysis.verdicts import CODES
 from gpubench.record import RecordFile
 from gpubench.report import show, verdicts
 
@@ -27,8 +27,6 @@ OUTCOMES = {"REGRESSED": "failure", "MISSING": "error", "INCOMPARABLE": "skipped
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped."""
-
-_NS, _RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
 
 
 class Case(Struct, frozen=True, kw_only=True):
@@ -123,8 +121,8 @@ def _values(s: Summary) -> str:
     """'p50 11.06 ms [10.94, 11.19], images/s 90.4 [89.5, 91.2]; flagged DRIFT'."""
     if not s.timed:
         return s.status
-    shown = [f"p50 {show.full(s.p50, _NS)}"] if s.cell.scenario == "latency" else []
-    shown.append(f"images/s {show.full(s.throughput, _RATE)}")
+    shown = [f"p50 {show.full(s.p50, show.NS)}"] if s.cell.scenario == "latency" else []
+    shown.append(f"images/s {show.full(s.throughput, show.RATE)}")
     marks = flags_of(s)
     return ", ".join(shown) + (f"; flagged {', '.join(marks)}" if marks else "")
 

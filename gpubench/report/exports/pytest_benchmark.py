@@ -39,7 +39,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
         "datetime": _time(heads[0].started),
         "version": __version__,
     }
-    return escape.encoded(document, indent=1).encode() + b"\n"
+    return escape.document(document).encode()
 
 
 def _benchmark(name: str, s: Summary) -> dict[str, Any]:
