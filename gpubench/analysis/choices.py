@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from gpubench.analysis import race
 from gpubench.analysis.race import Standing
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tuning import View
@@ -73,7 +74,7 @@ def of(found: View) -> list[Choice]:
     if found.best is None:
         return []
     space, cell = Coordinates(found.file.header.planned), found.best.cell
-    rivals = [s for s in found.standings if s.status in ("leader", "alive", "worse") and s.behind]
+    rivals = [s for s in found.standings if s.status in race.RANKED and s.behind]
     made = []
     for name in space.names(cell):
         value = space.value(cell, name)

@@ -124,12 +124,10 @@ def judge(
         if key in tried:
             found.append(_standing(tried[key], leader, spread, within, search))
         else:
-            found.append(failed.get(key) or _unmeasured(cell, outlook.against(cell)))
+            against = "" if failed.get(key) else outlook.against(cell)
+            status: Status = "ruled-out" if against else "unmeasured"
+            found.append(failed.get(key) or Standing(cell=cell, status=status, reason=against))
     return found
-
-
-def _unmeasured(cell: Cell, against: str) -> Standing:
-    return Standing(cell=cell, status="ruled-out" if against else "unmeasured", reason=against)
 
 
 def _outlook(
@@ -144,25 +142,29 @@ def _outlook(
     return Outlook(search.goal, best, beat, slow)
 
 
+def leader(standings: Sequence[Standing]) -> Standing | None:
+    """The one to beat, if any."""
+    return next((s for s in standings if s.status == "leader"), None)
+
+
 def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, int]]:
     """The next round: cells and the number of the repeat; [] when the race is decided.
 
     The leader is measured alone where its answers were not checked yet (repeat 1), and at the end
     while its limits are open.
     """
-    leader = next((s for s in standings if s.status == "leader"), None)
-    if leader is None:
+    if (first := leader(standings)) is None:
         return _nearest(standings)
-    if CHECK not in leader.repeats:
-        return [(leader.cell, CHECK)]
+    if CHECK not in first.repeats:
+        return [(first.cell, CHECK)]
     better = 1 / (1 + search.delta)
     rivals = [
         s for s in standings if s.least is not None and s.least < better and s.rounds < ROUNDS
     ]
-    if not rivals and (leader.keeps or leader.n >= kept.MOST):
+    if not rivals and (first.keeps or first.n >= kept.MOST):
         return []
-    number = 1 + max(CHECK, *(max(s.repeats) for s in (leader, *rivals)))
-    return [(s.cell, number) for s in (leader, *rivals)]
+    number = 1 + max(CHECK, *(max(s.repeats) for s in (first, *rivals)))
+    return [(s.cell, number) for s in (first, *rivals)]
 
 
 def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:

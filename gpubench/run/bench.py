@@ -155,8 +155,7 @@ class AgentBench:
     # ------------------------------------------------------------------ within
 
     def _policy(self, repeat: int) -> Policy:
-        policy, goal = self._plan.suite.policy, self._search.goal
-        metrics = (goal.objective, *(limit.metric for limit in goal.limits))
+        policy, metrics = self._plan.suite.policy, self._search.goal.metrics
         if repeat and any(m.kind == "latency" and m.quantile > TAIL for m in metrics):
             return replace(policy, sample_s=max(policy.sample_s, TAIL_S))
         return policy

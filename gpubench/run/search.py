@@ -67,7 +67,7 @@ def search(
     ``note`` gets each new record as soon as it is there, and at the end one for every cell that was
     ruled out; ``told`` where all stand after each of them.
     """
-    walk = _Walk(cells, search, bench, list(records), note, told)
+    walk = _Walk(cells, search, bench, records, note, told)
     walk.baseline()
     share, seen = EXPLORE[0], -1
     while walk.measured > seen:  # a race may leave nothing that keeps the limits: explore again
@@ -76,11 +76,6 @@ def search(
         walk.race(SEARCH * search.budget_s)
         share = EXPLORE[1]
     return walk.end()
-
-
-def leader(standings: Sequence[Standing]) -> Standing | None:
-    """The one to beat, if any."""
-    return next((s for s in standings if s.status == "leader"), None)
 
 
 class _Walk:
@@ -153,7 +148,7 @@ class _Walk:
 
     def _confirm(self) -> None:
         """Measure what leads once more, with all answers checked, until what leads was."""
-        while leads := leader(self._standings):
+        while leads := race.leader(self._standings):
             if (leads.cell.key, race.CHECK) in self._done:
                 break
             self._measure(leads.cell, race.CHECK)
