@@ -168,17 +168,12 @@ def outcome(found: View, s: Standing) -> str:
 def nearest(found: View, standings: Iterable[Standing]) -> list[Standing]:
     """By outcome, then by cost: what is recommended first."""
     order = list(OUTCOMES)
-    return sorted(standings, key=lambda s: (order.index(outcome(found, s)), behind(s)))
+    return sorted(standings, key=lambda s: (order.index(outcome(found, s)), s.ratio))
 
 
 def measured(found: View) -> set[str]:
     """Keys of configurations that were measured, whatever came of it."""
     return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
-
-
-def behind(s: Standing) -> float:
-    """Cost / the leader's, to sort by; infinite where it is not known."""
-    return (s.behind.value if s.behind else None) or math.inf
 
 
 def spent_s(found: View) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -78,22 +79,20 @@ def search(
     return walk.end()
 
 
+@dataclass
 class _Walk:
     """The state of one search: its records, and what follows from them."""
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        search: Search,
-        bench: Bench,
-        records: Sequence[Record],
-        note: Callable[[Record], None],
-        told: Callable[[Sequence[Standing]], None],
-    ) -> None:
-        self._cells, self._search, self._bench = cells, search, bench
-        self._note, self._told = note, told
-        self._records = [r for r in records if r.status != "ruled-out"]
-        self._said = {r.cell.key: r.reason for r in records if r.status == "ruled-out"}
+    _cells: Sequence[Cell]
+    _search: Search
+    _bench: Bench
+    _before: Sequence[Record]
+    _note: Callable[[Record], None]
+    _told: Callable[[Sequence[Standing]], None]
+
+    def __post_init__(self) -> None:
+        self._records = [r for r in self._before if r.status != "ruled-out"]
+        self._said = {r.cell.key: r.reason for r in self._before if r.status == "ruled-out"}
         """What was written of cells that were never measured."""
         self._done = {(r.cell.key, r.repeat) for r in self._records}
         self._standings = self._judged()
