@@ -187,13 +187,17 @@ def tell(text: str) -> None:
     click.echo(escape.terminal(text), err=True)
 
 
+def fraction(words: str) -> float:
+    """'2%' or '0.02' -> 0.02; nan: no number."""
+    try:
+        return float(words.rstrip("% ")) / (100 if "%" in words else 1)
+    except ValueError:
+        return math.nan
+
+
 def share(option: str, words: str, most: float = 1.0) -> float:
     """'2%' or '0.02' -> 0.02, above 0 and below ``most``. Raises InputError naming ``option``."""
-    try:
-        value = float(words.rstrip("% ")) / (100 if "%" in words else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < most:
+    if not 0 < (value := fraction(words)) < most:
         raise InputError(
             f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
         )

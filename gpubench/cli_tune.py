@@ -14,6 +14,7 @@ from gpubench.cli_options import (
     SELECTION,
     cache_option,
     console,
+    fraction,
     save,
     save_report,
     seconds,
@@ -103,12 +104,8 @@ def tune(
     from gpubench.run import tunesetup
 
     limits = [goal.max_latency("--max-latency", words) for words in max_latency]
-    for option, words, read in (
-        ("--min-throughput", min_throughput, goal.min_throughput),
-        ("--max-memory", max_memory, goal.max_memory),
-        ("--max-energy", max_energy, goal.max_energy),
-    ):
-        limits += [read(option, words)] if words is not None else []
+    for option, words in zip(goal.LIMITS, (min_throughput, max_memory, max_energy), strict=True):
+        limits += [goal.limit(option, words)] if words is not None else []
     floors = tunesetup.Floors(
         min_top1_agreement=_part("--min-agreement", min_agreement),
         min_accuracy=_part("--min-accuracy", min_accuracy),
@@ -195,13 +192,8 @@ def _tell(screen: Console, job: Job, outcome: Outcome, as_json: bool) -> int:
 
 def _part(option: str, words: str | None) -> float | None:
     """'0.98' or '98%' -> 0.98; 1 and 100% too."""
-    if words is None:
-        return None
-    try:
-        value = float(words.rstrip("% ")) / (100 if "%" in words else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
+    value = None if words is None else fraction(words)
+    if value is not None and not 0 < value <= 1:
         raise InputError(f"{option} {words!r}: expected a share, such as 0.98 or 98%")
     return value
 

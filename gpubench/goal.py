@@ -28,6 +28,12 @@ _NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z/%]*)")
 _TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 _SIZES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
 _JOULES = {"J": 1.0, "MJ": 1e-3}  # upper case: 'mJ', never a megajoule
+LIMITS: dict[str, tuple[Kind, dict[str, float], str]] = {
+    "--min-throughput": ("throughput", {"": 1.0}, "500 (images/s)"),
+    "--max-memory": ("memory", _SIZES, "2GiB or 800MB"),
+    "--max-energy": ("energy", _JOULES, "0.5J or 80mJ (per image)"),
+}
+"""Option -> what it limits, its units, and an example."""
 
 
 class Metric(Struct, frozen=True):
@@ -76,11 +82,15 @@ class Goal(Struct, frozen=True):
     limits: tuple[Limit, ...] = ()
 
     @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The objective first, then those of the limits."""
+        return self.objective, *(limit.metric for limit in self.limits)
+
+    @property
     def scenario(self) -> Scenario:
         """Latency and rate must come from the same loop: where latency counts, one batch at a
         time, and images/s are those of that loop; else batches follow one another."""
-        metrics = (self.objective, *(limit.metric for limit in self.limits))
-        return "latency" if any(m.kind == "latency" for m in metrics) else "throughput"
+        return "latency" if any(m.kind == "latency" for m in self.metrics) else "throughput"
 
 
 class Search(Struct, frozen=True, kw_only=True):
@@ -120,19 +130,10 @@ def max_latency(option: str, words: str) -> Limit:
     return Limit(which, _amount(option, amount, _TIMES, "p99=20ms or p50=500us"))
 
 
-def min_throughput(option: str, words: str) -> Limit:
-    """'500' -> Limit in images/s."""
-    return Limit(Metric("throughput"), _amount(option, words, {"": 1.0}, "500 (images/s)"))
-
-
-def max_memory(option: str, words: str) -> Limit:
-    """'2GiB' -> Limit in bytes."""
-    return Limit(Metric("memory"), _amount(option, words, _SIZES, "2GiB or 800MB"))
-
-
-def max_energy(option: str, words: str) -> Limit:
-    """'0.5J' -> Limit in joules per image."""
-    return Limit(Metric("energy"), _amount(option, words, _JOULES, "0.5J or 80mJ (per image)"))
+def limit(option: str, words: str) -> Limit:
+    """One of LIMITS: '500' -> images/s, '2GiB' -> bytes, '0.5J' -> joules per image."""
+    kind, unit, example = LIMITS[option]
+    return Limit(Metric(kind), _amount(option, words, unit, example))
 
 
 def _amount(option: str, words: str, unit: Mapping[str, float], example: str) -> float:

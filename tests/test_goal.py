@@ -33,12 +33,12 @@ def test_what_is_no_objective_is_named(words: str) -> None:
 def test_limits_carry_units() -> None:
     assert goal.max_latency("--max-latency", "p99=20ms") == Limit(Metric("latency", 0.99), 20e6)
     assert goal.max_latency("--max-latency", "0.5 S").bound == 0.5e9
-    assert goal.min_throughput("--min-throughput", "500").bound == 500
-    assert goal.max_memory("--max-memory", "2GiB").bound == 2 * 2**30
-    assert goal.max_memory("--max-memory", "800MB").bound == 8e8
-    assert goal.max_energy("--max-energy", "80mJ").bound == pytest.approx(0.08)
+    assert goal.limit("--min-throughput", "500").bound == 500
+    assert goal.limit("--max-memory", "2GiB").bound == 2 * 2**30
+    assert goal.limit("--max-memory", "800MB").bound == 8e8
+    assert goal.limit("--max-energy", "80mJ").bound == pytest.approx(0.08)
     assert goal.max_latency("--max-latency", "p99=20ms").text == "p99 latency <= 20.0 ms"
-    assert goal.min_throughput("--min-throughput", "500").text == "throughput >= 500 images/s"
+    assert goal.limit("--min-throughput", "500").text == "throughput >= 500 images/s"
 
 
 @pytest.mark.parametrize(

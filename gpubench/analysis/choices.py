@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from msgspec import Struct
 
+from gpubench.analysis import race
 from gpubench.analysis.race import Standing
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tuning import View
@@ -73,16 +75,15 @@ def of(found: View) -> list[Choice]:
     if found.best is None:
         return []
     space, cell = Coordinates(found.file.header.planned), found.best.cell
-    rivals = [s for s in found.standings if s.status in ("leader", "alive", "worse") and s.behind]
+    rivals = [s for s in found.standings if s.status in race.RANKED and s.ratio < math.inf]
     made = []
     for name in space.names(cell):
         value = space.value(cell, name)
-        others = [(s, other) for s in rivals if (other := space.value(s.cell, name)) != value]
-        ranked = [(b.value, n) for n, (s, _) in enumerate(others) if (b := s.behind) and b.value]
-        if ranked:
-            s, other = others[min(ranked)[1]]
-            worth = _worth(s, found.best)
-            made.append(Choice(name=name, value=value, other=other, rival=s, worth=worth))
+        others = [s for s in rivals if space.value(s.cell, name) != value]
+        if others:
+            s = min(others, key=lambda s: s.ratio)
+            made.append(Choice(name=name, value=value, other=space.value(s.cell, name), rival=s,
+                               worth=_worth(s, found.best)))  # fmt: skip
     return sorted(made, key=lambda c: -(c.worth.value or 0.0))
 
 

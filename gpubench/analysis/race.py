@@ -79,6 +79,11 @@ class Standing(Struct, frozen=True, kw_only=True):
         return all(each.state == "met" for each in self.limits)
 
     @property
+    def ratio(self) -> float:
+        """`behind`, to sort by; infinite where it is not known."""
+        return (self.behind.value if self.behind else None) or math.inf
+
+    @property
     def rounds(self) -> int:
         """Rounds of the race that it was measured in."""
         return sum(r > CHECK for r in self.repeats)
@@ -114,34 +119,31 @@ def judge(
     failed = {key: _failure(found, search) for key, found in by_cell.items()}
     tried = {key: _tried(found, search) for key, found in by_cell.items() if failed[key] is None}
     _judge_limits(list(tried.values()), search)
-    leader = _leader([each for each in tried.values() if not each.broken], search)
+    first = _leader([each for each in tried.values() if not each.broken], search)
     spread = noise.between([each.blocks for each in tried.values()], prior)
     within = noise.within([list(each.costs.values()) for each in tried.values()], prior)
-    outlook = _outlook(search, best, leader, tried.values())
+    # only a leader whose answers were all checked rules anything out
+    beat = median(first.costs.values()) if first and CHECK in first.costs else None
+    slow = [
+        (each.cell, k) for each in tried.values() for k in each.kept
+        if k.state == "violated" and k.limit.metric.kind == "latency"
+    ]  # fmt: skip
+    outlook = Outlook(search.goal, best, beat, slow)
     found = []
     for cell in cells:
         key = cell.key
         if key in tried:
-            found.append(_standing(tried[key], leader, spread, within, search))
+            found.append(_standing(tried[key], first, spread, within, search))
         else:
-            found.append(failed.get(key) or _unmeasured(cell, outlook.against(cell)))
+            against = "" if failed.get(key) else outlook.against(cell)
+            status: Status = "ruled-out" if against else "unmeasured"
+            found.append(failed.get(key) or Standing(cell=cell, status=status, reason=against))
     return found
 
 
-def _unmeasured(cell: Cell, against: str) -> Standing:
-    return Standing(cell=cell, status="ruled-out" if against else "unmeasured", reason=against)
-
-
-def _outlook(
-    search: Search, best: Best | None, leader: _Tried | None, tried: Iterable[_Tried]
-) -> Outlook:
-    """Only a leader whose answers were all checked rules anything out."""
-    slow = [
-        (each.cell, k) for each in tried for k in each.kept
-        if k.state == "violated" and k.limit.metric.kind == "latency"
-    ]  # fmt: skip
-    beat = median(leader.costs.values()) if leader and CHECK in leader.costs else None
-    return Outlook(search.goal, best, beat, slow)
+def leader(standings: Sequence[Standing]) -> Standing | None:
+    """The one to beat, if any."""
+    return next((s for s in standings if s.status == "leader"), None)
 
 
 def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, int]]:
@@ -150,19 +152,18 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
     The leader is measured alone where its answers were not checked yet (repeat 1), and at the end
     while its limits are open.
     """
-    leader = next((s for s in standings if s.status == "leader"), None)
-    if leader is None:
+    if (first := leader(standings)) is None:
         return _nearest(standings)
-    if CHECK not in leader.repeats:
-        return [(leader.cell, CHECK)]
+    if CHECK not in first.repeats:
+        return [(first.cell, CHECK)]
     better = 1 / (1 + search.delta)
     rivals = [
         s for s in standings if s.least is not None and s.least < better and s.rounds < ROUNDS
     ]
-    if not rivals and (leader.keeps or leader.n >= kept.MOST):
+    if not rivals and (first.keeps or first.n >= kept.MOST):
         return []
-    number = 1 + max(CHECK, *(max(s.repeats) for s in (leader, *rivals)))
-    return [(s.cell, number) for s in (leader, *rivals)]
+    number = 1 + max(CHECK, *(max(s.repeats) for s in (first, *rivals)))
+    return [(s.cell, number) for s in (first, *rivals)]
 
 
 def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:
@@ -184,7 +185,7 @@ def recommended(standings: Sequence[Standing]) -> Standing | None:
     """The leader, where it was checked and all its limits are met; else the best that is so."""
     sure = [s for s in standings if CHECK in s.repeats and s.n > 1 and s.keeps
             and s.status in RANKED]  # fmt: skip
-    return min(sure, key=lambda s: (s.status != "leader", _ratio(s)), default=None)
+    return min(sure, key=lambda s: (s.status != "leader", s.ratio), default=None)
 
 
 def today(standings: Sequence[Standing], search: Search) -> Standing | None:
@@ -200,10 +201,6 @@ def today(standings: Sequence[Standing], search: Search) -> Standing | None:
 def breaks(s: Standing) -> bool:
     """Whether the mean of its repeats breaks a limit, however sure that is."""
     return any(k.value and kept.over(k.limit, k.value, 0.0) for k in s.limits)
-
-
-def _ratio(s: Standing) -> float:
-    return s.behind.value if s.behind and s.behind.value else math.inf
 
 
 def _by_cell(records: Iterable[Record]) -> dict[str, dict[int, Record]]:

@@ -91,7 +91,7 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
         raise InputError(f"{file.path}: not a search; `gpubench report` shows any run")
     standings = race.judge(file.header.planned, file.records, search)
     best = race.recommended(standings)
-    leader = next((s for s in standings if s.status == "leader"), None)
+    leader = race.leader(standings)
     base = race.today(standings, search)
     verdict = _verdict(evidence, best)
     if verdict and evidence:
@@ -107,8 +107,7 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
 def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | None:
     if evidence is None or best is None:
         return None
-    planned = [c.key for c in evidence[1].header.planned]
-    if planned != [best.cell.key]:
+    if [c.key for c in evidence[1].header.planned] != [best.cell.key]:
         return None
     return next(iter(interleaved.compare(*evidence)), None)
 
@@ -169,17 +168,12 @@ def outcome(found: View, s: Standing) -> str:
 def nearest(found: View, standings: Iterable[Standing]) -> list[Standing]:
     """By outcome, then by cost: what is recommended first."""
     order = list(OUTCOMES)
-    return sorted(standings, key=lambda s: (order.index(outcome(found, s)), behind(s)))
+    return sorted(standings, key=lambda s: (order.index(outcome(found, s)), s.ratio))
 
 
 def measured(found: View) -> set[str]:
     """Keys of configurations that were measured, whatever came of it."""
     return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
-
-
-def behind(s: Standing) -> float:
-    """Cost / the leader's, to sort by; infinite where it is not known."""
-    return (s.behind.value if s.behind else None) or math.inf
 
 
 def spent_s(found: View) -> float:
@@ -208,10 +202,12 @@ def excess(kept: Kept) -> float:
     return (bound / value if kept.limit.metric.more_is_better else value / bound) - 1
 
 
-def share_of(s: Summary) -> Share | None:
-    """Of the roofline: of all repeats that ended well the one in the middle (of two the lower)."""
-    found = [share for r in s.records if r.status == "ok" and (share := roofline.share(r))]
-    return sorted(found, key=lambda x: x.share)[(len(found) - 1) // 2] if found else None
+def share_of(found: View) -> Share | None:
+    """Of the roofline, of what is recommended: of all repeats that ended well the one in the middle
+    (of two the lower)."""
+    own = found.summaries[found.best.cell.key].records if found.best else ()
+    known = [share for r in own if r.status == "ok" and (share := roofline.share(r))]
+    return sorted(known, key=lambda x: x.share)[(len(known) - 1) // 2] if known else None
 
 
 # ------------------------------------------------------------------------------ course and front
@@ -220,20 +216,20 @@ def share_of(s: Summary) -> Share | None:
 def course(found: View) -> list[Moment]:
     """Every measurement in the order of time, with the best so far."""
     metric = found.goal.objective
-    ranks = {s.cell.key: s for s in found.standings if s.status in ("leader", "alive", "worse")}
+    ranks = {s.cell.key: s for s in found.standings if s.status in race.RANKED}
     best: float | None = None
     made = []
     for seconds, record in _clock(found.file):
         value = metrics.value(record, metric) if record.status == "ok" else None
         final = s.value.value if (s := ranks.get(record.cell.key)) else None
-        if value and final and (best is None or _better(metric, final, best)):
+        if (
+            value
+            and final
+            and (best is None or metrics.cost(metric, final) < metrics.cost(metric, best))
+        ):
             best = final
         made.append(Moment(seconds=seconds, record=record, value=value, best=best))
     return made
-
-
-def _better(metric: Metric, value: float, than: float) -> bool:
-    return value > than if metric.more_is_better else value < than
 
 
 def _clock(file: RecordFile) -> list[tuple[float, Record]]:
@@ -258,8 +254,7 @@ def _clock(file: RecordFile) -> list[tuple[float, Record]]:
 
 def latency_of(goal: Goal) -> Metric:
     """The latency that the search is about: the objective's or a limit's, else p50."""
-    asked = (goal.objective, *(limit.metric for limit in goal.limits))
-    return next((m for m in asked if m.kind == "latency"), Metric("latency"))
+    return next((m for m in goal.metrics if m.kind == "latency"), Metric("latency"))
 
 
 def times(found: View) -> dict[str, float]:

@@ -58,9 +58,7 @@ def front(found: View) -> Table:
 
 def _asked(found: View) -> list[Metric]:
     """Metrics beside throughput and p50: those of the goal, and memory."""
-    goal = found.goal
-    asked = [goal.objective, *(limit.metric for limit in goal.limits), Metric("memory"),
-             Metric("energy")]  # fmt: skip
+    asked = [*found.goal.metrics, Metric("memory"), Metric("energy")]
     plain = (Metric("throughput"), Metric("latency"))
     return [m for m in dict.fromkeys(asked) if m not in plain]
 

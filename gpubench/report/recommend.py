@@ -58,10 +58,16 @@ def where(found: View, s: Standing) -> str:
 
 def amount(e: Estimate, metric: Metric) -> str:
     """'1,234 images/s [1,220, 1,248]'."""
-    shown = show.show(e, Column(name="", unit=UNITS[metric.kind]))
+    value, aside = shown(e, metric)
+    text = "not known" if value.startswith(show.NOTHING) else value
+    return f"{text} {aside}" if aside.startswith("[") else text
+
+
+def shown(e: Estimate, metric: Metric) -> tuple[str, str]:
+    """('1,234 images/s', '[1,220, 1,248]')."""
+    found = show.show(e, Column(name="", unit=UNITS[metric.kind]))
     unit = {"throughput": " images/s", "energy": "/image"}.get(metric.kind, "")
-    text = f"{shown.main}{unit}" if shown.main != show.NOTHING else "not known"
-    return f"{text} {shown.aside}" if shown.aside.startswith("[") else text
+    return f"{found.main}{unit}", found.aside
 
 
 def gain(found: View) -> str:
@@ -69,7 +75,7 @@ def gain(found: View) -> str:
     goal, best, base = found.goal, found.best, found.base
     if best is None:
         return ""
-    text = f"{_title(goal.objective)} {amount(best.value, goal.objective)}"
+    text = f"{title(goal.objective)} {amount(best.value, goal.objective)}"
     if base is None:
         return f"{text}; today's default gave no result to compare with"
     if best.cell.key == base.cell.key:
@@ -124,8 +130,7 @@ def _drop(s: Summary) -> str:
 def limits(found: View, s: Standing) -> str:
     """'Latency: p50 4.12 ms; p99 latency <= 20 ms is kept (up to 12.3 ms when measured again)'."""
     summary = found.summaries[s.cell.key]
-    own = found.summaries[s.cell.key].cell.scenario == "latency"
-    name = "Latency: p50" if own else "Time of a batch:"
+    name = "Latency: p50" if s.cell.scenario == "latency" else "Time of a batch:"
     words = [f"{name} {show.full(summary.p50, _NS)}"]
     words += [kept(each) for each in s.limits]
     return "; ".join(words) + ("" if s.limits else "; no limit was set")
@@ -147,13 +152,12 @@ def kept(each: Kept) -> str:
 
 def tried(found: View) -> str:
     """'Tried 84 of 412 configurations in 9 min 12 s of measuring: 40 worse, ...'."""
-    rest = outcomes(found)
     space = len(found.standings)
     text = (
-        f"Tried {len(tuning.measured(found))} of {space} configuration{'' if space == 1 else 's'}"
+        f"Tried {len(tuning.measured(found))} of {space} configuration{'' if space == 1 else 's'} "
+        f"in {units.clock(tuning.spent_s(found))} of measuring"
     )
-    text += f" in {units.clock(tuning.spent_s(found))} of measuring"
-    text = f"{text}: {', '.join(rest)}" if rest else text
+    text = ": ".join(filter(None, [text, ", ".join(outcomes(found))]))
     return "; ".join(filter(None, [text, left(found)]))
 
 
@@ -167,7 +171,7 @@ def outcomes(found: View) -> list[str]:
 
 def left(found: View) -> str:
     """'58.1 % of the roofline, where compute binds: at most 4,030 images/s'."""
-    share = tuning.share_of(found.summaries[found.best.cell.key]) if found.best else None
+    share = tuning.share_of(found)
     if share is None or found.best is None:
         return ""
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
@@ -198,18 +202,17 @@ def _nearest(found: View, near: Standing) -> list[str]:
     words = [f"It has {amount(near.value, objective)}", *map(kept, near.limits)]
     worst = max(near.limits, key=tuning.excess, default=None)
     if worst and worst.state != "met" and worst.value is not None:
-        words.append(f"{_beyond(tuning.excess(worst))} the limit")
+        by = tuning.excess(worst)
+        beyond = f"{units.percent(by)} beyond" if by < 1 else f"{units.significant(1 + by)} times"
+        words.append(f"{beyond} the limit")
     default = "Today's default gave no result"
     if base:
         default = f"Today's default, {where(found, base)}: {amount(base.value, objective)}"
     return ["; ".join(words), default]
 
 
-def _beyond(by: float) -> str:
-    return f"{units.percent(by)} beyond" if by < 1 else f"{units.significant(1 + by)} times"
-
-
-def _title(metric: Metric) -> str:
+def title(metric: Metric) -> str:
+    """'P99 latency'."""
     return metric.name[0].upper() + metric.name[1:]
 
 
@@ -242,7 +245,7 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
         },
         "tried": tuning.tally(found), "measured": len(tuning.measured(found)),
         "seconds": tuning.spent_s(found),
-        "roofline": found.best and tuning.share_of(found.summaries[found.best.cell.key]),
+        "roofline": tuning.share_of(found),
         "front": sorted(tuning.front(found)),
         "choices": [
             {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,

@@ -14,6 +14,7 @@ from gpubench.analysis import choices, tuning
 from gpubench.analysis.layout import Column
 from gpubench.analysis.race import Standing
 from gpubench.analysis.tuning import OUTCOMES, View, outcome
+from gpubench.goal import Metric
 from gpubench.report import headline, recommend, show
 from gpubench.report.vega import COLOURS, CROSS, LOG, LOG_FROM, Point, layered, stops
 
@@ -71,9 +72,7 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
                      "strokeDash": [5, 4], "interpolate": "step-after"},
             "encoding": {"color": {"value": "var(--guide)"}, "order": {"field": "x"}}}  # fmt: skip
     layers = [step, *_marks(colours)]
-    return _chart(
-        "front", "Throughput against latency", text, _spec(x, y, layers, 340, rules), points
-    )
+    return _chart("front", "Throughput against latency", text, _spec(x, y, layers, rules), points)
 
 
 def _why(found: View, s: Standing) -> str:
@@ -83,17 +82,14 @@ def _why(found: View, s: Standing) -> str:
 
 def _limits(found: View) -> list[dict[str, Any]]:
     """Lines where a limit is one of the two axes."""
-    made = []
-    for limit in found.goal.limits:
-        metric = limit.metric
-        at = {"datum": limit.bound * FACTOR[metric.kind], "type": "quantitative"}
-        mark = {"type": "rule", "color": "var(--bad)", "strokeDash": [2, 3], "strokeWidth": 1.5}
-        plain = {"color": {"value": "var(--bad)"}}
-        if metric.kind == "throughput":
-            made.append({"data": {"values": [{}]}, "mark": mark, "encoding": plain | {"y": at}})
-        elif metric == tuning.latency_of(found.goal):
-            made.append({"data": {"values": [{}]}, "mark": mark, "encoding": plain | {"x": at}})
-    return made
+    axes = {Metric("throughput"): "y", tuning.latency_of(found.goal): "x"}
+    mark = {"type": "rule", "color": "var(--bad)", "strokeDash": [2, 3], "strokeWidth": 1.5}
+    return [
+        {"data": {"values": [{}]}, "mark": mark,
+         "encoding": {"color": {"value": "var(--bad)"}, axes[limit.metric]: {
+             "datum": limit.bound * FACTOR[limit.metric.kind], "type": "quantitative"}}}
+        for limit in found.goal.limits if limit.metric in axes
+    ]  # fmt: skip
 
 
 def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
@@ -105,7 +101,8 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
             continue
         tip = {"configuration": headline.where(found.summaries[s.cell.key]),
                metric.name: metric.text(moment.value),
-               "after": units.clock(moment.seconds), "round": _round(moment.record.repeat),
+               "after": units.clock(moment.seconds),
+               "round": f"race, round {n}" if (n := moment.record.repeat) else "exploration",
                "outcome": _why(found, s)}  # fmt: skip
         points.append({"x": moment.seconds, "y": moment.value * factor,
                        "best": moment.best and moment.best * factor, "backend": s.cell.backend,
@@ -125,8 +122,7 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
             "keeps the limits, by what is known of it in the end.")  # fmt: skip
     behind = _default(found, factor)
     text += " Dashed: today's default." if behind else ""
-    spec = _spec(x, y, layers, 340, behind)
-    return _chart("course", "Course of the search", text, spec, points)
+    return _chart("course", "Course of the search", text, _spec(x, y, layers, behind), points)
 
 
 def _default(found: View, factor: float) -> list[dict[str, Any]]:
@@ -136,10 +132,6 @@ def _default(found: View, factor: float) -> list[dict[str, Any]]:
     mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
     return [{"data": {"values": [{}]}, "mark": mark,
              "encoding": {"y": at, "color": {"value": "var(--soft)"}}}]  # fmt: skip
-
-
-def _round(repeat: int) -> str:
-    return "exploration" if repeat == 0 else f"race, round {repeat}"
 
 
 def _worth(found: View) -> dict[str, Any]:
@@ -216,14 +208,10 @@ def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _spec(
-    x: dict[str, Any],
-    y: dict[str, Any],
-    layers: Sequence[dict[str, Any]],
-    height: int,
-    behind: Sequence[dict[str, Any]],
+    x: dict[str, Any], y: dict[str, Any], layers: Sequence[Any], behind: Sequence[Any]
 ) -> dict[str, Any]:
     """``behind``: layers with places of their own."""
-    return layered(height, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
+    return layered(340, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
 
 
 def _chart(

@@ -88,9 +88,7 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     best, goal = found.best, found.goal.objective
     tiles = []
     if best is not None:
-        shown = show.show(best.value, Column(name="", unit=tuningtables.UNITS[goal.kind]))
-        unit = {"throughput": " images/s", "energy": "/image"}.get(goal.kind, "")
-        tiles.append(_tile(_upper(goal.name), f"{shown.main}{unit}", shown.aside))
+        tiles.append(_tile(recommend.title(goal), *recommend.shown(best.value, goal)))
         times = show.show(found.gain, Column(name="", unit="x"))
         what = f"{recommend.BETTER[goal.kind]} today's default"
         default = found.base and f"{recommend.where(found, found.base)}: " + recommend.amount(
@@ -130,12 +128,12 @@ def _limits(found: View) -> list[dict[str, Any]]:
         more = "" if kept.worst is None else (
             f"one repeat in 100 would show {metric.text(kept.worst)}"
         )  # fmt: skip
-        made.append(_tile(_upper(metric.name), value, aside, more))
+        made.append(_tile(recommend.title(metric), value, aside, more))
     return made
 
 
 def _left(found: View) -> list[dict[str, Any]]:
-    share = tuning.share_of(found.summaries[found.best.cell.key]) if found.best else None
+    share = tuning.share_of(found)
     if share is None or found.best is None:
         return []
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
@@ -149,7 +147,3 @@ def _left(found: View) -> list[dict[str, Any]]:
 
 def _tile(title: str, main: str, aside: str, *more: str) -> dict[str, Any]:
     return {"title": title, "main": main, "aside": aside, "more": [m for m in more if m]}
-
-
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]

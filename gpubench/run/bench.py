@@ -144,9 +144,7 @@ class AgentBench:
     def mark(self) -> None:
         """What took place since the last trial is no trial's, but of the budget it is gone."""
         if self._began is not None:
-            moment = monotonic()
-            self._spent_s, self._began = self._spent_s + moment - self._began, moment
-            self._started = now()
+            self._lap()
 
     def save(self) -> None:
         """Keep how long tasks took, for the next estimate."""
@@ -155,8 +153,7 @@ class AgentBench:
     # ------------------------------------------------------------------ within
 
     def _policy(self, repeat: int) -> Policy:
-        policy, goal = self._plan.suite.policy, self._search.goal
-        metrics = (goal.objective, *(limit.metric for limit in goal.limits))
+        policy, metrics = self._plan.suite.policy, self._search.goal.metrics
         if repeat and any(m.kind == "latency" and m.quantile > TAIL for m in metrics):
             return replace(policy, sample_s=max(policy.sample_s, TAIL_S))
         return policy
@@ -174,11 +171,14 @@ class AgentBench:
 
     def _ended(self, record: Record) -> Record:
         """With all the time that the trial took; the next one begins here."""
+        return replace(record, started=self._started, wall_s=self._lap())
+
+    def _lap(self) -> float:
+        """Seconds of the budget that went since the last one."""
         moment = monotonic()
         wall = moment - (self._began or moment)
-        started, self._started = self._started, now()
-        self._began, self._spent_s = moment, self._spent_s + wall
-        return replace(record, wall_s=wall, started=started)
+        self._began, self._spent_s, self._started = moment, self._spent_s + wall, now()
+        return wall
 
     def _build_s(self) -> float:
         """How long a build may take now."""

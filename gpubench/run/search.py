@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -67,7 +68,7 @@ def search(
     ``note`` gets each new record as soon as it is there, and at the end one for every cell that was
     ruled out; ``told`` where all stand after each of them.
     """
-    walk = _Walk(cells, search, bench, list(records), note, told)
+    walk = _Walk(cells, search, bench, records, note, told)
     walk.baseline()
     share, seen = EXPLORE[0], -1
     while walk.measured > seen:  # a race may leave nothing that keeps the limits: explore again
@@ -78,27 +79,20 @@ def search(
     return walk.end()
 
 
-def leader(standings: Sequence[Standing]) -> Standing | None:
-    """The one to beat, if any."""
-    return next((s for s in standings if s.status == "leader"), None)
-
-
+@dataclass
 class _Walk:
     """The state of one search: its records, and what follows from them."""
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        search: Search,
-        bench: Bench,
-        records: Sequence[Record],
-        note: Callable[[Record], None],
-        told: Callable[[Sequence[Standing]], None],
-    ) -> None:
-        self._cells, self._search, self._bench = cells, search, bench
-        self._note, self._told = note, told
-        self._records = [r for r in records if r.status != "ruled-out"]
-        self._said = {r.cell.key: r.reason for r in records if r.status == "ruled-out"}
+    _cells: Sequence[Cell]
+    _search: Search
+    _bench: Bench
+    _before: Sequence[Record]
+    _note: Callable[[Record], None]
+    _told: Callable[[Sequence[Standing]], None]
+
+    def __post_init__(self) -> None:
+        self._records = [r for r in self._before if r.status != "ruled-out"]
+        self._said = {r.cell.key: r.reason for r in self._before if r.status == "ruled-out"}
         """What was written of cells that were never measured."""
         self._done = {(r.cell.key, r.repeat) for r in self._records}
         self._standings = self._judged()
@@ -153,7 +147,7 @@ class _Walk:
 
     def _confirm(self) -> None:
         """Measure what leads once more, with all answers checked, until what leads was."""
-        while leads := leader(self._standings):
+        while leads := race.leader(self._standings):
             if (leads.cell.key, race.CHECK) in self._done:
                 break
             self._measure(leads.cell, race.CHECK)

@@ -25,7 +25,7 @@ from gpubench.run.driver import append
 from gpubench.run.plan import Plan
 from gpubench.run.predict import Coordinates
 from gpubench.run.results import now, skipped
-from gpubench.run.search import SEARCH, leader, search
+from gpubench.run.search import SEARCH, search
 from gpubench.suite import Cell, Option, Policy
 
 BEST = "best.toml"
@@ -207,7 +207,7 @@ def course(standings: Sequence[Standing], search: Search) -> tuple[str, str]:
     tried = sum(s.n > 0 or s.status == "failed" for s in standings)
     out = sum(s.status == "ruled-out" for s in standings)
     said = f"{tried} of {len(standings)} tried" + (f", {out} ruled out" if out else "")
-    leads = leader(standings)
+    leads = race.leader(standings)
     if leads is None or not leads.value.value:
         return said, "nothing keeps the limits so far"
     value = search.goal.objective.text(leads.value.value)

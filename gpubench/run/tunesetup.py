@@ -111,7 +111,7 @@ def job(
 
 def policy(floors: Floors, goal: Goal, budget_s: float, seed: int) -> Policy:
     """How a trial is measured."""
-    energy = "energy" in {m.kind for m in (goal.objective, *(each.metric for each in goal.limits))}
+    energy = any(m.kind == "energy" for m in goal.metrics)
     floor = floors.min_accuracy is not None or floors.max_accuracy_drop is not None
     images = floors.accuracy_images
     return Policy(
@@ -139,8 +139,8 @@ def _plain(chosen: Mapping[str, Any], catalog: Catalog) -> Suite:
 
 def _check_energy(goal: Goal, device: str) -> None:
     """InputError where energy counts and cannot be counted."""
-    metrics = (goal.objective, *(limit.metric for limit in goal.limits))
-    if device == "cpu" and any(m.kind == "energy" for m in metrics) and Rapl().read() is None:
+    counts = any(m.kind == "energy" for m in goal.metrics)
+    if device == "cpu" and counts and Rapl().read() is None:
         raise InputError(
             "energy cannot be measured here: there is no counter of the CPU's in "
             "/sys/class/powercap, or it may not be read (see `gpubench doctor`)"

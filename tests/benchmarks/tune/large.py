@@ -2,7 +2,7 @@
 
 The spaces are those that `gpubench tune` has on other machines, with all that the shipped backends
 declare; what is true of them comes from a seed. The real search, race and proposals decide, with
-the default budget. Writes replay-large.md; a promise that was not kept is shown as MISSED, and the
+the default budget. Writes replay-large.md into -o; a promise that was not kept is shown as MISSED, and the
 exit code is 1.
 """
 
@@ -33,7 +33,6 @@ from gpubench.run import propose, setup
 from gpubench.run.search import Proposer, search
 from gpubench.samples import Samples
 from gpubench.suite import Cell, OptionValue, Workload
-from tests.benchmarks.tune.replay import HERE
 from tests.benchmarks.tune.synthetic import Noise
 
 SEEDS = 20
@@ -249,10 +248,6 @@ def _whole(truth: Truth, asked: Search, bench: Bench) -> Proposer:
     return propose.Proposals(truth.cells, asked, bench.best, truth.coordinates)
 
 
-def _optuna(truth: Truth, asked: Search, bench: Bench) -> Proposer:
-    return propose.Tpe(truth.cells, asked, bench.best, truth.coordinates)
-
-
 class _Part:
     """The same of 1,500 configurations only, those that a seed names; today's default is among
     them by itself, since a search measures it first."""
@@ -282,7 +277,6 @@ WAYS: dict[str, Make] = {
     "every configuration": _whole,
     "1,500, drawn once": partial(_Part, anew=False),
     "1,500, drawn each step": partial(_Part, anew=True),
-    "Optuna's TPE": _optuna,
 }
 
 
@@ -367,7 +361,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="directory")
+    parser.add_argument("-o", "--output", type=Path, default=Path(), help="directory")
     given = parser.parse_args()
     rows = run(given.seeds, given.workers)
     text = markdown(rows, given.seeds)

@@ -14,7 +14,7 @@ from gpubench.backends import base
 from gpubench.goal import Goal, Limit, Metric
 from gpubench.record import RecordFile
 from gpubench.run import setup
-from tests.benchmarks.tune import cases, record, replay, synthetic
+from tests.benchmarks.tune import cases, large, record, replay, synthetic
 from tests.benchmarks.tune.cases import PROPOSERS, Case, Outcome
 from tests.benchmarks.tune.recorded import Recorded, Replay
 
@@ -102,16 +102,12 @@ def test_the_best_keeps_its_limits_in_every_round(file: RecordFile) -> None:
     assert other not in (free, None)
 
 
-@pytest.mark.parametrize(
-    ("way", "place"),
-    [(PROPOSERS[0], 0), (PROPOSERS[0], 2), (PROPOSERS[0], 4), (PROPOSERS[0], 8), (PROPOSERS[1], 2)],
-    ids=lambda x: x.name if isinstance(x, cases.Proposing) else str(x),
-)
+@pytest.mark.parametrize("place", [0, 2, 4, 8])
 def test_searches_find_the_best_at_a_small_part_of_the_cost(
-    way: cases.Proposing, place: int, file: RecordFile, truth: RecordFile
+    place: int, file: RecordFile, truth: RecordFile
 ) -> None:
     """Bursts hit one measurement in ten; what is found is judged by what is true."""
-    case = cases.questions(truth)[place]
+    case, way = cases.questions(truth)[place], PROPOSERS[0]
     budget_s = replay.COST * Recorded(file).exhaustive_s()
     found = [cases.answer(file, case, way, seed, budget_s, truth) for seed in range(3)]
     assert median(o.reach for o in found) >= replay.REACH
@@ -122,11 +118,22 @@ def test_searches_find_the_best_at_a_small_part_of_the_cost(
     assert again == found[0]
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_space_above_1500_configurations_is_searched_as_well(seed: int) -> None:
+    """Two of the searches of replay-large.md: 2,112 and 3,264 configurations."""
+    asked = large.QUESTIONS[0 if seed == 1 else 2]
+    found = large.answer(asked, large.WAYS["every configuration"], seed)
+    assert found.cells > 1500
+    assert found.regret <= large.REGRET
+    assert not found.broken
+    assert found.tasks < found.cells / 20
+
+
 def test_what_is_missed_is_said(tmp_path: Path, file: RecordFile, monkeypatch) -> None:
     good = Outcome(found="a", best="a", reach=1.0, of_sure=1.0, cost=0.1, tasks=9, broken=[])
     bad = [replace(good, of_sure=0.9), replace(good, cost=0.3), replace(good, broken=["p90"])]
     answers = iter([good, replace(good, reach=0.9), *bad, good])
-    monkeypatch.setattr(cases, "questions", lambda file: [Case(n, Goal(RATE)) for n in "xyz"])
+    monkeypatch.setattr(cases, "questions", lambda file: [Case(n, Goal(RATE)) for n in "uvwxyz"])
     monkeypatch.setattr(cases, "answer", lambda *args: next(answers))
     rows = replay.write(file, 1, tmp_path, 1)
     assert [row.kept for row in rows] == [True, False, False, False, False, True]
