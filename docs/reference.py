@@ -20,16 +20,20 @@ import click
 import msgspec
 from rich.console import Console
 
-from gpubench import backends, cli, decoders, record, suitefile
-from gpubench.analysis.verdicts import CODES, VERDICTS
+from gpubench import backends
+from gpubench.analysis.compare.verdicts import CODES, VERDICTS
 from gpubench.backends import base as _backends
-from gpubench.decoders import base as _decoders
-from gpubench.report import text
-from gpubench.report.show import STATUSES
-from gpubench.run import setup
-from gpubench.space import file as space_file
-from gpubench.suite import Axes, Catalog, Option, Policy, Workload
-from gpubench.suiteschema import mistakes, say
+from gpubench.cli import main
+from gpubench.pipeline import decoders
+from gpubench.pipeline.decoders import base as _decoders
+from gpubench.records import record
+from gpubench.report import terminal
+from gpubench.report.formatting import STATUSES
+from gpubench.run import availability
+from gpubench.run.tune.space import file as space_file
+from gpubench.suite import file as suite_file
+from gpubench.suite.schema import mistakes, say
+from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 from gpubench.workload.reference import TOLERANCES
 
 if TYPE_CHECKING:
@@ -80,12 +84,12 @@ def code(value: object) -> str:
 def _catalog() -> Catalog:
     """Of gpubench itself; whatever else is installed here stays out."""
     found = {b.name: tuple(b.options) for b in shipped_backends()}
-    return Catalog(found, setup.catalog().models, tuple(d.name for d in shipped_decoders()))
+    return Catalog(found, availability.catalog().models, tuple(d.name for d in shipped_decoders()))
 
 
 def suite_keys() -> dict[str, tuple[str, str, str]]:
     """Every dotted key of a suite -> its default, what it takes, what it means."""
-    top = suitefile.schema(_catalog())["properties"]
+    top = suite_file.schema(_catalog())["properties"]
     structs: dict[str, type[msgspec.Struct]] = {
         "workload": Workload,
         "axes": Axes,
@@ -132,7 +136,7 @@ def _space() -> str:
 
 
 def _suites() -> str:
-    listed = [(path, suitefile.load(str(path), _catalog())) for path in suitefile.shipped()]
+    listed = [(path, suite_file.load(str(path), _catalog())) for path in suite_file.shipped()]
     return table(["suite", "what it measures"], [[f"`{p.stem}`", s.description] for p, s in listed])
 
 
@@ -204,7 +208,7 @@ def _when(o: Option) -> str:
 # ------------------------------------------------------------------------------ commands
 
 
-def commands(group: click.Group = cli.cli) -> Iterator[tuple[str, click.Command]]:
+def commands(group: click.Group = main.cli) -> Iterator[tuple[str, click.Command]]:
     """('gpubench cache info', its command) of every command, sorted."""
 
     def below(at: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -267,7 +271,7 @@ def example_summary() -> str:
     """What `gpubench run` printed at the end of the reference run."""
     console = Console(width=WIDTH, color_system=None, file=io.StringIO())
     with console.capture() as taken:
-        console.print(text.summary([_reference()]))
+        console.print(terminal.summary([_reference()]))
     return trimmed(taken.get())
 
 
@@ -276,7 +280,7 @@ def example_report() -> str:
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(WIDTH)
     try:
-        head, *tables = text.render([_reference()]).split("\n\n")
+        head, *tables = terminal.render([_reference()]).split("\n\n")
     finally:
         if columns is None:
             del os.environ["COLUMNS"]

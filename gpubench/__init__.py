@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpubench.report.frames import read as read
     from gpubench.report.frames import tables as tables
-    from gpubench.serving import load as load
+    from gpubench.run.serving import load as load
 
 __version__ = "0.1.0"
 

@@ -52,7 +52,7 @@ class Unavailable(GpubenchError):
 class CellFailed(GpubenchError):
     """A cell broke while it was prepared or measured.
 
-    ``kind`` is one of `gpubench.record.FAILURES`, for example ``parity`` or ``out-of-memory``.
+    ``kind`` is one of `records.record.FAILURES`, for example ``parity`` or ``out-of-memory``.
     """
 
     def __init__(self, kind: str, reason: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-GPUBENCH = [sys.executable, "-c", "from gpubench.cli import main; main()"]
+GPUBENCH = [sys.executable, "-c", "from gpubench.cli.main import main; main()"]
 WITHOUT_PAGE = [
     *GPUBENCH[:2],
     "from gpubench import report; report.render = lambda *_: 'no report'; " + GPUBENCH[2],

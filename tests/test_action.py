@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from gpubench.cli import cli
+from gpubench.cli.main import cli
 
 PATH = Path(__file__).parent.parent / ".github/actions/gpubench/action.yml"
 ACTION: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from gpubench.backends import base
+from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
-from gpubench.space import declared
-from gpubench.suite import Cell, Option
-from gpubench.workload import networks
-from gpubench.workload.cache import Cache
+from gpubench.run.tune.space import options as space_options
+from gpubench.suite.types import Cell, Option
+from gpubench.workload.models import builder
 from tests.backends import contract, tiny
 
 NAMES = base.names()
@@ -48,7 +48,7 @@ def test_declarations(name: str) -> None:
     assert len(options) == len(set(options))
     for option in backend.options:
         _check_option(option)
-    declared.check(name, backend.options)
+    space_options.check(name, backend.options)
 
 
 def _check_option(option: Option) -> None:
@@ -148,7 +148,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def test_sessions_on_the_cpu(
     name: str, stand_in: tiny.Model, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
+    monkeypatch.setattr(builder, "load_module", lambda state: tiny.module())
     backend, cell = base.get(name), tiny.cell(name)
     reason = backend.unsupported(cell)
     if reason:

@@ -17,10 +17,10 @@ import pytest
 from click.shell_completion import BashComplete
 
 from gpubench import __version__, report
-from gpubench import cli as cli_module
-from gpubench.cli import cli
-from gpubench.processes import session_members
-from gpubench.recordreader import read
+from gpubench.cli import main as cli_module
+from gpubench.cli.main import cli
+from gpubench.machine.processes import session_members
+from gpubench.records.reader import read
 from tests.conftest import GPUBENCH, WITHOUT_PAGE
 
 WriteSuite = Callable[..., Path]
@@ -385,7 +385,7 @@ def test_a_run_goes_on_when_its_reader_has_gone(
 def test_nothing_heavy_is_imported_for_help_and_report(measured: Path) -> None:
     code = (
         "import sys; sys.argv = ['gpubench', *sys.argv[1:]]\n"
-        "from gpubench.cli import main\n"
+        "from gpubench.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'torchvision', 'onnxruntime', 'openvino', 'onnx', 'sklearn', 'pandas'}\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.cli_options import save
+from gpubench.cli.terminal import save
 from gpubench.errors import InputError
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gpubench.cli import cli
+from gpubench.cli.main import cli
 from gpubench.errors import InputError
-from gpubench.record import RECORDS
-from gpubench.recordreader import read
-from gpubench.run import ab, bench, tune, tunesetup, verify
-from gpubench.run.tune import BEST, FINISHED
+from gpubench.records.reader import read
+from gpubench.records.record import RECORDS
+from gpubench.run.ab import driver
+from gpubench.run.tune import driver as tune_driver
+from gpubench.run.tune import setup, trials, verify
+from gpubench.run.tune.driver import BEST, FINISHED
 
 SPACE = """
 [axes]
@@ -35,9 +37,9 @@ def go(
 ) -> Tune:
     """go("--budget", "3s"): a search of two configurations; time goes on by itself."""
     monkeypatch.setattr(verify, "SAMPLE_S", 0.04)
-    monkeypatch.setattr(tunesetup, "SAMPLE_S", 0.04)
-    monkeypatch.setattr(bench, "monotonic", partial(next, itertools.count(0.0, 0.04)))
-    monkeypatch.setattr(ab, "monotonic", partial(next, itertools.count(0.0, 0.3)))
+    monkeypatch.setattr(setup, "SAMPLE_S", 0.04)
+    monkeypatch.setattr(trials, "monotonic", partial(next, itertools.count(0.0, 0.04)))
+    monkeypatch.setattr(driver, "monotonic", partial(next, itertools.count(0.0, 0.3)))
     space = tmp_path / "space.toml"
     space.write_text(SPACE)
     plain = [
@@ -91,7 +93,7 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "run", interrupted)
+    monkeypatch.setattr(tune_driver, "run", interrupted)
     done = go()
     assert done.exit_code == 130
     assert f"--resume -o {tmp_path / 'out'}" in done.output.replace("\n", " ")
@@ -128,7 +130,7 @@ def test_energy_that_cannot_be_counted(go: Tune, monkeypatch: pytest.MonkeyPatch
         def read(self) -> None:
             return None
 
-    monkeypatch.setattr(tunesetup, "Rapl", Nothing)
+    monkeypatch.setattr(setup, "Rapl", Nothing)
     for words in (("--objective", "energy"), ("--max-energy", "0.5J")):
         assert "energy cannot be measured here" in str(go(*words).exception)
 

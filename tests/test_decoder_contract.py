@@ -1,4 +1,4 @@
-"""Every registered decoder, built in or not, keeps the interface of `gpubench.decoders.base`."""
+"""Every registered decoder, built in or not, keeps the interface of `pipeline.decoders.base`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpubench.decoders import base
-from gpubench.decoders.difference import difference
 from gpubench.errors import InputError, Unavailable
-from gpubench.workload import pictures
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.check import difference
+from gpubench.pipeline.decoders import base
+from gpubench.workload.data import image_file
+from gpubench.workload.data.preprocess import Spec
 from tests.decoders import samples
 from tests.hostile.commands import fuzz
 from tests.hostile.test_pictures import SKIPPED, USED
@@ -52,7 +52,7 @@ def reason(preprocessor: Any, data: bytes) -> str:
     """Why it is unusable; '' when it is not."""
     try:
         preprocessor.decode(data)
-    except pictures.Unusable as error:
+    except image_file.Unusable as error:
         return str(error)
     return ""
 

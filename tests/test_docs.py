@@ -17,15 +17,16 @@ from typing import Any
 import click
 import pytest
 
-from gpubench import suitefile
 from gpubench.backends import base
-from gpubench.cli import cli
-from gpubench.decoders import base as decoders
-from gpubench.record import FAILURES, FLAGS
+from gpubench.cli.main import cli
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.records.record import FAILURES, FLAGS
 from gpubench.report import exports
-from gpubench.run import setup
-from gpubench.space import file as space_file
-from gpubench.suite import Axes, Policy, Workload
+from gpubench.run import availability
+from gpubench.run.tune.space import file as space_file
+from gpubench.suite import file as suite_file
+from gpubench.suite import grid
+from gpubench.suite.types import Axes, Policy, Workload
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -115,12 +116,12 @@ def test_every_key_of_a_suite_is_described_with_its_default() -> None:
 
 
 def test_every_key_of_a_space_is_described() -> None:
-    properties = space_file.schema(setup.catalog())["properties"]["axes"]["properties"]
+    properties = space_file.schema(availability.catalog())["properties"]["axes"]["properties"]
     assert set(rows(site("docs/tune-and-deploy.md"))) == {f"axes.{key}" for key in properties}
 
 
 def test_the_shipped_suites_are_described() -> None:
-    names = {p.stem for p in suitefile.shipped()}
+    names = {p.stem for p in suite_file.shipped()}
     body = text("docs/suites.md")
     assert {n for n in names if f"| `{n}` |" in body or f"| `{n}`" in body} == names
     assert names <= set(rows(site("docs/suites.md")))
@@ -254,11 +255,11 @@ def test_suites_in_the_documents_are_valid(name: str, tmp_path: Path) -> None:
         path.write_text(body, encoding="utf-8")
         if "placement" in body:
             data = tomllib.loads(body)
-            rule = space_file.schema(setup.catalog())
+            rule = space_file.schema(availability.catalog())
             assert list(reference().mistakes(data, rule)) == []
         else:
-            suite = suitefile.load(str(path), setup.catalog())
-            assert suitefile.expand(suite, "cpu", 2)
+            suite = suite_file.load(str(path), availability.catalog())
+            assert grid.expand(suite, "cpu", 2)
 
 
 @pytest.mark.parametrize("name", ["README.md", *PAGES])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpubench import cores, environment, software
+from gpubench.machine import cores, environment, software
 
 
 @pytest.fixture

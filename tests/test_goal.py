@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpubench import goal
 from gpubench.errors import InputError
-from gpubench.goal import Goal, Limit, Metric
+from gpubench.suite import goal
+from gpubench.suite.goal import Goal, Limit, Metric
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import gpu
-from gpubench.gpu import visible_gpus
+from gpubench.machine import gpu
+from gpubench.machine.gpu import visible_gpus
 from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 
 TWO = ("A100", "GPU-aaaa-1"), ("T4", "GPU-bbbb-2")
@@ -117,5 +117,7 @@ def test_numa_node(tmp_path: Path, text: str | None, node: int | None) -> None:
 
 
 def test_importing_it_loads_no_gpu_library() -> None:
-    code = "import sys, gpubench.gpu; sys.exit(bool({'pynvml', 'torch'} & set(sys.modules)))"
+    code = (
+        "import sys, gpubench.machine.gpu; sys.exit(bool({'pynvml', 'torch'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import samples as turns
 from gpubench.errors import RecordError
-from gpubench.record import SCHEMA, Header, Record
-from gpubench.recordreader import read, read_all
-from gpubench.recordwriter import Writer
-from gpubench.samples import Samples
-from gpubench.suite import Axes, Policy, Suite, Workload
+from gpubench.records import samples as turns
+from gpubench.records.reader import read, read_all
+from gpubench.records.record import SCHEMA, Header, Record
+from gpubench.records.samples import Samples
+from gpubench.records.writer import Writer
+from gpubench.suite.types import Axes, Policy, Suite, Workload
 from tests.hostile.commands import gpubench
 from tests.measure.virtual import make_cell
 

@@ -11,11 +11,11 @@ import jsonschema
 import msgspec
 import pytest
 
-from gpubench import suitefile
 from gpubench.backends import base
-from gpubench.decoders import base as decoders
 from gpubench.errors import SuiteError
-from gpubench.suite import Axes, Catalog, Option, Policy, Suite, Workload
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.suite import file, grid
+from gpubench.suite.types import Axes, Catalog, Option, Policy, Suite, Workload
 
 CATALOG = Catalog(
     backends={
@@ -81,7 +81,7 @@ def write(tmp_path: Path, text: str, name: str = "mine.toml") -> str:
 
 
 def load(tmp_path: Path, text: str, **overrides: Any) -> Suite:
-    return suitefile.load(write(tmp_path, text), CATALOG, overrides)
+    return file.load(write(tmp_path, text), CATALOG, overrides)
 
 
 def axes(extra: str = "", backend: str = '"null"') -> str:
@@ -124,7 +124,7 @@ def test_max_repeats_follows_repeats(tmp_path: Path) -> None:
 
 
 def test_expand_is_the_product_in_file_order_less_the_exclusions(tmp_path: Path) -> None:
-    cells = suitefile.expand(load(tmp_path, GOOD), "cpu", 8)
+    cells = grid.expand(load(tmp_path, GOOD), "cpu", 8)
     plain = 2 * 3 * 2  # precisions x (batch, replicas) without 8 x 2 x scenarios
     graph = 1 * 3 * 2  # fp32 only
     assert len(cells) == 3 * plain + graph
@@ -147,21 +147,21 @@ def test_cores_of_a_replica(
     tmp_path: Path, asked: int, device: Any, machine: int, cores: int
 ) -> None:
     suite = load(tmp_path, axes(f"replicas = [1, 4]\ncores = {asked}"))
-    assert {c.cores for c in suitefile.expand(suite, device, machine)} == {cores}
+    assert {c.cores for c in grid.expand(suite, device, machine)} == {cores}
 
 
 def test_a_true_rule_does_not_match_the_number_one(tmp_path: Path) -> None:
     text = axes("[axes.options.openvino]\nstreams = [1, 2]", '["openvino", "torch-eager"]')
     suite = load(tmp_path, text + "[axes.options.torch-eager]\ncuda_graph = [true, false]")
     rule = msgspec.structs.replace(suite, exclude=({"streams": True},))
-    assert len(suitefile.expand(rule, "cpu", 1)) == len(suitefile.expand(suite, "cpu", 1))
+    assert len(grid.expand(rule, "cpu", 1)) == len(grid.expand(suite, "cpu", 1))
 
 
 def test_exclusions_that_leave_nothing_on_the_device(tmp_path: Path) -> None:
     suite = load(tmp_path, axes() + '[[exclude]]\ndevice = "cpu"')
-    assert len(suitefile.expand(suite, "cuda", 1)) == 2
+    assert len(grid.expand(suite, "cuda", 1)) == 2
     with pytest.raises(SuiteError, match="suite mine: the exclusions leave no cell on device cpu"):
-        suitefile.expand(suite, "cpu", 1)
+        grid.expand(suite, "cpu", 1)
 
 
 def test_paths_are_relative_to_the_suite_file(
@@ -199,19 +199,19 @@ def test_a_folder_called_like_a_model_is_not_taken_for_it(tmp_path: Path) -> Non
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert suitefile.find("quick").name == "quick.toml"
+    assert file.find("quick").name == "quick.toml"
     mine = write(tmp_path, axes())
-    assert suitefile.find(mine) == Path(mine)
+    assert file.find(mine) == Path(mine)
     with pytest.raises(
         SuiteError, match=r'"quik"; did you mean "quick"\? \(known: ci, gpu, latency'
     ):
-        suitefile.find("quik")
+        file.find("quik")
     with pytest.raises(SuiteError, match=r'no suite and no file called "other/quick\.toml"'):
-        suitefile.find("other/quick.toml")
+        file.find("other/quick.toml")
     with pytest.raises(SuiteError, match="is a directory"):
-        suitefile.find(str(tmp_path))
+        file.find(str(tmp_path))
     with pytest.raises(SuiteError, match="no suite and no file"):
-        suitefile.find("x" * 5000)
+        file.find("x" * 5000)
 
 
 # ------------------------------------------------------------------------------ overrides
@@ -241,7 +241,7 @@ def test_overrides(tmp_path: Path) -> None:
     assert suite.axes.device == "cpu"
     assert suite.axes.scenario == ("latency", "throughput")
     assert (suite.policy.repeats, suite.policy.max_repeats, suite.policy.sample_s) == (1, 1, 0.5)
-    assert len(suitefile.expand(suite, "cpu", 2)) == 8  # dead rules of the file are no mistake
+    assert len(grid.expand(suite, "cpu", 2)) == 8  # dead rules of the file are no mistake
 
 
 @pytest.mark.parametrize(
@@ -289,14 +289,14 @@ def test_the_default_weights_follow_the_kind_of_model(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed() -> Catalog:
-    from gpubench.workload import models
+    from gpubench.workload.models import registry
 
     backends = {name: base.get(name).options for name in base.names()}
-    return Catalog(backends=backends, models=models.names(), decoders=tuple(decoders.names()))
+    return Catalog(backends=backends, models=registry.names(), decoders=tuple(decoders.names()))
 
 
 def test_shipped_names() -> None:
-    names = [path.stem for path in suitefile.shipped()]
+    names = [path.stem for path in file.shipped()]
     assert names == [
         "ci",
         "gpu",
@@ -309,19 +309,19 @@ def test_shipped_names() -> None:
     ]
 
 
-@pytest.mark.parametrize("path", suitefile.shipped(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", file.shipped(), ids=lambda path: path.stem)
 def test_shipped_suites_are_valid(path: Path, installed: Catalog) -> None:
-    suite = suitefile.load(path.stem, installed)
+    suite = file.load(path.stem, installed)
     assert suite.description
-    assert suitefile.expand(suite, "cuda" if suite.axes.device == "cuda" else "cpu", 8)
-    jsonschema.Draft7Validator(suitefile.schema(installed)).validate(
+    assert grid.expand(suite, "cuda" if suite.axes.device == "cuda" else "cpu", 8)
+    jsonschema.Draft7Validator(file.schema(installed)).validate(
         tomllib.loads(path.read_text(encoding="utf-8"))
     )
 
 
 def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
-    suite = suitefile.load("quick", installed)
-    cells = suitefile.expand(suite, "cpu", 2)
+    suite = file.load("quick", installed)
+    cells = grid.expand(suite, "cpu", 2)
     assert {(c.backend, c.batch_size, c.replicas) for c in cells} == {
         (backend, batch, replicas)
         for backend in ("torch-eager", "onnxruntime", "openvino")
@@ -333,7 +333,7 @@ def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
 
 
 def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None:
-    cells = suitefile.expand(suitefile.load("scaling", installed), "cpu", 4)
+    cells = grid.expand(file.load("scaling", installed), "cpu", 4)
     points = {(c.batch_size, c.replicas) for c in cells if c.dispatch == "independent"}
     assert points == {(4, 1), (4, 2), (4, 4), (8, 1), (8, 2), (16, 1)}
     assert {b * r for b, r in points if r > 1} <= {b for b, r in points if r == 1}

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpubench import suitefile, suiteschema, tomlfile
 from gpubench.errors import SuiteError
-from gpubench.suite import Axes, Catalog, Option, Policy, Workload
+from gpubench.suite import file, schema, tomlfile
+from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 
 CATALOG = Catalog(
     backends={
@@ -143,7 +143,7 @@ def _id(value: Any) -> str:
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft7Validator:
-    rules = suitefile.schema(CATALOG)
+    rules = file.schema(CATALOG)
     jsonschema.Draft7Validator.check_schema(rules)
     return jsonschema.Draft7Validator(rules)
 
@@ -154,7 +154,7 @@ def test_bad_suites(tmp_path: Path, case: tuple[str, ...]) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SuiteError) as caught:
-        suitefile.load(str(path), CATALOG)
+        file.load(str(path), CATALOG)
     message = str(caught.value)
     assert str(path) in message
     assert [f for f in fragments if f not in message] == [], message
@@ -168,7 +168,7 @@ def test_an_editor_rejects_them_too(
 ) -> None:
     data = tomllib.loads(case[0])
     assert not validator.is_valid(data)
-    assert list(suiteschema.mistakes(data, suitefile.schema(CATALOG)))
+    assert list(schema.mistakes(data, file.schema(CATALOG)))
 
 
 @pytest.mark.parametrize("case", WRONG_OTHERWISE[:-4], ids=_id)
@@ -182,7 +182,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(axes('batch_size = [0, 1]\nprecision = "fp23"') + "[policy]\nseeds = 1")
     with pytest.raises(SuiteError) as caught:
-        suitefile.load(str(path), CATALOG)
+        file.load(str(path), CATALOG)
     first, *lines = str(caught.value).splitlines()
     assert first.endswith("mine.toml has 3 mistakes:")
     assert [line.split()[0] for line in lines] == [
@@ -196,12 +196,12 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "binary.toml"
     path.write_bytes(b"a = '\xff\xfe'")
     with pytest.raises(SuiteError, match=r"binary\.toml: not UTF-8 text: byte 5 is 0xff"):
-        suitefile.load(str(path), CATALOG)
+        file.load(str(path), CATALOG)
     path.write_bytes(b"#" * (tomlfile.MAX_BYTES + 1))
     with pytest.raises(SuiteError, match="larger than"):
-        suitefile.load(str(path), CATALOG)
+        file.load(str(path), CATALOG)
     path.write_bytes(b"\xef\xbb\xbf" + axes().encode())  # an editor's byte-order mark
-    assert suitefile.load(str(path), CATALOG).axes.backend == ("null",)
+    assert file.load(str(path), CATALOG).axes.backend == ("null",)
 
 
 def test_probe_with_an_onnx_file(tmp_path: Path) -> None:
@@ -209,19 +209,19 @@ def test_probe_with_an_onnx_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(work('model = "net.onnx"\nweights = "probe"'))
     with pytest.raises(SuiteError, match=r'workload\.weights = "probe": an \.onnx file brings'):
-        suitefile.load(str(path), CATALOG)
+        file.load(str(path), CATALOG)
 
 
 def test_terminal_escapes_in_a_value_are_not_printed(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(axes('precision = "\\u001b[31m"'))
     with pytest.raises(SuiteError) as caught:
-        suitefile.load(str(path), CATALOG)
+        file.load(str(path), CATALOG)
     assert "\x1b" not in str(caught.value)
 
 
 def test_every_key_is_described() -> None:
-    sections = suitefile.schema(CATALOG)["properties"]
+    sections = file.schema(CATALOG)["properties"]
     for name, struct in (("policy", Policy), ("workload", Workload), ("axes", Axes)):
         keys = sections[name]["properties"]
         assert keys.keys() == set(struct.__struct_fields__)
@@ -231,7 +231,7 @@ def test_every_key_is_described() -> None:
 
 
 def test_many_names_are_not_listed() -> None:
-    text = suiteschema.nearest("model_7x", [f"model_{i}" for i in range(80)])
+    text = schema.nearest("model_7x", [f"model_{i}" for i in range(80)])
     assert "80 names" in text
     assert '"model_7"' in text
     assert len(text) < 120

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gpubench import topology
-from gpubench.gpu import Gpu, visible_gpus
+from gpubench.machine import topology
+from gpubench.machine.gpu import Gpu, visible_gpus
 from tests.fake_nvml import FakeNvml, NotSupported, NVMLError
 
 A, B = "00000000:0A:00.0", "00000000:0B:00.0"

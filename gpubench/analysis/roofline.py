@@ -2,7 +2,7 @@
 
 S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model", 2009:
 products of matrices are limited by the peak of the arithmetic units, or by what memory delivers.
-Peaks and bandwidth are those measured in the same run (`gpubench.record.Ceiling`), and belong to
+Peaks and bandwidth are those measured in the same run (`records.record.Ceiling`), and belong to
 all replicas of the cell together, as do its images/s.
 """
 
@@ -12,9 +12,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.goal import Metric
-from gpubench.record import Ceiling, Record
-from gpubench.suite import Cell
+from gpubench.records.record import Ceiling, Record
+from gpubench.suite.goal import Metric
+from gpubench.suite.types import Cell
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "amp": 2, "int8": 1}
 """Of one number, at best: amp keeps some in fp32, int8 leaves some operators in floating point."""

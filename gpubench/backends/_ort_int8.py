@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.errors import CellFailed
-from gpubench.suite import Cell
-from gpubench.workload import quantise
+from gpubench.suite.types import Cell
+from gpubench.workload.models import quantization
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Facts
@@ -76,8 +76,8 @@ def facts(file: Path, dump: Path | None) -> Facts:
             "fallback",
             f"none of the network's products is computed in integers; ONNX Runtime runs {floating}",
         )
-    return quantise.facts(file) | {
+    return quantization.facts(file) | {
         "integer_operators": integer,
         "floating_operators": floating,
-        "int8_instructions": quantise.instructions(),
+        "int8_instructions": quantization.instructions(),
     }

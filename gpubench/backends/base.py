@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
 
-from gpubench import plugins
-from gpubench.suite import Cell, Option
-from gpubench.workload import cache
+from gpubench import cache, plugins
+from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
     Images = NDArray[np.float32]
     Logits = NDArray[np.float32]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.backends.base import Backend, Session
-from gpubench.suite import Cell, Option
+from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Images, Logits
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
 
 class Null(Backend):

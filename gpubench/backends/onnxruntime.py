@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 from gpubench.backends import _ort_int8, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Backend, Device
+from gpubench.cache import copy_entry
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.gpu import visible_gpus
-from gpubench.suite import Cell, Option, When
-from gpubench.workload import quantise
-from gpubench.workload.cache import copy_entry
+from gpubench.machine.gpu import visible_gpus
+from gpubench.suite.types import Cell, Option, When
+from gpubench.workload.models import quantization
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from gpubench.backends.base import Facts
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
 _DISTRIBUTIONS = (
     "onnxruntime-gpu",
@@ -109,7 +109,7 @@ class OnnxRuntime(Backend):
             search=("EXHAUSTIVE", "HEURISTIC"),
             when=_OWN_ON_CUDA,
         ),
-        *quantise.OPTIONS,
+        *quantization.OPTIONS,
     )
     preload: tuple[str, ...] = ("onnxruntime",)
 
@@ -131,7 +131,7 @@ class OnnxRuntime(Backend):
             return f"provider {cell.options['provider']!r} does not run on {cell.device}"
         if cell.precision not in ("fp32", "tf32", "fp16", "bf16", "int8"):
             return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and int8"
-        if reason := quantise.unsupported(cell) or _ort_int8.unsupported(cell, provider):
+        if reason := quantization.unsupported(cell) or _ort_int8.unsupported(cell, provider):
             return reason
         if cell.device == "cpu" and cell.precision not in ("fp32", "int8"):
             return (
@@ -165,7 +165,9 @@ class OnnxRuntime(Backend):
                 _REMEDIES[provider],
             )
         if cell.precision == "int8":
-            file = quantise.onnx(cell, model, cache, "tensorrt" if provider == _TENSORRT else "cpu")
+            file = quantization.onnx(
+                cell, model, cache, "tensorrt" if provider == _TENSORRT else "cpu"
+            )
         else:
             file = model.onnx("fp32" if cell.precision == "tf32" else cell.precision)
         return self._engine(cell, file, cache) if provider == _TENSORRT else file
@@ -231,7 +233,7 @@ class OnnxRuntime(Backend):
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
             if cell.precision == "int8":
-                facts |= quantise.facts(file, rest="tf32")  # as `unsupported` says
+                facts |= quantization.facts(file, rest="tf32")  # as `unsupported` says
             if provider == _TENSORRT:
                 facts |= {"engines": engines, "engine_built_at_open": _engines(artefact) != engines}
             opened = CudaSession(session, cell.batch_size, facts, device, stream)

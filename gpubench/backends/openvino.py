@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from gpubench import plugins
 from gpubench.backends.base import Backend, Session
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option, When
-from gpubench.workload import quantise
+from gpubench.suite.types import Cell, Option, When
+from gpubench.workload.models import quantization
 
 if TYPE_CHECKING:
     import openvino
 
     from gpubench.backends.base import Device, Facts, Images, Logits
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
@@ -52,7 +52,7 @@ class OpenVINO(Backend):
             search=(0, 2, 4),
             when=_SEVERAL,
         ),
-        *quantise.OPTIONS,
+        *quantization.OPTIONS,
     )
     preload: tuple[str, ...] = ("openvino",)
 
@@ -66,7 +66,7 @@ class OpenVINO(Backend):
             return f"OpenVINO has no {cell.device} device (an Intel GPU is device_name = 'GPU')"
         if cell.precision not in _TYPES:
             return f"{cell.precision}: here OpenVINO runs {', '.join(_TYPES)}"
-        if reason := quantise.unsupported(cell):
+        if reason := quantization.unsupported(cell):
             return reason
         if cell.precision == "int8" and cell.options.get("device_name", "CPU") != "CPU":
             return "int8: proof that it is computed in exists for OpenVINO's CPU device only"
@@ -95,7 +95,7 @@ class OpenVINO(Backend):
                 "install the Intel GPU's compute runtime (intel-opencl-icd), or use 'CPU'",
             )
         if cell.precision == "int8":
-            return quantise.onnx(cell, model, cache, "cpu")
+            return quantization.onnx(cell, model, cache, "cpu")
         able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
         if cell.precision != "fp32" and cell.precision.upper() not in able:
             raise Unavailable(
@@ -133,7 +133,7 @@ class OpenVINO(Backend):
                 f"{facts['device']}; use precision = 'fp32'",
             )
         if cell.precision == "int8":
-            facts |= quantise.facts(artefact) | _integer(compiled)
+            facts |= quantization.facts(artefact) | _integer(compiled)
         return OpenVINOSession(compiled, facts)
 
 
@@ -287,4 +287,4 @@ def _integer(compiled: openvino.CompiledModel) -> Facts:
         raise CellFailed(
             "fallback", f"none of the network's products is computed in integers: {dict(products)}"
         )
-    return {"products_by_type": dict(products), "int8_instructions": quantise.instructions()}
+    return {"products_by_type": dict(products), "int8_instructions": quantization.instructions()}

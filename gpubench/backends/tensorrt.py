@@ -17,16 +17,16 @@ from msgspec import to_builtins
 from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
 from gpubench.backends.base import Backend
+from gpubench.cache import check_private
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.gpu import Gpu, visible_gpus
-from gpubench.suite import Cell, Option
-from gpubench.workload import quantise
-from gpubench.workload.cache import check_private
+from gpubench.machine.gpu import Gpu, visible_gpus
+from gpubench.suite.types import Cell, Option
+from gpubench.workload.models import quantization
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Session
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
 FLAVOURS = ("tensorrt", RTX)
 """In the order of preference."""
@@ -78,7 +78,7 @@ class TensorRT(Backend):
         Option.whole(
             "workspace_mib", "scratch memory that kernels may ask for; 0: all of the GPU's", 0
         ),
-        *quantise.OPTIONS,
+        *quantization.OPTIONS,
     )
     preload = ("torch",)
 
@@ -102,7 +102,7 @@ class TensorRT(Backend):
             return "TensorRT runs on NVIDIA GPUs only"
         if cell.precision == "amp":
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
-        return quantise.unsupported(cell)
+        return quantization.unsupported(cell)
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
         """The engine for this cell and the first visible GPU; built when the cache has none.
@@ -114,7 +114,11 @@ class TensorRT(Backend):
         flavour = _choose(str(cell.chosen(self.options)["flavour"]), device)
         trt = trt_build.load_flavour(flavour)
         int8 = cell.precision == "int8"
-        onnx = quantise.onnx(cell, model, cache, "tensorrt") if int8 else model.onnx(cell.precision)
+        onnx = (
+            quantization.onnx(cell, model, cache, "tensorrt")
+            if int8
+            else model.onnx(cell.precision)
+        )
         network = trt_build.inspect_onnx(onnx)
         if int8 and not network.quantized:
             raise CellFailed("error", f"{onnx.name} has no QuantizeLinear nodes: it is not int8")
@@ -133,7 +137,7 @@ class TensorRT(Backend):
             built = trt_build.build(trt, flavour, onnx, settings, _read_timing(timing))
             about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
             if int8:
-                about |= quantise.facts(onnx)
+                about |= quantization.facts(onnx)
             (directory / PLAN).write_bytes(built.plan)
             (directory / ABOUT).write_text(json.dumps(about, indent=1))
             if built.timing_cache:

@@ -20,17 +20,17 @@ from msgspec.structs import replace
 
 from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, TorchSession
+from gpubench.cache import copy_entry
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option
-from gpubench.workload.cache import copy_entry
+from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
     import torch
 
     from gpubench.backends.base import Facts
     from gpubench.backends.torch_eager import Forward
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
 _GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that use CUDA graphs themselves."""

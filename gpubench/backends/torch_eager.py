@@ -16,14 +16,14 @@ from gpubench import plugins
 from gpubench.backends import _torch
 from gpubench.backends.base import Backend
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option
+from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
     import torch
 
     from gpubench.backends.base import Device, Facts
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.workload.models.base import Model
 
     Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -91,7 +91,7 @@ class TorchEager(Backend):
     def _open(self, cell: Cell, state: Path, device: Device, stack: ExitStack) -> TorchSession:
         import torch
 
-        from gpubench.workload import networks
+        from gpubench.workload.models import builder
 
         options = cell.chosen(self.options)
         stream = _torch.enter_device(stack, device)
@@ -99,13 +99,13 @@ class TorchEager(Backend):
             _check_hardware(cell.precision)
         _set_backends(stack, cell.precision == "tf32", bool(options["cudnn_benchmark"]))
 
-        module = networks.load_module(state)
+        module = builder.load_module(state)
         dtype = getattr(torch, _DTYPES[cell.precision])
         layout = torch.contiguous_format
         if options["memory_format"] == "channels_last":
             layout = torch.channels_last
         module = module.to(device.kind, dtype, memory_format=layout)
-        crop = networks.card(state).spec.crop
+        crop = builder.card(state).spec.crop
         images = _torch.Input((cell.batch_size, 3, crop, crop), dtype, stream, layout)
 
         stack.enter_context(torch.inference_mode())

@@ -10,7 +10,7 @@ from time import perf_counter_ns
 
 from msgspec import Struct
 
-from gpubench.samples import JOB_DONE
+from gpubench.records.samples import JOB_DONE
 
 Clock = Callable[[], int]
 """Nanoseconds on a monotonic clock; `time.perf_counter_ns` outside the tests."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpubench import processes
+from gpubench.machine import processes
 from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
 from gpubench.measure.stages import each_alone
-from gpubench.measure.steady import MIN_GROUPS, settled, steady
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Policy
+from gpubench.measure.steady_state import MIN_GROUPS, settled, steady
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell, Policy
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Images, Session
@@ -51,7 +51,7 @@ class Path(Protocol):
         """Start again, from an empty queue."""
 
     def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
-        """ns per batch of each part alone (`gpubench.samples.Samples.stages_ns`); holds it."""
+        """ns per batch of each part alone (`records.samples.Samples.stages_ns`); holds it."""
 
 
 class Sampler(Struct, frozen=True):

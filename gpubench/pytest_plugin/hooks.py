@@ -21,9 +21,9 @@ from gpubench.pytest_plugin.items import (
 )
 
 if TYPE_CHECKING:
-    from gpubench.pytest_plugin.bench import Bench
+    from gpubench.pytest_plugin.measurements import Bench
     from gpubench.pytest_plugin.result import Result
-    from gpubench.pytest_plugin.together import Wanted
+    from gpubench.pytest_plugin.suite_runs import Wanted
 
 NO_BENCHMARK = (
     "gpubench measures through pytest-benchmark, which is not active here: "
@@ -92,7 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def bench_of(config: pytest.Config) -> Bench:
     """The one `Bench` of this pytest run, made when first needed."""
     if _BENCH not in config.stash:
-        from gpubench.pytest_plugin.bench import Bench
+        from gpubench.pytest_plugin.measurements import Bench
 
         config.stash[_BENCH] = Bench(config)
     return config.stash[_BENCH]

@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from gpubench.pytest_plugin.result import Result
-    from gpubench.pytest_plugin.together import Wanted
+    from gpubench.pytest_plugin.suite_runs import Wanted
 
 FIXTURE = "gpubench"
 

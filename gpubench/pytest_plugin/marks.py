@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench import suitefile
 from gpubench.errors import SuiteError
-from gpubench.suite import Axes, Policy, Workload
-from gpubench.suiteschema import nearest, show
+from gpubench.suite import file
+from gpubench.suite.schema import nearest, show
+from gpubench.suite.types import Axes, Policy, Workload
 
 if TYPE_CHECKING:
     import pytest
@@ -28,7 +28,7 @@ def read(marks: Sequence[pytest.Mark], directory: Path) -> tuple[str, dict[str, 
     for mark in reversed(marks):
         merged |= _keywords(mark)
     suite = merged.pop("suite", None)
-    names = [path.stem for path in suitefile.shipped()]
+    names = [path.stem for path in file.shipped()]
     if not isinstance(suite, str) or not suite:
         given = "is missing" if suite is None else f"is {suite!r}"
         raise SuiteError(
@@ -69,8 +69,8 @@ def _placed(value: object, directory: Path, *, folder: bool) -> object:
     gpubench's own words ('probe', 'digits') are never names of files, nor is that of a network the
     name of a folder; only where a ``folder`` is expected, one is looked for.
     """
-    from gpubench.workload.images import SOURCES
-    from gpubench.workload.torchmodel import KEYWORDS
+    from gpubench.workload.data.builtin import SOURCES
+    from gpubench.workload.models.torch_model import KEYWORDS
 
     if not isinstance(value, str) or value in (*KEYWORDS, *SOURCES):
         return value

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpubench.analysis import answertable
-from gpubench.analysis.cells import UNTRIED, Summary, flags_of, problems
 from gpubench.analysis.stats import Estimate
-from gpubench.answers import Parity
+from gpubench.analysis.summary import UNTRIED, Summary, flags_of, problems
+from gpubench.analysis.tables import accuracy as tables_accuracy
 from gpubench.errors import CellFailed
-from gpubench.record import FAILURES, Record
-from gpubench.suite import Cell
+from gpubench.records.parity import Parity
+from gpubench.records.record import FAILURES, Record
+from gpubench.suite.types import Cell
 
 GROUPS = {
     "latency": "latency: time per batch",
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Why to be careful: keys of `gpubench.record.FLAGS`, and what the report adds to them."""
+        """Why to be careful: keys of `records.record.FLAGS`, and what the report adds to them."""
         return tuple(flags_of(self._summary))
 
     @property
@@ -167,7 +167,7 @@ class Result:
         found = {"cell": self.cell.key, "label": self.label, **self._about}
         found["parity"] = msgspec.to_builtins(self.parity)
         found["path"] = msgspec.to_builtins(self._summary.path)
-        found["accuracy"] = msgspec.to_builtins(answertable.accuracy(self._summary))
+        found["accuracy"] = msgspec.to_builtins(tables_accuracy.accuracy(self._summary))
         found["flags"] = list(self.flags)
         if not self._timed or not self.rounds_s:
             return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gpubench.errors import InputError
-from gpubench.record import RecordFile
+from gpubench.records.record import RecordFile
 
 Evidence = tuple[RecordFile, RecordFile]
 _MODULES = {"text": "text", "html": "html", "md": "markdown", "csv": "delimited", "json": "machine"}

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gpubench import samples
-from gpubench.analysis.cells import Summary, summarise
-from gpubench.analysis.layout import Column, Part, Table
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import of_cells
-from gpubench.record import Record, RecordFile
-from gpubench.recordreader import read_all
-from gpubench.report import verdicts
-from gpubench.report.delimited import CELL
+from gpubench.analysis.summary import Summary, summarise
+from gpubench.analysis.tables.run import of_cells
+from gpubench.analysis.tables.table import Column, Part, Table
+from gpubench.records import samples
+from gpubench.records.reader import read_all
+from gpubench.records.record import Record, RecordFile
+from gpubench.report.csv_report import CELL
+from gpubench.report.sections import compare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,11 +102,11 @@ def tables(path: Paths) -> dict[str, pd.DataFrame]:
     """
     import pandas as pd
 
-    summaries, view = verdicts.view(read_all([path] if isinstance(path, str | Path) else path))
+    summaries, view = compare.view(read_all([path] if isinstance(path, str | Path) else path))
     made = {table.title: _table(table) for table in of_cells(summaries)}
     if view is None:
         return made
-    rows = [msgspec.structs.asdict(c) for c in verdicts.ordered(view.rows)]
+    rows = [msgspec.structs.asdict(c) for c in compare.ordered(view.rows)]
     found = pd.DataFrame(rows).convert_dtypes()
     return {"Verdicts": found.astype(dict.fromkeys(_VERDICT_NUMBERS, NUMBER)), **made}
 

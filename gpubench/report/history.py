@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from gpubench import escape
-from gpubench.analysis.changepoints import SHORTEST
-from gpubench.analysis.history import Change, Point, Trend
-from gpubench.analysis.layout import Column, Table
+from gpubench.analysis.history.changepoints import SHORTEST
+from gpubench.analysis.history.trend import Change, Point, Trend
+from gpubench.analysis.tables.table import Column, Table
 from gpubench.errors import InputError
-from gpubench.report import show
-from gpubench.report.headline import COLUMNS
-from gpubench.report.verdicts import log_cost, percent, shares
-from gpubench.suite import Rule
+from gpubench.report import formatting
+from gpubench.report.sections.compare import log_cost, percent, shares
+from gpubench.report.sections.headline import COLUMNS
+from gpubench.suite.types import Rule
 from gpubench.units import count
 
 FORMAT = 1
@@ -37,7 +37,7 @@ def render(
 ) -> str:
     """The whole history in one of `FORMATS`.
 
-    ``rule``: the one that `gpubench.analysis.history.trends` was given. ``notes``: what was left
+    ``rule``: the one that `analysis.history.trend.trends` was given. ``notes``: what was left
     out, as `find` says. Raises InputError for another format and where there is no run.
     """
     if form not in _FORMATS:
@@ -93,8 +93,8 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
     """
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
-        [_side(c), name, _effect(t, c), show.full(c.before, column(t)),
-         show.full(c.after, column(t)), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
+        [_side(c), name, _effect(t, c), formatting.full(c.before, column(t)),
+         formatting.full(c.after, column(t)), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
         for name, t in pairs for c in t.changes for p in [t.points[c.at]]
     ]  # fmt: skip
     made = Table(
@@ -109,7 +109,7 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
          "It came between the run named and the one before it."],
     )  # fmt: skip
     rows = [
-        [name, _when(p), p.run, _commit(p), show.full(p.value, column(t)),
+        [name, _when(p), p.run, _commit(p), formatting.full(p.value, column(t)),
          _against(t, p), marks.get(i, ""), p.flags]
         for name, t in pairs
         for marks in [{c.at: _side(c) for c in t.changes}]
@@ -175,17 +175,17 @@ def _said(t: Trend, c: Change) -> str:
 def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     from rich.text import Text
 
-    from gpubench.report import text
+    from gpubench.report import terminal
 
-    console = text.plain()
+    console = terminal.plain()
     for line in headline(trends, rule):
-        console.print(Text(show.line(line)))
+        console.print(Text(formatting.line(line)))
     for table in tables(trends, rule, LATEST):
         console.print()
-        console.print(text.grid(table))
+        console.print(terminal.grid(table))
     for note in notes:
-        console.print(Text(show.line(f"Note: {note}")))
-    return text.printed(console)
+        console.print(Text(formatting.line(f"Note: {note}")))
+    return terminal.printed(console)
 
 
 def _markdown(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
@@ -206,7 +206,8 @@ def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
 
 
 def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
-    from gpubench.report import templating, trendchart
+    from gpubench.report.charts import history
+    from gpubench.report.html import templating
 
     cells = [
         {"name": name, "index": i, "open": i < (CHANGED if t.changes else OPEN),
@@ -216,7 +217,7 @@ def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     return templating.fill(
         "history.html.j2",
         ("page.js", "history.js"),
-        {"trends": [trendchart.chart(t) for t in trends]},
+        {"trends": [history.chart(t) for t in trends]},
         True,
         title="History",
         headline=headline(trends, rule),

@@ -9,15 +9,23 @@ from typing import Any
 
 from gpubench import escape as escaping
 from gpubench import units
-from gpubench.analysis.cells import Summary, run_names
-from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.analysis.layout import Table
-from gpubench.analysis.tables import SCALING, of_cells
-from gpubench.analysis.tuning import Evidence
-from gpubench.analysis.verdicts import Comparison
-from gpubench.record import RecordFile
-from gpubench.report import differing, headline, pathview, recommend, shortfalls, show, verdicts
-from gpubench.suite import Rule
+from gpubench.analysis.compare.verdicts import Comparison
+from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
+from gpubench.analysis.summary import Summary, run_names
+from gpubench.analysis.tables.run import SCALING, of_cells
+from gpubench.analysis.tables.table import Table
+from gpubench.analysis.tune.result import Evidence
+from gpubench.records.record import RecordFile
+from gpubench.report import formatting
+from gpubench.report.sections import (
+    compare,
+    headline,
+    pipeline,
+    recommendation,
+    scaling,
+    wrong_answers,
+)
+from gpubench.suite.types import Rule
 
 OPEN_ROWS = 30
 """Tables longer than this start folded."""
@@ -34,27 +42,30 @@ def escape(text: str) -> str:
 
 def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
     """The whole report. ``evidence``: of a search, the A/B of what it recommends."""
-    summaries, view = verdicts.view(files)
-    lines = [f"# gpubench: {escape(show.title(files))}", ""]
+    summaries, view = compare.view(files)
+    lines = [f"# gpubench: {escape(formatting.title(files))}", ""]
     for name, file in zip(run_names(files), files, strict=True):
         head = file.header
-        lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(show.machine(head))}. "
+        machine = formatting.machine(head)
+        lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(machine)}. "
                   f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
-        lines += ["", *(f"- {escape(line)}" for line in show.nodes(head))] if head.nodes else []
-    lines += [f"> **{escape(line)}**" for line in show.differences(files)]
+        lines += (
+            ["", *(f"- {escape(line)}" for line in formatting.nodes(head))] if head.nodes else []
+        )
+    lines += [f"> **{escape(line)}**" for line in formatting.differences(files)]
     if view:
         verdict = comparison(view.rows, rule=view.rule).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
-    if advice := recommend.told(files, evidence):
+    if advice := recommendation.told(files, evidence):
         lines += ["", "## Recommendation", "", *(f"- {escape(line)}" for line in advice)]
-    told = [*headline.lines(summaries), *pathview.headline(summaries)]
+    told = [*headline.lines(summaries), *pipeline.headline(summaries)]
     lines += ["", *(f"- {escape(line)}" for line in told), ""]
     flags = headline.flags(summaries)
     if flags:
         lines += ["**Flags in this report**", ""]
         lines += [
-            f"- **{escape(f)}** ({units.count(n, 'cell')}): {escape(show.meaning(f))}"
+            f"- **{escape(f)}** ({units.count(n, 'cell')}): {escape(formatting.meaning(f))}"
             for f, n in flags
         ]
         lines += [""]
@@ -75,28 +86,28 @@ def comparison(
 ) -> str:
     """The verdict first, then a row per cell, worst first; unchanged rows folded.
 
-    ``rule``, ``everything`` and ``code``: as for the terminal (`gpubench.report.text.comparison`).
+    ``rule``, ``everything`` and ``code``: as for the terminal (`report.terminal.comparison`).
     """
     rule = rule or Rule()
-    lines = [f"**{escape(verdicts.headline(comparisons, rule, code))}**", ""]
+    lines = [f"**{escape(compare.headline(comparisons, rule, code))}**", ""]
     if not comparisons:
         return "\n".join(lines)
-    counts = verdicts.counts(comparisons)
+    counts = compare.counts(comparisons)
     lines += [", ".join(f"{n} {name}" for name, n in counts.items()), ""]
-    changed, unchanged = verdicts.split(comparisons)
-    pairs = verdicts.paired(comparisons)
+    changed, unchanged = compare.split(comparisons)
+    pairs = compare.paired(comparisons)
     if everything:
         changed, unchanged = changed + unchanged, []
     lines += [*_verdict_rows(changed, pairs), ""] if changed else []
     if unchanged:
-        words = verdicts.folded(unchanged, rule)
+        words = compare.folded(unchanged, rule)
         lines += [*folded(words, _verdict_rows(unchanged, pairs)), ""]
-    notes = [*verdicts.notes(comparisons, rule, code), f"{verdicts.LEGEND}."]
+    notes = [*compare.notes(comparisons, rule, code), f"{compare.LEGEND}."]
     return "\n".join([*lines, *(f"- {escape(note)}" for note in notes)]) + "\n"
 
 
 def _verdict_rows(comparisons: Sequence[Comparison], pairs: bool) -> list[str]:
-    rows = [verdicts.row(c, pairs=pairs) | {"why": verdicts.why(c)} for c in comparisons]
+    rows = [compare.row(c, pairs=pairs) | {"why": compare.why(c)} for c in comparisons]
     right = [name not in ("verdict", "cell", "why") for name in rows[0]]
     return grid(list(rows[0]), right, [list(row.values()) for row in rows])
 
@@ -112,9 +123,10 @@ def table_rows(
     table: Table, rows: Sequence[Sequence[Any]], cut: Callable[[str], str] = str
 ) -> list[str]:
     """``rows`` of ``table``, under its columns; ``cut`` shortens what a value says."""
-    right = [show.is_number(c) for c in table.columns]
+    right = [formatting.is_number(c) for c in table.columns]
     texts = [
-        [cut(show.full(v, c)) for v, c in zip(row, table.columns, strict=True)] for row in rows
+        [cut(formatting.full(v, c)) for v, c in zip(row, table.columns, strict=True)]
+        for row in rows
     ]
     return grid([c.name for c in table.columns], right, texts)
 
@@ -132,24 +144,24 @@ def folded(title: str, body: Sequence[str]) -> list[str]:
 
 def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
     """Every shortfall that is shown: its causes with their evidence."""
-    shown = shortfalls.shown(found)
+    shown = scaling.shown(found)
     body = []
     for head, d in shown:
         body.append(f"- {escape(head)}")
-        body += [f"  - **{escape(c.short)}**: {escape(shortfalls.sentence(c))}" for c in d.causes]
-        body += [f"  - {escape(text)}" for text in [shortfalls.lacks(d)] if text]
+        body += [f"  - **{escape(c.short)}**: {escape(scaling.sentence(c))}" for c in d.causes]
+        body += [f"  - {escape(text)}" for text in [scaling.lacks(d)] if text]
     if len(shown) > OPEN_ROWS:
         body = folded(f"{len(shown)} shortfalls", body)
-    return [f"### {shortfalls.TITLE}", "", shortfalls.NOTE, "", *body, ""] if shown else []
+    return [f"### {scaling.TITLE}", "", scaling.NOTE, "", *body, ""] if shown else []
 
 
 def _differing(summaries: Sequence[Summary]) -> list[str]:
-    found = differing.groups(summaries)
+    found = wrong_answers.groups(summaries)
     body = []
     for group in found:
-        told = [f"- {escape(line)}" for line in differing.lines(group, len(group.images))]
+        told = [f"- {escape(line)}" for line in wrong_answers.lines(group, len(group.images))]
         body += [*folded(group.head, told), ""]
-    return [f"## {differing.TITLE}", "", differing.NOTE, "", *body] if found else []
+    return [f"## {wrong_answers.TITLE}", "", wrong_answers.NOTE, "", *body] if found else []
 
 
 def _ending(files: Sequence[RecordFile]) -> list[str]:
@@ -157,7 +169,7 @@ def _ending(files: Sequence[RecordFile]) -> list[str]:
     for name, file in zip(run_names(files), files, strict=True):
         machines = file.header.nodes or file.header.environment
         environment = escaping.encoded(machines, indent=2)
-        again = escaping.line(show.command(file.header))
+        again = escaping.line(formatting.command(file.header))
         ticks = re.findall("`+", environment + again)
         fence = "`" * (max([2, *map(len, ticks)]) + 1)
         body = [f"{fence}text", again, fence, "", f"{fence}json", environment, fence]

@@ -12,22 +12,24 @@ from typing import NoReturn
 
 import msgspec
 
-from gpubench import __version__, escape, recordreader, suitefile
+from gpubench import __version__, escape
 from gpubench.analysis import stats
-from gpubench.analysis.cells import summarise
-from gpubench.decoders import base as decoders
+from gpubench.analysis.summary import summarise
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import MIN_SAMPLES
-from gpubench.record import RECORDS, Record
-from gpubench.run import needs
-from gpubench.run.client import AgentClient
-from gpubench.run.messages import Failure, Measure
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.records import reader
+from gpubench.records.record import RECORDS, Record
+from gpubench.run import availability
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.messages import Failure, Measure
 from gpubench.run.prepare import NotReady, Ready, prepare
-from gpubench.run.results import failed, measured, now
+from gpubench.run.record_builder import failed, measured, now
+from gpubench.run.serving import compatibility, manifest, readme
+from gpubench.run.serving.manifest import Manifest, Measured
 from gpubench.run.setup import Session
-from gpubench.serving import fit, manifest, readme
-from gpubench.serving.manifest import Manifest, Measured
-from gpubench.suite import Cell, Policy
+from gpubench.suite import file as suite_file
+from gpubench.suite.types import Cell, Policy
 from gpubench.workload import reference as ref
 
 DECODER = "pil"
@@ -114,7 +116,7 @@ def _begin(out: Path, aside: Path) -> None:
 
 def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
     plan, backend = session.plan, session.backends[cell.backend]
-    modules = needs.preload(cell, session.backends)
+    modules = availability.preload(cell, session.backends)
     with AgentClient(modules, session.job.cache_dir, log) as agent:
         broken = agent.start().errors
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
@@ -176,7 +178,7 @@ def _write(
         outputs=reference.logits.shape[1],
         classes=list(reference.classes),
         cores=cores,
-        made_for=fit.machine(cell, _decoder(cell)),
+        made_for=compatibility.machine(cell, _decoder(cell)),
         parity=msgspec.structs.replace(found.parity, disagreements=[]),
         measured=_figures(session, suite, cell),
         files=manifest.describe(at),
@@ -192,11 +194,11 @@ def _decoder(cell: Cell) -> str:
 
 def _figures(session: Session, suite: str, cell: Cell) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here."""
-    beside = suitefile.find(suite).parent / RECORDS
+    beside = suite_file.find(suite).parent / RECORDS
     with suppress(RecordError):
         if not beside.is_file():
             return None
-        file = recordreader.read(beside)
+        file = reader.read(beside)
         for s in summarise([file]):
             if s.key == cell.key and s.ranked:
                 if file.header.fingerprint != session.job.header.fingerprint:

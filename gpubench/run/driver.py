@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,39 +14,24 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
-from gpubench.record import WRONG, Header, Record, RecordFile
-from gpubench.recordreader import read, scan
-from gpubench.recordwriter import Writer
-from gpubench.run import needs
-from gpubench.run.ceilings import Ceilings
-from gpubench.run.client import AgentClient, Asked
-from gpubench.run.cluster import Cluster
-from gpubench.run.messages import Done, Measure, Progress, Reply
-from gpubench.run.nodes import Nodes
+from gpubench.records.reader import read, scan
+from gpubench.records.record import WRONG, Header, Record, RecordFile
+from gpubench.records.writer import Writer
+from gpubench.run import availability
+from gpubench.run.agent.client import AgentClient, Asked
+from gpubench.run.agent.messages import Done, Measure, Reply
+from gpubench.run.cluster.coordinator import Cluster
+from gpubench.run.cluster.node_group import Nodes
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Ready, prepare
-from gpubench.run.results import failed, measured, now, skipped
-from gpubench.suite import Cell, Policy
+from gpubench.run.record_builder import failed, measured, now, skipped
+from gpubench.run.roofline import Ceilings
+from gpubench.run.watcher import Watcher
+from gpubench.suite.types import Cell, Policy
 
 T = TypeVar("T")
 MAX_INVALID = 2
 """How often a repeat is measured again because outside evidence spoiled it."""
-
-
-class Watcher(Protocol):
-    """Whoever shows the run to a person; every method returns at once."""
-
-    def begin(self, total: int) -> None:
-        """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
-
-    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
-        """This is now in hand."""
-
-    def step(self, cell: Cell, progress: Progress) -> None:
-        """A live figure of the task in hand."""
-
-    def recorded(self, record: Record) -> None:
-        """A record was written."""
 
 
 class Job(Struct, frozen=True):
@@ -79,7 +64,7 @@ def run(
         walk.skip()
         cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
         if cells:
-            modules = {m: None for cell in cells for m in needs.preload(cell, backends)}
+            modules = {m: None for cell in cells for m in availability.preload(cell, backends)}
             own = AgentClient(list(modules), job.cache_dir, job.out / "agent.log")
             with Nodes(cluster, plan, own) if cluster else own as agent:
                 try:

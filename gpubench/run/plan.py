@@ -17,8 +17,9 @@ from msgspec import Struct
 from gpubench.backends.base import Backend
 from gpubench.errors import Unavailable
 from gpubench.measure.protocol import MIN_SAMPLES
-from gpubench.run import needs, pool
-from gpubench.suite import Cell, Policy, Suite
+from gpubench.run import availability, inventory
+from gpubench.run import availability as run_availability
+from gpubench.suite.types import Cell, Policy, Suite
 
 SkipStatus = Literal["unavailable", "unsupported"]
 
@@ -41,7 +42,7 @@ class Plan(Struct, frozen=True):
     skips: list[Skip]
     cores: list[int]
     """This machine's CPU cores that replicas may own, siblings adjacent."""
-    nodes: list[pool.Node] = []
+    nodes: list[inventory.Node] = []
     """Where several machines measure, all of them by rank."""
 
     def round(self, repeat: int) -> list[Cell]:
@@ -68,27 +69,27 @@ def make(
     backends: Mapping[str, Backend],
     cores: list[int],
     gpus: int,
-    nodes: Sequence[pool.Node] = (),
+    nodes: Sequence[inventory.Node] = (),
 ) -> Plan:
     """Sort ``cells`` into those that can run and those that cannot, with why.
 
     ``nodes``: where several machines measure, all of them; else it is this one with its ``cores``.
     """
     named = {cell.backend: backends[cell.backend] for cell in cells}
-    lacks = pool.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
+    lacks = run_availability.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
-        lacking = next((lacks[part] for part in needs.parts(cell) if part in lacks), None)
+        lacking = next((lacks[part] for part in availability.parts(cell) if part in lacks), None)
         here = lacking or _no_room(cell, len(cores), gpus)
-        lack = pool.missing(cell, nodes) if nodes else here
+        lack = inventory.missing(cell, nodes) if nodes else here
         reason = None
         if lack is None or cell.backend not in lacks:
             try:
-                reason = backends[cell.backend].unsupported(cell) or needs.unsupported(cell)
-                reason = reason or pool.apart(cell, nodes)
+                reason = backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
+                reason = reason or inventory.apart(cell, nodes)
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-                lack = pool.broken("unsupported", error)
+                lack = run_availability.broken("unsupported", error)
         if reason:
             skips.append(Skip(cell, "unsupported", reason))
         elif lack:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError
-from gpubench.run import needs
-from gpubench.run.client import Asked
-from gpubench.run.messages import (
+from gpubench.run import availability
+from gpubench.run.agent.client import Asked
+from gpubench.run.agent.messages import (
     BAD_CALIBRATION,
     BAD_INPUT,
     BuildReference,
@@ -21,8 +20,10 @@ from gpubench.run.messages import (
     Prepared,
     Reply,
 )
+from gpubench.run.availability import family
 from gpubench.run.plan import Plan
-from gpubench.suite import Cell
+from gpubench.run.watcher import Telling
+from gpubench.suite.types import Cell
 
 
 class Ready(Struct, frozen=True):
@@ -41,34 +42,11 @@ class NotReady(Struct, frozen=True):
     why: Reply
 
 
-class Telling(Protocol):
-    """Whoever shows what is being prepared."""
-
-    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
-        """This is now in hand."""
-
-
-def family(cell: Cell) -> str:
-    """The same for cells that one artefact serves."""
-    return replace(
-        cell,
-        replicas=1,
-        replicas_per_device=1,
-        dispatch="independent",
-        scenario="latency",
-        boundary="compute",
-        decoder="pil",
-        loader="auto",
-        loader_cores=0,
-        labels="",
-    ).key
-
-
 def not_importable(
     cell: Cell, backends: Mapping[str, Backend], broken: Mapping[str, str]
 ) -> Failure | None:
     """Which of the modules that the cell's workers import is ``broken``, and why."""
-    for module in needs.preload(cell, backends):
+    for module in availability.preload(cell, backends):
         if module in broken:
             reason = f"{module} cannot be imported: {broken[module]}"
             remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"

@@ -24,18 +24,22 @@ from rich.table import Table
 from rich.text import Text
 
 from gpubench import units
-from gpubench.analysis import aa, gate, stats
-from gpubench.analysis.compare import compare
-from gpubench.analysis.verdicts import CODES, Comparison
+from gpubench.analysis import stats
+from gpubench.analysis.compare import aa_history, sequential_test
+from gpubench.analysis.compare.compare import compare
+from gpubench.analysis.compare.verdicts import CODES, Comparison
 from gpubench.backends.null import NullSession
 from gpubench.errors import GpubenchError
 from gpubench.measure import protocol
 from gpubench.measure.loop import TIMER_SHARE, timer_overhead
-from gpubench.record import FLAGS, RecordFile
-from gpubench.run import ab, arms, driver, setup
-from gpubench.run.client import AgentClient
-from gpubench.run.progress import Silent
-from gpubench.suite import Cell, Policy, Rule
+from gpubench.records.record import FLAGS, RecordFile
+from gpubench.run import driver, setup
+from gpubench.run.ab import arms
+from gpubench.run.ab import driver as ab_driver
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Cell, Policy, Rule
 
 ALARMS = ("REGRESSED", "IMPROVED")
 LEAST_S = 20.0
@@ -133,7 +137,7 @@ def run(
     end = time.monotonic() + 60 * minutes
     with TemporaryDirectory(prefix="gpubench-selftest-") as scratch:
         place = Path(scratch)
-        job = setup.comparison(
+        job = ab_setup.comparison(
             suite, chosen, (arms.parse("--baseline", ()), arms.parse("--candidate", ())),
             (None, None), rule, 60 * minutes, cache_dir, place / "aa", False, (),
         )  # fmt: skip
@@ -146,7 +150,7 @@ def run(
         runs: list[RecordFile] = []
         interrupted = False
         try:
-            with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
+            with AgentClient(ab_driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 broken = agent.start().errors
                 middle = time.monotonic() + (end - time.monotonic()) / 2
                 pairs.extend(_interleaved(job, agent, broken, place, middle, say))
@@ -162,7 +166,7 @@ def run(
 
 
 def _interleaved(
-    job: ab.Job,
+    job: ab_driver.Job,
     agent: AgentClient,
     broken: Mapping[str, str],
     place: Path,
@@ -177,10 +181,10 @@ def _interleaved(
     while not number or time.monotonic() < end:
         budget_s = max(LEAST_S, end - time.monotonic())
         again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=budget_s)
-        files = ab.run(again, Silent(), agent, broken)
+        files = ab_driver.run(again, Silent(), agent, broken)
         rows = compare(*files)
         number += 1
-        if any(row.pairs >= ab.LEAST for row in rows):
+        if any(row.pairs >= ab_driver.LEAST for row in rows):
             yield files
         elif number == 1:
             why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
@@ -190,7 +194,7 @@ def _interleaved(
 
 
 def _history(run: RecordFile, cache_dir: Path) -> Path:
-    return aa.directory(cache_dir, run.header.fingerprint)
+    return aa_history.directory(cache_dir, run.header.fingerprint)
 
 
 def _sessions(
@@ -206,7 +210,7 @@ def _sessions(
     while not number or time.monotonic() < end:
         session = setup.session(suite, chosen, cache_dir, place / f"run-{number}", False, ())
         file = driver.run(session.plan, session.job, session.backends, Silent())
-        aa.add(file, _history(file, session.job.cache_dir))
+        aa_history.add(file, _history(file, session.job.cache_dir))
         number += 1
         yield file
         say(f"ordinary run {number} for the history")
@@ -222,8 +226,8 @@ def _result(
     interrupted: bool,
 ) -> Result:
     judged = [compare(*pair) for pair in pairs]
-    kept = aa.load(history)
-    known = aa.by_cell(kept)
+    kept = aa_history.load(history)
+    known = aa_history.by_cell(kept)
     alarms = sum(any(row.verdict in ALARMS for row in rows) for rows in judged)
     return Result(
         clock=first,
@@ -260,7 +264,7 @@ def _cells(
         found.append(CellResult(
             label=same[0].label, pairs=len(walls.get(key, ())), pair_sd=sd,
             pair_s=fmean(walls.get(key) or [0.0]),
-            smallest_detectable=None if sd is None else gate.smallest_detectable(
+            smallest_detectable=None if sd is None else sequential_test.smallest_detectable(
                 sd, rule.most, 1, rule),
             verdicts=dict(Counter(r.verdict for r in same)),
             undecided=dict(Counter(r.code for r in same if r.verdict != "EQUIVALENT")),
@@ -321,8 +325,8 @@ def render(result: Result) -> Group:
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
         *_sources(result.noise),
         f"A/A history: {result.sessions} runs added, {result.history} in {result.history_path}, "
-        f"{result.usable} of them of use for every cell; gpubench compare needs {aa.ENOUGH}"
-        + (": test again for more" if result.usable < aa.ENOUGH else ""),
+        f"{result.usable} of them of use for every cell; gpubench compare needs {aa_history.ENOUGH}"
+        + (": test again for more" if result.usable < aa_history.ENOUGH else ""),
     ]
     alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     style = "red" if low > alpha else "green" if high <= alpha else "yellow"

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench import escape
-from gpubench.answers import MOST_SHOWN, Disagreement, Parity
 from gpubench.errors import CellFailed, InputError
-from gpubench.suite import Policy
-from gpubench.workload.preprocess import Spec
+from gpubench.records.parity import MOST_SHOWN, Disagreement, Parity
+from gpubench.suite.types import Policy
+from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.reference import Reference, turns
 
 TOLERANCES = {

@@ -16,19 +16,19 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError
-from gpubench.workload import datasets, listing, preprocess
-from gpubench.workload.models import resolve
-from gpubench.workload.preprocess import Spec
+from gpubench.workload.data import dataset_index, datasets, preprocess
+from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models.registry import resolve
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpubench.suite import Policy, Workload
-    from gpubench.workload.cache import Cache
-    from gpubench.workload.datasets import Pool
-    from gpubench.workload.listing import About, Pictures
-    from gpubench.workload.modelbase import Model
+    from gpubench.cache import Cache
+    from gpubench.suite.types import Policy, Workload
+    from gpubench.workload.data.dataset_index import About, Pictures
+    from gpubench.workload.data.datasets import Pool
+    from gpubench.workload.models.base import Model
 
 FORMAT = 2
 """Raised whenever `build` would make something else of the same recipe."""
@@ -46,7 +46,7 @@ class _About(Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
     """Names of the network's classes by number; (): it has none that are known."""
     skipped: str = ""
-    """What of a data set was left out, and why: see `gpubench.workload.datasets.Pool`."""
+    """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
 
 
 class Reference(_About, frozen=True, kw_only=True):
@@ -66,11 +66,11 @@ class Reference(_About, frozen=True, kw_only=True):
 
         ends = np.load(self.path / "ends.npy", mmap_mode="r")
         blob = np.load(self.path / "encoded.npy", mmap_mode="r")
-        return listing.piece(blob, ends, index)
+        return dataset_index.piece(blob, ends, index)
 
     def dataset(self) -> Pictures:
         """The whole data set that the images were drawn from; cheap, needs numpy only."""
-        return listing.load(self.path / _DATASET)
+        return dataset_index.load(self.path / _DATASET)
 
 
 def build(workload: Workload, policy: Policy, cache: Cache) -> Path:

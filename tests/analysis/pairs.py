@@ -9,8 +9,8 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 
-from gpubench.analysis.gate import Pair, Pairs, Verdict, judge, wanted
-from gpubench.suite import Rule
+from gpubench.analysis.compare.sequential_test import Pair, Pairs, Verdict, judge, wanted
+from gpubench.suite.types import Rule
 
 RULE = Rule()
 SLOWER = math.log1p(0.05)

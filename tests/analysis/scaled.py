@@ -7,11 +7,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.diagnosis import Diagnosis, diagnose
-from gpubench.record import Record, RecordFile
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Policy
+from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
+from gpubench.analysis.summary import summarise
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell, Policy
 from tests.report import make
 
 QUIET: dict[str, Any] = {

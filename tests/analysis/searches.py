@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from gpubench.analysis import race
-from gpubench.analysis.race import Standing
-from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.record import Record
-from gpubench.samples import Samples
-from gpubench.suite import Cell
+from gpubench.analysis.tune import racing
+from gpubench.analysis.tune.racing import Standing
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
+from gpubench.suite.goal import Goal, Limit, Metric, Search
+from gpubench.suite.types import Cell
 from tests.report import make
 
 THROUGHPUT, P99, P90 = Metric("throughput"), Metric("latency", 0.99), Metric("latency", 0.9)
@@ -81,7 +81,7 @@ def index(c: Cell) -> int:
 
 
 def run(
-    machine: Machine, goal: Search, seed: int, best: race.Best | None = None
+    machine: Machine, goal: Search, seed: int, best: racing.Best | None = None
 ) -> tuple[list[Standing], int, set[int]]:
     """(standings, measurements, all that were ever called worse): everything is explored once."""
     rng = random.Random(seed)
@@ -89,7 +89,7 @@ def run(
     measure, records, worse = machine.bench(seed), [], set[int]()
 
     def judged() -> list[Standing]:
-        found = race.judge(cells, records, goal, best)
+        found = racing.judge(cells, records, goal, best)
         worse.update(index(s.cell) for s in found if s.status == "worse")
         return found
 
@@ -98,7 +98,7 @@ def run(
         lead = next((s for s in judged() if s.status == "leader"), None)
         if lead and lead.n < 2:
             records.append(measure(lead.cell, 1))
-    while want := race.wanted(standings := judged(), goal):
+    while want := racing.wanted(standings := judged(), goal):
         rng.shuffle(want)
         records += [measure(c, repeat) for c, repeat in want]
     return standings, len(records), worse

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from gpubench.analysis import changepoints
-from gpubench.analysis.changepoints import SHORTEST, calmed, changes
+from gpubench.analysis.history import changepoints
+from gpubench.analysis.history.changepoints import SHORTEST, calmed, changes
 
 
 def test_series_without_any_noise_are_no_trouble():

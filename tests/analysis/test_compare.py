@@ -7,19 +7,20 @@ import pytest
 from msgspec import json
 from msgspec.structs import replace
 
-from gpubench import environment
-from gpubench.analysis import aa, compare, stats
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.verdicts import CODES, UNSTEADY, caveat, exit_code
+from gpubench.analysis import stats
+from gpubench.analysis.compare import aa_history, compare
+from gpubench.analysis.compare.verdicts import CODES, UNSTEADY, caveat, exit_code
+from gpubench.analysis.summary import summarise
 from gpubench.errors import InputError
-from gpubench.record import FLAGS, Record, RecordFile
-from gpubench.suite import Policy
+from gpubench.machine import environment
+from gpubench.records.record import FLAGS, Record, RecordFile
+from gpubench.suite.types import Policy
 from tests.report import make, make_pairs
 
 CELLS = make.grid(backends=("torch-eager", "openvino"), batches=(1,), replicas=(1,))
-QUIET = make_pairs.sessions(CELLS, aa.ENOUGH, sd=0.002)
+QUIET = make_pairs.sessions(CELLS, aa_history.ENOUGH, sd=0.002)
 """A history in which sessions hardly differ."""
-LOUD = make_pairs.sessions(CELLS, aa.ENOUGH, sd=0.08)
+LOUD = make_pairs.sessions(CELLS, aa_history.ENOUGH, sd=0.08)
 
 
 def run(seed: int, factor: float = 1.0, repeats: int = 12, **changes) -> RecordFile:
@@ -109,7 +110,7 @@ def test_neither_the_two_runs_nor_a_copy_count_as_history():
 
 
 def test_each_cell_has_its_own_history():
-    half = make_pairs.sessions(CELLS[:1], aa.ENOUGH, sd=0.002)
+    half = make_pairs.sessions(CELLS[:1], aa_history.ENOUGH, sd=0.002)
     found = compare.compare(run(1), run(2, 1.3), history=half)
     assert [c.verdict for c in found] == ["REGRESSED"] + ["INCONCLUSIVE"] * (len(CELLS) - 1)
 
@@ -125,11 +126,11 @@ def test_false_alarms_of_the_history_rule_stay_below_alpha(sd, heavy):
     cells = [make.cell(batch_size=n) for n in (1, 2, 4, 8)]
     alarms = 0
     for seed in range(200):
-        files = make_pairs.sessions(cells, aa.ENOUGH + 20, sd, seed, heavy=heavy)
-        limits = aa.limits(aa.by_cell(files[: aa.ENOUGH]))
+        files = make_pairs.sessions(cells, aa_history.ENOUGH + 20, sd, seed, heavy=heavy)
+        limits = aa_history.limits(aa_history.by_cell(files[: aa_history.ENOUGH]))
         with pytest.MonkeyPatch.context() as patch:  # they are the same for ten comparisons
-            patch.setattr(aa, "limits", lambda _, found=limits: found)
-            for n in range(aa.ENOUGH, aa.ENOUGH + 20, 2):
+            patch.setattr(aa_history, "limits", lambda _, found=limits: found)
+            for n in range(aa_history.ENOUGH, aa_history.ENOUGH + 20, 2):
                 found = compare.compare(files[n], files[n + 1])
                 alarms += any(c.verdict in ("REGRESSED", "IMPROVED") for c in found)
     assert alarms <= 2000 * 0.01 * (5 if heavy else 1)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis import causes
-from gpubench.analysis.causes import Pair
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.diagnosis import KINDS, Diagnosis, diagnose
-from gpubench.analysis.scaling import job_of
-from gpubench.record import Record
-from gpubench.samples import Samples
+from gpubench.analysis.scaling import causes
+from gpubench.analysis.scaling.causes import Pair
+from gpubench.analysis.scaling.diagnosis import KINDS, Diagnosis, diagnose
+from gpubench.analysis.scaling.efficiency import job_of
+from gpubench.analysis.summary import summarise
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
 from tests.analysis.scaled import (
     QUIET,
     cell,

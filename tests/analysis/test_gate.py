@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpubench.analysis import gate
-from gpubench.analysis.gate import CODES, Pair, Pairs, judge, wanted
-from gpubench.suite import Rule
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.sequential_test import CODES, Pair, Pairs, judge, wanted
+from gpubench.suite.types import Rule
 from tests.analysis.pairs import MARGIN, RULE, SLOWER, around, confirmed, dirty, normal, whole
 
 # ------------------------------------------------------------------------------ what it says
@@ -35,7 +35,7 @@ def test_each_look_pays_for_itself(missing: int) -> None:
     if missing:
         assert (said.code, said.p) == ("unconfirmed", None)
         return
-    alone = [gate.signflip.p_above([p.d for p in confirm[:n]], MARGIN) for n in (9, 36)]
+    alone = [sequential_test.signflip.p_above([p.d for p in confirm[:n]], MARGIN) for n in (9, 36)]
     assert alone[1] < 0.005 < alone[0]
     assert said.p == 2 * alone[1]
     assert said.verdict == "REGRESSED"
@@ -225,7 +225,7 @@ def test_how_many_pairs_a_round_brings_does_not_matter() -> None:
     rng = np.random.default_rng(13)
     drawn = {key: rng.normal(effect, 0.02, 200).tolist() for key, effect in effects.items()}
 
-    def found(at_once: int) -> dict[str, gate.Verdict]:
+    def found(at_once: int) -> dict[str, sequential_test.Verdict]:
         left = {key: iter(values) for key, values in drawn.items()}
         return judge(
             whole(lambda k, n: [Pair(d=next(left[k])) for _ in range(n)], [*drawn],
@@ -237,15 +237,15 @@ def test_how_many_pairs_a_round_brings_does_not_matter() -> None:
 
 @pytest.mark.parametrize("sd", [0.005, 0.01, 0.03])
 def test_the_smallest_detectable_slowdown_grows_with_noise_and_family(sd: float) -> None:
-    one = gate.smallest_detectable(sd, 8, 1, RULE)
+    one = sequential_test.smallest_detectable(sd, 8, 1, RULE)
     # not 2 sd: what is a little noisier is screened with more pairs, and may even gain by it
-    assert RULE.delta < one < gate.smallest_detectable(5 * sd, 8, 1, RULE)
-    assert one <= gate.smallest_detectable(sd, 8, 12, RULE)
-    assert gate.smallest_detectable(sd, 60, 1, RULE) <= one
+    assert RULE.delta < one < sequential_test.smallest_detectable(5 * sd, 8, 1, RULE)
+    assert one <= sequential_test.smallest_detectable(sd, 8, 12, RULE)
+    assert sequential_test.smallest_detectable(sd, 60, 1, RULE) <= one
 
 
 def test_a_stricter_rule_is_followed() -> None:
     rule = Rule(delta=0.01, alpha=0.001, pilot=10, most=12)
     assert wanted({"a": Pairs()}, rule) == {"a": ("screen", 10)}
-    assert gate.screen_size(Pairs(screen=around(0, 0.1, 10)), rule) == 12
-    assert gate.confirm_size(Pairs(screen=around(0.3, 0.01, 10)), 1, rule) == 12
+    assert sequential_test.screen_size(Pairs(screen=around(0, 0.1, 10)), rule) == 12
+    assert sequential_test.confirm_size(Pairs(screen=around(0.3, 0.01, 10)), 1, rule) == 12

@@ -2,10 +2,10 @@ import pytest
 from msgspec import json
 from msgspec.structs import replace
 
-from gpubench.analysis.history import Trend, find, trends
+from gpubench.analysis.history.trend import Trend, find, trends
 from gpubench.errors import InputError
-from gpubench.record import Record, RecordFile
-from gpubench.recordwriter import Writer
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.writer import Writer
 from tests.report import make
 from tests.report.make_pairs import arms, sessions
 

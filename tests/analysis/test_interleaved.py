@@ -8,15 +8,16 @@ import pytest
 from msgspec import json
 from msgspec.structs import replace
 
-from gpubench.analysis import gate, interleaved, stats
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.compare import compare
-from gpubench.analysis.interleaved import pair_of
-from gpubench.analysis.verdicts import CODES, Comparison, caveat, exit_code
+from gpubench.analysis import stats
+from gpubench.analysis.compare import paired, sequential_test
+from gpubench.analysis.compare.compare import compare
+from gpubench.analysis.compare.paired import pair_of
+from gpubench.analysis.compare.verdicts import CODES, Comparison, caveat, exit_code
+from gpubench.analysis.summary import summarise
 from gpubench.errors import InputError
-from gpubench.record import Record, RecordFile
-from gpubench.samples import Samples
-from gpubench.suite import Rule
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Rule
 from tests.report import make
 from tests.report.make_pairs import arms
 
@@ -50,7 +51,7 @@ def test_a_slowdown_is_confirmed_on_fresh_pairs_and_every_field_is_filled():
     d = [p.d for p in pairs.confirm]
     assert len(d) >= 8
     assert (row.pairs, row.n) == (len(d), (len(d), len(d)))
-    assert row.ratio == pytest.approx(math.exp(gate._shift(d).value))
+    assert row.ratio == pytest.approx(math.exp(sequential_test._shift(d).value))
     assert row.ratio == pytest.approx(1.08, abs=0.02)
     assert row.candidate == pytest.approx(row.baseline * row.ratio, rel=0.02)  # two medians
     assert row.low < row.ratio < row.high
@@ -61,13 +62,13 @@ def test_a_slowdown_is_confirmed_on_fresh_pairs_and_every_field_is_filled():
     assert row.key == CELLS[1].key
 
 
-def interleaved_pairs(base: RecordFile, candidate: RecordFile, cell) -> gate.Pairs:
+def interleaved_pairs(base: RecordFile, candidate: RecordFile, cell) -> sequential_test.Pairs:
     before = {r.repeat: r for r in base.records if r.cell == cell}
     made = {"screen": [], "confirm": []}
     for r in candidate.records:
         if r.cell == cell and r.repeat in before:
             made[r.stage].append(pair_of(before[r.repeat], r))
-    return gate.Pairs(**made)
+    return sequential_test.Pairs(**made)
 
 
 def test_throughput_is_shown_as_images_per_second():
@@ -85,7 +86,7 @@ def test_the_numbers_are_those_of_the_pairs_that_were_judged():
     row = compare(*files)[0]
     screen = interleaved_pairs(*files, EAGER).screen
     assert row.pairs == len(screen) == 8
-    assert row.ratio == pytest.approx(math.exp(gate._shift([p.d for p in screen]).value))
+    assert row.ratio == pytest.approx(math.exp(sequential_test._shift([p.d for p in screen]).value))
 
 
 def test_the_rule_is_the_sessions_own():
@@ -308,7 +309,7 @@ def test_two_backends_are_labelled_by_what_differs():
     ],
 )  # fmt: skip
 def test_labels(old, new, label):
-    assert interleaved.label(make.cell(**old), make.cell(**new)) == label
+    assert paired.label(make.cell(**old), make.cell(**new)) == label
 
 
 def test_latencies_of_two_batch_sizes_are_compared_by_images_per_second():
@@ -360,7 +361,7 @@ def test_an_arm_has_no_pilot():
 
 
 def unfinished(base, candidate):
-    return interleaved.join(base, candidate, *interleaved.sides(base, candidate)).unfinished()
+    return paired.join(base, candidate, *paired.sides(base, candidate)).unfinished()
 
 
 def test_what_the_rule_still_asks_for_is_counted():
@@ -376,7 +377,7 @@ def test_what_the_rule_still_asks_for_is_counted():
     flagged = arms([EAGER, OTHER], 8, effect={1: 0.2}, confirm=2)
     found = compare(*flagged)
     assert [c.code for c in found] == ["inside-margin", "unconfirmed"]
-    wanted = gate.first_look(interleaved_pairs(*flagged, OTHER), 1, Rule())
+    wanted = sequential_test.first_look(interleaved_pairs(*flagged, OTHER), 1, Rule())
     assert unfinished(*flagged)[0] == wanted - 2
 
     def breaks(r, arm):

@@ -6,18 +6,20 @@ import json
 
 import pytest
 
-from gpubench import samples
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.interleaved import pair_of
-from gpubench.analysis.scaling import job_of
-from gpubench.analysis.tables import build
-from gpubench.record import Record, RecordFile
-from gpubench.report import delimited, frames, markdown, series, text
+from gpubench.analysis.compare.paired import pair_of
+from gpubench.analysis.scaling.efficiency import job_of
+from gpubench.analysis.summary import summarise
+from gpubench.analysis.tables.run import build
+from gpubench.records import samples
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import JOB_DONE, Samples
+from gpubench.report import csv_report, frames, markdown, terminal
+from gpubench.report.charts import samples as charts_samples
 from gpubench.report.exports import bencher, pytest_benchmark
-from gpubench.run import agent, results
-from gpubench.run.messages import Done, Measure, Outcome
-from gpubench.samples import JOB_DONE, Samples
-from gpubench.suite import Policy
+from gpubench.run import record_builder
+from gpubench.run.agent import agent
+from gpubench.run.agent.messages import Done, Measure, Outcome
+from gpubench.suite.types import Policy
 from tests.report import make
 
 MS = make.MS
@@ -74,7 +76,7 @@ def test_a_job_has_a_window_though_its_replicas_never_ran_together() -> None:
     outcomes = [Outcome([s], None, {}, [], pinned=str(s.replica)) for s in job()]
     request = Measure(CELL, Policy(), "", "", [(0,), (1,), (2,)])
     done = Done(agent.merged(request, outcomes, {}), invalid=False)
-    record = results.measured(CELL, 0, done, {})
+    record = record_builder.measured(CELL, 0, done, {})
     assert record.status == "ok"
     assert "NO-COMMON-WINDOW" not in record.flags
     assert record.facts["pinned"] == ["0", "1", "2"]
@@ -88,16 +90,16 @@ def test_every_reader_gives_the_same_number() -> None:
     [table] = [t for t in build([made]) if t.title == "Throughput"]
     row = dict(zip((c.name for c in table.columns), table.rows[0], strict=True))
     assert row["images/s"].value == expected
-    lines = [line.split(",") for line in delimited.render([made]).splitlines()]
+    lines = [line.split(",") for line in csv_report.render([made]).splitlines()]
     assert float(lines[1][lines[0].index("value")]) == expected
     rates = [row["images_per_s"] for row in frames.rows([made])]
     assert rates == [r.images_per_s() for r in made.records]
     [bench] = json.loads(pytest_benchmark.render([made]))["benchmarks"]
     assert bench["extra_info"]["images_per_s"] == expected
     assert f"{expected:.6g}"[:3] in str(bencher.render([made]))
-    drawn = series.build([summary])["cells"][0]
+    drawn = charts_samples.build([summary])["cells"][0]
     assert [len(xs) for _, _, xs, _ in drawn["samples"]] == [20, 10, 0] * 3
-    assert text.render([made])
+    assert terminal.render([made])
     assert markdown.render([made])
 
 

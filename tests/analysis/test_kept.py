@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpubench.analysis.kept import MOST, judged
-from gpubench.analysis.noise import Noise, prior
-from gpubench.goal import Limit, Metric
+from gpubench.analysis.tune.constraints import MOST, judged
+from gpubench.analysis.tune.noise import Noise, prior
+from gpubench.suite.goal import Limit, Metric
 from tests.analysis.searches import MEMORY, MS, P90, P99, THROUGHPUT
 
 SPREAD = Noise(0.02, 30)

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from gpubench.analysis import noise
-from gpubench.analysis.noise import FAR, Noise
+from gpubench.analysis.tune import noise
+from gpubench.analysis.tune.noise import FAR, Noise
 
 QUIET = Noise(0.01, 1000)
 

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis import answertable, pathtables
-from gpubench.analysis.cells import Summary, flags_of, summarise
-from gpubench.analysis.layout import Part, Table
-from gpubench.analysis.tables import build
-from gpubench.record import Record, RecordFile
-from gpubench.report import headline
+from gpubench.analysis.summary import Summary, flags_of, summarise
+from gpubench.analysis.tables import accuracy, pipeline
+from gpubench.analysis.tables.run import build
+from gpubench.analysis.tables.table import Part, Table
+from gpubench.records.record import Record, RecordFile
+from gpubench.report.sections import headline
 from tests.report import make, make_paths
 
 MS = 1e6
@@ -43,10 +43,10 @@ def changed(run: RecordFile, change) -> RecordFile:
 
 
 def test_boundaries_of_one_configuration_stand_in_one_row(tables: dict[str, Table]) -> None:
-    table = tables[pathtables.ADDS["latency"]]
+    table = tables[pipeline.ADDS["latency"]]
     assert len(table.rows) == 3 * 3  # backends x decoders
     row = of(table, backend="openvino", decoder="pil")
-    compute, transfer, whole = (row[b].value for b in pathtables.BOUNDARIES)
+    compute, transfer, whole = (row[b].value for b in pipeline.BOUNDARIES)
     assert compute < transfer * 1.02 < whole
     assert row["hidden"].value == pytest.approx(1 - compute / whole, abs=0.01)
     assert row["hidden"].low < row["hidden"].value < row["hidden"].high
@@ -55,7 +55,7 @@ def test_boundaries_of_one_configuration_stand_in_one_row(tables: dict[str, Tabl
 
 
 def test_hidden_means_the_same_of_images_per_second(tables: dict[str, Table]) -> None:
-    row = of(tables[pathtables.ADDS["throughput"]], backend="onnxruntime", decoder="pil")
+    row = of(tables[pipeline.ADDS["throughput"]], backend="onnxruntime", decoder="pil")
     assert row["hidden"].value == pytest.approx(
         1 - row["pipeline"].value / row["compute"].value, abs=0.01
     )
@@ -66,7 +66,7 @@ def test_a_cell_with_wrong_answers_hides_nothing_but_is_shown(run: RecordFile) -
         bad = r.cell.boundary == "pipeline" and r.cell.decoder == "turbo"
         return replace(r, status="failed", kind="accuracy", reason="low") if bad else r
 
-    table = {t.title: t for t in build([changed(run, wrong)])}[pathtables.ADDS["latency"]]
+    table = {t.title: t for t in build([changed(run, wrong)])}[pipeline.ADDS["latency"]]
     row = of(table, backend="openvino", decoder="turbo")
     assert row["pipeline"].value > 0
     assert row["hidden"].why == "not ranked"
@@ -75,7 +75,7 @@ def test_a_cell_with_wrong_answers_hides_nothing_but_is_shown(run: RecordFile) -
 
 def test_one_boundary_alone_makes_no_such_table() -> None:
     found = make_paths.run(make_paths.cells(decoders=())[:1])
-    assert not {t.title for t in build([found])} & set(pathtables.ADDS.values())
+    assert not {t.title for t in build([found])} & set(pipeline.ADDS.values())
 
 
 def test_boundaries_are_never_ranked_against_each_other(run: RecordFile) -> None:
@@ -92,10 +92,10 @@ def test_boundaries_are_never_ranked_against_each_other(run: RecordFile) -> None
 
 
 def test_stages_are_in_order_with_their_share(tables: dict[str, Table]) -> None:
-    table = tables[pathtables.STAGES]
+    table = tables[pipeline.STAGES]
     names = [c.name for c in table.columns]
     at = names.index("read")
-    assert names[at : at + 7] == list(pathtables.NAMES.values())
+    assert names[at : at + 7] == list(pipeline.NAMES.values())
     row = of(table, backend="openvino", decoder="pil", scenario="latency")
     assert row["decode"] == Part(40 * MS, 40 * MS / row["one after another"])
     parts = [v for v in row.values() if isinstance(v, Part)]
@@ -106,7 +106,7 @@ def test_stages_are_in_order_with_their_share(tables: dict[str, Table]) -> None:
 
 
 def test_overlap_is_measured_against_the_slower_side(tables: dict[str, Table]) -> None:
-    row = of(tables[pathtables.STAGES], backend="onnxruntime", decoder="pil",
+    row = of(tables[pipeline.STAGES], backend="onnxruntime", decoder="pil",
              scenario="throughput")  # fmt: skip
     assert row["slower side"] == "loader"
     assert row["of the slower side"] == pytest.approx(0.93, abs=0.03)
@@ -124,18 +124,18 @@ def test_strange_stages_and_facts_do_no_harm(run: RecordFile) -> None:
         path = {"loader": 3, "loader_cores": "x", "session_cores": [None], "skipped": [1]}
         return replace(r, replicas=samples, facts={"path": path})
 
-    table = {t.title: t for t in build([changed(run, odd)])}[pathtables.STAGES]
+    table = {t.title: t for t in build([changed(run, odd)])}[pipeline.STAGES]
     row = rows(table)[0]
     assert row["decode"] == Part(0, 0)
     assert "unheard of" not in row
     assert row["shared out"] == "1 computes"
     assert any("[1]" in note for note in table.notes)
     nothing = changed(run, lambda r: replace(r, facts={"path": "text"}))
-    assert pathtables.skipped(summarise([nothing])) == []
+    assert pipeline.skipped(summarise([nothing])) == []
 
 
 def test_skipped_pictures_are_told_once_for_all_cells_that_skipped_them(run: RecordFile) -> None:
-    said = pathtables.skipped(summarise([run]))
+    said = pipeline.skipped(summarise([run]))
     assert len(said) == 2  # one after another; by the loader
     assert said[0].startswith("Images skipped (torch-eager fp32 b8 x1 latency")
     assert said[1].endswith("and 8 more): 2 truncated, 1 too large.")
@@ -241,7 +241,7 @@ def test_a_cell_below_its_floor_keeps_its_timing_and_is_never_ranked(run: Record
     assert row["speed-up"].why == "not ranked"
     assert row["flags"] == ["failed: accuracy"]
     s = next(s for s in summarise([found]) if s.cell.backend == "openvino")
-    assert answertable.verdict(s) == "BELOW FLOOR"
+    assert accuracy.verdict(s) == "BELOW FLOOR"
     assert {w.summary.cell.backend for w in headline.winners(summarise([found]))} == {"onnxruntime"}
     assert any(r["status"] == ["failed: accuracy"] for r in rows(made["Skips and failures"]))
 
@@ -255,12 +255,12 @@ def test_the_worst_repeat_is_the_one_below_the_floor() -> None:
     assert isinstance(s, Summary)
     assert s.status == "failed: accuracy"
     assert flags_of(s)[0] == "failed: accuracy"
-    assert answertable.computed(s).value == 1201 / 1297
+    assert accuracy.computed(s).value == 1201 / 1297
 
 
 def test_a_wrong_path_is_told_apart_from_wrong_computing(run: RecordFile) -> None:
     s = next(s for s in summarise([run]) if s.path)
     bad = replace(s.records[0], path=replace(s.path, passed=False, top1_agreement=0.5))
     s = Summary(run="x", baseline="", policy=s.policy, cell=s.cell, records=[bad, *s.records[1:]])
-    assert answertable.verdict(s) == "WRONG PATH"
-    assert answertable.agreement(s) == 0.5
+    assert accuracy.verdict(s) == "WRONG PATH"
+    assert accuracy.agreement(s) == 0.5

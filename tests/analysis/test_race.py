@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from gpubench.analysis import race
-from gpubench.analysis.race import Standing, judge, recommended, wanted
-from gpubench.goal import Limit, Metric
+from gpubench.analysis.tune import racing
+from gpubench.analysis.tune.racing import Standing, judge, recommended, wanted
+from gpubench.suite.goal import Limit, Metric
 from tests.analysis.searches import MEMORY, MS, P90, THROUGHPUT, cell, index, record, search
 
 A, B, C, D = (cell(i) for i in range(4))
@@ -93,10 +93,10 @@ def test_of_two_that_are_as_good_the_one_measured_twice_leads():
 
 
 def test_a_race_ends_after_so_many_rounds():
-    noisy = [10.0, 10.0, *(10.0 + (-1) ** n for n in range(race.ROUNDS))]
+    noisy = [10.0, 10.0, *(10.0 + (-1) ** n for n in range(racing.ROUNDS))]
     records = [*rounds(A, *noisy), *rounds(B, *noisy[::-1])]
     found = judge([A, B], records, GOAL)
-    assert {s.rounds for s in found} == {race.ROUNDS}
+    assert {s.rounds for s in found} == {racing.ROUNDS}
     assert min(s.least for s in found if s.least) < 0.98
     assert wanted(found, GOAL) == []
 

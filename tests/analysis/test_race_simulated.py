@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from gpubench.analysis import metrics, race
-from gpubench.goal import Limit
+from gpubench.analysis.tune import objective, racing
+from gpubench.suite.goal import Limit
 from tests.analysis.searches import MS, P90, THROUGHPUT, Machine, index, run, search
 
 RUNS = 40
@@ -23,12 +23,12 @@ def test_the_best_or_one_within_three_percent_wins(noise, ms):
     for seed in range(RUNS):
         order = random.Random(seed).sample(ms, len(ms))
         standings, measured, _ = run(Machine(order, **noise), search(), seed)
-        found = race.recommended(standings)
+        found = racing.recommended(standings)
         won += found is not None and order[index(found.cell)] <= 1.03 * min(ms)
         trials += measured
     assert won >= 0.95 * RUNS
     # every configuration once, and a share of what all rounds of all would be
-    assert trials / RUNS < 0.4 * race.ROUNDS * len(ms)
+    assert trials / RUNS < 0.4 * racing.ROUNDS * len(ms)
 
 
 @pytest.mark.parametrize("noise", NOISE, ids=str)
@@ -48,9 +48,11 @@ def test_limits_are_kept_when_measured_again(noise):
         machine = Machine(ms, batches=batches, within=0.02, samples=20, **noise)
         limit = Limit(P90, rng.uniform(5, 50) * MS)
         standings, _, _ = run(machine, search(THROUGHPUT, limit), seed)
-        if choice := race.recommended(standings):
+        if choice := racing.recommended(standings):
             again = machine.bench(seed + 1000)
             found += 1
-            kept += sum(metrics.value(again(choice.cell, 0), P90) <= limit.bound for _ in range(5))
+            kept += sum(
+                objective.value(again(choice.cell, 0), P90) <= limit.bound for _ in range(5)
+            )
     assert found >= 0.9 * RUNS
     assert kept >= 0.97 * 5 * found

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis import roofline, rooftable
-from gpubench.analysis.cells import summarise
-from gpubench.goal import Metric
-from gpubench.record import NO_CEILING, Ceiling, Record, RecordFile, Work
-from gpubench.report import delimited, html, markdown, text
-from gpubench.suite import Cell
+from gpubench.analysis import roofline
+from gpubench.analysis.summary import summarise
+from gpubench.analysis.tables import roofline as tables_roofline
+from gpubench.records.record import NO_CEILING, Ceiling, Record, RecordFile, Work
+from gpubench.report import csv_report, html, markdown, terminal
+from gpubench.suite.goal import Metric
+from gpubench.suite.types import Cell
 from tests.report import make
 
 WORK = Work(flops=8e9, weights=25e6, activations=20e6, ends=150e3)
@@ -90,10 +91,10 @@ def test_a_peak_that_a_cell_exceeds_is_shown_and_noted() -> None:
     right = records(make.cell(), 25_000_000, ceiling())
     wrong = records(make.cell(), 25_000_000, ceiling(flops_per_s=200e9))
     for file, value in ((right, 0.8), (wrong, 1.6)):
-        table = rooftable.table(summarise([file]))
+        table = tables_roofline.table(summarise([file]))
         names = [column.name for column in table.columns]
         assert table.rows[0][names.index("share")].value == pytest.approx(value)
-        assert (rooftable.ABOVE in table.notes) is (value > 1)
+        assert (tables_roofline.ABOVE in table.notes) is (value > 1)
 
 
 def test_the_table_in_every_format() -> None:
@@ -101,20 +102,20 @@ def test_the_table_in_every_format() -> None:
     files = [records(cell, 250_000_000, ceiling()) for cell in cells]
     file = replace(files[0], records=[r for f in files for r in f.records],
                    header=replace(files[0].header, planned=cells))  # fmt: skip
-    for shown in (text.render([file]), markdown.render([file]), html.render([file])):
-        assert rooftable.TITLE in shown
+    for shown in (terminal.render([file]), markdown.render([file]), html.render([file])):
+        assert tables_roofline.TITLE in shown
         assert "64.0 %" in shown
         assert "compute" in shown
-    assert "share of the roofline,ratio,0.64" in delimited.render([file])
+    assert "share of the roofline,ratio,0.64" in csv_report.render([file])
 
 
 def test_why_cells_have_none_is_noted_beside_those_that_have_one() -> None:
     file = records(make.cell(), 25_000_000, ceiling())
     other = records(make.cell(precision="tf32"), 25_000_000, None, facts={NO_CEILING: "no tf32"})
-    table = rooftable.table(summarise([replace(file, records=file.records + other.records)]))
+    table = tables_roofline.table(summarise([replace(file, records=file.records + other.records)]))
     assert len(table.rows) == 1
     assert "Left out: no tf32." in table.notes
-    assert not rooftable.table(summarise([other])).rows
+    assert not tables_roofline.table(summarise([other])).rows
 
 
 def test_no_cell_can_beat_its_bound() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from gpubench.analysis.cells import baseline_of, summarise
-from gpubench.analysis.scaling import efficiency, jobs, place, scaling_pairs
+from gpubench.analysis.scaling.efficiency import efficiency, jobs, place, scaling_pairs
+from gpubench.analysis.summary import baseline_of, summarise
 from tests.analysis.scaled import cell, file, records, samples
 
 LONE, ALL = cell(), [100, 100]

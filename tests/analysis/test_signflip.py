@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from gpubench.analysis.signflip import around, p_above
+from gpubench.analysis.compare.signed_rank import around, p_above
 
 
 def brute_force(differences: list[float], shift: float = 0.0) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.stages import breakdown
-from gpubench.record import Record
-from gpubench.samples import Samples
+from gpubench.analysis.pipeline import breakdown
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
 from tests.measure.virtual import make_cell
 
 MS = 1_000_000

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.cells import WIDE, Summary, flags_of, summarise
-from gpubench.analysis.layout import Table
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables import build
+from gpubench.analysis.summary import WIDE, Summary, flags_of, summarise
+from gpubench.analysis.tables.run import build
+from gpubench.analysis.tables.table import Table
 from gpubench.measure.protocol import repeats_needed
-from gpubench.record import Record, RecordFile
-from gpubench.samples import Samples
-from gpubench.suite import Policy
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Policy
 from tests.report import make
 
 

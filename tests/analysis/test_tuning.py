@@ -5,12 +5,15 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis import choices, compare, history, tuning, tuningtables
-from gpubench.analysis.cells import problems, summarise
-from gpubench.analysis.tables import of_cells
+from gpubench.analysis.compare import compare
+from gpubench.analysis.history import trend
+from gpubench.analysis.summary import problems, summarise
+from gpubench.analysis.tables import tune
+from gpubench.analysis.tables.run import of_cells
+from gpubench.analysis.tune import ablation, result
 from gpubench.errors import InputError
-from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import Record
+from gpubench.records.record import Record
+from gpubench.suite.goal import Goal, Limit, Metric
 from tests.report import make, make_tunes
 
 LATENCY = Metric("latency")
@@ -24,7 +27,7 @@ def file():
 
 @pytest.fixture(scope="module")
 def found(file):
-    return tuning.view(file)
+    return result.view(file)
 
 
 def fastest(cells, limit_ns=math.inf):
@@ -35,7 +38,7 @@ def fastest(cells, limit_ns=math.inf):
 
 def test_only_a_search_can_be_read(file):
     with pytest.raises(InputError, match="not a search"):
-        tuning.view(make.run([make.cell()]))
+        result.view(make.run([make.cell()]))
 
 
 def test_the_recommended_one_is_the_fastest_with_right_answers(file, found):
@@ -47,13 +50,13 @@ def test_the_recommended_one_is_the_fastest_with_right_answers(file, found):
 
 def test_a_limit_leaves_out_what_is_too_slow():
     file = make_tunes.tune(goal=LIMITED)
-    assert tuning.view(file).best.cell == fastest(file.header.planned, 9e6)
+    assert result.view(file).best.cell == fastest(file.header.planned, 9e6)
 
 
 def test_the_gain_is_that_of_the_pairs_and_the_verdict_the_gates(found):
     best, base = found.best.cell, found.base.cell
     proof = make_tunes.evidence(best, base)
-    seen = tuning.view(found.file, proof)
+    seen = result.view(found.file, proof)
     truth = make_tunes.truth(base) / base.total_batch / make_tunes.truth(best) * best.total_batch
     assert seen.paired
     assert seen.gain.low < truth < seen.gain.high
@@ -69,31 +72,31 @@ def test_without_an_ab_the_gain_is_of_the_searchs_own_rounds(found):
 
 def test_an_ab_of_another_configuration_proves_nothing(found):
     other = next(c for c in found.file.header.planned if c != found.best.cell)
-    assert tuning.view(found.file, make_tunes.evidence(other, found.base.cell)).verdict is None
+    assert result.view(found.file, make_tunes.evidence(other, found.base.cell)).verdict is None
 
 
 def test_gains_of_latency_are_above_one_where_less_time_is_taken():
     file = make_tunes.tune(make_tunes.space((1,), (1,)), Goal(LATENCY))
-    found = tuning.view(file)
+    found = result.view(file)
     truth = make_tunes.truth(found.base.cell) / make_tunes.truth(found.best.cell)
     assert found.gain.value == pytest.approx(truth, rel=0.05)
-    assert tuning.view(file, make_tunes.evidence(found.best.cell, found.base.cell)).gain.value > 1
+    assert result.view(file, make_tunes.evidence(found.best.cell, found.base.cell)).gain.value > 1
 
 
 def test_the_default_may_be_the_best():
     cells = [c for c in make_tunes.space((1, 8), (1,)) if c.backend == "torch-eager"]
     file = make_tunes.tune([c for c in cells if c.precision == "fp32"])
-    found = tuning.view(file)
+    found = result.view(file)
     assert found.best.cell == found.base.cell
     assert found.gain.value == 1
 
 
 def test_everything_is_counted_once(found):
-    counts = tuning.tally(found)
+    counts = result.tally(found)
     assert sum(counts.values()) == len(found.standings) == 72
     assert counts["ruled-out"] == 12
-    assert len(tuning.measured(found)) == 60
-    assert tuning.spent_s(found) == pytest.approx(1.7 * (60 + 4 * 8))
+    assert len(result.measured(found)) == 60
+    assert result.spent_s(found) == pytest.approx(1.7 * (60 + 4 * 8))
 
 
 def test_what_an_interrupted_search_did_not_reach_is_not_missing():
@@ -101,40 +104,40 @@ def test_what_an_interrupted_search_did_not_reach_is_not_missing():
     statuses = {s.status for s in summarise([file])}
     assert "not reached" in statuses
     assert "missing" not in statuses
-    assert tuning.tally(tuning.view(file))["unmeasured"] == 52
+    assert result.tally(result.view(file))["unmeasured"] == 52
 
 
 def test_where_nothing_keeps_the_limits_the_nearest_is_named():
     file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e5),)))
-    found = tuning.view(file)
+    found = result.view(file)
     assert found.best is None
     assert found.leader is None
-    near = tuning.closest(found)
+    near = result.closest(found)
     right = [c for c in file.header.planned if not make_tunes.wrong(c)]
     assert near.cell == min(right, key=make_tunes.truth)
     beyond = make_tunes.truth(near.cell) / 1e5 - 1
-    assert tuning.excess(near.limits[0]) == pytest.approx(beyond, rel=0.05)
+    assert result.excess(near.limits[0]) == pytest.approx(beyond, rel=0.05)
 
 
 def test_a_leader_that_was_not_measured_again_is_not_recommended():
-    found = tuning.view(make_tunes.tune(rounds=0, explored=9, ended=False))
+    found = result.view(make_tunes.tune(rounds=0, explored=9, ended=False))
     assert found.best is None
     assert found.leader is not None
-    assert choices.of(found) == []
+    assert ablation.of(found) == []
 
 
 def test_a_search_without_a_record_has_an_empty_view():
     file = make_tunes.tune(explored=0, ended=False)
-    found = tuning.view(file)
+    found = result.view(file)
     assert (found.best, found.leader, found.base) == (None, None, None)
-    assert tuning.closest(found) is None
-    assert tuning.course(found) == []
-    assert tuning.front(found) == set()
+    assert result.closest(found) is None
+    assert result.course(found) == []
+    assert result.front(found) == set()
 
 
 def test_a_choice_is_worth_what_the_best_without_it_costs(found):
     best = found.best
-    made = {c.name: c for c in choices.of(found)}
+    made = {c.name: c for c in ablation.of(found)}
     assert made["precision"].value == best.cell.precision == "int8"
     for name, c in made.items():
         assert c.value != c.other, name
@@ -143,12 +146,12 @@ def test_a_choice_is_worth_what_the_best_without_it_costs(found):
     others = [s for s in kept if s.cell.precision != "int8"]
     assert made["precision"].rival == min(others, key=lambda s: s.behind.value)
     assert "cores of a replica" not in made  # they follow from the replicas
-    ranks = [c.worth.value for c in choices.of(found)]
+    ranks = [c.worth.value for c in ablation.of(found)]
     assert ranks == sorted(ranks, reverse=True)
 
 
 def test_options_of_one_backend_are_no_choice_of_another(found):
-    own = choices.Coordinates(found.file.header.planned)
+    own = ablation.Coordinates(found.file.header.planned)
     eager = next(c for c in found.file.header.planned if c.backend == "torch-eager")
     spins = next(c for c in found.file.header.planned if c.options)
     assert own.names(eager) == ["backend", "precision", "batch size", "replicas"]
@@ -159,7 +162,7 @@ def test_options_of_one_backend_are_no_choice_of_another(found):
 
 
 def test_the_course_only_gets_better_and_ends_at_the_recommended_one(found):
-    moments = tuning.course(found)
+    moments = result.course(found)
     best = [m.best for m in moments if m.best]
     assert best == sorted(best)
     assert best[-1] == found.best.value.value
@@ -171,7 +174,7 @@ def test_the_course_only_gets_better_and_ends_at_the_recommended_one(found):
 @pytest.mark.parametrize("started", ["", "soon", "0001-01-01T00:00:00+23:59", "2026-01-02"])
 def test_where_times_cannot_be_read_measuring_time_stands_for_them(file, started):
     records = [replace(r, started=started) for r in file.records]
-    moments = tuning.course(tuning.view(replace_records(file, records)))
+    moments = result.course(result.view(replace_records(file, records)))
     assert [m.seconds for m in moments[:2]] == pytest.approx([1.7, 3.4])
 
 
@@ -180,7 +183,7 @@ def replace_records(file, records):
 
 
 def test_the_front_is_of_right_answers_and_nothing_beats_it(found):
-    front, times = tuning.front(found), tuning.times(found)
+    front, times = result.front(found), result.times(found)
     points = {
         key: (times[key], s.throughput.value) for key, s in found.summaries.items() if s.ranked
     }
@@ -195,16 +198,16 @@ def test_the_front_is_of_right_answers_and_nothing_beats_it(found):
 def test_the_front_is_of_the_latency_that_the_search_is_about():
     p99 = Metric("latency", 0.99)
     goal = Goal(Metric("throughput"), (Limit(Metric("memory"), 1e12), Limit(p99, 1e12)))
-    found = tuning.view(make_tunes.tune(make_tunes.space((1, 8), (1,)), goal))
-    assert tuning.latency_of(found.goal) == p99
-    for key, ns in tuning.times(found).items():
+    found = result.view(make_tunes.tune(make_tunes.space((1, 8), (1,)), goal))
+    assert result.latency_of(found.goal) == p99
+    for key, ns in result.times(found).items():
         assert ns > found.summaries[key].p50.value
-    assert tuning.latency_of(Goal(Metric("throughput"))) == Metric("latency")
-    assert tuning.latency_of(Goal(p99)) == p99
+    assert result.latency_of(Goal(Metric("throughput"))) == Metric("latency")
+    assert result.latency_of(Goal(p99)) == p99
 
 
 def test_tables_name_everything_that_was_not_chosen_and_why(found):
-    made = {t.title: t for t in tuningtables.build(found)}
+    made = {t.title: t for t in tune.build(found)}
     assert list(made) == ["Pareto front", "What each choice is worth", "Not chosen"]
     others = made["Not chosen"]
     assert len(others.rows) == 71
@@ -244,7 +247,7 @@ def test_history_leaves_out_what_no_search_measured():
     files = [
         replace_header(make_tunes.tune(explored=10, seed=n), run_id=f"tune-{n}") for n in range(2)
     ]
-    assert len(history.trends(files)) == 10
+    assert len(trend.trends(files)) == 10
 
 
 def replace_header(file, **changes):

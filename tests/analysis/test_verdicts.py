@@ -1,7 +1,7 @@
 import pytest
 
-from gpubench.analysis import gate, verdicts
-from gpubench.analysis.verdicts import Comparison, caveat, exit_code, parse_fail_on
+from gpubench.analysis.compare import sequential_test, verdicts
+from gpubench.analysis.compare.verdicts import Comparison, caveat, exit_code, parse_fail_on
 from gpubench.errors import InputError
 
 
@@ -60,5 +60,5 @@ def test_the_caveat_is_for_stored_runs_alone():
 
 
 def test_every_code_has_one_line():
-    assert gate.CODES.items() <= verdicts.CODES.items()
+    assert sequential_test.CODES.items() <= verdicts.CODES.items()
     assert all(text and "\n" not in text for text in verdicts.CODES.values())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.workload import networks
-from gpubench.workload.cache import Cache
+from gpubench.cache import Cache
+from gpubench.workload.models import builder
 from tests.backends import tiny
 
 
@@ -24,7 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_module` gives `tiny.module`, whatever the state dict."""
-    monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
+    monkeypatch.setattr(builder, "load_module", lambda state: tiny.module())
 
 
 @pytest.fixture

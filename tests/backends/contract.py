@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpubench.backends.base import Backend, Session, complete
-from gpubench.loader.ring import Ring
+from gpubench.pipeline.loader.ring_buffer import Ring
 from tests.backends import tiny
 
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "amp": 5e-2, "int8": 0.2}

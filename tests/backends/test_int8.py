@@ -12,13 +12,13 @@ from PIL import Image
 from gpubench.backends import _ort_int8, _trt_build, base, openvino
 from gpubench.backends._trt_build import BuildSettings
 from gpubench.backends.base import Device
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, InputError
-from gpubench.record import Record
+from gpubench.records.record import Record
 from gpubench.run import driver, setup
-from gpubench.run.progress import Silent
-from gpubench.suite import Cell
-from gpubench.workload import models, quantise
-from gpubench.workload.cache import Cache
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Cell
+from gpubench.workload.models import quantization, registry
 from tests.backends import tiny
 
 CPU = Device("cpu", 0, (0,))
@@ -35,20 +35,20 @@ def _cell(backend: str, **changes: Any) -> Cell:
     return tiny.cell(backend, **(base | changes))
 
 
-def _file(cell: Cell, cache: Cache, target: quantise.Target = "cpu") -> Path:
-    return quantise.onnx(cell, models.resolve(cell.workload, cache), cache, target)
+def _file(cell: Cell, cache: Cache, target: quantization.Target = "cpu") -> Path:
+    return quantization.onnx(cell, registry.resolve(cell.workload, cache), cache, target)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_products_are_computed_in_integers(name: str, cache: Cache) -> None:
     cell, backend = _cell(name), base.get(name)
     assert backend.unsupported(cell) is None
-    artefact = backend.prepare(cell, models.resolve(cell.workload, cache), cache)
+    artefact = backend.prepare(cell, registry.resolve(cell.workload, cache), cache)
     with backend.open(cell, artefact, CPU) as session:
         facts = session.facts
     assert facts["quantised"]["recipe"] == "cpu"
     assert facts["quantised"]["nodes"]["Conv"] == 4
-    assert facts["int8_instructions"] == quantise.instructions()
+    assert facts["int8_instructions"] == quantization.instructions()
     if name == "onnxruntime":
         assert facts["integer_operators"] == {"QLinearConv": 4, "QGemm": 1}
         assert facts["floating_operators"] == {}
@@ -80,7 +80,7 @@ def test_an_own_file_runs_as_it_is(tmp_path: Path, cache: Cache) -> None:
     for name in BACKENDS:
         cell, backend = _cell(name, model=str(own), weights="file"), base.get(name)
         assert backend.unsupported(cell) is None
-        artefact = backend.prepare(cell, models.resolve(cell.workload, cache), cache)
+        artefact = backend.prepare(cell, registry.resolve(cell.workload, cache), cache)
         with backend.open(cell, artefact, CPU) as session:
             assert session.facts["quantised"]["made_by"] == "the file"
 

@@ -6,7 +6,7 @@ import pytest
 
 from gpubench.backends.base import Device
 from gpubench.backends.null import Null
-from gpubench.workload.cache import Cache
+from gpubench.cache import Cache
 from tests.backends import tiny
 
 

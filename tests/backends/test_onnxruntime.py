@@ -9,8 +9,8 @@ import pytest
 from gpubench.backends import onnxruntime as module
 from gpubench.backends.base import Device
 from gpubench.backends.onnxruntime import OnnxRuntime
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.workload.cache import Cache
 from tests.backends import contract, tiny
 
 BACKEND = OnnxRuntime()

@@ -14,10 +14,10 @@ from msgspec import to_builtins
 
 from gpubench.backends import tensorrt
 from gpubench.backends.base import Device
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.gpu import Gpu
-from gpubench.suite import Cell
-from gpubench.workload.cache import Cache
+from gpubench.machine.gpu import Gpu
+from gpubench.suite.types import Cell
 from tests.backends.fake_tensorrt import FakeTrt
 from tests.backends.onnx_files import conv_net
 

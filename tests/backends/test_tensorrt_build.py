@@ -10,15 +10,15 @@ import pytest
 
 from gpubench.backends import _trt_build
 from gpubench.backends._trt_build import BuildSettings, build, inspect_onnx
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.gpu import visible_gpus
-from gpubench.suite import Workload
-from gpubench.workload import models, networks
-from gpubench.workload.cache import Cache
+from gpubench.machine.gpu import visible_gpus
+from gpubench.suite.types import Workload
+from gpubench.workload.models import builder, registry
 from tests.backends.fake_tensorrt import FakeTrt
 from tests.backends.onnx_files import conv_net
 
-LOAD_MODULE = networks.load_module
+LOAD_MODULE = builder.load_module
 ANY_GPU = BuildSettings(batch_size=4, current_gpu=False)
 
 
@@ -82,10 +82,10 @@ def test_the_builders_own_words(rtx: Any, tmp_path: Path) -> None:
 def test_a_real_resnet18_as_the_workload_exports_it(
     rtx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, size: int
 ) -> None:
-    monkeypatch.setattr(networks, "load_module", LOAD_MODULE)  # this directory's is a tiny network
+    monkeypatch.setattr(builder, "load_module", LOAD_MODULE)  # this directory's is a tiny network
     cache = Cache(tmp_path / "cache")
     work = Workload(model="resnet18", weights="random", images="synthetic")
-    file = models.resolve(work, cache).onnx(precision)
+    file = registry.resolve(work, cache).onnx(precision)
     plan = build(rtx, "tensorrt_rtx", file, ANY_GPU).plan
     weights = 11_689_512 * size
     assert weights < len(plan) < 1.2 * weights, "weights are kept in the file's own type"

@@ -9,8 +9,8 @@ import pytest
 from gpubench.backends.base import Device
 from gpubench.backends.torch_compile import _NOT_KEPT, TorchCompile
 from gpubench.backends.torch_eager import TorchSession
+from gpubench.cache import Cache
 from gpubench.errors import Unavailable
-from gpubench.workload.cache import Cache
 from tests.backends import contract, tiny
 
 pytestmark = pytest.mark.usefixtures("tiny_network")

@@ -7,8 +7,8 @@ import pytest
 
 from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, _captured
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.workload.cache import Cache
 from tests.backends import contract, tiny
 
 pytestmark = pytest.mark.usefixtures("tiny_network")

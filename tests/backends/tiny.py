@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gpubench.suite import Cell
+from gpubench.suite.types import Cell
 
 CROP, CLASSES = 32, 10
 CHANNELS = 64
@@ -116,7 +116,7 @@ def write_onnx(file: Path, precision: str = "fp32", batch: int | None = None) ->
 
 
 class Model:
-    """Stands in for `gpubench.workload.modelbase.Model`."""
+    """Stands in for `gpubench.workload.models.base.Model`."""
 
     name, weights, is_onnx = "tiny", "random", False
     num_classes = CLASSES
@@ -127,9 +127,9 @@ class Model:
         self._directory = directory
 
     def state(self) -> Path:
-        """An entry with the card that `gpubench.workload.networks.card` reads."""
-        from gpubench.workload.networks import Card
-        from gpubench.workload.preprocess import Spec
+        """An entry with the card that `gpubench.workload.models.builder.card` reads."""
+        from gpubench.workload.data.preprocess import Spec
+        from gpubench.workload.models.builder import Card
 
         spec = Spec(crop=CROP, resize=CROP)
         card = Card(name="tiny", num_classes=CLASSES, arguments={}, spec=spec)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gpubench.analysis import aa
-from gpubench.analysis.compare import compare
-from gpubench.analysis.verdicts import Comparison
+from gpubench.analysis.compare import aa_history
+from gpubench.analysis.compare.compare import compare
+from gpubench.analysis.compare.verdicts import Comparison
 from tests.report import make
 from tests.report.make_pairs import arms, sessions
 
@@ -44,7 +44,7 @@ def test_a_thousand_cells_of_twenty_pairs(figure: Figure) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_stored_cells_with_a_history(figure: Figure) -> None:
-    history = sessions(GRID, aa.ENOUGH)
+    history = sessions(GRID, aa_history.ENOUGH)
     base, candidate = sessions(GRID, 2, seed=1, repeats=20)
     compare(base, candidate)
     figure("seconds", seconds(lambda: compare(base, candidate, history=history)), SECONDS)

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gpubench.decoders import base
-from gpubench.decoders.difference import difference
-from gpubench.suite import Workload
-from gpubench.workload.cache import Cache
-from gpubench.workload.models import resolve
-from gpubench.workload.preprocess import Spec
+from gpubench.cache import Cache
+from gpubench.pipeline.check import difference
+from gpubench.pipeline.decoders import base
+from gpubench.suite.types import Workload
+from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models.registry import resolve
 
 SPEC = Spec(crop=224, resize=256)
 COUNT, ROUNDS = 24, 40

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from gpubench.cores import usable_cores
-from gpubench.record import Record
+from gpubench.machine.cores import usable_cores
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
 from gpubench.run import driver, setup
-from gpubench.run.progress import Silent
-from gpubench.samples import Samples
+from gpubench.run.watcher import Silent
 from tests.benchmarks.trust.machine import network
 
 Figure = Callable[[str, float, float], None]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpubench.analysis import gate
-from gpubench.analysis.gate import Pair, Pairs
-from gpubench.suite import Rule
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.sequential_test import Pair, Pairs
+from gpubench.suite.types import Rule
 
 
 def _pairs(rng: np.random.Generator, effect: float, n: int) -> list[Pair]:
@@ -42,14 +42,24 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def test_judging_a_thousand_cells_of_twenty_pairs(figure: Callable[[str, float, float], None]):
     cells = _cells(1000, 20)
-    figure("1,000 cells x 20 pairs judged, s", _seconds(lambda: gate.judge(cells, Rule())), 5.0)
+    figure(
+        "1,000 cells x 20 pairs judged, s",
+        _seconds(lambda: sequential_test.judge(cells, Rule())),
+        5.0,
+    )
 
 
 def test_what_to_measure_next(figure: Callable[[str, float, float], None]):
     cells = _cells(30, 60)
-    figure("30 cells x 60 pairs: what next, s", _seconds(lambda: gate.wanted(cells, Rule())), 0.05)
+    figure(
+        "30 cells x 60 pairs: what next, s",
+        _seconds(lambda: sequential_test.wanted(cells, Rule())),
+        0.05,
+    )
 
 
 def test_judging_thirty_cells_of_sixty_pairs(figure: Callable[[str, float, float], None]):
     cells = _cells(30, 60)
-    figure("30 cells x 60 pairs judged, s", _seconds(lambda: gate.judge(cells, Rule())), 1.0)
+    figure(
+        "30 cells x 60 pairs judged, s", _seconds(lambda: sequential_test.judge(cells, Rule())), 1.0
+    )

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from gpubench.backends import base
+from gpubench.cache import Cache
 from gpubench.measure import protocol
 from gpubench.measure.loop import sample
-from gpubench.run.client import AgentClient
-from gpubench.run.messages import BuildReference, Done, Measure, Prepare, Prepared, Progress
-from gpubench.suite import Policy, Workload
-from gpubench.workload import models, networks
-from gpubench.workload.cache import Cache
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.messages import BuildReference, Done, Measure, Prepare, Prepared, Progress
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload.models import builder, registry
 from tests.measure.virtual import make_cell
 
 Figure = Callable[[str, float, float], None]
@@ -33,8 +33,8 @@ def test_batch_1_median_against_a_bare_loop(figure: Figure) -> None:
     cell = make_cell(backend="torch-eager", weights="random", cores=1)
     cache = Cache()
     backend = base.get("torch-eager")
-    artefact = backend.prepare(cell, models.resolve(cell.workload, cache), cache)
-    module = networks.load_module(artefact)
+    artefact = backend.prepare(cell, registry.resolve(cell.workload, cache), cache)
+    module = builder.load_module(artefact)
     images = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     tensor = torch.from_numpy(images)
     ratios = []
@@ -79,7 +79,7 @@ def test_added_per_iteration(figure: Figure) -> None:
     """Wall time of the loop over the null backend, per iteration: nothing in it is work."""
     cell = make_cell(backend="null", weights="random")
     backend, cache = base.get("null"), Cache()
-    artefact = backend.prepare(cell, models.resolve(cell.workload, cache), cache)
+    artefact = backend.prepare(cell, registry.resolve(cell.workload, cache), cache)
     with backend.open(cell, artefact, base.Device("cpu", 0, ())) as session:
         enqueue, finish = protocol.steps(session, np.zeros((1, 3, 4, 4), np.float32), cell)
         costs = []
@@ -121,7 +121,7 @@ def test_help_against_its_libraries(figure: Figure) -> None:
     """`gpubench --help` against `import click, rich`, in turn; ratio of the medians."""
     commands = {
         "help": [sys.executable, "-c", "import sys; sys.argv[1:] = ['--help']; "
-                 "from gpubench.cli import main; main()"],
+                 "from gpubench.cli.main import main; main()"],
         "bare": [sys.executable, "-c", "import click, rich"],
     }  # fmt: skip
     times: dict[str, list[float]] = {name: [] for name in commands}

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from gpubench.backends import base
-from gpubench.suite import Workload
-from gpubench.workload import images, models, preprocess
-from gpubench.workload.cache import Cache
+from gpubench.cache import Cache
+from gpubench.suite.types import Workload
+from gpubench.workload.data import builtin, preprocess
+from gpubench.workload.models import registry
 from tests.backends import tiny
 
 Figure = Callable[[str, float, float], None]
@@ -32,16 +33,16 @@ def _open(backend: str, model: str, precision: str, cores: tuple[int, ...]) -> A
         batch_size=BATCH,
         cores=len(cores),
     )
-    network = models.resolve(cell.workload, cache)
+    network = registry.resolve(cell.workload, cache)
     artefact = base.get(backend).prepare(cell, network, cache)
     return base.get(backend).open(cell, artefact, base.Device("cpu", 0, cores))
 
 
 def _digits(model: str, count: int) -> tuple[Any, Any]:
     """(inputs, labels) of the first digits that nothing was fitted to or calibrated on."""
-    spec = models.resolve(Workload(model=model, weights="probe"), Cache()).spec
-    pixels, labels = images.digits()
-    part = slice(images.FITTED, images.FITTED + count)
+    spec = registry.resolve(Workload(model=model, weights="probe"), Cache()).spec
+    pixels, labels = builtin.digits()
+    part = slice(builtin.FITTED, builtin.FITTED + count)
     return np.stack([preprocess.apply(spec, p) for p in pixels[part]]), np.array(labels[part])
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpubench import loader
 from gpubench.backends import base
-from gpubench.loader import work
-from gpubench.loader.ring import Ring
-from gpubench.workload import folders, listing
-from gpubench.workload.cache import Cache
-from gpubench.workload.preprocess import Spec
+from gpubench.cache import Cache
+from gpubench.pipeline import loader
+from gpubench.pipeline.loader import worker
+from gpubench.pipeline.loader.ring_buffer import Ring
+from gpubench.workload.data import dataset_index, image_folder
+from gpubench.workload.data.preprocess import Spec
 from tests.backends import tiny
 
 Figure = Callable[[str, float, float], None]
@@ -40,8 +40,8 @@ def folder(place: Path, size: tuple[int, int], count: int, distinct: int, monkey
             continue
         pixels = rng.integers(0, 255, (size[1] // 16 + 2, size[0] // 16 + 2, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize(size).save(path, quality=90)
-    folders.find(root).save(place / "listing")
-    monkeypatch.setattr(work, "dataset", listing.load)
+    image_folder.find(root).save(place / "listing")
+    monkeypatch.setattr(worker, "dataset", dataset_index.load)
     return place / "listing"
 
 
@@ -85,8 +85,8 @@ def test_rate_against_one_decoder_in_a_plain_loop(
 
     def serial() -> float:
         ring = Ring(1, batch, spec.crop, 1, encoded=False)
-        job = work.Job(data, "pil", spec, ring, np.arange(64), 1)
-        fill = work.Filler(job, 0, lambda _: None).fill
+        job = worker.Job(data, "pil", spec, ring, np.arange(64), 1)
+        fill = worker.Filler(job, 0, lambda _: None).fill
         return rate(lambda: [fill(row) for row in range(batch)])
 
     def loaded(kind: Any, cores: tuple[int, ...]) -> float:
@@ -126,9 +126,9 @@ def test_hand_over_without_a_copy(
     figure: Figure, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Time of copy_in of an attached batch over that of one that is copied."""
-    from gpubench.workload import networks
+    from gpubench.workload.models import builder
 
-    monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
+    monkeypatch.setattr(builder, "load_module", lambda state: tiny.module())
     batch, backend = 64, base.get(name)
     cell = tiny.cell(name, batch_size=batch)
     entry = backend.prepare(cell, tiny.Model(tmp_path), Cache(tmp_path / "cache"))  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ from statistics import median
 
 import pytest
 
-from gpubench.analysis.stages import breakdown
+from gpubench.analysis.pipeline import breakdown
 from gpubench.run import driver, setup
-from gpubench.run.progress import Silent
+from gpubench.run.watcher import Silent
 
 Figure = Callable[[str, float, float], None]
 

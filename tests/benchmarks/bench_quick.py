@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CODE = "from gpubench.cli import main; main()"
+CODE = "from gpubench.cli.main import main; main()"
 
 
 @pytest.mark.timeout(900)

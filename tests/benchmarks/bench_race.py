@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gpubench.analysis import race
-from gpubench.goal import Limit, Metric
+from gpubench.analysis.tune import racing
+from gpubench.suite.goal import Limit, Metric
 from tests.analysis.searches import MS, P99, THROUGHPUT, cell, record, search
 
 Figure = Callable[[str, float, float], None]
@@ -37,6 +37,6 @@ def test_judging_a_search(samples: int, figure: Figure) -> None:
     took = []
     for _ in range(10):
         start = time.process_time()
-        assert len(race.judge(CELLS, records, goal, best)) == len(CELLS)
+        assert len(racing.judge(CELLS, records, goal, best)) == len(CELLS)
         took.append(time.process_time() - start)
     figure(f"judge 500 cells, 160 records of {samples} samples, s", min(took), SECONDS)

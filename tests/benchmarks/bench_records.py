@@ -17,18 +17,18 @@ from typing import Any, Self
 import pytest
 from msgspec.structs import replace
 
-from gpubench.answers import Parity
 from gpubench.backends.null import Null
-from gpubench.record import Header, Record
-from gpubench.recordreader import read
-from gpubench.recordwriter import Writer
+from gpubench.records.parity import Parity
+from gpubench.records.reader import read
+from gpubench.records.record import Header, Record
+from gpubench.records.samples import Samples
+from gpubench.records.writer import Writer
 from gpubench.run import driver
+from gpubench.run.agent.messages import Done, Measure, Preloaded, Prepared, Reply, Request
 from gpubench.run.driver import Job
-from gpubench.run.messages import Done, Measure, Preloaded, Prepared, Reply, Request
 from gpubench.run.plan import Plan
-from gpubench.run.progress import Silent
-from gpubench.samples import Samples
-from gpubench.suite import Axes, Cell, Policy, Suite, Workload
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
 
 Figure = Callable[[str, float, float], None]
@@ -134,7 +134,7 @@ def test_append_resume_and_read(figure: Figure, no_fsync: None, tmp_path: Path) 
 def _peak(work: str, file: Path) -> str:
     """Memory that a process of its own had resident at most."""
     code = (
-        "import sys; from pathlib import Path; from gpubench.recordreader import read, scan; "
+        "import sys; from pathlib import Path; from gpubench.records.reader import read, scan; "
         f"path = sys.argv[1]; {work}\nprint(Path('/proc/self/status').read_text())"
     )
     command = [sys.executable, "-c", code, str(file)]

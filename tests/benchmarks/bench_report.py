@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gpubench import report
-from gpubench.record import RecordFile
+from gpubench.records.record import RecordFile
 from tests.report import make
 
 SECONDS = 15.0

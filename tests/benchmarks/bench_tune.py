@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.record import RECORDS
-from gpubench.recordreader import read
+from gpubench.records.reader import read
+from gpubench.records.record import RECORDS
 from tests.benchmarks.tune import replay
 
 Figure = Callable[[str, float, float], None]
-CODE = "from gpubench.cli import main; main()"
+CODE = "from gpubench.cli.main import main; main()"
 
 
 @pytest.mark.timeout(1800)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from gpubench.workload.preprocess import Spec
+from gpubench.workload.data.preprocess import Spec
 from tests.hostile.test_pictures import SKIPPED, USED, encoded
 
 SHAPES = [

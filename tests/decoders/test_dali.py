@@ -7,10 +7,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from gpubench.decoders import base, dali
-from gpubench.decoders.difference import difference
 from gpubench.errors import Unavailable
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.check import difference
+from gpubench.pipeline.decoders import base, dali
+from gpubench.workload.data.preprocess import Spec
 from tests.decoders import samples
 
 HERE = importlib.util.find_spec("nvidia.dali") is not None

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from gpubench.decoders import _tensors, base, plain
-from gpubench.decoders.difference import difference
-from gpubench.decoders.nvjpeg import NvJpeg, NvJpegPreprocessor, averaged
 from gpubench.errors import InputError, Unavailable
-from gpubench.workload.pictures import Unusable
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.check import difference
+from gpubench.pipeline.decoders import _torchvision_ops, base, jpeg_fallback
+from gpubench.pipeline.decoders.nvjpeg import NvJpeg, NvJpegPreprocessor, averaged
+from gpubench.workload.data.image_file import Unusable
+from gpubench.workload.data.preprocess import Spec
 from tests.decoders import samples
 from tests.hostile.test_pictures import SKIPPED, USED
 
@@ -25,7 +25,7 @@ class FakeNvJpeg:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self._decode = _tensors.operator("decode_jpeg")
+        self._decode = _torchvision_ops.operator("decode_jpeg")
 
     def __call__(self, data: list[torch.Tensor], mode: int, device: Any) -> list[torch.Tensor]:
         self.batches.append(len(data))
@@ -39,7 +39,7 @@ def fake() -> FakeNvJpeg:
 
 @pytest.fixture
 def preprocessor(fake: FakeNvJpeg, monkeypatch: pytest.MonkeyPatch) -> NvJpegPreprocessor:
-    monkeypatch.setattr(_tensors, "operator", lambda name: fake)
+    monkeypatch.setattr(_torchvision_ops, "operator", lambda name: fake)
     made = NvJpeg().open(SPEC)
     monkeypatch.setattr(made, "_device", torch.device("cpu"))
     return made
@@ -78,7 +78,7 @@ def test_one_damaged_picture_does_not_spoil_its_batch(
     dead = whole[:300] + b"\xff\xd9"
     with pytest.raises(Unusable):
         preprocessor.decode([whole, dead, cut])
-    assert fake.batches[0] == len([d for d in (whole, dead, cut) if plain.size(d)])
+    assert fake.batches[0] == len([d for d in (whole, dead, cut) if jpeg_fallback.size(d)])
     check(preprocessor, [whole, samples.jpeg((80, 60))])
 
 
@@ -91,13 +91,13 @@ def test_what_is_no_use_is_refused(preprocessor: NvJpegPreprocessor, file: str) 
 def test_averaging_is_the_references() -> None:
     pixels = np.array(samples.photo((2101, 1999)))
     ours = averaged(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    right = plain.averaged(pixels)
+    right = jpeg_fallback.averaged(pixels)
     assert ours.shape == right.shape
     assert np.abs(ours.astype(int) - right).max() <= 1
 
 
 def test_a_torchvision_without_it_and_a_resize_it_has_not() -> None:
     with pytest.raises(Unavailable, match="without decode_nothing"):
-        _tensors.operator("decode_nothing")
+        _torchvision_ops.operator("decode_nothing")
     with pytest.raises(InputError, match="lanczos"):
         NvJpeg().open(Spec(crop=64, resize=64, interpolation="lanczos"))

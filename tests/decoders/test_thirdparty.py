@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpubench.cli import cli
-from gpubench.decoders import base
+from gpubench.cli.main import cli
 from gpubench.errors import InputError
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.decoders import base
+from gpubench.workload.data.preprocess import Spec
 from tests.decoders import samples
 
 SOURCE = '''
@@ -33,7 +33,7 @@ class Grey:
 class Preprocessor:
     facts = {"shade": 0.5}
 
-    def decode(self, data):  # pixels in any form; or raise gpubench.workload.pictures.Unusable
+    def decode(self, data):  # pixels in any form; or raise image_file.Unusable
         return None
 
     def transform(self, pixels, out):  # into (3, crop, crop) float32

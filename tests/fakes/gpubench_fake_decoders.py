@@ -6,9 +6,9 @@ import os
 import signal
 from typing import Any
 
-from gpubench.decoders.pil import Pil, PilPreprocessor
 from gpubench.errors import Unavailable
-from gpubench.workload.pictures import Unusable
+from gpubench.pipeline.decoders.pil import Pil, PilPreprocessor
+from gpubench.workload.data.image_file import Unusable
 
 
 class Exact(Pil):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.suite import Cell, Option
+from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Images, Logits

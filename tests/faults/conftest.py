@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from gpubench.record import Record
-from gpubench.recordreader import read
+from gpubench.records.reader import read
+from gpubench.records.record import Record
 from tests.conftest import FAKES, GPUBENCH, WITHOUT_PAGE
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.record import RECORDS
-from gpubench.workload.cache import Cache
+from gpubench.cache import Cache
+from gpubench.records.record import RECORDS
 from tests.conftest import GPUBENCH
 from tests.faults.conftest import Cli, no_root_rights
 

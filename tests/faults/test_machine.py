@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.analysis.cells import summarise
-from gpubench.recordreader import read
+from gpubench.analysis.summary import summarise
+from gpubench.machine.postmortem import oom_kills
+from gpubench.records.reader import read
 from gpubench.report import render
-from gpubench.run.postmortem import oom_kills
 from tests.faults.conftest import HERE, Cli, wait_for
 from tests.faults.test_workers import told
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.processes import cpu_ns, descendants
-from gpubench.record import RECORDS
+from gpubench.machine.processes import cpu_ns, descendants
+from gpubench.records.record import RECORDS
 from tests.faults.conftest import Cli, wait_for
 
 MakeCli = Callable[..., Cli]
@@ -133,7 +133,7 @@ def test_a_hanging_import_ends_with_whoever_tries_it(
     (tmp_path / "gpubench_hanging_module.py").write_text(hanging)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code = (
-        "from gpubench.run.imports import try_imports; "
+        "from gpubench.machine.import_check import try_imports; "
         "try_imports(['gpubench_hanging_module'], 600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)

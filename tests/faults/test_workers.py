@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gpubench.record import Record
+from gpubench.records.record import Record
 from tests.faults.conftest import Cli
 
 MakeCli = Callable[..., Cli]

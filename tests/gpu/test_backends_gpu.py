@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gpubench.backends import base
+from gpubench.cache import Cache
 from gpubench.errors import Unavailable
-from gpubench.workload import networks
-from gpubench.workload.cache import Cache
+from gpubench.workload.models import builder
 from tests.backends import contract, tiny
 
 pytestmark = [
@@ -67,7 +67,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
+    monkeypatch.setattr(builder, "load_module", lambda state: tiny.module())
 
 
 @pytest.mark.parametrize(("name", "precision", "options"), CASES)

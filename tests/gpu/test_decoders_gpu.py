@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpubench.decoders import base
-from gpubench.decoders.difference import difference
 from gpubench.errors import Unavailable
-from gpubench.workload.pictures import Unusable
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.check import difference
+from gpubench.pipeline.decoders import base
+from gpubench.workload.data.image_file import Unusable
+from gpubench.workload.data.preprocess import Spec
 from tests.backends import tiny
 from tests.decoders import samples
 from tests.hostile.test_pictures import SKIPPED, USED

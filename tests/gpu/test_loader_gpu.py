@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from gpubench import loader
 from gpubench.backends import base
-from gpubench.decoders import base as decoders
+from gpubench.cache import Cache
 from gpubench.errors import Unavailable
-from gpubench.loader import work
-from gpubench.workload import networks
-from gpubench.workload.cache import Cache
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline import loader
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.pipeline.loader import worker
+from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models import builder
 from tests.backends import contract, tiny
 from tests.loader.conftest import Decoder, Numbers
 
@@ -50,9 +50,9 @@ def test_batches_overlap_and_answers_are_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A batch is copied in and run before the answers to the one before are collected."""
-    monkeypatch.setattr(networks, "load_module", lambda state: tiny.module())
+    monkeypatch.setattr(builder, "load_module", lambda state: tiny.module())
     monkeypatch.setattr(decoders, "get", lambda _: Noise(lambda _: None))
-    monkeypatch.setattr(work, "dataset", lambda _: Numbers(50, {}))
+    monkeypatch.setattr(worker, "dataset", lambda _: Numbers(50, {}))
     backend, batch = base.get(name), 4
     cell = tiny.cell(
         name, device="cuda", cores=0, precision=precision, options=options, batch_size=batch

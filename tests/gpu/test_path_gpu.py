@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.run import driver, setup
-from gpubench.run.progress import Silent
+from gpubench.run.watcher import Silent
 from tests.backends import tiny
 
 pytestmark = [

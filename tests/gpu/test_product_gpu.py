@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.gpu import visible_gpus
+from gpubench.machine.gpu import visible_gpus
 from gpubench.run import driver, setup
-from gpubench.run.progress import Silent
+from gpubench.run.watcher import Silent
 from tests.backends import tiny
 
 pytestmark = [

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import gpubench
+from gpubench.cache import Cache
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.workload import reference as ref
-from gpubench.workload.cache import Cache
 from tests.backends import tiny
 
 pytestmark = [

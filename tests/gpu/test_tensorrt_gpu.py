@@ -11,9 +11,9 @@ import pytest
 
 from gpubench.backends.base import Device
 from gpubench.backends.tensorrt import FLAVOURS, TensorRT
+from gpubench.cache import Cache
 from gpubench.errors import Unavailable
-from gpubench.suite import Cell
-from gpubench.workload.cache import Cache
+from gpubench.suite.types import Cell
 from tests.backends.onnx_files import conv_net
 
 BATCH = 4

@@ -12,7 +12,7 @@ from unittest import mock
 
 from hypothesis import HealthCheck, settings
 
-from gpubench.cli import main
+from gpubench.cli.main import main
 
 EXAMPLES = float(os.environ.get("GPUBENCH_FUZZ", "1"))
 """So many times the usual number of examples, and then others in every run."""

@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import Header, Record
-from gpubench.suite import Policy, Rule
+from gpubench.records.record import Header, Record
+from gpubench.suite.goal import Goal, Limit, Metric
+from gpubench.suite.types import Policy, Rule
 from tests.report import make, make_pairs, make_paths, make_tunes
 
 Path_ = tuple[str | int, ...]
 
 
 def line(kind: str, value: Any) -> bytes:
-    """As `gpubench.record` writes it, of any JSON."""
+    """As `gpubench.records.record` writes it, of any JSON."""
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     return b'{"%s":%s,"crc":"%08x"}\n' % (kind.encode(), body, zlib.crc32(body))
 

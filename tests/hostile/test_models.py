@@ -16,12 +16,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gpubench.backends import tensorrt
+from gpubench.cache import Cache
 from gpubench.errors import CacheError, CellFailed, InputError
-from gpubench.suite import Workload
-from gpubench.workload import models, networks
-from gpubench.workload.cache import Cache
-from gpubench.workload.external import external, tensors
-from gpubench.workload.modelbase import Model
+from gpubench.suite.types import Workload
+from gpubench.workload.models import builder, registry
+from gpubench.workload.models.base import Model
+from gpubench.workload.models.onnx_external_data import external, tensors
 
 Place = Callable[[onnx.ModelProto, TensorProto], None]
 
@@ -92,7 +92,7 @@ PLACES = [in_initializer, in_constant, in_subgraph, in_list, in_sparse, in_funct
 
 
 def resolved(path: Path, root: Path) -> Model:
-    return models.resolve(Workload(model=str(path), weights="file"), Cache(root / "cache"))
+    return registry.resolve(Workload(model=str(path), weights="file"), Cache(root / "cache"))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -262,7 +262,7 @@ def test_a_state_dict_runs_no_code(
     else:
         path.write_bytes(pickle.dumps({"fc.weight": Code()}))
     with pytest.raises(InputError, match=r"evil\.pt"):
-        networks.make("resnet18", str(path), tmp_path)
+        builder.make("resnet18", str(path), tmp_path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -292,7 +292,7 @@ def test_state_dicts_that_are_none(name: str, tmp_path: Path) -> None:
 
     torch.save(odd_states()[name], tmp_path / "odd.pt")
     with pytest.raises(InputError, match=r"odd\.pt"):
-        networks.make("resnet18", str(tmp_path / "odd.pt"), tmp_path)
+        builder.make("resnet18", str(tmp_path / "odd.pt"), tmp_path)
 
 
 def test_damaged_state_dicts(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_damaged_state_dicts(tmp_path: Path) -> None:
             damaged[rng.integers(len(damaged))] = rng.integers(256)
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"cut\.pt"):
-            networks.make("resnet18", str(path), tmp_path)
+            builder.make("resnet18", str(path), tmp_path)
 
 
 # ------------------------------------------------------------------------------ the cache

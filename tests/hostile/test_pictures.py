@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image
 
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.recordreader import read
-from gpubench.suite import Policy, Workload
-from gpubench.workload import datasets, folders, pictures, reference
-from gpubench.workload.cache import Cache
+from gpubench.records.reader import read
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload import reference
+from gpubench.workload.data import datasets, image_file, image_folder
 from tests.hostile.commands import acting, fuzz, gpubench, told
 
 WriteSuite = Callable[..., Path]
@@ -95,11 +96,11 @@ USED = {
 
 
 def decode(path: Path) -> np.ndarray:
-    return pictures.decode_file(BytesIO(pictures.read(path)))
+    return image_file.decode_file(BytesIO(image_file.read(path)))
 
 
 def draw(folder: Path, count: int) -> datasets.Pool:
-    return datasets.draw(folders.find(folder), count, 0)
+    return datasets.draw(image_folder.find(folder), count, 0)
 
 
 def names(pool: datasets.Pool) -> list[str]:
@@ -110,7 +111,7 @@ def names(pool: datasets.Pool) -> list[str]:
 def test_what_is_no_use_is_left_out_with_its_reason(name: str, tmp_path: Path) -> None:
     body, reason = SKIPPED[name]
     (tmp_path / name).write_bytes(body)
-    with pytest.raises(pictures.Unusable) as caught:
+    with pytest.raises(image_file.Unusable) as caught:
         decode(tmp_path / name)
     assert str(caught.value) == reason
     for good in range(2):
@@ -161,7 +162,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         file.write(b"BM")
         file.truncate(2**40)  # sparse: takes no room
     begin = time.monotonic()
-    with pytest.raises(pictures.Unusable, match="too large"):
+    with pytest.raises(image_file.Unusable, match="too large"):
         decode(tmp_path / "vast.bmp")
     assert time.monotonic() - begin < 1
 
@@ -209,7 +210,7 @@ def test_a_file_that_becomes_a_pipe_meanwhile(
     path.unlink()
     os.mkfifo(path)
     monkeypatch.setattr(Path, "stat", lambda self, **_: info)
-    with pytest.raises(pictures.Unusable, match="not a file"):
+    with pytest.raises(image_file.Unusable, match="not a file"):
         decode(path)
 
 
@@ -217,7 +218,7 @@ def test_a_file_that_becomes_a_pipe_meanwhile(
 def test_what_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(PNG)
     (tmp_path / "x.png").chmod(0)
-    with pytest.raises(pictures.Unusable, match="unreadable"):
+    with pytest.raises(image_file.Unusable, match="unreadable"):
         decode(tmp_path / "x.png")
 
 
@@ -236,8 +237,8 @@ def test_thousands_of_files_are_tried_only_as_far_as_needed(
     for n in range(3000):
         (tmp_path / f"{n}.png").write_bytes(PNG if n % 2 else b"x")
     tried = []
-    own = pictures.read
-    monkeypatch.setattr(pictures, "read", lambda path: tried.append(path) or own(path))
+    own = image_file.read
+    monkeypatch.setattr(image_file, "read", lambda path: tried.append(path) or own(path))
     pool = draw(tmp_path, 20)
     assert len(pool.indices) == 20
     assert len(tried) < 100
@@ -258,11 +259,11 @@ def test_damaged_files(data: st.DataObject, tmp_path_factory: pytest.TempPathFac
     path.write_bytes(bytes(body) if data.draw(st.booleans()) else bytes(body[:end]))
     try:
         pixels = decode(path)
-    except pictures.Unusable as error:
+    except image_file.Unusable as error:
         reason = str(error)
         assert len(reason) < 25, reason
     else:
-        assert pixels.size <= 3 * 5 * pictures.KEPT_PIXELS
+        assert pixels.size <= 3 * 5 * image_file.KEPT_PIXELS
 
 
 # ------------------------------------------------------------------------------ the whole run

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.recordreader import read
+from gpubench.records.reader import read
 from tests.hostile import files
 from tests.hostile.commands import fuzz, gpubench, told
 

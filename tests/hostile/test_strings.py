@@ -14,11 +14,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gpubench import cli_options, escape
-from gpubench.analysis import pathtables
-from gpubench.record import Record
-from gpubench.recordreader import read
-from gpubench.report import exports, templating
+from gpubench import escape
+from gpubench.analysis.tables import pipeline
+from gpubench.cli import terminal as cli_terminal
+from gpubench.records.reader import read
+from gpubench.records.record import Record
+from gpubench.report import exports
+from gpubench.report.html import templating
 from tests.hostile import files
 from tests.hostile.commands import acting, commanding, gpubench
 from tests.report import browser as browsing
@@ -43,7 +45,7 @@ def poisoned(value: Any, words: Callable[[str], str], at: files.Path_ = ()) -> A
         known = {"gpubench", "os", "python", "memory", "directory", "cpu", "gpus", "libraries",
                  "variables", "version", "kernel", "total_bytes", "images_skipped"}  # fmt: skip
         known |= {"path", "loader", "loader_cores", "session_cores", "skipped", "kind", "session",
-                  *pathtables.NAMES}  # fmt: skip
+                  *pipeline.NAMES}  # fmt: skip
         return {
             (words(k) if free and k not in known else k): poisoned(v, words, (*at, k))
             for k, v in value.items()
@@ -140,7 +142,7 @@ def test_a_terminal_gets_colours_and_nothing_else() -> None:
     """What Rich itself writes are the only escape sequences."""
     from rich.text import Text
 
-    screen = cli_options.console()
+    screen = cli_terminal.console()
     screen._force_terminal, screen.file = True, io.StringIO()
     screen.print(Text(EVIL, style="bold"), EVIL, markup=False)
     rest = re.sub(r"\x1b\[[0-9;]*m", "", screen.file.getvalue())
@@ -150,12 +152,12 @@ def test_a_terminal_gets_colours_and_nothing_else() -> None:
 
 def test_a_run_that_is_watched_says_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress, on a terminal and in a log: cells, steps, reasons."""
-    from gpubench.run import progress
+    from gpubench.cli import progress
 
     cell = make.cell(backend=EVIL)
     dead = Record(cell=cell, repeat=0, status="failed", kind=EVIL, reason=EVIL, remedy=EVIL)
     for terminal in (False, True):
-        screen = cli_options.console()
+        screen = cli_terminal.console()
         screen.file = io.StringIO()
         screen._force_terminal = terminal
         watcher = (progress.Live if terminal else progress.Lines)(screen)
@@ -185,12 +187,12 @@ def test_an_error_says_nothing_that_acts(tmp_path: Path) -> None:
 
 
 def test_doctor_says_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpubench.run import doctor
+    from gpubench.cli import doctor
 
     found = doctor.Report(
         [doctor.Section("x", [doctor.Check(EVIL, "warn", EVIL, EVIL)])], {EVIL: EVIL}
     )
-    screen = cli_options.console()
+    screen = cli_terminal.console()
     screen.file = io.StringIO()
     screen.print(doctor.render(found))
     for text in (screen.file.getvalue(), doctor.to_json(found)):
@@ -372,19 +374,19 @@ def test_parquet_holds_the_words_as_they_are(run: Path, tmp_path: Path) -> None:
 def test_github_is_told_in_single_lines_without_commands(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpubench.report import github
+    from gpubench.report import github_actions
 
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     out = ok("compare", run.parent / "ab", "--github", "--cache-dir", tmp_path / "c")
     file = read(run)
     lines = [x for x in out.splitlines() if x.lstrip().startswith("::")]
-    lines += github.run_commands([file])
+    lines += github_actions.run_commands([file])
     assert lines
     for line in lines:
         assert re.fullmatch(r"::(error|warning) title=[^:,\n]*::[^\n]*", line), line
         assert not acting(line), acting(line)
-    for text in (summary.read_text(), github.run_summary([file])):
+    for text in (summary.read_text(), github_actions.run_summary([file])):
         assert not acting(text), acting(text)
         assert not re.search(r"<(script|img)|(?<!\\)@all|https?://", text)
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench import suitefile
 from gpubench.errors import SuiteError
-from gpubench.run import setup
-from gpubench.suite import Catalog
+from gpubench.run import availability
+from gpubench.suite import file, grid
+from gpubench.suite.types import Catalog
 from tests.hostile.commands import commanding, fuzz, gpubench, told
 
-SHIPPED = [path.read_text(encoding="utf-8") for path in suitefile.shipped()]
+SHIPPED = [path.read_text(encoding="utf-8") for path in file.shipped()]
 KEYS = [
     *("workload", "axes", "policy", "exclude", "baseline", "description", "model", "weights"),
     *("images", "backend", "device", "precision", "batch_size", "replicas", "cores", "scenario"),
@@ -31,14 +31,14 @@ NUMBERS = [0, 1, 2, 8, -1, 2**31, 2**63, 2**64, 10**400, 0.5, 1e308, -0.0, math.
 
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
-    return setup.catalog()
+    return availability.catalog()
 
 
 def loads(path: Path, catalog: Catalog, **overrides: Any) -> None:
     """A suite, or an error that names the file."""
     try:
-        suite = suitefile.load(str(path), catalog, overrides)
-        suitefile.expand(suite, "cpu", 4)
+        suite = file.load(str(path), catalog, overrides)
+        grid.expand(suite, "cpu", 4)
     except SuiteError as error:
         said = str(error)
     else:
@@ -203,7 +203,7 @@ def test_a_suite_may_not_name_what_no_record_can_hold(tmp_path: Path, catalog: C
     path.write_text('[workload]\nimages = "pics"\n[axes]\nbackend = "null"\n')
     (folder / "pics").mkdir()
     with pytest.raises(SuiteError, match="not UTF-8"):
-        suitefile.load(str(path), catalog)
+        file.load(str(path), catalog)
     code, _, err = gpubench("plan", path)
     told(code, err, r"caf\xe9", "not UTF-8 text; rename")
 

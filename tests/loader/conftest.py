@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gpubench import loader
-from gpubench.decoders import base
-from gpubench.loader import work
-from gpubench.workload.pictures import Unusable
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline import loader
+from gpubench.pipeline.decoders import base
+from gpubench.pipeline.loader import worker
+from gpubench.workload.data.image_file import Unusable
+from gpubench.workload.data.preprocess import Spec
 
 CROP = 4
 KINDS = ("threads", "processes")
@@ -108,7 +108,7 @@ def open_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Op
         decoder = Decoder(before)
         decoder.on_device = on_device
         monkeypatch.setattr(base, "get", lambda _: decoder)
-        monkeypatch.setattr(work, "dataset", lambda _: Numbers(count, bad or {}))
+        monkeypatch.setattr(worker, "dataset", lambda _: Numbers(count, bad or {}))
         core = min(os.sched_getaffinity(0))
         settings: dict[str, Any] = {"kind": "threads", "cores": (core, core)} | options
         spec = Spec(crop=CROP, resize=CROP)

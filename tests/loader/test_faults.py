@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import CellFailed
-from gpubench.loader import Loader
+from gpubench.pipeline.loader import Loader
 from tests.loader.conftest import KINDS, Open
 
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench import loader
 from gpubench.errors import CellFailed, InputError
-from gpubench.loader.loader import better
+from gpubench.pipeline import loader
+from gpubench.pipeline.loader.loader import better
 from tests.loader.conftest import CROP, KINDS, Open
 
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpubench.measure import protocol
-from gpubench.measure.path import Overlapped, Serial, postprocess
-from gpubench.suite import Policy
+from gpubench.pipeline.iteration import Overlapped, Serial, postprocess
+from gpubench.suite.types import Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell
 
 MS = 1_000_000

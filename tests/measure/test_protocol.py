@@ -7,10 +7,10 @@ from statistics import median
 import numpy as np
 import pytest
 
-from gpubench.measure import protocol, stages, steady
+from gpubench.measure import protocol, stages, steady_state
 from gpubench.measure.loop import Trace
-from gpubench.samples import Samples
-from gpubench.suite import Policy
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
 
 IMAGES = np.zeros((1, 3, 4, 4), np.float32)
@@ -137,7 +137,7 @@ def test_drift_is_flagged() -> None:
 
 def test_a_late_change_of_level_is_not_trimmed_away() -> None:
     rng = random.Random(5)
-    cut, flags = steady.steady(
+    cut, flags = steady_state.steady(
         [round((9e6 if i < 150 else 5e6) * rng.lognormvariate(0, 0.01)) for i in range(200)], 0.02
     )
     assert (cut, flags) == (0, ["NO-STEADY-STATE"])
@@ -147,7 +147,7 @@ def test_isolated_spikes_are_not_a_warm_up() -> None:
     rng = random.Random(6)
     noise = [5e6 * rng.lognormvariate(0, 0.02) for _ in range(500)]
     spiked = [round(x * (8 if rng.random() < 0.02 else 1)) for x in noise]
-    _, flags = steady.steady(spiked, 0.02)
+    _, flags = steady_state.steady(spiked, 0.02)
     assert flags == []
 
 
@@ -157,7 +157,7 @@ def test_steady_noise_is_rarely_flagged(count: int) -> None:
     flagged = 0
     for _ in range(200):
         trace = [round(5e6 * rng.lognormvariate(0, 0.05)) for _ in range(count)]
-        flagged += steady.steady(trace, 0.02)[1] != []
+        flagged += steady_state.steady(trace, 0.02)[1] != []
     assert flagged <= 4
 
 
@@ -175,11 +175,11 @@ def test_a_ramp_is_never_taken_for_steady(count: int, rise: float) -> None:
         trace = [
             round(5e6 * (1 + rise * i / count) * rng.lognormvariate(0, 0.005)) for i in range(count)
         ]
-        assert steady.steady(trace, 0.02)[1], "not flagged"
+        assert steady_state.steady(trace, 0.02)[1], "not flagged"
 
 
 def test_mser_finds_the_step() -> None:
-    assert steady.mser([9.0] * 12 + [1.0, 1.1] * 30) == 12
+    assert steady_state.mser([9.0] * 12 + [1.0, 1.1] * 30) == 12
 
 
 def test_stein_needs_more_repeats_when_the_pilot_scatters_more() -> None:

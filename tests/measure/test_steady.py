@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpubench.measure import steady
+from gpubench.measure import steady_state
 from tests.benchmarks.trust import processes
 
 TIMES = 200
@@ -14,7 +14,7 @@ TIMES = 200
 def flagged(draw: processes.Draw, samples: int) -> float:
     """Share of the traces that are flagged."""
     traces = 5e6 * np.exp(draw(np.random.default_rng(1), TIMES, samples))
-    return float(np.mean([bool(steady.steady(t, 0.02)[1]) for t in np.rint(traces).tolist()]))
+    return float(np.mean([bool(steady_state.steady(t, 0.02)[1]) for t in np.rint(traces).tolist()]))
 
 
 @pytest.mark.parametrize("kind", ["iid lognormal", "AR(1), 0.5", "bimodal", "Pareto spikes"])
@@ -32,27 +32,27 @@ def test_a_rise_and_fall_that_leaves_both_halves_alike_is_flagged() -> None:
     rng = np.random.default_rng(2)
     hill = 5e6 * (1 + 0.1 * np.sin(np.linspace(0, 2 * np.pi, 200) - np.pi / 2))
     trace = np.rint(hill * rng.lognormal(0, 0.01, 200)).tolist()
-    assert steady.steady(trace, 0.02)[1]
+    assert steady_state.steady(trace, 0.02)[1]
 
 
 def test_a_spread_that_grows_around_one_level_is_flagged() -> None:
     rng = np.random.default_rng(3)
     trace = np.rint(5e6 * np.exp(rng.normal(0, 1, 200) * np.linspace(0.01, 0.2, 200))).tolist()
-    assert steady.steady(trace, 0.02) == (0, ["DRIFT"])
+    assert steady_state.steady(trace, 0.02) == (0, ["DRIFT"])
 
 
 def test_moves_within_the_tolerance_are_no_drift() -> None:
     rng = np.random.default_rng(4)
     trace = np.rint(5e6 * np.linspace(1, 1.015, 200) * rng.lognormal(0, 0.001, 200)).tolist()
-    assert steady.steady(trace, 0.02)[1] == []
-    assert steady.steady(trace, 0.005)[1] != []
+    assert steady_state.steady(trace, 0.02)[1] == []
+    assert steady_state.steady(trace, 0.005)[1] != []
 
 
 @pytest.mark.parametrize("count", [10, 11, 13, 19, 21, 49])
 def test_any_number_of_samples_will_do(count: int) -> None:
-    assert steady.steady([5_000_000] * count, 0.02) == (0, [])
+    assert steady_state.steady([5_000_000] * count, 0.02) == (0, [])
     if count > 15:
-        assert steady.steady(list(range(1000, 1000 + 100 * count, 100)), 0.02)[1] != []
+        assert steady_state.steady(list(range(1000, 1000 + 100 * count, 100)), 0.02)[1] != []
 
 
 def test_a_bend_is_seen_where_quarters_hardly_differ() -> None:
@@ -60,7 +60,7 @@ def test_a_bend_is_seen_where_quarters_hardly_differ() -> None:
     for seed in range(40):
         rng = np.random.default_rng(seed)
         hill = 5e6 * np.exp(0.06 * np.linspace(-1, 1, 100) ** 2 + rng.normal(0, 0.01, 100))
-        bent += steady.steady(np.rint(hill).tolist(), 0.02)[1] != []
+        bent += steady_state.steady(np.rint(hill).tolist(), 0.02)[1] != []
     assert bent >= 36
 
 
@@ -68,4 +68,4 @@ def test_a_bend_is_seen_where_quarters_hardly_differ() -> None:
 def test_what_turns_back_is_no_warm_up(levels: tuple[float, ...], settled: bool) -> None:
     noise = np.random.default_rng(6).lognormal(0, 0.01, 90)
     warmup = np.rint(np.repeat(levels, 30) * 1e6 * noise).tolist()
-    assert steady.settled(warmup, 0.02) is settled
+    assert steady_state.settled(warmup, 0.02) is settled

@@ -9,8 +9,8 @@ import numpy as np
 
 from gpubench.backends.base import Session
 from gpubench.measure.protocol import measure, warm_up
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Policy
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell, Policy
 
 
 class VirtualClock:

@@ -40,7 +40,7 @@ def test_collecting_imports_nothing_heavy(
         import sys
 
         def pytest_unconfigure():
-            assert "gpubench.pytest_plugin.bench" in sys.modules
+            assert "gpubench.pytest_plugin.measurements" in sys.modules
             heavy = {"numpy", "torch", "pandas", "scipy", "onnx", "onnxruntime"}
             assert not heavy & set(sys.modules), heavy & set(sys.modules)
     """

@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from gpubench.processes import descendants
-from gpubench.recordreader import read
+from gpubench.machine.processes import descendants
+from gpubench.records.reader import read
 from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, command, outcomes, write
 
 

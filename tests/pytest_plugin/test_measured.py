@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from gpubench.recordreader import read
+from gpubench.records.reader import read
 from tests.pytest_plugin.conftest import Pytest, WriteSuite, outcomes, write
 
 MINE = """

@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from gpubench.recordreader import read
+from gpubench.records.reader import read
 from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, outcomes, write
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from gpubench.analysis.cells import Summary
+from gpubench.analysis.summary import Summary
 from gpubench.pytest_plugin.result import Result, replay
-from gpubench.record import Record
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Policy
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell, Policy
 
 
 def test_replay_loses_nothing_and_can_be_read_again() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.answers import Parity
-from gpubench.record import Header, Record, RecordFile
-from gpubench.samples import Samples
-from gpubench.suite import Axes, Cell, Policy, Suite, Workload
+from gpubench.records.parity import Parity
+from gpubench.records.record import Header, Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
 
 MS, S = 1_000_000, 1_000_000_000
 SPEED = {"torch-eager": 1.0, "torch-compile": 1.5, "onnxruntime": 1.9, "openvino": 2.3}

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from gpubench.analysis import gate
-from gpubench.analysis.interleaved import pair_of
-from gpubench.record import Arm, Header, Pairing, Record, RecordFile, Stage
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Policy, Rule
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.paired import pair_of
+from gpubench.records.record import Arm, Header, Pairing, Record, RecordFile, Stage
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell, Policy, Rule
 from tests.report import make
 
 Match = tuple[Cell, Cell]
@@ -69,7 +69,7 @@ class _Session:
         self.change = change or (lambda record, arm: record)
         self.rng = [np.random.default_rng((seed, n)) for n in range(len(matches))]
         self.found: dict[Arm, list[Record]] = {"baseline": [], "candidate": []}
-        self.pairs = [gate.Pairs() for _ in matches]
+        self.pairs = [sequential_test.Pairs() for _ in matches]
         self.repeat = [0] * len(matches)
 
     def pair(self, n: int, stage: Stage) -> None:
@@ -142,7 +142,7 @@ def arms(
     effects = [effect.get(n, 0.0) if isinstance(effect, Mapping) else effect for n in places]
     made = _Session(matches, effects, sd, seed, samples, turns, trends, change)
     if pairs is None:
-        while wanted := gate.wanted({str(n): p for n, p in enumerate(made.pairs)}, rule):
+        while wanted := sequential_test.wanted({str(n): p for n, p in enumerate(made.pairs)}, rule):
             for key, (stage, _) in wanted.items():
                 made.pair(int(key), "confirm" if stage == "confirm" else "screen")
     else:

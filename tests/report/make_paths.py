@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from gpubench.answers import Disagreement, Parity, PathCheck
-from gpubench.record import Record, RecordFile
-from gpubench.samples import Samples
-from gpubench.suite import Cell
+from gpubench.records.parity import Disagreement, Parity, PathCheck
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell
 from tests.report import make
 from tests.report.make import MS
 

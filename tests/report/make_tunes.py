@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from gpubench.goal import Goal, Metric, Search
-from gpubench.record import Ceiling, Record, RecordFile, Work
-from gpubench.suite import Cell, Policy
+from gpubench.records.record import Ceiling, Record, RecordFile, Work
+from gpubench.suite.goal import Goal, Metric, Search
+from gpubench.suite.types import Cell, Policy
 from tests.report import make, make_pairs
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis import tuning
-from gpubench.analysis.compare import view
-from gpubench.record import RecordFile
-from gpubench.report import page, tunepage
+from gpubench.analysis.compare.compare import view
+from gpubench.analysis.tune import result
+from gpubench.records.record import RecordFile
+from gpubench.report.html import page, tune_page
 from tests.analysis import scaled
 from tests.report import make, make_pairs, make_paths, make_tunes
 from tests.report.browser import Browser, executable
@@ -157,10 +157,10 @@ def test_hostile_strings_run_nothing(browser, tmp_path):
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_search_draws_its_charts_and_fits(browser, tmp_path, width, scheme):
     file, path = make_tunes.tune(make_tunes.space((1, 8), (1, 2))), tmp_path / "tune.html"
-    found = tuning.view(file)
+    found = result.view(file)
     proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=8)
     browser.view(width, 900, scheme)
-    show_page(browser, path, tunepage.render(file, proof))
+    show_page(browser, path, tune_page.render(file, proof))
     for name in ("front", "course", "worth"):
         assert count(browser, f"#tune-{name} svg") == 1
         assert count(browser, f"#tune-{name} .mark-symbol path") >= 4

@@ -9,23 +9,17 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis import cells, gate
-from gpubench.analysis.cells import run_names
-from gpubench.analysis.compare import compare, view
-from gpubench.analysis.verdicts import CAVEAT, VERDICTS, Comparison
-from gpubench.record import Record
-from gpubench.report import (
-    exports,
-    forest,
-    github,
-    machine,
-    markdown,
-    page,
-    show,
-    text,
-    verdicts,
-)
-from gpubench.suite import Rule
+from gpubench.analysis import summary
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.compare import compare, view
+from gpubench.analysis.compare.verdicts import CAVEAT, VERDICTS, Comparison
+from gpubench.analysis.summary import run_names
+from gpubench.records.record import Record
+from gpubench.report import exports, formatting, github_actions, json_report, markdown, terminal
+from gpubench.report.charts import compare as charts_compare
+from gpubench.report.html import page
+from gpubench.report.sections import compare as sections_compare
+from gpubench.suite.types import Rule
 from tests.report import make, make_pairs
 from tests.report.test_report import HOSTILE, Tags, plain
 
@@ -84,44 +78,51 @@ def page_of_session(session):
 
 
 def test_headline_says_what_decides_the_exit_code():
-    assert verdicts.headline(ROWS[1:3], RULE) == (
+    assert sections_compare.headline(ROWS[1:3], RULE) == (
         "REGRESSED: 1 of 2 cells is slower: onnxruntime fp32 b1 x1 latency by 5.3 % (4.0 to 6.6 %)"
     )
-    assert verdicts.headline(ROWS, RULE).startswith(
+    assert sections_compare.headline(ROWS, RULE).startswith(
         "REGRESSED: 2 of 7 cells are slower, most of all torch-compile bf16 b64 x4 throughput "
         "transfer by 12.0 % ("
     )
     left = [c for c in ROWS if c.verdict != "REGRESSED"]
-    assert verdicts.headline(left, RULE) == (
+    assert sections_compare.headline(left, RULE) == (
         "MISSING: 1 of 5 cells is missing or failed: tensorrt fp16 b1 x1 latency: candidate: "
         "failed: out-of-memory (worker killed: 3.9 of 4.0 GiB used)"
     )
     left = [c for c in left if c.verdict != "MISSING"]
-    assert verdicts.headline(left, RULE).startswith("INCONCLUSIVE: 1 of 4 cells is undecided: ")
+    assert sections_compare.headline(left, RULE).startswith(
+        "INCONCLUSIVE: 1 of 4 cells is undecided: "
+    )
     left = [c for c in left if c.verdict != "INCONCLUSIVE"]
-    assert verdicts.headline(left, RULE) == (
+    assert sections_compare.headline(left, RULE) == (
         "PASS: 1 of 3 cells is faster: openvino bf16 b64 x2 throughput takes 30.0 % less time "
         "(29.3 to 30.7 %); the others are unchanged within \u00b12 %"
     )
-    assert verdicts.headline(left[::2], RULE) == "PASS: 2 of 2 cells are unchanged within \u00b12 %"
-    assert verdicts.headline([], RULE).startswith("MISSING: the two runs have nothing to compare")
+    assert (
+        sections_compare.headline(left[::2], RULE)
+        == "PASS: 2 of 2 cells are unchanged within \u00b12 %"
+    )
+    assert sections_compare.headline([], RULE).startswith(
+        "MISSING: the two runs have nothing to compare"
+    )
     apart = [replace(c, verdict="INCOMPARABLE", reason="differs: cpu.model") for c in ROWS]
-    assert verdicts.headline(apart, RULE).endswith("are not comparable: differs: cpu.model")
+    assert sections_compare.headline(apart, RULE).endswith("are not comparable: differs: cpu.model")
 
 
 def test_what_differs_is_said_once_with_the_way_out():
     rows = [replace(c, interleaved=False, verdict="INCOMPARABLE", code="different-machine",
                     reason="differs: cpu.model a -> b") for c in ROWS]  # fmt: skip
-    told = plain(text.comparison(rows, rule=RULE))
+    told = plain(terminal.comparison(rows, rule=RULE))
     assert told.count("cpu.model a -> b") == 2  # in the headline and in the table
     assert "--allow-different KEY" in told
-    assert "--allow-different" not in plain(text.comparison(ROWS, rule=RULE))
+    assert "--allow-different" not in plain(terminal.comparison(ROWS, rule=RULE))
 
 
 def test_stored_runs_that_could_confirm_nothing_say_what_it_takes():
     blind = [replace(c, interleaved=False, smallest_detectable=None) for c in ROWS]
-    assert "8 A/A sessions or more of this machine" in verdicts.reach(blind)
-    assert "A/A" not in verdicts.reach([replace(c, interleaved=True) for c in blind])
+    assert "8 A/A sessions or more of this machine" in sections_compare.reach(blind)
+    assert "A/A" not in sections_compare.reach([replace(c, interleaved=True) for c in blind])
 
 
 @pytest.mark.parametrize(
@@ -138,60 +139,64 @@ def test_stored_runs_that_could_confirm_nothing_say_what_it_takes():
     ],
 )
 def test_effects_have_the_digits_that_their_interval_supports(share, half, wanted):
-    assert verdicts.percent(share, half, signed=True) == wanted
+    assert sections_compare.percent(share, half, signed=True) == wanted
 
 
 def test_an_effect_is_the_cost_so_less_throughput_is_slower():
     slower = row("x", "REGRESSED", 0.25, metric="images/s")
     assert slower.ratio == pytest.approx(0.8)
-    assert verdicts.effect(slower) == "+25.0 % [+23.8, +26.3]"
-    assert verdicts.effect(row("x", "REGRESSED", 0.25)) == verdicts.effect(slower)
-    assert verdicts.effect(replace(slower, low=None, high=None)) == "+25.0 %"
-    assert verdicts.effect(ROWS[5]) == show.NOTHING
+    assert sections_compare.effect(slower) == "+25.0 % [+23.8, +26.3]"
+    assert sections_compare.effect(row("x", "REGRESSED", 0.25)) == sections_compare.effect(slower)
+    assert sections_compare.effect(replace(slower, low=None, high=None)) == "+25.0 %"
+    assert sections_compare.effect(ROWS[5]) == formatting.NOTHING
 
 
 def test_the_effect_agrees_with_the_gate(session):
-    for cell in forest.behind(view(*session))["cells"]:
+    for cell in charts_compare.behind(view(*session))["cells"]:
         deciding = [p["y"] for p in cell["points"] if p["kind"] == cell["points"][-1]["kind"]]
         (line,) = cell["lines"]
-        assert line["y"] == pytest.approx(gate._shift(deciding).value, abs=1e-9)
+        assert line["y"] == pytest.approx(sequential_test._shift(deciding).value, abs=1e-9)
         assert line["low"] < line["y"] < line["high"]
 
 
 def test_worst_comes_first_and_nothing_is_lost():
-    made = verdicts.ordered(ROWS)
+    made = sections_compare.ordered(ROWS)
     assert [c.verdict for c in made] == sorted((c.verdict for c in ROWS), key=list(VERDICTS).index)
     assert [c.label.split()[0] for c in made[:2]] == ["torch-compile", "onnxruntime"]
-    changed, unchanged = verdicts.split(ROWS)
+    changed, unchanged = sections_compare.split(ROWS)
     assert changed + unchanged == made
     assert {c.verdict for c in unchanged} == {"EQUIVALENT"}
-    assert verdicts.folded(unchanged, RULE) == (
+    assert sections_compare.folded(unchanged, RULE) == (
         "EQUIVALENT: 2 cells unchanged within \u00b12 %; no interval reaches beyond 1.2 %"
     )
 
 
 def test_what_could_have_been_found_and_the_exit_code_are_said():
-    assert "3.1 % 95 times in 100; 1 of 7 cells could not" in verdicts.reach(ROWS)
-    assert "3.1 % (best cell) to 4.0 % (worst" in verdicts.reach(
+    assert "3.1 % 95 times in 100; 1 of 7 cells could not" in sections_compare.reach(ROWS)
+    assert "3.1 % (best cell) to 4.0 % (worst" in sections_compare.reach(
         [ROWS[0], replace(ROWS[1], smallest_detectable=0.04)]
     )
-    assert "any size" in verdicts.reach([ROWS[5]])
-    assert verdicts.exit_words(ROWS) == "Exit code 1: a confirmed regression."
-    assert verdicts.exit_words(ROWS, 0).startswith("Exit code 0, as --fail-on has it; without it 1")
-    for code in verdicts.EXIT:
+    assert "any size" in sections_compare.reach([ROWS[5]])
+    assert sections_compare.exit_words(ROWS) == "Exit code 1: a confirmed regression."
+    assert sections_compare.exit_words(ROWS, 0).startswith(
+        "Exit code 0, as --fail-on has it; without it 1"
+    )
+    for code in sections_compare.EXIT:
         found = {0: ROWS[:1], 1: ROWS[1:2], 3: ROWS[4:5], 4: ROWS[5:6]}[code]
-        assert verdicts.exit_words(found).startswith(f"Exit code {code}: {verdicts.EXIT[code]}")
+        assert sections_compare.exit_words(found).startswith(
+            f"Exit code {code}: {sections_compare.EXIT[code]}"
+        )
 
 
 def test_arms_are_known_by_their_session_in_any_order(session):
     base, candidate = session
-    assert verdicts.arms([candidate, base]) == (base, candidate)
-    assert verdicts.arms([base]) is None
-    assert verdicts.arms([base, base]) is None
+    assert sections_compare.arms([candidate, base]) == (base, candidate)
+    assert sections_compare.arms([base]) is None
+    assert sections_compare.arms([base, base]) is None
     other = replace(candidate.header.pairing, session="another")
     stranger = replace(candidate, header=replace(candidate.header, pairing=other))
-    assert verdicts.arms([base, stranger]) is None
-    assert verdicts.arms([make.run([make.cell()], samples=5)] * 2) is None
+    assert sections_compare.arms([base, stranger]) is None
+    assert sections_compare.arms([make.run([make.cell()], samples=5)] * 2) is None
     own = replace(base.header.pairing, rule=Rule(delta=0.1))
     begun = replace(base, header=replace(base.header, pairing=own))
     agreeing = replace(candidate, header=replace(candidate.header, pairing=replace(
@@ -205,7 +210,7 @@ def test_an_ab_without_a_result_is_no_comparison_of_stored_runs():
     lost = make_pairs.arms([make.cell()], pairs=3, change=lambda record, arm: None)
     found = compare(*lost)
     assert [c.verdict for c in found] == ["MISSING"]
-    said = " ".join(verdicts.notes(found, RULE))
+    said = " ".join(sections_compare.notes(found, RULE))
     assert "Interleaved A/B" in said
     assert "stored runs" not in said
     assert "any size, in any cell" in said
@@ -213,25 +218,25 @@ def test_an_ab_without_a_result_is_no_comparison_of_stored_runs():
 
 def test_the_headline_knows_what_fail_on_made_of_the_exit_code():
     faster = [c for c in ROWS if c.verdict in ("IMPROVED", "EQUIVALENT", "INCONCLUSIVE")]
-    said = verdicts.headline(faster, RULE, 1)
+    said = sections_compare.headline(faster, RULE, 1)
     assert said.startswith("IMPROVED: 1 of 4 cells is faster: openvino")
     assert "unchanged" not in said  # one is undecided
-    assert verdicts.headline(faster, RULE, 3).startswith("INCONCLUSIVE")
+    assert sections_compare.headline(faster, RULE, 3).startswith("INCONCLUSIVE")
     sure = [c for c in faster if c.verdict != "INCONCLUSIVE"]
-    assert verdicts.headline(sure, RULE, 0).startswith("PASS")
+    assert sections_compare.headline(sure, RULE, 0).startswith("PASS")
 
 
 def test_no_text_from_outside_is_a_workflow_command():
     evil = "boom\n::stop-commands::x\n  ::error::y ##[add-mask]z std::bad_alloc"
     rows = [replace(ROWS[5], reason=evil), replace(ROWS[4], reason=evil)]
     for width in range(40, 160, 7):
-        said = plain(text.comparison(rows), width)
+        said = plain(terminal.comparison(rows), width)
         assert not [line for line in said.splitlines() if line.lstrip().startswith("::")]
         assert "##[" not in said
     assert "std::bad_alloc" in said
     dead = Record(cell=make.cell(), repeat=0, status="failed", kind="error", reason=evil)
     run = replace(make.run([make.cell()], samples=5), records=[dead])
-    for said in (plain(text.summary([run]), 100), report.render([run], "text")):
+    for said in (plain(terminal.summary([run]), 100), report.render([run], "text")):
         assert not [line for line in said.splitlines() if line.lstrip().startswith("::")]
 
 
@@ -241,7 +246,7 @@ def test_no_text_from_outside_is_a_workflow_command():
 @pytest.mark.parametrize("width", [80, 100, 120, 160])
 @pytest.mark.parametrize("rows", [ROWS, STORED], ids=["pairs", "stored"])
 def test_terminal_says_the_verdict_first_and_breaks_no_word(width, rows):
-    made = plain(text.comparison(rows), width)
+    made = plain(terminal.comparison(rows), width)
     lines = made.splitlines()
     assert lines[0].startswith("REGRESSED: 2 of 7 cells are slower")
     assert max(map(len, lines)) <= width
@@ -257,7 +262,7 @@ def test_terminal_says_the_verdict_first_and_breaks_no_word(width, rows):
 
 
 def test_terminal_has_a_line_per_cell_at_120_columns():
-    lines = plain(text.comparison(ROWS), 120).splitlines()
+    lines = plain(terminal.comparison(ROWS), 120).splitlines()
     found = next(line for line in lines if line.startswith("REGRESSED     onnxruntime"))
     wanted = ["REGRESSED", "onnxruntime", "fp32", "b1", "x1", "latency", "2.000", "ms", "2.106",
               "ms", "+5.3", "%", "[+4.0,", "+6.6]", "20", "1.2", "%", "3.1", "%"]  # fmt: skip
@@ -266,19 +271,19 @@ def test_terminal_has_a_line_per_cell_at_120_columns():
 
 
 def test_terminal_folds_unchanged_rows_into_a_line_and_unfolds_them():
-    folded = plain(text.comparison(ROWS), 120)
+    folded = plain(terminal.comparison(ROWS), 120)
     assert "b4 x1 latency" not in folded
     assert "EQUIVALENT: 2 cells unchanged within \u00b12 %; " in folded
     assert "(gpubench compare --all lists them)" in folded
-    unfolded = plain(text.comparison(ROWS, everything=True), 120)
+    unfolded = plain(terminal.comparison(ROWS, everything=True), 120)
     assert "b4 x1 latency" in unfolded
     assert "--all" not in unfolded
-    calm = plain(text.comparison(ROWS[:1]), 120)
+    calm = plain(terminal.comparison(ROWS[:1]), 120)
     assert calm.startswith("PASS: 1 of 1 cell is unchanged")
 
 
 def test_terminal_shows_the_rule_it_was_given():
-    made = " ".join(plain(text.comparison(ROWS, rule=Rule(delta=0.05, alpha=0.02))).split())
+    made = " ".join(plain(terminal.comparison(ROWS, rule=Rule(delta=0.05, alpha=0.02))).split())
     assert "within \u00b15 %" in made
     assert "at most 2 % (alpha)" in made
 
@@ -288,10 +293,10 @@ def test_terminal_shows_what_compare_finds():
     base, slow = (make.run(cells, seed=s, repeats=8, factor=f) for s, f in ((1, 1.0), (2, 1.3)))
     found = compare(base, slow)
     worst = sorted({c.verdict for c in found}, key=list(VERDICTS).index)[0]
-    made = plain(text.comparison(found))
+    made = plain(terminal.comparison(found))
     assert made.startswith(f"{worst}: 2 of 2 cells are ")
     assert CAVEAT in " ".join(made.split())
-    assert plain(text.comparison([])).startswith("MISSING")
+    assert plain(terminal.comparison([])).startswith("MISSING")
 
 
 # ------------------------------------------------------------------------------ other formats
@@ -320,7 +325,7 @@ def test_markdown_escapes_labels_and_reasons():
 
 
 def test_json_has_every_field_and_what_the_codes_mean():
-    made = json.loads(machine.comparisons(ROWS, rule=Rule(delta=0.03)))
+    made = json.loads(json_report.comparisons(ROWS, rule=Rule(delta=0.03)))
     assert made["exit_code"] == 1
     assert made["headline"].startswith("REGRESSED: 2 of 7")
     assert made["counts"] == {"REGRESSED": 2, "MISSING": 1, "INCONCLUSIVE": 1, "IMPROVED": 1,
@@ -329,15 +334,15 @@ def test_json_has_every_field_and_what_the_codes_mean():
     assert made["note"] == ""
     assert set(made["codes"]) == {c.code for c in ROWS}
     assert [set(c) for c in made["comparisons"]] == [set(Comparison.__struct_fields__)] * 7
-    assert json.loads(machine.comparisons(STORED))["note"] == CAVEAT
-    assert json.loads(machine.comparisons(ROWS, code=0))["exit_code"] == 0
+    assert json.loads(json_report.comparisons(STORED))["note"] == CAVEAT
+    assert json.loads(json_report.comparisons(ROWS, code=0))["exit_code"] == 0
 
 
 @pytest.mark.parametrize("kind", ["text", "md", "json", "html"])
 def test_reports_of_both_arms_begin_with_the_verdict(session, kind):
     made = report.render(session, kind)
     assert (made == report.render(session[::-1], kind)) == (kind == "html")
-    wanted = verdicts.headline(compare(*session), RULE)
+    wanted = sections_compare.headline(compare(*session), RULE)
     assert wanted in made.replace("\\", "").replace("\n", " ")
     if kind == "md":
         assert made.index("REGRESSED") < made.index("Lowest latency")
@@ -375,7 +380,7 @@ def test_page_begins_with_the_verdict_and_folds_both_runs(session, page_of_sessi
              "samples", "again", "environment"]  # fmt: skip
     assert [i for i in ids if i in order] == order
     said = Text(page_of_session).found["verdict"]
-    assert verdicts.headline(found, RULE) in said
+    assert sections_compare.headline(found, RULE) in said
     assert "Exit code 1: a confirmed regression." in said
     assert '<h2 class="headline"' in page_of_session
     assert page_of_session.count("A first look in two minutes.") == 1  # both have it
@@ -413,7 +418,7 @@ def test_page_lists_every_cell_once(session, page_of_session):
     section = re.search(r'<section class="table" id="cells">.*?</section>', page_of_session, re.S)
     rows = re.findall(r"<tbody>(.*?)</tbody>", section[0], re.S)
     count = [body.count("<tr>") for body in rows]
-    changed, unchanged = verdicts.split(found)
+    changed, unchanged = sections_compare.split(found)
     assert count == [len(changed), len(unchanged)]
     assert f"EQUIVALENT: {len(unchanged)} cells unchanged" in section[0]
     assert f"{len(found)} rows" in section[0]
@@ -428,7 +433,7 @@ def test_page_of_two_stored_runs_has_the_caveat_and_repeats():
     assert CAVEAT in made
     assert "\u00b13 %" in made
     assert "as --fail-on has it" in made
-    drawn = forest.behind(both)["cells"]
+    drawn = charts_compare.behind(both)["cells"]
     assert [[p["kind"] for p in cell["points"]] for cell in drawn] == [
         ["baseline"] * 5 + ["candidate"] * 5
     ] * len(found)
@@ -457,8 +462,8 @@ def test_the_command_of_an_arm_compares_again():
     words = ["/x/gpubench", "ab", "ci", "--baseline", "backend=a", "-o", "out", "--json", "-q"]
     base, _ = make_pairs.arms([make.cell()], pairs=4, baseline={"command": words})
     wanted = "gpubench ab ci --baseline backend=a -q"
-    assert show.command(base.header, "k") == wanted
-    assert show.resume(base.header, "out") == (
+    assert formatting.command(base.header, "k") == wanted
+    assert formatting.resume(base.header, "out") == (
         "gpubench ab ci --baseline backend=a --json -q --resume -o out"
     )
 
@@ -466,19 +471,19 @@ def test_the_command_of_an_arm_compares_again():
 @pytest.mark.parametrize(("verdict", "said"), [("INCONCLUSIVE", True), ("INCOMPARABLE", False)])
 def test_a_history_is_advised_only_where_it_would_help(verdict: str, said: bool) -> None:
     row = Comparison(key="k", label="cell", metric="p50 [ns]", verdict=verdict, code="", reason="")
-    assert (verdicts.NEEDS_HISTORY in verdicts.reach([row])) is said
+    assert (sections_compare.NEEDS_HISTORY in sections_compare.reach([row])) is said
 
 
 @pytest.fixture
 def summarised(monkeypatch):
     """How often a cell was summarised."""
-    seen, own = [], cells.Summary
+    seen, own = [], summary.Summary
 
     def counting(**fields):
         seen.append(fields["cell"].key)
         return own(**fields)
 
-    monkeypatch.setattr(cells, "Summary", counting)
+    monkeypatch.setattr(summary, "Summary", counting)
     return seen
 
 
@@ -491,7 +496,12 @@ def test_a_report_of_an_ab_summarises_every_cell_of_each_arm_once(session, summa
 def test_the_end_of_an_ab_is_told_from_one_view(session, summarised):
     both = view(*session)
     page.comparison(both, 1)
-    for told in (text.comparison, machine.comparisons, markdown.comparison, github.summary):
+    for told in (
+        terminal.comparison,
+        json_report.comparisons,
+        markdown.comparison,
+        github_actions.summary,
+    ):
         told(both.rows, rule=both.rule, code=1)
     both.arms.unfinished()
     exports.export(session, "junit", both)

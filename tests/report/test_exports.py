@@ -18,14 +18,14 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from gpubench.cli import cli
+from gpubench.cli.main import cli
 from gpubench.errors import InputError, RecordError
-from gpubench.record import Arm, Record, RecordFile
-from gpubench.recordreader import read_all
-from gpubench.recordwriter import Writer
+from gpubench.records.reader import read_all
+from gpubench.records.record import Arm, Record, RecordFile
+from gpubench.records.writer import Writer
 from gpubench.report import exports, frames
-from gpubench.report.exports import bencher, github_action_benchmark, repeats, values
-from gpubench.suite import Cell
+from gpubench.report.exports import bencher, github_action_benchmark, naming, repeats
+from gpubench.suite.types import Cell
 from tests.report import make, make_pairs
 
 SCHEMAS = Path(__file__).parent.parent / "data/exports"
@@ -99,7 +99,7 @@ def test_bad_requests_are_named() -> None:
 def test_what_is_left_out_of_a_history_is_listed() -> None:
     file = make.realistic(samples=40)
     out = exports.left_out([file], "bencher")
-    assert len(out) + len(values.named([file])) == len(file.header.planned)
+    assert len(out) + len(naming.named([file])) == len(file.header.planned)
     assert "resnet18 cpu onnxruntime fp32 b128 x1 latency: missing" in out
     assert "resnet18 cpu openvino bf16 b1 x1 latency: failed: parity" in out
     assert exports.left_out([file], "junit") == []
@@ -111,12 +111,12 @@ def test_names_are_unique_and_do_not_depend_on_their_neighbours() -> None:
 
     alone = cell(model="nets/resnet18.onnx", device="cuda", backend="onnxruntime")
     twins = [cell(cores=1), cell(cores=2)]
-    names = [n.name for n in values.named([make.run([alone, *twins])])]
+    names = [n.name for n in naming.named([make.run([alone, *twins])])]
     first = "resnet18.onnx cuda onnxruntime fp32 b1 x1 latency"
     twin = "resnet18 cpu torch-eager fp32 b1 x1 latency"
     assert names == [first, *(f"{twin} [{c.key}]" for c in twins)]
     two = [make.run([alone], run_id="a"), make.run([alone], run_id="b")]
-    assert [n.name for n in values.named(two)] == [f"{first} [{alone.key}] @ {run}" for run in "ab"]
+    assert [n.name for n in naming.named(two)] == [f"{first} [{alone.key}] @ {run}" for run in "ab"]
 
 
 def test_documents_are_saved_or_printed(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_documents_are_saved_or_printed(tmp_path: Path) -> None:
 def test_pytest_benchmark_document_has_its_shape_and_our_repeats() -> None:
     file = make.run(CELLS, repeats=4)
     found = load(exports.export([file], "pytest-benchmark")[""], "pytest-benchmark")["benchmarks"]
-    summaries = {each.name: each.summary for each in values.named([file])}
+    summaries = {each.name: each.summary for each in naming.named([file])}
     assert [b["name"] for b in found] == list(summaries)
     for b in found:
         s = summaries[b["name"]]
@@ -237,7 +237,7 @@ def test_github_action_benchmark_has_a_file_for_each_direction() -> None:
     file = make.run(CELLS)
     made = exports.export([file], "github-action-benchmark")
     assert set(made) == {SMALLER, BIGGER}
-    by_name = {each.name: each.summary for each in values.named([file])}
+    by_name = {each.name: each.summary for each in naming.named([file])}
     for name, unit, scenarios in (
         (SMALLER, "ms", {"latency"}),
         (BIGGER, "images/s", {"latency", "throughput"}),
@@ -290,7 +290,7 @@ def names(form: str, cells: list[Cell]) -> set[tuple[str, ...]]:
 def test_bencher_has_both_measures_with_bounds() -> None:
     file = make.run(CELLS)
     document = load(bencher.render([file]), "bencher")
-    for each in values.named([file]):
+    for each in naming.named([file]):
         s, metrics = each.summary, document[each.name]
         own = {"latency": s.p50, "throughput": s.throughput}
         own = own if s.cell.scenario == "latency" else {"throughput": s.throughput}

@@ -9,12 +9,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import view
-from gpubench.analysis.verdicts import VERDICTS, Comparison
-from gpubench.record import Record, RecordFile
+from gpubench.analysis.compare.compare import view
+from gpubench.analysis.compare.verdicts import VERDICTS, Comparison
+from gpubench.records.record import Record, RecordFile
 from gpubench.report import exports
 from gpubench.report.exports import junit
-from gpubench.report.verdicts import sentence
+from gpubench.report.sections.compare import sentence
 from tests.report import make, make_pairs
 
 CELLS = make.grid(backends=("torch-eager",), batches=(1,), replicas=(1, 2), scenarios=("latency",))

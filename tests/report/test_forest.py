@@ -6,10 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis.compare import view
-from gpubench.analysis.verdicts import VERDICTS
-from gpubench.report import forest, verdicts
-from gpubench.suite import Rule
+from gpubench.analysis.compare.compare import view
+from gpubench.analysis.compare.verdicts import VERDICTS
+from gpubench.report.charts import compare
+from gpubench.report.sections import compare as sections_compare
+from gpubench.suite.types import Rule
 from tests.report import make, make_pairs, make_tunes
 from tests.report.test_comparison import ROWS, RULE, both_arms, row
 
@@ -26,8 +27,8 @@ def valid(spec: dict, **data) -> str:
 
 
 def test_forest_draws_a_line_per_effect_worst_first():
-    made = forest.forest(ROWS, RULE)
-    effects = [c for c in verdicts.ordered(ROWS) if c.ratio]
+    made = compare.forest(ROWS, RULE)
+    effects = [c for c in sections_compare.ordered(ROWS) if c.ratio]
     assert [p["row"] for p in made["points"]] == [c.label for c in effects]
     assert [p["verdict"] for p in made["points"]] == [c.verdict for c in effects]
     svg = valid(made["spec"], points=made["points"])
@@ -37,22 +38,22 @@ def test_forest_draws_a_line_per_effect_worst_first():
 
 
 def test_forest_looks_differ_in_shape_or_filling_and_not_in_colour_alone():
-    looks = [(shape, filled) for _, shape, filled in forest.LOOKS.values()]
+    looks = [(shape, filled) for _, shape, filled in compare.LOOKS.values()]
     assert len(set(looks)) == len(looks)
-    assert set(forest.LOOKS) == set(VERDICTS)
-    kinds = list(forest.KINDS.values())
+    assert set(compare.LOOKS) == set(VERDICTS)
+    kinds = list(compare.KINDS.values())
     assert kinds[0] != kinds[1]
     assert kinds[2] != kinds[3]
 
 
 def test_forest_shades_the_margin_and_cuts_endless_intervals():
-    made = forest.forest(ROWS, Rule(delta=0.05))
+    made = compare.forest(ROWS, Rule(delta=0.05))
     band = made["spec"]["layer"][0]["layer"][0]["encoding"]
     assert band["x2"]["datum"] == -band["x"]["datum"] == pytest.approx(math.log(1.05))
-    wild = forest.forest([*ROWS[:2], row("wild", "INCONCLUSIVE", 0.0, 9.0)], RULE)
+    wild = compare.forest([*ROWS[:2], row("wild", "INCONCLUSIVE", 0.0, 9.0)], RULE)
     last = next(p for p in wild["points"] if p["row"] == "wild")
     assert last["beyond"] == ["left", "right"]
-    assert last["high"] == pytest.approx(forest.WIDE * math.log(1.053))
+    assert last["high"] == pytest.approx(compare.WIDE * math.log(1.053))
     low, high = wild["spec"]["layer"][1]["encoding"]["x"]["scale"]["domain"]
     assert low < last["low"]
     assert last["high"] < high
@@ -61,7 +62,7 @@ def test_forest_shades_the_margin_and_cuts_endless_intervals():
 
 @pytest.mark.parametrize("effect", [0.0, 0.004, 0.03, 0.3, 1.0, 9.0, 300.0])
 def test_ticks_are_few_round_and_within_the_picture(effect):
-    made = forest.forest([row("x", "REGRESSED", effect)], RULE)
+    made = compare.forest([row("x", "REGRESSED", effect)], RULE)
     x = made["spec"]["layer"][1]["encoding"]["x"]
     ticks, (low, high) = x["axis"]["values"], x["scale"]["domain"]
     assert 3 <= len(ticks) <= 10
@@ -71,14 +72,14 @@ def test_ticks_are_few_round_and_within_the_picture(effect):
 
 def test_equal_labels_stay_two_lines():
     twice = [replace(ROWS[1], key=key) for key in ("a", "b")]
-    rows = [p["row"] for p in forest.forest(twice, RULE)["points"]]
+    rows = [p["row"] for p in compare.forest(twice, RULE)["points"]]
     assert rows == [ROWS[1].label, f"{ROWS[1].label} (b)"]
 
 
 def test_pairs_are_drawn_by_the_metric_that_the_verdict_is_by():
     best, base = make_tunes.cell(batch_size=8, replicas=2), make_tunes.cell(batch_size=8)
     session = make_tunes.evidence(best, base, pairs=8)  # by images/s, of cells of latency
-    (cell,) = forest.behind(view(*session))["cells"]
+    (cell,) = compare.behind(view(*session))["cells"]
     (line,) = cell["lines"]
     heights = [p["y"] for p in cell["points"]]
     assert min(heights) < line["y"] < max(heights)
@@ -87,8 +88,10 @@ def test_pairs_are_drawn_by_the_metric_that_the_verdict_is_by():
 def test_pairs_are_drawn_for_what_is_not_unchanged():
     session = both_arms()
     both = view(*session)
-    found, made = both.rows, forest.behind(both)
-    assert [c["label"] for c in made["cells"]] == [c.label for c in verdicts.split(found)[0]]
+    found, made = both.rows, compare.behind(both)
+    assert [c["label"] for c in made["cells"]] == [
+        c.label for c in sections_compare.split(found)[0]
+    ]
     worst = made["cells"][0]
     key = next(c.key for c in found if c.label == worst["label"])
     records = [r for r in session[1].records if r.cell.key == key]
@@ -107,6 +110,6 @@ def test_pairs_of_two_backends_are_found():
     base, candidate = make_pairs.arms(cells, pairs=8, confirm=8, effect=0.2)
     both = view(base, candidate)
     assert both.rows[0].baseline_key
-    (cell,) = forest.behind(both)["cells"]
+    (cell,) = compare.behind(both)["cells"]
     assert len(cell["points"]) == 16
     assert "torch-eager -&gt; openvino" in report.render([base, candidate], "html")

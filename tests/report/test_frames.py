@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 import gpubench
 from gpubench.errors import RecordError
-from gpubench.record import RECORDS, RecordFile, encode
+from gpubench.records.record import RECORDS, RecordFile, encode
 from gpubench.report import exports, frames
 from tests.report import make, make_pairs, make_paths
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gpubench.analysis.verdicts import VERDICTS, Comparison
-from gpubench.record import Record, RecordFile
-from gpubench.report import github, markdown
-from gpubench.suite import Rule
+from gpubench.analysis.compare.verdicts import VERDICTS, Comparison
+from gpubench.records.record import Record, RecordFile
+from gpubench.report import github_actions, markdown
+from gpubench.suite.types import Rule
 from tests.report import make
 
 NASTY = "x|y\n::error::<img src=x onerror=alert(1)> @all [a](b) `c` ::set-env name=A::% 50%, 1:2\r"
@@ -45,7 +45,7 @@ def cells(text: str) -> list[list[str]]:
 
 def test_the_verdict_comes_first_and_unchanged_rows_are_folded() -> None:
     found = [comparison(v, n) for n, v in enumerate(reversed(VERDICTS))]
-    text = github.summary(found, rule=Rule(delta=0.03))
+    text = github_actions.summary(found, rule=Rule(delta=0.03))
     lines = text.splitlines()
     assert lines[0] == "## gpubench"
     assert lines[2].startswith("**REGRESSED: 1 of 6 cells is slower: cell-5 latency by 5")
@@ -62,9 +62,9 @@ def test_the_verdict_comes_first_and_unchanged_rows_are_folded() -> None:
 def test_a_long_summary_keeps_the_worst_rows_whole_and_says_how_many_are_gone() -> None:
     many = [comparison("REGRESSED", n, reason="größer " * 20) for n in range(400)]
     many += [comparison("EQUIVALENT", 1000 + n) for n in range(300)]
-    text = github.summary(many)
+    text = github_actions.summary(many)
     size = len(text.encode())
-    assert github.LIMIT - 1000 < size <= github.LIMIT
+    assert github_actions.LIMIT - 1000 < size <= github_actions.LIMIT
     rows = cells(text)
     gone, of = map(int, re.findall(r"(\d+) of (\d+) rows are left out", text)[0])
     assert (gone + len(rows), of) == (700, 700)
@@ -77,34 +77,34 @@ def test_a_long_summary_keeps_the_worst_rows_whole_and_says_how_many_are_gone() 
 
 
 def test_a_summary_that_fits_says_nothing_about_rows() -> None:
-    assert "left out" not in github.summary([comparison("REGRESSED")])
+    assert "left out" not in github_actions.summary([comparison("REGRESSED")])
 
 
 def test_one_huge_reason_does_not_push_out_the_others() -> None:
     found = [comparison("REGRESSED", 1, reason="x" * 100_000), comparison("REGRESSED", 0)]
-    text = github.summary(found)
+    text = github_actions.summary(found)
     assert len(text.encode()) < 5000
     assert len(cells(text)) == 2
     assert "xxx…" in text
 
 
 def test_no_comparison_is_not_a_pass() -> None:
-    assert "MISSING" in github.summary([])
-    (line,) = github.commands([])
+    assert "MISSING" in github_actions.summary([])
+    (line,) = github_actions.commands([])
     assert line.startswith("::warning title=gpubench%3A MISSING::")
 
 
 def test_a_run_shows_failures_first_then_tables() -> None:
-    text = github.run_summary([make.realistic(samples=40)])
+    text = github_actions.run_summary([make.realistic(samples=40)])
     lines = text.splitlines()
     assert lines[0] == "## gpubench quick: 16 failed, 1 missing"
-    assert len(text.encode()) <= github.LIMIT
+    assert len(text.encode()) <= github_actions.LIMIT
     assert text.index("### Skips and failures") < text.index("<summary>Latency per batch: 94 rows")
     first = [row[1].strip() for row in cells(text)[:20]]
     assert first[0] == "failed: crash"
     assert first[-3:] == ["unavailable", "unavailable", "unsupported"]
     assert "**DRIFT** (12 cells)" in text
-    good = github.run_summary([make.run(make.grid(replicas=(1,)))])
+    good = github_actions.run_summary([make.run(make.grid(replicas=(1,)))])
     assert good.startswith("## gpubench quick: nothing failed\n")
     assert "### Throughput" in good
     assert "left out" not in good
@@ -114,7 +114,7 @@ def test_even_flags_by_the_hundred_fit() -> None:
     c = make.cell()
     flags = [f"{n} " + "F" * 600 for n in range(300)]
     file = RecordFile("r", make.header([c]), [Record(cell=c, repeat=0, status="ok", flags=flags)])
-    assert len(github.run_summary([file]).encode()) <= github.LIMIT
+    assert len(github_actions.run_summary([file]).encode()) <= github_actions.LIMIT
 
 
 # ------------------------------------------------------------------------------ user text
@@ -122,22 +122,22 @@ def test_even_flags_by_the_hundred_fit() -> None:
 
 def test_user_text_cannot_break_the_table_or_become_markup() -> None:
     found = [comparison("REGRESSED", label=NASTY, reason=NASTY)]
-    text = github.summary(found)
+    text = github_actions.summary(found)
     (row,) = cells(text)
-    plain = cells(github.summary([comparison("REGRESSED")]))[0]
+    plain = cells(github_actions.summary([comparison("REGRESSED")]))[0]
     assert len(row) == len(plain)
     assert "<img" not in text
     assert not re.search(r"(?<!\\)@all", text)
     assert "::error" not in [line[:7] for line in text.splitlines()]
     head = make.header([make.cell()])
     broken = Record(cell=make.cell(), repeat=0, status="failed", kind="error", reason=NASTY)
-    text = github.run_summary([RecordFile("r", head, [broken])])
+    text = github_actions.run_summary([RecordFile("r", head, [broken])])
     assert "<img" not in text
     assert len(cells(text)) == 1
 
 
 def test_commands_are_single_lines_that_read_back() -> None:
-    (line,) = github.commands([comparison("REGRESSED", label=NASTY, reason=NASTY)])
+    (line,) = github_actions.commands([comparison("REGRESSED", label=NASTY, reason=NASTY)])
     assert "\n" not in line
     assert "\r" not in line
     match = re.fullmatch(r"::error title=([^:,\r\n]*)::([^\r\n]*)", line)
@@ -161,19 +161,20 @@ def test_each_verdict_has_its_level() -> None:
         comparison("INCONCLUSIVE", label="stored", code="no-history", pairs=0, interleaved=False)
     )
     levels = {
-        re.split(r"[ :]+", line)[4]: line.split(" ")[0] for line in github.commands(found[:6])
+        re.split(r"[ :]+", line)[4]: line.split(" ")[0]
+        for line in github_actions.commands(found[:6])
     }
     assert levels == {
         "REGRESSED": "::error", "MISSING": "::warning", "INCOMPARABLE": "::warning",
         "INCONCLUSIVE": "::warning",
     }  # fmt: skip
-    assert "no-history" in github.commands(found)[-1]
+    assert "no-history" in github_actions.commands(found)[-1]
 
 
 @pytest.mark.parametrize(("n", "lines"), [(9, 9), (10, 10), (11, 10), (500, 10)])
 def test_at_most_ten_of_a_level_the_last_counting_the_rest(n: int, lines: int) -> None:
     found = [comparison(v, k) for v in ("REGRESSED", "MISSING") for k in range(n)]
-    told = github.commands(found)
+    told = github_actions.commands(found)
     for level in ("error", "warning"):
         mine = [line for line in told if line.startswith(f"::{level} ")]
         assert len(mine) == lines
@@ -183,22 +184,22 @@ def test_at_most_ten_of_a_level_the_last_counting_the_rest(n: int, lines: int) -
 
 
 def test_failed_and_missing_cells_of_a_run_are_annotated_and_skips_are_not() -> None:
-    told = github.run_commands([make.realistic(samples=40)])
+    told = github_actions.run_commands([make.realistic(samples=40)])
     assert sum(line.startswith("::error ") for line in told) == 10
     (missing,) = [line for line in told if line.startswith("::warning ")]
     assert "missing onnxruntime fp32 b128 x1 latency::planned" in missing
     assert not any("tensorrt" in line for line in told)
-    assert github.run_commands([make.run([make.cell()])]) == []
+    assert github_actions.run_commands([make.run([make.cell()])]) == []
 
 
 # ------------------------------------------------------------------------------ telling GitHub
 
 
 def test_it_is_wanted_on_github_or_when_asked_for() -> None:
-    assert github.wanted(True, {})
-    assert github.wanted(False, {"GITHUB_ACTIONS": "true"})
-    assert not github.wanted(False, {"GITHUB_ACTIONS": "false"})
-    assert not github.wanted(False, {})
+    assert github_actions.wanted(True, {})
+    assert github_actions.wanted(False, {"GITHUB_ACTIONS": "true"})
+    assert not github_actions.wanted(False, {"GITHUB_ACTIONS": "false"})
+    assert not github_actions.wanted(False, {})
 
 
 def test_the_summary_is_appended_and_commands_are_printed(
@@ -207,11 +208,13 @@ def test_the_summary_is_appended_and_commands_are_printed(
     path = tmp_path / "summary.md"
     path.write_text("# before\n", encoding="utf-8")
     for word in ("one ±", "two"):
-        github.publish(word, [f"::error::{word}"], environ={"GITHUB_STEP_SUMMARY": str(path)})
+        github_actions.publish(
+            word, [f"::error::{word}"], environ={"GITHUB_STEP_SUMMARY": str(path)}
+        )
     assert path.read_text(encoding="utf-8") == "# before\none ±\ntwo\n"
     assert capsys.readouterr() == ("::error::one ±\n::error::two\n", "")
     written: list[str] = []
-    github.publish("x", ["::a::", "::b::"], environ={"GITHUB_STEP_SUMMARY": str(path)},
+    github_actions.publish("x", ["::a::", "::b::"], environ={"GITHUB_STEP_SUMMARY": str(path)},
                    write=written.append)  # fmt: skip
     assert written == ["::a::", "::b::"]
     assert capsys.readouterr().out == ""
@@ -223,7 +226,7 @@ def test_a_summary_that_github_would_drop_is_not_written(
     path = tmp_path / "summary.md"
     for left, written in ((1, 0), (2, 2)):
         path.write_bytes(b"x" * ((1 << 20) - left))
-        github.publish("x", [], environ={"GITHUB_STEP_SUMMARY": str(path)})
+        github_actions.publish("x", [], environ={"GITHUB_STEP_SUMMARY": str(path)})
         assert path.stat().st_size == (1 << 20) - left + written
         assert ("1 MiB that GitHub takes" in capsys.readouterr().err) is (not written)
 
@@ -233,7 +236,7 @@ def test_a_summary_that_cannot_be_written_is_a_warning(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environ = {"GITHUB_STEP_SUMMARY": str(tmp_path / where)} if where else {}
-    github.publish("x", ["::error::y"], environ=environ)
+    github_actions.publish("x", ["::error::y"], environ=environ)
     out, err = capsys.readouterr()
     assert out == "::error::y\n"
     assert err.startswith("warning: ")

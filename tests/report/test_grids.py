@@ -6,11 +6,11 @@ import re
 import pytest
 from rich.console import Console
 
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.diagnosis import diagnose
-from gpubench.analysis.tables import of_cells
-from gpubench.record import RecordFile
-from gpubench.report import show, text
+from gpubench.analysis.scaling.diagnosis import diagnose
+from gpubench.analysis.summary import summarise
+from gpubench.analysis.tables.run import of_cells
+from gpubench.records.record import RecordFile
+from gpubench.report import formatting, terminal
 from tests.report import make, make_paths
 
 
@@ -27,25 +27,25 @@ def run() -> RecordFile:
 
 @pytest.mark.parametrize("width", [80, 100, 140, 250])
 def test_the_table_of_a_run_cuts_off_and_breaks_nothing(run, width):
-    made = plain(text.summary([run]), width)
+    made = plain(terminal.summary([run]), width)
     assert "\u2026" not in made
     lines = made.splitlines()
     assert max(map(len, lines)) <= width
     for s in summarise([run]):
         if s.timed and s.cell.scenario == "throughput":
-            rate = show.compact(s.throughput, show.RATE)
+            rate = formatting.compact(s.throughput, formatting.RATE)
             assert any(rate in x and s.cell.backend in x for x in lines)
     assert made.count("failed: parity") >= 8
     assert "1 of 3 repeats failed" in made
 
 
 def test_answers_that_rows_share_are_said_once_in_a_narrow_window(run):
-    made = plain(text.summary([run]), 80)
+    made = plain(terminal.summary([run]), 80)
     assert made.count("100.0 % / 93.8 %") == 1
     assert "agree / right: 100.0 % / 93.8 %, where nothing else is said." in made
     assert made.count("agree / right 41.0 %") == 8  # the wrong ones, each below its row
     alike = make.run([make.cell(), make.cell(batch_size=8)], samples=20)
-    assert "agree / right: 100.0 % / 93.8 %.\n" in plain(text.summary([alike]), 60)
+    assert "agree / right: 100.0 % / 93.8 %.\n" in plain(terminal.summary([alike]), 60)
 
 
 @pytest.mark.parametrize("width", [80, 120, 400])
@@ -53,21 +53,21 @@ def test_answers_that_rows_share_are_said_once_in_a_narrow_window(run):
 def test_wide_tables_go_on_below_and_lose_no_number(make_run, width):
     summaries = summarise([make_run()])
     for table in of_cells(summaries, diagnose(summaries)):
-        made = plain(text.grid(table), width)
+        made = plain(terminal.grid(table), width)
         assert "\u2026" not in made, table.title
         assert max(map(len, made.splitlines())) <= width
         numbers = {
-            show.compact(value, column)
+            formatting.compact(value, column)
             for row in table.rows
             for value, column in zip(row, table.columns, strict=True)
-            if show.is_number(column)
+            if formatting.is_number(column)
         }
         assert [n for n in numbers if n not in made] == []
 
 
 def test_every_part_of_a_table_says_which_row_it_is(run):
     table = of_cells(summarise([run]), [])[0]
-    made = plain(text.grid(table), 80)
+    made = plain(terminal.grid(table), 80)
     heads = [line for line in made.splitlines() if line.lstrip().startswith("backend")]
     assert len(heads) > 2
     for head in heads:

@@ -4,12 +4,13 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis import history as analysis
-from gpubench.analysis.history import Trend
+from gpubench.analysis.history import trend as analysis
+from gpubench.analysis.history.trend import Trend
 from gpubench.errors import InputError
-from gpubench.record import Record, RecordFile
-from gpubench.report import history, trendchart
-from gpubench.suite import Rule
+from gpubench.records.record import Record, RecordFile
+from gpubench.report import history
+from gpubench.report.charts import history as charts_history
+from gpubench.suite.types import Rule
 from tests.report import make
 from tests.report.browser import Browser, executable
 from tests.report.make_pairs import sessions
@@ -175,14 +176,14 @@ def test_charts_are_valid_vega_lite_and_hold_every_value(trends):
     import vl_convert
 
     for trend in trends:
-        spec = trendchart.chart(trend)
+        spec = charts_history.chart(trend)
         altair.Chart.from_dict(spec, validate=True)
         assert "<svg" in vl_convert.vegalite_to_svg(spec | {"width": 400})
         values = [p for p in trend.points if p.value.value]
         assert [p["x"] for p in spec["datasets"]["points"]] == [
             trend.points.index(p) + 1 for p in values
         ]
-    drawn = trendchart.chart(trends[0])["datasets"]
+    drawn = charts_history.chart(trends[0])["datasets"]
     assert drawn["changes"] == [{"x": 12.5, "side": "slower"}]
     assert [(x["x"], x["x2"]) for x in drawn["levels"]] == [(0.6, 12.4), (12.6, 20.4)]
     assert [p["x"] for p in drawn["points"] if p["state"] == "flagged"] == [3]

@@ -11,10 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis.cells import summarise
-from gpubench.answers import Disagreement
-from gpubench.record import RecordFile
-from gpubench.report import differing, exports, github, pathchart, pathview, text
+from gpubench.analysis.summary import summarise
+from gpubench.records.parity import Disagreement
+from gpubench.records.record import RecordFile
+from gpubench.report import exports, github_actions, terminal
+from gpubench.report.charts import pipeline
+from gpubench.report.sections import pipeline as sections_pipeline
+from gpubench.report.sections import wrong_answers
 from tests.report import make, make_paths
 from tests.report.test_report import HOSTILE, Tags, plain
 
@@ -38,7 +41,7 @@ def words(run: RecordFile) -> str:
 
 
 def test_one_line_for_each_pipeline_cell(run: RecordFile) -> None:
-    lines = pathview.lines(summarise([run]))
+    lines = sections_pipeline.lines(summarise([run]))
     assert len(lines) == 18
     assert all(len(line) <= 320 for line in lines)  # two lines of a usual terminal
     found = next(x for x in lines if x.startswith("onnxruntime fp32 b8 x1 throughput pipeline pil"))
@@ -49,11 +52,11 @@ def test_one_line_for_each_pipeline_cell(run: RecordFile) -> None:
 
 
 def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str) -> None:
-    said = pathview.headline(summarise([run]))
+    said = sections_pipeline.headline(summarise([run]))
     assert re.fullmatch(
         r"Of the whole path's latency a compute-only number leaves out \d\d % to \d\d %\.", said[0]
     )
-    summary = plain(text.summary([run]))
+    summary = plain(terminal.summary([run]))
     for line in said:
         assert line in words
         assert line in summary
@@ -63,7 +66,7 @@ def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str)
 
 def test_nothing_is_said_to_be_hidden_that_no_interval_shows() -> None:
     cells = make_paths.cells(backends=("openvino",), decoders=("pil", "turbo"))
-    assert pathview.headline(summarise([make_paths.run(cells, repeats=1)])) == []
+    assert sections_pipeline.headline(summarise([make_paths.run(cells, repeats=1)])) == []
     fast = make_paths.run(cells)
     level = {r.repeat: r.replicas for r in fast.records if r.cell.boundary == "compute"
              and r.cell.scenario == "latency"}  # fmt: skip
@@ -71,20 +74,20 @@ def test_nothing_is_said_to_be_hidden_that_no_interval_shows() -> None:
         replace(r, replicas=level[r.repeat]) if r.cell.decoder == "turbo" else r
         for r in fast.records
     ]
-    said = pathview.headline(summarise([replace(fast, records=records)]))
+    said = sections_pipeline.headline(summarise([replace(fast, records=records)]))
     assert said[0].endswith("% (shown in 1 of 2 comparisons).")
 
 
 def test_the_summary_of_a_run_tells_paths_and_what_was_skipped(run: RecordFile) -> None:
-    made = plain(text.summary([run]), 400)
-    assert made.count("Path: ") == text.SHORTFALLS
+    made = plain(terminal.summary([run]), 400)
+    assert made.count("Path: ") == terminal.SHORTFALLS
     assert "8 more: gpubench report" in made
     assert "97.38 % [96.36, 98.12]" in made
     assert "2 truncated, 1 too large" in made
 
 
 def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
-    made = pathchart.page(summarise([run]))
+    made = pipeline.page(summarise([run]))
     assert [name for name, _ in made["steps"]][:3] == ["read", "decode", "resize + normalise"]
     one, all_at_once = made["charts"]
     points = one["spec"]["data"]["values"]
@@ -99,9 +102,9 @@ def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
 
 def test_many_cells_have_a_bar_each_up_to_a_limit() -> None:
     cells = make_paths.cells(batches=tuple(range(1, 10)), scenarios=("latency",))
-    chart = pathchart.page(summarise([make_paths.run(cells, repeats=1)]))["charts"][0]
-    assert chart["left_out"] == 9 * 9 - pathchart.MOST
-    assert {p["row"] for p in chart["spec"]["data"]["values"]} == set(range(pathchart.MOST))
+    chart = pipeline.page(summarise([make_paths.run(cells, repeats=1)]))["charts"][0]
+    assert chart["left_out"] == 9 * 9 - pipeline.MOST
+    assert {p["row"] for p in chart["spec"]["data"]["values"]} == set(range(pipeline.MOST))
 
 
 def test_without_a_pipeline_the_page_has_no_such_section() -> None:
@@ -131,7 +134,7 @@ def test_csv_json_and_markdown_are_complete(run: RecordFile) -> None:
     assert [len(g["images"]) for g in told["disagreements"]] == [3, 3, 3]
 
     made = report.render([run], "md")
-    for title in ("Stages of the whole path", "Decoders", "Accuracy", differing.TITLE):
+    for title in ("Stages of the whole path", "Decoders", "Accuracy", wrong_answers.TITLE):
         assert f"## {title}" in made
 
 
@@ -149,7 +152,7 @@ def test_cells_of_one_export_have_names_of_their_own(run: RecordFile) -> None:
 
 
 def test_github_shows_accuracy_with_the_answers(run: RecordFile) -> None:
-    made = github.run_summary([run])
+    made = github_actions.run_summary([run])
     assert "<summary>Accuracy: 30 rows</summary>" in made
     assert "What the path adds to latency" in made
 
@@ -170,14 +173,14 @@ def image(**changes: object) -> Disagreement:
 
 
 def test_wrong_answers_come_first_and_equal_lists_are_one(run: RecordFile) -> None:
-    found = differing.groups(summarise([run]))
+    found = wrong_answers.groups(summarise([run]))
     assert len(found) == 3  # one for each decoder's pictures
     assert len(found[0].cells) == 6
     assert found[0].head == "openvino fp32 b8 x1 latency and 5 more cells: 3 images"
-    assert [differing.outcome(d) for d in found[0].images] == [
+    assert [wrong_answers.outcome(d) for d in found[0].images] == [
         "wrong, the reference right", "label not known", "right, the reference wrong",
     ]  # fmt: skip
-    assert differing.sentence(found[0].images[0]) == (
+    assert wrong_answers.sentence(found[0].images[0]) == (
         "digits/pil-0.jpg: 4 (61.0 %); reference: 7 (58.0 %); label: 7: wrong, the reference right"
     )
 
@@ -185,16 +188,16 @@ def test_wrong_answers_come_first_and_equal_lists_are_one(run: RecordFile) -> No
 def test_long_lists_are_cut_in_text_and_told(words: str) -> None:
     assert "digits/pil-0.jpg: 4 (61.0 %)" in words
     many = with_images([image(name=f"n{i}", thumbnail="") for i in range(30)], most=70)
-    group = differing.groups(summarise([many]))[0]
+    group = wrong_answers.groups(summarise([many]))[0]
     assert "70 images, 30 of them listed" in group.head
-    assert differing.lines(group)[-1] == "18 more: gpubench report -f json"
+    assert wrong_answers.lines(group)[-1] == "18 more: gpubench report -f json"
     assert "n29" in report.render([many], "md")
-    assert not differing.page(summarise([many]))["open"]
+    assert not wrong_answers.page(summarise([many]))["open"]
 
 
 def test_a_score_that_is_no_share_says_so() -> None:
-    assert differing.score(-1) == "not finite"
-    assert differing.score(float("nan")) == "not finite"
+    assert wrong_answers.score(-1) == "not finite"
+    assert wrong_answers.score(float("nan")) == "not finite"
 
 
 def test_thumbnails_are_shown_with_their_names(page_of_run: str) -> None:
@@ -216,23 +219,23 @@ BOMB = JPEG[: AT + 5] + struct.pack(">HH", 65500, 65500) + JPEG[AT + 9 :]
         b"", b"\xff\xd8\xff", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n" + b"\0" * 40,
         JPEG[:-2], JPEG[2:], BOMB, b"\xff\xd8\xff" + b"\0" * 40 + b"\xff\xd9",
         b"\xff\xd8" + b"\xff\xe0\x00\x00" * 9 + b"\xff\xd9",
-        JPEG[:-2] + b"\0" * differing.LARGEST + b"\xff\xd9",
+        JPEG[:-2] + b"\0" * wrong_answers.LARGEST + b"\xff\xd9",
     ],
     ids=["empty", "magic-only", "svg", "png", "cut", "headless", "bomb", "no-frame", "no-length",
          "large"],
 )  # fmt: skip
 def test_what_is_no_small_jpeg_is_not_shown(data: bytes) -> None:
-    assert differing.thumbnail(base64.b64encode(data).decode()) == ""
+    assert wrong_answers.thumbnail(base64.b64encode(data).decode()) == ""
 
 
 @pytest.mark.parametrize("text", ['"><script>', "é", "/9j/ \n", HOSTILE, "A" * 10_000_000])
 def test_what_is_no_base64_is_not_shown(text: str) -> None:
-    assert differing.thumbnail(text) == ""
+    assert wrong_answers.thumbnail(text) == ""
 
 
 def test_a_good_thumbnail_passes_as_it_is() -> None:
-    assert differing.thumbnail(make_paths.thumbnail()) == make_paths.thumbnail()
-    assert differing.thumbnail(make_paths.thumbnail(side=differing.WIDEST + 1)) == ""
+    assert wrong_answers.thumbnail(make_paths.thumbnail()) == make_paths.thumbnail()
+    assert wrong_answers.thumbnail(make_paths.thumbnail(side=wrong_answers.WIDEST + 1)) == ""
 
 
 def test_hostile_names_of_pictures_make_no_tag() -> None:
@@ -246,7 +249,7 @@ def test_hostile_names_of_pictures_make_no_tag() -> None:
 
 
 def test_a_page_holds_no_more_than_its_budget_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differing, "BUDGET", 2 * len(make_paths.thumbnail()))
+    monkeypatch.setattr(wrong_answers, "BUDGET", 2 * len(make_paths.thumbnail()))
     items = [image(name=f"n{i}") for i in range(5)]
-    shown = differing.page(summarise([with_images(items)]))["groups"][0]["images"]
+    shown = wrong_answers.page(summarise([with_images(items)]))["groups"][0]["images"]
     assert [bool(d["picture"]) for d in shown].count(True) == 2

@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import escape, report
-from gpubench.analysis import tuning
-from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import Record
-from gpubench.report import exports, github, markdown, recommend, text
+from gpubench.analysis.tune import result
+from gpubench.records.record import Record
+from gpubench.report import exports, github_actions, markdown, terminal
+from gpubench.report.sections import recommendation
+from gpubench.suite.goal import Goal, Limit, Metric
 from tests.report import make, make_tunes
 from tests.report.test_report import HOSTILE, plain
 
@@ -27,12 +28,12 @@ def file():
 
 @pytest.fixture(scope="module")
 def proof(file):
-    found = tuning.view(file)
+    found = result.view(file)
     return make_tunes.evidence(found.best.cell, found.base.cell)
 
 
 def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
-    what, gain, answers, limits, tried = recommend.lines(file, proof)
+    what, gain, answers, limits, tried = recommendation.lines(file, proof)
     assert what == "Recommended: onnxruntime int8, batch 1, 4 replicas"
     assert re.match(
         r"Throughput 2,\d+ images/s \[2,\d+, 2,\d+\]: 20\.\d+ \[20\.\d+, 20\.\d+\] times the "
@@ -49,7 +50,7 @@ def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
 
 
 def test_without_an_ab_it_says_so(file):
-    assert recommend.lines(file)[1].endswith(
+    assert recommendation.lines(file)[1].endswith(
         "from the search's own rounds: no A/B has confirmed it"
     )
 
@@ -68,7 +69,7 @@ def test_every_objective_has_its_words_and_its_unit(objective, words):
         return replace(r, telemetry={"energy": energy}, replicas=each)
 
     made = make_tunes.tune(make_tunes.space((1, 8), (1,)), Goal(objective), change=counted)
-    gain = recommend.lines(made)[1]
+    gain = recommendation.lines(made)[1]
     assert words in gain
     unit = {"latency": r"(ms|us)", "memory": "MiB", "energy": "J/image"}[objective.kind]
     assert re.search(rf"^\S+.* [\d.,]+ m?{unit}", gain)
@@ -76,13 +77,13 @@ def test_every_objective_has_its_words_and_its_unit(objective, words):
 
 def test_the_default_as_its_own_best_is_said():
     cells = [c for c in make_tunes.space((1, 8), (1,)) if c.backend == "torch-eager"]
-    lines = recommend.lines(make_tunes.tune([c for c in cells if c.precision == "fp32"]))
+    lines = recommendation.lines(make_tunes.tune([c for c in cells if c.precision == "fp32"]))
     assert lines[1].endswith("this is today's default: nothing tried was better")
 
 
 def test_where_nothing_keeps_the_limits_the_closest_and_by_how_much():
     file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 5e5),)))
-    head, near, default, answers, tried = recommend.lines(file)
+    head, near, default, answers, tried = recommendation.lines(file)
     assert head.startswith("Nothing keeps the limits (p50 latency <= 500 us); closest: ")
     assert re.search(r"p50 latency <= 500 us is broken: \d+ us; \d+\.\d % beyond the limit$", near)
     assert default.startswith("Today's default, torch-eager fp32, batch ")
@@ -92,12 +93,12 @@ def test_where_nothing_keeps_the_limits_the_closest_and_by_how_much():
 
 def test_a_limit_that_is_missed_by_far_is_told_as_a_factor():
     file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e4),)))
-    assert re.search(r"; \d\d\.\d times the limit$", recommend.lines(file)[1])
+    assert re.search(r"; \d\d\.\d times the limit$", recommendation.lines(file)[1])
 
 
 def test_interrupted_searches_recommend_nothing_yet():
     file = make_tunes.tune(rounds=0, explored=9, ended=False)
-    lines = recommend.lines(file)
+    lines = recommendation.lines(file)
     assert lines[0].startswith("Nothing to recommend yet: torch-eager fp32, batch ")
     assert "63 not reached" in lines[-1]
 
@@ -108,19 +109,19 @@ def test_where_everything_broke_the_most_frequent_reason_is_named():
     def crashed(r: Record) -> Record:
         return replace(r, status="failed", kind="crash", reason="signal 4", replicas=[])
 
-    lines = recommend.lines(make_tunes.tune(cells, rounds=0, change=crashed))
+    lines = recommendation.lines(make_tunes.tune(cells, rounds=0, change=crashed))
     assert lines[0] == (
         "Nothing to recommend: no configuration gave right answers; most often: signal 4"
     )
-    assert recommend.lines(make_tunes.tune(cells, explored=0, ended=False))[0] == (
+    assert recommendation.lines(make_tunes.tune(cells, explored=0, ended=False))[0] == (
         "Nothing to recommend: nothing was measured"
     )
 
 
 def test_json_reads_back_and_says_the_same(file, proof):
-    body = json.loads(escape.encoded(recommend.to_json(file, proof)))
-    assert body["lines"] == recommend.lines(file, proof)
-    best = tuning.view(file).best.cell
+    body = json.loads(escape.encoded(recommendation.to_json(file, proof)))
+    assert body["lines"] == recommendation.lines(file, proof)
+    best = result.view(file).best.cell
     assert body["recommendation"]["key"] == best.key
     assert body["recommendation"]["outcome"] == "best"
     assert body["verdict"]["verdict"] == "IMPROVED"
@@ -137,7 +138,7 @@ def test_json_reads_back_and_says_the_same(file, proof):
 
 def test_json_of_a_search_that_found_nothing():
     file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e4),)))
-    body = json.loads(escape.encoded(recommend.to_json(file)))
+    body = json.loads(escape.encoded(recommendation.to_json(file)))
     assert body["recommendation"] is None
     assert body["commands"] == []
     assert body["closest"]["beyond"][0]["share"] > 10
@@ -153,7 +154,7 @@ def test_reports_of_a_search_begin_with_what_it_recommends(file, proof, kind):
 
 
 def test_the_summary_counts_what_was_ruled_out_and_does_not_list_it(file):
-    told = plain(text.summary([file]))
+    told = plain(terminal.summary([file]))
     assert "6 ruled out" in told
     assert "by the roofline" not in told
 
@@ -162,13 +163,13 @@ def test_hostile_text_stays_text():
     cells = [replace(c, model=HOSTILE, options={HOSTILE: HOSTILE} if c.options else {})
              for c in make_tunes.space((1, 8), (1,))]  # fmt: skip
     file = make_tunes.tune(cells, path=f"{HOSTILE}/records.jsonl")
-    assert len(recommend.lines(file)) == 5
+    assert len(recommendation.lines(file)) == 5
     assert "<script" not in markdown.render([file]).split("<details>")[0]
-    assert recommend.commands(file)[0].startswith("gpubench run '")
+    assert recommendation.commands(file)[0].startswith("gpubench run '")
 
 
 def test_several_runs_have_no_recommendation(file):
-    assert recommend.told([file, make.run([make.cell()])], None) == []
+    assert recommendation.told([file, make.run([make.cell()])], None) == []
 
 
 def test_exports_skip_what_was_ruled_out_and_say_so_once(file):
@@ -181,10 +182,10 @@ def test_exports_skip_what_was_ruled_out_and_say_so_once(file):
 
 
 def test_github_is_told_of_failures_not_of_what_was_ruled_out(file):
-    told = "\n".join(github.run_commands([file]))
+    told = "\n".join(github_actions.run_commands([file]))
     assert "::error" in told
     assert "ruled-out" not in told
-    assert "6 ruled out" in github.run_summary([file])
+    assert "6 ruled out" in github_actions.run_summary([file])
 
 
 def test_csv_has_a_line_for_what_was_not_measured():

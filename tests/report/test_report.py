@@ -11,15 +11,18 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from gpubench import report
-from gpubench.analysis.cells import WIDE, summarise
-from gpubench.analysis.compare import compare
-from gpubench.analysis.layout import Column
+from gpubench.analysis.compare.compare import compare
+from gpubench.analysis.compare.verdicts import CAVEAT
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.verdicts import CAVEAT
+from gpubench.analysis.summary import WIDE, summarise
+from gpubench.analysis.tables.table import Column
 from gpubench.errors import InputError
-from gpubench.record import FLAGS, Record, RecordFile
-from gpubench.report import charts, headline, machine, markdown, show, templating, text
-from gpubench.suite import Policy
+from gpubench.records.record import FLAGS, Record, RecordFile
+from gpubench.report import formatting, json_report, markdown, terminal
+from gpubench.report.charts import overview
+from gpubench.report.html import templating
+from gpubench.report.sections import headline
+from gpubench.suite.types import Policy
 from tests.report import make
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"|`*_[x](y)\u2028{{7*7}}"
@@ -151,7 +154,7 @@ def test_markdown_fences_are_longer_than_any_run_of_backticks_in_them():
 
 def test_terminal_output_does_not_interpret_markup():
     file = make.run([make.cell(backend="[bold red]x[/]")], samples=10)
-    assert "[bold red]x[/]" in plain(text.summary([file]))
+    assert "[bold red]x[/]" in plain(terminal.summary([file]))
     assert "[bold red]x[/]" in report.render([file], "text")
 
 
@@ -170,8 +173,8 @@ def test_command_keeps_the_run_and_drops_where_it_went():
     words = ["/x/bin/gpubench", "run", "a b.toml", "-o", "out", "--batch-size", "1,8", "--resume",
              "--output=y"]  # fmt: skip
     header = make.header([], command=words)
-    assert show.command(header, "k") == "gpubench run 'a b.toml' --batch-size 1,8 --cell k"
-    assert show.command(make.header([], command=["x"]), "k") == "gpubench run quick --cell k"
+    assert formatting.command(header, "k") == "gpubench run 'a b.toml' --batch-size 1,8 --cell k"
+    assert formatting.command(make.header([], command=["x"]), "k") == "gpubench run quick --cell k"
 
 
 @pytest.mark.parametrize(
@@ -188,20 +191,20 @@ def test_command_keeps_the_run_and_drops_where_it_went():
 )  # fmt: skip
 def test_command_reads_the_run_as_click_does(words, kept):
     header = make.header([], command=["gpubench", "run", *words])
-    assert show.command(header, "k") == f"gpubench run {kept} --cell k"
+    assert formatting.command(header, "k") == f"gpubench run {kept} --cell k"
 
 
 def test_command_puts_options_before_the_end_of_options():
     header = make.header([], command=["gpubench", "run", "-q", "--", "-odd.toml"])
-    assert show.command(header, "k") == "gpubench run -q --cell k -- -odd.toml"
+    assert formatting.command(header, "k") == "gpubench run -q --cell k -- -odd.toml"
 
 
 def test_resume_keeps_everything_but_where_the_results_went():
     words = ["/x/gpubench", "run", "quick", "--cell", "a", "--require=x", "-qo", "old", "--resume"]
     header = make.header([], command=words)
     wanted = "gpubench run quick --cell a --require=x -q --resume -o 'a b'"
-    assert show.resume(header, "a b") == wanted
-    lost = show.resume(make.header([], command=["x"]), "out")
+    assert formatting.resume(header, "a b") == wanted
+    lost = formatting.resume(make.header([], command=["x"]), "out")
     assert lost == "gpubench run quick --resume -o out"
 
 
@@ -252,7 +255,7 @@ def test_pareto_front_is_the_upper_left_of_the_ranked():
         (4, 40, "clean"),
     ]
     points = [{"cell": s, "replicas": 1, "x": x, "y": y, "state": state} for x, y, state in values]
-    charts.pareto(points)
+    overview.pareto(points)
     assert [p["front"] for p in points] == [True, False, True, False, True]
 
 
@@ -262,7 +265,7 @@ def test_charts_hold_only_ranked_fronts_and_never_mix_groups(run):
         run_id="b",
         samples=5,
     )
-    drawn = charts.build(summarise([run, other]))
+    drawn = overview.build(summarise([run, other]))
     assert len(drawn["groups"]) == 2
     by = {c["id"]: c for c in drawn["charts"]}
     assert set(by) == {"latency", "throughput", "tradeoff", "scaling"}
@@ -277,7 +280,7 @@ def test_chart_specifications_are_valid_vega_lite(run):
     import altair
     import vl_convert
 
-    for chart in charts.build(summarise([run]))["charts"]:
+    for chart in overview.build(summarise([run]))["charts"]:
         spec = chart["spec"] | {"data": {"name": "points", "values": chart["points"]}, "width": 400}
         altair.Chart.from_dict(spec, validate=True)
         assert "<svg" in vl_convert.vegalite_to_svg(spec)
@@ -327,14 +330,14 @@ def test_json_reads_back(run):
     latency = made["tables"][0]
     assert [c["name"] for c in latency["columns"]][:2] == ["backend", "precision"]
     assert latency["rows"][0][4]["n"] == 3
-    both = json.loads(machine.comparisons(compare(run, run)))
+    both = json.loads(json_report.comparisons(compare(run, run)))
     assert both["exit_code"] == 4  # failed cells are holes
     assert both["comparisons"][0]["verdict"]
     assert both["note"] == CAVEAT
 
 
 def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
-    made = plain(text.summary([run]), 200)
+    made = plain(terminal.summary([run]), 200)
     timed = [s for s in summarise([run]) if s.timed]
     assert sum(f" {s.cell.label} " in made for s in timed) == len(timed)
     line = "tensorrt: unavailable (2 cells): no CUDA device -> run on a machine with an NVIDIA GPU"
@@ -364,12 +367,12 @@ def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
     ],
 )
 def test_digits_follow_the_measured_precision(value, unit, wanted):
-    assert show.full(value, Column(name="x", unit=unit)) == wanted
+    assert formatting.full(value, Column(name="x", unit=unit)) == wanted
 
 
 def test_one_repeat_is_said_once_where_all_have_one():
     cells = [make.cell(), make.cell(scenario="throughput")]
-    made = plain(text.summary([make.run(cells, repeats=1, samples=50)]))
+    made = plain(terminal.summary([make.run(cells, repeats=1, samples=50)]))
     assert made.partition("Fastest")[0].count("1 repeat") == 1
     assert "images/s (1 repeat)." in made
     assert "have no intervals" in made
@@ -378,7 +381,7 @@ def test_one_repeat_is_said_once_where_all_have_one():
     assert latency.count("1 repeat") == 1
     mixed = make.run(cells, samples=50)
     left = [r for r in mixed.records if r.repeat == 0 or r.cell == cells[1]]
-    made = plain(text.summary([replace(mixed, records=left)]))
+    made = plain(terminal.summary([replace(mixed, records=left)]))
     assert "ms (1 repeat)" in made
     assert "half the 95 % interval" in made
     assert "±?" not in made
@@ -388,13 +391,13 @@ def test_what_was_invalidated_and_what_is_wide_is_shown_and_explained():
     policy = Policy(repeats=3, max_repeats=8)
     file = make.run([make.cell()], repeats=4, launch=0.2, samples=40, policy=policy)
     file = replace(file, records=[replace(r, invalidated=1) for r in file.records])
-    assert "heat" in show.meaning("4 attempts invalidated")
+    assert "heat" in formatting.meaning("4 attempts invalidated")
     for kind in ("html", "md", "csv"):
         made = report.render([file], kind)
         assert "4 attempts invalidated" in made
         assert WIDE in made
-    assert "4 attempts invalidated" in plain(text.summary([file]), 300)
-    assert f'title="{show.meaning(WIDE)}">{WIDE}' in report.render([file], "html")
+    assert "4 attempts invalidated" in plain(terminal.summary([file]), 300)
+    assert f'title="{formatting.meaning(WIDE)}">{WIDE}' in report.render([file], "html")
 
 
 def test_reports_say_where_the_raw_records_are(run):

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.cells import summarise
-from gpubench.record import Record
-from gpubench.report import series
+from gpubench.analysis.summary import summarise
+from gpubench.records.record import Record
+from gpubench.report.charts import samples
 from tests.report import make, make_pairs
 from tests.report.test_forest import valid
 
 
 def one(records: list[Record]) -> dict:
     file = make.run([records[0].cell], samples=5)
-    return series.build(summarise([replace(file, records=records)]))["cells"][0]
+    return samples.build(summarise([replace(file, records=records)]))["cells"][0]
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 16, 17, 100, 1999, 20_000])
 def test_thinning_keeps_extremes_order_and_number(n):
     values = np.random.default_rng(n).lognormal(size=n)
-    kept = series.thin(values, 16)
+    kept = samples.thin(values, 16)
     assert len(kept) <= 16
     assert kept.tolist() == sorted(set(kept.tolist()))
     if n <= 16:
@@ -30,7 +30,7 @@ def test_thinning_keeps_extremes_order_and_number(n):
 
 
 def test_spikes_of_a_long_series_survive(monkeypatch):
-    monkeypatch.setattr(series, "MOST", 40)
+    monkeypatch.setattr(samples, "MOST", 40)
     file = make.run([make.cell()], samples=2000, repeats=1)
     (record,) = file.records
     durations = list(record.replicas[0].durations_ns)
@@ -41,16 +41,16 @@ def test_spikes_of_a_long_series_survive(monkeypatch):
     assert len(line[2]) == len(line[3]) <= 40
     assert max(line[3]) * cell["dy"] * 1e6 == pytest.approx(durations[777], rel=1e-3)
     assert cell["total"] == 2000
-    assert series.note(cell).startswith(f"1 repeat, 2,000 samples, {len(line[2])} drawn")
+    assert samples.note(cell).startswith(f"1 repeat, 2,000 samples, {len(line[2])} drawn")
 
 
 def test_turns_follow_one_another_and_hold_their_samples():
     base, _ = make_pairs.arms([make.cell(replicas=2)], pairs=4, samples=11)
-    cell = series.build(summarise([base]))["cells"][0]
+    cell = samples.build(summarise([base]))["cells"][0]
     assert [name for _, name in cell["turns"][:3]] == [
         "repeat 0, turn 1", "repeat 0, turn 2", "repeat 1, turn 1"
     ]  # fmt: skip
-    begins = [begin for begin, _ in cell["turns"]] + [series.STEPS]
+    begins = [begin for begin, _ in cell["turns"]] + [samples.STEPS]
     assert begins == sorted(begins)
     assert {(turn, replica) for turn, replica, *_ in cell["samples"]} == {
         (turn, replica) for turn in range(8) for replica in range(2)
@@ -96,7 +96,7 @@ def test_cpu_clock_and_flags_are_noted():
     mhz = {"min": 2450.0, "median": 2800.0, "max": 3100.4}
     records = [replace(r, telemetry={"cpu": {"mhz": mhz}}, flags=["DRIFT"]) for r in file.records]
     cell = one(records)
-    assert "CPU clock 2,450 to 3,100 MHz" in series.note(cell)
+    assert "CPU clock 2,450 to 3,100 MHz" in samples.note(cell)
     assert cell["turns"][0][1] == "repeat 0 (DRIFT)"
     assert cell["flags"] == ["DRIFT"]
 
@@ -104,14 +104,14 @@ def test_cpu_clock_and_flags_are_noted():
 def test_many_series_share_the_budget():
     cells = make.grid(batches=(1, 4), replicas=(1, 2))
     file = make.run(cells, samples=300)
-    full = series.build(summarise([file]))
+    full = samples.build(summarise([file]))
     assert {len(line[2]) for cell in full["cells"] for line in cell["samples"]} <= set(
         range(100, 161)
     )
     series_count = sum(len(cell["samples"]) for cell in full["cells"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(series, "BUDGET", 30 * series_count)
-        small = series.build(summarise([file]))
+        patch.setattr(samples, "BUDGET", 30 * series_count)
+        small = samples.build(summarise([file]))
     assert max(len(line[2]) for cell in small["cells"] for line in cell["samples"]) <= 30
 
 
@@ -125,7 +125,7 @@ def test_an_empty_series_is_drawn_as_nothing():
 
 
 def test_specifications_are_valid_vega_lite():
-    drawn = series.build(summarise([make.run([make.cell()], samples=20)]))
+    drawn = samples.build(summarise([make.run([make.cell()], samples=20)]))
     points = [{"x": 0.1 * n, "y": 2.0 + n, "colour": 0, "part": "0/0", "tip": {}} for n in range(9)]
     turns = [{"begin": 0.0, "name": "repeat 0"}]
     for spec in (drawn["spec"], drawn["gauge"]):

@@ -10,12 +10,16 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis.cells import problems, summarise
-from gpubench.analysis.diagnosis import diagnose
-from gpubench.analysis.tables import build
-from gpubench.record import Record, RecordFile
-from gpubench.report import charts, headline, page, shortfalls, show, text
+from gpubench.analysis.scaling.diagnosis import diagnose
+from gpubench.analysis.summary import problems, summarise
+from gpubench.analysis.tables.run import build
+from gpubench.records.record import Record, RecordFile
+from gpubench.report import formatting, terminal
+from gpubench.report.charts import overview
 from gpubench.report.exports import junit
+from gpubench.report.html import page
+from gpubench.report.sections import headline
+from gpubench.report.sections import scaling as sections_scaling
 from tests.analysis.scaled import cell, changed, file, records
 from tests.report import make
 from tests.report.test_report import HOSTILE, Tags, plain
@@ -47,7 +51,7 @@ def test_reports_show_the_cause_its_evidence_and_what_to_do(run, kind):
 
 
 def test_the_end_of_a_run_has_one_line_for_each_shortfall(run):
-    made = plain(text.summary([run]), 400)
+    made = plain(terminal.summary([run]), 400)
     (line,) = [x for x in made.splitlines() if x.startswith("Scaling: ")]
     assert " x4 throughput (weak scaling): 92.5" in line
     assert "of the ideal: straggler 100 %; replica 3 (cpu:3) runs 30.0 % below" in line
@@ -57,8 +61,8 @@ def test_the_end_of_a_run_shows_the_worst_and_counts_the_others():
     made = []
     for n in range(1, 13):
         made += [records(cell(batch_size=3**n), [100]), records(cell(2, batch_size=3**n), [80, 80])]
-    shown = plain(text.summary([file(*made)]), 400)
-    assert shown.count("Scaling: ") == text.SHORTFALLS
+    shown = plain(terminal.summary([file(*made)]), 400)
+    assert shown.count("Scaling: ") == terminal.SHORTFALLS
     assert "2 more: gpubench report" in shown
 
 
@@ -104,7 +108,7 @@ def test_static_stands_beside_dynamic():
 
 def test_charts_keep_shared_devices_and_jobs_apart():
     cells = [cell(), cell(2), cell(2, replicas_per_device=2), cell(2, dispatch="dynamic")]
-    drawn = charts.build(summarise([file(*(records(c, [100] * c.replicas) for c in cells))]))
+    drawn = overview.build(summarise([file(*(records(c, [100] * c.replicas) for c in cells))]))
     assert [s["name"] for s in drawn["series"]] == [
         "torch-eager fp32", "torch-eager fp32 2/device", "torch-eager fp32 dynamic"]  # fmt: skip
     (scaling,) = [c for c in drawn["charts"] if c["id"] == "scaling"]
@@ -164,7 +168,7 @@ def test_every_report_says_which_batch_worked(kind, monkeypatch):
 
 
 def test_the_end_of_a_run_says_which_batch_worked():
-    made = plain(text.summary([file(records(cell(batch_size=4), [100]), dead(32))]), 300)
+    made = plain(terminal.summary([file(records(cell(batch_size=4), [100]), dead(32))]), 300)
     assert "largest batch size that worked: 4" in made
 
 
@@ -172,7 +176,7 @@ def test_the_end_of_a_run_says_which_batch_worked():
 
 
 def test_shortfalls_of_several_runs_name_theirs(run):
-    heads = [head for head, _ in shortfalls.shown(diagnose(summarise([run, run])))]
+    heads = [head for head, _ in sections_scaling.shown(diagnose(summarise([run, run])))]
     assert len(heads) == len({head.partition(": ")[0] for head in heads}) == 2
 
 
@@ -213,12 +217,12 @@ def test_each_machine_is_shown_and_differences_stand_out(kind):
 
 
 def test_the_end_of_a_run_says_that_nodes_differ():
-    assert "Nodes differ: node 1" in plain(text.summary([cluster()]), 200)
-    assert show.machine(cluster().header) == "2 nodes: Example GPU, Example CPU"
+    assert "Nodes differ: node 1" in plain(terminal.summary([cluster()]), 200)
+    assert formatting.machine(cluster().header) == "2 nodes: Example GPU, Example CPU"
 
 
 def test_one_machine_is_shown_as_before(run):
-    assert show.nodes(run.header) == []
+    assert formatting.nodes(run.header) == []
     assert page._run("x", run)["nodes"] == []
     assert "Nodes differ" not in report.render([run], "html")
 
@@ -226,7 +230,7 @@ def test_one_machine_is_shown_as_before(run):
 def test_odd_environments_of_nodes_are_no_trouble():
     nodes = [{}, {"cpu": 1, "gpus": [1, {}], "memory": {"total_bytes": "?"}, "libraries": []}]
     odd = file(records(cell(), [100]), nodes=nodes)
-    assert show.nodes(odd.header)[0] == "node 0: host unknown, unknown CPU (? usable cores)"
+    assert formatting.nodes(odd.header)[0] == "node 0: host unknown, unknown CPU (? usable cores)"
     for kind in report.FORMATS:
         assert report.render([odd], kind)
 

@@ -7,12 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import report
-from gpubench.analysis import choices, tuning
-from gpubench.cli import cli
+from gpubench.analysis.tune import ablation, result
+from gpubench.cli.main import cli
 from gpubench.errors import InputError
-from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import RECORDS, encode
-from gpubench.report import tunecharts, tunepage
+from gpubench.records.record import RECORDS, encode
+from gpubench.report.charts import tune
+from gpubench.report.html import tune_page
+from gpubench.suite.goal import Goal, Limit, Metric
 from tests.report import make, make_tunes
 from tests.report.test_report import HOSTILE, Tags
 
@@ -26,13 +27,13 @@ def file():
 
 @pytest.fixture(scope="module")
 def proof(file):
-    found = tuning.view(file)
+    found = result.view(file)
     return make_tunes.evidence(found.best.cell, found.base.cell)
 
 
 @pytest.fixture(scope="module")
 def made(file, proof):
-    return tunepage.render(file, proof)
+    return tune_page.render(file, proof)
 
 
 def data(page: str):
@@ -66,15 +67,15 @@ def test_charts_have_text_for_who_cannot_see_them(made):
 
 
 def test_points_are_those_of_the_view(file, made):
-    found, charts = tuning.view(file), {c["id"]: c for c in data(made)["tune"]["charts"]}
+    found, charts = result.view(file), {c["id"]: c for c in data(made)["tune"]["charts"]}
     front = charts["front"]["points"]
     timed = [s for s in found.standings if found.summaries[s.cell.key].timed]
     assert len(front) == len(timed)
-    assert sum(p["front"] for p in front) == len(tuning.front(found))
+    assert sum(p["front"] for p in front) == len(result.front(found))
     assert [p["state"] for p in front].count("best") == 1
     course = charts["course"]["points"]
-    assert len(course) == sum(m.value is not None for m in tuning.course(found))
-    assert len(charts["worth"]["points"]) == len(choices.of(found))
+    assert len(course) == sum(m.value is not None for m in result.course(found))
+    assert len(charts["worth"]["points"]) == len(ablation.of(found))
 
 
 @pytest.mark.parametrize("objective", [Metric("throughput"), Metric("latency", 0.9)])
@@ -84,7 +85,7 @@ def test_chart_specifications_are_valid_vega_lite(objective):
 
     goal = Goal(objective, (*LIMITED.limits, Limit(Metric("throughput"), 5.0)))
     file = make_tunes.tune(make_tunes.space((1, 8), (1, 2)), goal)
-    charts = tunecharts.build(tuning.view(file))["charts"]
+    charts = tune.build(result.view(file))["charts"]
     assert [c["id"] for c in charts] == ["front", "course", "worth"]
     for chart in charts:
         spec = chart["spec"] | {"data": {"name": "points", "values": chart["points"]}, "width": 400}
@@ -99,7 +100,7 @@ def test_chart_specifications_are_valid_vega_lite(objective):
      {"goal": Goal(Metric("throughput"), (Limit(Metric("latency"), 1e3),))}],
 )  # fmt: skip
 def test_searches_that_found_little_have_a_page(changes):
-    made = tunepage.render(make_tunes.tune(make_tunes.space((1, 8), (1, 2)), **changes))
+    made = tune_page.render(make_tunes.tune(make_tunes.space((1, 8), (1, 2)), **changes))
     assert "Nothing " in made
     assert "best.toml" not in made
     assert "Not chosen" in made
@@ -107,7 +108,7 @@ def test_searches_that_found_little_have_a_page(changes):
 
 def test_another_run_is_an_input_error():
     with pytest.raises(InputError, match="not a search"):
-        tunepage.render(make.run([make.cell()]))
+        tune_page.render(make.run([make.cell()]))
 
 
 def test_hostile_text_stays_text():
@@ -119,7 +120,7 @@ def test_hostile_text_stays_text():
     bad = [replace(r, reason=HOSTILE, status="failed") if n % 5 == 4 else r
            for n, r in enumerate(file.records)]  # fmt: skip
     file = type(file)(file.path, replace(file.header, suite=suite), bad, [HOSTILE])
-    made = tunepage.render(file)
+    made = tune_page.render(file)
     tags = Tags(made).seen
     assert not [t for t, a in tags if t == "img" or "onerror" in a]
     assert [a.get("type") for t, a in tags if t == "script"] == ["application/json", None, None]

@@ -9,11 +9,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gpubench import space
-from gpubench.analysis import metrics
-from gpubench.goal import Metric, Search
-from gpubench.record import Record
-from gpubench.suite import Cell, Option, OptionValue
+from gpubench.analysis.tune import objective as tune_objective
+from gpubench.records.record import Record
+from gpubench.run.tune import space
+from gpubench.suite.goal import Metric, Search
+from gpubench.suite.types import Cell, Option, OptionValue
 from tests.analysis import searches
 
 Truth = Callable[[Cell], float]
@@ -78,7 +78,7 @@ class Everything:
         objective = self._what.goal.objective
         bound = self._bench.best(cell, objective)
         any_ = random.Random(f"{self._what.seed}/{cell.key}").random()
-        return math.inf if bound is None else metrics.cost(objective, bound), any_
+        return math.inf if bound is None else tune_objective.cost(objective, bound), any_
 
 
 def cells(n: int = 12, **changes: Any) -> list[Cell]:

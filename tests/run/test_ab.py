@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import compare
+from gpubench.analysis.compare.compare import compare
 from gpubench.errors import InputError, RecordError
-from gpubench.record import Record, RecordFile, Work
-from gpubench.recordwriter import Writer
-from gpubench.run import ab, arms, ceilings, client, setup
-from gpubench.run.messages import Counted, Gauge, Gauged, Request
-from gpubench.run.progress import Silent
-from gpubench.suite import Rule
+from gpubench.records.record import Record, RecordFile, Work
+from gpubench.records.writer import Writer
+from gpubench.run import roofline
+from gpubench.run.ab import arms, driver
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.agent import client
+from gpubench.run.agent.messages import Counted, Gauge, Gauged, Request
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Rule
 from tests.conftest import FAKES
 
 WriteSuite = Callable[..., Path]
@@ -37,7 +40,7 @@ class Watch(Silent):
 
 
 @pytest.fixture
-def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..., ab.Job]:
+def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..., driver.Job]:
     def make(
         baseline: str = "",
         candidate: str = "",
@@ -46,13 +49,13 @@ def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..
         budget_s: float = 60.0,
         rule: Rule | None = None,
         **changes: Any,
-    ) -> ab.Job:
+    ) -> driver.Job:
         suite = write_suite(**{"policy": POLICY, "batch_size": "[1]"} | changes)
         specs = (
             arms.parse("--baseline", [baseline] if baseline else []),
             arms.parse("--candidate", [candidate] if candidate else []),
         )
-        return setup.comparison(
+        return ab_setup.comparison(
             str(suite), {}, specs, pythons, rule or Rule(), budget_s, cache_dir,
             tmp_path / "ab", resume, (),
         )  # fmt: skip
@@ -64,8 +67,8 @@ def verdicts(files: Arms) -> dict[str, str]:
     return {row.label: row.verdict for row in compare(*files)}
 
 
-def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., ab.Job]) -> None:
-    files = ab.run(job("latency_us=300", "latency_us=600"), Watch())
+def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., driver.Job]) -> None:
+    files = driver.run(job("latency_us=300", "latency_us=600"), Watch())
     [row] = compare(*files)
     assert row.verdict == "REGRESSED"
     assert row.code == "confirmed"
@@ -82,9 +85,9 @@ def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., ab.Job]) -> Non
     assert len(set(pids)) == len(pids)  # a fresh process for each arm and pair
 
 
-def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., ab.Job]) -> None:
+def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., driver.Job]) -> None:
     rule = Rule(pilot=4, most=8)
-    files = ab.run(job("latency_us=300", "latency_us=300", rule=rule), Watch())
+    files = driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch())
     for record in (r for f in files for r in f.records):
         assert len(record.replicas) == len(record.again) == 1
         assert record.again[0].durations_ns
@@ -96,9 +99,9 @@ def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., ab.Jo
     assert files[0].header.pairing.rule == rule
 
 
-def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., ab.Job]) -> None:
+def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., driver.Job]) -> None:
     long = {"sample_s": 0.3}  # so that the outer arm's window has more than 50 ticks
-    files = ab.run(job("latency_us=300", "latency_us=301", budget_s=0.01, policy=long), Watch())
+    files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01, policy=long), Watch())
     counted = [r.telemetry["cpu"] for f in files for r in f.records]
     counted = [cpu for cpu in counted if "own_busy_share" in cpu]
     assert len(counted) >= 2
@@ -107,14 +110,14 @@ def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., ab.Job]) -
         assert 0 <= cpu["other_busy_share"] <= 1.1
 
 
-def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., ab.Job]) -> None:
-    files = ab.run(job("fail=spin", "latency_us=300", budget_s=0.1), Watch())
+def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., driver.Job]) -> None:
+    files = driver.run(job("fail=spin", "latency_us=300", budget_s=0.1), Watch())
     assert all("BUSY-WHILE-IDLE" in r.flags for r in files[0].records)
     assert not any("BUSY-WHILE-IDLE" in r.flags for r in files[1].records)
 
 
-def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., ab.Job]) -> None:
-    files = ab.run(job("fail=crowded", "fail=crowded", rule=Rule(pilot=6, most=8)), Watch())
+def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., driver.Job]) -> None:
+    files = driver.run(job("fail=crowded", "fail=crowded", rule=Rule(pilot=6, most=8)), Watch())
     orders = [r.order for r in files[0].records]
     assert set(orders) == {"AB", "BA"}
     assert all(not r.again for f in files for r in f.records)
@@ -124,9 +127,9 @@ def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., ab.
 
 
 @pytest.mark.parametrize("fail", ["open", "run", "sigkill", "wrong", "oom"])
-def test_a_broken_arm_ends_its_cell_only(job: Callable[..., ab.Job], fail: str) -> None:
+def test_a_broken_arm_ends_its_cell_only(job: Callable[..., driver.Job], fail: str) -> None:
     made = job("latency_us=0", f"fail={fail}", rule=Rule(pilot=4, most=8))
-    files = ab.run(made, Watch())
+    files = driver.run(made, Watch())
     [row] = compare(*files)
     assert row.verdict == "MISSING"
     assert row.code == "failed"
@@ -134,33 +137,33 @@ def test_a_broken_arm_ends_its_cell_only(job: Callable[..., ab.Job], fail: str) 
     assert all(r.status == "ok" for r in files[0].records)
 
 
-def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., ab.Job]) -> None:
+def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., driver.Job]) -> None:
     axes = '[axes.options.fake]\nfail = ["", "sigkill"]'
-    files = ab.run(job("latency_us=300", "latency_us=600", axes=axes, budget_s=90), Watch())
+    files = driver.run(job("latency_us=300", "latency_us=600", axes=axes, budget_s=90), Watch())
     assert sorted(verdicts(files).values()) == ["MISSING", "REGRESSED"]
 
 
-def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., ab.Job]) -> None:
-    files = ab.run(job("latency_us=300", "latency_us=301", budget_s=0.01), Watch())
+def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., driver.Job]) -> None:
+    files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01), Watch())
     assert [len(f.records) for f in files] == [2, 2]
     assert set(verdicts(files).values()) <= {"INCONCLUSIVE"}
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., ab.Job]) -> None:
+def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., driver.Job]) -> None:
     rule = Rule(pilot=6, most=8)
     with pytest.raises(KeyboardInterrupt):
-        ab.run(job("latency_us=300", "latency_us=300", rule=rule), Watch(stop_after=7))
+        driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch(stop_after=7))
     again = Watch()
-    files = ab.run(job("latency_us=300", "latency_us=300", rule=rule, resume=True), again)
+    files = driver.run(job("latency_us=300", "latency_us=300", rule=rule, resume=True), again)
     assert [r.repeat for r in files[0].records] == [r.repeat for r in files[1].records]
     assert min(r.repeat for r in again.records) == 3  # pair 3 was half done
     assert len({r.repeat for r in files[0].records}) == len(files[0].records)
 
 
-def test_resuming_another_comparison_is_refused(job: Callable[..., ab.Job]) -> None:
-    ab.run(job("latency_us=300", "latency_us=300", budget_s=0.01), Watch())
+def test_resuming_another_comparison_is_refused(job: Callable[..., driver.Job]) -> None:
+    driver.run(job("latency_us=300", "latency_us=300", budget_s=0.01), Watch())
     with pytest.raises(RecordError, match="another comparison"):
-        ab.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
+        driver.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
 
 
 def wrapper(path: Path, omp_dynamic: str) -> Path:
@@ -174,7 +177,7 @@ def wrapper(path: Path, omp_dynamic: str) -> Path:
 
 
 def test_two_interpreters_have_their_own_agents_and_environments(
-    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     starts = []
     launch = client.AgentClient.launch
@@ -183,7 +186,7 @@ def test_two_interpreters_have_their_own_agents_and_environments(
     )
     pythons = tuple(wrapper(tmp_path / name, name) for name in ("TRUE", "FALSE"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "nothing"))  # ours: must not reach the others
-    files = ab.run(
+    files = driver.run(
         job("latency_us=300", "latency_us=600", pythons=pythons,
             rule=Rule(pilot=4, most=8), budget_s=1),
         Watch(),
@@ -197,16 +200,16 @@ def test_two_interpreters_have_their_own_agents_and_environments(
 
 
 def test_an_agent_of_another_version_is_refused(
-    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PROTOCOL", 99)
     python = Path(sys.executable)
     with pytest.raises(InputError, match="speaks another protocol"):
-        ab.run(job("latency_us=1", "latency_us=2", pythons=(python, python)), Watch())
+        driver.run(job("latency_us=1", "latency_us=2", pythons=(python, python)), Watch())
 
 
 def test_bad_input_found_late_leaves_no_records_behind(
-    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """But those of an A/B that is gone on with stay."""
 
@@ -214,20 +217,20 @@ def test_bad_input_found_late_leaves_no_records_behind(
         raise InputError("images 'photos' have no labels")
 
     nobody = client.AgentClient([], tmp_path, tmp_path / "log")  # never started
-    monkeypatch.setattr(ab, "prepare", refuse)
+    monkeypatch.setattr(driver, "prepare", refuse)
     asked = job("latency_us=1", "latency_us=2")
     with pytest.raises(InputError, match="no labels"):
-        ab.run(asked, Watch(), nobody)
+        driver.run(asked, Watch(), nobody)
     assert not list((tmp_path / "ab").rglob("*.jsonl"))
     for side in asked.sides:
         Writer(tmp_path / "ab" / side.arm, replace(side.header, seed=asked.seed)).__exit__()
     with pytest.raises(InputError, match="no labels"):
-        ab.run(replace(asked, resume=True), Watch(), nobody)
+        driver.run(replace(asked, resume=True), Watch(), nobody)
     assert len(list((tmp_path / "ab").rglob("*.jsonl"))) == 2
 
 
-def test_skips_are_recorded_in_their_arm(job: Callable[..., ab.Job]) -> None:
-    files = ab.run(job("backend=fake", "backend=fake-missing"), Watch())
+def test_skips_are_recorded_in_their_arm(job: Callable[..., driver.Job]) -> None:
+    files = driver.run(job("backend=fake", "backend=fake-missing"), Watch())
     [row] = compare(*files)
     assert (row.verdict, row.code) == ("MISSING", "skipped")
     assert "a-machine-that-has-it" in files[1].records[0].remedy
@@ -235,19 +238,19 @@ def test_skips_are_recorded_in_their_arm(job: Callable[..., ab.Job]) -> None:
 
 
 def test_both_arms_carry_the_roofline_which_is_measured_once(
-    job: Callable[..., ab.Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Request] = []
 
-    def reply(self: ceilings.Ceilings, request: Request, wanted: type) -> Any:
+    def reply(self: roofline.Ceilings, request: Request, wanted: type) -> Any:
         asked.append(request)
         if isinstance(request, Gauge):
             return Gauged(dict.fromkeys(request.types, 1000000000.0), 1e9, 0.0)
         return Counted(Work(flops=1e6, weights=1, activations=1, ends=1))
 
-    monkeypatch.setattr(ceilings.Ceilings, "_reply", reply)
-    monkeypatch.setattr(ceilings.Ceilings, "_due", lambda self, cell: True)
-    files = ab.run(job("latency_us=300", "latency_us=300", budget_s=0.5), Watch())
+    monkeypatch.setattr(roofline.Ceilings, "_reply", reply)
+    monkeypatch.setattr(roofline.Ceilings, "_due", lambda self, cell: True)
+    files = driver.run(job("latency_us=300", "latency_us=300", budget_s=0.5), Watch())
     found = [record.ceiling for file in files for record in file.records]
     assert found
     assert all(ceiling == found[0] is not None for ceiling in found)

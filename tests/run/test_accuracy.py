@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpubench.analysis.cells import summarise
+from gpubench.analysis.summary import summarise
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.record import RecordFile
+from gpubench.records.record import RecordFile
 from gpubench.run import driver, setup
-from gpubench.run.progress import Silent
-from gpubench.suite import Workload
-from gpubench.workload import preprocess
-from gpubench.workload.cache import Cache
-from gpubench.workload.models import resolve
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Workload
+from gpubench.workload.data import preprocess
+from gpubench.workload.models.registry import resolve
 from tests.conftest import POLICY
 from tests.fakes.gpubench_fakes import logits
 

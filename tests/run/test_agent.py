@@ -10,12 +10,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from gpubench.run import agent
-from gpubench.run.messages import Begin, End, Measure, Step, Waiting
-from gpubench.run.team import Team
-from gpubench.run.telemetry import Telemetry
-from gpubench.run.worker import Task
-from gpubench.suite import Policy
+from gpubench.machine.telemetry.telemetry import Telemetry
+from gpubench.run.agent import agent
+from gpubench.run.agent.messages import Begin, End, Measure, Step, Waiting
+from gpubench.run.agent.worker import Task
+from gpubench.run.agent.worker_group import Team
+from gpubench.suite.types import Policy
 from tests.measure.virtual import make_cell
 from tests.test_topology import machine
 

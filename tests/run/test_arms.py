@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpubench import suitefile
 from gpubench.errors import SuiteError
-from gpubench.run import arms
-from gpubench.suite import Catalog, Option
+from gpubench.run.ab import arms
+from gpubench.suite import file
+from gpubench.suite.types import Catalog, Option
 from tests.measure.virtual import make_cell
 
 
@@ -98,7 +98,7 @@ def suite(tmp_path, spec: str, **chosen):  # type: ignore[no-untyped-def]
     path = tmp_path / "s.toml"
     path.write_text('[axes]\nbackend = ["one", "two"]\nscenario = "latency"\n'
                     "[axes.options.one]\nfast = [true, false]\n")  # fmt: skip
-    draft = suitefile.read(str(path), CATALOG)
+    draft = file.read(str(path), CATALOG)
     return arms.suite_of(arms.parse("--candidate", [spec]), draft, chosen)
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from gpubench.errors import GpubenchError
-from gpubench.record import NO_CEILING, Ceiling, Record, Work
+from gpubench.records.record import NO_CEILING, Ceiling, Record, Work
 from gpubench.run import driver, setup
-from gpubench.run.ceilings import Ceilings
-from gpubench.run.client import OnProgress
-from gpubench.run.messages import (
+from gpubench.run.agent.client import OnProgress
+from gpubench.run.agent.messages import (
     Count,
     Counted,
     Failure,
@@ -24,8 +23,9 @@ from gpubench.run.messages import (
     Request,
     Waiting,
 )
-from gpubench.run.progress import Silent
-from gpubench.suite import Cell
+from gpubench.run.roofline import Ceilings
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Cell
 from tests.report import make
 
 WORK = Work(flops=8e9, weights=25e6, activations=20e6, ends=150e3)

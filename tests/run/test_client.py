@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.processes import SCRATCH
-from gpubench.run import client
-from gpubench.run.client import AgentClient
+from gpubench.machine.processes import SCRATCH
+from gpubench.run.agent import client
+from gpubench.run.agent.client import AgentClient
 
 
 def test_a_long_temporary_directory_is_no_place_for_sockets(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpubench.run.cpu import CpuWindow
+from gpubench.machine.telemetry.cpu_monitor import CpuWindow
 
 
 class Machine:

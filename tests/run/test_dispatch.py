@@ -15,17 +15,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.analysis.cells import summarise
-from gpubench.analysis.scaling import jobs
+from gpubench.analysis.scaling.efficiency import jobs
+from gpubench.analysis.summary import summarise
+from gpubench.machine.processes import session_members
 from gpubench.measure import protocol
-from gpubench.processes import session_members
-from gpubench.record import Record, RecordFile
-from gpubench.run import ab, arms, driver, setup, worker
-from gpubench.run.client import AgentClient
-from gpubench.run.dispatch import Queue, claims, dispatcher, size
-from gpubench.run.messages import AtBarrier, BuildReference, Done, Go, Measure, Prepare, Prepared
-from gpubench.run.progress import Silent
-from gpubench.suite import Policy, Rule
+from gpubench.records.record import Record, RecordFile
+from gpubench.run import driver, setup
+from gpubench.run.ab import arms
+from gpubench.run.ab import driver as ab_driver
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.agent import measure_task
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.messages import (
+    AtBarrier,
+    BuildReference,
+    Done,
+    Go,
+    Measure,
+    Prepare,
+    Prepared,
+)
+from gpubench.run.agent.shared_job import Queue, claims, dispatcher, size
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Policy, Rule
 from gpubench.workload import reference
 from tests.measure.virtual import make_cell
 
@@ -127,10 +139,10 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
     images = np.zeros((4, 3, 16, 16), np.float32)
     monkeypatch.setattr(reference, "load", lambda _: Bag(images=images, skipped=""))
     monkeypatch.setattr(protocol, "stages", lambda *_: seen.append("stages") or {})
-    monkeypatch.setattr(worker, "_check", lambda *_: seen.append("check"))
+    monkeypatch.setattr(measure_task, "_check", lambda *_: seen.append("check"))
     cell = make_cell(scenario="throughput", boundary="transfer", dispatch="static")
     policy = Policy(warmup_s=0.001, block_s=0.001, sample_s=0.001, parity_images=2)
-    made = worker._measure(Measure(cell, policy, "", "", [()], turns=turns), 0, barrier, None)
+    made = measure_task._measure(Measure(cell, policy, "", "", [()], turns=turns), 0, barrier, None)
     turn = ["finished", "stages"] if share else ["stages"]
     again = ["again", *turn] if turns == 2 else []
     end = ["measured", "check"] if turns == 2 else ["check"]
@@ -210,10 +222,10 @@ def test_an_interleaved_comparison_of_both_ways(
         arms.parse("--baseline", ["dispatch=static"]),
         arms.parse("--candidate", ["dispatch=dynamic"]),
     )
-    job = setup.comparison(
+    job = ab_setup.comparison(
         str(suite), {}, specs, (None, None), Rule(), 0.001, cache_dir, tmp_path / "ab", False, ()
     )
-    for file in ab.run(job, Silent()):
+    for file in ab_driver.run(job, Silent()):
         assert file.records
         for record in file.records:
             assert record.status == "ok", record.reason

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gpubench import cores
 from gpubench.backends import base
+from gpubench.cli import doctor
 from gpubench.errors import InputError, Unavailable
-from gpubench.run import doctor
-from gpubench.run.imports import try_imports
+from gpubench.machine import cores
+from gpubench.machine.import_check import try_imports
 from tests.run.test_energy import zone
 
 

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from gpubench.errors import GpubenchError, InputError
-from gpubench.processes import session_members
-from gpubench.record import Record, RecordFile
-from gpubench.recordreader import read
-from gpubench.run import client, driver, messages, setup
-from gpubench.run.client import AgentClient
-from gpubench.run.progress import Silent
-from gpubench.samples import window_ns
-from gpubench.suite import Cell
+from gpubench.machine.processes import session_members
+from gpubench.records.reader import read
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import window_ns
+from gpubench.run import driver, setup
+from gpubench.run.agent import client, messages
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Cell
 
 WriteSuite = Callable[..., Path]
 

@@ -11,12 +11,14 @@ from types import SimpleNamespace as Bag
 
 import pytest
 
-from gpubench.run import agent, nodes, telemetry, watch
-from gpubench.run.energy import Rapl, Readings, packages, used
-from gpubench.run.messages import Done, Measure, Outcome
-from gpubench.run.telemetry import Telemetry
-from gpubench.samples import Samples
-from gpubench.suite import Policy
+from gpubench.machine.telemetry import gpu_monitor, telemetry
+from gpubench.machine.telemetry.energy import Rapl, Readings, packages, used
+from gpubench.machine.telemetry.telemetry import Telemetry
+from gpubench.records.samples import Samples
+from gpubench.run.agent import agent
+from gpubench.run.agent.messages import Done, Measure, Outcome
+from gpubench.run.cluster import node_group
+from gpubench.suite.types import Policy
 from tests.fake_nvml import FakeNvml, NotSupported
 from tests.measure.virtual import make_cell
 from tests.run.test_agent import team
@@ -114,7 +116,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
         seen.at = time.monotonic()
         return float(seen.at)
 
-    for module in (telemetry, watch):
+    for module in (telemetry, gpu_monitor):
         monkeypatch.setattr(module, "monotonic", read)
     return lambda: float(seen.at)
 
@@ -242,10 +244,10 @@ def test_the_common_window_of_all_replicas_counts(monkeypatch: pytest.MonkeyPatc
 def test_nodes_draw_together() -> None:
     one = {"joules": 100.0, "seconds": 10.0, "source": "rapl", "idle_watts": 4.0}
     two = {"joules": 300.0, "seconds": 12.0, "source": "rapl", "idle_watts": 5.0}
-    found = nodes._telemetry({0: {"energy": one}, 1: {"energy": two}}, 0)["energy"]
+    found = node_group._telemetry({0: {"energy": one}, 1: {"energy": two}}, 0)["energy"]
     assert found == {"joules": 350.0, "seconds": 10.0, "source": "rapl", "idle_watts": 9.0}
     unknown = two | {"idle_watts": None}
-    found = nodes._telemetry({0: {"energy": one}, 1: {"energy": unknown}}, 0)["energy"]
+    found = node_group._telemetry({0: {"energy": one}, 1: {"energy": unknown}}, 0)["energy"]
     assert found["idle_watts"] is None
     for other in ({}, {"energy": two | {"source": "nvml"}}):
-        assert "energy" not in nodes._telemetry({0: {"energy": one}, 1: other}, 0)
+        assert "energy" not in node_group._telemetry({0: {"energy": one}, 1: other}, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.run import environments
+from gpubench.run.ab import interpreters
 
 UV = f"""#!/bin/sh
 echo "$@" >> "$UV_LOG"
@@ -56,12 +56,12 @@ def calls(tmp_path: Path) -> list[str]:
 
 
 def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Path) -> None:
-    python, commit = environments.of_reference("one", tmp_path / "cache")
+    python, commit = interpreters.of_reference("one", tmp_path / "cache")
     assert commit == git(repository, "rev-parse", "one")
     assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
     assert python.parents[2].name == "app"
     assert len(calls(tmp_path)) == 1
-    assert environments.of_reference(commit[:10], tmp_path / "cache")[0] == python
+    assert interpreters.of_reference(commit[:10], tmp_path / "cache")[0] == python
     assert len(calls(tmp_path)) == 1
     assert git(repository, "worktree", "list").count("\n") == 0
     assert git(repository, "status", "--porcelain") == ""
@@ -77,7 +77,7 @@ def test_a_base_that_only_fetch_head_knows(
     git(shallow, "fetch", "-q", "--no-tags", "--depth=1", "origin", base)
     git(shallow, "tag", "-f", "here")
     monkeypatch.chdir(shallow / "app")
-    python, commit = environments.of_reference("FETCH_HEAD", tmp_path / "cache")
+    python, commit = interpreters.of_reference("FETCH_HEAD", tmp_path / "cache")
     assert commit == base
     tree = python.parents[2]
     assert (tree / "pyproject.toml").read_text() == "# one"
@@ -93,8 +93,8 @@ def test_a_hooks_variables_do_not_lead_into_the_users_tree(
     branch = git(repository, "symbolic-ref", "HEAD")
     for name, value in {"GIT_DIR": ".git", "GIT_INDEX_FILE": ".git/index"}.items():
         monkeypatch.setenv(name, str(repository / value))
-    python, _ = environments.of_reference("one", tmp_path / "cache")
-    for name in environments.GIT:
+    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    for name in interpreters.GIT:
         monkeypatch.delenv(name, raising=False)
     assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
     assert git(repository, "symbolic-ref", "HEAD") == branch
@@ -102,9 +102,9 @@ def test_a_hooks_variables_do_not_lead_into_the_users_tree(
 
 
 def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path) -> None:
-    python, _ = environments.of_reference("one", tmp_path / "cache")
+    python, _ = interpreters.of_reference("one", tmp_path / "cache")
     python.unlink()
-    assert environments.of_reference("one", tmp_path / "cache")[0].exists()
+    assert interpreters.of_reference("one", tmp_path / "cache")[0].exists()
     assert len(calls(tmp_path)) == 2
 
 
@@ -113,14 +113,14 @@ def test_an_unknown_reference_is_bad_input(
     repository: Path, tmp_path: Path, reference: str
 ) -> None:
     with pytest.raises(InputError, match="git knows no such commit"):
-        environments.of_reference(reference, tmp_path / "cache")
+        interpreters.of_reference(reference, tmp_path / "cache")
 
 
 def test_no_repository_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = "--baseline-ref 'main': needs the project's git repository as current directory"
     with pytest.raises(InputError, match=told):
-        environments.of_reference("main", tmp_path / "cache")
+        interpreters.of_reference("main", tmp_path / "cache")
 
 
 def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Pat
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "three")
     with pytest.raises(InputError, match=r"no pyproject\.toml at that commit"):
-        environments.of_reference("HEAD", tmp_path / "cache")
+        interpreters.of_reference("HEAD", tmp_path / "cache")
 
 
 def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
     with pytest.raises(InputError, match="no such package"):
-        environments.of_reference("one", tmp_path / "cache")
+        interpreters.of_reference("one", tmp_path / "cache")
 
 
 def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPat
         raise subprocess.TimeoutExpired("python", 60)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert not environments.has_gpubench(Path(sys.executable))
+    assert not interpreters.has_gpubench(Path(sys.executable))
 
 
 def test_our_own_path_does_not_lend_gpubench(
@@ -153,18 +153,18 @@ def test_our_own_path_does_not_lend_gpubench(
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
-    monkeypatch.setenv("PYTHONPATH", str(Path(environments.__file__).parents[2]))
-    assert not environments.has_gpubench(bare)
+    monkeypatch.setenv("PYTHONPATH", str(Path(interpreters.__file__).parents[2]))
+    assert not interpreters.has_gpubench(bare)
 
 
 def test_interpreters_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no interpreter there"):
-        environments.existing("--baseline-python", tmp_path / "nothing")
+        interpreters.existing("--baseline-python", tmp_path / "nothing")
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
     with pytest.raises(InputError, match="cannot import gpubench"):
-        environments.existing("--baseline-python", bare)
+        interpreters.existing("--baseline-python", bare)
     python = Path(sys.executable)
-    assert environments.existing("--baseline-python", python) == python
-    assert environments.existing("--baseline-python", python.parents[1]) == python
+    assert interpreters.existing("--baseline-python", python) == python
+    assert interpreters.existing("--baseline-python", python.parents[1]) == python

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from gpubench.measure import protocol
-from gpubench.record import Record
-from gpubench.run import driver, setup, worker
-from gpubench.run.messages import Go, Measure
-from gpubench.run.progress import Silent
-from gpubench.suite import Policy
+from gpubench.records.record import Record
+from gpubench.run import driver, setup
+from gpubench.run.agent import measure_task, worker
+from gpubench.run.agent.messages import Go, Measure
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Policy
 from tests.measure.virtual import make_cell
 
 WriteSuite = Callable[..., Path]
@@ -71,19 +72,19 @@ def test_many_replicas_on_one_core_give_complete_records(run: Run) -> None:
 def test_a_barrier_is_never_passed_early() -> None:
     for spin in (True, False):
         at = worker.perf_counter_ns() + 5_000_000
-        late = worker.wait_until(at, spin=spin)
+        late = measure_task.wait_until(at, spin=spin)
         assert 0 <= late <= worker.perf_counter_ns() - at
-    assert worker.wait_until(worker.perf_counter_ns() - 1000, spin=True) >= 1000
+    assert measure_task.wait_until(worker.perf_counter_ns() - 1000, spin=True) >= 1000
 
 
 def test_replicas_that_share_a_core_do_not_wait_actively(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would keep each other from being there in time."""
     spins: list[bool] = []
-    monkeypatch.setattr(worker, "wait_until", lambda at, spin: spins.append(spin) or 0)
+    monkeypatch.setattr(measure_task, "wait_until", lambda at, spin: spins.append(spin) or 0)
     sampler = protocol.Sampler(lambda: None, lambda: None, 1, 1, [1], [], 1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     for cores in ([(0, 1)] * 2, [(0, 1)] * 3, [(0, 1), (2, 3), (0, 1)], [()] * 2, [()] * 3):
         cell = make_cell(replicas=len(cores))
         request = Measure(cell, Policy(sample_s=0.001), "", "", cores)
-        worker._sample(request, 0, sampler, Go(0), None)
+        measure_task._sample(request, 0, sampler, Go(0), None)
     assert spins == [True, False, True, True, False]

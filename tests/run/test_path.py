@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.answers import worst_path
 from gpubench.errors import CellFailed
-from gpubench.run.messages import Measure, Shared
-from gpubench.run.path import asks_to_share, divide, judge, share
-from gpubench.suite import Policy
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.check import judge
+from gpubench.pipeline.core_split import Shared, asks_to_share, divide, share
+from gpubench.records.parity import worst_path
+from gpubench.run.agent.messages import Measure
+from gpubench.suite.types import Policy
+from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.reference import Reference
 from tests.measure.virtual import make_cell
 

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpubench.analysis.stages import COMPUTE, DATA, breakdown
-from gpubench.record import Record, RecordFile
-from gpubench.run import ab, arms, driver, setup
-from gpubench.run.progress import Silent
-from gpubench.suite import Rule
+from gpubench.analysis.pipeline import COMPUTE, DATA, breakdown
+from gpubench.records.record import Record, RecordFile
+from gpubench.run import driver, setup
+from gpubench.run.ab import arms
+from gpubench.run.ab import driver as ab_driver
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Rule
 
 Run = Callable[..., RecordFile]
 STAGES = [*DATA, *COMPUTE]
@@ -209,9 +212,9 @@ def test_interleaved_arms_stand_still_while_the_other_is_measured(
                         policy={"sample_s": 0.2})  # fmt: skip
     rule = Rule(pilot=4, most=8)
     specs = arms.parse("--baseline", ()), arms.parse("--candidate", ())
-    job = setup.comparison(str(suite), {}, specs, (None, None), rule, 3.0, cache_dir,
+    job = ab_setup.comparison(str(suite), {}, specs, (None, None), rule, 3.0, cache_dir,
                            tmp_path / "ab", False, ())  # fmt: skip
-    files = ab.run(job, Silent())
+    files = ab_driver.run(job, Silent())
     records = [record for file in files for record in file.records]
     assert records
     for record in records:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gpubench.run import worker
-from gpubench.run.messages import Measure
-from gpubench.run.placement import placed
-from gpubench.suite import Policy
+from gpubench.run.agent import measure_task
+from gpubench.run.agent.messages import Measure
+from gpubench.run.agent.placement import placed
+from gpubench.suite.types import Policy
 from tests.measure.virtual import make_cell
 from tests.test_topology import local, machine
 
@@ -68,7 +68,9 @@ def test_on_cpu_the_plan_decides(tmp_path: Path) -> None:
 
 def device(replica: int, uuids: list[str], **changes: Any) -> Any:
     asked = request(**changes)
-    return worker._device(Measure(asked.cell, Policy(), "", "", asked.cores, uuids=uuids), replica)
+    return measure_task._device(
+        Measure(asked.cell, Policy(), "", "", asked.cores, uuids=uuids), replica
+    )
 
 
 def test_a_slice_is_all_that_its_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +97,7 @@ def test_cores_next_to_a_gpu_size_no_thread_pool(monkeypatch: pytest.MonkeyPatch
     pinned: list[Any] = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: pinned.append(cores))
     cell = make_cell(device="cuda", cores=0)
-    found = worker._device(Measure(cell, Policy(), "", "", [(2, 3)], uuids=["GPU-a"]), 0)
+    found = measure_task._device(Measure(cell, Policy(), "", "", [(2, 3)], uuids=["GPU-a"]), 0)
     assert (found.threads, found.cores, pinned) == (0, (), [(2, 3)])
-    own = worker._device(Measure(make_cell(cores=2), Policy(), "", "", [(2, 3)]), 0)
+    own = measure_task._device(Measure(make_cell(cores=2), Policy(), "", "", [(2, 3)]), 0)
     assert (own.threads, str(own), pinned) == (2, "cpu:2,3", [(2, 3)] * 2)

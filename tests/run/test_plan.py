@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.errors import Unavailable
 from gpubench.run import plan as plan_module
+from gpubench.run.availability import Lack
+from gpubench.run.inventory import Node
 from gpubench.run.plan import Durations, Plan, make, task_seconds
-from gpubench.run.pool import Lack, Node
-from gpubench.suite import Axes, Cell, Policy, Suite, Workload
+from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
 
 SUITE = Suite(

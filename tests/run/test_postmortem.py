@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import CellFailed
-from gpubench.run import worker
-from gpubench.run.messages import Failure
-from gpubench.run.postmortem import Inquest, oom_kills, says_no_memory
+from gpubench.machine.postmortem import Inquest, oom_kills, says_no_memory
+from gpubench.run.agent import worker
+from gpubench.run.agent.messages import Failure
 
 V2 = ("0::/a/b\n", "sys/fs/cgroup/a/b/memory.events")
 CASES = {

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import CalibrationError, GpubenchError, InputError
-from gpubench.run import driver, prepare, results, setup, worker
-from gpubench.run.client import OnProgress
-from gpubench.run.messages import BuildReference, Preloaded, Prepared, Reply, Request
-from gpubench.run.progress import Silent
+from gpubench.run import driver, prepare, record_builder, setup
+from gpubench.run.agent import worker
+from gpubench.run.agent.client import OnProgress
+from gpubench.run.agent.messages import BuildReference, Preloaded, Prepared, Reply, Request
+from gpubench.run.watcher import Silent
 
 
 class Agent:
@@ -56,7 +57,7 @@ def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
 
     for cell in prepared(InputError("a batch that the file cannot have")):
         assert isinstance(cell, prepare.NotReady)
-        record = results.failed(cell.cell, 0, cell.why, ())
+        record = record_builder.failed(cell.cell, 0, cell.why, ())
         assert (record.status, record.kind) == ("failed", "error")
     with pytest.raises(InputError, match="too few"):
         prepared(CalibrationError("too few"))

@@ -8,9 +8,10 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from gpubench.record import Record
-from gpubench.run import progress, tune
-from gpubench.run.search import search
+from gpubench.cli import progress
+from gpubench.records.record import Record
+from gpubench.run.tune import driver
+from gpubench.run.tune.search import search
 from tests.analysis import searches
 from tests.run.benches import Bench, Everything, cells
 from tests.run.test_search import asked, ms
@@ -42,7 +43,7 @@ def test_the_course_of_a_search() -> None:
     noted: list[Record] = []
     search(
         space, what, bench, Everything(what, bench), (), noted.append,
-        lambda standings: told.append(tune.course(standings, what)),
+        lambda standings: told.append(driver.course(standings, what)),
     )  # fmt: skip
     assert told[0][0].startswith("1 of 40 tried")
     assert told[0][1] == f"leads: {space[0].label}, 556 images/s"

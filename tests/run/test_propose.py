@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from gpubench.analysis import race
-from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.record import Record
-from gpubench.run import predict, propose
-from gpubench.run.propose import Proposals
-from gpubench.run.search import search
-from gpubench.suite import Cell
+from gpubench.analysis.tune import racing
+from gpubench.records.record import Record
+from gpubench.run.tune import proposals as tune_proposals
+from gpubench.run.tune import surrogate
+from gpubench.run.tune.proposals import Proposals
+from gpubench.run.tune.search import search
+from gpubench.suite.goal import Goal, Limit, Metric, Search
+from gpubench.suite.types import Cell
 from tests.run.benches import Bench, conditional, coordinates, cost
 
 RATE = Metric("throughput")
@@ -28,7 +29,7 @@ def rate(cell: Cell) -> float:
     return cell.batch_size / cost(cell)
 
 
-def points(space: list[Cell]) -> dict[str, predict.Coordinates]:
+def points(space: list[Cell]) -> dict[str, surrogate.Coordinates]:
     return {c.key: coordinates(c) for c in space}
 
 
@@ -47,9 +48,9 @@ def test_a_tenth_of_a_space_tells_the_rest(seed: int) -> None:
     logs = {c.key: math.log(rate(c)) for c in space}
     seen = {c.key: logs[c.key] for c in some(space, len(space) // 10, seed)}
     rest = [key for key in logs if key not in seen]
-    found = predict.Predictor(points(space)).predict(seen, {}, rest)
+    found = surrogate.Predictor(points(space)).predict(seen, {}, rest)
     off = sorted(abs(found[key][0] - logs[key]) for key in rest)
-    within = sum(abs(found[k][0] - logs[k]) <= propose.OPTIMISM * found[k][1] for k in rest)
+    within = sum(abs(found[k][0] - logs[k]) <= tune_proposals.OPTIMISM * found[k][1] for k in rest)
     assert off[len(off) // 2] < 0.05
     assert within > 0.95 * len(rest)
 
@@ -103,7 +104,7 @@ def test_other_sizes_of_what_answered_wrongly_are_left_out() -> None:
     wrong = next(c for c in space if c.precision == "int8" and not c.options)
     good = next(c for c in space if c.backend == "a")
     rest = [c for c in space if c not in (wrong, good)]
-    same = {c.key for c in rest if propose.answers(c) == propose.answers(wrong)}
+    same = {c.key for c in rest if tune_proposals.answers(c) == tune_proposals.answers(wrong)}
     made = proposals(space, asked(), bench)
     failed: list[Record] = [bench.measure(wrong, 1)]
     assert {c.key for c in made.promising(rest, failed)} >= same, "nothing else is known yet"
@@ -115,7 +116,7 @@ def test_a_search_without_a_budget_ends_by_itself(seed: int) -> None:
     space, bench = conditional(), Bench(cost, seed=seed)
     what = asked(baseline=(space[0].key,), seed=seed)
     proposer = proposals(space, what, bench)
-    best = race.recommended(search(space, what, bench, proposer, (), lambda record: None))
+    best = racing.recommended(search(space, what, bench, proposer, (), lambda record: None))
     assert best is not None
     assert rate(best.cell) >= 0.97 * max(map(rate, space))
     assert len({key for key, _ in bench.asked}) < len(space) / 4
@@ -176,7 +177,7 @@ def test_a_whole_search_takes_a_small_part_of_the_time_of_measuring_everything()
     what = asked(budget_s=everything / 4, baseline=(space[0].key,))
     proposer = proposals(space, what, bench)
     found = search(space, what, bench, proposer, (), lambda record: None)
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert rate(best.cell) >= 0.95 * max(map(rate, space))
     assert bench.spent <= everything / 4

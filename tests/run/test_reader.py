@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.decoders import base
 from gpubench.errors import CellFailed
-from gpubench.run.reader import DeviceReader, Reader
-from gpubench.workload.pictures import Unusable
-from gpubench.workload.preprocess import Spec
+from gpubench.pipeline.decoders import base
+from gpubench.pipeline.readers import DeviceReader, Reader
+from gpubench.workload.data.image_file import Unusable
+from gpubench.workload.data.preprocess import Spec
 from tests.loader.conftest import Numbers
 
 SPEC = Spec(crop=4, resize=4)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gpubench.analysis import race
-from gpubench.analysis.race import Standing
-from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.record import Record
-from gpubench.run.search import BASELINE, EXPLORE, SEARCH, search
-from gpubench.suite import Cell
+from gpubench.analysis.tune import racing
+from gpubench.analysis.tune.racing import Standing
+from gpubench.records.record import Record
+from gpubench.run.tune.search import BASELINE, EXPLORE, SEARCH, search
+from gpubench.suite.goal import Goal, Limit, Metric, Search
+from gpubench.suite.types import Cell
 from tests.run.benches import Bench, Everything, cells
 
 RATE = Metric("throughput")
@@ -39,10 +39,10 @@ def ms(cell: Cell) -> float:
 def test_the_best_is_found_and_confirmed() -> None:
     space = cells()
     found, noted = go(space, asked(baseline=space[:1]), Bench(ms))
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert best.cell == space[7]
-    assert race.CHECK in best.repeats
+    assert racing.CHECK in best.repeats
     assert noted[0].cell == space[0]
     assert {(r.cell.key, r.repeat) for r in noted} >= {(c.key, 0) for c in space}
     assert len({(r.cell.key, r.repeat) for r in noted}) == len(noted)
@@ -66,7 +66,7 @@ def test_wrong_answers_rule_nothing_out() -> None:
     wrong = space[7].key
     bench = Bench(ms, wrong=lambda c: c.key == wrong, bound=lambda c: ms(c) / 1.01)
     found, _ = go(space, asked(baseline=space[:1]), bench)
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert best.cell in (space[6], space[8])
     assert found[7].status == "failed"
@@ -80,7 +80,7 @@ def test_what_cannot_win_is_not_measured_and_says_why() -> None:
     assert len(out) > 20
     assert all("by the roofline" in r.reason for r in out)
     assert {r.cell.key for r in out}.isdisjoint(key for key, _ in bench.asked)
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert best.cell == space[7]
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_built_is_recorded_once() -> None:
     found, noted = go(space, asked(baseline=space[:1]), bench)
     assert [r.reason for r in noted if r.cell == space[7]] == ["cannot be built"]
     assert found[7].status == "failed"
-    assert race.recommended(found) is not None
+    assert racing.recommended(found) is not None
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 9, 20, 30])
@@ -102,9 +102,9 @@ def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(stop: int) 
     bench = Bench(ms)
     bench.spent = sum(r.wall_s for r in kept)
     found, rest = go(space, what, bench, kept)
-    in_race = any(r.repeat > race.CHECK for r in kept)  # its round is begun anew
+    in_race = any(r.repeat > racing.CHECK for r in kept)  # its round is begun anew
     assert in_race or kept + rest == whole
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert best.cell == space[7]
     again, nothing = go(space, what, bench, kept + rest)
@@ -122,7 +122,7 @@ def test_the_budget_is_shared_out() -> None:
     assert BASELINE * 200 / 2 <= len([r for r in today if noted.index(r) < 30]) <= 30
     explored = sum(r.wall_s for r in noted if r.repeat == 0)
     assert explored <= EXPLORE[1] * 200 + 2
-    assert any(r.repeat > race.CHECK for r in noted)
+    assert any(r.repeat > racing.CHECK for r in noted)
 
 
 def test_one_size_of_todays_default_is_measured_whatever_the_budget() -> None:
@@ -130,7 +130,7 @@ def test_one_size_of_todays_default_is_measured_whatever_the_budget() -> None:
     bench = Bench(ms, seconds=100.0)
     found, noted = go(space, asked(baseline=space[:3], budget_s=10.0), bench)
     assert [(r.cell, r.repeat) for r in noted] == [(space[0], 0), (space[0], 1)]
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert best.cell == space[0]
 
@@ -139,7 +139,7 @@ def test_a_limit_that_nothing_keeps_leaves_nothing_to_recommend() -> None:
     space = cells()
     limit = Limit(Metric("latency"), 5e6)
     found, _ = go(space, asked(limit, baseline=space[:1]), Bench(ms))
-    assert race.recommended(found) is None
+    assert racing.recommended(found) is None
     assert {s.status for s in found} <= {"violates", "ruled-out"}
 
 
@@ -171,6 +171,6 @@ def test_bounds_that_a_measurement_exceeds_rule_nothing_out() -> None:
     space = cells(40)
     found, _ = go(space, asked(baseline=space[:1]), Bench(ms, bound=lambda c: 2 * ms(c)))
     assert not [s for s in found if s.status == "ruled-out"]
-    best = race.recommended(found)
+    best = racing.recommended(found)
     assert best is not None
     assert best.cell == space[7]

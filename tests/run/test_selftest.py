@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 from rich.console import Console
 
-from gpubench.analysis import aa
-from gpubench.cli import cli
+from gpubench.analysis.compare import aa_history
+from gpubench.cli.main import cli
 from gpubench.errors import GpubenchError
-from gpubench.record import RecordFile, encode
-from gpubench.recordreader import read
+from gpubench.records.reader import read
+from gpubench.records.record import RecordFile, encode
 from gpubench.run import selftest
-from gpubench.suite import Rule
+from gpubench.suite.types import Rule
 
 WriteSuite = Callable[..., Path]
 
@@ -45,7 +45,7 @@ def test_it_counts_alarms_and_keeps_a_history(write_suite: WriteSuite, tmp_path:
     assert cell["pairs"] >= 8
     assert sum(cell["verdicts"].values()) == found["suites"]
     assert cell["smallest_detectable"] > 0.02
-    history = aa.load(Path(found["history_path"]))
+    history = aa_history.load(Path(found["history_path"]))
     assert len(history) == found["history"] == found["sessions"] >= 1
     assert history[0].header.pairing is None
     assert read(next(Path(found["history_path"]).glob("*.jsonl"))).records[0].status == "ok"

@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from gpubench.backends.base import Device
-from gpubench.run import agent, sharing
-from gpubench.run.messages import Failure, Measure, Request, Share, Shared
-from gpubench.suite import Policy, Workload
+from gpubench.cache import Cache
+from gpubench.pipeline import core_split
+from gpubench.pipeline.core_split import Shared
+from gpubench.run.agent import agent
+from gpubench.run.agent.messages import Failure, Measure, Request, Share
+from gpubench.suite.types import Policy, Workload
 from gpubench.workload import reference
-from gpubench.workload.cache import Cache
 from tests.measure.virtual import make_cell
 
 
@@ -26,13 +28,13 @@ def request(**changes: Any) -> Measure:
 def test_both_parts_are_timed(
     fakes: None, tiny_onnx: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "TRIAL_S", 0.01)
+    monkeypatch.setattr(core_split, "TRIAL_S", 0.01)
     workload = Workload(model=str(tiny_onnx), weights="file", images="synthetic")
     made = reference.build(workload, Policy(), Cache(cache_dir))
     core = min(os.sched_getaffinity(0))
     cell = make_cell(boundary="pipeline", batch_size=4, options={"latency_us": 30_000.0})
     asked = Measure(cell, Policy(), "", str(made), [(core,)])
-    found = sharing.find_out(asked, Device("cpu", 0, (core,)))
+    found = core_split.find_out(asked, Device("cpu", 0, (core,)))
     assert found.session_ns > 30_000_000
     assert found.data_ns > 0
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gpubench.record import FLAGS
-from gpubench.run import telemetry, watch
-from gpubench.run.telemetry import Telemetry
+from gpubench.machine.telemetry import gpu_monitor, telemetry
+from gpubench.machine.telemetry.telemetry import Telemetry
+from gpubench.records.record import FLAGS
 from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 
 GPU = ("A100", "GPU-a")
@@ -298,8 +298,8 @@ def test_what_is_not_offered_is_missing_in_the_series_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize("n", [0, 1, 119, 120, 121, 1000, 5000])
 def test_a_long_series_is_thinned_to_its_lowest_clocks(n: int) -> None:
     readings = [(float(t), 1980.0 - (t == n // 2) * 500, 60.0) for t in range(n)]
-    kept = watch.thinned(readings)
-    assert len(kept) <= watch.SERIES
+    kept = gpu_monitor.thinned(readings)
+    assert len(kept) <= gpu_monitor.SERIES
     assert kept == sorted(set(kept) & set(readings))
-    assert len(kept) >= min(n, watch.SERIES // 2)
+    assert len(kept) >= min(n, gpu_monitor.SERIES // 2)
     assert n == 0 or min(clock for _, clock, _ in kept if clock) == 1480

@@ -11,17 +11,22 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench import suitefile
 from gpubench.errors import InputError, RecordError
-from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import RECORDS, Record
-from gpubench.recordreader import read
-from gpubench.run import ab, bench, driver, setup, tune, tunesetup, verify
-from gpubench.run.client import OnProgress
-from gpubench.run.messages import BAD_CALIBRATION, Failure, Prepare, Prepared, Reply, Request
-from gpubench.run.progress import Silent
-from gpubench.run.tune import Job
-from gpubench.suite import Cell, Policy
+from gpubench.records.reader import read
+from gpubench.records.record import RECORDS, Record
+from gpubench.run import availability, driver, setup
+from gpubench.run.ab import driver as ab_driver
+from gpubench.run.agent.client import OnProgress
+from gpubench.run.agent.messages import BAD_CALIBRATION, Failure, Prepare, Prepared, Reply, Request
+from gpubench.run.tune import driver as tune_driver
+from gpubench.run.tune import setup as tune_setup
+from gpubench.run.tune import trials, verify
+from gpubench.run.tune.driver import Job
+from gpubench.run.watcher import Silent
+from gpubench.suite import file as suite_file
+from gpubench.suite import grid
+from gpubench.suite.goal import Goal, Limit, Metric
+from gpubench.suite.types import Cell, Policy
 from tests.conftest import POLICY
 from tests.run.benches import cells
 
@@ -57,8 +62,8 @@ def make_job(
 ) -> MakeJob:
     """Time goes on by itself, whatever the machine does beside."""
     monkeypatch.setattr(verify, "SAMPLE_S", 0.04)
-    monkeypatch.setattr(bench, "monotonic", partial(next, itertools.count(0.0, 0.04)))
-    monkeypatch.setattr(ab, "monotonic", partial(next, itertools.count(0.0, 0.3)))
+    monkeypatch.setattr(trials, "monotonic", partial(next, itertools.count(0.0, 0.04)))
+    monkeypatch.setattr(ab_driver, "monotonic", partial(next, itertools.count(0.0, 0.3)))
 
     def make(space: str = SPACE, goal: Goal = FAST, resume: bool = False, budget: float = 3.0,
              baseline: str = "backend=fake,latency_us=2000", floors: Any = None, out: str = "out",
@@ -67,9 +72,10 @@ def make_job(
         file.write_text(space)
         words = {"model": str(tiny_onnx), "images": "synthetic", "device": "cpu",
                  "backend": ["fake"], "boundary": "transfer"} | chosen  # fmt: skip
-        job = tunesetup.job(
-            words, goal, floors or tunesetup.Floors(), budget_s=budget, seed=0, baseline=[baseline],
-            file=file, cache_dir=cache_dir, output=tmp_path / out, resume=resume,
+        job = tune_setup.job(
+            words, goal, floors or tune_setup.Floors(), budget_s=budget, seed=0,
+            baseline=[baseline], file=file, cache_dir=cache_dir,
+            output=tmp_path / out, resume=resume,
         )  # fmt: skip
         policy = replace(job.plan.suite.policy, **POLICY | {"repeats": 1, "max_repeats": 1})
         suite = replace(job.plan.suite, policy=policy)
@@ -94,13 +100,13 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune.run(make_job(budget=4.0), Watch(stop=3))
+        tune_driver.run(make_job(budget=4.0), Watch(stop=3))
     kept = read(make_job().out).records
     assert len(kept) == 3
 
     searching = InProof()
     with pytest.raises(KeyboardInterrupt):
-        tune.run(make_job(resume=True, budget=4.0), searching)
+        tune_driver.run(make_job(resume=True, budget=4.0), searching)
     assert searching.leads[-1].startswith("leads: fake fp32 b4")
     records = read(make_job().out).records
     assert records[:3] == kept
@@ -108,7 +114,7 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     pair = read(make_job().out / verify.DIRECTORY / "baseline").records[0]
 
     job, watch = make_job(resume=True, budget=4.0), Watch()
-    found = tune.run(job, watch)
+    found = tune_driver.run(job, watch)
     assert found.file.records == records
     assert all(r.stage for r in watch.records)  # nothing but the proof was left to do
     assert found.best is not None
@@ -123,12 +129,12 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     assert after.header.planned == [found.best]
     assert before.records[0] == pair
     assert len(after.records) >= 2
-    assert tune.outcome(job) == found
+    assert tune_driver.outcome(job) == found
 
     path = tmp_path / "best.toml"
-    path.write_text(tune.best_toml(job, found.best))
-    suite = suitefile.load(str(path), setup.catalog())
-    assert suitefile.expand(suite, "cpu", 99) == [found.best]
+    path.write_text(tune_driver.best_toml(job, found.best))
+    suite = suite_file.load(str(path), availability.catalog())
+    assert grid.expand(suite, "cpu", 99) == [found.best]
     assert suite.policy.repeats == Policy().repeats
     assert suite.policy.min_top1_agreement == 1.0
 
@@ -139,7 +145,7 @@ def test_what_breaks_in_the_proof_is_not_recommended(
     faults = iter(["p99 latency 30 ms: limit 20 ms", ""])
     monkeypatch.setattr(verify, "fault", lambda *_, **__: next(faults))
     job = make_job(SPACE.replace("[500.0,", "[500.0, 1000.0,"), batch_size=[4])
-    found = tune.run(job, Watch())
+    found = tune_driver.run(job, Watch())
     assert found.best is not None
     assert not fastest(found.best)
     [dropped] = [r for r in found.file.records if r.kind == "limit"]
@@ -152,7 +158,7 @@ def test_what_breaks_in_the_proof_is_not_recommended(
 
 def test_what_breaks_is_recorded_and_the_search_goes_on(make_job: MakeJob) -> None:
     space = SPACE + 'fail = ["", "prepare", "wrong"]\n'
-    found = tune.run(make_job(space, batch_size=[4], budget=6.0), Watch())
+    found = tune_driver.run(make_job(space, batch_size=[4], budget=6.0), Watch())
     assert found.best is not None
     assert fastest(found.best)
     kinds = {r.cell.options["fail"]: r.kind for r in found.file.records if r.status == "failed"}
@@ -182,32 +188,32 @@ def test_bad_words_are_told_before_anything_happens(
     with pytest.raises(InputError) as error:
         make_job(**change)
     assert words in str(error.value)
-    assert suitefile.find(tunesetup.PLAIN).name not in str(error.value)
+    assert suite_file.find(tune_setup.PLAIN).name not in str(error.value)
 
 
 def test_labels_that_a_floor_needs_are_missed_before_anything_is_measured(
     make_job: MakeJob,
 ) -> None:
-    job = make_job(floors=tunesetup.Floors(min_accuracy=0.5))
+    job = make_job(floors=tune_setup.Floors(min_accuracy=0.5))
     with pytest.raises(InputError, match="label"):
-        tune.run(job, Watch())
+        tune_driver.run(job, Watch())
     assert not (job.out / RECORDS).exists()
 
 
 def test_only_the_same_search_goes_on(make_job: MakeJob) -> None:
     with pytest.raises(KeyboardInterrupt):
-        tune.run(make_job(), Watch(1))
+        tune_driver.run(make_job(), Watch(1))
     with pytest.raises(RecordError, match="another search"):
-        tune.run(make_job(resume=True, budget=9.0), Watch())
+        tune_driver.run(make_job(resume=True, budget=9.0), Watch())
     with pytest.raises(RecordError, match="another search"):
-        tune.run(make_job(resume=True, batch_size=[4]), Watch())
+        tune_driver.run(make_job(resume=True, batch_size=[4]), Watch())
     job = make_job(resume=True)
     with pytest.raises(RecordError, match="another machine"):
-        tune.run(replace(job, header=replace(job.header, fingerprint="0")), Watch())
+        tune_driver.run(replace(job, header=replace(job.header, fingerprint="0")), Watch())
     with pytest.raises(RecordError, match="holds a run already"):
-        tune.run(make_job(), Watch())
+        tune_driver.run(make_job(), Watch())
     with pytest.raises(InputError, match="-o DIR"):
-        tunesetup.job({}, Goal(RATE), tunesetup.Floors(), budget_s=1, seed=0, baseline=(),
+        tune_setup.job({}, Goal(RATE), tune_setup.Floors(), budget_s=1, seed=0, baseline=(),
                       file=None, cache_dir=None, output=None, resume=True)  # fmt: skip
 
 
@@ -216,7 +222,7 @@ def test_a_run_is_no_search(make_job: MakeJob, write_suite: Any, cache_dir: Path
     session = setup.session(str(write_suite()), {}, cache_dir, job.out, False, ())
     driver.Writer(job.out, session.job.header).__exit__()
     with pytest.raises(RecordError, match="not a search"):
-        tune.checked(job)
+        tune_driver.checked(job)
 
 
 class Slow:
@@ -232,7 +238,7 @@ class Slow:
 
 def hurried(reply: Reply, left_s: float) -> tuple[Any, Slow]:
     agent = Slow(reply)
-    return bench._Hurried(agent, lambda: left_s), agent  # type: ignore[arg-type]
+    return trials._Hurried(agent, lambda: left_s), agent  # type: ignore[arg-type]
 
 
 def test_a_build_may_take_only_part_of_what_is_left() -> None:
@@ -257,7 +263,7 @@ def test_pictures_that_nobody_named_to_calibrate_on_end_no_search() -> None:
 def test_what_must_show_a_percentile_is_measured_for_longer(make_job: MakeJob) -> None:
     def sampled(goal: Goal) -> list[float]:
         job = make_job(goal=goal)
-        made = bench.AgentBench(job.plan, {}, Slow(Prepared("", {})), Silent(), job.cache_dir,
+        made = trials.AgentBench(job.plan, {}, Slow(Prepared("", {})), Silent(), job.cache_dir,
                                 job.search, 0.0)  # type: ignore[arg-type]  # fmt: skip
         return [made._policy(repeat).sample_s for repeat in (0, 1, 2)]
 
@@ -265,5 +271,5 @@ def test_what_must_show_a_percentile_is_measured_for_longer(make_job: MakeJob) -
     assert sampled(FAST) == [plain] * 3
     assert sampled(Goal(RATE, (Limit(Metric("latency"), 1e6),))) == [plain] * 3
     assert sampled(Goal(RATE, (Limit(Metric("latency", 0.99), 1e6),))) == [
-        plain, bench.TAIL_S, bench.TAIL_S,
+        plain, trials.TAIL_S, trials.TAIL_S,
     ]  # fmt: skip

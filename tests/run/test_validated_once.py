@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from gpubench import suitefile, tomlfile
-from gpubench.goal import Goal, Metric
-from gpubench.pytest_plugin.bench import Bench
-from gpubench.run import arms, setup, tunesetup
-from gpubench.suite import Rule
+from gpubench.pytest_plugin.measurements import Bench
+from gpubench.run import setup
+from gpubench.run.ab import arms
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.tune import setup as tune_setup
+from gpubench.suite import file, tomlfile
+from gpubench.suite.goal import Goal, Metric
+from gpubench.suite.types import Rule
 
 Suite = Callable[..., Path]
 
@@ -33,7 +36,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(tomlfile, "read", counting("read", tomlfile.read))
     for name, function in (("schema", "mistakes"), ("whole", "_cross_checks")):
-        monkeypatch.setattr(suitefile, function, counting(name, getattr(suitefile, function)))
+        monkeypatch.setattr(file, function, counting(name, getattr(file, function)))
     return found
 
 
@@ -50,14 +53,14 @@ def test_both_arms(counts: Counter[str], write_suite: Suite, tmp_path: Path) -> 
         arms.parse("--baseline", []),
         arms.parse("--candidate", ["precision=bf16,latency_us=2000"]),
     )
-    setup.comparison(str(write_suite()), CHOSEN, specs, (None, None), Rule(), 9.0, tmp_path,
+    ab_setup.comparison(str(write_suite()), CHOSEN, specs, (None, None), Rule(), 9.0, tmp_path,
                      tmp_path / "ab", False, ())  # fmt: skip
     assert counts == {"read": 1, "schema": 1, "whole": 2}
 
 
 def test_a_search(counts: Counter[str], fakes: None, tiny_onnx: Path, tmp_path: Path) -> None:
     words = {"model": str(tiny_onnx), "images": "digits", "device": "cpu", "backend": ["fake"]}
-    tunesetup.job(words, Goal(Metric("throughput")), tunesetup.Floors(), budget_s=60.0, seed=1,
+    tune_setup.job(words, Goal(Metric("throughput")), tune_setup.Floors(), budget_s=60.0, seed=1,
                   baseline=["backend=fake"], file=None, cache_dir=tmp_path, output=None,
                   resume=False)  # fmt: skip
     assert counts == {"read": 1, "schema": 1, "whole": 1}

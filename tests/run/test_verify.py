@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.goal import Limit
-from gpubench.record import RecordFile
-from gpubench.run import verify
+from gpubench.records.record import RecordFile
+from gpubench.run.tune import verify
+from gpubench.suite.goal import Limit
 from tests.analysis import searches
 from tests.report import make_pairs
 

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.run import agent, setup, worker
+from gpubench.cache import Cache
 from gpubench.run import deploy as deploying
-from gpubench.run.messages import Done, Go, Measure, Preloaded, Request
-from gpubench.suite import Workload
-from gpubench.workload import digits
+from gpubench.run import setup
+from gpubench.run.agent import agent, worker
+from gpubench.run.agent.messages import Done, Go, Measure, Preloaded, Request
+from gpubench.suite.types import Workload
 from gpubench.workload import reference as ref
-from gpubench.workload.cache import Cache
-from gpubench.workload.models import resolve
+from gpubench.workload.models import digits_net
+from gpubench.workload.models.registry import resolve
 
 Deployed = Callable[..., Path]
 
@@ -79,7 +80,7 @@ def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With `digits` after two epochs: it knows most of them, which will do here."""
     path = tmp_path_factory.mktemp("cache-of-digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "_EPOCHS", 2)
+        patch.setattr(digits_net, "_EPOCHS", 2)
         resolve(Workload(model="digits"), Cache(path)).state()
     return path
 

@@ -20,10 +20,10 @@ from PIL import Image
 
 import gpubench
 from gpubench.errors import CellFailed, InputError
-from gpubench.processes import descendants
-from gpubench.serving import Classifier, Prediction
-from gpubench.serving.pool import Closed
-from gpubench.serving.replica import Died
+from gpubench.machine.processes import descendants
+from gpubench.run.serving import Classifier, Prediction
+from gpubench.run.serving.replica_pool import Closed
+from gpubench.run.serving.replica_process import Died
 from gpubench.workload.reference import Reference
 
 Deployed = Callable[..., Path]
@@ -191,7 +191,7 @@ def pids(classifier: Classifier) -> list[int]:
     return sorted(
         pid
         for pid in descendants([os.getpid()])
-        if b"gpubench.serving.replica" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"gpubench.run.serving.replica_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
 
 

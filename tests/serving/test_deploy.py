@@ -19,13 +19,13 @@ import gpubench
 from gpubench.backends import base
 from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.backends.torch_compile import TorchCompile
+from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
-from gpubench.recordwriter import Writer
+from gpubench.records.writer import Writer
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
-from gpubench.serving import manifest, readme
-from gpubench.serving.manifest import Manifest
-from gpubench.workload.cache import Cache
+from gpubench.run.serving import manifest, readme
+from gpubench.run.serving.manifest import Manifest
 from gpubench.workload.reference import Reference
 from tests.report import make
 
@@ -34,7 +34,7 @@ WriteSuite = Callable[..., Path]
 
 
 def gpubench_deploy(*words: object) -> subprocess.CompletedProcess[str]:
-    code = "from gpubench.cli import main; main()"
+    code = "from gpubench.cli.main import main; main()"
     command = [sys.executable, "-c", code, "deploy", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 

@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.errors import InputError
-from gpubench.serving import fit, manifest
-from gpubench.serving.manifest import Machine, Manifest
+from gpubench.run.serving import compatibility, manifest
+from gpubench.run.serving.manifest import Machine, Manifest
 
 MADE = Machine(cpu="Example 9000", int8=["amx_int8"], libraries={"onnxruntime": "1.2"})
 
@@ -23,16 +23,18 @@ def made(deploy: Callable[..., Path]) -> Manifest:
 
 
 def test_where_it_was_made_it_fits_in_silence(made: Manifest) -> None:
-    fit.check(made, MADE)
+    compatibility.check(made, MADE)
 
 
 def test_another_cpu_or_library_is_warned_of(made: Manifest) -> None:
-    with pytest.warns(fit.DeploymentWarning, match="measured on Example 9000.*has Other"):
-        fit.check(made, replace(MADE, cpu="Other"))
-    with pytest.warns(fit.DeploymentWarning, match=r"checked with onnxruntime 1.2 \(here 1.3\)"):
-        fit.check(made, replace(MADE, libraries={"onnxruntime": "1.3"}))
-    with pytest.warns(fit.DeploymentWarning, match=r"onnxruntime 1.2 \(here none\)"):
-        fit.check(made, replace(MADE, libraries={}))
+    with pytest.warns(compatibility.DeploymentWarning, match="measured on Example 9000.*has Other"):
+        compatibility.check(made, replace(MADE, cpu="Other"))
+    with pytest.warns(
+        compatibility.DeploymentWarning, match=r"checked with onnxruntime 1.2 \(here 1.3\)"
+    ):
+        compatibility.check(made, replace(MADE, libraries={"onnxruntime": "1.3"}))
+    with pytest.warns(compatibility.DeploymentWarning, match=r"onnxruntime 1.2 \(here none\)"):
+        compatibility.check(made, replace(MADE, libraries={}))
 
 
 @pytest.mark.parametrize(
@@ -55,43 +57,49 @@ def test_what_cannot_be_right_is_refused(
 ) -> None:
     made = replace(made, cell=replace(made.cell, **cell), made_for=replace(MADE, **before))
     with pytest.raises(InputError, match=f"{words}.*deploy again"):
-        fit.check(made, replace(MADE, **before, **here) if not before else replace(MADE, **here))
+        compatibility.check(
+            made, replace(MADE, **before, **here) if not before else replace(MADE, **here)
+        )
 
 
 def test_cores_are_the_cells_or_as_many_others(
     made: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "usable_cores", lambda: [4, 5, 6, 7])
+    monkeypatch.setattr(compatibility, "usable_cores", lambda: [4, 5, 6, 7])
     shared = replace(made, cores=[[4, 5], [4, 5], [6, 7], [6, 7]])
-    assert fit.places(shared, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
+    assert compatibility.places(shared, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
     elsewhere = replace(made, cores=[[0, 1], [0, 1], [2, 3], [2, 3]])
-    assert fit.places(elsewhere, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
+    assert compatibility.places(elsewhere, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
     many = replace(made, cores=[[0, 1], [2, 3], [4, 5]])
-    with pytest.warns(fit.DeploymentWarning, match="3 replica.s. with 2 core.*not pinned"):
-        assert fit.places(many, True) == [(), (), ()]
+    with pytest.warns(
+        compatibility.DeploymentWarning, match="3 replica.s. with 2 core.*not pinned"
+    ):
+        assert compatibility.places(many, True) == [(), (), ()]
     alone = replace(made, cores=[[0, 1]])
-    assert fit.places(alone, False) == [()]
+    assert compatibility.places(alone, False) == [()]
 
 
 def test_threads_are_the_cells_pinned_or_not(made: Manifest) -> None:
     cell = replace(made.cell, cores=3)
-    assert fit.device(cell, 0, (4, 5, 6), own_process=False).cores == (4, 5, 6)
-    assert fit.device(cell, 0, (), own_process=False).threads == 3
+    assert compatibility.device(cell, 0, (4, 5, 6), own_process=False).cores == (4, 5, 6)
+    assert compatibility.device(cell, 0, (), own_process=False).threads == 3
 
 
 def test_gpus_are_shared_out_as_in_a_run(made: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [
-        fit.gpu.Gpu(
+        compatibility.gpu.Gpu(
             index=i, uuid=f"{kind}-{i}", name="H100", total_bytes=1, compute_capability="9.0",
             pci_bus_id="0", numa_node=None, driver="1", cuda_driver="13.0",
         )
         for i, kind in enumerate(("GPU", "MIG"))
     ]  # fmt: skip
-    monkeypatch.setattr(fit.gpu, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(compatibility.gpu, "visible_gpus", lambda: gpus)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     cell = replace(made.cell, device="cuda", replicas=5, replicas_per_device=2, cores=0)
-    assert fit.device(cell, 1, (), own_process=True).index == 0
-    assert fit.device(cell, 2, (), own_process=True).index == 0, "a slice is all that it sees"
+    assert compatibility.device(cell, 1, (), own_process=True).index == 0
+    assert compatibility.device(cell, 2, (), own_process=True).index == 0, (
+        "a slice is all that it sees"
+    )
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-1"
-    with pytest.raises(fit.Unavailable, match="replica 4 needs GPU 2; visible: 2"):
-        fit.device(cell, 4, (), own_process=True)
+    with pytest.raises(compatibility.Unavailable, match="replica 4 needs GPU 2; visible: 2"):
+        compatibility.device(cell, 4, (), own_process=True)

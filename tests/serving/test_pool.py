@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.serving.pool import Closed, Pool
-from gpubench.serving.replica import Died
+from gpubench.run.serving.replica_pool import Closed, Pool
+from gpubench.run.serving.replica_process import Died
 
 
 class Engine:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpubench.run import setup
-from gpubench.suite import Catalog
+from gpubench.run import availability
+from gpubench.suite.types import Catalog
 
 
 @pytest.fixture(scope="session")
 def installed() -> Catalog:
-    return setup.catalog()
+    return availability.catalog()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from gpubench import space
 from gpubench.backends import base
-from gpubench.goal import Goal, Metric
-from gpubench.space import Space
-from gpubench.suite import Catalog, Cell, Option, Workload
+from gpubench.run.tune import space
+from gpubench.run.tune.space import Space
+from gpubench.suite.goal import Goal, Metric
+from gpubench.suite.types import Catalog, Cell, Option, Workload
 
 FAST = Goal(Metric("throughput"))
 QUICK = Goal(Metric("latency", 0.99))

@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpubench import goal, space, suitefile
 from gpubench.errors import SuiteError
-from gpubench.goal import Goal, Metric
-from gpubench.run import setup
-from gpubench.suite import Catalog
+from gpubench.run import availability
+from gpubench.run.tune import space
+from gpubench.suite import file, goal, grid
+from gpubench.suite.goal import Goal, Metric
+from gpubench.suite.types import Catalog
 from tests.space.made import CATALOG, FAST, OPTIONS, QUICK, anything, make, supported
 
 
@@ -82,7 +83,7 @@ def test_a_cell_has_the_key_that_it_would_have_in_a_suite(tmp_path: Path) -> Non
         'precision = "int8"\nscenario = "throughput"\nboundary = "transfer"\n'
         '[axes.options.tiled]\ndepth = 2\nmethod = "b"\n'
     )
-    (cell,) = suitefile.expand(suitefile.load(str(path), CATALOG), "cpu", 2)
+    (cell,) = grid.expand(file.load(str(path), CATALOG), "cpu", 2)
     assert cell.key in {c.key for c in space.cells(make(), CATALOG, anything)}
 
 
@@ -102,7 +103,7 @@ def test_the_default_space_of_what_is_installed(
         installed, device=device, cores=cores, gpus=gpus, goal=objective, boundary=boundary
     )
     cells = space.cells(found, installed, supported)
-    assert 60 <= len(cells) <= suitefile.MAX_CELLS
+    assert 60 <= len(cells) <= grid.MAX_CELLS
     assert not [reason for cell in cells if (reason := supported(cell))]
     assert "null" not in {cell.backend for cell in cells}
     for cell in cells[:: len(cells) // 20]:
@@ -140,7 +141,7 @@ def test_the_backend_of_a_third_party_is_searched(
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[gpubench.backends]\ntheirs = their_backend:Theirs\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    catalog = setup.catalog()
+    catalog = availability.catalog()
     found = space.chosen(make(catalog), {"batch_size": [8], "replicas": [1]})
     theirs = [c for c in space.cells(found, catalog, supported) if c.backend == "theirs"]
     assert [(c.precision, c.options) for c in theirs] == [("fp16", {}), ("fp16", {"tile": 2})]

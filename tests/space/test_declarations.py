@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gpubench import space
 from gpubench.errors import SuiteError
-from gpubench.space import Placement
-from gpubench.suite import Catalog, Option
+from gpubench.run.tune import space
+from gpubench.run.tune.space import Placement
+from gpubench.suite.types import Catalog, Option
 from tests.space.made import CATALOG, OPTIONS, anything, make
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpubench import space, suitefile
 from gpubench.errors import SuiteError
-from gpubench.run import setup
-from gpubench.space import Placement, Space
-from gpubench.space.file import schema
-from gpubench.suite import Cell
+from gpubench.run import availability
+from gpubench.run.tune import space
+from gpubench.run.tune.space import Placement, Space
+from gpubench.run.tune.space.file import schema
+from gpubench.suite import file
+from gpubench.suite.types import Cell
 from tests.space.made import CATALOG, anything, make, supported
 
 
@@ -122,7 +123,7 @@ def test_of_what_is_installed(tmp_path: Path) -> None:
         'batch_size = 8\n[axes.options.openvino]\ncalibration = "percentile"\n'
         "calibration_images = [128, 512]\n"
     )
-    catalog = setup.catalog()
+    catalog = availability.catalog()
     found = space.read(path, make(catalog), catalog)
     ours = [c for c in space.cells(found, catalog, supported) if c.backend == "openvino"]
     assert [c.options for c in ours if c.replicas == 1] == [
@@ -266,6 +267,6 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_suite_is_no_space(tmp_path: Path) -> None:
-    shipped = next(path for path in suitefile.shipped() if path.stem == "quick")
+    shipped = next(path for path in file.shipped() if path.stem == "quick")
     with pytest.raises(SuiteError, match="mistakes"):
         space.read(shipped, make(), CATALOG)

@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpubench import space, suitefile
-from gpubench.suite import Catalog, Cell, Policy
+from gpubench.run.tune import space
+from gpubench.suite import file, grid
+from gpubench.suite.types import Catalog, Cell, Policy
 from tests.space.made import CATALOG, RESNET, anything, make, supported
 
 
 def reread(tmp_path: Path, cell: Cell, policy: Policy, catalog: Catalog) -> tuple[Cell, Policy]:
     path = tmp_path / "best.toml"
     path.write_text(space.to_toml(cell, policy, "best", "what it is"), encoding="utf-8")
-    suite = suitefile.load(str(path), catalog)
+    suite = file.load(str(path), catalog)
     assert suite.description == "what it is"
-    (found,) = suitefile.expand(suite, cell.device, 7)
+    (found,) = grid.expand(suite, cell.device, 7)
     return found, suite.policy
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gpubench import space
 from gpubench.errors import SuiteError
-from gpubench.suite import Catalog, Workload
+from gpubench.run.tune import space
+from gpubench.suite.types import Catalog, Workload
 from tests.space.made import CATALOG, anything, make
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpubench.workload.cache import Cache
-from gpubench.workload.preprocess import Spec
+from gpubench.cache import Cache
+from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.reference import Reference
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from gpubench.cache import Cache, content
 from gpubench.errors import CacheError
-from gpubench.workload.cache import Cache, content
 
 RECIPE = {"what": "a file", "n": 1}
 
@@ -203,7 +203,7 @@ def test_clear_spares_what_is_being_made(tmp_path: Path) -> None:
 
 
 def environment(root: Path, name: str, *, ready: bool = True) -> Path:
-    """As `gpubench.run.environments` leaves one: 6 bytes, a link, a lock."""
+    """As `gpubench.run.ab.interpreters` leaves one: 6 bytes, a link, a lock."""
     path = root / "refs" / name
     (path / ".venv/bin").mkdir(parents=True)
     (path / "pyproject.toml").write_bytes(b"123456")

@@ -6,7 +6,7 @@ import pytest
 
 from gpubench.errors import InputError
 from gpubench.workload import reference
-from gpubench.workload.listing import About
+from gpubench.workload.data.dataset_index import About
 
 
 def model(num_classes: int, source: str | None = "folder", onnx: bool = False) -> SimpleNamespace:

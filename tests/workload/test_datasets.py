@@ -13,11 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gpubench.cache import Cache
 from gpubench.errors import CalibrationError, InputError
-from gpubench.suite import Policy, Workload
-from gpubench.workload import datasets, folders, images, listing, pictures, preprocess, reference
-from gpubench.workload.cache import Cache
-from gpubench.workload.listing import About, Pictures
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload import reference
+from gpubench.workload.data import (
+    builtin,
+    dataset_index,
+    datasets,
+    image_file,
+    image_folder,
+    preprocess,
+)
+from gpubench.workload.data.dataset_index import About, Pictures
 from tests.backends.onnx_files import conv_net
 
 
@@ -45,7 +53,7 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     for i, folder in enumerate(("cat", "ant", "bee")):
         picture(tmp_path / folder / "deep" / f"{folder}.PNG", i)
     (tmp_path / "empty").mkdir()
-    dataset = folders.find(tmp_path)
+    dataset = image_folder.find(tmp_path)
     assert dataset.classes == ("ant", "bee", "cat", "empty")
     assert labels(dataset) == {"ant/deep/ant.PNG": 0, "bee/deep/bee.PNG": 1, "cat/deep/cat.PNG": 2}
     assert dataset.read(2) == encoded(0)
@@ -54,7 +62,7 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
 def test_a_picture_at_the_top_means_no_classes(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "1.png", 1)
     picture(tmp_path / "2.png", 2)
-    dataset = folders.find(tmp_path)
+    dataset = image_folder.find(tmp_path)
     assert dataset.classes == ()
     assert labels(dataset) == {"2.png": -1, "a/1.png": -1}
 
@@ -63,7 +71,7 @@ def test_the_pool_is_a_seeded_choice(tmp_path: Path) -> None:
     for i in range(20):
         picture(tmp_path / f"{i}.png", i)
     (tmp_path / "notes.txt").write_text("no picture")
-    dataset = folders.find(tmp_path)
+    dataset = image_folder.find(tmp_path)
     first, again, other = (datasets.draw(dataset, 5, seed) for seed in (1, 1, 2))
     assert first.indices == again.indices != other.indices
     assert first.fingerprint == again.fingerprint != other.fingerprint
@@ -85,17 +93,17 @@ def test_broken_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
         (b"", "empty"),
     ):
         (tmp_path / "cut.png").write_bytes(broken)
-        pool = datasets.draw(folders.find(tmp_path), 3, 0)
+        pool = datasets.draw(image_folder.find(tmp_path), 3, 0)
         assert sorted(pool.dataset.name(i) for i in pool.indices) == ["good0.png", "good1.png"]
         assert pool.skipped == f"1 of 3: 1 {why}"
     (tmp_path / "good0.png").unlink()
     with pytest.raises(InputError, match=r"found 1 usable.*Skipped 1 of 2: 1 empty"):
-        datasets.draw(folders.find(tmp_path), 3, 0)
+        datasets.draw(image_folder.find(tmp_path), 3, 0)
 
 
 def test_a_picture_that_changes_meanwhile(tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{i}.png", i) for i in range(2)]
-    pool = datasets.draw(folders.find(tmp_path), 2, 0)
+    pool = datasets.draw(image_folder.find(tmp_path), 2, 0)
     picture(paths[pool.indices[0]], 7)
     paths[pool.indices[1]].unlink()
     for place in range(2):
@@ -120,7 +128,7 @@ def test_what_is_no_data_set(workload: Workload, message: str, cache: Cache) -> 
 @pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
 def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0o000)
-    dataset = folders.find(tmp_path / "shut")
+    dataset = image_folder.find(tmp_path / "shut")
     with pytest.raises(InputError, match=r"found 0 usable.*1 unreadable folder"):
         datasets.draw(dataset, 2, 0)
 
@@ -134,9 +142,9 @@ def test_names_of_classes_that_are_no_text(tmp_path: Path) -> None:
     picture(folder / os.fsdecode(b"b\xff") / "2.png", 2)
     (tmp_path / "labels.csv").write_bytes(b"a/1,a\n" + b"b\xff/2,b\xff\n")
     for n, file in enumerate((None, tmp_path / "labels.csv")):
-        dataset = folders.find(folder, file)
+        dataset = image_folder.find(folder, file)
         dataset.save(tmp_path / str(n))
-        again = listing.load(tmp_path / str(n))
+        again = dataset_index.load(tmp_path / str(n))
         assert again.classes == dataset.classes == ("a", "b\\udcff")
         assert again.fingerprint == dataset.fingerprint
         assert [again.label(i) for i in range(2)] == [0, 1]
@@ -146,7 +154,7 @@ def test_names_of_classes_that_are_no_text(tmp_path: Path) -> None:
 def test_archives_are_told_by_the_end_of_their_names(tmp_path: Path) -> None:
     for name in ("a.tar.png", "b.png", "c.TAR", "d.tar.gz", "e.gz"):
         picture(tmp_path / name, 1)
-    dataset = folders.find(tmp_path)
+    dataset = image_folder.find(tmp_path)
     assert names(dataset) == ["a.tar.png", "b.png"]
     assert dataset.about.skipped == {"archive beside pictures": 2}
 
@@ -154,9 +162,9 @@ def test_archives_are_told_by_the_end_of_their_names(tmp_path: Path) -> None:
 def test_names_that_are_no_text_are_read_again(tmp_path: Path) -> None:
     raw = os.fsdecode(b"caf\xe9\x1b.png")
     picture(tmp_path / "in" / raw, 3)
-    dataset = folders.find(tmp_path / "in")
+    dataset = image_folder.find(tmp_path / "in")
     dataset.save(tmp_path / "kept")
-    again = listing.load(tmp_path / "kept")
+    again = dataset_index.load(tmp_path / "kept")
     assert names(again) == names(dataset) == ["caf\\udce9\\x1b.png"]
     assert again.read(0) == encoded(3)
 
@@ -169,7 +177,7 @@ def test_a_hundred_thousand_names_take_a_few_megabytes(tmp_path: Path) -> None:
     dataset = Pictures.of(about, texts, classes, [110_000] * count)
     assert sum(array.nbytes for array in dataset.arrays.values()) < 7 * 2**20
     dataset.save(tmp_path / "kept")
-    again = listing.load(tmp_path / "kept")
+    again = dataset_index.load(tmp_path / "kept")
     mapped = {name for name, array in again.arrays.items() if isinstance(array, np.memmap)}
     assert mapped == {"blob", "ends", "labels", "sizes", "places"}
     assert again.fingerprint == dataset.fingerprint
@@ -179,8 +187,8 @@ def test_a_hundred_thousand_names_take_a_few_megabytes(tmp_path: Path) -> None:
 
 
 def test_an_empty_listing(tmp_path: Path) -> None:
-    folders.find(tmp_path).save(tmp_path / "kept")
-    assert len(listing.load(tmp_path / "kept")) == 0
+    image_folder.find(tmp_path).save(tmp_path / "kept")
+    assert len(dataset_index.load(tmp_path / "kept")) == 0
 
 
 # ------------------------------------------------------------------------------ references
@@ -194,7 +202,7 @@ def matches(made: reference.Reference) -> bool:
     """Whether every input is what the reference decoder makes of its encoded picture."""
     return all(
         np.array_equal(
-            preprocess.apply(made.spec, pictures.decode_file(BytesIO(made.encoded(i)))), image
+            preprocess.apply(made.spec, image_file.decode_file(BytesIO(made.encoded(i)))), image
         )
         for i, image in enumerate(made.images)
     )
@@ -217,11 +225,11 @@ def test_a_reference_reopens_its_data_set(
         assert dataset.label(of[name]) == made.labels[i]
     assert len(built(work, cache, accuracy_images=70).images) == 70
     paths[3].unlink()
-    with pytest.raises(pictures.Unusable, match="no such file"):
+    with pytest.raises(image_file.Unusable, match="no such file"):
         dataset.read(of["c3/3.png"])
 
 
-@pytest.mark.parametrize("source", images.SOURCES)
+@pytest.mark.parametrize("source", builtin.SOURCES)
 def test_references_of_built_in_pictures_move_with_their_cache(
     source: str, tmp_path: Path, tiny_onnx: Callable[..., Path]
 ) -> None:
@@ -293,7 +301,7 @@ def test_calibrating_on_another_folder(tmp_path: Path, cache: Cache) -> None:
         datasets.calibration(none, cache, 1, 0)
 
 
-@pytest.mark.parametrize("source", images.SOURCES)
+@pytest.mark.parametrize("source", builtin.SOURCES)
 def test_calibrating_on_built_in_pictures(source: str, cache: Cache) -> None:
     work = Workload(images=source)
     found = datasets.calibration(work, cache, 50, 0)
@@ -309,13 +317,13 @@ def test_a_picture_of_the_pool_is_decoded_once(
 ) -> None:
     """Which of them are usable shows when the pool is drawn; what that gave is not made again."""
     seen: list[bytes] = []
-    decode = pictures.decode_file
+    decode = image_file.decode_file
 
     def counted(file: BytesIO) -> np.ndarray:
         seen.append(file.getvalue())
         return decode(file)
 
-    monkeypatch.setattr(pictures, "decode_file", counted)
+    monkeypatch.setattr(image_file, "decode_file", counted)
     net = conv_net(tmp_path / "net.onnx")
     cache, work = Cache(tmp_path), Workload(model=str(net), weights="file", images="digits")
     reference.build(work, Policy(), cache)

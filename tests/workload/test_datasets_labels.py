@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.suite import Policy, Workload
-from gpubench.workload import labels, reference
-from gpubench.workload.cache import Cache
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload import reference
+from gpubench.workload.data import label_files
 
 NAMES = ["a.jpg", "b c.jpg", "d.png"]
 VAL = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)]
 WNIDS = [f"n{i * 7919 % 10**8:08d}" for i in range(1, 1001)]
 
 
-def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> labels.Labels:
+def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> label_files.Labels:
     file = tmp_path / "labels.csv"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return labels.read(file, NAMES if names is None else names)
+    return label_files.read(file, NAMES if names is None else names)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_what_is_wrong_is_said_with_its_line(
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "not a file"), (tmp_path / "gone", "no such file")):
         with pytest.raises(InputError, match=why):
-            labels.read(path, NAMES)
+            label_files.read(path, NAMES)
 
 
 # ------------------------------------------------------------------------------ ImageNet

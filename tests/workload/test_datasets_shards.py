@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.suite import Policy, Workload
-from gpubench.workload import datasets, folders, pictures, reference, shards
-from gpubench.workload.cache import Cache
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload import reference
+from gpubench.workload.data import datasets, image_file, image_folder, webdataset
 from tests.hostile.commands import fuzz
 
 Members = dict[str, bytes | tarfile.TarInfo]
@@ -50,7 +51,7 @@ def of_type(kind: bytes) -> tarfile.TarInfo:
 
 
 def find(path: Path) -> datasets.Pictures:
-    return shards.find(path.parent, [path.name])
+    return webdataset.find(path.parent, [path.name])
 
 
 SHARD: Members = {
@@ -111,14 +112,14 @@ def test_a_folder_of_shards_is_kept_as_places(
     (tmp_path / "in" / "s-1.tar").write_bytes(b"short")
     (tmp_path / "in" / "s-2.tar").unlink()
     for index, why in ((2, "truncated"), (5, "no such file")):
-        with pytest.raises(pictures.Unusable, match=why):
+        with pytest.raises(image_file.Unusable, match=why):
             dataset.read(index)
 
 
 def test_pictures_go_before_archives(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "val.tar", SHARD)
     (tmp_path / "in" / "1.jpg").write_bytes(encoded(1))
-    dataset = folders.find(tmp_path / "in")
+    dataset = image_folder.find(tmp_path / "in")
     assert len(dataset) == 1
     assert dataset.about.skipped == {"archive beside pictures": 1}
 
@@ -126,7 +127,7 @@ def test_pictures_go_before_archives(tmp_path: Path) -> None:
 def test_shards_bring_their_own_labels(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "s.tar", SHARD)
     with pytest.raises(InputError, match="bring theirs"):
-        folders.find(tmp_path / "in", tmp_path / "x.csv")
+        image_folder.find(tmp_path / "in", tmp_path / "x.csv")
 
 
 # ------------------------------------------------------------------------------ strangers'
@@ -279,5 +280,5 @@ def test_damaged_archives(data: st.DataObject, tmp_path_factory: pytest.TempPath
     with suppress(InputError):
         dataset = find(path)
         for index in range(len(dataset)):
-            with suppress(pictures.Unusable):
+            with suppress(image_file.Unusable):
                 assert dataset.read(index)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from gpubench.backends import base
-from gpubench.suite import Cell, Policy, Workload
-from gpubench.workload import digits, images, networks, preprocess
-from gpubench.workload.cache import Cache
-from gpubench.workload.models import resolve
+from gpubench.cache import Cache
+from gpubench.suite.types import Cell, Policy, Workload
+from gpubench.workload.data import builtin, preprocess
+from gpubench.workload.models import builder, digits_net
+from gpubench.workload.models.registry import resolve
 from gpubench.workload.parity import check
 from gpubench.workload.reference import batches, build, load
 
@@ -18,7 +19,7 @@ WORKLOAD = Workload(model="digits")
 
 def test_it_is_right_about_digits_that_it_never_saw(cache: Cache) -> None:
     model = resolve(WORKLOAD, cache)
-    card = networks.card(model.state())
+    card = builder.card(model.state())
     assert card.held_out_accuracy is not None
     assert card.held_out_accuracy >= 0.97
     assert (model.num_classes, model.label_source) == (10, "digits")
@@ -26,16 +27,16 @@ def test_it_is_right_about_digits_that_it_never_saw(cache: Cache) -> None:
     reference = load(build(WORKLOAD, Policy(parity_images=200), cache))
     assert (reference.logits.argmax(1) == reference.labels).mean() >= 0.97
     # Its accuracy again, as it is served: nothing was trained on what pools are drawn from.
-    pixels, labels = images.digits()
-    unseen = np.stack([preprocess.apply(model.spec, p) for p in pixels[images.FITTED :]])
-    right = model.answers(unseen).argmax(1) == labels[images.FITTED :]
+    pixels, labels = builtin.digits()
+    unseen = np.stack([preprocess.apply(model.spec, p) for p in pixels[builtin.FITTED :]])
+    right = model.answers(unseen).argmax(1) == labels[builtin.FITTED :]
     assert right.mean() == pytest.approx(card.held_out_accuracy, abs=2e-3)
 
 
 def test_training_is_deterministic_and_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(digits, "_EPOCHS", 4)
+    monkeypatch.setattr(digits_net, "_EPOCHS", 4)
 
     def trained(threads: int) -> tuple[float, list[torch.Tensor]]:
         before = torch.get_num_threads()
@@ -43,8 +44,8 @@ def test_training_is_deterministic_and_trains(monkeypatch: pytest.MonkeyPatch) -
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                module = digits.build()
-            accuracy = digits.fit(module, digits.SPEC)
+                module = digits_net.build()
+            accuracy = digits_net.fit(module, digits_net.SPEC)
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)
@@ -61,13 +62,15 @@ def test_nothing_that_a_pool_holds_is_trained_on(monkeypatch: pytest.MonkeyPatch
     import torch
 
     seen = []
-    monkeypatch.setattr(digits, "_train", lambda _, inputs, labels: seen.append((inputs, labels)))
-    digits.fit(digits.build(), digits.SPEC)
+    monkeypatch.setattr(
+        digits_net, "_train", lambda _, inputs, labels: seen.append((inputs, labels))
+    )
+    digits_net.fit(digits_net.build(), digits_net.SPEC)
     ((inputs, labels),) = seen
-    pixels, numbers = images.digits()
-    assert len(inputs) == images.FITTED
-    assert labels.tolist() == numbers[: images.FITTED]
-    assert torch.equal(inputs[-1], torch.from_numpy(preprocess.apply(digits.SPEC, pixels[499])))
+    pixels, numbers = builtin.digits()
+    assert len(inputs) == builtin.FITTED
+    assert labels.tolist() == numbers[: builtin.FITTED]
+    assert torch.equal(inputs[-1], torch.from_numpy(preprocess.apply(digits_net.SPEC, pixels[499])))
 
 
 def test_random_and_state_dict_weights(cache: Cache, tmp_path: object) -> None:

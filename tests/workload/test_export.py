@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, InputError
-from gpubench.suite import Workload
-from gpubench.workload import export, networks
-from gpubench.workload.cache import Cache
-from gpubench.workload.modelbase import Model
-from gpubench.workload.models import resolve
+from gpubench.suite.types import Workload
+from gpubench.workload.models import builder, onnx_export
+from gpubench.workload.models.base import Model
+from gpubench.workload.models.registry import resolve
 from tests.backends.onnx_files import conv_net
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def test_folding_changes_nothing(model: Model) -> None:
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(
-            export.fused(module)(images), module(images), rtol=1e-4, atol=1e-4
+            onnx_export.fused(module)(images), module(images), rtol=1e-4, atol=1e-4
         )
 
 
@@ -98,7 +98,7 @@ def test_another_opset_or_type_than_asked_for_is_not_kept(
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **_: onnx.save(written, args[2]))
     cache = Cache(tmp_path / "cache")
     with pytest.raises(CellFailed, match=f"resnet18 {message}"):
-        export.onnx(cache, model.state(), precision, None)
+        onnx_export.onnx(cache, model.state(), precision, None)
     assert cache.info() == []
 
 
@@ -115,9 +115,9 @@ def test_a_network_that_cannot_be_traced_says_so(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.norm(x) if x.sum() > 0 else x
 
-    monkeypatch.setattr(networks, "load_module", lambda state: Branching().eval())
+    monkeypatch.setattr(builder, "load_module", lambda state: Branching().eval())
     with pytest.raises(CellFailed, match="ONNX export of resnet18 in float16 failed: "):
-        export.onnx(Cache(tmp_path / "cache"), model.state(), "fp16", None)
+        onnx_export.onnx(Cache(tmp_path / "cache"), model.state(), "fp16", None)
 
 
 def test_int8_is_refused(model: Model) -> None:

@@ -10,13 +10,13 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.suite import Workload
-from gpubench.workload import networks
-from gpubench.workload.cache import Cache
-from gpubench.workload.modelbase import Model
-from gpubench.workload.models import names, resolve
-from gpubench.workload.networks import load_module
+from gpubench.suite.types import Workload
+from gpubench.workload.models import builder
+from gpubench.workload.models.base import Model
+from gpubench.workload.models.builder import load_module
+from gpubench.workload.models.registry import names, resolve
 
 
 def net(cache: Cache, model: str = "resnet18", weights: str = "random") -> Model:
@@ -94,8 +94,8 @@ def test_families_load_back_equal(cache: Cache, name: str) -> None:
 
     model = net(cache, name)
     state = model.state()
-    card = networks.card(state)
-    plain = networks._build(name, 1000, card.arguments)
+    card = builder.card(state)
+    plain = builder._build(name, 1000, card.arguments)
     plain.load_state_dict(torch.load(state / "state.pt", weights_only=True))
     size = model.input_shape[1]
     assert (logits(load_module(state), size) == logits(plain, size)).all()

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
-from gpubench.answers import MOST_SHOWN, Parity, over_repeats, over_replicas
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.suite import Policy, Workload
-from gpubench.workload.cache import Cache
+from gpubench.records.parity import MOST_SHOWN, Parity, over_repeats, over_replicas
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload.data.preprocess import Spec, apply
 from gpubench.workload.parity import MOST_NAME, check, ranks, thumbnail
-from gpubench.workload.preprocess import Spec, apply
 from gpubench.workload.reference import Reference, asked, batches, build, load
 
 LOOSE = {"max_relative_error": 1e6, "min_top1_agreement": 0.01}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpubench.workload.preprocess import Spec, apply
+from gpubench.workload.data.preprocess import Spec, apply
 
 
 @pytest.mark.parametrize(

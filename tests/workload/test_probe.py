@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpubench.suite import Policy, Workload
-from gpubench.workload import images, networks, probe
-from gpubench.workload.cache import Cache
-from gpubench.workload.models import resolve
+from gpubench.cache import Cache
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload.data import builtin
+from gpubench.workload.models import builder, probe_weights
+from gpubench.workload.models.registry import resolve
 from gpubench.workload.parity import check
 from gpubench.workload.reference import batches, build, load
 
@@ -19,7 +20,7 @@ def test_a_probe_classifies_and_tells_right_from_wrong(cache: Cache) -> None:
 
     workload, policy = Workload(), Policy()
     model = resolve(workload, cache)
-    accuracy = networks.card(model.state()).held_out_accuracy
+    accuracy = builder.card(model.state()).held_out_accuracy
     assert accuracy is not None
     assert accuracy >= 0.9
     assert model.num_classes == 10
@@ -29,7 +30,7 @@ def test_a_probe_classifies_and_tells_right_from_wrong(cache: Cache) -> None:
     assert reference.engine == "torch-eager fp32"
     assert reference.images.shape == (64, 3, 224, 224)
     assert (reference.labels == reference.logits.argmax(1)).mean() >= 0.85
-    assert min(int(Path(name).stem.split()[1]) for name in reference.names) >= images.FITTED
+    assert min(int(Path(name).stem.split()[1]) for name in reference.names) >= builtin.FITTED
     # Photographs have no digit in them: no labels.
     assert (load(build(Workload(images="photos"), policy, cache)).labels == -1).all()
 
@@ -58,7 +59,7 @@ def test_ridge_finds_a_linear_rule() -> None:
     for middle, intercept in ((5.0, True), (0.0, False)):
         features = rule * rng.uniform(0.1, 10, 20) + middle
         features[:, 3] = 7.0 * intercept  # a dead feature
-        weight, bias = probe._ridge(features[:300], target[:300], intercept)
+        weight, bias = probe_weights._ridge(features[:300], target[:300], intercept)
         answers = (features[300:] @ weight + bias).argmax(1)
         assert (answers == labels[300:]).mean() > 0.8
         assert bias.any() == intercept
@@ -70,8 +71,8 @@ def test_ridge_finds_a_linear_rule() -> None:
 def test_damping_reaches_every_residual_branch(name: str, blocks: int) -> None:
     import torch
 
-    module = networks._build(name, 10, {})
-    probe._damp(module.requires_grad_(False))
+    module = builder._build(name, 10, {})
+    probe_weights._damp(module.requires_grad_(False))
     norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     damped = [m for m in norms if (m.weight == 0.1).all()]
     assert len(damped) == blocks

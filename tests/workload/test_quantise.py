@@ -8,10 +8,11 @@ import onnx
 import pytest
 from PIL import Image
 
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, InputError
-from gpubench.suite import Cell
-from gpubench.workload import models, pictures, preprocess, quantise
-from gpubench.workload.cache import Cache
+from gpubench.suite.types import Cell
+from gpubench.workload.data import image_file, preprocess
+from gpubench.workload.models import quantization, registry
 from tests.backends import tiny
 from tests.backends.onnx_files import conv_net
 
@@ -23,9 +24,9 @@ def _cell(model: str = "digits", **changes: object) -> Cell:
     return tiny.cell("onnxruntime", **(base | changes))
 
 
-def _made(cache: Cache, target: quantise.Target = "cpu", **changes: object) -> Path:
+def _made(cache: Cache, target: quantization.Target = "cpu", **changes: object) -> Path:
     cell = _cell(**changes)  # type: ignore[arg-type]
-    return quantise.onnx(cell, models.resolve(cell.workload, cache), cache, target)
+    return quantization.onnx(cell, registry.resolve(cell.workload, cache), cache, target)
 
 
 def _types(file: Path) -> set[int]:
@@ -38,7 +39,7 @@ def _types(file: Path) -> set[int]:
 
 def test_what_a_file_says_of_itself(cache: Cache) -> None:
     file = _made(cache, options={"calibration": "percentile", "calibration_images": 20})
-    said = quantise.facts(file)["quantised"]
+    said = quantization.facts(file)["quantised"]
     assert said["made_by"].startswith("onnxruntime 1.")
     assert (said["recipe"], said["method"]) == ("cpu", "percentile")
     assert said["images"].startswith("20 digits")
@@ -85,7 +86,7 @@ def test_weights_beside_the_file_are_taken_in(
     file = conv_net(tmp_path / "net.onnx", external="net.data")
     made = _made(cache, model=str(file), weights="file", images="photos")
     (tmp_path / "net.data").unlink()
-    assert quantise.operators(made)[0]["Conv"] == 1
+    assert quantization.operators(made)[0]["Conv"] == 1
     onnx.checker.check_model(onnx.load(made))
 
 
@@ -93,8 +94,8 @@ def test_a_file_with_nodes_of_its_own_is_taken_as_it_is(cache: Cache, tmp_path: 
     file = conv_net(tmp_path / "own.onnx", "int8")
     made = _made(cache, model=str(file), weights="file")
     assert made.read_bytes() == file.read_bytes()
-    assert quantise.facts(made)["quantised"]["made_by"] == "the file"
-    assert quantise.facts(made)["quantised"]["nodes"] == {"Conv": 1}
+    assert quantization.facts(made)["quantised"]["made_by"] == "the file"
+    assert quantization.facts(made)["quantised"]["nodes"] == {"Conv": 1}
     with pytest.raises(InputError, match=r"Q/DQ nodes of its own.*leave out calibration_images"):
         _made(cache, model=str(file), weights="file", options={"calibration_images": 7})
     with pytest.raises(InputError, match=r"leave out workload.calibration"):
@@ -128,7 +129,7 @@ def _folder(at: Path, count: int, value: int | None = None) -> Path:
 def test_pictures_of_a_folder(cache: Cache, tmp_path: Path) -> None:
     folder = _folder(tmp_path / "noise", 9)
     made = _made(cache, calibration=str(folder), options={"calibration_images": 9})
-    assert quantise.facts(made)["quantised"]["images"] == f"9 in {folder}"
+    assert quantization.facts(made)["quantised"]["images"] == f"9 in {folder}"
 
 
 def test_too_few_pictures_or_none(cache: Cache, tmp_path: Path) -> None:
@@ -147,13 +148,13 @@ def test_ranges_are_those_of_the_calibration_pictures(cache: Cache) -> None:
     """The scale of the input spans exactly what the pictures hold once preprocessed."""
     from io import BytesIO
 
-    from gpubench.workload import datasets
+    from gpubench.workload.data import datasets
 
     cell = _cell(options={"calibration_images": 20})
-    model = models.resolve(cell.workload, cache)
+    model = registry.resolve(cell.workload, cache)
     encoded = datasets.calibration(cell.workload, cache, 20, 0).encoded
-    seen = [preprocess.apply(model.spec, pictures.decode_file(BytesIO(e))) for e in encoded]
-    graph = onnx.load(quantise.onnx(cell, model, cache, "cpu")).graph
+    seen = [preprocess.apply(model.spec, image_file.decode_file(BytesIO(e))) for e in encoded]
+    graph = onnx.load(quantization.onnx(cell, model, cache, "cpu")).graph
     first = next(node for node in graph.node if "images" in node.input)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     span = max(s.max() for s in seen) - min(s.min() for s in seen)
@@ -162,9 +163,9 @@ def test_ranges_are_those_of_the_calibration_pictures(cache: Cache) -> None:
 
 def test_options_belong_to_int8() -> None:
     changed = {"calibration": "entropy"}
-    assert quantise.unsupported(_cell(options=changed)) is None
-    assert quantise.unsupported(_cell(precision="fp32")) is None
-    words = quantise.unsupported(_cell(precision="fp32", options=changed))
+    assert quantization.unsupported(_cell(options=changed)) is None
+    assert quantization.unsupported(_cell(precision="fp32")) is None
+    words = quantization.unsupported(_cell(precision="fp32", options=changed))
     assert words == "calibration is an option of int8, not of fp32"
 
 
@@ -175,10 +176,10 @@ def test_options_belong_to_int8() -> None:
 def test_cpus_that_saturate_get_7_bit_weights(
     flags: set[str], reduced: bool, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantise, "_flags", lambda: flags)
+    monkeypatch.setattr(quantization, "_flags", lambda: flags)
     cpu, gpu = _made(cache), _made(cache, "tensorrt")
-    assert quantise.facts(cpu)["quantised"]["reduced_range"] == reduced
-    assert not quantise.facts(gpu)["quantised"]["reduced_range"]
+    assert quantization.facts(cpu)["quantised"]["reduced_range"] == reduced
+    assert not quantization.facts(gpu)["quantised"]["reduced_range"]
     weights = [t for t in onnx.load(cpu).graph.initializer if len(t.dims) == 4]
     largest = max(int(np.abs(onnx.numpy_helper.to_array(t)).max()) for t in weights)
     assert largest == (64 if reduced else 127)

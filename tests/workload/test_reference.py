@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpubench.answers import Parity, over_replicas
+from gpubench.cache import Cache
 from gpubench.errors import CellFailed, InputError
-from gpubench.suite import Policy, Workload
-from gpubench.workload.cache import Cache
-from gpubench.workload.models import resolve
+from gpubench.records.parity import Parity, over_replicas
+from gpubench.suite.types import Policy, Workload
+from gpubench.workload.models.registry import resolve
 from gpubench.workload.parity import TOLERANCES, check
 from gpubench.workload.reference import Reference, batches, build, load
 from tests.backends.onnx_files import conv_net

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torchvision import models as zoo
 from torchvision.models import convnext, mobilenetv2, regnet, resnet, vision_transformer
 
+from gpubench.cache import Cache
 from gpubench.errors import InputError
-from gpubench.suite import Workload
-from gpubench.workload import models, work
-from gpubench.workload.cache import Cache
+from gpubench.suite.types import Workload
+from gpubench.workload.models import flops, registry
 
 SIDE = 32
 FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
@@ -53,9 +53,9 @@ def test_a_network_and_its_graph_agree(family: str, tmp_path: Path) -> None:
             output_names=["logits"],
             dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
         )
-    graph = work.count_graph(file)
+    graph = flops.count_graph(file)
     assert graph.flops > 0
-    assert graph == work.count_module(module, (3, SIDE, SIDE))
+    assert graph == flops.count_module(module, (3, SIDE, SIDE))
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def test_what_torchvision_publishes(weights: type[zoo.WeightsEnum]) -> None:
     published = next(iter(weights)).meta
     with torch.device("cpu"):
         module = zoo.get_model(weights.__name__.removesuffix("_Weights").lower()).eval()
-    found = work.count_module(module, (3, 224, 224))
+    found = flops.count_module(module, (3, 224, 224))
     assert found.flops / 2e9 == pytest.approx(published["_ops"], rel=0.01, abs=0.002)
     assert found.weights == pytest.approx(published["num_params"], rel=0.03)
 
 
 def test_digits_counted_once_and_as_its_exported_file(cache: Cache) -> None:
-    model = models.resolve(Workload(model="digits", weights="random"), cache)
-    found = work.of(model, cache)
-    graph = work.count_graph(model.onnx("fp32"))
+    model = registry.resolve(Workload(model="digits", weights="random"), cache)
+    found = flops.of(model, cache)
+    graph = flops.count_graph(model.onnx("fp32"))
     ends = int(np.prod(model.input_shape)) + model.num_classes
     assert found == Work(ends=ends, **msgspec.structs.asdict(graph))
     path = next(entry.path for entry in cache.log if entry.kind == "work")
     made = (path / "work.json").stat().st_mtime_ns
-    assert work.of(model, cache) == found
+    assert flops.of(model, cache) == found
     assert (path / "work.json").stat().st_mtime_ns == made
 
 
@@ -108,8 +108,8 @@ def constant(name: str, *shape: int, dtype: type = np.float32) -> onnx.TensorPro
 @pytest.mark.parametrize("batch", ["n", 1, 4])
 def test_a_convolution_by_hand(tmp_path: Path, batch: object) -> None:
     conv = helper.make_node("Conv", ["images", "w"], ["out"], kernel_shape=[3, 3], strides=[2, 2])
-    found = work.count_graph(file_of(tmp_path, [conv], batch, constant("w", 6, 3, 3, 3)))
-    assert found == work.Tally(2 * 6 * 3 * 3 * 27, 6 * 27, 3 * 64 + 6 * 9)  # out: 6 x 3 x 3
+    found = flops.count_graph(file_of(tmp_path, [conv], batch, constant("w", 6, 3, 3, 3)))
+    assert found == flops.Tally(2 * 6 * 3 * 3 * 27, 6 * 27, 3 * 64 + 6 * 9)  # out: 6 x 3 x 3
 
 
 def test_a_quantised_weight_counts_as_a_weight(tmp_path: Path) -> None:
@@ -119,18 +119,18 @@ def test_a_quantised_weight_counts_as_a_weight(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["flat", "w"], ["out"]),
     ]
     weights = (constant("w8", 192, 5, dtype=np.int8), constant("scale"))
-    found = work.count_graph(file_of(tmp_path, nodes, "n", *weights))
-    assert found == work.Tally(2 * 192 * 5, 192 * 5, 192 + 5)
+    found = flops.count_graph(file_of(tmp_path, nodes, "n", *weights))
+    assert found == flops.Tally(2 * 192 * 5, 192 * 5, 192 + 5)
 
 
 def test_what_is_not_counted_is_said(tmp_path: Path) -> None:
     einsum = helper.make_node("Einsum", ["images"], ["out"], equation="bchw->bc")
     with pytest.raises(InputError, match="products in Einsum are not counted"):
-        work.count_graph(file_of(tmp_path, [einsum], "n"))
+        flops.count_graph(file_of(tmp_path, [einsum], "n"))
     strange = helper.make_node("Strange", ["images"], ["what"], domain="nobody")
     pool = helper.make_node("GlobalAveragePool", ["what"], ["out"])
     with pytest.raises(InputError, match=r"its shapes cannot be inferred: .* Strange"):
-        work.count_graph(file_of(tmp_path, [strange, pool], "n"))
+        flops.count_graph(file_of(tmp_path, [strange, pool], "n"))
 
 
 def test_a_range_that_no_shape_needs_is_not_computed(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_a_range_that_no_shape_needs_is_not_computed(tmp_path: Path) -> None:
         helper.make_node("Range", ["start", "limit", "step"], ["range"]),
         helper.make_node("GlobalAveragePool", ["images"], ["out"]),
     ]
-    assert work.count_graph(file_of(tmp_path, nodes, "n", *ends)).activations == 3 * 64 + 3
+    assert flops.count_graph(file_of(tmp_path, nodes, "n", *ends)).activations == 3 * 64 + 3

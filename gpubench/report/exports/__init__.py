@@ -19,19 +19,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpubench.analysis import compare
-from gpubench.analysis.compare import View
+from gpubench.analysis.compare import compare
+from gpubench.analysis.compare.compare import View
 from gpubench.errors import InputError
-from gpubench.record import RecordFile
-from gpubench.report import verdicts
+from gpubench.records.record import RecordFile
 from gpubench.report.exports import (
     bencher,
     github_action_benchmark,
     junit,
+    naming,
     pytest_benchmark,
     repeats,
-    values,
 )
+from gpubench.report.sections import compare as sections_compare
 
 Documents = dict[str, bytes]
 """File name -> content; a format of a single document has it under ''."""
@@ -54,9 +54,9 @@ BINARY = ("parquet",)
 def verdicts_on(files: Sequence[RecordFile], **rules: Any) -> View | None:
     """Of the two arms of an A/B, in any order, or of two runs, the baseline first; else None.
 
-    ``rules``: further arguments of `gpubench.analysis.compare.view`, such as ``history``.
+    ``rules``: further arguments of `gpubench.analysis.compare.compare.view`, such as ``history``.
     """
-    sides = verdicts.arms(files) or files
+    sides = sections_compare.arms(files) or files
     return compare.view(sides[0], sides[1], **rules) if len(sides) == 2 else None
 
 
@@ -78,7 +78,7 @@ def export(
 
 def left_out(files: Sequence[RecordFile], format: str) -> list[str]:  # noqa: A002
     """'cell: status' of what failed, was skipped or is missing, where the format cannot say so."""
-    return values.left_out(files) if format in HISTORIES else []
+    return naming.left_out(files) if format in HISTORIES else []
 
 
 def text(documents: Documents, format: str) -> str:  # noqa: A002

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from gpubench import escape
 from gpubench.analysis.stats import Estimate
-from gpubench.record import RecordFile
-from gpubench.report.exports.values import named
+from gpubench.records.record import RecordFile
+from gpubench.report.exports.naming import named
 
 
 def render(files: Sequence[RecordFile]) -> bytes:

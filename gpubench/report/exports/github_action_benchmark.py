@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench import escape
-from gpubench.analysis.cells import Summary, flags_of
 from gpubench.analysis.stats import Estimate
-from gpubench.record import RecordFile
-from gpubench.report.exports.values import interval, named
+from gpubench.analysis.summary import Summary, flags_of
+from gpubench.records.record import RecordFile
+from gpubench.report.exports.naming import interval, named
 from gpubench.units import significant
 
 SMALLER, BIGGER = "customSmallerIsBetter.json", "customBiggerIsBetter.json"

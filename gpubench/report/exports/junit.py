@@ -15,11 +15,12 @@ from xml.etree import ElementTree as ET
 from msgspec import Struct
 
 from gpubench import escape
-from gpubench.analysis.cells import Problem, Summary, flags_of, problems_of, summarise
-from gpubench.analysis.compare import View
-from gpubench.analysis.verdicts import CODES
-from gpubench.record import RecordFile
-from gpubench.report import show, verdicts
+from gpubench.analysis.compare.compare import View
+from gpubench.analysis.compare.verdicts import CODES
+from gpubench.analysis.summary import Problem, Summary, flags_of, problems_of, summarise
+from gpubench.records.record import RecordFile
+from gpubench.report import formatting
+from gpubench.report.sections import compare
 
 OUTCOMES = {"REGRESSED": "failure", "MISSING": "error", "INCOMPARABLE": "skipped",
             "INCONCLUSIVE": "skipped"}  # fmt: skip
@@ -46,7 +47,7 @@ def render(files: Sequence[RecordFile], view: View | None) -> bytes:
     """A test suite for the comparison, or one for each run where there is none."""
     root = ET.Element("testsuites")
     if view is not None:
-        paired = verdicts.paired(view.rows)
+        paired = compare.paired(view.rows)
         name = f"gpubench {'ab' if paired else 'compare'} {files[-1].header.suite.name}"
         root.append(_suite(0, name, files[-1], _compared(files, view)))
     else:
@@ -68,7 +69,7 @@ def _compared(files: Sequence[RecordFile], view: View) -> Iterable[Case]:
     for c in view.rows:
         keys = {c.key} if c.interleaved else {c.key, c.baseline_key or c.key}
         seconds = sum(wall.get(key, 0.0) for key in keys)
-        text = f"{c.verdict}: {verdicts.sentence(c)}"
+        text = f"{c.verdict}: {compare.sentence(c)}"
         yield Case(
             name=c.label, group=f"gpubench.{files[-1].header.suite.name}", seconds=seconds,
             outcome=OUTCOMES.get(c.verdict, ""), kind=f"{c.verdict} {c.code}".strip(),
@@ -121,8 +122,8 @@ def _values(s: Summary) -> str:
     """'p50 11.06 ms [10.94, 11.19], images/s 90.4 [89.5, 91.2]; flagged DRIFT'."""
     if not s.timed:
         return s.status
-    shown = [f"p50 {show.full(s.p50, show.NS)}"] if s.cell.scenario == "latency" else []
-    shown.append(f"images/s {show.full(s.throughput, show.RATE)}")
+    shown = [f"p50 {formatting.full(s.p50, formatting.NS)}"] if s.cell.scenario == "latency" else []
+    shown.append(f"images/s {formatting.full(s.throughput, formatting.RATE)}")
     marks = flags_of(s)
     return ", ".join(shown) + (f"; flagged {', '.join(marks)}" if marks else "")
 
@@ -140,7 +141,7 @@ def _suite(number: int, name: str, file: RecordFile, made: Iterable[Case]) -> ET
         "time": f"{sum(c.seconds for c in cases):.3f}",
     })  # fmt: skip
     properties = ET.SubElement(suite, "properties")
-    facts = {"run": head.run_id, "records": file.path, "machine": show.machine(head),
+    facts = {"run": head.run_id, "records": file.path, "machine": formatting.machine(head),
              "fingerprint": head.fingerprint}  # fmt: skip
     for key, value in facts.items():
         ET.SubElement(properties, "property", {"name": key, "value": _line(value)})

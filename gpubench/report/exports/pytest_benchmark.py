@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from gpubench import escape
-from gpubench.analysis import answertable
-from gpubench.analysis.cells import Summary, flags_of
+from gpubench.analysis.summary import Summary, flags_of
+from gpubench.analysis.tables import accuracy
 from gpubench.errors import InputError
-from gpubench.record import Header, RecordFile
-from gpubench.report.exports.values import candidates, interval, model, named
+from gpubench.records.record import Header, RecordFile
+from gpubench.report.exports.naming import candidates, interval, model, named
 
 UNITS = {"latency": "seconds per batch", "throughput": "seconds per image"}
 
@@ -95,7 +95,7 @@ def _extra(s: Summary) -> dict[str, Any]:
         "flags": flags_of(s),
         "parity": s.parity,
         "path": s.path,
-        "accuracy": answertable.accuracy(s),
+        "accuracy": accuracy.accuracy(s),
     }
 
 

@@ -11,8 +11,8 @@ import io
 from collections.abc import Sequence
 
 from gpubench.errors import InputError
-from gpubench.record import RecordFile
-from gpubench.report.delimited import harmless
+from gpubench.records.record import RecordFile
+from gpubench.report.csv_report import harmless
 from gpubench.report.frames import COLUMNS, frame, rows
 
 

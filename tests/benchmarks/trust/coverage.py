@@ -9,9 +9,10 @@ from statistics import median
 
 import numpy as np
 
-from gpubench.analysis import gate, stats
+from gpubench.analysis import stats
+from gpubench.analysis.compare import sequential_test
 from gpubench.measure.protocol import repeats_needed
-from gpubench.suite import Policy, Rule
+from gpubench.suite.types import Policy, Rule
 from tests.benchmarks.trust import virtual_ab
 from tests.benchmarks.trust.evidence import Case, Counts, Experiment, Row, share
 from tests.benchmarks.trust.processes import (
@@ -151,8 +152,8 @@ def pairs(noise: virtual_ab.Noise, effect: float) -> Callable[[np.random.Generat
     def once(rng: np.random.Generator, count: int) -> Counts:
         found: Counter[str] = Counter()
 
-        def fresh(key: str, n: int) -> list[gate.Pair]:
-            return [gate.Pair(d=float(d)) for d in true + noise(rng, n)]
+        def fresh(key: str, n: int) -> list[sequential_test.Pair]:
+            return [sequential_test.Pair(d=float(d)) for d in true + noise(rng, n)]
 
         for _ in range(count):
             cells, verdicts = virtual_ab.suite(["cell"], fresh, RULE)

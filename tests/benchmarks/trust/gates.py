@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 import numpy as np
 
-from gpubench.analysis import gate
-from gpubench.suite import Rule
+from gpubench.analysis.compare import sequential_test
+from gpubench.suite.types import Rule
 from tests.benchmarks.trust import virtual_ab
 from tests.benchmarks.trust.evidence import Case, Counts, Experiment, Row, at_most, few, share
 from tests.benchmarks.trust.virtual_ab import Locked, Machine
@@ -21,7 +21,7 @@ ALARMS = ("REGRESSED", "IMPROVED")
 VERDICTS = ("REGRESSED", "IMPROVED", "EQUIVALENT", "INCONCLUSIVE")
 
 
-def spent(cells: Mapping[str, gate.Pairs]) -> int:
+def spent(cells: Mapping[str, sequential_test.Pairs]) -> int:
     """Pairs of all cells and stages."""
     return sum(len(pairs.screen) + len(pairs.confirm) for pairs in cells.values())
 
@@ -98,8 +98,8 @@ def slower(
         found: Counter[str] = Counter()
         true = dict(zip(KEYS, [*effects, *[0.0] * len(KEYS)], strict=False))
 
-        def fresh(key: str, n: int) -> list[gate.Pair]:
-            return [gate.Pair(d=float(d)) for d in math.log1p(true[key]) + noise(rng, n)]
+        def fresh(key: str, n: int) -> list[sequential_test.Pair]:
+            return [sequential_test.Pair(d=float(d)) for d in math.log1p(true[key]) + noise(rng, n)]
 
         for _ in range(count):
             cells, verdicts = virtual_ab.suite(KEYS, fresh, RULE)
@@ -185,8 +185,8 @@ def detectable(sd: float) -> Callable[[np.random.Generator, int], Counts]:
     def once(rng: np.random.Generator, count: int) -> Counts:
         found: Counter[str] = Counter()
 
-        def fresh(key: str, n: int) -> list[gate.Pair]:
-            return [gate.Pair(d=float(d)) for d in rng.normal(true.get(key, 0.0), sd, n)]
+        def fresh(key: str, n: int) -> list[sequential_test.Pair]:
+            return [sequential_test.Pair(d=float(d)) for d in rng.normal(true.get(key, 0.0), sd, n)]
 
         for _ in range(count):
             true: dict[str, float] = {}
@@ -269,7 +269,7 @@ def again(rng: np.random.Generator, count: int) -> Counts:
         fresh = virtual_ab.on(Machine(virtual_ab.sessions, launch=0.01), rng, effects)
         cells, first = virtual_ab.suite(KEYS, fresh, RULE)
         keys = [KEYS[i] for i in rng.permutation(len(KEYS))]
-        second = gate.judge({key: cells[key] for key in keys}, RULE)
+        second = sequential_test.judge({key: cells[key] for key in keys}, RULE)
         same = [msgspec.json.encode(first[k]) == msgspec.json.encode(second[k]) for k in KEYS]
         found.update(suites=1, different=not all(same))
     return found

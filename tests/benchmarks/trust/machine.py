@@ -29,12 +29,13 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from gpubench.analysis import compare
-from gpubench.record import RecordFile
-from gpubench.run import ab, arms, setup
-from gpubench.run.client import AgentClient
-from gpubench.run.progress import Silent
-from gpubench.suite import Rule
+from gpubench.analysis.compare import compare
+from gpubench.records.record import RecordFile
+from gpubench.run.ab import arms, driver
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.watcher import Silent
+from gpubench.suite.types import Rule
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 """Its backend makes one iteration of so many inferences; 20 unless something else is asked for."""
@@ -122,7 +123,7 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, b
         jobs = {}
         for kind, texts in (("same", ()), ("slowed", (SLOWED,))):
             specs = arms.parse("--baseline", ()), arms.parse("--candidate", texts)
-            jobs[kind] = job = setup.comparison(
+            jobs[kind] = job = ab_setup.comparison(
                 str(place / "suite.toml"), {}, specs, (None, None), Rule(), BUDGET_S,
                 place / "cache", place / "x", False, (),
             )  # fmt: skip
@@ -130,7 +131,7 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, b
         if condition == "bursts":
             rival = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", BURSTS])
         try:
-            with AgentClient(ab.modules(job), job.cache_dir, place / "agent.log") as agent:
+            with AgentClient(driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 agent.start()
                 with target.open("a") as file:
                     for number in range(suites):
@@ -160,10 +161,10 @@ def done(path: Path) -> set[tuple[str, int]]:
     return {(row["kind"], row["seed"]) for row in map(json.loads, whole)}
 
 
-def one(job: ab.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
+def one(job: driver.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
     """One suite: its verdicts and the values of every pair."""
     begin = time.monotonic()
-    files = ab.run(replace(job, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent)
+    files = driver.run(replace(job, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent)
     found = compare.compare(*files)
     return {
         "kind": kind,

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpubench.analysis import aa, gate
-from gpubench.analysis.compare import compare
-from gpubench.record import Record, RecordFile
-from gpubench.samples import Samples
-from gpubench.suite import Policy, Rule
+from gpubench.analysis.compare import aa_history, sequential_test
+from gpubench.analysis.compare.compare import compare
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Policy, Rule
 from tests.benchmarks.trust import popular, virtual_ab
 from tests.benchmarks.trust.evidence import Case, Counts, Experiment, Row, at_most, few
 from tests.benchmarks.trust.processes import NOISE, Floats
@@ -24,7 +24,7 @@ CELLS, REPEATS, SAMPLES = 12, 8, 80
 SESSION, LAUNCH, EFFECT = 0.01, 0.005, 0.05
 KEYS = [f"cell {n}" for n in range(CELLS)]
 GATE = "gpubench ab"
-STORED = f"gpubench compare, {aa.ENOUGH} A/A sessions kept"
+STORED = f"gpubench compare, {aa_history.ENOUGH} A/A sessions kept"
 CHANGED = ("REGRESSED", "IMPROVED")
 PLANNED = [make.cell(batch_size=1 + n) for n in range(CELLS)]
 
@@ -41,7 +41,7 @@ def one_after_the_other(rng: np.random.Generator, count: int) -> Counts:
     for _ in range(count):
         base, same, slow = (_session(rng, x) for x in (0.0, 0.0, math.log1p(EFFECT)))
         _ask_all(rng, found, base, same, slow)
-        kept = [_stored(f"kept {n}", _session(rng, 0.0)) for n in range(aa.ENOUGH)]
+        kept = [_stored(f"kept {n}", _session(rng, 0.0)) for n in range(aa_history.ENOUGH)]
         aa_rows, slow_rows = (
             compare(_stored("base", base), _stored("candidate", costs), history=kept)
             for costs in (same, slow)
@@ -98,11 +98,13 @@ def interleaved(rng: np.random.Generator, count: int) -> Counts:
     return found
 
 
-def _suite(rng: np.random.Generator, effect: float) -> tuple[dict[str, gate.Verdict], Floats]:
+def _suite(
+    rng: np.random.Generator, effect: float
+) -> tuple[dict[str, sequential_test.Verdict], Floats]:
     """(verdicts, log costs of every cell's pilot: (arm, cell, pair, sample))."""
     pilots: dict[str, Floats] = {}
 
-    def fresh(key: str, n: int) -> list[gate.Pair]:
+    def fresh(key: str, n: int) -> list[sequential_test.Pair]:
         pairs, costs = virtual_ab.measure(rng, MACHINE, np.zeros(n), effect)
         pilots.setdefault(key, costs)
         return pairs

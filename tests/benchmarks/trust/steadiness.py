@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpubench.suite import Rule
+from gpubench.suite.types import Rule
 from tests.benchmarks.trust import virtual_ab
 from tests.benchmarks.trust.evidence import Case, Counts, Experiment, Row, at_most, few
 from tests.benchmarks.trust.processes import STEADY, UNSTEADY, Draw, unsteady

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from gpubench.suite import Rule
+from gpubench.suite.types import Rule
 from tests.benchmarks.trust import evidence, gates, processes, show, simulate, virtual_ab
 from tests.benchmarks.trust.evidence import Case, Experiment, Row, at_most, bounds
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from msgspec import Struct
 
-from gpubench.analysis import gate
-from gpubench.measure import steady
-from gpubench.suite import Rule
+from gpubench.analysis.compare import sequential_test
+from gpubench.measure import steady_state
+from gpubench.suite.types import Rule
 from tests.benchmarks.trust.processes import Draw, Floats, noise
 
 LEVEL_NS = 5e6
@@ -98,7 +98,7 @@ class Machine(Struct, frozen=True):
 
 def measure(
     rng: np.random.Generator, machine: Machine, when: Floats, effect: float = 0.0
-) -> tuple[list[gate.Pair], Floats]:
+) -> tuple[list[sequential_test.Pair], Floats]:
     """(pairs, their samples: log cost of baseline and candidate, shape (2, pairs, 2 k)).
 
     ``effect``: log(candidate / baseline), 0 for A/A. `measure.steady` looks at every turn.
@@ -116,7 +116,7 @@ def measure(
     off = np.exp(cost - np.median(cost, axis=3, keepdims=True)) - 1
     spreads = np.diff(np.median(np.abs(off), axis=3), axis=2)[:, :, 0]
     pairs = [
-        gate.Pair(
+        sequential_test.Pair(
             d=float(level[1, i] - level[0, i]),
             trends=(float(trends[0, i]), float(trends[1, i])),
             spreads=(float(spreads[0, i]), float(spreads[1, i])),
@@ -132,7 +132,7 @@ def settle(cost: Floats) -> tuple[Floats, Floats]:
     traces = np.rint(LEVEL_NS * np.exp(cost)).reshape(-1, cost.shape[-1])
     medians, flagged = np.median(traces, axis=1), np.zeros(len(traces))
     for i, trace in enumerate(traces.astype(np.int64).tolist()):
-        cut, flags = steady.steady(trace, TOLERANCE)
+        cut, flags = steady_state.steady(trace, TOLERANCE)
         flagged[i] = bool(flags)
         if cut:
             medians[i] = np.median(trace[cut:])
@@ -177,25 +177,25 @@ def hit(sd: float) -> Noise:
 
 DIRTY = f"dirty ({HIT:.0%} of pairs off by {100 * LEAST:.0f}-{MOST:.0%})"
 
-Measure = Callable[[str, int], list[gate.Pair]]
+Measure = Callable[[str, int], list[sequential_test.Pair]]
 """(cell, how many) -> fresh pairs of that cell."""
 
 
 def suite(
     keys: Sequence[str], fresh: Measure, rule: Rule
-) -> tuple[Mapping[str, gate.Pairs], dict[str, gate.Verdict]]:
+) -> tuple[Mapping[str, sequential_test.Pairs], dict[str, sequential_test.Verdict]]:
     """A whole A/B as the driver runs it: measure what `gate.wanted` asks for, then judge."""
-    cells = {key: gate.Pairs() for key in keys}
-    while wanted := gate.wanted(cells, rule):
+    cells = {key: sequential_test.Pairs() for key in keys}
+    while wanted := sequential_test.wanted(cells, rule):
         for key, (stage, n) in wanted.items():
             had = cells[key]
             if stage == "screen":
                 more = fresh(key, n - len(had.screen))
-                cells[key] = gate.Pairs(screen=[*had.screen, *more])
+                cells[key] = sequential_test.Pairs(screen=[*had.screen, *more])
             else:
                 more = fresh(key, n - len(had.confirm))
-                cells[key] = gate.Pairs(screen=had.screen, confirm=[*had.confirm, *more])
-    return cells, gate.judge(cells, rule)
+                cells[key] = sequential_test.Pairs(screen=had.screen, confirm=[*had.confirm, *more])
+    return cells, sequential_test.judge(cells, rule)
 
 
 def on(machine: Machine, rng: np.random.Generator, effects: Mapping[str, float]) -> Measure:
@@ -203,7 +203,7 @@ def on(machine: Machine, rng: np.random.Generator, effects: Mapping[str, float])
     at = dict.fromkeys(effects, 0)
     start = rng.uniform(0, 60)
 
-    def fresh(key: str, n: int) -> list[gate.Pair]:
+    def fresh(key: str, n: int) -> list[sequential_test.Pair]:
         rounds = at[key] + np.arange(n)
         at[key] += n
         when = start + len(effects) * rounds + rng.integers(0, len(effects), n)

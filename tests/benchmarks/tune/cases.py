@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from gpubench import space
-from gpubench.analysis import metrics, race, roofline
-from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.record import Ceiling, RecordFile
-from gpubench.run import propose, setup
-from gpubench.run.search import Proposer, search
-from gpubench.suite import Cell, OptionValue
+from gpubench.analysis import roofline
+from gpubench.analysis.tune import objective, racing
+from gpubench.records.record import Ceiling, RecordFile
+from gpubench.run import availability
+from gpubench.run.tune import proposals, space
+from gpubench.run.tune.search import Proposer, search
+from gpubench.suite.goal import Goal, Limit, Metric, Search
+from gpubench.suite.types import Cell, OptionValue
 from tests.benchmarks.tune import record
 from tests.benchmarks.tune.recorded import Recorded, Replay
 
@@ -54,11 +55,11 @@ class Outcome(Struct, frozen=True):
 def questions(file: RecordFile) -> list[Case]:
     """With limits that bind: they are shares of what the best without limits has."""
     everything = Recorded(file)
-    free = everything.best(Goal(RATE), metrics.value)
+    free = everything.best(Goal(RATE), objective.value)
     if free is None:
         return []
-    rate = everything.worth(free, RATE, metrics.value)
-    slowest = everything.worth(free, LATENCY, metrics.value)
+    rate = everything.worth(free, RATE, objective.value)
+    slowest = everything.worth(free, LATENCY, objective.value)
     cases = [Case("throughput", Goal(RATE))]
     for share in (0.7, 0.45, 0.3):
         limit = Limit(LATENCY, share * slowest)
@@ -77,10 +78,10 @@ class Proposing(Struct, frozen=True):
     """A way of proposing, by name."""
 
     name: str
-    make: Callable[[Sequence[Cell], Search, metrics.Best, Coordinates], Proposer]
+    make: Callable[[Sequence[Cell], Search, objective.Best, Coordinates], Proposer]
 
 
-PROPOSERS = (Proposing("proposals", propose.Proposals),)
+PROPOSERS = (Proposing("proposals", proposals.Proposals),)
 """What `gpubench tune` asks, and whatever is to be held against it."""
 
 
@@ -103,17 +104,17 @@ def answer(
     today = tuple(cell.key for cell in record.today(recorded.cells))
     wanted = Search(goal=case.goal, baseline=today, budget_s=budget_s, seed=seed)
     bench = Replay(recorded, seed, bounds(file))
-    options = setup.catalog().backends
+    options = availability.catalog().backends
 
     def where(cell: Cell) -> dict[str, OptionValue]:
         return space.coordinates(cell, options[cell.backend])
 
     proposer = way.make(recorded.cells, wanted, bench.best, where)
     standings = search(recorded.cells, wanted, bench, proposer, (), lambda record: None)
-    top = race.recommended(standings)
+    top = racing.recommended(standings)
     judge = Recorded(truth, case.drop) if truth else recorded
-    best = judge.best(case.goal, metrics.value)
-    sure = judge.best(case.goal, metrics.value, recorded.promised(wanted))
+    best = judge.best(case.goal, objective.value)
+    sure = judge.best(case.goal, objective.value, recorded.promised(wanted))
     return Outcome(
         found=top.cell.label if top else "",
         best=best.label if best else "",
@@ -121,7 +122,7 @@ def answer(
         of_sure=_reach(judge, case.goal.objective, top.cell if top else None, sure),
         cost=bench.elapsed() / recorded.exhaustive_s(),
         tasks=bench.tasks,
-        broken=judge.broken(top.cell, case.goal.limits, metrics.value) if top else [],
+        broken=judge.broken(top.cell, case.goal.limits, objective.value) if top else [],
     )
 
 
@@ -130,7 +131,7 @@ def _reach(recorded: Recorded, metric: Metric, found: Cell | None, best: Cell | 
         return 1.0
     if found is None:
         return 0.0
-    ratio = recorded.worth(found, metric, metrics.value) / recorded.worth(
-        best, metric, metrics.value
+    ratio = recorded.worth(found, metric, objective.value) / recorded.worth(
+        best, metric, objective.value
     )
     return ratio if metric.more_is_better else 1 / ratio

@@ -2,8 +2,8 @@
 
 The spaces are those that `gpubench tune` has on other machines, with all that the shipped backends
 declare; what is true of them comes from a seed. The real search, race and proposals decide, with
-the default budget. Writes replay-large.md into -o; a promise that was not kept is shown as MISSED, and the
-exit code is 1.
+the default budget. Writes replay-large.md into -o; a promise that was not kept is shown as
+MISSED, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct
 
-from gpubench import space
-from gpubench.analysis import race
+from gpubench.analysis.tune import racing
 from gpubench.backends import base
-from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.record import Record
-from gpubench.run import propose, setup
-from gpubench.run.search import Proposer, search
-from gpubench.samples import Samples
-from gpubench.suite import Cell, OptionValue, Workload
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
+from gpubench.run import availability
+from gpubench.run.tune import proposals, space
+from gpubench.run.tune.search import Proposer, search
+from gpubench.suite.goal import Goal, Limit, Metric, Search
+from gpubench.suite.types import Cell, OptionValue, Workload
 from tests.benchmarks.tune.synthetic import Noise
 
 SEEDS = 20
@@ -86,16 +86,16 @@ class Truth:
 
     def __init__(self, asked: Asked, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self.options = setup.catalog().backends
+        self.options = availability.catalog().backends
         loose = () if asked.limit is None else (Limit(asked.limit, 1.0),)
         machine = asked.machine
         whole = space.default(
-            setup.catalog(), Workload(model="resnet50"), device=machine.device,
+            availability.catalog(), Workload(model="resnet50"), device=machine.device,
             cores=machine.cores, gpus=machine.gpus, goal=Goal(asked.objective, loose),
         )  # fmt: skip
         unsupported = {name: base.get(name).unsupported for name in whole.backends}
-        self.cells = space.cells(whole, setup.catalog(), lambda c: unsupported[c.backend](c))
-        self.today = tuple(c.key for c in space.baseline({}, whole, setup.catalog()))
+        self.cells = space.cells(whole, availability.catalog(), lambda c: unsupported[c.backend](c))
+        self.today = tuple(c.key for c in space.baseline({}, whole, availability.catalog()))
         self._effects: dict[object, float] = {}
         self.rate = {c.key: self._rate_of(c) for c in self.cells}
         """Images/s."""
@@ -159,7 +159,7 @@ class Truth:
 
 
 class Bench:
-    """`gpubench.run.search.Bench`, with a clock of its own."""
+    """`gpubench.run.tune.search.Bench`, with a clock of its own."""
 
     def __init__(self, truth: Truth, seed: int) -> None:
         self._truth, self._rng, self._noise = truth, np.random.default_rng([seed, 1]), Noise()
@@ -232,7 +232,7 @@ def answer(asked: Asked, make: Make, seed: int) -> Found:
     wanted = Search(goal=truth.goal, baseline=truth.today, budget_s=BUDGET_S, seed=seed)
     proposer = _Timed(make(truth, wanted, bench))
     standings = search(truth.cells, wanted, bench, proposer, (), lambda record: None)
-    top = race.recommended(standings)
+    top = racing.recommended(standings)
     return Found(
         regret=truth.regret(top.cell) if top else inf,
         broken=top is not None and not truth.keeps(top.cell),
@@ -245,7 +245,7 @@ def answer(asked: Asked, make: Make, seed: int) -> Found:
 
 def _whole(truth: Truth, asked: Search, bench: Bench) -> Proposer:
     """What `gpubench tune` asks: every configuration is predicted."""
-    return propose.Proposals(truth.cells, asked, bench.best, truth.coordinates)
+    return proposals.Proposals(truth.cells, asked, bench.best, truth.coordinates)
 
 
 class _Part:

@@ -21,13 +21,15 @@ from pathlib import Path
 from msgspec.structs import replace
 from rich.console import Console
 
-from gpubench import environment, suite
 from gpubench.backends import base
-from gpubench.cores import usable_cores
-from gpubench.record import Header
-from gpubench.run import driver, plan, progress, results
-from gpubench.suite import Cell, OptionValue, Policy, Precision
-from gpubench.workload.cache import Cache
+from gpubench.cache import Cache
+from gpubench.cli import progress
+from gpubench.machine import environment
+from gpubench.machine.cores import usable_cores
+from gpubench.records.record import Header
+from gpubench.run import driver, plan, record_builder
+from gpubench.suite import types
+from gpubench.suite.types import Cell, OptionValue, Policy, Precision
 
 CORES = 2
 ROUNDS = 5
@@ -56,7 +58,7 @@ POLICY = Policy(
     parity_images=16,
     accuracy_images=128,
 )
-AXES = suite.Axes(
+AXES = types.Axes(
     backend=tuple(dict.fromkeys(backend for backend, _, _ in WAYS)),
     device="cpu",
     precision=tuple(dict.fromkeys(precision for _, precision, _ in WAYS)),
@@ -66,10 +68,10 @@ AXES = suite.Axes(
     boundary=("transfer",),
     options={"torch-eager": {"memory_format": ("contiguous", "channels_last")}},
 )
-SUITE = suite.Suite(
+SUITE = types.Suite(
     name="tune-resnet50",
     description="Every configuration of a space, so that searches can be replayed on it",
-    workload=suite.Workload(model="resnet50", weights="probe", images="digits"),
+    workload=types.Workload(model="resnet50", weights="probe", images="digits"),
     axes=AXES,
     policy=POLICY,
     baseline="torch-eager",
@@ -126,7 +128,7 @@ def measure(out: Path, chosen: Sequence[Cell], rounds: int) -> int:
             environment=here,
             fingerprint=environment.fingerprint_of([here]),
             command=command,
-            started=results.now(),
+            started=record_builder.now(),
             planned=planned.planned,
             seed=POLICY.seed,
         ),

@@ -9,11 +9,11 @@ from statistics import median
 
 from msgspec.structs import replace
 
-from gpubench.analysis import race
-from gpubench.answers import Parity
-from gpubench.goal import Goal, Limit, Metric, Search
-from gpubench.record import Record, RecordFile
-from gpubench.suite import Cell
+from gpubench.analysis.tune import racing
+from gpubench.records.parity import Parity
+from gpubench.records.record import Record, RecordFile
+from gpubench.suite.goal import Goal, Limit, Metric, Search
+from gpubench.suite.types import Cell
 
 Value = Callable[[Record, Metric], float | None]
 Best = Callable[[Cell, Metric], float | None]
@@ -108,7 +108,7 @@ class Recorded:
             record for cell in self.cells for record in self.of(cell)
             if cell.key not in self.failed
         ]  # fmt: skip
-        standings = race.judge(self.cells, records, search)
+        standings = racing.judge(self.cells, records, search)
         return {s.cell.key for s in standings if s.status in KEPT and s.keeps}
 
 
@@ -130,7 +130,7 @@ def _floored(record: Record, parity: Parity, drop: float) -> Record:
 
 
 class Replay:
-    """A search's bench (`gpubench.run.search.Bench`) that takes what was recorded.
+    """A search's bench (`gpubench.run.tune.search.Bench`) that takes what was recorded.
 
     Repeat r of every cell comes from one recorded round, so that what differs within a round of
     the race was measured side by side; which one, the seed says. When all were used, they come

@@ -19,8 +19,8 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from gpubench.record import RecordFile
-from gpubench.recordreader import read
+from gpubench.records.reader import read
+from gpubench.records.record import RecordFile
 from tests.benchmarks.tune import cases
 from tests.benchmarks.tune.cases import PROPOSERS, Case, Outcome
 from tests.benchmarks.tune.recorded import Recorded

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from msgspec import Struct
 
-from gpubench.answers import Parity
-from gpubench.record import Ceiling, Header, Record, RecordFile, Work
-from gpubench.samples import Samples
-from gpubench.suite import Cell
+from gpubench.records.parity import Parity
+from gpubench.records.record import Ceiling, Header, Record, RecordFile, Work
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell
 from tests.benchmarks.tune import record
 
 FLOPS = 8.2e9

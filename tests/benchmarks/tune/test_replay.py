@@ -9,11 +9,11 @@ from statistics import median
 import pytest
 from msgspec.structs import replace
 
-from gpubench import space
 from gpubench.backends import base
-from gpubench.goal import Goal, Limit, Metric
-from gpubench.record import RecordFile
-from gpubench.run import setup
+from gpubench.records.record import RecordFile
+from gpubench.run import availability
+from gpubench.run.tune import space
+from gpubench.suite.goal import Goal, Limit, Metric
 from tests.benchmarks.tune import cases, large, record, replay, synthetic
 from tests.benchmarks.tune.cases import PROPOSERS, Case, Outcome
 from tests.benchmarks.tune.recorded import Recorded, Replay
@@ -32,7 +32,7 @@ def truth() -> RecordFile:
 
 
 def test_the_recorded_space_is_part_of_the_one_that_a_tune_searches() -> None:
-    known = setup.catalog()
+    known = availability.catalog()
     asked = Goal(RATE, (Limit(Metric("latency"), 1e9),))
     whole = space.default(
         known, record.SUITE.workload, device="cpu", cores=record.CORES, gpus=0, goal=asked

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gpubench_fakes import Fake, FakeSession
 
-from gpubench.suite import Cell, Option
+from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Images, Logits

@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpubench import suitefile
 from gpubench.backends import base
-from gpubench.record import Record
-from gpubench.run import desk as desks
-from gpubench.run import pool, serve, setup
-from gpubench.run.client import AgentClient, OnProgress
-from gpubench.run.cluster import Cluster
-from gpubench.run.launch import Membership
-from gpubench.run.messages import (
+from gpubench.records.record import Record
+from gpubench.records.samples import Samples
+from gpubench.run import availability, inventory, setup
+from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.agent.messages import (
     Begin,
     Done,
     End,
@@ -31,11 +28,14 @@ from gpubench.run.messages import (
     Step,
     Waiting,
 )
-from gpubench.run.nodes import Nodes
+from gpubench.run.cluster import node as cluster_node
+from gpubench.run.cluster.coordinator import Cluster
+from gpubench.run.cluster.node_group import Nodes
+from gpubench.run.cluster.rendezvous import Membership
+from gpubench.run.cluster.transport import StoreLost
 from gpubench.run.plan import Plan, make
-from gpubench.run.store import StoreLost
-from gpubench.samples import Samples
-from gpubench.suite import Cell, Suite
+from gpubench.suite import grid
+from gpubench.suite.types import Cell, Suite
 
 KEY = b"sixteen letters at least"
 TIMEOUT_S = 1.0
@@ -133,7 +133,7 @@ class Several:
     def __init__(self, suite: Path, nnodes: int) -> None:
         self.store = MemoryStore()
         self.suite: Suite = setup.load(str(suite), {})
-        self.backends: dict[str, base.Backend] = setup.backends_of(self.suite)
+        self.backends: dict[str, base.Backend] = availability.backends_of(self.suite)
         self.told: list[str] = []
         """What rank 0 and the others wrote to stderr."""
         self.codes: dict[int, int] = {}
@@ -141,16 +141,16 @@ class Several:
         self.cluster = Cluster(lambda: self.store, nnodes, KEY, TIMEOUT_S, 5.0, self.told.append)
         self.environments: dict[int, dict[str, Any]] = {}
         self.threads: dict[int, threading.Thread] = {}
-        self.stations: dict[int, serve.Station] = {}
+        self.stations: dict[int, cluster_node.Station] = {}
 
-    def node(self, rank: int) -> pool.Node:
-        return pool.Node(rank, f"host{rank}", 1, 0)
+    def node(self, rank: int) -> inventory.Node:
+        return inventory.Node(rank, f"host{rank}", 1, 0)
 
     def environment(self, rank: int) -> dict[str, Any]:
         return {"host": f"host{rank}"} | self.environments.get(rank, {})
 
     def start(self, rank: int, key: bytes = KEY) -> None:
-        """A node, as `gpubench.run.serve.run` makes one, in a thread."""
+        """A node, as `gpubench.run.cluster.node.run` makes one, in a thread."""
         ended = threading.Event()
 
         def leave(code: int) -> None:
@@ -158,16 +158,16 @@ class Several:
             ended.set()
 
         member = Membership(len(self.agents), rank, "nowhere", 1)
-        station = serve.Station(
+        station = cluster_node.Station(
             member, lambda: self.store, key, lambda _: None, self.told.append, leave
         )
-        desk = desks.Desk(rank, self.suite, self.backends, self.agents[rank], lambda _: None)
+        desk = cluster_node.Desk(rank, self.suite, self.backends, self.agents[rank], lambda _: None)
         self.stations[rank] = station
 
         def work() -> None:
             try:
                 environment = self.environment(rank)
-                station.join(pool.digest(self.suite), self.node(rank), environment, 5.0)
+                station.join(inventory.digest(self.suite), self.node(rank), environment, 5.0)
                 station.work(self.agents[rank], desk)
             except StoreLost:
                 pass
@@ -178,10 +178,10 @@ class Several:
         self.threads[rank].start()
 
     def gather(self) -> None:
-        self.cluster.gather(pool.digest(self.suite), self.node(0), self.environment(0))
+        self.cluster.gather(inventory.digest(self.suite), self.node(0), self.environment(0))
 
     def plan(self) -> Plan:
-        cells = suitefile.expand(self.suite, "cpu", 1)
+        cells = grid.expand(self.suite, "cpu", 1)
         return make(self.suite, cells, self.backends, [0], 0, self.cluster.nodes)
 
 

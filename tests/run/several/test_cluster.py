@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.run import cluster, serve, wire
-from gpubench.run.messages import (
+from gpubench.run.agent.messages import (
     PROTOCOL,
     Begin,
     BuildReference,
@@ -28,9 +27,12 @@ from gpubench.run.messages import (
     Request,
     Step,
 )
-from gpubench.run.nodes import Nodes
-from gpubench.run.pool import shares
-from gpubench.suite import Cell
+from gpubench.run.cluster import channel as cluster_channel
+from gpubench.run.cluster import coordinator
+from gpubench.run.cluster import node as cluster_node
+from gpubench.run.cluster.node_group import Nodes
+from gpubench.run.inventory import shares
+from gpubench.suite.types import Cell
 from tests.run.several.memory import KEY, Several, measure, several, until
 
 
@@ -218,27 +220,29 @@ def test_junk_and_replays_in_every_queue_are_refused_and_told(suite: Path) -> No
         assert f"node 0's name: {words}" in said
         assert f"node 1's name: {words}" in said
     assert KEY.decode() not in said
-    assert len(them.told) < 8 * wire.MAX_TOLD
+    assert len(them.told) < 8 * cluster_channel.MAX_TOLD
 
 
 # ------------------------------------------------------------------------------ joining
 
 
-def sent(them: Several, rank: int, message: wire.Message, run: str = "", key: bytes = KEY) -> None:
-    head = wire.Head(run, rank, 0, 0)
-    them.store.push("hello", wire.seal(key, head, msgspec.json.encode(message)))
+def sent(
+    them: Several, rank: int, message: cluster_channel.Message, run: str = "", key: bytes = KEY
+) -> None:
+    head = cluster_channel.Head(run, rank, 0, 0)
+    them.store.push("hello", cluster_channel.seal(key, head, msgspec.json.encode(message)))
 
 
-def answered(them: Several, rank: int) -> wire.Message | None:
+def answered(them: Several, rank: int) -> cluster_channel.Message | None:
     pop = them.store.pop
-    channel = wire.Channel(
+    channel = cluster_channel.Channel(
         KEY, "", rank, 0, lambda _: None, lambda s: pop(f"to/{NONCE}", s), them.told.append
     )
     return channel.receive(0)
 
 
 NONCE = "0" * 32
-HELLO = wire.Hello(NONCE)
+HELLO = cluster_channel.Hello(NONCE)
 
 
 def gathered(them: Several, limit_s: float = 0.3) -> str:
@@ -264,9 +268,9 @@ def test_another_version_is_refused_on_both_sides(
     suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     them = Several(suite, 2)
-    monkeypatch.setattr(serve, "__version__", "0.0.1")
+    monkeypatch.setattr(cluster_node, "__version__", "0.0.1")
     them.start(1)
-    words = f"gpubench 0.0.1 (protocol {PROTOCOL}), on rank 0 {cluster.__version__}"
+    words = f"gpubench 0.0.1 (protocol {PROTOCOL}), on rank 0 {coordinator.__version__}"
     assert f"node 1: {words}" in gathered(them, 5)
     until(lambda: f"rank 0 refuses this node: {words}" in "".join(them.told))
 
@@ -275,8 +279,8 @@ def test_what_a_future_version_says_of_itself_is_not_read(suite: Path) -> None:
     them = Several(suite, 2)
     sent(them, 1, HELLO)
     body = b'{"type":"Join","nonce":"%s","version":"9.0","protocol":99,"new":[]}' % NONCE.encode()
-    head = wire.Head(f"{them.cluster._run}/join", 1, 0, 0)
-    them.store.push("hello", wire.seal(KEY, head, body))
+    head = cluster_channel.Head(f"{them.cluster._run}/join", 1, 0, 0)
+    them.store.push("hello", cluster_channel.seal(KEY, head, body))
     them.store.holds = lambda _: False  # type: ignore[method-assign]  # it has been read
     assert "gpubench 9.0 (protocol 99)" in gathered(them, 5)
 
@@ -287,9 +291,9 @@ def test_a_rank_that_is_taken_or_not_there_is_refused_and_the_run_goes_on(suite:
         sent(them, 2, HELLO)
         them.start(1)
         them.gather()
-        assert isinstance(answered(them, 2), wire.Refusal)
-        sent(them, 1, wire.Hello("1" * 32))
-        with pytest.raises(wire.Refused, match="is taken"):
+        assert isinstance(answered(them, 2), cluster_channel.Refusal)
+        sent(them, 1, cluster_channel.Hello("1" * 32))
+        with pytest.raises(cluster_channel.Refused, match="is taken"):
             them.cluster._knock(them.store.pop("hello", 0) or b"", "")
     assert "--node-rank 2 is taken, or not one of this run" in them.told[0]
 

@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpubench.run import pool, setup
-from gpubench.run.desk import Desk
-from gpubench.run.messages import (
+from gpubench.run import availability, inventory, setup
+from gpubench.run.agent.messages import (
     Begin,
     BuildReference,
     End,
@@ -26,8 +25,9 @@ from gpubench.run.messages import (
     Step,
     Waiting,
 )
-from gpubench.suite import Cell, Policy, Workload
-from gpubench.suitefile import expand
+from gpubench.run.cluster.node import Desk
+from gpubench.suite.grid import expand
+from gpubench.suite.types import Cell, Policy, Workload
 from tests.run.several.memory import Told
 
 
@@ -36,7 +36,7 @@ def desk(write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> D
     suite = setup.load(str(write_suite(batch_size="[1]", replicas="[1, 4]")), {"cores": 0})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6})
     said: list[str] = []
-    return Desk(1, suite, setup.backends_of(suite), Told("node1"), said.append)
+    return Desk(1, suite, availability.backends_of(suite), Told("node1"), said.append)
 
 
 @pytest.fixture
@@ -151,11 +151,11 @@ def test_suites_are_alike_when_options_and_model_files_are(
 ) -> None:
     path = write_suite()
     suite = setup.load(str(path), {})
-    assert pool.digest(suite) == pool.digest(setup.load(str(path), {}))
-    assert pool.digest(suite) != pool.digest(setup.load(str(path), {"batch_size": [2]}))
+    assert inventory.digest(suite) == inventory.digest(setup.load(str(path), {}))
+    assert inventory.digest(suite) != inventory.digest(setup.load(str(path), {"batch_size": [2]}))
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(Path(suite.workload.model).read_bytes())
     own = setup.load(str(path), {"model": str(copy)})
-    before = pool.digest(own)
+    before = inventory.digest(own)
     copy.write_bytes(copy.read_bytes() + b"\0")
-    assert pool.digest(own) != before
+    assert inventory.digest(own) != before

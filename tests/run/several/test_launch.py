@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.run.launch import Membership, addresses, derived_port, first_host, membership, secret
+from gpubench.run.cluster.rendezvous import (
+    Membership,
+    addresses,
+    derived_port,
+    first_host,
+    membership,
+    secret,
+)
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_RANK": "1",

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from gpubench.record import RecordFile
-from gpubench.recordreader import read
+from gpubench.records.reader import read
+from gpubench.records.record import RecordFile
 from tests.run.several.machines import PORT, SECRET, Machines, machines, outcome, until
 
 WriteSuite = Callable[..., Path]
@@ -268,7 +268,7 @@ def test_launched_by_torchrun(
     with (tmp_path / "gpubench_node.py").open("w") as script:
         script.write(
             "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-            "from gpubench.cli import main\nmain()\n"
+            "from gpubench.cli.main import main\nmain()\n"
         )
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1]
     command += ["--master-addr", "127.0.0.1", "--master-port", PORT]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from gpubench.run.availability import Lack
+from gpubench.run.inventory import Node, cores_of_a_device, shares
 from gpubench.run.plan import Plan, make
-from gpubench.run.pool import Lack, Node, cores_of_a_device, shares
-from gpubench.suite import Cell
+from gpubench.suite.types import Cell
 from tests.measure.virtual import make_cell
 from tests.run.test_plan import SUITE, Stub
 

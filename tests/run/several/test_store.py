@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.run.launch import Membership
-from gpubench.run.store import _listen, reach
+from gpubench.run.cluster.rendezvous import Membership
+from gpubench.run.cluster.transport import _listen, reach
 
 
 @pytest.fixture

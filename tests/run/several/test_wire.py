@@ -7,8 +7,8 @@ from collections import deque
 import msgspec
 import pytest
 
-from gpubench.run import wire
-from gpubench.run.messages import Failure, Progress
+from gpubench.run.agent.messages import Failure, Progress
+from gpubench.run.cluster import channel
 
 KEY = b"sixteen letters at least"
 
@@ -20,27 +20,27 @@ class Line:
         self.wire: deque[bytes] = deque()
         self.told: list[str] = []
         ends = self.wire.append, lambda _: self.wire.popleft() if self.wire else None
-        self.one = wire.Channel(key, run, 0, 1, *ends, self.told.append)
-        self.other = wire.Channel(key, run, 1, 0, *ends, self.told.append)
+        self.one = channel.Channel(key, run, 0, 1, *ends, self.told.append)
+        self.other = channel.Channel(key, run, 1, 0, *ends, self.told.append)
 
 
-def answer(number: int = 1, words: str = "no") -> wire.Answer:
-    return wire.Answer(number, Failure("error", words))
+def answer(number: int = 1, words: str = "no") -> channel.Answer:
+    return channel.Answer(number, Failure("error", words))
 
 
 def test_messages_arrive_in_order_and_once() -> None:
     line = Line()
     line.one.send(answer(1))
-    line.one.send(wire.Told(2, Progress("warm")))
+    line.one.send(channel.Told(2, Progress("warm")))
     assert line.other.receive(0) == answer(1)
-    assert line.other.receive(0) == wire.Told(2, Progress("warm"))
+    assert line.other.receive(0) == channel.Told(2, Progress("warm"))
     assert line.other.receive(0) is None
     assert line.told == []
 
 
 def test_a_large_message_travels_in_pieces() -> None:
     line = Line()
-    large = answer(words="x" * (3 * wire.MAX_BODY))
+    large = answer(words="x" * (3 * channel.MAX_BODY))
     line.one.send(large)
     assert len(line.wire) == 4
     assert max(map(len, line.wire)) < 2 << 20
@@ -72,16 +72,16 @@ def test_one_changed_byte_is_refused(at: int) -> None:
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        (wire.Head("other", 0, 1, 0), "it is of run 'other'"),
-        (wire.Head("run", 2, 1, 0), "from 2 to 1"),
-        (wire.Head("run", 0, 2, 0), "from 0 to 2"),
-        (wire.Head("run", 1, 0, 0), "from 1 to 0"),
-        (wire.Head("run", 0, 1, -1), "a replay"),
+        (channel.Head("other", 0, 1, 0), "it is of run 'other'"),
+        (channel.Head("run", 2, 1, 0), "from 2 to 1"),
+        (channel.Head("run", 0, 2, 0), "from 0 to 2"),
+        (channel.Head("run", 1, 0, 0), "from 1 to 0"),
+        (channel.Head("run", 0, 1, -1), "a replay"),
     ],
 )
-def test_a_sealed_message_for_somebody_else_is_refused(head: wire.Head, words: str) -> None:
+def test_a_sealed_message_for_somebody_else_is_refused(head: channel.Head, words: str) -> None:
     line = Line()
-    line.wire.append(wire.seal(KEY, head, msgspec.json.encode(answer())))
+    line.wire.append(channel.seal(KEY, head, msgspec.json.encode(answer())))
     assert line.other.receive(0) is None
     assert words in line.told[0]
 
@@ -99,7 +99,7 @@ def test_replays_are_refused_and_the_next_message_is_read() -> None:
 
 def test_a_piece_that_is_missing_costs_one_message() -> None:
     line = Line()
-    line.one.send(answer(words="x" * (2 * wire.MAX_BODY)))
+    line.one.send(answer(words="x" * (2 * channel.MAX_BODY)))
     del line.wire[1]
     line.one.send(answer(2))
     assert line.other.receive(0) == answer(2)
@@ -107,10 +107,10 @@ def test_a_piece_that_is_missing_costs_one_message() -> None:
 
 
 def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(channel, "MAX_MESSAGE", 1000)
     line = Line()
     for seq in range(4):
-        line.wire.append(wire.seal(KEY, wire.Head("run", 0, 1, seq, more=True), b"x" * 300))
+        line.wire.append(channel.seal(KEY, channel.Head("run", 0, 1, seq, more=True), b"x" * 300))
     assert line.other.receive(0) is None
     assert "longer than 1,000 bytes" in line.told[0]
 
@@ -125,20 +125,20 @@ def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_a_sealed_body_that_is_no_message_is_refused(body: bytes) -> None:
     line = Line()
-    line.wire.append(wire.seal(KEY, wire.Head("run", 0, 1, 0), body))
+    line.wire.append(channel.seal(KEY, channel.Head("run", 0, 1, 0), body))
     assert line.other.receive(0) is None
     assert "it is no message" in line.told[0]
 
 
 def test_a_sealed_head_that_is_none_is_refused() -> None:
-    with pytest.raises(wire.Refused, match="head"):
-        wire.unseal(KEY, wire.seal(KEY, msgspec.json.decode(b"[]"), b""))  # type: ignore[arg-type]
+    with pytest.raises(channel.Refused, match="head"):
+        channel.unseal(KEY, channel.seal(KEY, msgspec.json.decode(b"[]"), b""))  # type: ignore[arg-type]
 
 
 def test_refusals_are_told_so_many_times_only() -> None:
     line = Line()
-    for _ in range(3 * wire.MAX_JUNK):
+    for _ in range(3 * channel.MAX_JUNK):
         line.wire.append(b"junk")
     assert line.other.receive(0) is None
-    assert len(line.wire) == 2 * wire.MAX_JUNK
-    assert len(line.told) == wire.MAX_TOLD
+    assert len(line.wire) == 2 * channel.MAX_JUNK
+    assert len(line.told) == channel.MAX_TOLD

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpubench.backends.base import Device
 from gpubench.backends.onnxruntime import OnnxRuntime
-from gpubench.suite import Cell, Option
+from gpubench.suite.types import Cell, Option
 
 RUNS = 20
 

@@ -1,0 +1,294 @@
+"""Two record files -> one verdict per cell.
+
+The two arms of an interleaved A/B are judged from their pairs (`interleaved`). Two stored runs
+confound the session with the code: they need equal machines, and the alarm limit comes from how
+much sessions of unchanged code have differed there (`aa`). Without such a history a change is a
+warning at most. Either way the test is against a margin, not against zero, and is corrected for
+the number of cells (Holm 1979).
+
+Of stored runs the unit is the repeat; the difference is Welch's on logs of the repeat values, with
+the variances of the pilots where these fixed the numbers of repeats (with those of all repeats, a
+one-sided test at 1 % alarms in up to 2.6 % of identical cells, with the pilots' in 1.0 %).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.analysis import stats
+from gpubench.analysis.compare import aa_history, paired
+from gpubench.analysis.compare.verdicts import MACHINE, UNSTEADY, Comparison, failures, lost
+from gpubench.analysis.summary import UNTRIED, Summary, run_names, summarise
+from gpubench.errors import InputError
+from gpubench.machine import environment
+from gpubench.records.record import RecordFile
+from gpubench.suite.types import Rule
+from gpubench.units import percent, share
+
+POWER = 0.95
+
+
+def compare(
+    base: RecordFile,
+    candidate: RecordFile,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+    allow_different: Sequence[str] = (),
+    history: Sequence[RecordFile] = (),
+) -> list[Comparison]:
+    """The rows of `view`, for who needs nothing else of the two runs."""
+    given: Any = {"delta": delta, "alpha": alpha, "allow_different": allow_different}
+    return view(base, candidate, history=history, **given).rows
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """Two runs, compared: what every report of them shows is in here, computed once."""
+
+    base: RecordFile
+    candidate: RecordFile
+    summaries: list[Summary]
+    """Of both; each is called as `run_names` has it."""
+    rule: Rule
+    """The one that gave the verdicts."""
+    rows: list[Comparison]
+    arms: paired.Arms | None = None
+    """Of the arms of one A/B: its pairs."""
+
+    def sides(self) -> tuple[dict[str, Summary], dict[str, Summary]]:
+        """Cell key -> summary, of either run."""
+        return _sides(self.base, self.candidate, self.summaries)
+
+
+def view(
+    base: RecordFile,
+    candidate: RecordFile,
+    summaries: list[Summary] | None = None,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+    allow_different: Sequence[str] = (),
+    history: Sequence[RecordFile] = (),
+) -> View:
+    """Compare every cell that either file planned; cells that neither could measure are left out.
+
+    Of a search only the cells that both measured count: it chose what to measure.
+
+    ``delta`` is the margin (0.02: changes within 2 % do not matter), ``alpha`` the chance of any
+    false REGRESSED or IMPROVED over the whole suite; an A/B has its own, others get `Rule`'s.
+    ``allow_different`` names parts of the environment ('libraries.torch', 'libraries') that may
+    differ between two stored runs; InputError for one that no environment has. ``history``: A/A
+    sessions; those of another machine than the baseline's, and the two runs themselves, do not
+    count. ``summaries``: of both runs, in any order, where they are at hand.
+    """
+    summaries = summarise([base, candidate]) if summaries is None else summaries
+    before, after = _sides(base, candidate, summaries)
+    if paired.of_one_session(base, candidate):
+        arms = paired.join(base, candidate, before, after, delta=delta, alpha=alpha)
+        return View(base=base, candidate=candidate, summaries=summaries, rule=arms.rule,
+                    rows=arms.rows(), arms=arms)  # fmt: skip
+    rule = Rule()
+    delta = rule.delta if delta is None else delta
+    alpha = rule.alpha if alpha is None else alpha
+    apart = machine_differences(base, candidate, allow_different)
+    sessions = aa_history.by_cell(_normal(history, base, candidate))
+    limits = aa_history.limits(sessions)
+    searched = any(f.header.search for f in (base, candidate))
+    found: list[Comparison] = []
+    tested: list[_Test] = []
+    for key in dict.fromkeys([*before, *after]):
+        b, c = before.get(key), after.get(key)
+        if not any(s and (s.ranked or s.status.startswith(("failed", "missing"))) for s in (b, c)):
+            continue  # skipped on both sides, or on one and never planned on the other
+        if searched and any(s is None or s.status in UNTRIED for s in (b, c)):
+            continue
+        test = _test(b, c, limits.get(key))
+        row = _measured(b, c, test)
+        if apart and not row.verdict:
+            reason = f"differs: {'; '.join(apart)}"
+            row = replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
+        if test and not row.verdict:
+            tested.append(replace(test, at=len(found)))
+        found.append(row)
+    # One family of both directions: a false alarm is one whichever way it points.
+    margin, n = math.log1p(delta), len(tested)
+    p = stats.holm([d.p_above(margin) for t in tested for d in (t.cost, _mirror(t.cost))])
+    for i, test in enumerate(tested):
+        known = len(sessions.get(test.baseline.key, ()))
+        row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha, known)
+        effect = _detectable(test, delta, alpha / (2 * n))
+        found[test.at] = _doubted(replace(row, smallest_detectable=effect), test)
+    return View(base=base, candidate=candidate, summaries=summaries, rows=found,
+                rule=replace(rule, delta=delta, alpha=alpha))  # fmt: skip
+
+
+def _sides(
+    base: RecordFile, candidate: RecordFile, summaries: Sequence[Summary]
+) -> tuple[dict[str, Summary], dict[str, Summary]]:
+    names = run_names([base, candidate])
+    first, second = ({s.key: s for s in summaries if s.run == name} for name in names)
+    return first, second
+
+
+def machine_differences(
+    base: RecordFile, candidate: RecordFile, allow_different: Sequence[str] = ()
+) -> list[str]:
+    """What makes two runs incomparable, with both values: 'libraries.torch 2.9.0 -> 2.10.0'.
+
+    Entries of the environment that differ and are not allowed to; of several machines by rank.
+    """
+    for name in allow_different:
+        if name.partition(".")[0] not in environment.SECTIONS:
+            raise InputError(
+                f"--allow-different {name!r}: no such part of the environment; expected one of "
+                f"{', '.join(environment.SECTIONS)}, or an entry of one, such as libraries.torch"
+            )
+    a, b = base.header, candidate.header
+    if a.fingerprint == b.fingerprint:
+        return []
+    machines = a.nodes or [a.environment], b.nodes or [b.environment]
+    if len(machines[0]) != len(machines[1]):
+        return [f"machines {len(machines[0])} -> {len(machines[1])}"]
+    found: list[str] = []
+    alike = True
+    for rank, (one, two) in enumerate(zip(*machines, strict=True)):
+        node = f"node {rank}: " if rank else ""
+        for key, words in environment.changes(one, two).items():
+            alike = False
+            if not any(key == name or key.startswith(f"{name}.") for name in allow_different):
+                found.append(f"{node}{key} {words}")
+    prints = f"{a.fingerprint[:8]} -> {b.fingerprint[:8]}"
+    return [f"fingerprint {prints}, though no entry of the environment does"] if alike else found
+
+
+def _normal(
+    history: Sequence[RecordFile], base: RecordFile, candidate: RecordFile
+) -> list[RecordFile]:
+    """Other sessions on the machine of ``base``, each once."""
+    known = {base.header.run_id, candidate.header.run_id}
+    found = {}
+    for file in history:
+        head = file.header
+        own = head.fingerprint == base.header.fingerprint and head.pairing is None
+        if own and head.run_id not in known:
+            found[head.run_id] = file
+    return list(found.values())
+
+
+class _Test(Struct, frozen=True, kw_only=True):
+    """One cell that was measured on both sides."""
+
+    at: int = 0
+    """Its place among the rows."""
+    baseline: Summary
+    candidate: Summary
+    cost: stats.LogRatio
+    """log(candidate / baseline) of the cost: above 0 is slower. With the error that is known:
+    that of two sessions where there is a history, else that of the repeats alone."""
+    limit: aa_history.Limit | None
+
+
+def _test(b: Summary | None, c: Summary | None, limit: aa_history.Limit | None) -> _Test | None:
+    if b is None or c is None or not b.values or not c.values:
+        return None
+    pilots = (b.pilot, c.pilot)
+    cost = stats.welch(list(b.values.values()), list(c.values.values()), pilots)
+    cost = cost if c.cell.scenario == "latency" else _mirror(cost)
+    cost = limit.widened(cost) if limit else cost
+    return _Test(baseline=b, candidate=c, cost=cost, limit=limit)
+
+
+def _mirror(d: stats.LogRatio) -> stats.LogRatio:
+    return replace(d, mean=-d.mean)
+
+
+def _measured(b: Summary | None, c: Summary | None, test: _Test | None) -> Comparison:
+    """Everything but the verdict, which is '' when the cell can be tested."""
+    s = c or b
+    if s is None:
+        raise ValueError("a comparison needs at least one side")
+    latency = s.cell.scenario == "latency"
+    row = Comparison(
+        key=s.key, label=s.cell.label, metric="p50 [ns]" if latency else "images/s", verdict=""
+    )
+    if test:
+        sides = [list(x.values.values()) for x in (test.baseline, test.candidate)]
+        first, second = (stats.geometric_mean(values).value for values in sides)
+        e = (test.cost if latency else _mirror(test.cost)).estimate()
+        row = replace(row, baseline=first, candidate=second, ratio=e.value, low=e.low, high=e.high,
+                      n=(len(sides[0]), len(sides[1])))  # fmt: skip
+    hole = lost(b, c)
+    return replace(row, verdict="MISSING", code=hole[0], reason=hole[1]) if hole else row
+
+
+def _judged(
+    row: Comparison, test: _Test, slower: float, faster: float, delta: float, alpha: float,
+    sessions: int,
+) -> Comparison:  # fmt: skip
+    """With what the numbers say. ``sessions``: of the A/A history, how many have this cell."""
+    bounds, limit, margin = test.cost.interval(), test.limit, math.log1p(delta)
+    if bounds is None:
+        short = " and ".join(
+            side for side, n in zip(("baseline", "candidate"), row.n, strict=True) if n < 2
+        )
+        return _inconclusive(row, "few-repeats", f"1 repeat in the {short}: no interval")
+    p = min(slower, faster)
+    if p < alpha:
+        side, verdict = ("slower", "REGRESSED") if slower < faster else ("faster", "IMPROVED")
+        by = f"{side} by {percent(abs(math.expm1(test.cost.mean)))}"
+        if limit is None:
+            reason = (
+                f"warning: looks {by}; what is normal here is unknown: {sessions} of the "
+                f"{aa_history.ENOUGH} A/A sessions needed"
+            )
+            return _inconclusive(row, "no-history", reason)
+        seen = f"{limit.sessions} A/A sessions differ by up to {percent(math.expm1(limit.largest))}"
+        if abs(test.cost.mean) <= limit.largest + margin:
+            return _inconclusive(row, "within-history", f"{by}, but {seen}")
+        reason = f"{side} than {share(delta)}: p = {p:.2g} after Holm; {seen}"
+        return replace(row, verdict=verdict, code="beyond-history", reason=reason, p=p)
+    if -margin < bounds[0] and bounds[1] < margin:
+        reason = f"interval inside \u00b1{share(delta)}"
+        reason += "" if limit else " within these two sessions; what other sessions do is unknown"
+        return replace(row, verdict="EQUIVALENT", code="inside-margin", reason=reason)
+    outside = bounds[0] >= margin or bounds[1] <= -margin
+    reach = "lies beyond" if outside else "reaches across"
+    reason = f"the interval {reach} \u00b1{share(delta)}"
+    reason += f", but p = {p:.2g} after Holm" if outside else ""
+    reason += f": sessions differ, sd {percent(limit.sd)}" if limit else ": measure more repeats"
+    return _inconclusive(row, "wide-interval", reason)
+
+
+def _inconclusive(row: Comparison, code: str, reason: str) -> Comparison:
+    return replace(row, verdict="INCONCLUSIVE", code=code, reason=reason)
+
+
+def _doubted(row: Comparison, test: _Test) -> Comparison:
+    """With what stands against it: repeats that broke, and flags that forbid a verdict."""
+    broke = failures(test.baseline, test.candidate)
+    seen = {f for s in (test.baseline, test.candidate) for f in s.flags}
+    flags = [f for f in UNSTEADY if f in seen]
+    if broke and row.verdict != "REGRESSED":
+        return replace(row, verdict="MISSING", code="failed", reason=broke)
+    if flags and row.code != "few-repeats":
+        code = "unsteady" if seen.isdisjoint(MACHINE) else "invalid-machine"
+        return _inconclusive(row, code, f"flagged {', '.join(flags)}")
+    return replace(row, reason=f"{row.reason}; {broke}") if broke else row
+
+
+def _detectable(test: _Test, delta: float, alpha: float) -> float | None:
+    """Slowdown found with 95 % power at the strictest step of Holm's procedure.
+
+    None without a history (no slowdown is ever confirmed) and without an interval.
+    """
+    cost, limit = test.cost, test.limit
+    if limit is None or cost.dof <= 0:
+        return None
+    alarm = max(limit.largest, stats.t_quantile(1 - alpha, cost.dof) * cost.error)
+    reach = stats.t_quantile(POWER, cost.dof) * cost.error
+    return math.expm1(min(700.0, math.log1p(delta) + alarm + reach))

@@ -1,0 +1,404 @@
+"""The two arms of one interleaved A/B -> one verdict per pair of cells.
+
+Records are joined into pairs of processes here; what the pairs say is `gate.judge`'s to decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from statistics import fmean, median
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.verdicts import MACHINE, Comparison, failures, lost
+from gpubench.analysis.summary import Summary, summarise
+from gpubench.errors import InputError
+from gpubench.records import samples
+from gpubench.records.record import Record, RecordFile
+from gpubench.records.samples import Samples
+from gpubench.suite.types import Cell, Rule
+from gpubench.units import percent
+
+Cells = Mapping[str, Summary]
+"""By key."""
+LEAST_BOUND = 64
+"""Pairs that a stage may need to reach its level at all, whatever the rule's limit."""
+SPOILT_SHARE = 0.25
+"""More pairs than this with a flag of `MACHINE` forbid a verdict."""
+
+
+def of_one_session(base: RecordFile, candidate: RecordFile) -> bool:
+    """Whether these are two arms of the same interleaved A/B."""
+    a, b = base.header.pairing, candidate.header.pairing
+    return a is not None and b is not None and a.session == b.session
+
+
+def compare(
+    base: RecordFile,
+    candidate: RecordFile,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+) -> list[Comparison]:
+    """The rows of `join`: for who needs nothing else of the two arms."""
+    return join(base, candidate, *sides(base, candidate), delta=delta, alpha=alpha).rows()
+
+
+def sides(base: RecordFile, candidate: RecordFile) -> tuple[Cells, Cells]:
+    """Cell key -> summary, of either run."""
+    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
+    return first, second
+
+
+def join(
+    base: RecordFile,
+    candidate: RecordFile,
+    first: Cells,
+    second: Cells,
+    *,
+    delta: float | None = None,
+    alpha: float | None = None,
+) -> Arms:
+    """Both arms pair by pair, from the summaries of their cells.
+
+    ``delta`` and ``alpha`` may only repeat the rule that the pairs were measured for: it fixed
+    which cells were measured again, and how often. Planned pairs of cells that both arms skipped
+    are left out. Raises InputError for arms that do not fit together.
+    """
+    rule = _rule(base, candidate, delta, alpha)
+    pairing = candidate.header.pairing
+    rates = bool(pairing and pairing.rates)
+    kept = []
+    for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
+        one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
+        if not (_skipped(one) and _skipped(other)):
+            pairs = None if lost(one, other) else _join(one, other, by)
+            kept.append(Match(one, other, by, pairs))
+    both = (_pairs(m.pairs) for m in kept if m.pairs)
+    longest = max((len(x) for p in both for x in (p.screen, p.confirm)), default=0)
+    if longest > max(rule.pilot, rule.most, LEAST_BOUND):
+        raise InputError(
+            f"{candidate.path}: {longest} pairs of one cell and stage, but its rule allows "
+            f"{rule.most}; this is not what an A/B wrote"
+        )
+    return Arms(rule, kept)
+
+
+class Arms(Struct, frozen=True):
+    """The two arms of one A/B, pair by pair."""
+
+    rule: Rule
+    matches: list[Match]
+
+    def rows(self) -> list[Comparison]:
+        """Every pair of planned cells, judged by the rule that the pairs were measured for."""
+        said = sequential_test.judge(self._pairs(), self.rule)
+        return [_row(match, said.get(str(n))) for n, match in enumerate(self.matches)]
+
+    def unfinished(self) -> tuple[int, float]:
+        """(pairs that the rule asks for next, seconds that they take here); (0, 0.0): none.
+
+        A cell with a failure is not measured again. After a screen there may be fresh pairs to
+        come.
+        """
+        have, more, seconds = self._pairs(), 0, 0.0
+        for key, (stage, size) in sequential_test.wanted(have, self.rule).items():
+            match, pairs = self.matches[int(key)], have[key]
+            if not failures(match.baseline, match.candidate):
+                lack = size - len(pairs.screen if stage == "screen" else pairs.confirm)
+                more += lack
+                seconds += lack * fmean(r.wall_s for r in match.candidate.records)
+        return more, seconds
+
+    def _pairs(self) -> dict[str, sequential_test.Pairs]:
+        """By their place: of cells with a result on both sides."""
+        return {str(n): _pairs(m.pairs) for n, m in enumerate(self.matches) if m.pairs is not None}
+
+
+class Match(Struct, frozen=True):
+    """A planned pair of cells."""
+
+    baseline: Summary
+    candidate: Summary
+    rates: bool
+    """Compared by images/s."""
+    pairs: list[Both] | None
+    """In the order measured; None where a side has no result that may be compared."""
+
+
+class Both(Struct, frozen=True):
+    """One pair of processes, both of which ended well."""
+
+    records: tuple[Record, Record]
+    """The baseline's, the candidate's."""
+    values: tuple[float | None, float | None]
+    """ns per batch, or images/s."""
+    pair: sequential_test.Pair | None
+    """None where a value is missing."""
+
+    @property
+    def confirms(self) -> bool:
+        """Measured after the screen had flagged the cell."""
+        return self.records[1].stage == "confirm"
+
+    @property
+    def flags(self) -> list[str]:
+        """Of both, the baseline's first."""
+        return list(dict.fromkeys(flag for r in self.records for flag in r.flags))
+
+
+def _rule(
+    base: RecordFile, candidate: RecordFile, delta: float | None, alpha: float | None
+) -> Rule:
+    a, b = base.header.pairing, candidate.header.pairing
+    if a is None or b is None or (a.arm, b.arm) != ("baseline", "candidate"):
+        raise InputError(
+            f"{base.path} and {candidate.path} belong to one A/B: give its baseline first, then "
+            "its candidate"
+        )
+    n, m = len(base.header.planned), len(candidate.header.planned)
+    if n != m or a.rule != b.rule:
+        raise InputError(
+            f"{base.path} and {candidate.path} belong to one A/B, but plan {n} and {m} cells"
+            f"{'' if a.rule == b.rule else ', by different rules'}: measure again"
+        )
+    for name, asked, used in (("delta", delta, a.rule.delta), ("alpha", alpha, a.rule.alpha)):
+        if asked is not None and asked != used:
+            raise InputError(
+                f"{name} {asked:g}: this A/B was measured for {used:g}, which fixed its numbers of "
+                f"pairs; leave {name} out, or measure again with the other one"
+            )
+    return a.rule
+
+
+def _skipped(s: Summary) -> bool:
+    return s.status in ("unavailable", "unsupported")
+
+
+# ------------------------------------------------------------------------------ pairs
+
+
+def _join(baseline: Summary, candidate: Summary, rates: bool) -> list[Both]:
+    """Repeats that ended well in both arms, in the order measured."""
+    first, second = (s.rates if rates else s.medians for s in (baseline, candidate))
+    before = {r.repeat: r for r in baseline.records if r.status == "ok"}
+    return [
+        _both(before[r.repeat], r, (first.get(r.repeat), second.get(r.repeat)), rates)
+        for r in candidate.records
+        if r.status == "ok" and r.repeat in before
+    ]
+
+
+def _pairs(both: Sequence[Both]) -> sequential_test.Pairs:
+    def of(confirms: bool) -> list[sequential_test.Pair]:
+        return [x.pair for x in both if x.pair and x.confirms == confirms]
+
+    return sequential_test.Pairs(screen=of(False), confirm=of(True))
+
+
+def pair_of(
+    baseline: Record, candidate: Record, rates: bool = False
+) -> sequential_test.Pair | None:
+    """What two processes of one pair say; None unless both have a good result.
+
+    ``rates``: by images/s, also where latencies could be compared.
+    """
+    if baseline.status != "ok" or candidate.status != "ok":
+        return None
+    both = (baseline, candidate)
+    rates = rates or by_rate(baseline.cell, candidate.cell)
+    before, after = (r.images_per_s() if rates else r.median_ns() for r in both)
+    return _both(baseline, candidate, (before, after), rates).pair
+
+
+def _both(
+    baseline: Record, candidate: Record, values: tuple[float | None, float | None], rates: bool
+) -> Both:
+    before, after = values
+    flags = {*baseline.flags, *candidate.flags}
+    pair = None
+    if before and after:
+        d = math.log(after / before)
+        pair = sequential_test.Pair(
+            d=-d if rates else d,
+            trends=(_trend(baseline), _trend(candidate)),
+            spreads=(_spread(baseline), _spread(candidate)),
+            unsteady=not flags.isdisjoint(("DRIFT", "NO-STEADY-STATE")),
+        )
+    return Both((baseline, candidate), values, pair)
+
+
+def by_rate(baseline: Cell, candidate: Cell) -> bool:
+    """Whether two cells are compared by images/s.
+
+    They are in the throughput scenario, and where one batch is not the same work in both: a
+    latency of batch 1 against one of batch 8 says nothing, images/s completed does.
+    """
+    return "latency" not in (baseline.scenario, candidate.scenario) or _unlike(baseline, candidate)
+
+
+def _unlike(baseline: Cell, candidate: Cell) -> bool:
+    return (baseline.scenario, baseline.batch_size) != (candidate.scenario, candidate.batch_size)
+
+
+def _trend(record: Record) -> float:
+    """log(late cost / early cost) within one process; what is early and late: see `_parts`."""
+    visits = record.visits
+    if len(visits) == 2:
+        turns = [_turn(v, record.cell) for v in visits]
+        if all(turns):
+            return math.log(turns[1] / turns[0])
+    early, late = (median(list(chain(*part)) or [0.0]) for part in _parts(record))
+    return math.log(late / early) if early and late else 0.0
+
+
+def _spread(record: Record) -> float:
+    """Late spread - early spread: the median distance from the median, as a share of it."""
+    early, late = (
+        median([abs(d / level - 1) for t in part if t and (level := median(t)) for d in t] or [0.0])
+        for part in _parts(record)
+    )
+    return late - early
+
+
+def _parts(record: Record) -> list[list[list[float]]]:
+    """The ns per batch of each replica: early and late.
+
+    Its first turn and its second; of a single turn, the first half and the second.
+    """
+    turns = [
+        [
+            [d / s.iterations for d in s.durations_ns[inside]]
+            for s, inside in zip(visit, samples.window_slices(visit), strict=True)
+        ]
+        for visit in record.visits
+    ]
+    if len(turns) == 2:
+        return turns
+    return [
+        [spans[: len(spans) // 2] for spans in turns[0]],
+        [spans[len(spans) - len(spans) // 2 :] for spans in turns[0]],
+    ]
+
+
+def _turn(visit: list[Samples], cell: Cell) -> float:
+    """Cost of one turn; 0 where it cannot be computed."""
+    if cell.scenario == "throughput":
+        rate = sum(samples.rates(visit, cell.batch_size))
+        return 1 / rate if rate else 0.0
+    return median(samples.latencies_ns(visit) or [0.0])
+
+
+# ------------------------------------------------------------------------------ rows
+
+
+def _row(match: Match, said: sequential_test.Verdict | None) -> Comparison:
+    """``said``: of the pairs; None where there are none."""
+    if said is None or match.pairs is None:
+        return _blank(match)
+    used = [x for x in match.pairs if x.confirms == (said.stage == "confirm")]
+    return _doubted(_judged(_blank(match), said, used, match), match, used)
+
+
+def _blank(match: Match) -> Comparison:
+    """What is known without a pair; MISSING where a side has no result."""
+    b, c = match.baseline, match.candidate
+    metric = "images/s" if match.rates else "p50 [ns]"
+    if _unlike(b.cell, c.cell):
+        what = "batch sizes" if b.cell.scenario == c.cell.scenario else "scenarios"
+        metric += f" ({what} differ)"
+    code, reason = lost(b, c) or ("", "")
+    return Comparison(
+        key=c.key, label=label(b.cell, c.cell), metric=metric, verdict="MISSING", code=code,
+        reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
+    )  # fmt: skip
+
+
+def _judged(
+    row: Comparison, said: sequential_test.Verdict, used: Sequence[Both], match: Match
+) -> Comparison:
+    """With the verdict, and the metric of both arms over the pairs that it rests on."""
+    row = replace(
+        row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
+        n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
+        smallest_detectable=said.smallest_detectable, stage=said.stage,
+    )  # fmt: skip
+    values = [x.values for x in used if x.pair]
+    if not values:
+        return row
+    before, after = (
+        math.exp(median(math.log(v) for v in side if v)) for side in zip(*values, strict=True)
+    )
+    row = replace(row, baseline=before, candidate=after)
+    if said.effect is None:
+        return replace(row, ratio=after / before)
+    sign = -1 if match.rates else 1  # the effect is one of cost
+    bounds = sorted(math.exp(sign * bound) for bound in said.effect.interval() or ())
+    low, high = bounds or (None, None)
+    return replace(row, ratio=math.exp(sign * said.effect.value), low=low, high=high)
+
+
+def _doubted(row: Comparison, match: Match, used: Sequence[Both]) -> Comparison:
+    """With what stands against the verdict of the pairs."""
+    broke = failures(match.baseline, match.candidate)
+    if broke and row.verdict != "REGRESSED":
+        return replace(row, verdict="MISSING", code="failed", reason=broke)
+    if broke:
+        row = replace(row, reason=f"{row.reason}; {broke}")
+    spoilt = {f: fmean(f in x.flags for x in used) for f in MACHINE if used}
+    flags = [f"{flag} in {percent(s, 0)}" for flag, s in spoilt.items() if s > SPOILT_SHARE]
+    if flags:
+        reason = f"{', '.join(flags)} of the pairs; else {row.verdict}: {row.reason}"
+        return replace(row, verdict="INCONCLUSIVE", code="invalid-machine", reason=reason)
+    return row
+
+
+# ------------------------------------------------------------------------------ labels
+
+
+def label(baseline: Cell, candidate: Cell) -> str:
+    """The candidate's label, with 'old -> new' wherever the baseline's cell differs.
+
+    'torch-eager -> onnxruntime fp32 b1 x1 latency'. Options belong to a backend, so those of two
+    backends stand with their names.
+    """
+    if baseline == candidate:
+        return candidate.label
+    same = baseline.backend == candidate.backend
+    words = [
+        old if old == new else f"{old} -> {new}"
+        for old, new in zip(_words(baseline, same), _words(candidate, same), strict=True)
+    ]
+    words = [word for word in words if word not in _UNSAID]
+    for name in sorted({*baseline.options, *candidate.options}) if same else ():
+        old, new = (str(c.options.get(name, "unset")) for c in (baseline, candidate))
+        words.append(f"{name}={new}" if old == new else f"{name}={old} -> {new}")
+    unseen = [
+        f"{name} {old} -> {new}"
+        for name in ("model", "weights", "images", "device", "cores")
+        if (old := getattr(baseline, name)) != (new := getattr(candidate, name))
+    ]
+    return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
+
+
+_UNSAID = ("1/device", "compute", "independent", "no decoder", "auto", "0 loading")
+"""Where both arms have it, as in `Cell.label`."""
+
+
+def _words(c: Cell, same: bool) -> list[str]:
+    """As in `Cell.label`. ``same``: the arms' backends, so that options are told apart."""
+    options = "" if same else ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
+    backend = f"{c.backend} ({options})" if options else c.backend
+    return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
+            f"{c.replicas_per_device}/device", c.scenario, c.boundary, c.dispatch,
+            *_path(c)]  # fmt: skip
+
+
+def _path(c: Cell) -> list[str]:
+    if c.boundary != "pipeline":
+        return ["no decoder", "auto", "0 loading"]
+    return [c.decoder, c.loader, f"{c.loader_cores} loading"]

@@ -1,0 +1,100 @@
+"""Where the time of a whole path goes: its stages, what overlaps, and what holds it up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal
+
+from msgspec import Struct
+
+from gpubench.records.record import Record
+from gpubench.suite.types import Cell
+
+DATA = ("read", "decode", "transform")
+"""Stages of the loader's group, where the decoder works on the host."""
+COMPUTE = ("copy_in", "run", "copy_out", "postprocess")
+"""Stages of the session's group."""
+Group = Literal["loader", "session"]
+Groups = dict[Group, tuple[str, ...]]
+
+
+class Breakdown(Struct, frozen=True):
+    """Of one cell with boundary ``pipeline``; ns per batch of one replica, medians of repeats."""
+
+    stages: dict[str, float]
+    """Each alone, in the order of the path; with throughput also the two groups, `Group`."""
+    serial_ns: float
+    """All stages one after the other."""
+    overlapped_ns: float | None
+    """Scenario throughput: a batch at the measured rate; None with latency."""
+    bottleneck: str
+    """The largest stage, of the slower group where two overlap."""
+    group: Group
+    """The one that the bottleneck is in."""
+    share_of_slowest: float | None
+    """Measured rate / that of the slower group alone; None with latency."""
+    images_per_s_if_free: float
+    """What all replicas would reach if the bottleneck cost nothing and the rest overlapped
+    perfectly, or, with latency, came one after the other."""
+
+
+def breakdown(records: Sequence[Record]) -> Breakdown | None:
+    """Of the repeats of one cell; None where no stages were measured."""
+    timed = [r for r in records if r.cell.boundary == "pipeline" and r.replicas]
+    found = [s.stages_ns for r in timed for s in r.replicas if {*DATA, *COMPUTE} <= {*s.stages_ns}]
+    if not found:
+        return None
+    cell, names, groups = timed[0].cell, [*found[0]], _groups(timed[0])
+    stages = {name: float(median(each.get(name, 0) for each in found)) for name in names}
+    serial = sum(stages[name] for name in (*DATA, *COMPUTE))
+    if "loader" not in stages or "session" not in stages:
+        group, bottleneck = _slowest(stages, groups)
+        free = _rate(cell, serial - stages[bottleneck])
+        return Breakdown(stages, serial, None, bottleneck, group, None, free)
+    slower: Group = "loader" if stages["loader"] > stages["session"] else "session"
+    group, bottleneck = _slowest(stages, {slower: groups[slower]})
+    measured = [rate for r in timed if (rate := r.images_per_s())]
+    overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
+    without = {name: stages[name] for name in ("loader", "session")}
+    # the group's stages may overlap, which its own time shows; what it takes beyond them stays
+    shrunk = min(1.0, stages[group] / max(1.0, sum(stages[k] for k in groups[group])))
+    without[group] -= shrunk * stages[bottleneck]
+    together = sum(without.values()) if _same_cores(timed[0]) else max(without.values())
+    return Breakdown(
+        stages,
+        serial,
+        overlapped,
+        bottleneck,
+        group,
+        stages[slower] / overlapped if overlapped else None,
+        _rate(cell, together),
+    )
+
+
+def _groups(record: Record) -> Groups:
+    """A decoder on the device works on the session's stream: only reading is the loader's then."""
+    path = record.facts.get("path")
+    if isinstance(path, dict) and path.get("on_device") is True:
+        return {"loader": DATA[:1], "session": (*DATA[1:], *COMPUTE)}
+    return {"loader": DATA, "session": COMPUTE}
+
+
+def _slowest(stages: dict[str, float], groups: Groups) -> tuple[Group, str]:
+    """The largest stage of these groups, and which it is in."""
+    among: list[tuple[Group, str]] = [(g, name) for g, names in groups.items() for name in names]
+    return max(among, key=lambda one: stages[one[1]])
+
+
+def _rate(cell: Cell, batch_ns: float) -> float:
+    """Images/s of all replicas."""
+    return cell.batch_size * cell.replicas * 1e9 / max(1.0, batch_ns)
+
+
+def _same_cores(record: Record) -> bool:
+    """Whether both groups run on the same cores, so that what one uses the other lacks."""
+    path, cell = record.facts.get("path"), record.cell
+    said = path if isinstance(path, dict) else {}
+    each = [said.get(name) for name in ("loader_cores", "session_cores")]
+    used = sum(n for n in each if isinstance(n, int))
+    return cell.device == "cpu" and (cell.cores == 1 or used > cell.cores)

@@ -1,0 +1,362 @@
+"""One summary per run and cell: what its records say, before any table is laid out.
+
+Tables, the terminal summary, the CSV export and comparisons all read these, so that a number is
+computed in one place. Only numpy is imported here: the summary at the end of a run stays light.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from gpubench.analysis import stats
+from gpubench.analysis.stats import Estimate
+from gpubench.records.parity import Parity, PathCheck, over_repeats
+from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
+from gpubench.records.samples import window_slices
+from gpubench.suite.types import Cell, Policy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+
+UNTRIED = ("ruled-out", "not reached")
+"""Statuses of what a search did not measure: no problem, only counted."""
+
+WIDE = "budget ended before the target width"
+"""Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
+
+
+class Summary(Struct, frozen=True, kw_only=True, dict=True):
+    """One cell of one run."""
+
+    run: str
+    """Unique among the files read together."""
+    baseline: str
+    """The backend that the run's suite names as its baseline."""
+    policy: Policy
+    """That of the run: its ``repeats`` were the pilot of the two-stage rule; see `pilot`."""
+    arm: bool = False
+    """Of an interleaved A/B."""
+    search: bool = False
+    """Of a search, which need not measure all that it planned."""
+    cell: Cell
+    records: list[Record]
+    """One for each repeat; where a task was run again (resume), its last record."""
+    environment: dict[str, Any] = {}
+    nodes: list[dict[str, Any]] = []
+    """As in the run's `gpubench.records.record.Header`."""
+
+    @cached_property
+    def key(self) -> str:
+        """`Cell.key`, computed once."""
+        return self.cell.key
+
+    @cached_property
+    def timed(self) -> list[Record]:
+        """Records with timings that may be shown: ok, or failed only for their answers."""
+        return [r for r in self.records if r.replicas and (r.status == "ok" or r.kind in WRONG)]
+
+    @cached_property
+    def broken(self) -> list[Record]:
+        """Records that are not ok."""
+        return [r for r in self.records if r.status != "ok"]
+
+    @property
+    def status(self) -> str:
+        """'ok' (at least one good repeat, none wrong), 'failed: <kind>', a skip, or 'missing'.
+
+        Of a search that ended or was interrupted before the cell's turn: 'not reached'.
+        """
+        if not self.records:
+            return "not reached" if self.search else "missing"
+        wrong = [r for r in self.broken if r.kind in WRONG]
+        if len(self.broken) < len(self.records) and not wrong:
+            return "ok"
+        worst = (wrong or self.broken)[0]
+        return f"failed: {worst.kind or 'error'}" if worst.status == "failed" else worst.status
+
+    @property
+    def ranked(self) -> bool:
+        """May be compared, ranked and be on the Pareto front."""
+        return self.status == "ok" and bool(self.timed)
+
+    @cached_property
+    def flags(self) -> dict[str, int]:
+        """Validity flags and in how many repeats each was raised."""
+        return dict(Counter(flag for r in self.records for flag in r.flags))
+
+    @cached_property
+    def medians(self) -> dict[int, float]:
+        """Repeat -> median latency per batch, ns (the repeat value of the latency scenario)."""
+        return {r.repeat: m for r in self.timed if (m := r.median_ns())}
+
+    @cached_property
+    def rates(self) -> dict[int, float]:
+        """Repeat -> images/s in the common window (the repeat value of throughput)."""
+        return {n: total for n, each in self.replica_rates.items() if (total := sum(each))}
+
+    @cached_property
+    def replica_rates(self) -> dict[int, list[float]]:
+        """Repeat -> images/s of each replica in the common window."""
+        return {r.repeat: r.replica_rates() for r in self.timed}
+
+    @property
+    def pilot(self) -> int:
+        """Of how many repeats the spread fixed the number of repeats; 0: of none.
+
+        An arm of an A/B has as many as the differences of its pairs asked for, a search as many as
+        the race.
+        """
+        return 0 if self.arm or self.search else self.policy.repeats
+
+    @cached_property
+    def p50(self) -> Estimate:
+        """Headline latency, ns: mean of logs of the repeats' medians."""
+        return stats.geometric_mean(list(self.medians.values()), self.pilot)
+
+    @cached_property
+    def throughput(self) -> Estimate:
+        """Images/s: mean of logs over repeats."""
+        return stats.geometric_mean(list(self.rates.values()), self.pilot)
+
+    @cached_property
+    def values(self) -> dict[int, float]:
+        """Repeat values of the scenario's own metric: latency in ns, or images/s."""
+        return self.medians if self.cell.scenario == "latency" else self.rates
+
+    @property
+    def wide(self) -> bool:
+        """The second stage ended before the interval was as narrow as the policy wants.
+
+        A search has no such stages.
+        """
+        value = self.p50 if self.cell.scenario == "latency" else self.throughput
+        half, done = value.relative_half_width, len(self.records)
+        two_stages = self.pilot > 0 and not self.broken and not self.search
+        second = two_stages and self.pilot <= done < self.policy.max_repeats
+        return second and half is not None and half > self.policy.target_half_width
+
+    @cached_property
+    def samples_ns(self) -> NDArray[np.float64]:
+        """Latencies in all repeats' common windows, in the order in which the batches ended."""
+        import numpy as np
+
+        series = []
+        for visit in (v for r in self.timed for v in r.visits):
+            each, ends = [], []
+            for x, inside in zip(visit, window_slices(visit), strict=True):
+                spans = np.asarray(x.durations_ns, np.float64)
+                each.append(spans[inside] / x.iterations)
+                ends.append(x.start_ns + spans.cumsum()[inside])
+            joined = np.concatenate(each)
+            series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
+        return np.concatenate(series) if series else np.empty(0)
+
+    @cached_property
+    def parity(self) -> Parity | None:
+        """The answer checks of all repeats as one: see `answers.over_repeats`."""
+        return over_repeats([r.parity for r in self.records if r.parity is not None])
+
+    @cached_property
+    def path(self) -> PathCheck | None:
+        """Boundary ``pipeline``: the worst check of the whole path of all repeats."""
+        checks = [r.path for r in self.records if r.path is not None]
+        return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why some or all repeats of a cell have no good result."""
+
+    summary: Summary
+    status: str
+    repeats: str
+    """'all', or their numbers."""
+    reason: str
+    remedy: str
+
+
+def problems(summaries: Sequence[Summary], *, alone: bool = False) -> list[Problem]:
+    """Every skip, failure and missing cell; repeats that ended the same way are one problem.
+
+    The remedy of an out-of-memory cell names the largest batch size that worked; not when
+    ``summaries`` are ``alone``, without the run's other cells.
+    """
+    others = {} if alone else _same_but_batch(summaries)
+    found = []
+    for s in summaries:
+        if not s.records:
+            reason = "planned, but the file holds no record of it"
+            reason = "the search ended before its turn" if s.search else reason
+            found.append(Problem(summary=s, status=s.status, repeats="all", reason=reason,
+                                 remedy="run with --resume"))  # fmt: skip
+        same: dict[tuple[str, str, str], list[int]] = {}
+        for r in s.broken:
+            status = f"failed: {r.kind or 'error'}" if r.status == "failed" else r.status
+            reason = r.reason or FAILURES.get(r.kind, "no reason recorded")
+            same.setdefault((status, reason, r.remedy), []).append(r.repeat)
+        for (status, reason, remedy), at in same.items():
+            if status == "failed: out-of-memory" and not alone:
+                remedy = "; ".join(filter(None, [remedy, _worked(s, others[but(s, "batch_size")])]))
+            which = "all" if len(at) == len(s.records) else ", ".join(map(str, at))
+            found.append(
+                Problem(summary=s, status=status, repeats=which, reason=reason, remedy=remedy)
+            )
+    return found
+
+
+def problems_of(summaries: Sequence[Summary]) -> dict[int, list[Problem]]:
+    """id(summary) -> its `problems`; every summary is there."""
+    found: dict[int, list[Problem]] = {id(s): [] for s in summaries}
+    for p in problems(summaries):
+        found[id(p.summary)].append(p)
+    return found
+
+
+def but(s: Summary, *axes: str) -> object:
+    """What cells of one run must have in common that differ in ``axes`` (of `Cell`) at most."""
+    c = s.cell
+    kept = (getattr(c, name) for name in c.__struct_fields__ if name not in axes)
+    return s.run, *(tuple(sorted(v.items())) if isinstance(v, dict) else v for v in kept)
+
+
+def _same_but_batch(summaries: Sequence[Summary]) -> dict[object, list[Summary]]:
+    found: dict[object, list[Summary]] = {}
+    if any(r.kind == "out-of-memory" for s in summaries for r in s.broken):
+        for s in summaries:
+            found.setdefault(but(s, "batch_size"), []).append(s)
+    return found
+
+
+def _worked(s: Summary, same: Sequence[Summary]) -> str:
+    """``same``: the cells that differ from ``s`` in the batch size at most."""
+    fits = [o.cell.batch_size for o in same
+            if o.timed and not any(r.kind == "out-of-memory" for r in o.broken)]  # fmt: skip
+    if fits:
+        return f"largest batch size that worked: {max(fits)}"
+    tried = sorted(o.cell.batch_size for o in same if o is not s and o.records)
+    if tried:
+        return f"no other batch size worked (tried: {', '.join(map(str, tried))})"
+    return "no other batch size was tried"
+
+
+def flags_of(*summaries: Summary) -> list[str]:
+    """Flags of a row built from ``summaries``; a status other than ok comes first.
+
+    Last come what was thrown away for outside evidence, and `WIDE`.
+    """
+    found: dict[str, None] = {}
+    for s in summaries:
+        if s.status != "ok":
+            found[s.status] = None
+        elif s.broken:
+            found[f"{len(s.broken)} of {len(s.records)} repeats failed"] = None
+        found |= dict.fromkeys(sorted(s.flags))
+    thrown = sum(r.invalidated for s in summaries for r in s.records)
+    if thrown:
+        found[invalidated(thrown)] = None
+    if any(s.wide for s in summaries):
+        found[WIDE] = None
+    return list(found)
+
+
+def invalidated(attempts: int) -> str:
+    """'2 attempts invalidated'."""
+    return f"{attempts} attempt{'' if attempts == 1 else 's'} invalidated"
+
+
+def summarise(files: Sequence[RecordFile]) -> list[Summary]:
+    """Every planned or recorded cell of every run, in plan order. Runs are never pooled."""
+    return [s for run, file in zip(run_names(files), files, strict=True) for s in _of(run, file)]
+
+
+def _of(run: str, file: RecordFile) -> list[Summary]:
+    suite = file.header.suite
+    cells = {cell.key: cell for cell in file.header.planned}
+    found: dict[str, dict[int, Record]] = {}
+    for record in file.records:
+        cells.setdefault(record.cell.key, record.cell)
+        found.setdefault(record.cell.key, {})[record.repeat] = record
+    return [
+        Summary(
+            run=run,
+            baseline=suite.baseline,
+            policy=suite.policy,
+            arm=file.header.pairing is not None,
+            search=file.header.search is not None,
+            cell=cell,
+            environment=file.header.environment,
+            nodes=file.header.nodes,
+            records=[record for _, record in sorted(found.get(key, {}).items())],
+        )
+        for key, cell in cells.items()
+    ]
+
+
+def run_names(files: Sequence[RecordFile]) -> list[str]:
+    """A short, unique name for each file: its run id; where that repeats, with the folder.
+
+    Of the two arms of one A/B: baseline, candidate.
+    """
+    arms = {f.header.pairing.arm: f.header.pairing.session for f in files if f.header.pairing}
+    if len(arms) == len(files) == 2 and len(set(arms.values())) == 1:
+        return [str(arm) for arm in arms]
+    ids, names = [f.header.run_id for f in files], []
+    for n, (name, file) in enumerate(zip(ids, files, strict=True), 1):
+        where = PurePath(file.path).parent.name or file.path
+        names.append(f"{name} #{n} ({where})" if ids.count(name) > 1 else name)
+    return names
+
+
+def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
+    """id(summary) -> the baseline backend's ranked cell on the same other axes, where there is one.
+
+    Options belong to a backend, so they need not match: equal ones win, then the first planned.
+    """
+    bases: dict[object, list[Summary]] = {}
+    for s in summaries:
+        if s.cell.backend == s.baseline and s.ranked:
+            bases.setdefault(_axes(s), []).append(s)
+    found = {}
+    for s in summaries:
+        options = bases.get(_axes(s), [])
+        if options and s.ranked:
+            same = [b for b in options if b.cell.options == s.cell.options]
+            found[id(s)] = (same or options)[0]
+    return found
+
+
+def _axes(s: Summary) -> object:
+    return but(s, "backend", "options", "calibration")
+
+
+def rated(summaries: Sequence[Summary]) -> list[Summary]:
+    """Cells whose images/s are shown as throughput: those of the throughput scenario.
+
+    Of a run that has none, the latency scenario's: what a closed loop completed in the window.
+    """
+    saturated = {s.run for s in summaries if s.cell.scenario == "throughput"}
+    return [
+        s
+        for s in summaries
+        if (s.cell.scenario == "throughput" or s.run not in saturated) and s.rates
+    ]
+
+
+def speedup(base: Summary, other: Summary) -> Estimate:
+    """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
+    if other.cell.scenario == "throughput":
+        return gain(base, other)
+    return stats.ratio(other.medians, base.medians, (other.pilot, base.pilot))
+
+
+def gain(base: Summary, other: Summary) -> Estimate:
+    """Images/s of ``other`` / images/s of ``base``."""
+    return stats.ratio(base.rates, other.rates, (base.pilot, other.pilot))

@@ -1,0 +1,120 @@
+"""The tables of a search: its Pareto front, what choices are worth, and everything not chosen."""
+
+from __future__ import annotations
+
+from statistics import geometric_mean
+from typing import Any
+
+from gpubench.analysis import stats, telemetry
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary, flags_of
+from gpubench.analysis.tables import accuracy, roofline
+from gpubench.analysis.tables.table import KEY, Column, Table, metric, with_axes
+from gpubench.analysis.tune import ablation, objective, result
+from gpubench.analysis.tune.result import OUTCOMES, View, outcome
+from gpubench.suite.goal import Metric
+
+UNITS = {"throughput": "images/s", "latency": "ns", "energy": "J", "memory": "bytes"}
+"""Of a metric, as columns name them."""
+
+ROOFLINE = metric("of the roofline", "fraction", "higher", "share of what the measured peak of "
+                  "matrix products and the bandwidth of memory leave possible")  # fmt: skip
+BINDS = Column(name="binds", help="which side of the roofline is the lower one")
+
+
+def build(found: View) -> list[Table]:
+    """All that have rows."""
+    made = [front(found), worth(found), others(found)]
+    return [table for table in made if table.rows]
+
+
+def front(found: View) -> Table:
+    """The configurations that none beats in both throughput and latency, the fastest first."""
+    keys = result.front(found)
+    rows = [s for s in found.standings if s.cell.key in keys]
+    summaries = [found.summaries[s.cell.key] for s in rows]
+    rows.sort(key=lambda s: -(found.summaries[s.cell.key].throughput.value or 0.0))
+    extra = [m for m in _asked(found) if any(mean(s, m).value for s in summaries)]
+    roof = (ROOFLINE, BINDS) if any(map(roofline.binding, summaries)) else ()
+    columns = (
+        metric("images/s", "images/s", "higher", "images of all replicas / wall time"),
+        metric("time of a batch", "ns", "lower", "median"),
+        *(metric(m.name, UNITS[m.kind], "lower", "mean of logs over the repeats that have it")
+          for m in extra),
+        *(column for column, _ in accuracy.bound(summaries)),
+        *roof,
+        Column(name="outcome", help="what became of it"),
+    )  # fmt: skip
+    body = []
+    for s in rows:
+        each = found.summaries[s.cell.key]
+        values = [each.throughput, each.p50, *(mean(each, m) for m in extra),
+                  *(value(each) for _, value in accuracy.bound(summaries)),
+                  *(roofline.estimate(each), roofline.binding(each))[: len(roof)],
+                  OUTCOMES[outcome(found, s)], flags_of(each)]  # fmt: skip
+        body.append((each, values))
+    notes = ["Of the measured configurations with right answers. Limits do not count here: "
+             "the front shows what they cost. 95 % intervals."]  # fmt: skip
+    return with_axes("Pareto front", columns, body, notes)
+
+
+def _asked(found: View) -> list[Metric]:
+    """Metrics beside throughput and p50: those of the goal, and memory."""
+    asked = [*found.goal.metrics, Metric("memory"), Metric("energy")]
+    plain = (Metric("throughput"), Metric("latency"))
+    return [m for m in dict.fromkeys(asked) if m not in plain]
+
+
+def mean(s: Summary, asked: Metric) -> Estimate:
+    """Of the repeats that ended well; of memory the most."""
+    if asked.kind == "energy":
+        return telemetry.energy(s) or Estimate(why="not counted")
+    values = [v for r in s.records if r.status == "ok" and (v := objective.value(r, asked))]
+    if asked.kind == "memory":
+        return Estimate(value=max(values), n=len(values)) if values else Estimate()
+    if len(values) < 2:
+        return stats.geometric_mean(values) if values else Estimate(why="not measured")
+    return Estimate(value=geometric_mean(values), n=len(values))
+
+
+def worth(found: View) -> Table:
+    """What each choice of the recommended configuration is worth."""
+    columns = (
+        Column(name="choice"), Column(name="recommended"), Column(name="next best"),
+        metric("worth", "x", "higher", "cost of the best configuration without it / cost of the "
+               "recommended one: 2 is twice the cost"),
+        Column(name="best without it", help="whatever else it has"), KEY,
+    )  # fmt: skip
+    rows: list[list[Any]] = [
+        [c.name, c.value, c.other, c.worth, c.rival.cell.label, c.rival.cell.key]
+        for c in ablation.of(found)
+    ]
+    notes = ["Best without: of all configurations measured that keep the limits and have another "
+             "value there, the best one, whatever else it has. No sum: choices depend on each "
+             "other. 95 % intervals."]  # fmt: skip
+    return Table("What each choice is worth", columns, rows, notes)
+
+
+def others(found: View) -> Table:
+    """Everything that is not recommended, and why: what came nearest first."""
+    rows = result.nearest(found, [s for s in found.standings if s is not found.best])
+    goal = found.goal.objective
+    columns = (
+        Column(name="outcome", help="what became of it"), Column(name="why"),
+        metric(goal.name, UNITS[goal.kind], "higher" if goal.more_is_better else "lower",
+               "the objective; 95 % interval"),
+        metric("cost", "x", "lower", "against the recommended one's; 95 % interval"),
+        Column(name="repeats", unit="count", help="measured"),
+    )  # fmt: skip
+    body = []
+    for s in rows:
+        each = found.summaries[s.cell.key]
+        marks = [f for f in flags_of(each) if f not in UNSAID]
+        none = Estimate(why="not measured")
+        body.append((each, [OUTCOMES[outcome(found, s)], s.reason, s.value if s.n else none,
+                            s.behind if s.n and s.behind else none, s.n, marks]))  # fmt: skip
+    return with_axes("Not chosen", columns, body, [])
+
+
+UNSAID = ("ruled-out", "not reached", "missing")
+"""What the outcome says already."""

@@ -1,0 +1,93 @@
+"""What the machine went through while a cell was measured, from peaks and telemetry in records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from gpubench.analysis import stats
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary
+from gpubench.records.record import ENERGY_S, Record
+
+
+class Gauge(Struct, frozen=True):
+    """One reading; of several, ``worst`` (min or max) is shown."""
+
+    name: str
+    unit: str
+    worst: Callable[[list[float]], float]
+    read: Callable[[Record], Iterator[float]]
+    help: str
+
+
+def _host(r: Record) -> Iterator[float]:
+    total = sum(x.peak_host_bytes for x in r.replicas)
+    if total:
+        yield float(total)
+
+
+def _start(r: Record) -> Iterator[float]:
+    seconds = r.telemetry.get("start_s")
+    if isinstance(seconds, int | float):
+        yield seconds * 1e9
+
+
+def _skew(r: Record) -> Iterator[float]:
+    late = [x.late_ns for visit in r.visits for x in visit]
+    if r.cell.replicas > 1 and any(late):
+        yield float(max(late))
+
+
+def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
+    """The value at ``path`` of every GPU whose telemetry has it."""
+
+    def read(r: Record) -> Iterator[float]:
+        for value in r.telemetry.get("gpus", []):
+            found: Any = value
+            for name in path:
+                found = found.get(name) if isinstance(found, dict) else None
+            if isinstance(found, int | float):
+                yield float(found)
+
+    return read
+
+
+GAUGES = (
+    Gauge("start", "ns", max, _start, "until every replica had started and opened its session"),
+    Gauge("start skew", "ns", max, _skew,
+          "how long after the common start the last replica went on"),
+    Gauge("host memory", "bytes", max, _host, "peak resident set, all replicas added up"),
+    Gauge("GPU memory", "bytes", max, _gpu("memory_used_bytes_peak"),
+          "most that was in use on a GPU, by whomever"),
+    Gauge("replicas' GPU memory", "bytes", max, _gpu("own_memory_bytes_peak"),
+          "most that the cell's own processes used on a GPU"),
+    Gauge("SM clock min", "MHz", min, _gpu("sm_mhz", "min"), "lowest SM clock seen"),
+    Gauge("SM clock max", "MHz", max, _gpu("sm_mhz", "max"), "highest SM clock seen"),
+    Gauge("temperature", "°C", max, _gpu("temperature_c_max"), "highest of a GPU"),
+    Gauge("mean power", "W", max, _gpu("power_w", "mean"),
+          "of the GPU and repeat that drew most; NVML averages over up to a second"),
+    Gauge("peak power", "W", max, _gpu("power_w", "max"), "highest reading of a GPU"),
+)  # fmt: skip
+
+
+def peak(s: Summary, gauge: Gauge) -> float | None:
+    """The worst reading of all repeats; None where there is none."""
+    return gauge.worst(seen) if (seen := [v for r in s.timed for v in gauge.read(r)]) else None
+
+
+def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
+    """Joules per image: mean of logs over repeats. None where no repeat's energy was counted."""
+    counted = [r for r in s.timed if r.telemetry.get("energy")]
+    values = [j for r in counted if (j := r.joules_per_image(above_idle=above_idle))]
+    if values or not counted:
+        return stats.geometric_mean(values, s.pilot) if values else None
+    if max(r.telemetry["energy"]["seconds"] for r in counted) < ENERGY_S:
+        return Estimate(
+            why=f"under {ENERGY_S:g} s: energy needs longer windows (policy.sample_s, max_samples)"
+        )
+    if above_idle and all(r.telemetry["energy"].get("idle_watts") is None for r in counted):
+        return Estimate(why="no idle power known")
+    return Estimate(why="no more than idle" if above_idle else "the counter stood still")

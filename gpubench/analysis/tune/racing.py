@@ -1,0 +1,337 @@
+"""Where the configurations of a search stand, and what should be measured next.
+
+Pure functions of (cells, records, search): a search that was interrupted reads its records and goes
+on, and what was dropped comes back by itself when the leader falls.
+
+Repeats 0 and 1 of a cell are its exploration, measured at any time; each repeat from 2 on is a
+round of the race, in which the leader and all that may still beat it were measured side by side.
+A configuration is compared with the leader by its differences of log cost: one for the exploration,
+one for each round that both were in. What a few of them show is in `analysis.tune.noise`; in
+short, a single one drops only what costs at least 1.5 times as much.
+
+`Search.alpha` is the chance that a configuration is called worse although it is as good as the
+leader, itself the luckiest of many. Each look at it has a quarter (`LOOKS`). What is not called
+worse is measured further only while it can be better than the leader by more than `Search.delta`,
+at `stats.LEVEL`: so what is as good and no better does not keep a race going, and what looked far
+worse twice is left alone, though two bursts could have hit it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench import units
+from gpubench.analysis import stats
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.tune import constraints, noise
+from gpubench.analysis.tune import objective as tune_objective
+from gpubench.analysis.tune.constraints import Kept as Kept
+from gpubench.analysis.tune.noise import Noise
+from gpubench.analysis.tune.objective import Best
+from gpubench.analysis.tune.pruning import Outlook
+from gpubench.records.record import FAILURES, Record
+from gpubench.suite.goal import Metric, Search
+from gpubench.suite.types import Cell
+
+ROUNDS = 8
+"""Rounds of the race that one configuration is measured in, at most."""
+NEAR = 12
+"""Repeats of what may turn out to keep its limits, at most, where nothing else does."""
+LOOKS = 4
+"""That share alpha: a configuration may be looked at more often, but successive looks have most of
+their differences in common (`tests.analysis.test_race_simulated` counts what is called worse)."""
+PASSES = 3
+"""For the leader: differences to another one may say that a third leads."""
+CHECK = 1
+"""The repeat that checks all answers; nothing is ruled out by, or recommended without it."""
+
+Status = Literal["leader", "alive", "worse", "violates", "failed", "ruled-out", "unmeasured"]
+RANKED: tuple[Status, ...] = ("leader", "alive", "worse")
+"""Of what was measured and is not known to fail or to break a limit."""
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What is known of one configuration."""
+
+    cell: Cell
+    status: Status
+    """violates: breaks a limit, or is so close that it cannot be promised."""
+    reason: str = ""
+    n: int = 0
+    """Good repeats."""
+    value: Estimate = Estimate(why="not measured")
+    """The objective, in its unit; the interval is of the repeats, spread pooled."""
+    behind: Estimate | None = None
+    """Cost / the leader's cost: 1.10 is 10 % worse. By differences within blocks."""
+    limits: tuple[Kept, ...] = ()
+    repeats: tuple[int, ...] = ()
+    """Numbers of the good repeats."""
+    least: float | None = None
+    """What ``behind`` is at least, at `stats.LEVEL`; None of what is not alive."""
+
+    @property
+    def keeps(self) -> bool:
+        """Every limit is met."""
+        return all(each.state == "met" for each in self.limits)
+
+    @property
+    def ratio(self) -> float:
+        """`behind`, to sort by; infinite where it is not known."""
+        return (self.behind.value if self.behind else None) or math.inf
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the race that it was measured in."""
+        return sum(r > CHECK for r in self.repeats)
+
+
+class _Tried(Struct, kw_only=True):
+    """A cell with good records."""
+
+    cell: Cell
+    records: dict[int, Record]
+    costs: dict[int, float]
+    """Repeat -> log cost."""
+    blocks: dict[int, float]
+    kept: tuple[Kept, ...] = ()
+
+    @property
+    def broken(self) -> list[Kept]:
+        return [k for k in self.kept if k.state == "violated" or k.hopeless]
+
+    @property
+    def open(self) -> bool:
+        return any(k.state == "open" for k in self.kept)
+
+
+def judge(
+    cells: Sequence[Cell], records: Iterable[Record], search: Search, best: Best | None = None
+) -> list[Standing]:
+    """Where each cell stands, in the order of ``cells``.
+
+    A ``ruled-out`` record counts as what it says: a search that goes on leaves them out.
+    """
+    by_cell, prior = _by_cell(records), _prior(search.goal.objective)
+    failed = {key: _failure(found, search) for key, found in by_cell.items()}
+    tried = {key: _tried(found, search) for key, found in by_cell.items() if failed[key] is None}
+    _judge_limits(list(tried.values()), search)
+    first = _leader([each for each in tried.values() if not each.broken], search)
+    spread = noise.between([each.blocks for each in tried.values()], prior)
+    within = noise.within([list(each.costs.values()) for each in tried.values()], prior)
+    # only a leader whose answers were all checked rules anything out
+    beat = median(first.costs.values()) if first and CHECK in first.costs else None
+    slow = [
+        (each.cell, k) for each in tried.values() for k in each.kept
+        if k.state == "violated" and k.limit.metric.kind == "latency"
+    ]  # fmt: skip
+    outlook = Outlook(search.goal, best, beat, slow)
+    found = []
+    for cell in cells:
+        key = cell.key
+        if key in tried:
+            found.append(_standing(tried[key], first, spread, within, search))
+        else:
+            against = "" if failed.get(key) else outlook.against(cell)
+            status: Status = "ruled-out" if against else "unmeasured"
+            found.append(failed.get(key) or Standing(cell=cell, status=status, reason=against))
+    return found
+
+
+def leader(standings: Sequence[Standing]) -> Standing | None:
+    """The one to beat, if any."""
+    return next((s for s in standings if s.status == "leader"), None)
+
+
+def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, int]]:
+    """The next round: cells and the number of the repeat; [] when the race is decided.
+
+    The leader is measured alone where its answers were not checked yet (repeat 1), and at the end
+    while its limits are open.
+    """
+    if (first := leader(standings)) is None:
+        return _nearest(standings)
+    if CHECK not in first.repeats:
+        return [(first.cell, CHECK)]
+    better = 1 / (1 + search.delta)
+    rivals = [
+        s for s in standings if s.least is not None and s.least < better and s.rounds < ROUNDS
+    ]
+    if not rivals and (first.keeps or first.n >= constraints.MOST):
+        return []
+    number = 1 + max(CHECK, *(max(s.repeats) for s in (first, *rivals)))
+    return [(s.cell, number) for s in (first, *rivals)]
+
+
+def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:
+    """Where nothing keeps the limits: more repeats of what is closest to being shown to.
+
+    Its spread is judged by few repeats until then, and nothing else is left to measure.
+    """
+    near = [
+        s for s in standings
+        if s.n < NEAR and s.limits and all(k.state == "met" or k.near for k in s.limits)
+    ]  # fmt: skip
+    first = min(near, key=lambda s: max(map(constraints.beyond, s.limits)), default=None)
+    if first is None:
+        return []
+    return [(first.cell, CHECK if CHECK not in first.repeats else 1 + max(first.repeats))]
+
+
+def recommended(standings: Sequence[Standing]) -> Standing | None:
+    """The leader, where it was checked and all its limits are met; else the best that is so."""
+    sure = [s for s in standings if CHECK in s.repeats and s.n > 1 and s.keeps
+            and s.status in RANKED]  # fmt: skip
+    return min(sure, key=lambda s: (s.status != "leader", s.ratio), default=None)
+
+
+def today(standings: Sequence[Standing], search: Search) -> Standing | None:
+    """The best of today's default: of what was seen to keep the limits, if any was."""
+    metric = search.goal.objective
+    known = [s for s in standings if s.cell.key in search.baseline and s.value.value
+             and s.status != "failed"]  # fmt: skip
+    return min(
+        known,
+        key=lambda s: (breaks(s), tune_objective.cost(metric, s.value.value or 1.0)),
+        default=None,
+    )
+
+
+def breaks(s: Standing) -> bool:
+    """Whether the mean of its repeats breaks a limit, however sure that is."""
+    return any(k.value and constraints.over(k.limit, k.value, 0.0) for k in s.limits)
+
+
+def _by_cell(records: Iterable[Record]) -> dict[str, dict[int, Record]]:
+    """Key -> repeat -> its last record; a task that the run did not come to is none."""
+    found: dict[str, dict[int, Record]] = {}
+    for record in records:
+        if record.kind != "not-run":
+            found.setdefault(record.cell.key, {})[record.repeat] = record
+    return found
+
+
+def _failure(found: dict[int, Record], search: Search) -> Standing | None:
+    """One repeat that went wrong is enough, whatever the others showed."""
+    objective = search.goal.objective
+    good = [r for r in found.values() if r.status == "ok"]
+    wrong = [r for r in found.values() if r.status != "ok"]
+    if wrong:
+        said = wrong[0]
+        kind = f"{said.kind}: " if said.kind and said.kind not in said.reason else ""
+        reason = kind + (said.reason or FAILURES.get(said.kind, "no reason recorded"))
+        status: Status = "ruled-out" if said.status == "ruled-out" else "failed"
+    elif any(tune_objective.value(r, objective) for r in good):
+        return None
+    else:
+        said, status, reason = good[0], "failed", f"{objective.name} could not be measured"
+    return Standing(cell=said.cell, status=status, reason=reason, n=len(good))
+
+
+def _tried(found: dict[int, Record], search: Search) -> _Tried:
+    objective = search.goal.objective
+    costs = {
+        n: tune_objective.cost(objective, value)
+        for n in sorted(found)
+        if (value := tune_objective.value(found[n], objective))
+    }
+    early = [x for n, x in costs.items() if n <= CHECK]
+    blocks = ({0: fmean(early)} if early else {}) | {n: x for n, x in costs.items() if n > CHECK}
+    return _Tried(cell=next(iter(found.values())).cell, records=found, costs=costs, blocks=blocks)
+
+
+def _prior(metric: Metric) -> Noise:
+    return noise.prior(0.2 if metric.kind == "memory" else 1.0)
+
+
+def _judge_limits(tried: Sequence[_Tried], search: Search) -> None:
+    for limit in search.goal.limits:
+        metric = limit.metric
+        values = [
+            [v for r in each.records.values() if (v := tune_objective.value(r, metric))]
+            for each in tried
+        ]
+        costs = [[tune_objective.cost(metric, v) for v in each] for each in values]
+        spread = noise.within(costs, _prior(metric))
+        for each, found in zip(tried, values, strict=True):
+            samples = sum(len(tune_objective.latencies(r)) for r in each.records.values())
+            each.kept += (constraints.judged(limit, found, spread, samples),)
+
+
+def _leader(racing: Sequence[_Tried], search: Search) -> _Tried | None:
+    """The lowest cost. What was measured once, or has limits that are open, must lead by delta.
+
+    By differences within blocks, as far as there are any, from whatever looks best at first.
+    """
+    if not racing:
+        return None
+    step = math.log1p(search.delta)
+    best = min(racing, key=lambda each: median(each.costs.values()))
+    handicaps = [step * ((len(each.costs) < constraints.TWICE) + each.open) for each in racing]
+    for _ in range(PASSES):
+        behind = [_centre(each, best) + x for each, x in zip(racing, handicaps, strict=True)]
+        if (first := racing[behind.index(min(behind))]) is best:
+            break
+        best = first
+    return best
+
+
+def _centre(each: _Tried, other: _Tried) -> float:
+    found = noise.differences(each.blocks, other.blocks)
+    return median(found) if found else median(each.costs.values()) - median(other.costs.values())
+
+
+def _standing(
+    each: _Tried, leader: _Tried | None, spread: Noise, within: Noise, search: Search
+) -> Standing:
+    standing = Standing(
+        cell=each.cell, status="alive", n=len(each.costs), value=_value(each, within, search),
+        limits=each.kept, repeats=tuple(sorted(each.records)),
+    )  # fmt: skip
+    if leader is None:
+        return replace(standing, status="violates", reason=_broken(each))
+    if each is leader:
+        behind = Estimate(value=1.0, low=1.0, high=1.0, n=standing.n)
+        waiting = "; ".join(k.text for k in each.kept if k.state != "met")
+        return replace(standing, status="leader", behind=behind, reason=waiting)
+    found = noise.differences(each.blocks, leader.blocks)
+    centre = _centre(each, leader)
+    standing = replace(standing, behind=_behind(centre, found, spread))
+    if each.broken:
+        return replace(standing, status="violates", reason=_broken(each))
+    said = constraints.percent_behind(math.exp(centre))
+    surely = noise.at_least(found, spread, search.alpha / LOOKS)
+    if surely > 0:
+        reason = f"{said}, at least {units.percent(math.expm1(surely))}"
+        return replace(standing, status="worse", reason=f"{reason} ({stats.repeats(standing.n)})")
+    least = math.exp(noise.at_least(found, spread, 1 - stats.LEVEL))
+    may = "may be" if least < 1 / (1 + search.delta) else "not"
+    reason = f"{said}; {may} better by more than {units.share(search.delta)}"
+    return replace(standing, least=least, reason=reason)
+
+
+def _broken(each: _Tried) -> str:
+    return "; ".join(k.text for k in each.broken)
+
+
+def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
+    sign = -1 if search.goal.objective.more_is_better else 1
+    centre, n = median(each.costs.values()), len(each.costs)
+    half = within.t((1 + stats.LEVEL) / 2) / math.sqrt(n)
+    low, high = sorted(math.exp(sign * (centre + x)) for x in (half, -half))
+    return Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+
+
+def _behind(centre: float, found: Sequence[float], spread: Noise) -> Estimate:
+    if not found:
+        return Estimate(value=math.exp(centre), why="never measured beside the leader")
+    tail = (1 - stats.LEVEL) / 2
+    low = min(centre, noise.at_least(found, spread, tail))
+    high = max(centre, -noise.at_least([-x for x in found], spread, tail))
+    low, middle, high = (math.exp(min(x, stats.MOST_LOG)) for x in (low, centre, high))
+    return Estimate(value=middle, low=low, high=high, n=len(found))

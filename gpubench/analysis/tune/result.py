@@ -1,0 +1,286 @@
+"""A search, read: the recommendation and its evidence, what was tried, and what choices are worth.
+
+Everything is computed from the records (`race.judge`), so a search that goes on, or one that was
+interrupted, reads as one that ended. The recommendation's gain over today's default comes from the
+interleaved A/B where there is one; else from the rounds that both were measured in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from statistics import geometric_mean
+
+from msgspec import Struct
+
+from gpubench.analysis import roofline, stats
+from gpubench.analysis.compare import paired as compare_paired
+from gpubench.analysis.compare import sequential_test, signed_rank
+from gpubench.analysis.compare.verdicts import Comparison
+from gpubench.analysis.roofline import Share
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary, summarise
+from gpubench.analysis.tune import objective, racing
+from gpubench.analysis.tune.racing import Kept, Standing
+from gpubench.errors import InputError
+from gpubench.records.record import Record, RecordFile
+from gpubench.suite.goal import Goal, Metric, Search
+
+Evidence = tuple[RecordFile, RecordFile]
+"""The two arms of the A/B of the recommended cell (candidate) against today's default."""
+
+OUTCOMES = {
+    "best": "recommended",
+    "leader": "leads, not confirmed",
+    "alive": "not told apart",
+    "worse": "worse",
+    "violates": "breaks a limit",
+    "failed": "failed",
+    "ruled-out": "ruled out",
+    "unmeasured": "not reached",
+}
+"""`outcome` for people, in the order of interest."""
+
+
+NO_RESULT = ("failed", "ruled-out", "unmeasured")
+"""Statuses without a number that means anything."""
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """What a search found."""
+
+    file: RecordFile
+    search: Search
+    standings: list[Standing]
+    """In the order of the space."""
+    summaries: dict[str, Summary]
+    """By the cell's key."""
+    best: Standing | None
+    """The recommended configuration; None where none is known to keep the limits."""
+    leader: Standing | None
+    """The one that leads, checked or not; None where all break limits or failed."""
+    base: Standing | None
+    """Today's default: its best cell; None where it gave no result."""
+    gain: Estimate
+    """How many times better the recommended one is, by the objective: above 1 is better."""
+    paired: bool
+    """``gain`` is of the pairs of the A/B."""
+    verdict: Comparison | None
+    """Of the A/B; None without one, or with one of another configuration."""
+
+    @property
+    def goal(self) -> Goal:
+        return self.search.goal
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """One measurement of a search."""
+
+    seconds: float
+    """Since the start, at its end."""
+    record: Record
+    value: float | None
+    """The objective's; None: none, or one that may not be ranked."""
+    best: float | None
+    """Of the best configuration measured so far that keeps the limits: its final estimate."""
+
+
+def view(file: RecordFile, evidence: Evidence | None = None) -> View:
+    """Raises InputError for the records of something else than a search."""
+    search = file.header.search
+    if search is None:
+        raise InputError(f"{file.path}: not a search; `gpubench report` shows any run")
+    standings = racing.judge(file.header.planned, file.records, search)
+    best = racing.recommended(standings)
+    leader = racing.leader(standings)
+    base = racing.today(standings, search)
+    verdict = _verdict(evidence, best)
+    if verdict and evidence:
+        key = evidence[0].header.planned[0].key
+        base = next((s for s in standings if s.cell.key == key), base)
+    gain, paired = _gain(file, evidence if verdict else None, best, base, search.goal.objective)
+    return View(
+        file=file, search=search, standings=standings, best=best, leader=leader, base=base,
+        gain=gain, paired=paired, verdict=verdict, summaries={s.key: s for s in summarise([file])},
+    )  # fmt: skip
+
+
+def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | None:
+    if evidence is None or best is None:
+        return None
+    if [c.key for c in evidence[1].header.planned] != [best.cell.key]:
+        return None
+    return next(iter(compare_paired.compare(*evidence)), None)
+
+
+def _gain(
+    file: RecordFile,
+    evidence: Evidence | None,
+    best: Standing | None,
+    base: Standing | None,
+    metric: Metric,
+) -> tuple[Estimate, bool]:
+    """Of the A/B's pairs where these know the objective, else of the search's own rounds."""
+    if best is None or base is None:
+        return Estimate(why="nothing to compare"), False
+    if best.cell.key == base.cell.key:
+        return Estimate(value=1.0, why="today's default is the best"), False
+    if evidence:
+        before, after = (_values(f.records, metric) for f in evidence)
+        if len(before.keys() & after.keys()) > 1:
+            return _pairs(before, after, metric), True
+    before, after = (
+        _values([r for r in file.records if r.cell.key == s.cell.key], metric) for s in (base, best)
+    )
+    low, high = (before, after) if metric.more_is_better else (after, before)
+    return stats.ratio(low, high), False
+
+
+def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
+    """Repeat -> the metric, of the records that ended well."""
+    found = {r.repeat: objective.value(r, metric) for r in records if r.status == "ok"}
+    return {n: v for n, v in found.items() if v}
+
+
+def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metric) -> Estimate:
+    """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs."""
+    both = [n for n in before if n in after]
+    logs = [objective.cost(metric, before[n]) - objective.cost(metric, after[n]) for n in both]
+    value, low, high = signed_rank.around(logs, sequential_test.LEVEL)
+    if low is None or high is None:
+        return Estimate(value=math.exp(value), n=len(both), why=f"{len(both)} pairs")
+    return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(both))
+
+
+# ------------------------------------------------------------------------------ what was tried
+
+
+def tally(found: View) -> dict[str, int]:
+    """Outcome -> configurations, in the order of `OUTCOMES`; only those that occur."""
+    of = Counter(outcome(found, s) for s in found.standings)
+    return {name: of[name] for name in OUTCOMES if of[name]}
+
+
+def outcome(found: View, s: Standing) -> str:
+    """A key of `OUTCOMES`: 'best' of what is recommended, else its status."""
+    return "best" if s is found.best else s.status
+
+
+def nearest(found: View, standings: Iterable[Standing]) -> list[Standing]:
+    """By outcome, then by cost: what is recommended first."""
+    order = list(OUTCOMES)
+    return sorted(standings, key=lambda s: (order.index(outcome(found, s)), s.ratio))
+
+
+def measured(found: View) -> set[str]:
+    """Keys of configurations that were measured, whatever came of it."""
+    return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
+
+
+def spent_s(found: View) -> float:
+    """Seconds of measuring: of every process from its start to its end."""
+    return sum(r.wall_s for r in found.file.records)
+
+
+def closest(found: View) -> Standing | None:
+    """Where nothing keeps the limits: what comes nearest to all of them.
+
+    None where nothing was measured whose answers are right.
+    """
+    known = [s for s in found.standings if s.status not in NO_RESULT and s.value.value]
+    return min(known, key=lambda s: max(map(excess, s.limits), default=0.0), default=None)
+
+
+def excess(kept: Kept) -> float:
+    """How far beyond the limit, as a share of it: 0.2 is 20 %; infinite where it was not measured.
+
+    Of a limit that is not yet shown to be met: what one repeat in a hundred would show.
+    """
+    value = kept.value if kept.state == "violated" or kept.worst is None else kept.worst
+    if value is None:
+        return math.inf
+    bound = kept.limit.bound
+    return (bound / value if kept.limit.metric.more_is_better else value / bound) - 1
+
+
+def share_of(found: View) -> Share | None:
+    """Of the roofline, of what is recommended: of all repeats that ended well the one in the middle
+    (of two the lower)."""
+    own = found.summaries[found.best.cell.key].records if found.best else ()
+    known = [share for r in own if r.status == "ok" and (share := roofline.share(r))]
+    return sorted(known, key=lambda x: x.share)[(len(known) - 1) // 2] if known else None
+
+
+# ------------------------------------------------------------------------------ course and front
+
+
+def course(found: View) -> list[Moment]:
+    """Every measurement in the order of time, with the best so far."""
+    metric = found.goal.objective
+    ranks = {s.cell.key: s for s in found.standings if s.status in racing.RANKED}
+    best: float | None = None
+    made = []
+    for seconds, record in _clock(found.file):
+        value = objective.value(record, metric) if record.status == "ok" else None
+        final = s.value.value if (s := ranks.get(record.cell.key)) else None
+        if (
+            value
+            and final
+            and (best is None or objective.cost(metric, final) < objective.cost(metric, best))
+        ):
+            best = final
+        made.append(Moment(seconds=seconds, record=record, value=value, best=best))
+    return made
+
+
+def _clock(file: RecordFile) -> list[tuple[float, Record]]:
+    """(seconds since the start at which it ended, record) of every measurement, in that order.
+
+    Where a time cannot be read, the time spent measuring so far stands for it.
+    """
+    ran = [r for r in file.records if r.replicas or r.status == "failed"]
+    try:
+        start = datetime.fromisoformat(file.header.started)
+        ends = [(datetime.fromisoformat(r.started) - start).total_seconds() + r.wall_s for r in ran]
+    except (ValueError, TypeError, OverflowError):
+        ends = [-1.0]
+    if min(ends, default=0.0) < 0:
+        spent, ends = 0.0, []
+        for r in ran:
+            spent += r.wall_s
+            ends.append(spent)
+    order = sorted(range(len(ran)), key=lambda n: (ends[n], n))
+    return [(ends[n], ran[n]) for n in order]
+
+
+def latency_of(goal: Goal) -> Metric:
+    """The latency that the search is about: the objective's or a limit's, else p50."""
+    return next((m for m in goal.metrics if m.kind == "latency"), Metric("latency"))
+
+
+def times(found: View) -> dict[str, float]:
+    """Key -> ns per batch by `latency_of`, mean of logs over repeats, of all that was timed."""
+    metric, made = latency_of(found.goal), {}
+    for key, s in found.summaries.items():
+        values = [v for r in s.timed if (v := objective.value(r, metric))]
+        if values:
+            made[key] = geometric_mean(values)
+    return made
+
+
+def front(found: View) -> set[str]:
+    """Keys of measured configurations with right answers that no other one beats in both images/s
+    and the time of a batch. Limits do not count: the front shows what they cost."""
+    points = [
+        (ns, -(s.throughput.value or 0.0), key)
+        for key, ns in times(found).items()
+        if (s := found.summaries[key]).ranked
+    ]
+    best, kept = 0.0, set()
+    for _, rate, key in sorted(points):
+        if -rate > best:
+            best = -rate
+            kept.add(key)
+    return kept

@@ -1,0 +1,359 @@
+"""The commands that compare: interleaved A/B, stored runs, history, self-test, exports."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpubench import escape, units
+from gpubench.cli import options
+from gpubench.cli import terminal as cli_terminal
+from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpubench.analysis.compare.compare import View
+    from gpubench.run.ab.driver import Job
+
+delta_option = click.option(
+    "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
+)
+fail_on_option = click.option(
+    "--fail-on",
+    default="regressed,missing,inconclusive,incomparable",
+    help="Verdicts that make the exit code non-zero; 'none' for none.",
+    show_default=True,
+)
+path = click.Path(path_type=Path)
+MOST_ALPHA = 0.2
+"""Limit of `gpubench.suite.Rule.alpha`."""
+TREND_FORMATS = ("text", "html", "md", "json")
+"""`gpubench.report.history.FORMATS`, without the import."""
+EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
+"""`gpubench.report.exports.FORMATS`, without the import."""
+
+
+@click.command()
+@options.suite_argument
+@click.option("--baseline", multiple=True, help="KEY=VALUE,...: what the baseline is to be.")
+@click.option("--candidate", multiple=True, help="KEY=VALUE,...: what the candidate is to be.")
+@click.option("--baseline-python", type=path, help="Interpreter (or venv) of the baseline.")
+@click.option("--candidate-python", type=path, help="Interpreter (or venv) of the candidate.")
+@click.option("--baseline-ref", help="Git commit: its environment is made with uv.")
+@delta_option
+@click.option(
+    "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
+)
+@click.option("--budget", default="10m", help="No pair starts after this.", show_default=True)
+@fail_on_option
+@options.github_option
+@partial(options.selection, without=("--repeats",))
+@options.output_option("Directory of the two runs.", stdout=False)
+@click.option("--resume", is_flag=True, help="Go on with the A/B in the output directory.")
+@options.require_option
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
+@options.quiet_option
+@options.cache_option
+def ab(
+    suite: str,
+    baseline: tuple[str, ...],
+    candidate: tuple[str, ...],
+    baseline_python: Path | None,
+    candidate_python: Path | None,
+    baseline_ref: str | None,
+    delta: str,
+    alpha: str,
+    budget: str,
+    fail_on: str,
+    github: bool,
+    output: Path | None,
+    resume: bool,
+    require: list[str] | None,
+    as_json: bool,
+    quiet: bool,
+    cache_dir: Path | None,
+    **chosen: Any,
+) -> None:
+    """Compare two arms of a suite, interleaved: the verdict is the exit code.
+
+    The arms differ in an axis, an option, a model file, an interpreter, or a git commit. Pairs of
+    fresh processes are measured in random order until no verdict can change.
+
+    \b
+    Example: gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime
+
+    \b
+    Example: gpubench ab ci --backend onnxruntime --baseline-ref main
+    """
+    from gpubench.analysis.compare.verdicts import parse_fail_on
+    from gpubench.cache import Cache
+    from gpubench.run.ab import arms, interpreters
+    from gpubench.run.ab import setup as ab_setup
+    from gpubench.suite.types import Rule
+
+    failing = parse_fail_on(fail_on)
+    specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
+    rule = Rule(
+        delta=options.share("--delta", delta), alpha=options.share("--alpha", alpha, MOST_ALPHA)
+    )
+    limit = options.seconds("--budget", budget)
+    if baseline_ref and baseline_python:
+        raise InputError("--baseline-ref and --baseline-python: give one of them")
+    given = (("--baseline-python", baseline_python), ("--candidate-python", candidate_python))
+    before, after = (interpreters.existing(name, p) if p else None for name, p in given)
+    reference = None
+    if baseline_ref:
+        before, commit = interpreters.of_reference(baseline_ref, Cache(cache_dir).root)
+        reference = baseline_ref, commit
+    if before or after:  # both by path, so that both start in the same way
+        before, after = before or Path(sys.executable), after or Path(sys.executable)
+    elif specs[0].values == specs[1].values and not specs[0].values:
+        raise InputError(
+            "nothing differs between the arms: name it with --baseline KEY=VALUE and --candidate "
+            "KEY=VALUE, with --baseline-python, or with --baseline-ref"
+        )
+    job = ab_setup.comparison(
+        suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume,
+        require or (), reference,
+    )  # fmt: skip
+    sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
+
+
+def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
+    from gpubench.analysis.compare.compare import view as compared
+    from gpubench.analysis.compare.verdicts import exit_code
+    from gpubench.records.record import RECORDS
+    from gpubench.report.html import page
+    from gpubench.run.ab import driver as pairs
+
+    screen = cli_terminal.console(quiet)
+    first, second = (side.header.pairing for side in job.sides)
+    screen.print(
+        f"A/B of {len(job.sides[0].header.planned)} cells: baseline {first and first.differs}, "
+        f"candidate {second and second.differs}; records go to {job.out}",
+    )
+    if job.left_out:
+        screen.print(f"without a counterpart: {'; '.join(job.left_out)}")
+    try:
+        with cli_terminal.show_run(screen, quiet) as watcher:
+            files = pairs.run(job, watcher)
+    except KeyboardInterrupt:
+        kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
+        begun = (job.out / "candidate" / RECORDS).exists()
+        screen.print(f"interrupted; {kept if begun else 'nothing was measured'}")
+        return 130
+    view = compared(*files)
+    code = exit_code(view.rows, failing)
+    cli_terminal.save_report(job.out, page.comparison(view, code))
+    _tell(screen, view, code, as_json, github)
+    more, needed = view.arms.unfinished() if view.arms else (0, 0.0)
+    if more:
+        screen.print(
+            f"The budget ended first: pairs still needed: at least {more}, about "
+            f"{units.clock(max(1, needed))}. Go on with the same command, --resume "
+            f"-o {shlex.quote(str(job.out))} "
+            f"--budget {max(job.budget_s, 2 * needed):.0f}s",
+            soft_wrap=True,
+        )
+    screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
+    return code
+
+
+def _tell(
+    screen: Console,
+    view: View,
+    code: int,
+    as_json: bool,
+    asked: bool,
+    everything: bool = False,
+) -> None:
+    """Verdicts on the terminal or as JSON; on GitHub in the job's summary as well."""
+    from gpubench.report import github_actions, json_report, terminal
+
+    found, rule = view.rows, view.rule
+    if as_json:
+        click.echo(json_report.comparisons(found, rule=rule, code=code))
+    else:
+        screen.print(terminal.comparison(found, rule=rule, code=code, everything=everything))
+    if github_actions.wanted(asked):
+        github_actions.publish(
+            github_actions.summary(found, rule=rule, code=code),
+            github_actions.commands(found),
+            write=partial(click.echo, err=as_json),
+        )
+
+
+@click.command()
+@click.argument("base")
+@click.argument("candidate", required=False)
+@click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@click.option("--alpha", help="Chance of a false alarm in the suite.  [default: 1%]")
+@fail_on_option
+@click.option(
+    "--allow-different", multiple=True, help="What may differ, such as libraries,cpu.governor."
+)
+@click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
+@click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@options.output_option("An HTML report as well.", stdout=False)
+@options.github_option
+@options.cache_option
+def compare(
+    base: str,
+    candidate: str | None,
+    delta: str | None,
+    alpha: str | None,
+    fail_on: str,
+    allow_different: tuple[str, ...],
+    history: Path | None,
+    everything: bool,
+    as_json: bool,
+    output: Path | None,
+    github: bool,
+    cache_dir: Path | None,
+) -> None:
+    """Compare two runs cell by cell; the verdict comes first and is the exit code.
+
+    Of an A/B its directory alone. Two stored runs need the A/A history of the machine to say more
+    than a warning: `gpubench selftest SUITE` makes it.
+
+    Example: gpubench compare reports/before reports/after --delta 3%
+    """
+    from gpubench.analysis.compare import aa_history
+    from gpubench.analysis.compare.compare import view as compared
+    from gpubench.analysis.compare.verdicts import exit_code, parse_fail_on
+    from gpubench.cache import Cache
+    from gpubench.records.reader import read_all
+    from gpubench.report.html import page
+
+    failing = parse_fail_on(fail_on)
+    margin = None if delta is None else options.share("--delta", delta)
+    chance = None if alpha is None else options.share("--alpha", alpha, MOST_ALPHA)
+    files = read_all([base, candidate] if candidate else [base])
+    if len(files) != 2:
+        raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
+    before, after = files
+    for file in files:
+        for note in file.notes:
+            cli_terminal.tell(f"{file.path}: {note}")
+    if candidate and before.header.run_id == after.header.run_id:
+        cli_terminal.tell(f"both are the same run, {before.header.run_id}: no difference can show")
+    if history and not history.is_dir():
+        raise InputError(f"--history {history}: no such directory")
+    kept = history or aa_history.directory(Cache(cache_dir).root, before.header.fingerprint)
+    sessions = aa_history.load(kept, cli_terminal.tell)
+    if history and not sessions:
+        raise InputError(
+            f"--history {history}: no session in it; expected record files (*.jsonl), as "
+            "gpubench selftest keeps them"
+        )
+    allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
+    view = compared(
+        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
+    )
+    code = exit_code(view.rows, failing)
+    if output:
+        cli_terminal.save(output, page.comparison(view, code))
+    _tell(cli_terminal.console(), view, code, as_json, github, everything)
+    sys.exit(code)
+
+
+@click.command()
+@click.argument("suite", default="selftest", shell_complete=options.suites)
+@click.option("--minutes", default=5.0, help="About how long.", show_default=True)
+@delta_option
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@options.selection
+@options.cache_option
+def selftest(
+    suite: str, minutes: float, delta: str, as_json: bool, cache_dir: Path | None, **chosen: Any
+) -> None:
+    """Measure what numbers of this machine are worth: clock, harness, noise, false alarms.
+
+    Compares SUITE with itself, over and over: every alarm is a false one. Then runs it, for the
+    A/A history that `gpubench compare` takes its alarm limits from.
+
+    Example: gpubench selftest ci --minutes 20
+    """
+    from gpubench.run import selftest as testing
+    from gpubench.suite.types import Rule
+
+    if not 0 < minutes < 24 * 60:
+        raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
+    screen = cli_terminal.console(quiet=as_json)
+    rule = Rule(delta=options.share("--delta", delta))
+    result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
+    if as_json:
+        click.echo(escape.encoded(result, indent=1))
+    screen.print(testing.render(result))
+    sys.exit(130 if result.interrupted else 0)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True)
+@options.format_option(EXPORTS, required=True)
+@options.output_option("A file; of github-action-benchmark a directory.")
+def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
+    """Write results for other tools. Of an A/B the candidate; csv and parquet both arms.
+
+    Example: gpubench export out --format junit -o junit.xml
+    """
+    from gpubench.analysis.compare import aa_history
+    from gpubench.cache import Cache
+    from gpubench.records.reader import read_all
+    from gpubench.report import exports
+
+    files = read_all(paths)
+    found = None
+    if form == "junit":
+        history = aa_history.directory(Cache(None).root, files[0].header.fingerprint)
+        found = exports.verdicts_on(files, history=aa_history.load(history, cli_terminal.tell))
+    documents = exports.export(files, form, found)
+    for line in exports.left_out(files, form):
+        cli_terminal.tell(f"left out: {line}")
+    if output is None:
+        click.echo(exports.text(documents, form), nl=False)
+    else:
+        for name, content in documents.items():
+            cli_terminal.save(output / name if name else output, content)
+
+
+@click.command()
+@click.argument("directory", type=path)
+@click.option("--delta", help="Changes up to this much are not reported.  [default: 2%]")
+@click.option("--alpha", help="Chance of a false change in the list.  [default: 1%]")
+@options.format_option(TREND_FORMATS)
+@options.output_option("A file instead of stdout.")
+def history(
+    directory: Path, delta: str | None, alpha: str | None, form: str | None, output: Path | None
+) -> None:
+    """The trend of every cell over all runs below DIRECTORY, and where it changed for good.
+
+    Example: gpubench history reports -o trend.html
+    """
+    from gpubench.analysis.history import trend as trend
+    from gpubench.report import history as shown
+    from gpubench.suite.types import Rule
+
+    rule, notes = Rule(), list[str]()
+    rule = Rule(
+        delta=rule.delta if delta is None else options.share("--delta", delta),
+        alpha=rule.alpha if alpha is None else options.share("--alpha", alpha, MOST_ALPHA),
+    )
+    found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
+    form = options.by_ending(form, output, TREND_FORMATS)
+    body = shown.render(found, form, rule=rule, notes=notes)
+    if output:
+        cli_terminal.save(output, body)
+    else:
+        click.echo(body, nl=False)
+
+
+COMMANDS = (ab, compare, selftest, history, export)

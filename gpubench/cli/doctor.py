@@ -1,0 +1,385 @@
+"""What this machine can run, what it lacks with the exact remedy, and what will disturb numbers.
+
+Imports no runtime itself: each is imported for real in a process of its own, so that a broken or
+hanging one is a finding and not the end of the doctor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from gpubench import escape, units
+from gpubench.backends import base
+from gpubench.errors import CacheError, InputError, Unavailable
+from gpubench.machine import cores, environment
+from gpubench.machine.import_check import try_imports
+from gpubench.machine.telemetry import energy
+from gpubench.pipeline.decoders import base as decoders
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Status = Literal["ok", "note", "warn", "missing", "broken"]
+
+
+class Check(Struct, frozen=True):
+    """One finding. warn: it works but numbers may suffer; missing: install it to use it."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+class Section(Struct, frozen=True):
+    """Findings about one subject."""
+
+    title: str
+    checks: list[Check]
+
+
+class Report(Struct, frozen=True):
+    """All findings, and the environment as a run would record it."""
+
+    sections: list[Section]
+    environment: dict[str, Any]
+
+    @property
+    def broken(self) -> list[Check]:
+        """What is installed and does not work."""
+        return [c for section in self.sections for c in section.checks if c.status == "broken"]
+
+
+def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
+    """Examine this machine; takes as long as importing the runtimes does."""
+    here = environment.collect(["gpubench", "doctor"])
+    imports: dict[str, dict[str, Any]] = {}
+    backends = [check for _, check in _registered(base, imports, timeout_s)]
+    return Report(
+        [
+            Section("Machine", _machine(here)),
+            Section("GPU", _gpus(here, imports.get("torch", {}))),
+            Section("Backends", backends),
+            Section("Decoders", [*_decoders(imports, timeout_s, cuda=bool(here["gpus"]))]),
+            Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
+            Section("What disturbs measurements", _noise(here)),
+        ],
+        here,
+    )
+
+
+def to_json(report: Report) -> str:
+    """The report for programs."""
+    return escape.encoded(report, indent=2)
+
+
+def render(report: Report) -> RenderableType:
+    """The report for people; nothing is cut off, remedies can be copied."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "note": "cyan", "warn": "yellow", "missing": "magenta"}
+    tables: list[RenderableType] = []
+    for section in report.sections:
+        table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
+        table.show_header = False
+        for width in (8, 24):
+            table.add_column(min_width=width, overflow="fold", no_wrap=False)
+        table.add_column(overflow="fold")
+        for check in section.checks:
+            words = Text(check.detail)
+            if check.remedy:
+                words.append(f"\nremedy: {check.remedy}", style="italic")
+            status = Text(check.status, style=colours.get(check.status, "bold red"))
+            table.add_row(status, Text(check.name), words)
+        tables += [table, Text()]
+    return Group(*tables)
+
+
+# ------------------------------------------------------------------------------ machine
+
+
+def _machine(here: dict[str, Any]) -> list[Check]:
+    cpu, memory = here["cpu"], here["memory"]["total_bytes"]
+    cores = f"{cpu['usable']} of {cpu['logical']} logical CPUs usable, {cpu['cores']} cores"
+    system = f"{here['os']['name'] or here['os']['system']}, kernel {here['os']['kernel']}"
+    return [
+        Check("system", "note", f"{system}, Python {here['python']['version']}"),
+        Check("CPU", "note", f"{cpu['model']}; {cores}, {cpu['numa_nodes']} NUMA node(s)"),
+        Check("memory", "note", units.size(memory) if memory else "unknown"),
+        *cpu_features(cpu["flags"]),
+        _energy(),
+    ]
+
+
+def _energy() -> Check:
+    """Whether energy per image can be measured on the CPU."""
+    count = len(energy.packages(cores.ROOT))
+    if not count:
+        return Check("CPU energy", "note", "not counted here; virtual machines rarely show it")
+    words = f"{count} package{'' if count == 1 else 's'}"
+    if energy.Rapl(cores.ROOT).read() is None:
+        detail = f"{words}; only root may read the counters, which can betray what others compute"
+        remedy = f"sudo chmod a+r /{energy.POWERCAP}/intel-rapl:*/energy_uj, until the next start"
+        return Check("CPU energy", "missing", detail, remedy)
+    return Check("CPU energy", "ok", f"{words}, counted by RAPL")
+
+
+def cpu_features(flags: Iterable[str]) -> list[Check]:
+    """What the CPU's instructions mean for each reduced precision."""
+    have = set(flags)
+    wanted = {
+        "bf16": (
+            ("amx_bf16", "avx512_bf16", "bf16"),
+            "converted in software, often slower than fp32",
+        ),
+        "int8": (
+            ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm"),
+            "without dot-product instructions, little or no gain",
+        ),
+        "fp16": (("amx_fp16", "avx512_fp16", "asimdhp"), "emulated: supported, not fast"),
+    }
+    found = []
+    for precision, (instructions, without) in wanted.items():
+        here = [name for name in instructions if name in have]
+        detail = (
+            f"native: {', '.join(here)}" if here else f"no {' / '.join(instructions)}: {without}"
+        )
+        matrix = " (matrix unit)" if any(name.startswith("amx") for name in here) else ""
+        found.append(Check(f"CPU {precision}", "ok" if here else "note", detail + matrix))
+    return found
+
+
+def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
+    gpus = here["gpus"]
+    if not gpus:
+        return [_no_gpu(here["variables"])]
+    checks = [
+        Check(
+            f"GPU {gpu['index']}",
+            "ok",
+            f"{gpu['name']}, {units.size(gpu['total_bytes'])}, compute capability "
+            f"{gpu['compute_capability']}{', MIG slice' if gpu['mig'] else ''}, {gpu['uuid']}",
+        )
+        for gpu in gpus
+    ]
+    first = gpus[0]
+    detail = f"{first['driver']}, supports CUDA up to {first['cuda_driver']}"
+    checks.append(Check("driver", "ok", detail))
+    for name in ("cuda-runtime", "cudnn"):
+        installed = {k: v for k, v in here["libraries"].items() if f"nvidia-{name}" in k}
+        words = ", ".join(f"{k} {v}" for k, v in installed.items())
+        checks.append(Check(name, "ok" if words else "note", words or "not from a Python package"))
+    return checks + _torch_cuda(torch, first["cuda_driver"])
+
+
+def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
+    if "cuda_available" not in torch:
+        return []
+    built = torch["cuda_build"]
+    if torch["cuda_available"]:
+        return [Check("torch on CUDA", "ok", f"works, built for CUDA {built}")]
+    if built is None:
+        remedy = "install a torch built for CUDA: see README, GPU installation"
+        return [Check("torch on CUDA", "broken", "torch is a build without CUDA", remedy)]
+    detail = f"torch (CUDA {built}) cannot use the GPU; the driver supports CUDA {driver}"
+    remedy = f"update the driver to one for CUDA {built}, or install a torch for CUDA {driver}"
+    return [Check("torch on CUDA", "broken", detail, remedy)]
+
+
+def _no_gpu(variables: dict[str, str]) -> Check:
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        detail = f"none visible with CUDA_VISIBLE_DEVICES={visible!r}"
+        return Check("GPU", "missing", detail, "unset CUDA_VISIBLE_DEVICES, or name a GPU in it")
+    if (cores.ROOT / "proc/driver/nvidia/version").exists():
+        detail = "the NVIDIA driver is loaded but shows this process no GPU"
+        return Check("GPU", "missing", detail, "in a container: start it with --gpus all")
+    if _nvidia_on_bus():
+        detail = "an NVIDIA device is on the PCI bus, but no driver is loaded"
+        return Check("GPU", "missing", detail, "install NVIDIA's driver until nvidia-smi lists it")
+    remedy = "nothing to do for CPU benchmarks; CUDA ones need an NVIDIA GPU with its driver"
+    return Check("GPU", "note", "no NVIDIA GPU and no driver; suites run on the CPU", remedy)
+
+
+def _nvidia_on_bus() -> bool:
+    bus = cores.ROOT / "sys/bus/pci/devices"
+    try:
+        return any(path.read_text().strip() == "0x10de" for path in bus.glob("*/vendor"))
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------ backends
+
+REINSTALL = "reinstall the package that registers it, or remove it"
+_ALTERNATIVES = {"tensorrt": ("tensorrt", "tensorrt_rtx")}
+"""Runtimes a backend imports only where they are installed."""
+
+
+def _decoders(
+    imports: dict[str, dict[str, Any]], timeout_s: float, *, cuda: bool
+) -> Iterator[Check]:
+    """A check for each registered decoder; ``cuda``: is there a device for who decodes on one?"""
+    for decoder, check in _registered(decoders, imports, timeout_s):
+        if check.status == "ok" and decoder.on_device and not cuda:
+            detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
+            yield Check(check.name, "note", detail)
+        else:
+            yield check
+
+
+def _registered(
+    registry: Any, imports: dict[str, dict[str, Any]], timeout_s: float
+) -> list[tuple[Any, Check]]:
+    """What is registered (or why it cannot be loaded), and what is found about it.
+
+    ``imports``: what importing each runtime showed; those that are not in it are tried, and added.
+    """
+    found: dict[str, Any] = {}
+    for name in registry.names():
+        try:
+            found[name] = registry.get(name)
+        except InputError as error:
+            found[name] = error
+    wanted = {n: _runtimes(p) for n, p in found.items() if not isinstance(p, InputError)}
+    new = {tuple(m for m in modules if m not in imports) for modules in wanted.values()}
+    groups = [g for g in new if g and not any(set(g) < set(other) for other in new)]
+    with ThreadPoolExecutor(2) as pool:  # two at a time: imports are heavy on small machines
+        for part in pool.map(lambda group: try_imports(group, timeout_s), groups):
+            imports |= part
+    return [
+        (part, Check(name, "broken", str(part), REINSTALL))
+        if isinstance(part, InputError)
+        else (part, _part(part, {m: imports[m] for m in wanted[name]}))
+        for name, part in found.items()
+    ]
+
+
+def _runtimes(backend: base.Backend | decoders.Decoder) -> tuple[str, ...]:
+    extra = (m for m in _ALTERNATIVES.get(backend.name, ()) if importlib.util.find_spec(m))
+    return tuple(dict.fromkeys([*(m.partition(".")[0] for m in backend.preload), *extra]))
+
+
+def _part(backend: base.Backend | decoders.Decoder, imports: dict[str, dict[str, Any]]) -> Check:
+    try:
+        facts = backend.probe()
+    except Unavailable as error:
+        return Check(backend.name, "missing", error.reason, error.remedy)
+    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
+        return Check(backend.name, "broken", f"its probe failed: {error!r}", REINSTALL)
+    failed = {name: found["error"] for name, found in imports.items() if "error" in found}
+    if failed:
+        detail = "; ".join(f"import {name} fails: {why}" for name, why in failed.items())
+        remedy = f"reinstall: pip install --force-reinstall {' '.join(failed)}"
+        return Check(backend.name, "broken", detail, remedy)
+    words = [f"{key} {_say(value)}" for key, value in facts.items()]
+    for name, found in imports.items():
+        more = {k: v for k, v in found.items() if k not in ("seconds", "version")}
+        words += [f"{key} {_say(value)}" for key, value in more.items()]
+        words.append(f"import {name} {found['seconds']:.1f} s")
+    return Check(backend.name, "ok", "; ".join(words) or "needs nothing")
+
+
+def _say(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# ------------------------------------------------------------------------------ the rest
+
+
+def _compiler() -> Check:
+    wanted = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name]
+    found = next(filter(None, map(shutil.which, wanted)), None)
+    if found:
+        return Check("C++ compiler", "ok", found)
+    detail = "none found; torch-compile needs one on the CPU"
+    return Check("C++ compiler", "missing", detail, "apt-get install g++")
+
+
+def _cache(root: Path | None) -> list[Check]:
+    from gpubench.cache import Cache
+
+    try:
+        cache = Cache(root)
+        used = sum(usage.bytes for usage in cache.info())
+        free = shutil.disk_usage(cache.root).free
+    except (CacheError, OSError) as error:
+        return [Check("cache", "broken", str(error), "run, plan and cache take --cache-dir")]
+    detail = f"{cache.root}: {units.size(used)} used, {units.size(free)} free"
+    if free < 2 * 2**30:
+        return [Check("cache", "warn", detail, "free some space, or: gpubench cache clear")]
+    return [Check("cache", "ok", detail)]
+
+
+def _noise(here: dict[str, Any]) -> list[Check]:
+    cpu, limits, virtual = here["cpu"], here["limits"], here["virtualisation"]
+    checks = [_load(cpu["logical"] or 1), _steal(virtual["hypervisor"])]
+    if cpu["governor"] is None:
+        checks.append(
+            Check("CPU frequency", "note", "not visible here: it cannot be fixed or checked")
+        )
+    elif cpu["governor"] != "performance":
+        remedy = "sudo cpupower frequency-set -g performance"
+        checks.append(Check("CPU governor", "warn", cpu["governor"], remedy))
+    else:
+        checks.append(Check("CPU governor", "ok", cpu["governor"]))
+    if cpu["turbo"]:
+        checks.append(Check("turbo", "note", "on: clocks depend on heat and on busy neighbours"))
+    if limits["cpus"] is not None:
+        detail = (
+            f"a container limit of {limits['cpus']:g} CPUs' time, {cpu['usable']} cores visible"
+        )
+        short = limits["cpus"] < cpu["usable"]
+        remedy = (
+            "pin cores (--cpuset-cpus) instead of limiting their time (--cpus)" if short else ""
+        )
+        checks.append(Check("CPU limit", "warn" if short else "note", detail, remedy))
+    for gpu in here["gpus"]:
+        checks += _gpu_noise(gpu)
+    return checks
+
+
+def _gpu_noise(gpu: dict[str, Any]) -> list[Check]:
+    name, checks = f"GPU {gpu['index']}", []
+    if gpu.get("clocks") == "floating":
+        detail = "application clocks at their default; NVML does not say whether clocks are locked"
+        remedy = f"sudo nvidia-smi -i {gpu['index']} -lgc MHZ, below {gpu['max_sm_clock_mhz']} MHz"
+        checks.append(Check(f"{name} clocks", "note", detail, remedy))
+    if gpu.get("persistence") is False:
+        remedy = f"sudo nvidia-smi -i {gpu['index']} -pm 1"
+        checks.append(Check(f"{name} persistence", "warn", "off: every start is slower", remedy))
+    return checks
+
+
+def _load(cores: int) -> Check:
+    load = os.getloadavg()[0]
+    detail = f"{load:.2f} on {cores} logical CPUs in the last minute"
+    busy = load > 0.2 * cores + 0.3
+    remedy = "stop what else is running" if busy else ""
+    return Check("load", "warn" if busy else "ok", detail, remedy)
+
+
+def _steal(hypervisor: bool) -> Check:
+    try:
+        first = (cores.ROOT / "proc/stat").read_text().splitlines()[0].split()[1:9]
+        ticks = [int(word) for word in first]
+        share = ticks[7] / sum(ticks)
+    except (OSError, ValueError, IndexError, ZeroDivisionError):
+        return Check("virtual machine", "note", "stolen CPU time is not known here")
+    if not hypervisor:
+        return Check("virtual machine", "ok", "no hypervisor")
+    detail = f"yes; {units.percent(share)} of the CPU time since boot was stolen by the hypervisor"
+    remedy = (
+        "use dedicated cores, and believe intervals rather than medians" if share > 0.01 else ""
+    )
+    return Check("virtual machine", "warn" if share > 0.01 else "note", detail, remedy)

@@ -1,0 +1,124 @@
+"""What `plan`, `list` and `cache info` print."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gpubench import units
+from gpubench.backends import base
+from gpubench.cache import Cache
+from gpubench.errors import InputError, Unavailable
+from gpubench.pipeline.decoders import base as decoders_base
+from gpubench.run.plan import Durations, task_seconds
+from gpubench.run.tune.space import options as space_options
+from gpubench.suite import file
+from gpubench.workload.models import registry as networks
+
+if TYPE_CHECKING:
+    from gpubench.run.setup import Session
+    from gpubench.suite.types import Option
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def plan_tables(session: Session) -> Group:
+    """Cells in the order of the first round, skips with reasons, and the estimated time."""
+    plan = session.plan
+    policy = plan.suite.policy
+    seen = Durations(session.job.cache_dir)
+    table = _table(f"{plan.suite.name}: cells, in the order of round 1", "key", "cell", "one task")
+    total = 0.0
+    for cell in plan.round(0):
+        seconds = task_seconds(cell, policy, seen)
+        total += seconds * policy.repeats
+        table.add_row(cell.key, Text(cell.label), units.clock(seconds))
+    parts: list[Table | Text] = [table]
+    if plan.skips:
+        skips = _table("skipped", "cells", "backend", "why", "remedy")
+        same = Counter((s.cell.backend, s.reason, s.remedy) for s in plan.skips)
+        for words, count in same.items():
+            skips.add_row(str(count), *(Text(word) for word in words))
+        parts.append(skips)
+    parts.append(
+        Text(
+            f"{len(plan.cells)} cells x {policy.repeats} repeats (up to {policy.max_repeats}): "
+            f"about {units.clock(total)}, plus preparing what the cache lacks"
+        )
+    )
+    return Group(*parts)
+
+
+def backends() -> Table:
+    """Registered backends: what they are, and whether they run here."""
+    columns = ("backend", "what it is", "here", "options (default; what tune tries besides)")
+    table = _table("", *columns)
+    for name, backend, here in _registered(base):
+        options = "\n".join(map(_option, backend.options)) if backend else ""
+        table.add_row(name, Text(backend.summary if backend else ""), Text(here), Text(options))
+    return table
+
+
+def _option(option: Option) -> str:
+    tried = ", ".join(
+        str(value) for value in space_options.tried(option) if value != option.default
+    )
+    return f"{option.name} ({option.default}{'; ' if tried else ''}{tried})"
+
+
+def decoders() -> Table:
+    """Registered decoders: what they are, where they work, and whether they are here."""
+    table = _table("", "decoder", "what it is", "here", "works on")
+    for name, decoder, here in _registered(decoders_base):
+        place = ("a CUDA device" if decoder.on_device else "the host") if decoder else ""
+        table.add_row(name, Text(decoder.summary if decoder else ""), Text(here), place)
+    return table
+
+
+def _registered(registry: Any) -> Iterator[tuple[str, Any, str]]:
+    """(name, what it is or None when it cannot be loaded, its versions or why it is not here)."""
+    for name in registry.names():
+        found = None
+        try:
+            found = registry.get(name)
+            here = ", ".join(f"{key} {value}" for key, value in found.probe().items())
+        except Unavailable as error:
+            here = f"no: {error.reason}. {error.remedy}"
+        except InputError as error:
+            here = f"no: {error}"
+        yield name, found, here
+
+
+def models() -> Text:
+    """Names of the classification networks, one a line."""
+    return Text("\n".join(networks.names()))
+
+
+def suites() -> Table:
+    """Shipped suites with their descriptions."""
+    table = _table("", "suite", "what it measures")
+    for path in file.shipped():
+        description = tomllib.loads(path.read_text(encoding="utf-8")).get("description", "")
+        table.add_row(path.stem, Text(description))
+    return table
+
+
+def cache(cache_dir: Path | None) -> Group:
+    """Where the cache is and what it holds."""
+    store = Cache(cache_dir)
+    table = _table("", "kind", "entries", "size")
+    for usage in store.info():
+        table.add_row(usage.kind, str(usage.entries), units.size(usage.bytes))
+    return Group(Text(f"cache: {store.root}"), table)

@@ -1,0 +1,231 @@
+"""The command line: parse, call, print, exit code. Everything heavy is imported by its command.
+
+Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (ab, compare: a
+regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 missing cells;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from gpubench import __version__
+from gpubench.cli import compare, deploy, options, run, terminal, tune
+from gpubench.errors import CacheError, GpubenchError, InputError
+
+FORMATS = ("text", "html", "md", "csv", "json")
+"""`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
+
+
+class _Commands(click.Group):
+    """Lists commands with their whole first sentence, which click would cut off."""
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        named = sorted(self.commands.items())
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, c.get_short_help_str(limit=200)) for name, c in named])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__)
+def cli() -> None:
+    """Benchmarks of image classification that can be trusted.
+
+    \b
+    gpubench run quick            measure, print tables, write a report
+    gpubench tune resnet50        find the fastest configuration that is still right
+    gpubench doctor               what this machine can run, and what is missing
+    gpubench ab ci ...            two configurations or versions, interleaved: is one slower?
+    gpubench compare OLD NEW      two stored runs, cell by cell
+    """
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["backends", "decoders", "models", "suites"]))
+def list_(what: str) -> None:
+    """List the backends, decoders, models or suites that can be named.
+
+    Example: gpubench list backends
+    """
+    from gpubench.cli import listings
+
+    shown = {
+        "backends": listings.backends,
+        "decoders": listings.decoders,
+        "models": listings.models,
+        "suites": listings.suites,
+    }
+    terminal.console().print(shown[what]())
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can run, what is missing, and the exact remedy.
+
+    Exit code 1: something is installed but broken.
+
+    Example: gpubench doctor --json
+    """
+    from gpubench.cli import doctor as surgery
+
+    with terminal.console().status("importing every runtime, each in a process of its own ..."):
+        report = surgery.collect()
+    if as_json:
+        click.echo(surgery.to_json(report))
+    else:
+        terminal.console().print(surgery.render(report))
+    sys.exit(1 if report.broken else 0)
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True)
+@options.format_option(FORMATS, help="Default: by -o's ending, else text.")
+@options.output_option("A file instead of stdout.")
+def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
+    """Tables and charts from one or more runs; of an A/B its verdicts too.
+
+    Of the directory of a search also what it recommends, and why.
+
+    \b
+    Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
+    """
+    from gpubench.records.reader import read_all, read_evidence
+    from gpubench.report import render
+
+    files = read_all(paths)
+    searched = len(files) == 1 and files[0].header.search
+    evidence = read_evidence(paths[0]) if searched else None
+    body = render(files, options.by_ending(form, output, FORMATS), evidence)
+    if output is None:
+        click.echo(body)
+    else:
+        terminal.save(output, body)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of suite files, for editors.
+
+    Example: gpubench schema > gpubench.schema.json
+    """
+    import json
+
+    from gpubench.run import availability
+    from gpubench.suite import schema as rules
+
+    click.echo(json.dumps(rules.schema(availability.catalog()), indent=2))
+
+
+@cli.group()
+def cache() -> None:
+    """Look at or empty the cache of weights, exports and engines.
+
+    Example: gpubench cache info
+    """
+
+
+@cache.command()
+@options.cache_option
+def info(cache_dir: Path | None) -> None:
+    """Show where the cache is and what it holds.
+
+    Example: gpubench cache info
+    """
+    from gpubench.cli import listings
+
+    terminal.console().print(listings.cache(cache_dir))
+
+
+@cache.command()
+@options.cache_option
+def clear(cache_dir: Path | None) -> None:
+    """Remove everything from the cache.
+
+    Example: gpubench cache clear
+    """
+    from gpubench import units
+    from gpubench.cache import Cache
+
+    click.echo(f"freed {units.size(Cache(cache_dir).clear())}")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    Example: eval "$(gpubench completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise InputError(f"no completion for {shell!r}")
+    script = found(cli, {}, "gpubench", "_GPUBENCH_COMPLETE").source()
+    # else bash completes no path of a run
+    click.echo(script.replace("complete -o nosort", "complete -o nosort -o default"))
+
+
+for _command in (*run.COMMANDS, *compare.COMMANDS, *tune.COMMANDS, *deploy.COMMANDS):
+    cli.add_command(_command)
+
+
+def _open_standard_streams() -> None:
+    """Else the first files that are opened take the numbers of closed ones, and what is printed."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def _check_words(words: list[str]) -> None:
+    """Whatever is said on the command line may end up in a record, which is UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            text = f"{os.fsencode(word)!r}: not UTF-8 text; rename that file or folder"
+            raise InputError(text) from error
+
+
+def main() -> NoReturn:
+    """Entry point of the ``gpubench`` command."""
+    stdout = sys.stdout
+    _open_standard_streams()
+    try:
+        _check_words(sys.argv[1:])
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        said = io.StringIO()
+        error.show(said)
+        terminal.tell(said.getvalue().rstrip("\n"))
+        lacking = error.param if isinstance(error, click.MissingParameter) else None
+        if lacking and lacking.name == "suite":
+            words = "`gpubench list suites` shows those that come along; `quick` is a first look"
+            terminal.tell(words)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except GpubenchError as error:
+        terminal.tell(f"error: {error}")
+        sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
+    except OSError as error:
+        if error.filename is not None:  # a place that the user named
+            terminal.tell(f"error: {error.filename}: {error.strerror}")
+            sys.exit(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a full disk behind stdout: it would again
+        terminal.tell(f"error: {error}")
+        sys.exit(1)
+    except SystemExit as error:
+        # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure
+        sys.exit(error.code if sys.stdout is stdout else 0)

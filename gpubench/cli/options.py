@@ -1,0 +1,154 @@
+"""What the commands have in common: options, the console, writing a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+Command = Callable[..., Any]
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [word.strip() for word in value.split(",")]
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    listed = words(ctx, parameter, value)
+    try:
+        return None if listed is None else [int(word) for word in listed]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 1,8") from None
+
+
+def suites(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shipped suites that begin so, else files."""
+    from gpubench.suite import file as suite_file
+
+    found = [CompletionItem(p.stem) for p in suite_file.shipped() if p.stem.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
+
+
+suite_argument = click.argument("suite", shell_complete=suites)
+
+SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--backend", {"callback": words, "help": "Backends, comma-separated."}),
+    ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
+    ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
+    ("--replicas-per-device", {"callback": _numbers, "help": "Replicas sharing a device: 1,2."}),
+    ("--dispatch", {"callback": words, "help": "independent, static, dynamic, or several."}),
+    ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
+    ("--scenario", {"callback": words, "help": "latency, throughput, or latency,throughput."}),
+    ("--boundary", {"callback": words, "help": "compute, transfer, pipeline, or several."}),
+    ("--decoder", {"callback": words, "help": "Of boundary pipeline, such as pil,turbo."}),
+    ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
+    ("--device", {"help": "auto, cuda or cpu."}),
+    ("--model", {"help": "A torchvision model, digits, or an .onnx file."}),
+    ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
+    ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
+    ("--labels", {"help": "A CSV file: file name, class."}),
+    ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),
+    ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
+    ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
+)
+
+
+def selection(command: Command, without: Collection[str] = ()) -> Command:
+    """The options that override a suite's axes and workload."""
+    return _with(command, [(n, settings) for n, settings in SELECTION if n not in without])
+
+
+def _with(command: Command, options: Sequence[tuple[str, dict[str, Any]]]) -> Command:
+    for name, settings in reversed(options):
+        command = click.option(name, **settings)(command)
+    return command
+
+
+cache_option = click.option(
+    "--cache-dir", type=click.Path(path_type=Path), help="Instead of the user's cache directory."
+)
+
+
+def output_option(text: str, *, stdout: bool = True, **more: Any) -> Callable[[Command], Command]:
+    """``-o``; ``stdout``: '-' is standard output, as it is everywhere."""
+    if stdout:
+        more["callback"] = lambda _, __, value: None if value == Path("-") else value
+    return click.option("-o", "--output", type=click.Path(path_type=Path), help=text, **more)
+
+
+def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Command]:
+    """``-f``, as the argument ``form``."""
+    return click.option("-f", "--format", "form", type=click.Choice(formats), **more)
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+require_option = click.option(
+    "--require", callback=words, help="Backends whose skip is a failure (for CI)."
+)
+github_option = click.option(
+    "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."
+)
+
+
+NODES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--nnodes", {"type": int,
+                  "help": "Machines that measure together: the same command on each."}),
+    ("--node-rank", {"type": int, "help": "Which of them this is; rank 0 writes the records."}),
+    ("--rdzv-endpoint", {"metavar": "HOST:PORT", "help": "An address of rank 0."}),
+    ("--secret-file", {"type": click.Path(path_type=Path), "help": "What the nodes share; needed "
+                       "off loopback. Or in GPUBENCH_SECRET."}),
+    ("--node-timeout", {"default": "15s", "show_default": True,
+                        "help": "A node silent for so long is lost."}),
+    ("--join-timeout", {"default": "5m", "show_default": True,
+                        "help": "How long nodes wait for one another."}),
+)  # fmt: skip
+
+
+def several(command: Command) -> Command:
+    """The options of a run over several machines."""
+    return _with(command, NODES)
+
+
+def fraction(words: str) -> float:
+    """'2%' or '0.02' -> 0.02; nan: no number."""
+    try:
+        return float(words.rstrip("% ")) / (100 if "%" in words else 1)
+    except ValueError:
+        return math.nan
+
+
+def share(option: str, words: str, most: float = 1.0) -> float:
+    """'2%' or '0.02' -> 0.02, above 0 and below ``most``. Raises InputError naming ``option``."""
+    if not 0 < (value := fraction(words)) < most:
+        raise InputError(
+            f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
+        )
+    return value
+
+
+def by_ending(form: str | None, output: Path | None, formats: Collection[str]) -> str:
+    """The format that was asked for, or the one that the file's ending names; else text."""
+    ending = output.suffix.lstrip(".") if output else "text"
+    return form or (ending if ending in formats else "text")
+
+
+def seconds(option: str, words: str) -> float:
+    """'10m', '90s', '1h' or '600' -> seconds. Raises InputError naming ``option``."""
+    number, unit = (words[:-1], words[-1]) if words[-1:] in UNITS else (words, "s")
+    try:
+        value = float(number) * UNITS[unit]
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise InputError(f"{option} {words!r}: expected a time, such as 10m, 90s or 1h")
+    return value

@@ -1,0 +1,134 @@
+"""`gpubench run` and `gpubench plan`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpubench.cli import options, terminal
+
+if TYPE_CHECKING:
+    import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
+
+    from gpubench.run.cluster.coordinator import Cluster
+    from gpubench.run.setup import Session
+
+
+@click.command()
+@options.suite_argument
+@options.selection
+@options.output_option("Directory of the run.", stdout=False)
+@click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
+@options.require_option
+@options.quiet_option
+@options.several
+@options.github_option
+@options.cache_option
+def run(
+    suite: str,
+    output: Path | None,
+    resume: bool,
+    require: list[str] | None,
+    quiet: bool,
+    github: bool,
+    cache_dir: Path | None,
+    nnodes: int | None,
+    node_rank: int | None,
+    rdzv_endpoint: str | None,
+    secret_file: Path | None,
+    node_timeout: str,
+    join_timeout: str,
+    **chosen: Any,
+) -> None:
+    """Run a suite: measure every cell, print the tables, write the report.
+
+    \b
+    Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
+    """
+    from gpubench.run import setup
+    from gpubench.run.cluster import rendezvous
+
+    member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
+    if member is None:
+        session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
+        sys.exit(_run(session, quiet, github))
+    limits = (
+        options.seconds("--node-timeout", node_timeout),
+        options.seconds("--join-timeout", join_timeout),
+    )
+    key = rendezvous.secret(member, secret_file, os.environ)
+    screen = terminal.console(quiet)
+    if member.rank > 0:
+        from gpubench.run.cluster import node
+
+        own = setup.load(suite, chosen)
+        sys.exit(node.run(member, key, own, cache_dir, output, limits[1], screen))
+    from gpubench.run.cluster.coordinator import Cluster
+    from gpubench.run.cluster.transport import connector
+
+    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
+    with Cluster(
+        connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
+    ) as cluster:
+        session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
+        sys.exit(_run(session, quiet, github, cluster))
+
+
+def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
+    from gpubench.report import formatting, github_actions, render
+    from gpubench.report import terminal as terminal_report
+    from gpubench.run import driver
+
+    screen = terminal.console(quiet)
+    watcher = terminal.show_run(screen, quiet)
+    out = session.job.out
+    screen.print(
+        f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
+        f"{len(session.plan.skips)} skipped; records go to {out}",
+    )
+    try:
+        with watcher:
+            file = driver.run(session.plan, session.job, session.backends, watcher, cluster)
+        if cluster:
+            cluster.finish()  # imports for the report may keep the beats from being sent
+    except KeyboardInterrupt:
+        screen.print(
+            f"interrupted; finished records are kept. Go on with: "
+            f"{formatting.resume(session.job.header, out)}",
+            soft_wrap=True,
+        )
+        return 130
+    screen.print(terminal_report.summary([file]))
+    terminal.save_report(out, render([file], "html"))
+    screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    if github_actions.wanted(asked):
+        github_actions.publish(
+            github_actions.run_summary([file]),
+            github_actions.run_commands([file]),
+            write=click.echo,
+        )
+    return 1 if any(record.status == "failed" for record in file.records) else 0
+
+
+@click.command()
+@options.suite_argument
+@options.selection
+@options.cache_option
+def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
+    """Show what a run would do: cells, order, skips, estimated time. Runs nothing.
+
+    Example: gpubench plan gpu --device cuda
+    """
+    from gpubench.cli.listings import plan_tables
+    from gpubench.run import setup
+
+    session = setup.session(suite, chosen, cache_dir, Path(), False, ())
+    terminal.console().print(plan_tables(session))
+
+
+COMMANDS = (run, plan)

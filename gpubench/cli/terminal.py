@@ -1,0 +1,121 @@
+"""Standard output as people and CIs read it, and files that are written whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import click
+
+from gpubench import escape
+from gpubench.errors import GpubenchError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    from gpubench.run.watcher import Silent
+
+
+class _Stdout:
+    """Standard output; whatever makes it fail (a full disk), its reader has gone."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stdout.write(text)
+        except OSError as error:
+            raise BrokenPipeError from error
+
+    def flush(self) -> None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise BrokenPipeError from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
+def console(quiet: bool = False) -> Console:
+    """Where people read; a pipe or a log gets lines of 120 columns."""
+    from rich.console import Console
+
+    class Patient(Console):
+        """Goes on in silence when its reader is gone: a run is worth more than its output.
+
+        And whatever it is given to print is text, not a command to the terminal or to a CI.
+        """
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                text = segment.text if segment.control else escape.visible(segment.text)
+                yield segment._replace(text=text)
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            if self.is_terminal:
+                return super().print(*objects, **options)
+            with self.capture() as taken:
+                super().print(*objects, **options)
+            text = escape.terminal(taken.get())  # a long word may have been broken before '::'
+            return super().print(
+                text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=""
+            )
+
+    file = cast("IO[str]", _Stdout()) if sys.stdout else None
+    screen = Patient(quiet=quiet, file=file, markup=False)  # words from outside may look like it
+    if not screen.is_terminal:
+        screen.width = 120
+    return screen
+
+
+def tell(text: str) -> None:
+    """One message on stderr."""
+    click.echo(escape.terminal(text), err=True)
+
+
+def show_run(screen: Console, quiet: bool) -> Silent:
+    """Who tells a person how a run goes."""
+    from gpubench.cli import progress
+    from gpubench.run import watcher
+
+    if quiet:
+        return watcher.Silent()
+    return (progress.Live if screen.is_terminal else progress.Lines)(screen)
+
+
+def save(path: Path, body: str | bytes) -> None:
+    """Write ``body``, whole or not at all; InputError where that cannot be done."""
+    device = path.exists() and not path.is_file()  # such as /dev/stdout
+    real = Path(os.path.realpath(path))  # a link stays one
+    aside = path if device else real.with_name(f".{real.name}.{os.getpid()}")
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(body if isinstance(body, bytes) else body.encode())
+            if not device:
+                aside.replace(real)
+        finally:
+            if not device:
+                aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
+
+
+def save_report(directory: Path, body: str) -> None:
+    """The report of a run that has just ended; GpubenchError where it cannot be written."""
+    try:
+        save(directory / "report.html", body)
+    except InputError as error:
+        raise GpubenchError(
+            f"{error}; every record is kept: make room, then "
+            f"gpubench report {directory} -o {directory / 'report.html'}"
+        ) from error

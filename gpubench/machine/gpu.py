@@ -1,0 +1,179 @@
+"""The GPUs a process can see, asked of the driver (NVML) without creating a CUDA context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from gpubench.machine import cores
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """One CUDA device: a whole GPU, or one MIG slice of it."""
+
+    index: int
+    """Its place among the visible ones; of a whole GPU the index that CUDA gives it."""
+    uuid: str
+    """'GPU-...' or 'MIG-...'."""
+    name: str
+    total_bytes: int
+    compute_capability: str
+    """'9.0'."""
+    pci_bus_id: str
+    numa_node: int | None
+    driver: str
+    cuda_driver: str
+    """Newest CUDA version that the driver supports: '13.0'."""
+    mig: bool = False
+
+
+@contextmanager
+def session(nvml: Any = None) -> Iterator[Any]:
+    """The initialised NVML module (``pynvml``), or None on a machine without a driver."""
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        yield None
+        return
+    try:
+        yield nvml
+    finally:
+        nvml.nvmlShutdown()
+
+
+def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> list[Gpu]:
+    """The GPUs that processes may use under ``CUDA_VISIBLE_DEVICES``, in its order.
+
+    Accepts indices and (abbreviated) GPU or MIG UUIDs; like CUDA, it stops at the first entry that
+    names nothing. [] without a driver. Indices follow the PCI bus, which is CUDA's order when all
+    GPUs are of one kind or CUDA_DEVICE_ORDER=PCI_BUS_ID. Of MIG slices CUDA shows a process one
+    only, by its UUID; here all are listed, for each replica is a process. Beside slices, whole GPUs
+    are left out, as CUDA does.
+    """
+    wanted = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    with session(nvml) as library:
+        if library is None:
+            return []
+        handles = _selected(library, wanted)
+        found = []
+        for index, handle in enumerate(handles):
+            with suppress(library.NVMLError_GpuIsLost):  # it fell off its bus: the others are here
+                if handle is not _LOST:
+                    found.append(_describe(library, handle, index))
+        return found
+
+
+def physical(nvml: Any, handle: Any) -> Any:
+    """The whole GPU that ``handle`` is, or is a slice of; only that has clocks, heat, power."""
+    try:
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    except nvml.NVMLError:
+        return handle
+
+
+def asking(nvml: Any) -> Callable[..., Any]:
+    """A query's answer, or None: not supported here, or not in this version of the library."""
+
+    def ask(name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(nvml, name)(*arguments)
+        except (nvml.NVMLError, AttributeError):
+            return None
+
+    return ask
+
+
+_LOST = object()
+"""Stands for a GPU that NVML gives no handle of, so that the others keep their numbers."""
+
+
+def _handle(nvml: Any, index: int) -> Any:
+    try:
+        return nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError_GpuIsLost:
+        return _LOST
+
+
+def _selected(nvml: Any, wanted: str | None) -> list[Any]:
+    whole = [_handle(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+    if wanted is None:
+        chosen = whole
+    else:
+        chosen = []
+        for entry in wanted.split(","):
+            handle = _find(nvml, whole, entry.strip())
+            if handle is None:
+                break
+            chosen.append(handle)
+    cut = [[h] if _is_mig(nvml, h) else _slices(nvml, h) for h in chosen if h is not _LOST]
+    slices = {nvml.nvmlDeviceGetUUID(piece): piece for pieces in cut for piece in pieces}
+    return list(slices.values()) or chosen
+
+
+def _find(nvml: Any, whole: list[Any], entry: str) -> Any | None:
+    if entry.isdigit():
+        return whole[int(entry)] if int(entry) < len(whole) else None
+    if not entry.startswith(("GPU-", "MIG-")):
+        return None
+    candidates = [handle for handle in whole if handle is not _LOST]
+    if entry.startswith("MIG-"):
+        candidates = [piece for handle in candidates for piece in _slices(nvml, handle)]
+    matches = [h for h in candidates if nvml.nvmlDeviceGetUUID(h).startswith(entry)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _slices(nvml: Any, handle: Any) -> list[Any]:
+    ask = asking(nvml)
+    mode = ask("nvmlDeviceGetMigMode", handle)
+    if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
+        return []
+    slots = range(ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0)
+    found = [ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, slot) for slot in slots]
+    return [piece for piece in found if piece is not None]
+
+
+def _is_mig(nvml: Any, handle: Any) -> bool:
+    return bool(asking(nvml)("nvmlDeviceIsMigDeviceHandle", handle))
+
+
+def _describe(nvml: Any, handle: Any, index: int) -> Gpu:
+    gpu = physical(nvml, handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
+    bus = _text(nvml.nvmlDeviceGetPciInfo(gpu).busId)
+    cuda = nvml.nvmlSystemGetCudaDriverVersion()
+    memory = asking(nvml)("nvmlDeviceGetMemoryInfo", handle)
+    return Gpu(
+        index=index,
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
+        total_bytes=int(memory.total) if memory else 0,  # those that share the host's do not say
+        compute_capability=f"{major}.{minor}",
+        pci_bus_id=bus,
+        numa_node=_numa(bus),
+        driver=nvml.nvmlSystemGetDriverVersion(),
+        cuda_driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        mig=_is_mig(nvml, handle),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def kernel_bus(bus: str | bytes) -> str:
+    """A PCI address as the kernel writes it: the domain with four digits (NVML: eight)."""
+    return _text(bus).lower()[-12:]
+
+
+def _numa(bus: str, root: Path = Path("/sys/bus/pci/devices")) -> int | None:
+    node = cores.number(root / kernel_bus(bus) / "numa_node")
+    return None if node is None or node < 0 else node

@@ -1,0 +1,192 @@
+"""One GPU while a task runs: clocks, heat, power, energy, memory, and who else is on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, median
+from time import monotonic
+from typing import Any
+
+from gpubench.machine import gpu as gpus
+from gpubench.machine.telemetry.energy import Readings
+
+THROTTLED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+"""Clock event reasons that invalidate a repeat."""
+POWER_CAP = "SwPowerCap"
+REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncBoost")
+SERIES = 120
+"""Readings of a GPU that are kept over time, for one task."""
+
+Spread = dict[str, float]
+
+
+class Watch:
+    """One GPU. A query that the driver refuses for good is not asked again."""
+
+    def __init__(
+        self,
+        nvml: Any,
+        gpu: gpus.Gpu,
+        pids: Callable[[], set[int]],
+        residents: Callable[[], int],
+        rivals: Callable[[], set[int]],
+        root: Path,
+    ) -> None:
+        self._nvml, self._gpu, self._root = nvml, gpu, root
+        self._pids, self._residents, self._rivals = pids, residents, rivals
+        device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+        whole = gpus.physical(nvml, device)
+        self._handle = device
+        self.whole: str = nvml.nvmlDeviceGetUUID(whole)
+        """UUID of the GPU that this is, or is a slice of."""
+        self._queries: dict[str, Callable[[], float]] = {
+            "energy_j": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(whole) / 1e3,
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(whole, nvml.NVML_CLOCK_MEM),
+            "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(whole),
+            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(
+                whole, nvml.NVML_TEMPERATURE_GPU
+            ),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(whole) / 1e3,
+            "memory_used_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(device).used,
+        }
+        self._values: dict[str, list[float]] = {}
+        self._readings: list[tuple[float, float | None, float | None]] = []
+        """Clock, SM MHz, degrees C."""
+        self._errors: dict[str, str] = {}
+        self.lost = ""
+        self._counted, self._drawn = Readings(), Readings()
+        self._own_bytes = 0
+        self.reasons: dict[str, int] = {}
+        """Clock event reason -> samples that showed it."""
+        self.computing: set[int] = set()
+        self.drawing: set[int] = set()
+        """Processes that are not the task's."""
+
+    def _ask(self, name: str, query: Callable[[], Any]) -> Any | None:
+        """The answer; None when it failed, or failed for good before."""
+        if self.lost or name in self._errors:
+            return None
+        try:
+            return query()
+        except self._nvml.NVMLError_GpuIsLost as error:
+            self.lost = f"GPU {self._gpu.index} ({self._gpu.uuid}): {error}"
+            self._errors["gpu"] = str(error)
+        except (
+            self._nvml.NVMLError_NotSupported,
+            self._nvml.NVMLError_NoPermission,
+            self._nvml.NVMLError_FunctionNotFound,
+        ) as error:
+            self._errors[name] = str(error)
+        except self._nvml.NVMLError:  # it may answer the next time
+            pass
+        return None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the GPU has an energy counter (Volta and later)."""
+        return len(self._counted) > 1
+
+    @property
+    def energy(self) -> Readings:
+        """Of the whole GPU: its counter's, else what its power readings add up to."""
+        return self._counted if self.counts else self._drawn
+
+    def sample(self, *, processes: bool) -> None:
+        now: dict[str, float] = {}
+        nvml, at = self._nvml, monotonic()
+        for name, query in self._queries.items():
+            value = self._ask(name, query)
+            if value is not None:
+                now[name] = value
+                self._values.setdefault(name, []).append(value)
+        if "energy_j" in now:
+            self._counted.add(at, now["energy_j"])
+        for name in REASONS:
+            if int(now.get("reasons", 0)) & getattr(nvml, f"nvmlClocksEventReason{name}"):
+                self.reasons[name] = self.reasons.get(name, 0) + 1
+        self._readings.append((at, now.get("sm_mhz"), now.get("temperature_c")))
+        if "power_w" in now:
+            self._drawn.draw(at, now["power_w"])
+        if processes:
+            running = self._ask(
+                "processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+            )
+            drawing = self._ask(
+                "graphics", lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(self._handle)
+            )
+            known = self._pids()
+            computing = self._others(running or [], known)
+            self.computing |= computing
+            self.drawing |= self._others(drawing or [], known)
+            self._own([p for p in running or [] if p.pid not in computing], known)
+
+    def _own(self, ours: list[Any], known: set[int]) -> None:
+        """Note the memory of the task's own processes, where the driver tells them apart."""
+        rivals = self._rivals()
+        if rivals:  # under numbers of the host, theirs cannot be told from ours
+            ours = [p for p in ours if p.pid in known - rivals]
+        if all(p.usedGpuMemory is not None for p in ours):
+            self._own_bytes = max(self._own_bytes, sum(p.usedGpuMemory for p in ours))
+
+    def _others(self, running: list[Any], known: set[int]) -> set[int]:
+        """Processes on the GPU that are not the task's.
+
+        In a container the driver may name ours by the host's number, which /proc here does not
+        know. So when none of ours is listed, as many such unknown processes as we have on a GPU
+        are taken to be ours: replicas that share it, an idle rival of an A/B.
+        """
+        listed = {p.pid for p in running}
+        others = listed - known
+        if others == listed:
+            unknown = sorted(p for p in others if not (self._root / "proc" / str(p)).exists())
+            others -= set(unknown[: self._residents()])
+        return others
+
+    def result(self, begin: float | None) -> dict[str, Any]:
+        """``begin``: the clock when the first turn began; without it no series is kept."""
+        values = dict(self._values)
+        reasons = values.pop("reasons", [])
+        found: dict[str, Any] = {"index": self._gpu.index, "uuid": self._gpu.uuid}
+        for name in ("sm_mhz", "memory_mhz"):
+            if name in values:
+                found[name] = spread(values[name])
+        if reasons:
+            found["throttle"] = {k: n / len(reasons) for k, n in self.reasons.items()}
+        if "temperature_c" in values:
+            found["temperature_c_max"] = max(values["temperature_c"])
+        if begin is not None and (kept := thinned([r for r in self._readings if r[0] >= begin])):
+            found["series"] = {
+                "t_s": [round(at - begin, 3) for at, _, _ in kept],
+                "sm_mhz": [mhz for _, mhz, _ in kept],
+                "temperature_c": [degrees for _, _, degrees in kept],
+            }
+        if "power_w" in values:
+            watts = values["power_w"]
+            found["power_w"] = {"mean": mean(watts), "max": max(watts)}
+        if "memory_used_bytes" in values:
+            found["memory_used_bytes_peak"] = max(values["memory_used_bytes"])
+        if self._own_bytes:
+            found["own_memory_bytes_peak"] = self._own_bytes
+        others = self.computing | self.drawing
+        if others:
+            found["other_processes"] = sorted(others)
+        if self._errors:
+            found["not_measured"] = dict(self._errors)
+        return found
+
+
+def thinned(
+    readings: list[tuple[float, float | None, float | None]],
+) -> list[tuple[float, float | None, float | None]]:
+    """At most SERIES: of each bucket the one with the lowest clock, which explains slow samples."""
+    width = -(-len(readings) // SERIES) or 1
+    buckets = [readings[n : n + width] for n in range(0, len(readings), width)]
+    return [min(bucket, key=lambda r: math.inf if r[1] is None else r[1]) for bucket in buckets]
+
+
+def spread(values: list[float]) -> Spread:
+    """Minimum, median and maximum."""
+    return {"min": min(values), "median": median(values), "max": max(values)}

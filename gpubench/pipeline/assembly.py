@@ -1,0 +1,179 @@
+"""A cell's whole path put together: decoder, data set, loader, session, and who has which cores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from gpubench.backends import base as backends
+from gpubench.errors import CellFailed
+from gpubench.measure.protocol import Path
+from gpubench.pipeline import loader as loading
+from gpubench.pipeline.check import difference, judge
+from gpubench.pipeline.core_split import Cores, StageTimes
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.pipeline.iteration import Overlapped, Serial
+from gpubench.pipeline.readers import DeviceReader, Reader
+from gpubench.records.parity import PathCheck
+from gpubench.workload.data.image_file import Unusable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.backends.base import Session
+    from gpubench.suite.types import Cell, Policy
+    from gpubench.workload.reference import Reference
+
+
+class Route:
+    """The path of one replica. Open it before the session: its loader may fork processes."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        reference: Reference,
+        cores: tuple[Cores, Cores],
+        *,
+        number: int,
+        seed: int,
+        index: int,
+        times: StageTimes | None,
+    ) -> None:
+        """``cores``: those that prefetch, and the session's, as `core_split.split` gave them, by
+        ``times``. ``number``: of all the cell's replicas; ``index``: the CUDA device.
+
+        Raises what the loader and the decoder raise.
+        """
+        self._cell, self._reference, self._times = cell, reference, times
+        self._loading, self.session_cores = cores
+        decoder, data, spec = decoders.get(cell.decoder), reference.dataset(), reference.spec
+        start = number * len(data) // cell.replicas
+        self._loader: loading.Loader | None = None
+        self._zero_copy = False
+        self._stack = ExitStack()
+        with self._stack:
+            if cell.scenario == "throughput":
+                # of the session, which is not open yet
+                running = backends.get(cell.backend).in_flight(cell, len(self.session_cores))
+                self._loader = self._stack.enter_context(
+                    loading.Loader(
+                        reference.path, cell.decoder, spec, cell.batch_size, kind=cell.loader,
+                        cores=self._loading, more=running - 1,
+                        pin=cell.device == "cuda",
+                        seed=seed + number,
+                    )
+                )  # fmt: skip
+            common = (data, cell.decoder, spec, cell.batch_size)
+            self._reader: Reader | DeviceReader
+            if decoder.on_device:
+                self._reader = DeviceReader(*common, index, start)
+            else:
+                self._reader = Reader(*common, self._loading, start)
+            self._stack.callback(self._reader.close)
+            self._stack = self._stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def lead_to(self, session: Session) -> Path:
+        """The path that ends in ``session``, which is open."""
+        reader = self._reader
+        reader.serve(session)
+        if isinstance(reader, Reader):
+            self._zero_copy = bool(session.attach(self._arrays(reader)))
+        if self._loader is None:
+            return Serial(reader, session)
+        return Overlapped(self._loader, reader.give, session, reader)
+
+    def _arrays(self, reader: Reader) -> list[NDArray[np.float32]]:
+        """What a session may take without a copy; of CUDA only what is page-locked."""
+        if self._loader is None:
+            return [reader.images]
+        if self._cell.device == "cpu":
+            return [*self._loader.slots, reader.images]
+        self._loader.release(self._loader.next())  # slots are locked when the first one is asked
+        return self._loader.slots
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`gpubench.records.record.Record.facts`["path"]."""
+        found: dict[str, Any] = {
+            "decoder": self._cell.decoder,
+            "on_device": isinstance(self._reader, DeviceReader),
+            "versions": self._reader.facts,
+            "lanes": self._reader.lanes,
+            "loader_cores": len(self._loading),
+            "session_cores": len(self.session_cores),
+            "zero_copy": self._zero_copy,
+            "skipped": dict(Counter(self._reader.positions.unusable.values())),
+        }
+        if self._loader:
+            found["loader"] = self._loader.facts
+            refused = self._reader.refused if isinstance(self._reader, DeviceReader) else {}
+            found["skipped"] = dict(Counter(refused.values()) + Counter(found["loader"]["skipped"]))
+        if self._times:
+            found["core_split"] = msgspec.structs.asdict(self._times)
+        return found
+
+    def check(self, session: Session, slots: list[NDArray[np.intp]], policy: Policy) -> PathCheck:
+        """The pictures of the parity check, encoded, through decoder and session as timed.
+
+        Compared with the reference's inputs and answers. Raises CellFailed("parity") where a
+        session that takes the loader's arrays without a copy answers otherwise than with one.
+        """
+        import numpy as np
+
+        self._check_slots(session)
+        reference, batch = self._reference, self._cell.batch_size
+        asked = np.unique(np.concatenate(slots))
+        answers, differences = [], []
+        for begin in range(0, len(asked), batch):
+            rows = np.resize(asked[begin : begin + batch], batch)  # the last one may repeat
+            new = min(batch, len(asked) - begin)
+            names = [reference.names[i] for i in rows]
+            try:
+                self._reader.put([reference.encoded(int(i)) for i in rows], names)
+            except Unusable as error:
+                raise CellFailed(
+                    "parity",
+                    f"decoder {self._cell.decoder} cannot use a picture that the reference can: "
+                    f"{error}, among {', '.join(map(repr, dict.fromkeys(names[:new])))}",
+                ) from error
+            self._reader.hand_over()
+            inputs = self._reader.host()
+            found = difference(reference.spec, inputs[:new], reference.images[rows[:new]])
+            differences += [found] * new
+            answers.append(_answers(session)[:new])
+        return judge(self._cell.decoder, reference, asked, np.concatenate(answers), differences,
+                     policy)  # fmt: skip
+
+    def _check_slots(self, session: Session) -> None:
+        import numpy as np
+
+        if self._loader is None or not self._zero_copy:
+            return
+        slot = self._loader.next()
+        self._reader.give(slot)
+        bare = _answers(session)
+        session.copy_in(np.array(slot.images))
+        copied = _answers(session)
+        self._loader.release(slot)
+        if not np.allclose(bare, copied, rtol=1e-3, atol=1e-3 * float(np.abs(copied).max())):
+            raise CellFailed(
+                "parity",
+                "answers to what lies in the loader's memory differ from answers to a copy of it: "
+                "the session reads something else",
+            )
+
+
+def _answers(session: Session) -> NDArray[np.float32]:
+    session.run()
+    session.sync()
+    return session.copy_out()

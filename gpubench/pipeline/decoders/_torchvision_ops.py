@@ -1,0 +1,58 @@
+"""Torchvision's operators and its v2 transforms, as its decoders on the host and on a GPU share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import Unavailable
+from gpubench.workload.data import preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpubench.workload.data.preprocess import Spec
+
+RGB = 3
+"""`torchvision.io.ImageReadMode.RGB`."""
+
+
+def operator(name: str) -> Any:
+    """One of `torchvision.io`'s operators.
+
+    The operator itself, because the function around it warns of deprecation at every call since
+    0.29. Raises Unavailable in a build without it.
+    """
+    import torch
+    import torchvision.io
+
+    found = getattr(torch.ops.image, name, None)
+    if found is None:
+        raise Unavailable(
+            f"torchvision {torchvision.__version__} was built without {name}",
+            "install a torchvision with its image extension (0.24 to 0.29 have it), or use another "
+            "decoder",
+        )
+    return found
+
+
+def encoded(data: bytes) -> torch.Tensor:
+    """(N,) uint8, a copy: torch has no read-only tensors."""
+    import torch
+
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def transform(spec: Spec, pixels: torch.Tensor, out: torch.Tensor) -> None:
+    """(3, H, W) uint8 -> ``out`` (3, crop, crop) float32 on the same device."""
+    import torch
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    height, width = pixels.shape[-2:]
+    wide, high, left, top = preprocess.geometry(spec, width, height)
+    mode = InterpolationMode(spec.interpolation)
+    with torch.inference_mode():
+        resized = functional.resize(pixels, [high, wide], mode, antialias=True)
+        cropped = functional.crop(resized, top, left, spec.crop, spec.crop)
+        scaled = functional.to_dtype(cropped, torch.float32, scale=True)
+        mean, std = list(spec.mean), list(spec.std)
+        out.copy_(functional.normalize(scaled, mean, std, inplace=True))

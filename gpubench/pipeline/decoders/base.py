@@ -1,0 +1,105 @@
+"""The whole interface between gpubench and whatever turns encoded pictures into inputs.
+
+A decoder never times, loops, queues or falls back: the loader calls it, and `gpubench.measure.loop`
+owns time. Adding one is one module and one entry point (group ``gpubench.decoders``). The decoder
+called ``pil`` is the reference that all others are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpubench import plugins
+from gpubench.errors import CellFailed, GpubenchError
+from gpubench.workload.data.image_file import Unusable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from gpubench.workload.data.preprocess import Spec
+
+Facts = dict[str, Any]
+"""JSON-able proof of what decodes: versions, the library's own settings."""
+GROUP = "gpubench.decoders"
+
+
+class Preprocessor(Protocol):
+    """A decoder made ready for one network's input; each thread or process has its own."""
+
+    facts: Facts
+
+    def decode(self, data: bytes) -> Any:
+        """Encoded picture -> pixels, in whatever form `transform` takes.
+
+        Raises `workload.data.image_file.Unusable` for what is no usable picture; the same ones
+        as the reference does.
+        """
+
+    def transform(self, pixels: Any, out: NDArray[np.float32]) -> None:
+        """Resize, centre crop, normalise into ``out``, (3, crop, crop) float32, C-contiguous."""
+
+
+class DevicePreprocessor(Protocol):
+    """The same for a decoder that works on a GPU, a batch at a time, on the current stream."""
+
+    facts: Facts
+
+    def decode(self, data: list[bytes]) -> Any:
+        """Encoded pictures of one batch -> pixels in device memory."""
+
+    def transform(self, pixels: Any, out: torch.Tensor) -> None:
+        """As `Preprocessor.transform`, for the batch: ``out`` is (batch, 3, crop, crop) float32."""
+
+
+class Decoder(Protocol):
+    """A way to decode and preprocess. Modules import their library inside these methods only."""
+
+    name: str
+    summary: str
+    """One line for ``gpubench list decoders``."""
+    preload: tuple[str, ...]
+    """Modules worth importing before workers are forked; importing them must not touch CUDA."""
+    on_device: bool = False
+    """Whether `open` gives a `DevicePreprocessor`."""
+
+    def probe(self) -> Facts:
+        """Cheap facts (versions) without importing the library; raises `Unavailable`."""
+
+    def unsupported(self, device: str) -> str | None:
+        """Why it cannot serve cells on ``device`` ('cpu' or 'cuda'), or None. Pure and cheap.
+
+        As who inherits from this has it: only one that works on a CUDA device needs such cells.
+        """
+        if self.on_device and device != "cuda":
+            return f"{self.name} decodes on a CUDA device"
+        return None
+
+    def open(self, spec: Spec, index: int | None = None) -> Preprocessor | DevicePreprocessor:
+        """Ready for ``spec``. ``index``: the CUDA device, for a decoder that works on it."""
+
+
+@contextmanager
+def told(decoder: str, picture: str) -> Iterator[None]:
+    """Whatever a decoder raises is told with the picture's name."""
+    try:
+        yield
+    except (Unusable, MemoryError, GpubenchError):
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".strip(": ")
+        raise CellFailed("error", f"{decoder} broke at {picture!r}: {words}") from error
+
+
+def names() -> list[str]:
+    """Names of all registered decoders, sorted; imports nothing."""
+    return plugins.names(GROUP)
+
+
+def get(name: str) -> Decoder:
+    """The registered decoder called ``name``. Raises InputError when there is none."""
+    decoder: Decoder = plugins.get(GROUP, name)
+    return decoder

@@ -1,0 +1,70 @@
+"""Which pictures a fast decoder may take by itself: plain JPEGs. All else is the reference's.
+
+So every decoder uses the same pictures and refuses the same ones: a fast one only ever sees a JPEG
+with an unremarkable header, and what it then trips over goes to the reference, which decides.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from gpubench.errors import InputError
+from gpubench.workload.data import image_file
+from gpubench.workload.data.image_file import MOST_PIXELS, NARROWEST
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.workload.data.preprocess import Spec
+
+OTHERS = "pillow: all but plain 8-bit grey and RGB JPEG, and what is damaged"
+"""A fact of every decoder that is not the reference."""
+_END = b"\xff\xd9"
+
+
+def size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a JPEG that a fast decoder may try; None: leave it to `reference`.
+
+    Reads the header only (about 15 us), with Pillow, so that both agree on what a JPEG is. A file
+    without an end is left to the reference, because GPU decoders fill the rest in with grey.
+    """
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    if data[-2:] != _END and not data.rstrip(b"\0").endswith(_END):
+        return None
+    try:
+        image = JpegImageFile(BytesIO(data))
+    except Exception:  # noqa: BLE001  # the reference says what is wrong with it
+        return None
+    width, height = image.size
+    narrow = max(width, height) > NARROWEST * min(width, height)
+    if image.mode not in ("L", "RGB") or width * height > MOST_PIXELS or narrow:
+        return None
+    return width, height
+
+
+def reference(data: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8, as `pil` decodes it. Raises Unusable."""
+    return image_file.decode_file(BytesIO(data))
+
+
+def averaged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture larger than the reference keeps, averaged down as the reference does."""
+    factor = image_file.averaging(pixels.shape[1], pixels.shape[0])
+    if factor <= 1:
+        return pixels
+    import numpy as np
+    from PIL import Image
+
+    return np.array(Image.fromarray(pixels).reduce(factor))
+
+
+def check_interpolation(decoder: str, spec: Spec) -> None:
+    """Raises InputError for a resize that only the reference can do."""
+    if spec.interpolation not in ("bilinear", "bicubic"):
+        raise InputError(
+            f"decoder {decoder!r} resizes by bilinear or bicubic interpolation, and this network "
+            f"asks for {spec.interpolation!r}; use the decoder 'pil'"
+        )

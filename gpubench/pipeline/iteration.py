@@ -1,0 +1,200 @@
+"""Boundary ``pipeline``: what one iteration does, and how its parts are timed alone.
+
+`Serial` takes one batch after the other from encoded bytes to answers. `Overlapped` has a loader
+that prefetches while the session computes. What it had prefetched before its first sample would
+flatter its rate (a queue of 8 batches, a sample of 20, and a loader that is the bottleneck seems
+1.6 times as fast as it is), and so would what it prefetches in a pause. So before each pause all
+slots are taken and kept, which makes the loader stand still; after it they are given back unread.
+Sampling begins with a queue that was empty and has since been used for as many batches as it has
+slots: what is counted in a sample was loaded in it, but for what little then lay ready.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import cycle
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpubench.measure.loop import Clock, sample
+from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.backends.base import Logits, Session
+
+_Running = tuple[Any, Callable[[Any], object], Any]
+"""A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
+
+SPARE = 2
+"""Slots that do not count as in flight: one is being handed over, one is being filled."""
+TOP = 5
+
+
+def postprocess(logits: Logits) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """(batch, classes) -> labels and softmax scores of the TOP best, (batch, TOP), best first."""
+    import numpy as np
+
+    most = min(TOP, logits.shape[1])
+    best = np.argpartition(logits, -most, axis=1)[:, -most:]
+    order = np.take_along_axis(logits, best, 1).argsort(axis=1)[:, ::-1]
+    labels = np.take_along_axis(best, order, 1)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = np.take_along_axis(powers, labels, 1) / powers.sum(axis=1, keepdims=True)
+    return labels, scores.astype(np.float32)
+
+
+class Data(Protocol):
+    """The part of a path before the session, one batch at a time and waited for."""
+
+    def load(self) -> object:
+        """Read, decode and transform the next batch."""
+
+    def hand_over(self) -> object:
+        """The batch of `load` -> the session's input (`Session.copy_in`)."""
+
+    def parts(self) -> Parts:
+        """'read', 'decode' and 'transform', each of a whole batch, to be called in this order."""
+
+
+class Feed(Protocol):
+    """A loader: `gpubench.pipeline.loader.Loader`."""
+
+    @property
+    def slots(self) -> list[Any]:
+        """The arrays of all batches that it may have in hand."""
+
+    def next(self) -> Any:
+        """The next full batch, when it is full."""
+
+    def release(self, slot: Any) -> None:
+        """Nobody reads it any more."""
+
+
+class Serial:
+    """Scenario latency: one batch from encoded bytes to labels and scores, waited for."""
+
+    settle = 1
+
+    def __init__(self, data: Data, session: Session) -> None:
+        self._data, self._session = data, session
+
+    def enqueue(self) -> None:
+        """Return when the answers are there."""
+        self._data.load()
+        self.answer()
+
+    def answer(self) -> None:
+        """The session's part."""
+        self._data.hand_over()
+        self._session.run()
+        self._session.sync()
+        postprocess(self._session.copy_out())
+
+    def finish(self) -> None:
+        """Nothing is left to wait for."""
+
+    def hold(self) -> None:
+        """Nothing runs by itself."""
+
+    def resume(self) -> None:
+        """Nothing was held."""
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:  # noqa: ARG002
+        """Every part."""
+        return each_alone(parts(self._data, self._session), self._session.sync, clock)
+
+
+class Overlapped:
+    """Scenario throughput: a loader on cores of its own prefetches while the session computes."""
+
+    def __init__(
+        self, feed: Feed, give: Callable[[Any], object], session: Session, data: Data
+    ) -> None:
+        """``give``: a batch of the feed -> the session's input. ``data``: for the stages alone."""
+        self._feed, self._give, self._session, self._data = feed, give, session, data
+        self.settle = len(feed.slots)
+        self._held: list[Any] = []
+        self._running: deque[_Running] = deque()
+        self._ahead = min(session.in_flight, max(1, self.settle - SPARE))
+
+    def enqueue(self) -> None:
+        """Take a batch, compute, answer, give its slot back."""
+        self._compute(self._feed.next(), self._feed.release)
+
+    def _compute(self, slot: Any, release: Callable[[Any], object]) -> None:
+        """Where a session can fetch answers later, those of a batch before."""
+        self._give(slot)
+        self._session.run()
+        self._running.append((slot, release, self._session.enqueue_out()))
+        self._answer(self._ahead)
+
+    def _answer(self, left: int) -> None:
+        """Answer the oldest batches until so many are ``left`` running."""
+        while len(self._running) > left:
+            slot, release, ticket = self._running.popleft()
+            postprocess(self._session.collect(ticket))
+            release(slot)
+
+    def finish(self) -> None:
+        """Answer the batches that are still running, if any."""
+        self._answer(0)
+
+    def hold(self) -> None:
+        """Take every slot: the loader has no room, and waits."""
+        while len(self._held) < len(self._feed.slots):
+            self._held.append(self._feed.next())
+
+    def resume(self) -> None:
+        """Give them back, unread."""
+        while self._held:
+            self._feed.release(self._held.pop(0))
+
+    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
+        """Every part, and the two groups that overlap: ``loader`` and ``session``, each alone."""
+        self.hold()
+        found = each_alone(parts(self._data, self._session), self._session.sync, clock)
+        held = cycle(self._held)
+
+        def compute() -> None:
+            self._compute(next(held), lambda _: None)
+
+        each = self.settle if self._ahead else 1  # else they would not overlap
+        session = sample(compute, self.finish, iterations=each, seconds=seconds,
+                         at_least=LEAST_STAGES, clock=clock)  # fmt: skip
+        self.resume()
+        for _ in range(self.settle):
+            self._skip()
+        loader = sample(self._skip, _nothing, seconds=seconds, at_least=self.settle, clock=clock)
+        self.hold()
+        # the mean: several come at once, then none
+        found["loader"] = round((loader.end - loader.start) / len(loader.durations))
+        found["session"] = round(median(session.durations) / each)
+        return found
+
+    def _skip(self) -> None:
+        self._feed.release(self._feed.next())
+
+
+def parts(data: Data, session: Session) -> Parts:
+    """All that a batch goes through."""
+    logits: list[Any] = []
+
+    def copy_out() -> None:
+        logits[:] = [session.copy_out()]
+
+    return {
+        **data.parts(),
+        "copy_in": data.hand_over,
+        "run": session.run,
+        "copy_out": copy_out,
+        "postprocess": lambda: postprocess(logits[0]),
+    }
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,275 @@
+"""The data stages in the session's own process: a batch from encoded bytes to input, waited for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from gpubench.errors import CellFailed
+from gpubench.measure.stages import Parts
+from gpubench.pipeline.core_split import Cores
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.pipeline.decoders.base import told
+from gpubench.workload.data.image_file import Unusable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.backends.base import Session
+    from gpubench.workload.data.dataset_index import Pictures
+    from gpubench.workload.data.preprocess import Spec
+
+
+class Positions:
+    """Where the next picture lies: through the data set from ``start`` on, over and over.
+
+    What is no usable picture is left out from then on. Threads may share it.
+    """
+
+    def __init__(self, data: Pictures, start: int) -> None:
+        self.unusable: dict[int, str] = {}
+        """Position in the data set -> reason."""
+        self._data, self._at = data, start
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """The next position that is not known to be unusable."""
+        with self._lock:
+            for _ in range(len(self._data)):
+                index = self._at % len(self._data)
+                self._at = index + 1
+                if index not in self.unusable:
+                    return index
+        some = next(iter(self.unusable.values()), "it is empty")
+        raise CellFailed("error", f"the data set has no usable picture ({some})")
+
+    def read(self) -> tuple[int, bytes]:
+        """The next picture that can be read, and its position."""
+        while True:
+            index = self.take()
+            try:
+                return index, self._data.read(index)
+            except Unusable as error:
+                self.unusable[index] = str(error)
+
+
+class Reader:
+    """Decodes on the host: images of a batch side by side, with a thread on each of ``cores``."""
+
+    _session: Session
+
+    def __init__(
+        self, data: Pictures, decoder: str, spec: Spec, batch: int, cores: Cores, start: int
+    ) -> None:
+        import numpy as np
+
+        self.positions = Positions(data, start)
+        self._data, self._name, self._batch = data, decoder, batch
+        self.lanes = lanes = max(1, min(len(cores), batch))
+        """Pictures that are decoded at the same time."""
+        made = decoders.get(decoder)
+        self._lanes = [cast("decoders.Preprocessor", made.open(spec)) for _ in range(lanes)]
+        self.facts = dict(self._lanes[0].facts)
+        self._threads: ThreadPoolExecutor | None = None
+        if (cores and set(cores) != os.sched_getaffinity(0)) or lanes > 1:
+            self._threads = ThreadPoolExecutor(lanes, "lane", _pin, (cores,))
+        self.images: NDArray[np.float32] = np.zeros((batch, 3, spec.crop, spec.crop), np.float32)
+        self._indices, self._pixels = [0] * batch, [None] * batch
+        self._encoded = [b""] * batch
+
+    def close(self) -> None:
+        """End its threads."""
+        if self._threads:
+            self._threads.shutdown()
+
+    def serve(self, session: Session) -> None:
+        """``session`` is what is fed."""
+        self._session = session
+
+    def load(self) -> None:
+        """The next batch, into ``images``."""
+        self._each(self._whole)
+
+    def parts(self) -> Parts:
+        """Its three stages."""
+        return {
+            "read": lambda: self._each(self._read),
+            "decode": lambda: self._each(self._decode),
+            "transform": lambda: self._each(self._transform),
+        }
+
+    def put(self, encoded: list[bytes], names: list[str]) -> None:
+        """Make these pictures, a whole batch, what is handed over next."""
+        for row, (data, name) in enumerate(zip(encoded, names, strict=True)):
+            with told(self._name, name):
+                self._lanes[0].transform(self._lanes[0].decode(data), self.images[row])
+
+    def hand_over(self) -> None:
+        """``images`` -> the session."""
+        self._session.copy_in(self.images)
+
+    def give(self, slot: Any) -> None:
+        """A batch of the loader -> the session."""
+        self._session.copy_in(slot.images)
+
+    def host(self) -> NDArray[np.float32]:
+        """What is handed over next, (batch, 3, H, W)."""
+        return self.images
+
+    def _each(self, work: Callable[[int, decoders.Preprocessor], None]) -> None:
+        """``work(row, preprocessor)`` for every row of the batch."""
+
+        def lane(number: int) -> None:
+            for row in range(number, self._batch, len(self._lanes)):
+                work(row, self._lanes[number])
+
+        if self._threads is None:
+            lane(0)
+        else:
+            list(self._threads.map(lane, range(len(self._lanes))))  # the list: to hear of errors
+
+    def _whole(self, row: int, lane: decoders.Preprocessor) -> None:
+        self._read(row, lane)
+        self._decode(row, lane)
+        self._transform(row, lane)
+
+    def _read(self, row: int, _: object = None) -> None:
+        self._indices[row], self._encoded[row] = self.positions.read()
+
+    def _decode(self, row: int, lane: decoders.Preprocessor) -> None:
+        while True:
+            index = self._indices[row]
+            try:
+                with told(self._name, self._data.name(index)):
+                    self._pixels[row] = lane.decode(self._encoded[row])
+                    return
+            except Unusable as error:
+                self.positions.unusable[index] = str(error)
+                self._read(row)
+
+    def _transform(self, row: int, lane: decoders.Preprocessor) -> None:
+        with told(self._name, self._data.name(self._indices[row])):
+            lane.transform(self._pixels[row], self.images[row])
+
+
+class DeviceReader:
+    """The same where the decoder works on the session's GPU, on the stream that is current."""
+
+    _session: Session
+    lanes = 1
+
+    def __init__(
+        self, data: Pictures, decoder: str, spec: Spec, batch: int, index: int, start: int,
+        kind: str = "cuda",
+    ) -> None:  # fmt: skip
+        """``kind``: of device ``index``, as torch calls it."""
+        self.positions = Positions(data, start)
+        self._device = f"{kind}:{index}"
+        self._data, self._name, self._batch, self._index = data, decoder, batch, index
+        self._spec = spec
+        self._indices, self._encoded = [0] * batch, [b""] * batch
+        self._pixels: Any = None
+        self.facts: dict[str, Any] = {}
+        self.refused: dict[int, str] = {}
+        """Of ``positions.unusable``, what could be read and not decoded."""
+
+    def close(self) -> None:
+        """Nothing of it runs by itself."""
+
+    def serve(self, session: Session) -> None:
+        """``session``, which is open, is what is fed: its stream is current from now on."""
+        import torch
+
+        made = decoders.get(self._name).open(self._spec, self._index)
+        self._decoder = cast("decoders.DevicePreprocessor", made)
+        self.facts = dict(made.facts)
+        side = self._spec.crop
+        self._images = torch.zeros((self._batch, 3, side, side), device=self._device)
+        self._session = session
+
+    def load(self) -> None:
+        """The next batch, into device memory."""
+        self._read()
+        self._decode()
+        self._transform()
+
+    def parts(self) -> Parts:
+        """Its three stages."""
+        return {"read": self._read, "decode": self._decode, "transform": self._transform}
+
+    def put(self, encoded: list[bytes], names: list[str]) -> None:
+        """Make these pictures, a whole batch, what is handed over next."""
+        with told(self._name, f"{names[0]} .. {names[-1]}"):
+            self._decoder.transform(self._decoder.decode(encoded), self._images)
+
+    def hand_over(self) -> None:
+        """Within device memory where the session has its input there, else through the host."""
+        if self._session.device_input is not None:
+            self._session.device_input.copy_(self._images)
+        else:
+            self._session.copy_in(self.host())
+
+    def give(self, slot: Any) -> None:
+        """A batch of encoded pictures -> the session."""
+        self._encoded, self._indices = [*slot.encoded], [*map(int, slot.indices)]
+        self._decode()
+        self._transform()
+        self.hand_over()
+
+    def host(self) -> NDArray[np.float32]:
+        """What is handed over next, (batch, 3, H, W), copied from the device."""
+        found: NDArray[np.float32] = self._images.cpu().numpy()
+        return found
+
+    def _read(self) -> None:
+        for row in range(self._batch):
+            self._indices[row], self._encoded[row] = self.positions.read()
+
+    def _decode(self) -> None:
+        """The next usable picture stands for each that turns out to be none."""
+        while True:
+            for row, index in enumerate(self._indices):
+                if index in self.refused:
+                    self._indices[row], self._encoded[row] = self.positions.read()
+            with self._told():
+                try:
+                    self._pixels = self._decoder.decode(self._encoded)
+                except Unusable:
+                    if not self._refuse():
+                        raise
+                else:
+                    return
+
+    def _refuse(self) -> bool:
+        """Whether there are pictures that cannot be decoded, each alone."""
+        before = len(self.refused)
+        for index, data in zip(self._indices, self._encoded, strict=True):
+            try:
+                self._decoder.decode([data])
+            except Unusable as error:
+                self.refused[index] = self.positions.unusable[index] = str(error)
+        return len(self.refused) > before
+
+    def _transform(self) -> None:
+        with self._told():
+            self._decoder.transform(self._pixels, self._images)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        names = [self._data.name(index) for index in self._indices]
+        with told(self._name, f"{names[0]} .. {names[-1]}"):
+            yield
+
+
+def _pin(cores: Cores) -> None:
+    """This thread; torch, if it is there, must not call more threads to the same cores."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

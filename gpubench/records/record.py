@@ -1,0 +1,255 @@
+"""Results as they are stored: one header line, then one JSON line for each task.
+
+Raw nanoseconds are stored and every statistic is derived when the file is read. Schemas 1 to 5 were
+never released and are not read any more; 6 holds what 5 did.
+"""
+
+from __future__ import annotations
+
+import zlib
+from statistics import geometric_mean, median
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from gpubench.records import samples
+from gpubench.records.parity import Parity, PathCheck
+from gpubench.records.samples import Count, Ns, Samples
+from gpubench.suite.goal import Search
+from gpubench.suite.types import Cell, Natural, Rule, Suite
+
+SCHEMA = 6
+"""Of the files that are written, and the only one that is read."""
+
+Stage = Literal["", "screen", "confirm"]
+Arm = Literal["baseline", "candidate"]
+Status = Literal["ok", "failed", "unavailable", "unsupported", "ruled-out"]
+
+FAILURES = {
+    "parity": "answers outside the tolerance: timing kept, never ranked",
+    "out-of-memory": "the device or the host ran out of memory",
+    "accuracy": "below the accuracy floor of the suite: timing kept, never ranked",
+    "timeout": "a step outlasted its time-out",
+    "crash": "a worker process died",
+    "fallback": "something other than the asked-for device or provider ran",
+    "error": "the backend raised",
+    "node-lost": "a machine of the run died, hung or was cut off",
+    "required": "skipped although --require names it",
+    "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
+    "limit": "broke a limit of the search when it was measured again beside today's default",
+    "not-run": "the run ended before this task was measured",
+}
+
+WRONG = ("parity", "accuracy")
+"""Kinds of failure by answers alone: what was timed is shown, but never ranked."""
+
+FLAGS = {
+    "DRIFT": "level or spread moved among the samples: the machine was still changing",
+    "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
+    "GROUPED": "an iteration is so short that several share one sample",
+    "FEW-SAMPLES": "fewer than 10 samples in a repeat: lengthen policy.sample_s",
+    "NO-COMMON-WINDOW": "the replicas did not run at the same time",
+    "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
+    "RECOMPILED": "a recompilation happened while sampling",
+    "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
+    "CPU-BUSY": "other processes used more than 10 % of the replicas' cores",
+    "THROTTLED": "the GPU lowered its clocks because of heat or power brake",
+    "POWER-CAP": "the GPU ran at its software power cap",
+    "CO-TENANT": "another process used the GPU",
+    "NODES-DIFFER": "the machines it ran on differ in driver, clocks or library versions",
+    "NO-PARITY": "no reference for this workload: answers were not checked",
+    "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
+}
+"""Validity flags: everything a reader must know before believing a number."""
+
+ENERGY_S = 5.0
+"""Counters move in steps, and power is a mean over up to a second: shorter windows say little."""
+
+Amount = Annotated[float, Meta(ge=0, le=1e18)]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """What a network costs, whatever computes it. Counts of numbers, not of bytes."""
+
+    flops: Amount
+    """Floating-point operations of one image's matrix products and convolutions; a multiplication
+    and an addition are two."""
+    weights: Amount
+    """Numbers that are read once a batch."""
+    activations: Amount
+    """Numbers that the layers with products, and pooling, read and write for one image, when
+    everything between them is fused into them."""
+    ends: Amount
+    """Numbers in one image and its logits: what must move even if all else stays in caches."""
+
+
+class Ceiling(Struct, frozen=True, kw_only=True):
+    """The roofline that one cell is held against: all its replicas together."""
+
+    work: Work
+    flops_per_s: Rate
+    """Measured peak of matrix products in the cell's precision."""
+    bytes_per_s: Rate
+    """Measured bandwidth of memory."""
+    precision: str
+    """What the products of that peak were computed in: 'bf16'."""
+    cache_bytes: Amount = 0.0
+    """Of the caches that its replicas share: what may stay there from one batch to the next."""
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """One task's result; a skip and a failure are records too."""
+
+    cell: Cell
+    repeat: Natural
+    status: Status
+    kind: str = ""
+    """For ``failed``: a key of FAILURES."""
+    reason: str = ""
+    remedy: str = ""
+    replicas: list[Samples] = []
+    again: list[Samples] = []
+    """Interleaved A/B, both arms resident: the process' second turn, in the order of replicas."""
+    stage: Stage = ""
+    """Interleaved A/B: which question this pair (``repeat``) was measured for."""
+    order: str = ""
+    """Interleaved A/B: the pair's order of turns, 'ABBA', 'BAAB', 'AB' or 'BA' (A: baseline)."""
+    prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
+    """What preparing cost when it was done (export, build, compile), by step, cached or not."""
+    parity: Parity | None = None
+    path: PathCheck | None = None
+    """Boundary ``pipeline`` only."""
+    ceiling: Ceiling | None = None
+    """The roofline of its device and precision, measured in the same run."""
+    telemetry: dict[str, Any] = {}
+    """With ``energy``, where it counts: joules, seconds, source and idle_watts (or None) of the
+    common window, see `gpubench.machine.telemetry.telemetry.Telemetry.energy`."""
+    facts: dict[str, Any] = {}
+    """What really ran: providers, precision, versions, engine digest."""
+    flags: list[str] = []
+    invalidated: Natural = 0
+    """Attempts thrown away because of outside evidence (heat, power brake, a co-tenant)."""
+    started: str = ""
+    """UTC, ISO 8601."""
+    wall_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+    @property
+    def visits(self) -> list[list[Samples]]:
+        """Samples per replica, once for each time that the process had its turn."""
+        return [each for each in (self.replicas, self.again) if each]
+
+    def replica_rates(self) -> list[float]:
+        """Images/s of each replica inside the common window (of all visits); [] without one."""
+        spans = [(s, window) for s in self.visits if (window := samples.window_ns(s))]
+        total = sum(end - start for _, (start, end) in spans)
+        rates = [0.0] * (len(self.replicas) if spans else 0)
+        for visit, (start, end) in spans:
+            for replica, rate in enumerate(samples.rates(visit, self.cell.batch_size)):
+                rates[replica] += rate * (end - start) / total
+        return rates
+
+    def images_per_s(self) -> float | None:
+        """Images completed by all replicas inside the common window / its length."""
+        rates = self.replica_rates()
+        return sum(rates) if rates else None
+
+    def median_ns(self) -> float | None:
+        """Median ns per batch; over visits the mean of logs."""
+        medians = [median(found) for v in self.visits if (found := samples.latencies_ns(v))]
+        return (geometric_mean(medians) if medians[1:] else medians[0]) if medians else None
+
+    def joules_per_image(self, *, above_idle: bool = False) -> float | None:
+        """Energy in the common window (of all visits) / images completed there; None where none
+        was counted, or for less than `ENERGY_S`.
+
+        On a GPU that of the task's whole GPUs and nothing of the host; on a CPU that of all its
+        packages, whoever used them. ``above_idle``: without what was drawn before the run.
+        """
+        energy, rate = self.telemetry.get("energy"), self.images_per_s()
+        if not energy or not rate or energy["seconds"] < ENERGY_S:
+            return None
+        watts: float = energy["joules"] / energy["seconds"]
+        if above_idle:
+            if energy.get("idle_watts") is None:
+                return None
+            watts -= energy["idle_watts"]
+        return watts / rate if watts > 0 else None
+
+    def peak_bytes(self) -> int | None:
+        """Peak memory of all replicas: resident on the host and, on a GPU, their processes' on it.
+
+        None where a replica, or the driver, did not tell.
+        """
+        each = [s.peak_host_bytes for s in self.visits[-1]] if self.replicas else []
+        if self.cell.device == "cuda":
+            gpus = self.telemetry.get("gpus", [])
+            each += [gpu.get("own_memory_bytes_peak") or 0 for gpu in gpus] or [0]
+        return sum(each) if each and all(each) else None
+
+    def value(self) -> float | None:
+        """The repeat's one number: median ns per batch (latency) or images/s (throughput)."""
+        return self.images_per_s() if self.cell.scenario == "throughput" else self.median_ns()
+
+
+class Pairing(Struct, frozen=True, kw_only=True):
+    """What makes a run one arm of an interleaved A/B."""
+
+    session: str
+    """The same in both arms."""
+    arm: Arm
+    differs: str
+    """How this arm was asked for: 'backend=onnxruntime', 'python=...', 'ref=main'."""
+    rule: Rule
+    rates: bool = False
+    """Compared by images/s, whatever the scenario: of a search for throughput."""
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    """First line of a record file."""
+
+    schema: int = SCHEMA
+    run_id: str
+    suite: Suite
+    environment: dict[str, Any]
+    fingerprint: str
+    command: list[str]
+    started: str
+    planned: list[Cell]
+    """Every cell of the plan, so that a missing one is seen. The arms of an A/B plan the same
+    number: the n-th of one is compared with the n-th of the other."""
+    seed: Count = 0
+    pairing: Pairing | None = None
+    search: Search | None = None
+    """What `gpubench tune` looked for; then ``planned`` is the space it looked in."""
+    nodes: list[dict[str, Any]] = []
+    """Environment of each machine by rank, where there are several; ``environment`` is rank 0's."""
+    node_differences: list[str] = []
+    """What differs between them and matters: 'node 1: libraries.torch 2.9.0, node 0: 2.10.0'."""
+
+
+class RecordFile(Struct, frozen=True):
+    """A record file in memory."""
+
+    path: str
+    """Where it lies, for people."""
+    header: Header
+    records: list[Record]
+    notes: list[str] = field(default_factory=list)
+    """For example that the last line was cut off."""
+
+
+RECORDS = "records.jsonl"
+IMAGES_SKIPPED = "images_skipped"
+"""In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+NO_CEILING = "no_ceiling"
+"""In `Record.facts`: why there is no `Record.ceiling` although one was due."""
+BEGIN = b'{"header":{'
+"""How every record file begins."""
+
+
+def encode(kind: str, value: Header | Record) -> bytes:
+    """One line of a record file, with its checksum."""
+    payload = msgspec.json.encode(value)
+    return b'{"%s":%s,"crc":"%08x"}\n' % (kind.encode(), payload, zlib.crc32(payload))

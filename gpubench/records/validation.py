@@ -1,0 +1,131 @@
+"""What record files may hold beyond their types.
+
+They come from other machines and other people, so what msgspec accepts and no run could have
+written is refused on reading. Readers rely on it: the environment and the telemetry, which are
+plain JSON, have the shape that is read from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gpubench.records.record import Header, Record
+
+DEEPEST = 32
+"""Nesting of plain JSON: nothing here goes deeper than ten, and Python recurses through it."""
+LARGEST = 2**63
+
+
+class _Spread(Struct, frozen=True):
+    min: float
+    max: float
+
+
+class _Series(Struct, frozen=True):
+    t_s: list[float] = []
+    sm_mhz: list[float | None] = []
+    temperature_c: list[float | None] = []
+
+
+class _Gpu(Struct, frozen=True):
+    index: int = 0
+    series: _Series = _Series()
+    own_memory_bytes_peak: Annotated[int, Meta(ge=1, le=2**48)] | None = None
+
+
+class _Cpu(Struct, frozen=True):
+    mhz: _Spread | None = None
+
+
+class _Energy(Struct, frozen=True):
+    joules: Annotated[float, Meta(ge=0, le=1e15)]
+    seconds: Annotated[float, Meta(gt=0, le=1e9)]
+    source: Literal["nvml", "nvml-power", "rapl"]
+    idle_watts: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+
+
+class _Telemetry(Struct, frozen=True):
+    turns_s: list[float] = []
+    cpu: _Cpu = _Cpu()
+    gpus: list[_Gpu] = []
+    energy: _Energy | None = None
+
+
+class _Version(Struct, frozen=True):
+    version: str | None = None
+
+
+class _Kernel(Struct, frozen=True):
+    kernel: str | None = None
+
+
+class _Memory(Struct, frozen=True):
+    total_bytes: int | None = None
+
+
+class _Environment(Struct, frozen=True):
+    gpubench: _Version = _Version()
+    python: _Version = _Version()
+    os: _Kernel = _Kernel()
+    memory: _Memory = _Memory()
+    directory: dict[str, Any] = {}
+    cpu: dict[str, Any] = {}
+    gpus: list[dict[str, Any]] = []
+    libraries: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
+
+
+def header(found: Header) -> None:
+    """Raises ValueError for what no run could have written."""
+    _plain("header", msgspec.to_builtins(found))
+    for environment in (found.environment, *found.nodes):
+        _shaped("environment", environment, _Environment)
+
+
+def record(found: Record) -> None:
+    """The same; called for every record that is read."""
+    for turn in (found.replicas, found.again):
+        if turn and len(turn) != found.cell.replicas:
+            many = found.cell.replicas
+            raise ValueError(f"samples of {len(turn)} replicas, but the cell has {many}")
+        if len({(s.node, s.replica) for s in turn}) != len(turn):
+            raise ValueError("two replicas have the same number")
+        for s in turn:
+            if s.start_ns > s.end_ns:
+                raise ValueError(f"replica {s.replica} ends before it starts")
+    parity = found.parity
+    if parity and parity.labelled < max(
+        parity.correct, parity.correct5, parity.reference_correct, parity.reference_correct5
+    ):
+        raise ValueError("parity: more right answers than labels")
+    if parity and parity.disagreeing < len(parity.disagreements):
+        raise ValueError("parity: more disagreements than were counted")
+    if found.path and found.path.labelled < max(found.path.correct, found.path.correct5):
+        raise ValueError("path: more right answers than labels")
+    for name in ("facts", "telemetry"):
+        _plain(name, getattr(found, name))
+    _plain("options", found.cell.options)
+    if found.telemetry:
+        _shaped("telemetry", found.telemetry, _Telemetry)
+
+
+def _plain(name: str, value: Any, depth: int = 0) -> None:
+    """Refuse numbers that would overflow and nesting that would exhaust the stack."""
+    if depth == DEEPEST:
+        raise ValueError(f"{name}: nested more than {DEEPEST} deep")
+    for inner in value.values() if type(value) is dict else value:
+        kind = type(inner)
+        if kind is dict or kind is list or kind is tuple:
+            _plain(name, inner, depth + 1)
+        elif kind is int and not -LARGEST <= inner < LARGEST:
+            raise ValueError(f"{name}: a number of more than 64 bits")
+
+
+def _shaped(name: str, value: Any, shape: type[Struct]) -> None:
+    try:
+        msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,254 @@
+"""Charts: Vega-Lite specifications and the points they draw, chosen in the page by ``page.js``.
+
+A specification holds no data: the page filters points by group, replicas and series, so that one
+chart never mixes two machines, models, boundaries or replica counts. Colours are CSS variables,
+so light, dark and print need no second drawing. Colour says backend, shape says the variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpubench.analysis.scaling.efficiency import efficiency, scaling_pairs
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary, flags_of, rated
+from gpubench.report import formatting
+from gpubench.report.charts.vega import (
+    COLOURS,
+    CROSS,
+    DASHES,
+    LOG,
+    LOG_FROM,
+    SHAPES,
+    Point,
+    layer,
+    layered,
+    nominal,
+    span,
+    stops,
+)
+from gpubench.report.sections import headline
+from gpubench.units import count
+
+_BATCH = "batch size (images per replica)"
+
+
+def build(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """``{series, groups, charts: [{id, title, caption, by, spec, points}]}`` for the page."""
+    timed = [s for s in summaries if s.timed]
+    series = dict.fromkeys((s.cell.backend, _variant(s)) for s in timed)
+    backends = list(dict.fromkeys(backend for backend, _ in series))
+    variants = list(dict.fromkeys(variant for _, variant in series))
+    looks = [
+        {
+            "name": f"{backend} {variant}",
+            "colour": f"var(--s{backends.index(backend) % COLOURS})",
+            "shape": SHAPES[variants.index(variant) % len(SHAPES)],
+            "dash": DASHES[variants.index(variant) % len(DASHES)],
+        }
+        for backend, variant in series
+    ]
+    several = len({s.run for s in timed}) > 1
+    groups = list(dict.fromkeys(_group(s, several) for s in timed))
+    made = [_latency(timed), _throughput(timed), _tradeoff(timed), _scaling(timed)]
+    for chart in made:
+        for point in chart["points"]:
+            point["group"] = groups.index(_group(point.pop("cell"), several))
+        chart["spec"] = _spec(chart, looks)
+    return {"series": looks, "groups": groups, "charts": [c for c in made if c["points"]]}
+
+
+def _variant(s: Summary) -> str:
+    c = s.cell
+    words: list[str] = [c.precision]
+    words += [f"{c.replicas_per_device}/device"] if c.replicas_per_device > 1 else []
+    words += [c.dispatch] if c.dispatch != "independent" else []
+    if c.boundary == "pipeline":
+        words += [c.decoder] + ([c.loader] if c.loader != "auto" else [])
+        words += [f"{c.loader_cores} loading"] if c.loader_cores else []
+    return " ".join(words + [f"{k}={v}" for k, v in sorted(c.options.items())])
+
+
+def _series(s: Summary) -> str:
+    return f"{s.cell.backend} {_variant(s)}"
+
+
+def _group(s: Summary, several: bool) -> str:
+    c = s.cell
+    cores = f", {count(c.cores, 'core')} a replica" if c.cores else ""
+    run = f", run {s.run}" if several else ""
+    return f"{c.model} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
+
+
+def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]) -> Point:
+    flags = flags_of(s)
+    state = "unranked" if not s.ranked else "flagged" if flags else "clean"
+    low, high = (None if v is None else v * factor for v in (y.low, y.high))
+    return {
+        "cell": s, "series": _series(s), "replicas": s.cell.replicas, "state": state,
+        "x": x, "y": (y.value or 0.0) * factor, "low": low, "high": high,
+        "tip": {"cell": headline.where(s), **tip, "flags": ", ".join(flags) or "none"},
+    }  # fmt: skip
+
+
+def _latency(timed: list[Summary]) -> dict[str, Any]:
+    rows = [s for s in timed if s.cell.scenario == "latency"]
+    points = [_point(s, s.cell.batch_size, s.p50, 1e-6,
+                     {"p50": formatting.full(s.p50, formatting.NS)})
+              for s in rows if s.p50.value]  # fmt: skip
+    return _chart("latency", "Latency against batch size", "Median time for one batch; lower is "
+                  "better.", points, x=_BATCH, y="p50 latency (ms)", batch=True)  # fmt: skip
+
+
+def _throughput(timed: list[Summary]) -> dict[str, Any]:
+    points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
+                     {"images/s": formatting.full(s.throughput, formatting.RATE)})
+              for s in rated(timed) if s.throughput.value]  # fmt: skip
+    return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
+                  "is better.", points, x=_BATCH, y="images/s", batch=True)  # fmt: skip
+
+
+def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
+    """Each configuration's latency cell joined with the cell that has its throughput."""
+
+    def identity(s: Summary) -> tuple[Any, ...]:
+        return s.run, _group(s, True), _series(s), s.cell.batch_size, s.cell.replicas
+
+    slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and s.p50.value}
+    points = []
+    for s in rated(timed):
+        other = slow.get(identity(s))
+        if other is None or not s.throughput.value:
+            continue
+        tip = {
+            "images/s": formatting.full(s.throughput, formatting.RATE),
+            "p50 latency": formatting.full(other.p50, formatting.NS),
+        }
+        made = _point(s, (other.p50.value or 0.0) / 1e6, s.throughput, 1.0, tip)
+        marks = flags_of(other, s)
+        state = "flagged" if marks else "clean"
+        made["state"] = state if s.ranked and other.ranked else "unranked"
+        made["tip"]["flags"] = ", ".join(marks) or "none"
+        made["left"], made["right"] = (
+            None if v is None else v / 1e6 for v in (other.p50.low, other.p50.high)
+        )
+        points.append(made)
+    pareto(points)
+    return _chart("tradeoff", "Throughput against latency", "Up and to the left is better. The "
+                  "grey line is the Pareto front of the ranked cells.", points,
+                  x="p50 latency (ms)", y="images/s")  # fmt: skip
+
+
+def pareto(points: Sequence[Point]) -> None:
+    """Set ``front`` on ranked points that no other ranked point of the same picture beats."""
+    pictures: dict[tuple[Any, ...], list[Point]] = {}
+    for p in points:
+        p["front"] = False
+        if p["state"] != "unranked":
+            pictures.setdefault((_group(p["cell"], True), p["replicas"]), []).append(p)
+    for picture in pictures.values():
+        best = 0.0
+        for p in sorted(picture, key=lambda p: (p["x"], -p["y"])):
+            if p["y"] > best:
+                best, p["front"] = p["y"], True
+
+
+def _scaling(timed: list[Summary]) -> dict[str, Any]:
+    """Speed-up X_g / X_1 over devices; the one-replica anchor is 1 by definition.
+
+    It belongs to the line of its rivals. Replicas that share the only device stand at 1 themselves.
+    """
+    points: list[Point] = []
+    anchors: dict[tuple[Any, ...], Point] = {}
+    shared_device = False
+    for s, one, kind in scaling_pairs(timed):
+        g, e = s.cell.devices, efficiency(s, one)
+        shared_device |= g < s.cell.replicas
+        size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
+        what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
+        shared = {"what": what, "rank": [kind == "strong", size]}
+        tip = {
+            "speed-up": formatting.full(_times(e, g), formatting.TIMES),
+            "efficiency": formatting.full(e, formatting.FRACTION),
+        }
+        points.append(_point(s, g, e, g, tip) | shared)
+        anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
+        if s.cell.replicas_per_device == 1:
+            line = {"series": _series(s)}
+            anchors.setdefault((id(one), what, _series(s)), anchor | shared | line)
+    points += anchors.values()
+    return _chart("scaling", "Scaling against ideal", "Throughput relative to one replica; the "
+                  "grey line is ideal.", points, x="devices" if shared_device else "replicas",
+                  y="speed-up over one replica", by="what", batch=True)  # fmt: skip
+
+
+def _times(e: Estimate, g: int) -> Estimate:
+    low, high = (None if v is None else v * g for v in (e.low, e.high))
+    return Estimate(value=None if e.value is None else e.value * g, low=low, high=high, n=e.n)
+
+
+def _chart(name: str, title: str, caption: str, points: list[Point], *, x: str, y: str,
+           by: str = "replicas", batch: bool = False) -> dict[str, Any]:  # fmt: skip
+    return {"id": name, "title": title, "caption": caption, "by": by, "points": points,
+            "axes": {"x": x, "y": y, "stops": batch}}  # fmt: skip
+
+
+def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The specification of one chart; data arrive later under the name ``points``."""
+    axes, points = chart.pop("axes"), chart["points"]
+    x: dict[str, Any] = {"field": "x", "type": "quantitative", "title": axes["x"]}
+    x["scale"] = {"nice": False, "padding": 14}
+    if axes["stops"]:
+        x["axis"] = {"values": sorted({p["x"] for p in points}), "format": "d", "grid": False}
+    wide_x = chart["id"] != "scaling" and span([p["x"] for p in points]) > 4
+    log_x = {"type": "log", "base": 2 if axes["stops"] else 10}
+    x["scale"] |= log_x if wide_x else {"zero": False}
+    if not axes["stops"]:
+        x["axis"] = {"format": ",.6~g"}
+    if wide_x:
+        x["title"] += LOG
+        x["axis"] |= {} if axes["stops"] else stops([p["x"] for p in points], "x")
+    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": axes["y"]}
+    log_y = span([p["y"] for p in points]) > LOG_FROM
+    y["scale"] = {"type": "log", "nice": False, "padding": 14} if log_y else {"zero": True}
+    y["axis"] = {"format": ",.6~g"}
+    y["axis"] |= stops([p["y"] for p in points], "y") if log_y else {"tickCount": 6}
+    y["title"] += LOG if log_y else ""
+    names = [look["name"] for look in looks]
+    colour, shape, dash = (
+        nominal("series", names, [look[key] for look in looks])
+        for key in ("colour", "shape", "dash")
+    )
+    tip, rule = {"tooltip": {"field": "tip"}}, {"type": "rule", "strokeWidth": 1.6}
+    layers: list[dict[str, Any]] = [_guide(chart["id"])] if _guide(chart["id"]) else []
+    if axes["stops"]:
+        line = {"type": "line", "strokeWidth": 1.8}
+        layers.append(layer(line, {"strokeDash": dash}, "datum.state != 'unranked'"))
+    up = {"y": {"field": "low"}, "y2": {"field": "high"}}
+    layers.append(layer(rule, up, "datum.low != null"))
+    if chart["id"] == "tradeoff":
+        across = {"x": {"field": "left"}, "x2": {"field": "right"}}
+        layers.append(layer(rule, across, "datum.left != null"))
+    mark: dict[str, Any] = {"type": "point", "size": 70, "filled": False, "strokeWidth": 1.8}
+    for state, fill in (("clean", colour), ("flagged", {"value": "var(--paper)"})):
+        look = {"shape": shape, **tip, "fill": fill}
+        layers.append(layer(mark, look, f"datum.state == '{state}'"))
+    cross = {"type": "point", "size": 60, "shape": CROSS, "strokeWidth": 2}
+    layers.append(layer(cross, tip, "datum.state == 'unranked'"))
+    return layered(280, "fit", layers, x=x, y=y, color=colour)
+
+
+def _guide(name: str) -> dict[str, Any]:
+    """The grey line behind: ideal scaling, or the Pareto front."""
+    grey = {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5, "strokeDash": [5, 4]}
+    plain = {"color": {"value": "var(--guide)"}}
+    if name == "scaling":
+        ends = {"aggregate": [{"op": "max", "field": "x", "as": "x"}], "groupby": []}
+        both = [ends, {"calculate": "[1, datum.x]", "as": "x"}, {"flatten": ["x"]}]
+        line = {"calculate": "datum.x", "as": "y"}
+        return {"transform": [*both, line], "mark": grey, "encoding": plain}
+    if name == "tradeoff":
+        order = plain | {"order": {"field": "x"}}
+        return layer(grey | {"interpolate": "step-after"}, order, "datum.front")
+    return {}

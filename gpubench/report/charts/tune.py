@@ -1,0 +1,222 @@
+"""The charts of a search: its Pareto front, its course, and what each choice is worth.
+
+As in `report.charts.vega` a specification holds no data; colour says the backend, shape what
+became of a configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpubench import units
+from gpubench.analysis.tables.table import Column
+from gpubench.analysis.tune import ablation, result
+from gpubench.analysis.tune.racing import Standing
+from gpubench.analysis.tune.result import OUTCOMES, View, outcome
+from gpubench.report import formatting
+from gpubench.report.charts.vega import COLOURS, CROSS, LOG, LOG_FROM, Point, layered, stops
+from gpubench.report.sections import headline, recommendation
+from gpubench.suite.goal import Metric
+
+SHAPES = {
+    "best": ("diamond", True, 190), "leader": ("diamond", False, 120),
+    "alive": ("triangle-up", True, 80), "worse": ("circle", True, 36),
+    "violates": ("square", False, 55), "failed": ("cross", False, 60),
+}  # fmt: skip
+"""What became of it -> shape, filled, size; no two alike, so colour is not needed."""
+
+FACTOR = {"throughput": 1.0, "latency": 1e-6, "energy": 1.0, "memory": 2.0**-20}
+AXIS = {"throughput": "images/s", "latency": "ms", "energy": "J/image", "memory": "MiB"}
+_RATE = Column(name="", unit="images/s")
+STEP = 30
+"""Pixels of one choice."""
+
+
+def build(found: View) -> dict[str, Any]:
+    """``{charts: [{id, title, caption, spec, points}], backends, shapes}`` for the page."""
+    backends = list(dict.fromkeys(s.cell.backend for s in found.standings if s.n))
+    colours = {name: f"var(--s{n % COLOURS})" for n, name in enumerate(backends)}
+    made = [_front(found, colours), _course(found, colours), _worth(found)]
+    seen = {p["state"] for chart in made[:1] for p in chart["points"]}
+    return {
+        "charts": [chart for chart in made if chart["points"]],
+        "backends": list(colours.items()),
+        "shapes": [(SHAPES[name], OUTCOMES[name]) for name in SHAPES if name in seen],
+    }  # fmt: skip
+
+
+def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
+    front, took_ns, points = result.front(found), result.times(found), list[Point]()
+    metric = result.latency_of(found.goal)
+    own = all(c.scenario == "latency" for c in found.file.header.planned)
+    name = f"{metric.name} of a batch" if own else "median time of a batch"
+    for s in found.standings:
+        summary = found.summaries[s.cell.key]
+        took, rate = took_ns.get(s.cell.key), summary.throughput.value
+        state = outcome(found, s)
+        if state not in SHAPES or not took or not rate:
+            continue
+        tip = {"configuration": headline.where(summary),
+               "images/s": formatting.full(summary.throughput, _RATE), name: metric.text(took),
+               "outcome": _why(found, s)}  # fmt: skip
+        points.append({"x": took / 1e6, "y": rate, "backend": s.cell.backend, "state": state,
+                       "front": s.cell.key in front, "tip": tip})  # fmt: skip
+    rules = _limits(found)
+    text = ("Up and to the left is better. The grey line is the Pareto front: no other "
+            "configuration with right answers is better in both.")  # fmt: skip
+    text += " Red lines: limits." if rules else ""
+    x = _axis([p["x"] for p in points], f"{name} (ms)", "x")
+    y = _axis([p["y"] for p in points], "images/s", "y")
+    step = {"transform": [{"filter": "datum.front"}],
+            "mark": {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5,
+                     "strokeDash": [5, 4], "interpolate": "step-after"},
+            "encoding": {"color": {"value": "var(--guide)"}, "order": {"field": "x"}}}  # fmt: skip
+    layers = [step, *_marks(colours)]
+    return _chart("front", "Throughput against latency", text, _spec(x, y, layers, rules), points)
+
+
+def _why(found: View, s: Standing) -> str:
+    """'worse: 12 % behind'."""
+    return ": ".join(part for part in (OUTCOMES[outcome(found, s)], s.reason) if part)
+
+
+def _limits(found: View) -> list[dict[str, Any]]:
+    """Lines where a limit is one of the two axes."""
+    axes = {Metric("throughput"): "y", result.latency_of(found.goal): "x"}
+    mark = {"type": "rule", "color": "var(--bad)", "strokeDash": [2, 3], "strokeWidth": 1.5}
+    return [
+        {"data": {"values": [{}]}, "mark": mark,
+         "encoding": {"color": {"value": "var(--bad)"}, axes[limit.metric]: {
+             "datum": limit.bound * FACTOR[limit.metric.kind], "type": "quantitative"}}}
+        for limit in found.goal.limits if limit.metric in axes
+    ]  # fmt: skip
+
+
+def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
+    metric = found.goal.objective
+    factor, states = FACTOR[metric.kind], {s.cell.key: s for s in found.standings}
+    points: list[Point] = []
+    for moment in result.course(found):
+        if moment.value is None or (s := states.get(moment.record.cell.key)) is None:
+            continue
+        tip = {"configuration": headline.where(found.summaries[s.cell.key]),
+               metric.name: metric.text(moment.value),
+               "after": units.clock(moment.seconds),
+               "round": f"race, round {n}" if (n := moment.record.repeat) else "exploration",
+               "outcome": _why(found, s)}  # fmt: skip
+        points.append({"x": moment.seconds, "y": moment.value * factor,
+                       "best": moment.best and moment.best * factor, "backend": s.cell.backend,
+                       "state": state if (state := outcome(found, s)) in SHAPES else "failed",
+                       "tip": tip})  # fmt: skip
+    y = _axis([p["y"] for p in points], f"{metric.name} ({AXIS[metric.kind]})", "y")
+    x: dict[str, Any] = {"field": "x", "type": "quantitative", "axis": {"grid": False},
+                         "title": "seconds since the start",
+                         "scale": {"nice": False, "padding": 8, "zero": True}}  # fmt: skip
+    best = {"transform": [{"filter": "datum.best != null"}],
+            "mark": {"type": "line", "strokeWidth": 2, "interpolate": "step-after",
+                     "color": "var(--ink)"},
+            "encoding": {"y": {"field": "best"}, "color": {"value": "var(--ink)"},
+                         "order": {"field": "x"}}}  # fmt: skip
+    layers: list[dict[str, Any]] = [best, *_marks(colours)]
+    text = ("Every measurement, in the order of time. Line: the best configuration so far that "
+            "keeps the limits, by what is known of it in the end.")  # fmt: skip
+    behind = _default(found, factor)
+    text += " Dashed: today's default." if behind else ""
+    return _chart("course", "Course of the search", text, _spec(x, y, layers, behind), points)
+
+
+def _default(found: View, factor: float) -> list[dict[str, Any]]:
+    if found.base is None or not found.base.value.value:
+        return []
+    at = {"datum": found.base.value.value * factor, "type": "quantitative"}
+    mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
+    return [{"data": {"values": [{}]}, "mark": mark,
+             "encoding": {"y": at, "color": {"value": "var(--soft)"}}}]  # fmt: skip
+
+
+def _worth(found: View) -> dict[str, Any]:
+    points = []
+    for c in ablation.of(found):
+        e = c.worth
+        if not e.value:
+            continue
+        tip = {"choice": f"{c.name} {c.value}",
+               "best without": recommendation.where(found, c.rival),
+               "worth": f"{recommendation.times(e)} times", "repeats": str(e.n)}  # fmt: skip
+        points.append({"row": f"{c.name} {c.value}\nrather than {c.other}", "x": e.value,
+                       "low": e.low, "high": e.high, "tip": tip})  # fmt: skip
+    spec = _worth_spec(points)
+    text = (
+        "How much worse the best configuration without it is, whatever else that one has: 2 is "
+        "twice the cost. No sum: choices depend on each other. Bars: 95 % intervals."
+    )
+    return _chart("worth", "What each choice is worth", text, spec, points)
+
+
+def _worth_spec(points: Sequence[Point]) -> dict[str, Any]:
+    seen = [v for p in points for v in (p["x"], p["low"], p["high"]) if v]
+    wide = bool(seen) and max(seen) > 4
+    ends = [min([1.0, *seen]), max([1.05, *seen])]
+    scale = {"type": "log" if wide else "linear", "nice": False, "zero": False,
+             "domain": [ends[0] * 0.98, ends[1] * (1.1 if wide else 1.02)]}  # fmt: skip
+    x: dict[str, Any] = {"field": "x", "type": "quantitative", "scale": scale,
+                         "title": "cost of the best without it / cost of the recommended"
+                         + (LOG if wide else ""),
+                         "axis": {"format": ",.3~g", "tickCount": 8}}  # fmt: skip
+    y: dict[str, Any] = {"field": "row", "type": "nominal", "sort": None, "title": None,
+                         "axis": {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 260,
+                                  "ticks": False, "domain": False, "grid": True,
+                                  "labelPadding": 8, "labelOverlap": False}}  # fmt: skip
+    one = {"data": {"values": [{}]}, "mark": {"type": "rule", "color": "var(--guide)"},
+           "encoding": {"x": {"datum": 1, "type": "quantitative"}}}  # fmt: skip
+    bars = {"transform": [{"filter": "datum.low != null"}],
+            "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--mean)"},
+            "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y}}  # fmt: skip
+    dots = {"mark": {"type": "point", "size": 80, "filled": True, "opacity": 1,
+                     "color": "var(--mean)"},
+            "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}}  # fmt: skip
+    return layered((STEP + 8) * len(points), "fit-x", [one, bars, dots])
+
+
+def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:
+    """Logarithmic where values differ much."""
+    seen = [v for v in values if v > 0]
+    wide = bool(seen) and max(seen) / min(seen) > (4 if field == "x" else LOG_FROM)
+    scale: dict[str, Any] = {"nice": False, "padding": 14}
+    scale |= {"type": "log"} if wide else {"zero": field == "y"}
+    axis: dict[str, Any] = {"format": ",.6~g"} | ({"grid": False} if field == "x" else {})
+    if wide:
+        axis |= stops(seen, field)
+        title += LOG
+    return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+
+
+def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
+    """One layer for each outcome, what matters most on top."""
+    scale = {"domain": list(colours), "range": list(colours.values())}
+    colour = {"field": "backend", "type": "nominal", "legend": None, "scale": scale}
+    made = []
+    for state, (shape, filled, size) in reversed(SHAPES.items()):
+        path = CROSS if shape == "cross" else shape
+        mark = {"type": "point", "shape": path, "size": size, "strokeWidth": 1.6,
+                "opacity": 0.55 if state == "worse" else 1}  # fmt: skip
+        fill = colour if filled else {"value": "var(--paper)"}
+        edge = {"stroke": {"value": "var(--ink)"}} if state == "best" else {"color": colour}
+        encoding = {**edge, "fill": fill, "tooltip": {"field": "tip"}}
+        made.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
+                     "encoding": encoding})  # fmt: skip
+    return made
+
+
+def _spec(
+    x: dict[str, Any], y: dict[str, Any], layers: Sequence[Any], behind: Sequence[Any]
+) -> dict[str, Any]:
+    """``behind``: layers with places of their own."""
+    return layered(340, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
+
+
+def _chart(
+    name: str, title: str, caption: str, spec: dict[str, Any], points: list[Point]
+) -> dict[str, Any]:
+    return {"id": name, "title": title, "caption": caption, "spec": spec, "points": points}

@@ -1,0 +1,86 @@
+"""What the formats that keep a history share: which cells, and under which names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+
+from msgspec import Struct
+
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
+from gpubench.errors import InputError
+from gpubench.records.record import RecordFile
+from gpubench.suite.types import Cell
+
+
+class Named(Struct, frozen=True):
+    """A cell with a result, under a name that no other cell of the export has."""
+
+    name: str
+    summary: Summary
+
+
+def candidates(files: Sequence[RecordFile]) -> list[RecordFile]:
+    """The files less baselines of an A/B whose candidate is there as well."""
+    sessions = {p.session for f in files if (p := f.header.pairing) and p.arm == "candidate"}
+    return [
+        f
+        for f in files
+        if not ((p := f.header.pairing) and p.arm == "baseline" and p.session in sessions)
+    ]
+
+
+def named(files: Sequence[RecordFile]) -> list[Named]:
+    """Every cell of `candidates` with a result that may be ranked.
+
+    Raises InputError where there is none: an empty history entry would hide that nothing ran.
+    """
+    found = [s for s in summarise(candidates(files)) if s.ranked and s.values]
+    if not found:
+        where = ", ".join(f.path for f in files)
+        raise InputError(f"{where}: no cell has a result to export; see `gpubench report` for why")
+    names = _distinct(found, [title(s.cell) for s in found], lambda s: f"[{s.key}]")
+    names = _distinct(found, names, lambda s: f"@ {s.run}")
+    return [Named(name, s) for name, s in zip(names, found, strict=True)]
+
+
+def model(cell: Cell) -> str:
+    """Of an .onnx file its name: where it lies differs between machines."""
+    return PurePath(cell.model).name
+
+
+def title(cell: Cell) -> str:
+    """'resnet18 cpu onnxruntime fp32 b8 x2 latency': the same in every run, on every machine."""
+    return f"{model(cell)} {cell.device} {cell.label}"
+
+
+def _distinct(
+    summaries: Sequence[Summary], names: Sequence[str], more: Callable[[Summary], str]
+) -> list[str]:
+    """Only names that occur twice get longer: a history must not depend on its neighbours."""
+    count = Counter(names)
+    return [
+        f"{name} {more(s)}" if count[name] > 1 else name
+        for s, name in zip(summaries, names, strict=True)
+    ]
+
+
+def left_out(files: Sequence[RecordFile]) -> list[str]:
+    """'label: status' of every cell that has no place in a history (failed, skipped, missing).
+
+    What a search did not measure is one line.
+    """
+    gone = [s for s in summarise(candidates(files)) if not (s.ranked and s.values)]
+    untried = sum(s.status in UNTRIED for s in gone)
+    return [
+        f"{title(s.cell)}: {s.status if not s.ranked else ', '.join(flags_of(s)) or 'no samples'}"
+        for s in gone
+        if s.status not in UNTRIED
+    ] + ([f"{untried} cells that a search did not measure"] if untried else [])
+
+
+def interval(e: Estimate, factor: float = 1.0) -> list[float] | None:
+    """[low, high] of the 95 % interval, or None."""
+    return None if e.low is None or e.high is None else [e.low * factor, e.high * factor]

@@ -1,0 +1,254 @@
+"""How a table's values look: one place for text, Markdown and HTML.
+
+Digits follow the measured precision, and the bounds of an interval share the value's unit and
+decimals: 11.06 ms [10.94, 11.19].
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from gpubench import units
+from gpubench.analysis.stats import Estimate, repeats
+from gpubench.analysis.summary import WIDE
+from gpubench.analysis.tables.table import Column, Part
+from gpubench.escape import line as line  # every table's text goes through it
+from gpubench.records.record import FAILURES, FLAGS, Header, RecordFile
+
+NOTHING = "–"
+NS, RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
+TIMES, FRACTION = Column(name="speed-up", unit="x"), Column(name="efficiency", unit="fraction")
+"""For values that stand outside of a table."""
+
+STATUSES = {
+    "unavailable": "this machine lacks something; the remedy says what",
+    "unsupported": "the backend cannot do this cell",
+    "missing": "planned, but not in the file",
+    "ruled-out": "a search did not measure it: it could not have been chosen",
+    "not reached": "the search ended, or was interrupted, before its turn",
+    WIDE: "the interval is wider than policy.target_half_width, and more repeats were allowed",
+}
+
+_SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"),
+          "share": (100.0, " %"), "share of n": (100.0, " %"), "points": (1.0, " points"),
+          "steps": (1.0, ""), "MHz": (1.0, " MHz"),
+          "°C": (1.0, " °C"), "W": (1.0, " W"), "GFLOP/s": (1.0, ""), "GB/s": (1.0, ""),
+          "FLOP/byte": (1.0, "")}  # fmt: skip
+_STEPS = {
+    "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
+    "J": (("J", 1.0), ("mJ", 1e3), ("uJ", 1e6)),
+    "bytes": (("GiB", 2.0**-30), ("MiB", 2.0**-20), ("KiB", 2.0**-10), ("B", 1.0)),
+}
+
+
+class Shown(Struct, frozen=True):
+    """A value for people."""
+
+    main: str
+    aside: str = ""
+    """The interval, or why there is none."""
+
+
+def show(value: Any, column: Column) -> Shown:
+    """Any value that `Table.rows` may hold."""
+    if isinstance(value, Estimate):
+        return _estimate(value, column.unit)
+    if isinstance(value, Part):
+        return Shown(show(value.value, column).main, units.percent(value.share, 0))
+    if isinstance(value, list):
+        return Shown(", ".join(show(v, column).main for v in value) or NOTHING)
+    if value is None or value == "":
+        return Shown(NOTHING)
+    if isinstance(value, float) and not column.unit:
+        return Shown(f"{value:.2g}")
+    if isinstance(value, float) or column.unit in (*_SCALE, *_STEPS):
+        return _estimate(Estimate(value=value), column.unit)
+    return Shown(str(value))
+
+
+def _estimate(e: Estimate, unit: str) -> Shown:
+    if e.value is None:
+        short = e.why.partition(":")[0]
+        return Shown(NOTHING, short)
+    factor, suffix = _scale(e.value, unit)
+    half = e.relative_half_width
+    value = e.value * factor
+    decimals = units.digits_for(half) - 1
+    decimals -= math.floor(math.log10(abs(value))) if value else 0
+    main = _fixed(value, decimals) + suffix
+    if e.low is None or e.high is None:
+        return Shown(main, e.why.partition(":")[0])
+    bounds = f"[{_fixed(e.low * factor, decimals)}, {_fixed(e.high * factor, decimals)}]"
+    return Shown(main, f"{bounds} of {e.n:,}" if unit == "share of n" else bounds)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    steps = _STEPS.get(unit)
+    if steps is None:
+        return _SCALE.get(unit, (1.0, ""))
+    name, factor = next(((n, f) for n, f in steps if abs(value) * f >= 1), steps[-1])
+    return factor, f" {name}"
+
+
+SINGLE = repeats(1)
+"""Why an `Estimate` from a single repeat has no interval."""
+
+
+def compact(value: Any, column: Column, *, single: bool = False) -> str:
+    """One short piece: '11.06 ms ±1.1%', or '11.06 ms (1 repeat)' where there is no interval.
+
+    ``single``: leave '(1 repeat)' out, because a note says it of all.
+    """
+    shown = show(value, column)
+    half = value.relative_half_width if isinstance(value, Estimate) else None
+    if half is not None and column.unit.startswith("share"):  # near 0 and 1 it is lopsided
+        return full(value, column)
+    if half is None:
+        if shown.main == NOTHING or shown.aside == "baseline":
+            return shown.aside or NOTHING
+        hidden = not shown.aside or (single and shown.aside == SINGLE)
+        return shown.main if hidden else f"{shown.main} ({shown.aside})"
+    return f"{shown.main} ±{units.significant(100 * half, 2)}%"
+
+
+def full(value: Any, column: Column) -> str:
+    """With the whole interval: '11.06 ms [10.94, 11.19]'."""
+    shown = show(value, column)
+    if shown.main == NOTHING or shown.aside == "baseline":
+        return shown.aside or NOTHING
+    return f"{shown.main} {shown.aside}".strip()
+
+
+def is_number(column: Column) -> bool:
+    """Right-aligned and sorted as a number."""
+    return column.unit not in ("", "key", "flags")
+
+
+def meaning(flag: str) -> str:
+    """What a flag, or a status shown as one, says."""
+    if flag.startswith("failed: "):
+        return FAILURES.get(flag.removeprefix("failed: "), "the cell broke")
+    if flag.endswith(" invalidated"):
+        return "measured again after heat, a power brake or another process on the GPU"
+    return {**STATUSES, **FLAGS}.get(flag, "some repeats broke: see skips and failures")
+
+
+def command(header: Header, key: str = "KEY") -> str:
+    """The command that measures one cell again: the run's own, with only this cell.
+
+    Where its results went, other cells and ``--require`` (of backends it leaves out) are dropped.
+    Of an arm of an A/B: the command that compares again, as a cell alone has no rival. Of a
+    search: the one that searches again, as no suite file holds its cells.
+    """
+    if header.pairing or header.search:
+        return _again(header, ("-o", "--output", "--resume", "--json"))
+    return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
+
+
+def resume(header: Header, out: str | Path) -> str:
+    """The command that goes on with this run, whose results are in ``out``."""
+    return _again(header, ("-o", "--output", "--resume"), "--resume", "-o", str(out))
+
+
+def _again(header: Header, drop: Sequence[str], *extra: str) -> str:
+    if header.command[:1] == ["pytest"]:
+        return shlex.join(header.command)
+    verb = "ab" if header.pairing else "tune" if header.search else "run"
+    words = header.command
+    words = words[words.index(verb) + 1 :] if verb in words else [header.suite.name]
+    kept: dict[bool, list[str]] = {False: [], True: []}
+    for name, group in _options(words):
+        if name not in drop:
+            kept[name == "--"] += group
+    return shlex.join(["gpubench", verb, *kept[False], *extra, *kept[True]])
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """(option or '', its words), in every form that click takes: --o v, --o=v, -o v, -ov, -qov."""
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            yield word, [word, *left]
+        elif word.startswith("--"):
+            name, attached, _ = word.partition("=")
+            alone = attached or name in ("--quiet", "--resume", "--json")
+            yield name, [word, *([] if alone else islice(left, 1))]
+        elif word.startswith("-") and word != "-":
+            rest = word[1:].lstrip("q")
+            if word[1:] != rest:
+                yield "-q", ["-q"]
+            if rest:
+                yield f"-{rest[0]}", [f"-{rest}", *(islice(left, 1) if len(rest) == 1 else [])]
+        else:
+            yield "", [word]
+
+
+def machine(header: Header) -> str:
+    """The machine in a few words, from whatever the environment says."""
+    words = []
+    for name in ("gpu", "gpus", "cpu"):
+        for environment in header.nodes or [header.environment]:
+            item = environment.get(name)
+            for part in item if isinstance(item, list) else [item]:
+                if isinstance(part, dict):
+                    words.append(str(part.get("name") or part.get("model") or ""))
+                elif part:
+                    words.append(str(part))
+    many = f"{len(header.nodes)} nodes: " if len(header.nodes) > 1 else ""
+    return many + (", ".join(dict.fromkeys(w for w in words if w)) or header.fingerprint)
+
+
+def nodes(header: Header) -> list[str]:
+    """One line for each machine of a run on several: 'node 1: host b, 2 x H100, driver 550, ..'."""
+    return [f"node {rank}: {', '.join(_node(each))}" for rank, each in enumerate(header.nodes)]
+
+
+def _node(environment: dict[str, Any]) -> Iterator[str]:
+    """What tells machines apart, as far as the environment says."""
+
+    def of(section: str, name: str) -> Any:
+        found = environment.get(section)
+        return found.get(name) if isinstance(found, dict) else None
+
+    known = environment.get("gpus")
+    gpus = [g for g in known if isinstance(g, dict)] if isinstance(known, list) else []
+    names = Counter(str(gpu.get("name")) for gpu in gpus)
+    drivers = dict.fromkeys(str(gpu["driver"]) for gpu in gpus if gpu.get("driver"))
+    memory, versions = of("memory", "total_bytes"), environment.get("libraries")
+    yield f"host {environment.get('host') or 'unknown'}"
+    yield from (f"{n} x {name}" for name, n in names.items())
+    yield from (f"driver {driver}" for driver in drivers)
+    yield f"{of('cpu', 'model') or 'unknown CPU'} ({of('cpu', 'usable') or '?'} usable cores)"
+    if isinstance(memory, int | float):
+        yield units.size(memory)
+    if of("os", "kernel"):
+        yield f"kernel {of('os', 'kernel')}"
+    if isinstance(versions, dict):
+        yield from (f"{k} {versions[k]}" for k in ("torch", "onnxruntime") if k in versions)
+
+
+def differences(files: Sequence[RecordFile]) -> list[str]:
+    """'Nodes differ: node 1: libraries.torch 2.9.0, node 0: 2.10.0', one for each difference."""
+    several = len(files) > 1
+    return [
+        f"Nodes differ{f' in run {f.header.run_id}' if several else ''}: {text}"
+        for f in files
+        for text in f.header.node_differences
+    ]
+
+
+def title(files: Sequence[RecordFile]) -> str:
+    """'quick' or 'quick, latency'."""
+    return ", ".join(dict.fromkeys(f.header.suite.name for f in files))

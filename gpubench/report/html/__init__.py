@@ -1,0 +1,26 @@
+"""HTML: the page that fits: of runs, of an A/B or two runs compared, or of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpubench.records.record import RecordFile
+from gpubench.report.html import page
+from gpubench.report.sections import compare
+
+if TYPE_CHECKING:
+    from gpubench.analysis.tune.result import Evidence
+
+
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+    """The whole page; of the two arms of an interleaved A/B, with the verdict on top.
+
+    Of a search alone its own page, with its ``evidence``.
+    """
+    if len(files) == 1 and files[0].header.search:
+        from gpubench.report.html import tune_page
+
+        return tune_page.render(files[0], evidence)
+    summaries, view = compare.view(files)
+    return page.comparison(view) if view else page.page(files, summaries)

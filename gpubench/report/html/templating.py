@@ -1,0 +1,130 @@
+"""What every page is made with: templates, their assets, and tables as the templates need them.
+
+Every text goes through Jinja2's autoescape; the JSON for the charts is escaped so that no name in
+it can end the script element it stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files as resources
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from gpubench import __version__, escape
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.tables.table import Column, Table
+from gpubench.report import formatting
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLD_ROWS = 200
+"""Longer tables start folded to keep the page quick to read."""
+
+WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
+         "one replica owns", "answers",
+         "decoder", "loader", "bottleneck", "slower side", "outcome", "choice",
+         "binds")  # fmt: skip
+"""Columns of short words that stay on one line."""
+WIDE = ("limited by", "shared out", "why", "best without it")
+
+_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
+
+
+class Value(Struct, frozen=True):
+    """One table cell as the template needs it."""
+
+    main: str
+    aside: str
+    sort: str
+    """What the column sorts by; '' sorts last."""
+    hint: str
+    items: list[tuple[str, str]]
+    """Flags with their meanings."""
+
+
+def safe_json(value: Any) -> str:
+    """JSON that may stand inside a script element, which draws what it says."""
+    return escape.drawn(value).translate(_UNSAFE)
+
+
+@cache
+def templates() -> Environment:
+    """The only way to fill a template: every text in it is escaped, and nothing hides in it."""
+    import jinja2
+
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(asset),
+        finalize=lambda value: escape.visible(value) if type(value) is str else value,
+    )  # fmt: skip
+
+
+@cache
+def asset(name: str) -> str:
+    """A file of ``templates/``."""
+    return (resources("gpubench.report.html") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script without imports, from vl-convert."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub errs
+    return bundle.replace("</script", "<\\/script")
+
+
+def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **values: Any) -> str:
+    """``template`` with these values. ``data``: for the scripts; ``charts``: Vega draws some."""
+    from markupsafe import Markup
+
+    page = templates().get_template(template)
+    return page.render(
+        version=__version__,
+        # these four are ours or made safe: the only text that is not escaped
+        style=Markup(asset("style.css")),  # noqa: S704
+        script=Markup("\n".join(map(asset, scripts))),  # noqa: S704
+        vega=Markup(vega() if charts else ""),  # noqa: S704
+        data=Markup(safe_json(data)),  # noqa: S704
+        fold=FOLD_ROWS,
+        **values,
+    )
+
+
+def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
+    rows = [
+        [_value(v, c, of_cell) for v, c in zip(row, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    columns = [
+        {"name": c.name, "css": "num" if formatting.is_number(c) else "word" if c.name in WORDS else
+         "wide" if c.name in WIDE else "whole" if c.name == "options" else "",
+         "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
+    ]  # fmt: skip
+    name = table.title.lower().replace(" ", "-")
+    return {"id": name, "title": table.title, "columns": columns, "rows": rows,
+            "notes": table.notes}  # fmt: skip
+
+
+def _value(value: Any, column: Column, of_cell: dict[str, str]) -> Value:
+    shown = formatting.show(value, column)
+    if column.unit == "flags":
+        items = [(flag, formatting.meaning(flag)) for flag in value]
+        return Value("", "", " ".join(value), "", items)
+    if column.unit == "key":
+        return Value(value, "", value, of_cell.get(value, ""), [])
+    if isinstance(value, Estimate):
+        hint = value.why or f"n = {value.n}"
+        sort = "" if value.value is None else repr(value.value)
+        return Value(shown.main, shown.aside, sort, hint, [])
+    return Value(shown.main, shown.aside, _sort_key(value), "", [])
+
+
+def _sort_key(value: Any) -> str:
+    if isinstance(value, list):
+        return str(min(value, default=""))
+    return "" if value is None else str(value)

@@ -1,0 +1,146 @@
+"""What a reader should take away first: the winners, what went wrong, and which flags occurred."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary, flags_of, invalidated, rated
+from gpubench.analysis.tables.table import Column
+from gpubench.report import formatting
+from gpubench.units import count
+
+Measure = Literal["throughput", "latency"]
+COLUMNS: dict[Measure, Column] = {
+    "throughput": Column(name="images/s", unit="images/s", better="higher"),
+    "latency": Column(name="p50", unit="ns", better="lower"),
+}
+
+
+class Winner(Struct, frozen=True, kw_only=True):
+    """The best ranked cell of one workload by one measure."""
+
+    measure: Measure
+    workload: str
+    """Empty when the report holds a single one."""
+    summary: Summary
+    value: formatting.Shown
+    rivals: list[str]
+    """Backends whose best interval overlaps: they cannot be told apart."""
+
+
+def winners(summaries: Sequence[Summary]) -> list[Winner]:
+    """Fastest throughput and lowest latency of each workload (model, images, device, boundary)."""
+    groups: dict[str, list[Summary]] = {}
+    for s in summaries:
+        c = s.cell
+        name = f"{c.model} ({c.weights}), {c.images}, {c.device}, {c.boundary}"
+        groups.setdefault(name, []).append(s)
+    measures: tuple[Measure, ...] = ("throughput", "latency")
+    named = len(groups) > 1
+    found = [
+        _best(measure, name if named else "", _measured(measure, group))
+        for name, group in groups.items()
+        for measure in measures
+    ]
+    return [winner for winner in found if winner]
+
+
+def _measured(measure: Measure, group: list[Summary]) -> list[Summary]:
+    if measure == "throughput":
+        return rated(group)
+    return [s for s in group if s.cell.scenario == "latency"]
+
+
+def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
+    sign = 1 if measure == "latency" else -1
+    ranked = sorted(
+        ((sign * e.value, n, e, s) for n, s in enumerate(group)
+         if s.ranked and (e := _of(measure, s)).value)
+    )  # fmt: skip
+    if not ranked:
+        return None
+    _, _, e, best = ranked[0]
+    champions = {s.cell.backend: other for _, _, other, s in reversed(ranked)}
+    rivals = [
+        name
+        for name, other in champions.items()
+        if name != best.cell.backend and _overlap(e, other)
+    ]
+    shown = formatting.show(e, COLUMNS[measure])
+    return Winner(measure=measure, workload=workload, summary=best, value=shown, rivals=rivals)
+
+
+def _of(measure: Measure, s: Summary) -> Estimate:
+    return s.p50 if measure == "latency" else s.throughput
+
+
+def _overlap(a: Estimate, b: Estimate) -> bool:
+    """Without both intervals nothing tells two values apart."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return True
+    return a.low <= b.high and b.low <= a.high
+
+
+def where(s: Summary) -> str:
+    """'openvino bf16, batch 64, 4 replicas, 2 per device, dynamic'."""
+    c, many = s.cell, "" if s.cell.replicas == 1 else "s"
+    many += f", {c.replicas_per_device} per device" if c.replicas_per_device > 1 else ""
+    many += f", {c.dispatch}" if c.dispatch != "independent" else ""
+    many += f", {c.decoder} decoding" if c.boundary == "pipeline" else ""
+    many += f", {c.loader}" if c.boundary == "pipeline" and c.loader != "auto" else ""
+    many += f", {c.loader_cores} loading" if c.loader_cores else ""
+    options = "".join(f", {k}={v}" for k, v in sorted(c.options.items()))
+    return f"{c.backend} {c.precision}, batch {c.batch_size}, {c.replicas} replica{many}{options}"
+
+
+def counts(summaries: Sequence[Summary]) -> dict[str, int]:
+    """Cells by outcome, in a fixed order; only outcomes that occur, and always ``ok``."""
+    of = Counter(_outcome(s.status) for s in summaries)
+    names = ("ok", "failed", "skipped", "ruled out", "not reached", "missing")
+    return {k: of[k] for k in names if of[k] or k == "ok"}
+
+
+def _outcome(status: str) -> str:
+    if status.startswith("failed"):
+        return "failed"
+    return "skipped" if status in ("unavailable", "unsupported") else status.replace("-", " ")
+
+
+def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
+    """Flags that occur, with the number of cells, the most frequent first.
+
+    Then the attempts that were thrown away for outside evidence.
+    """
+    found = Counter(f for s in summaries for f in s.flags).most_common()
+    thrown = [n for s in summaries if (n := sum(r.invalidated for r in s.records))]
+    return found + ([(invalidated(sum(thrown)), len(thrown))] if thrown else [])
+
+
+def marks(summaries: Sequence[Summary]) -> list[str]:
+    """'DRIFT (2 cells): what it means', one for each flag."""
+    return [f"{f} ({count(n, 'cell')}): {formatting.meaning(f)}" for f, n in flags(summaries)]
+
+
+def lines(summaries: Sequence[Summary]) -> list[str]:
+    """The headline in sentences."""
+    out = []
+    for w in winners(summaries):
+        what = "Fastest" if w.measure == "throughput" else "Lowest latency"
+        unit = " images/s" if w.measure == "throughput" else " p50 per batch"
+        text = f"{what}{f' for {w.workload}' if w.workload else ''}: {where(w.summary)}: "
+        aside = w.value.aside
+        text += w.value.main + unit + (f" {aside}" if aside.startswith("[") else f" ({aside})")
+        if w.rivals:
+            text += f"; not told apart from {', '.join(w.rivals)}"
+        marks = flags_of(w.summary)
+        out.append(text + (f"; flagged {', '.join(marks)}" if marks else "") + ".")
+    if not out:
+        out.append("No cell gave a result that can be ranked.")
+    made = counts(summaries)
+    cells = ", ".join(f"{n} {name}" for name, n in made.items())
+    return [*out, f"{sum(made.values())} cells: {cells}."]

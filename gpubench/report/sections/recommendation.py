@@ -1,0 +1,269 @@
+"""What a search recommends, in five lines for a terminal, and as JSON for programs."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+from gpubench import units
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary
+from gpubench.analysis.tables import accuracy
+from gpubench.analysis.tables.table import Column
+from gpubench.analysis.tables.tune import UNITS
+from gpubench.analysis.tune import ablation, result
+from gpubench.analysis.tune.racing import Kept, Standing
+from gpubench.analysis.tune.result import Evidence, View
+from gpubench.records.record import RecordFile
+from gpubench.report import formatting
+from gpubench.report.sections import headline
+from gpubench.suite.goal import Metric
+
+FORMAT = 1
+"""Version of the layout of JSON reports; a change that breaks readers raises it."""
+
+_NS = Column(name="p50", unit="ns")
+_RIGHT = Column(name="right", unit="share of n")
+_TIMES = Column(name="times", unit="x")
+BETTER = {
+    "throughput": "times the images/s of", "latency": "times faster than",
+    "energy": "times less energy than", "memory": "times less memory than",
+}  # fmt: skip
+
+
+def lines(file: RecordFile, evidence: Evidence | None = None) -> list[str]:
+    """What; how much better, and how sure; answers; latency and limits; what was tried.
+
+    Where nothing keeps the limits: what comes closest, and by how much.
+    """
+    found = result.view(file, evidence)
+    if found.best:
+        head = f"Recommended: {where(found, found.best)}"
+        return [head, gain(found), answers(found, found.best), limits(found, found.best),
+                tried(found)]  # fmt: skip
+    return [*_nothing(found), tried(found)]
+
+
+def told(files: Sequence[RecordFile], evidence: Evidence | None) -> list[str]:
+    """The lines of a search that is reported alone; of other runs none."""
+    searched = len(files) == 1 and files[0].header.search
+    return lines(files[0], evidence) if searched else []
+
+
+def where(found: View, s: Standing) -> str:
+    """'onnxruntime int8, batch 16, 2 replicas of 4 cores, spinning=False'."""
+    return headline.where(found.summaries[s.cell.key])
+
+
+def amount(e: Estimate, metric: Metric) -> str:
+    """'1,234 images/s [1,220, 1,248]'."""
+    value, aside = shown(e, metric)
+    text = "not known" if value.startswith(formatting.NOTHING) else value
+    return f"{text} {aside}" if aside.startswith("[") else text
+
+
+def shown(e: Estimate, metric: Metric) -> tuple[str, str]:
+    """('1,234 images/s', '[1,220, 1,248]')."""
+    found = formatting.show(e, Column(name="", unit=UNITS[metric.kind]))
+    unit = {"throughput": " images/s", "energy": "/image"}.get(metric.kind, "")
+    return f"{found.main}{unit}", found.aside
+
+
+def gain(found: View) -> str:
+    """'Throughput 2,341 images/s [..]: 11.8x [11.5, 12.1] the images/s of today's default ...'."""
+    goal, best, base = found.goal, found.best, found.base
+    if best is None:
+        return ""
+    text = f"{title(goal.objective)} {amount(best.value, goal.objective)}"
+    if base is None:
+        return f"{text}; today's default gave no result to compare with"
+    if best.cell.key == base.cell.key:
+        return f"{text}; this is today's default: nothing tried was better"
+    text += (
+        f": {times(found.gain)} {BETTER[goal.objective.kind]} today's default "
+        f"({where(found, base)}: {amount(base.value, goal.objective)})"
+    )
+    return f"{text}; {sureness(found)}"
+
+
+def times(e: Estimate) -> str:
+    """'11.8 [11.5, 12.1]'."""
+    shown = formatting.show(e, _TIMES)
+    aside = f" {shown.aside}" if shown.aside.startswith("[") else ""
+    return shown.main.removesuffix("×") + aside
+
+
+def sureness(found: View) -> str:
+    """What the A/B says, or that there is none."""
+    v = found.verdict
+    if v is None:
+        return "from the search's own rounds: no A/B has confirmed it"
+    objective = found.goal.objective
+    own = objective.kind == "throughput" and v.metric.startswith("images/s")
+    own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
+    by = "" if own else f" by {v.metric}"
+    return f"{v.verdict}{by} in an interleaved A/B of {v.pairs} pairs"
+
+
+def answers(found: View, s: Standing) -> str:
+    """'Answers: 99.2 % agree with the reference; accuracy 97.4 % [..], 0.3 points below its'."""
+    summary = found.summaries[s.cell.key]
+    agree, right = accuracy.agreement(summary), accuracy.accuracy(summary)
+    if agree is None:
+        return "Answers: not checked"
+    words = [f"Answers: {units.percent(agree)} agree with the fp32 reference's"]
+    if right.value is not None:
+        words.append(f"accuracy {formatting.full(right, _RIGHT)}{_drop(summary)}")
+    return "; ".join(words)
+
+
+def _drop(s: Summary) -> str:
+    drop = accuracy.drop(s)
+    if drop is None:
+        return ""
+    if abs(drop) < 0.05:
+        return ", the reference's too"
+    return f", {abs(drop):.1f} points {'below' if drop > 0 else 'above'} the reference's"
+
+
+def limits(found: View, s: Standing) -> str:
+    """'Latency: p50 4.12 ms; p99 latency <= 20 ms is kept (up to 12.3 ms when measured again)'."""
+    summary = found.summaries[s.cell.key]
+    name = "Latency: p50" if s.cell.scenario == "latency" else "Time of a batch:"
+    words = [f"{name} {formatting.full(summary.p50, _NS)}"]
+    words += [kept(each) for each in s.limits]
+    return "; ".join(words) + ("" if s.limits else "; no limit was set")
+
+
+def kept(each: Kept) -> str:
+    """'p99 latency <= 20 ms is kept: 12.3 ms, one repeat in 100 would show 14.1 ms'."""
+    state = {"met": "is kept", "open": "is not yet shown to be kept", "violated": "is broken"}
+    text, metric = f"{each.limit.text} {state[each.state]}", each.limit.metric
+    if each.value is None:
+        return f"{text}: not measured"
+    text += f": {metric.text(each.value)}"
+    if each.worst is None or each.state == "violated":
+        return text
+    if each.missing:
+        return f"{text}, {each.missing} samples too few to tell"
+    return f"{text}, one repeat in 100 would show {metric.text(each.worst)}"
+
+
+def tried(found: View) -> str:
+    """'Tried 84 of 412 configurations in 9 min 12 s of measuring: 40 worse, ...'."""
+    space = len(found.standings)
+    text = (
+        f"Tried {len(result.measured(found))} of {space} configuration{'' if space == 1 else 's'} "
+        f"in {units.clock(result.spent_s(found))} of measuring"
+    )
+    text = ": ".join(filter(None, [text, ", ".join(outcomes(found))]))
+    return "; ".join(filter(None, [text, left(found)]))
+
+
+def outcomes(found: View) -> list[str]:
+    """'40 worse', '12 break a limit': of all but the recommended one."""
+    words = result.OUTCOMES | {"ruled-out": "ruled out unmeasured"}
+    counts = result.tally(found)
+    words["violates"] = "breaks a limit" if counts.get("violates") == 1 else "break a limit"
+    return [f"{n} {words[k]}" for k, n in counts.items() if k != "best"]
+
+
+def left(found: View) -> str:
+    """'58.1 % of the roofline, where compute binds: at most 4,030 images/s'."""
+    share = result.share_of(found)
+    if share is None or found.best is None:
+        return ""
+    rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
+    return f"{units.percent(share.share)} of the roofline, where {share.binds} binds: {rate}"
+
+
+def _nothing(found: View) -> list[str]:
+    """Four lines where nothing can be recommended."""
+    near = found.leader or result.closest(found)
+    if near is None:
+        why = Counter(r.reason for r in found.file.records if r.status == "failed" and r.reason)
+        reason = f"; most often: {why.most_common(1)[0][0]}" if why else ""
+        if not result.measured(found):
+            return ["Nothing to recommend: nothing was measured"]
+        return [f"Nothing to recommend: no configuration gave right answers{reason}"]
+    if found.leader:
+        head = f"Nothing to recommend yet: {where(found, near)} leads, but the search ended before "
+        head += "its answers and limits were checked"
+    else:
+        asked = " and ".join(limit.text for limit in found.goal.limits)
+        head = f"Nothing keeps the limits ({asked}); closest: {where(found, near)}"
+    return [head, *_nearest(found, near), answers(found, near)]
+
+
+def _nearest(found: View, near: Standing) -> list[str]:
+    """How close it comes, and what today's default does."""
+    objective, base = found.goal.objective, found.base
+    words = [f"It has {amount(near.value, objective)}", *map(kept, near.limits)]
+    worst = max(near.limits, key=result.excess, default=None)
+    if worst and worst.state != "met" and worst.value is not None:
+        by = result.excess(worst)
+        beyond = f"{units.percent(by)} beyond" if by < 1 else f"{units.significant(1 + by)} times"
+        words.append(f"{beyond} the limit")
+    default = "Today's default gave no result"
+    if base:
+        default = f"Today's default, {where(found, base)}: {amount(base.value, objective)}"
+    return ["; ".join(words), default]
+
+
+def title(metric: Metric) -> str:
+    """'P99 latency'."""
+    return metric.name[0].upper() + metric.name[1:]
+
+
+def commands(file: RecordFile) -> list[str]:
+    """What to do with it: measure it again, deploy it."""
+    best = str(PurePath(file.path).parent / "best.toml")
+    return [shlex.join(["gpubench", "run", best]),
+            shlex.join(["gpubench", "deploy", best, "-o", "model"])]  # fmt: skip
+
+
+def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any]:
+    """``{format, lines, recommendation, baseline, gain, verdict, tried, seconds, closest, front,
+    choices, configurations}``; times in ns, ``gain`` and ``worth`` above 1 are better.
+
+    ``recommendation``, ``baseline`` and each of ``configurations`` are `race.Standing`s with the
+    cell's key, label and answers.
+    """
+    found = result.view(file, evidence)
+    near = result.closest(found) if found.leader is None else None
+    return {
+        "format": FORMAT, "path": file.path, "search": found.search, "lines": lines(file, evidence),
+        "recommendation": found.best and _plain(found, found.best),
+        "baseline": found.base and _plain(found, found.base),
+        "gain": found.gain, "gain_of_pairs": found.paired, "verdict": found.verdict,
+        "commands": commands(file) if found.best else [],
+        "leader": found.leader and found.leader.cell.key,
+        "closest": near and {
+            "key": near.cell.key,
+            "beyond": [{"limit": k.limit, "share": result.excess(k)} for k in near.limits],
+        },
+        "tried": result.tally(found), "measured": len(result.measured(found)),
+        "seconds": result.spent_s(found),
+        "roofline": result.share_of(found),
+        "front": sorted(result.front(found)),
+        "choices": [
+            {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,
+             "rival": c.rival.cell.key} for c in ablation.of(found)
+        ],
+        "configurations": [_plain(found, s) for s in found.standings],
+    }  # fmt: skip
+
+
+def _plain(found: View, s: Standing) -> dict[str, Any]:
+    summary = found.summaries[s.cell.key]
+    return {
+        "key": s.cell.key, "label": s.cell.label, "cell": s.cell,
+        "outcome": result.outcome(found, s), "status": s.status,
+        "reason": s.reason, "n": s.n, "value": s.value, "behind": s.behind, "limits": s.limits,
+        "p50_ns": summary.p50, "images_per_s": summary.throughput,
+        "agreement": accuracy.agreement(summary), "accuracy": accuracy.accuracy(summary),
+        "drop_points": accuracy.drop(summary),
+    }  # fmt: skip

@@ -1,0 +1,306 @@
+"""The terminal: a compact summary after a run, the full tables, and a comparison."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from itertools import takewhile
+
+from msgspec import Struct
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.text import Text
+
+from gpubench import escape, units
+from gpubench.analysis.compare.verdicts import Comparison
+from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import (
+    UNTRIED,
+    Summary,
+    baseline_of,
+    flags_of,
+    problems,
+    speedup,
+    summarise,
+)
+from gpubench.analysis.tables import accuracy
+from gpubench.analysis.tables.pipeline import STAGES, skipped
+from gpubench.analysis.tables.run import SCALING, of_cells
+from gpubench.analysis.tables.table import AXES, Column, Table
+from gpubench.analysis.tune.result import Evidence
+from gpubench.records.record import RecordFile
+from gpubench.report import formatting, terminal_tables
+from gpubench.report.sections import (
+    compare,
+    headline,
+    pipeline,
+    recommendation,
+    scaling,
+    wrong_answers,
+)
+from gpubench.suite.types import Rule
+
+_RIGHT = Column(name="right", unit="share")
+_NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
+NARROW = {
+    92: ("verdict", "cell", "effect"),
+    110: ("verdict", "cell", "baseline", "candidate", "effect"),
+}
+"""Below so many columns, these of a comparison's; the others move to a line of words."""
+SHORTFALLS = 10
+"""Lines on scaling, and on whole paths, at the end of a run, at most; the worst come first."""
+LEFT_OUT = ("limited by", "one replica owns")
+"""Columns of the scaling table that would break the others; causes are told below the table."""
+STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
+         "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
+
+
+def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+    """The whole report as plain text, as wide as the terminal (140 columns where there is none).
+
+    ``evidence``: of a search, the A/B of what it recommends.
+    """
+    console = plain()
+    summaries, view = compare.view(files)
+    if view:
+        console.print(comparison(view.rows, rule=view.rule))
+        console.print()
+    found = diagnose(summaries)
+    told = [*recommendation.told(files, evidence), *headline.lines(summaries)]
+    told += pipeline.headline(summaries)
+    for line in [*told, *formatting.differences(files)]:
+        console.print(Text(formatting.line(line)))
+    for made in of_cells(summaries, found):
+        console.print()
+        console.print(_stages(made, summaries) if made.title == STAGES else grid(made))
+        if made.title == SCALING and (short := scaling.shown(found)):
+            console.print(_shortfalls(short))
+    for group in wrong_answers.groups(summaries):
+        console.print(_differing(group))
+    for line in headline.marks(summaries):
+        console.print(Text(formatting.line(line)))
+    for file in files:
+        for line in formatting.nodes(file.header):
+            console.print(Text(formatting.line(line)))
+        console.print(Text(formatting.line(f"Raw records: {file.path}")))
+        console.print(Text(formatting.line(f"Run a cell again: {formatting.command(file.header)}")))
+        for note in file.notes:
+            console.print(Text(formatting.line(f"Note on {file.path}: {note}")))
+    return printed(console)
+
+
+def plain() -> Console:
+    """What takes plain text, as wide as the terminal (140 columns where there is none)."""
+    width = max(80, shutil.get_terminal_size((140, 50)).columns)
+    return Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+
+
+def printed(console: Console) -> str:
+    """All that such a console was given."""
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    return escape.terminal(text)  # a long word may have been broken before '::'
+
+
+def _shortfalls(found: Sequence[tuple[str, Diagnosis]]) -> RenderableType:
+    """Their causes with their evidence."""
+    parts: list[RenderableType] = []
+    for head, d in found:
+        parts.append(Text(formatting.line(head), style="bold"))
+        told = [f"{c.short}: {scaling.sentence(c)}" for c in d.causes]
+        told += filter(None, [scaling.lacks(d)])
+        parts += [Padding(Text(formatting.line(text)), (0, 0, 0, 2)) for text in told]
+    return Group(*parts)
+
+
+def _stages(table: Table, summaries: Sequence[Summary]) -> RenderableType:
+    """A line for each cell: so many columns would break."""
+    told = [Text(formatting.line(line)) for line in pipeline.lines(summaries)]
+    notes = [Text(formatting.line(note), style="dim") for note in table.notes]
+    return Group(Text(formatting.line(table.title), style="bold"), *told, *notes)
+
+
+def _differing(group: wrong_answers.Group) -> RenderableType:
+    told = [
+        Padding(Text(formatting.line(line)), (0, 0, 0, 2)) for line in wrong_answers.lines(group)
+    ]
+    head = Text(formatting.line(f"{wrong_answers.TITLE}: {group.head}"), style="bold")
+    return Group(Text(), head, *told)
+
+
+def grid(table: Table) -> RenderableType:
+    """One table; ± is half the 95 % interval."""
+    single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
+    places = [n for n, column in enumerate(table.columns) if column.name not in LEFT_OUT]
+    columns = [table.columns[n] for n in places]
+    made = terminal_tables.Folding(
+        title=table.title,
+        names=[formatting.line(c.name) for c in columns],  # a step's of preparing, from the records
+        rows=[[formatting.line(formatting.compact(row[n], table.columns[n], single=single))
+               for n in places]
+              for row in table.rows],
+        styles=["yellow" if _marks(table, row) else "" for row in table.rows],
+        right=[formatting.is_number(c) for c in columns],
+        whole=[c.unit == "key" or c.name in ("backend", "what") for c in columns],
+        first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
+    )  # fmt: skip
+    notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
+    return Group(made, *(Text(formatting.line(note), style="dim") for note in notes))
+
+
+def _single(value: object) -> bool:
+    return isinstance(value, Estimate) and value.why == formatting.SINGLE
+
+
+def _marks(table: Table, row: list[object]) -> object:
+    return next((v for v, c in zip(row, table.columns, strict=True) if c.unit == "flags"), None)
+
+
+def summary(files: Sequence[RecordFile]) -> RenderableType:
+    """For the end of a run: a row per cell, then what was skipped or failed, then the headline."""
+    summaries = summarise(files)
+    bases = baseline_of(summaries)
+    several = len(files) > 1
+    same = (
+        f" {summaries[0].cell.scenario}" if len({s.cell.scenario for s in summaries}) == 1 else ""
+    )
+    timed = [s for s in summaries if s.timed]
+    single = all(_single(s.throughput) or _single(s.p50) for s in timed)
+    short = partial(formatting.compact, single=single)
+    rows, styles = [], []
+    for s in timed:
+        label = f"{s.run} {s.cell.label}" if several else s.cell.label
+        p50 = short(s.p50, formatting.NS) if s.cell.scenario == "latency" else formatting.NOTHING
+        rows.append({
+            "cell": formatting.line(label.replace(same, "", 1)), "p50": p50,
+            "images/s": short(s.throughput, formatting.RATE),
+            "speed-up": short(_speedup(s, bases), formatting.TIMES),
+            terminal_tables.ANSWERS: _answers(s), "flags": formatting.line(", ".join(flags_of(s))),
+        })  # fmt: skip
+        styles.append("red" if not s.ranked else "yellow")
+    note = _NO_INTERVALS if single else "±: half the 95 % interval."
+    note += " agree: top-1 with the reference; right: with the labels."
+    parts: list[RenderableType] = (
+        [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
+    )
+    parts += _problems(summaries)
+    told = [*headline.lines(summaries), *pipeline.headline(summaries)]
+    told += _most([f"Path: {line}" for line in pipeline.lines(summaries)])
+    parts += [Text(formatting.line(line)) for line in told]
+    falls = [f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))]
+    parts += [Text(formatting.line(line)) for line in _most(falls)]
+    said = skipped(summaries)
+    said += formatting.differences(files)
+    said += headline.marks(summaries)
+    said += [f"Note: {note}" for file in files for note in file.notes]
+    parts += [Text(formatting.line(words), style="yellow") for words in said]
+    return Group(*parts)
+
+
+def _most(lines: list[str]) -> list[str]:
+    more = len(lines) - SHORTFALLS
+    return lines[:SHORTFALLS] + ([f"{more} more: gpubench report"] if more > 0 else [])
+
+
+def _speedup(s: Summary, bases: dict[int, Summary]) -> Estimate:
+    base = bases.get(id(s))
+    if base is s:
+        return Estimate(why="baseline")
+    return speedup(base, s) if base else Estimate()
+
+
+def _answers(s: Summary) -> str:
+    """'100.0 % / 97.4 % [96.4, 98.2]': of what the row timed."""
+    agree, right = accuracy.agreement(s), accuracy.accuracy(s)
+    if agree is None:
+        return "not checked"
+    told = "" if right.value is None else f" / {formatting.full(right, _RIGHT)}"
+    return units.percent(agree) + told
+
+
+def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
+    """Cells that share backend, status, reason and remedy are one line."""
+    same = Counter(
+        (p.summary.cell.backend, p.status, p.reason, p.remedy)
+        for p in problems(summaries)
+        if p.status not in UNTRIED
+    )
+    lines: list[RenderableType] = []
+    for (backend, status, reason, remedy), n in same.items():
+        style = "red" if status.startswith("failed") else "dim"
+        line = f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
+        line += f" -> {remedy}" if remedy else ""
+        lines.append(Text(formatting.line(line), style=style))
+    return lines
+
+
+def comparison(
+    comparisons: Sequence[Comparison],
+    *,
+    rule: Rule | None = None,
+    everything: bool = False,
+    code: int | None = None,
+) -> RenderableType:
+    """The verdict in one line, then a row per cell, worst first.
+
+    Unchanged rows are one line with their count, unless ``everything``. ``rule``: the one that
+    gave the verdicts (default: `Rule`'s own values, which are `compare`'s). ``code``: the exit
+    code, where --fail-on made it another one.
+    """
+    rule = rule or Rule()
+    worst = compare.ordered(comparisons)[0].verdict if comparisons else "MISSING"
+    head = Text(
+        formatting.line(compare.headline(comparisons, rule, code)), style=f"bold {STYLE[worst]}"
+    )
+    if not comparisons:
+        return head
+    pairs = compare.paired(comparisons)
+    changed, unchanged = compare.split(comparisons)
+    rows = _Rows(changed + (unchanged if everything else []), pairs)
+    parts: list[RenderableType] = [head, Text(_counts(comparisons))]
+    parts += [Text(), rows] if rows.comparisons else []
+    if unchanged:
+        text = compare.folded(unchanged, rule)
+        text += "" if everything else " (gpubench compare --all lists them)"
+        parts.append(Text(text, style=STYLE[compare.UNCHANGED]))
+    parts.append(Text())
+    notes = [*compare.notes(comparisons, rule, code), f"{compare.LEGEND}."]
+    return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def _counts(comparisons: Sequence[Comparison]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in compare.counts(comparisons).items())
+
+
+class _Rows(Struct, frozen=True):
+    """A line of numbers per cell, and why below it: sentences would break the columns."""
+
+    comparisons: list[Comparison]
+    pairs: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = [
+            {name: formatting.line(text) for name, text in compare.row(c, pairs=self.pairs).items()}
+            for c in self.comparisons
+        ]
+        kept = next((k for least, k in NARROW.items() if options.max_width < least), tuple(rows[0]))
+        names = [name for name in rows[0] if name in kept]
+        more = [name for name in rows[0] if name not in kept]
+        widths = {n: max(cell_len(n), *(cell_len(row[n]) for row in rows)) for n in names}
+        others = sum(w + 2 for name, w in widths.items() if name != "cell")
+        widths["cell"] = max(20, min(widths["cell"], options.max_width - others))
+        yield terminal_tables.line({name: name for name in names}, widths, "bold", "bold")
+        apart = ""
+        for c, row in zip(self.comparisons, rows, strict=True):
+            yield terminal_tables.line(row, widths, "", STYLE[c.verdict])
+            reason = "" if c.verdict == compare.UNCHANGED else compare.why(c)  # said for all
+            if c.code == "different-machine":  # long, and the same for every cell
+                reason, apart = ("" if reason == apart else reason), reason
+            notes = [f"{name} {row[name]}" for name in more if row[name] != formatting.NOTHING]
+            text = "; ".join([*notes, *([reason] if reason else [])])
+            if text:
+                yield Padding(Text(formatting.line(text), style="dim"), (0, 0, 0, 2))

@@ -1,0 +1,366 @@
+"""Interleaved A/B: pairs of fresh processes, each arm active in turn, until no verdict can change.
+
+Of a pair both processes are open before either is timed; each has two turns, in the order ABBA or
+BAAB, drawn at random. So a drift of the machine that is linear over the pair cancels, and under
+identical arms a pair's difference is as likely d as -d, which is all that the test needs. Where
+both do not fit into memory together they follow one another, in the order AB or BA.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.paired import pair_of
+from gpubench.backends.base import Backend
+from gpubench.errors import InputError, RecordError
+from gpubench.machine import environment
+from gpubench.records.reader import read
+from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile, Stage
+from gpubench.records.writer import Writer
+from gpubench.run import availability
+from gpubench.run.ab.pair_runner import ARMS, Crew
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.messages import Done, Failure, Measure, Reply
+from gpubench.run.driver import append, spoilt, valid
+from gpubench.run.plan import Plan
+from gpubench.run.prepare import Ready, prepare
+from gpubench.run.record_builder import failed, measured, now, skipped
+from gpubench.run.roofline import Ceilings
+from gpubench.run.watcher import Watcher
+from gpubench.suite.types import Rule
+
+SCREEN_SHARE = 0.6
+"""Of the budget; the rest is for measuring flagged cells again."""
+LEAST = 2
+"""Pairs of every cell, whatever the budget: fewer have no interval."""
+
+
+class Side(Struct, frozen=True):
+    """One arm."""
+
+    arm: Arm
+    plan: Plan
+    """Its cells; the n-th of both plans' ``planned`` are compared."""
+    header: Header
+    python: Path | None = None
+    """Its interpreter; None: this one."""
+    commit: str = ""
+    """What its environment was made from."""
+
+
+class Job(Struct, frozen=True):
+    """Everything an A/B needs."""
+
+    sides: tuple[Side, Side]
+    """Baseline, candidate."""
+    backends: Mapping[str, Backend]
+    rule: Rule
+    budget_s: float
+    """Wall time since the start of measuring after which no pair begins."""
+    out: Path
+    cache_dir: Path
+    seed: int
+    """Of the orders; kept in the headers, so that a resumed A/B goes on drawing."""
+    left_out: tuple[str, ...] = ()
+    """Labels of cells that have no counterpart in the other arm."""
+    resume: bool = False
+    required: tuple[str, ...] = ()
+
+
+def run(
+    job: Job,
+    watcher: Watcher,
+    agent: AgentClient | None = None,
+    broken: Mapping[str, str] | None = None,
+    ceilings: Ceilings | None = None,
+) -> tuple[RecordFile, RecordFile]:
+    """Measure until every verdict is final or the budget ends; the arms' record files.
+
+    ``agent``: a running one that serves both arms and is not stopped here; ``broken``: the modules
+    that it cannot import; ``ceilings``: what was measured with it. KeyboardInterrupt passes through
+    after every process of ours was ended; finished pairs stay.
+    """
+    with ExitStack() as stack:
+        for place in (job.out / arm / RECORDS for arm in ARMS):
+            if place.exists() != job.resume:
+                lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
+                raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
+        job.out.mkdir(parents=True, exist_ok=True)
+        watcher.begin(0)
+        log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
+        made = {
+            python: agent
+            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, python))
+            for python in {side.python for side in job.sides}
+        }
+        crew = Crew({side.arm: made[side.python] for side in job.sides}, policy.timeout_s)
+        if agent is None:
+            watcher.task(None, "starting workers (imports, once)", 0)
+            crew.start()
+        else:
+            crew.broken = {arm: dict(broken or {}) for arm in ARMS}
+        headers = {side.arm: _header(side, job, crew.environments) for side in job.sides}
+        writers = {}
+        for arm, header in headers.items():
+            writer = Writer(job.out / arm, None if job.resume else header)
+            writers[arm] = stack.enter_context(writer)
+        done = _resumed(job, headers) if job.resume else None
+        _Walk(job, crew, writers, watcher, done, ceilings).measure()
+    return read(job.out / "baseline"), read(job.out / "candidate")
+
+
+def modules(job: Job) -> list[str]:
+    """What the workers of both arms import."""
+    cells = [cell for side in job.sides for cell in side.plan.cells]
+    return sorted({m for cell in cells for m in availability.preload(cell, job.backends)})
+
+
+def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environment]) -> Header:
+    """With the environment of the arm's own interpreter."""
+    header = replace(side.header, seed=job.seed)
+    found = environments.get(side.arm)
+    if not found:
+        return header
+    if side.commit:
+        found = {**found, "directory": {"commit": side.commit, "dirty": False}}
+    return replace(header, environment=found, fingerprint=environment.fingerprint(found))
+
+
+class _Done(Struct, frozen=True):
+    """What an earlier run of this A/B left."""
+
+    seed: int
+    pairs: list[tuple[Record, Record]]
+    """The pairs that both arms have a good record of."""
+
+
+def _resumed(job: Job, headers: Mapping[Arm, Header]) -> _Done:
+    files = {arm: read(job.out / arm) for arm in ARMS}
+    for arm, file in files.items():
+        old, new = file.header, headers[arm]
+        if old.fingerprint != new.fingerprint:
+            raise RecordError(f"{file.path}: was measured on another machine; start a new run")
+        same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
+        if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
+            raise RecordError(f"{file.path}: holds another comparison; resume with its options")
+    places = {c.key: i for i, c in enumerate(headers["candidate"].planned)}
+    first = headers["baseline"].planned
+    before = {(r.cell.key, r.repeat): r for r in files["baseline"].records}
+    pairs = [
+        (b, c)
+        for c in files["candidate"].records
+        if (b := before.get((first[places[c.cell.key]].key, c.repeat)))
+        and b.status == c.status == "ok"
+    ]
+    return _Done(files["baseline"].header.seed, pairs)
+
+
+class _Walk:
+    """The state of one A/B. Cells are known by their place in the plans."""
+
+    def __init__(
+        self,
+        job: Job,
+        crew: Crew,
+        writers: Mapping[Arm, Writer],
+        watcher: Watcher,
+        done: _Done | None,
+        ceilings: Ceilings | None,
+    ) -> None:
+        self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
+        pairing = job.sides[0].header.pairing
+        self._rates = bool(pairing and pairing.rates)
+        self._plans = {side.arm: side.plan for side in job.sides}
+        self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
+        self._ready: dict[str, dict[Arm, Ready]] = {}
+        self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
+        self._pairs: dict[str, sequential_test.Pairs] = {}
+        self._broken: set[str] = set()
+        """Cells of which an arm failed: they are not tried again."""
+        self._apart: set[str] = set()
+        """Cells whose two processes do not fit into memory together."""
+        self._spent: list[float] = []
+        """Seconds of each pair."""
+        self._seed = done.seed if done else job.seed
+        self._next: dict[str, int] = {}
+        """Number of the next pair."""
+        for b, c in done.pairs if done else ():
+            place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
+            self._note(str(place), c.stage, pair_of(b, c, self._rates))
+            self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
+
+    def measure(self) -> None:
+        """All rounds."""
+        try:
+            self._prepare()
+        except InputError:
+            if not self._job.resume:
+                for writer in self._writers.values():
+                    writer.path.unlink(missing_ok=True)  # nothing was measured
+            raise
+        self._pairs = {key: self._pairs.get(key, sequential_test.Pairs()) for key in self._ready}
+        begin, promised, round_ = monotonic(), ("", 0), 0
+        while wanted := self._wanted(monotonic() - begin):
+            if round_ and self._crew.apart:
+                self._crew.start()  # so that no pair shares a server's memory with another
+            stage = next(iter(wanted.values()))[0]
+            now_promised = stage, sum(n for _, n in wanted.values())
+            if now_promised != promised:
+                promised = now_promised
+                self._watcher.begin(2 * self._left(wanted))
+            keys = sorted(wanted)
+            random.Random(f"{self._seed}/{stage}/{round_}").shuffle(keys)  # noqa: S311
+            for key in keys:
+                if self._open(key, stage, monotonic() - begin):
+                    seconds = self._left(wanted) * (sum(self._spent) / max(1, len(self._spent)))
+                    self._pair(key, "screen" if stage == "screen" else "confirm", seconds)
+            round_ += 1
+
+    def _left(self, wanted: Mapping[str, tuple[str, int]]) -> int:
+        """Pairs still to measure in this stage."""
+        return sum(max(0, n - self._have(key, stage)) for key, (stage, n) in wanted.items())
+
+    def _have(self, key: str, stage: str) -> int:
+        pairs = self._pairs[key]
+        return len(pairs.screen if stage == "screen" else pairs.confirm)
+
+    def _open(self, key: str, stage: str, elapsed: float) -> bool:
+        """Whether the cell is sound and the budget allows another pair of it."""
+        if key in self._broken:
+            return False
+        have, rule, budget = self._have(key, stage), self._job.rule, self._job.budget_s
+        if stage == "confirm":
+            return elapsed < budget
+        share = 1 if have < rule.pilot else SCREEN_SHARE
+        return have < LEAST or elapsed < share * budget
+
+    def _wanted(self, elapsed: float) -> dict[str, tuple[str, int]]:
+        """What the rule asks for, as far as the budget goes."""
+        rule = self._job.rule
+        wanted = sequential_test.wanted(self._pairs, rule)
+        wanted = {k: v for k, v in wanted.items() if self._open(k, v[0], elapsed)}
+        if wanted or elapsed >= self._job.budget_s:
+            return wanted
+        # Screening has used up its share of the budget, or waits for a cell that broke: what is
+        # flagged by now is measured again. A broken cell counts, as it does for the verdicts.
+        flagged = [k for k, pairs in self._pairs.items() if sequential_test.direction(pairs, rule)]
+        sizes = {
+            k: sequential_test.confirm_size(self._pairs[k], len(flagged), rule) for k in flagged
+        }
+        return {
+            k: ("confirm", n)
+            for k, n in sizes.items()
+            if k not in self._broken and self._have(k, "confirm") < n
+        }
+
+    def _prepare(self) -> None:
+        found: dict[Arm, dict[str, Ready]] = {arm: {} for arm in ARMS}
+        required = self._job.required
+        for arm, plan in self._plans.items():
+            for skip in plan.skips:
+                self._lost(arm, skipped(skip, required))
+            agent, broken = self._crew.agent(arm), self._crew.broken[arm]
+            for ready in prepare(
+                agent, plan.cells, plan, self._job.backends, broken, self._watcher
+            ):
+                if isinstance(ready, Ready):
+                    found[arm][ready.cell.key] = ready
+                else:
+                    self._lost(arm, failed(ready.cell, 0, ready.why, required))
+        for place, (b, c) in enumerate(self._cells):
+            if b.key in found["baseline"] and c.key in found["candidate"]:
+                self._ready[str(place)] = {
+                    "baseline": found["baseline"][b.key],
+                    "candidate": found["candidate"][c.key],
+                }
+        self._measure_ceilings()
+
+    def _measure_ceilings(self) -> None:
+        """Once where both arms use one interpreter."""
+        for arm, plan in self._plans.items():
+            first = self._ceilings.get("baseline")
+            if first is None or self._crew.apart:
+                first = Ceilings(self._crew.agent(arm), plan.cores_of, self._job.backends)
+            self._ceilings[arm] = first
+            first.measure([ready[arm].cell for ready in self._ready.values()], self._watcher)
+
+    def _lost(self, arm: Arm, record: Record) -> None:
+        """Record what cannot be measured, and overwrite no earlier pair of it."""
+        at = ARMS.index(arm)
+        place = next(i for i, cells in enumerate(self._cells) if cells[at].key == record.cell.key)
+        self._record(arm, replace(record, repeat=self._next.get(str(place), 0)))
+
+    def _pair(self, key: str, stage: Stage, left_s: float) -> None:
+        ready, repeat = self._ready[key], self._next.get(key, 0)
+        begin, started = monotonic(), now()
+        order = random.Random(f"{self._seed}/{key}/{repeat}").choice("AB")  # noqa: S311
+
+        def ask() -> tuple[dict[Arm, Reply], str]:
+            self._watcher.task(ready["candidate"].cell, f"{stage} pair {repeat + 1}", left_s)
+            apart = key in self._apart
+            turns = {"A": "AB" if apart else "ABBA", "B": "BA" if apart else "BAAB"}[order]
+            take = self._crew.in_sequence if apart else self._crew.resident
+            replies = take({arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS},
+                           turns)  # fmt: skip
+            if apart or not any(map(_full, replies.values())):
+                return replies, turns
+            self._apart.add(key)
+            return ask()
+
+        (replies, turns), invalidated = valid(ask, lambda got: any(map(spoilt, got[0].values())))
+        wall = monotonic() - begin
+        self._spent.append(wall)
+        self._next[key] = repeat + 1
+        records: dict[Arm, Record] = {}
+        for arm, reply in replies.items():
+            cell = ready[arm].cell
+            if isinstance(reply, Done):
+                record = measured(cell, repeat, reply, ready[arm].prepare_ns)
+                record = self._ceilings[arm].fill(record)
+            else:
+                record = failed(cell, repeat, reply, self._job.required)
+            record = replace(record, stage=stage, order=turns, invalidated=invalidated,
+                             started=started, wall_s=wall)  # fmt: skip
+            records[arm] = record
+            self._record(arm, record)
+        pair = None
+        if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
+            pair = pair_of(records["baseline"], records["candidate"], self._rates)
+        if pair is None:
+            self._broken.add(key)
+        else:
+            self._note(key, stage, pair)
+
+    def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
+        side = self._job.sides[ARMS.index(arm)]
+        policy = side.plan.suite.policy
+        if not apart:
+            policy = replace(policy, sample_s=policy.sample_s / 2)  # two turns
+        return Measure(ready.cell, policy, ready.artefact, ready.reference,
+                       side.plan.cores_of(ready.cell), turns=1 if apart else 2,
+                       repeat=repeat)  # fmt: skip
+
+    def _note(self, key: str, stage: Stage, pair: sequential_test.Pair | None) -> None:
+        if pair is None:
+            return
+        have = self._pairs.get(key, sequential_test.Pairs())
+        if stage == "confirm":
+            self._pairs[key] = replace(have, confirm=(*have.confirm, pair))
+        else:
+            self._pairs[key] = replace(have, screen=(*have.screen, pair))
+
+    def _record(self, arm: Arm, record: Record) -> None:
+        append(self._writers[arm], record)
+        self._watcher.recorded(record)
+
+
+def _full(reply: Reply) -> bool:
+    return isinstance(reply, Failure) and reply.kind == "out-of-memory"

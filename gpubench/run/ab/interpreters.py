@@ -1,0 +1,146 @@
+"""Interpreters for the arms of an A/B: one that is there, or one made from a git reference."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+import gpubench
+from gpubench.cache import REFS
+from gpubench.errors import InputError
+from gpubench.machine.software import environ_of_another
+
+GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+"""Variables that git sets for a hook: they would lead out of the clone, into the user's tree."""
+SYNC_LIMIT_S = 1800.0
+
+
+def existing(option: str, python: Path) -> Path:
+    """An interpreter, or the directory of a virtual environment, that has gpubench."""
+    found = python / "bin/python" if python.is_dir() else python
+    if not (found.is_file() and os.access(found, os.X_OK)):
+        raise InputError(f"{option} {python}: no interpreter there; expected .../bin/python")
+    found = found.absolute()  # not resolved: the link is what makes it a virtual environment
+    if not has_gpubench(found):
+        raise InputError(
+            f"{option} {python}: cannot import gpubench; install it there: "
+            f"uv pip install --python {found} gpubench=={gpubench.__version__}"
+        )
+    return found
+
+
+def of_reference(reference: str, root: Path) -> tuple[Path, str]:
+    """(interpreter, commit) of an environment with the project in this directory at ``reference``.
+
+    The working tree lies below ``root`` and is kept: a second call for the same commit is quick.
+    Raises InputError when git does not know the reference or the environment cannot be made.
+    """
+    needs = f"--baseline-ref {reference!r}: needs the project's git repository as current directory"
+    top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
+    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options"]
+    unknown = f"--baseline-ref {reference!r}: git knows no such commit"
+    commit = _run(unknown, [*verify, f"{reference}^{{commit}}"])
+    here = Path.cwd().resolve().relative_to(top.resolve())
+    slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
+    tree = root / REFS / f"{commit[:12]}-{slug}"
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{tree}.lock"):
+        ready = tree.with_suffix(".ready")
+        if not ready.exists():
+            shutil.rmtree(tree, ignore_errors=True)
+            _clone(top, tree, commit)
+        project = tree / here
+        if not (project / "pyproject.toml").is_file():
+            raise InputError(
+                f"--baseline-ref {reference!r}: there is no pyproject.toml at that commit; make an "
+                "environment by other means and name it with --baseline-python"
+            )
+        python = project / ".venv/bin/python"
+        if not (ready.exists() and has_gpubench(python)):
+            sync = [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)]
+            _run("--baseline-ref", sync, UV_PROJECT_ENVIRONMENT=str(python.parents[1]))
+            if not has_gpubench(python):
+                install = [*_uv(), "pip", "install", "-q", "--python", str(python), _own()]
+                _run("--baseline-ref", install)
+            ready.touch()
+    return existing("--baseline-ref", python), commit
+
+
+def _clone(top: Path, tree: Path, commit: str) -> None:
+    """Check ``commit`` of the repository at ``top`` out into ``tree``, with the tags.
+
+    It borrows the objects, so the user's repository stays as it is. `git clone --shared` would not
+    do: of a shallow repository it copies only what branches hold, and the base of a pull request
+    is known to FETCH_HEAD alone.
+    """
+
+    def git(at: Path, *words: str, read: str = "") -> str:
+        return _run("--baseline-ref", ["git", "-C", str(at), *words], read)
+
+    def inside(name: str) -> Path:
+        return Path(git(top, "rev-parse", "--path-format=absolute", "--git-path", name))
+
+    kind = git(top, "rev-parse", "--show-object-format")
+    git(top, "init", "-q", f"--object-format={kind}", str(tree))
+    git(tree, "remote", "add", "origin", str(top))
+    (tree / ".git/objects/info/alternates").write_text(f"{inside('objects')}\n")
+    if inside("shallow").is_file():
+        shutil.copyfile(inside("shallow"), tree / ".git/shallow")
+    # Projects that take their version from git look for tags.
+    tags = git(top, "for-each-ref", "--format=create %(refname) %(objectname)", "refs/tags")
+    git(tree, "update-ref", "--stdin", read=tags)
+    git(tree, "checkout", "-q", "--detach", commit)
+
+
+def has_gpubench(python: Path) -> bool:
+    """Whether ``python`` finds a gpubench of its own (without importing it)."""
+    script = (
+        "import importlib.util, sys; sys.exit(importlib.util.find_spec('gpubench.run') is None)"
+    )
+    command = [str(python), "-P", "-c", script]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=60, env=environ_of_another(), check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _own() -> str:
+    """What to install so that an environment has this gpubench."""
+    checkout = Path(gpubench.__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return str(checkout)
+    return f"gpubench=={gpubench.__version__}"
+
+
+def _uv() -> list[str]:
+    found = shutil.which("uv")
+    if found is None:
+        raise InputError("--baseline-ref needs uv to make the environment: pip install uv")
+    return [found]
+
+
+def _run(what: str, command: Sequence[str], read: str = "", **variables: str) -> str:
+    """The command's output; it reads ``read``. InputError begins with ``what``."""
+    clean = {key: value for key, value in environ_of_another().items() if key not in GIT}
+    try:
+        done = subprocess.run(
+            command, input=f"{read}\n" if read else "", capture_output=True, text=True,
+            env=clean | variables, timeout=SYNC_LIMIT_S, check=False,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise InputError(f"{what}: {command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{what}: {command[0]} was not done after {SYNC_LIMIT_S:g} s") from error
+    if done.returncode:
+        tail = done.stderr.strip()[-600:]
+        raise InputError(f"{what}: {' '.join(command[:3])} failed: {tail}".rstrip(": "))
+    return done.stdout.strip()

@@ -1,0 +1,254 @@
+"""The driver's end of an agent: start it, ask it, and leave nothing of it behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from select import select
+from tempfile import gettempdir
+from time import monotonic
+from typing import Protocol, Self
+
+import msgspec
+
+from gpubench import __version__
+from gpubench.errors import GpubenchError, InputError
+from gpubench.machine.import_check import try_imports
+from gpubench.machine.postmortem import Inquest
+from gpubench.machine.processes import SCRATCH, end_session
+from gpubench.machine.software import environ_of_another
+from gpubench.run.agent.messages import (
+    PROTOCOL,
+    Begin,
+    Failure,
+    Measure,
+    Preload,
+    Preloaded,
+    Prepare,
+    Progress,
+    Reply,
+    Request,
+    Step,
+)
+
+_START = (
+    f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "
+    "from gpubench.run.agent import main; main({}, {})"
+)
+# Not "-m": forked workers would import the agent's module a second time, as their __main__.
+
+ENVIRON = {
+    # NumPy's BLAS serves the answers' check only; its idle threads must not spin beside us.
+    "OPENBLAS_NUM_THREADS": "1",
+    # CUDA counts devices as NVML does, on a machine with different ones too.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Asking torch whether there is a GPU must not initialise CUDA before workers are forked.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+"""Defaults of the agent's environment; what the user has set wins."""
+
+LONGEST_TEMPDIR = 60
+"""A Unix socket's path has 107 bytes, of which multiprocessing adds about 40."""
+
+OnProgress = Callable[[Progress], None]
+
+
+START_LIMIT_S = 300.0
+IMPORT_LIMIT_S = 120.0
+KILL_LIMIT_S = 10.0
+STOP_S = 2.0
+"""How long an agent may take to end by itself; one that hangs is killed."""
+GRACE_S = 60.0
+"""How much longer than its own time-outs an agent may take before it is given up."""
+
+
+def limit_s(request: Request) -> float:
+    """When an agent that has not answered ``request`` must be hanging."""
+    if isinstance(request, Prepare | Step):
+        return request.timeout_s + GRACE_S
+    if isinstance(request, Begin):
+        request = request.measure
+    if isinstance(request, Measure):
+        trials = 2 if request.cell.boundary == "pipeline" else 1  # `Share` comes before it
+        return trials * request.policy.timeout_s + GRACE_S
+    return 3600.0 + GRACE_S
+
+
+class Asked(Protocol):
+    """What measures for the driver: an agent, or several nodes as one."""
+
+    def start(self) -> Preloaded:
+        """Start it; what it cannot import is in ``errors``."""
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """The answer to ``request``."""
+
+    def stop(self) -> object:
+        """End every process."""
+
+
+class AgentClient:
+    """A running agent. Restarts it when it died; every process it made ends with it."""
+
+    def __init__(
+        self, modules: list[str], cache_dir: Path, log: Path, python: Path | None = None
+    ) -> None:
+        """``python``: another interpreter, which has a gpubench of its own."""
+        self._modules, self._cache_dir = modules, str(cache_dir)
+        self._log = log
+        # "-P": the working directory must not lend its packages to another environment.
+        self._python = [sys.executable] if python is None else [str(python), "-P"]
+        self._other = python is not None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._to = self._from = -1
+        self._pending = b""
+        self._over = False
+
+    def start(self) -> Preloaded:
+        """Start the agent and let it import what workers need.
+
+        A module whose import raises, crashes or hangs is left out and told in ``errors``.
+        """
+        reply = self._start()
+        errors: dict[str, str] = {}
+        if not isinstance(reply, Preloaded) and not self._over:
+            for module in self._modules:
+                found = try_imports([module], IMPORT_LIMIT_S, self._python, self._environ())[module]
+                errors |= {module: found["error"]} if "error" in found else {}
+            self._modules = [module for module in self._modules if module not in errors]
+            reply = self._start()  # once more in any case: it may have been killed from outside
+        if isinstance(reply, Preloaded):
+            if reply.protocol != PROTOCOL:
+                raise InputError(
+                    f"{self._python[0]}: its gpubench {reply.version} speaks another protocol "
+                    f"({reply.protocol}, here {PROTOCOL}); install gpubench {__version__} there"
+                )
+            return msgspec.structs.replace(reply, errors=errors | reply.errors)
+        words = reply.reason if isinstance(reply, Failure) else repr(reply)
+        raise GpubenchError(f"the agent did not start: {words}; see {self._log}")
+
+    def launch(self) -> None:
+        """Start the process and its imports, and return at once; `start` waits for them.
+
+        To be called by a thread that lives as long as the agent: Linux ends the agent with it.
+        """
+        self._inquest = Inquest(log=self._log)
+        requests_in, self._to = os.pipe()
+        self._from, replies_out = os.pipe()
+        # What killed workers leave in it goes with it. The agent makes it: it also removes it when
+        # the driver was killed.
+        self._scratch = f"{_short(gettempdir())}/gpubench-{token_hex(8)}"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._python, "-c", _START.format(requests_in, replies_out)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(requests_in, replies_out),
+                start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
+                env=ENVIRON | self._environ() | {"TMPDIR": self._scratch, SCRATCH: self._scratch},
+            )
+        os.close(requests_in)
+        os.close(replies_out)
+        self._pending = b""
+        with suppress(BrokenPipeError):  # it died: reading the answer tells
+            self._send(Preload(self._modules, self._cache_dir, environment=self._other))
+
+    def _environ(self) -> dict[str, str]:
+        return environ_of_another() if self._other else dict(os.environ)
+
+    def _start(self) -> Reply:
+        if self._process is None:
+            self.launch()
+        reply = self._answer(monotonic() + START_LIMIT_S, None)
+        if not isinstance(reply, Preloaded):
+            self.stop()
+        return reply
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """The answer to ``request``; a dead agent is a Failure, and the next call restarts it."""
+        if self._over:
+            return Failure("crash", "the run has ended")
+        if self._process is None:
+            self.start()
+        end = monotonic() + limit_s(request)
+        with suppress(BrokenPipeError):
+            self._send(request)
+        return self._answer(end, progress)
+
+    def _send(self, request: Request) -> None:
+        data = msgspec.json.encode(request) + b"\n"
+        while data:
+            data = data[os.write(self._to, data) :]
+
+    def _answer(self, end: float, progress: OnProgress | None) -> Reply:
+        try:
+            while True:
+                reply: Reply = msgspec.json.decode(self._line(end), type=Reply)
+                if not isinstance(reply, Progress):
+                    return reply
+                if progress is not None:
+                    progress(reply)
+        except EOFError:
+            if self._process is not None:
+                with suppress(subprocess.TimeoutExpired):  # it is dying: of what?
+                    self._process.wait(KILL_LIMIT_S)
+            kind, why = self._inquest.verdict(self.stop())
+            return Failure(kind, f"the agent died: {why}; its log is {self._log}")
+        except TimeoutError:
+            self.stop()
+            return Failure("timeout", f"the agent hung; its log is {self._log}")
+
+    def _line(self, end: float) -> bytes:
+        while b"\n" not in self._pending:
+            if not select([self._from], [], [], max(0.0, end - monotonic()))[0]:
+                raise TimeoutError
+            chunk = os.read(self._from, 1 << 20)
+            if not chunk:
+                raise EOFError
+            self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process: none before the start and after it died or hung."""
+        return self._process is not None
+
+    def kill(self) -> None:
+        """End it for good from another thread: the one that waits for its answer cleans up."""
+        self._over = True
+        if (process := self._process) is not None:
+            process.kill()
+
+    def stop(self) -> int | None:
+        """End the agent and every process that it made; its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.terminate()  # it ends all that it made, even if we are killed meanwhile
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+        process.kill()
+        end_session(process.pid, self._scratch)
+        os.close(self._to)
+        os.close(self._from)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _short(directory: str) -> str:
+    """Where multiprocessing can make its sockets."""
+    return directory if len(directory.encode()) <= LONGEST_TEMPDIR else "/tmp"  # noqa: S108

@@ -1,0 +1,234 @@
+"""One replica's share of one task: open, warm up, sample, check."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from gpubench.backends import base
+from gpubench.machine.cores import cpu_ranges
+from gpubench.machine.processes import cpu_ns, descendants
+from gpubench.measure import protocol
+from gpubench.measure.loop import quiet_collector
+from gpubench.pipeline import core_split
+from gpubench.pipeline.assembly import Route
+from gpubench.records.parity import Parity
+from gpubench.records.record import IMAGES_SKIPPED
+from gpubench.records.samples import Samples
+from gpubench.run.agent.messages import (
+    FINISHED,
+    Go,
+    Measure,
+    Outcome,
+)
+from gpubench.run.agent.shared_job import Queue, awake_s, claims
+from gpubench.suite.types import Policy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.workload.reference import Reference
+
+Barrier = Callable[..., Go]
+"""Called with a name (and what `AtBarrier` tells): waits for all replicas."""
+IDLE_LIMIT = 0.03
+"""Of a core; a runtime's threads may do some housekeeping."""
+
+
+def _pin(cores: tuple[int, ...]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def _device(request: Measure, replica: int) -> base.Device:
+    """Where the replica runs; this process is pinned, and sees its own slice of a GPU only."""
+    cell, cores = request.cell, request.cores[replica]
+    _pin(cores)
+    if cell.device != "cuda":
+        return base.Device(cell.device, 0, cores)
+    index = replica // cell.replicas_per_device
+    uuid = request.uuids[index] if index < len(request.uuids) else ""
+    return base.Device(cell.device, 0 if _show(uuid) else index, uuid=uuid)
+
+
+def _show(uuid: str) -> bool:
+    """Let this process see the MIG slice ``uuid``, if it is one, and nothing else.
+
+    CUDA shows a process one slice at most, and does so by its name: the first of all, unless the
+    environment says which.
+    """
+    if uuid.startswith("MIG-"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = uuid
+    return uuid.startswith("MIG-")
+
+
+def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Outcome:
+    from gpubench.workload import reference as ref
+
+    cell, policy = request.cell, request.policy
+    device = _device(request, replica)
+    backend = base.get(cell.backend)
+    reference = ref.load(Path(request.reference))
+    slots = ref.batches(cell.batch_size, len(reference.images), ref.asked(policy, request.repeat))
+    images = _images(reference, slots[0])
+
+    with ExitStack() as stack:
+        route, own = None, device
+        if cell.boundary == "pipeline":
+            split = core_split.split(cell, request.cores, replica, request.times)
+            route = stack.enter_context(
+                Route(cell, reference, split, number=request.first + replica, seed=policy.seed,
+                      index=device.index, times=request.times)
+            )  # fmt: skip
+            own = replace(device, cores=route.session_cores)
+            _pin(own.cores)  # a runtime's threads inherit it
+        begin = perf_counter_ns()
+        session = base.open_session(backend, cell, Path(request.artefact), own)
+        stack.enter_context(session)
+        opened = perf_counter_ns()
+        path = route.lead_to(session) if route else None
+        session.copy_in(images)
+        session.sync()
+        before_first = perf_counter_ns()
+        session.run()
+        session.sync()
+        first = perf_counter_ns() - before_first
+        barrier("opened")
+        blank = Samples(
+            replica=request.first + replica, node=request.node, device=str(device),
+            durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
+        )  # fmt: skip
+        sampler = protocol.warm_up(session, images, cell, policy, path=path, blank=blank)
+        turns: list[Samples] = []
+        idle = Idle()
+        with quiet_collector():
+            protocol.pause(sampler)
+            go = barrier("warm", median(sampler.warmup), sampler.batch_ns)
+            before = session.counters()
+            for turn in range(request.turns):
+                if turn:
+                    with idle:
+                        go = barrier("again")
+                    sampler.warmup.clear()  # recorded with the turn before
+                found = _sample(request, replica, sampler, go, queue)
+                if go.iterations:
+                    barrier(FINISHED)
+                stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
+                protocol.pause(sampler)
+                turns.append(replace(found, stages_ns=stages))
+            after = session.counters()
+        if request.turns > 1:
+            with idle:
+                barrier("measured")
+        if path:  # after all turns: as far apart as they are meant to be, a drift cancels
+            with quiet_collector():
+                turns[0] = replace(turns[0], stages_ns=path.stages(policy.block_s))
+        parity = _check(session, backend, reference, slots, cell.precision, policy)
+        facts, checked = dict(session.facts), None
+        if route and path:
+            if parity is not None:
+                path.resume()
+                checked = route.check(session, slots, policy)
+            facts["path"] = route.facts
+    if reference.skipped:
+        facts[IMAGES_SKIPPED] = reference.skipped
+
+    flags = sampler.flags
+    if after.get("recompilations", 0) > before.get("recompilations", 0):
+        flags.append("RECOMPILED")
+    if request.turns > 1:
+        facts["idle_cpu_share"] = idle.share
+        flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
+    pinned = cpu_ranges(request.cores[replica])
+    return Outcome(turns, parity, facts, list(dict.fromkeys(flags)), pinned, checked)
+
+
+def _sample(
+    request: Measure, replica: int, sampler: protocol.Sampler, go: Go, queue: Queue | None
+) -> Samples:
+    """Wait for the common start, then sample: for a time, or for as long as a job lasts."""
+    room = len(os.sched_getaffinity(0)) >= request.cores.count(request.cores[replica])
+    claim = None
+    if go.iterations:  # a job's time runs from the common start, and is no time to warm up
+        protocol.once_more(sampler, awake_s(request))
+        sampler, claim = replace(sampler, iterations=go.iterations), claims(go, queue)
+    late_ns = wait_until(go.at_ns, spin=room)
+    if claim is None and (request.cell.replicas > 1 or request.turns > 1 or sampler.path):
+        protocol.once_more(sampler, awake_s(request))
+    return protocol.measure(sampler, request.policy, at_ns=go.at_ns, late_ns=late_ns, claim=claim)
+
+
+def wait_until(at_ns: int, *, spin: bool) -> int:
+    """Return when the clock reads ``at_ns``; how many ns later that was.
+
+    A sleep wakes too late, so with ``spin`` the last millisecond is waited for actively. Not where
+    replicas share a core: they would keep one another from being there in time.
+    """
+    time.sleep(max(0, at_ns - perf_counter_ns() - spin * 1_000_000) / 1e9)
+    while (now := perf_counter_ns()) < at_ns:
+        pass
+    return now - at_ns
+
+
+class Idle:
+    """The CPU time that this process, all threads, uses while it waits for its next turn.
+
+    And those that it has started: a loader's, which must be stopped then.
+    """
+
+    def __init__(self) -> None:
+        self._cpu = self._wall = 0
+
+    def __enter__(self) -> None:
+        self._pids = {os.getpid(), *descendants([os.getpid()])}
+        self._cpu -= cpu_ns(self._pids)
+        self._wall -= perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._cpu += cpu_ns(self._pids)
+        self._wall += perf_counter_ns()
+
+    @property
+    def share(self) -> float:
+        """Of one core; 0.01 is 1 %."""
+        return self._cpu / self._wall if self._wall else 0.0
+
+
+def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:
+    import numpy as np
+
+    return np.ascontiguousarray(reference.images[indices], dtype=np.float32)
+
+
+def _check(
+    session: base.Session,
+    backend: base.Backend,
+    reference: Reference,
+    slots: list[NDArray[np.intp]],
+    precision: str,
+    policy: Policy,
+) -> Parity | None:
+    """Compare the session's answers with the reference's, on the session that was timed."""
+    from gpubench.workload import parity
+
+    if not backend.computes:
+        return None
+    outputs = []
+    for indices in slots:
+        session.copy_in(_images(reference, indices))
+        session.run()
+        session.sync()
+        outputs.append(session.copy_out())
+    return parity.check(reference, slots, outputs, precision, policy)

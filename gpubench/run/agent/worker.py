@@ -1,0 +1,190 @@
+"""One process, one replica, one task. Forked by the agent's server; ends when its task does."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from gpubench import __version__
+from gpubench.backends import base
+from gpubench.errors import (
+    CalibrationError,
+    CellFailed,
+    GpubenchError,
+    InputError,
+    Unavailable,
+)
+from gpubench.machine import environment
+from gpubench.machine.postmortem import says_no_memory
+from gpubench.machine.processes import die_with_parent
+from gpubench.run.agent.measure_task import Barrier, _device, _measure, _pin, _show
+from gpubench.run.agent.messages import (
+    BAD_CALIBRATION,
+    BAD_INPUT,
+    PROTOCOL,
+    AtBarrier,
+    Begin,
+    BuildReference,
+    Count,
+    Counted,
+    Failure,
+    Gauge,
+    Gauged,
+    Go,
+    Measure,
+    Preload,
+    Preloaded,
+    Prepare,
+    Prepared,
+    Request,
+    SplitCores,
+    WorkerMessage,
+)
+from gpubench.run.agent.shared_job import Queue
+
+if TYPE_CHECKING:
+    pass
+
+NOT_SERVED = ("weights", "reference", "images")
+"""Cache entries that belong to the benchmark; serving the network would not make them."""
+OOM_SCORE = 500
+"""Where memory ends, the kernel is to end a worker and not the driver, which holds the results."""
+
+
+class Task(NamedTuple):
+    """What workers are forked for."""
+
+    line: bytes
+    """The request as the driver wrote it."""
+    cache_dir: str
+    filled: dict[str, Any]
+    """Fields of it that only this machine's agent knows."""
+
+    @property
+    def request(self) -> Request:
+        """With these fields; of a `Begin` what is to be measured."""
+        found: Request = msgspec.json.decode(self.line, type=Request)
+        found = found.measure if isinstance(found, Begin) else found
+        return replace(found, **self.filled)
+
+
+def main(connection: Connection, task: Task, replica: int, queue: Queue | None) -> None:
+    """Do ``task`` and send the answer; never raises. ``queue``: of a job's units."""
+    die_with_parent()
+    os.setpgid(0, 0)  # so that the agent can end this process with all its children
+    faulthandler.enable()  # where native code crashed: see postmortem
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  # a library that reads gets EOF
+
+    def send(message: WorkerMessage) -> None:
+        # A backend's facts may hold a library's own version type: its text will do.
+        connection.send_bytes(msgspec.json.encode(message, enc_hook=str))
+
+    def barrier(name: str, p50_ns: float = 0.0, batch_ns: float = 0.0) -> Go:
+        send(AtBarrier(name, p50_ns, batch_ns))
+        return msgspec.json.decode(connection.recv_bytes(), type=Go)
+
+    try:
+        send(_answer(task.request, task.cache_dir, replica, barrier, queue))
+    except Exception as error:  # noqa: BLE001  # anything a backend raises is this task's result
+        send(failure(error))
+    connection.close()
+    with suppress(OSError):  # the log's disk may be full
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)  # a runtime's exit handlers must not hang or crash a finished task
+
+
+def failure(error: BaseException) -> Failure:
+    """What an exception means for the cell."""
+    if isinstance(error, Unavailable):
+        return Failure("unavailable", _text(error.reason), _text(error.remedy))
+    if isinstance(error, CellFailed):
+        return Failure(error.kind, _text(error.reason))
+    if isinstance(error, CalibrationError):
+        return Failure(BAD_CALIBRATION, _text(error))
+    if isinstance(error, GpubenchError):
+        return Failure(BAD_INPUT if isinstance(error, InputError) else "error", _text(error))
+    words = _text(f"{type(error).__name__}: {_text(error)}".strip())
+    if isinstance(error, MemoryError) or says_no_memory(words):
+        return Failure("out-of-memory", words[:2000])
+    with suppress(OSError):  # the log's disk may be full
+        traceback.print_exception(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Failure("error", f"{words[:2000]} ({Path(last.filename).name}:{last.lineno})")
+
+
+def _text(words: object) -> str:
+    """As text that can be sent, whatever a backend's exception makes of itself."""
+    try:
+        return str(words).encode(errors="replace").decode()
+    except Exception as error:  # noqa: BLE001  # its __str__ is foreign code too
+        return f"({type(error).__name__} in its __str__)"
+
+
+def _answer(
+    request: Request, cache_dir: str, replica: int, barrier: Barrier, queue: Queue | None
+) -> WorkerMessage:
+    if isinstance(request, Preload):
+        from gpubench.run.agent import forkserver_preload
+
+        here = environment.collect([]) if request.environment else {}
+        return Preloaded(
+            forkserver_preload.ERRORS, forkserver_preload.SECONDS, PROTOCOL, __version__, here
+        )
+    if isinstance(request, Measure):
+        return _measure(request, replica, barrier, queue)
+    if isinstance(request, SplitCores):
+        from gpubench.pipeline import core_split
+
+        asked = request.measure
+        at = (Path(asked.artefact), Path(asked.reference))
+        return core_split.find_out(asked.cell, *at, _device(asked, 0))
+    if isinstance(request, Gauge):
+        return _gauge(request)
+    from gpubench.cache import Cache
+    from gpubench.workload.models import registry
+
+    cache = Cache(Path(cache_dir))
+    if isinstance(request, Count):
+        from gpubench.workload.models import flops
+
+        return Counted(flops.of(registry.resolve(request.workload, cache), cache))
+    if isinstance(request, BuildReference):
+        from gpubench.workload import reference
+
+        path = reference.build(request.workload, request.policy, cache)
+    elif isinstance(request, Prepare):
+        _pin(request.cores)
+        cell = request.cell
+        network = registry.resolve(cell.workload, cache)
+        path = base.get(cell.backend).prepare(cell, network, cache)
+    else:
+        raise TypeError(f"no task for a worker: {type(request).__name__}")
+    ns: dict[str, int] = {}
+    for entry in {entry.path: entry for entry in cache.log}.values():
+        if entry.kind in NOT_SERVED and isinstance(request, Prepare):
+            continue
+        ns[entry.kind] = ns.get(entry.kind, 0) + round(entry.seconds * 1e9)
+    return Prepared(str(path), ns)
+
+
+def _gauge(request: Gauge) -> Gauged:
+    from gpubench.measure import roofline_peaks
+
+    if request.device == "cuda":
+        _show(request.uuid)
+        return Gauged(*roofline_peaks.cuda(request.types, request.memory))
+    return Gauged(*roofline_peaks.cpu(request.cores, request.types, request.memory))

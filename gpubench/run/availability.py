@@ -1,0 +1,133 @@
+"""What this machine and this installation lack for a cell: backends, decoders, devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.backends import base
+from gpubench.backends.base import Backend
+from gpubench.errors import InputError, Unavailable
+from gpubench.pipeline import loader
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.pipeline.decoders.base import Decoder
+from gpubench.suite.types import Catalog, Cell, Suite
+from gpubench.workload.models import registry
+
+decoder = functools.cache(decoders.get)
+"""By name; looking through what is installed takes longer than a plan has for each of its cells."""
+
+
+def decoders_of(suite: Suite) -> list[str]:
+    """Names of those that it uses: none without boundary ``pipeline``."""
+    return sorted(suite.axes.decoder) if "pipeline" in suite.axes.boundary else []
+
+
+def parts(cell: Cell) -> list[str]:
+    """What a machine may lack for it, as keys of `gpubench.run.inventory.Node.lacks`."""
+    path = [named(cell.decoder)] if cell.boundary == "pipeline" else []
+    return [cell.backend, *path]
+
+
+def named(name: str) -> str:
+    """A decoder, among backends that may be called the same."""
+    return f"decoder {name}"
+
+
+def preload(cell: Cell, backends: Mapping[str, Backend]) -> list[str]:
+    """Modules that its workers import."""
+    found = list(backends[cell.backend].preload)
+    if cell.boundary == "pipeline":
+        found += decoder(cell.decoder).preload
+    return found
+
+
+def unsupported(cell: Cell) -> str | None:
+    """Why there is no such path, or None."""
+    if cell.boundary != "pipeline":
+        return None
+    decodes = decoder(cell.decoder)
+    if reason := decodes.unsupported(cell.device):
+        return f"decoder {cell.decoder}: {reason}"
+    if cell.scenario == "latency":
+        return None
+    if cell.dispatch != "independent":
+        return f"dispatch {cell.dispatch}: with boundary pipeline each replica has its own loader"
+    if cell.cores and cell.loader_cores >= cell.cores:
+        return (
+            f"loader_cores = {cell.loader_cores} of a replica's {cell.cores} core(s) leave none "
+            "to compute"
+        )
+    return loader.unsupported(cell.loader, decodes)
+
+
+def family(cell: Cell) -> str:
+    """The same for cells that one artefact serves."""
+    return replace(
+        cell,
+        replicas=1,
+        replicas_per_device=1,
+        dispatch="independent",
+        scenario="latency",
+        boundary="compute",
+        decoder="pil",
+        loader="auto",
+        loader_cores=0,
+        labels="",
+    ).key
+
+
+class Lack(Struct, frozen=True):
+    """Why a backend cannot run on a machine."""
+
+    reason: str
+    remedy: str
+
+
+def lack(part: Backend | Decoder) -> Lack | None:
+    """Why a backend or a decoder cannot run here, by its own probe."""
+    try:
+        part.probe()
+    except Unavailable as error:
+        return Lack(error.reason, error.remedy)
+    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
+        return broken("probe", error)
+    return None
+
+
+def broken(method: str, error: Exception) -> Lack:
+    """The ``method`` of a backend or a decoder raised what it should not."""
+    return Lack(f"its {method} failed: {error!r}", "report it to the backend's authors")
+
+
+def lacks(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str, Lack]:
+    """What of these cannot run here, by `needs.parts`, and why."""
+    used: dict[str, Backend | Decoder] = dict(backends)
+    used |= {named(name): decoder(name) for name in decoders}
+    return {name: why for name, part in used.items() if (why := lack(part))}
+
+
+def catalog() -> Catalog:
+    """What a suite may name on this installation; imports no runtime."""
+    backends = {}
+    for name in base.names():
+        try:
+            backends[name] = tuple(base.get(name).options)
+        except InputError:
+            backends[name] = ()  # a broken plug-in; whoever names it is told
+    return Catalog(backends=backends, models=registry.names(), decoders=tuple(decoders.names()))
+
+
+def device_of(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
+    """The one that its cells are for here."""
+    wanted = suite.axes.device
+    return wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
+
+
+def backends_of(suite: Suite) -> dict[str, base.Backend]:
+    """Those that it names."""
+    return {name: base.get(name) for name in sorted(suite.axes.backend)}

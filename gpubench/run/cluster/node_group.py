@@ -1,0 +1,264 @@
+"""Several nodes as one agent: each has its thread here, and a cell's turns are taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from queue import SimpleQueue
+from threading import Thread
+from time import monotonic, perf_counter_ns
+from typing import Any, Self
+
+from msgspec.structs import replace
+
+from gpubench.records.parity import over_replicas, worst_path
+from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.agent.messages import (
+    Begin,
+    BuildReference,
+    Count,
+    Done,
+    End,
+    Failure,
+    Gauge,
+    Measure,
+    Preloaded,
+    Prepare,
+    Prepared,
+    Progress,
+    Reply,
+    Request,
+    Step,
+    Waiting,
+)
+from gpubench.run.availability import family
+from gpubench.run.cluster.coordinator import Cluster, Peer
+from gpubench.run.inventory import shares
+from gpubench.run.plan import Plan
+from gpubench.suite.types import Cell
+
+TEAM = "cell"
+END_S = 10.0
+_ENDED = Done | Failure | Prepared
+"""Answers after which a node is not needed any more."""
+
+
+class Seat(Thread):
+    """A thread that lives as long as its node's agent, and does its requests one by one."""
+
+    def __init__(self, rank: int, agent: AgentClient | Peer) -> None:
+        super().__init__(name=f"node {rank}", daemon=True)
+        self.agent = agent
+        self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.start()
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Its result, when its turn has come."""
+        future: Future[Any] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001  # for whoever waits
+                future.set_exception(error)
+
+        self._todo.put(do)
+        return future
+
+    def run(self) -> None:
+        while (do := self._todo.get()) is not None:
+            do()
+
+    def end(self) -> None:
+        """After what it is doing. Kills an agent of this machine, however busy."""
+        if isinstance(self.agent, AgentClient):
+            self.submit(self.agent.stop)
+        self._todo.put(None)
+        end = monotonic() + END_S
+        while isinstance(self.agent, AgentClient) and self.is_alive() and monotonic() < end:
+            self.agent.kill()
+            self.join(0.1)
+
+
+class Nodes:
+    """All nodes as one agent: `gpubench.run.driver` asks it as it asks one."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, agent: AgentClient) -> None:
+        """``agent``: of this machine, not yet started."""
+        self._cluster, self._plan = cluster, plan
+        self._seats = {0: Seat(0, agent)} | {r: Seat(r, p) for r, p in cluster.peers.items()}
+        self._needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
+        self._failed: dict[tuple[int, str], Failure] = {}
+        """(rank, family of cells, or '' for the reference): what a node could not prepare."""
+
+    def start(self) -> Preloaded:
+        """Start this machine's agent; the others' are started by themselves."""
+        agent = self._seats[0].agent
+        assert isinstance(agent, AgentClient)  # noqa: S101  # seat 0 is this machine
+        reply: Preloaded = self._seats[0].submit(agent.start).result()
+        return reply
+
+    def stop(self) -> None:
+        for seat in self._seats.values():
+            seat.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        """Measure on the nodes that the cell needs; prepare on all that any cell needs."""
+        if isinstance(request, Measure):
+            return self._measure(request, progress)
+        if isinstance(request, Count | Gauge):
+            return Failure("error", "of several machines no roofline is measured")
+        assert isinstance(request, BuildReference | Prepare)  # noqa: S101
+        what = family(request.cell) if isinstance(request, Prepare) else ""
+        replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
+        for rank, reply in replies.items():
+            if isinstance(reply, Failure):
+                self._failed[rank, what] = reply
+        return replies[self._needed[0]]
+
+    def _measure(self, request: Measure, progress: OnProgress | None) -> Reply:
+        cell = request.cell
+        share = shares(cell, self._plan.nodes)
+        for rank in share:
+            for what in ("", family(cell)):
+                if (rank, what) in self._failed:
+                    return self._failed[rank, what]
+            if lost := self._cluster.lost(rank):
+                return lost
+        if list(share) == [0]:
+            return self._all({0: request}, lambda _, step: progress and progress(step))[0]
+        replies, bound_ns = self._together(request, share, progress)
+        done = {rank: reply for rank, reply in replies.items() if isinstance(reply, Done)}
+        if len(done) == len(share):
+            return self._merged(cell, done, bound_ns)
+        for rank in share:  # heard when what they do now has ended
+            seat = self._seats[rank]
+            seat.submit(lambda seat=seat: seat.agent.ask(End(TEAM)))  # type: ignore[misc]
+        failures = [reply for reply in replies.values() if isinstance(reply, Failure)]
+        return failures[0] if failures else Failure("error", f"the nodes answered {replies}")
+
+    def _together(
+        self, request: Measure, share: Mapping[int, int], progress: OnProgress | None
+    ) -> tuple[dict[int, Reply], int]:
+        """From barrier to barrier, all nodes at once; and the bound of the last one's skew, ns.
+
+        Every node releases its workers between the moment at which the first was told and the
+        moment at which the last had said that it did, both by rank 0's clock.
+        """
+        end = monotonic() + request.policy.timeout_s
+        own, first, begins = request.cores[: share.get(0, 0)], 0, {}
+        for rank, count in share.items():
+            part = replace(request, cores=own, node=0, first=0)
+            if rank:
+                part = replace(
+                    request, artefact="", reference="", cores=[()] * count, node=rank, first=first
+                )
+            begins[rank] = Begin(TEAM, part)
+            first += count
+        replies, bound_ns = self._all(begins), 0
+        while len(replies) == len(share) and all(isinstance(r, Waiting) for r in replies.values()):
+            reached = next(iter(replies.values()))
+            if progress is not None and isinstance(reached, Waiting):
+                progress(Progress(reached.barrier))
+            replies, bound_ns = self._step(list(share), max(0.1, end - monotonic()))
+        return replies, bound_ns
+
+    def _step(self, ranks: Sequence[int], timeout_s: float) -> tuple[dict[int, Reply], int]:
+        released: list[int] = []
+        told = perf_counter_ns()
+        replies = self._all(
+            dict.fromkeys(ranks, Step(TEAM, [], timeout_s)),
+            lambda *_: released.append(perf_counter_ns()),
+        )
+        return replies, max(released, default=told) - told
+
+    def _all(
+        self,
+        requests: Mapping[int, Request],
+        progress: Callable[[int, Progress], Any] | None = None,
+        to_the_end: bool = False,
+    ) -> dict[int, Reply]:
+        """Every node's answer; only those that came until one failed, unless ``to_the_end``.
+
+        A node that is lost has failed, whatever its thread is waiting for, and though it has
+        answered, if there is more to come.
+        """
+        futures: dict[int, Future[Reply]] = {}
+        for rank, request in requests.items():
+            ask, tell = self._seats[rank].agent.ask, _bound(progress, rank)
+            futures[rank] = self._seats[rank].submit(
+                lambda ask=ask, request=request, tell=tell: ask(request, tell)  # type: ignore[misc]
+            )
+        replies: dict[int, Reply] = {}
+        while len(replies) < len(futures):
+            left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
+            awaited: list[Future[Any]] = [futures[rank] for rank in left if rank not in replies]
+            awaited += [self._cluster.peers[rank].gone for rank in left if rank]
+            wait(awaited, return_when=FIRST_COMPLETED)
+            for rank in left:
+                if lost := self._cluster.lost(rank):
+                    replies[rank] = lost
+                elif futures[rank].done():
+                    replies[rank] = futures[rank].result()
+            if not to_the_end and any(isinstance(r, Failure) for r in replies.values()):
+                break
+        return replies
+
+    def _merged(self, cell: Cell, done: Mapping[int, Done], bound_ns: int) -> Reply:
+        """One answer. Offsets count from each node's own start: no clocks are compared."""
+        ranks = sorted(done)
+        records = [done[rank].record for rank in ranks]
+        replicas = [samples for record in records for samples in record.replicas]
+        numbers = [samples.replica for samples in replicas]
+        if numbers != list(range(cell.replicas)):
+            return Failure("error", f"the nodes answered for replicas {numbers}")
+        parities = [record.parity for record in records if record.parity is not None]
+        flags = [flag for record in records for flag in record.flags]
+        pinned = [cores for record in records for cores in record.facts["pinned"]]
+        merged = replace(
+            records[0],
+            replicas=replicas,
+            parity=over_replicas(parities) if parities else None,
+            path=worst_path(record.path for record in records),
+            telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
+            facts=records[0].facts | {"pinned": pinned},
+            flags=flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
+        )
+        return Done(merged, any(done[rank].invalid for rank in ranks))
+
+
+def _bound(progress: Callable[[int, Progress], Any] | None, rank: int) -> OnProgress | None:
+    return None if progress is None else lambda step: progress(rank, step)
+
+
+def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str, Any]:
+    """The first node's, the GPUs of all, and what each one's CPU went through."""
+    found = dict(next(iter(by_node.values())))
+    gpus = [gpu | {"node": n} for n, seen in by_node.items() for gpu in seen.get("gpus", [])]
+    found |= {"gpus": gpus} if gpus else {}
+    found["nodes"] = {
+        str(rank): {key: value for key, value in seen.items() if key != "gpus"}
+        for rank, seen in by_node.items()
+    }
+    found["barrier_ns"] = bound_ns
+    energies = [seen["energy"] for seen in by_node.values() if "energy" in seen]
+    found.pop("energy", None)
+    if len(energies) == len(by_node) and len({e["source"] for e in energies}) == 1:
+        found["energy"] = _joined(energies)
+    return found
+
+
+def _joined(energies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of all nodes: what they drew together, for as long as the first was looked at."""
+    idle = [e["idle_watts"] for e in energies]
+    seconds = energies[0]["seconds"]
+    return dict(energies[0]) | {
+        "joules": seconds * sum(e["joules"] / e["seconds"] for e in energies),
+        "idle_watts": None if None in idle else sum(idle),
+    }

@@ -1,0 +1,141 @@
+"""What agents answer, as records."""
+
+from __future__ import annotations
+
+import re
+import sys
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from gpubench.machine import environment
+from gpubench.records.parity import Parity, PathCheck
+from gpubench.records.record import FAILURES, Header, Record
+from gpubench.records.samples import window_ns
+from gpubench.run import plan as planning
+from gpubench.run.agent.messages import Done, Failure, Reply
+from gpubench.run.plan import Skip
+from gpubench.suite.types import Cell
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def skipped(skip: Skip, required: Sequence[str]) -> Record:
+    """A skip's record: a failure where ``required`` names its backend."""
+    must = skip.cell.backend in required
+    return Record(
+        cell=skip.cell,
+        repeat=0,
+        status="failed" if must else skip.status,
+        kind="required" if must else "",
+        reason=f"--require {skip.cell.backend}: {skip.reason}" if must else skip.reason,
+        remedy=skip.remedy,
+        started=now(),
+    )
+
+
+def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Record:
+    """The record of a task that gave no measurement."""
+    if not isinstance(reply, Failure):
+        reply = Failure("error", f"unexpected answer: {type(reply).__name__}")
+    if reply.kind == "unavailable":
+        skip = Skip(cell, "unavailable", reply.reason, reply.remedy)
+        return replace(skipped(skip, required), repeat=repeat)
+    return Record(
+        cell=cell,
+        repeat=repeat,
+        status="failed",
+        kind=reply.kind if reply.kind in FAILURES else "error",
+        reason=reply.reason,
+        remedy=reply.remedy,
+        started=now(),
+    )
+
+
+def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) -> Record:
+    """The record of a measured task; wrong answers are a failure that keeps its timing."""
+    record, parity = done.record, done.record.parity
+    seen = list(record.flags)
+    if any(window_ns(visit) is None for visit in record.visits):
+        seen.append("NO-COMMON-WINDOW")
+    if parity is None:
+        seen.append("NO-PARITY")
+    if cell.images == "synthetic" or cell.weights == "random":
+        seen.append("SPEED-ONLY")
+    record = replace(record, cell=cell, repeat=repeat, prepare_ns=prepare_ns,
+                     flags=list(dict.fromkeys(seen)))  # fmt: skip
+    if parity is not None and not parity.passed:
+        return replace(record, status="failed", kind="parity", reason=_words(parity))
+    if record.path is not None and not record.path.passed:
+        return replace(record, status="failed", kind="parity", reason=_path_words(record.path))
+    if parity is not None and not parity.accurate:
+        return replace(record, status="failed", kind="accuracy", reason=_floors(parity))
+    return record
+
+
+def _words(parity: Parity) -> str:
+    error = "not finite" if parity.relative_error is None else f"{parity.relative_error:.3g}"
+    return (
+        f"relative error {error} (allowed {parity.max_relative_error:g}), "
+        f"top-1 agreement {parity.top1_agreement:.3f} (needed {parity.min_top1_agreement:g}), "
+        f"worst at batch slot {parity.worst_slot}"
+    )
+
+
+def _path_words(path: PathCheck) -> str:
+    return (
+        f"decoder {path.decoder}: from the same encoded pictures, top-1 agreement with the "
+        f"reference {path.top1_agreement:.3f} (policy.min_path_agreement = "
+        f"{path.min_top1_agreement:g}); inputs differ by up to {path.max_difference:.3g} steps of "
+        f"8-bit pixels, {path.mean_difference:.3g} on average"
+    )
+
+
+def _floors(p: Parity) -> str:
+    """'top-1 accuracy 0.912 (73 of 80) is below min_accuracy 0.95'."""
+    share, theirs = p.correct / p.labelled, p.reference_correct / p.labelled
+    drop = 100 * (theirs - share)
+    found = f"top-1 accuracy {share:.3f} ({p.correct} of {p.labelled})"
+    reasons = []
+    if p.min_accuracy is not None and share < p.min_accuracy:
+        reasons.append(f"is below min_accuracy {p.min_accuracy:g}")
+    if p.max_accuracy_drop is not None and drop > p.max_accuracy_drop:
+        reasons.append(
+            f"is {drop:.2f} points below the reference's {theirs:.3f} on the same images "
+            f"(max_accuracy_drop {p.max_accuracy_drop:g})"
+        )
+    return f"{found} {' and '.join(reasons)}"
+
+
+def command() -> list[str]:
+    """As it was typed."""
+    return ["gpubench", *sys.argv[1:]]
+
+
+def new_header(plan: planning.Plan, nodes: Sequence[environment.Environment] = ()) -> Header:
+    """Of a run of ``plan``. ``nodes``: environments by rank, where several machines measure."""
+    found = nodes or [environment.collect(command())]
+    return Header(
+        run_id=uuid.uuid4().hex[:12],
+        suite=plan.suite,
+        environment=found[0],
+        fingerprint=environment.fingerprint_of(found),
+        nodes=list(nodes),
+        node_differences=environment.node_differences(found),
+        command=command(),
+        started=now(),
+        planned=plan.planned,
+        seed=plan.suite.policy.seed,
+    )
+
+
+def directory(name: str) -> Path:
+    """reports/NAME-<moment>, with a name that any file system takes."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path("reports") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{moment}"

@@ -1,0 +1,131 @@
+"""Whether a deployment fits this machine, and where its replicas run here."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from gpubench.backends import base
+from gpubench.errors import InputError, Unavailable
+from gpubench.machine import environment, gpu
+from gpubench.machine.cores import usable_cores
+from gpubench.pipeline.decoders import base as decoders
+from gpubench.run.serving.manifest import Machine, Manifest
+from gpubench.suite.types import Cell
+from gpubench.workload.models import quantization
+
+ENGINES = ("tensorrt", "torch-compile")
+"""Backends, and providers of ONNX Runtime, whose artefact is machine code for one device."""
+
+
+class DeploymentWarning(UserWarning):
+    """It will work, but is not what was checked and measured."""
+
+
+def machine(cell: Cell, decoder: str) -> Machine:
+    """This one, as far as ``cell`` depends on it. Raises Unavailable, InputError."""
+    gpus = gpu.visible_gpus() if cell.device == "cuda" else []
+    if cell.device == "cuda" and not gpus:
+        raise Unavailable(
+            "no NVIDIA GPU is visible", "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+        )
+    facts = base.get(cell.backend).probe() | decoders.get(decoder).probe()
+    return Machine(
+        cpu=environment.cpu_model(),
+        int8=quantization.instructions(),
+        gpu=f"{gpus[0].name}, compute capability {gpus[0].compute_capability}" if gpus else "",
+        libraries={k: v for k, v in facts.items() if isinstance(v, str) and k not in _NO_VERSION}
+        | facts.get("flavours", {}),
+    )
+
+
+_NO_VERSION = ("c++", "gpu")
+"""Facts of a probe that are no version of a library."""
+
+
+def check(manifest: Manifest, here: Machine) -> None:
+    """Warn of what differs from where it was checked. Raises InputError where it cannot be right.
+
+    A backend's own `open` checks more: TensorRT its version, OpenVINO the precision it computes in.
+    """
+    cell, made = manifest.cell, manifest.made_for
+    again = "deploy again on this machine"
+    on_gpu = cell.device == "cuda"
+    before, now = (made.gpu, here.gpu) if on_gpu else (made.cpu, here.cpu)
+    if before != now:
+        if {cell.backend, cell.options.get("provider")} & {*ENGINES}:
+            raise InputError(
+                f"{cell.backend}: its machine code was made for {before}, and this machine has "
+                f"{now}: {again}"
+            )
+        _warn(f"it was measured on {before}; this machine has {now}")
+    if not on_gpu and cell.precision == "int8" and made.int8 and not here.int8:
+        raise InputError(
+            f"int8 was made for a CPU with {', '.join(made.int8)}; this one ({now}) has none of "
+            f"these, and its 8-bit products saturate: {again}"
+        )
+    other = [
+        f"{name} {version} (here {here.libraries.get(name, 'none')})"
+        for name, version in made.libraries.items()
+        if here.libraries.get(name) != version
+    ]
+    if other:
+        _warn(f"its answers were checked with {', '.join(other)}; to check them here, {again}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, DeploymentWarning, stacklevel=4)
+
+
+def places(manifest: Manifest, pin: bool) -> list[tuple[int, ...]]:
+    """Per replica, the cores to be pinned to; () where it is not.
+
+    The same that the cell had, or as many others; not pinned, with a warning, where there are too
+    few.
+    """
+    cell, wanted = manifest.cell, [tuple(cores) for cores in manifest.cores]
+    if not pin:
+        return [()] * cell.replicas
+    if cell.device == "cuda":
+        return [environment.near_cores(_gpu(cell, i)) for i in range(cell.replicas)]
+    usable = usable_cores()
+    distinct = list(dict.fromkeys(wanted))
+    if {core for cores in distinct for core in cores} <= {*usable}:
+        return wanted
+    if sum(map(len, distinct)) > len(usable):
+        _warn(
+            f"{len(distinct)} replica(s) with {len(distinct[0])} core(s) each are more than the "
+            f"{len(usable)} usable here: not pinned, and not as fast"
+        )
+        return [()] * len(wanted)
+    starts = [sum(map(len, distinct[:i])) for i in range(len(distinct))]
+    others = {
+        cores: tuple(usable[at : at + len(cores)])
+        for cores, at in zip(distinct, starts, strict=True)
+    }
+    return [others[cores] for cores in wanted]
+
+
+def device(cell: Cell, replica: int, cores: tuple[int, ...], *, own_process: bool) -> base.Device:
+    """Where a replica runs; its thread pools have the cell's threads, pinned or not.
+
+    ``own_process``: a GPU's slice is chosen by environment, which must be set before CUDA starts.
+    """
+    if cell.device != "cuda":
+        return base.Device("cpu", 0, cores or tuple(range(cell.cores)))
+    one = _gpu(cell, replica)
+    index = one.index
+    if one.uuid.startswith("MIG-") and own_process:
+        os.environ["CUDA_VISIBLE_DEVICES"] = one.uuid
+        index = 0
+    return base.Device("cuda", index, uuid=one.uuid)
+
+
+def _gpu(cell: Cell, replica: int) -> gpu.Gpu:
+    index, visible = replica // cell.replicas_per_device, gpu.visible_gpus()
+    if index >= len(visible):
+        raise Unavailable(
+            f"replica {replica} needs GPU {index}; visible: {len(visible)}",
+            "use a machine with more GPUs, or deploy a cell with fewer replicas",
+        )
+    return visible[index]

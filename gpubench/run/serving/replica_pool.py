@@ -1,0 +1,135 @@
+"""Threads that own one replica each, and a queue of batches that whoever is free takes from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
+
+from gpubench.errors import GpubenchError
+from gpubench.run.serving.engine import Engine
+from gpubench.run.serving.replica_process import Died
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Answer = tuple[int, "NDArray[np.float32] | BaseException"]
+
+
+class _Job(NamedTuple):
+    """``rows`` belongs to the caller, who leaves it as it is until ``done`` has been told."""
+
+    number: int
+    rows: NDArray[np.float32]
+    done: SimpleQueue[Answer]
+
+
+class Closed(GpubenchError):
+    """It was closed, or all its replicas have died."""
+
+
+class Pool:
+    """Opens its engines, each in a thread of its own; raises what the first to fail raised."""
+
+    def __init__(self, engines: Sequence[Callable[[], Engine]]) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = threading.RLock()  # a collector may run anywhere, and close us
+        self._over = ""
+        """Why no more batches are taken."""
+        self._pid = os.getpid()
+        self._alive = len(engines)
+        self.facts: list[dict[str, object]] = [{} for _ in engines]
+        """Of each replica."""
+        opened: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(place, make, opened), name=f"gpubench-replica-{place}",
+                daemon=True,
+            )
+            for place, make in enumerate(engines)
+        ]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
+        try:
+            found = [opened.get() for _ in engines]
+        except BaseException:  # Ctrl-C: whoever has opened by then closes at once
+            self._end("loading was interrupted")
+            raise
+        for error in found:
+            if error is not None:
+                self.close()
+                raise error
+
+    def submit(self, number: int, rows: NDArray[np.float32], done: SimpleQueue[Answer]) -> None:
+        """Enqueue a batch, full or not; (``number``, logits or an exception) goes to ``done``."""
+        if os.getpid() != self._pid:
+            raise Closed("a fork has no replicas: load the classifier in the process that uses it")
+        with self._lock:
+            if self._over:
+                raise Closed(self._over)
+            self._jobs.put(_Job(number, rows, done))
+
+    def close(self) -> None:
+        """Finish what was asked for, then end every replica. May be called more than once."""
+        if os.getpid() != self._pid:
+            return
+        self._end("the classifier was closed")
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # a collector may run anywhere
+                thread.join()
+
+    def _end(self, why: str) -> None:
+        with self._lock:
+            self._over = self._over or why
+            for _ in self._threads:
+                self._jobs.put(None)
+
+    def _work(
+        self,
+        place: int,
+        make: Callable[[], Engine],
+        opened: SimpleQueue[BaseException | None],
+    ) -> None:
+        try:
+            engine = make()
+            self.facts[place] = dict(engine.facts)
+        except BaseException as error:  # noqa: BLE001  # raised by __init__
+            opened.put(error)
+            return
+        opened.put(None)
+        try:
+            self._serve(engine)
+        finally:
+            engine.close()
+
+    def _serve(self, engine: Engine) -> None:
+        """Until there is nothing more to do, or the replica has died."""
+        while (job := self._jobs.get()) is not None:
+            try:
+                job.done.put((job.number, engine.run(job.rows)))
+            except Died as error:
+                self._lost(error, job)
+                return
+            except BaseException as error:  # noqa: BLE001  # the caller's
+                job.done.put((job.number, error))
+            del job  # its arrays are not kept while waiting for the next one
+
+    def _lost(self, error: Died, job: _Job) -> None:
+        """The batch in hand fails; with the last replica all do."""
+        with self._lock:
+            self._alive -= 1
+            left = f"{self._alive} of {len(self._threads)} replicas are left"
+            job.done.put((job.number, Died(f"{error}; {left}")))
+            if self._alive:
+                return
+            self._over = self._over or f"all replicas have died (the last: {error}); load it again"
+            while True:
+                try:
+                    waiting = self._jobs.get_nowait()
+                except Empty:
+                    return
+                if waiting is not None:
+                    waiting.done.put((waiting.number, Closed(self._over)))

@@ -1,0 +1,159 @@
+"""A replica in a process of its own: batches come and go in shared memory, words by a socket.
+
+Started afresh, not forked (the caller may have threads, or a CUDA context), and not by
+`multiprocessing`, which would run the caller's main module a second time. The memory has no name:
+it is gone with the last process that has it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gpubench.errors import GpubenchError, raised, told
+from gpubench.machine.processes import die_with_parent
+from gpubench.run.serving.engine import ENCODER, Failed, Local, Opened, Setup
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_START = "from gpubench.run.serving.replica_process import main; main({}, {})"
+_BATCH, _DONE, _LEAVE = b"batch", b"done", b"leave"
+EXIT_S = 5.0
+"""How long a replica may take to close its session before it is killed."""
+ENVIRON = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""So that CUDA counts devices as NVML does; what the user has set wins."""
+
+
+class Died(GpubenchError):
+    """A replica's process has ended."""
+
+
+class Remote:
+    """The near end. Its thread must live as long: Linux ends the process with it."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._name = f"replica {setup.replica}"
+        memory = os.memfd_create("gpubench-serving", os.MFD_CLOEXEC)
+        ours, theirs = socket.socketpair()
+        self._pipe = Connection(ours.detach())
+        try:
+            self._rows, self._logits = _arrays(setup, memory, create=True)
+            passed = theirs.fileno(), memory
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START.format(*passed)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # a library's chatter is no output of the caller's
+                pass_fds=passed,
+                env=ENVIRON | os.environ | {"PYTHONPATH": _path()},
+            )
+        finally:
+            theirs.close()
+            os.close(memory)
+        try:
+            self.facts = self._ask(msgspec.json.encode(setup)).facts
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A batch that is not full is filled up with zeros. Raises Died."""
+        count = len(rows)
+        self._rows[:count] = rows
+        self._rows[count:] = 0
+        self._ask(_BATCH)
+        return self._logits[:count].copy()
+
+    def _ask(self, words: bytes) -> Opened:
+        try:
+            self._pipe.send_bytes(words)
+            answer = self._pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise Died(f"{self._name} died: {self._end()}") from error
+        if answer == _DONE:
+            return Opened({})
+        found = msgspec.json.decode(answer, type=Opened | Failed)
+        if isinstance(found, Failed):
+            raise raised(found.kind, f"{self._name}: {found.reason}", found.remedy)
+        return found
+
+    def close(self) -> None:
+        """The process has ended when this returns."""
+        with suppress(OSError):
+            self._pipe.send_bytes(_LEAVE)  # a fork of the caller may hold the pipe open
+        self._pipe.close()
+        self._end()
+
+    def _end(self) -> str:
+        """Wait, or kill; how it ended, in words."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXIT_S)
+        if self._process.poll() is None:
+            self._process.kill()
+        code = self._process.wait()
+        if code >= 0:
+            return f"exit code {code}"
+        known = {s.value: s.name for s in signal.Signals}
+        memory = "; was it out of memory?" if -code == signal.SIGKILL else ""
+        return f"by {known.get(-code, f'signal {-code}')}{memory}"
+
+
+def main(control: int, memory: int) -> None:
+    """Open the session and answer until the caller closes its end, or dies."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who then ends us
+    pipe = Connection(control)
+    try:
+        setup = msgspec.json.decode(pipe.recv_bytes(), type=Setup)
+    except EOFError:
+        return
+    rows, logits = _arrays(setup, memory)
+    os.close(memory)
+    try:
+        engine = Local(setup, own_process=True)
+        engine.attach(rows)
+        pipe.send_bytes(ENCODER.encode(Opened(engine.facts)))
+    except Exception as error:  # noqa: BLE001  # whatever a backend raises is the answer
+        pipe.send_bytes(ENCODER.encode(Failed(*told(error))))
+        return
+    with suppress(EOFError, OSError):
+        while pipe.recv_bytes() == _BATCH:
+            try:
+                logits[...] = engine.run(rows)
+            except Exception as error:  # noqa: BLE001  # as above
+                pipe.send_bytes(ENCODER.encode(Failed(*told(error))))
+            else:
+                pipe.send_bytes(_DONE)
+    engine.close()
+
+
+def _arrays(
+    setup: Setup, memory: int, *, create: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A batch, page-aligned, and its logits."""
+    import numpy as np
+
+    batch = setup.cell.batch_size
+    pixels, answers = batch * 3 * setup.crop**2, batch * setup.outputs
+    at = -(-pixels * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+    if create:
+        os.ftruncate(memory, at + answers * 4)
+    shared = mmap.mmap(memory, at + answers * 4)
+    rows = np.frombuffer(shared, np.float32, pixels).reshape(setup.shape)
+    return rows, np.frombuffer(shared, np.float32, answers, at).reshape(batch, setup.outputs)
+
+
+def _path() -> str:
+    """Where the caller finds its modules."""
+    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)

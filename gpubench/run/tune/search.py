@@ -1,0 +1,183 @@
+"""The search: today's default, exploration, a race; every step follows from the records so far.
+
+So a search that was interrupted goes on by reading its records, and what was dropped comes back by
+itself when the one that beat it falls. Nothing here knows how a configuration is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from gpubench.analysis.tune import objective as tune_objective
+from gpubench.analysis.tune import racing
+from gpubench.analysis.tune.objective import Best
+from gpubench.analysis.tune.pruning import MARGIN
+from gpubench.analysis.tune.racing import Standing
+from gpubench.records.record import Record
+from gpubench.run.record_builder import now
+from gpubench.suite.goal import Metric, Search
+from gpubench.suite.types import Cell
+
+BASELINE = 0.25
+"""Of the budget: no more sizes of today's default after this, but the first."""
+EXPLORE = (0.55, 0.65)
+"""Of the budget: no exploration after this; the second, where the race was decided early."""
+SEARCH = 0.7
+"""Of the budget: no race after this; the rest is the evidence's."""
+
+
+class Bench(Protocol):
+    """Whatever measures."""
+
+    def ready(self, cell: Cell) -> Record | None:
+        """Build what the cell needs; why it cannot be measured, or None."""
+
+    def measure(self, cell: Cell, repeat: int) -> Record:
+        """One repeat in a fresh process; `race.CHECK` is the one that checks all answers."""
+
+    def best(self, cell: Cell, metric: Metric) -> float | None:
+        """The best value that the metric could have, in its unit; None: unknown."""
+
+    def elapsed(self) -> float:
+        """Seconds of the budget that are gone, those of earlier sessions too."""
+
+
+class Proposer(Protocol):
+    """Whatever says what to try next."""
+
+    def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:
+        """One of ``unmeasured``, or None: nothing more is worth trying."""
+
+
+def search(
+    cells: Sequence[Cell],
+    search: Search,
+    bench: Bench,
+    proposer: Proposer,
+    records: Sequence[Record],
+    note: Callable[[Record], None],
+    told: Callable[[Sequence[Standing]], None] = lambda _: None,
+) -> list[Standing]:
+    """Go on from ``records`` until the race is decided or the budget ends; where all cells stand.
+
+    ``note`` gets each new record as soon as it is there, and at the end one for every cell that was
+    ruled out; ``told`` where all stand after each of them.
+    """
+    walk = _Walk(cells, search, bench, records, note, told)
+    walk.baseline()
+    share, seen = EXPLORE[0], -1
+    while walk.measured > seen:  # a race may leave nothing that keeps the limits: explore again
+        seen = walk.measured
+        walk.explore(proposer, share * search.budget_s)
+        walk.race(SEARCH * search.budget_s)
+        share = EXPLORE[1]
+    return walk.end()
+
+
+@dataclass
+class _Walk:
+    """The state of one search: its records, and what follows from them."""
+
+    _cells: Sequence[Cell]
+    _search: Search
+    _bench: Bench
+    _before: Sequence[Record]
+    _note: Callable[[Record], None]
+    _told: Callable[[Sequence[Standing]], None]
+
+    def __post_init__(self) -> None:
+        self._records = [r for r in self._before if r.status != "ruled-out"]
+        self._said = {r.cell.key: r.reason for r in self._before if r.status == "ruled-out"}
+        """What was written of cells that were never measured."""
+        self._done = {(r.cell.key, r.repeat) for r in self._records}
+        self._standings = self._judged()
+
+    @property
+    def measured(self) -> int:
+        """Records so far."""
+        return len(self._records)
+
+    def baseline(self) -> None:
+        """Today's default, which the rest is held against: one batch size in any case."""
+        for place, cell in enumerate(c for c in self._cells if c.key in self._search.baseline):
+            if not place or self._bench.elapsed() < BASELINE * self._search.budget_s:
+                self._measure(cell, 0)
+        self._confirm()
+
+    def explore(self, proposer: Proposer, until_s: float) -> None:
+        """Measure what is proposed, once each."""
+        while self._bench.elapsed() < until_s:
+            unmeasured = [s.cell for s in self._standings if s.status == "unmeasured"]
+            cell = proposer.next(unmeasured, self._records) if unmeasured else None
+            if cell is None:
+                break
+            self._measure(cell, 0)
+            self._confirm()
+
+    def race(self, until_s: float) -> None:
+        """Rounds, in each of which all that may still be best are measured once."""
+        while wanted := self._wanted():
+            order = random.Random(f"{self._search.seed}/{max(r for _, r in wanted)}")  # noqa: S311
+            order.shuffle(wanted)
+            for cell, repeat in wanted:
+                if self._bench.elapsed() >= until_s:
+                    return
+                self._measure(cell, repeat)
+            self._confirm()
+
+    def end(self) -> list[Standing]:
+        """Say of each cell that was ruled out why. Of what the time did not reach nothing is said:
+        it is planned, and has no record."""
+        for standing in self._standings:
+            cell, reason = standing.cell, standing.reason
+            if standing.status == "ruled-out" and self._said.get(cell.key) != reason:
+                said = Record(cell=cell, repeat=0, status="ruled-out", reason=reason, started=now())
+                self._note(said)
+        return self._standings
+
+    def _wanted(self) -> list[tuple[Cell, int]]:
+        """The next round, less what was measured without giving a number."""
+        wanted = racing.wanted(self._standings, self._search)
+        return [(cell, repeat) for cell, repeat in wanted if (cell.key, repeat) not in self._done]
+
+    def _confirm(self) -> None:
+        """Measure what leads once more, with all answers checked, until what leads was."""
+        while leads := racing.leader(self._standings):
+            if (leads.cell.key, racing.CHECK) in self._done:
+                break
+            self._measure(leads.cell, racing.CHECK)
+
+    def _measure(self, cell: Cell, repeat: int) -> None:
+        if (cell.key, repeat) in self._done:
+            return
+        record = self._bench.ready(cell) or self._bench.measure(cell, repeat)
+        record = replace(record, repeat=repeat)
+        self._records.append(record)
+        self._done.add((cell.key, repeat))
+        self._note(record)
+        self._standings = self._judged()
+        self._told(self._standings)
+
+    def _judged(self) -> list[Standing]:
+        return racing.judge(self._cells, self._records, self._search, self._best())
+
+    def _best(self) -> Best | None:
+        """The bench's bounds, unless something was better than its own: then the peaks that they
+        come from were measured in a bad moment, and say nothing of what was not tried either."""
+        objective = self._search.goal.objective
+        for record in self._records:
+            bound = self._bench.best(record.cell, objective) if record.status == "ok" else None
+            found = tune_objective.value(record, objective) if bound else None
+            if bound and found:
+                short = tune_objective.cost(objective, bound) - tune_objective.cost(
+                    objective, found
+                )
+                if short > math.log1p(MARGIN):
+                    return None
+        return self._bench.best

@@ -1,0 +1,180 @@
+"""From the command line's words to a search. What is wrong with them is told before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench.backends import base
+from gpubench.cache import Cache
+from gpubench.errors import InputError, SuiteError
+from gpubench.machine.cores import usable_cores
+from gpubench.machine.gpu import visible_gpus
+from gpubench.machine.telemetry.energy import Rapl
+from gpubench.run import availability, record_builder
+from gpubench.run import availability as run_availability
+from gpubench.run import plan as planning
+from gpubench.run.ab import arms
+from gpubench.run.tune import space
+from gpubench.run.tune.driver import Job
+from gpubench.suite import file as suite_file
+from gpubench.suite.goal import Goal, Search
+from gpubench.suite.types import Catalog, Cell, Policy, Suite, Workload
+
+PLAIN = "quick"
+"""The suite whose checks the words for model, weights, images ... go through."""
+NEVER = frozenset({"null"})
+"""Backends that serve nobody."""
+SAMPLE_S = 0.6
+"""Of one trial: short, since what may still be best is measured again and again."""
+ENERGY_S, MOST_SAMPLES = 8.0, 10**6
+"""Where energy counts, which is refused of windows below 5 s; truncation takes up to half."""
+LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
+"""Of one trial; between them half of the budget."""
+ACCURACY_IMAGES = 256
+"""Where a floor of accuracy is given."""
+
+
+class Floors(Struct, frozen=True, kw_only=True):
+    """What answers must keep: fields of the policy."""
+
+    min_top1_agreement: float | None = None
+    min_accuracy: float | None = None
+    max_accuracy_drop: float | None = None
+    accuracy_images: int | None = None
+    """None: ACCURACY_IMAGES where there is a floor of accuracy, else none."""
+
+
+def job(
+    chosen: Mapping[str, Any],
+    goal: Goal,
+    floors: Floors,
+    *,
+    budget_s: float,
+    seed: int,
+    baseline: Sequence[str],
+    file: Path | None,
+    cache_dir: Path | None,
+    output: Path | None,
+    resume: bool,
+) -> Job:
+    """The search that was asked for.
+
+    ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
+    precision, batch_size, replicas (lists). None: not given. ``file``: of `--space`. ``baseline``:
+    'KEY=VALUE,...'. Raises InputError.
+    """
+    if resume and output is None:
+        raise SuiteError("--resume: say which search to go on with: -o DIR")
+    catalog, cores, gpus = run_availability.catalog(), usable_cores(), len(visible_gpus())
+    plain = _plain(chosen, catalog)
+    device = run_availability.device_of(plain, gpus)
+    if device == "cuda" and not gpus:
+        raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
+    _check_energy(goal, device)
+    asked = space.default(
+        catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
+        boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0], leave_out=NEVER,
+    )  # fmt: skip
+    if file is not None:
+        asked = space.read(file, asked, catalog)
+    axes = ("backend", "precision", "batch_size", "replicas")
+    asked = space.chosen(asked, {key: chosen.get(key) for key in axes})
+    asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
+    words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
+    today = space.baseline(words, asked, catalog)
+    backends = {name: base.get(name) for name in {*asked.backends, *(c.backend for c in today)}}
+    found = space.cells(asked, catalog, partial(_unsupported, backends))
+    cells = list({cell.key: cell for cell in (*today, *found)}.values())
+    suite = space.suite(
+        f"tune-{Path(plain.workload.model).stem}", cells, policy(floors, goal, budget_s, seed),
+        today[0].backend, f"A search: {goal.objective.name} of {plain.workload.model}",
+    )  # fmt: skip
+    plan = planning.make(suite, cells, backends, cores, gpus)
+    _check_today(today, plan)
+    keys = tuple(cell.key for cell in today)
+    search = Search(goal=goal, baseline=keys, budget_s=budget_s, seed=seed)
+    return Job(
+        header=replace(record_builder.new_header(plan), search=search, planned=cells, seed=seed),
+        search=search,
+        plan=plan,
+        backends=backends,
+        options=catalog.backends,
+        out=output or record_builder.directory(suite.name),
+        cache_dir=Cache(cache_dir).root,
+        resume=resume,
+    )
+
+
+def policy(floors: Floors, goal: Goal, budget_s: float, seed: int) -> Policy:
+    """How a trial is measured."""
+    energy = any(m.kind == "energy" for m in goal.metrics)
+    floor = floors.min_accuracy is not None or floors.max_accuracy_drop is not None
+    images = floors.accuracy_images
+    return Policy(
+        repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
+        sample_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
+        max_samples=MOST_SAMPLES if energy else Policy().max_samples,
+        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
+        min_top1_agreement=floors.min_top1_agreement, min_accuracy=floors.min_accuracy,
+        max_accuracy_drop=floors.max_accuracy_drop,
+        accuracy_images=ACCURACY_IMAGES * floor if images is None else images,
+    )  # fmt: skip
+
+
+def _plain(chosen: Mapping[str, Any], catalog: Catalog) -> Suite:
+    """A suite with the words for the workload and the path, all of them checked."""
+    given = {key: chosen.get(key) for key in msgspec.structs.asdict(Workload())}
+    given["device"] = chosen.get("device")
+    given |= {key: v and [v] for key in ("boundary", "decoder") if (v := chosen.get(key))}
+    try:
+        return suite_file.load(PLAIN, catalog, given)
+    except SuiteError as error:
+        mine = str(error).replace(f"suite {suite_file.find(PLAIN)}: ", "")
+        raise SuiteError(mine.replace(f"suite {suite_file.find(PLAIN)}", "the command")) from error
+
+
+def _check_energy(goal: Goal, device: str) -> None:
+    """InputError where energy counts and cannot be counted."""
+    counts = any(m.kind == "energy" for m in goal.metrics)
+    if device == "cpu" and counts and Rapl().read() is None:
+        raise InputError(
+            "energy cannot be measured here: there is no counter of the CPU's in "
+            "/sys/class/powercap, or it may not be read (see `gpubench doctor`)"
+        )
+
+
+def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``backends`` that run on this machine. InputError for one of ``named`` that does
+    not, and where none is left."""
+    lacks = run_availability.lacks({name: base.get(name) for name in backends}, ())
+    for name in named:
+        if name in lacks:
+            raise InputError(f"--backend {name}: {lacks[name].reason}; {lacks[name].remedy}")
+    kept = tuple(name for name in backends if name not in lacks)
+    if not kept:
+        raise InputError("no backend runs on this machine; see `gpubench doctor`")
+    return kept
+
+
+def _unsupported(backends: Mapping[str, base.Backend], cell: Cell) -> str | None:
+    """By its backend and, of boundary pipeline, its decoder."""
+    try:
+        return backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
+    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
+        return run_availability.broken("unsupported", error).reason
+
+
+def _check_today(today: Sequence[Cell], plan: planning.Plan) -> None:
+    """InputError where nothing of what is to be beaten can run here."""
+    keys = {cell.key for cell in today}
+    skips = [skip for skip in plan.skips if skip.cell.key in keys]
+    if len(skips) == len(today):
+        remedy = skips[0].remedy or "name another one: --baseline KEY=VALUE,..."
+        raise InputError(f"today's default, {today[0].label}: {skips[0].reason}; {remedy}")

@@ -1,0 +1,151 @@
+"""The cells of a space, each canonical: what means the same is one cell.
+
+Options at their default or without effect are left out, so a cell has the key that it would have
+in a suite which does not name them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from gpubench.errors import SuiteError
+from gpubench.run.tune.space import options as space_options
+from gpubench.run.tune.space.axes import Placement, Space
+from gpubench.suite.grid import MAX_CELLS
+from gpubench.suite.schema import nearest, same, show
+from gpubench.suite.types import Catalog, Cell, Option, OptionValue, Precision
+
+Unsupported = Callable[[Cell], str | None]
+AXES = ("backend", "precision", "batch_size", "replicas", "cores", "replicas_per_device")
+MOST_TRIED = 20 * MAX_CELLS
+"""Combinations asked after, supported or not."""
+
+
+def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell]:
+    """Every configuration that its backend supports, in a fixed order, each once.
+
+    Raises SuiteError for an unknown backend or one that declares its options wrongly, and where
+    there is no cell, or more than `MAX_CELLS`.
+    """
+    found: dict[str, Cell] = {}
+    reasons: dict[str, None] = {}
+    for n, cell in enumerate(grid(space, catalog)):
+        if excluded(space, cell, catalog):
+            continue
+        if reason := unsupported(cell):
+            reasons[f"{cell.backend}: {reason}"] = None
+        else:
+            found.setdefault(cell.key, cell)
+        if len(found) > MAX_CELLS or n > MOST_TRIED:
+            raise _too_many(space)
+    if not found:
+        why = "; ".join(list(reasons)[:3]) or "the rules in exclude match all of them"
+        raise SuiteError(f"no configuration of the space can run here: {why}")
+    return list(found.values())
+
+
+def grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
+    """The product of the axes, options that mean the same once, whatever is excluded."""
+    for name in space.backends:
+        if name not in catalog.backends:
+            raise SuiteError(f"--backend {show(name)}: {nearest(name, catalog.backends)}")
+        space_options.check(name, catalog.backends[name])
+    for backend, precision in itertools.product(space.backends, space.precisions):
+        values = space.options.get(backend, {})
+        if count(values) > MAX_CELLS:
+            raise _too_many(space)
+        options, fields = catalog.backends[backend], fields_of(space, precision)
+        combinations = list(space_options.combinations(options, values, fields))
+        for each, placement, batch_size in itertools.product(
+            combinations, space.placements, space.batch_sizes
+        ):
+            yield cell_of(space, backend, precision, placement, batch_size, each)
+
+
+def count(values: Mapping[str, Sequence[OptionValue]]) -> int:
+    """Combinations of a backend's options."""
+    return math.prod(len(each) for each in values.values())
+
+
+def fields_of(space: Space, precision: Precision) -> dict[str, str]:
+    """Of a cell in ``space``, what `declared.FIELDS` names."""
+    return {
+        "device": space.device,
+        "precision": precision,
+        "scenario": space.scenario,
+        "boundary": space.boundary,
+    }
+
+
+def excluded(space: Space, cell: Cell, catalog: Catalog) -> bool:
+    """Whether a rule of ``space`` drops it."""
+    if not space.exclude:
+        return False
+    known = values_of(cell, catalog.backends[cell.backend])
+    return any(matches(rule, known) for rule in space.exclude)
+
+
+def values_of(cell: Cell, options: Sequence[Option]) -> dict[str, OptionValue]:
+    """What a rule may name: axes, and options that have an effect, with their defaults."""
+    return {name: getattr(cell, name) for name in AXES} | space_options.effective(options, cell)
+
+
+def matches(rule: Mapping[str, OptionValue], known: Mapping[str, OptionValue]) -> bool:
+    """Whether all pairs of ``rule`` are in ``known``."""
+    return all(key in known and same(known[key], value) for key, value in rule.items())
+
+
+def cell_of(
+    space: Space,
+    backend: str,
+    precision: Precision,
+    placement: Placement,
+    batch_size: int,
+    options: dict[str, OptionValue],
+) -> Cell:
+    """One cell of ``space``; ``options`` are canonical."""
+    work = space.workload
+    return Cell(
+        backend=backend,
+        device=space.device,
+        model=work.model,
+        weights=work.weights,
+        images=work.images,
+        precision=precision,
+        batch_size=batch_size,
+        replicas=placement.replicas,
+        cores=placement.cores if space.device == "cpu" else 0,
+        scenario=space.scenario,
+        boundary=space.boundary,
+        options=options,
+        replicas_per_device=min(placement.replicas_per_device, placement.replicas),
+        decoder=space.decoder if space.boundary == "pipeline" else "pil",
+        labels=work.labels,
+        calibration=work.calibration,
+    )
+
+
+def _too_many(space: Space) -> SuiteError:
+    """Says which axes are long, the longest first."""
+    sizes = {
+        "precision": len(space.precisions),
+        "batch_size": len(space.batch_sizes),
+        "placement": len(space.placements),
+    } | {f"options.{b}": count(space.options.get(b, {})) for b in space.backends}
+    longest = sorted(sizes.items(), key=lambda item: -item[1])[:4]
+    words = ", ".join(f"{name} ({size:,})" for name, size in longest)
+    return SuiteError(
+        f"the space has more than {MAX_CELLS:,} configurations; shorten its axes with --space, or "
+        f"--backend, --precision, --batch-size and --replicas; the longest: {words}"
+    )
+
+
+def coordinates(cell: Cell, options: tuple[Option, ...]) -> dict[str, OptionValue]:
+    """What a cell is in a space: its axes, and each option that has an effect in it.
+
+    ``options``: those of its backend. {'backend': 'openvino', ..., 'openvino.num_streams': 2}.
+    """
+    named = {f"{cell.backend}.{k}": v for k, v in space_options.effective(options, cell).items()}
+    return {name: getattr(cell, name) for name in AXES} | named

@@ -1,0 +1,215 @@
+"""What a search measures with: an agent, started when something is to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+
+from msgspec.structs import replace
+
+from gpubench import units
+from gpubench.analysis import roofline
+from gpubench.analysis.tune.racing import CHECK
+from gpubench.backends.base import Backend
+from gpubench.records.record import Record
+from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.agent.messages import (
+    BAD_CALIBRATION,
+    Done,
+    Failure,
+    Measure,
+    Preloaded,
+    Prepare,
+    Reply,
+    Request,
+)
+from gpubench.run.driver import spoilt, valid
+from gpubench.run.plan import Durations, Plan
+from gpubench.run.prepare import NotReady, Ready, prepare
+from gpubench.run.record_builder import failed, measured, now
+from gpubench.run.roofline import Ceilings
+from gpubench.run.tune.search import SEARCH
+from gpubench.run.watcher import Watcher
+from gpubench.suite.goal import Metric, Search
+from gpubench.suite.types import Cell, Policy
+
+BUILD = 0.5
+"""Of what is left for the search: the most that one build may take ..."""
+LEAST_BUILD_S = 10.0
+"""... but never less than this, or nothing could be built."""
+TAIL, TAIL_S = 0.9, 3.0
+"""Where a percentile above TAIL counts, repeats after the first sample for so long: a p99 needs
+hundreds of samples."""
+
+
+class AgentBench:
+    """Measures cells; builds what they need when they are asked for.
+
+    `Record.wall_s` is all that a trial took since the one before it, building too: the part of the
+    budget that is gone is the sum over the records.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        backends: Mapping[str, Backend],
+        agent: AgentClient,
+        watcher: Watcher,
+        cache_dir: Path,
+        search: Search,
+        spent_s: float,
+    ) -> None:
+        """``spent_s``: of the budget, by earlier sessions."""
+        self._plan, self._backends, self._watcher = plan, backends, watcher
+        self._agent, self._asked = agent, _Hurried(agent, self._build_s)
+        self._search, self._spent_s = search, spent_s
+        self._began: float | None = None
+        """When the trial in hand did; None: nothing has been measured in this session."""
+        self._started = ""
+        self._tasks: dict[str, Ready | NotReady] = {}
+        self._wanted: Cell | None = None
+        self._seen = Durations(cache_dir)
+        self.ceilings = Ceilings(agent, plan.cores_of, backends)
+        self.broken: dict[str, str] = {}
+        """Modules that the agent cannot import, and why; known once it was started."""
+
+    def workers(self) -> None:
+        """Start the agent, unless it runs."""
+        if not self._agent.running:
+            self._watcher.begin(0)
+            self._watcher.task(None, "starting workers (imports, once)", 0)
+            self.broken = self._agent.start().errors
+
+    def start(self) -> None:
+        """Start the agent, make the references, and measure what hardware can do.
+
+        All of it is before the clock of the budget starts. Raises InputError for a model, weights
+        or images that do not serve, and for pictures that were named to calibrate on and cannot be.
+        """
+        if self._began is not None:
+            return
+        self.workers()
+        self._prepared = prepare(
+            self._asked, self._queue(), self._plan, self._backends, self.broken, self._watcher
+        )
+        cells = self._plan.cells
+        self._task(cells[0])
+        if calibrated := [c for c in cells if c.precision == "int8" and c.calibration]:
+            self._asked.strict = True
+            self._task(calibrated[0])
+            self._asked.strict = False
+        self.ceilings.measure(cells, self._watcher)
+        self._watcher.begin(-1)
+        self._began, self._started = monotonic(), now()
+
+    def ready(self, cell: Cell) -> Record | None:
+        """Build what it needs; the record of why that cannot be."""
+        self.start()
+        task = self._task(cell)
+        if isinstance(task, Ready):
+            return None
+        return self._ended(failed(cell, 0, task.why, ()))
+
+    def measure(self, cell: Cell, repeat: int) -> Record:
+        """One repeat of what is ready, in fresh processes."""
+        task, policy = self._tasks[cell.key], self._policy(repeat)
+        assert isinstance(task, Ready), cell.label  # noqa: S101
+        request = Measure(cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
+                          repeat=0 if repeat == CHECK else 1)  # fmt: skip
+        words = f"round {repeat}" if repeat else "first try"
+        begin = monotonic()
+
+        def ask() -> Reply:
+            self._watcher.task(cell, words, max(0.0, self._search.budget_s - self.elapsed()))
+            return self._agent.ask(request, lambda progress: self._watcher.step(cell, progress))
+
+        reply, invalidated = valid(ask, spoilt)
+        if isinstance(reply, Done):
+            self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
+            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
+        else:
+            record = failed(cell, repeat, reply, ())
+        return self._ended(replace(record, invalidated=invalidated))
+
+    def best(self, cell: Cell, metric: Metric) -> float | None:
+        """By the roofline; None before the start."""
+        if self._began is None:
+            return None
+        return roofline.best(cell, self.ceilings.of(cell), metric)
+
+    def elapsed(self) -> float:
+        """Seconds of the budget that are gone."""
+        return self._spent_s + (0.0 if self._began is None else monotonic() - self._began)
+
+    def mark(self) -> None:
+        """What took place since the last trial is no trial's, but of the budget it is gone."""
+        if self._began is not None:
+            self._lap()
+
+    def save(self) -> None:
+        """Keep how long tasks took, for the next estimate."""
+        self._seen.save()
+
+    # ------------------------------------------------------------------ within
+
+    def _policy(self, repeat: int) -> Policy:
+        policy, metrics = self._plan.suite.policy, self._search.goal.metrics
+        if repeat and any(m.kind == "latency" and m.quantile > TAIL for m in metrics):
+            return replace(policy, sample_s=max(policy.sample_s, TAIL_S))
+        return policy
+
+    def _task(self, cell: Cell) -> Ready | NotReady:
+        if cell.key not in self._tasks:
+            self._wanted = cell
+            self._tasks[cell.key] = next(self._prepared)
+        return self._tasks[cell.key]
+
+    def _queue(self) -> Iterator[Cell]:
+        """What `prepare` is to do next, whenever it asks."""
+        while self._wanted is not None:
+            yield self._wanted
+
+    def _ended(self, record: Record) -> Record:
+        """With all the time that the trial took; the next one begins here."""
+        return replace(record, started=self._started, wall_s=self._lap())
+
+    def _lap(self) -> float:
+        """Seconds of the budget that went since the last one."""
+        moment = monotonic()
+        wall = moment - (self._began or moment)
+        self._began, self._spent_s, self._started = moment, self._spent_s + wall, now()
+        return wall
+
+    def _build_s(self) -> float:
+        """How long a build may take now."""
+        left = SEARCH * self._search.budget_s - self.elapsed()
+        return max(LEAST_BUILD_S, BUILD * left)
+
+
+class _Hurried:
+    """An agent whose builds must not outlast a part of the budget."""
+
+    def __init__(self, agent: AgentClient, build_s: Callable[[], float]) -> None:
+        self._agent, self._build_s = agent, build_s
+        self.strict = False
+        """Whether pictures that int8 cannot be calibrated on are the user's mistake: they are
+        where they were named. Else the search goes on without int8."""
+
+    def start(self) -> Preloaded:
+        return self._agent.start()
+
+    def stop(self) -> object:
+        return self._agent.stop()
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        if not isinstance(request, Prepare):
+            return self._agent.ask(request, progress)
+        limit = min(request.timeout_s, self._build_s())
+        reply = self._agent.ask(replace(request, timeout_s=limit), progress)
+        if isinstance(reply, Failure) and reply.kind == "timeout":
+            words = f"{reply.reason}: building may take half of what is left of the budget"
+            return Failure("timeout", words, f"raise --budget above {units.clock(limit)}")
+        if isinstance(reply, Failure) and reply.kind == BAD_CALIBRATION and not self.strict:
+            return Failure("error", reply.reason, reply.remedy)
+        return reply

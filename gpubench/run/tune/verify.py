@@ -1,0 +1,120 @@
+"""The proof of a recommendation: an interleaved A/B of it against today's default."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gpubench.analysis.compare import paired
+from gpubench.analysis.tune import constraints, racing
+from gpubench.backends.base import Backend
+from gpubench.errors import RecordError
+from gpubench.records.reader import read
+from gpubench.records.record import RECORDS, Arm, Header, Pairing, RecordFile
+from gpubench.run.ab import driver
+from gpubench.run.ab.pair_runner import ARMS
+from gpubench.run.plan import Plan
+from gpubench.run.tune import space
+from gpubench.suite.goal import Metric, Search
+from gpubench.suite.types import Cell, Rule
+
+DIRECTORY = "evidence"
+SAMPLE_S = 1.0
+"""Of one process, over its two turns."""
+
+
+class Pair(NamedTuple):
+    """What is compared."""
+
+    baseline: Cell
+    candidate: Cell
+
+
+def job(
+    header: Header,
+    search: Search,
+    plan: Plan,
+    backends: Mapping[str, Backend],
+    pair: Pair,
+    budget_s: float,
+    out: Path,
+    cache_dir: Path,
+) -> driver.Job:
+    """The A/B of ``pair``, in OUT/evidence; one of it that is there already is gone on with.
+
+    What is there of another pair is moved aside.
+    """
+    rule, trial = Rule(delta=search.delta, alpha=search.alpha), plan.suite.policy
+    # two turns share it, and each must be as long as a trial that was long for a reason
+    policy = replace(trial, sample_s=2 * trial.sample_s if trial.sample_s > SAMPLE_S else SAMPLE_S)
+
+    def side(arm: Arm) -> driver.Side:
+        cell: Cell = getattr(pair, arm)
+        words = "what the search recommends" if arm == "candidate" else "today's default"
+        suite = space.suite(plan.suite.name, [cell], policy, cell.backend, words)
+        pairing = Pairing(session=header.run_id, arm=arm, differs=cell.label, rule=rule,
+                          rates=search.goal.objective.kind == "throughput")  # fmt: skip
+        own = replace(header, suite=suite, planned=[cell], search=None, pairing=pairing)
+        return driver.Side(arm, Plan(suite, [cell], [], plan.cores), own)
+
+    place = out / DIRECTORY
+    return driver.Job(
+        sides=(side("baseline"), side("candidate")),
+        backends=backends,
+        rule=rule,
+        budget_s=budget_s,
+        out=place,
+        cache_dir=cache_dir,
+        seed=search.seed,
+        resume=_begun(place, pair),
+    )
+
+
+def _begun(place: Path, pair: Pair) -> bool:
+    """Whether an A/B of ``pair`` is there; anything else is moved aside."""
+    if not place.exists():
+        return False
+    found = evidence(place)
+    if found and tuple(file.header.planned for file in found) == tuple([c] for c in pair):
+        return True
+    names = (place.with_name(f"{DIRECTORY}-{n}") for n in itertools.count(1))
+    place.rename(next(name for name in names if not name.exists()))
+    return False
+
+
+def evidence(place: Path) -> tuple[RecordFile, RecordFile] | None:
+    """The arms of the A/B in ``place``, baseline first; None where it has not begun."""
+    if not all((place / arm / RECORDS).exists() for arm in ARMS):
+        return None
+    try:
+        return read(place / "baseline"), read(place / "candidate")
+    except RecordError:  # killed before the header was whole
+        return None
+
+
+def spent_s(out: Path) -> float:
+    """Seconds that all proofs of a search have taken; both arms' records hold a pair's."""
+    found = (evidence(place) for place in out.glob(f"{DIRECTORY}*"))
+    return sum(record.wall_s for files in found if files for record in files[1].records)
+
+
+def fault(baseline: RecordFile, candidate: RecordFile, search: Search, *, rival: bool) -> str:
+    """Why the recommendation does not stand, by what the A/B measured of it; '' where it does.
+
+    ``rival``: today's default keeps the limits, so it must not be slower than that either.
+    """
+    (standing,) = racing.judge(candidate.header.planned, candidate.records, search)
+    if standing.status == "failed":
+        return standing.reason
+    over = [
+        k for k in standing.limits
+        if k.state == "violated" or (k.value and constraints.over(k.limit, k.value, 0.0))
+    ]  # fmt: skip
+    if over or not rival or search.goal.objective not in (Metric("throughput"), Metric("latency")):
+        return "; ".join(k.text for k in over)
+    slower = (c for c in paired.compare(baseline, candidate) if c.verdict == "REGRESSED")
+    return "; ".join(c.reason for c in slower)

@@ -1,7 +1,0 @@
-"""What `gpubench deploy` has written, as a classifier: ``gpubench.load(DIR)``."""
-
-from __future__ import annotations
-
-from gpubench.serving.classifier import Classifier, Prediction, load
-
-__all__ = ["Classifier", "Prediction", "load"]

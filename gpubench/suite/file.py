@@ -1,0 +1,343 @@
+"""Suite files: TOML -> `Draft` -> `Suite` -> cells. Every check of user input happens here.
+
+All mistakes of a file are reported together, each with its dotted key, the value and what is
+expected. The command line's overrides pass the same checks and are named by their option. A file is
+read once, and what it says is checked once, whatever takes the place of parts of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from gpubench.errors import SuiteError
+from gpubench.suite import tomlfile
+from gpubench.suite.grid import MAX_CELLS, combinations, matches
+from gpubench.suite.schema import (
+    MOST,
+    Mistake,
+    Schema,
+    mistakes,
+    nearest,
+    schema,
+    show,
+    typed,
+)
+from gpubench.suite.tomlfile import Data
+from gpubench.suite.types import (
+    Axes,
+    Catalog,
+    OptionValue,
+    Policy,
+    Suite,
+    Workload,
+)
+
+WHAT = "suite"
+"""What its file is called in messages."""
+MAX_RULES = 1_000
+MAX_MATCHES = 1_000_000
+"""Cells times exclusion rules."""
+SECTIONS = ("workload", "axes", "policy")
+"""Tables whose keys may be overridden."""
+WEIGHTS = ("probe", "random", "file")
+IMAGES = ("digits", "photos", "synthetic")
+
+
+def shipped() -> list[Path]:
+    """The suites that come with gpubench, sorted by name."""
+    package = Path(__file__).parents[1]
+    inside = package / "suites"  # an installed wheel; in a checkout they lie beside the package
+    return sorted((inside if inside.is_dir() else package.parent / "suites").glob("*.toml"))
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a shipped suite by its name, or of any other by its path."""
+    suites = {path.stem: path for path in shipped()}
+    path = Path(name_or_path)
+    if name_or_path in suites:
+        return suites[name_or_path]
+    if _is(path, Path.is_file):
+        return path
+    if _is(path, Path.is_dir):
+        raise SuiteError(f"suite {show(name_or_path)} is a directory; give a .toml file")
+    hint = nearest(path.stem, suites)
+    raise SuiteError(f"no suite and no file called {show(name_or_path)}; {hint}")
+
+
+class Draft(Struct, frozen=True):
+    """What a suite's file says: each key by itself is right, all together are not checked yet."""
+
+    path: Path
+    data: Data
+    rules: Schema
+
+    def suite(self, overrides: Mapping[str, Any] | None = None) -> Suite:
+        """The suite, with ``overrides`` in place of what the file says.
+
+        They come from the command line: keys of `Workload`, `Axes` and `Policy`; values, or lists
+        of them, may be strings ("8"). None means not given. A single ``repeats`` also sets
+        ``max_repeats``. Paths are relative to the suite file, in overrides to the working
+        directory. Raises SuiteError with all mistakes.
+        """
+        given = {key: value for key, value in (overrides or {}).items() if value is not None}
+        values, places, found = self._typed(given)
+        if not found:
+            suite = _convert(self.path, _merge(self, values), self.rules)
+            own = suite
+            if values["axes"]:
+                own = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
+            found = list(itertools.islice(_cross_checks(suite, own, self.data), MOST + 1))
+        if found:
+            raise tomlfile.error(WHAT, self.path, found, places)
+        return suite
+
+    def _typed(
+        self, given: Mapping[str, Any]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[Mistake]]:
+        """Overrides by section, the option to blame for each of them, and what is wrong already."""
+        known = {s: self.rules["properties"][s]["properties"] for s in SECTIONS}
+        values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        places: dict[str, str] = {}
+        found: list[Mistake] = []
+        for key, value in given.items():
+            option = "--" + key.replace("_", "-")
+            section = next((s for s in SECTIONS if key in known[s]), None)
+            if section is None:
+                keys = [k for s in SECTIONS for k in known[s]]
+                raise SuiteError(f"{option}: there is no such key in a suite; {nearest(key, keys)}")
+            rule = known[section][key]
+            values[section][key] = typed(value, rule)
+            places[f"{section}.{key}"] = option
+            found += mistakes(values[section][key], rule, f"{section}.{key}")
+        return values, places, found
+
+    @property
+    def backends(self) -> list[str]:
+        """Those that it names."""
+        return listed(self.data["axes"]["backend"])
+
+    @property
+    def options(self) -> dict[str, dict[str, list[Any]]]:
+        """By backend and name, the values that it gives options."""
+        tables = self.data["axes"].get("options", {})
+        return {b: {k: listed(v) for k, v in table.items()} for b, table in tables.items()}
+
+    @property
+    def known_options(self) -> dict[str, list[str]]:
+        """By backend that is installed, its options' names."""
+        tables = self.rules["properties"]["axes"]["properties"]["options"]["properties"]
+        return {backend: list(table["properties"]) for backend, table in tables.items()}
+
+
+def read(name_or_path: str, catalog: Catalog) -> Draft:
+    """Read a suite. Raises SuiteError with all mistakes that show in single keys."""
+    path = find(name_or_path)
+    rules = schema(catalog)
+    data = tomlfile.read(path, WHAT)
+    if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
+        raise tomlfile.error(WHAT, path, found, {})
+    return Draft(path, data, rules)
+
+
+def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | None = None) -> Suite:
+    """`read`, and `Draft.suite`."""
+    return read(name_or_path, catalog).suite(overrides)
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def _merge(draft: Draft, values: Mapping[str, dict[str, Any]]) -> Data:
+    """The file's data with the overrides, ``values`` by section, in it."""
+    own: dict[str, dict[str, Any]] = {s: draft.data.get(s, {}) for s in SECTIONS}
+    work, policy = _placed(own["workload"], draft.path.parent), values["policy"]
+    model = values["workload"].get("model")
+    if model and model.endswith(".onnx") != work.get("model", "").endswith(".onnx"):
+        work.pop("weights", None)  # their default follows the kind of model
+    if "repeats" in policy:
+        policy = {"max_repeats": policy["repeats"]} | policy
+    merged = draft.data | {
+        "workload": work | _placed(values["workload"], Path.cwd()),
+        "axes": own["axes"] | values["axes"],
+        "policy": own["policy"] | policy,
+    }
+    baseline = draft.data.get("baseline", draft.backends[0])
+    backends = listed(merged["axes"]["backend"])
+    if baseline not in backends and "backend" in values["axes"]:
+        baseline = backends[0]
+    return merged | {"baseline": baseline}
+
+
+def _placed(work: Data, base: Path) -> Data:
+    """With absolute paths."""
+    work = dict(work)
+    if work.get("model", "").endswith(".onnx"):
+        work["model"] = _located(base, work["model"])
+    for key, keywords in (("weights", WEIGHTS), ("images", IMAGES)):
+        if key in work and work[key] not in keywords:
+            place = _located(base, work[key])
+            work[key] = place if _is(Path(place), Path.exists) else work[key]
+    for key in ("labels", "calibration"):
+        if work.get(key):
+            work[key] = _located(base, work[key])
+    return work
+
+
+def _convert(path: Path, data: Data, rules: Schema) -> Suite:
+    """Data that satisfies the schema -> Suite, with every default filled in."""
+    work, policy = data["workload"], data["policy"]
+    if work.get("model", "").endswith(".onnx"):
+        work = {"weights": "file"} | work
+    policy = {"max_repeats": policy.get("repeats", Policy().repeats)} | policy
+    exclude = (rule for table in data.get("exclude", []) for rule in rules_of(table))
+    return Suite(
+        name=path.stem,
+        description=data.get("description", ""),
+        workload=msgspec.convert(work, Workload),
+        axes=_axes(data["axes"], rules),
+        policy=msgspec.convert(policy, Policy),
+        exclude=tuple(itertools.islice(exclude, MAX_RULES + 1)),
+        baseline=data["baseline"],
+    )
+
+
+def _axes(data: Data, rules: Schema) -> Axes:
+    axes = {k: v if k in ("device", "cores") else listed(v) for k, v in data.items()}
+    known = rules["properties"]["axes"]["properties"]["options"]["properties"]
+    axes["options"] = {
+        backend: {
+            name: [_number(v, known[backend]["properties"][name]) for v in listed(values)]
+            for name, values in options.items()
+        }
+        for backend, options in data.get("options", {}).items()
+        if backend in axes["backend"]
+    }
+    return msgspec.convert(axes, Axes)
+
+
+def _located(base: Path, value: str) -> str:
+    try:
+        return str((base / Path(value).expanduser()).absolute())
+    except RuntimeError:  # "~nobody": not a home directory, so an ordinary name
+        return str((base / value).absolute())
+
+
+def _is(path: Path, test: Callable[[Path], bool]) -> bool:
+    """``test(path)``; False also where asking fails (no permission, a name too long)."""
+    try:
+        return test(path)
+    except OSError:
+        return False
+
+
+def listed(value: Any) -> list[Any]:
+    """A value that may be given alone."""
+    return value if isinstance(value, list) else [value]
+
+
+def _number(value: Any, rule: Schema) -> Any:
+    return float(value) if rule["anyOf"][0]["type"] == "number" else value
+
+
+def rules_of(table: Data) -> Iterator[dict[str, OptionValue]]:
+    """One rule for every combination of its lists' values."""
+    for values in itertools.product(*(listed(v) for v in table.values())):
+        yield dict(zip(table, values, strict=True))
+
+
+# ------------------------------------------------------------------------------ validating
+
+
+def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
+    """What the schema cannot say: paths, and keys that depend on one another.
+
+    ``own``: with the axes of the file's ``data``. An override may leave options and rules of the
+    file nothing to do; without it they must have something.
+    """
+    yield from _workload_checks(suite.workload)
+    policy, axes = suite.policy, suite.axes
+    if policy.max_repeats < policy.repeats:
+        text = f"below policy.repeats, which is {policy.repeats}"
+        yield Mistake("policy.max_repeats", policy.max_repeats, text)
+    if policy.timeout_s <= policy.warmup_s + policy.sample_s:
+        text = (
+            f"no task can end in time: warmup_s + sample_s = {policy.warmup_s + policy.sample_s:g}"
+        )
+        yield Mistake("policy.timeout_s", policy.timeout_s, text)
+    if suite.baseline not in axes.backend:
+        text = f"not measured; {nearest(suite.baseline, axes.backend)}"
+        yield Mistake("baseline", suite.baseline, text)
+    for backend in data["axes"].get("options", {}):
+        if backend not in own.axes.backend:
+            text = f"axes.backend does not name it; {nearest(backend, own.axes.backend)}"
+            yield Mistake(f"axes.options.{backend}", None, text, shown=False)
+    found = list(_grid_checks(own, data.get("exclude", [])))
+    yield from found
+    if own is not suite and not found:
+        yield from _grid_checks(suite, [])
+
+
+def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
+    """``tables``: the exclusions that must match something."""
+    cells = sum(1 for _ in itertools.islice(combinations(suite, "cpu", 1), MAX_CELLS + 1))
+    if cells > MAX_CELLS:
+        text = f"more than {MAX_CELLS:,} combinations; shorten an axis"
+        yield Mistake("axes", None, text, shown=False)
+        return
+    if len(suite.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, cells))):
+        text = f"more than {most:,} combinations; shorten a list"
+        yield Mistake("exclude", None, text, shown=False)
+        return
+    both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
+    devices = [d for d in both if suite.axes.device in ("auto", d)]
+    grid = [cell for device in devices for cell in combinations(suite, device, 1)]
+    for i, table in enumerate(tables):
+        for rule in rules_of(table):
+            if not any(matches(rule, cell) for cell in grid):
+                text = "matches no cell; every value must be one that the axes have"
+                yield Mistake(f"exclude[{i}]", rule, text)
+    if all(any(matches(rule, cell) for rule in suite.exclude) for cell in grid):
+        yield Mistake("exclude", None, "the rules leave no cell", shown=False)
+
+
+def _workload_checks(work: Workload) -> Iterator[Mistake]:
+    for key, value in msgspec.structs.asdict(work).items():
+        if any("\ud800" <= c <= "\udfff" for c in value):  # the name of a file; no record holds it
+            yield Mistake(f"workload.{key}", value, "not UTF-8 text; rename that file or folder")
+            return
+    if work.model.endswith(".onnx"):
+        if not _is(Path(work.model), Path.is_file):
+            yield Mistake("workload.model", work.model, "there is no such file")
+        if work.weights != "file":
+            text = 'an .onnx file brings its weights; expected "file", or leave the key out'
+            yield Mistake("workload.weights", work.weights, text)
+    elif work.weights == "file":
+        text = f"only for an .onnx model; {nearest('', ('probe', 'random', 'DEFAULT'))}"
+        yield Mistake("workload.weights", work.weights, text)
+    elif work.weights not in WEIGHTS and not _found(work.weights, Path.is_file):
+        known = [*WEIGHTS[:2], "DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2"]
+        shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", work.weights)
+        if not shouted or work.weights.lower() in WEIGHTS:
+            text = (
+                f"no such file, keyword or torchvision weights name; {nearest(work.weights, known)}"
+            )
+            yield Mistake("workload.weights", work.weights, text)
+    if work.images not in IMAGES and not _found(work.images, Path.exists):
+        text = f"no such folder, .tar shard or keyword; {nearest(work.images, IMAGES)}"
+        yield Mistake("workload.images", work.images, text)
+    if work.labels and not _found(work.labels, Path.is_file):
+        yield Mistake("workload.labels", work.labels, "there is no such file")
+    if work.calibration and not _found(work.calibration, Path.exists):
+        text = "there is no such folder; leave it out to calibrate on the images' training part"
+        yield Mistake("workload.calibration", work.calibration, text)
+
+
+def _found(value: str, test: Callable[[Path], bool]) -> bool:
+    return Path(value).is_absolute() and _is(Path(value), test)  # `_placed` made it absolute

@@ -1,0 +1,58 @@
+"""TOML files that people write: read with care, and their mistakes told in one message."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpubench.errors import SuiteError
+from gpubench.suite.schema import MOST, Mistake
+
+MAX_BYTES = 2**20
+_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
+"""Of a key of n parts tomllib keeps all n^2 / 2 beginnings: 200 kB of them take 40 GB."""
+
+Data = dict[str, Any]
+Places = Mapping[str, str]
+"""Dotted key -> how to call it in a message: the option that has overridden it."""
+
+
+def read(path: Path, what: str) -> Data:
+    """The file's tables. Raises SuiteError, which calls the file a ``what``: 'suite'."""
+
+    def wrong(text: str) -> SuiteError:
+        return SuiteError(f"{what} {path}: {text}")
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise wrong(f"cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_BYTES:
+        raise wrong(f"larger than {MAX_BYTES:,} bytes; this is no {what}")
+    try:
+        text = raw.decode("utf-8-sig")
+        if _DOTTED.search(text):
+            raise wrong(f"not valid TOML for a {what}: a key of 20 parts or more")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise wrong(f"not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise wrong(f"not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
+        raise wrong(f"not valid TOML: {error}") from error
+
+
+def error(what: str, path: Path, found: Sequence[Mistake], places: Places) -> SuiteError:
+    """One message for all mistakes; those of an override name the option, not the file."""
+    lines = []
+    for mistake in found[:MOST]:
+        key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
+        lines.append(str(mistake._replace(at=places[key]) if key else mistake))
+    if len(lines) == 1:
+        return SuiteError(f"{what} {path}: {lines[0]}")
+    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
+    return SuiteError("\n  ".join([f"{what} {path} has {many}:", *lines]))

@@ -1,0 +1,264 @@
+"""What to run: the suite, its axes, and the cells they expand into.
+
+Reading and validating suite files is in `gpubench.suite.file`. Nothing here knows a backend: what
+exists (names, options, models) comes in as a `Catalog`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8"]
+Scenario = Literal["latency", "throughput"]
+Boundary = Literal["compute", "transfer", "pipeline"]
+Loader = Literal["auto", "threads", "processes"]
+Dispatch = Literal["independent", "static", "dynamic"]
+OptionValue = bool | int | float | str
+When = dict[str, tuple[OptionValue, ...]]
+
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class Workload(Struct, frozen=True, forbid_unknown_fields=True):
+    """The work that every backend does: which network, which weights, which images."""
+
+    model: str = "resnet18"
+    weights: str = "probe"
+    images: str = "digits"
+    labels: str = ""
+    """A CSV file of image names and classes; '': the images' source knows their labels, or none."""
+    calibration: str = ""
+    """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long to measure and when to stop. Times in seconds."""
+
+    repeats: Positive = 3
+    """Fresh-process executions of every cell; the pilot of the two-stage stopping rule."""
+    max_repeats: Positive = 3
+    """Upper bound of the second stage; equal to ``repeats`` switches it off."""
+    target_half_width: Annotated[float, Meta(gt=0, lt=1)] = 0.02
+    """Relative half-width of the 95 % interval that the second stage aims at."""
+    budget_s: Seconds = 600.0
+    """No new round starts after this much wall time since the start of measuring."""
+    warmup_iterations: Positive = 10
+    warmup_s: Seconds = 0.3
+    sample_s: Seconds = 1.0
+    """Sampling time of one repeat."""
+    max_samples: Positive = 20_000
+    block_s: Seconds = 0.25
+    """Shortest block of the throughput scenario."""
+    timeout_s: Seconds = 300.0
+    """One task (open, warm up, sample, check) may take this long."""
+    prepare_timeout_s: Seconds = 1200.0
+    parity_images: Annotated[int, Meta(ge=2, le=2**31 - 1)] = 32
+    """Images checked against the reference in every repeat, at least two per batch slot."""
+    max_relative_error: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    """Overrides the tolerance of the precision."""
+    min_top1_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Overrides the tolerance of the precision."""
+    accuracy_images: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    """Images, of those with labels, that accuracy is measured on; 0: those of the parity check."""
+    min_accuracy: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Least top-1 accuracy (a share); below it the cell fails."""
+    max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """Percentage points of top-1 accuracy below the reference's on the same images, at most."""
+    min_path_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """Boundary ``pipeline``: least top-1 agreement of the whole path with the reference's."""
+    seed: Natural = 0
+
+
+class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an interleaved A/B is judged. Effects are ratios of cost; 0.02 is 2 %."""
+
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 0.02
+    """Differences up to this much do not matter."""
+    alpha: Annotated[float, Meta(gt=0, le=0.2)] = 0.01
+    """Chance of any false REGRESSED or IMPROVED in the whole suite."""
+    screen: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    """A cell whose screening p-value is below this is measured again with fresh pairs."""
+    pilot: Annotated[int, Meta(ge=4, le=1000)] = 8
+    """Pairs of every cell before anything is decided."""
+    most: Annotated[int, Meta(ge=8, le=1000)] = 60
+    """Pairs of one cell and stage, at most."""
+
+
+class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One point of the grid. Two cells are the same cell exactly when their ``key`` is."""
+
+    backend: str
+    device: Literal["cpu", "cuda"]
+    model: str
+    weights: str
+    images: str
+    precision: Precision
+    batch_size: Positive
+    """Images per ``run()``, per replica."""
+    replicas: Positive
+    cores: Natural
+    """CPU cores that one replica owns (pinned, disjoint); 0 on CUDA: not pinned."""
+    scenario: Scenario
+    boundary: Boundary
+    options: dict[str, OptionValue] = {}
+    replicas_per_device: Positive = 1
+    """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
+    dispatch: Dispatch = "independent"
+    """How replicas share a job of many batches: see `Axes.dispatch`."""
+    decoder: str = "pil"
+    """Boundary ``pipeline``: what turns encoded bytes into the network's input."""
+    loader: Loader = "auto"
+    """Boundary ``pipeline``: what prefetches; auto measures both first and takes threads where
+    they are clearly faster."""
+    loader_cores: Natural = 0
+    """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
+    labels: str = ""
+    calibration: str = ""
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits of the SHA-256 of the cell's canonical JSON.
+
+        Fields that came later count only where they differ from their default, so that a cell keeps
+        the key it had.
+        """
+        return _key(msgspec.json.encode(self))
+
+    @property
+    def label(self) -> str:
+        """Short and unambiguous within a suite: 'onnxruntime fp32 b8 x2 latency'."""
+        words = [self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}"]
+        words += [f"{self.replicas_per_device}/device"] if self.replicas_per_device > 1 else []
+        words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
+        words += [self.dispatch] if self.dispatch != "independent" else []
+        if self.boundary == "pipeline":
+            words += [self.decoder] + ([self.loader] if self.loader != "auto" else [])
+            words += [f"{self.loader_cores} loading"] if self.loader_cores else []
+        return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
+
+    def chosen(self, options: Iterable[Option]) -> dict[str, OptionValue]:
+        """All ``options`` of its backend, with the default where it does not say."""
+        return {option.name: option.default for option in options} | self.options
+
+    @property
+    def workload(self) -> Workload:
+        """The workload this cell runs."""
+        return Workload(
+            model=self.model,
+            weights=self.weights,
+            images=self.images,
+            labels=self.labels,
+            calibration=self.calibration,
+        )
+
+    @property
+    def total_batch(self) -> int:
+        """Images in flight over all replicas: what strong scaling holds fixed."""
+        return self.batch_size * self.replicas
+
+    @property
+    def devices(self) -> int:
+        """GPUs, or disjoint sets of cores, that its replicas need."""
+        return -(-self.replicas // self.replicas_per_device)
+
+
+_LATER = {"replicas_per_device": 1, "dispatch": "independent"} | {
+    "decoder": "pil", "loader": "auto", "loader_cores": 0, "labels": "", "calibration": ""
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1 << 16)
+def _key(encoded: bytes) -> str:
+    """Hashing costs ten times as much as encoding, and a run asks for the same keys again."""
+    said = msgspec.json.decode(encoded)
+    for name, default in _LATER.items():
+        if said[name] == default:
+            del said[name]
+    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
+
+
+class Option(Struct, frozen=True, kw_only=True):
+    """One per-backend option: its type, range and default, declared by the backend."""
+
+    name: str
+    kind: Literal["bool", "int", "float", "str"]
+    default: OptionValue
+    help: str
+    choices: tuple[OptionValue, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    search: tuple[OptionValue, ...] = ()
+    """Values that `gpubench tune` tries, the default among them; (): it leaves the option alone."""
+    when: When = {}
+    """When it has an effect: fields of the cell (device, precision, scenario, boundary) or other
+    options of the same backend, and the values that they must have. {}: always."""
+
+    @classmethod
+    def flag(
+        cls, name: str, words: str, *, default: bool = False, searched: bool = True, **rest: Any
+    ) -> Option:
+        """On or off; ``searched``: both are tried."""
+        search = (default, not default) if searched else ()
+        return cls(name=name, kind="bool", default=default, help=words, search=search, **rest)
+
+    @classmethod
+    def choice(cls, name: str, words: str, choices: tuple[str, ...], **rest: Any) -> Option:
+        """One of ``choices``, by default the first."""
+        first = choices[0]
+        return cls(name=name, kind="str", default=first, choices=choices, help=words, **rest)
+
+    @classmethod
+    def whole(cls, name: str, words: str, default: int, minimum: int = 0, **rest: Any) -> Option:
+        """A whole number."""
+        return cls(name=name, kind="int", default=default, minimum=minimum, help=words, **rest)
+
+
+class Catalog(Struct, frozen=True):
+    """What a suite may name on this installation."""
+
+    backends: dict[str, tuple[Option, ...]]
+    models: tuple[str, ...]
+    decoders: tuple[str, ...] = ("pil",)
+
+
+class Axes(Struct, frozen=True, forbid_unknown_fields=True):
+    """The values of every axis; the grid is their product less the exclusions."""
+
+    backend: tuple[str, ...]
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: tuple[Precision, ...] = ("fp32",)
+    batch_size: tuple[Positive, ...] = (1,)
+    replicas: tuple[Positive, ...] = (1,)
+    replicas_per_device: tuple[Positive, ...] = (1,)
+    cores: Natural = 0
+    """CPU cores of one device; 0: an equal share, the machine's cores / the most devices."""
+    scenario: tuple[Scenario, ...] = ("latency", "throughput")
+    boundary: tuple[Boundary, ...] = ("compute",)
+    dispatch: tuple[Dispatch, ...] = ("independent",)
+    """Throughput: each replica runs for itself, or all share one job of a fixed number of batches,
+    handed out in equal shares beforehand (static) or to whoever is free (dynamic)."""
+    decoder: tuple[str, ...] = ("pil",)
+    loader: tuple[Loader, ...] = ("auto",)
+    loader_cores: tuple[Natural, ...] = (0,)
+    options: dict[str, dict[str, tuple[OptionValue, ...]]] = {}
+
+
+class Suite(Struct, frozen=True, kw_only=True):
+    """A validated suite. ``exclude`` drops each cell that matches all pairs of one of its rules."""
+
+    name: str
+    description: str = ""
+    workload: Workload
+    axes: Axes
+    policy: Policy
+    exclude: tuple[dict[str, OptionValue], ...] = ()
+    baseline: str
+    """The backend that speed-ups are relative to."""

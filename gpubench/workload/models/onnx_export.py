@@ -1,0 +1,137 @@
+"""From a network in the cache to an ONNX file in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpubench.cache import Cache, content
+from gpubench.errors import CellFailed, InputError
+from gpubench.workload.models import builder
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ValueInfoProto
+    from torch import nn
+
+TYPES = {"fp32": "float32", "tf32": "float32", "amp": "float32", "fp16": "float16"} | {
+    "bf16": "bfloat16"
+}
+"""Precision -> type of the file's weights, input and output."""
+INPUT, OUTPUT, FILE = "images", "logits", "model.onnx"
+_OPSET = {"float32": 20, "float16": 20, "bfloat16": 22}
+"""The oldest that serves, for old runtimes: bf16 convolutions exist from 22 on."""
+_ONE_FILE = 1.9e9
+"""Bytes of weights below which they fit into the .onnx file itself (protobuf's limit is 2 GiB)."""
+
+
+def onnx(cache: Cache, state: Path, precision: str, batch: int | None) -> Path:
+    """The ONNX file of the network in cache entry ``state``; ``batch`` None: any batch size.
+
+    Its input is "images" (batch, 3, H, W), its output "logits" (batch, classes), both of the
+    type of TYPES. fp16 and bf16 are cast after batch-norms are folded into convolutions, in fp32.
+    Raises InputError for another precision, CellFailed when the exporter fails or writes another
+    opset or type than it was asked for (it only warns when its converter gives up).
+    """
+    if precision not in TYPES:
+        raise InputError(f"precision {precision!r}: ONNX export knows {', '.join(TYPES)}")
+    dtype = TYPES[precision]
+    recipe = {
+        "format": 1,
+        "network": content(state),
+        "dtype": dtype,
+        "batch": batch,
+        "opset": _OPSET[dtype],
+        "versions": {name: version(name) for name in ("torch", "onnx", "onnxscript")},
+    }
+    entry = cache.get_or_make("onnx", recipe, lambda at: _export(state, dtype, batch, at / FILE))
+    return entry / FILE
+
+
+def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
+    import torch
+
+    module = builder.load_module(state)
+    name, spec = builder.card(state).name, builder.card(state).spec
+    # An example of 1 would be taken for a constant.
+    example = torch.zeros(batch or 2, 3, spec.crop, spec.crop, dtype=getattr(torch, dtype))
+    shapes = None if batch else ({0: torch.export.Dim("batch")},)
+    try:
+        if dtype != "float32":
+            module = fused(module).to(getattr(torch, dtype))
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        with quiet():
+            torch.onnx.export(
+                module,
+                (example,),
+                file,
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=_OPSET[dtype],
+                dynamic_shapes=shapes,
+                external_data=size > _ONE_FILE,
+                verbose=False,
+            )
+    except Exception as error:  # whatever the exporter raises, the cell cannot go on
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise CellFailed("error", f"ONNX export of {name} in {dtype} failed: {reason}") from error
+    if (written := _written(file)) != (_OPSET[dtype], dtype):
+        raise CellFailed(
+            "error",
+            f"ONNX export of {name} wrote opset {written[0]} with {written[1]} input, not opset "
+            f"{_OPSET[dtype]} with {dtype}: use another version of torch or onnxscript",
+        )
+
+
+def _written(file: Path) -> tuple[int, str]:
+    """Opset and input type that a file really has."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    kind = model.graph.input[0].type.tensor_type.elem_type
+    return opset, str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
+def inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """What a graph is fed with; old files list their constants among the inputs."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def precision(graph: GraphProto) -> str | None:
+    """That of its input; None: one that no cell can have."""
+    from onnx import TensorProto
+
+    names = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+    return names.get(inputs(graph)[0].type.tensor_type.elem_type)
+
+
+def fused(module: nn.Module) -> nn.Module:
+    """The same network in eval mode with batch-norms folded into their convolutions."""
+    import torch
+    from torch.fx.experimental.optimization import fuse
+
+    if not any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules()):
+        return module
+    folded: nn.Module = fuse(module)
+    return folded.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without an exporter's, or quantiser's, warnings, log lines and progress marks."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(previous)

@@ -1,0 +1,101 @@
+"""Weights that an ONNX file keeps in other files: only files beside it, and only what they hold.
+
+A runtime opens whatever path a tensor names. So every tensor of the file is looked at, wherever it
+may hide: in graphs inside nodes, attributes, functions, sparse tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from gpubench.cache import MANIFEST
+from gpubench.workload.models.onnx_export import FILE
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+RESERVED = (FILE, MANIFEST)
+"""Names that the copy in the cache needs itself."""
+_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+
+
+def external(model: ModelProto, folder: Path) -> list[str]:
+    """Names of the files in ``folder`` with tensors of ``model``, sorted.
+
+    Raises ValueError, which begins as 'keeps weights in ...', for one that is not a file beside it
+    (absolute, with '..', or by a link), or that is too short for what the tensor says it holds.
+    """
+    names = set()
+    for tensor in tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            told = {entry.key: entry.value for entry in tensor.external_data}
+            if not all(isinstance(text, str) for text in told.values()):  # protobuf gives bytes
+                raise ValueError(f"keeps weights in {told}, which is no UTF-8 text")
+            name = told.get("location", "")
+            size = _size(folder, name)
+            at, length = (_number(name, key, told.get(key, "")) for key in ("offset", "length"))
+            needed = _needed(tensor)
+            wanted = (at or 0) + max(length or 0, needed)
+            if wanted > size or (length is not None and length < needed):
+                raise ValueError(
+                    f"keeps weights in {name!r}: {tensor.name!r} needs {needed:,} bytes, said to "
+                    f"be {'all' if length is None else f'{length:,}'} from {at or 0:,} on of a "
+                    f"file of {size:,}"
+                )
+            names.add(name)
+    return sorted(names)
+
+
+def tensors(message: Any) -> Iterator[TensorProto]:
+    """Every tensor in a message; protobuf reads no more than 33 graphs inside one another."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in value if isinstance(value, Iterable) else (value,):
+            if field.message_type.name == "TensorProto":
+                yield part
+            else:
+                yield from tensors(part)
+
+
+def _size(folder: Path, name: str) -> int:
+    """Bytes of the file ``name`` in ``folder``; raises ValueError for anything else."""
+    path = PurePosixPath(name)
+    plain = name and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    if not plain or str(path) in RESERVED:
+        raise ValueError(f"keeps weights in {name!r}, which is not a file beside it")
+    place = folder / path
+    try:
+        inside = place.resolve(strict=True).is_relative_to(folder.resolve())
+        info = place.stat()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise ValueError(f"keeps weights in {name!r}, which is not a file beside it") from error
+    if not inside or not stat.S_ISREG(info.st_mode):
+        raise ValueError(f"keeps weights in {name!r}, which is not a file beside it")
+    return info.st_size
+
+
+def _number(name: str, key: str, text: str) -> int | None:
+    """As runtimes read it: decimal digits."""
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ValueError(f"keeps weights in {name!r}: {key} {text[:40]!r} is no number of bytes")
+    return int(text) if text else None
+
+
+def _needed(tensor: TensorProto) -> int:
+    """Bytes of its values."""
+    import onnx
+
+    kind = tensor.data_type
+    try:
+        bits = _BITS.get(onnx.TensorProto.DataType.Name(kind))
+        bits = bits or 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"holds {tensor.name!r}, whose type {kind} is unknown") from error
+    if any(d < 0 for d in tensor.dims):
+        raise ValueError(f"holds {tensor.name!r} of shape {list(tensor.dims)}")
+    return -(-math.prod(int(d) for d in tensor.dims) * int(bits) // 8)

@@ -1,0 +1,284 @@
+"""int8 by static post-training quantisation: an fp32 ONNX file with Q/DQ nodes put into it.
+
+Scales come from what the network's activations are on calibration pictures, which are none of those
+that answers are checked on. Two recipes, since what one runtime fuses another refuses:
+
+- ``tensorrt``: symmetric int8 throughout, weights behind Q/DQ pairs, biases left alone (TensorRT
+  takes neither zero points nor int32 biases).
+- ``cpu``: uint8 activations with a zero point, int8 weights, int32 biases. ONNX Runtime makes
+  integer convolutions of all of ResNet-18's 20 with it, and of 9 with the other recipe.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from gpubench.errors import CellFailed, InputError
+from gpubench.suite.types import Cell, Option, OptionValue
+from gpubench.workload.data import datasets, image_file, preprocess
+from gpubench.workload.models import onnx_export
+from gpubench.workload.models.onnx_export import FILE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.cache import Cache
+    from gpubench.workload.data.datasets import Calibration
+    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.models.base import Model
+
+Target = Literal["cpu", "tensorrt"]
+FORMAT = 1
+"""Raised whenever `onnx` would make something else of the same recipe."""
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""Option ``calibration`` -> ONNX Runtime's name."""
+OPTIONS = (
+    Option(
+        name="calibration",
+        kind="str",
+        default="minmax",
+        choices=tuple(METHODS),
+        help="int8: how ranges of activations are chosen",
+        # Not searched: speed is the same, entropy and percentile take minutes to build, and of
+        # ResNet-50's answers they change tenths of a per cent (digits: 90.0, 88.3; minmax 89.8).
+        when={"precision": ("int8",)},
+    ),
+    Option(
+        name="calibration_images",
+        kind="int",
+        default=128,
+        minimum=1,
+        maximum=100_000,
+        help="int8: pictures that ranges are measured on",
+        when={"precision": ("int8",)},
+    ),
+)
+"""Of every backend that has int8."""
+_ABOUT = "quantised.json"
+_BATCH = 8
+"""Images at a time while calibrating; histograms keep all activations of one batch."""
+_SEED = 0
+_DOT = ("amx_int8", "avx512_vnni", "avx_vnni")
+"""Flags of x86 CPUs whose 8-bit dot products do not saturate."""
+
+
+class Quantised(Struct, frozen=True, kw_only=True):
+    """Where the Q/DQ nodes of a file come from, and what they leave in floating point."""
+
+    made_by: str
+    """'onnxruntime 1.31.1', or 'the file': it brought its own."""
+    recipe: str = ""
+    method: str = ""
+    images: str = ""
+    """The calibration pictures, in words: '128 digits that ...'."""
+    images_sha256: str = ""
+    reduced_range: bool = False
+    """7-bit weights, for a CPU whose 8-bit dot products saturate."""
+    nodes: dict[str, int]
+    """Operators behind DequantizeLinear nodes, by type."""
+    floating: dict[str, int]
+    """All others, by type: what is computed in ``rest``."""
+    rest: str = "fp32"
+
+
+def unsupported(cell: Cell, options: tuple[Option, ...] = OPTIONS) -> str | None:
+    """Why a cell of another precision cannot have options of int8."""
+    if cell.precision == "int8":
+        return None
+    for option in options:
+        if cell.options.get(option.name, option.default) != option.default:
+            return f"{option.name} is an option of int8, not of {cell.precision}"
+    return None
+
+
+def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
+    """The int8 ONNX file for ``cell``, for any batch size: in fp32, with Q/DQ nodes.
+
+    A file that brings its own is taken as it is. Raises InputError for a file that is neither int8
+    nor fp32, for too few usable calibration pictures, and for calibration options where nothing
+    is to be calibrated; CellFailed when ONNX Runtime cannot quantise the network.
+    """
+    if model.precision == "int8":
+        changed = [o.name for o in OPTIONS if _option(cell, o.name) != o.default]
+        if changed or cell.calibration:
+            raise InputError(
+                f"model {model.name!r} has Q/DQ nodes of its own, which are not calibrated here: "
+                f"leave out {', '.join(changed) or 'workload.calibration'}"
+            )
+        return model.onnx("int8")
+    if model.precision != "fp32":
+        raise InputError(
+            f"model {model.name!r} is {model.precision}: int8 is made of fp32, or brings its own "
+            "Q/DQ nodes; give such a file"
+        )
+    source, method = model.onnx("fp32"), str(_option(cell, "calibration"))
+    found = datasets.calibration(
+        cell.workload, cache, int(_option(cell, "calibration_images")), _SEED
+    )
+    reduced = target == "cpu" and _saturates()
+    recipe = {
+        "format": FORMAT,
+        "onnx": str(source),  # an entry of the cache: its name says what is in it
+        "spec": msgspec.to_builtins(model.spec),
+        "target": target,
+        "method": method,
+        "images": found.digest,
+        "reduced_range": reduced,
+        "versions": {"onnxruntime": _onnxruntime()},
+    }
+
+    def make(at: Path) -> None:
+        try:
+            with onnx_export.quiet():
+                _quantise(source, at / FILE, found, model.spec, method, target, reduced)
+        except Exception as error:  # whatever the quantiser trips over, the cell cannot go on
+            raise CellFailed("error", f"{model.name} cannot be quantised: {error}") from error
+        nodes, floating = operators(at / FILE)
+        about = Quantised(
+            made_by=f"onnxruntime {_onnxruntime()}",
+            recipe=target,
+            method=method,
+            images=found.source,
+            images_sha256=found.digest,
+            reduced_range=reduced,
+            nodes=nodes,
+            floating=floating,
+        )
+        (at / _ABOUT).write_bytes(msgspec.json.encode(about))
+
+    return cache.get_or_make("int8", recipe, make) / FILE
+
+
+def facts(file: Path, rest: str = "") -> dict[str, Any]:
+    """`Quantised` of the int8 file that `onnx` gave; ``rest``: a runtime's, if not the file's."""
+    about = file.parent / _ABOUT
+    if about.is_file():
+        said = msgspec.json.decode(about.read_bytes(), type=Quantised)
+    else:
+        nodes, floating = operators(file)
+        said = Quantised(made_by="the file", nodes=nodes, floating=floating, rest=_rest(file))
+    return {"quantised": msgspec.to_builtins(said) | ({"rest": rest} if rest else {})}
+
+
+def instructions() -> list[str]:
+    """What this CPU has for 8-bit dot products that do not saturate; x86 only."""
+    flags = _flags()
+    return [flag for flag in _DOT if flag in flags]
+
+
+def operators(file: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """(operators fed by DequantizeLinear nodes, all others), by type; Q/DQ themselves left out."""
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    real = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    nodes: Counter[str] = Counter()
+    floating: Counter[str] = Counter()
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            inside = bool(node.input) and node.input[0] in real
+            (nodes if inside else floating)[node.op_type] += 1
+    return dict(nodes), dict(floating)
+
+
+def _quantise(
+    source: Path,
+    target_file: Path,
+    found: Calibration,
+    spec: Spec,
+    method: str,
+    target: Target,
+    reduced: bool,
+) -> None:
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    symmetric = {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "DedicatedQDQPair": True}
+    extra = {"WeightSymmetric": True, "CalibStridedMinMax": 1} | (
+        symmetric | {"QuantizeBias": False} if target == "tensorrt" else {}
+    )
+    activation = quantization.QuantType.QInt8 if target == "tensorrt" else None
+    with tempfile.TemporaryDirectory(dir=target_file.parent) as folder:
+        inlined, ready = Path(folder, "inlined.onnx"), Path(folder, "ready.onnx")
+        network = onnx.load(source)  # with weights kept beside it, which the next step cannot read
+        name = str(onnx_export.inputs(network.graph)[0].name)
+        onnx.save(network, inlined)
+        quant_pre_process(str(inlined), str(ready), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(ready),
+            str(target_file),
+            _Reader(found.encoded, spec, name),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduced,
+            activation_type=activation or quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod[METHODS[method]],
+            extra_options=extra,
+        )
+
+
+class _Reader:
+    """A CalibrationDataReader: batches of images, read one range at a time (CalibStridedMinMax).
+
+    ONNX Runtime would otherwise hold every activation of every image, gigabytes of them.
+    """
+
+    def __init__(self, encoded: list[bytes], spec: Spec, name: str) -> None:
+        self._parts = [encoded[at : at + _BATCH] for at in range(0, len(encoded), _BATCH)]
+        self._spec, self._name = spec, name
+        self.set_range(0, len(self))
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._left = iter(self._parts[start_index:end_index])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        import numpy as np
+
+        if (part := next(self._left, None)) is None:
+            return None
+        images = [image_file.decode_file(BytesIO(picture)) for picture in part]
+        return {self._name: np.stack([preprocess.apply(self._spec, image) for image in images])}
+
+
+def _rest(file: Path) -> str:
+    """Precision of a file's input, and so of what is not quantised."""
+    import onnx
+
+    return onnx_export.precision(onnx.load(file, load_external_data=False).graph) or "fp32"
+
+
+def _option(cell: Cell, name: str) -> OptionValue:
+    default = next(option.default for option in OPTIONS if option.name == name)
+    return cell.options.get(name, default)
+
+
+def _saturates() -> bool:
+    """Whether this is an x86 CPU whose 8-bit dot products saturate, and need 7-bit weights."""
+    return "avx2" in _flags() and not instructions()
+
+
+def _flags() -> set[str]:
+    return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+
+
+def _onnxruntime() -> str:
+    for name in ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
