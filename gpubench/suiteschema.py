@@ -88,8 +88,7 @@ HELP = {
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
     "sample_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of throughput, "
     "take longer.",
-    "max_samples": "A repeat stops after this many samples, but not before the least of "
-    "sample_s.",
+    "max_samples": "A repeat stops after this many samples, but not before the least of sample_s.",
     "block_s": "Shortest block of the throughput scenario.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",

@@ -183,6 +183,13 @@ def test_the_readme_is_short() -> None:
     assert len(text("README.md").splitlines()) <= 150
 
 
+def test_the_readme_has_what_remedies_send_people_to() -> None:
+    """'README, GPU installation', in the remedies of doctor and of the TensorRT backend."""
+    body = section(text("README.md"), "GPU installation")
+    assert "--extra tensorrt-rtx" in body
+    assert "(docs/backends.md#cuda)" in body
+
+
 def command_lines(name: str) -> Iterator[str]:
     """Those in code blocks and between backticks."""
     for body in fenced(name, "bash", "console", "sh"):
