@@ -184,6 +184,13 @@ def test_the_readme_is_short() -> None:
     assert len(text("README.md").splitlines()) <= 150
 
 
+def test_the_readme_has_what_remedies_send_people_to() -> None:
+    """'README, GPU installation', in the remedies of doctor and of the TensorRT backend."""
+    body = section(text("README.md"), "GPU installation")
+    assert "--extra tensorrt-rtx" in body
+    assert "(docs/backends.md#cuda)" in body
+
+
 def command_lines(name: str) -> Iterator[str]:
     """Those in code blocks and between backticks."""
     for body in fenced(name, "bash", "console", "sh"):
@@ -271,7 +278,7 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
-               "--group", "--gpus", "--strict", "--help"}  # fmt: skip
+               "--group", "--extra", "--gpus", "--strict", "--help"}  # fmt: skip
     assert named - ours - foreign == set()
 
 
