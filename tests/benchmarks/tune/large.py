@@ -2,8 +2,8 @@
 
 The spaces are those that `gpubench tune` has on other machines, with all that the shipped backends
 declare; what is true of them comes from a seed. The real search, race and proposals decide, with
-the default budget. Writes replay-large.md into -o; a promise that was not kept is shown as MISSED, and the
-exit code is 1.
+the default budget. Writes replay-large.md into -o; a promise that was not kept is shown as MISSED,
+and the exit code is 1.
 """
 
 from __future__ import annotations
