@@ -48,7 +48,8 @@ class Telemetry:
         idle_watts: float | None = None,
     ) -> None:
         self._indices = gpu_indices
-        self._of_watches = (pids, residents, rivals, root)
+        self._pids, self._root = pids, root
+        self._residents, self._rivals = residents, rivals
         self._idle_watts = idle_watts
         self._nvml = nvml
         self._period = 1 / hz
@@ -112,8 +113,9 @@ class Telemetry:
                 return
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
+                told = (self._pids, self._residents, self._rivals, self._root)
                 self._watches = [
-                    Watch(nvml, visible[index], *self._of_watches)
+                    Watch(nvml, visible[index], *told)
                     for index in self._indices
                     if index in visible
                 ]
