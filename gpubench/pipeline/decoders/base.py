@@ -69,13 +69,11 @@ class Decoder(Protocol):
     def probe(self) -> Facts:
         """Cheap facts (versions) without importing the library; raises `Unavailable`."""
 
-    def unsupported(self, device: str) -> str | None:
+    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
         """Why it cannot serve cells on ``device`` ('cpu' or 'cuda'), or None. Pure and cheap.
 
-        As who inherits from this has it: only one that works on a CUDA device needs such cells.
+        Who inherits from this serves both, unless it says otherwise.
         """
-        if self.on_device and device != "cuda":
-            return f"{self.name} decodes on a CUDA device"
         return None
 
     def open(self, spec: Spec, index: int | None = None) -> Preprocessor | DevicePreprocessor:

@@ -37,6 +37,10 @@ class Dali(Decoder):
                 return {found.name: found.version}
         raise Unavailable("NVIDIA DALI is not installed", "pip install 'gpubench[dali]'")
 
+    def unsupported(self, device: str) -> str | None:
+        """Everything but CUDA."""
+        return None if device == "cuda" else "dali decodes on a CUDA device"
+
     def open(self, spec: Spec, index: int | None = None) -> DaliPreprocessor:
         """Ready for ``spec`` on device ``index``, 0 by default. Raises Unavailable, InputError."""
         return DaliPreprocessor(spec, index or 0, self.probe())

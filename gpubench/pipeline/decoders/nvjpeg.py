@@ -28,6 +28,10 @@ class NvJpeg(Decoder):
         """Versions. Raises Unavailable."""
         return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
+    def unsupported(self, device: str) -> str | None:
+        """Everything but CUDA."""
+        return None if device == "cuda" else "nvjpeg decodes on a CUDA device"
+
     def open(self, spec: Spec, index: int | None = None) -> NvJpegPreprocessor:
         """Ready for ``spec`` on device ``index``, 0 by default. Raises Unavailable, InputError."""
         return NvJpegPreprocessor(spec, index or 0, self.probe())
