@@ -7,18 +7,12 @@ from pathlib import Path
 import pytest
 
 from gpubench.workload import networks
-from gpubench.workload.cache import Cache
 from tests.backends import tiny
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.Model:
     return tiny.Model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
