@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpubench.cache import Cache
+
 GPUBENCH = [sys.executable, "-c", "from gpubench.cli.main import main; main()"]
 WITHOUT_PAGE = [
     *GPUBENCH[:2],
@@ -93,6 +95,12 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Of networks, their exports and their answers: what is slow to make is made once."""
+    return Cache(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.cache import Cache
 from gpubench.workload.models import builder
 from tests.backends import tiny
 
@@ -14,11 +13,6 @@ from tests.backends import tiny
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.Model:
     return tiny.Model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -25,11 +25,6 @@ CPU = Device("cpu", 0, (0,))
 BACKENDS = ("onnxruntime", "openvino")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("cache"))
-
-
 def _cell(backend: str, **changes: Any) -> Cell:
     base = {"model": "digits", "weights": "probe", "images": "digits", "precision": "int8"}
     return tiny.cell(backend, **(base | changes))

@@ -16,10 +16,7 @@ from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.run.agent import agent, worker
 from gpubench.run.agent.messages import Done, Go, Measure, Preloaded, Request
-from gpubench.suite.types import Workload
 from gpubench.workload import reference as ref
-from gpubench.workload.models import digits_net
-from gpubench.workload.models.registry import resolve
 
 Deployed = Callable[..., Path]
 
@@ -76,19 +73,7 @@ def digits_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With `digits` after two epochs: it knows most of them, which will do here."""
-    path = tmp_path_factory.mktemp("cache-of-digits")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits_net, "_EPOCHS", 2)
-        resolve(Workload(model="digits"), Cache(path)).state()
-    return path
-
-
-@pytest.fixture(scope="session")
-def deploy(
-    tmp_path_factory: pytest.TempPathFactory, digits_cache: Path, digits_suite: Path
-) -> Deployed:
+def deploy(tmp_path_factory: pytest.TempPathFactory, cache: Cache, digits_suite: Path) -> Deployed:
     """deploy(backend=["openvino"], ...) -> the folder; each is made once."""
     made: dict[str, Path] = {}
 
@@ -98,7 +83,7 @@ def deploy(
             out = tmp_path_factory.mktemp("deployed") / "out"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(deploying, "AgentClient", Here)
-                session = setup.session(str(digits_suite), chosen, digits_cache, out, False, ())
+                session = setup.session(str(digits_suite), chosen, cache.root, out, False, ())
                 deploying.deploy(session, str(digits_suite), out, lambda _: None)
             made[key] = out
         return made[key]
@@ -107,9 +92,9 @@ def deploy(
 
 
 @pytest.fixture(scope="session")
-def reference(digits_cache: Path, digits_suite: Path) -> ref.Reference:
+def reference(cache: Cache, digits_suite: Path) -> ref.Reference:
     suite = setup.load(str(digits_suite), {})
-    return ref.load(ref.build(suite.workload, suite.policy, Cache(digits_cache)))
+    return ref.load(ref.build(suite.workload, suite.policy, cache))
 
 
 @pytest.fixture

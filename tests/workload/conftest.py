@@ -1,4 +1,4 @@
-"""One cache for the whole session, so that each network is made once."""
+"""What networks are judged by, and one that is small."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpubench.cache import Cache
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.reference import Reference
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return Cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 
 from gpubench.cache import Cache
 from gpubench.suite.types import Policy, Workload
-from gpubench.workload.data import builtin
+from gpubench.workload.data import builtin, preprocess
+from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import builder, probe_weights
 from gpubench.workload.models.registry import resolve
 from gpubench.workload.parity import check
@@ -49,6 +50,24 @@ def test_a_probe_classifies_and_tells_right_from_wrong(cache: Cache) -> None:
     weight = module.layer4[1].conv2.weight
     weight.copy_(weight[torch.randperm(512)])
     assert not check(reference, picked, run(), "bf16", policy).passed
+
+
+def test_a_network_that_sees_little_is_fitted() -> None:
+    """As above on pictures of 32 pixels, in a fiftieth of the arithmetic."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = builder._build("resnet18", 10, {})
+    with torch.inference_mode():
+        accuracy = probe_weights.fit(module, Spec(crop=32, resize=32))
+        pixels, labels = builtin.digits()
+        unseen = [
+            preprocess.apply(Spec(crop=32, resize=32), p) for p in pixels[builtin.FITTED :][:99]
+        ]
+        answers = module(torch.from_numpy(np.stack(unseen))).argmax(1).numpy()
+    assert accuracy >= 0.85
+    assert (answers == np.asarray(labels[builtin.FITTED :][:99])).mean() >= 0.8
 
 
 def test_ridge_finds_a_linear_rule() -> None:
