@@ -11,8 +11,8 @@ from gpubench.pipeline.decoders import base
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
 from tests.backends import tiny
-from tests.decoders import samples
 from tests.hostile.test_pictures import SKIPPED, USED
+from tests.pipeline.decoders import samples
 
 pytestmark = [
     pytest.mark.skipif(bool(tiny.no_cuda()), reason=tiny.no_cuda() or "-"),

@@ -17,7 +17,7 @@ from gpubench.pipeline.loader import worker
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import builder
 from tests.backends import contract, tiny
-from tests.loader.conftest import Decoder, Numbers
+from tests.pipeline.loader.conftest import Decoder, Numbers
 
 pytestmark = [
     pytest.mark.skipif(bool(tiny.no_cuda()), reason=tiny.no_cuda() or "-"),

@@ -71,7 +71,9 @@ def run() -> tuple[Any, list[Any]]:
                        "deep": {"a": 1}}  # fmt: skip
     records[1] |= {"status": "failed", "kind": "crash", "reason": "signal 11", "remedy": "none"}
     records[1] |= {"replicas": [], "parity": None}
-    for r in records:  # what a thumbnail may hold is checked: tests/report/test_paths.py
+    for (
+        r
+    ) in records:  # what a thumbnail may hold is checked: tests/report/sections/test_pipeline.py
         for d in (r["parity"] or {}).get("disagreements", []):
             d["thumbnail"] = ""
     for s in records[-1]["replicas"]:

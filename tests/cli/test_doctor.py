@@ -1,0 +1,293 @@
+"""The doctor's findings on made-up machines; real imports that work, fail, crash and hang."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.backends import base
+from gpubench.cli import doctor
+from gpubench.errors import InputError, Unavailable
+from gpubench.machine import cores
+from gpubench.machine.import_check import try_imports
+from tests.machine.telemetry.test_energy import zone
+
+
+class Good:
+    name = "good"
+    preload = ("colorsys", "email.mime.text")
+
+    def probe(self) -> dict[str, Any]:
+        return {"version": "1.2", "devices": ["a", "b"]}
+
+
+class Missing(Good):
+    name = "missing"
+
+    def probe(self) -> dict[str, Any]:
+        raise Unavailable("no engine", "pip install engine")
+
+
+class Broken(Good):
+    name = "broken"
+    preload = ("gpubench_no_such_module",)
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"good": Good, "missing": Missing, "broken": Broken}
+
+    def get(name: str) -> Any:
+        if name not in known:
+            raise InputError(f"backend {name!r} cannot be loaded: oops")
+        return known[name]()
+
+    monkeypatch.setattr(base, "names", lambda: [*known, "unloadable"])
+    monkeypatch.setattr(base, "get", get)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setattr(cores, "ROOT", root)
+    return root
+
+
+def by_name(checks: list[doctor.Check]) -> dict[str, doctor.Check]:
+    return {check.name: check for check in checks}
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    """An environment without a GPU."""
+    return {
+        "cpu": {"logical": 4, "usable": 4, "governor": "performance", "turbo": None},
+        "limits": {"cpus": None},
+        "virtualisation": {"hypervisor": False},
+        "gpus": [],
+        "libraries": {},
+        "variables": {},
+    } | changes
+
+
+GPU = {
+    "index": 0,
+    "uuid": "GPU-1",
+    "name": "H100",
+    "total_bytes": 80 * 2**30,
+    "compute_capability": "9.0",
+    "mig": False,
+    "driver": "580.1",
+    "cuda_driver": "13.0",
+    "clocks": "floating",
+    "max_sm_clock_mhz": 1980,
+    "persistence": False,
+}
+
+# ------------------------------------------------------------------------------ imports
+
+
+def test_imports_that_work_and_fail() -> None:
+    found = try_imports(["colorsys", "gpubench_no_such_module", "json"], 30)
+    assert found["colorsys"].keys() == {"version", "seconds"}
+    assert "No module named 'gpubench_no_such_module'" in found["gpubench_no_such_module"]["error"]
+    assert "error" not in found["json"]  # a failure does not stop those after it
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died with SIGSEGV"),
+        ("import os; os._exit(3)", "exit code 3"),
+        ("raise SystemExit(4)", "SystemExit: 4"),
+        ("import time; time.sleep(60)", "not done after 1 s"),
+    ],
+)
+def test_imports_that_take_the_interpreter_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, error: str
+) -> None:
+    (tmp_path / "gpubench_bad_module.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = try_imports(["colorsys", "gpubench_bad_module"], 1 if "sleep" in source else 30)
+    assert error in found["gpubench_bad_module"]["error"]
+
+
+def test_chatter_on_stdout_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gpubench_loud.py").write_text("print('{\"error\": 1}')\n__version__ = '7'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert try_imports(["gpubench_loud"], 30)["gpubench_loud"]["version"] == "7"
+
+
+# ------------------------------------------------------------------------------ the whole
+
+
+def test_backends_and_their_remedies(
+    backends: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.decoders, "names", lambda: ["pil"])  # the others import torch
+    report = doctor.collect(cache_root=tmp_path / "cache", timeout_s=30)
+    checks = by_name(next(s for s in report.sections if s.title == "Backends").checks)
+    assert checks["good"].status == "ok"
+    assert checks["good"].detail.startswith("version 1.2; devices a, b; import colorsys ")
+    assert checks["missing"] == doctor.Check(
+        "missing", "missing", "no engine", "pip install engine"
+    )
+    assert checks["broken"].status == "broken"
+    assert "No module named" in checks["broken"].detail
+    assert (
+        checks["broken"].remedy
+        == "reinstall: pip install --force-reinstall gpubench_no_such_module"
+    )
+    assert (checks["unloadable"].status, "oops" in checks["unloadable"].detail) == ("broken", True)
+    assert [check.name for check in report.broken] == ["broken", "unloadable"]
+    assert json.loads(doctor.to_json(report))["sections"][2]["title"] == "Backends"
+    decoders = next(s for s in report.sections if s.title == "Decoders").checks
+    assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
+
+
+def test_a_decoder_on_a_device_is_not_there_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.decoders, "names", lambda: ["pil", "nvjpeg"])
+    imports = {key: {"version": "1", "seconds": 0.5} for key in ("torch", "torchvision", "PIL")}
+    with_one = by_name(doctor._decoders(imports, 30, cuda=True))
+    assert {check.status for check in with_one.values()} == {"ok"}
+    without = by_name(doctor._decoders(imports, 30, cuda=False))
+    assert without["pil"] == with_one["pil"]
+    assert without["nvjpeg"].status == "note"
+    assert without["nvjpeg"].detail.startswith("decodes on a CUDA device, and none is visible; ")
+
+
+def test_render_cuts_nothing_and_takes_text_literally() -> None:
+    from rich.console import Console
+
+    remedy = "install " + "-".join("abcdefgh" for _ in range(30)) + " [bold]now[/bold]"
+    check = doctor.Check("name [red]", "missing", "because [/x]", remedy)
+    report = doctor.Report([doctor.Section("Title", [check])], {})
+    out = io.StringIO()
+    Console(file=out, width=60).print(doctor.render(report))
+    flat = "".join(out.getvalue().split())
+    assert remedy.replace(" ", "") in flat
+    assert "name[red]" in flat
+    assert "because[/x]" in flat
+
+
+# ------------------------------------------------------------------------------ one by one
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ((), {}),
+        (("avx2", "fma"), {}),
+        (("avx512_bf16", "avx512_vnni"), {"bf16": "avx512_bf16", "int8": "avx512_vnni"}),
+        (("amx_bf16", "amx_int8"), {"bf16": "amx_bf16", "int8": "amx_int8"}),
+        (("asimdhp", "bf16", "i8mm"), {"bf16": "bf16", "int8": "i8mm", "fp16": "asimdhp"}),
+    ],
+)
+def test_cpu_features(flags: tuple[str, ...], native: dict[str, str]) -> None:
+    checks = by_name(doctor.cpu_features(flags))
+    for precision in ("bf16", "int8", "fp16"):
+        check = checks[f"CPU {precision}"]
+        assert (check.status == "ok") is (precision in native)
+        assert not native.get(precision) or f"native: {native[precision]}" in check.detail
+        assert ("matrix unit" in check.detail) is native.get(precision, "").startswith("amx")
+
+
+def test_no_gpu_says_why(machine: Path) -> None:
+    (check,) = doctor._gpus(facts(), {})
+    assert (check.status, "no driver" in check.detail) == ("note", True)
+    (check,) = doctor._gpus(facts(variables={"CUDA_VISIBLE_DEVICES": ""}), {})
+    assert "CUDA_VISIBLE_DEVICES=''" in check.detail
+    assert check.remedy.startswith("unset CUDA_VISIBLE_DEVICES")
+    vendor = machine / "sys/bus/pci/devices/0000:01:00.0/vendor"
+    vendor.parent.mkdir(parents=True)
+    vendor.write_text("0x10de\n")
+    (check,) = doctor._gpus(facts(), {})
+    assert (check.status, "on the PCI bus" in check.detail) == ("missing", True)
+    version = machine / "proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.write_text("NVRM")
+    (check,) = doctor._gpus(facts(), {})
+    assert "--gpus all" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("torch", "status", "words"),
+    [
+        ({"cuda_build": "13.0", "cuda_available": True}, "ok", "works, built for CUDA 13.0"),
+        ({"cuda_build": None, "cuda_available": False}, "broken", "without CUDA"),
+        ({"cuda_build": "13.2", "cuda_available": False}, "broken", "driver supports CUDA 13.0"),
+    ],
+)
+def test_gpu_and_torch(torch: dict[str, Any], status: str, words: str) -> None:
+    here = facts(gpus=[GPU], libraries={"nvidia-cudnn-cu13": "9.26", "torch": "2.15"})
+    checks = by_name(doctor._gpus(here, torch))
+    assert checks["GPU 0"].detail.startswith("H100, 80.0 GiB, compute capability 9.0")
+    assert "580.1" in checks["driver"].detail
+    assert checks["cudnn"].detail == "nvidia-cudnn-cu13 9.26"
+    assert checks["cuda-runtime"].status == "note"
+    assert checks["torch on CUDA"].status == status
+    assert words in checks["torch on CUDA"].detail
+
+
+def test_torch_that_does_not_import_is_not_judged_twice() -> None:
+    assert "torch on CUDA" not in by_name(doctor._gpus(facts(gpus=[GPU]), {"error": "x"}))
+
+
+def test_the_energy_of_a_cpu_is_counted_locked_or_not_there(machine: Path) -> None:
+    assert doctor._energy().status == "note"
+    zone(machine, "intel-rapl:0", "package-0", 5)
+    zone(machine, "intel-rapl:0:0", "dram", 5)
+    assert doctor._energy() == doctor.Check("CPU energy", "ok", "1 package, counted by RAPL")
+    (zone(machine, "intel-rapl:1", "package-1", 5) / "energy_uj").unlink()
+    found = doctor._energy()
+    assert found.status == "missing"
+    assert found.detail.startswith("2 packages; only root may read")
+    assert "chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj" in found.remedy
+
+
+def test_noise_of_a_quiet_machine(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 5.0, 5.0))
+    (machine / "proc").mkdir()
+    (machine / "proc/stat").write_text("cpu  10 0 10 80 0 0 0 0 0 0\n")
+    assert {c.status for c in doctor._noise(facts())} == {"ok"}
+
+
+def test_noise_of_a_bad_machine(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
+    (machine / "proc").mkdir()
+    (machine / "proc/stat").write_text("cpu  10 0 10 75 0 0 0 5 0 0\n")
+    bad = facts(
+        cpu={"logical": 4, "usable": 4, "governor": "powersave", "turbo": True},
+        limits={"cpus": 1.5},
+        virtualisation={"hypervisor": True},
+        gpus=[GPU],
+    )
+    checks = by_name(doctor._noise(bad))
+    warned = {"load", "virtual machine", "CPU governor", "CPU limit", "GPU 0 persistence"}
+    assert {name for name, check in checks.items() if check.status == "warn"} == warned
+    assert "5.0 %" in checks["virtual machine"].detail
+    assert "1.5 CPUs" in checks["CPU limit"].detail
+    assert "-lgc" in checks["GPU 0 clocks"].remedy
+    assert all(checks[name].remedy for name in warned)
+
+
+def test_compiler_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert doctor._compiler().remedy == "apt-get install g++"
+    mine = tmp_path / "my-c++"
+    mine.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(mine))
+    assert doctor._compiler() == doctor.Check("C++ compiler", "ok", str(mine))
+
+
+def test_a_cache_others_may_write_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    (check,) = doctor._cache(tmp_path)
+    assert check.status == "broken"
+    assert "--cache-dir" in check.remedy

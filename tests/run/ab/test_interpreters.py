@@ -1,0 +1,170 @@
+"""Interpreters for the arms: found, or made from a git commit by a (stubbed) uv."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpubench.errors import InputError
+from gpubench.run.ab import interpreters
+
+UV = f"""#!/bin/sh
+echo "$@" >> "$UV_LOG"
+while [ "$1" != --project ] && [ "$1" != --python ]; do shift; done
+case "$1" in --python) exit 0;; esac
+made="${{UV_PROJECT_ENVIRONMENT:-$2/../.venv}}"  # of a member of a workspace: beside it
+mkdir -p "$made/bin"
+printf '#!/bin/sh\\nexec "{sys.executable}" "$@"\\n' > "$made/bin/python"
+chmod +x "$made/bin/python"
+"""
+
+
+def git(at: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(
+        ["git", "-C", str(at), *who, *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two commits, the first of them tagged; the working directory is its folder 'app'."""
+    tools, top = tmp_path / "tools", tmp_path / "repository"
+    tools.mkdir()
+    (tools / "uv").write_text(UV)
+    (tools / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setenv("UV_LOG", str(tmp_path / "uv.log"))
+    (top / "app").mkdir(parents=True)
+    git(tmp_path, "init", "-q", str(top))
+    for version in ("one", "two"):
+        (top / "app" / "pyproject.toml").write_text(f"# {version}")
+        git(top, "add", ".")
+        git(top, "commit", "-qm", version)
+        git(top, "tag", version)
+    monkeypatch.chdir(top / "app")
+    return top
+
+
+def calls(tmp_path: Path) -> list[str]:
+    log = tmp_path / "uv.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Path) -> None:
+    python, commit = interpreters.of_reference("one", tmp_path / "cache")
+    assert commit == git(repository, "rev-parse", "one")
+    assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
+    assert python.parents[2].name == "app"
+    assert len(calls(tmp_path)) == 1
+    assert interpreters.of_reference(commit[:10], tmp_path / "cache")[0] == python
+    assert len(calls(tmp_path)) == 1
+    assert git(repository, "worktree", "list").count("\n") == 0
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_base_that_only_fetch_head_knows(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GitHub: a checkout of depth 1, the base fetched beside it."""
+    base = git(repository, "rev-parse", "one")
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", str(shallow))
+    git(shallow, "fetch", "-q", "--no-tags", "--depth=1", "origin", base)
+    git(shallow, "tag", "-f", "here")
+    monkeypatch.chdir(shallow / "app")
+    python, commit = interpreters.of_reference("FETCH_HEAD", tmp_path / "cache")
+    assert commit == base
+    tree = python.parents[2]
+    assert (tree / "pyproject.toml").read_text() == "# one"
+    assert git(tree, "status", "--porcelain", "--untracked-files=no") == ""
+    assert git(tree, "rev-list", "--count", "HEAD") == "1"
+    assert git(tree, "tag") == git(shallow, "tag")
+    assert git(shallow, "rev-parse", "HEAD") == git(repository, "rev-parse", "two")
+
+
+def test_a_hooks_variables_do_not_lead_into_the_users_tree(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = git(repository, "symbolic-ref", "HEAD")
+    for name, value in {"GIT_DIR": ".git", "GIT_INDEX_FILE": ".git/index"}.items():
+        monkeypatch.setenv(name, str(repository / value))
+    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    for name in interpreters.GIT:
+        monkeypatch.delenv(name, raising=False)
+    assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
+    assert git(repository, "symbolic-ref", "HEAD") == branch
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path) -> None:
+    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    python.unlink()
+    assert interpreters.of_reference("one", tmp_path / "cache")[0].exists()
+    assert len(calls(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("reference", ["nowhere", "--all", "one; touch x", ""])
+def test_an_unknown_reference_is_bad_input(
+    repository: Path, tmp_path: Path, reference: str
+) -> None:
+    with pytest.raises(InputError, match="git knows no such commit"):
+        interpreters.of_reference(reference, tmp_path / "cache")
+
+
+def test_no_repository_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = "--baseline-ref 'main': needs the project's git repository as current directory"
+    with pytest.raises(InputError, match=told):
+        interpreters.of_reference("main", tmp_path / "cache")
+
+
+def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Path) -> None:
+    git(repository, "rm", "-q", "app/pyproject.toml")
+    (repository / "app").mkdir(exist_ok=True)
+    (repository / "app" / "x").write_text("")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "three")
+    with pytest.raises(InputError, match=r"no pyproject\.toml at that commit"):
+        interpreters.of_reference("HEAD", tmp_path / "cache")
+
+
+def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    with pytest.raises(InputError, match="no such package"):
+        interpreters.of_reference("one", tmp_path / "cache")
+
+
+def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("python", 60)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert not interpreters.has_gpubench(Path(sys.executable))
+
+
+def test_our_own_path_does_not_lend_gpubench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(Path(interpreters.__file__).parents[3]))
+    assert not interpreters.has_gpubench(bare)
+
+
+def test_interpreters_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no interpreter there"):
+        interpreters.existing("--baseline-python", tmp_path / "nothing")
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(InputError, match="cannot import gpubench"):
+        interpreters.existing("--baseline-python", bare)
+    python = Path(sys.executable)
+    assert interpreters.existing("--baseline-python", python) == python
+    assert interpreters.existing("--baseline-python", python.parents[1]) == python

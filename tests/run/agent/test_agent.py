@@ -1,0 +1,159 @@
+"""The agent's teams, in this process and without workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from gpubench.machine.telemetry.telemetry import Telemetry
+from gpubench.run.agent import agent
+from gpubench.run.agent.messages import Begin, End, Measure, Step, Waiting
+from gpubench.run.agent.worker import Task
+from gpubench.run.agent.worker_group import Team
+from gpubench.suite.types import Policy
+from tests.machine.test_topology import machine
+from tests.measure.virtual import make_cell
+
+TASK = Task(b"", "", {})
+
+
+def team() -> Team:
+    fork = multiprocessing.get_context("forkserver")
+    return Team(fork, TASK, size=0, timeout_s=1)
+
+
+def begun(team: Team, telemetry: Telemetry) -> agent._Begun:
+    team.telemetry = telemetry
+    return agent._Begun(Measure(make_cell(), Policy(), "", "", [()]), team, telemetry)
+
+
+def test_a_team_that_is_ended_early_is_no_longer_observed() -> None:
+    """Else a thread would go on asking NVML beside all that is measured after it."""
+    answers = agent.Agent(lambda _: None, closed=-1)
+    broken = team()
+    telemetry = Telemetry([], [0], broken.pids).__enter__()
+    answers._teams["baseline"] = begun(broken, telemetry)
+    reply = answers.handle(msgspec.json.encode(End("baseline")))
+    assert isinstance(reply, Waiting)
+    assert not telemetry.running
+    assert answers._teams == {}
+
+
+def test_a_team_that_was_never_observed_ends_too() -> None:
+    own = team()
+    own.telemetry = Telemetry([], [0], own.pids)
+    own.end()
+    assert not own.telemetry.running
+    assert own.telemetry.result()["seconds"] == 0
+
+
+def test_replicas_that_share_a_gpu_and_rivals_are_resident_there() -> None:
+    one = team()
+    one.others = {4711, 4712}
+    assert one.pids() == {4711, 4712}
+    for replicas, per_device, rivals, residents in (
+        (1, 1, 0, 1),
+        (1, 1, 1, 2),
+        (4, 2, 0, 2),
+        (4, 2, 4, 4),
+        (2, 1, 4, 3),  # a rival whose replicas share its GPUs
+    ):
+        one.others = set(range(rivals))
+        cell = make_cell(device="cuda", replicas=replicas, replicas_per_device=per_device)
+        request = Measure(cell, Policy(), "", "", [()] * replicas)
+        assert agent._telemetry(request, one)._residents() == residents
+
+
+class Stuck:
+    """A process that never ends by itself."""
+
+    def __init__(self, number: int, seen: list[tuple[str, int]], fail: bool) -> None:
+        self.pid, self.exitcode = 10**9 + number, None
+        self._note = lambda what: seen.append((what, number))
+        self._fail = fail
+
+    def start(self) -> None:
+        if self._fail:
+            raise OSError("too many open files")
+
+    def join(self, seconds: float) -> None:
+        if self.exitcode is None:
+            time.sleep(seconds)
+
+    def kill(self) -> None:
+        self._note("kill")
+        self.exitcode = -9  # type: ignore[assignment]
+
+    def close(self) -> None:
+        self._note("close")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_team_ends_as_a_whole_and_soon(fails: bool) -> None:
+    seen: list[tuple[str, int]] = []
+    count = iter(range(64))
+
+    class Fork:
+        Pipe = staticmethod(multiprocessing.Pipe)
+
+        def Process(self, **_: Any) -> Stuck:  # noqa: N802
+            number = next(count)
+            return Stuck(number, seen, fails and number == 40)
+
+    if fails:
+        with pytest.raises(OSError, match="too many open files"):
+            Team(Fork(), TASK, size=64, timeout_s=1)
+    else:
+        whole = Team(Fork(), TASK, size=64, timeout_s=1)
+        begin = time.monotonic()
+        whole.end()
+        assert time.monotonic() - begin < 5, "not 0.2 s for each"
+    started = range(40 if fails else 64)
+    assert seen == [("kill", n) for n in started] + [("close", n) for n in started]
+
+
+def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of several nodes runs it: there is no barrier after its samples."""
+    answers = agent.Agent(lambda _: None, closed=-1)
+    own = team()
+    telemetry = Telemetry([], [0], own.pids)
+    answers._teams["cell"] = begun(own, telemetry)
+    own.barrier = "warm"
+    observed: list[bool] = []
+    monkeypatch.setattr(
+        agent, "_result", lambda _, one: (observed.append(one.telemetry.running), End(""))[1]
+    )
+    monkeypatch.setattr(own, "advance", lambda _: [])
+    answers.handle(msgspec.json.encode(Step("cell", [], 1)))
+    assert observed == [False]
+    assert telemetry.result()["seconds"] > 0
+
+
+def test_a_request_goes_to_its_workers_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what only the agent knows; and of a begun team, what it is to measure."""
+    monkeypatch.setattr(agent, "visible_gpus", lambda: machine()[1])
+    monkeypatch.setattr(agent, "idle_watts", lambda _: None)
+    tasks: list[Task] = []
+
+    def started(_: object, task: Task, *__: object) -> Team:
+        tasks.append(task)
+        raise OSError("out of processes")
+
+    monkeypatch.setattr(agent, "Team", started)
+    asked = Measure(make_cell(device="cuda", replicas=2), Policy(), "a", "r", [(), ()])
+    for request in (asked, Begin("cell", asked)):
+        line = msgspec.json.encode(request)
+        with pytest.raises(OSError, match="out of processes"):
+            agent.Agent(lambda _: None, closed=-1).handle(line)
+        assert tasks[-1].line is line
+        found = tasks[-1].request
+        assert isinstance(found, Measure)
+        assert found.uuids == ["GPU-a", "GPU-b"]
+        assert replace(found, uuids=[], cores=asked.cores) == asked

@@ -1,0 +1,103 @@
+"""Which GPU a replica gets, which cores it is pinned to, and what its process sees."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.run.agent import measure_task
+from gpubench.run.agent.messages import Measure
+from gpubench.run.agent.placement import placed
+from gpubench.suite.types import Policy
+from tests.machine.test_topology import local, machine
+from tests.measure.virtual import make_cell
+
+
+def request(**changes: Any) -> Measure:
+    cell = make_cell(**{"device": "cuda", "cores": 0} | changes)
+    return Measure(cell, Policy(), "", "", [()] * cell.replicas)
+
+
+def test_replicas_are_pinned_next_to_their_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = local(tmp_path, **{"0a": "0-3,64-67", "0b": "4-7,68-71"})
+    made = placed(request(replicas=4, replicas_per_device=2), gpus, root)
+    assert made.uuids == ["GPU-a", "GPU-b"]
+    assert made.cores == [(0, 1, 2, 3)] * 2 + [(4, 5, 6, 7)] * 2
+    assert placed(request(), gpus, root).uuids == ["GPU-a"]
+
+
+@pytest.mark.parametrize("text", ["0-7", "64-71", "", None])
+def test_nothing_is_pinned_where_that_would_say_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = tmp_path if text is None else local(tmp_path, **{"0a": text})
+    assert placed(request(), gpus, root).cores == [()]
+
+
+def test_a_gpu_that_is_not_there_any_more_is_left_to_the_backend(tmp_path: Path) -> None:
+    made = placed(request(replicas=2), [], tmp_path)
+    assert (made.uuids, made.cores) == (["", ""], [(), ()])
+
+
+def test_a_gpu_whose_neighbour_fell_off_keeps_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = local(tmp_path, **{"0a": "0-3", "0b": "4-7"})
+    made = placed(request(replicas=2), gpus[1:], root)
+    assert (made.uuids, made.cores) == (["", "GPU-b"], [(), (4, 5, 6, 7)])
+
+
+def test_on_cpu_the_plan_decides(tmp_path: Path) -> None:
+    plain = Measure(make_cell(), Policy(), "", "", [(1,)])
+    assert placed(plain, [], tmp_path) is plain
+
+
+# ------------------------------------------------------------------------------ in the worker
+
+
+def device(replica: int, uuids: list[str], **changes: Any) -> Any:
+    asked = request(**changes)
+    return measure_task._device(
+        Measure(asked.cell, Policy(), "", "", asked.cores, uuids=uuids), replica
+    )
+
+
+def test_a_slice_is_all_that_its_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    found = device(3, ["MIG-1", "MIG-2"], replicas=4, replicas_per_device=2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-2"
+    assert (found.index, found.uuid, str(found)) == (0, "MIG-2", "cuda:MIG-2")
+
+
+@pytest.mark.parametrize("visible", [None, "1,0"])
+def test_a_whole_gpu_has_its_index_and_the_environment_stays(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = device(1, ["GPU-a", "GPU-b"], replicas=2)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert (found.index, found.uuid, str(found)) == (1, "GPU-b", "cuda:1")
+    assert device(1, ["GPU-a"], replicas=2).index == 1, "the backend says that it is not there"
+
+
+def test_cores_next_to_a_gpu_size_no_thread_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Any] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: pinned.append(cores))
+    cell = make_cell(device="cuda", cores=0)
+    found = measure_task._device(Measure(cell, Policy(), "", "", [(2, 3)], uuids=["GPU-a"]), 0)
+    assert (found.threads, found.cores, pinned) == (0, (), [(2, 3)])
+    own = measure_task._device(Measure(make_cell(cores=2), Policy(), "", "", [(2, 3)]), 0)
+    assert (own.threads, str(own), pinned) == (2, "cpu:2,3", [(2, 3)] * 2)

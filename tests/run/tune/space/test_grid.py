@@ -1,0 +1,179 @@
+"""Placements; cells, each canonical and once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpubench.errors import SuiteError
+from gpubench.run import availability
+from gpubench.run.tune import space
+from gpubench.suite import file, goal, grid
+from gpubench.suite.goal import Goal, Metric
+from gpubench.suite.types import Catalog
+from tests.run.tune.space.made import CATALOG, FAST, OPTIONS, QUICK, anything, make, supported
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        (1, [(1, 1)]),
+        (2, [(1, 2), (2, 1)]),
+        (3, [(1, 3), (3, 1)]),
+        (4, [(1, 4), (2, 2), (4, 1), (1, 2)]),
+        (6, [(1, 6), (2, 3), (6, 1), (1, 3)]),
+        (64, [(1, 64), (2, 32), (4, 16), (8, 8), (16, 4), (32, 2), (64, 1), (1, 32)]),
+    ],
+)
+def test_cores_are_shared_out(cores: int, expected: list[tuple[int, int]]) -> None:
+    found = make(cores=cores)
+    assert [(p.replicas, p.cores) for p in found.placements] == expected
+    assert found.batch_sizes == (1, 2, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "objective", "expected"),
+    [
+        (1, FAST, [(1, 1), (2, 2)]),
+        (4, FAST, [(4, 1), (8, 2)]),
+        (1, QUICK, [(1, 1), (2, 2)]),
+        (4, QUICK, [(1, 1), (4, 1), (8, 2)]),
+    ],
+)
+def test_gpus_hold_one_replica_or_two(
+    gpus: int, objective: Goal, expected: list[tuple[int, int]]
+) -> None:
+    found = make(device="cuda", cores=16, gpus=gpus, goal=objective)
+    assert [(p.replicas, p.replicas_per_device) for p in found.placements] == expected
+    assert found.batch_sizes[-1] == 128
+    cells = space.cells(found, CATALOG, anything)
+    assert {cell.cores for cell in cells} == {0}
+    assert all(cell.devices <= gpus for cell in cells)
+
+
+def test_scenario_follows_the_goal() -> None:
+    limited = Goal(Metric("throughput"), (goal.max_latency("", "p99=20ms"),))
+    assert [make(goal=g).scenario for g in (FAST, limited)] == ["throughput", "latency"]
+
+
+def test_what_means_the_same_is_one_cell() -> None:
+    found = space.chosen(make(), {"backend": ["tiled"], "batch_size": [1], "replicas": [1]})
+    cells = space.cells(found, CATALOG, anything)
+    fp32 = [cell.options for cell in cells if cell.precision == "fp32"]
+    assert fp32 == [
+        {},
+        {"depth": 2.0},
+        {"fuse": False},  # and no depth, which has no effect without
+        {"tile": 16},
+        {"tile": 16, "depth": 2.0},
+        {"tile": 16, "fuse": False},
+    ]
+    int8 = [cell.options for cell in cells if cell.precision == "int8"]
+    assert len(int8) == 2 * len(fp32)
+    assert {"fuse": False, "method": "b"} in int8
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_a_cell_has_the_key_that_it_would_have_in_a_suite(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[workload]\nmodel = "resnet50"\n[axes]\nbackend = "tiled"\nbatch_size = 4\n'
+        'precision = "int8"\nscenario = "throughput"\nboundary = "transfer"\n'
+        '[axes.options.tiled]\ndepth = 2\nmethod = "b"\n'
+    )
+    (cell,) = grid.expand(file.load(str(path), CATALOG), "cpu", 2)
+    assert cell.key in {c.key for c in space.cells(make(), CATALOG, anything)}
+
+
+def test_the_order_is_fixed_and_null_left_out() -> None:
+    twice = [space.cells(make(), CATALOG, anything) for _ in range(2)]
+    assert twice[0] == twice[1]
+    assert [*dict.fromkeys(cell.backend for cell in twice[0])] == ["tiled", "torch-eager"]
+
+
+@pytest.mark.parametrize("boundary", ["compute", "transfer", "pipeline"])
+@pytest.mark.parametrize("objective", [FAST, QUICK])
+@pytest.mark.parametrize(("device", "cores", "gpus"), [("cpu", 4, 0), ("cuda", 16, 2)])
+def test_the_default_space_of_what_is_installed(
+    installed: Catalog, device: str, cores: int, gpus: int, objective: Goal, boundary: str
+) -> None:
+    found = make(
+        installed, device=device, cores=cores, gpus=gpus, goal=objective, boundary=boundary
+    )
+    cells = space.cells(found, installed, supported)
+    assert 60 <= len(cells) <= grid.MAX_CELLS
+    assert not [reason for cell in cells if (reason := supported(cell))]
+    assert "null" not in {cell.backend for cell in cells}
+    for cell in cells[:: len(cells) // 20]:
+        point = space.coordinates(cell, installed.backends[cell.backend])
+        named = {f"{cell.backend}.{key}": value for key, value in cell.options.items()}
+        assert point.items() >= named.items()
+    wanted = space.baseline({}, found, installed)
+    assert [cell.batch_size for cell in wanted] == list(found.batch_sizes)
+    assert {cell.key for cell in wanted} <= {cell.key for cell in cells}
+
+
+def test_streams_of_openvino_are_tried_where_batches_overlap(installed: Catalog) -> None:
+    def tried(boundary: str) -> set[str]:
+        found = make(installed, boundary=boundary)
+        cells = space.cells(found, installed, supported)
+        return {name for c in cells if c.backend == "openvino" for name in c.options}
+
+    assert tried("transfer") == set()
+    assert tried("compute") == tried("pipeline") == {"hint", "num_streams"}
+
+
+def test_the_backend_of_a_third_party_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_backend.py").write_text(
+        "from gpubench.suite import Option\n"
+        "class Theirs:\n"
+        "    name, summary, preload = 'theirs', 'theirs', ()\n"
+        "    options = (Option(name='tile', kind='int', default=1, help='', search=(1, 2)),)\n"
+        "    def unsupported(self, cell):\n"
+        "        return None if cell.precision == 'fp16' else 'only fp16'\n"
+    )
+    about = tmp_path / "theirs-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[gpubench.backends]\ntheirs = their_backend:Theirs\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    catalog = availability.catalog()
+    found = space.chosen(make(catalog), {"batch_size": [8], "replicas": [1]})
+    theirs = [c for c in space.cells(found, catalog, supported) if c.backend == "theirs"]
+    assert [(c.precision, c.options) for c in theirs] == [("fp16", {}), ("fp16", {"tile": 2})]
+
+
+def test_nothing_left(installed: Catalog) -> None:
+    with pytest.raises(SuiteError, match=r"no configuration .* can run here: tiled: broken"):
+        space.cells(make(), CATALOG, lambda _: "broken")
+
+
+def test_too_many() -> None:
+    wide = msgspec.structs.replace(make(), batch_sizes=tuple(range(1, 1001)))
+    with pytest.raises(SuiteError, match=r"more than 10,000 .* longest: batch_size \(1,000\)"):
+        space.cells(wide, CATALOG, anything)
+    deep = make()
+    deep.options["tiled"]["tile"] = tuple(range(1, 10_002))
+    with pytest.raises(SuiteError, match=r"--space.* longest: options\.tiled \("):
+        space.cells(deep, CATALOG, anything)
+
+
+def test_coordinates_have_every_option_with_an_effect() -> None:
+    cells = space.cells(make(), CATALOG, anything)
+    cell = next(c for c in cells if c.options == {"fuse": False, "method": "b"})
+    assert space.coordinates(cell, OPTIONS) == {
+        "backend": "tiled",
+        "precision": "int8",
+        "batch_size": 1,
+        "replicas": 1,
+        "cores": 2,
+        "replicas_per_device": 1,
+        "tiled.tile": 8,
+        "tiled.fuse": False,
+        "tiled.method": "b",
+        "tiled.free": "",
+    }
