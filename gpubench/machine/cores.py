@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+Cores = tuple[int, ...]
 ROOT = Path("/")
 """Tests point it at a made-up machine."""
 

@@ -10,10 +10,11 @@ import msgspec
 
 from gpubench.backends import base as backends
 from gpubench.errors import CellFailed
+from gpubench.machine.cores import Cores
 from gpubench.measure.protocol import Path
 from gpubench.pipeline import loader as loading
 from gpubench.pipeline.check import difference, judge
-from gpubench.pipeline.core_split import Cores, StageTimes
+from gpubench.pipeline.core_split import StageTimes
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.iteration import Overlapped, Serial
 from gpubench.pipeline.readers import DeviceReader, Reader

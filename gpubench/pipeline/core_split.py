@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from gpubench.machine.cores import Cores
 from gpubench.suite.types import Cell
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Device
 
-Cores = tuple[int, ...]
 TRIAL_S = 0.2
 WARM, LEAST, MOST = 2, 3, 10_000
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import CellFailed
+from gpubench.machine.cores import Cores
 from gpubench.measure.stages import Parts
-from gpubench.pipeline.core_split import Cores
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import told
 from gpubench.workload.data.image_file import Unusable

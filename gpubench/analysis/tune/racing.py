@@ -45,7 +45,7 @@ NEAR = 12
 """Repeats of what may turn out to keep its limits, at most, where nothing else does."""
 LOOKS = 4
 """That share alpha: a configuration may be looked at more often, but successive looks have most of
-their differences in common (`tests.analysis.tune.test_racing_simulated` counts what is called worse)."""
+their differences in common (`tests.analysis.tune.test_racing_simulated` counts what is worse)."""
 PASSES = 3
 """For the leader: differences to another one may say that a third leads."""
 CHECK = 1
