@@ -29,7 +29,7 @@ POLICY = {
     "repeats": 2,
     "max_repeats": 2,
     "warmup_s": 0.01,
-    "sample_s": 0.02,
+    "duration_s": 0.02,
     "block_s": 0.005,
     "max_relative_error": 0.001,
     "min_top1_agreement": 1.0,

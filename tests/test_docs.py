@@ -32,11 +32,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
 EVERYTHING = (*DOCUMENTS, "SECURITY.md", *PAGES)
-RENAMED = {"policy.duration_s": "policy.sample_s",
-           "policy.min_pipeline_agreement": "policy.min_path_agreement"}  # fmt: skip
-"""Words that the documents use already, and what the code calls them for now."""
-
-
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
@@ -172,7 +167,6 @@ def test_every_command_and_option_is_described() -> None:
 def test_other_tools_words_are_given_for_every_command_key_and_flag() -> None:
     body = section(text("docs/glossary.md"), "The same thing elsewhere")
     named = set(re.findall(r"`([^`]+)`", body))
-    named |= {RENAMED[word] for word in named & RENAMED.keys()}
     wanted = {*cli.commands, *reference().suite_keys(), *FLAGS}
     assert wanted - named == set()
 
@@ -274,18 +268,12 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     prose = re.sub(r"```.*?```", "", text(name), flags=re.S)
     known = set(reference().suite_keys())
     for key in re.findall(r"`((?:workload|axes|policy)\.\w+)`", prose):
-        assert RENAMED.get(key, key) in known, key
+        assert key in known, key
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
                "--group", "--extra", "--gpus", "--strict", "--help"}  # fmt: skip
     assert named - ours - foreign == set()
-
-
-def test_the_renamed_words_are_old_in_the_code() -> None:
-    known = set(reference().suite_keys())
-    assert not known & set(RENAMED), "renamed in the code: take it out of RENAMED"
-    assert set(RENAMED.values()) <= known
 
 
 @pytest.mark.parametrize("name", EVERYTHING)

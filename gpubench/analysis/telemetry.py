@@ -86,7 +86,7 @@ def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
         return stats.geometric_mean(values, s.pilot) if values else None
     if max(r.telemetry["energy"]["seconds"] for r in counted) < ENERGY_S:
         return Estimate(
-            why=f"under {ENERGY_S:g} s: energy needs longer windows (policy.sample_s, max_samples)"
+            why=f"under {ENERGY_S:g} s: energy needs longer windows (policy.duration_s, max_samples)"
         )
     if above_idle and all(r.telemetry["energy"].get("idle_watts") is None for r in counted):
         return Estimate(why="no idle power known")

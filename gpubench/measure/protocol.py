@@ -178,7 +178,7 @@ def measure(
         sampler.enqueue,
         sampler.finish,
         iterations=sampler.iterations,
-        seconds=policy.sample_s,
+        seconds=policy.duration_s,
         at_least=sampler.at_least,
         at_most=max(policy.max_samples, sampler.at_least),
         claim=claim,

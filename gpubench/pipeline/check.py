@@ -47,7 +47,7 @@ def judge(
 
     if not np.isfinite(differences).all():
         raise CellFailed("parity", f"decoder {decoder} gives values that are not finite")
-    labels, least = reference.labels[asked], policy.min_path_agreement
+    labels, least = reference.labels[asked], policy.min_pipeline_agreement
     known = labels >= 0
     ranks = (logits > np.take_along_axis(logits, np.maximum(labels, 0)[:, None], 1)).sum(axis=1)
     top1 = logits.argmax(axis=1)

@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
     "repeats": 1,
     "warmup_iterations": 1,
     "warmup_s": 0.001,
-    "sample_s": 0.001,
+    "duration_s": 0.001,
     "block_s": 0.001,
 }
 """The policy under ``--benchmark-disable``: answers are checked, times are of no account."""

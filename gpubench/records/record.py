@@ -48,7 +48,7 @@ FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
-    "FEW-SAMPLES": "fewer than 10 samples in a repeat: lengthen policy.sample_s",
+    "FEW-SAMPLES": "fewer than 10 samples in a repeat: lengthen policy.duration_s",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
     "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
     "RECOMPILED": "a recompilation happened while sampling",

@@ -145,7 +145,7 @@ def _brief(session: Session) -> Policy:
     """The suite's checks of answers, and next to no timing."""
     return msgspec.structs.replace(
         session.plan.suite.policy,
-        warmup_iterations=1, warmup_s=0.01, sample_s=0.01, block_s=0.01, max_samples=MIN_SAMPLES,
+        warmup_iterations=1, warmup_s=0.01, duration_s=0.01, block_s=0.01, max_samples=MIN_SAMPLES,
     )  # fmt: skip
 
 

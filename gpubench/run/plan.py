@@ -134,7 +134,7 @@ def task_seconds(cell: Cell, policy: Policy, seen: Durations) -> float:
     checked = policy.parity_images + policy.accuracy_images / policy.repeats
     iterations = policy.warmup_iterations + MIN_SAMPLES + checked / cell.batch_size
     at_least = iterations * cell.batch_size * ITERATION_S if cell.device == "cpu" else 0.0
-    return OPEN_AND_CHECK_S + max(policy.warmup_s + policy.sample_s, at_least)
+    return OPEN_AND_CHECK_S + max(policy.warmup_s + policy.duration_s, at_least)
 
 
 SAVE_EVERY_S = 10.0
@@ -184,4 +184,4 @@ class Durations:
 
 
 def _key(cell: Cell, policy: Policy) -> str:
-    return f"{cell.key} {policy.warmup_iterations} {policy.warmup_s:g} {policy.sample_s:g}"
+    return f"{cell.key} {policy.warmup_iterations} {policy.warmup_s:g} {policy.duration_s:g}"

@@ -91,7 +91,7 @@ def _words(parity: Parity) -> str:
 def _path_words(path: PathCheck) -> str:
     return (
         f"decoder {path.decoder}: from the same encoded pictures, top-1 agreement with the "
-        f"reference {path.top1_agreement:.3f} (policy.min_path_agreement = "
+        f"reference {path.top1_agreement:.3f} (policy.min_pipeline_agreement = "
         f"{path.min_top1_agreement:g}); inputs differ by up to {path.max_difference:.3g} steps of "
         f"8-bit pixels, {path.mean_difference:.3g} on average"
     )

@@ -111,7 +111,7 @@ def clock() -> Clock:
                 boundary="compute")  # fmt: skip
     images = np.zeros((1, 3, 8, 8), np.float32)
     sampler = protocol.warm_up(NullSession((1, 10)), images, cell, Policy(warmup_s=0.05))
-    found = protocol.measure(sampler, Policy(sample_s=0.2))
+    found = protocol.measure(sampler, Policy(duration_s=0.2))
     return Clock(
         resolution_ns=float(min(steps, default=0)),
         overhead_ns=overhead,

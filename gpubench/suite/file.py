@@ -266,9 +266,9 @@ def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
     if policy.max_repeats < policy.repeats:
         text = f"below policy.repeats, which is {policy.repeats}"
         yield Mistake("policy.max_repeats", policy.max_repeats, text)
-    if policy.timeout_s <= policy.warmup_s + policy.sample_s:
+    if policy.timeout_s <= policy.warmup_s + policy.duration_s:
         text = (
-            f"no task can end in time: warmup_s + sample_s = {policy.warmup_s + policy.sample_s:g}"
+            f"no task can end in time: warmup_s + duration_s = {policy.warmup_s + policy.duration_s:g}"
         )
         yield Mistake("policy.timeout_s", policy.timeout_s, text)
     if suite.baseline not in axes.backend:

@@ -33,6 +33,8 @@ Schema = dict[str, Any]
 MOST = 50
 """Mistakes told of one file: a reader has enough, and a hostile file does not keep us busy."""
 
+RENAMED = {"sample_s": "duration_s", "min_path_agreement": "min_pipeline_agreement"}
+"""Keys by their former names."""
 _PLAIN = re.compile(r"[\w-]{1,80}", re.ASCII)
 """Keys that TOML takes without quotes."""
 
@@ -86,9 +88,9 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "sample_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of throughput, "
+    "duration_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of throughput, "
     "take longer.",
-    "max_samples": "A repeat stops after this many samples, but not before the least of sample_s.",
+    "max_samples": "A repeat stops after this many samples, but not before the least of duration_s.",
     "block_s": "Shortest block of the throughput scenario.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
@@ -98,7 +100,7 @@ HELP = {
     "accuracy_images": "Labelled images that accuracy is measured on; 0: those of parity.",
     "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
     "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
-    "min_path_agreement": "Boundary pipeline: least agreement of the whole path's answers.",
+    "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole path's answers.",
     "seed": "Seeds the order of tasks.",
 }
 
@@ -276,7 +278,7 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
         if key in known:
             yield from mistakes(inner, known[key], place)
         else:
-            what = f"unknown key; {nearest(key, known)}" if known else "there are no keys here"
+            what = f"unknown key; {_hint(key, known)}" if known else "there are no keys here"
             yield Mistake(place, inner, what, shown=False)
     for key in rule.get("required", ()):
         if key not in value:
@@ -384,6 +386,10 @@ def show(value: Any) -> str:
         text = str(type(value))
     text = escape.visible("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    return f"it is called {RENAMED[key]} now" if key in RENAMED else nearest(key, known)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

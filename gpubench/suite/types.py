@@ -52,7 +52,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """No new round starts after this much wall time since the start of measuring."""
     warmup_iterations: Positive = 10
     warmup_s: Seconds = 0.3
-    sample_s: Seconds = 1.0
+    duration_s: Seconds = 1.0
     """Sampling time of one repeat."""
     max_samples: Positive = 20_000
     block_s: Seconds = 0.25
@@ -72,7 +72,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Least top-1 accuracy (a share); below it the cell fails."""
     max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
     """Percentage points of top-1 accuracy below the reference's on the same images, at most."""
-    min_path_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    min_pipeline_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """Boundary ``pipeline``: least top-1 agreement of the whole path with the reference's."""
     seed: Natural = 0
 

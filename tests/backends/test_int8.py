@@ -191,7 +191,7 @@ calibration_images = 16
 repeats = 1
 max_repeats = 1
 warmup_s = 0.05
-sample_s = 0.1
+duration_s = 0.1
 """
 
 

@@ -64,7 +64,7 @@ def _bare(torch: Any, module: Any, tensor: Any) -> Callable[[], float]:
 
 
 def _ours(sampler: protocol.Sampler) -> Callable[[], float]:
-    policy = Policy(sample_s=1e-9, max_samples=10)
+    policy = Policy(duration_s=1e-9, max_samples=10)
 
     def arm() -> float:
         times: list[int] = []
@@ -95,7 +95,7 @@ def test_added_per_iteration(figure: Figure) -> None:
 def test_dispatch_to_first_warm_up_iteration(figure: Figure, tmp_path: Path) -> None:
     """ResNet-18 on torch-eager, cached, agent warm: from asking to the barrier before warm-up."""
     cell = make_cell(backend="torch-eager", weights="random", images="synthetic", cores=1)
-    policy = Policy(sample_s=0.1, warmup_s=0.05)
+    policy = Policy(duration_s=0.1, warmup_s=0.05)
     modules = list(base.get("torch-eager").preload)
     times = []
     with AgentClient(modules, Cache().root, tmp_path / "agent.log") as agent:

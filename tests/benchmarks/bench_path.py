@@ -42,7 +42,7 @@ def test_overlapped_throughput_against_the_slower_group_alone(
         [policy]
         repeats = 9
         max_repeats = 9
-        sample_s = 1.0
+        duration_s = 1.0
         block_s = 0.5
         """
     )

@@ -308,7 +308,7 @@ def test_compare_refuses_what_it_would_not_heed(
 def test_ab_says_a_regression_with_its_exit_code(
     write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
-    suite = write_suite(batch_size="[1]", policy={"sample_s": 0.04})
+    suite = write_suite(batch_size="[1]", policy={"duration_s": 0.04})
     slower = ("--baseline", "latency_us=300", "--candidate", "latency_us=900")
     out = tmp_path / "ab"
     done = gpubench("ab", suite, *slower, "-o", out, "--cache-dir", cache_dir)

@@ -43,7 +43,7 @@ def test_no_room_for_the_header(cli: MakeCli, disk: Disk) -> None:
 
 def test_no_room_for_a_record(cli: MakeCli, disk: Disk) -> None:
     """What was finished stays, and the run goes on where it ended."""
-    run = cli(policy={"repeats": 12, "max_repeats": 12, "max_samples": 2_000, "sample_s": 60.0})
+    run = cli(policy={"repeats": 12, "max_repeats": 12, "max_samples": 2_000, "duration_s": 60.0})
     run.out = disk(96 << 10) / "run"
     done = run()
     assert done.returncode == 1

@@ -122,7 +122,7 @@ def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wall_clock_that_jumps_by_hours(cli: MakeCli, jumping_clock: None) -> None:
     """Samples, waits and time-outs follow the monotonic clock."""
-    run = cli(policy={"sample_s": 0.2, "max_samples": 20_000})
+    run = cli(policy={"duration_s": 0.2, "max_samples": 20_000})
     begin = time.monotonic()
     assert run().returncode == 0
     wall = time.monotonic() - begin

@@ -32,7 +32,7 @@ boundary = ["compute", "transfer"]
 repeats = 1
 max_repeats = 1
 warmup_s = 0.1
-sample_s = 0.5
+duration_s = 0.5
 parity_images = 8
 """
 

@@ -23,7 +23,7 @@ SHIPPED = [path.read_text(encoding="utf-8") for path in file.shipped()]
 KEYS = [
     *("workload", "axes", "policy", "exclude", "baseline", "description", "model", "weights"),
     *("images", "backend", "device", "precision", "batch_size", "replicas", "cores", "scenario"),
-    *("boundary", "dispatch", "options", "null", "torch-eager", "repeats", "sample_s", "seed"),
+    *("boundary", "dispatch", "options", "null", "torch-eager", "repeats", "duration_s", "seed"),
 ]
 GOOD = ["null", "torch-eager", "resnet18", "probe", "digits", "fp32", "latency", "compute", "cpu"]
 NUMBERS = [0, 1, 2, 8, -1, 2**31, 2**63, 2**64, 10**400, 0.5, 1e308, -0.0, math.inf, math.nan]

@@ -58,7 +58,7 @@ def test_what_is_steady_is_not_warmed_up_for_longer() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "seconds"),
-    [({}, 3), ({"warmup_s": 20.0, "sample_s": 1.0, "timeout_s": 100.0}, 25)],
+    [({}, 3), ({"warmup_s": 20.0, "duration_s": 1.0, "timeout_s": 100.0}, 25)],
 )
 def test_a_warm_up_that_never_settles_ends(policy: dict[str, float], seconds: float) -> None:
     took = sum(warmed(lambda i: 5e6 * 1.005**i, **policy)) / 1e9

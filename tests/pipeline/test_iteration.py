@@ -80,7 +80,7 @@ def test_a_sample_counts_what_was_loaded_in_it(depth: int, load: float) -> None:
     """Ten blocks of one batch each, the shortest sampling that there is."""
     path, _, session, clock = overlapped(depth, load, 10)
     slowest = max(load, 10.003)  # the copies are 3 us
-    short = Policy(sample_s=0.001, block_s=0.001, warmup_s=0.01)
+    short = Policy(duration_s=0.001, block_s=0.001, warmup_s=0.01)
     assert rate_ms(path, session, clock, short) == pytest.approx(slowest, rel=0.01)
 
 
@@ -89,7 +89,7 @@ def test_a_full_queue_would_have_flattered() -> None:
     path, _, session, clock = overlapped(40, 40, 10)
     path.hold = path.resume = lambda: None
     path.settle = 1
-    short = Policy(sample_s=0.001, block_s=0.001, warmup_s=0.01)
+    short = Policy(duration_s=0.001, block_s=0.001, warmup_s=0.01)
     assert rate_ms(path, session, clock, short) == pytest.approx(10, rel=0.1)
 
 

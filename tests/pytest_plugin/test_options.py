@@ -53,7 +53,7 @@ def test_disabled_checks_answers_and_times_nothing(
 ) -> None:
     write_suite(
         axes='[axes.options.fake]\nfail = ["", "wrong"]',
-        policy={"repeats": 20, "max_repeats": 20, "sample_s": 30, "warmup_s": 30},
+        policy={"repeats": 20, "max_repeats": 20, "duration_s": 30, "warmup_s": 30},
     )
     code = """
         import pytest

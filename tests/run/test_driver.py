@@ -97,7 +97,7 @@ def test_replicas_run_in_one_window_on_their_own_cores(run: Callable[..., Record
         batch_size="[1]",
         replicas="[1, 2]",
         axes="[axes.options.fake]\nlatency_us = 200.0",
-        policy={"sample_s": 0.5},
+        policy={"duration_s": 0.5},
     )
     for record in file.records:
         assert record.status == "ok", record.reason

@@ -25,7 +25,7 @@ Run = Callable[..., list[Record]]
 @pytest.fixture
 def run(tmp_path: Path, cache_dir: Path, write_suite: WriteSuite) -> Run:
     def start(**changes: Any) -> list[Record]:
-        policy = {"repeats": 1, "max_repeats": 1, "parity_images": 4, "sample_s": 0.1}
+        policy = {"repeats": 1, "max_repeats": 1, "parity_images": 4, "duration_s": 0.1}
         suite = write_suite(policy=policy, **({"batch_size": "[2]"} | changes))
         session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
         records = driver.run(session.plan, session.job, session.backends, Silent()).records
@@ -85,6 +85,6 @@ def test_replicas_that_share_a_core_do_not_wait_actively(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     for cores in ([(0, 1)] * 2, [(0, 1)] * 3, [(0, 1), (2, 3), (0, 1)], [()] * 2, [()] * 3):
         cell = make_cell(replicas=len(cores))
-        request = Measure(cell, Policy(sample_s=0.001), "", "", cores)
+        request = Measure(cell, Policy(duration_s=0.001), "", "", cores)
         measure_task._sample(request, 0, sampler, Go(0), None)
     assert spins == [True, False, True, True, False]

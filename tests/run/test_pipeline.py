@@ -98,7 +98,7 @@ def test_a_decoder_that_swaps_colours_fails_with_its_timing(run: Run, scenario: 
     record = one(run(PHOTOS, decoder='["fake-swapped"]', scenario=f'["{scenario}"]'))
     assert (record.status, record.kind) == ("failed", "parity")
     assert "decoder fake-swapped" in record.reason
-    assert "min_path_agreement" in record.reason
+    assert "min_pipeline_agreement" in record.reason
     assert record.value()
     assert record.parity is not None
     assert record.parity.passed, "the backend itself is right"
@@ -209,7 +209,7 @@ def test_interleaved_arms_stand_still_while_the_other_is_measured(
 ) -> None:
     suite = write_suite(boundary='["pipeline"]', scenario='["throughput"]', batch_size="[4]",
                         loader=f'["{loader}"]', decoder='["fake-exact"]',
-                        policy={"sample_s": 0.2})  # fmt: skip
+                        policy={"duration_s": 0.2})  # fmt: skip
     rule = Rule(pilot=4, most=8)
     specs = arms.parse("--baseline", ()), arms.parse("--candidate", ())
     job = ab_setup.comparison(str(suite), {}, specs, (None, None), rule, 3.0, cache_dir,

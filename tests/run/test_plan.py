@@ -104,7 +104,7 @@ def test_a_known_duration_beats_the_guess(tmp_path: Path) -> None:
     seen.save()
     again = Durations(tmp_path)
     assert task_seconds(cell, Policy(), again) == 9.0
-    assert task_seconds(cell, Policy(sample_s=5), again) != 9.0
+    assert task_seconds(cell, Policy(duration_s=5), again) != 9.0
 
 
 @pytest.mark.parametrize(

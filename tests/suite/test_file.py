@@ -70,7 +70,7 @@ precision = ["bf16"]
 [policy]
 repeats = 2
 max_repeats = 4
-sample_s = 1
+duration_s = 1
 """
 
 
@@ -104,7 +104,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         replicas=(1, 2),
         options={"torch-eager": {"cuda_graph": (False, True)}, "onnxruntime": {"spin_s": (1.0,)}},
     )
-    assert suite.policy == Policy(repeats=2, max_repeats=4, sample_s=1.0)
+    assert suite.policy == Policy(repeats=2, max_repeats=4, duration_s=1.0)
     assert suite.exclude == (
         {"batch_size": 8, "replicas": 2},
         {"cuda_graph": True, "precision": "bf16"},
@@ -230,7 +230,7 @@ def test_overrides(tmp_path: Path) -> None:
         precision="fp32",
         device="cpu",
         repeats=1,
-        sample_s="0.5",
+        duration_s="0.5",
         scenario=None,
     )
     assert suite.workload == Workload(model="resnet18", weights="random", images="synthetic")
@@ -240,7 +240,7 @@ def test_overrides(tmp_path: Path) -> None:
     assert suite.axes.batch_size == (4, 16)
     assert suite.axes.device == "cpu"
     assert suite.axes.scenario == ("latency", "throughput")
-    assert (suite.policy.repeats, suite.policy.max_repeats, suite.policy.sample_s) == (1, 1, 0.5)
+    assert (suite.policy.repeats, suite.policy.max_repeats, suite.policy.duration_s) == (1, 1, 0.5)
     assert len(grid.expand(suite, "cpu", 2)) == 8  # dead rules of the file are no mistake
 
 

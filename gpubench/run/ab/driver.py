@@ -343,7 +343,7 @@ class _Walk:
         side = self._job.sides[ARMS.index(arm)]
         policy = side.plan.suite.policy
         if not apart:
-            policy = replace(policy, sample_s=policy.sample_s / 2)  # two turns
+            policy = replace(policy, duration_s=policy.duration_s / 2)  # two turns
         return Measure(ready.cell, policy, ready.artefact, ready.reference,
                        side.plan.cores_of(ready.cell), turns=1 if apart else 2,
                        repeat=repeat)  # fmt: skip

@@ -34,13 +34,13 @@ class Job(Struct, frozen=True):
 
 
 def size(batch_ns: Sequence[float], policy: Policy) -> Job:
-    """A job that takes ``policy.sample_s`` when no replica ever waits.
+    """A job that takes ``policy.duration_s`` when no replica ever waits.
 
     ``batch_ns``: of each replica, as measured in its warm-up. Units are cut for the typical one.
     """
     batch_ns = [max(1.0, ns) for ns in batch_ns]
     iterations = max(1, round(UNIT_NS / median(batch_ns)))
-    share = round(policy.sample_s * 1e9 * fmean(1 / (ns * iterations) for ns in batch_ns))
+    share = round(policy.duration_s * 1e9 * fmean(1 / (ns * iterations) for ns in batch_ns))
     return Job(iterations, max(MIN_GROUPS, min(share, policy.max_samples)))
 
 

@@ -36,7 +36,7 @@ FINISHED = "result.json"
 """Written last: a search that has it is over."""
 LATER = 0.1
 """Of the budget: what a proof has at least, after one that spoke against what was recommended."""
-TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "sample_s", "block_s",
+TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "duration_s", "block_s",
          "budget_s", "timeout_s")  # fmt: skip
 """What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
 

@@ -119,7 +119,7 @@ def policy(floors: Floors, goal: Goal, budget_s: float, seed: int) -> Policy:
     images = floors.accuracy_images
     return Policy(
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
-        sample_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
+        duration_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
         max_samples=MOST_SAMPLES if energy else Policy().max_samples,
         timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
         min_top1_agreement=floors.min_top1_agreement, min_accuracy=floors.min_accuracy,

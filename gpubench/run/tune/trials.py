@@ -156,7 +156,7 @@ class AgentBench:
     def _policy(self, repeat: int) -> Policy:
         policy, metrics = self._plan.suite.policy, self._search.goal.metrics
         if repeat and any(m.kind == "latency" and m.quantile > TAIL for m in metrics):
-            return replace(policy, sample_s=max(policy.sample_s, TAIL_S))
+            return replace(policy, duration_s=max(policy.duration_s, TAIL_S))
         return policy
 
     def _task(self, cell: Cell) -> Ready | NotReady:

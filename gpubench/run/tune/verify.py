@@ -50,7 +50,7 @@ def job(
     """
     rule, trial = Rule(delta=search.delta, alpha=search.alpha), plan.suite.policy
     # two turns share it, and each must be as long as a trial that was long for a reason
-    policy = replace(trial, sample_s=2 * trial.sample_s if trial.sample_s > SAMPLE_S else SAMPLE_S)
+    policy = replace(trial, duration_s=2 * trial.duration_s if trial.duration_s > SAMPLE_S else SAMPLE_S)
 
     def side(arm: Arm) -> driver.Side:
         cell: Cell = getattr(pair, arm)

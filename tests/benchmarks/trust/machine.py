@@ -54,7 +54,7 @@ device = "cpu"
 cores = 1
 scenario = "latency"
 [policy]
-sample_s = {sample_s}
+duration_s = {duration_s}
 warmup_s = 0.05
 warmup_iterations = 3
 parity_images = 2
@@ -118,7 +118,7 @@ def measure(condition: str, suites: int, seed: int, out: Path, limit_s: float, b
         place = Path(scratch)
         network(place / "small.onnx")
         (place / "suite.toml").write_text(
-            SUITE.format(model=place / "small.onnx", sample_s=SAMPLE_S[condition])
+            SUITE.format(model=place / "small.onnx", duration_s=SAMPLE_S[condition])
         )
         jobs = {}
         for kind, texts in (("same", ()), ("slowed", (SLOWED,))):

@@ -54,7 +54,7 @@ POLICY = Policy(
     max_repeats=ROUNDS,
     warmup_iterations=3,
     warmup_s=0.2,
-    sample_s=0.5,
+    duration_s=0.5,
     parity_images=16,
     accuracy_images=128,
 )

@@ -94,7 +94,7 @@ def _record(rng: np.random.Generator, cell: Cell, repeat: int, rate: float, nois
     checked = LABELLED if repeat == 0 else 16
     policy = record.POLICY
     per_batch = batch_ns / 1e9
-    wall = 1.0 + max(policy.warmup_s, 3 * per_batch) + max(policy.sample_s, 5 * per_batch)
+    wall = 1.0 + max(policy.warmup_s, 3 * per_batch) + max(policy.duration_s, 5 * per_batch)
     built = [] if cell.backend == "torch-eager" else ["onnx"]
     built += ["int8"] if cell.precision == "int8" else []
     right = RIGHT[cell.precision] * checked // LABELLED

@@ -25,7 +25,7 @@ from tests.conftest import FAKES
 
 WriteSuite = Callable[..., Path]
 Arms = tuple[RecordFile, RecordFile]
-POLICY = {"sample_s": 0.04}
+POLICY = {"duration_s": 0.04}
 
 
 class Watch(Silent):
@@ -100,7 +100,7 @@ def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., drive
 
 
 def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., driver.Job]) -> None:
-    long = {"sample_s": 0.3}  # so that the outer arm's window has more than 50 ticks
+    long = {"duration_s": 0.3}  # so that the outer arm's window has more than 50 ticks
     files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01, policy=long), Watch())
     counted = [r.telemetry["cpu"] for f in files for r in f.records]
     counted = [cpu for cpu in counted if "own_busy_share" in cpu]

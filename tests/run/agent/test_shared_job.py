@@ -46,7 +46,7 @@ from tests.measure.virtual import make_cell
 
 def test_a_job_takes_the_sampling_time_when_nobody_waits() -> None:
     for batches in ([1e6, 1e6], [1e6, 2e6], [3e5, 4e5, 9e9], [2e7] * 4):
-        job = size(batches, Policy(sample_s=2))
+        job = size(batches, Policy(duration_s=2))
         rate = sum(1 / ns for ns in batches)
         total = job.share * len(batches) * job.iterations
         assert total / rate == pytest.approx(2e9, rel=0.02)
@@ -60,8 +60,8 @@ def test_a_unit_is_a_batch_or_about_five_milliseconds(batch_ns: float, iteration
 
 
 def test_a_job_has_some_units_for_each_replica_and_not_too_many() -> None:
-    assert size([9e9, 9e9], Policy(sample_s=1)).share == 10
-    assert size([5e6, 5e6], Policy(sample_s=500, max_samples=30)).share == 30
+    assert size([9e9, 9e9], Policy(duration_s=1)).share == 10
+    assert size([5e6, 5e6], Policy(duration_s=500, max_samples=30)).share == 30
 
 
 def request(**cell: Any) -> Measure:
@@ -141,7 +141,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
     monkeypatch.setattr(protocol, "stages", lambda *_: seen.append("stages") or {})
     monkeypatch.setattr(measure_task, "_check", lambda *_: seen.append("check"))
     cell = make_cell(scenario="throughput", boundary="transfer", dispatch="static")
-    policy = Policy(warmup_s=0.001, block_s=0.001, sample_s=0.001, parity_images=2)
+    policy = Policy(warmup_s=0.001, block_s=0.001, duration_s=0.001, parity_images=2)
     made = measure_task._measure(Measure(cell, policy, "", "", [()], turns=turns), 0, barrier, None)
     turn = ["finished", "stages"] if share else ["stages"]
     again = ["again", *turn] if turns == 2 else []
@@ -153,7 +153,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
 # ------------------------------------------------------------------------------ whole runs
 
 WriteSuite = Callable[..., Path]
-POLICY = {"sample_s": 0.3, "repeats": 1, "max_repeats": 1, "parity_images": 4}
+POLICY = {"duration_s": 0.3, "repeats": 1, "max_repeats": 1, "parity_images": 4}
 needs_two = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two cores are needed")
 
 
@@ -212,7 +212,7 @@ def test_an_interleaved_comparison_of_both_ways(
 ) -> None:
     """A fresh job in each of the two turns of a process."""
     suite = write_suite(
-        policy=POLICY | {"sample_s": 0.2},
+        policy=POLICY | {"duration_s": 0.2},
         batch_size="[1]",
         scenario='["throughput"]',
         replicas="[2]",
@@ -247,7 +247,7 @@ def test_no_descriptor_and_no_process_is_left_behind(
         backend="fake", model=str(tiny_onnx), weights="file", images="synthetic", replicas=2,
         replicas_per_device=2, scenario="throughput", dispatch="dynamic",
     )  # fmt: skip
-    policy = Policy(sample_s=0.02, warmup_s=0.01, block_s=0.005, parity_images=2)
+    policy = Policy(duration_s=0.02, warmup_s=0.01, block_s=0.005, parity_images=2)
     core = min(os.sched_getaffinity(0))
     seen = []
     with AgentClient([], cache_dir, tmp_path / "log") as agent:

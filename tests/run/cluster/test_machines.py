@@ -21,7 +21,7 @@ WriteSuite = Callable[..., Path]
 pytestmark = pytest.mark.slow
 
 TIMEOUT_S = 5.0
-LONG = {"repeats": 12, "max_repeats": 12, "sample_s": 0.2}
+LONG = {"repeats": 12, "max_repeats": 12, "duration_s": 0.2}
 """Long enough to break something in the middle of it."""
 
 
@@ -61,7 +61,7 @@ def test_a_cell_spans_two_machines_and_nothing_else_is_listened_on(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
     suite = write_suite(
-        batch_size="[1]", replicas="[1, 2, 3]", scenario='["throughput"]', policy={"sample_s": 0.3}
+        batch_size="[1]", replicas="[1, 2, 3]", scenario='["throughput"]', policy={"duration_s": 0.3}
     )
     nodes = [two.run(suite, rank, *words) for rank in (1, 0)]
     until(lambda: two.listening(0))

@@ -265,9 +265,9 @@ def test_what_must_show_a_percentile_is_measured_for_longer(make_job: MakeJob) -
         job = make_job(goal=goal)
         made = trials.AgentBench(job.plan, {}, Slow(Prepared("", {})), Silent(), job.cache_dir,
                                 job.search, 0.0)  # type: ignore[arg-type]  # fmt: skip
-        return [made._policy(repeat).sample_s for repeat in (0, 1, 2)]
+        return [made._policy(repeat).duration_s for repeat in (0, 1, 2)]
 
-    plain = POLICY["sample_s"]
+    plain = POLICY["duration_s"]
     assert sampled(FAST) == [plain] * 3
     assert sampled(Goal(RATE, (Limit(Metric("latency"), 1e6),))) == [plain] * 3
     assert sampled(Goal(RATE, (Limit(Metric("latency", 0.99), 1e6),))) == [

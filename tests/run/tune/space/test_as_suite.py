@@ -63,7 +63,7 @@ def test_odd_paths_and_all_fields_come_back(tmp_path: Path) -> None:
         loader_cores=1,
         options={"tile": 16, "fuse": False, "depth": 1e-9, "free": 'it\'s "x"\n\U000e0001'},
     )
-    policy = Policy(repeats=5, max_repeats=9, sample_s=0.5, min_accuracy=0.9, accuracy_images=50)
+    policy = Policy(repeats=5, max_repeats=9, duration_s=0.5, min_accuracy=0.9, accuracy_images=50)
     assert reread(tmp_path, cell, policy, CATALOG) == (cell, policy)
     text = (tmp_path / "best.toml").read_text(encoding="utf-8")
     assert "\u200b" not in text
