@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the fake backends, here and in every process started from here."""
     monkeypatch.syspath_prepend(str(FAKES))
     monkeypatch.setenv("PYTHONPATH", str(FAKES))
+
+
+@pytest.fixture(scope="module")
+def few_objects() -> Iterator[None]:
+    """For tests that collect garbage: after torch is imported, each time would take a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

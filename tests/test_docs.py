@@ -32,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/README.md")
 EVERYTHING = (*DOCUMENTS, "SECURITY.md", *PAGES)
+
+
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 

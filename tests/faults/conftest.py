@@ -44,7 +44,9 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE_
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(fakes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def nothing_left(
+    few_objects: None, fakes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
     """At the end processes, shared memory, temporary files, mounts, open files are as before."""
     temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short: sockets
     mark = uuid.uuid4().hex

@@ -41,6 +41,7 @@ def test_no_room_for_the_header(cli: MakeCli, disk: Disk) -> None:
     assert run().returncode == 0
 
 
+@pytest.mark.slow
 def test_no_room_for_a_record(cli: MakeCli, disk: Disk) -> None:
     """What was finished stays, and the run goes on where it ended."""
     run = cli(policy={"repeats": 12, "max_repeats": 12, "max_samples": 2_000, "duration_s": 60.0})
@@ -57,6 +58,7 @@ def test_no_room_for_a_record(cli: MakeCli, disk: Disk) -> None:
     assert len(run.records()) == 12
 
 
+@pytest.mark.slow
 def test_no_room_for_the_report(cli: MakeCli, disk: Disk) -> None:
     run = cli()
     run.out = disk(256 << 10) / "run"
@@ -68,6 +70,7 @@ def test_no_room_for_the_report(cli: MakeCli, disk: Disk) -> None:
     assert {path.name for path in run.out.iterdir()} == {RECORDS, "agent.log"}
 
 
+@pytest.mark.slow
 def test_no_room_for_the_cache(cli: MakeCli, disk: Disk) -> None:
     place = disk(96 << 10)  # less than the reference needs
     run = cli(cache=place / "cache", batch_size="[1, 2]")
@@ -99,6 +102,7 @@ def test_a_read_only_directory(cli: MakeCli, disk: Disk) -> None:
     assert f"{run.out / RECORDS}: cannot be written: Read-only file system" in done.stderr
 
 
+@pytest.mark.slow
 def test_directories_without_rights(cli: MakeCli, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
@@ -126,6 +130,7 @@ def test_directories_without_rights(cli: MakeCli, tmp_path: Path) -> None:
     assert "writable by its owner only" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again(cli: MakeCli, tmp_path: Path) -> None:
     run = cli(cache=tmp_path / "cache")
     assert run().returncode == 0
@@ -156,6 +161,7 @@ def test_an_artefact_that_vanishes_between_two_repeats(cli: MakeCli, tmp_path: P
     assert "artefact" in second.reason
 
 
+@pytest.mark.slow
 def test_a_damaged_record_file_is_bad_input(cli: MakeCli) -> None:
     run = cli()
     assert run().returncode == 0
@@ -174,7 +180,9 @@ def test_a_damaged_record_file_is_bad_input(cli: MakeCli) -> None:
     assert [r.repeat for r in run.records()] == [0, 1]
 
 
-@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">/dev/full 2>&1"])
+@pytest.mark.parametrize(
+    "closed", ["<&- >&- 2>&-", pytest.param(">/dev/full 2>&1", marks=pytest.mark.slow)]
+)
 def test_standard_streams_that_are_closed_or_full(cli: MakeCli, closed: str) -> None:
     run = cli()
     command = f'"$@" {closed}'

@@ -63,6 +63,7 @@ def memory_cgroup() -> Iterator[Path]:
     pytest.skip("no memory cgroup can be made here")
 
 
+@pytest.mark.slow
 def test_the_out_of_memory_killer(cli: MakeCli, memory_cgroup: Path) -> None:
     """The kernel counts whom it kills: that, and not the signal, says that memory ended."""
     run = cli(at=["run", ""], how="fill-memory")
@@ -120,6 +121,7 @@ def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_a_wall_clock_that_jumps_by_hours(cli: MakeCli, jumping_clock: None) -> None:
     """Samples, waits and time-outs follow the monotonic clock."""
     run = cli(policy={"duration_s": 0.2, "max_samples": 20_000})
@@ -156,7 +158,9 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return state
 
 
-@pytest.mark.parametrize("how", ["lose-gpu", "lose-gpu-and-raise"])
+@pytest.mark.parametrize(
+    "how", ["lose-gpu", pytest.param("lose-gpu-and-raise", marks=pytest.mark.slow)]
+)
 def test_a_gpu_that_falls_off_its_bus(cli: MakeCli, gpu: Path, how: str) -> None:
     """Whether its driver tells the backend or not: nothing that it measured counts."""
     run = cli(at=["run", ""], how=how, device='"cuda"')
@@ -174,7 +178,9 @@ def test_a_gpu_that_falls_off_its_bus(cli: MakeCli, gpu: Path, how: str) -> None
     assert "another machine" in again.stderr
 
 
-@pytest.mark.parametrize(("attempts", "flagged"), [(1, False), (9, True)])
+@pytest.mark.parametrize(
+    ("attempts", "flagged"), [pytest.param(1, False, marks=pytest.mark.slow), (9, True)]
+)
 def test_a_hot_gpu_is_measured_again_at_most_twice(
     cli: MakeCli, gpu: Path, attempts: int, flagged: bool
 ) -> None:

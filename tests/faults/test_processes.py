@@ -24,7 +24,14 @@ from tests.faults.conftest import Cli, wait_for
 MakeCli = Callable[..., Cli]
 
 
-@pytest.mark.parametrize("at", ["prepare", "open", "run"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("prepare", marks=pytest.mark.slow),
+        "open",
+        pytest.param("run", marks=pytest.mark.slow),
+    ],
+)
 def test_the_agent_killed_costs_its_cell_only(cli: MakeCli, at: str) -> None:
     run = cli(at=[at, ""], how="kill-agent")
     assert run().returncode == 1
@@ -45,6 +52,7 @@ def test_a_worker_killed_leaves_no_loading_process(cli: MakeCli) -> None:
     assert found["nothing"] == ("ok", "")
 
 
+@pytest.mark.slow
 def test_the_agent_killed_before_its_first_answer_is_started_again(
     cli: MakeCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +64,7 @@ def test_the_agent_killed_before_its_first_answer_is_started_again(
     assert [r.status for r in run.records()] == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_the_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cli: MakeCli) -> None:
     """Killed and resumed until a resume comes to its end; the seed is printed."""
     seed = time.time_ns() % 1_000_000
@@ -84,6 +93,7 @@ def test_the_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cli: 
     assert len(lines) == 12, "a task was measured twice"
 
 
+@pytest.mark.slow
 def test_driver_and_agent_killed_at_once_leave_no_worker_behind(
     cli: MakeCli, tmp_path: Path
 ) -> None:
@@ -112,7 +122,9 @@ def _whole(run: Cli) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_whole_job_leaves_nothing(cli: MakeCli, number: signal.Signals) -> None:
     """As a batch system ends a job: driver, agent and workers are told at the same moment."""
     run = cli(policy={"repeats": 100, "max_repeats": 100})
@@ -167,6 +179,7 @@ def test_two_runs_into_one_directory(cli: MakeCli) -> None:
     assert Counter(r.repeat for r in run.records()) == {0: 1, 1: 1}
 
 
+@pytest.mark.slow
 def test_two_resumes_of_one_run(cli: MakeCli) -> None:
     run = cli(policy={"repeats": 4, "max_repeats": 4})
     assert run().returncode == 0
@@ -180,6 +193,7 @@ def test_two_resumes_of_one_run(cli: MakeCli) -> None:
     assert len(_whole(run)) == 5, "a repeat was measured twice"
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_cache(cli: MakeCli, tmp_path: Path) -> None:
     """Both want the same artefact at the same time: it is made once."""
     both = [cli(cache=tmp_path / "cache") for _ in range(2)]

@@ -57,6 +57,7 @@ def test_every_way_to_die(cli: MakeCli) -> None:
     assert found["nothing"][0] == "ok"
 
 
+@pytest.mark.slow
 def test_what_never_ends_is_ended(cli: MakeCli) -> None:
     """One after the other; an honest cell would need a time-out that a busy machine allows."""
     run = cli(
@@ -71,6 +72,7 @@ def test_what_never_ends_is_ended(cli: MakeCli) -> None:
         assert "no answer within 1.5 s" in record.reason
 
 
+@pytest.mark.slow
 def test_one_of_several_replicas_dies_at_the_barrier(cli: MakeCli) -> None:
     """Four where they may share the two cores; two in any case."""
     run = cli(at=["open", ""], how="kill-one-waiting", replicas="[2, 4]",

@@ -107,12 +107,26 @@ def test_ctrl_c_leaves_no_process(
     write_suite: WriteSuite, run_pytest: Pytest, tmp_path: Path, cache_dir: Path
 ) -> None:
     write_suite(axes='[axes.options.fake]\nfail = "loop-run"')
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command("tiny.toml", "--gpubench-records", "records", cache_dir=cache_dir),
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-    )
+        preexec_fn=interruptible,
+    ) as process:
+        try:
+            interrupt_while_measuring(process)
+        finally:
+            process.kill()  # its worker would loop for ever
+    assert read(tmp_path / "records" / "tiny").records == []
+
+
+def interruptible() -> None:
+    """As a terminal's foreground is; what a script starts with `&` ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def interrupt_while_measuring(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     said = ""
     while "repeat 1" not in said:
@@ -129,4 +143,3 @@ def test_ctrl_c_leaves_no_process(
     while any(Path(f"/proc/{pid}").exists() for pid in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert read(tmp_path / "records" / "tiny").records == []

@@ -110,29 +110,39 @@ def test_replicas_run_in_one_window_on_their_own_cores(run: Callable[..., Record
     assert ratio[2] != ratio[1]
 
 
-@pytest.mark.parametrize(
-    ("fail", "kind", "words"),
-    [
-        ("prepare", "error", "told to fail in prepare"),
-        ("open", "error", "told to fail in open"),
-        ("copy_in", "error", "told to fail in copy_in"),
-        ("run", "error", "told to fail in run"),
-        ("sync", "error", "told to fail in sync"),
-        ("copy_out", "error", "told to fail in copy_out"),
-        ("fallback", "fallback", "something else would run"),
-        ("oom", "out-of-memory", "told to run out of memory"),
-        ("sigkill", "crash", "SIGKILL"),
-        ("sigsegv", "crash", "SIGSEGV"),
-        ("wrong", "parity", "top-1 agreement"),
-        ("wrong-slot", "parity", "worst at batch slot"),
-    ],
-)
+BROKEN = [
+    ("prepare", "error", "told to fail in prepare"),
+    ("open", "error", "told to fail in open"),
+    ("copy_in", "error", "told to fail in copy_in"),
+    ("run", "error", "told to fail in run"),
+    ("sync", "error", "told to fail in sync"),
+    ("copy_out", "error", "told to fail in copy_out"),
+    ("fallback", "fallback", "something else would run"),
+    ("oom", "out-of-memory", "told to run out of memory"),
+    ("sigkill", "crash", "SIGKILL"),
+    ("sigsegv", "crash", "SIGSEGV"),
+    ("wrong", "parity", "top-1 agreement"),
+    ("wrong-slot", "parity", "worst at batch slot"),
+]
+_broken: list[RecordFile] = []
+
+
+@pytest.fixture
+def broken_and_honest(run: Callable[..., RecordFile]) -> RecordFile:
+    """One run with a cell for every way to break, and an honest one; shared."""
+    if not _broken:
+        fails = ", ".join(f'"{fail}"' for fail in (*(row[0] for row in BROKEN), ""))
+        _broken.append(run(axes=f"[axes.options.fake]\nfail = [{fails}]", batch_size="[2]"))
+    return _broken[0]
+
+
+@pytest.mark.parametrize(("fail", "kind", "words"), BROKEN)
 def test_a_broken_backend_is_a_failed_record_and_the_run_goes_on(
-    run: Callable[..., RecordFile], fail: str, kind: str, words: str
+    broken_and_honest: RecordFile, fail: str, kind: str, words: str
 ) -> None:
     """The honest cell of the same run is measured all the same."""
-    file = run(axes=f'[axes.options.fake]\nfail = ["{fail}", ""]', batch_size="[2]")
-    broken = [r for r in file.records if r.cell.options["fail"]]
+    file = broken_and_honest
+    broken = [r for r in file.records if r.cell.options["fail"] == fail]
     honest = [r for r in file.records if not r.cell.options["fail"]]
     assert [(r.status, r.kind) for r in broken] == [("failed", kind)]
     assert words in broken[0].reason

@@ -203,7 +203,7 @@ def test_resumed_only_what_is_missing_is_measured(
     assert again.records == first.records
 
 
-@pytest.mark.parametrize("loader", ["threads", "processes"])
+@pytest.mark.parametrize("loader", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_interleaved_arms_stand_still_while_the_other_is_measured(
     tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path], loader: str
 ) -> None:

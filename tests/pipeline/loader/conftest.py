@@ -69,7 +69,7 @@ Open = Callable[..., loader.Loader]
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(few_objects: None) -> Iterator[None]:
     """Children, threads, open files and named shared memory are as before."""
     gc.collect()
     before = _here()

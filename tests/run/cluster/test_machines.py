@@ -61,7 +61,10 @@ def test_a_cell_spans_two_machines_and_nothing_else_is_listened_on(
     two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
 ) -> None:
     suite = write_suite(
-        batch_size="[1]", replicas="[1, 2, 3]", scenario='["throughput"]', policy={"duration_s": 0.3}
+        batch_size="[1]",
+        replicas="[1, 2, 3]",
+        scenario='["throughput"]',
+        policy={"duration_s": 0.3},
     )
     nodes = [two.run(suite, rank, *words) for rank in (1, 0)]
     until(lambda: two.listening(0))
