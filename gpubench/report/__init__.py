@@ -9,7 +9,13 @@ from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
 
 Evidence = tuple[RecordFile, RecordFile]
-_MODULES = {"text": "terminal", "html": "html", "md": "markdown", "csv": "csv_report", "json": "json_report"}
+_MODULES = {
+    "text": "terminal",
+    "html": "html",
+    "md": "markdown",
+    "csv": "csv_report",
+    "json": "json_report",
+}
 FORMATS = tuple(_MODULES)
 
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -152,8 +153,8 @@ def run(
         try:
             with AgentClient(ab_driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 broken = agent.start().errors
-                middle = time.monotonic() + (end - time.monotonic()) / 2
-                pairs.extend(_interleaved(job, agent, broken, place, middle, say))
+                middle = (time.monotonic() + end) / 2
+                pairs.extend(_interleaved(job, agent, broken, middle, say))
             runs.extend(_sessions(suite, chosen, cache_dir, place, end, say))
         except KeyboardInterrupt:
             if not pairs:
@@ -161,7 +162,8 @@ def run(
                 raise
             say("interrupted: this is what was done by then")
             interrupted = True
-        history = _history((runs or pairs[0])[0], job.cache_dir)
+        fingerprint = (runs or pairs[0])[0].header.fingerprint
+        history = aa_history.directory(job.cache_dir, fingerprint)
         return _result(first, suite, rule, pairs, runs, history, interrupted)
 
 
@@ -169,7 +171,6 @@ def _interleaved(
     job: ab_driver.Job,
     agent: AgentClient,
     broken: Mapping[str, str],
-    place: Path,
     end: float,
     say: Callable[[str], None],
 ) -> Iterator[tuple[RecordFile, RecordFile]]:
@@ -177,13 +178,11 @@ def _interleaved(
 
     Raises GpubenchError when the first one measured nothing.
     """
-    number = 0
-    while not number or time.monotonic() < end:
-        budget_s = max(LEAST_S, end - time.monotonic())
-        again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=budget_s)
+    for number in _until(end):
+        again = replace(job, out=job.out.with_name(f"aa-{number}"), seed=number - 1,
+                        budget_s=max(LEAST_S, end - time.monotonic()))  # fmt: skip
         files = ab_driver.run(again, Silent(), agent, broken)
         rows = compare(*files)
-        number += 1
         if any(row.pairs >= ab_driver.LEAST for row in rows):
             yield files
         elif number == 1:
@@ -193,8 +192,10 @@ def _interleaved(
         say(f"A/A comparison {number}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
 
 
-def _history(run: RecordFile, cache_dir: Path) -> Path:
-    return aa_history.directory(cache_dir, run.header.fingerprint)
+def _until(end: float) -> Iterator[int]:
+    """1, and further numbers until the time is up."""
+    yield 1
+    yield from takewhile(lambda _: time.monotonic() < end, count(2))
 
 
 def _sessions(
@@ -206,12 +207,10 @@ def _sessions(
     say: Callable[[str], None],
 ) -> Iterator[RecordFile]:
     """Ordinary runs until ``end``, at least one, each in the history once it is done."""
-    number = 0
-    while not number or time.monotonic() < end:
+    for number in _until(end):
         session = setup.session(suite, chosen, cache_dir, place / f"run-{number}", False, ())
         file = driver.run(session.plan, session.job, session.backends, Silent())
-        aa_history.add(file, _history(file, session.job.cache_dir))
-        number += 1
+        aa_history.add(file, aa_history.directory(session.job.cache_dir, file.header.fingerprint))
         yield file
         say(f"ordinary run {number} for the history")
 

@@ -35,23 +35,13 @@ WHAT = ("measures it again", "writes what serves it")
 def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     """The page of a search; raises InputError for the records of something else."""
     found = result.view(file, evidence)
-    drawn = charts_tune.build(found)
-    behind = _behind(found, evidence)
-    shown = context(found, drawn, behind, evidence)
-    return page.search(file, shown, drawn, behind)
-
-
-def context(
-    found: View, drawn: dict[str, Any], behind: dict[str, Any], evidence: Evidence | None
-) -> dict[str, Any]:
-    """What ``tune.html.j2`` lays out."""
-    file = found.file
+    drawn, behind = charts_tune.build(found), _behind(found, evidence)
     told = recommendation.lines(file, evidence)
     command = formatting.command(file.header)
     of_cell = {c.key: formatting.command(file.header, c.key) for c in file.header.planned}
     looks = {look["name"]: look | {"path": PATHS[look["shape"]]}
              for look in (compare.legend([found.verdict]) if found.verdict else [])}  # fmt: skip
-    return {
+    shown = {
         "title": f"{formatting.title([file])}: search", "best": found.best is not None,
         "headline": told[0], "lines": [] if found.best else told[1:],
         "commands":
@@ -67,6 +57,7 @@ def context(
         "tables": [templating.table(t, of_cell) for t in tune.build(found)],
         "again": command,
     }  # fmt: skip
+    return page.search(file, shown, drawn, behind)
 
 
 def _sampled(found: View) -> list[str]:

@@ -158,7 +158,10 @@ class _Walk:
                     return best.cell if best else None
                 if not (why := self._fault(bench, agent, base, best.cell)):
                     return best.cell
-                self._drop(best, why)
+                # what breaks in the proof is not recommended; why stands in the records
+                reason = f"measured again beside today's default: {why}"
+                self._note(Record(cell=best.cell, repeat=1 + max(best.repeats), status="failed",
+                                  kind="limit", reason=reason, started=now()))  # fmt: skip
         finally:
             bench.save()
 
@@ -188,12 +191,6 @@ class _Walk:
         self._proofs += 1
         bench.mark()
         return verify.fault(*files, job.search, rival=not racing.breaks(base))
-
-    def _drop(self, best: Standing, why: str) -> None:
-        """What breaks in the proof is not recommended; why stands in the records."""
-        reason = f"measured again beside today's default: {why}"
-        self._note(Record(cell=best.cell, repeat=1 + max(best.repeats), status="failed",
-                          kind="limit", reason=reason, started=now()))  # fmt: skip
 
     def _note(self, record: Record) -> None:
         append(self._writer, record)

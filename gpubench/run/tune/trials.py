@@ -13,17 +13,9 @@ from gpubench.analysis import roofline
 from gpubench.analysis.tune.racing import CHECK
 from gpubench.backends.base import Backend
 from gpubench.records.record import Record
+from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
-from gpubench.run.agent.messages import (
-    BAD_CALIBRATION,
-    Done,
-    Failure,
-    Measure,
-    Preloaded,
-    Prepare,
-    Reply,
-    Request,
-)
+from gpubench.run.agent.messages import Failure, Reply
 from gpubench.run.driver import spoilt, valid
 from gpubench.run.plan import Durations, Plan
 from gpubench.run.prepare import NotReady, Ready, prepare
@@ -115,8 +107,10 @@ class AgentBench:
         """One repeat of what is ready, in fresh processes."""
         task, policy = self._tasks[cell.key], self._policy(repeat)
         assert isinstance(task, Ready), cell.label  # noqa: S101
-        request = Measure(cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
-                          repeat=0 if repeat == CHECK else 1)  # fmt: skip
+        request = messages.Measure(
+            cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
+            repeat=0 if repeat == CHECK else 1,
+        )  # fmt: skip
         words = f"round {repeat}" if repeat else "first try"
         begin = monotonic()
 
@@ -125,7 +119,7 @@ class AgentBench:
             return self._agent.ask(request, lambda progress: self._watcher.step(cell, progress))
 
         reply, invalidated = valid(ask, spoilt)
-        if isinstance(reply, Done):
+        if isinstance(reply, messages.Done):
             self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
             record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
         else:
@@ -196,20 +190,22 @@ class _Hurried:
         """Whether pictures that int8 cannot be calibrated on are the user's mistake: they are
         where they were named. Else the search goes on without int8."""
 
-    def start(self) -> Preloaded:
+    def start(self) -> messages.Preloaded:
         return self._agent.start()
 
     def stop(self) -> object:
         return self._agent.stop()
 
-    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
-        if not isinstance(request, Prepare):
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> Reply:
+        if not isinstance(request, messages.Prepare):
             return self._agent.ask(request, progress)
         limit = min(request.timeout_s, self._build_s())
         reply = self._agent.ask(replace(request, timeout_s=limit), progress)
-        if isinstance(reply, Failure) and reply.kind == "timeout":
+        if not isinstance(reply, Failure):
+            return reply
+        if reply.kind == "timeout":
             words = f"{reply.reason}: building may take half of what is left of the budget"
             return Failure("timeout", words, f"raise --budget above {units.clock(limit)}")
-        if isinstance(reply, Failure) and reply.kind == BAD_CALIBRATION and not self.strict:
+        if reply.kind == messages.BAD_CALIBRATION and not self.strict:
             return Failure("error", reply.reason, reply.remedy)
         return reply
