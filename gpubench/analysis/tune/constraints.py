@@ -69,10 +69,8 @@ def judged(limit: Limit, values: Sequence[float], noise: Noise, samples: int) ->
     """
     if not values:
         return Kept(limit, None, "open", hopeless=True)
-    costs, bound = (
-        [objective.cost(limit.metric, v) for v in values],
-        objective.cost(limit.metric, limit.bound),
-    )
+    costs = [objective.cost(limit.metric, v) for v in values]
+    bound = objective.cost(limit.metric, limit.bound)
     n, centre, reach = len(costs), fmean(costs), noise.t(PROMISED)
     half = reach * math.sqrt(1 + 1 / n)
     of_latency = limit.metric.kind == "latency"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends import base
@@ -40,20 +39,10 @@ ACCURACY_IMAGES = 256
 """Where a floor of accuracy is given."""
 
 
-class Floors(Struct, frozen=True, kw_only=True):
-    """What answers must keep: fields of the policy."""
-
-    min_top1_agreement: float | None = None
-    min_accuracy: float | None = None
-    max_accuracy_drop: float | None = None
-    accuracy_images: int | None = None
-    """None: ACCURACY_IMAGES where there is a floor of accuracy, else none."""
-
-
 def job(
     chosen: Mapping[str, Any],
     goal: Goal,
-    floors: Floors,
+    floors: Mapping[str, Any],
     *,
     budget_s: float,
     seed: int,
@@ -66,8 +55,9 @@ def job(
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
-    precision, batch_size, replicas (lists). None: not given. ``file``: of `--space`. ``baseline``:
-    'KEY=VALUE,...'. Raises InputError.
+    precision, batch_size, replicas (lists). ``floors``: what answers must keep, fields of the
+    policy. None: not given. ``file``: of `--space`. ``baseline``: 'KEY=VALUE,...'.
+    Raises InputError.
     """
     if resume and output is None:
         raise SuiteError("--resume: say which search to go on with: -o DIR")
@@ -111,19 +101,17 @@ def job(
     )
 
 
-def policy(floors: Floors, goal: Goal, budget_s: float, seed: int) -> Policy:
+def policy(floors: Mapping[str, Any], goal: Goal, budget_s: float, seed: int) -> Policy:
     """How a trial is measured."""
     energy = any(m.kind == "energy" for m in goal.metrics)
-    floor = floors.min_accuracy is not None or floors.max_accuracy_drop is not None
-    images = floors.accuracy_images
+    given = {name: floor for name, floor in floors.items() if floor is not None}
+    if given.keys() & {"min_accuracy", "max_accuracy_drop"}:
+        given = {"accuracy_images": ACCURACY_IMAGES} | given
     return Policy(
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
         sample_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
         max_samples=MOST_SAMPLES if energy else Policy().max_samples,
-        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
-        min_top1_agreement=floors.min_top1_agreement, min_accuracy=floors.min_accuracy,
-        max_accuracy_drop=floors.max_accuracy_drop,
-        accuracy_images=ACCURACY_IMAGES * floor if images is None else images,
+        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed, **given,
     )  # fmt: skip
 
 

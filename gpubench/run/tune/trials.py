@@ -16,10 +16,10 @@ from gpubench.records.record import Record
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
 from gpubench.run.agent.messages import Failure, Reply
-from gpubench.run.driver import spoilt, valid
+from gpubench.run.driver import Measuring
 from gpubench.run.plan import Durations, Plan
 from gpubench.run.prepare import NotReady, Ready, prepare
-from gpubench.run.record_builder import failed, measured, now
+from gpubench.run.record_builder import failed, now
 from gpubench.run.roofline import Ceilings
 from gpubench.run.tune.search import SEARCH
 from gpubench.run.watcher import Watcher
@@ -63,6 +63,7 @@ class AgentBench:
         self._wanted: Cell | None = None
         self._seen = Durations(cache_dir)
         self.ceilings = Ceilings(agent, plan.cores_of, backends)
+        self._measuring = Measuring(agent, plan, watcher, self.ceilings, self._seen)
         self.broken: dict[str, str] = {}
         """Modules that the agent cannot import, and why; known once it was started."""
 
@@ -104,27 +105,15 @@ class AgentBench:
         return self._ended(failed(cell, 0, task.why, ()))
 
     def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat of what is ready, in fresh processes."""
-        task, policy = self._tasks[cell.key], self._policy(repeat)
+        """One repeat of what is ready. A run checks all answers in its first one, a search in
+        `CHECK`."""
+        task = self._tasks[cell.key]
         assert isinstance(task, Ready), cell.label  # noqa: S101
-        request = messages.Measure(
-            cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
-            repeat=0 if repeat == CHECK else 1,
-        )  # fmt: skip
         words = f"round {repeat}" if repeat else "first try"
-        begin = monotonic()
-
-        def ask() -> Reply:
-            self._watcher.task(cell, words, max(0.0, self._search.budget_s - self.elapsed()))
-            return self._agent.ask(request, lambda progress: self._watcher.step(cell, progress))
-
-        reply, invalidated = valid(ask, spoilt)
-        if isinstance(reply, messages.Done):
-            self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
-            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
-        else:
-            record = failed(cell, repeat, reply, ())
-        return self._ended(replace(record, invalidated=invalidated))
+        left_s = max(0.0, self._search.budget_s - self.elapsed())
+        run_repeat = 0 if repeat == CHECK else 1
+        record = self._measuring.one(task, self._policy(repeat), run_repeat, words, left_s)
+        return self._ended(replace(record, repeat=repeat))
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """By the roofline; None before the start."""
