@@ -9,7 +9,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench import units
 from gpubench.analysis import stats
 from gpubench.analysis.tune import objective
 from gpubench.analysis.tune.noise import FAR, Noise
@@ -101,8 +100,3 @@ def beyond(found: Kept) -> float:
     if found.worst is None:
         return math.inf
     return objective.cost(metric, found.worst) - objective.cost(metric, found.limit.bound)
-
-
-def percent_behind(ratio: float) -> str:
-    """1.1 -> '10.0 % behind'; 0.9 -> '10.0 % ahead'."""
-    return f"{units.percent(abs(ratio - 1))} {'behind' if ratio >= 1 else 'ahead'}"

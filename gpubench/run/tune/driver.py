@@ -183,7 +183,7 @@ class _Walk:
         bench.workers()
         budget = job.search.budget_s
         asked = verify.job(
-            job.header, job.search, job.plan, job.backends, verify.Pair(base.cell, best),
+            job.header, job.search, job.plan, job.backends, base.cell, best,
             max(budget - bench.elapsed(), (LATER if self._proofs else 1 - SEARCH) * budget),
             job.out, job.cache_dir,
         )  # fmt: skip

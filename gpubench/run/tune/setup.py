@@ -27,8 +27,6 @@ from gpubench.suite.types import Catalog, Cell, Policy, Suite, Workload
 
 PLAIN = "quick"
 """The suite whose checks the words for model, weights, images ... go through."""
-NEVER = frozenset({"null"})
-"""Backends that serve nobody."""
 SAMPLE_S = 0.6
 """Of one trial: short, since what may still be best is measured again and again."""
 ENERGY_S, MOST_SAMPLES = 8.0, 10**6
@@ -69,7 +67,7 @@ def job(
     _check_energy(goal, device)
     asked = space.default(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
-        boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0], leave_out=NEVER,
+        boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0],
     )  # fmt: skip
     if file is not None:
         asked = space.read(file, asked, catalog)

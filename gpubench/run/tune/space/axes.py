@@ -71,9 +71,8 @@ def default(
     goal: Goal,
     boundary: Boundary = "transfer",
     decoder: str = "pil",
-    leave_out: frozenset[str] = frozenset({"null"}),
 ) -> Space:
-    """All backends, precisions and placements, and the values that backends declare.
+    """All backends but the null one, precisions and placements, and what backends declare.
 
     ``cores``, ``gpus``: those of the machine that may be used.
     """
@@ -84,7 +83,7 @@ def default(
         scenario=goal.scenario,
         boundary=boundary,
         decoder=decoder,
-        backends=tuple(name for name in sorted(catalog.backends) if name not in leave_out),
+        backends=tuple(name for name in sorted(catalog.backends) if name != "null"),
         precisions=get_args(Precision),
         batch_sizes=tuple(2**i for i in range(most.bit_length())),
         placements=tuple(_on_gpus(gpus, goal) if device == "cuda" else _on_cores(cores)),
