@@ -114,14 +114,7 @@ def _pilot_value(policy: Policy, record: Record) -> float | None:
 class _Walk:
     """The state of one run."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        job: Job,
-        writer: Writer,
-        watcher: Watcher,
-        done: _Done,
-    ) -> None:
+    def __init__(self, plan: Plan, job: Job, writer: Writer, watcher: Watcher, done: _Done) -> None:
         self._plan, self._job = plan, job
         self._policy = plan.suite.policy
         self._writer, self._watcher = writer, watcher

@@ -61,9 +61,9 @@ class AgentBench:
         self._started = ""
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
-        self._seen = Durations(cache_dir)
+        self.seen = Durations(cache_dir)
         self.ceilings = Ceilings(agent, plan.cores_of, backends)
-        self._measuring = Measuring(agent, plan, watcher, self.ceilings, self._seen)
+        self._measuring = Measuring(agent, plan, watcher, self.ceilings, self.seen)
         self.broken: dict[str, str] = {}
         """Modules that the agent cannot import, and why; known once it was started."""
 
@@ -129,10 +129,6 @@ class AgentBench:
         """What took place since the last trial is no trial's, but of the budget it is gone."""
         if self._began is not None:
             self._lap()
-
-    def save(self) -> None:
-        """Keep how long tasks took, for the next estimate."""
-        self._seen.save()
 
     # ------------------------------------------------------------------ within
 
