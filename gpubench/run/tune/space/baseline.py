@@ -36,11 +36,10 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
         given[key] = schema.typed(text, rules[key])
         for mistake in schema.mistakes(given[key], rules[key]):
             raise _no_baseline(key, text, mistake.text)
-    named = {key: given[key] for key in given if any(o.name == key for o in options)}
     precision: Precision = given.get("precision", "fp32")
-    kept = space_options.canonical(options, named, fields_of(space, precision))
+    kept = space_options.canonical(options, given, fields_of(space, precision))
     for o in options:
-        if o.name in named and o.name not in kept and not same(named[o.name], o.default):
+        if o.name in given and o.name not in kept and not same(given[o.name], o.default):
             why = f"no effect here, {space_options.condition(o)}"
             raise _no_baseline(o.name, words[o.name], why)
     place = _place(given, space)
