@@ -297,12 +297,12 @@ def _noise(files: list[RecordFile]) -> dict[str, float]:
 
 def render(result: Result) -> Group:
     """What a person reads: the verdict on the machine first."""
-    rate, c = result.alarm_rate, result.clock
-    percent = units.percent
+    rate, c, percent = result.alarm_rate, result.clock, units.percent
+    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     head = (
         f"{result.alarms} of {result.suites} A/A comparisons alarmed: "
-        f"{percent(rate.low or 0)} to {percent(rate.high or 1)} (exact 95 % interval; "
-        f"at most {percent(result.rule.alpha)} is promised)"
+        f"{percent(low)} to {percent(high)} (exact 95 % interval; "
+        f"at most {percent(alpha)} is promised)"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("cell", "pairs", "s a pair", "pair sd", "finds", "verdicts"):
@@ -318,7 +318,7 @@ def render(result: Result) -> Group:
     lines = [
         "finds: the slowdown found 95 times in 100 with as many pairs as the rule allows",
         *(f"{n} x {code}: {CODES[code]}" for code, n in undecided.items()),
-        *_pace(result),
+        *([_pace(result)] if low <= alpha < high else []),
         f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a sample; iterations below "
         f"{units.duration(c.shortest_sample_ns)} share a sample",
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
@@ -327,22 +327,19 @@ def render(result: Result) -> Group:
         f"{result.usable} of them of use for every cell; gpubench compare needs {aa_history.ENOUGH}"
         + (": test again for more" if result.usable < aa_history.ENOUGH else ""),
     ]
-    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     style = "red" if low > alpha else "green" if high <= alpha else "yellow"
     return Group(Text(head, style=style), table, *(Text(line) for line in lines))
 
 
-def _pace(result: Result) -> list[str]:
+def _pace(result: Result) -> str:
     """How long the promise takes to be shown here, where it is neither shown nor refuted."""
-    rate, alpha = result.alarm_rate, result.rule.alpha
-    if (rate.low or 0) > alpha or (rate.high or 1) <= alpha:
-        return []
+    alpha = result.rule.alpha
     need = math.ceil(math.log((1 - stats.LEVEL) / 2) / math.log1p(-alpha))
     took = sum(cell.pairs * cell.pair_s for cell in result.cells) / result.suites
-    return [
+    return (
         f"whether that promise holds here is open: an interval that ends at {units.percent(alpha)} "
         f"takes {need} comparisons without an alarm, {units.clock(need * took)} here"
-    ]
+    )
 
 
 def _sources(noise: Mapping[str, float]) -> list[str]:
