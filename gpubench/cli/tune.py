@@ -98,12 +98,12 @@ def tune(
     limits = [goal.max_latency("--max-latency", words) for words in max_latency]
     for option, words in zip(goal.LIMITS, (min_throughput, max_memory, max_energy), strict=True):
         limits += [goal.limit(option, words)] if words is not None else []
-    floors = setup.Floors(
-        min_top1_agreement=_part("--min-agreement", min_agreement),
-        min_accuracy=_part("--min-accuracy", min_accuracy),
-        max_accuracy_drop=_points(max_accuracy_drop),
-        accuracy_images=_images(accuracy_images),
-    )
+    floors = {
+        "min_top1_agreement": _part("--min-agreement", min_agreement),
+        "min_accuracy": _part("--min-accuracy", min_accuracy),
+        "max_accuracy_drop": _points(max_accuracy_drop),
+        "accuracy_images": _images(accuracy_images),
+    }
     job = setup.job(
         chosen | {"model": model},
         goal.Goal(goal.metric("--objective", objective), tuple(limits)),

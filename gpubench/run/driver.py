@@ -114,14 +114,7 @@ def _pilot_value(policy: Policy, record: Record) -> float | None:
 class _Walk:
     """The state of one run."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        job: Job,
-        writer: Writer,
-        watcher: Watcher,
-        done: _Done,
-    ) -> None:
+    def __init__(self, plan: Plan, job: Job, writer: Writer, watcher: Watcher, done: _Done) -> None:
         self._plan, self._job = plan, job
         self._policy = plan.suite.policy
         self._writer, self._watcher = writer, watcher
@@ -156,8 +149,10 @@ class _Walk:
             if not self._job.resume:
                 self._writer.path.unlink(missing_ok=True)  # nothing was measured
             raise
-        self._ceilings = Ceilings(agent, self._plan.cores_of, backends)
-        self._ceilings.measure([task.cell for task in tasks.values()], self._watcher)
+        ceilings = Ceilings(agent, self._plan.cores_of, backends)
+        ceilings.measure([task.cell for task in tasks.values()], self._watcher)
+        measuring = Measuring(agent, self._plan, self._watcher, ceilings, self.seen,
+                              self._job.required)  # fmt: skip
         begin, pilot = monotonic(), self._policy.repeats
         due = [(c.key, r) for c in cells for r in self.open_repeats(c) if r < pilot]
         self._watcher.begin(sum(key in tasks for key, _ in due))
@@ -174,7 +169,8 @@ class _Walk:
             ahead = {k: self._ahead(task.cell, repeat, last) for k, task in tasks.items()}
             left = sum(ahead.values())
             for cell in cells:
-                self._task(agent, tasks[cell.key], repeat, left)
+                words = f"repeat {repeat + 1}"
+                self._end(measuring.one(tasks[cell.key], self._policy, repeat, words, left))
                 left += self._ahead(cell, repeat + 1, last) - ahead[cell.key]
 
     def _ahead(self, cell: Cell, first: int, last: int) -> float:
@@ -198,26 +194,6 @@ class _Walk:
         needed = repeats_needed(values, self._policy.target_half_width)
         return self._needed.setdefault(key, needed)
 
-    def _task(self, agent: Asked, task: Ready, repeat: int, left_s: float) -> None:
-        cell = task.cell
-        words = f"repeat {repeat + 1}"
-        cores = self._plan.cores_of(cell)
-        request = Measure(cell, self._policy, task.artefact, task.reference, cores, repeat=repeat)
-        begin, started = monotonic(), now()
-
-        def ask() -> Reply:
-            self._watcher.task(cell, words, left_s)
-            return agent.ask(request, lambda progress: self._watcher.step(cell, progress))
-
-        reply, invalidated = valid(ask, spoilt)
-        wall = monotonic() - begin
-        if isinstance(reply, Done):
-            self.seen.note(cell, self._policy, wall / (invalidated + 1))
-            record = self._ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
-        else:
-            record = failed(cell, repeat, reply, self._job.required)
-        self._end(replace(record, invalidated=invalidated, started=started, wall_s=wall))
-
     def _end(self, record: Record) -> None:
         """Write a record; a cell that did not end well is not tried again."""
         if record.status != "ok":
@@ -229,6 +205,37 @@ class _Walk:
         value = _pilot_value(self._policy, record)
         self._done[record.cell.key, record.repeat] = value
         self._watcher.recorded(record)
+
+
+class Measuring(Struct, frozen=True):
+    """How the rounds of a run, and the trials of a search, measure a cell."""
+
+    agent: Asked
+    plan: Plan
+    watcher: Watcher
+    ceilings: Ceilings
+    seen: Durations
+    required: tuple[str, ...] = ()
+
+    def one(self, task: Ready, policy: Policy, repeat: int, words: str, left_s: float) -> Record:
+        """One repeat in fresh processes, again while outside evidence speaks against it."""
+        cell = task.cell
+        cores = self.plan.cores_of(cell)
+        request = Measure(cell, policy, task.artefact, task.reference, cores, repeat=repeat)
+        begin, started = monotonic(), now()
+
+        def ask() -> Reply:
+            self.watcher.task(cell, words, left_s)
+            return self.agent.ask(request, lambda progress: self.watcher.step(cell, progress))
+
+        reply, invalidated = valid(ask, spoilt)
+        wall = monotonic() - begin
+        if isinstance(reply, Done):
+            self.seen.note(cell, policy, wall / (invalidated + 1))
+            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
+        else:
+            record = failed(cell, repeat, reply, self.required)
+        return replace(record, invalidated=invalidated, started=started, wall_s=wall)
 
 
 def valid(ask: Callable[[], T], spoilt: Callable[[T], bool]) -> tuple[T, int]:

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -152,8 +153,8 @@ def run(
         try:
             with AgentClient(ab_driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 broken = agent.start().errors
-                middle = time.monotonic() + (end - time.monotonic()) / 2
-                pairs.extend(_interleaved(job, agent, broken, place, middle, say))
+                middle = (time.monotonic() + end) / 2
+                pairs.extend(_interleaved(job, agent, broken, middle, say))
             runs.extend(_sessions(suite, chosen, cache_dir, place, end, say))
         except KeyboardInterrupt:
             if not pairs:
@@ -161,7 +162,8 @@ def run(
                 raise
             say("interrupted: this is what was done by then")
             interrupted = True
-        history = _history((runs or pairs[0])[0], job.cache_dir)
+        fingerprint = (runs or pairs[0])[0].header.fingerprint
+        history = aa_history.directory(job.cache_dir, fingerprint)
         return _result(first, suite, rule, pairs, runs, history, interrupted)
 
 
@@ -169,7 +171,6 @@ def _interleaved(
     job: ab_driver.Job,
     agent: AgentClient,
     broken: Mapping[str, str],
-    place: Path,
     end: float,
     say: Callable[[str], None],
 ) -> Iterator[tuple[RecordFile, RecordFile]]:
@@ -177,13 +178,11 @@ def _interleaved(
 
     Raises GpubenchError when the first one measured nothing.
     """
-    number = 0
-    while not number or time.monotonic() < end:
-        budget_s = max(LEAST_S, end - time.monotonic())
-        again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=budget_s)
+    for number in _until(end):
+        again = replace(job, out=job.out.with_name(f"aa-{number}"), seed=number - 1,
+                        budget_s=max(LEAST_S, end - time.monotonic()))  # fmt: skip
         files = ab_driver.run(again, Silent(), agent, broken)
         rows = compare(*files)
-        number += 1
         if any(row.pairs >= ab_driver.LEAST for row in rows):
             yield files
         elif number == 1:
@@ -193,8 +192,10 @@ def _interleaved(
         say(f"A/A comparison {number}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
 
 
-def _history(run: RecordFile, cache_dir: Path) -> Path:
-    return aa_history.directory(cache_dir, run.header.fingerprint)
+def _until(end: float) -> Iterator[int]:
+    """1, and further numbers until the time is up."""
+    yield 1
+    yield from takewhile(lambda _: time.monotonic() < end, count(2))
 
 
 def _sessions(
@@ -206,12 +207,10 @@ def _sessions(
     say: Callable[[str], None],
 ) -> Iterator[RecordFile]:
     """Ordinary runs until ``end``, at least one, each in the history once it is done."""
-    number = 0
-    while not number or time.monotonic() < end:
+    for number in _until(end):
         session = setup.session(suite, chosen, cache_dir, place / f"run-{number}", False, ())
         file = driver.run(session.plan, session.job, session.backends, Silent())
-        aa_history.add(file, _history(file, session.job.cache_dir))
-        number += 1
+        aa_history.add(file, aa_history.directory(session.job.cache_dir, file.header.fingerprint))
         yield file
         say(f"ordinary run {number} for the history")
 
@@ -298,12 +297,12 @@ def _noise(files: list[RecordFile]) -> dict[str, float]:
 
 def render(result: Result) -> Group:
     """What a person reads: the verdict on the machine first."""
-    rate, c = result.alarm_rate, result.clock
-    percent = units.percent
+    rate, c, percent = result.alarm_rate, result.clock, units.percent
+    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     head = (
         f"{result.alarms} of {result.suites} A/A comparisons alarmed: "
-        f"{percent(rate.low or 0)} to {percent(rate.high or 1)} (exact 95 % interval; "
-        f"at most {percent(result.rule.alpha)} is promised)"
+        f"{percent(low)} to {percent(high)} (exact 95 % interval; "
+        f"at most {percent(alpha)} is promised)"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("cell", "pairs", "s a pair", "pair sd", "finds", "verdicts"):
@@ -319,7 +318,7 @@ def render(result: Result) -> Group:
     lines = [
         "finds: the slowdown found 95 times in 100 with as many pairs as the rule allows",
         *(f"{n} x {code}: {CODES[code]}" for code, n in undecided.items()),
-        *_pace(result),
+        *([_pace(result)] if low <= alpha < high else []),
         f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a sample; iterations below "
         f"{units.duration(c.shortest_sample_ns)} share a sample",
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
@@ -328,22 +327,19 @@ def render(result: Result) -> Group:
         f"{result.usable} of them of use for every cell; gpubench compare needs {aa_history.ENOUGH}"
         + (": test again for more" if result.usable < aa_history.ENOUGH else ""),
     ]
-    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     style = "red" if low > alpha else "green" if high <= alpha else "yellow"
     return Group(Text(head, style=style), table, *(Text(line) for line in lines))
 
 
-def _pace(result: Result) -> list[str]:
+def _pace(result: Result) -> str:
     """How long the promise takes to be shown here, where it is neither shown nor refuted."""
-    rate, alpha = result.alarm_rate, result.rule.alpha
-    if (rate.low or 0) > alpha or (rate.high or 1) <= alpha:
-        return []
+    alpha = result.rule.alpha
     need = math.ceil(math.log((1 - stats.LEVEL) / 2) / math.log1p(-alpha))
     took = sum(cell.pairs * cell.pair_s for cell in result.cells) / result.suites
-    return [
+    return (
         f"whether that promise holds here is open: an interval that ends at {units.percent(alpha)} "
         f"takes {need} comparisons without an alarm, {units.clock(need * took)} here"
-    ]
+    )
 
 
 def _sources(noise: Mapping[str, float]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,25 +19,9 @@ from msgspec import Struct
 from gpubench.errors import SuiteError
 from gpubench.suite import tomlfile
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
-from gpubench.suite.schema import (
-    MOST,
-    Mistake,
-    Schema,
-    mistakes,
-    nearest,
-    schema,
-    show,
-    typed,
-)
+from gpubench.suite.schema import MOST, Mistake, Schema, mistakes, nearest, schema, show, typed
 from gpubench.suite.tomlfile import Data
-from gpubench.suite.types import (
-    Axes,
-    Catalog,
-    OptionValue,
-    Policy,
-    Suite,
-    Workload,
-)
+from gpubench.suite.types import Axes, Catalog, OptionValue, Policy, Suite, Workload
 
 WHAT = "suite"
 """What its file is called in messages."""
@@ -196,14 +180,13 @@ def _convert(path: Path, data: Data, rules: Schema) -> Suite:
     if work.get("model", "").endswith(".onnx"):
         work = {"weights": "file"} | work
     policy = {"max_repeats": policy.get("repeats", Policy().repeats)} | policy
-    exclude = (rule for table in data.get("exclude", []) for rule in rules_of(table))
     return Suite(
         name=path.stem,
         description=data.get("description", ""),
         workload=msgspec.convert(work, Workload),
         axes=_axes(data["axes"], rules),
         policy=msgspec.convert(policy, Policy),
-        exclude=tuple(itertools.islice(exclude, MAX_RULES + 1)),
+        exclude=exclusions(data),
         baseline=data["baseline"],
     )
 
@@ -246,10 +229,34 @@ def _number(value: Any, rule: Schema) -> Any:
     return float(value) if rule["anyOf"][0]["type"] == "number" else value
 
 
-def rules_of(table: Data) -> Iterator[dict[str, OptionValue]]:
+def exclusions(data: Data) -> tuple[dict[str, OptionValue], ...]:
+    """The rules of all tables under ``exclude``; of more than MAX_RULES the first."""
+    rules = (rule for table in data.get("exclude", []) for rule in _rules_of(table))
+    return tuple(itertools.islice(rules, MAX_RULES + 1))
+
+
+def _rules_of(table: Data) -> Iterator[dict[str, OptionValue]]:
     """One rule for every combination of its lists' values."""
     for values in itertools.product(*(listed(v) for v in table.values())):
         yield dict(zip(table, values, strict=True))
+
+
+def too_many(rules: Sequence[Any], cells: int) -> Mistake | None:
+    """Where matching all ``rules`` with so many cells would take too long."""
+    most = min(MAX_RULES, MAX_MATCHES // max(1, cells))
+    text = f"more than {most:,} combinations; shorten a list"
+    return Mistake("exclude", None, text, shown=False) if len(rules) > most else None
+
+
+def idle(
+    tables: Sequence[Data], known: str, acts: Callable[[dict[str, OptionValue]], bool]
+) -> Iterator[Mistake]:
+    """Each rule of ``tables`` that does not act; ``known``: whose values it may name."""
+    for i, table in enumerate(tables):
+        for rule in _rules_of(table):
+            if not acts(rule):
+                text = f"matches no cell; every value must be one that {known}"
+                yield Mistake(f"exclude[{i}]", rule, text)
 
 
 # ------------------------------------------------------------------------------ validating
@@ -291,18 +298,13 @@ def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
         text = f"more than {MAX_CELLS:,} combinations; shorten an axis"
         yield Mistake("axes", None, text, shown=False)
         return
-    if len(suite.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, cells))):
-        text = f"more than {most:,} combinations; shorten a list"
-        yield Mistake("exclude", None, text, shown=False)
+    if mistake := too_many(suite.exclude, cells):
+        yield mistake
         return
     both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
     devices = [d for d in both if suite.axes.device in ("auto", d)]
     grid = [cell for device in devices for cell in combinations(suite, device, 1)]
-    for i, table in enumerate(tables):
-        for rule in rules_of(table):
-            if not any(matches(rule, cell) for cell in grid):
-                text = "matches no cell; every value must be one that the axes have"
-                yield Mistake(f"exclude[{i}]", rule, text)
+    yield from idle(tables, "the axes have", lambda rule: any(matches(rule, c) for c in grid))
     if all(any(matches(rule, cell) for rule in suite.exclude) for cell in grid):
         yield Mistake("exclude", None, "the rules leave no cell", shown=False)
 

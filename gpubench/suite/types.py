@@ -151,13 +151,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def workload(self) -> Workload:
         """The workload this cell runs."""
-        return Workload(
-            model=self.model,
-            weights=self.weights,
-            images=self.images,
-            labels=self.labels,
-            calibration=self.calibration,
-        )
+        return Workload(**{name: getattr(self, name) for name in Workload.__struct_fields__})
 
     @property
     def total_batch(self) -> int:

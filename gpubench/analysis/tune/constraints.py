@@ -9,7 +9,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench import units
 from gpubench.analysis import stats
 from gpubench.analysis.tune import objective
 from gpubench.analysis.tune.noise import FAR, Noise
@@ -69,10 +68,8 @@ def judged(limit: Limit, values: Sequence[float], noise: Noise, samples: int) ->
     """
     if not values:
         return Kept(limit, None, "open", hopeless=True)
-    costs, bound = (
-        [objective.cost(limit.metric, v) for v in values],
-        objective.cost(limit.metric, limit.bound),
-    )
+    costs = [objective.cost(limit.metric, v) for v in values]
+    bound = objective.cost(limit.metric, limit.bound)
     n, centre, reach = len(costs), fmean(costs), noise.t(PROMISED)
     half = reach * math.sqrt(1 + 1 / n)
     of_latency = limit.metric.kind == "latency"
@@ -103,8 +100,3 @@ def beyond(found: Kept) -> float:
     if found.worst is None:
         return math.inf
     return objective.cost(metric, found.worst) - objective.cost(metric, found.limit.bound)
-
-
-def percent_behind(ratio: float) -> str:
-    """1.1 -> '10.0 % behind'; 0.9 -> '10.0 % ahead'."""
-    return f"{units.percent(abs(ratio - 1))} {'behind' if ratio >= 1 else 'ahead'}"

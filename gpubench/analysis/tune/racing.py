@@ -304,7 +304,8 @@ def _standing(
     standing = replace(standing, behind=_behind(centre, found, spread))
     if each.broken:
         return replace(standing, status="violates", reason=_broken(each))
-    said = constraints.percent_behind(math.exp(centre))
+    ratio = math.exp(centre)
+    said = f"{units.percent(abs(ratio - 1))} {'behind' if ratio >= 1 else 'ahead'}"
     surely = noise.at_least(found, spread, search.alpha / LOOKS)
     if surely > 0:
         reason = f"{said}, at least {units.percent(math.expm1(surely))}"

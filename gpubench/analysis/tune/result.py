@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import accumulate
 from statistics import geometric_mean
 
 from msgspec import Struct
@@ -225,12 +226,8 @@ def course(found: View) -> list[Moment]:
     for seconds, record in _clock(found.file):
         value = objective.value(record, metric) if record.status == "ok" else None
         final = s.value.value if (s := ranks.get(record.cell.key)) else None
-        if (
-            value
-            and final
-            and (best is None or objective.cost(metric, final) < objective.cost(metric, best))
-        ):
-            best = final
+        if value and final:
+            best = min(filter(None, (best, final)), key=lambda v: objective.cost(metric, v))
         made.append(Moment(seconds=seconds, record=record, value=value, best=best))
     return made
 
@@ -247,12 +244,8 @@ def _clock(file: RecordFile) -> list[tuple[float, Record]]:
     except (ValueError, TypeError, OverflowError):
         ends = [-1.0]
     if min(ends, default=0.0) < 0:
-        spent, ends = 0.0, []
-        for r in ran:
-            spent += r.wall_s
-            ends.append(spent)
-    order = sorted(range(len(ran)), key=lambda n: (ends[n], n))
-    return [(ends[n], ran[n]) for n in order]
+        ends = list(accumulate(r.wall_s for r in ran))
+    return sorted(zip(ends, ran, strict=True), key=lambda each: each[0])
 
 
 def latency_of(goal: Goal) -> Metric:

@@ -15,7 +15,8 @@ from gpubench.analysis.tune import ablation, result
 from gpubench.analysis.tune.racing import Standing
 from gpubench.analysis.tune.result import OUTCOMES, View, outcome
 from gpubench.report import formatting
-from gpubench.report.charts.vega import COLOURS, CROSS, LOG, LOG_FROM, Point, layered, stops
+from gpubench.report.charts import vega
+from gpubench.report.charts.vega import COLOURS, CROSS, LOG, LOG_FROM, Point
 from gpubench.report.sections import headline, recommendation
 from gpubench.suite.goal import Metric
 
@@ -29,8 +30,10 @@ SHAPES = {
 FACTOR = {"throughput": 1.0, "latency": 1e-6, "energy": 1.0, "memory": 2.0**-20}
 AXIS = {"throughput": "images/s", "latency": "ms", "energy": "J/image", "memory": "MiB"}
 _RATE = Column(name="", unit="images/s")
-STEP = 30
+STEP = 38
 """Pixels of one choice."""
+ONE: dict[str, Any] = {"data": {"values": [{}]}}
+"""A layer that is drawn once, whatever the points."""
 
 
 def build(found: View) -> dict[str, Any]:
@@ -68,12 +71,12 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
     text += " Red lines: limits." if rules else ""
     x = _axis([p["x"] for p in points], f"{name} (ms)", "x")
     y = _axis([p["y"] for p in points], "images/s", "y")
-    step = {"transform": [{"filter": "datum.front"}],
-            "mark": {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5,
-                     "strokeDash": [5, 4], "interpolate": "step-after"},
-            "encoding": {"color": {"value": "var(--guide)"}, "order": {"field": "x"}}}  # fmt: skip
-    layers = [step, *_marks(colours)]
-    return _chart("front", "Throughput against latency", text, _spec(x, y, layers, rules), points)
+    mark = {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5, "strokeDash": [5, 4],
+            "interpolate": "step-after"}  # fmt: skip
+    line = {"color": {"value": "var(--guide)"}, "order": {"field": "x"}}
+    step = vega.layer(mark, line, "datum.front")
+    spec = _spec(x, y, [step, *_marks(colours)], rules)
+    return _chart("front", "Throughput against latency", text, spec, points)
 
 
 def _why(found: View, s: Standing) -> str:
@@ -86,10 +89,9 @@ def _limits(found: View) -> list[dict[str, Any]]:
     axes = {Metric("throughput"): "y", result.latency_of(found.goal): "x"}
     mark = {"type": "rule", "color": "var(--bad)", "strokeDash": [2, 3], "strokeWidth": 1.5}
     return [
-        {"data": {"values": [{}]}, "mark": mark,
-         "encoding": {"color": {"value": "var(--bad)"}, axes[limit.metric]: {
-             "datum": limit.bound * FACTOR[limit.metric.kind], "type": "quantitative"}}}
-        for limit in found.goal.limits if limit.metric in axes
+        ONE | vega.layer(mark, {"color": {"value": "var(--bad)"}, axes[metric]: {
+            "datum": limit.bound * FACTOR[metric.kind], "type": "quantitative"}})
+        for limit in found.goal.limits if (metric := limit.metric) in axes
     ]  # fmt: skip
 
 
@@ -113,26 +115,23 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
     x: dict[str, Any] = {"field": "x", "type": "quantitative", "axis": {"grid": False},
                          "title": "seconds since the start",
                          "scale": {"nice": False, "padding": 8, "zero": True}}  # fmt: skip
-    best = {"transform": [{"filter": "datum.best != null"}],
-            "mark": {"type": "line", "strokeWidth": 2, "interpolate": "step-after",
-                     "color": "var(--ink)"},
-            "encoding": {"y": {"field": "best"}, "color": {"value": "var(--ink)"},
-                         "order": {"field": "x"}}}  # fmt: skip
-    layers: list[dict[str, Any]] = [best, *_marks(colours)]
+    mark = {"type": "line", "strokeWidth": 2, "interpolate": "step-after", "color": "var(--ink)"}
+    line = {"y": {"field": "best"}, "color": {"value": "var(--ink)"}, "order": {"field": "x"}}
+    best = vega.layer(mark, line, "datum.best != null")
     text = ("Every measurement, in the order of time. Line: the best configuration so far that "
             "keeps the limits, by what is known of it in the end.")  # fmt: skip
     behind = _default(found, factor)
     text += " Dashed: today's default." if behind else ""
-    return _chart("course", "Course of the search", text, _spec(x, y, layers, behind), points)
+    spec = _spec(x, y, [best, *_marks(colours)], behind)
+    return _chart("course", "Course of the search", text, spec, points)
 
 
 def _default(found: View, factor: float) -> list[dict[str, Any]]:
     if found.base is None or not found.base.value.value:
         return []
-    at = {"datum": found.base.value.value * factor, "type": "quantitative"}
     mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
-    return [{"data": {"values": [{}]}, "mark": mark,
-             "encoding": {"y": at, "color": {"value": "var(--soft)"}}}]  # fmt: skip
+    at = {"datum": found.base.value.value * factor, "type": "quantitative"}
+    return [ONE | vega.layer(mark, {"y": at, "color": {"value": "var(--soft)"}})]
 
 
 def _worth(found: View) -> dict[str, Any]:
@@ -168,34 +167,31 @@ def _worth_spec(points: Sequence[Point]) -> dict[str, Any]:
                          "axis": {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 260,
                                   "ticks": False, "domain": False, "grid": True,
                                   "labelPadding": 8, "labelOverlap": False}}  # fmt: skip
-    one = {"data": {"values": [{}]}, "mark": {"type": "rule", "color": "var(--guide)"},
-           "encoding": {"x": {"datum": 1, "type": "quantitative"}}}  # fmt: skip
-    bars = {"transform": [{"filter": "datum.low != null"}],
-            "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--mean)"},
-            "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y}}  # fmt: skip
-    dots = {"mark": {"type": "point", "size": 80, "filled": True, "opacity": 1,
-                     "color": "var(--mean)"},
-            "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}}  # fmt: skip
-    return layered((STEP + 8) * len(points), "fit-x", [one, bars, dots])
+    one = ONE | vega.layer({"type": "rule", "color": "var(--guide)"},
+                           {"x": {"datum": 1, "type": "quantitative"}})  # fmt: skip
+    bars = vega.layer({"type": "rule", "strokeWidth": 2, "color": "var(--mean)"},
+                      {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y},
+                      "datum.low != null")  # fmt: skip
+    point = {"type": "point", "size": 80, "filled": True, "opacity": 1, "color": "var(--mean)"}
+    dots = vega.layer(point, {"x": x, "y": y, "tooltip": {"field": "tip"}})
+    return vega.layered(STEP * len(points), "fit-x", [one, bars, dots])
 
 
 def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:
     """Logarithmic where values differ much."""
-    seen = [v for v in values if v > 0]
-    wide = bool(seen) and max(seen) / min(seen) > (4 if field == "x" else LOG_FROM)
+    wide = vega.span(values) > (4 if field == "x" else LOG_FROM)
     scale: dict[str, Any] = {"nice": False, "padding": 14}
     scale |= {"type": "log"} if wide else {"zero": field == "y"}
     axis: dict[str, Any] = {"format": ",.6~g"} | ({"grid": False} if field == "x" else {})
     if wide:
-        axis |= stops(seen, field)
+        axis |= vega.stops(values, field)
         title += LOG
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
 
 
 def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
     """One layer for each outcome, what matters most on top."""
-    scale = {"domain": list(colours), "range": list(colours.values())}
-    colour = {"field": "backend", "type": "nominal", "legend": None, "scale": scale}
+    colour = vega.nominal("backend", colours, colours.values())
     made = []
     for state, (shape, filled, size) in reversed(SHAPES.items()):
         path = CROSS if shape == "cross" else shape
@@ -204,8 +200,7 @@ def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
         fill = colour if filled else {"value": "var(--paper)"}
         edge = {"stroke": {"value": "var(--ink)"}} if state == "best" else {"color": colour}
         encoding = {**edge, "fill": fill, "tooltip": {"field": "tip"}}
-        made.append({"transform": [{"filter": f"datum.state == '{state}'"}], "mark": mark,
-                     "encoding": encoding})  # fmt: skip
+        made.append(vega.layer(mark, encoding, f"datum.state == '{state}'"))
     return made
 
 
@@ -213,7 +208,7 @@ def _spec(
     x: dict[str, Any], y: dict[str, Any], layers: Sequence[Any], behind: Sequence[Any]
 ) -> dict[str, Any]:
     """``behind``: layers with places of their own."""
-    return layered(340, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
+    return vega.layered(340, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
 
 
 def _chart(

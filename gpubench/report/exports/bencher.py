@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from gpubench import escape
 from gpubench.analysis.stats import Estimate
 from gpubench.records.record import RecordFile
-from gpubench.report.exports.naming import named
+from gpubench.report.exports.naming import measures, named
 
 
 def render(files: Sequence[RecordFile]) -> bytes:
     """JSON; a value without an interval has no bounds."""
-    document: dict[str, dict[str, dict[str, float]]] = {}
-    for each in named(files):
-        measures = document[each.name] = {}
-        if each.summary.cell.scenario == "latency":
-            measures["latency"] = _metric(each.summary.p50)
-        if each.summary.rates:
-            measures["throughput"] = _metric(each.summary.throughput)
+    document = {
+        each.name: {kind: _metric(e) for kind, e in measures(each.summary).items()}
+        for each in named(files)
+    }
     return escape.document(document).encode()
 
 

@@ -14,27 +14,20 @@ from gpubench import escape
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
 from gpubench.records.record import RecordFile
-from gpubench.report.exports.naming import interval, named
+from gpubench.report.exports.naming import interval, measures, named
 from gpubench.units import significant
 
 SMALLER, BIGGER = "customSmallerIsBetter.json", "customBiggerIsBetter.json"
+DIRECTIONS = {"latency": (SMALLER, "ms", 1e-6), "throughput": (BIGGER, "images/s", 1.0)}
 
 
 def render(files: Sequence[RecordFile]) -> dict[str, bytes]:
     """File name -> JSON. A direction without cells has no file: the action rejects an empty one."""
-    cells = named(files)
-    entries = {
-        SMALLER: [
-            _entry(each.name, "ms", each.summary.p50, 1e-6, each.summary)
-            for each in cells
-            if each.summary.cell.scenario == "latency"
-        ],
-        BIGGER: [
-            _entry(each.name, "images/s", each.summary.throughput, 1.0, each.summary)
-            for each in cells
-            if each.summary.rates
-        ],
-    }
+    entries: dict[str, list[dict[str, Any]]] = {SMALLER: [], BIGGER: []}
+    for each in named(files):
+        for kind, e in measures(each.summary).items():
+            file, unit, factor = DIRECTIONS[kind]
+            entries[file].append(_entry(each.name, unit, e, factor, each.summary))
     return {name: escape.document(found).encode() for name, found in entries.items() if found}
 
 

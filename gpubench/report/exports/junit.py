@@ -49,12 +49,15 @@ def render(files: Sequence[RecordFile], view: View | None) -> bytes:
     if view is not None:
         paired = compare.paired(view.rows)
         name = f"gpubench {'ab' if paired else 'compare'} {files[-1].header.suite.name}"
-        root.append(_suite(0, name, files[-1], _compared(files, view)))
+        root.append(_suite(0, name, files[-1], list(_compared(files, view))))
     else:
         for number, file in enumerate(files):
             arm = f" {pairing.arm}" if (pairing := file.header.pairing) else ""
             name = f"gpubench run {file.header.suite.name}{arm}"
-            root.append(_suite(number, name, file, _all(file)))
+            summaries = summarise([file])
+            broken = problems_of(summaries)
+            cases = [_measured(s, broken[id(s)]) for s in summaries]
+            root.append(_suite(number, name, file, cases))
     ET.indent(root, " ")
     body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"
@@ -87,12 +90,6 @@ def _seconds(view: View) -> dict[str, float]:
         for key, s in side.items():
             found[key] = found.get(key, 0.0) + sum(r.wall_s for r in s.records)
     return found
-
-
-def _all(file: RecordFile) -> Iterable[Case]:
-    summaries = summarise([file])
-    broken = problems_of(summaries)
-    return (_measured(s, broken[id(s)]) for s in summaries)
 
 
 def _measured(s: Summary, found: Sequence[Problem]) -> Case:
@@ -128,8 +125,7 @@ def _values(s: Summary) -> str:
     return ", ".join(shown) + (f"; flagged {', '.join(marks)}" if marks else "")
 
 
-def _suite(number: int, name: str, file: RecordFile, made: Iterable[Case]) -> ET.Element:
-    cases = list(made)
+def _suite(number: int, name: str, file: RecordFile, cases: Sequence[Case]) -> ET.Element:
     counts = {k: sum(c.outcome == k for c in cases) for k in ("failure", "error", "skipped")}
     head = file.header
     suite = ET.Element("testsuite", {

@@ -25,11 +25,8 @@ class Named(Struct, frozen=True):
 def candidates(files: Sequence[RecordFile]) -> list[RecordFile]:
     """The files less baselines of an A/B whose candidate is there as well."""
     sessions = {p.session for f in files if (p := f.header.pairing) and p.arm == "candidate"}
-    return [
-        f
-        for f in files
-        if not ((p := f.header.pairing) and p.arm == "baseline" and p.session in sessions)
-    ]
+    own = [(f, f.header.pairing) for f in files]
+    return [f for f, p in own if not (p and p.arm == "baseline" and p.session in sessions)]
 
 
 def named(files: Sequence[RecordFile]) -> list[Named]:
@@ -79,6 +76,12 @@ def left_out(files: Sequence[RecordFile]) -> list[str]:
         for s in gone
         if s.status not in UNTRIED
     ] + ([f"{untried} cells that a search did not measure"] if untried else [])
+
+
+def measures(s: Summary) -> dict[str, Estimate]:
+    """Time per batch, in ns, where each was waited for; images/s of the other scenario too."""
+    latency = {"latency": s.p50} if s.cell.scenario == "latency" else {}
+    return latency | ({"throughput": s.throughput} if s.rates else {})
 
 
 def interval(e: Estimate, factor: float = 1.0) -> list[float] | None:

@@ -45,8 +45,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
 def _benchmark(name: str, s: Summary) -> dict[str, Any]:
     c = s.cell
     boundary = c.boundary if c.boundary != "compute" else ""
-    path = {"decoder": c.decoder, "loader": c.loader, "loader_cores": c.loader_cores}
-    path = path if c.boundary == "pipeline" else {}
+    path = ("decoder", "loader", "loader_cores") if c.boundary == "pipeline" else ()
     shared = f"{c.replicas_per_device}/device" if c.replicas_per_device > 1 else ""
     dispatch = c.dispatch if c.dispatch != "independent" else ""
     work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", shared, boundary, dispatch]
@@ -58,7 +57,7 @@ def _benchmark(name: str, s: Summary) -> dict[str, Any]:
             "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
             "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,
             "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch,
-            **path, **c.options,
+            **{name: getattr(c, name) for name in path}, **c.options,
         },
         "param": c.label,
         "extra_info": _extra(s),

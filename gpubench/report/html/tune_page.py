@@ -8,9 +8,11 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis.compare.compare import view
+from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy, tune
 from gpubench.analysis.tables.table import Column
 from gpubench.analysis.tune import result
+from gpubench.analysis.tune.constraints import Kept
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
@@ -20,8 +22,6 @@ from gpubench.report.html import page, templating
 from gpubench.report.html.compare_page import PATHS
 from gpubench.report.sections import recommendation
 from gpubench.suite.goal import Metric
-
-_RIGHT = Column(name="right", unit="share of n")
 
 SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8", "triangle-up": "M7 2l5 9.5H2z"}
 SAMPLED = 20
@@ -35,23 +35,13 @@ WHAT = ("measures it again", "writes what serves it")
 def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     """The page of a search; raises InputError for the records of something else."""
     found = result.view(file, evidence)
-    drawn = charts_tune.build(found)
-    behind = _behind(found, evidence)
-    shown = context(found, drawn, behind, evidence)
-    return page.search(file, shown, drawn, behind)
-
-
-def context(
-    found: View, drawn: dict[str, Any], behind: dict[str, Any], evidence: Evidence | None
-) -> dict[str, Any]:
-    """What ``tune.html.j2`` lays out."""
-    file = found.file
+    drawn, behind = charts_tune.build(found), _behind(found, evidence)
     told = recommendation.lines(file, evidence)
     command = formatting.command(file.header)
     of_cell = {c.key: formatting.command(file.header, c.key) for c in file.header.planned}
     looks = {look["name"]: look | {"path": PATHS[look["shape"]]}
              for look in (compare.legend([found.verdict]) if found.verdict else [])}  # fmt: skip
-    return {
+    shown = {
         "title": f"{formatting.title([file])}: search", "best": found.best is not None,
         "headline": told[0], "lines": [] if found.best else told[1:],
         "commands":
@@ -67,6 +57,7 @@ def context(
         "tables": [templating.table(t, of_cell) for t in tune.build(found)],
         "again": command,
     }  # fmt: skip
+    return page.search(file, shown, drawn, behind)
 
 
 def _sampled(found: View) -> list[str]:
@@ -97,16 +88,12 @@ def _tiles(found: View) -> list[dict[str, Any]]:
         tiles.append(_tile(recommendation.title(goal), *recommendation.shown(best.value, goal)))
         times = formatting.show(found.gain, Column(name="", unit="x"))
         what = f"{recommendation.BETTER[goal.kind]} today's default"
-        default = (
-            found.base
-            and f"{recommendation.where(found, found.base)}: "
-            + recommendation.amount(found.base.value, goal)
-        )
+        default = found.base and recommendation.default(found, found.base)
         tiles.append(_tile("Against today's default", times.main, f"{what} {times.aside}".strip(),
                            recommendation.sureness(found) if found.gain.value else "",
                            default or ""))  # fmt: skip
-        tiles.append(_answers(found))
-        tiles += _limits(found)
+        tiles.append(_answers(found.summaries[best.cell.key]))
+        tiles += map(_limit, best.limits)
         tiles += _left(found)
     measured = len(result.measured(found))
     tiles.append(_tile("Tried", f"{measured} of {len(found.standings)}",
@@ -115,29 +102,24 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     return tiles
 
 
-def _answers(found: View) -> dict[str, Any]:
-    summary = found.summaries[found.best.cell.key] if found.best else None
-    agree = accuracy.agreement(summary) if summary else None
-    if summary is None or agree is None:
+def _answers(summary: Summary) -> dict[str, Any]:
+    agree = accuracy.agreement(summary)
+    if agree is None:
         return _tile("Answers", formatting.NOTHING, "not checked")
-    right = accuracy.accuracy(summary)
-    drop = accuracy.drop(summary)
-    more = [] if right.value is None else [f"accuracy {formatting.full(right, _RIGHT)}"]
+    right, drop = accuracy.accuracy(summary), accuracy.drop(summary)
+    share = formatting.full(right, recommendation.RIGHT)
+    more = [] if right.value is None else [f"accuracy {share}"]
     more += [] if drop is None else [f"{0.0 - drop:+.1f} points against the reference's"]
     return _tile("Answers", units.percent(agree), "agree with the fp32 reference's", *more)
 
 
-def _limits(found: View) -> list[dict[str, Any]]:
-    made = []
-    for kept in found.best.limits if found.best else ():
-        metric = kept.limit.metric
-        value = formatting.NOTHING if kept.value is None else metric.text(kept.value)
-        aside = f"{kept.limit.text}: {'kept' if kept.state == 'met' else 'not yet shown'}"
-        more = "" if kept.worst is None else (
-            f"one repeat in 100 would show {metric.text(kept.worst)}"
-        )  # fmt: skip
-        made.append(_tile(recommendation.title(metric), value, aside, more))
-    return made
+def _limit(kept: Kept) -> dict[str, Any]:
+    metric = kept.limit.metric
+    value = formatting.NOTHING if kept.value is None else metric.text(kept.value)
+    aside = f"{kept.limit.text}: {'kept' if kept.state == 'met' else 'not yet shown'}"
+    worst = "" if kept.worst is None else metric.text(kept.worst)
+    more = worst and f"one repeat in 100 would show {worst}"
+    return _tile(recommendation.title(metric), value, aside, more)
 
 
 def _left(found: View) -> list[dict[str, Any]]:

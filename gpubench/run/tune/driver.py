@@ -23,10 +23,9 @@ from gpubench.run.agent.client import AgentClient
 from gpubench.run.driver import append
 from gpubench.run.plan import Plan
 from gpubench.run.record_builder import now, skipped
-from gpubench.run.tune import proposals as tune_proposals
 from gpubench.run.tune import space, verify
+from gpubench.run.tune.proposals import Proposals
 from gpubench.run.tune.search import SEARCH, search
-from gpubench.run.tune.surrogate import Coordinates
 from gpubench.run.tune.trials import AgentBench
 from gpubench.suite.goal import Search
 from gpubench.suite.types import Cell, Option, Policy
@@ -158,20 +157,19 @@ class _Walk:
                     return best.cell if best else None
                 if not (why := self._fault(bench, agent, base, best.cell)):
                     return best.cell
-                self._drop(best, why)
+                # what breaks in the proof is not recommended; why stands in the records
+                reason = f"measured again beside today's default: {why}"
+                self._note(Record(cell=best.cell, repeat=1 + max(best.repeats), status="failed",
+                                  kind="limit", reason=reason, started=now()))  # fmt: skip
         finally:
-            bench.save()
+            bench.seen.save()
 
     def _search(self, bench: AgentBench) -> list[Standing]:
         job = self._job
         if self.records and bench.elapsed() < job.search.budget_s:
             bench.start()  # the rooflines are known to every proposal, as in the first session
-
-        def coordinates(cell: Cell) -> Coordinates:
-            return space.coordinates(cell, job.options[cell.backend])
-
         cells = job.plan.planned
-        proposals = tune_proposals.Proposals(cells, job.search, bench.best, coordinates)
+        proposals = Proposals(cells, job.search, bench.best, job.options)
         return search(cells, job.search, bench, proposals, self.records, self._note, self._told)
 
     def _fault(self, bench: AgentBench, agent: AgentClient, base: Standing, best: Cell) -> str:
@@ -180,7 +178,7 @@ class _Walk:
         bench.workers()
         budget = job.search.budget_s
         asked = verify.job(
-            job.header, job.search, job.plan, job.backends, verify.Pair(base.cell, best),
+            job.header, job.search, job.plan, job.backends, base.cell, best,
             max(budget - bench.elapsed(), (LATER if self._proofs else 1 - SEARCH) * budget),
             job.out, job.cache_dir,
         )  # fmt: skip
@@ -188,12 +186,6 @@ class _Walk:
         self._proofs += 1
         bench.mark()
         return verify.fault(*files, job.search, rival=not racing.breaks(base))
-
-    def _drop(self, best: Standing, why: str) -> None:
-        """What breaks in the proof is not recommended; why stands in the records."""
-        reason = f"measured again beside today's default: {why}"
-        self._note(Record(cell=best.cell, repeat=1 + max(best.repeats), status="failed",
-                          kind="limit", reason=reason, started=now()))  # fmt: skip
 
     def _note(self, record: Record) -> None:
         append(self._writer, record)

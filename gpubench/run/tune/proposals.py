@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from gpubench.analysis.tune import objective, racing
 from gpubench.analysis.tune.objective import Best
 from gpubench.records.record import WRONG, Record
+from gpubench.run.tune import space
 from gpubench.run.tune.surrogate import Coordinates, Predictor
 from gpubench.suite.goal import Metric, Search
-from gpubench.suite.types import Cell
+from gpubench.suite.types import Cell, Option
 
 OPTIMISM = 2.0
 """Standard deviations by which a prediction may be too pessimistic."""
@@ -26,9 +27,12 @@ class Proposals:
 
     def __init__(
         self, cells: Sequence[Cell], search: Search, best: Best,
-        coordinates: Callable[[Cell], Coordinates],
+        options: Mapping[str, tuple[Option, ...]],
     ) -> None:  # fmt: skip
-        self._predictor = Predictor({cell.key: _point(coordinates(cell)) for cell in cells})
+        """``options``: of each backend."""
+        self._predictor = Predictor(
+            {cell.key: _point(space.coordinates(cell, options[cell.backend])) for cell in cells}
+        )
         self._search, self._best = search, best
 
     def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:

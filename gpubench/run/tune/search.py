@@ -6,7 +6,6 @@ itself when the one that beat it falls. Nothing here knows how a configuration i
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from gpubench.analysis.tune import constraints, racing
 from gpubench.analysis.tune import objective as tune_objective
-from gpubench.analysis.tune import racing
 from gpubench.analysis.tune.objective import Best
 from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Standing
 from gpubench.records.record import Record
 from gpubench.run.record_builder import now
-from gpubench.suite.goal import Metric, Search
+from gpubench.suite.goal import Limit, Metric, Search
 from gpubench.suite.types import Cell
 
 BASELINE = 0.25
@@ -174,10 +173,6 @@ class _Walk:
         for record in self._records:
             bound = self._bench.best(record.cell, objective) if record.status == "ok" else None
             found = tune_objective.value(record, objective) if bound else None
-            if bound and found:
-                short = tune_objective.cost(objective, bound) - tune_objective.cost(
-                    objective, found
-                )
-                if short > math.log1p(MARGIN):
-                    return None
+            if bound and found and constraints.over(Limit(objective, found), bound, MARGIN):
+                return None
         return self._bench.best

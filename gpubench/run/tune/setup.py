@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends import base
@@ -18,7 +17,6 @@ from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Rapl
 from gpubench.run import availability, record_builder
-from gpubench.run import availability as run_availability
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
 from gpubench.run.tune import space
@@ -29,8 +27,6 @@ from gpubench.suite.types import Catalog, Cell, Policy, Suite, Workload
 
 PLAIN = "quick"
 """The suite whose checks the words for model, weights, images ... go through."""
-NEVER = frozenset({"null"})
-"""Backends that serve nobody."""
 SAMPLE_S = 0.6
 """Of one trial: short, since what may still be best is measured again and again."""
 ENERGY_S, MOST_SAMPLES = 8.0, 10**6
@@ -41,20 +37,10 @@ ACCURACY_IMAGES = 256
 """Where a floor of accuracy is given."""
 
 
-class Floors(Struct, frozen=True, kw_only=True):
-    """What answers must keep: fields of the policy."""
-
-    min_top1_agreement: float | None = None
-    min_accuracy: float | None = None
-    max_accuracy_drop: float | None = None
-    accuracy_images: int | None = None
-    """None: ACCURACY_IMAGES where there is a floor of accuracy, else none."""
-
-
 def job(
     chosen: Mapping[str, Any],
     goal: Goal,
-    floors: Floors,
+    floors: Mapping[str, Any],
     *,
     budget_s: float,
     seed: int,
@@ -67,20 +53,21 @@ def job(
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
-    precision, batch_size, replicas (lists). None: not given. ``file``: of `--space`. ``baseline``:
-    'KEY=VALUE,...'. Raises InputError.
+    precision, batch_size, replicas (lists). ``floors``: what answers must keep, fields of the
+    policy. None: not given. ``file``: of `--space`. ``baseline``: 'KEY=VALUE,...'.
+    Raises InputError.
     """
     if resume and output is None:
         raise SuiteError("--resume: say which search to go on with: -o DIR")
-    catalog, cores, gpus = run_availability.catalog(), usable_cores(), len(visible_gpus())
+    catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen, catalog)
-    device = run_availability.device_of(plain, gpus)
+    device = availability.device_of(plain, gpus)
     if device == "cuda" and not gpus:
         raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
     _check_energy(goal, device)
     asked = space.default(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
-        boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0], leave_out=NEVER,
+        boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0],
     )  # fmt: skip
     if file is not None:
         asked = space.read(file, asked, catalog)
@@ -112,19 +99,17 @@ def job(
     )
 
 
-def policy(floors: Floors, goal: Goal, budget_s: float, seed: int) -> Policy:
+def policy(floors: Mapping[str, Any], goal: Goal, budget_s: float, seed: int) -> Policy:
     """How a trial is measured."""
     energy = any(m.kind == "energy" for m in goal.metrics)
-    floor = floors.min_accuracy is not None or floors.max_accuracy_drop is not None
-    images = floors.accuracy_images
+    given = {name: floor for name, floor in floors.items() if floor is not None}
+    if given.keys() & {"min_accuracy", "max_accuracy_drop"}:
+        given = {"accuracy_images": ACCURACY_IMAGES} | given
     return Policy(
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
         duration_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
         max_samples=MOST_SAMPLES if energy else Policy().max_samples,
-        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
-        min_top1_agreement=floors.min_top1_agreement, min_accuracy=floors.min_accuracy,
-        max_accuracy_drop=floors.max_accuracy_drop,
-        accuracy_images=ACCURACY_IMAGES * floor if images is None else images,
+        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed, **given,
     )  # fmt: skip
 
 
@@ -153,7 +138,7 @@ def _check_energy(goal: Goal, device: str) -> None:
 def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
     """Those of ``backends`` that run on this machine. InputError for one of ``named`` that does
     not, and where none is left."""
-    lacks = run_availability.lacks({name: base.get(name) for name in backends}, ())
+    lacks = availability.lacks({name: base.get(name) for name in backends}, ())
     for name in named:
         if name in lacks:
             raise InputError(f"--backend {name}: {lacks[name].reason}; {lacks[name].remedy}")
@@ -168,7 +153,7 @@ def _unsupported(backends: Mapping[str, base.Backend], cell: Cell) -> str | None
     try:
         return backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-        return run_availability.broken("unsupported", error).reason
+        return availability.broken("unsupported", error).reason
 
 
 def _check_today(today: Sequence[Cell], plan: planning.Plan) -> None:

@@ -13,21 +13,13 @@ from gpubench.analysis import roofline
 from gpubench.analysis.tune.racing import CHECK
 from gpubench.backends.base import Backend
 from gpubench.records.record import Record
+from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
-from gpubench.run.agent.messages import (
-    BAD_CALIBRATION,
-    Done,
-    Failure,
-    Measure,
-    Preloaded,
-    Prepare,
-    Reply,
-    Request,
-)
-from gpubench.run.driver import spoilt, valid
+from gpubench.run.agent.messages import Failure, Reply
+from gpubench.run.driver import Measuring
 from gpubench.run.plan import Durations, Plan
 from gpubench.run.prepare import NotReady, Ready, prepare
-from gpubench.run.record_builder import failed, measured, now
+from gpubench.run.record_builder import failed, now
 from gpubench.run.roofline import Ceilings
 from gpubench.run.tune.search import SEARCH
 from gpubench.run.watcher import Watcher
@@ -69,8 +61,9 @@ class AgentBench:
         self._started = ""
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
-        self._seen = Durations(cache_dir)
+        self.seen = Durations(cache_dir)
         self.ceilings = Ceilings(agent, plan.cores_of, backends)
+        self._measuring = Measuring(agent, plan, watcher, self.ceilings, self.seen)
         self.broken: dict[str, str] = {}
         """Modules that the agent cannot import, and why; known once it was started."""
 
@@ -112,25 +105,15 @@ class AgentBench:
         return self._ended(failed(cell, 0, task.why, ()))
 
     def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat of what is ready, in fresh processes."""
-        task, policy = self._tasks[cell.key], self._policy(repeat)
+        """One repeat of what is ready. A run checks all answers in its first one, a search in
+        `CHECK`."""
+        task = self._tasks[cell.key]
         assert isinstance(task, Ready), cell.label  # noqa: S101
-        request = Measure(cell, policy, task.artefact, task.reference, self._plan.cores_of(cell),
-                          repeat=0 if repeat == CHECK else 1)  # fmt: skip
         words = f"round {repeat}" if repeat else "first try"
-        begin = monotonic()
-
-        def ask() -> Reply:
-            self._watcher.task(cell, words, max(0.0, self._search.budget_s - self.elapsed()))
-            return self._agent.ask(request, lambda progress: self._watcher.step(cell, progress))
-
-        reply, invalidated = valid(ask, spoilt)
-        if isinstance(reply, Done):
-            self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
-            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
-        else:
-            record = failed(cell, repeat, reply, ())
-        return self._ended(replace(record, invalidated=invalidated))
+        left_s = max(0.0, self._search.budget_s - self.elapsed())
+        run_repeat = 0 if repeat == CHECK else 1
+        record = self._measuring.one(task, self._policy(repeat), run_repeat, words, left_s)
+        return self._ended(replace(record, repeat=repeat))
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """By the roofline; None before the start."""
@@ -146,10 +129,6 @@ class AgentBench:
         """What took place since the last trial is no trial's, but of the budget it is gone."""
         if self._began is not None:
             self._lap()
-
-    def save(self) -> None:
-        """Keep how long tasks took, for the next estimate."""
-        self._seen.save()
 
     # ------------------------------------------------------------------ within
 
@@ -196,20 +175,22 @@ class _Hurried:
         """Whether pictures that int8 cannot be calibrated on are the user's mistake: they are
         where they were named. Else the search goes on without int8."""
 
-    def start(self) -> Preloaded:
+    def start(self) -> messages.Preloaded:
         return self._agent.start()
 
     def stop(self) -> object:
         return self._agent.stop()
 
-    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
-        if not isinstance(request, Prepare):
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> Reply:
+        if not isinstance(request, messages.Prepare):
             return self._agent.ask(request, progress)
         limit = min(request.timeout_s, self._build_s())
         reply = self._agent.ask(replace(request, timeout_s=limit), progress)
-        if isinstance(reply, Failure) and reply.kind == "timeout":
+        if not isinstance(reply, Failure):
+            return reply
+        if reply.kind == "timeout":
             words = f"{reply.reason}: building may take half of what is left of the budget"
             return Failure("timeout", words, f"raise --budget above {units.clock(limit)}")
-        if isinstance(reply, Failure) and reply.kind == BAD_CALIBRATION and not self.strict:
+        if reply.kind == messages.BAD_CALIBRATION and not self.strict:
             return Failure("error", reply.reason, reply.remedy)
         return reply

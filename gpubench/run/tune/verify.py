@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -27,24 +26,18 @@ SAMPLE_S = 1.0
 """Of one process, over its two turns."""
 
 
-class Pair(NamedTuple):
-    """What is compared."""
-
-    baseline: Cell
-    candidate: Cell
-
-
 def job(
     header: Header,
     search: Search,
     plan: Plan,
     backends: Mapping[str, Backend],
-    pair: Pair,
+    base: Cell,
+    best: Cell,
     budget_s: float,
     out: Path,
     cache_dir: Path,
 ) -> driver.Job:
-    """The A/B of ``pair``, in OUT/evidence; one of it that is there already is gone on with.
+    """The A/B of ``best`` against ``base``, in OUT/evidence; one that is there is gone on with.
 
     What is there of another pair is moved aside.
     """
@@ -52,9 +45,7 @@ def job(
     # two turns share it, and each must be as long as a trial that was long for a reason
     policy = replace(trial, duration_s=2 * trial.duration_s if trial.duration_s > SAMPLE_S else SAMPLE_S)
 
-    def side(arm: Arm) -> driver.Side:
-        cell: Cell = getattr(pair, arm)
-        words = "what the search recommends" if arm == "candidate" else "today's default"
+    def side(arm: Arm, cell: Cell, words: str) -> driver.Side:
         suite = space.suite(plan.suite.name, [cell], policy, cell.backend, words)
         pairing = Pairing(session=header.run_id, arm=arm, differs=cell.label, rule=rule,
                           rates=search.goal.objective.kind == "throughput")  # fmt: skip
@@ -63,23 +54,26 @@ def job(
 
     place = out / DIRECTORY
     return driver.Job(
-        sides=(side("baseline"), side("candidate")),
+        sides=(
+            side("baseline", base, "today's default"),
+            side("candidate", best, "what the search recommends"),
+        ),
         backends=backends,
         rule=rule,
         budget_s=budget_s,
         out=place,
         cache_dir=cache_dir,
         seed=search.seed,
-        resume=_begun(place, pair),
+        resume=_begun(place, base, best),
     )
 
 
-def _begun(place: Path, pair: Pair) -> bool:
-    """Whether an A/B of ``pair`` is there; anything else is moved aside."""
+def _begun(place: Path, *cells: Cell) -> bool:
+    """Whether an A/B of these is there; anything else is moved aside."""
     if not place.exists():
         return False
     found = evidence(place)
-    if found and tuple(file.header.planned for file in found) == tuple([c] for c in pair):
+    if found and [file.header.planned for file in found] == [[cell] for cell in cells]:
         return True
     names = (place.with_name(f"{DIRECTORY}-{n}") for n in itertools.count(1))
     place.rename(next(name for name in names if not name.exists()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -10,10 +10,10 @@ from gpubench.analysis import roofline
 from gpubench.analysis.tune import objective, racing
 from gpubench.records.record import Ceiling, RecordFile
 from gpubench.run import availability
-from gpubench.run.tune import proposals, space
+from gpubench.run.tune import proposals
 from gpubench.run.tune.search import Proposer, search
 from gpubench.suite.goal import Goal, Limit, Metric, Search
-from gpubench.suite.types import Cell, OptionValue
+from gpubench.suite.types import Cell, Option
 from tests.benchmarks.tune import record
 from tests.benchmarks.tune.recorded import Recorded, Replay
 
@@ -21,7 +21,7 @@ RATE = Metric("throughput")
 LATENCY = Metric("latency", 0.9)
 """Of p99 a recorded cell has too few samples: 36 show a p90, and 368 a p99."""
 
-Coordinates = Callable[[Cell], dict[str, OptionValue]]
+Options = Mapping[str, tuple[Option, ...]]
 
 
 class Case(Struct, frozen=True):
@@ -78,7 +78,7 @@ class Proposing(Struct, frozen=True):
     """A way of proposing, by name."""
 
     name: str
-    make: Callable[[Sequence[Cell], Search, objective.Best, Coordinates], Proposer]
+    make: Callable[[Sequence[Cell], Search, objective.Best, Options], Proposer]
 
 
 PROPOSERS = (Proposing("proposals", proposals.Proposals),)
@@ -105,11 +105,7 @@ def answer(
     wanted = Search(goal=case.goal, baseline=today, budget_s=budget_s, seed=seed)
     bench = Replay(recorded, seed, bounds(file))
     options = availability.catalog().backends
-
-    def where(cell: Cell) -> dict[str, OptionValue]:
-        return space.coordinates(cell, options[cell.backend])
-
-    proposer = way.make(recorded.cells, wanted, bench.best, where)
+    proposer = way.make(recorded.cells, wanted, bench.best, options)
     standings = search(recorded.cells, wanted, bench, proposer, (), lambda record: None)
     top = racing.recommended(standings)
     judge = Recorded(truth, case.drop) if truth else recorded

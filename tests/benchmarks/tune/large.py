@@ -245,7 +245,7 @@ def answer(asked: Asked, make: Make, seed: int) -> Found:
 
 def _whole(truth: Truth, asked: Search, bench: Bench) -> Proposer:
     """What `gpubench tune` asks: every configuration is predicted."""
-    return proposals.Proposals(truth.cells, asked, bench.best, truth.coordinates)
+    return proposals.Proposals(truth.cells, asked, bench.best, truth.options)
 
 
 class _Part:

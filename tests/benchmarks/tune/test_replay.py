@@ -91,14 +91,14 @@ def test_accuracy_is_seen_in_the_repeat_that_checks_it(file: RecordFile) -> None
 
 def test_the_best_keeps_its_limits_in_every_round(file: RecordFile) -> None:
     recorded = Recorded(file)
-    free = recorded.best(Goal(RATE), cases.metrics.value)
+    free = recorded.best(Goal(RATE), cases.objective.value)
     assert free is not None
-    fastest = recorded.worth(free, RATE, cases.metrics.value)
-    assert fastest == max(recorded.worth(c, RATE, cases.metrics.value) for c in recorded.cells)
-    one = min(recorded.values(free, cases.LATENCY, cases.metrics.value))
+    fastest = recorded.worth(free, RATE, cases.objective.value)
+    assert fastest == max(recorded.worth(c, RATE, cases.objective.value) for c in recorded.cells)
+    one = min(recorded.values(free, cases.LATENCY, cases.objective.value))
     limit = Limit(cases.LATENCY, one)  # one round keeps it, the others do not
-    assert recorded.broken(free, (limit,), cases.metrics.value)[0].startswith("4 of 5 rounds")
-    other = recorded.best(Goal(RATE, (limit,)), cases.metrics.value)
+    assert recorded.broken(free, (limit,), cases.objective.value)[0].startswith("4 of 5 rounds")
+    other = recorded.best(Goal(RATE, (limit,)), cases.objective.value)
     assert other not in (free, None)
 
 

@@ -73,7 +73,7 @@ def make_job(
         words = {"model": str(tiny_onnx), "images": "synthetic", "device": "cpu",
                  "backend": ["fake"], "boundary": "transfer"} | chosen  # fmt: skip
         job = tune_setup.job(
-            words, goal, floors or tune_setup.Floors(), budget_s=budget, seed=0,
+            words, goal, floors or {}, budget_s=budget, seed=0,
             baseline=[baseline], file=file, cache_dir=cache_dir,
             output=tmp_path / out, resume=resume,
         )  # fmt: skip
@@ -194,7 +194,7 @@ def test_bad_words_are_told_before_anything_happens(
 def test_labels_that_a_floor_needs_are_missed_before_anything_is_measured(
     make_job: MakeJob,
 ) -> None:
-    job = make_job(floors=tune_setup.Floors(min_accuracy=0.5))
+    job = make_job(floors={"min_accuracy": 0.5})
     with pytest.raises(InputError, match="label"):
         tune_driver.run(job, Watch())
     assert not (job.out / RECORDS).exists()
@@ -213,7 +213,7 @@ def test_only_the_same_search_goes_on(make_job: MakeJob) -> None:
     with pytest.raises(RecordError, match="holds a run already"):
         tune_driver.run(make_job(), Watch())
     with pytest.raises(InputError, match="-o DIR"):
-        tune_setup.job({}, Goal(RATE), tune_setup.Floors(), budget_s=1, seed=0, baseline=(),
+        tune_setup.job({}, Goal(RATE), {}, budget_s=1, seed=0, baseline=(),
                       file=None, cache_dir=None, output=None, resume=True)  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from gpubench.run.tune.proposals import Proposals
 from gpubench.run.tune.search import search
 from gpubench.suite.goal import Goal, Limit, Metric, Search
 from gpubench.suite.types import Cell
-from tests.run.tune.benches import Bench, conditional, coordinates, cost
+from tests.run.tune.benches import OPTIONS, Bench, conditional, coordinates, cost
 
 RATE = Metric("throughput")
 
@@ -34,7 +34,7 @@ def points(space: list[Cell]) -> dict[str, surrogate.Coordinates]:
 
 
 def proposals(space: list[Cell], what: Search, bench: Bench) -> Proposals:
-    return Proposals(space, what, bench.best, coordinates)
+    return Proposals(space, what, bench.best, OPTIONS)
 
 
 def some(space: list[Cell], n: int, seed: int = 0) -> list[Cell]:

@@ -33,7 +33,10 @@ def suite(
         for key, value in cell.options.items():
             options.setdefault(cell.backend, {}).setdefault(key, {})[value] = None
     cores = {cell.cores for cell in cells}
-    fields = {key: _values(cells, key) for key in (*_AXES, *_PIPELINE) if key not in _SINGLE}
+    fields: dict[str, Any] = {
+        key: tuple(dict.fromkeys(getattr(cell, key) for cell in cells))
+        for key in (*_AXES, *_PIPELINE) if key not in _SINGLE
+    }  # fmt: skip
     axes = Axes(
         **fields,
         device=first.device,
@@ -48,10 +51,6 @@ def suite(
         policy=policy,
         baseline=baseline_backend,
     )
-
-
-def _values(cells: Sequence[Cell], key: str) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(getattr(cell, key) for cell in cells))
 
 
 def to_toml(cell: Cell, policy: Policy, name: str, description: str) -> str:

@@ -12,13 +12,18 @@ from gpubench.errors import SuiteError
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import schema
 from gpubench.suite.goal import Goal
-from gpubench.suite.schema import nearest
 from gpubench.suite.types import Boundary, Catalog, OptionValue, Precision, Scenario, Workload
 
 BATCH_SIZES = {"cpu": 32, "cuda": 128}
 """The largest that is tried by default: beyond, rates hardly rise and latencies double."""
 FIELDS = {"backend": "backends", "precision": "precisions", "batch_size": "batch_sizes"}
 """Axis of a suite -> field of `Space`."""
+RULES = {
+    "precision": {"type": "string", "enum": list(get_args(Precision))},
+    "batch_size": schema.BATCH_SIZE,
+    "replicas": schema.REPLICAS,
+}
+"""What one value must be."""
 
 
 class Placement(Struct, frozen=True):
@@ -66,9 +71,8 @@ def default(
     goal: Goal,
     boundary: Boundary = "transfer",
     decoder: str = "pil",
-    leave_out: frozenset[str] = frozenset({"null"}),
 ) -> Space:
-    """All backends, precisions and placements, and the values that backends declare.
+    """All backends but the null one, precisions and placements, and what backends declare.
 
     ``cores``, ``gpus``: those of the machine that may be used.
     """
@@ -79,7 +83,7 @@ def default(
         scenario=goal.scenario,
         boundary=boundary,
         decoder=decoder,
-        backends=tuple(name for name in sorted(catalog.backends) if name not in leave_out),
+        backends=tuple(name for name in sorted(catalog.backends) if name != "null"),
         precisions=get_args(Precision),
         batch_sizes=tuple(2**i for i in range(most.bit_length())),
         placements=tuple(_on_gpus(gpus, goal) if device == "cuda" else _on_cores(cores)),
@@ -115,16 +119,9 @@ def chosen(space: Space, overrides: Mapping[str, Any]) -> Space:
     Values are lists; None means not given. Raises SuiteError naming the option.
     """
     given = {key: tuple(dict.fromkeys(v)) for key, v in overrides.items() if v is not None}
-    known = {
-        "backend": {"type": "string", "enum": sorted(space.options)},
-        "precision": {"type": "string", "enum": list(get_args(Precision))},
-        "batch_size": schema.BATCH_SIZE,
-        "replicas": schema.REPLICAS,
-    }
+    known = RULES | {"backend": {"type": "string", "enum": sorted(space.options)}}
     for key, values in given.items():
         option = "--" + key.replace("_", "-")
-        if key not in known:
-            raise SuiteError(f"{option}: not an axis of a search; {nearest(key, known)}")
         if not values:
             raise SuiteError(f"{option}: empty")
         for value in values:
@@ -143,12 +140,18 @@ def chosen(space: Space, overrides: Mapping[str, Any]) -> Space:
 
 def placements_of(space: Space, replicas: int) -> list[Placement]:
     """Those of ``space`` with so many replicas; where it has none, one that uses all devices."""
+    each = -(-replicas // max(1, space.gpus)) if space.device == "cuda" else 1
     found = [p for p in space.placements if p.replicas == replicas]
-    if found:
-        return found
+    return found or [placed(space, {"replicas": replicas, "replicas_per_device": each})]
+
+
+def placed(space: Space, given: Mapping[str, int]) -> Placement:
+    """By the axes ``replicas``, ``replicas_per_device`` (1) and ``cores`` (an equal share)."""
+    n = given["replicas"]
+    place = Placement(n, 0, min(n, given.get("replicas_per_device", 1)))
     if space.device == "cuda":
-        return [Placement(replicas, 0, -(-replicas // max(1, space.gpus)))]
-    return [Placement(replicas, max(1, space.cores // replicas))]
+        return place
+    return replace(place, cores=given.get("cores", max(1, space.cores // place.devices)))
 
 
 def no_room(space: Space, placement: Placement) -> str | None:

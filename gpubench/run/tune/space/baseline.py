@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
-
-from msgspec.structs import replace
+from typing import Any
 
 from gpubench.errors import SuiteError
 from gpubench.run.tune.space import options as space_options
-from gpubench.run.tune.space.axes import Placement, Space, no_room
+from gpubench.run.tune.space.axes import RULES, Placement, Space, no_room, placed
 from gpubench.run.tune.space.grid import cell_of, fields_of
 from gpubench.suite import schema
 from gpubench.suite.schema import nearest, same
@@ -29,14 +27,8 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
         raise _no_baseline("backend", backend, nearest(backend, catalog.backends))
     options = catalog.backends[backend]
     space_options.check(backend, options)
-    rules = {o.name: schema.option(o) for o in options} | {
-        "backend": {"type": "string"},
-        "precision": {"type": "string", "enum": list(get_args(Precision))},
-        "batch_size": schema.BATCH_SIZE,
-        "replicas": schema.REPLICAS,
-        "replicas_per_device": schema.REPLICAS,
-        "cores": schema.CORES,
-    }
+    rules = {o.name: schema.option(o) for o in options} | {"backend": {"type": "string"}}
+    rules |= RULES | {"replicas_per_device": schema.REPLICAS, "cores": schema.CORES}
     given: dict[str, Any] = {}
     for key, text in words.items():
         if key not in rules:
@@ -44,14 +36,12 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
         given[key] = schema.typed(text, rules[key])
         for mistake in schema.mistakes(given[key], rules[key]):
             raise _no_baseline(key, text, mistake.text)
-    named = {key: given[key] for key in given if any(o.name == key for o in options)}
     precision: Precision = given.get("precision", "fp32")
-    kept = space_options.canonical(options, named, fields_of(space, precision))
+    kept = space_options.canonical(options, given, fields_of(space, precision))
     for o in options:
-        if o.name in named and o.name not in kept and not same(named[o.name], o.default):
-            raise _no_baseline(
-                o.name, words[o.name], f"no effect here, {space_options.condition(o)}"
-            )
+        if o.name in given and o.name not in kept and not same(given[o.name], o.default):
+            why = f"no effect here, {space_options.condition(o)}"
+            raise _no_baseline(o.name, words[o.name], why)
     place = _place(given, space)
     sizes = (given["batch_size"],) if "batch_size" in given else space.batch_sizes
     return [cell_of(space, backend, precision, place, size, kept) for size in sizes]
@@ -62,13 +52,9 @@ def _place(given: Mapping[str, Any], space: Space) -> Placement:
     on_gpus = space.device == "cuda"
     if on_gpus and "cores" in given:
         raise _no_baseline("cores", given["cores"], "replicas own GPUs here, not cores")
-    replicas = given.get("replicas", max(1, space.gpus) if on_gpus else 1)
-    place = Placement(replicas, 0, min(replicas, given.get("replicas_per_device", 1)))
-    if not on_gpus:
-        cores = given.get("cores", max(1, space.cores // place.devices))
-        place = replace(place, cores=cores)
+    place = placed(space, {"replicas": max(1, space.gpus) if on_gpus else 1, **given})
     if reason := no_room(space, place):
-        raise _no_baseline("replicas", replicas, reason)
+        raise _no_baseline("replicas", place.replicas, reason)
     return place
 
 

@@ -14,13 +14,13 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from gpubench.run.tune.space import options as space_options
-from gpubench.run.tune.space.axes import FIELDS, Placement, Space, no_room, placements_of
+from gpubench.run.tune.space.axes import FIELDS, Placement, Space, no_room, placed, placements_of
 from gpubench.run.tune.space.grid import MOST_TRIED, count, grid, matches, values_of
 from gpubench.suite import schema as suite_schema
 from gpubench.suite import tomlfile
-from gpubench.suite.file import MAX_MATCHES, MAX_RULES, listed, rules_of
+from gpubench.suite.file import exclusions, idle, listed, too_many
 from gpubench.suite.grid import MAX_CELLS
-from gpubench.suite.schema import MOST, Mistake, Schema, nearest, same
+from gpubench.suite.schema import CORES, MOST, REPLICAS, Mistake, Schema, nearest, same
 from gpubench.suite.types import Catalog, Option, OptionValue
 
 WHAT = "space"
@@ -32,31 +32,16 @@ def schema(catalog: Catalog) -> Schema:
     """JSON schema of the file on this installation."""
     suite = suite_schema.schema(catalog)["properties"]
     axes = suite["axes"]["properties"]
-    placement = suite_schema.table(
-        {
-            "replicas": suite_schema.REPLICAS,
-            "cores": suite_schema.CORES,
-            "replicas_per_device": suite_schema.REPLICAS,
-        },
-        required=["replicas"],
-    )
+    table, scalar_or_list = suite_schema.table, suite_schema.scalar_or_list
+    places = {"replicas": REPLICAS, "cores": CORES, "replicas_per_device": REPLICAS}
     taken = ("backend", "precision", "batch_size", "replicas", "options")
+    own = {key: axes[key] for key in taken}
+    own["placement"] = scalar_or_list(table(places, required=["replicas"]))
     rule = suite["exclude"]["items"]["properties"]
     rules = {key: value for key, value in rule.items() if key not in _NEVER}
-    rules["cores"] = suite_schema.scalar_or_list(suite_schema.CORES)
-    return suite_schema.table(
-        {
-            "description": {"type": "string"},
-            "axes": suite_schema.table(
-                {key: axes[key] for key in taken}
-                | {"placement": suite_schema.scalar_or_list(placement)}
-            ),
-            "exclude": {
-                "type": "array",
-                "items": suite_schema.table(rules) | {"minProperties": 1},
-            },
-        }
-    )
+    rules["cores"] = scalar_or_list(CORES)
+    exclude = {"type": "array", "items": table(rules) | {"minProperties": 1}}
+    return table({"description": {"type": "string"}, "axes": table(own), "exclude": exclude})
 
 
 def read(path: str | Path, space: Space, catalog: Catalog) -> Space:
@@ -86,9 +71,7 @@ def _changed(space: Space, data: tomlfile.Data, catalog: Catalog) -> Space:
         )
     if places := [place for _, place in _placements(space, axes)]:
         fields["placements"] = tuple(places)
-    rules = (rule for table in data.get("exclude", []) for rule in rules_of(table))
-    exclude = space.exclude + tuple(itertools.islice(rules, MAX_RULES + 1))
-    return replace(space, **fields, options=options, exclude=exclude)
+    return replace(space, **fields, options=options, exclude=space.exclude + exclusions(data))
 
 
 def _placements(space: Space, axes: tomlfile.Data) -> Iterator[tuple[str, Placement]]:
@@ -97,12 +80,7 @@ def _placements(space: Space, axes: tomlfile.Data) -> Iterator[tuple[str, Placem
         for place in placements_of(space, n):
             yield f"axes.replicas[{i}]", place
     for i, table in enumerate(listed(axes.get("placement", []))):
-        each = min(table.get("replicas_per_device", 1), table["replicas"])
-        place = Placement(table["replicas"], 0, each)
-        if space.device == "cpu":
-            cores = table.get("cores", max(1, space.cores // place.devices))
-            place = replace(place, cores=cores)
-        yield f"axes.placement[{i}]", place
+        yield f"axes.placement[{i}]", placed(space, table)
 
 
 def _placement_mistakes(space: Space, axes: tomlfile.Data) -> Iterator[Mistake]:
@@ -166,13 +144,8 @@ def _exclusion_checks(
     space: Space, tables: list[dict[str, Any]], catalog: Catalog
 ) -> Iterator[Mistake]:
     found = list(itertools.islice(grid(space, catalog), MOST_TRIED + 1))
-    if len(space.exclude) > (most := min(MAX_RULES, MAX_MATCHES // max(1, len(found)))):
-        text = f"more than {most:,} combinations; shorten a list"
-        yield Mistake("exclude", None, text, shown=False)
-        return
-    known = [values_of(cell, catalog.backends[cell.backend]) for cell in found]
-    for i, table in enumerate(tables):
-        for rule in rules_of(table):
-            if len(found) <= MOST_TRIED and not any(matches(rule, each) for each in known):
-                text = "matches no cell; every value must be one that the space has"
-                yield Mistake(f"exclude[{i}]", rule, text)
+    if mistake := too_many(space.exclude, len(found)):
+        yield mistake
+    elif len(found) <= MOST_TRIED:
+        known = [values_of(cell, catalog.backends[cell.backend]) for cell in found]
+        yield from idle(tables, "the space has", lambda r: any(matches(r, each) for each in known))

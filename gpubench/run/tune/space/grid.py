@@ -10,6 +10,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from msgspec.structs import asdict
+
 from gpubench.errors import SuiteError
 from gpubench.run.tune.space import options as space_options
 from gpubench.run.tune.space.axes import Placement, Space
@@ -32,7 +34,8 @@ def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell
     found: dict[str, Cell] = {}
     reasons: dict[str, None] = {}
     for n, cell in enumerate(grid(space, catalog)):
-        if excluded(space, cell, catalog):
+        known = values_of(cell, catalog.backends[cell.backend]) if space.exclude else {}
+        if any(matches(rule, known) for rule in space.exclude):
             continue
         if reason := unsupported(cell):
             reasons[f"{cell.backend}: {reason}"] = None
@@ -79,14 +82,6 @@ def fields_of(space: Space, precision: Precision) -> dict[str, str]:
     }
 
 
-def excluded(space: Space, cell: Cell, catalog: Catalog) -> bool:
-    """Whether a rule of ``space`` drops it."""
-    if not space.exclude:
-        return False
-    known = values_of(cell, catalog.backends[cell.backend])
-    return any(matches(rule, known) for rule in space.exclude)
-
-
 def values_of(cell: Cell, options: Sequence[Option]) -> dict[str, OptionValue]:
     """What a rule may name: axes, and options that have an effect, with their defaults."""
     return {name: getattr(cell, name) for name in AXES} | space_options.effective(options, cell)
@@ -106,13 +101,10 @@ def cell_of(
     options: dict[str, OptionValue],
 ) -> Cell:
     """One cell of ``space``; ``options`` are canonical."""
-    work = space.workload
     return Cell(
+        **asdict(space.workload),
         backend=backend,
         device=space.device,
-        model=work.model,
-        weights=work.weights,
-        images=work.images,
         precision=precision,
         batch_size=batch_size,
         replicas=placement.replicas,
@@ -122,8 +114,6 @@ def cell_of(
         options=options,
         replicas_per_device=min(placement.replicas_per_device, placement.replicas),
         decoder=space.decoder if space.boundary == "pipeline" else "pil",
-        labels=work.labels,
-        calibration=work.calibration,
     )
 
 

@@ -36,7 +36,7 @@ def check(backend: str, options: Iterable[Option]) -> None:
 
 def tried(option: Option) -> tuple[OptionValue, ...]:
     """Its ``search``; () where that is no tuple, which `check` tells whoever asks for cells."""
-    _, search, _ = _as_given(option)
+    search: Any = option.search
     return tuple(search) if isinstance(search, tuple | list) else ()
 
 
@@ -113,7 +113,8 @@ def _value(option: Option, values: Mapping[str, OptionValue]) -> OptionValue:
 
 def _wrong(option: Option, options: Sequence[Option]) -> Iterator[str]:
     """What is wrong with ``search`` and ``when``; a struct does not check what it is made with."""
-    kind, search, when = _as_given(option)
+    said: Any = option
+    kind, search, when = said.kind, said.search, said.when
     if kind not in _KINDS:
         yield f"kind = {show(kind)}: expected one of {', '.join(_KINDS)}"
     elif not isinstance(search, tuple | list):
@@ -136,10 +137,6 @@ def _wrong(option: Option, options: Sequence[Option]) -> Iterator[str]:
             yield from _not_its(others[name], place, values)
         elif unknown := [v for v in values if v not in FIELDS[name]]:
             yield f"{place} = {show(unknown[0])}: {nearest(str(unknown[0]), FIELDS[name])}"
-
-
-def _as_given(option: Option) -> tuple[Any, Any, Any]:
-    return option.kind, option.search, option.when
 
 
 def _not_its(option: Option, place: str, values: Iterable[Any]) -> Iterator[str]:

@@ -77,7 +77,6 @@ def test_chosen_narrows_and_widens() -> None:
         ({"batch_size": [0]}, "--batch-size = 0: expected a whole number, at least 1"),
         ({"batch_size": []}, "--batch-size: empty"),
         ({"replicas": [3]}, "--replicas 3: needs 3 cores; usable: 2"),
-        ({"scenario": ["latency"]}, "--scenario: not an axis of a search"),
     ],
 )
 def test_chosen_refuses(overrides: dict[str, Any], words: str) -> None:
