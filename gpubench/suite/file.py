@@ -19,25 +19,9 @@ from msgspec import Struct
 from gpubench.errors import SuiteError
 from gpubench.suite import tomlfile
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
-from gpubench.suite.schema import (
-    MOST,
-    Mistake,
-    Schema,
-    mistakes,
-    nearest,
-    schema,
-    show,
-    typed,
-)
+from gpubench.suite.schema import MOST, Mistake, Schema, mistakes, nearest, schema, show, typed
 from gpubench.suite.tomlfile import Data
-from gpubench.suite.types import (
-    Axes,
-    Catalog,
-    OptionValue,
-    Policy,
-    Suite,
-    Workload,
-)
+from gpubench.suite.types import Axes, Catalog, OptionValue, Policy, Suite, Workload
 
 WHAT = "suite"
 """What its file is called in messages."""

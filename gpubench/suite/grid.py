@@ -6,18 +6,11 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+import msgspec
+
 from gpubench.errors import SuiteError
-from gpubench.suite.schema import (
-    same,
-)
-from gpubench.suite.types import (
-    Axes,
-    Boundary,
-    Cell,
-    Loader,
-    OptionValue,
-    Suite,
-)
+from gpubench.suite.schema import same
+from gpubench.suite.types import Axes, Boundary, Cell, Loader, OptionValue, Suite
 
 MAX_CELLS = 10_000
 
@@ -42,7 +35,7 @@ def expand(suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int) -> 
 def combinations(
     suite: Suite, device: Literal["cpu", "cuda"], machine_cores: int
 ) -> Iterator[Cell]:
-    axes, work = suite.axes, suite.workload
+    axes, work = suite.axes, msgspec.structs.asdict(suite.workload)
     places = list(itertools.product(axes.replicas, axes.replicas_per_device))
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
     paths = list(_paths(axes))
@@ -57,9 +50,6 @@ def combinations(
             yield Cell(
                 backend=backend,
                 device=device,
-                model=work.model,
-                weights=work.weights,
-                images=work.images,
                 precision=precision,
                 batch_size=batch_size,
                 replicas=replicas,
@@ -72,8 +62,7 @@ def combinations(
                 decoder=decoder,
                 loader=loader if scenario == "throughput" else "auto",
                 loader_cores=loader_cores if device == "cpu" and scenario == "throughput" else 0,
-                labels=work.labels,
-                calibration=work.calibration,
+                **work,
             )
 
 
