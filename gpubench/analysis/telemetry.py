@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,14 @@ class Gauge(Struct, frozen=True):
     help: str
 
 
+def number(value: Any, *path: str) -> float | None:
+    """What lies at ``path`` in plain JSON, where that is a finite number."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and math.isfinite(value) else None
+
+
 def _host(r: Record) -> Iterator[float]:
     total = sum(x.peak_host_bytes for x in r.replicas)
     if total:
@@ -30,8 +39,7 @@ def _host(r: Record) -> Iterator[float]:
 
 
 def _start(r: Record) -> Iterator[float]:
-    seconds = r.telemetry.get("start_s")
-    if isinstance(seconds, int | float):
+    if (seconds := number(r.telemetry, "start_s")) is not None:
         yield seconds * 1e9
 
 
@@ -45,12 +53,8 @@ def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
     """The value at ``path`` of every GPU whose telemetry has it."""
 
     def read(r: Record) -> Iterator[float]:
-        for value in r.telemetry.get("gpus", []):
-            found: Any = value
-            for name in path:
-                found = found.get(name) if isinstance(found, dict) else None
-            if isinstance(found, int | float):
-                yield float(found)
+        found = [number(gpu, *path) for gpu in r.telemetry.get("gpus", [])]
+        yield from (value for value in found if value is not None)
 
     return read
 
