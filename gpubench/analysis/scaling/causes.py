@@ -20,7 +20,7 @@ from gpubench.analysis.scaling.efficiency import Job, job_of, per_replica, place
 from gpubench.analysis.scaling.readings import Change
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, gain
-from gpubench.units import duration, percent, significant
+from gpubench.units import count, duration, percent, significant
 
 MATTERS = 0.02
 """Shortfalls and changes up to this much do not matter: the margin of every verdict (`Rule`)."""
@@ -274,7 +274,7 @@ def _too_few(p: Pair) -> Iterator[Found]:
     elif p.cpu and p.many.cell.replicas_per_device > 1:
         switched = p.change(readings.switches_per_s)
         n, c = p.many.cell.replicas_per_device, p.many.cell.cores
-        words = f"{n} replicas share each set of {c} core{'' if c == 1 else 's'}"
+        words = f"{n} replicas share each set of {count(c, 'core')}"
         told = {"replicas_per_device": n, "cores": c}
         if switched:
             words += f"; each was interrupted {significant(switched.many)} times a second, "
