@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ class Gauge(Struct, frozen=True):
     name: str
     unit: str
     worst: Callable[[list[float]], float]
-    read: Callable[[Record], Iterator[float]]
+    read: Callable[[Record], Iterable[float | None]]
     help: str
 
 
@@ -32,31 +32,23 @@ def number(value: Any, *path: str) -> float | None:
     return float(value) if plain and math.isfinite(value) else None
 
 
-def _host(r: Record) -> Iterator[float]:
-    total = sum(x.peak_host_bytes for x in r.replicas)
-    if total:
-        yield float(total)
+def _host(r: Record) -> Iterable[float | None]:
+    yield float(sum(x.peak_host_bytes for x in r.replicas)) or None
 
 
-def _start(r: Record) -> Iterator[float]:
-    if (seconds := number(r.telemetry, "start_s")) is not None:
-        yield seconds * 1e9
+def _start(r: Record) -> Iterable[float | None]:
+    seconds = number(r.telemetry, "start_s")
+    yield None if seconds is None else seconds * 1e9
 
 
-def _skew(r: Record) -> Iterator[float]:
+def _skew(r: Record) -> Iterable[float | None]:
     late = [x.late_ns for visit in r.visits for x in visit]
-    if r.cell.replicas > 1 and any(late):
-        yield float(max(late))
+    yield float(max(late)) if r.cell.replicas > 1 and any(late) else None
 
 
-def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
-    """The value at ``path`` of every GPU whose telemetry has it."""
-
-    def read(r: Record) -> Iterator[float]:
-        found = [number(gpu, *path) for gpu in r.telemetry.get("gpus", [])]
-        yield from (value for value in found if value is not None)
-
-    return read
+def _gpu(*path: str) -> Callable[[Record], Iterable[float | None]]:
+    """The value at ``path`` of every GPU."""
+    return lambda r: [number(gpu, *path) for gpu in r.telemetry.get("gpus", [])]
 
 
 GAUGES = (
@@ -79,7 +71,8 @@ GAUGES = (
 
 def peak(s: Summary, gauge: Gauge) -> float | None:
     """The worst reading of all repeats; None where there is none."""
-    return gauge.worst(seen) if (seen := [v for r in s.timed for v in gauge.read(r)]) else None
+    seen = [value for r in s.timed for value in gauge.read(r) if value is not None]
+    return gauge.worst(seen) if seen else None
 
 
 def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:

@@ -17,6 +17,7 @@ from types import UnionType
 from typing import Any, NamedTuple, get_args
 
 import msgspec
+from msgspec import UNSET
 
 from gpubench import escape
 from gpubench.suite import types
@@ -117,12 +118,11 @@ class Mistake(NamedTuple):
 
     at: str
     value: Any
+    """UNSET: it says nothing, as that of an unknown key."""
     text: str
-    shown: bool = True
-    """False where the value says nothing, as for an unknown key."""
 
     def __str__(self) -> str:
-        return f"{self.at}{f' = {show(self.value)}' if self.shown else ''}: {self.text}"
+        return f"{self.at}{'' if self.value is UNSET else f' = {show(self.value)}'}: {self.text}"
 
 
 # ------------------------------------------------------------------------------ the schema
@@ -273,13 +273,13 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
             yield from mistakes(inner, known[key], place)
         else:
             what = f"unknown key; {nearest(key, known)}" if known else "there are no keys here"
-            yield Mistake(place, inner, what, shown=False)
+            yield Mistake(place, UNSET, what)
     for key in rule.get("required", ()):
         if key not in value:
             place = f"{at}.{key}" if at else key
-            yield Mistake(place, None, f"missing; expected {say(known[key])}", shown=False)
+            yield Mistake(place, UNSET, f"missing; expected {say(known[key])}")
     if len(value) < rule.get("minProperties", 0):
-        yield Mistake(at, value, f"empty; expected at least one of {', '.join(known)}", shown=False)
+        yield Mistake(at, UNSET, f"empty; expected at least one of {', '.join(known)}")
 
 
 def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:

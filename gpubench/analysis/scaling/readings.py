@@ -1,7 +1,7 @@
 """What records say about a cell's replicas: CPU time, switches, copies, clocks, links, cores.
 
-Readings of one repeat give None where the machine did not tell. Nothing here trusts the shape of
-telemetry or environment.
+Readings of one repeat give None where the machine did not tell. What is read of telemetry and
+environment beyond the shape that `records.validation` assures is looked at first.
 """
 
 from __future__ import annotations
@@ -127,20 +127,17 @@ def sm_mhz(r: Record, but: Collection[str] = ()) -> float | None:
 
 def _clocks(r: Record) -> list[tuple[object, float]]:
     """(index, MHz) of each GPU that told."""
-    read = [(gpu.get("index"), _gpu_mhz(gpu, r)) for gpu in _gpus(r.telemetry)]
+    read = [(gpu.get("index"), _gpu_mhz(gpu, r)) for gpu in r.telemetry.get("gpus", [])]
     return [(index, mhz) for index, mhz in read if mhz is not None]
 
 
 def _gpu_mhz(gpu: dict[str, Any], r: Record) -> float | None:
     """Median while the replicas sampled; where that is not kept, of the whole task."""
-    series = gpu.get("series")
-    if isinstance(series, dict):
-        end = max((x.end_ns for x in r.replicas), default=0) / 1e9
-        read = zip(series.get("t_s") or [], series.get("sm_mhz") or [], strict=False)
-        inside = [mhz for at, mhz in read if mhz is not None and 0 <= at <= end]
-        if inside:
-            return float(median(inside))
-    return number(gpu, "sm_mhz", "median")
+    series = gpu.get("series", {})
+    end = max((x.end_ns for x in r.replicas), default=0) / 1e9
+    read = zip(series.get("t_s", []), series.get("sm_mhz", []), strict=False)
+    inside = [mhz for at, mhz in read if mhz is not None and 0 <= at <= end]
+    return float(median(inside)) if inside else number(gpu, "sm_mhz", "median")
 
 
 def _every(r: Record) -> list[Samples]:
@@ -151,11 +148,6 @@ def _wall_ns(x: Samples) -> int:
     """Of all its samples, also those that truncation counts with the warm-up."""
     cut = x.warmup_durations_ns[-x.truncated :] if x.truncated else []
     return max(0, x.end_ns - x.start_ns + sum(cut))
-
-
-def _gpus(value: Any) -> list[dict[str, Any]]:
-    found = value.get("gpus") if isinstance(value, dict) else None
-    return [gpu for gpu in found if isinstance(gpu, dict)] if isinstance(found, list) else []
 
 
 # ------------------------------------------------------------------------------ of a cell
@@ -226,7 +218,7 @@ def throttled(s: Summary) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, reasons in (("thermal", THERMAL), ("power-cap", (POWER_CAP,))):
         each = [
-            max((number(gpu, "throttle", name) or 0.0 for gpu in _gpus(r.telemetry)
+            max((number(gpu, "throttle", name) or 0.0 for gpu in r.telemetry.get("gpus", [])
                  for name in reasons), default=0.0)
             for r in s.timed
         ]  # fmt: skip
@@ -253,7 +245,7 @@ def device_differences(s: Summary, replica: int, told: dict[str, Any]) -> Iterat
         if clocks[index] < 0.98 * typical:
             told |= {"sm_mhz": clocks[index], "sm_mhz_others": typical}
             yield f"its SM clock is {clocks[index]:,.0f} MHz, the others' {typical:,.0f} MHz"
-    known = {number(gpu, "index"): gpu for gpu in _gpus(environment(s, x.node))}
+    known = {number(gpu, "index"): gpu for gpu in environment(s, x.node).get("gpus", [])}
     for name, words in LINK.items():
         own = number(known.get(index), name)
         other = {number(known.get(i), name) for i in rivals if i is not None}
