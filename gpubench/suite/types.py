@@ -34,7 +34,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = "probe"
     images: str = "digits"
     labels: str = ""
-    """A CSV file of image names and classes; '': the images' source knows their labels, or none."""
+    """'': the images' source knows their labels, or none."""
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
 
@@ -101,7 +101,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     replicas_per_device: Positive = 1
     """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
     dispatch: Dispatch = "independent"
-    """How replicas share a job of many batches: see `Axes.dispatch`."""
+    """How replicas share a job of many batches."""
     decoder: str = "pil"
     """Boundary ``pipeline``: what turns encoded bytes into the network's input."""
     loader: Loader = "auto"
@@ -215,7 +215,10 @@ class Catalog(Struct, frozen=True):
 
 
 class Axes(Struct, frozen=True, forbid_unknown_fields=True):
-    """The values of every axis; the grid is their product less the exclusions."""
+    """The values of every axis; the grid is their product less the exclusions.
+
+    Each in words: `schema.HELP`.
+    """
 
     backend: tuple[str, ...]
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -224,12 +227,9 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     replicas: tuple[Positive, ...] = (1,)
     replicas_per_device: tuple[Positive, ...] = (1,)
     cores: Natural = 0
-    """CPU cores of one device; 0: an equal share, the machine's cores / the most devices."""
     scenario: tuple[Scenario, ...] = ("latency", "throughput")
     boundary: tuple[Boundary, ...] = ("compute",)
     dispatch: tuple[Dispatch, ...] = ("independent",)
-    """Throughput: each replica runs for itself, or all share one job of a fixed number of batches,
-    handed out in equal shares beforehand (static) or to whoever is free (dynamic)."""
     decoder: tuple[str, ...] = ("pil",)
     loader: tuple[Loader, ...] = ("auto",)
     loader_cores: tuple[Natural, ...] = (0,)

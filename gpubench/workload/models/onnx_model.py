@@ -144,9 +144,8 @@ class OnnxModel(Model):
                 (at / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._file.parent / name, at / name)
             # What runtimes will open is the copy; the original may have changed meanwhile.
-            if {"file": digest(at / FILE), "beside": {b: digest(at / b) for b in beside}} != {
-                key: recipe[key] for key in ("file", "beside")
-            }:
+            copied = {"file": digest(at / FILE), "beside": {b: digest(at / b) for b in beside}}
+            if recipe != {"format": 1} | copied:
                 self._bad("changed while it was read: try again")
 
         return self._cache.get_or_make("onnx", recipe, copy)
