@@ -27,10 +27,8 @@ def digits_for(relative_half_width: float | None) -> int:
 
 def duration(ns: float, digits: int = 3) -> str:
     """Nanoseconds -> '12.3 ms'."""
-    for factor, unit in _TIME:
-        if abs(ns) >= factor:
-            return f"{significant(ns / factor, digits)} {unit}"
-    return f"{significant(ns, digits)} ns"
+    factor, unit = next((each for each in _TIME if abs(ns) >= each[0]), _TIME[-1])
+    return f"{significant(ns / factor, digits)} {unit}"
 
 
 def clock(seconds: float) -> str:

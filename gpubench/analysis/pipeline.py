@@ -61,15 +61,8 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     shrunk = min(1.0, stages[group] / max(1.0, sum(stages[k] for k in groups[group])))
     without[group] -= shrunk * stages[bottleneck]
     together = sum(without.values()) if _same_cores(timed[0]) else max(without.values())
-    return Breakdown(
-        stages,
-        serial,
-        overlapped,
-        bottleneck,
-        group,
-        stages[slower] / overlapped if overlapped else None,
-        _rate(cell, together),
-    )
+    share, free = stages[slower] / overlapped if overlapped else None, _rate(cell, together)
+    return Breakdown(stages, serial, overlapped, bottleneck, group, share, free)
 
 
 def _groups(record: Record) -> Groups:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from gpubench.units import count
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -84,7 +86,7 @@ class LogRatio(Struct, frozen=True, kw_only=True):
 
 def repeats(n: int) -> str:
     """'1 repeat', '3 repeats'."""
-    return f"{n} repeat{'' if n == 1 else 's'}"
+    return count(n, "repeat")
 
 
 def t_quantile(p: float, dof: float) -> float:

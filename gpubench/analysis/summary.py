@@ -20,6 +20,7 @@ from gpubench.records.parity import Parity, PathCheck, over_repeats
 from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
 from gpubench.records.samples import window_slices
 from gpubench.suite.types import Cell, Policy
+from gpubench.units import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,14 +135,10 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def wide(self) -> bool:
-        """The second stage ended before the interval was as narrow as the policy wants.
-
-        A search has no such stages.
-        """
+        """The second stage ended before the interval was as narrow as the policy wants."""
         value = self.p50 if self.cell.scenario == "latency" else self.throughput
         half, done = value.relative_half_width, len(self.records)
-        two_stages = self.pilot > 0 and not self.broken and not self.search
-        second = two_stages and self.pilot <= done < self.policy.max_repeats
+        second = not self.broken and 0 < self.pilot <= done < self.policy.max_repeats
         return second and half is not None and half > self.policy.target_half_width
 
     @cached_property
@@ -269,7 +266,7 @@ def flags_of(*summaries: Summary) -> list[str]:
 
 def invalidated(attempts: int) -> str:
     """'2 attempts invalidated'."""
-    return f"{attempts} attempt{'' if attempts == 1 else 's'} invalidated"
+    return f"{count(attempts, 'attempt')} invalidated"
 
 
 def summarise(files: Sequence[RecordFile]) -> list[Summary]:

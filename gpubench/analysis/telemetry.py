@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -19,40 +20,35 @@ class Gauge(Struct, frozen=True):
     name: str
     unit: str
     worst: Callable[[list[float]], float]
-    read: Callable[[Record], Iterator[float]]
+    read: Callable[[Record], Iterable[float | None]]
     help: str
 
 
-def _host(r: Record) -> Iterator[float]:
-    total = sum(x.peak_host_bytes for x in r.replicas)
-    if total:
-        yield float(total)
+def number(value: Any, *path: str) -> float | None:
+    """What lies at ``path`` in plain JSON, where that is a finite number."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and math.isfinite(value) else None
 
 
-def _start(r: Record) -> Iterator[float]:
-    seconds = r.telemetry.get("start_s")
-    if isinstance(seconds, int | float):
-        yield seconds * 1e9
+def _host(r: Record) -> Iterable[float | None]:
+    yield float(sum(x.peak_host_bytes for x in r.replicas)) or None
 
 
-def _skew(r: Record) -> Iterator[float]:
+def _start(r: Record) -> Iterable[float | None]:
+    seconds = number(r.telemetry, "start_s")
+    yield None if seconds is None else seconds * 1e9
+
+
+def _skew(r: Record) -> Iterable[float | None]:
     late = [x.late_ns for visit in r.visits for x in visit]
-    if r.cell.replicas > 1 and any(late):
-        yield float(max(late))
+    yield float(max(late)) if r.cell.replicas > 1 and any(late) else None
 
 
-def _gpu(*path: str) -> Callable[[Record], Iterator[float]]:
-    """The value at ``path`` of every GPU whose telemetry has it."""
-
-    def read(r: Record) -> Iterator[float]:
-        for value in r.telemetry.get("gpus", []):
-            found: Any = value
-            for name in path:
-                found = found.get(name) if isinstance(found, dict) else None
-            if isinstance(found, int | float):
-                yield float(found)
-
-    return read
+def _gpu(*path: str) -> Callable[[Record], Iterable[float | None]]:
+    """The value at ``path`` of every GPU."""
+    return lambda r: [number(gpu, *path) for gpu in r.telemetry.get("gpus", [])]
 
 
 GAUGES = (
@@ -75,7 +71,8 @@ GAUGES = (
 
 def peak(s: Summary, gauge: Gauge) -> float | None:
     """The worst reading of all repeats; None where there is none."""
-    return gauge.worst(seen) if (seen := [v for r in s.timed for v in gauge.read(r)]) else None
+    seen = [value for r in s.timed for value in gauge.read(r) if value is not None]
+    return gauge.worst(seen) if seen else None
 
 
 def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
@@ -86,7 +83,8 @@ def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
         return stats.geometric_mean(values, s.pilot) if values else None
     if max(r.telemetry["energy"]["seconds"] for r in counted) < ENERGY_S:
         return Estimate(
-            why=f"under {ENERGY_S:g} s: energy needs longer windows (policy.duration_s, max_samples)"
+            why=f"under {ENERGY_S:g} s: energy needs longer windows "
+            "(policy.duration_s, max_samples)"
         )
     if above_idle and all(r.telemetry["energy"].get("idle_watts") is None for r in counted):
         return Estimate(why="no idle power known")

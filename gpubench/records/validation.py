@@ -54,23 +54,17 @@ class _Telemetry(Struct, frozen=True):
     energy: _Energy | None = None
 
 
-class _Version(Struct, frozen=True):
+class _Part(Struct, frozen=True):
     version: str | None = None
-
-
-class _Kernel(Struct, frozen=True):
     kernel: str | None = None
-
-
-class _Memory(Struct, frozen=True):
     total_bytes: int | None = None
 
 
 class _Environment(Struct, frozen=True):
-    gpubench: _Version = _Version()
-    python: _Version = _Version()
-    os: _Kernel = _Kernel()
-    memory: _Memory = _Memory()
+    gpubench: _Part = _Part()
+    python: _Part = _Part()
+    os: _Part = _Part()
+    memory: _Part = _Part()
     directory: dict[str, Any] = {}
     cpu: dict[str, Any] = {}
     gpus: list[dict[str, Any]] = []

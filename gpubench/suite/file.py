@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from gpubench.errors import SuiteError
 from gpubench.suite import tomlfile
@@ -245,7 +245,7 @@ def too_many(rules: Sequence[Any], cells: int) -> Mistake | None:
     """Where matching all ``rules`` with so many cells would take too long."""
     most = min(MAX_RULES, MAX_MATCHES // max(1, cells))
     text = f"more than {most:,} combinations; shorten a list"
-    return Mistake("exclude", None, text, shown=False) if len(rules) > most else None
+    return Mistake("exclude", UNSET, text) if len(rules) > most else None
 
 
 def idle(
@@ -273,10 +273,8 @@ def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
     if policy.max_repeats < policy.repeats:
         text = f"below policy.repeats, which is {policy.repeats}"
         yield Mistake("policy.max_repeats", policy.max_repeats, text)
-    if policy.timeout_s <= policy.warmup_s + policy.duration_s:
-        text = (
-            f"no task can end in time: warmup_s + duration_s = {policy.warmup_s + policy.duration_s:g}"
-        )
+    if policy.timeout_s <= (least := policy.warmup_s + policy.duration_s):
+        text = f"no task can end in time: warmup_s + duration_s = {least:g}"
         yield Mistake("policy.timeout_s", policy.timeout_s, text)
     if suite.baseline not in axes.backend:
         text = f"not measured; {nearest(suite.baseline, axes.backend)}"
@@ -284,7 +282,7 @@ def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
     for backend in data["axes"].get("options", {}):
         if backend not in own.axes.backend:
             text = f"axes.backend does not name it; {nearest(backend, own.axes.backend)}"
-            yield Mistake(f"axes.options.{backend}", None, text, shown=False)
+            yield Mistake(f"axes.options.{backend}", UNSET, text)
     found = list(_grid_checks(own, data.get("exclude", [])))
     yield from found
     if own is not suite and not found:
@@ -295,8 +293,7 @@ def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
     """``tables``: the exclusions that must match something."""
     cells = sum(1 for _ in itertools.islice(combinations(suite, "cpu", 1), MAX_CELLS + 1))
     if cells > MAX_CELLS:
-        text = f"more than {MAX_CELLS:,} combinations; shorten an axis"
-        yield Mistake("axes", None, text, shown=False)
+        yield Mistake("axes", UNSET, f"more than {MAX_CELLS:,} combinations; shorten an axis")
         return
     if mistake := too_many(suite.exclude, cells):
         yield mistake
@@ -306,39 +303,44 @@ def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
     grid = [cell for device in devices for cell in combinations(suite, device, 1)]
     yield from idle(tables, "the axes have", lambda rule: any(matches(rule, c) for c in grid))
     if all(any(matches(rule, cell) for rule in suite.exclude) for cell in grid):
-        yield Mistake("exclude", None, "the rules leave no cell", shown=False)
+        yield Mistake("exclude", UNSET, "the rules leave no cell")
 
 
 def _workload_checks(work: Workload) -> Iterator[Mistake]:
+    def wrong(key: str, *words: str) -> Mistake:
+        return Mistake(f"workload.{key}", getattr(work, key), "; ".join(words))
+
     for key, value in msgspec.structs.asdict(work).items():
         if any("\ud800" <= c <= "\udfff" for c in value):  # the name of a file; no record holds it
-            yield Mistake(f"workload.{key}", value, "not UTF-8 text; rename that file or folder")
+            yield wrong(key, "not UTF-8 text; rename that file or folder")
             return
+    weights = work.weights
     if work.model.endswith(".onnx"):
         if not _is(Path(work.model), Path.is_file):
-            yield Mistake("workload.model", work.model, "there is no such file")
-        if work.weights != "file":
-            text = 'an .onnx file brings its weights; expected "file", or leave the key out'
-            yield Mistake("workload.weights", work.weights, text)
-    elif work.weights == "file":
-        text = f"only for an .onnx model; {nearest('', ('probe', 'random', 'DEFAULT'))}"
-        yield Mistake("workload.weights", work.weights, text)
-    elif work.weights not in WEIGHTS and not _found(work.weights, Path.is_file):
-        known = [*WEIGHTS[:2], "DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2"]
-        shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", work.weights)
-        if not shouted or work.weights.lower() in WEIGHTS:
-            text = (
-                f"no such file, keyword or torchvision weights name; {nearest(work.weights, known)}"
+            yield wrong("model", "there is no such file")
+        if weights != "file":
+            yield wrong(
+                "weights",
+                "an .onnx file brings its weights",
+                'expected "file", or leave the key out',
             )
-            yield Mistake("workload.weights", work.weights, text)
+    elif weights == "file":
+        yield wrong(
+            "weights", "only for an .onnx model", nearest("", ("probe", "random", "DEFAULT"))
+        )
+    elif weights not in WEIGHTS and not _found(weights, Path.is_file):
+        known = [*WEIGHTS[:2], "DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2"]
+        shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights)
+        if not shouted or weights.lower() in WEIGHTS:
+            what = "no such file, keyword or torchvision weights name"
+            yield wrong("weights", what, nearest(weights, known))
     if work.images not in IMAGES and not _found(work.images, Path.exists):
-        text = f"no such folder, .tar shard or keyword; {nearest(work.images, IMAGES)}"
-        yield Mistake("workload.images", work.images, text)
+        yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):
-        yield Mistake("workload.labels", work.labels, "there is no such file")
+        yield wrong("labels", "there is no such file")
     if work.calibration and not _found(work.calibration, Path.exists):
         text = "there is no such folder; leave it out to calibrate on the images' training part"
-        yield Mistake("workload.calibration", work.calibration, text)
+        yield wrong("calibration", text)
 
 
 def _found(value: str, test: Callable[[Path], bool]) -> bool:

@@ -9,24 +9,19 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from types import UnionType
 from typing import Any, NamedTuple, get_args
 
 import msgspec
+from msgspec import UNSET
 
 from gpubench import escape
-from gpubench.suite.types import (
-    Boundary,
-    Catalog,
-    Dispatch,
-    Loader,
-    Option,
-    Policy,
-    Precision,
-    Scenario,
-)
+from gpubench.suite import types
+from gpubench.suite.types import Catalog, Option
 
 Schema = dict[str, Any]
 
@@ -88,9 +83,10 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "duration_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of throughput, "
-    "take longer.",
-    "max_samples": "A repeat stops after this many samples, but not before the least of duration_s.",
+    "duration_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of "
+    "throughput, take longer.",
+    "max_samples": "A repeat stops after this many samples, but not before the least of "
+    "duration_s.",
     "block_s": "Shortest block of the throughput scenario.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
@@ -104,13 +100,19 @@ HELP = {
     "seed": "Seeds the order of tasks.",
 }
 
-_KINDS = {
-    "string": "a string",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "array": "a list",
-    "object": "a table",
+_KINDS: dict[str, tuple[type | UnionType, str]] = {
+    "string": (str, "a string"),
+    "integer": (int, "a whole number"),
+    "number": (int | float, "a number"),
+    "boolean": (bool, "true or false"),
+    "array": (list, "a list"),
+    "object": (dict, "a table"),
+}
+_BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "minimum": (operator.ge, "at least"),
+    "exclusiveMinimum": (operator.gt, "above"),
+    "maximum": (operator.le, "at most"),
+    "exclusiveMaximum": (operator.lt, "below"),
 }
 
 
@@ -119,16 +121,11 @@ class Mistake(NamedTuple):
 
     at: str
     value: Any
+    """UNSET: it says nothing, as that of an unknown key."""
     text: str
-    shown: bool = True
-    """False where the value says nothing, as for an unknown key."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.at} = {show(self.value)}: {self.text}"
-            if self.shown
-            else f"{self.at}: {self.text}"
-        )
+        return f"{self.at}{'' if self.value is UNSET else f' = {show(self.value)}'}: {self.text}"
 
 
 # ------------------------------------------------------------------------------ the schema
@@ -140,15 +137,15 @@ def schema(catalog: Catalog) -> Schema:
     model = {"anyOf": [_enum(catalog.models), {"type": "string", "pattern": r"\.onnx$"}]}
     shared = {
         "backend": _enum(names),
-        "precision": _enum(get_args(Precision)),
+        "precision": _enum(get_args(types.Precision)),
         "batch_size": BATCH_SIZE,
         "replicas": REPLICAS,
         "replicas_per_device": REPLICAS,
-        "scenario": _enum(get_args(Scenario)),
-        "boundary": _enum(get_args(Boundary)),
-        "dispatch": _enum(get_args(Dispatch)),
+        "scenario": _enum(get_args(types.Scenario)),
+        "boundary": _enum(get_args(types.Boundary)),
+        "dispatch": _enum(get_args(types.Dispatch)),
         "decoder": _enum(sorted(catalog.decoders)),
-        "loader": _enum(get_args(Loader)),
+        "loader": _enum(get_args(types.Loader)),
         "loader_cores": {"type": "integer", "minimum": 0, "maximum": 1024},
     }
     options = {
@@ -208,7 +205,7 @@ def _options_by_name(catalog: Catalog) -> Schema:
 
 def _policy() -> Schema:
     """The fields and ranges of `Policy`, which stays their only definition."""
-    fields = msgspec.json.schema(Policy)["$defs"]["Policy"]["properties"]
+    fields = msgspec.json.schema(types.Policy)["$defs"]["Policy"]["properties"]
     out = {}
     for name, field in fields.items():
         kind = {k: v for k, v in field.items() if k != "anyOf"} | field.get("anyOf", [{}])[0]
@@ -279,13 +276,13 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
             yield from mistakes(inner, known[key], place)
         else:
             what = f"unknown key; {_hint(key, known)}" if known else "there are no keys here"
-            yield Mistake(place, inner, what, shown=False)
+            yield Mistake(place, UNSET, what)
     for key in rule.get("required", ()):
         if key not in value:
             place = f"{at}.{key}" if at else key
-            yield Mistake(place, None, f"missing; expected {say(known[key])}", shown=False)
+            yield Mistake(place, UNSET, f"missing; expected {say(known[key])}")
     if len(value) < rule.get("minProperties", 0):
-        yield Mistake(at, value, f"empty; expected at least one of {', '.join(known)}", shown=False)
+        yield Mistake(at, UNSET, f"empty; expected at least one of {', '.join(known)}")
 
 
 def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:
@@ -321,19 +318,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _is(value: Any, rule: Schema) -> bool:
-    match rule.get("type"):
-        case "boolean":
-            return isinstance(value, bool)
-        case "integer":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "string":
-            return isinstance(value, str)
-        case "array":
-            return isinstance(value, list)
-        case _:
-            return isinstance(value, dict)
+    kind = rule.get("type", "object")
+    return isinstance(value, _KINDS[kind][0]) and isinstance(value, bool) == (kind == "boolean")
 
 
 def _in_range(value: Any, rule: Schema) -> bool:
@@ -341,12 +327,8 @@ def _in_range(value: Any, rule: Schema) -> bool:
         # "pattern" is only ever the suffix of a path
         suffix = rule.get("pattern", "").replace("\\", "").rstrip("$")
         return value.endswith(suffix) and len(value) >= rule.get("minLength", 0)
-    return isinstance(value, bool) or (
-        (isinstance(value, int) or math.isfinite(value))
-        and rule.get("minimum", value) <= value <= rule.get("maximum", value)
-        and rule.get("exclusiveMinimum", -math.inf) < value
-        and value < rule.get("exclusiveMaximum", math.inf)
-    )
+    finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
+    return finite and all(fits(value, rule[k]) for k, (fits, _) in _BOUNDS.items() if k in rule)
 
 
 # ------------------------------------------------------------------------------ the words
@@ -363,7 +345,7 @@ def say(rule: Schema) -> str:
         return "one of " + ", ".join(show(v) for v in rule["enum"])
     if rule["type"] == "array":
         return f"a list of: {say(rule['items'])}"
-    words = "a known name" if "enum" in rule else _KINDS[rule["type"]]
+    words = "a known name" if "enum" in rule else _KINDS[rule["type"]][1]
     if "pattern" in rule:
         words = "the path of an .onnx file"
     if rule.get("minLength"):
@@ -372,10 +354,8 @@ def say(rule: Schema) -> str:
 
 
 def _bounds(rule: Schema) -> str:
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
-    words |= {"exclusiveMaximum": "below"}
-    given = [k for k in words if k in rule and abs(rule[k]) not in (MAX_INT, MAX_NUMBER)]
-    return "".join(f", {words[k]} {rule[k]:g}" for k in given)
+    given = [k for k in _BOUNDS if k in rule and abs(rule[k]) not in (MAX_INT, MAX_NUMBER)]
+    return "".join(f", {_BOUNDS[k][1]} {rule[k]:g}" for k in given)
 
 
 def show(value: Any) -> str:

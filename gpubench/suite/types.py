@@ -34,46 +34,35 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = "probe"
     images: str = "digits"
     labels: str = ""
-    """A CSV file of image names and classes; '': the images' source knows their labels, or none."""
+    """'': the images' source knows their labels, or none."""
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long to measure and when to stop. Times in seconds."""
+    """How long to measure and when to stop. Times in seconds; each in words: `schema.HELP`."""
 
     repeats: Positive = 3
-    """Fresh-process executions of every cell; the pilot of the two-stage stopping rule."""
+    """The pilot of the two-stage stopping rule."""
     max_repeats: Positive = 3
-    """Upper bound of the second stage; equal to ``repeats`` switches it off."""
+    """Equal to ``repeats`` switches the second stage off."""
     target_half_width: Annotated[float, Meta(gt=0, lt=1)] = 0.02
-    """Relative half-width of the 95 % interval that the second stage aims at."""
     budget_s: Seconds = 600.0
-    """No new round starts after this much wall time since the start of measuring."""
     warmup_iterations: Positive = 10
     warmup_s: Seconds = 0.3
     duration_s: Seconds = 1.0
-    """Sampling time of one repeat."""
     max_samples: Positive = 20_000
     block_s: Seconds = 0.25
-    """Shortest block of the throughput scenario."""
     timeout_s: Seconds = 300.0
-    """One task (open, warm up, sample, check) may take this long."""
     prepare_timeout_s: Seconds = 1200.0
     parity_images: Annotated[int, Meta(ge=2, le=2**31 - 1)] = 32
-    """Images checked against the reference in every repeat, at least two per batch slot."""
+    """At least two per batch slot."""
     max_relative_error: Annotated[float, Meta(gt=0, le=1e9)] | None = None
-    """Overrides the tolerance of the precision."""
     min_top1_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """Overrides the tolerance of the precision."""
-    accuracy_images: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    """Images, of those with labels, that accuracy is measured on; 0: those of the parity check."""
+    accuracy_images: Natural = 0
     min_accuracy: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """Least top-1 accuracy (a share); below it the cell fails."""
     max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
-    """Percentage points of top-1 accuracy below the reference's on the same images, at most."""
     min_pipeline_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
-    """Boundary ``pipeline``: least top-1 agreement of the whole path with the reference's."""
     seed: Natural = 0
 
 
@@ -112,7 +101,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     replicas_per_device: Positive = 1
     """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
     dispatch: Dispatch = "independent"
-    """How replicas share a job of many batches: see `Axes.dispatch`."""
+    """How replicas share a job of many batches."""
     decoder: str = "pil"
     """Boundary ``pipeline``: what turns encoded bytes into the network's input."""
     loader: Loader = "auto"
@@ -151,7 +140,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def workload(self) -> Workload:
         """The workload this cell runs."""
-        return Workload(**{name: getattr(self, name) for name in Workload.__struct_fields__})
+        return msgspec.convert(self, Workload, from_attributes=True)
 
     @property
     def total_batch(self) -> int:
@@ -164,9 +153,11 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return -(-self.replicas // self.replicas_per_device)
 
 
-_LATER = {"replicas_per_device": 1, "dispatch": "independent"} | {
-    "decoder": "pil", "loader": "auto", "loader_cores": 0, "labels": "", "calibration": ""
-}  # fmt: skip
+_LATER = {
+    field.name: field.default
+    for field in msgspec.structs.fields(Cell)
+    if field.default is not msgspec.NODEFAULT
+}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -224,7 +215,10 @@ class Catalog(Struct, frozen=True):
 
 
 class Axes(Struct, frozen=True, forbid_unknown_fields=True):
-    """The values of every axis; the grid is their product less the exclusions."""
+    """The values of every axis; the grid is their product less the exclusions.
+
+    Each in words: `schema.HELP`.
+    """
 
     backend: tuple[str, ...]
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -233,12 +227,9 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     replicas: tuple[Positive, ...] = (1,)
     replicas_per_device: tuple[Positive, ...] = (1,)
     cores: Natural = 0
-    """CPU cores of one device; 0: an equal share, the machine's cores / the most devices."""
     scenario: tuple[Scenario, ...] = ("latency", "throughput")
     boundary: tuple[Boundary, ...] = ("compute",)
     dispatch: tuple[Dispatch, ...] = ("independent",)
-    """Throughput: each replica runs for itself, or all share one job of a fixed number of batches,
-    handed out in equal shares beforehand (static) or to whoever is free (dynamic)."""
     decoder: tuple[str, ...] = ("pil",)
     loader: tuple[Loader, ...] = ("auto",)
     loader_cores: tuple[Natural, ...] = (0,)

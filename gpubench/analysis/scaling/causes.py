@@ -20,7 +20,7 @@ from gpubench.analysis.scaling.efficiency import Job, job_of, per_replica, place
 from gpubench.analysis.scaling.readings import Change
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, gain
-from gpubench.units import duration, percent, significant
+from gpubench.units import count, duration, percent, significant
 
 MATTERS = 0.02
 """Shortfalls and changes up to this much do not matter: the margin of every verdict (`Rule`)."""
@@ -39,6 +39,8 @@ OTHERS = 0.05
 """Of the cores' time, more than at one replica; a quiet machine moves by less."""
 STEAL = 0.01
 """Likewise; stolen time is time lost, and half of what matters is worth a look."""
+CAPS = {"thermal": "heat or power brake", "power-cap": "power cap"}
+"""What lowers a GPU's clocks, as `readings.throttled` names it, in words."""
 
 
 class Pair(Struct, frozen=True, kw_only=True, dict=True):
@@ -169,7 +171,7 @@ def _host_bound(p: Pair) -> Iterator[Found]:
         f"the time, and no backlog is left when it waits"
     )
     if one:
-        told["enqueue_share_one"], told["enqueue_ns_one"] = one.share, one.batch_ns
+        told |= {"enqueue_share_one": one.share, "enqueue_ns_one": one.batch_ns}
         words += f"; at one replica {duration(one.batch_ns)}, {percent(one.share, 0)}"
         if one.share >= HOST_SHARE and one.backlog <= BACKLOG:
             words += " (bound there, too, unless this backend's run() waits)"
@@ -184,13 +186,12 @@ def _copies(p: Pair) -> Iterator[Found]:
     told: dict[str, float] = {}
     copy = p.change(readings.copies_ns)
     if copy and copy.rose(MATTERS) and p.same_batch:
-        grew = copy.many - copy.one
-        left = p.ideal_ns / (p.ideal_ns + grew)
-        words.append(
-            f"copies take {duration(copy.many)} a batch, {duration(copy.one)} at one replica"
-        )
-        told |= {"copies_ns": copy.many, "copies_ns_one": copy.one}
-    if p.compute and p.compute.value and _below(p.efficiency, p.compute):
+        left = p.ideal_ns / (p.ideal_ns + (copy.many - copy.one))
+        many, one = duration(copy.many), duration(copy.one)
+        words.append(f"copies take {many} a batch, {one} at one replica")
+        told |= copy.told("copies_ns")
+    below = p.compute and (p.efficiency.high or math.inf) < (p.compute.low or 0)
+    if p.compute and p.compute.value and below:
         left = left or (p.efficiency.value or 0) / p.compute.value
         words.append(f"without copies the efficiency is {percent(p.compute.value)}")
         told["efficiency_compute"] = p.compute.value
@@ -198,17 +199,12 @@ def _copies(p: Pair) -> Iterator[Found]:
         yield Found("copy-bound", "; ".join(words), told, left)
 
 
-def _below(a: Estimate, b: Estimate) -> bool:
-    return a.high is not None and b.low is not None and a.high < b.low
-
-
 def _small_batch(p: Pair) -> Iterator[Found]:
     if p.base is p.one:
         return
-    e, b = gain(p.one, p.base), p.base.cell.batch_size
+    e, b, big = gain(p.one, p.base), p.base.cell.batch_size, p.one.cell.batch_size
     alone = e.value
-    if alone is not None and alone < 1 - MATTERS and e.high is not None and e.high < 1:
-        big = p.one.cell.batch_size
+    if alone is not None and alone < 1 - MATTERS and (e.high or math.inf) < 1:
         words = f"one replica alone does {percent(alone)} of batch {big}'s images/s with batch {b}"
         yield Found("small-batch", words, {"relative_rate": alone, "batch": b, "of": big}, alone)
 
@@ -231,8 +227,7 @@ def _cpu(p: Pair) -> Iterator[Found]:
             f"{percent(busy.one)} at one replica, and was interrupted "
             f"{significant(switched.many)} times a second ({significant(switched.one)} at one)"
         )
-        told = {"cpu_share": busy.many, "cpu_share_one": busy.one,
-                "switches_per_s": switched.many, "switches_per_s_one": switched.one}  # fmt: skip
+        told = busy.told("cpu_share") | switched.told("switches_per_s")
         yield Found("cpu-starved", words, told, rest if p.cpu else None)
 
 
@@ -279,12 +274,12 @@ def _too_few(p: Pair) -> Iterator[Found]:
     elif p.cpu and p.many.cell.replicas_per_device > 1:
         switched = p.change(readings.switches_per_s)
         n, c = p.many.cell.replicas_per_device, p.many.cell.cores
-        words = f"{n} replicas share each set of {c} core{'' if c == 1 else 's'}"
+        words = f"{n} replicas share each set of {count(c, 'core')}"
         told = {"replicas_per_device": n, "cores": c}
         if switched:
             words += f"; each was interrupted {significant(switched.many)} times a second, "
             words += f"{significant(switched.one)} at one replica"
-            told |= {"switches_per_s": switched.many, "switches_per_s_one": switched.one}
+            told |= switched.told("switches_per_s")
         yield Found("oversubscribed", words, told)
 
 
@@ -294,18 +289,21 @@ def _clocks(p: Pair) -> Iterator[Found]:
     clock = p.change(lambda r: readings.sm_mhz(r, slow))
     if clock and clock.fell(MATTERS):
         capped = readings.throttled(p.many)
-        key = next((k for k in ("thermal", "power-cap") if capped.get(k, 0) > MATTERS), "clocks")
-        words = f"SM clock {clock.many:,.0f} MHz, {clock.one:,.0f} MHz at one replica"
-        told = {"sm_mhz": clock.many, "sm_mhz_one": clock.one} | capped
-        if key != "clocks":
-            words += f"; {'power cap' if key == 'power-cap' else 'heat or power brake'} in "
-            words += f"{percent(capped[key], 0)} of the readings"
-        yield Found(key, words, told, clock.many / clock.one)
+        key, brake = next(
+            (c for c in CAPS.items() if capped.get(c[0], 0) > MATTERS), ("clocks", "")
+        )
+        words = f"SM clock {_mhz(clock)} at one replica"
+        if brake:
+            words += f"; {brake} in {percent(capped[key], 0)} of the readings"
+        yield Found(key, words, clock.told("sm_mhz") | capped, clock.many / clock.one)
     clock = p.change(readings.cpu_mhz)
     if clock and clock.fell(MATTERS) and p.cpu:
-        words = f"CPU clock {clock.many:,.0f} MHz, {clock.one:,.0f} MHz at one replica"
-        told = {"cpu_mhz": clock.many, "cpu_mhz_one": clock.one}
-        yield Found("clocks", words, told, clock.many / clock.one)
+        words = f"CPU clock {_mhz(clock)} at one replica"
+        yield Found("clocks", words, clock.told("cpu_mhz"), clock.many / clock.one)
+
+
+def _mhz(clock: Change) -> str:
+    return f"{clock.many:,.0f} MHz, {clock.one:,.0f} MHz"
 
 
 FINDERS = (_straggler, _dispatch, _host_bound, _copies, _small_batch, _cpu, _clocks)
@@ -320,15 +318,11 @@ def rest(p: Pair, found: list[Found]) -> Found:
         n = p.many.cell.replicas_per_device
         words = f"by exclusion: {n} replicas share each GPU, its compute and memory bandwidth"
         return Found("shared-device", words, {"replicas_per_device": n})
-    excluded = _excluded(p, found)
-    if excluded is None:
-        words = "nothing that was recorded explains it"
-        return Found("unexplained", words, {})
-    words, told = excluded
-    return Found("shared-memory", f"by exclusion: {words}", told)
+    nothing = Found("unexplained", "nothing that was recorded explains it", {})
+    return _shared_memory(p, found) or nothing
 
 
-def _excluded(p: Pair, found: list[Found]) -> tuple[str, dict[str, Any]] | None:
+def _shared_memory(p: Pair, found: list[Found]) -> Found | None:
     """The evidence that each replica had its cores to itself, and that all are slower alike."""
     busy = p.change(readings.cpu_share)
     steal, others = (readings.level(p.many, r) for r in (readings.steal, readings.others))
@@ -344,17 +338,15 @@ def _excluded(p: Pair, found: list[Found]) -> tuple[str, dict[str, Any]] | None:
     if not p.same_batch or p.many.cell.replicas_per_device > 1:
         return None
     clock = p.change(readings.cpu_mhz)
-    known = "unknown" if clock is None else f"{clock.many:,.0f} MHz, {clock.one:,.0f} MHz at one"
     words = (
-        f"all are slower by about the same (spread {percent(spread)}), each with its cores to "
-        f"itself: {percent(busy.many)} of their time, {percent(busy.one)} at one replica; "
-        f"{percent(steal)} stolen, {percent(others)} used by others; CPU clock {known}"
+        f"by exclusion: all are slower by about the same (spread {percent(spread)}), each with its "
+        f"cores to itself: {percent(busy.many)} of their time, {percent(busy.one)} at one replica; "
+        f"{percent(steal)} stolen, {percent(others)} used by others; CPU clock "
+        f"{f'{_mhz(clock)} at one' if clock else 'unknown'}"
     )
-    told = {"spread": spread, "cpu_share": busy.many, "cpu_share_one": busy.one,
-            "steal_share": steal, "other_busy_share": others}  # fmt: skip
-    if clock:
-        told |= {"cpu_mhz": clock.many, "cpu_mhz_one": clock.one}
-    return words, told
+    told = {"spread": spread} | busy.told("cpu_share")
+    told |= {"steal_share": steal, "other_busy_share": others}
+    return Found("shared-memory", words, told | (clock.told("cpu_mhz") if clock else {}))
 
 
 def not_recorded(p: Pair) -> list[str]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from gpubench.analysis.scaling import causes as found_by
 from gpubench.analysis.scaling.causes import MATTERS, Pair
@@ -114,15 +113,12 @@ def diagnose(rows: Sequence[Summary]) -> list[Diagnosis]:
     }
     made = []
     for s, one, kind, e in pairs:
-        found = Diagnosis(summary=s, one=one, kind=kind, efficiency=e, why_not=_not_shown(e))
-        if not found.why_not:
-            pair = Pair(
-                many=s, one=one, base=same_batch.get(id(s), one), efficiency=e,
-                compute=compute.get((but(s, "boundary"), kind)),
-            )  # fmt: skip
-            lacks = found_by.not_recorded(pair)
-            found = replace(found, causes=_causes(pair), not_recorded=lacks)
-        made.append(found)
+        base, alone = same_batch.get(id(s), one), compute.get((but(s, "boundary"), kind))
+        pair = Pair(many=s, one=one, base=base, efficiency=e, compute=alone)
+        why = _not_shown(e)
+        causes, lacks = ([], []) if why else (_causes(pair), found_by.not_recorded(pair))
+        made.append(Diagnosis(summary=s, one=one, kind=kind, efficiency=e, why_not=why,
+                              causes=causes, not_recorded=lacks))  # fmt: skip
     return made
 
 

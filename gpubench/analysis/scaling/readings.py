@@ -1,7 +1,7 @@
 """What records say about a cell's replicas: CPU time, switches, copies, clocks, links, cores.
 
-Readings of one repeat give None where the machine did not tell. Nothing here trusts the shape of
-telemetry or environment.
+Readings of one repeat give None where the machine did not tell. What is read of telemetry and
+environment beyond the shape that `records.validation` assures is looked at first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
+from gpubench.analysis.telemetry import number
 from gpubench.records.record import Record
 from gpubench.records.samples import Samples
 from gpubench.units import percent
@@ -48,6 +49,10 @@ class Change(Struct, frozen=True, kw_only=True):
     def rose(self, least: float) -> bool:
         """By more than ``least``, and the interval of the ratio is above 1."""
         return self.many > self.one * (1 + least) and (self.ratio.low or 0) > 1
+
+    def told(self, name: str) -> dict[str, float]:
+        """As evidence called ``name``."""
+        return {name: self.many, f"{name}_one": self.one}
 
 
 def change(one: Summary, many: Summary, what: Reading) -> Change | None:
@@ -101,17 +106,17 @@ def copies_ns(r: Record) -> float | None:
 
 def steal(r: Record) -> float | None:
     """Of the replicas' cores' time, what the hypervisor gave to others."""
-    return _number(r.telemetry, "cpu", "steal_share")
+    return number(r.telemetry, "cpu", "steal_share")
 
 
 def others(r: Record) -> float | None:
     """Of the replicas' cores' time, what processes used that are not the task's."""
-    return _number(r.telemetry, "cpu", "other_busy_share")
+    return number(r.telemetry, "cpu", "other_busy_share")
 
 
 def cpu_mhz(r: Record) -> float | None:
     """Median of the replicas' cores."""
-    return _number(r.telemetry, "cpu", "mhz", "median")
+    return number(r.telemetry, "cpu", "mhz", "median")
 
 
 def sm_mhz(r: Record, but: Collection[str] = ()) -> float | None:
@@ -122,20 +127,17 @@ def sm_mhz(r: Record, but: Collection[str] = ()) -> float | None:
 
 def _clocks(r: Record) -> list[tuple[object, float]]:
     """(index, MHz) of each GPU that told."""
-    read = [(gpu.get("index"), _gpu_mhz(gpu, r)) for gpu in _gpus(r.telemetry)]
+    read = [(gpu.get("index"), _gpu_mhz(gpu, r)) for gpu in r.telemetry.get("gpus", [])]
     return [(index, mhz) for index, mhz in read if mhz is not None]
 
 
 def _gpu_mhz(gpu: dict[str, Any], r: Record) -> float | None:
     """Median while the replicas sampled; where that is not kept, of the whole task."""
-    series = gpu.get("series")
-    if isinstance(series, dict):
-        end = max((x.end_ns for x in r.replicas), default=0) / 1e9
-        read = zip(series.get("t_s") or [], series.get("sm_mhz") or [], strict=False)
-        inside = [mhz for at, mhz in read if mhz is not None and 0 <= at <= end]
-        if inside:
-            return float(median(inside))
-    return _number(gpu, "sm_mhz", "median")
+    series = gpu.get("series", {})
+    end = max((x.end_ns for x in r.replicas), default=0) / 1e9
+    read = zip(series.get("t_s", []), series.get("sm_mhz", []), strict=False)
+    inside = [mhz for at, mhz in read if mhz is not None and 0 <= at <= end]
+    return float(median(inside)) if inside else number(gpu, "sm_mhz", "median")
 
 
 def _every(r: Record) -> list[Samples]:
@@ -146,18 +148,6 @@ def _wall_ns(x: Samples) -> int:
     """Of all its samples, also those that truncation counts with the warm-up."""
     cut = x.warmup_durations_ns[-x.truncated :] if x.truncated else []
     return max(0, x.end_ns - x.start_ns + sum(cut))
-
-
-def _number(value: Any, *path: str) -> float | None:
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
-
-
-def _gpus(value: Any) -> list[dict[str, Any]]:
-    found = value.get("gpus") if isinstance(value, dict) else None
-    return [gpu for gpu in found if isinstance(gpu, dict)] if isinstance(found, list) else []
 
 
 # ------------------------------------------------------------------------------ of a cell
@@ -213,7 +203,7 @@ def room(s: Summary, alone: float | None) -> Room | None:
     for node, n in each.items():
         there = environment(s, node)
         needed = -(-n // c.replicas_per_device) * c.cores if c.device == "cpu" else n * (alone or 0)
-        usable, quota = _number(there, "cpu", "usable"), _number(there, "limits", "cpus")
+        usable, quota = number(there, "cpu", "usable"), number(there, "limits", "cpus")
         found.append(Room(needed, usable, quota))
     return max(found, key=lambda r: r.pressure, default=None)
 
@@ -228,7 +218,7 @@ def throttled(s: Summary) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, reasons in (("thermal", THERMAL), ("power-cap", (POWER_CAP,))):
         each = [
-            max((_number(gpu, "throttle", name) or 0.0 for gpu in _gpus(r.telemetry)
+            max((number(gpu, "throttle", name) or 0.0 for gpu in r.telemetry.get("gpus", [])
                  for name in reasons), default=0.0)
             for r in s.timed
         ]  # fmt: skip
@@ -255,10 +245,10 @@ def device_differences(s: Summary, replica: int, told: dict[str, Any]) -> Iterat
         if clocks[index] < 0.98 * typical:
             told |= {"sm_mhz": clocks[index], "sm_mhz_others": typical}
             yield f"its SM clock is {clocks[index]:,.0f} MHz, the others' {typical:,.0f} MHz"
-    known = {_number(gpu, "index"): gpu for gpu in _gpus(environment(s, x.node))}
+    known = {number(gpu, "index"): gpu for gpu in environment(s, x.node).get("gpus", [])}
     for name, words in LINK.items():
-        own = _number(known.get(index), name)
-        other = {_number(known.get(i), name) for i in rivals if i is not None}
+        own = number(known.get(index), name)
+        other = {number(known.get(i), name) for i in rivals if i is not None}
         if own is not None and other and own not in other and None not in other:
             values = ", ".join(f"{v:g}" for v in sorted(v for v in other if v is not None))
             told[name] = own

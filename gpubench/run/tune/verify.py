@@ -43,7 +43,9 @@ def job(
     """
     rule, trial = Rule(delta=search.delta, alpha=search.alpha), plan.suite.policy
     # two turns share it, and each must be as long as a trial that was long for a reason
-    policy = replace(trial, duration_s=2 * trial.duration_s if trial.duration_s > SAMPLE_S else SAMPLE_S)
+    policy = replace(
+        trial, duration_s=2 * trial.duration_s if trial.duration_s > SAMPLE_S else SAMPLE_S
+    )
 
     def side(arm: Arm, cell: Cell, words: str) -> driver.Side:
         suite = space.suite(plan.suite.name, [cell], policy, cell.backend, words)

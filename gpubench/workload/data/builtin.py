@@ -55,11 +55,9 @@ def dataset(source: Kind, cache: Cache, count: int) -> Pictures:
 
     Raises InputError for more digits than there are.
     """
-    if source != "digits":
-        return _kept(source, cache, max(count, FEWEST), 0)
-    found = _kept(source, cache, FITTED, 1)
+    found = _kept(source, cache, count, int(source == "digits"))
     if count > len(found):
-        raise InputError(f"digits has {len(found)} images, {count} were asked for")
+        raise InputError(f"{source} has {len(found)} images, {count} were asked for")
     return found
 
 
@@ -68,16 +66,15 @@ def training(source: Kind, cache: Cache, count: int) -> Pictures:
 
     The FITTED digits; ``count`` (at least FEWEST) other crops of the same photographs, or noises.
     """
-    if source == "digits":
-        return _kept(source, cache, FITTED, 0)
-    return _kept(source, cache, max(count, FEWEST), 1)
+    return _kept(source, cache, count, int(source != "digits"))
 
 
 def _kept(source: Kind, cache: Cache, count: int, part: int) -> Pictures:
     """The JPEG files of a source, in the cache.
 
-    ``part``: of digits 0 is the first ``count``, 1 the others; of the rest it is a seed.
+    ``part``: of digits 0 is the first FITTED, 1 the others; of the rest it is a seed.
     """
+    count = FITTED if source == "digits" else max(count, FEWEST)
     recipe = {
         "format": 1,
         "source": source,

@@ -39,9 +39,7 @@ def find(root: Path, label_file: Path | None = None) -> Pictures:
     if label_file is None:
         about, numbers = _by_folder(about, root, names)
     else:
-        read = label_files.read(label_file, names)
-        about = replace(about, classes=read.classes, numbered=read.numbered, notes=read.notes)
-        numbers = read.numbers
+        about, numbers = label_files.read(label_file, names, about)
     return Pictures.of(about, names, numbers, [_size(root / name) for name in names])
 
 

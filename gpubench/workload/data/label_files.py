@@ -18,10 +18,12 @@ import re
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench import escape
 from gpubench.errors import InputError
 from gpubench.workload.data import image_file
+from gpubench.workload.data.dataset_index import About
 
 MOST_CLASSES = 100_000
 _MOST_BYTES = 2**27
@@ -34,18 +36,6 @@ _SYNSETS = 1000
 
 class NoClass(Exception):
     """What was given is no number of a class."""
-
-
-class Labels(Struct, frozen=True):
-    """What a file says of the pictures of a folder, in their order."""
-
-    numbers: list[int]
-    """Class; -1: the file does not name the picture."""
-    classes: tuple[str, ...]
-    numbered: bool
-    """Whether the file has numbers rather than names."""
-    notes: str
-    """'3 pictures have no label in val.csv, 2 of its rows name no picture', or ''."""
 
 
 class _Row(Struct, frozen=True):
@@ -62,8 +52,8 @@ def number(text: str, where: str) -> int:
     return int(text)
 
 
-def read(path: Path, names: list[str]) -> Labels:
-    """Labels of the pictures called ``names``.
+def read(path: Path, names: list[str], about: About) -> tuple[About, list[int]]:
+    """``about`` with the file's classes; of the pictures called ``names`` the class, -1: none.
 
     A row may leave out the suffix of a name. Raises InputError, with the line, for what cannot be
     read, is ambiguous, or names no picture at all.
@@ -95,8 +85,11 @@ def read(path: Path, names: list[str]) -> Labels:
         example = f"the folder has {names[0]!r}" if names else "the folder has none"
         what = f"no row names a picture: {rows[0].name!r}, {example}"
         raise _wrong(path, rows[0].line, what)
-    shown = tuple(map(escape.visible, classes))
-    return Labels(numbers, shown, numbered, _notes(path, len(names), len(rows), len(taken)))
+    shown, notes = (
+        tuple(map(escape.visible, classes)),
+        _notes(path, len(names), len(rows), len(taken)),
+    )
+    return replace(about, classes=shown, numbered=numbered, notes=notes), numbers
 
 
 def _notes(path: Path, pictures: int, rows: int, matched: int) -> str:

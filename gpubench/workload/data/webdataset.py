@@ -72,7 +72,7 @@ def _index(found: _Found, root: Path, number: int, archive: str) -> None:
     def wrong(what: str) -> InputError:
         return InputError(f"images {escape.visible(str(path))!r}: {what}")
 
-    if not _utf8(str(path)):
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):
         raise wrong("not UTF-8 text; rename that file or folder")
     try:
         file = image_file.opened(path)
@@ -175,10 +175,6 @@ def _class(name: str, suffix: str, data: bytes) -> int | None:
     keys = _JSON_KEYS if isinstance(said, dict) else ()
     value = next((said[key] for key in keys if type(said.get(key)) is int), None)
     return None if value is None else label_files.number(str(value), name)
-
-
-def _utf8(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _key(name: str) -> str:

@@ -216,9 +216,7 @@ def _check(name: str, weights: str, state: State, arguments: dict[str, bool | in
     import torch
 
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter(
-            "ignore"
-        )  # loading onto meta without assign does nothing, and says so
+        warnings.simplefilter("ignore")  # loading onto meta, not assigned: nothing, it says
         module = _build(name, 1000, arguments)
         last = head(module)
         key = next(key for key, part in module.named_modules() if part is last) + ".weight"

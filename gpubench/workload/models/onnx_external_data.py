@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -64,19 +65,15 @@ def tensors(message: Any) -> Iterator[TensorProto]:
 
 def _size(folder: Path, name: str) -> int:
     """Bytes of the file ``name`` in ``folder``; raises ValueError for anything else."""
-    path = PurePosixPath(name)
+    path, place = PurePosixPath(name), folder / name
     plain = name and "\0" not in name and not path.is_absolute() and ".." not in path.parts
-    if not plain or str(path) in RESERVED:
-        raise ValueError(f"keeps weights in {name!r}, which is not a file beside it")
-    place = folder / path
-    try:
-        inside = place.resolve(strict=True).is_relative_to(folder.resolve())
-        info = place.stat()
-    except (OSError, RuntimeError) as error:  # a link to itself
-        raise ValueError(f"keeps weights in {name!r}, which is not a file beside it") from error
-    if not inside or not stat.S_ISREG(info.st_mode):
-        raise ValueError(f"keeps weights in {name!r}, which is not a file beside it")
-    return info.st_size
+    with suppress(OSError, RuntimeError):  # RuntimeError: a link to itself
+        if plain and str(path) not in RESERVED:
+            info = place.stat()
+            inside = place.resolve(strict=True).is_relative_to(folder.resolve())
+            if inside and stat.S_ISREG(info.st_mode):
+                return info.st_size
+    raise ValueError(f"keeps weights in {name!r}, which is not a file beside it")
 
 
 def _number(name: str, key: str, text: str) -> int | None:

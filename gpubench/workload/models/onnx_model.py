@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,7 +23,7 @@ from gpubench.workload.models.onnx_external_data import external
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, ValueInfoProto
 
 
 MOST_BYTES = 2**31
@@ -145,9 +144,8 @@ class OnnxModel(Model):
                 (at / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._file.parent / name, at / name)
             # What runtimes will open is the copy; the original may have changed meanwhile.
-            if {"file": digest(at / FILE), "beside": {b: digest(at / b) for b in beside}} != {
-                key: recipe[key] for key in ("file", "beside")
-            }:
+            copied = {"file": digest(at / FILE), "beside": {b: digest(at / b) for b in beside}}
+            if recipe != {"format": 1} | copied:
                 self._bad("changed while it was read: try again")
 
         return self._cache.get_or_make("onnx", recipe, copy)
@@ -165,12 +163,11 @@ class OnnxModel(Model):
             model = onnx.load_model_from_string(body)
         except Exception as error:  # noqa: BLE001 - protobuf's, which is no dependency here
             self._bad(f"is not an ONNX file ({error})")
-        self._validate(onnx_export.inputs(model.graph), model.graph.output)
+        self._validate(model.graph)
         return model
 
-    def _validate(
-        self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
-    ) -> None:
+    def _validate(self, graph: GraphProto) -> None:
+        inputs, outputs = onnx_export.inputs(graph), graph.output
         if len(inputs) != 1 or len(outputs) != 1:
             self._bad(f"has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
         shape, answer = _dimensions(inputs[0]), _dimensions(outputs[0])

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import CellFailed, InputError
-from gpubench.suite.types import Cell, Option, OptionValue
+from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.data import datasets, image_file, preprocess
 from gpubench.workload.models import onnx_export
 from gpubench.workload.models.onnx_export import FILE
@@ -41,27 +41,18 @@ FORMAT = 1
 """Raised whenever `onnx` would make something else of the same recipe."""
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """Option ``calibration`` -> ONNX Runtime's name."""
+_INT8: When = {"precision": ("int8",)}
 OPTIONS = (
-    Option(
-        name="calibration",
-        kind="str",
-        default="minmax",
-        choices=tuple(METHODS),
-        help="int8: how ranges of activations are chosen",
-        # Not searched: speed is the same, entropy and percentile take minutes to build, and of
-        # ResNet-50's answers they change tenths of a per cent (digits: 90.0, 88.3; minmax 89.8).
-        when={"precision": ("int8",)},
+    # Not searched: speed is the same, entropy and percentile take minutes to build, and of
+    # ResNet-50's answers they change tenths of a per cent (digits: 90.0, 88.3; minmax 89.8).
+    Option.choice(
+        "calibration", "int8: how ranges of activations are chosen", tuple(METHODS), when=_INT8
     ),
-    Option(
-        name="calibration_images",
-        kind="int",
-        default=128,
-        minimum=1,
-        maximum=100_000,
-        help="int8: pictures that ranges are measured on",
-        when={"precision": ("int8",)},
+    Option.whole(
+        "calibration_images", "int8: pictures that ranges are measured on", 128, minimum=1,
+        maximum=100_000, when=_INT8,
     ),
-)
+)  # fmt: skip
 """Of every backend that has int8."""
 _ABOUT = "quantised.json"
 _BATCH = 8
@@ -94,10 +85,13 @@ def unsupported(cell: Cell, options: tuple[Option, ...] = OPTIONS) -> str | None
     """Why a cell of another precision cannot have options of int8."""
     if cell.precision == "int8":
         return None
-    for option in options:
-        if cell.options.get(option.name, option.default) != option.default:
-            return f"{option.name} is an option of int8, not of {cell.precision}"
-    return None
+    changed = _changed(cell, options)
+    return f"{changed[0]} is an option of int8, not of {cell.precision}" if changed else None
+
+
+def _changed(cell: Cell, options: tuple[Option, ...]) -> list[str]:
+    """Names of those whose values are not their defaults."""
+    return [o.name for o in options if cell.options.get(o.name, o.default) != o.default]
 
 
 def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
@@ -108,7 +102,7 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
     is to be calibrated; CellFailed when ONNX Runtime cannot quantise the network.
     """
     if model.precision == "int8":
-        changed = [o.name for o in OPTIONS if _option(cell, o.name) != o.default]
+        changed = _changed(cell, OPTIONS)
         if changed or cell.calibration:
             raise InputError(
                 f"model {model.name!r} has Q/DQ nodes of its own, which are not calibrated here: "
@@ -120,10 +114,9 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
             f"model {model.name!r} is {model.precision}: int8 is made of fp32, or brings its own "
             "Q/DQ nodes; give such a file"
         )
-    source, method = model.onnx("fp32"), str(_option(cell, "calibration"))
-    found = datasets.calibration(
-        cell.workload, cache, int(_option(cell, "calibration_images")), _SEED
-    )
+    source, chosen = model.onnx("fp32"), cell.chosen(OPTIONS)
+    method, count = str(chosen["calibration"]), int(chosen["calibration_images"])
+    found = datasets.calibration(cell.workload, cache, count, _SEED)
     reduced = target == "cpu" and _saturates()
     recipe = {
         "format": FORMAT,
@@ -203,11 +196,11 @@ def _quantise(
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    symmetric = {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "DedicatedQDQPair": True}
-    extra = {"WeightSymmetric": True, "CalibStridedMinMax": 1} | (
-        symmetric | {"QuantizeBias": False} if target == "tensorrt" else {}
-    )
-    activation = quantization.QuantType.QInt8 if target == "tensorrt" else None
+    activation, extra = quantization.QuantType.QUInt8, {"WeightSymmetric": True}
+    if target == "tensorrt":
+        activation = quantization.QuantType.QInt8
+        extra |= {"ActivationSymmetric": True, "AddQDQPairToWeight": True}
+        extra |= {"DedicatedQDQPair": True, "QuantizeBias": False}
     with tempfile.TemporaryDirectory(dir=target_file.parent) as folder:
         inlined, ready = Path(folder, "inlined.onnx"), Path(folder, "ready.onnx")
         network = onnx.load(source)  # with weights kept beside it, which the next step cannot read
@@ -221,10 +214,10 @@ def _quantise(
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=reduced,
-            activation_type=activation or quantization.QuantType.QUInt8,
+            activation_type=activation,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod[METHODS[method]],
-            extra_options=extra,
+            extra_options=extra | {"CalibStridedMinMax": 1},
         )
 
 
@@ -259,11 +252,6 @@ def _rest(file: Path) -> str:
     import onnx
 
     return onnx_export.precision(onnx.load(file, load_external_data=False).graph) or "fp32"
-
-
-def _option(cell: Cell, name: str) -> OptionValue:
-    default = next(option.default for option in OPTIONS if option.name == name)
-    return cell.options.get(name, default)
 
 
 def _saturates() -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import asdict
 from PIL import Image
 
 from gpubench.cache import Cache
@@ -14,16 +16,19 @@ from gpubench.errors import InputError
 from gpubench.suite.types import Policy, Workload
 from gpubench.workload import reference
 from gpubench.workload.data import label_files
+from gpubench.workload.data.dataset_index import About
 
 NAMES = ["a.jpg", "b c.jpg", "d.png"]
 VAL = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)]
+ABOUT = About(kind="folder", root="")
 WNIDS = [f"n{i * 7919 % 10**8:08d}" for i in range(1, 1001)]
 
 
-def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> label_files.Labels:
+def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> SimpleNamespace:
     file = tmp_path / "labels.csv"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return label_files.read(file, NAMES if names is None else names)
+    about, numbers = label_files.read(file, NAMES if names is None else names, ABOUT)
+    return SimpleNamespace(numbers=numbers, **asdict(about))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,7 @@ def test_what_is_wrong_is_said_with_its_line(
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "not a file"), (tmp_path / "gone", "no such file")):
         with pytest.raises(InputError, match=why):
-            label_files.read(path, NAMES)
+            label_files.read(path, NAMES, ABOUT)
 
 
 # ------------------------------------------------------------------------------ ImageNet

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
 
 from gpubench.run.tune.space import options as space_options
@@ -94,7 +94,7 @@ def _placement_mistakes(space: Space, axes: tomlfile.Data) -> Iterator[Mistake]:
     seen = set()
     for at, place in _placements(space, axes):
         if reason := no_room(space, place):
-            yield Mistake(at, to_builtins(place), reason, shown="placement" in at)
+            yield Mistake(at, to_builtins(place) if "placement" in at else UNSET, reason)
         elif place in seen:
             yield Mistake(at, to_builtins(place), "given twice")
         seen.add(place)
@@ -107,10 +107,10 @@ def _checks(space: Space, data: tomlfile.Data, catalog: Catalog) -> Iterator[Mis
         at = f"axes.options.{backend}"
         if backend not in space.backends:
             text = f"axes.backend must name it too; {nearest(backend, space.backends)}"
-            yield Mistake(at, None, text, shown=False)
+            yield Mistake(at, UNSET, text)
         elif count(space.options[backend]) > MAX_CELLS:
             text = f"more than {MAX_CELLS:,} combinations; shorten a list"
-            yield Mistake(at, None, text, shown=False)
+            yield Mistake(at, UNSET, text)
             return
         else:
             yield from _option_checks(space, backend, tables[backend], catalog.backends[backend])
