@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
 from gpubench.run.serving.engine import Engine
@@ -16,15 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Answer = tuple[int, "NDArray[np.float32] | BaseException"]
-
-
-class _Job(NamedTuple):
-    """``rows`` belongs to the caller, who leaves it as it is until ``done`` has been told."""
-
-    number: int
-    rows: NDArray[np.float32]
-    done: SimpleQueue[Answer]
+    Answer = Future[NDArray[np.float32]]
+    _Job = tuple[NDArray[np.float32], Answer]
 
 
 class Closed(GpubenchError):
@@ -63,14 +57,16 @@ class Pool:
                 self.close()
                 raise error
 
-    def submit(self, number: int, rows: NDArray[np.float32], done: SimpleQueue[Answer]) -> None:
-        """Enqueue a batch, full or not; (``number``, logits or an exception) goes to ``done``."""
+    def submit(self, rows: NDArray[np.float32]) -> Answer:
+        """Enqueue a batch, full or not, which stays as it is until its logits are there."""
         if os.getpid() != self._pid:
             raise Closed("a fork has no replicas: load the classifier in the process that uses it")
         with self._lock:
             if self._over:
                 raise Closed(self._over)
-            self._jobs.put(_Job(number, rows, done))
+            answer: Answer = Future()
+            self._jobs.put((rows, answer))
+        return answer
 
     def close(self) -> None:
         """Finish what was asked for, then end every replica. May be called more than once."""
@@ -108,21 +104,22 @@ class Pool:
     def _serve(self, engine: Engine) -> None:
         """Until there is nothing more to do, or the replica has died."""
         while (job := self._jobs.get()) is not None:
+            rows, answer = job
             try:
-                job.done.put((job.number, engine.run(job.rows)))
+                answer.set_result(engine.run(rows))
             except Died as error:
-                self._lost(error, job)
+                self._lost(error, answer)
                 return
             except BaseException as error:  # noqa: BLE001  # the caller's
-                job.done.put((job.number, error))
-            del job  # its arrays are not kept while waiting for the next one
+                answer.set_exception(error)
+            del job, rows, answer  # not kept while waiting for the next one
 
-    def _lost(self, error: Died, job: _Job) -> None:
+    def _lost(self, error: Died, answer: Answer) -> None:
         """The batch in hand fails; with the last replica all do."""
         with self._lock:
             self._alive -= 1
             left = f"{self._alive} of {len(self._threads)} replicas are left"
-            job.done.put((job.number, Died(f"{error}; {left}")))
+            answer.set_exception(Died(f"{error}; {left}"))
             if self._alive:
                 return
             self._over = self._over or f"all replicas have died (the last: {error}); load it again"
@@ -132,4 +129,4 @@ class Pool:
                 except Empty:
                     return
                 if waiting is not None:
-                    waiting.done.put((waiting.number, Closed(self._over)))
+                    waiting[1].set_exception(Closed(self._over))
