@@ -227,7 +227,7 @@ def test_two_replicas_share_the_work_and_outlive_one_another(
 
 BREAKS = """
 import numpy as np
-from gpubench.serving.engine import Local
+from gpubench.run.serving.engine import Local
 
 def broken(self, rows, run=Local.run):
     if rows[0, 0, 0, 0] == 42:
