@@ -48,7 +48,6 @@ class CpuSession(Session):
         return binding
 
     def close(self) -> None:
-        """Let ONNX Runtime's session go."""
         self._attached.clear()
         self._session = self._binding = self._own = self._run = None
 
@@ -60,7 +59,6 @@ class CpuSession(Session):
         return True
 
     def copy_in(self, images: Images) -> None:
-        """Copy into the bound array, or bind the one that was attached."""
         if (held := self._attached.get(id(images))) is not None:
             self._binding = held[1]
             return
@@ -75,7 +73,6 @@ class CpuSession(Session):
         """Nothing is ever outstanding."""
 
     def copy_out(self) -> Logits:
-        """A copy of the bound output, (batch, classes) float32."""
         return self._logits.copy()
 
 
@@ -120,12 +117,10 @@ class CudaSession(_torch.TensorSession):
             self.sync()
 
     def close(self) -> None:
-        """Let ONNX Runtime's session go, then leave its device and stream."""
         self._binding = self._run = None
         self.stack.close()
 
     def run(self) -> None:
-        """Enqueue the network on the session's stream."""
         self._run(self._binding, self._options)
 
 

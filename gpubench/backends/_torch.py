@@ -89,7 +89,6 @@ class Input:
         return True
 
     def copy_in(self, images: Images) -> None:
-        """Enqueue the copy of ``images`` (the shape given above, float32) into ``tensor``."""
         if (held := self._attached.get(id(images))) is not None:
             if self.stream is None:
                 self.tensor = held[1]
@@ -107,7 +106,6 @@ class Input:
         self._copied.record(self.stream)
 
     def sync(self) -> None:
-        """Return when all work enqueued on the session's stream has finished."""
         if self.stream is not None:
             self.stream.synchronize()
 
@@ -192,7 +190,6 @@ class TensorSession(Session):
             self._output = Output(images.stream)
 
     def copy_out(self) -> Logits:
-        """The last batch's logits, (batch, classes) float32."""
         return logits_of(self._logits)
 
     def enqueue_out(self) -> Any:
@@ -200,7 +197,6 @@ class TensorSession(Session):
         return self._output.enqueue(self._logits) if self.in_flight else None
 
     def collect(self, ticket: Any, /) -> Logits:
-        """Those."""
         return self._output.collect(ticket) if self.in_flight else super().collect(ticket)
 
 

@@ -60,11 +60,9 @@ class TorchEager(Backend):
     preload: tuple[str, ...] = ("torch", "torchvision")
 
     def probe(self) -> Facts:
-        """Versions. Raises Unavailable when torch or torchvision is not installed."""
         return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def unsupported(self, cell: Cell) -> str | None:
-        """Why torch cannot run this cell."""
         if cell.model.endswith(".onnx"):
             return f"model {cell.model!r} is an ONNX file; {self.name} runs torchvision networks"
         if cell.precision not in _DTYPES:
@@ -78,11 +76,9 @@ class TorchEager(Backend):
         return None
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
-        """The network's state dict."""
         return model.state()
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> TorchSession:
-        """A session on the network in ``artefact``, a cache entry of `Model.state`."""
         with ExitStack() as stack:
             session = self._open(cell, artefact, device, stack)
             session.stack = stack.pop_all()
@@ -151,11 +147,9 @@ class TorchSession(_torch.TensorSession):
         self.stack.close()
 
     def counters(self) -> dict[str, int]:
-        """See `Session.counters`."""
         return self.recompiled()
 
     def run(self) -> None:
-        """Launch the network on the input tensor."""
         self._logits = self._forward(self._input.tensor)
 
 

@@ -84,7 +84,6 @@ class Serial:
         self._data, self._session = data, session
 
     def enqueue(self) -> None:
-        """Return when the answers are there."""
         self._data.load()
         self.answer()
 

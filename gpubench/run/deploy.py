@@ -221,5 +221,4 @@ class _Telling:
         self._say = say
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
-        """See `gpubench.run.prepare.Telling`."""
         self._say(f"preparing: {words}")
