@@ -35,11 +35,7 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-_DISTRIBUTIONS = (
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "onnxruntime-openvino",
-)
+_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
 _TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {
     ("auto", "cpu"): "CPUExecutionProvider",

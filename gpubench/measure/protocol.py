@@ -135,7 +135,7 @@ def warm_up(
         finish()
 
     sampler.flags.append("GROUPED")
-    return replace(sampler, enqueue=waiting, finish=_nothing, iterations=iterations)
+    return replace(sampler, enqueue=waiting, finish=lambda: None, iterations=iterations)
 
 
 def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
@@ -246,10 +246,6 @@ def _block(
     took = max(1, trace.durations[0])
     enough = seconds * 1e9 <= took and not shared
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
-
-
-def _nothing() -> None:
-    pass
 
 
 def repeats_needed(values: Sequence[float], target: float) -> int:

@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
-from gpubench.run.serving.engine import Engine
-from gpubench.run.serving.replica_process import Died
+from gpubench.run.serving.engine import Local
+from gpubench.run.serving.replica_process import Died, Remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Answer = Future[NDArray[np.float32]]
     _Job = tuple[NDArray[np.float32], Answer]
+
+
+Engine = Local | Remote
 
 
 class Closed(GpubenchError):

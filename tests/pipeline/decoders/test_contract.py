@@ -86,7 +86,7 @@ def test_declarations(name: str) -> None:
 
 _IMPORT = """
 import sys
-from gpubench.decoders import base
+from gpubench.pipeline.decoders import base
 from gpubench.errors import Unavailable
 for name in base.names():
     decoder = base.get(name)
