@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
-_SEVERAL: When = {
-    "scenario": ("throughput",),
-    "boundary": ("compute", "pipeline"),
-}
+_SEVERAL: When = {"scenario": ("throughput",), "boundary": ("compute", "pipeline")}
 """Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 

@@ -110,9 +110,10 @@ class TorchEager(Backend):
         if options["cuda_graph"] and stream is not None:
             forward = _captured(forward, images.tensor, stream)
         images.sync()
+        processor = f"cpu, {torch.backends.cpu.get_cpu_capability()}"
         facts: Facts = {
             "torch": torch.__version__,
-            "device": _device_name(device),
+            "device": torch.cuda.get_device_name() if stream else processor,
             "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
             "autocast": autocast,
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
@@ -218,11 +219,3 @@ def _captured(forward: Forward, images: torch.Tensor, stream: torch.cuda.Stream)
         return logits
 
     return replay
-
-
-def _device_name(device: Device) -> str:
-    import torch
-
-    if device.kind == "cuda":
-        return str(torch.cuda.get_device_name())
-    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"

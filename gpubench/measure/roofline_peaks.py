@@ -208,7 +208,8 @@ def _reading(threads: int, cache: float) -> Kernel:
     """For each of ``threads``, which share ``cache``."""
     import torch
 
-    whole = min(max(LEAST_BYTES, CACHES * cache), _physical() / 8)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = min(max(LEAST_BYTES, CACHES * cache), physical / 8)
     numbers = int(whole / threads / 4)
     return Kernel(4.0 * numbers, lambda: partial(torch.sum, torch.ones(numbers)))
 
@@ -226,10 +227,6 @@ def caches(cores: Sequence[int], root: Path = CPU) -> float:
                 if level in ("2", "3"):
                     found[f"{level} {shared}"] = 1024.0 * int(size.removesuffix("K"))
     return sum(found.values())
-
-
-def _physical() -> float:
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def cuda(types: Sequence[str], memory: bool) -> Peaks:

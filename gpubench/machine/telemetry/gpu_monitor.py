@@ -19,8 +19,6 @@ REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncB
 SERIES = 120
 """Readings of a GPU that are kept over time, for one task."""
 
-Spread = dict[str, float]
-
 
 class Watch:
     """One GPU. A query that the driver refuses for good is not asked again."""
@@ -185,6 +183,6 @@ def thinned(
     return [min(bucket, key=lambda r: math.inf if r[1] is None else r[1]) for bucket in buckets]
 
 
-def spread(values: list[float]) -> Spread:
+def spread(values: list[float]) -> dict[str, float]:
     """Minimum, median and maximum."""
     return {"min": min(values), "median": median(values), "max": max(values)}

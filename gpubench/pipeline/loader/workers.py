@@ -121,7 +121,9 @@ class Pool:
 
     def listen(self) -> None:
         """Take in messages; waits for one, for LOOK_S at most."""
-        if not _readable(self._results):
+        poll = select.poll()
+        poll.register(self._results, select.POLLIN)
+        if not poll.poll(LOOK_S * 1000):
             self._look_after_children()
             return
         *lines, self._rest = (self._rest + os.read(self._results, 1 << 16)).split(b"\n")
@@ -172,10 +174,3 @@ class Pool:
             for fd in theirs:  # of a thread that hangs, the number must not mean another file
                 os.close(fd)
         self._threads.clear()
-
-
-def _readable(fd: int) -> bool:
-    """Whether something comes within LOOK_S."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(LOOK_S * 1000))

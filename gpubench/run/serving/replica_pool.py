@@ -87,10 +87,7 @@ class Pool:
                 self._jobs.put(None)
 
     def _work(
-        self,
-        place: int,
-        make: Callable[[], Engine],
-        opened: SimpleQueue[BaseException | None],
+        self, place: int, make: Callable[[], Engine], opened: SimpleQueue[BaseException | None]
     ) -> None:
         try:
             engine = make()
