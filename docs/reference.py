@@ -34,7 +34,7 @@ from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
 from gpubench.suite.schema import mistakes, say
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
-from gpubench.workload.reference import TOLERANCES
+from gpubench.workload.parity import TOLERANCES
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

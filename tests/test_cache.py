@@ -112,7 +112,7 @@ def void(value: object) -> None:
 _MAKER = """
 import os, sys, time
 from pathlib import Path
-from gpubench.workload.cache import Cache
+from gpubench.cache import Cache
 def make(at):
     (at / "part").write_text("half")
     print("making", flush=True)

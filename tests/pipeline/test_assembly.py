@@ -10,7 +10,7 @@ import pytest
 
 from gpubench.errors import CellFailed
 from gpubench.pipeline.check import judge
-from gpubench.pipeline.core_split import Shared, asks_to_share, divide, share
+from gpubench.pipeline.core_split import StageTimes, is_open, loader_cores, split
 from gpubench.records.parity import worst_path
 from gpubench.run.agent.messages import Measure
 from gpubench.suite.types import Policy
@@ -19,9 +19,17 @@ from gpubench.workload.reference import Reference
 from tests.measure.virtual import make_cell
 
 
-def request(cores: list[tuple[int, ...]], shared: Shared | None = None, **cell: Any) -> Measure:
+def request(cores: list[tuple[int, ...]], times: StageTimes | None = None, **cell: Any) -> Measure:
     settings = {"boundary": "pipeline", "scenario": "throughput", "cores": len(cores[0])}
-    return Measure(make_cell(**(settings | cell)), Policy(), "", "", cores, shared=shared)
+    return Measure(make_cell(**(settings | cell)), Policy(), "", "", cores, times=times)
+
+
+def divided(of: Measure, replica: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return split(of.cell, of.cores, replica, of.times)
+
+
+def asked(of: Measure) -> bool:
+    return is_open(of.cell, len(of.cores[0]))
 
 
 @pytest.mark.parametrize(
@@ -43,38 +51,38 @@ def test_cores_are_shared_out_by_core_time(
     cores: int, data: int, session: int, loading: int
 ) -> None:
     """The session's was measured with all of the cores: its core-time is ``cores`` times that."""
-    assert share(cores, Shared(data, session)) == loading
+    assert loader_cores(cores, StageTimes(data, session)) == loading
 
 
 def test_groups_are_disjoint_and_the_suite_has_the_first_say() -> None:
     own = (4, 5, 6, 7)
-    assert divide(request([own], loader_cores=1), 0) == ((7,), (4, 5, 6))
-    assert divide(request([own], Shared(120, 10)), 0) == ((5, 6, 7), (4,))
-    assert divide(request([own]), 0) == ((6, 7), (4, 5))
-    assert divide(request([own], Shared(1, 10)), 0) == (own, own), "a core to load would idle"
-    assert divide(request([(4,)]), 0) == ((4,), (4,)), "the only one does both"
-    assert divide(request([own], scenario="latency"), 0) == (own, own)
+    assert divided(request([own], loader_cores=1), 0) == ((7,), (4, 5, 6))
+    assert divided(request([own], StageTimes(120, 10)), 0) == ((5, 6, 7), (4,))
+    assert divided(request([own]), 0) == ((6, 7), (4, 5))
+    assert divided(request([own], StageTimes(1, 10)), 0) == (own, own), "a core to load would idle"
+    assert divided(request([(4,)]), 0) == ((4,), (4,)), "the only one does both"
+    assert divided(request([own], scenario="latency"), 0) == (own, own)
 
 
 def test_gpus_with_the_same_cores_beside_them_share_those_out() -> None:
     near, far = tuple(range(8)), tuple(range(8, 16))
     cuda = request([near, near, far], device="cuda", replicas=3)
-    assert divide(cuda, 0) == ((1, 2, 3), ()), "one is kept to feed the GPU"
-    assert divide(cuda, 1) == ((5, 6, 7), ())
-    assert divide(cuda, 2) == (far[1:], ())
+    assert divided(cuda, 0) == ((1, 2, 3), ()), "one is kept to feed the GPU"
+    assert divided(cuda, 1) == ((5, 6, 7), ())
+    assert divided(cuda, 2) == (far[1:], ())
     few = request([(3,), (3,)], device="cuda", replicas=2)
-    assert divide(few, 1) == ((3,), ())
+    assert divided(few, 1) == ((3,), ())
 
 
 def test_only_a_choice_is_measured() -> None:
     three = (0, 1, 2)
-    assert asks_to_share(request([three]))
-    assert asks_to_share(request([three[:2]])), "one each, or both for both"
-    assert not asks_to_share(request([three[:1]]))
-    assert not asks_to_share(request([three], loader_cores=1))
-    assert not asks_to_share(request([three], scenario="latency"))
-    assert not asks_to_share(request([three], boundary="compute"))
-    assert not asks_to_share(request([()], device="cuda"))
+    assert asked(request([three]))
+    assert asked(request([three[:2]])), "one each, or both for both"
+    assert not asked(request([three[:1]]))
+    assert not asked(request([three], loader_cores=1))
+    assert not asked(request([three], scenario="latency"))
+    assert not asked(request([three], boundary="compute"))
+    assert not asked(request([()], device="cuda"))
 
 
 def reference() -> Reference:

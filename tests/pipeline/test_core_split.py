@@ -12,9 +12,9 @@ import pytest
 from gpubench.backends.base import Device
 from gpubench.cache import Cache
 from gpubench.pipeline import core_split
-from gpubench.pipeline.core_split import Shared
+from gpubench.pipeline.core_split import StageTimes
 from gpubench.run.agent import agent
-from gpubench.run.agent.messages import Failure, Measure, Request, Share
+from gpubench.run.agent.messages import Failure, Measure, Request, SplitCores
 from gpubench.suite.types import Policy, Workload
 from gpubench.workload import reference
 from tests.measure.virtual import make_cell
@@ -33,8 +33,7 @@ def test_both_parts_are_timed(
     made = reference.build(workload, Policy(), Cache(cache_dir))
     core = min(os.sched_getaffinity(0))
     cell = make_cell(boundary="pipeline", batch_size=4, options={"latency_us": 30_000.0})
-    asked = Measure(cell, Policy(), "", str(made), [(core,)])
-    found = core_split.find_out(asked, Device("cpu", 0, (core,)))
+    found = core_split.find_out(cell, Path(), made, Device("cpu", 0, (core,)))
     assert found.session_ns > 30_000_000
     assert found.data_ns > 0
 
@@ -42,17 +41,17 @@ def test_both_parts_are_timed(
 def test_the_agent_asks_once_for_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Request] = []
 
-    def once(self: object, line: bytes, timeout_s: float) -> Shared:
+    def once(self: object, line: bytes, timeout_s: float) -> StageTimes:
         asked.append(msgspec.json.decode(line, type=Request))
-        return Shared(2, 1)
+        return StageTimes(2, 1)
 
     monkeypatch.setattr(agent.Agent, "_once", once)
     own = agent.Agent(lambda _: None, closed=-1)
     for cell in (request(), request(), request(batch_size=2)):
         placed = own._placed(cell)
         assert isinstance(placed, Measure)
-        assert placed.shared == Shared(2, 1)
-    assert [type(one) for one in asked] == [Share, Share]
+        assert placed.times == StageTimes(2, 1)
+    assert [type(one) for one in asked] == [SplitCores, SplitCores]
     assert own._placed(request(loader_cores=1)) == request(loader_cores=1)
 
 

@@ -84,7 +84,7 @@ def test_an_agent_that_dies_fails_its_test_and_the_next_goes_on(
     write_suite()
     code = """
         import os, pathlib, signal
-        from gpubench.pytest_plugin import together
+        from gpubench.pytest_plugin import suite_runs
 
         def kill(self, cell, progress):
             if cell.batch_size == 1:
@@ -92,7 +92,7 @@ def test_an_agent_that_dies_fails_its_test_and_the_next_goes_on(
                 for pid in map(int, children.read_text().split()):
                     os.kill(pid, signal.SIGKILL)
 
-        together.Watch.step = kill
+        suite_runs.Watch.step = kill
     """
     write(tmp_path / "conftest.py", code)
     done = run_pytest("tiny.toml", "-v", TMPDIR=str(scratch))

@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from gpubench.limits import Work
 from onnx import TensorProto, helper, numpy_helper
 from torchvision import models as zoo
 from torchvision.models import convnext, mobilenetv2, regnet, resnet, vision_transformer
 
 from gpubench.cache import Cache
 from gpubench.errors import InputError
+from gpubench.records.record import Work
 from gpubench.suite.types import Workload
 from gpubench.workload.models import flops, registry
 
