@@ -47,7 +47,8 @@ def topology(root: Path, core: int, siblings: str, node: int) -> None:
 
 def test_collect_is_json_and_light() -> None:
     code = (
-        "import json, sys; from gpubench.machine import environment as e; d = e.collect(['gpubench', 'x']);"
+        "import json, sys; from gpubench.machine import environment as e;"
+        "d = e.collect(['gpubench', 'x']);"
         "print(json.dumps([d, [m for m in sys.modules if m in "
         "('torch', 'numpy', 'onnxruntime', 'openvino', 'pandas')]]))"
     )
