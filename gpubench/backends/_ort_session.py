@@ -41,7 +41,6 @@ class CpuSession(Session):
         self._run: Any = session.run_with_iobinding
 
     def _bound(self, images: Images) -> Any:
-        """A binding of the array, and of the output."""
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._names[0], self._value(images))
         binding.bind_ortvalue_output(self._names[1], self._value(self._logits))

@@ -27,8 +27,7 @@ def signal_name(code: int | None) -> str | None:
 
     None where no signal did, or one without a name: a real-time signal.
     """
-    names = {-one.value: one.name for one in signal.Signals}
-    return None if code is None else names.get(code)
+    return {-one.value: one.name for one in signal.Signals}.get(code or 0)
 
 
 def descendants(pids: Collection[int]) -> set[int]:

@@ -242,16 +242,12 @@ def cuda(types: Sequence[str], memory: bool) -> Peaks:
                 with suppress(RuntimeError):  # no such products, or no room for them
                     rate = _on_gpu(2.0 * side**3, _product(kind, side, "cuda"))
                     rates[kind] = max(rate, rates.get(kind, 0.0))
-        speed = _on_gpu(2.0 * GPU_BYTES, _gpu_copy()) if memory else 0.0
+        speed = 0.0
+        if memory:
+            to, of = (torch.ones(GPU_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
+            speed = _on_gpu(2.0 * GPU_BYTES, lambda: to.copy_(of))
     cache = float(torch.cuda.get_device_properties(0).L2_cache_size)
     return Peaks(rates, speed, cache)
-
-
-def _gpu_copy() -> Run:
-    import torch
-
-    to, of = (torch.ones(GPU_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
-    return lambda: to.copy_(of)
 
 
 def _on_gpu(amount: float, run: Run) -> float:

@@ -200,11 +200,9 @@ class DeviceReader:
         self._transform()
 
     def parts(self) -> Parts:
-        """Its three stages."""
         return {"read": self._read, "decode": self._decode, "transform": self._transform}
 
     def put(self, encoded: list[bytes], names: list[str]) -> None:
-        """Make these pictures, a whole batch, what is handed over next."""
         with told(self._name, f"{names[0]} .. {names[-1]}"):
             self._decoder.transform(self._decoder.decode(encoded), self._images)
 

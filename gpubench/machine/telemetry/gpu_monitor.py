@@ -184,5 +184,4 @@ def thinned(
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Minimum, median and maximum."""
     return {"min": min(values), "median": median(values), "max": max(values)}

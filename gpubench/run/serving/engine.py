@@ -32,7 +32,6 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of a batch."""
         return (self.cell.batch_size, 3, self.crop, self.crop)
 
 

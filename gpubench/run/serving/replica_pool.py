@@ -29,7 +29,7 @@ class Closed(GpubenchError):
 
 
 class Pool:
-    """Opens its engines, each in a thread of its own; raises what the first to fail raised."""
+    """Opens its engines, each in a thread of its own; raises what the first that failed raised."""
 
     def __init__(self, engines: Sequence[Callable[[], Engine]]) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -38,12 +38,10 @@ class Pool:
         """Why no more batches are taken."""
         self._pid = os.getpid()
         self._alive = len(engines)
-        self.facts: list[dict[str, object]] = [{} for _ in engines]
-        """Of each replica."""
-        opened: SimpleQueue[BaseException | None] = SimpleQueue()
+        opened: list[Future[dict[str, object]]] = [Future() for _ in engines]
         self._threads = [
             threading.Thread(
-                target=self._work, args=(place, make, opened), name=f"gpubench-replica-{place}",
+                target=self._work, args=(make, opened[place]), name=f"gpubench-replica-{place}",
                 daemon=True,
             )
             for place, make in enumerate(engines)
@@ -51,14 +49,15 @@ class Pool:
         for thread in self._threads:
             thread.start()
         try:
-            found = [opened.get() for _ in engines]
+            failed = [error for one in opened if (error := one.exception())]
         except BaseException:  # Ctrl-C: whoever has opened by then closes at once
             self._end("loading was interrupted")
             raise
-        for error in found:
-            if error is not None:
-                self.close()
-                raise error
+        if failed:
+            self.close()
+            raise failed[0]
+        self.facts = [one.result() for one in opened]
+        """Of each replica."""
 
     def submit(self, rows: NDArray[np.float32]) -> Answer:
         """Enqueue a batch, full or not, which stays as it is until its logits are there."""
@@ -86,16 +85,13 @@ class Pool:
             for _ in self._threads:
                 self._jobs.put(None)
 
-    def _work(
-        self, place: int, make: Callable[[], Engine], opened: SimpleQueue[BaseException | None]
-    ) -> None:
+    def _work(self, make: Callable[[], Engine], opened: Future[dict[str, object]]) -> None:
         try:
             engine = make()
-            self.facts[place] = dict(engine.facts)
         except BaseException as error:  # noqa: BLE001  # raised by __init__
-            opened.put(error)
+            opened.set_exception(error)
             return
-        opened.put(None)
+        opened.set_result(engine.facts)
         try:
             self._serve(engine)
         finally:
