@@ -97,7 +97,7 @@ class Reader:
         self._each(self._whole)
 
     def parts(self) -> Parts:
-        """Its three stages."""
+        """Its three stages, each of a whole batch, to be called in this order."""
         return {
             "read": lambda: self._each(self._read),
             "decode": lambda: self._each(self._decode),

@@ -165,8 +165,10 @@ class Classifier:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
         scores = powers / powers.sum(axis=1, keepdims=True)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        names = self.classes or [*map(str, range(self.manifest.outputs))]
+        names = self.classes
         for row, indices in zip(scores, best.tolist(), strict=True):
-            listed = tuple(Prediction(names[i], i, float(row[i])) for i in indices)
+            listed = tuple(
+                Prediction(names[i] if names else str(i), i, float(row[i])) for i in indices
+            )
             one = listed[0]
             yield Prediction(one.label, one.index, one.score, listed) if top > 1 else one
