@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-_PUBLIC = {"load": "serving", "read": "report.frames", "tables": "report.frames"}
+_PUBLIC = {"load": "run.serving", "read": "report.frames", "tables": "report.frames"}
 
 
 def __getattr__(name: str) -> Any:

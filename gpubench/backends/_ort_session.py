@@ -41,14 +41,12 @@ class CpuSession(Session):
         self._run: Any = session.run_with_iobinding
 
     def _bound(self, images: Images) -> Any:
-        """A binding of the array, and of the output."""
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._names[0], self._value(images))
         binding.bind_ortvalue_output(self._names[1], self._value(self._logits))
         return binding
 
     def close(self) -> None:
-        """Let ONNX Runtime's session go."""
         self._attached.clear()
         self._session = self._binding = self._own = self._run = None
 
@@ -60,7 +58,6 @@ class CpuSession(Session):
         return True
 
     def copy_in(self, images: Images) -> None:
-        """Copy into the bound array, or bind the one that was attached."""
         if (held := self._attached.get(id(images))) is not None:
             self._binding = held[1]
             return
@@ -75,7 +72,6 @@ class CpuSession(Session):
         """Nothing is ever outstanding."""
 
     def copy_out(self) -> Logits:
-        """A copy of the bound output, (batch, classes) float32."""
         return self._logits.copy()
 
 
@@ -120,12 +116,10 @@ class CudaSession(_torch.TensorSession):
             self.sync()
 
     def close(self) -> None:
-        """Let ONNX Runtime's session go, then leave its device and stream."""
         self._binding = self._run = None
         self.stack.close()
 
     def run(self) -> None:
-        """Enqueue the network on the session's stream."""
         self._run(self._binding, self._options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpubench.backends.base import Session
 from gpubench.errors import Unavailable
@@ -89,7 +89,6 @@ class Input:
         return True
 
     def copy_in(self, images: Images) -> None:
-        """Enqueue the copy of ``images`` (the shape given above, float32) into ``tensor``."""
         if (held := self._attached.get(id(images))) is not None:
             if self.stream is None:
                 self.tensor = held[1]
@@ -107,7 +106,6 @@ class Input:
         self._copied.record(self.stream)
 
     def sync(self) -> None:
-        """Return when all work enqueued on the session's stream has finished."""
         if self.stream is not None:
             self.stream.synchronize()
 
@@ -149,34 +147,6 @@ class Buffers:
         free.record(self._stream)
 
 
-class Output:
-    """Logits on their way to the host while the next batch runs: see `Session`."""
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream = stream
-        self._free: list[Ticket] = []
-
-    def enqueue(self, logits: torch.Tensor) -> Ticket:
-        """Enqueue the copy of the last run's answers, behind that run and before the next one."""
-        import torch
-
-        if self._free:
-            host, done = self._free.pop()
-        else:
-            host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-            done = torch.cuda.Event()
-        host.copy_(logits, non_blocking=True)
-        done.record(self._stream)
-        return host, done
-
-    def collect(self, ticket: Ticket) -> Logits:
-        """Wait for the copy; a fresh host array, float32. A ticket is good for once."""
-        host, done = ticket
-        done.synchronize()
-        self._free.append(ticket)
-        return logits_of(host)
-
-
 class TensorSession(Session):
     """A session whose input and logits are torch's tensors; `run` writes to ``_logits``."""
 
@@ -189,19 +159,33 @@ class TensorSession(Session):
         self.sync: Callable[[], None] = images.sync
         if images.stream is not None:
             self.in_flight, self.device_input = 1, images.tensor
-            self._output = Output(images.stream)
+            self._free: list[Ticket] = []
 
     def copy_out(self) -> Logits:
-        """The last batch's logits, (batch, classes) float32."""
         return logits_of(self._logits)
 
-    def enqueue_out(self) -> Any:
-        """On CUDA, enqueue the copy of the last batch's logits."""
-        return self._output.enqueue(self._logits) if self.in_flight else None
+    def enqueue_out(self) -> Ticket | None:
+        """On CUDA, enqueue the logits' copy to the host behind the last run, before the next."""
+        import torch
 
-    def collect(self, ticket: Any, /) -> Logits:
-        """Those."""
-        return self._output.collect(ticket) if self.in_flight else super().collect(ticket)
+        if self._input.stream is None:
+            return None
+        if self._free:
+            host, done = self._free.pop()
+        else:
+            host = torch.empty(self._logits.shape, dtype=self._logits.dtype, pin_memory=True)
+            done = torch.cuda.Event()
+        host.copy_(self._logits, non_blocking=True)
+        done.record(self._input.stream)
+        return host, done
+
+    def collect(self, ticket: Ticket | None, /) -> Logits:
+        if ticket is None:
+            return super().collect(ticket)
+        host, done = ticket
+        done.synchronize()
+        self._free.append(ticket)
+        return logits_of(host)
 
 
 def logits_of(tensor: torch.Tensor) -> Logits:

@@ -46,7 +46,7 @@ class TrtSession(_torch.TensorSession):
                 self._replay = self._capture()
             self.facts = self._facts(trt, graph)
         except BaseException:
-            self._release()
+            self.close()
             raise
 
     def _load(self, trt: Any, flavour: str, plan: bytes) -> None:
@@ -158,10 +158,6 @@ class TrtSession(_torch.TensorSession):
         return failed(what, self._log.errors)
 
     def close(self) -> None:
-        """Let the engine go, then leave its device and stream."""
-        self._release()
-
-    def _release(self) -> None:
         """The newest first, so that what uses goes before what is used, and the device last."""
         held = vars(self)
         stack = held.pop("_stack", None)

@@ -42,7 +42,6 @@ class Null(Backend):
         return cache.get_or_make("null", shape, make)
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> NullSession:  # noqa: ARG002
-        """A session that answers with zeros."""
         classes = json.loads((artefact / "shape.json").read_text())["classes"]
         return NullSession((cell.batch_size, classes))
 
@@ -65,7 +64,6 @@ class NullSession(Session):
         """Nothing."""
 
     def copy_out(self) -> Logits:
-        """Zeros, (batch, classes) float32."""
         import numpy as np
 
         return np.zeros(self._shape, np.float32)

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-_DISTRIBUTIONS = (
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "onnxruntime-openvino",
-)
+_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
 _TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {
     ("auto", "cpu"): "CPUExecutionProvider",
@@ -114,7 +110,6 @@ class OnnxRuntime(Backend):
     preload: tuple[str, ...] = ("onnxruntime",)
 
     def probe(self) -> Facts:
-        """The version. Raises Unavailable when no ONNX Runtime is installed."""
         for name in _DISTRIBUTIONS:
             try:
                 return {name: version(name)}
@@ -125,7 +120,6 @@ class OnnxRuntime(Backend):
         )
 
     def unsupported(self, cell: Cell) -> str | None:
-        """Why ONNX Runtime cannot run this cell."""
         provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))
         if provider is None:
             return f"provider {cell.options['provider']!r} does not run on {cell.device}"

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
-_SEVERAL: When = {
-    "scenario": ("throughput",),
-    "boundary": ("compute", "pipeline"),
-}
+_SEVERAL: When = {"scenario": ("throughput",), "boundary": ("compute", "pipeline")}
 """Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 
@@ -57,11 +54,9 @@ class OpenVINO(Backend):
     preload: tuple[str, ...] = ("openvino",)
 
     def probe(self) -> Facts:
-        """The version. Raises Unavailable when OpenVINO is not installed."""
         return plugins.installed("openvino")
 
     def unsupported(self, cell: Cell) -> str | None:
-        """Why OpenVINO cannot run this cell."""
         if cell.device != "cpu":
             return f"OpenVINO has no {cell.device} device (an Intel GPU is device_name = 'GPU')"
         if cell.precision not in _TYPES:
@@ -178,7 +173,6 @@ class OpenVINOSession(Session):
         self.in_flight = count if count > 1 else 0
 
     def close(self) -> None:
-        """Wait, then let the requests go."""
         self.sync()
         self._requests, self._inputs, self._arrays = [], [], []
 
@@ -196,7 +190,6 @@ class OpenVINOSession(Session):
         return True
 
     def copy_in(self, images: Images) -> None:
-        """Copy into an input that no request in flight reads, unless it is attached."""
         if (attached := self._attached.get(id(images))) is not None:
             self._input = attached
             return
@@ -221,16 +214,13 @@ class OpenVINOSession(Session):
         self._next = (turn + 1) % len(self._requests)
 
     def sync(self) -> None:
-        """Wait for every request."""
         for request in self._requests:
             request.wait()
 
     def copy_out(self) -> Logits:
-        """The logits of the batch started last, (batch, classes) float32."""
         return self._logits(self._next - 1)
 
     def enqueue_out(self) -> _Ticket:
-        """For the answers of the batch started last."""
         ticket = _Ticket((self._next - 1) % len(self._requests))
         self._wanted[ticket.turn] = ticket
         return ticket

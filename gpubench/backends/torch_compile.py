@@ -70,7 +70,6 @@ class TorchCompile(TorchEager):
     preload = (*TorchEager.preload, "torch._dynamo", "torch._inductor.compile_fx")
 
     def probe(self) -> Facts:
-        """Versions and the C++ compiler. Raises Unavailable when one of them is missing."""
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         if compiler is None:
             raise Unavailable(
@@ -85,7 +84,6 @@ class TorchCompile(TorchEager):
         return super().probe() | {"c++": compiler}
 
     def unsupported(self, cell: Cell) -> str | None:
-        """Why inductor cannot run this cell."""
         mode = cell.options.get("mode", "default")
         if mode in _GRAPH_MODES and cell.device != "cuda":
             return f"mode = {mode!r} uses CUDA graphs and needs device = 'cuda'"

@@ -60,11 +60,9 @@ class TorchEager(Backend):
     preload: tuple[str, ...] = ("torch", "torchvision")
 
     def probe(self) -> Facts:
-        """Versions. Raises Unavailable when torch or torchvision is not installed."""
         return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def unsupported(self, cell: Cell) -> str | None:
-        """Why torch cannot run this cell."""
         if cell.model.endswith(".onnx"):
             return f"model {cell.model!r} is an ONNX file; {self.name} runs torchvision networks"
         if cell.precision not in _DTYPES:
@@ -78,11 +76,9 @@ class TorchEager(Backend):
         return None
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:  # noqa: ARG002
-        """The network's state dict."""
         return model.state()
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> TorchSession:
-        """A session on the network in ``artefact``, a cache entry of `Model.state`."""
         with ExitStack() as stack:
             session = self._open(cell, artefact, device, stack)
             session.stack = stack.pop_all()
@@ -114,9 +110,10 @@ class TorchEager(Backend):
         if options["cuda_graph"] and stream is not None:
             forward = _captured(forward, images.tensor, stream)
         images.sync()
+        processor = f"cpu, {torch.backends.cpu.get_cpu_capability()}"
         facts: Facts = {
             "torch": torch.__version__,
-            "device": _device_name(device),
+            "device": torch.cuda.get_device_name() if stream else processor,
             "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
             "autocast": autocast,
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
@@ -151,11 +148,9 @@ class TorchSession(_torch.TensorSession):
         self.stack.close()
 
     def counters(self) -> dict[str, int]:
-        """See `Session.counters`."""
         return self.recompiled()
 
     def run(self) -> None:
-        """Launch the network on the input tensor."""
         self._logits = self._forward(self._input.tensor)
 
 
@@ -224,11 +219,3 @@ def _captured(forward: Forward, images: torch.Tensor, stream: torch.cuda.Stream)
         return logits
 
     return replay
-
-
-def _device_name(device: Device) -> str:
-    import torch
-
-    if device.kind == "cuda":
-        return str(torch.cuda.get_device_name())
-    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"

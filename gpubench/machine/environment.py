@@ -141,7 +141,6 @@ def node_differences(nodes: Sequence[Environment]) -> list[str]:
 
 
 def cpu_model() -> str:
-    """The CPU's name."""
     return str(_cpu()["model"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,10 @@ def _handle(nvml: Any, index: int) -> Any:
 
 def _selected(nvml: Any, wanted: str | None) -> list[Any]:
     whole = [_handle(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
-    if wanted is None:
-        chosen = whole
-    else:
-        chosen = []
-        for entry in wanted.split(","):
-            handle = _find(nvml, whole, entry.strip())
-            if handle is None:
-                break
-            chosen.append(handle)
+    chosen = whole
+    if wanted is not None:
+        named = (_find(nvml, whole, entry.strip()) for entry in wanted.split(","))
+        chosen = list(takewhile(lambda handle: handle is not None, named))
     cut = [[h] if _is_mig(nvml, h) else _slices(nvml, h) for h in chosen if h is not _LOST]
     slices = {nvml.nvmlDeviceGetUUID(piece): piece for pieces in cut for piece in pieces}
     return list(slices.values()) or chosen

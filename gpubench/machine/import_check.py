@@ -6,11 +6,12 @@ So that a broken, crashing or hanging one is a finding and not the end of whoeve
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from gpubench.machine.processes import signal_name
 
 _SCRIPT = """
 import ctypes, importlib, json, sys, time
@@ -70,7 +71,4 @@ def try_imports(
 def _ending(code: int) -> str:
     if code >= 0:
         return f"the interpreter ended with exit code {code}"
-    try:
-        return f"the interpreter died with {signal.Signals(-code).name}"
-    except ValueError:
-        return f"the interpreter died with signal {-code}"
+    return f"the interpreter died with {signal_name(code) or f'signal {-code}'}"

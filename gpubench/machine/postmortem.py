@@ -9,17 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpubench.machine.cores import read
+from gpubench.machine.processes import signal_name
 
 TAIL = 1 << 16
 """Bytes of the log that are looked at."""
 NO_MEMORY = (
-    "outofmemory",
-    "badalloc",
-    "allocfailed",
-    "failedtoallocate",
-    "cannotallocate",
-    "cantallocate",
-    "cudaerrormemoryallocation",
+    *("outofmemory", "badalloc", "allocfailed", "cudaerrormemoryallocation"),
+    *("failedtoallocate", "cannotallocate", "cantallocate"),
 )
 """How libraries say it, in small letters without anything else."""
 _ABORT = re.compile(r"terminate called.*(?:\n\s*what\(\):.*)?|Fatal Python error: .*")
@@ -43,10 +39,7 @@ class Inquest:
 
     def verdict(self, code: int | None) -> tuple[str, str]:
         """('crash' or 'out-of-memory', why) for an exit code as Python has it: -9 is SIGKILL."""
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            with suppress(ValueError):  # a real-time signal has no name
-                how = signal.Signals(-code).name
+        how = signal_name(code) or f"exit code {code}"
         kills = oom_kills(self._root)
         if code == -signal.SIGKILL and kills > self._kills:
             return "out-of-memory", f"{how} by the kernel's out-of-memory killer"

@@ -22,6 +22,14 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
+def signal_name(code: int | None) -> str | None:
+    """What ended a process, by its exit code as Python has it: 'SIGKILL' of -9.
+
+    None where no signal did, or one without a name: a real-time signal.
+    """
+    return {-one.value: one.name for one in signal.Signals}.get(code or 0)
+
+
 def descendants(pids: Collection[int]) -> set[int]:
     """PIDs of living processes that these have started, and those that they have, and so on."""
     found: set[int] = set()

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.machine import processes
-from gpubench.measure.loop import TIMER_SHARE, Clock, Trace, sample, timer_overhead
+from gpubench.measure.loop import TIMER_SHARE, Clock, sample, timer_overhead
 from gpubench.measure.stages import each_alone
 from gpubench.measure.steady_state import MIN_GROUPS, settled, steady
 from gpubench.records.samples import Samples
@@ -135,7 +135,7 @@ def warm_up(
         finish()
 
     sampler.flags.append("GROUPED")
-    return replace(sampler, enqueue=waiting, finish=_nothing, iterations=iterations)
+    return replace(sampler, enqueue=waiting, finish=lambda: None, iterations=iterations)
 
 
 def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
@@ -173,7 +173,7 @@ def measure(
     ``sampler``.
     """
     others = processes.descendants([os.getpid()]) if sampler.path else set()
-    before = _used(others)
+    before_ns, before = _used(others)
     trace = sample(
         sampler.enqueue,
         sampler.finish,
@@ -184,31 +184,14 @@ def measure(
         claim=claim,
         clock=clock,
     )
-    used = [after - begun for after, begun in zip(_used(others), before, strict=True)]
+    after_ns, after = _used(others)
     cut = 0
     if claim is None:
         cut, flags = steady(trace.durations, policy.target_half_width)
         few = len(trace.durations) - cut < MIN_GROUPS
         sampler.flags.extend([*flags, "FEW-SAMPLES"] if few else flags)
-    found = _samples(sampler, trace, cut, at_ns, *used)
-    return replace(found, late_ns=late_ns, claim_ns=trace.between if claim else 0)
-
-
-def _used(others: set[int]) -> tuple[int, int]:
-    """(CPU ns of this process, all threads, and of ``others``; involuntary context switches)."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    own_ns = round((own.ru_utime + own.ru_stime) * 1e9)
-    return own_ns + processes.cpu_ns(others), own.ru_nivcsw
-
-
-def _samples(
-    sampler: Sampler, trace: Trace, cut: int, at_ns: int, cpu_ns: int, switches: int
-) -> Samples:
-    """The first ``cut`` samples were still warm-up.
-
-    What the process used was read before and after all samples; those cut take their share of it.
-    """
     start = trace.start + sum(trace.durations[:cut])
+    # what was used was read before and after all samples: those cut take their share of it
     kept = (trace.end - start) / max(1, trace.end - trace.start)
     return replace(
         sampler.blank,
@@ -218,11 +201,20 @@ def _samples(
         truncated=cut,
         start_ns=start - at_ns,
         end_ns=trace.end - at_ns,
+        late_ns=late_ns,
+        claim_ns=trace.between if claim else 0,
         stop_reason=trace.stop,
         enqueue_ns=sum(trace.enqueues[cut:]),
-        cpu_ns=round(cpu_ns * kept),
-        switches=round(switches * kept),
+        cpu_ns=round((after_ns - before_ns) * kept),
+        switches=round((after - before) * kept),
     )
+
+
+def _used(others: set[int]) -> tuple[int, int]:
+    """(CPU ns of this process, all threads, and of ``others``; involuntary context switches)."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    own_ns = round((own.ru_utime + own.ru_stime) * 1e9)
+    return own_ns + processes.cpu_ns(others), own.ru_nivcsw
 
 
 def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
@@ -254,10 +246,6 @@ def _block(
     took = max(1, trace.durations[0])
     enough = seconds * 1e9 <= took and not shared
     return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
-
-
-def _nothing() -> None:
-    pass
 
 
 def repeats_needed(values: Sequence[float], target: float) -> int:

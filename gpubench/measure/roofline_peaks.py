@@ -100,7 +100,6 @@ class Cores:
         return [future.result() for future in [self._pool.submit(one) for _ in range(self.size)]]
 
     def close(self) -> None:
-        """End them."""
         self._pool.shutdown()
 
     def load(self, kernel: Kernel) -> float:
@@ -174,16 +173,13 @@ def _kernels(kind: str) -> Iterator[Kernel]:
     """Small ones first."""
     import torch
 
-    if kind == "int8":
-        for side in SIDES["cpu"]:
-            yield Kernel(2.0 * side**3, partial(_integers, side, "cpu"))
-        return
-    dtype = getattr(torch, DTYPES[kind])
-    for images, channels, height in CONVOLUTIONS:
-        flops = 2.0 * images * height**2 * 9 * channels**2
-        yield Kernel(flops, partial(_convolution, images, channels, height, dtype))
+    if kind != "int8":
+        dtype = getattr(torch, DTYPES[kind])
+        for images, channels, height in CONVOLUTIONS:
+            flops = 2.0 * images * height**2 * 9 * channels**2
+            yield Kernel(flops, partial(_convolution, images, channels, height, dtype))
     for side in SIDES["cpu"]:
-        yield Kernel(2.0 * side**3, partial(_product, side, dtype, "cpu"))
+        yield Kernel(2.0 * side**3, partial(_product, kind, side, "cpu"))
 
 
 def _convolution(images: int, channels: int, height: int, dtype: torch.dtype) -> Run:
@@ -195,27 +191,25 @@ def _convolution(images: int, channels: int, height: int, dtype: torch.dtype) ->
     return lambda: torch.conv2d(x, w, padding=1)
 
 
-def _product(side: int, dtype: torch.dtype, device: str) -> Run:
+def _product(kind: str, side: int, device: str) -> Run:
     import torch
 
-    a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
+    size = (side, side)
+    if kind == "int8":
+        a, b = (torch.randint(-127, 127, size, dtype=torch.int8).to(device) for _ in range(2))
+        b = b.t() if device == "cuda" else b  # what the GPU's kernels are made for
+        return lambda: torch._int_mm(a, b)
+    a, b = (torch.randn(size).to(device, getattr(torch, DTYPES[kind])) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out)
-
-
-def _integers(side: int, device: str) -> Run:
-    import torch
-
-    a, b = (torch.randint(-127, 127, (side, side), dtype=torch.int8).to(device) for _ in range(2))
-    b = b.t() if device == "cuda" else b  # what the GPU's kernels are made for
-    return lambda: torch._int_mm(a, b)
 
 
 def _reading(threads: int, cache: float) -> Kernel:
     """For each of ``threads``, which share ``cache``."""
     import torch
 
-    whole = min(max(LEAST_BYTES, CACHES * cache), _physical() / 8)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = min(max(LEAST_BYTES, CACHES * cache), physical / 8)
     numbers = int(whole / threads / 4)
     return Kernel(4.0 * numbers, lambda: partial(torch.sum, torch.ones(numbers)))
 
@@ -235,10 +229,6 @@ def caches(cores: Sequence[int], root: Path = CPU) -> float:
     return sum(found.values())
 
 
-def _physical() -> float:
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
 def cuda(types: Sequence[str], memory: bool) -> Peaks:
     """Of the first GPU that this process sees."""
     import torch
@@ -250,26 +240,14 @@ def cuda(types: Sequence[str], memory: bool) -> Peaks:
                 flag.allow_tf32 = kind == "tf32"
             for side in SIDES["cuda"]:
                 with suppress(RuntimeError):  # no such products, or no room for them
-                    rate = _on_gpu(2.0 * side**3, _gpu_kernel(kind, side))
+                    rate = _on_gpu(2.0 * side**3, _product(kind, side, "cuda"))
                     rates[kind] = max(rate, rates.get(kind, 0.0))
-        speed = _on_gpu(2.0 * GPU_BYTES, _gpu_copy()) if memory else 0.0
+        speed = 0.0
+        if memory:
+            to, of = (torch.ones(GPU_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
+            speed = _on_gpu(2.0 * GPU_BYTES, lambda: to.copy_(of))
     cache = float(torch.cuda.get_device_properties(0).L2_cache_size)
     return Peaks(rates, speed, cache)
-
-
-def _gpu_kernel(kind: str, side: int) -> Run:
-    import torch
-
-    if kind == "int8":
-        return _integers(side, "cuda")
-    return _product(side, getattr(torch, DTYPES[kind]), "cuda")
-
-
-def _gpu_copy() -> Run:
-    import torch
-
-    to, of = (torch.ones(GPU_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
-    return lambda: to.copy_(of)
 
 
 def _on_gpu(amount: float, run: Run) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import cycle
 from statistics import median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gpubench.measure.loop import Clock, sample
 from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.backends.base import Logits, Session
+    from gpubench.pipeline.loader import Loader
+    from gpubench.pipeline.readers import DeviceReader, Reader
+
+    Data = Reader | DeviceReader
 
 _Running = tuple[Any, Callable[[Any], object], Any]
 """A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
@@ -48,33 +52,6 @@ def postprocess(logits: Logits) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     return labels, scores.astype(np.float32)
 
 
-class Data(Protocol):
-    """The part of a path before the session, one batch at a time and waited for."""
-
-    def load(self) -> object:
-        """Read, decode and transform the next batch."""
-
-    def hand_over(self) -> object:
-        """The batch of `load` -> the session's input (`Session.copy_in`)."""
-
-    def parts(self) -> Parts:
-        """'read', 'decode' and 'transform', each of a whole batch, to be called in this order."""
-
-
-class Feed(Protocol):
-    """A loader: `gpubench.pipeline.loader.Loader`."""
-
-    @property
-    def slots(self) -> list[Any]:
-        """The arrays of all batches that it may have in hand."""
-
-    def next(self) -> Any:
-        """The next full batch, when it is full."""
-
-    def release(self, slot: Any) -> None:
-        """Nobody reads it any more."""
-
-
 class Serial:
     """Scenario latency: one batch from encoded bytes to labels and scores, waited for."""
 
@@ -84,7 +61,6 @@ class Serial:
         self._data, self._session = data, session
 
     def enqueue(self) -> None:
-        """Return when the answers are there."""
         self._data.load()
         self.answer()
 
@@ -113,7 +89,7 @@ class Overlapped:
     """Scenario throughput: a loader on cores of its own prefetches while the session computes."""
 
     def __init__(
-        self, feed: Feed, give: Callable[[Any], object], session: Session, data: Data
+        self, feed: Loader, give: Callable[[Any], object], session: Session, data: Data
     ) -> None:
         """``give``: a batch of the feed -> the session's input. ``data``: for the stages alone."""
         self._feed, self._give, self._session, self._data = feed, give, session, data
@@ -169,7 +145,9 @@ class Overlapped:
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = sample(self._skip, _nothing, seconds=seconds, at_least=self.settle, clock=clock)
+        loader = sample(
+            self._skip, lambda: None, seconds=seconds, at_least=self.settle, clock=clock
+        )
         self.hold()
         # the mean: several come at once, then none
         found["loader"] = round((loader.end - loader.start) / len(loader.durations))
@@ -194,7 +172,3 @@ def parts(data: Data, session: Session) -> Parts:
         "copy_out": copy_out,
         "postprocess": lambda: postprocess(logits[0]),
     }
-
-
-def _nothing() -> None:
-    pass

@@ -97,7 +97,7 @@ class Reader:
         self._each(self._whole)
 
     def parts(self) -> Parts:
-        """Its three stages."""
+        """Its three stages, each of a whole batch, to be called in this order."""
         return {
             "read": lambda: self._each(self._read),
             "decode": lambda: self._each(self._decode),
@@ -200,11 +200,9 @@ class DeviceReader:
         self._transform()
 
     def parts(self) -> Parts:
-        """Its three stages."""
         return {"read": self._read, "decode": self._decode, "transform": self._transform}
 
     def put(self, encoded: list[bytes], names: list[str]) -> None:
-        """Make these pictures, a whole batch, what is handed over next."""
         with told(self._name, f"{names[0]} .. {names[-1]}"):
             self._decoder.transform(self._decoder.decode(encoded), self._images)
 

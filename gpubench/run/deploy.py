@@ -122,7 +122,6 @@ def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Sa
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
         if isinstance(ready, NotReady):
             _refuse(cell, failed(cell, 0, ready.why, ()))
-        assert isinstance(ready, Ready)  # noqa: S101  # for mypy
         artefact = Path(backend.export(Path(ready.artefact), at / manifest.MODEL))
         say("checking the answers of what was written")
         cores = plan.cores_of(cell)
@@ -150,13 +149,7 @@ def _brief(session: Session) -> Policy:
 
 
 def _write(
-    session: Session,
-    suite: str,
-    cell: Cell,
-    at: Path,
-    artefact: Path,
-    ready: Ready,
-    found: Record,
+    session: Session, suite: str, cell: Cell, at: Path, artefact: Path, ready: Ready, found: Record
 ) -> Manifest:
     reference = ref.load(Path(ready.reference))
     if reference.classes:
@@ -221,5 +214,4 @@ class _Telling:
         self._say = say
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
-        """See `gpubench.run.prepare.Telling`."""
         self._say(f"preparing: {words}")

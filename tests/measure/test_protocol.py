@@ -239,13 +239,18 @@ def test_what_a_process_used_while_it_sampled() -> None:
     assert measured.claim_ns == 0
 
 
-def test_what_was_cut_takes_its_share_of_what_a_process_used() -> None:
+@pytest.mark.parametrize(("cut", "right"), [(0, (0, 90, 10)), (1, (60, 36, 4))])
+def test_what_was_cut_takes_its_share_of_what_a_process_used(
+    cut: int, right: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = protocol.Sampler(dict, dict, 1, 1, [], [], 1.0)
     trace = Trace([60, 20, 20], [1, 1, 1], start=0, end=100, between=0, stop="time")
-    whole = protocol._samples(sampler, trace, 0, 0, cpu_ns=90, switches=10)
-    cut = protocol._samples(sampler, trace, 1, 0, cpu_ns=90, switches=10)
-    assert (whole.start_ns, whole.cpu_ns, whole.switches) == (0, 90, 10)
-    assert (cut.start_ns, cut.cpu_ns, cut.switches) == (60, 36, 4)
+    used = iter([(1000, 5), (1090, 15)])
+    monkeypatch.setattr(protocol, "sample", lambda *_, **__: trace)
+    monkeypatch.setattr(protocol, "steady", lambda *_: (cut, []))
+    monkeypatch.setattr(protocol, "_used", lambda _: next(used))
+    found = protocol.measure(sampler, Policy())
+    assert (found.start_ns, found.cpu_ns, found.switches) == right
 
 
 def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:

@@ -20,39 +20,31 @@ class Readings:
     """Joules that one counter had counted, by the clock (s)."""
 
     def __init__(self) -> None:
-        self._clock: list[float] = []
+        self.clock: list[float] = []
         self._joules: list[float] = []
         self._watts = 0.0
 
     def __len__(self) -> int:
-        return len(self._clock)
+        return len(self.clock)
 
     def add(self, at: float, joules: float) -> None:
         """``joules`` since any moment, but always the same one."""
-        if not self._clock or at > self._clock[-1]:
-            self._clock.append(at)
+        if not self.clock or at > self.clock[-1]:
+            self.clock.append(at)
             self._joules.append(joules)
 
     def draw(self, at: float, watts: float) -> None:
         """Where there is no counter: power, whose area (trapezoids) is the energy."""
         joules = 0.0
-        if self._clock:
-            joules = self._joules[-1] + (at - self._clock[-1]) * (watts + self._watts) / 2
+        if self.clock:
+            joules = self._joules[-1] + (at - self.clock[-1]) * (watts + self._watts) / 2
         self._watts = watts
         self.add(at, joules)
 
-    @property
-    def first(self) -> float:
-        return self._clock[0]
-
-    @property
-    def last(self) -> float:
-        return self._clock[-1]
-
     def at(self, moment: float) -> float:
-        """Joules at ``moment``, which lies between `first` and `last`; needs two readings."""
-        n = min(max(1, bisect_right(self._clock, moment)), len(self._clock) - 1)
-        begin, end = self._clock[n - 1], self._clock[n]
+        """Joules at ``moment``, which lies between the first reading and the last; needs two."""
+        n = min(max(1, bisect_right(self.clock, moment)), len(self.clock) - 1)
+        begin, end = self.clock[n - 1], self.clock[n]
         share = (moment - begin) / (end - begin)
         return self._joules[n - 1] + share * (self._joules[n] - self._joules[n - 1])
 
@@ -66,7 +58,7 @@ def used(
     """
     if not meters or min(map(len, meters)) < 2:
         return None
-    first, last = max(m.first for m in meters), min(m.last for m in meters)
+    first, last = max(m.clock[0] for m in meters), min(m.clock[-1] for m in meters)
     joules = seconds = 0.0
     for begin, end in ((max(begin, first), min(end, last)) for begin, end in spans):
         if end > begin:

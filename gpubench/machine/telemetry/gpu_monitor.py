@@ -19,8 +19,6 @@ REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncB
 SERIES = 120
 """Readings of a GPU that are kept over time, for one task."""
 
-Spread = dict[str, float]
-
 
 class Watch:
     """One GPU. A query that the driver refuses for good is not asked again."""
@@ -147,35 +145,33 @@ class Watch:
 
     def result(self, begin: float | None) -> dict[str, Any]:
         """``begin``: the clock when the first turn began; without it no series is kept."""
-        values = dict(self._values)
-        reasons = values.pop("reasons", [])
-        found: dict[str, Any] = {"index": self._gpu.index, "uuid": self._gpu.uuid}
-        for name in ("sm_mhz", "memory_mhz"):
-            if name in values:
-                found[name] = spread(values[name])
-        if reasons:
-            found["throttle"] = {k: n / len(reasons) for k, n in self.reasons.items()}
-        if "temperature_c" in values:
-            found["temperature_c_max"] = max(values["temperature_c"])
-        if begin is not None and (kept := thinned([r for r in self._readings if r[0] >= begin])):
-            found["series"] = {
-                "t_s": [round(at - begin, 3) for at, _, _ in kept],
-                "sm_mhz": [mhz for _, mhz, _ in kept],
-                "temperature_c": [degrees for _, _, degrees in kept],
-            }
-        if "power_w" in values:
-            watts = values["power_w"]
-            found["power_w"] = {"mean": mean(watts), "max": max(watts)}
-        if "memory_used_bytes" in values:
-            found["memory_used_bytes_peak"] = max(values["memory_used_bytes"])
-        if self._own_bytes:
-            found["own_memory_bytes_peak"] = self._own_bytes
-        others = self.computing | self.drawing
-        if others:
-            found["other_processes"] = sorted(others)
-        if self._errors:
-            found["not_measured"] = dict(self._errors)
-        return found
+
+        def of(name: str, figure: Callable[[list[float]], Any]) -> Any:
+            values = self._values.get(name)
+            return figure(values) if values else None
+
+        found = {
+            "index": self._gpu.index,
+            "uuid": self._gpu.uuid,
+            "sm_mhz": of("sm_mhz", spread),
+            "memory_mhz": of("memory_mhz", spread),
+            "throttle": of("reasons", lambda r: {k: n / len(r) for k, n in self.reasons.items()}),
+            "temperature_c_max": of("temperature_c", max),
+            "series": self._series(begin),
+            "power_w": of("power_w", lambda watts: {"mean": mean(watts), "max": max(watts)}),
+            "memory_used_bytes_peak": of("memory_used_bytes", max),
+            "own_memory_bytes_peak": self._own_bytes or None,
+            "other_processes": sorted(self.computing | self.drawing) or None,
+            "not_measured": dict(self._errors) or None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _series(self, begin: float | None) -> dict[str, Any] | None:
+        if begin is None or not (kept := thinned([r for r in self._readings if r[0] >= begin])):
+            return None
+        clocks, mhz, degrees = zip(*kept, strict=True)
+        return {"t_s": [round(at - begin, 3) for at in clocks], "sm_mhz": [*mhz],
+                "temperature_c": [*degrees]}  # fmt: skip
 
 
 def thinned(
@@ -187,6 +183,5 @@ def thinned(
     return [min(bucket, key=lambda r: math.inf if r[1] is None else r[1]) for bucket in buckets]
 
 
-def spread(values: list[float]) -> Spread:
-    """Minimum, median and maximum."""
+def spread(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": median(values), "max": max(values)}

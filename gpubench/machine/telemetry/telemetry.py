@@ -114,11 +114,8 @@ class Telemetry:
             try:
                 visible = {gpu.index: gpu for gpu in gpus.visible_gpus(nvml)}
                 told = (self._pids, self._residents, self._rivals, self._root)
-                self._watches = [
-                    Watch(nvml, visible[index], *told)
-                    for index in self._indices
-                    if index in visible
-                ]
+                shown = [visible[index] for index in self._indices if index in visible]
+                self._watches = [Watch(nvml, gpu, *told) for gpu in shown]
             except nvml.NVMLError_GpuIsLost as error:
                 self.lost = str(error)
                 return

@@ -31,18 +31,15 @@ class Dali(Decoder):
     on_device = True
 
     def probe(self) -> Facts:
-        """The version. Raises Unavailable."""
         for found in distributions():
             if (found.name or "").startswith("nvidia-dali-cuda"):
                 return {found.name: found.version}
         raise Unavailable("NVIDIA DALI is not installed", "pip install 'gpubench[dali]'")
 
     def unsupported(self, device: str) -> str | None:
-        """Everything but CUDA."""
         return None if device == "cuda" else "dali decodes on a CUDA device"
 
     def open(self, spec: Spec, index: int | None = None) -> DaliPreprocessor:
-        """Ready for ``spec`` on device ``index``, 0 by default. Raises Unavailable, InputError."""
         return DaliPreprocessor(spec, index or 0, self.probe())
 
 
@@ -70,13 +67,12 @@ class DaliPreprocessor:
             if n in at:
                 kept.append(_reduced(*sizes[n]))
                 continue
-            pixels = torch.from_numpy(jpeg_fallback.reference(picture).copy())
+            pixels = torch.from_numpy(jpeg_fallback.reference(picture))
             at[n] = pixels.to(torch.device("cuda", self._index))
             kept.append((pixels.shape[1], pixels.shape[0]))
         return [at[n] for n in range(len(data))], kept
 
     def transform(self, pixels: tuple[list[torch.Tensor], Sizes], out: torch.Tensor) -> None:
-        """Into ``out`` (batch, 3, crop, crop)."""
         import torch
 
         pictures_, sizes = pixels

@@ -46,8 +46,8 @@ def size(data: bytes) -> tuple[int, int] | None:
 
 
 def reference(data: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8, as `pil` decodes it. Raises Unusable."""
-    return image_file.decode_file(BytesIO(data))
+    """(H, W, 3) uint8, as `pil` decodes it, writable as Pillow's memory is not. Raises Unusable."""
+    return image_file.decode_file(BytesIO(data)).copy()
 
 
 def averaged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

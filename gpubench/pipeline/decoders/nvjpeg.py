@@ -25,15 +25,12 @@ class NvJpeg(Decoder):
     on_device = True
 
     def probe(self) -> Facts:
-        """Versions. Raises Unavailable."""
         return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def unsupported(self, device: str) -> str | None:
-        """Everything but CUDA."""
         return None if device == "cuda" else "nvjpeg decodes on a CUDA device"
 
     def open(self, spec: Spec, index: int | None = None) -> NvJpegPreprocessor:
-        """Ready for ``spec`` on device ``index``, 0 by default. Raises Unavailable, InputError."""
         return NvJpegPreprocessor(spec, index or 0, self.probe())
 
 
@@ -57,7 +54,7 @@ class NvJpegPreprocessor:
         )
         for n, picture in enumerate(data):
             if n not in found:
-                pixels = torch.from_numpy(jpeg_fallback.reference(picture).copy())
+                pixels = torch.from_numpy(jpeg_fallback.reference(picture))
                 found[n] = pixels.to(self._device).permute(2, 0, 1)
         return [found[n] for n in range(len(data))]
 

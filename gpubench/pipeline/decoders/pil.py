@@ -25,11 +25,9 @@ class Pil(Decoder):
     preload: tuple[str, ...] = ("PIL.Image",)
 
     def probe(self) -> Facts:
-        """The version."""
         return {"pillow": version("pillow")}
 
     def open(self, spec: Spec, index: int | None = None) -> PilPreprocessor:  # noqa: ARG002
-        """Ready for ``spec``."""
         return PilPreprocessor(spec, self.probe())
 
 
@@ -41,9 +39,7 @@ class PilPreprocessor:
         self._spec = spec
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8. Raises Unusable."""
         return image_file.decode_file(BytesIO(data))
 
     def transform(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        """Into ``out``."""
         out[...] = preprocess.apply(self._spec, pixels)

@@ -25,11 +25,9 @@ class Torchvision(Decoder):
     preload: tuple[str, ...] = ("torch", "torchvision")
 
     def probe(self) -> Facts:
-        """Versions. Raises Unavailable."""
         return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
 
     def open(self, spec: Spec, index: int | None = None) -> TorchvisionPreprocessor:  # noqa: ARG002
-        """Ready for ``spec``. Raises InputError for an interpolation that tensors do not have."""
         return TorchvisionPreprocessor(spec, self.probe())
 
 
@@ -55,11 +53,10 @@ class TorchvisionPreprocessor:
             else:
                 found = jpeg_fallback.averaged(planes.permute(1, 2, 0).numpy())
         if found is None:
-            found = jpeg_fallback.reference(data).copy()  # Pillow's memory cannot be written to
+            found = jpeg_fallback.reference(data)
         return torch.from_numpy(found).permute(2, 0, 1)
 
     def transform(self, pixels: torch.Tensor, out: NDArray[np.float32]) -> None:
-        """Into ``out``."""
         import torch
 
         _torchvision_ops.transform(self._spec, pixels, torch.from_numpy(out))

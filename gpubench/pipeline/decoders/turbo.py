@@ -37,11 +37,9 @@ class Turbo(Decoder):
     preload: tuple[str, ...] = ("torch", "simplejpeg")
 
     def probe(self) -> Facts:
-        """Versions. Raises Unavailable."""
         return plugins.installed("simplejpeg", "torch")
 
     def open(self, spec: Spec, index: int | None = None) -> TurboPreprocessor:  # noqa: ARG002
-        """Ready for ``spec``. Raises InputError for an interpolation without a SIMD resize."""
         return TurboPreprocessor(spec, self.probe())
 
 
@@ -93,11 +91,10 @@ class TurboPreprocessor:
                 pass
             else:
                 return _decoded(pixels, *size, divisor)
-        pixels = jpeg_fallback.reference(data).copy()  # Pillow's memory cannot be written to
+        pixels = jpeg_fallback.reference(data)
         return Decoded(pixels, pixels.shape[1], pixels.shape[0], 1.0)
 
     def transform(self, pixels: Decoded, out: NDArray[np.float32]) -> None:
-        """Into ``out``."""
         import numpy as np
 
         spec, picture = self._spec, pixels.pixels

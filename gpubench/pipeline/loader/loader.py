@@ -80,6 +80,8 @@ class Loader:
         better (see `better`). Raises InputError for a data set without a usable picture, CellFailed
         for what a worker raises.
         """
+        import numpy as np
+
         chosen = base.get(decoder)
         if reason := unsupported(kind, chosen):
             raise CellFailed("error", reason)
@@ -89,7 +91,7 @@ class Loader:
         if not len(self._data):
             raise InputError("no usable picture: the data set is empty")
         ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
-        order = _order(len(self._data), seed)
+        order = np.random.default_rng(seed).permutation(len(self._data))
         chunk = max(batch // (PARTS * workers), -(-depth * batch // MOST_CHUNKS), 1)
         self._job = worker.Job(reference, decoder, spec, ring, order, chunk)
         self._cores, self._workers = cores, workers
@@ -210,9 +212,3 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _order(pictures: int, seed: int) -> NDArray[np.int64]:
-    import numpy as np
-
-    return np.random.default_rng(seed).permutation(pictures)

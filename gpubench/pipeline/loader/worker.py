@@ -69,7 +69,6 @@ class Job(Struct, frozen=True):
 
     @property
     def chunks(self) -> int:
-        """Of a batch."""
         return -(-self.ring.batch // self.chunk)
 
     def images(self, chunk: int) -> range:

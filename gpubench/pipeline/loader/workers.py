@@ -22,7 +22,7 @@ from typing import Literal
 import msgspec
 
 from gpubench.errors import CellFailed, raised
-from gpubench.machine.processes import die_with_parent
+from gpubench.machine.processes import die_with_parent, signal_name
 from gpubench.pipeline.loader.worker import TICKET, Broken, Done, Job, Message, Skipped, work
 
 Kind = Literal["threads", "processes"]
@@ -121,7 +121,9 @@ class Pool:
 
     def listen(self) -> None:
         """Take in messages; waits for one, for LOOK_S at most."""
-        if not _readable(self._results):
+        poll = select.poll()
+        poll.register(self._results, select.POLLIN)
+        if not poll.poll(LOOK_S * 1000):
             self._look_after_children()
             return
         *lines, self._rest = (self._rest + os.read(self._results, 1 << 16)).split(b"\n")
@@ -148,7 +150,9 @@ class Pool:
             if found:
                 del self._children[worker]
                 name = self._name(int(self._job.ring.busy_with[worker]))
-                how = _ending(os.waitstatus_to_exitcode(status))
+                code = os.waitstatus_to_exitcode(status)
+                by = signal_name(code)
+                how = f"was killed by {by}" if by else f"ended with exit code {code}"
                 raise CellFailed("crash", f"a loading process {how}; it had {name!r} in hand")
 
     def close(self) -> None:
@@ -170,17 +174,3 @@ class Pool:
             for fd in theirs:  # of a thread that hangs, the number must not mean another file
                 os.close(fd)
         self._threads.clear()
-
-
-def _readable(fd: int) -> bool:
-    """Whether something comes within LOOK_S."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(LOOK_S * 1000))
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        with suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

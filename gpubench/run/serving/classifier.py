@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
@@ -146,18 +146,13 @@ class Classifier:
 
     def _in_order(self, batches: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The logits of each; one more batch than there are replicas is in hand at a time."""
-        done: SimpleQueue[Answer] = SimpleQueue()
-        most, sent, given = self.manifest.cell.replicas + 1, 0, 0
-        arrived: dict[int, NDArray[np.float32]] = {}
+        asked: deque[Answer] = deque()
         for rows in batches:
-            self._pool.submit(sent, rows, done)
-            sent += 1
-            while sent - given >= most:
-                yield _next(given, arrived, done)
-                given += 1
-        while given < sent:
-            yield _next(given, arrived, done)
-            given += 1
+            asked.append(self._pool.submit(rows))
+            if len(asked) > self.manifest.cell.replicas:
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
 
     def _predictions(
         self, logits: NDArray[np.float32], top: int, first: int
@@ -170,22 +165,10 @@ class Classifier:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
         scores = powers / powers.sum(axis=1, keepdims=True)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+        names = self.classes
         for row, indices in zip(scores, best.tolist(), strict=True):
-            listed = tuple(Prediction(self._label(i), i, float(row[i])) for i in indices)
+            listed = tuple(
+                Prediction(names[i] if names else str(i), i, float(row[i])) for i in indices
+            )
             one = listed[0]
             yield Prediction(one.label, one.index, one.score, listed) if top > 1 else one
-
-    def _label(self, index: int) -> str:
-        return self.classes[index] if self.classes else str(index)
-
-
-def _next(
-    number: int, arrived: dict[int, NDArray[np.float32]], done: SimpleQueue[Answer]
-) -> NDArray[np.float32]:
-    """The answer to batch ``number``; raises what its replica raised."""
-    while number not in arrived:
-        at, answer = done.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        arrived[at] = answer
-    return arrived.pop(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from itertools import islice
 
 from gpubench.backends import base
 from gpubench.errors import InputError, Unavailable
@@ -98,11 +99,8 @@ def places(manifest: Manifest, pin: bool) -> list[tuple[int, ...]]:
             f"{len(usable)} usable here: not pinned, and not as fast"
         )
         return [()] * len(wanted)
-    starts = [sum(map(len, distinct[:i])) for i in range(len(distinct))]
-    others = {
-        cores: tuple(usable[at : at + len(cores)])
-        for cores, at in zip(distinct, starts, strict=True)
-    }
+    free = iter(usable)
+    others = {cores: tuple(islice(free, len(cores))) for cores in distinct}
     return [others[cores] for cores in wanted]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -32,25 +32,14 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of a batch."""
         return (self.cell.batch_size, 3, self.crop, self.crop)
 
 
-class Engine(Protocol):
-    """Used, and closed, by the thread that opened it only."""
-
-    facts: dict[str, object]
-    """Of its session: `gpubench.backends.base.Session.facts`."""
-
-    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 3, crop, crop), n up to the batch size -> logits (n, outputs)."""
-
-    def close(self) -> None:
-        """Nothing of it is left."""
-
-
 class Local:
-    """A session in the calling thread, which is pinned: thread pools inherit that."""
+    """A session in the calling thread, which is pinned: thread pools inherit that.
+
+    Used, and closed, by the thread that opened it only.
+    """
 
     def __init__(self, setup: Setup, *, own_process: bool = False) -> None:
         import numpy as np
@@ -72,7 +61,7 @@ class Local:
             raise
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A batch that is not full is filled up with zeros."""
+        """(n, 3, crop, crop) -> logits (n, outputs); a batch that is not full gets zeros."""
         count, session = len(rows), self._session
         if count < len(self._padded):
             self._padded[:count] = rows

@@ -66,15 +66,11 @@ class Preprocessing:
         if isinstance(picture, str | PathLike):
             picture = image_file.read(Path(fsdecode(picture)))
         if isinstance(picture, bytes | bytearray | memoryview):
-            decoder = self._preprocessor()
-            decoder.transform(decoder.decode(bytes(picture)), out)
+            if self._own.decoder is None:
+                self._own.decoder = cast("base.Preprocessor", self._decoder.open(self._spec))
+            self._own.decoder.transform(self._own.decoder.decode(bytes(picture)), out)
             return
         out[...] = preprocess.apply(self._spec, _pixels(picture))
-
-    def _preprocessor(self) -> base.Preprocessor:
-        if self._own.decoder is None:
-            self._own.decoder = cast("base.Preprocessor", self._decoder.open(self._spec))
-        return self._own.decoder
 
 
 def _pixels(picture: Any) -> NDArray[np.uint8]:

@@ -129,15 +129,16 @@ def verify(root: Path, manifest: Manifest) -> None:
         try:
             info = path.stat()
             if not stat.S_ISREG(info.st_mode):
-                raise InputError(f"{path}: not a file; copy the whole folder again")
-            if info.st_size != wanted.bytes:
-                what = f"has {info.st_size:,} bytes, {wanted.bytes:,} were written"
-                raise InputError(f"{path}: {what}; copy the whole folder again")
-            if digest(path) != wanted.sha256:
-                what = f"is not what was written (SHA-256 is not {wanted.sha256[:12]}...)"
-                raise InputError(f"{path}: {what}; copy the whole folder again")
+                problem = "not a file"
+            elif info.st_size != wanted.bytes:
+                problem = f"has {info.st_size:,} bytes, {wanted.bytes:,} were written"
+            elif digest(path) != wanted.sha256:
+                problem = f"is not what was written (SHA-256 is not {wanted.sha256[:12]}...)"
+            else:
+                continue
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; copy the whole folder again") from error
+            problem = str(error.strerror)
+        raise InputError(f"{path}: {problem}; copy the whole folder again")
 
 
 def inside(root: Path, name: str) -> str:

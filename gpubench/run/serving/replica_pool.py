@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
-from gpubench.run.serving.engine import Engine
-from gpubench.run.serving.replica_process import Died
+from gpubench.run.serving.engine import Local
+from gpubench.run.serving.replica_process import Died, Remote
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Answer = tuple[int, "NDArray[np.float32] | BaseException"]
+    Answer = Future[NDArray[np.float32]]
+    _Job = tuple[NDArray[np.float32], Answer]
 
 
-class _Job(NamedTuple):
-    """``rows`` belongs to the caller, who leaves it as it is until ``done`` has been told."""
-
-    number: int
-    rows: NDArray[np.float32]
-    done: SimpleQueue[Answer]
+Engine = Local | Remote
 
 
 class Closed(GpubenchError):
@@ -32,7 +29,7 @@ class Closed(GpubenchError):
 
 
 class Pool:
-    """Opens its engines, each in a thread of its own; raises what the first to fail raised."""
+    """Opens its engines, each in a thread of its own; raises what the first that failed raised."""
 
     def __init__(self, engines: Sequence[Callable[[], Engine]]) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -41,12 +38,10 @@ class Pool:
         """Why no more batches are taken."""
         self._pid = os.getpid()
         self._alive = len(engines)
-        self.facts: list[dict[str, object]] = [{} for _ in engines]
-        """Of each replica."""
-        opened: SimpleQueue[BaseException | None] = SimpleQueue()
+        opened: list[Future[dict[str, object]]] = [Future() for _ in engines]
         self._threads = [
             threading.Thread(
-                target=self._work, args=(place, make, opened), name=f"gpubench-replica-{place}",
+                target=self._work, args=(make, opened[place]), name=f"gpubench-replica-{place}",
                 daemon=True,
             )
             for place, make in enumerate(engines)
@@ -54,23 +49,26 @@ class Pool:
         for thread in self._threads:
             thread.start()
         try:
-            found = [opened.get() for _ in engines]
+            failed = [error for one in opened if (error := one.exception())]
         except BaseException:  # Ctrl-C: whoever has opened by then closes at once
             self._end("loading was interrupted")
             raise
-        for error in found:
-            if error is not None:
-                self.close()
-                raise error
+        if failed:
+            self.close()
+            raise failed[0]
+        self.facts = [one.result() for one in opened]
+        """Of each replica."""
 
-    def submit(self, number: int, rows: NDArray[np.float32], done: SimpleQueue[Answer]) -> None:
-        """Enqueue a batch, full or not; (``number``, logits or an exception) goes to ``done``."""
+    def submit(self, rows: NDArray[np.float32]) -> Answer:
+        """Enqueue a batch, full or not, which stays as it is until its logits are there."""
         if os.getpid() != self._pid:
             raise Closed("a fork has no replicas: load the classifier in the process that uses it")
         with self._lock:
             if self._over:
                 raise Closed(self._over)
-            self._jobs.put(_Job(number, rows, done))
+            answer: Answer = Future()
+            self._jobs.put((rows, answer))
+        return answer
 
     def close(self) -> None:
         """Finish what was asked for, then end every replica. May be called more than once."""
@@ -87,19 +85,13 @@ class Pool:
             for _ in self._threads:
                 self._jobs.put(None)
 
-    def _work(
-        self,
-        place: int,
-        make: Callable[[], Engine],
-        opened: SimpleQueue[BaseException | None],
-    ) -> None:
+    def _work(self, make: Callable[[], Engine], opened: Future[dict[str, object]]) -> None:
         try:
             engine = make()
-            self.facts[place] = dict(engine.facts)
         except BaseException as error:  # noqa: BLE001  # raised by __init__
-            opened.put(error)
+            opened.set_exception(error)
             return
-        opened.put(None)
+        opened.set_result(engine.facts)
         try:
             self._serve(engine)
         finally:
@@ -108,21 +100,22 @@ class Pool:
     def _serve(self, engine: Engine) -> None:
         """Until there is nothing more to do, or the replica has died."""
         while (job := self._jobs.get()) is not None:
+            rows, answer = job
             try:
-                job.done.put((job.number, engine.run(job.rows)))
+                answer.set_result(engine.run(rows))
             except Died as error:
-                self._lost(error, job)
+                self._lost(error, answer)
                 return
             except BaseException as error:  # noqa: BLE001  # the caller's
-                job.done.put((job.number, error))
-            del job  # its arrays are not kept while waiting for the next one
+                answer.set_exception(error)
+            del job, rows, answer  # not kept while waiting for the next one
 
-    def _lost(self, error: Died, job: _Job) -> None:
+    def _lost(self, error: Died, answer: Answer) -> None:
         """The batch in hand fails; with the last replica all do."""
         with self._lock:
             self._alive -= 1
             left = f"{self._alive} of {len(self._threads)} replicas are left"
-            job.done.put((job.number, Died(f"{error}; {left}")))
+            answer.set_exception(Died(f"{error}; {left}"))
             if self._alive:
                 return
             self._over = self._over or f"all replicas have died (the last: {error}); load it again"
@@ -132,4 +125,4 @@ class Pool:
                 except Empty:
                     return
                 if waiting is not None:
-                    waiting.done.put((waiting.number, Closed(self._over)))
+                    waiting[1].set_exception(Closed(self._over))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.errors import GpubenchError, raised, told
-from gpubench.machine.processes import die_with_parent
+from gpubench.machine.processes import die_with_parent, signal_name
 from gpubench.run.serving.engine import ENCODER, Failed, Local, Opened, Setup
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Died(GpubenchError):
 
 
 class Remote:
-    """The near end. Its thread must live as long: Linux ends the process with it."""
+    """The near end of a `Local`. Its thread must live as long: Linux ends the process with it."""
 
     def __init__(self, setup: Setup) -> None:
         self._name = f"replica {setup.replica}"
@@ -68,7 +68,7 @@ class Remote:
             raise
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A batch that is not full is filled up with zeros. Raises Died."""
+        """As `Local.run`. Raises Died."""
         count = len(rows)
         self._rows[:count] = rows
         self._rows[count:] = 0
@@ -104,9 +104,8 @@ class Remote:
         code = self._process.wait()
         if code >= 0:
             return f"exit code {code}"
-        known = {s.value: s.name for s in signal.Signals}
         memory = "; was it out of memory?" if -code == signal.SIGKILL else ""
-        return f"by {known.get(-code, f'signal {-code}')}{memory}"
+        return f"by {signal_name(code) or f'signal {-code}'}{memory}"
 
 
 def main(control: int, memory: int) -> None:

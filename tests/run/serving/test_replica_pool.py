@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -49,48 +48,42 @@ def test_what_fails_to_open_is_raised_and_the_others_are_closed() -> None:
 
 
 def ask(pool: Pool, *values: int) -> list[Any]:
-    done: SimpleQueue[Any] = SimpleQueue()
-    for number, value in enumerate(values):
-        pool.submit(number, np.array([value], np.float32), done)
-    found = dict(done.get(timeout=30) for _ in values)
-    return [found[number] for number in range(len(values))]
+    return [pool.submit(np.array([value], np.float32)) for value in values]
 
 
 def test_an_error_is_that_batchs_only() -> None:
     pool = Pool([partial(Engine, [])])
     first, second, third = ask(pool, 1, 13, 2)
-    assert (first[0], third[0]) == (2, 3)
-    assert isinstance(second, ValueError)
+    assert (first.result(30)[0], third.result(30)[0]) == (2, 3)
+    assert isinstance(second.exception(30), ValueError)
     pool.close()
 
 
 def test_closing_answers_what_was_asked_for() -> None:
     log: list[str] = []
-    gate, done = threading.Event(), SimpleQueue[Any]()
+    gate = threading.Event()
     pool = Pool([partial(Engine, log, gate)] * 2)
-    for number in range(6):
-        pool.submit(number, np.array([number], np.float32), done)
+    asked = ask(pool, *range(6))
     closing = threading.Thread(target=pool.close)
     closing.start()
     gate.set()
     closing.join(30)
-    assert sorted(done.get(timeout=30)[0] for _ in range(6)) == list(range(6))
+    assert [answer.result(30)[0] for answer in asked] == [1, 2, 3, 4, 5, 6]
     assert log == ["open", "open", "close", "close"]
     with pytest.raises(Closed, match="was closed"):
-        pool.submit(0, np.zeros(1, np.float32), done)
+        pool.submit(np.zeros(1, np.float32))
 
 
 def test_the_last_replica_that_dies_fails_all_that_wait() -> None:
     log: list[str] = []
-    gate, done = threading.Event(), SimpleQueue[Any]()
+    gate = threading.Event()
     pool = Pool([partial(Engine, log, gate)])
-    for number, value in enumerate((99, 1, 2)):
-        pool.submit(number, np.array([value], np.float32), done)
+    asked = ask(pool, 99, 1, 2)
     gate.set()
-    found = dict(done.get(timeout=30) for _ in range(3))
+    found = [answer.exception(30) for answer in asked]
     assert str(found[0]) == "replica 7 died: of it; 0 of 1 replicas are left"
-    assert all(isinstance(found[n], Closed) for n in (1, 2))
+    assert all(isinstance(error, Closed) for error in found[1:])
     with pytest.raises(Closed, match=r"all replicas have died .the last: replica 7"):
-        pool.submit(3, np.zeros(1, np.float32), done)
+        pool.submit(np.zeros(1, np.float32))
     pool.close()
     assert log == ["open", "close"]
