@@ -38,12 +38,14 @@ def named(name: str) -> str:
     return f"decoder {name}"
 
 
-def preload(cell: Cell, backends: Mapping[str, Backend]) -> list[str]:
-    """Modules that its workers import."""
-    found = list(backends[cell.backend].preload)
-    if cell.boundary == "pipeline":
-        found += decoder(cell.decoder).preload
-    return found
+def preload(cells: Iterable[Cell], backends: Mapping[str, Backend]) -> list[str]:
+    """Modules that their workers import."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        found |= dict.fromkeys(backends[cell.backend].preload)
+        if cell.boundary == "pipeline":
+            found |= dict.fromkeys(decoder(cell.decoder).preload)
+    return list(found)
 
 
 def unsupported(cell: Cell) -> str | None:

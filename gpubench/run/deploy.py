@@ -116,7 +116,7 @@ def _begin(out: Path, aside: Path) -> None:
 
 def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
     plan, backend = session.plan, session.backends[cell.backend]
-    modules = availability.preload(cell, session.backends)
+    modules = availability.preload([cell], session.backends)
     with AgentClient(modules, session.job.cache_dir, log) as agent:
         broken = agent.start().errors
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))

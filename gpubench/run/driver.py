@@ -27,7 +27,7 @@ from gpubench.run.prepare import Ready, prepare
 from gpubench.run.record_builder import failed, measured, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import Watcher
-from gpubench.suite.types import Cell, Policy
+from gpubench.suite.types import Cell
 
 T = TypeVar("T")
 MAX_INVALID = 2
@@ -58,14 +58,12 @@ def run(
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
     with Writer(job.out, None if job.resume else job.header) as writer:
-        # read only now: whoever wrote to the file before has ended
-        done = _resumed(plan, job) if job.resume else _Done({}, set())
-        walk = _Walk(plan, job, writer, watcher, done)
+        walk = _Walk(plan, job, writer, watcher)
         walk.skip()
         cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
         if cells:
-            modules = {m: None for cell in cells for m in availability.preload(cell, backends)}
-            own = AgentClient(list(modules), job.cache_dir, job.out / "agent.log")
+            modules = availability.preload(cells, backends)
+            own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
             with Nodes(cluster, plan, own) if cluster else own as agent:
                 try:
                     walk.measure(agent, cells, backends)
@@ -74,61 +72,40 @@ def run(
     return read(job.out)
 
 
-class _Done(Struct):
-    """What need not be measured again."""
-
-    values: dict[tuple[str, int], float | None]
-    """(cell key, repeat) -> the repeat's value, where the second stage may ask for it."""
-    ended: set[str]
-    """Keys of cells that are not tried again."""
-
-
-def _resumed(plan: Plan, job: Job) -> _Done:
-    """Records are taken one at a time, so that those of a long run need no room."""
-    header, records = scan(job.out, [])
-    if header.fingerprint != job.header.fingerprint:
-        raise RecordError(
-            f"{job.out}: was measured on another machine or with other library versions; "
-            "start a new run"
-        )
-    if header.suite != plan.suite:
-        raise RecordError(
-            f"{job.out}: holds suite {header.suite.name!r} with other contents; "
-            "resume with the suite and the options it was started with"
-        )
-    done = _Done({}, set())
-    for record in records:
-        if record.status == "ok" or record.kind in WRONG:
-            done.values[record.cell.key, record.repeat] = _pilot_value(plan.suite.policy, record)
-            if record.status != "ok":
-                done.ended.add(record.cell.key)
-    return done
-
-
-def _pilot_value(policy: Policy, record: Record) -> float | None:
-    """What the second stage asks of a record of the pilot."""
-    asked = record.repeat < policy.repeats < policy.max_repeats
-    return record.value() if asked else None
-
-
 class _Walk:
     """The state of one run."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        job: Job,
-        writer: Writer,
-        watcher: Watcher,
-        done: _Done,
-    ) -> None:
+    def __init__(self, plan: Plan, job: Job, writer: Writer, watcher: Watcher) -> None:
         self._plan, self._job = plan, job
         self._policy = plan.suite.policy
         self._writer, self._watcher = writer, watcher
-        self._done, self._ended = done.values, done.ended
+        self._done: dict[tuple[str, int], float | None] = {}
+        """(cell key, repeat) -> the repeat's value, where the second stage may ask for it."""
+        self._ended: set[str] = set()
+        """Keys of cells that are not tried again."""
         self._needed: dict[str, int] = {}
         """Cell key -> repeats that the second stage wants, once its pilot is whole."""
         self.seen = Durations(job.cache_dir)
+        if job.resume:  # read only now: whoever wrote to the file before has ended
+            self._resume()
+
+    def _resume(self) -> None:
+        """Records are taken one at a time, so that those of a long run need no room."""
+        out = self._job.out
+        header, records = scan(out, [])
+        if header.fingerprint != self._job.header.fingerprint:
+            raise RecordError(
+                f"{out}: was measured on another machine or with other library versions; "
+                "start a new run"
+            )
+        if header.suite != self._plan.suite:
+            raise RecordError(
+                f"{out}: holds suite {header.suite.name!r} with other contents; "
+                "resume with the suite and the options it was started with"
+            )
+        for record in records:
+            if record.status == "ok" or record.kind in WRONG:
+                self._note(record)
 
     def skip(self) -> None:
         """Write a record for every cell that cannot run here."""
@@ -151,7 +128,7 @@ class _Walk:
                 if isinstance(ready, Ready):
                     tasks[ready.cell.key] = ready
                 else:
-                    self._end(failed(ready.cell, 0, ready.why, self._job.required))
+                    self._record(failed(ready.cell, 0, ready.why, self._job.required))
         except InputError:
             if not self._job.resume:
                 self._writer.path.unlink(missing_ok=True)  # nothing was measured
@@ -213,22 +190,29 @@ class _Walk:
         wall = monotonic() - begin
         if isinstance(reply, Done):
             self.seen.note(cell, self._policy, wall / (invalidated + 1))
-            record = self._ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
-        else:
-            record = failed(cell, repeat, reply, self._job.required)
-        self._end(replace(record, invalidated=invalidated, started=started, wall_s=wall))
-
-    def _end(self, record: Record) -> None:
-        """Write a record; a cell that did not end well is not tried again."""
-        if record.status != "ok":
-            self._ended.add(record.cell.key)
-        self._record(record)
+        record = outcome(task, repeat, reply, self._ceilings, self._job.required)
+        self._record(replace(record, invalidated=invalidated, started=started, wall_s=wall))
 
     def _record(self, record: Record) -> None:
         append(self._writer, record)
-        value = _pilot_value(self._policy, record)
-        self._done[record.cell.key, record.repeat] = value
+        self._note(record)
         self._watcher.recorded(record)
+
+    def _note(self, record: Record) -> None:
+        """A cell that did not end well is not tried again."""
+        asked = record.repeat < self._policy.repeats < self._policy.max_repeats
+        self._done[record.cell.key, record.repeat] = record.value() if asked else None
+        if record.status != "ok":
+            self._ended.add(record.cell.key)
+
+
+def outcome(
+    task: Ready, repeat: int, reply: Reply, ceilings: Ceilings, required: Sequence[str] = ()
+) -> Record:
+    """What became of a repeat of ``task``."""
+    if isinstance(reply, Done):
+        return ceilings.fill(measured(task.cell, repeat, reply, task.prepare_ns))
+    return failed(task.cell, repeat, reply, required)
 
 
 def valid(ask: Callable[[], T], spoilt: Callable[[T], bool]) -> tuple[T, int]:

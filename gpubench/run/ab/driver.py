@@ -28,11 +28,11 @@ from gpubench.records.writer import Writer
 from gpubench.run import availability
 from gpubench.run.ab.pair_runner import ARMS, Crew
 from gpubench.run.agent.client import AgentClient
-from gpubench.run.agent.messages import Done, Failure, Measure, Reply
-from gpubench.run.driver import append, spoilt, valid
+from gpubench.run.agent.messages import Failure, Measure, Reply
+from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import Ready, prepare
-from gpubench.run.record_builder import failed, measured, now, skipped
+from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Rule
@@ -120,7 +120,7 @@ def run(
 def modules(job: Job) -> list[str]:
     """What the workers of both arms import."""
     cells = [cell for side in job.sides for cell in side.plan.cells]
-    return sorted({m for cell in cells for m in availability.preload(cell, job.backends)})
+    return sorted(availability.preload(cells, job.backends))
 
 
 def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environment]) -> Header:
@@ -321,12 +321,7 @@ class _Walk:
         self._next[key] = repeat + 1
         records: dict[Arm, Record] = {}
         for arm, reply in replies.items():
-            cell = ready[arm].cell
-            if isinstance(reply, Done):
-                record = measured(cell, repeat, reply, ready[arm].prepare_ns)
-                record = self._ceilings[arm].fill(record)
-            else:
-                record = failed(cell, repeat, reply, self._job.required)
+            record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
                              started=started, wall_s=wall)  # fmt: skip
             records[arm] = record

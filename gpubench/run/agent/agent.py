@@ -32,26 +32,7 @@ from gpubench.pipeline.core_split import StageTimes
 from gpubench.records.parity import over_replicas, worst_path
 from gpubench.records.record import Record
 from gpubench.records.samples import window_ns
-from gpubench.run.agent import worker
-from gpubench.run.agent.messages import (
-    Begin,
-    Count,
-    Done,
-    End,
-    Failure,
-    Gauge,
-    Measure,
-    Outcome,
-    Preload,
-    Prepare,
-    Progress,
-    Reply,
-    Request,
-    SplitCores,
-    Step,
-    Waiting,
-    WorkerMessage,
-)
+from gpubench.run.agent import messages, worker
 from gpubench.run.agent.placement import placed
 from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
@@ -75,7 +56,7 @@ GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or 
 class Agent:
     """Answers one request after the other. ``closed`` becomes readable when the driver is gone."""
 
-    def __init__(self, emit: Callable[[Reply], None], closed: int) -> None:
+    def __init__(self, emit: Callable[[messages.Reply], None], closed: int) -> None:
         self._emit = emit
         self._closed = closed
         self._cache_dir = ""
@@ -87,17 +68,19 @@ class Agent:
         self._idle: dict[int, float | None] = {}
         """By the number of GPUs (0: of the CPU), what they draw before the first task there."""
 
-    def handle(self, line: bytes) -> Reply:
+    def handle(self, line: bytes) -> messages.Reply:
         """Do the request that ``line`` is; Progress goes out by ``emit`` meanwhile."""
-        request = msgspec.json.decode(line, type=Request)
-        if isinstance(request, Begin | Step | End):
+        request = msgspec.json.decode(line, type=messages.Request)
+        if isinstance(request, messages.Begin | messages.Step | messages.End):
             return self._turn(request, line)
-        if isinstance(request, Measure):
+        if isinstance(request, messages.Measure):
             return self._measure(request, line)
-        if isinstance(request, Count | Gauge):
+        if isinstance(request, messages.Count | messages.Gauge):
             return self._once(line, GAUGE_TIMEOUT_S, self._aimed(request))  # type: ignore[return-value]
-        timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
-        if isinstance(request, Preload):
+        timeout = (
+            request.timeout_s if isinstance(request, messages.Prepare) else REFERENCE_TIMEOUT_S
+        )
+        if isinstance(request, messages.Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(PRELOADED)
@@ -105,18 +88,18 @@ class Agent:
 
     def _once(
         self, line: bytes, timeout_s: float, filled: dict[str, Any] | None = None
-    ) -> WorkerMessage:
+    ) -> messages.WorkerMessage:
         """The answer of one worker."""
         team = Team(self._fork, Task(line, self._cache_dir, filled or {}), 1, timeout_s)
         try:
             found = team.answers(self._closed, self._emit)
-            return found if isinstance(found, Failure) else found[0]
+            return found if isinstance(found, messages.Failure) else found[0]
         finally:
             team.end()
 
-    def _aimed(self, request: Count | Gauge) -> dict[str, Any]:
+    def _aimed(self, request: messages.Count | messages.Gauge) -> dict[str, Any]:
         """At the first GPU, if at any."""
-        if not isinstance(request, Gauge) or request.device != "cuda":
+        if not isinstance(request, messages.Gauge) or request.device != "cuda":
             return {}
         return {"uuid": next((one.uuid for one in self._visible() if one.index == 0), "")}
 
@@ -125,23 +108,27 @@ class Agent:
             self._gpus = visible_gpus()
         return self._gpus
 
-    def _placed(self, request: Measure) -> Measure | Failure:
+    def _placed(self, request: messages.Measure) -> messages.Measure | messages.Failure:
         """With everything that only this machine's agent knows."""
         request = placed(request, self._visible() if request.cell.device == "cuda" else [])
         if not core_split.is_open(request.cell, len(request.cores[0])):
             return request
         key = request.cell.key
         if key not in self._stage_times:
-            line = msgspec.json.encode(SplitCores(request))
+            line = msgspec.json.encode(messages.SplitCores(request))
             reply = self._once(line, request.policy.timeout_s)
             if not isinstance(reply, StageTimes):
-                return reply if isinstance(reply, Failure) else Failure("error", f"{reply}")
+                return (
+                    reply
+                    if isinstance(reply, messages.Failure)
+                    else messages.Failure("error", f"{reply}")
+                )
             self._stage_times[key] = reply
         return replace(request, times=self._stage_times[key])
 
-    def _begun(self, asked: Measure, line: bytes) -> _Begun | Failure:
+    def _begun(self, asked: messages.Measure, line: bytes) -> _Begun | messages.Failure:
         request = self._placed(asked)
-        if isinstance(request, Failure):
+        if isinstance(request, messages.Failure):
             return request
         idle = self._idle_watts(request)
         filled = {name: getattr(request, name) for name in FILLED}
@@ -151,9 +138,9 @@ class Agent:
         team.telemetry = _telemetry(request, team, idle)
         return _Begun(request, team, team.telemetry)
 
-    def _measure(self, asked: Measure, line: bytes) -> Reply:
+    def _measure(self, asked: messages.Measure, line: bytes) -> messages.Reply:
         begun = self._begun(asked, line)
-        if isinstance(begun, Failure):
+        if isinstance(begun, messages.Failure):
             return begun
         try:
             with begun.telemetry:
@@ -162,19 +149,21 @@ class Agent:
         finally:
             begun.team.end()
 
-    def _turn(self, request: Begin | Step | End, line: bytes) -> Reply:
+    def _turn(
+        self, request: messages.Begin | messages.Step | messages.End, line: bytes
+    ) -> messages.Reply:
         """Several teams live at once, here or on other nodes, and the driver gives the turns."""
-        if not isinstance(request, Step):
+        if not isinstance(request, messages.Step):
             self._end(request.team)
-            if isinstance(request, End):
-                return Waiting("", [])
+            if isinstance(request, messages.End):
+                return messages.Waiting("", [])
             found = self._begun(request.measure, line)
-            if isinstance(found, Failure):
+            if isinstance(found, messages.Failure):
                 return found
             begun = self._teams[request.team] = found
             team = begun.team
         elif request.team not in self._teams:
-            return Failure("error", f"no team {request.team!r} was begun")
+            return messages.Failure("error", f"no team {request.team!r} was begun")
         else:
             begun = self._teams[request.team]
             team = begun.team
@@ -182,16 +171,16 @@ class Agent:
             if team.barrier == "warm":
                 begun.telemetry.__enter__()
             team.go(request.timeout_s)
-            self._emit(Progress("released"))
+            self._emit(messages.Progress("released"))
         answers = team.advance(self._closed)
         if answers is not None or team.barrier == "measured":
             begun.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            return Waiting(team.barrier, sorted(team.pids() - team.others))
+            return messages.Waiting(team.barrier, sorted(team.pids() - team.others))
         self._end(request.team)
         return _result(answers, begun)
 
-    def _idle_watts(self, request: Measure) -> float | None:
+    def _idle_watts(self, request: messages.Measure) -> float | None:
         gpus = _gpus(request)
         if len(gpus) not in self._idle:
             self._idle[len(gpus)] = idle_watts(gpus)
@@ -205,16 +194,16 @@ class Agent:
 class _Begun(NamedTuple):
     """A team at work, and what observes it."""
 
-    request: Measure
+    request: messages.Measure
     team: Team
     telemetry: Telemetry
 
 
-def _gpus(request: Measure) -> list[int]:
+def _gpus(request: messages.Measure) -> list[int]:
     return list(range(request.devices)) if request.cell.device == "cuda" else []
 
 
-def _telemetry(request: Measure, team: Team, idle: float | None = None) -> Telemetry:
+def _telemetry(request: messages.Measure, team: Team, idle: float | None = None) -> Telemetry:
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
     def residents() -> int:
@@ -231,22 +220,26 @@ def _telemetry(request: Measure, team: Team, idle: float | None = None) -> Telem
     )
 
 
-def _result(found: Failure | list[WorkerMessage], begun: _Begun) -> Reply:
+def _result(
+    found: messages.Failure | list[messages.WorkerMessage], begun: _Begun
+) -> messages.Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
     telemetry = begun.telemetry
     if telemetry.lost:
-        more = f"; the worker: {found.reason}" if isinstance(found, Failure) else ""
-        return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
-    if isinstance(found, Failure):
+        more = f"; the worker: {found.reason}" if isinstance(found, messages.Failure) else ""
+        return messages.Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
+    if isinstance(found, messages.Failure):
         return found
-    outcomes = [answer for answer in found if isinstance(answer, Outcome)]
+    outcomes = [answer for answer in found if isinstance(answer, messages.Outcome)]
     record = merged(begun.request, outcomes, telemetry.result() | {"start_s": begun.team.start_s})
     if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
         record = replace(record, telemetry=record.telemetry | {"energy": energy})
-    return Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
+    return messages.Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
 
 
-def merged(request: Measure, outcomes: list[Outcome], telemetry: dict[str, Any]) -> Record:
+def merged(
+    request: messages.Measure, outcomes: list[messages.Outcome], telemetry: dict[str, Any]
+) -> Record:
     """The replicas of this node as one."""
     parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
     return Record(
@@ -296,7 +289,7 @@ def _end_once() -> None:
 
 
 def _serve(requests_fd: int, replies: RawIOBase) -> None:
-    def emit(reply: Reply) -> None:
+    def emit(reply: messages.Reply) -> None:
         replies.write(msgspec.json.encode(reply) + b"\n")
 
     agent = Agent(emit, requests_fd)

@@ -15,8 +15,8 @@ from gpubench.cache import Cache
 from gpubench.errors import InputError
 from gpubench.machine import environment
 from gpubench.run import availability, inventory, record_builder
+from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient
-from gpubench.run.agent.messages import PROTOCOL
 from gpubench.run.cluster import channel as cluster_channel
 from gpubench.run.cluster.channel import Tell
 from gpubench.run.cluster.coordinator import POLL_S
@@ -35,18 +35,6 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.machine.cores import usable_cores
 from gpubench.run.agent.client import Asked, OnProgress
-from gpubench.run.agent.messages import (
-    Begin,
-    BuildReference,
-    End,
-    Failure,
-    Measure,
-    Prepare,
-    Prepared,
-    Reply,
-    Request,
-    Step,
-)
 from gpubench.run.availability import family
 from gpubench.run.cluster.node_group import TEAM
 from gpubench.run.plan import Plan
@@ -84,43 +72,43 @@ class Desk:
         """Start the agent and its imports."""
         self._broken = self._agent.start().errors
 
-    def answer(self, request: Request, progress: OnProgress) -> Reply:
+    def answer(self, request: messages.Request, progress: OnProgress) -> messages.Reply:
         """What became of it; what is refused is a Failure."""
         try:
             own = self._own(request)
         except Refused as why:
-            return Failure("error", f"refused: {why}")
-        if isinstance(own, Failure):
+            return messages.Failure("error", f"refused: {why}")
+        if isinstance(own, messages.Failure):
             return own
         reply = self._agent.ask(own, progress)
-        if isinstance(reply, Prepared):
-            if isinstance(own, Prepare):
+        if isinstance(reply, messages.Prepared):
+            if isinstance(own, messages.Prepare):
                 self._artefacts[family(own.cell)] = reply.path
             else:
                 self._reference = reply.path
-            return Prepared("", reply.ns)
+            return messages.Prepared("", reply.ns)
         return reply
 
-    def _own(self, request: Request) -> Request | Failure:
+    def _own(self, request: messages.Request) -> messages.Request | messages.Failure:
         policy = self._suite.policy
-        if isinstance(request, BuildReference):
+        if isinstance(request, messages.BuildReference):
             self._say("images and reference answers")
-            return BuildReference(self._suite.workload, policy)
-        if isinstance(request, Prepare):
+            return messages.BuildReference(self._suite.workload, policy)
+        if isinstance(request, messages.Prepare):
             cell = self._cell(request.cell)
             self._say(f"preparing {cell.label}")
-            return self._lack(cell) or Prepare(
+            return self._lack(cell) or messages.Prepare(
                 cell, self._places(cell)[0], policy.prepare_timeout_s
             )
-        if isinstance(request, Begin):
+        if isinstance(request, messages.Begin):
             return self._begin(request.measure)
-        if isinstance(request, Step):
-            return Step(TEAM, [], min(request.timeout_s, policy.timeout_s))
-        if isinstance(request, End):
-            return End(TEAM)
+        if isinstance(request, messages.Step):
+            return messages.Step(TEAM, [], min(request.timeout_s, policy.timeout_s))
+        if isinstance(request, messages.End):
+            return messages.End(TEAM)
         raise Refused(f"a {type(request).__name__} is nothing that a node does")
 
-    def _begin(self, asked: Measure) -> Begin | Failure:
+    def _begin(self, asked: messages.Measure) -> messages.Begin | messages.Failure:
         cell = self._cell(asked.cell)
         count, here = len(asked.cores), self._here.devices(cell) * cell.replicas_per_device
         if not 0 < count <= min(here, cell.replicas - asked.first) or asked.first < 0:
@@ -132,9 +120,9 @@ class Desk:
         if artefact is None or not self._reference:
             raise Refused(f"{cell.label} was not prepared here")
         self._say(f"measuring {cell.label}: {count} of {cell.replicas} replicas")
-        return Begin(
+        return messages.Begin(
             TEAM,
-            Measure(
+            messages.Measure(
                 cell, self._suite.policy, artefact, self._reference, self._places(cell)[:count],
                 node=self._rank, first=asked.first, repeat=asked.repeat,
             ),
@@ -159,13 +147,13 @@ class Desk:
             raise Refused(f"{asked.label} is no cell of this node's suite")
         return cell
 
-    def _lack(self, cell: Cell) -> Failure | None:
+    def _lack(self, cell: Cell) -> messages.Failure | None:
         """Why its backend, or its decoder, cannot run here."""
         decoders = [cell.decoder] if cell.boundary == "pipeline" else []
         for lack in availability.lacks(
             {cell.backend: self._backends[cell.backend]}, decoders
         ).values():
-            return Failure("unavailable", lack.reason, lack.remedy)
+            return messages.Failure("unavailable", lack.reason, lack.remedy)
         return not_importable(cell, self._backends, self._broken)
 
     def _places(self, cell: Cell) -> list[tuple[int, ...]]:
@@ -204,7 +192,7 @@ class Station:
         run = self._welcome(door, end).run
         self._channel(f"{run}/join", "hello").send(
             cluster_channel.Join(
-                *(self._nonce, __version__, PROTOCOL, suite, here),
+                *(self._nonce, __version__, messages.PROTOCOL, suite, here),
                 *(own.cores, own.gpus, own.lacks),
             )
         )

@@ -80,8 +80,8 @@ def run(job: Job, watcher: Watcher) -> Outcome:
     """
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
-        modules = {m: None for c in job.plan.cells for m in availability.preload(c, job.backends)}
-        with AgentClient(list(modules), job.cache_dir, job.out / "agent.log") as agent:
+        modules = availability.preload(job.plan.cells, job.backends)
+        with AgentClient(modules, job.cache_dir, job.out / "agent.log") as agent:
             try:
                 best = walk.go(agent)
             except InputError:

@@ -24,10 +24,10 @@ from gpubench.run.agent.messages import (
     Reply,
     Request,
 )
-from gpubench.run.driver import spoilt, valid
+from gpubench.run.driver import outcome, spoilt, valid
 from gpubench.run.plan import Durations, Plan
 from gpubench.run.prepare import NotReady, Ready, prepare
-from gpubench.run.record_builder import failed, measured, now
+from gpubench.run.record_builder import failed, now
 from gpubench.run.roofline import Ceilings
 from gpubench.run.tune.search import SEARCH
 from gpubench.run.watcher import Watcher
@@ -127,9 +127,7 @@ class AgentBench:
         reply, invalidated = valid(ask, spoilt)
         if isinstance(reply, Done):
             self._seen.note(cell, policy, (monotonic() - begin) / (invalidated + 1))
-            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
-        else:
-            record = failed(cell, repeat, reply, ())
+        record = outcome(task, repeat, reply, self.ceilings)
         return self._ended(replace(record, invalidated=invalidated))
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
