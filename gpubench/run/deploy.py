@@ -23,11 +23,11 @@ from gpubench.records.record import RECORDS, Record
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure
+from gpubench.run.driver import Job
 from gpubench.run.prepare import NotReady, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now
 from gpubench.run.serving import compatibility, manifest, readme
 from gpubench.run.serving.manifest import Manifest, Measured
-from gpubench.run.setup import Session
 from gpubench.suite import file as suite_file
 from gpubench.suite.types import Cell, Policy
 from gpubench.workload import reference as ref
@@ -37,7 +37,7 @@ DECODER = "pil"
 Say = Callable[[str], object]
 
 
-def one_cell(session: Session, suite: str) -> Cell:
+def one_cell(session: Job, suite: str) -> Cell:
     """The plan's only cell. Raises InputError for none or several, and for one that cannot be."""
     planned = session.plan.planned
     if len(planned) != 1:
@@ -79,7 +79,7 @@ def free(out: Path) -> None:
         raise InputError(f"-o {out}: not a folder; name a new one")
 
 
-def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
+def deploy(session: Job, suite: str, out: Path, say: Say) -> Manifest:
     """Make, check and write the deployment, whole or not at all.
 
     Raises InputError for a suite or a folder that does not serve, GpubenchError for an artefact
@@ -114,10 +114,10 @@ def _begin(out: Path, aside: Path) -> None:
         raise InputError(f"-o {out}: cannot be written: {error.strerror}") from error
 
 
-def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
+def _make(session: Job, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
     plan, backend = session.plan, session.backends[cell.backend]
     modules = availability.preload([cell], session.backends)
-    with AgentClient(modules, session.job.cache_dir, log) as agent:
+    with AgentClient(modules, session.cache_dir, log) as agent:
         broken = agent.start().errors
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
         if isinstance(ready, NotReady):
@@ -141,7 +141,7 @@ def _refuse(cell: Cell, found: Record) -> NoReturn:
     raise GpubenchError(f"{cell.label}: {kind}{found.reason}{remedy}; nothing was written")
 
 
-def _brief(session: Session) -> Policy:
+def _brief(session: Job) -> Policy:
     """The suite's checks of answers, and next to no timing."""
     return msgspec.structs.replace(
         session.plan.suite.policy,
@@ -150,7 +150,7 @@ def _brief(session: Session) -> Policy:
 
 
 def _write(
-    session: Session,
+    session: Job,
     suite: str,
     cell: Cell,
     at: Path,
@@ -192,7 +192,7 @@ def _decoder(cell: Cell) -> str:
     return cell.decoder if cell.boundary == "pipeline" else DECODER
 
 
-def _figures(session: Session, suite: str, cell: Cell) -> Measured | None:
+def _figures(session: Job, suite: str, cell: Cell) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here."""
     beside = suite_file.find(suite).parent / RECORDS
     with suppress(RecordError):
@@ -201,7 +201,7 @@ def _figures(session: Session, suite: str, cell: Cell) -> Measured | None:
         file = reader.read(beside)
         for s in summarise([file]):
             if s.key == cell.key and s.ranked:
-                if file.header.fingerprint != session.job.header.fingerprint:
+                if file.header.fingerprint != session.header.fingerprint:
                     return None
                 waits = cell.scenario == "latency"  # for each batch
                 return Measured(

@@ -35,8 +35,10 @@ MAX_INVALID = 2
 
 
 class Job(Struct, frozen=True):
-    """Everything a run needs besides its plan."""
+    """Everything a run needs."""
 
+    plan: Plan
+    backends: Mapping[str, Backend]
     header: Header
     out: Path
     cache_dir: Path
@@ -44,29 +46,23 @@ class Job(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(
-    plan: Plan,
-    job: Job,
-    backends: Mapping[str, Backend],
-    watcher: Watcher,
-    cluster: Cluster | None = None,
-) -> RecordFile:
-    """Measure every cell of ``plan``; returns what the record file holds afterwards.
+def run(job: Job, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
+    """Measure every cell of the plan; returns what the record file holds afterwards.
 
     ``cluster``: the nodes that have joined, where there are several.
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
     with Writer(job.out, None if job.resume else job.header) as writer:
-        walk = _Walk(plan, job, writer, watcher)
+        walk = _Walk(job, writer, watcher)
         walk.skip()
-        cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
+        cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
         if cells:
-            modules = availability.preload(cells, backends)
+            modules = availability.preload(cells, job.backends)
             own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
-            with Nodes(cluster, plan, own) if cluster else own as agent:
+            with Nodes(cluster, job.plan, own) if cluster else own as agent:
                 try:
-                    walk.measure(agent, cells, backends)
+                    walk.measure(agent, cells)
                 finally:
                     walk.seen.save()
     return read(job.out)
@@ -75,9 +71,8 @@ def run(
 class _Walk:
     """The state of one run."""
 
-    def __init__(self, plan: Plan, job: Job, writer: Writer, watcher: Watcher) -> None:
-        self._plan, self._job = plan, job
-        self._policy = plan.suite.policy
+    def __init__(self, job: Job, writer: Writer, watcher: Watcher) -> None:
+        self._job, self._plan, self._policy = job, job.plan, job.plan.suite.policy
         self._writer, self._watcher = writer, watcher
         self._done: dict[tuple[str, int], float | None] = {}
         """(cell key, repeat) -> the repeat's value, where the second stage may ask for it."""
@@ -118,7 +113,8 @@ class _Walk:
         repeats = range(self._policy.max_repeats)
         return [repeat for repeat in repeats if self._wanted(cell, repeat)]
 
-    def measure(self, agent: Asked, cells: Sequence[Cell], backends: Mapping[str, Backend]) -> None:
+    def measure(self, agent: Asked, cells: Sequence[Cell]) -> None:
+        backends = self._job.backends
         self._watcher.begin(0)
         self._watcher.task(None, "starting workers (imports, once)", 0)
         broken = agent.start().errors

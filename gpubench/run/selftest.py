@@ -208,9 +208,9 @@ def _sessions(
     """Ordinary runs until ``end``, at least one, each in the history once it is done."""
     number = 0
     while not number or time.monotonic() < end:
-        session = setup.session(suite, chosen, cache_dir, place / f"run-{number}", False, ())
-        file = driver.run(session.plan, session.job, session.backends, Silent())
-        aa_history.add(file, _history(file, session.job.cache_dir))
+        session = setup.session(suite, chosen, cache_dir, place / f"run-{number}")
+        file = driver.run(session, Silent())
+        aa_history.add(file, _history(file, session.cache_dir))
         number += 1
         yield file
         say(f"ordinary run {number} for the history")

@@ -163,7 +163,7 @@ def run(tmp_path: Path, cache_dir: Path, write_suite: WriteSuite) -> Callable[..
         changes = {"batch_size": "[1]", "scenario": '["throughput"]'} | changes
         suite = write_suite(policy=POLICY | (policy or {}), **changes)
         session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
-        return driver.run(session.plan, session.job, session.backends, Silent())
+        return driver.run(session, Silent())
 
     return start
 
