@@ -29,8 +29,7 @@ from gpubench.machine.processes import (
 from gpubench.machine.telemetry.telemetry import Telemetry, idle_watts
 from gpubench.pipeline import core_split
 from gpubench.pipeline.core_split import StageTimes
-from gpubench.records.parity import over_replicas, worst_path
-from gpubench.records.record import Record
+from gpubench.records.record import merged
 from gpubench.records.samples import window_ns
 from gpubench.run.agent import messages, worker
 from gpubench.run.agent.placement import placed
@@ -136,7 +135,7 @@ class Agent:
         job = dispatcher(request)
         team = Team(self._fork, task, len(request.cores), request.policy.timeout_s, job)
         team.telemetry = _telemetry(request, team, idle)
-        return _Begun(request, team, team.telemetry)
+        return _Begun(team, team.telemetry)
 
     def _measure(self, asked: messages.Measure, line: bytes) -> messages.Reply:
         begun = self._begun(asked, line)
@@ -194,7 +193,6 @@ class Agent:
 class _Begun(NamedTuple):
     """A team at work, and what observes it."""
 
-    request: messages.Measure
     team: Team
     telemetry: Telemetry
 
@@ -230,30 +228,11 @@ def _result(
         return messages.Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
     if isinstance(found, messages.Failure):
         return found
-    outcomes = [answer for answer in found if isinstance(answer, messages.Outcome)]
-    record = merged(begun.request, outcomes, telemetry.result() | {"start_s": begun.team.start_s})
+    record = merged([answer.record for answer in found if isinstance(answer, messages.Done)])
+    record = replace(record, telemetry=telemetry.result() | {"start_s": begun.team.start_s})
     if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
         record = replace(record, telemetry=record.telemetry | {"energy": energy})
     return messages.Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
-
-
-def merged(
-    request: messages.Measure, outcomes: list[messages.Outcome], telemetry: dict[str, Any]
-) -> Record:
-    """The replicas of this node as one."""
-    parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
-    return Record(
-        cell=request.cell,
-        repeat=request.repeat,
-        status="ok",
-        replicas=[outcome.turns[0] for outcome in outcomes],
-        again=[outcome.turns[1] for outcome in outcomes if outcome.turns[1:]],
-        parity=over_replicas(parities) if parities else None,
-        path=worst_path(outcome.path for outcome in outcomes),
-        telemetry=telemetry,
-        facts={**outcomes[0].facts, "pinned": [outcome.pinned for outcome in outcomes]},
-        flags=[flag for outcome in outcomes for flag in outcome.flags],
-    )
 
 
 def main(requests_fd: int, replies_fd: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from gpubench.records.parity import over_replicas, worst_path
+from gpubench.records.record import merged
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
 from gpubench.run.availability import family
@@ -205,23 +205,16 @@ class Nodes:
         """One answer. Offsets count from each node's own start: no clocks are compared."""
         ranks = sorted(done)
         records = [done[rank].record for rank in ranks]
-        replicas = [samples for record in records for samples in record.replicas]
-        numbers = [samples.replica for samples in replicas]
+        numbers = [samples.replica for record in records for samples in record.replicas]
         if numbers != list(range(cell.replicas)):
             return messages.Failure("error", f"the nodes answered for replicas {numbers}")
-        parities = [record.parity for record in records if record.parity is not None]
-        flags = [flag for record in records for flag in record.flags]
-        pinned = [cores for record in records for cores in record.facts["pinned"]]
-        merged = replace(
-            records[0],
-            replicas=replicas,
-            parity=over_replicas(parities) if parities else None,
-            path=worst_path(record.path for record in records),
+        whole = merged(records)
+        whole = replace(
+            whole,
             telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
-            facts=records[0].facts | {"pinned": pinned},
-            flags=flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
+            flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
-        return messages.Done(merged, any(done[rank].invalid for rank in ranks))
+        return messages.Done(whole, any(done[rank].invalid for rank in ranks))
 
 
 def _bound(

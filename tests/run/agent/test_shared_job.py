@@ -147,7 +147,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
     again = ["again", *turn] if turns == 2 else []
     end = ["measured", "check"] if turns == 2 else ["check"]
     assert seen == ["opened", "warm", *turn, *again, *end]
-    assert len(made.turns[0].durations_ns) == share or not share
+    assert len(made.record.replicas[0].durations_ns) == share or not share
 
 
 # ------------------------------------------------------------------------------ whole runs
