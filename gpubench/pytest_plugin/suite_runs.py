@@ -18,8 +18,8 @@ from gpubench.pytest_plugin.result import why_failed, why_skipped
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, WRONG, Record, RecordFile
 from gpubench.run import driver
-from gpubench.run.agent.messages import Progress
 from gpubench.run.plan import Plan, Skip
+from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 from gpubench.units import clock
 
@@ -136,7 +136,7 @@ class EnoughFailures(Exception):
     """As many cells failed as ``-x`` or ``--maxfail`` allow."""
 
 
-class Watch:
+class Watch(Watcher):
     """Says on the terminal what is in hand, and ends the run when pytest would end."""
 
     def __init__(self, session: pytest.Session, name: str) -> None:
@@ -150,8 +150,6 @@ class Watch:
         self._failed: set[str] = set()
         self._most: int = config.getoption("maxfail") or 0
 
-    def begin(self, total: int) -> None: ...
-
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
         if words == self._said or self._terminal is None:
             return
@@ -159,8 +157,6 @@ class Watch:
         left = f", about {clock(remaining_s)} left" if remaining_s else ""
         self._terminal.ensure_newline()
         self._terminal.write_line(f"gpubench {self._name}: {words}{left}")
-
-    def step(self, cell: Cell, progress: Progress) -> None: ...
 
     def recorded(self, record: Record) -> None:
         if record.status != "failed":

@@ -28,6 +28,7 @@ from gpubench.run.prepare import NotReady, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now
 from gpubench.run.serving import compatibility, manifest, readme
 from gpubench.run.serving.manifest import Manifest, Measured
+from gpubench.run.watcher import Watcher
 from gpubench.suite import file as suite_file
 from gpubench.suite.types import Cell, Policy
 from gpubench.workload import reference as ref
@@ -132,7 +133,7 @@ def _make(session: Job, suite: str, cell: Cell, at: Path, log: Path, say: Say) -
     found = measured(cell, 0, reply, {})  # type: ignore[arg-type]
     if found.status != "ok" or found.parity is None:
         _refuse(cell, found)
-    return _write(session, suite, cell, at, artefact, ready, found)
+    return _write(session, suite, found, at, artefact, ref.load(Path(ready.reference)))
 
 
 def _refuse(cell: Cell, found: Record) -> NoReturn:
@@ -150,20 +151,12 @@ def _brief(session: Job) -> Policy:
 
 
 def _write(
-    session: Job,
-    suite: str,
-    cell: Cell,
-    at: Path,
-    artefact: Path,
-    ready: Ready,
-    found: Record,
+    session: Job, suite: str, found: Record, at: Path, artefact: Path, reference: ref.Reference
 ) -> Manifest:
-    reference = ref.load(Path(ready.reference))
+    cell = found.cell
     if reference.classes:
-        text = "".join(
-            f"{escape.visible(name).replace(chr(10), ' ')}\n" for name in reference.classes
-        )
-        (at / manifest.LABELS).write_text(text, encoding="utf-8")
+        names = (escape.visible(name).replace("\n", " ") for name in reference.classes)
+        (at / manifest.LABELS).write_text("".join(f"{n}\n" for n in names), encoding="utf-8")
     assert found.parity is not None  # noqa: S101  # for mypy
     cores = [list(own) for own in session.plan.cores_of(cell)] if cell.device == "cpu" else []
     made = Manifest(
@@ -195,31 +188,28 @@ def _decoder(cell: Cell) -> str:
 def _figures(session: Job, suite: str, cell: Cell) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here."""
     beside = suite_file.find(suite).parent / RECORDS
+    if not beside.is_file():
+        return None
     with suppress(RecordError):
-        if not beside.is_file():
-            return None
         file = reader.read(beside)
-        for s in summarise([file]):
-            if s.key == cell.key and s.ranked:
-                if file.header.fingerprint != session.header.fingerprint:
-                    return None
-                waits = cell.scenario == "latency"  # for each batch
-                return Measured(
-                    run_id=file.header.run_id,
-                    repeats=len(s.timed),
-                    p50_ns=s.p50.value if waits else None,
-                    p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
-                    images_per_s=s.throughput.value,
-                )
+        same = file.header.fingerprint == session.header.fingerprint
+        for s in (s for s in summarise([file]) if same and s.key == cell.key and s.ranked):
+            waits = cell.scenario == "latency"  # for each batch
+            return Measured(
+                run_id=file.header.run_id,
+                repeats=len(s.timed),
+                p50_ns=s.p50.value if waits else None,
+                p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
+                images_per_s=s.throughput.value,
+            )
     return None
 
 
-class _Telling:
+class _Telling(Watcher):
     """What is being prepared, in words."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
-        """See `gpubench.run.prepare.Telling`."""
         self._say(f"preparing: {words}")

@@ -14,7 +14,7 @@ from gpubench.run.agent import messages
 from gpubench.run.agent.client import Asked
 from gpubench.run.availability import family
 from gpubench.run.plan import Plan
-from gpubench.run.watcher import Telling
+from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 
 
@@ -52,7 +52,7 @@ def prepare(
     plan: Plan,
     backends: Mapping[str, Backend],
     broken: Mapping[str, str],
-    watcher: Telling,
+    watcher: Watcher,
 ) -> Iterator[Ready | NotReady]:
     """Reference and artefact of every cell, when it is asked for.
 

@@ -18,7 +18,6 @@ from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Rapl
 from gpubench.run import availability, record_builder
-from gpubench.run import availability as run_availability
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
 from gpubench.run.tune import space
@@ -72,9 +71,9 @@ def job(
     """
     if resume and output is None:
         raise SuiteError("--resume: say which search to go on with: -o DIR")
-    catalog, cores, gpus = run_availability.catalog(), usable_cores(), len(visible_gpus())
+    catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen, catalog)
-    device = run_availability.device_of(plain, gpus)
+    device = availability.device_of(plain, gpus)
     if device == "cuda" and not gpus:
         raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
     _check_energy(goal, device)
@@ -153,7 +152,7 @@ def _check_energy(goal: Goal, device: str) -> None:
 def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
     """Those of ``backends`` that run on this machine. InputError for one of ``named`` that does
     not, and where none is left."""
-    lacks = run_availability.lacks({name: base.get(name) for name in backends}, ())
+    lacks = availability.lacks({name: base.get(name) for name in backends}, ())
     for name in named:
         if name in lacks:
             raise InputError(f"--backend {name}: {lacks[name].reason}; {lacks[name].remedy}")
@@ -168,7 +167,7 @@ def _unsupported(backends: Mapping[str, base.Backend], cell: Cell) -> str | None
     try:
         return backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-        return run_availability.broken("unsupported", error).reason
+        return availability.broken("unsupported", error).reason
 
 
 def _check_today(today: Sequence[Cell], plan: planning.Plan) -> None:
