@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic, perf_counter_ns
@@ -122,7 +123,7 @@ class Nodes:
             return self._merged(cell, done, bound_ns)
         for rank in share:  # heard when what they do now has ended
             seat = self._seats[rank]
-            seat.submit(lambda seat=seat: seat.agent.ask(messages.End(TEAM)))  # type: ignore[misc]
+            seat.submit(partial(seat.agent.ask, messages.End(TEAM)))
         failures = [reply for reply in replies.values() if isinstance(reply, messages.Failure)]
         return (
             failures[0] if failures else messages.Failure("error", f"the nodes answered {replies}")
@@ -180,10 +181,8 @@ class Nodes:
         """
         futures: dict[int, Future[messages.Reply]] = {}
         for rank, request in requests.items():
-            ask, tell = self._seats[rank].agent.ask, _bound(progress, rank)
-            futures[rank] = self._seats[rank].submit(
-                lambda ask=ask, request=request, tell=tell: ask(request, tell)  # type: ignore[misc]
-            )
+            seat, tell = self._seats[rank], partial(progress, rank) if progress else None
+            futures[rank] = seat.submit(partial(seat.agent.ask, request, tell))
         replies: dict[int, messages.Reply] = {}
         while len(replies) < len(futures):
             left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
@@ -215,12 +214,6 @@ class Nodes:
             flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
         return messages.Done(whole, any(done[rank].invalid for rank in ranks))
-
-
-def _bound(
-    progress: Callable[[int, messages.Progress], Any] | None, rank: int
-) -> OnProgress | None:
-    return None if progress is None else lambda step: progress(rank, step)
 
 
 def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str, Any]:
