@@ -13,7 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from io import RawIOBase
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -60,7 +60,7 @@ class Agent:
         self._closed = closed
         self._cache_dir = ""
         self._fork = multiprocessing.get_context("forkserver")
-        self._teams: dict[str, _Begun] = {}
+        self._teams: dict[str, Team] = {}
         self._gpus: list[Gpu] | None = None
         self._stage_times: dict[str, StageTimes] = {}
         """By cell, so that all repeats and replicas share out their cores alike."""
@@ -75,7 +75,10 @@ class Agent:
         if isinstance(request, messages.Measure):
             return self._measure(request, line)
         if isinstance(request, messages.Count | messages.Gauge):
-            return self._once(line, GAUGE_TIMEOUT_S, self._aimed(request))  # type: ignore[return-value]
+            filled = {}
+            if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
+                filled["uuid"] = next((one.uuid for one in self._visible() if one.index == 0), "")
+            return self._once(line, GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
         timeout = (
             request.timeout_s if isinstance(request, messages.Prepare) else REFERENCE_TIMEOUT_S
         )
@@ -95,12 +98,6 @@ class Agent:
             return found if isinstance(found, messages.Failure) else found[0]
         finally:
             team.end()
-
-    def _aimed(self, request: messages.Count | messages.Gauge) -> dict[str, Any]:
-        """At the first GPU, if at any."""
-        if not isinstance(request, messages.Gauge) or request.device != "cuda":
-            return {}
-        return {"uuid": next((one.uuid for one in self._visible() if one.index == 0), "")}
 
     def _visible(self) -> list[Gpu]:
         if self._gpus is None:
@@ -125,7 +122,7 @@ class Agent:
             self._stage_times[key] = reply
         return replace(request, times=self._stage_times[key])
 
-    def _begun(self, asked: messages.Measure, line: bytes) -> _Begun | messages.Failure:
+    def _begun(self, asked: messages.Measure, line: bytes) -> Team | messages.Failure:
         request = self._placed(asked)
         if isinstance(request, messages.Failure):
             return request
@@ -135,18 +132,18 @@ class Agent:
         job = dispatcher(request)
         team = Team(self._fork, task, len(request.cores), request.policy.timeout_s, job)
         team.telemetry = _telemetry(request, team, idle)
-        return _Begun(team, team.telemetry)
+        return team
 
     def _measure(self, asked: messages.Measure, line: bytes) -> messages.Reply:
-        begun = self._begun(asked, line)
-        if isinstance(begun, messages.Failure):
-            return begun
+        team = self._begun(asked, line)
+        if isinstance(team, messages.Failure):
+            return team
         try:
-            with begun.telemetry:
-                found = begun.team.answers(self._closed, self._emit)
-            return _result(found, begun)
+            with team.telemetry:
+                found = team.answers(self._closed, self._emit)
+            return _result(found, team)
         finally:
-            begun.team.end()
+            team.end()
 
     def _turn(
         self, request: messages.Begin | messages.Step | messages.End, line: bytes
@@ -159,25 +156,23 @@ class Agent:
             found = self._begun(request.measure, line)
             if isinstance(found, messages.Failure):
                 return found
-            begun = self._teams[request.team] = found
-            team = begun.team
+            team = self._teams[request.team] = found
         elif request.team not in self._teams:
             return messages.Failure("error", f"no team {request.team!r} was begun")
         else:
-            begun = self._teams[request.team]
-            team = begun.team
+            team = self._teams[request.team]
             team.others = set(request.others)
             if team.barrier == "warm":
-                begun.telemetry.__enter__()
+                team.telemetry.__enter__()
             team.go(request.timeout_s)
             self._emit(messages.Progress("released"))
         answers = team.advance(self._closed)
         if answers is not None or team.barrier == "measured":
-            begun.telemetry.__exit__()  # before its rival ends
+            team.telemetry.__exit__()  # before its rival ends
         if answers is None:
             return messages.Waiting(team.barrier, sorted(team.pids() - team.others))
         self._end(request.team)
-        return _result(answers, begun)
+        return _result(answers, team)
 
     def _idle_watts(self, request: messages.Measure) -> float | None:
         gpus = _gpus(request)
@@ -187,49 +182,34 @@ class Agent:
 
     def _end(self, name: str) -> None:
         if name in self._teams:
-            self._teams.pop(name).team.end()
-
-
-class _Begun(NamedTuple):
-    """A team at work, and what observes it."""
-
-    team: Team
-    telemetry: Telemetry
+            self._teams.pop(name).end()
 
 
 def _gpus(request: messages.Measure) -> list[int]:
     return list(range(request.devices)) if request.cell.device == "cuda" else []
 
 
-def _telemetry(request: messages.Measure, team: Team, idle: float | None = None) -> Telemetry:
+def _telemetry(request: messages.Measure, team: Team, idle: float | None) -> Telemetry:
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
     def residents() -> int:
         """Our processes on one GPU: replicas that share it, and a rival's."""
         return request.cell.replicas_per_device - (-len(team.others) // request.devices)
 
-    return Telemetry(
-        _gpus(request),
-        cores,
-        team.pids,
-        residents=residents,
-        rivals=lambda: team.others,
-        idle_watts=idle,
-    )
+    return Telemetry(_gpus(request), cores, team.pids, residents=residents,
+                     rivals=lambda: team.others, idle_watts=idle)  # fmt: skip
 
 
-def _result(
-    found: messages.Failure | list[messages.WorkerMessage], begun: _Begun
-) -> messages.Reply:
+def _result(found: messages.Failure | list[messages.WorkerMessage], team: Team) -> messages.Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
-    telemetry = begun.telemetry
+    telemetry = team.telemetry
     if telemetry.lost:
         more = f"; the worker: {found.reason}" if isinstance(found, messages.Failure) else ""
         return messages.Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
     if isinstance(found, messages.Failure):
         return found
     record = merged([answer.record for answer in found if isinstance(answer, messages.Done)])
-    record = replace(record, telemetry=telemetry.result() | {"start_s": begun.team.start_s})
+    record = replace(record, telemetry=telemetry.result() | {"start_s": team.start_s})
     if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
         record = replace(record, telemetry=record.telemetry | {"energy": energy})
     return messages.Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)

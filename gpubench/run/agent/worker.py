@@ -10,7 +10,7 @@ import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -30,9 +30,6 @@ from gpubench.machine.processes import die_with_parent
 from gpubench.run.agent import messages
 from gpubench.run.agent.measure_task import Barrier, _device, _measure, _pin, _show
 from gpubench.run.agent.shared_job import Queue
-
-if TYPE_CHECKING:
-    pass
 
 NOT_SERVED = ("weights", "reference", "images")
 """Cache entries that belong to the benchmark; serving the network would not make them."""

@@ -30,8 +30,6 @@ EXIT_S, KILL_LIMIT_S = 0.2, 10.0
 class Team:
     """The workers of one task."""
 
-    telemetry: Telemetry | None = None
-
     def __init__(
         self,
         fork: Any,
@@ -48,6 +46,8 @@ class Team:
         """From the request until every worker had opened its session."""
         self.others: set[int] = set()
         """Processes of rivals, which are idle while this team has its turn."""
+        self.telemetry = Telemetry([], [], self.pids)
+        """Who observes it, once entered."""
         self._begin = monotonic()
         self._timeout_s = timeout_s
         self._deadline = self._begin + timeout_s
@@ -152,8 +152,7 @@ class Team:
         go = messages.Go(at)
         if self.barrier in ("warm", "again"):
             go = self._dispatcher.hand_out(at) if self._dispatcher else go
-            if self.telemetry:
-                self.telemetry.turn(go.at_ns)
+            self.telemetry.turn(go.at_ns)
         text = msgspec.json.encode(go)
         for pipe in self._pipes:
             try:
@@ -163,8 +162,7 @@ class Team:
 
     def end(self) -> None:
         """No worker is left when this returns, and nothing observes them."""
-        if self.telemetry:
-            self.telemetry.__exit__()
+        self.telemetry.__exit__()
         soon = monotonic() + EXIT_S
         for process in self._processes:
             process.join(max(0.0, soon - monotonic()))

@@ -238,7 +238,9 @@ def test_the_common_window_of_all_replicas_counts(monkeypatch: pytest.MonkeyPatc
                again=[sample(n, 5 * n, 20)], facts={"pinned": [""]})
         for n in range(2)
     ]  # fmt: skip
-    done = agent._result([Done(one) for one in own], agent._Begun(team(), seen))
+    observed = team()
+    observed.telemetry = seen
+    done = agent._result([Done(one) for one in own], observed)
     assert isinstance(done, Done)
     assert asked == [[(1, 8), (5, 20)]]
     assert done.record.telemetry["energy"] == {"joules": 1.0}
