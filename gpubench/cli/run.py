@@ -72,9 +72,8 @@ def run(
     from gpubench.run.cluster.transport import connector
 
     screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    with Cluster(
-        connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
-    ) as cluster:
+    connect, tell = connector(member, limits[1]), partial(click.echo, err=True)
+    with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
         sys.exit(_run(session, quiet, github, cluster))
 

@@ -42,6 +42,8 @@ from gpubench.run.watcher import Silent
 from gpubench.suite.types import Cell, Policy, Rule
 
 ALARMS = ("REGRESSED", "IMPROVED")
+Pair = tuple[RecordFile, RecordFile]
+Say = Callable[[str], None]
 LEAST_S = 20.0
 """An A/A comparison has at least so much time: with less it would measure next to nothing."""
 
@@ -126,7 +128,7 @@ def run(
     chosen: Mapping[str, Any],
     rule: Rule,
     cache_dir: Path | None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Result:
     """Test this machine for about ``minutes``. ``say`` hears what is going on.
 
@@ -146,86 +148,28 @@ def run(
                 f"suite {suite}: none of its cells can be measured here; "
                 f"'gpubench plan {suite}' says why"
             )
-        pairs: list[tuple[RecordFile, RecordFile]] = []
+        pairs: list[Pair] = []
         runs: list[RecordFile] = []
         interrupted = False
         try:
             with AgentClient(ab_driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 broken = agent.start().errors
                 middle = time.monotonic() + (end - time.monotonic()) / 2
-                pairs.extend(_interleaved(job, agent, broken, place, middle, say))
-            runs.extend(_sessions(suite, chosen, cache_dir, place, end, say))
+                pairs.extend(_interleaved(job, agent, broken, middle, say))
+            for number in _until(end):  # each in the history once it is done
+                asked = setup.session(suite, chosen, cache_dir, place / f"run-{number}")
+                file = driver.run(asked, Silent())
+                aa_history.add(file, _history(file, job))
+                runs.append(file)
+                say(f"ordinary run {number + 1} for the history")
         except KeyboardInterrupt:
             if not pairs:
                 say("interrupted: nothing was measured")
                 raise
             say("interrupted: this is what was done by then")
             interrupted = True
-        history = _history((runs or pairs[0])[0], job.cache_dir)
-        return _result(first, suite, rule, pairs, runs, history, interrupted)
-
-
-def _interleaved(
-    job: ab_driver.Job,
-    agent: AgentClient,
-    broken: Mapping[str, str],
-    place: Path,
-    end: float,
-    say: Callable[[str], None],
-) -> Iterator[tuple[RecordFile, RecordFile]]:
-    """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
-
-    Raises GpubenchError when the first one measured nothing.
-    """
-    number = 0
-    while not number or time.monotonic() < end:
-        budget_s = max(LEAST_S, end - time.monotonic())
-        again = replace(job, out=place / f"aa-{number}", seed=number, budget_s=budget_s)
-        files = ab_driver.run(again, Silent(), agent, broken)
-        rows = compare(*files)
-        number += 1
-        if any(row.pairs >= ab_driver.LEAST for row in rows):
-            yield files
-        elif number == 1:
-            why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
-            raise GpubenchError(f"the A/A comparison measured no cell: {why}")
-        counts = Counter(row.verdict for row in rows)
-        say(f"A/A comparison {number}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
-
-
-def _history(run: RecordFile, cache_dir: Path) -> Path:
-    return aa_history.directory(cache_dir, run.header.fingerprint)
-
-
-def _sessions(
-    suite: str,
-    chosen: Mapping[str, Any],
-    cache_dir: Path | None,
-    place: Path,
-    end: float,
-    say: Callable[[str], None],
-) -> Iterator[RecordFile]:
-    """Ordinary runs until ``end``, at least one, each in the history once it is done."""
-    number = 0
-    while not number or time.monotonic() < end:
-        session = setup.session(suite, chosen, cache_dir, place / f"run-{number}")
-        file = driver.run(session, Silent())
-        aa_history.add(file, _history(file, session.cache_dir))
-        number += 1
-        yield file
-        say(f"ordinary run {number} for the history")
-
-
-def _result(
-    first: Clock,
-    suite: str,
-    rule: Rule,
-    pairs: list[tuple[RecordFile, RecordFile]],
-    runs: list[RecordFile],
-    history: Path,
-    interrupted: bool,
-) -> Result:
     judged = [compare(*pair) for pair in pairs]
+    history = _history((runs or pairs[0])[0], job)
     kept = aa_history.load(history)
     known = aa_history.by_cell(kept)
     alarms = sum(any(row.verdict in ALARMS for row in rows) for rows in judged)
@@ -246,9 +190,42 @@ def _result(
     )
 
 
-def _cells(
-    judged: list[list[Comparison]], pairs: list[tuple[RecordFile, RecordFile]], rule: Rule
-) -> list[CellResult]:
+def _history(run: RecordFile, job: ab_driver.Job) -> Path:
+    return aa_history.directory(job.cache_dir, run.header.fingerprint)
+
+
+def _until(end: float) -> Iterator[int]:
+    """Numbers until the moment ``end``, one at least."""
+    number = 0
+    while not number or time.monotonic() < end:
+        yield number
+        number += 1
+
+
+def _interleaved(
+    job: ab_driver.Job, agent: AgentClient, broken: Mapping[str, str], end: float, say: Say
+) -> Iterator[Pair]:
+    """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
+
+    Raises GpubenchError when the first one measured nothing.
+    """
+    for number in _until(end):
+        budget_s = max(LEAST_S, end - time.monotonic())
+        out = job.out.with_name(f"aa-{number}")
+        again = replace(job, out=out, seed=number, budget_s=budget_s)
+        files = ab_driver.run(again, Silent(), agent, broken)
+        rows = compare(*files)
+        if any(row.pairs >= ab_driver.LEAST for row in rows):
+            yield files
+        elif not number:
+            why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
+            raise GpubenchError(f"the A/A comparison measured no cell: {why}")
+        counts = Counter(row.verdict for row in rows)
+        words = ", ".join(f"{n} {word}" for word, n in counts.items())
+        say(f"A/A comparison {number + 1}: {words}")
+
+
+def _cells(judged: list[list[Comparison]], pairs: list[Pair], rule: Rule) -> list[CellResult]:
     """One row a cell; the pair sd pools all A/A comparisons, each around its own mean."""
     rows: dict[str, list[Comparison]] = {}
     for row in (row for found in judged for row in found):

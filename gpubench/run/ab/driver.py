@@ -259,7 +259,7 @@ class _Walk:
         for arm, plan in plans.items():
             for skip in plan.skips:
                 self._lost(arm, skipped(skip, required))
-            agent, broken = self._crew.agent(arm), self._crew.broken[arm]
+            agent, broken = self._crew.agents[arm], self._crew.broken[arm]
             backends, watcher = self._job.backends, self._watcher
             for task in prepare(agent, plan.cells, plan, backends, broken, watcher):
                 if isinstance(task, Ready):
@@ -274,7 +274,7 @@ class _Walk:
         for arm, plan in plans.items():  # once where both arms use one interpreter
             ceilings = self._ceilings.get("baseline")
             if ceilings is None or self._crew.apart:
-                ceilings = Ceilings(self._crew.agent(arm), plan.cores_of, self._job.backends)
+                ceilings = Ceilings(self._crew.agents[arm], plan.cores_of, self._job.backends)
             self._ceilings[arm] = ceilings
             ceilings.measure([one[arm].cell for one in self._ready.values()], self._watcher)
 

@@ -264,7 +264,7 @@ def run(
     """Be node ``member.rank``; returns the exit code, unless rank 0's end ends the process."""
 
     def say(words: str) -> None:
-        screen.print(f"{name}: {words}", markup=False, soft_wrap=True)
+        screen.print(f"{name}: {words}", soft_wrap=True)
 
     def tell(words: str) -> None:
         print(f"{name}: {words}", file=sys.stderr, flush=True)
