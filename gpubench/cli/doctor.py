@@ -224,9 +224,8 @@ def _decoders(
     for decoder, check in _registered(decoders, imports, timeout_s):
         if check.status == "ok" and decoder.on_device and not cuda:
             detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
-            yield Check(check.name, "note", detail)
-        else:
-            yield check
+            check = Check(check.name, "note", detail)
+        yield check
 
 
 def _registered(

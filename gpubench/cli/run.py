@@ -96,11 +96,9 @@ def _run(session: Job, quiet: bool, asked: bool, cluster: Cluster | None = None)
         if cluster:
             cluster.finish()  # imports for the report may keep the beats from being sent
     except KeyboardInterrupt:
-        screen.print(
-            f"interrupted; finished records are kept. Go on with: "
-            f"{formatting.resume(session.header, out)}",
-            soft_wrap=True,
-        )
+        again = formatting.resume(session.header, out)
+        words = f"interrupted; finished records are kept. Go on with: {again}"
+        screen.print(words, soft_wrap=True)
         return 130
     screen.print(terminal_report.summary([file]))
     terminal.save_report(out, render([file], "html"))

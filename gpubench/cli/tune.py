@@ -130,11 +130,9 @@ def _tune(job: Job, quiet: bool, as_json: bool) -> int:
         with show_run(screen, quiet) as watcher:
             outcome = searching.run(job, watcher)
     except KeyboardInterrupt:
-        screen.print(
-            f"interrupted; everything measured is kept. Go on with: "
-            f"{formatting.resume(job.header, job.out)}",
-            soft_wrap=True,
-        )
+        again = formatting.resume(job.header, job.out)
+        words = f"interrupted; everything measured is kept. Go on with: {again}"
+        screen.print(words, soft_wrap=True)
         return 130
     _write(job, outcome)
     return _tell(screen, job, outcome, as_json)

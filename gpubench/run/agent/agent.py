@@ -18,14 +18,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gpubench.machine import processes
 from gpubench.machine.gpu import Gpu, visible_gpus
-from gpubench.machine.processes import (
-    SCRATCH,
-    die_with_parent,
-    end_session,
-    is_tracker,
-    session_members,
-)
 from gpubench.machine.telemetry.telemetry import Telemetry, idle_watts
 from gpubench.pipeline import core_split
 from gpubench.pipeline.core_split import StageTimes
@@ -221,16 +215,17 @@ def main(requests_fd: int, replies_fd: int) -> None:
         try:
             for number in ENDING:
                 signal.signal(number, _leave)
-            die_with_parent(signal.SIGTERM)
+            processes.die_with_parent(signal.SIGTERM)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
         finally:
             _end_once()
     finally:
-        scratch, me = os.environ[SCRATCH], os.getpid()
+        scratch, me = os.environ[processes.SCRATCH], os.getpid()
         # the resource tracker ends when we have: it unlinks shared memory that workers left
         try:
-            end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})
+            trackers = filter(processes.is_tracker, processes.session_members(me))
+            processes.end_session(me, scratch, {me, *trackers})
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os._exit(0)

@@ -15,15 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from gpubench import __version__
+from gpubench import __version__, errors
 from gpubench.backends import base
-from gpubench.errors import (
-    CalibrationError,
-    CellFailed,
-    GpubenchError,
-    InputError,
-    Unavailable,
-)
 from gpubench.machine import environment
 from gpubench.machine.postmortem import says_no_memory
 from gpubench.machine.processes import die_with_parent
@@ -85,15 +78,15 @@ def main(connection: Connection, task: Task, replica: int, queue: Queue | None) 
 
 def failure(error: BaseException) -> messages.Failure:
     """What an exception means for the cell."""
-    if isinstance(error, Unavailable):
+    if isinstance(error, errors.Unavailable):
         return messages.Failure("unavailable", _text(error.reason), _text(error.remedy))
-    if isinstance(error, CellFailed):
+    if isinstance(error, errors.CellFailed):
         return messages.Failure(error.kind, _text(error.reason))
-    if isinstance(error, CalibrationError):
+    if isinstance(error, errors.CalibrationError):
         return messages.Failure(messages.BAD_CALIBRATION, _text(error))
-    if isinstance(error, GpubenchError):
+    if isinstance(error, errors.GpubenchError):
         return messages.Failure(
-            messages.BAD_INPUT if isinstance(error, InputError) else "error", _text(error)
+            messages.BAD_INPUT if isinstance(error, errors.InputError) else "error", _text(error)
         )
     words = _text(f"{type(error).__name__}: {_text(error)}".strip())
     if isinstance(error, MemoryError) or says_no_memory(words):

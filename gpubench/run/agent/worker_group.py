@@ -104,7 +104,7 @@ class Team:
             for key, _ in ready:
                 if key.data is None:
                     raise SystemExit(0)
-                message = self._receive(key.data, self.barrier)
+                message = self._receive(key.data)
                 if isinstance(message, messages.Failure):
                     return message
                 if isinstance(message, messages.AtBarrier):
@@ -128,18 +128,15 @@ class Team:
         if self.barrier == "warm" and self._dispatcher:
             self._dispatcher.warm(messages)
 
-    def _receive(self, replica: int, step: str) -> messages.WorkerMessage:
+    def _receive(self, replica: int) -> messages.WorkerMessage:
         try:
             text = self._pipes[replica].recv_bytes()
         except (EOFError, OSError):
-            return self._death(replica, step)
+            process = self._processes[replica]
+            process.join(5)
+            kind, why = self._inquest.verdict(process.exitcode)
+            return messages.Failure(kind, f"replica {replica} died after {self.barrier!r}: {why}")
         return msgspec.json.decode(text, type=messages.WorkerMessage)
-
-    def _death(self, replica: int, step: str) -> messages.Failure:
-        process = self._processes[replica]
-        process.join(5)
-        kind, why = self._inquest.verdict(process.exitcode)
-        return messages.Failure(kind, f"replica {replica} died after {step!r}: {why}")
 
     def go(self, timeout_s: float) -> None:
         """Let it pass its barrier, with ``timeout_s`` for what comes."""

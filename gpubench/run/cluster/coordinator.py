@@ -117,14 +117,11 @@ class Cluster:
                 if data is not None and (found := self._knock(data, suite)):
                     joined[found[0]] = found[1]
             except wire.Refused as why:
-                self._refuse(f"refused a message to node 0: {why}")
+                self._refused += 1
+                if self._refused <= wire.MAX_TOLD:
+                    self._tell(f"refused a message to node 0: {why}")
         self.nodes = [own, *(self.peers[rank].node for rank in sorted(self.peers))]
         self.environments = [joined[rank] for rank in sorted(joined)]
-
-    def _refuse(self, words: str) -> None:
-        self._refused += 1
-        if self._refused <= wire.MAX_TOLD:
-            self._tell(words)
 
     def _absent(self, joined: Mapping[int, Any]) -> str:
         absent = [str(rank) for rank in range(self._nnodes) if rank not in joined]
