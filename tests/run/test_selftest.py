@@ -97,7 +97,7 @@ def test_an_interrupt_keeps_the_comparisons_that_are_done(
     assert "interrupted" in done.stdout
     assert "0 of 1 A/A comparisons alarmed" in done.stdout
     assert "0 runs added, 0 in" in done.stdout
-    monkeypatch.setattr(selftest.ab, "run", interrupted)
+    monkeypatch.setattr(selftest.ab_driver, "run", interrupted)
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, said.append)
