@@ -136,24 +136,16 @@ def _energy() -> Check:
 
 def cpu_features(flags: Iterable[str]) -> list[Check]:
     """What the CPU's instructions mean for each reduced precision."""
-    have = set(flags)
-    wanted = {
-        "bf16": (
-            ("amx_bf16", "avx512_bf16", "bf16"),
-            "converted in software, often slower than fp32",
-        ),
-        "int8": (
-            ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm"),
-            "without dot-product instructions, little or no gain",
-        ),
-        "fp16": (("amx_fp16", "avx512_fp16", "asimdhp"), "emulated: supported, not fast"),
-    }
-    found = []
-    for precision, (instructions, without) in wanted.items():
-        here = [name for name in instructions if name in have]
-        detail = (
-            f"native: {', '.join(here)}" if here else f"no {' / '.join(instructions)}: {without}"
-        )
+    have, found = set(flags), []
+    for precision, instructions, without in (
+        ("bf16", "amx_bf16 avx512_bf16 bf16", "converted in software, often slower than fp32"),
+        ("int8", "amx_int8 avx512_vnni avx_vnni i8mm",
+         "without dot-product instructions, little or no gain"),
+        ("fp16", "amx_fp16 avx512_fp16 asimdhp", "emulated: supported, not fast"),
+    ):  # fmt: skip
+        here = [name for name in instructions.split() if name in have]
+        lacking = f"no {' / '.join(instructions.split())}: {without}"
+        detail = f"native: {', '.join(here)}" if here else lacking
         matrix = " (matrix unit)" if any(name.startswith("amx") for name in here) else ""
         found.append(Check(f"CPU {precision}", "ok" if here else "note", detail + matrix))
     return found
@@ -172,14 +164,13 @@ def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
         )
         for gpu in gpus
     ]
-    first = gpus[0]
-    detail = f"{first['driver']}, supports CUDA up to {first['cuda_driver']}"
-    checks.append(Check("driver", "ok", detail))
+    driver, supported = gpus[0]["driver"], gpus[0]["cuda_driver"]
+    checks.append(Check("driver", "ok", f"{driver}, supports CUDA up to {supported}"))
     for name in ("cuda-runtime", "cudnn"):
         installed = {k: v for k, v in here["libraries"].items() if f"nvidia-{name}" in k}
         words = ", ".join(f"{k} {v}" for k, v in installed.items())
         checks.append(Check(name, "ok" if words else "note", words or "not from a Python package"))
-    return checks + _torch_cuda(torch, first["cuda_driver"])
+    return checks + _torch_cuda(torch, supported)
 
 
 def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
@@ -233,9 +224,8 @@ def _decoders(
     for decoder, check in _registered(decoders, imports, timeout_s):
         if check.status == "ok" and decoder.on_device and not cuda:
             detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
-            yield Check(check.name, "note", detail)
-        else:
-            yield check
+            check = Check(check.name, "note", detail)
+        yield check
 
 
 def _registered(
@@ -316,34 +306,34 @@ def _cache(root: Path | None) -> list[Check]:
     except (CacheError, OSError) as error:
         return [Check("cache", "broken", str(error), "run, plan and cache take --cache-dir")]
     detail = f"{cache.root}: {units.size(used)} used, {units.size(free)} free"
-    if free < 2 * 2**30:
-        return [Check("cache", "warn", detail, "free some space, or: gpubench cache clear")]
-    return [Check("cache", "ok", detail)]
+    return [_judged("cache", detail, free < 2 * 2**30, "free some space, or: gpubench cache clear")]
+
+
+def _judged(name: str, detail: str, bad: bool, remedy: str, good: Status = "ok") -> Check:
+    """With a warning and its remedy where it is ``bad``."""
+    return Check(name, "warn", detail, remedy) if bad else Check(name, good, detail)
 
 
 def _noise(here: dict[str, Any]) -> list[Check]:
     cpu, limits, virtual = here["cpu"], here["limits"], here["virtualisation"]
-    checks = [_load(cpu["logical"] or 1), _steal(virtual["hypervisor"])]
-    if cpu["governor"] is None:
-        checks.append(
-            Check("CPU frequency", "note", "not visible here: it cannot be fixed or checked")
-        )
-    elif cpu["governor"] != "performance":
-        remedy = "sudo cpupower frequency-set -g performance"
-        checks.append(Check("CPU governor", "warn", cpu["governor"], remedy))
+    load, logical = os.getloadavg()[0], cpu["logical"] or 1
+    detail = f"{load:.2f} on {logical} logical CPUs in the last minute"
+    checks = [
+        _judged("load", detail, load > 0.2 * logical + 0.3, "stop what else is running"),
+        _steal(virtual["hypervisor"]),
+    ]
+    if (governor := cpu["governor"]) is None:
+        words = "not visible here: it cannot be fixed or checked"
+        checks.append(Check("CPU frequency", "note", words))
     else:
-        checks.append(Check("CPU governor", "ok", cpu["governor"]))
+        remedy = "sudo cpupower frequency-set -g performance"
+        checks.append(_judged("CPU governor", governor, governor != "performance", remedy))
     if cpu["turbo"]:
         checks.append(Check("turbo", "note", "on: clocks depend on heat and on busy neighbours"))
-    if limits["cpus"] is not None:
-        detail = (
-            f"a container limit of {limits['cpus']:g} CPUs' time, {cpu['usable']} cores visible"
-        )
-        short = limits["cpus"] < cpu["usable"]
-        remedy = (
-            "pin cores (--cpuset-cpus) instead of limiting their time (--cpus)" if short else ""
-        )
-        checks.append(Check("CPU limit", "warn" if short else "note", detail, remedy))
+    if (limit := limits["cpus"]) is not None:
+        detail = f"a container limit of {limit:g} CPUs' time, {cpu['usable']} cores visible"
+        remedy = "pin cores (--cpuset-cpus) instead of limiting their time (--cpus)"
+        checks.append(_judged("CPU limit", detail, limit < cpu["usable"], remedy, "note"))
     for gpu in here["gpus"]:
         checks += _gpu_noise(gpu)
     return checks
@@ -361,14 +351,6 @@ def _gpu_noise(gpu: dict[str, Any]) -> list[Check]:
     return checks
 
 
-def _load(cores: int) -> Check:
-    load = os.getloadavg()[0]
-    detail = f"{load:.2f} on {cores} logical CPUs in the last minute"
-    busy = load > 0.2 * cores + 0.3
-    remedy = "stop what else is running" if busy else ""
-    return Check("load", "warn" if busy else "ok", detail, remedy)
-
-
 def _steal(hypervisor: bool) -> Check:
     try:
         first = (cores.ROOT / "proc/stat").read_text().splitlines()[0].split()[1:9]
@@ -379,7 +361,5 @@ def _steal(hypervisor: bool) -> Check:
     if not hypervisor:
         return Check("virtual machine", "ok", "no hypervisor")
     detail = f"yes; {units.percent(share)} of the CPU time since boot was stolen by the hypervisor"
-    remedy = (
-        "use dedicated cores, and believe intervals rather than medians" if share > 0.01 else ""
-    )
-    return Check("virtual machine", "warn" if share > 0.01 else "note", detail, remedy)
+    remedy = "use dedicated cores, and believe intervals rather than medians"
+    return _judged("virtual machine", detail, share > 0.01, remedy, "note")

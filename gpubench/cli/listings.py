@@ -23,7 +23,7 @@ from gpubench.suite import file
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
-    from gpubench.run.setup import Session
+    from gpubench.run.driver import Job
     from gpubench.suite.types import Option
 
 
@@ -34,11 +34,11 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def plan_tables(session: Session) -> Group:
+def plan_tables(session: Job) -> Group:
     """Cells in the order of the first round, skips with reasons, and the estimated time."""
     plan = session.plan
     policy = plan.suite.policy
-    seen = Durations(session.job.cache_dir)
+    seen = Durations(session.cache_dir)
     table = _table(f"{plan.suite.name}: cells, in the order of round 1", "key", "cell", "one task")
     total = 0.0
     for cell in plan.round(0):

@@ -58,13 +58,7 @@ def list_(what: str) -> None:
     """
     from gpubench.cli import listings
 
-    shown = {
-        "backends": listings.backends,
-        "decoders": listings.decoders,
-        "models": listings.models,
-        "suites": listings.suites,
-    }
-    terminal.console().print(shown[what]())
+    terminal.console().print(getattr(listings, what)())
 
 
 @cli.command()

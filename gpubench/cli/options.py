@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from gpubench.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 Command = Callable[..., Any]
 UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -11,14 +11,14 @@ from rich.text import Text
 from gpubench import units
 from gpubench.records.record import Record
 from gpubench.run.agent import messages
-from gpubench.run.watcher import Silent
+from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 
 REFRESH_PER_SECOND = 2
 """Drawing costs CPU time on the machine that is being measured."""
 
 
-class Lines(Silent):
+class Lines(Watcher):
     """Not a terminal (a CI log): one line for each step and each record."""
 
     def __init__(self, console: Console) -> None:
@@ -46,7 +46,7 @@ class Lines(Silent):
         self._leads = leads
 
 
-class Live(Silent):
+class Live(Watcher):
     """A bar with the time left, the cell in hand and its p50 so far."""
 
     def __init__(self, console: Console) -> None:

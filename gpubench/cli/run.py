@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
 
     from gpubench.run.cluster.coordinator import Cluster
-    from gpubench.run.setup import Session
+    from gpubench.run.driver import Job
 
 
 @click.command()
@@ -72,36 +72,33 @@ def run(
     from gpubench.run.cluster.transport import connector
 
     screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    with Cluster(
-        connector(member, limits[1]), member.nnodes, key, *limits, partial(click.echo, err=True)
-    ) as cluster:
+    connect, tell = connector(member, limits[1]), partial(click.echo, err=True)
+    with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
         sys.exit(_run(session, quiet, github, cluster))
 
 
-def _run(session: Session, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
+def _run(session: Job, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
     from gpubench.report import formatting, github_actions, render
     from gpubench.report import terminal as terminal_report
     from gpubench.run import driver
 
     screen = terminal.console(quiet)
     watcher = terminal.show_run(screen, quiet)
-    out = session.job.out
+    out = session.out
     screen.print(
         f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
         f"{len(session.plan.skips)} skipped; records go to {out}",
     )
     try:
         with watcher:
-            file = driver.run(session.plan, session.job, session.backends, watcher, cluster)
+            file = driver.run(session, watcher, cluster)
         if cluster:
             cluster.finish()  # imports for the report may keep the beats from being sent
     except KeyboardInterrupt:
-        screen.print(
-            f"interrupted; finished records are kept. Go on with: "
-            f"{formatting.resume(session.job.header, out)}",
-            soft_wrap=True,
-        )
+        again = formatting.resume(session.header, out)
+        words = f"interrupted; finished records are kept. Go on with: {again}"
+        screen.print(words, soft_wrap=True)
         return 130
     screen.print(terminal_report.summary([file]))
     terminal.save_report(out, render([file], "html"))
@@ -127,7 +124,7 @@ def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
     from gpubench.cli.listings import plan_tables
     from gpubench.run import setup
 
-    session = setup.session(suite, chosen, cache_dir, Path(), False, ())
+    session = setup.session(suite, chosen, cache_dir)
     terminal.console().print(plan_tables(session))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-    from gpubench.run.watcher import Silent
+    from gpubench.run.watcher import Watcher
 
 
 class _Stdout:
@@ -82,7 +82,7 @@ def tell(text: str) -> None:
     click.echo(escape.terminal(text), err=True)
 
 
-def show_run(screen: Console, quiet: bool) -> Silent:
+def show_run(screen: Console, quiet: bool) -> Watcher:
     """Who tells a person how a run goes."""
     from gpubench.cli import progress
     from gpubench.run import watcher

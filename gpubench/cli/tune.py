@@ -119,24 +119,20 @@ def _tune(job: Job, quiet: bool, as_json: bool) -> int:
 
     screen = console(quiet)
     if searching.finished(job):
-        screen.print(f"{job.out}: this search is over; its result:", markup=False)
+        screen.print(f"{job.out}: this search is over; its result:")
         return _tell(screen, job, searching.outcome(job), as_json)
     screen.print(
         f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: "
         f"{len(job.header.planned)} configurations, {units.clock(job.search.budget_s)}; "
         f"records go to {job.out}",
-        markup=False,
     )
     try:
         with show_run(screen, quiet) as watcher:
             outcome = searching.run(job, watcher)
     except KeyboardInterrupt:
-        screen.print(
-            f"interrupted; everything measured is kept. Go on with: "
-            f"{formatting.resume(job.header, job.out)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        again = formatting.resume(job.header, job.out)
+        words = f"interrupted; everything measured is kept. Go on with: {again}"
+        screen.print(words, soft_wrap=True)
         return 130
     _write(job, outcome)
     return _tell(screen, job, outcome, as_json)
@@ -168,18 +164,17 @@ def _tell(screen: Console, job: Job, outcome: Outcome, as_json: bool) -> int:
     if as_json:
         click.echo(escape.encoded(recommendation.to_json(file, evidence), indent=1))
     for line in recommendation.lines(file, evidence):
-        screen.print(line, markup=False, highlight=False)
+        screen.print(line, highlight=False)
     today = set(job.search.baseline)
     tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
     if lacking := today - tried:
         screen.print(
             f"of today's default {len(today) - len(lacking)} of {len(today)} batch sizes were "
             "measured: a longer --budget measures all",
-            markup=False,
         )
     if outcome.best:
-        screen.print(f"configuration: {job.out / searching.BEST}", markup=False, soft_wrap=True)
-    screen.print(f"report: {job.out / 'report.html'}", markup=False, soft_wrap=True)
+        screen.print(f"configuration: {job.out / searching.BEST}", soft_wrap=True)
+    screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
     return 0 if outcome.best else 1
 
 

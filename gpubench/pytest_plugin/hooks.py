@@ -34,37 +34,21 @@ _BENCH = pytest.StashKey["Bench"]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpubench", "gpubench: image classification, measured")
-    group.addoption(
-        "--gpubench-repeats",
-        type=_positive,
-        metavar="N",
-        help="Fresh-process repeats of every cell, instead of what suites say.",
-    )
-    group.addoption(
-        "--gpubench-cache-dir",
-        type=_path,
-        metavar="DIR",
-        help="Where weights, exports and engines are kept; default: the user's cache directory.",
-    )
-    group.addoption(
-        "--gpubench-records",
-        type=_path,
-        metavar="DIR",
-        help="Keep each suite's records in DIR/SUITE, for 'gpubench report' and 'compare'.",
-    )
-    group.addoption(
-        "--gpubench-require",
-        type=_words,
-        metavar="NAMES",
-        default=(),
-        help="Backends, comma-separated, whose skip is a failure.",
-    )
-    parser.addini(
-        "gpubench_suites",
-        type="args",
-        default=[],
-        help="Patterns of suite files to collect from directories, such as suites/*.toml.",
-    )
+    for name, kind, metavar, default, text in (
+        ("repeats", _positive, "N", None,
+         "Fresh-process repeats of every cell, instead of what suites say."),
+        ("cache-dir", _path, "DIR", None,
+         "Where weights, exports and engines are kept; default: the user's cache directory."),
+        ("records", _path, "DIR", None,
+         "Keep each suite's records in DIR/SUITE, for 'gpubench report' and 'compare'."),
+        ("require", _words, "NAMES", (),
+         "Backends, comma-separated, whose skip is a failure."),
+    ):  # fmt: skip
+        group.addoption(
+            f"--gpubench-{name}", type=kind, metavar=metavar, default=default, help=text
+        )
+    words = "Patterns of suite files to collect from directories, such as suites/*.toml."
+    parser.addini("gpubench_suites", words, type="args", default=[])
 
 
 def _positive(text: str) -> int:

@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ class Bench:
         root, names = self._config.getoption("gpubench_records"), set[str]()
         for run in self._runs.values() if root and not self._config.option.collectonly else ():
             name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
-            run.wish = root / next(n for n in _numbered(name) if n not in names)
+            others = (f"{name}-{number}" for number in count(2))
+            run.wish = root / next(n for n in chain([name], others) if n not in names)
             names.add(run.wish.name)
             if (run.wish / RECORDS).exists():
                 words = f"--gpubench-records {root}: {run.wish} holds a run already; name another"
@@ -163,8 +165,3 @@ class Bench:
         """Remove records that nobody asked for, unless a failure's log lies beside them."""
         for run in self._runs.values():
             run.clean()
-
-
-def _numbered(name: str) -> Iterable[str]:
-    yield name
-    yield from (f"{name}-{number}" for number in range(2, 1000))

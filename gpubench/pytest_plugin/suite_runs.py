@@ -17,9 +17,9 @@ from gpubench.errors import GpubenchError
 from gpubench.pytest_plugin.result import why_failed, why_skipped
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, WRONG, Record, RecordFile
-from gpubench.run import driver, setup
-from gpubench.run.agent.messages import Progress
+from gpubench.run import driver
 from gpubench.run.plan import Plan, Skip
+from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 from gpubench.units import clock
 
@@ -42,9 +42,8 @@ class Wanted(NamedTuple):
 class Run:
     """The cells that are measured together: of one suite file, under one policy."""
 
-    def __init__(self, session: setup.Session) -> None:
-        self._job, self._suite = session.job, session.plan.suite
-        self._cores = session.plan.cores
+    def __init__(self, session: driver.Job) -> None:
+        self._job, self._suite = session, session.plan.suite
         self._backends = dict(session.backends)
         self._cells: dict[str, Cell] = {}
         self._skips: dict[str, Skip] = {}
@@ -67,7 +66,7 @@ class Run:
         """All that tests are about, runnable here or not."""
         return [*self._cells.values(), *(skip.cell for skip in self._skips.values())]
 
-    def add(self, session: setup.Session) -> None:
+    def add(self, session: driver.Job) -> None:
         """More cells of the same suite."""
         self._backends |= session.backends
         self._cells |= {cell.key: cell for cell in session.plan.cells}
@@ -78,14 +77,15 @@ class Run:
         self._out = out = self.wish or Path(tempfile.mkdtemp(prefix="gpubench-pytest-"))
         cells = [cell for key, cell in self._cells.items() if key in keys]
         skips = [skip for key, skip in self._skips.items() if key in keys]
-        plan = Plan(self._suite, cells, skips, self._cores)
+        plan = Plan(self._suite, cells, skips, self._job.plan.cores)
         header, command = self._job.header, ["pytest", *watch.words]
         here = header.environment | {"command": command}
         header = replace(header, planned=plan.planned, command=command, environment=here)
         self.about |= {"run_id": header.run_id, "fingerprint": header.fingerprint}
         try:
-            job = replace(self._job, header=header, out=out, required=required)
-            driver.run(plan, job, self._backends, watch)
+            job = replace(self._job, plan=plan, backends=self._backends, header=header, out=out,
+                          required=required)  # fmt: skip
+            driver.run(job, watch)
         except EnoughFailures as error:
             self._ended = str(error)
         except GpubenchError as error:
@@ -136,7 +136,7 @@ class EnoughFailures(Exception):
     """As many cells failed as ``-x`` or ``--maxfail`` allow."""
 
 
-class Watch:
+class Watch(Watcher):
     """Says on the terminal what is in hand, and ends the run when pytest would end."""
 
     def __init__(self, session: pytest.Session, name: str) -> None:
@@ -150,8 +150,6 @@ class Watch:
         self._failed: set[str] = set()
         self._most: int = config.getoption("maxfail") or 0
 
-    def begin(self, total: int) -> None: ...
-
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
         if words == self._said or self._terminal is None:
             return
@@ -159,8 +157,6 @@ class Watch:
         left = f", about {clock(remaining_s)} left" if remaining_s else ""
         self._terminal.ensure_newline()
         self._terminal.write_line(f"gpubench {self._name}: {words}{left}")
-
-    def step(self, cell: Cell, progress: Progress) -> None: ...
 
     def recorded(self, record: Record) -> None:
         if record.status != "failed":

@@ -7,14 +7,16 @@ never released and are not read any more; 6 holds what 5 did.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from statistics import geometric_mean, median
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from gpubench.records import samples
-from gpubench.records.parity import Parity, PathCheck
+from gpubench.records.parity import Parity, PathCheck, over_replicas, worst_path
 from gpubench.records.samples import Count, Ns, Samples
 from gpubench.suite.goal import Search
 from gpubench.suite.types import Cell, Natural, Rule, Suite
@@ -191,6 +193,21 @@ class Record(Struct, frozen=True, kw_only=True):
     def value(self) -> float | None:
         """The repeat's one number: median ns per batch (latency) or images/s (throughput)."""
         return self.images_per_s() if self.cell.scenario == "throughput" else self.median_ns()
+
+
+def merged(records: Sequence[Record]) -> Record:
+    """What workers, or nodes, measured of one task, as one; what is not summed is the first's."""
+    parities = [record.parity for record in records if record.parity is not None]
+    pinned = [cores for record in records for cores in record.facts["pinned"]]
+    return replace(
+        records[0],
+        replicas=[visit for record in records for visit in record.replicas],
+        again=[visit for record in records for visit in record.again],
+        parity=over_replicas(parities) if parities else None,
+        path=worst_path(record.path for record in records),
+        facts=records[0].facts | {"pinned": pinned},
+        flags=[flag for record in records for flag in record.flags],
+    )
 
 
 class Pairing(Struct, frozen=True, kw_only=True):

@@ -38,12 +38,14 @@ def named(name: str) -> str:
     return f"decoder {name}"
 
 
-def preload(cell: Cell, backends: Mapping[str, Backend]) -> list[str]:
-    """Modules that its workers import."""
-    found = list(backends[cell.backend].preload)
-    if cell.boundary == "pipeline":
-        found += decoder(cell.decoder).preload
-    return found
+def preload(cells: Iterable[Cell], backends: Mapping[str, Backend]) -> list[str]:
+    """Modules that their workers import."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        found |= dict.fromkeys(backends[cell.backend].preload)
+        if cell.boundary == "pipeline":
+            found |= dict.fromkeys(decoder(cell.decoder).preload)
+    return list(found)
 
 
 def unsupported(cell: Cell) -> str | None:
@@ -104,11 +106,15 @@ def broken(method: str, error: Exception) -> Lack:
     return Lack(f"its {method} failed: {error!r}", "report it to the backend's authors")
 
 
+def used(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str, Backend | Decoder]:
+    """All of them, named as in `parts`."""
+    return dict(backends) | {named(name): decoder(name) for name in decoders}
+
+
 def lacks(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str, Lack]:
-    """What of these cannot run here, by `needs.parts`, and why."""
-    used: dict[str, Backend | Decoder] = dict(backends)
-    used |= {named(name): decoder(name) for name in decoders}
-    return {name: why for name, part in used.items() if (why := lack(part))}
+    """What of these cannot run here, by `parts`, and why."""
+    found = used(backends, decoders).items()
+    return {name: why for name, part in found if (why := lack(part))}
 
 
 def catalog() -> Catalog:

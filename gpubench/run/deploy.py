@@ -23,11 +23,12 @@ from gpubench.records.record import RECORDS, Record
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure
+from gpubench.run.driver import Job
 from gpubench.run.prepare import NotReady, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now
 from gpubench.run.serving import compatibility, manifest, readme
 from gpubench.run.serving.manifest import Manifest, Measured
-from gpubench.run.setup import Session
+from gpubench.run.watcher import Watcher
 from gpubench.suite import file as suite_file
 from gpubench.suite.types import Cell, Policy
 from gpubench.workload import reference as ref
@@ -37,7 +38,7 @@ DECODER = "pil"
 Say = Callable[[str], object]
 
 
-def one_cell(session: Session, suite: str) -> Cell:
+def one_cell(session: Job, suite: str) -> Cell:
     """The plan's only cell. Raises InputError for none or several, and for one that cannot be."""
     planned = session.plan.planned
     if len(planned) != 1:
@@ -79,7 +80,7 @@ def free(out: Path) -> None:
         raise InputError(f"-o {out}: not a folder; name a new one")
 
 
-def deploy(session: Session, suite: str, out: Path, say: Say) -> Manifest:
+def deploy(session: Job, suite: str, out: Path, say: Say) -> Manifest:
     """Make, check and write the deployment, whole or not at all.
 
     Raises InputError for a suite or a folder that does not serve, GpubenchError for an artefact
@@ -114,14 +115,15 @@ def _begin(out: Path, aside: Path) -> None:
         raise InputError(f"-o {out}: cannot be written: {error.strerror}") from error
 
 
-def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
+def _make(session: Job, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
     plan, backend = session.plan, session.backends[cell.backend]
-    modules = availability.preload(cell, session.backends)
-    with AgentClient(modules, session.job.cache_dir, log) as agent:
+    modules = availability.preload([cell], session.backends)
+    with AgentClient(modules, session.cache_dir, log) as agent:
         broken = agent.start().errors
         [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
         if isinstance(ready, NotReady):
             _refuse(cell, failed(cell, 0, ready.why, ()))
+        assert isinstance(ready, Ready)  # noqa: S101  # for mypy
         artefact = Path(backend.export(Path(ready.artefact), at / manifest.MODEL))
         say("checking the answers of what was written")
         cores = plan.cores_of(cell)
@@ -131,7 +133,7 @@ def _make(session: Session, suite: str, cell: Cell, at: Path, log: Path, say: Sa
     found = measured(cell, 0, reply, {})  # type: ignore[arg-type]
     if found.status != "ok" or found.parity is None:
         _refuse(cell, found)
-    return _write(session, suite, cell, at, artefact, ready, found)
+    return _write(session, suite, found, at, artefact, ref.load(Path(ready.reference)))
 
 
 def _refuse(cell: Cell, found: Record) -> NoReturn:
@@ -140,7 +142,7 @@ def _refuse(cell: Cell, found: Record) -> NoReturn:
     raise GpubenchError(f"{cell.label}: {kind}{found.reason}{remedy}; nothing was written")
 
 
-def _brief(session: Session) -> Policy:
+def _brief(session: Job) -> Policy:
     """The suite's checks of answers, and next to no timing."""
     return msgspec.structs.replace(
         session.plan.suite.policy,
@@ -149,14 +151,12 @@ def _brief(session: Session) -> Policy:
 
 
 def _write(
-    session: Session, suite: str, cell: Cell, at: Path, artefact: Path, ready: Ready, found: Record
+    session: Job, suite: str, found: Record, at: Path, artefact: Path, reference: ref.Reference
 ) -> Manifest:
-    reference = ref.load(Path(ready.reference))
+    cell = found.cell
     if reference.classes:
-        text = "".join(
-            f"{escape.visible(name).replace(chr(10), ' ')}\n" for name in reference.classes
-        )
-        (at / manifest.LABELS).write_text(text, encoding="utf-8")
+        names = (escape.visible(name).replace("\n", " ") for name in reference.classes)
+        (at / manifest.LABELS).write_text("".join(f"{n}\n" for n in names), encoding="utf-8")
     assert found.parity is not None  # noqa: S101  # for mypy
     cores = [list(own) for own in session.plan.cores_of(cell)] if cell.device == "cpu" else []
     made = Manifest(
@@ -185,29 +185,27 @@ def _decoder(cell: Cell) -> str:
     return cell.decoder if cell.boundary == "pipeline" else DECODER
 
 
-def _figures(session: Session, suite: str, cell: Cell) -> Measured | None:
+def _figures(session: Job, suite: str, cell: Cell) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here."""
     beside = suite_file.find(suite).parent / RECORDS
+    if not beside.is_file():
+        return None
     with suppress(RecordError):
-        if not beside.is_file():
-            return None
         file = reader.read(beside)
-        for s in summarise([file]):
-            if s.key == cell.key and s.ranked:
-                if file.header.fingerprint != session.job.header.fingerprint:
-                    return None
-                waits = cell.scenario == "latency"  # for each batch
-                return Measured(
-                    run_id=file.header.run_id,
-                    repeats=len(s.timed),
-                    p50_ns=s.p50.value if waits else None,
-                    p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
-                    images_per_s=s.throughput.value,
-                )
+        same = file.header.fingerprint == session.header.fingerprint
+        for s in (s for s in summarise([file]) if same and s.key == cell.key and s.ranked):
+            waits = cell.scenario == "latency"  # for each batch
+            return Measured(
+                run_id=file.header.run_id,
+                repeats=len(s.timed),
+                p50_ns=s.p50.value if waits else None,
+                p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
+                images_per_s=s.throughput.value,
+            )
     return None
 
 
-class _Telling:
+class _Telling(Watcher):
     """What is being prepared, in words."""
 
     def __init__(self, say: Say) -> None:

@@ -35,8 +35,10 @@ MAX_INVALID = 2
 
 
 class Job(Struct, frozen=True):
-    """Everything a run needs besides its plan."""
+    """Everything a run needs."""
 
+    plan: Plan
+    backends: Mapping[str, Backend]
     header: Header
     out: Path
     cache_dir: Path
@@ -44,84 +46,61 @@ class Job(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(
-    plan: Plan,
-    job: Job,
-    backends: Mapping[str, Backend],
-    watcher: Watcher,
-    cluster: Cluster | None = None,
-) -> RecordFile:
-    """Measure every cell of ``plan``; returns what the record file holds afterwards.
+def run(job: Job, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
+    """Measure every cell of the plan; returns what the record file holds afterwards.
 
     ``cluster``: the nodes that have joined, where there are several.
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
     with Writer(job.out, None if job.resume else job.header) as writer:
-        # read only now: whoever wrote to the file before has ended
-        done = _resumed(plan, job) if job.resume else _Done({}, set())
-        walk = _Walk(plan, job, writer, watcher, done)
+        walk = _Walk(job, writer, watcher)
         walk.skip()
-        cells = [cell for cell in plan.cells if walk.open_repeats(cell)]
+        cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
         if cells:
-            modules = {m: None for cell in cells for m in availability.preload(cell, backends)}
-            own = AgentClient(list(modules), job.cache_dir, job.out / "agent.log")
-            with Nodes(cluster, plan, own) if cluster else own as agent:
+            modules = availability.preload(cells, job.backends)
+            own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
+            with Nodes(cluster, job.plan, own) if cluster else own as agent:
                 try:
-                    walk.measure(agent, cells, backends)
+                    walk.measure(agent, cells)
                 finally:
                     walk.seen.save()
     return read(job.out)
 
 
-class _Done(Struct):
-    """What need not be measured again."""
-
-    values: dict[tuple[str, int], float | None]
-    """(cell key, repeat) -> the repeat's value, where the second stage may ask for it."""
-    ended: set[str]
-    """Keys of cells that are not tried again."""
-
-
-def _resumed(plan: Plan, job: Job) -> _Done:
-    """Records are taken one at a time, so that those of a long run need no room."""
-    header, records = scan(job.out, [])
-    if header.fingerprint != job.header.fingerprint:
-        raise RecordError(
-            f"{job.out}: was measured on another machine or with other library versions; "
-            "start a new run"
-        )
-    if header.suite != plan.suite:
-        raise RecordError(
-            f"{job.out}: holds suite {header.suite.name!r} with other contents; "
-            "resume with the suite and the options it was started with"
-        )
-    done = _Done({}, set())
-    for record in records:
-        if record.status == "ok" or record.kind in WRONG:
-            done.values[record.cell.key, record.repeat] = _pilot_value(plan.suite.policy, record)
-            if record.status != "ok":
-                done.ended.add(record.cell.key)
-    return done
-
-
-def _pilot_value(policy: Policy, record: Record) -> float | None:
-    """What the second stage asks of a record of the pilot."""
-    asked = record.repeat < policy.repeats < policy.max_repeats
-    return record.value() if asked else None
-
-
 class _Walk:
     """The state of one run."""
 
-    def __init__(self, plan: Plan, job: Job, writer: Writer, watcher: Watcher, done: _Done) -> None:
-        self._plan, self._job = plan, job
-        self._policy = plan.suite.policy
+    def __init__(self, job: Job, writer: Writer, watcher: Watcher) -> None:
+        self._job, self._plan, self._policy = job, job.plan, job.plan.suite.policy
         self._writer, self._watcher = writer, watcher
-        self._done, self._ended = done.values, done.ended
+        self._done: dict[tuple[str, int], float | None] = {}
+        """(cell key, repeat) -> the repeat's value, where the second stage may ask for it."""
+        self._ended: set[str] = set()
+        """Keys of cells that are not tried again."""
         self._needed: dict[str, int] = {}
         """Cell key -> repeats that the second stage wants, once its pilot is whole."""
         self.seen = Durations(job.cache_dir)
+        if job.resume:  # read only now: whoever wrote to the file before has ended
+            self._resume()
+
+    def _resume(self) -> None:
+        """Records are taken one at a time, so that those of a long run need no room."""
+        out = self._job.out
+        header, records = scan(out, [])
+        if header.fingerprint != self._job.header.fingerprint:
+            raise RecordError(
+                f"{out}: was measured on another machine or with other library versions; "
+                "start a new run"
+            )
+        if header.suite != self._plan.suite:
+            raise RecordError(
+                f"{out}: holds suite {header.suite.name!r} with other contents; "
+                "resume with the suite and the options it was started with"
+            )
+        for record in records:
+            if record.status == "ok" or record.kind in WRONG:
+                self._note(record)
 
     def skip(self) -> None:
         """Write a record for every cell that cannot run here."""
@@ -134,7 +113,8 @@ class _Walk:
         repeats = range(self._policy.max_repeats)
         return [repeat for repeat in repeats if self._wanted(cell, repeat)]
 
-    def measure(self, agent: Asked, cells: Sequence[Cell], backends: Mapping[str, Backend]) -> None:
+    def measure(self, agent: Asked, cells: Sequence[Cell]) -> None:
+        backends = self._job.backends
         self._watcher.begin(0)
         self._watcher.task(None, "starting workers (imports, once)", 0)
         broken = agent.start().errors
@@ -144,7 +124,7 @@ class _Walk:
                 if isinstance(ready, Ready):
                     tasks[ready.cell.key] = ready
                 else:
-                    self._end(failed(ready.cell, 0, ready.why, self._job.required))
+                    self._record(failed(ready.cell, 0, ready.why, self._job.required))
         except InputError:
             if not self._job.resume:
                 self._writer.path.unlink(missing_ok=True)  # nothing was measured
@@ -170,7 +150,7 @@ class _Walk:
             left = sum(ahead.values())
             for cell in cells:
                 words = f"repeat {repeat + 1}"
-                self._end(measuring.one(tasks[cell.key], self._policy, repeat, words, left))
+                self._record(measuring.one(tasks[cell.key], self._policy, repeat, words, left))
                 left += self._ahead(cell, repeat + 1, last) - ahead[cell.key]
 
     def _ahead(self, cell: Cell, first: int, last: int) -> float:
@@ -194,17 +174,17 @@ class _Walk:
         needed = repeats_needed(values, self._policy.target_half_width)
         return self._needed.setdefault(key, needed)
 
-    def _end(self, record: Record) -> None:
-        """Write a record; a cell that did not end well is not tried again."""
-        if record.status != "ok":
-            self._ended.add(record.cell.key)
-        self._record(record)
-
     def _record(self, record: Record) -> None:
         append(self._writer, record)
-        value = _pilot_value(self._policy, record)
-        self._done[record.cell.key, record.repeat] = value
+        self._note(record)
         self._watcher.recorded(record)
+
+    def _note(self, record: Record) -> None:
+        """A cell that did not end well is not tried again."""
+        asked = record.repeat < self._policy.repeats < self._policy.max_repeats
+        self._done[record.cell.key, record.repeat] = record.value() if asked else None
+        if record.status != "ok":
+            self._ended.add(record.cell.key)
 
 
 class Measuring(Struct, frozen=True):
@@ -232,10 +212,17 @@ class Measuring(Struct, frozen=True):
         wall = monotonic() - begin
         if isinstance(reply, Done):
             self.seen.note(cell, policy, wall / (invalidated + 1))
-            record = self.ceilings.fill(measured(cell, repeat, reply, task.prepare_ns))
-        else:
-            record = failed(cell, repeat, reply, self.required)
+        record = outcome(task, repeat, reply, self.ceilings, self.required)
         return replace(record, invalidated=invalidated, started=started, wall_s=wall)
+
+
+def outcome(
+    task: Ready, repeat: int, reply: Reply, ceilings: Ceilings, required: Sequence[str] = ()
+) -> Record:
+    """What became of a repeat of ``task``."""
+    if isinstance(reply, Done):
+        return ceilings.fill(measured(task.cell, repeat, reply, task.prepare_ns))
+    return failed(task.cell, repeat, reply, required)
 
 
 def valid(ask: Callable[[], T], spoilt: Callable[[T], bool]) -> tuple[T, int]:

@@ -18,7 +18,6 @@ from gpubench.backends.base import Backend
 from gpubench.errors import Unavailable
 from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.run import availability, inventory
-from gpubench.run import availability as run_availability
 from gpubench.suite.types import Cell, Policy, Suite
 
 SkipStatus = Literal["unavailable", "unsupported"]
@@ -76,7 +75,7 @@ def make(
     ``nodes``: where several machines measure, all of them; else it is this one with its ``cores``.
     """
     named = {cell.backend: backends[cell.backend] for cell in cells}
-    lacks = run_availability.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
+    lacks = availability.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
@@ -89,7 +88,7 @@ def make(
                 reason = backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
                 reason = reason or inventory.apart(cell, nodes)
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-                lack = run_availability.broken("unsupported", error)
+                lack = availability.broken("unsupported", error)
         if reason:
             skips.append(Skip(cell, "unsupported", reason))
         elif lack:

@@ -10,19 +10,11 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError
 from gpubench.run import availability
+from gpubench.run.agent import messages
 from gpubench.run.agent.client import Asked
-from gpubench.run.agent.messages import (
-    BAD_CALIBRATION,
-    BAD_INPUT,
-    BuildReference,
-    Failure,
-    Prepare,
-    Prepared,
-    Reply,
-)
 from gpubench.run.availability import family
 from gpubench.run.plan import Plan
-from gpubench.run.watcher import Telling
+from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 
 
@@ -39,18 +31,18 @@ class NotReady(Struct, frozen=True):
     """A cell that cannot be measured."""
 
     cell: Cell
-    why: Reply
+    why: messages.Reply
 
 
 def not_importable(
     cell: Cell, backends: Mapping[str, Backend], broken: Mapping[str, str]
-) -> Failure | None:
+) -> messages.Failure | None:
     """Which of the modules that the cell's workers import is ``broken``, and why."""
-    for module in availability.preload(cell, backends):
+    for module in availability.preload([cell], backends):
         if module in broken:
             reason = f"{module} cannot be imported: {broken[module]}"
             remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
-            return Failure("unavailable", reason, remedy)
+            return messages.Failure("unavailable", reason, remedy)
     return None
 
 
@@ -60,7 +52,7 @@ def prepare(
     plan: Plan,
     backends: Mapping[str, Backend],
     broken: Mapping[str, str],
-    watcher: Telling,
+    watcher: Watcher,
 ) -> Iterator[Ready | NotReady]:
     """Reference and artefact of every cell, when it is asked for.
 
@@ -70,8 +62,8 @@ def prepare(
     and for images that int8 cannot be calibrated on.
     """
     policy = plan.suite.policy
-    references: dict[object, Reply] = {}
-    artefacts: dict[object, Reply] = {}
+    references: dict[object, messages.Reply] = {}
+    artefacts: dict[object, messages.Reply] = {}
     for cell in cells:
         if lacking := not_importable(cell, backends, broken):
             yield NotReady(cell, lacking)
@@ -80,18 +72,22 @@ def prepare(
         key = replace(workload, calibration="")
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
-            references[key] = reply = agent.ask(BuildReference(workload, policy))
-            if isinstance(reply, Failure) and reply.kind == BAD_INPUT:
+            references[key] = reply = agent.ask(messages.BuildReference(workload, policy))
+            if isinstance(reply, messages.Failure) and reply.kind == messages.BAD_INPUT:
                 raise InputError(reply.reason)  # every cell needs it
         same = family(cell)
-        if same not in artefacts and isinstance(references[key], Prepared):
+        if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
-            artefacts[same] = reply = agent.ask(Prepare(cell, cores, policy.prepare_timeout_s))
-            if isinstance(reply, Failure) and reply.kind == BAD_CALIBRATION:
+            artefacts[same] = reply = agent.ask(
+                messages.Prepare(cell, cores, policy.prepare_timeout_s)
+            )
+            if isinstance(reply, messages.Failure) and reply.kind == messages.BAD_CALIBRATION:
                 raise InputError(reply.reason)
         reference, artefact = references[key], artefacts.get(same, references[key])
-        if isinstance(reference, Prepared) and isinstance(artefact, Prepared):
+        if isinstance(reference, messages.Prepared) and isinstance(artefact, messages.Prepared):
             yield Ready(cell, reference.path, artefact.path, artefact.ns)
         else:
-            yield NotReady(cell, artefact if isinstance(reference, Prepared) else reference)
+            yield NotReady(
+                cell, artefact if isinstance(reference, messages.Prepared) else reference
+            )

@@ -11,7 +11,7 @@ from gpubench.backends.base import Backend
 from gpubench.records.record import NO_CEILING, Ceiling, Record, Work
 from gpubench.run.agent.client import Asked
 from gpubench.run.agent.messages import Count, Counted, Failure, Gauge, Gauged, Request
-from gpubench.run.watcher import Telling
+from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell, Workload
 
 CPU = {
@@ -45,7 +45,7 @@ class Ceilings:
         self._found: dict[str, Ceiling | str] = {}
         """By cell. Text, here and above: why there is none."""
 
-    def measure(self, cells: Sequence[Cell], watcher: Telling) -> None:
+    def measure(self, cells: Sequence[Cell], watcher: Watcher) -> None:
         """Ask for those of ``cells``, so that nothing is left to be asked for between rounds."""
         wanted: dict[_Place, dict[str, None]] = {}
         for cell in filter(self._due, cells):

@@ -11,7 +11,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count, takewhile
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -43,6 +42,8 @@ from gpubench.run.watcher import Silent
 from gpubench.suite.types import Cell, Policy, Rule
 
 ALARMS = ("REGRESSED", "IMPROVED")
+Pair = tuple[RecordFile, RecordFile]
+Say = Callable[[str], None]
 LEAST_S = 20.0
 """An A/A comparison has at least so much time: with less it would measure next to nothing."""
 
@@ -127,7 +128,7 @@ def run(
     chosen: Mapping[str, Any],
     rule: Rule,
     cache_dir: Path | None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Result:
     """Test this machine for about ``minutes``. ``say`` hears what is going on.
 
@@ -147,84 +148,28 @@ def run(
                 f"suite {suite}: none of its cells can be measured here; "
                 f"'gpubench plan {suite}' says why"
             )
-        pairs: list[tuple[RecordFile, RecordFile]] = []
+        pairs: list[Pair] = []
         runs: list[RecordFile] = []
         interrupted = False
         try:
             with AgentClient(ab_driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 broken = agent.start().errors
-                middle = (time.monotonic() + end) / 2
+                middle = time.monotonic() + (end - time.monotonic()) / 2
                 pairs.extend(_interleaved(job, agent, broken, middle, say))
-            runs.extend(_sessions(suite, chosen, cache_dir, place, end, say))
+            for number in _until(end):  # each in the history once it is done
+                asked = setup.session(suite, chosen, cache_dir, place / f"run-{number}")
+                file = driver.run(asked, Silent())
+                aa_history.add(file, _history(file, job))
+                runs.append(file)
+                say(f"ordinary run {number + 1} for the history")
         except KeyboardInterrupt:
             if not pairs:
                 say("interrupted: nothing was measured")
                 raise
             say("interrupted: this is what was done by then")
             interrupted = True
-        fingerprint = (runs or pairs[0])[0].header.fingerprint
-        history = aa_history.directory(job.cache_dir, fingerprint)
-        return _result(first, suite, rule, pairs, runs, history, interrupted)
-
-
-def _interleaved(
-    job: ab_driver.Job,
-    agent: AgentClient,
-    broken: Mapping[str, str],
-    end: float,
-    say: Callable[[str], None],
-) -> Iterator[tuple[RecordFile, RecordFile]]:
-    """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
-
-    Raises GpubenchError when the first one measured nothing.
-    """
-    for number in _until(end):
-        again = replace(job, out=job.out.with_name(f"aa-{number}"), seed=number - 1,
-                        budget_s=max(LEAST_S, end - time.monotonic()))  # fmt: skip
-        files = ab_driver.run(again, Silent(), agent, broken)
-        rows = compare(*files)
-        if any(row.pairs >= ab_driver.LEAST for row in rows):
-            yield files
-        elif number == 1:
-            why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
-            raise GpubenchError(f"the A/A comparison measured no cell: {why}")
-        counts = Counter(row.verdict for row in rows)
-        say(f"A/A comparison {number}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
-
-
-def _until(end: float) -> Iterator[int]:
-    """1, and further numbers until the time is up."""
-    yield 1
-    yield from takewhile(lambda _: time.monotonic() < end, count(2))
-
-
-def _sessions(
-    suite: str,
-    chosen: Mapping[str, Any],
-    cache_dir: Path | None,
-    place: Path,
-    end: float,
-    say: Callable[[str], None],
-) -> Iterator[RecordFile]:
-    """Ordinary runs until ``end``, at least one, each in the history once it is done."""
-    for number in _until(end):
-        session = setup.session(suite, chosen, cache_dir, place / f"run-{number}", False, ())
-        file = driver.run(session.plan, session.job, session.backends, Silent())
-        aa_history.add(file, aa_history.directory(session.job.cache_dir, file.header.fingerprint))
-        yield file
-        say(f"ordinary run {number} for the history")
-
-
-def _result(
-    first: Clock,
-    suite: str,
-    rule: Rule,
-    pairs: list[tuple[RecordFile, RecordFile]],
-    runs: list[RecordFile],
-    history: Path,
-    interrupted: bool,
-) -> Result:
     judged = [compare(*pair) for pair in pairs]
+    history = _history((runs or pairs[0])[0], job)
     kept = aa_history.load(history)
     known = aa_history.by_cell(kept)
     alarms = sum(any(row.verdict in ALARMS for row in rows) for rows in judged)
@@ -245,9 +190,42 @@ def _result(
     )
 
 
-def _cells(
-    judged: list[list[Comparison]], pairs: list[tuple[RecordFile, RecordFile]], rule: Rule
-) -> list[CellResult]:
+def _history(run: RecordFile, job: ab_driver.Job) -> Path:
+    return aa_history.directory(job.cache_dir, run.header.fingerprint)
+
+
+def _until(end: float) -> Iterator[int]:
+    """Numbers until the moment ``end``, one at least."""
+    number = 0
+    while not number or time.monotonic() < end:
+        yield number
+        number += 1
+
+
+def _interleaved(
+    job: ab_driver.Job, agent: AgentClient, broken: Mapping[str, str], end: float, say: Say
+) -> Iterator[Pair]:
+    """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
+
+    Raises GpubenchError when the first one measured nothing.
+    """
+    for number in _until(end):
+        budget_s = max(LEAST_S, end - time.monotonic())
+        out = job.out.with_name(f"aa-{number}")
+        again = replace(job, out=out, seed=number, budget_s=budget_s)
+        files = ab_driver.run(again, Silent(), agent, broken)
+        rows = compare(*files)
+        if any(row.pairs >= ab_driver.LEAST for row in rows):
+            yield files
+        elif not number:
+            why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
+            raise GpubenchError(f"the A/A comparison measured no cell: {why}")
+        counts = Counter(row.verdict for row in rows)
+        words = ", ".join(f"{n} {word}" for word, n in counts.items())
+        say(f"A/A comparison {number + 1}: {words}")
+
+
+def _cells(judged: list[list[Comparison]], pairs: list[Pair], rule: Rule) -> list[CellResult]:
     """One row a cell; the pair sd pools all A/A comparisons, each around its own mean."""
     rows: dict[str, list[Comparison]] = {}
     for row in (row for found in judged for row in found):
@@ -297,12 +275,12 @@ def _noise(files: list[RecordFile]) -> dict[str, float]:
 
 def render(result: Result) -> Group:
     """What a person reads: the verdict on the machine first."""
-    rate, c, percent = result.alarm_rate, result.clock, units.percent
-    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
+    rate, c = result.alarm_rate, result.clock
+    percent = units.percent
     head = (
         f"{result.alarms} of {result.suites} A/A comparisons alarmed: "
-        f"{percent(low)} to {percent(high)} (exact 95 % interval; "
-        f"at most {percent(alpha)} is promised)"
+        f"{percent(rate.low or 0)} to {percent(rate.high or 1)} (exact 95 % interval; "
+        f"at most {percent(result.rule.alpha)} is promised)"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("cell", "pairs", "s a pair", "pair sd", "finds", "verdicts"):
@@ -318,7 +296,7 @@ def render(result: Result) -> Group:
     lines = [
         "finds: the slowdown found 95 times in 100 with as many pairs as the rule allows",
         *(f"{n} x {code}: {CODES[code]}" for code, n in undecided.items()),
-        *([_pace(result)] if low <= alpha < high else []),
+        *_pace(result),
         f"clock: steps of {c.resolution_ns:.0f} ns, {c.overhead_ns} ns a sample; iterations below "
         f"{units.duration(c.shortest_sample_ns)} share a sample",
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
@@ -327,19 +305,22 @@ def render(result: Result) -> Group:
         f"{result.usable} of them of use for every cell; gpubench compare needs {aa_history.ENOUGH}"
         + (": test again for more" if result.usable < aa_history.ENOUGH else ""),
     ]
+    alpha, low, high = result.rule.alpha, rate.low or 0, rate.high or 1
     style = "red" if low > alpha else "green" if high <= alpha else "yellow"
     return Group(Text(head, style=style), table, *(Text(line) for line in lines))
 
 
-def _pace(result: Result) -> str:
+def _pace(result: Result) -> list[str]:
     """How long the promise takes to be shown here, where it is neither shown nor refuted."""
-    alpha = result.rule.alpha
+    rate, alpha = result.alarm_rate, result.rule.alpha
+    if (rate.low or 0) > alpha or (rate.high or 1) <= alpha:
+        return []
     need = math.ceil(math.log((1 - stats.LEVEL) / 2) / math.log1p(-alpha))
     took = sum(cell.pairs * cell.pair_s for cell in result.cells) / result.suites
-    return (
+    return [
         f"whether that promise holds here is open: an interval that ends at {units.percent(alpha)} "
         f"takes {need} comparisons without an alarm, {units.clock(need * took)} here"
-    )
+    ]
 
 
 def _sources(noise: Mapping[str, float]) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from gpubench.backends import base
 from gpubench.cache import Cache
@@ -23,14 +22,6 @@ from gpubench.run.driver import Job
 from gpubench.run.record_builder import command, directory, new_header
 from gpubench.suite import file, grid
 from gpubench.suite.types import Cell, Suite
-
-
-class Session(Struct, frozen=True):
-    """All that a command needs to run a suite or to show its plan."""
-
-    plan: planning.Plan
-    job: Job
-    backends: dict[str, base.Backend]
 
 
 def check_required(required: Sequence[str], named: Sequence[str]) -> None:
@@ -59,11 +50,11 @@ def session(
     suite_name: str,
     chosen: Mapping[str, Any],
     cache_dir: Path | None,
-    output: Path | None,
-    resume: bool,
-    required: Sequence[str],
+    output: Path | None = None,
+    resume: bool = False,
+    required: Sequence[str] = (),
     cluster: Cluster | None = None,
-) -> Session:
+) -> Job:
     """Read the suite, resolve its device, and sort its cells into runnable and skipped.
 
     ``cluster``: the other nodes, which are waited for here.
@@ -94,11 +85,12 @@ def session(
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
     if resume and output is None:
         raise SuiteError("--resume: say which run to go on with: -o DIR")
-    job = Job(
+    return Job(
+        plan=plan,
+        backends=backends,
         header=new_header(plan, cluster.environments if cluster else ()),
         out=output or directory(suite.name),
         cache_dir=Cache(cache_dir).root,
         resume=resume,
         required=tuple(required),
     )
-    return Session(plan, job, backends)

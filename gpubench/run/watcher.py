@@ -1,19 +1,19 @@
-"""Who is told how a run goes: the interface of what shows it, and nobody.
+"""Who is told how a run goes.
 
 `gpubench.cli.progress` shows it in a terminal, `gpubench.pytest_plugin` in pytest's.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Self
 
 from gpubench.records.record import Record
 from gpubench.run.agent.messages import Progress
 from gpubench.suite.types import Cell
 
 
-class Watcher(Protocol):
-    """Whoever shows the run to a person; every method returns at once."""
+class Watcher:
+    """Whoever shows the run to a person; every method returns at once. This one shows nothing."""
 
     def begin(self, total: int) -> None:
         """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
@@ -27,23 +27,14 @@ class Watcher(Protocol):
     def recorded(self, record: Record) -> None:
         """A record was written."""
 
+    def course(self, tried: str, leads: str) -> None:
+        """How far a search is, and what leads now."""
 
-class Silent:
-    """Shows nothing: --quiet."""
-
-    def begin(self, total: int) -> None: ...
-    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None: ...
-    def step(self, cell: Cell, progress: Progress) -> None: ...
-    def recorded(self, record: Record) -> None: ...
-    def course(self, tried: str, leads: str) -> None: ...
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
 
-class Telling(Protocol):
-    """Whoever shows what is being prepared."""
-
-    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
-        """This is now in hand."""
+class Silent(Watcher):
+    """Shows nothing: --quiet."""

@@ -200,7 +200,7 @@ def _run(at: Path, folder: Path, cache: Cache) -> list[Record]:
     suite = at / "suite.toml"
     suite.write_text(SUITE.format(folder=folder))
     session = setup.session(str(suite), {}, cache.root, at / "run", False, ())
-    return driver.run(session.plan, session.job, session.backends, Silent()).records
+    return driver.run(session, Silent()).records
 
 
 def _folder(at: Path, low: int, high: int, count: int = 16) -> Path:

@@ -51,7 +51,7 @@ def measure(place: Path, axes: str, model: Path | None = None) -> list[Record]:
     session = setup.session(
         str(place / "suite.toml"), {}, place / "cache", place / "run", False, ()
     )
-    records = driver.run(session.plan, session.job, session.backends, Silent()).records
+    records = driver.run(session, Silent()).records
     assert [r.reason for r in records if r.status != "ok"] == []
     return records
 

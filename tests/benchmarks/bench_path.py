@@ -47,7 +47,7 @@ def test_overlapped_throughput_against_the_slower_group_alone(
         """
     )
     session = setup.session(str(tmp_path / "suite.toml"), {}, None, tmp_path / "run", False, ())
-    records = driver.run(session.plan, session.job, session.backends, Silent()).records
+    records = driver.run(session, Silent()).records
     assert [r.reason for r in records if r.status != "ok"] == []
     shares = []
     for record in records:

@@ -63,7 +63,7 @@ def plan_of(cells: int) -> Plan:
 def job_of(plan: Plan, out: Path) -> Job:
     header = Header(run_id="r", suite=plan.suite, environment={}, fingerprint="f", command=[],
                     started="now", planned=plan.planned)  # fmt: skip
-    return Job(header, out, out, resume=True)
+    return Job(plan, {"null": Null()}, header, out, out, resume=True)
 
 
 def record(cell: Cell, repeat: int) -> Record:
@@ -117,8 +117,9 @@ def test_append_resume_and_read(figure: Figure, no_fsync: None, tmp_path: Path) 
     print(f"\n{file.stat().st_size / LARGE:.0f} bytes a record")
 
     def resume(size: int) -> None:
-        done = driver._resumed(plans[size], job_of(plans[size], outs[size]))
-        assert len(done.values) == size // REPEATS * REPEATS
+        with Writer(outs[size], None) as writer:
+            walk = driver._Walk(job_of(plans[size], outs[size]), writer, Silent())
+        assert len(walk._done) == size // REPEATS * REPEATS
 
     seconds = compared(figure, "resume", {n: partial(resume, n) for n in plans})
     figure("resume, seconds", seconds, 5.0)
@@ -186,7 +187,7 @@ def test_a_run_over_a_large_plan(
     def run(cells: int) -> None:
         plan = plan_of(cells)
         job = replace(job_of(plan, tmp_path / str(next(again))), resume=False, cache_dir=tmp_path)
-        file = driver.run(plan, job, {"null": Null()}, Silent())
+        file = driver.run(job, Silent())
         assert len(file.records) == cells * REPEATS
 
     works = {size: partial(run, size // 10) for size in (SMALL, LARGE)}

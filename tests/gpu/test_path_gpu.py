@@ -40,7 +40,7 @@ def test_the_whole_path_runs_on_the_gpu(tmp_path: Path, cache_dir: Path) -> None
     suite = tmp_path / "suite.toml"
     suite.write_text(SUITE)
     session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
-    file = driver.run(session.plan, session.job, session.backends, Silent())
+    file = driver.run(session, Silent())
     assert {r.cell.scenario for r in file.records} == {"latency", "throughput"}
     for record in file.records:
         if record.status == "unavailable":

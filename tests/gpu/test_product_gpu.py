@@ -41,7 +41,7 @@ def test_a_suite_runs_on_the_gpu(tmp_path: Path, cache_dir: Path) -> None:
     suite = tmp_path / "suite.toml"
     suite.write_text(SUITE)
     session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
-    file = driver.run(session.plan, session.job, session.backends, Silent())
+    file = driver.run(session, Silent())
     assert {record.cell.boundary for record in file.records} == {"compute", "transfer"}
     for record in file.records:
         assert record.status == "ok", record.reason

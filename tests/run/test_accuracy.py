@@ -57,7 +57,7 @@ def run(fakes: None, tmp_path: Path, cache_dir: Path, tiny_onnx: Path, folder: P
         )
         place = str(tmp_path / "s.toml")
         session = setup.session(place, {}, cache_dir, tmp_path / "run", False, ())
-        return driver.run(session.plan, session.job, session.backends, Silent())
+        return driver.run(session, Silent())
 
     return start
 

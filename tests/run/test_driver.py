@@ -51,7 +51,7 @@ def go(
     **chosen: Any,
 ) -> RecordFile:
     session = setup.session(str(suite), chosen, cache_dir, out, resume, require)
-    return driver.run(session.plan, session.job, session.backends, watch or Watch())
+    return driver.run(session, watch or Watch())
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def run(tmp_path: Path, cache_dir: Path, write_suite: WriteSuite) -> Run:
         policy = {"repeats": 1, "max_repeats": 1, "parity_images": 4, "duration_s": 0.1}
         suite = write_suite(policy=policy, **({"batch_size": "[2]"} | changes))
         session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
-        records = driver.run(session.plan, session.job, session.backends, Silent()).records
+        records = driver.run(session, Silent()).records
         assert [r.reason for r in records if r.status != "ok"] == []
         return records
 

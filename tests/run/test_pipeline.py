@@ -45,7 +45,7 @@ def run(tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path]) -> Ru
         where = tmp_path / f"run{len(made)}"
         made.append(where)
         session = setup.session(str(suite), chosen or {}, cache_dir, where, False, ())
-        return driver.run(session.plan, session.job, session.backends, Silent())
+        return driver.run(session, Silent())
 
     return start
 
@@ -195,7 +195,7 @@ def test_resumed_only_what_is_missing_is_measured(
 
     def go(resume: bool) -> RecordFile:
         session = setup.session(str(suite), PHOTOS, cache_dir, tmp_path / "run", resume, ())
-        return driver.run(session.plan, session.job, session.backends, Silent())
+        return driver.run(session, Silent())
 
     first = go(resume=False)
     again = go(resume=True)

@@ -40,9 +40,9 @@ def test_bad_input_leaves_no_run_behind(
     empty.mkdir()
     bad = setup.session(str(suite), {"images": str(empty)}, cache_dir, out, False, ())
     with pytest.raises(InputError, match="found 0 usable"):
-        driver.run(bad.plan, bad.job, bad.backends, Silent())
+        driver.run(bad, Silent())
     good = setup.session(str(suite), {}, cache_dir, out, False, ())
-    assert driver.run(good.plan, good.job, good.backends, Silent()).records
+    assert driver.run(good, Silent()).records
 
 
 def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(

@@ -175,7 +175,7 @@ def test_a_run_measures_and_records_it(
     """A real agent, real workers, a real runtime."""
     suite = write_suite(backend='["onnxruntime"]', batch_size="[1]", replicas="[1]")
     made = setup.session(str(suite), {"repeats": 1}, cache_dir, tmp_path / "run", False, ())
-    file = driver.run(made.plan, made.job, made.backends, Silent())
+    file = driver.run(made, Silent())
     assert file.records
     for record in file.records:
         assert record.status == "ok", record.reason

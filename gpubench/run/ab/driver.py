@@ -28,11 +28,11 @@ from gpubench.records.writer import Writer
 from gpubench.run import availability
 from gpubench.run.ab.pair_runner import ARMS, Crew
 from gpubench.run.agent.client import AgentClient
-from gpubench.run.agent.messages import Done, Failure, Measure, Reply
-from gpubench.run.driver import append, spoilt, valid
+from gpubench.run.agent.messages import Failure, Measure, Reply
+from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import Ready, prepare
-from gpubench.run.record_builder import failed, measured, now, skipped
+from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Rule
@@ -112,15 +112,15 @@ def run(
         for arm, header in headers.items():
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
-        done = _resumed(job, headers) if job.resume else None
-        _Walk(job, crew, writers, watcher, done, ceilings).measure()
+        seed, pairs = _resumed(job, headers) if job.resume else (job.seed, [])
+        _Walk(job, crew, writers, watcher, seed, pairs, ceilings).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
 
 
 def modules(job: Job) -> list[str]:
     """What the workers of both arms import."""
     cells = [cell for side in job.sides for cell in side.plan.cells]
-    return sorted({m for cell in cells for m in availability.preload(cell, job.backends)})
+    return sorted(availability.preload(cells, job.backends))
 
 
 def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environment]) -> Header:
@@ -134,15 +134,8 @@ def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environ
     return replace(header, environment=found, fingerprint=environment.fingerprint(found))
 
 
-class _Done(Struct, frozen=True):
-    """What an earlier run of this A/B left."""
-
-    seed: int
-    pairs: list[tuple[Record, Record]]
-    """The pairs that both arms have a good record of."""
-
-
-def _resumed(job: Job, headers: Mapping[Arm, Header]) -> _Done:
+def _resumed(job: Job, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple[Record, Record]]]:
+    """Of an earlier run of this A/B its seed, and the pairs that both arms measured well."""
     files = {arm: read(job.out / arm) for arm in ARMS}
     for arm, file in files.items():
         old, new = file.header, headers[arm]
@@ -151,16 +144,15 @@ def _resumed(job: Job, headers: Mapping[Arm, Header]) -> _Done:
         same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
         if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
             raise RecordError(f"{file.path}: holds another comparison; resume with its options")
-    places = {c.key: i for i, c in enumerate(headers["candidate"].planned)}
-    first = headers["baseline"].planned
+    first, second = (headers[arm].planned for arm in ARMS)
+    rival = {c.key: b.key for b, c in zip(first, second, strict=True)}
     before = {(r.cell.key, r.repeat): r for r in files["baseline"].records}
     pairs = [
         (b, c)
         for c in files["candidate"].records
-        if (b := before.get((first[places[c.cell.key]].key, c.repeat)))
-        and b.status == c.status == "ok"
+        if (b := before.get((rival[c.cell.key], c.repeat))) and b.status == c.status == "ok"
     ]
-    return _Done(files["baseline"].header.seed, pairs)
+    return files["baseline"].header.seed, pairs
 
 
 class _Walk:
@@ -172,13 +164,14 @@ class _Walk:
         crew: Crew,
         writers: Mapping[Arm, Writer],
         watcher: Watcher,
-        done: _Done | None,
+        seed: int,
+        earlier: list[tuple[Record, Record]],
         ceilings: Ceilings | None,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
         pairing = job.sides[0].header.pairing
         self._rates = bool(pairing and pairing.rates)
-        self._plans = {side.arm: side.plan for side in job.sides}
+        self._sides = {side.arm: side for side in job.sides}
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
         self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
@@ -189,13 +182,13 @@ class _Walk:
         """Cells whose two processes do not fit into memory together."""
         self._spent: list[float] = []
         """Seconds of each pair."""
-        self._seed = done.seed if done else job.seed
+        self._seed = seed
         self._next: dict[str, int] = {}
         """Number of the next pair."""
-        for b, c in done.pairs if done else ():
-            place = next(i for i, (x, y) in enumerate(self._cells) if (x, y) == (b.cell, c.cell))
-            self._note(str(place), c.stage, pair_of(b, c, self._rates))
-            self._next[str(place)] = max(self._next.get(str(place), 0), c.repeat + 1)
+        for b, c in earlier:
+            key = str(self._cells.index((b.cell, c.cell)))
+            self._note(key, c.stage, pair_of(b, c, self._rates))
+            self._next[key] = max(self._next.get(key, 0), c.repeat + 1)
 
     def measure(self) -> None:
         """All rounds."""
@@ -229,8 +222,7 @@ class _Walk:
         return sum(max(0, n - self._have(key, stage)) for key, (stage, n) in wanted.items())
 
     def _have(self, key: str, stage: str) -> int:
-        pairs = self._pairs[key]
-        return len(pairs.screen if stage == "screen" else pairs.confirm)
+        return len(getattr(self._pairs[key], stage))
 
     def _open(self, key: str, stage: str, elapsed: float) -> bool:
         """Whether the cell is sound and the budget allows another pair of it."""
@@ -252,50 +244,43 @@ class _Walk:
         # Screening has used up its share of the budget, or waits for a cell that broke: what is
         # flagged by now is measured again. A broken cell counts, as it does for the verdicts.
         flagged = [k for k, pairs in self._pairs.items() if sequential_test.direction(pairs, rule)]
-        sizes = {
-            k: sequential_test.confirm_size(self._pairs[k], len(flagged), rule) for k in flagged
-        }
         return {
             k: ("confirm", n)
-            for k, n in sizes.items()
-            if k not in self._broken and self._have(k, "confirm") < n
+            for k in flagged
+            if k not in self._broken
+            and self._have(k, "confirm")
+            < (n := sequential_test.confirm_size(self._pairs[k], len(flagged), rule))
         }
 
     def _prepare(self) -> None:
         found: dict[Arm, dict[str, Ready]] = {arm: {} for arm in ARMS}
         required = self._job.required
-        for arm, plan in self._plans.items():
+        plans = {arm: side.plan for arm, side in self._sides.items()}
+        for arm, plan in plans.items():
             for skip in plan.skips:
                 self._lost(arm, skipped(skip, required))
-            agent, broken = self._crew.agent(arm), self._crew.broken[arm]
-            for ready in prepare(
-                agent, plan.cells, plan, self._job.backends, broken, self._watcher
-            ):
-                if isinstance(ready, Ready):
-                    found[arm][ready.cell.key] = ready
+            agent, broken = self._crew.agents[arm], self._crew.broken[arm]
+            backends, watcher = self._job.backends, self._watcher
+            for task in prepare(agent, plan.cells, plan, backends, broken, watcher):
+                if isinstance(task, Ready):
+                    found[arm][task.cell.key] = task
                 else:
-                    self._lost(arm, failed(ready.cell, 0, ready.why, required))
-        for place, (b, c) in enumerate(self._cells):
-            if b.key in found["baseline"] and c.key in found["candidate"]:
-                self._ready[str(place)] = {
-                    "baseline": found["baseline"][b.key],
-                    "candidate": found["candidate"][c.key],
-                }
-        self._measure_ceilings()
-
-    def _measure_ceilings(self) -> None:
-        """Once where both arms use one interpreter."""
-        for arm, plan in self._plans.items():
-            first = self._ceilings.get("baseline")
-            if first is None or self._crew.apart:
-                first = Ceilings(self._crew.agent(arm), plan.cores_of, self._job.backends)
-            self._ceilings[arm] = first
-            first.measure([ready[arm].cell for ready in self._ready.values()], self._watcher)
+                    self._lost(arm, failed(task.cell, 0, task.why, required))
+        for place, cells in enumerate(self._cells):
+            both = zip(ARMS, cells, strict=True)
+            ready = {arm: found[arm][cell.key] for arm, cell in both if cell.key in found[arm]}
+            if len(ready) == len(ARMS):
+                self._ready[str(place)] = ready
+        for arm, plan in plans.items():  # once where both arms use one interpreter
+            ceilings = self._ceilings.get("baseline")
+            if ceilings is None or self._crew.apart:
+                ceilings = Ceilings(self._crew.agents[arm], plan.cores_of, self._job.backends)
+            self._ceilings[arm] = ceilings
+            ceilings.measure([one[arm].cell for one in self._ready.values()], self._watcher)
 
     def _lost(self, arm: Arm, record: Record) -> None:
         """Record what cannot be measured, and overwrite no earlier pair of it."""
-        at = ARMS.index(arm)
-        place = next(i for i, cells in enumerate(self._cells) if cells[at].key == record.cell.key)
+        place = self._sides[arm].header.planned.index(record.cell)
         self._record(arm, replace(record, repeat=self._next.get(str(place), 0)))
 
     def _pair(self, key: str, stage: Stage, left_s: float) -> None:
@@ -321,12 +306,7 @@ class _Walk:
         self._next[key] = repeat + 1
         records: dict[Arm, Record] = {}
         for arm, reply in replies.items():
-            cell = ready[arm].cell
-            if isinstance(reply, Done):
-                record = measured(cell, repeat, reply, ready[arm].prepare_ns)
-                record = self._ceilings[arm].fill(record)
-            else:
-                record = failed(cell, repeat, reply, self._job.required)
+            record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
                              started=started, wall_s=wall)  # fmt: skip
             records[arm] = record
@@ -340,22 +320,16 @@ class _Walk:
             self._note(key, stage, pair)
 
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
-        side = self._job.sides[ARMS.index(arm)]
-        policy = side.plan.suite.policy
-        if not apart:
-            policy = replace(policy, duration_s=policy.duration_s / 2)  # two turns
+        plan, turns = self._sides[arm].plan, 1 if apart else 2
+        policy = plan.suite.policy
+        policy = replace(policy, duration_s=policy.duration_s / turns)
         return Measure(ready.cell, policy, ready.artefact, ready.reference,
-                       side.plan.cores_of(ready.cell), turns=1 if apart else 2,
-                       repeat=repeat)  # fmt: skip
+                       plan.cores_of(ready.cell), turns=turns, repeat=repeat)  # fmt: skip
 
     def _note(self, key: str, stage: Stage, pair: sequential_test.Pair | None) -> None:
-        if pair is None:
-            return
         have = self._pairs.get(key, sequential_test.Pairs())
-        if stage == "confirm":
-            self._pairs[key] = replace(have, confirm=(*have.confirm, pair))
-        else:
-            self._pairs[key] = replace(have, screen=(*have.screen, pair))
+        if pair is not None:
+            self._pairs[key] = replace(have, **{stage: (*getattr(have, stage), pair)})
 
     def _record(self, arm: Arm, record: Record) -> None:
         append(self._writers[arm], record)

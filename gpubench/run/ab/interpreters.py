@@ -63,10 +63,12 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
             )
         python = project / ".venv/bin/python"
         if not (ready.exists() and has_gpubench(python)):
-            sync = [*_uv(), "sync", "-q", "--no-dev", "--project", str(project)]
+            if (uv := shutil.which("uv")) is None:
+                raise InputError("--baseline-ref needs uv to make the environment: pip install uv")
+            sync = [uv, "sync", "-q", "--no-dev", "--project", str(project)]
             _run("--baseline-ref", sync, UV_PROJECT_ENVIRONMENT=str(python.parents[1]))
             if not has_gpubench(python):
-                install = [*_uv(), "pip", "install", "-q", "--python", str(python), _own()]
+                install = [uv, "pip", "install", "-q", "--python", str(python), _own()]
                 _run("--baseline-ref", install)
             ready.touch()
     return existing("--baseline-ref", python), commit
@@ -119,13 +121,6 @@ def _own() -> str:
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
     return f"gpubench=={gpubench.__version__}"
-
-
-def _uv() -> list[str]:
-    found = shutil.which("uv")
-    if found is None:
-        raise InputError("--baseline-ref needs uv to make the environment: pip install uv")
-    return [found]
 
 
 def _run(what: str, command: Sequence[str], read: str = "", **variables: str) -> str:

@@ -17,7 +17,7 @@ class Crew:
 
     def __init__(self, agents: Mapping[Arm, AgentClient], timeout_s: float) -> None:
         """``timeout_s``: of one step, such as a turn."""
-        self._agents, self._timeout_s = dict(agents), timeout_s
+        self.agents, self._timeout_s = dict(agents), timeout_s
         self.environments: dict[Arm, dict[str, Any]] = {}
         """Of the arms' interpreters; empty where it is this one."""
         self.broken: dict[Arm, dict[str, str]] = {arm: {} for arm in ARMS}
@@ -26,26 +26,23 @@ class Crew:
     @property
     def apart(self) -> bool:
         """Two interpreters: what one server process has in memory is part of its arm."""
-        return self._agents["baseline"] is not self._agents["candidate"]
+        return self.agents["baseline"] is not self.agents["candidate"]
 
     def start(self) -> None:
         """Start, or start again."""
-        own = list(dict.fromkeys(self._agents.values()))
+        own = list(dict.fromkeys(self.agents.values()))
         for agent in own:
             agent.stop()
             agent.launch()  # the second one's imports run beside the first one's
         replies = {agent: agent.start() for agent in own}
-        for arm, agent in self._agents.items():
+        for arm, agent in self.agents.items():
             self.broken[arm] = replies[agent].errors
             self.environments[arm] = replies[agent].environment
-
-    def agent(self, arm: Arm) -> AgentClient:
-        return self._agents[arm]
 
     def resident(self, requests: Mapping[Arm, Measure], order: str) -> dict[Arm, Reply]:
         """Both at once, turns in ``order`` ('ABBA'). A failure of one ends the other unheard."""
         replies = self._turns(requests, [ARMS["AB".index(letter)] for letter in order])
-        for arm, agent in self._agents.items():
+        for arm, agent in self.agents.items():
             if not isinstance(replies.get(arm), Done) and agent.running:
                 agent.ask(End(arm))
         return replies
@@ -54,14 +51,14 @@ class Crew:
         pids: dict[Arm, list[int]] = {arm: [] for arm in ARMS}
         replies: dict[Arm, Reply] = {}
         for arm in turns[:2]:
-            reply = self._agents[arm].ask(Begin(arm, requests[arm]))
+            reply = self.agents[arm].ask(Begin(arm, requests[arm]))
             if not isinstance(reply, Waiting):
                 return {arm: reply}
             pids[arm] = reply.pids
         # each warms up, then the turns, then each has its answers checked
         for arm in (*turns[:2], *turns, *turns[:2]):
             others = pids[ARMS[1 - ARMS.index(arm)]]
-            reply = self._agents[arm].ask(Step(arm, others, self._timeout_s))
+            reply = self.agents[arm].ask(Step(arm, others, self._timeout_s))
             if isinstance(reply, Done):
                 replies[arm] = reply
             elif not isinstance(reply, Waiting):
@@ -73,7 +70,7 @@ class Crew:
         replies: dict[Arm, Reply] = {}
         for letter in order:
             arm = ARMS["AB".index(letter)]
-            replies[arm] = self._agents[arm].ask(requests[arm])
+            replies[arm] = self.agents[arm].ask(requests[arm])
             if not isinstance(replies[arm], Done):
                 break
         return replies

@@ -13,45 +13,19 @@ import shutil
 import signal
 from collections.abc import Callable
 from io import RawIOBase
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from gpubench.machine import processes
 from gpubench.machine.gpu import Gpu, visible_gpus
-from gpubench.machine.processes import (
-    SCRATCH,
-    die_with_parent,
-    end_session,
-    is_tracker,
-    session_members,
-)
 from gpubench.machine.telemetry.telemetry import Telemetry, idle_watts
 from gpubench.pipeline import core_split
 from gpubench.pipeline.core_split import StageTimes
-from gpubench.records.parity import over_replicas, worst_path
-from gpubench.records.record import Record
+from gpubench.records.record import merged
 from gpubench.records.samples import window_ns
-from gpubench.run.agent import worker
-from gpubench.run.agent.messages import (
-    Begin,
-    Count,
-    Done,
-    End,
-    Failure,
-    Gauge,
-    Measure,
-    Outcome,
-    Preload,
-    Prepare,
-    Progress,
-    Reply,
-    Request,
-    SplitCores,
-    Step,
-    Waiting,
-    WorkerMessage,
-)
+from gpubench.run.agent import messages, worker
 from gpubench.run.agent.placement import placed
 from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
@@ -75,29 +49,34 @@ GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or 
 class Agent:
     """Answers one request after the other. ``closed`` becomes readable when the driver is gone."""
 
-    def __init__(self, emit: Callable[[Reply], None], closed: int) -> None:
+    def __init__(self, emit: Callable[[messages.Reply], None], closed: int) -> None:
         self._emit = emit
         self._closed = closed
         self._cache_dir = ""
         self._fork = multiprocessing.get_context("forkserver")
-        self._teams: dict[str, _Begun] = {}
+        self._teams: dict[str, Team] = {}
         self._gpus: list[Gpu] | None = None
         self._stage_times: dict[str, StageTimes] = {}
         """By cell, so that all repeats and replicas share out their cores alike."""
         self._idle: dict[int, float | None] = {}
         """By the number of GPUs (0: of the CPU), what they draw before the first task there."""
 
-    def handle(self, line: bytes) -> Reply:
+    def handle(self, line: bytes) -> messages.Reply:
         """Do the request that ``line`` is; Progress goes out by ``emit`` meanwhile."""
-        request = msgspec.json.decode(line, type=Request)
-        if isinstance(request, Begin | Step | End):
+        request = msgspec.json.decode(line, type=messages.Request)
+        if isinstance(request, messages.Begin | messages.Step | messages.End):
             return self._turn(request, line)
-        if isinstance(request, Measure):
+        if isinstance(request, messages.Measure):
             return self._measure(request, line)
-        if isinstance(request, Count | Gauge):
-            return self._once(line, GAUGE_TIMEOUT_S, self._aimed(request))  # type: ignore[return-value]
-        timeout = request.timeout_s if isinstance(request, Prepare) else REFERENCE_TIMEOUT_S
-        if isinstance(request, Preload):
+        if isinstance(request, messages.Count | messages.Gauge):
+            filled = {}
+            if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
+                filled["uuid"] = next((one.uuid for one in self._visible() if one.index == 0), "")
+            return self._once(line, GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
+        timeout = (
+            request.timeout_s if isinstance(request, messages.Prepare) else REFERENCE_TIMEOUT_S
+        )
+        if isinstance(request, messages.Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(PRELOADED)
@@ -105,43 +84,41 @@ class Agent:
 
     def _once(
         self, line: bytes, timeout_s: float, filled: dict[str, Any] | None = None
-    ) -> WorkerMessage:
+    ) -> messages.WorkerMessage:
         """The answer of one worker."""
         team = Team(self._fork, Task(line, self._cache_dir, filled or {}), 1, timeout_s)
         try:
             found = team.answers(self._closed, self._emit)
-            return found if isinstance(found, Failure) else found[0]
+            return found if isinstance(found, messages.Failure) else found[0]
         finally:
             team.end()
-
-    def _aimed(self, request: Count | Gauge) -> dict[str, Any]:
-        """At the first GPU, if at any."""
-        if not isinstance(request, Gauge) or request.device != "cuda":
-            return {}
-        return {"uuid": next((one.uuid for one in self._visible() if one.index == 0), "")}
 
     def _visible(self) -> list[Gpu]:
         if self._gpus is None:
             self._gpus = visible_gpus()
         return self._gpus
 
-    def _placed(self, request: Measure) -> Measure | Failure:
+    def _placed(self, request: messages.Measure) -> messages.Measure | messages.Failure:
         """With everything that only this machine's agent knows."""
         request = placed(request, self._visible() if request.cell.device == "cuda" else [])
         if not core_split.is_open(request.cell, len(request.cores[0])):
             return request
         key = request.cell.key
         if key not in self._stage_times:
-            line = msgspec.json.encode(SplitCores(request))
+            line = msgspec.json.encode(messages.SplitCores(request))
             reply = self._once(line, request.policy.timeout_s)
             if not isinstance(reply, StageTimes):
-                return reply if isinstance(reply, Failure) else Failure("error", f"{reply}")
+                return (
+                    reply
+                    if isinstance(reply, messages.Failure)
+                    else messages.Failure("error", f"{reply}")
+                )
             self._stage_times[key] = reply
         return replace(request, times=self._stage_times[key])
 
-    def _begun(self, asked: Measure, line: bytes) -> _Begun | Failure:
+    def _begun(self, asked: messages.Measure, line: bytes) -> Team | messages.Failure:
         request = self._placed(asked)
-        if isinstance(request, Failure):
+        if isinstance(request, messages.Failure):
             return request
         idle = self._idle_watts(request)
         filled = {name: getattr(request, name) for name in FILLED}
@@ -149,49 +126,49 @@ class Agent:
         job = dispatcher(request)
         team = Team(self._fork, task, len(request.cores), request.policy.timeout_s, job)
         team.telemetry = _telemetry(request, team, idle)
-        return _Begun(request, team, team.telemetry)
+        return team
 
-    def _measure(self, asked: Measure, line: bytes) -> Reply:
-        begun = self._begun(asked, line)
-        if isinstance(begun, Failure):
-            return begun
+    def _measure(self, asked: messages.Measure, line: bytes) -> messages.Reply:
+        team = self._begun(asked, line)
+        if isinstance(team, messages.Failure):
+            return team
         try:
-            with begun.telemetry:
-                found = begun.team.answers(self._closed, self._emit)
-            return _result(found, begun)
+            with team.telemetry:
+                found = team.answers(self._closed, self._emit)
+            return _result(found, team)
         finally:
-            begun.team.end()
+            team.end()
 
-    def _turn(self, request: Begin | Step | End, line: bytes) -> Reply:
+    def _turn(
+        self, request: messages.Begin | messages.Step | messages.End, line: bytes
+    ) -> messages.Reply:
         """Several teams live at once, here or on other nodes, and the driver gives the turns."""
-        if not isinstance(request, Step):
+        if not isinstance(request, messages.Step):
             self._end(request.team)
-            if isinstance(request, End):
-                return Waiting("", [])
+            if isinstance(request, messages.End):
+                return messages.Waiting("", [])
             found = self._begun(request.measure, line)
-            if isinstance(found, Failure):
+            if isinstance(found, messages.Failure):
                 return found
-            begun = self._teams[request.team] = found
-            team = begun.team
+            team = self._teams[request.team] = found
         elif request.team not in self._teams:
-            return Failure("error", f"no team {request.team!r} was begun")
+            return messages.Failure("error", f"no team {request.team!r} was begun")
         else:
-            begun = self._teams[request.team]
-            team = begun.team
+            team = self._teams[request.team]
             team.others = set(request.others)
             if team.barrier == "warm":
-                begun.telemetry.__enter__()
+                team.telemetry.__enter__()
             team.go(request.timeout_s)
-            self._emit(Progress("released"))
+            self._emit(messages.Progress("released"))
         answers = team.advance(self._closed)
         if answers is not None or team.barrier == "measured":
-            begun.telemetry.__exit__()  # before its rival ends
+            team.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            return Waiting(team.barrier, sorted(team.pids() - team.others))
+            return messages.Waiting(team.barrier, sorted(team.pids() - team.others))
         self._end(request.team)
-        return _result(answers, begun)
+        return _result(answers, team)
 
-    def _idle_watts(self, request: Measure) -> float | None:
+    def _idle_watts(self, request: messages.Measure) -> float | None:
         gpus = _gpus(request)
         if len(gpus) not in self._idle:
             self._idle[len(gpus)] = idle_watts(gpus)
@@ -199,68 +176,37 @@ class Agent:
 
     def _end(self, name: str) -> None:
         if name in self._teams:
-            self._teams.pop(name).team.end()
+            self._teams.pop(name).end()
 
 
-class _Begun(NamedTuple):
-    """A team at work, and what observes it."""
-
-    request: Measure
-    team: Team
-    telemetry: Telemetry
-
-
-def _gpus(request: Measure) -> list[int]:
+def _gpus(request: messages.Measure) -> list[int]:
     return list(range(request.devices)) if request.cell.device == "cuda" else []
 
 
-def _telemetry(request: Measure, team: Team, idle: float | None = None) -> Telemetry:
+def _telemetry(request: messages.Measure, team: Team, idle: float | None) -> Telemetry:
     cores = sorted({core for own in request.cores for core in own}) if all(request.cores) else []
 
     def residents() -> int:
         """Our processes on one GPU: replicas that share it, and a rival's."""
         return request.cell.replicas_per_device - (-len(team.others) // request.devices)
 
-    return Telemetry(
-        _gpus(request),
-        cores,
-        team.pids,
-        residents=residents,
-        rivals=lambda: team.others,
-        idle_watts=idle,
-    )
+    return Telemetry(_gpus(request), cores, team.pids, residents=residents,
+                     rivals=lambda: team.others, idle_watts=idle)  # fmt: skip
 
 
-def _result(found: Failure | list[WorkerMessage], begun: _Begun) -> Reply:
+def _result(found: messages.Failure | list[messages.WorkerMessage], team: Team) -> messages.Reply:
     """What telemetry saw explains a failure, and outweighs a result."""
-    telemetry = begun.telemetry
+    telemetry = team.telemetry
     if telemetry.lost:
-        more = f"; the worker: {found.reason}" if isinstance(found, Failure) else ""
-        return Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
-    if isinstance(found, Failure):
+        more = f"; the worker: {found.reason}" if isinstance(found, messages.Failure) else ""
+        return messages.Failure("gpu-lost", telemetry.lost + more, GPU_LOST)
+    if isinstance(found, messages.Failure):
         return found
-    outcomes = [answer for answer in found if isinstance(answer, Outcome)]
-    record = merged(begun.request, outcomes, telemetry.result() | {"start_s": begun.team.start_s})
+    record = merged([answer.record for answer in found if isinstance(answer, messages.Done)])
+    record = replace(record, telemetry=telemetry.result() | {"start_s": team.start_s})
     if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
         record = replace(record, telemetry=record.telemetry | {"energy": energy})
-    return Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
-
-
-def merged(request: Measure, outcomes: list[Outcome], telemetry: dict[str, Any]) -> Record:
-    """The replicas of this node as one."""
-    parities = [outcome.parity for outcome in outcomes if outcome.parity is not None]
-    return Record(
-        cell=request.cell,
-        repeat=request.repeat,
-        status="ok",
-        replicas=[outcome.turns[0] for outcome in outcomes],
-        again=[outcome.turns[1] for outcome in outcomes if outcome.turns[1:]],
-        parity=over_replicas(parities) if parities else None,
-        path=worst_path(outcome.path for outcome in outcomes),
-        telemetry=telemetry,
-        facts={**outcomes[0].facts, "pinned": [outcome.pinned for outcome in outcomes]},
-        flags=[flag for outcome in outcomes for flag in outcome.flags],
-    )
+    return messages.Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
 
 
 def main(requests_fd: int, replies_fd: int) -> None:
@@ -269,16 +215,17 @@ def main(requests_fd: int, replies_fd: int) -> None:
         try:
             for number in ENDING:
                 signal.signal(number, _leave)
-            die_with_parent(signal.SIGTERM)
+            processes.die_with_parent(signal.SIGTERM)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _serve(requests_fd, os.fdopen(replies_fd, "wb", buffering=0))
         finally:
             _end_once()
     finally:
-        scratch, me = os.environ[SCRATCH], os.getpid()
+        scratch, me = os.environ[processes.SCRATCH], os.getpid()
         # the resource tracker ends when we have: it unlinks shared memory that workers left
         try:
-            end_session(me, scratch, {me, *filter(is_tracker, session_members(me))})
+            trackers = filter(processes.is_tracker, processes.session_members(me))
+            processes.end_session(me, scratch, {me, *trackers})
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os._exit(0)
@@ -296,7 +243,7 @@ def _end_once() -> None:
 
 
 def _serve(requests_fd: int, replies: RawIOBase) -> None:
-    def emit(reply: Reply) -> None:
+    def emit(reply: messages.Reply) -> None:
         replies.write(msgspec.json.encode(reply) + b"\n")
 
     agent = Agent(emit, requests_fd)

@@ -23,19 +23,7 @@ from gpubench.machine.import_check import try_imports
 from gpubench.machine.postmortem import Inquest
 from gpubench.machine.processes import SCRATCH, end_session
 from gpubench.machine.software import environ_of_another
-from gpubench.run.agent.messages import (
-    PROTOCOL,
-    Begin,
-    Failure,
-    Measure,
-    Preload,
-    Preloaded,
-    Prepare,
-    Progress,
-    Reply,
-    Request,
-    Step,
-)
+from gpubench.run.agent import messages
 
 _START = (
     f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "
@@ -56,7 +44,7 @@ ENVIRON = {
 LONGEST_TEMPDIR = 60
 """A Unix socket's path has 107 bytes, of which multiprocessing adds about 40."""
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[messages.Progress], None]
 
 
 START_LIMIT_S = 300.0
@@ -68,13 +56,13 @@ GRACE_S = 60.0
 """How much longer than its own time-outs an agent may take before it is given up."""
 
 
-def limit_s(request: Request) -> float:
+def limit_s(request: messages.Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
-    if isinstance(request, Prepare | Step):
+    if isinstance(request, messages.Prepare | messages.Step):
         return request.timeout_s + GRACE_S
-    if isinstance(request, Begin):
+    if isinstance(request, messages.Begin):
         request = request.measure
-    if isinstance(request, Measure):
+    if isinstance(request, messages.Measure):
         trials = 2 if request.cell.boundary == "pipeline" else 1  # `Share` comes before it
         return trials * request.policy.timeout_s + GRACE_S
     return 3600.0 + GRACE_S
@@ -83,10 +71,10 @@ def limit_s(request: Request) -> float:
 class Asked(Protocol):
     """What measures for the driver: an agent, or several nodes as one."""
 
-    def start(self) -> Preloaded:
+    def start(self) -> messages.Preloaded:
         """Start it; what it cannot import is in ``errors``."""
 
-    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """The answer to ``request``."""
 
     def stop(self) -> object:
@@ -110,27 +98,28 @@ class AgentClient:
         self._pending = b""
         self._over = False
 
-    def start(self) -> Preloaded:
+    def start(self) -> messages.Preloaded:
         """Start the agent and let it import what workers need.
 
         A module whose import raises, crashes or hangs is left out and told in ``errors``.
         """
         reply = self._start()
         errors: dict[str, str] = {}
-        if not isinstance(reply, Preloaded) and not self._over:
+        if not isinstance(reply, messages.Preloaded) and not self._over:
             for module in self._modules:
                 found = try_imports([module], IMPORT_LIMIT_S, self._python, self._environ())[module]
                 errors |= {module: found["error"]} if "error" in found else {}
             self._modules = [module for module in self._modules if module not in errors]
             reply = self._start()  # once more in any case: it may have been killed from outside
-        if isinstance(reply, Preloaded):
-            if reply.protocol != PROTOCOL:
+        if isinstance(reply, messages.Preloaded):
+            if reply.protocol != messages.PROTOCOL:
                 raise InputError(
                     f"{self._python[0]}: its gpubench {reply.version} speaks another protocol "
-                    f"({reply.protocol}, here {PROTOCOL}); install gpubench {__version__} there"
+                    f"({reply.protocol}, here {messages.PROTOCOL}); "
+                    f"install gpubench {__version__} there"
                 )
             return msgspec.structs.replace(reply, errors=errors | reply.errors)
-        words = reply.reason if isinstance(reply, Failure) else repr(reply)
+        words = reply.reason if isinstance(reply, messages.Failure) else repr(reply)
         raise GpubenchError(f"the agent did not start: {words}; see {self._log}")
 
     def launch(self) -> None:
@@ -158,23 +147,23 @@ class AgentClient:
         os.close(replies_out)
         self._pending = b""
         with suppress(BrokenPipeError):  # it died: reading the answer tells
-            self._send(Preload(self._modules, self._cache_dir, environment=self._other))
+            self._send(messages.Preload(self._modules, self._cache_dir, environment=self._other))
 
     def _environ(self) -> dict[str, str]:
         return environ_of_another() if self._other else dict(os.environ)
 
-    def _start(self) -> Reply:
+    def _start(self) -> messages.Reply:
         if self._process is None:
             self.launch()
         reply = self._answer(monotonic() + START_LIMIT_S, None)
-        if not isinstance(reply, Preloaded):
+        if not isinstance(reply, messages.Preloaded):
             self.stop()
         return reply
 
-    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """The answer to ``request``; a dead agent is a Failure, and the next call restarts it."""
         if self._over:
-            return Failure("crash", "the run has ended")
+            return messages.Failure("crash", "the run has ended")
         if self._process is None:
             self.start()
         end = monotonic() + limit_s(request)
@@ -182,16 +171,16 @@ class AgentClient:
             self._send(request)
         return self._answer(end, progress)
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: messages.Request) -> None:
         data = msgspec.json.encode(request) + b"\n"
         while data:
             data = data[os.write(self._to, data) :]
 
-    def _answer(self, end: float, progress: OnProgress | None) -> Reply:
+    def _answer(self, end: float, progress: OnProgress | None) -> messages.Reply:
         try:
             while True:
-                reply: Reply = msgspec.json.decode(self._line(end), type=Reply)
-                if not isinstance(reply, Progress):
+                reply: messages.Reply = msgspec.json.decode(self._line(end), type=messages.Reply)
+                if not isinstance(reply, messages.Progress):
                     return reply
                 if progress is not None:
                     progress(reply)
@@ -200,10 +189,10 @@ class AgentClient:
                 with suppress(subprocess.TimeoutExpired):  # it is dying: of what?
                     self._process.wait(KILL_LIMIT_S)
             kind, why = self._inquest.verdict(self.stop())
-            return Failure(kind, f"the agent died: {why}; its log is {self._log}")
+            return messages.Failure(kind, f"the agent died: {why}; its log is {self._log}")
         except TimeoutError:
             self.stop()
-            return Failure("timeout", f"the agent hung; its log is {self._log}")
+            return messages.Failure("timeout", f"the agent hung; its log is {self._log}")
 
     def _line(self, end: float) -> bytes:
         while b"\n" not in self._pending:

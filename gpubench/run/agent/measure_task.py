@@ -22,14 +22,9 @@ from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import Route
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED
+from gpubench.records.record import IMAGES_SKIPPED, Record
 from gpubench.records.samples import Samples
-from gpubench.run.agent.messages import (
-    FINISHED,
-    Go,
-    Measure,
-    Outcome,
-)
+from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
 from gpubench.suite.types import Policy
 
@@ -72,7 +67,7 @@ def _show(uuid: str) -> bool:
     return uuid.startswith("MIG-")
 
 
-def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Outcome:
+def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Done:
     from gpubench.workload import reference as ref
 
     cell, policy = request.cell, request.policy
@@ -151,8 +146,11 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
-    pinned = cpu_ranges(request.cores[replica])
-    return Outcome(turns, parity, facts, list(dict.fromkeys(flags)), pinned, checked)
+    facts["pinned"] = [cpu_ranges(request.cores[replica])]
+    return Done(Record(
+        cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],
+        parity=parity, path=checked, facts=facts, flags=list(dict.fromkeys(flags)),
+    ))  # fmt: skip
 
 
 def _sample(

@@ -7,9 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from gpubench.pipeline.core_split import StageTimes
-from gpubench.records.parity import Parity, PathCheck
 from gpubench.records.record import Record, Work
-from gpubench.records.samples import Samples
 from gpubench.suite.types import Cell, Policy, Workload
 
 PROTOCOL = 6
@@ -182,24 +180,12 @@ class Gauged(Struct, frozen=True, tag=True):
     cache_bytes: float
 
 
-class Outcome(Struct, frozen=True, tag=True):
-    """One replica's result."""
-
-    turns: list[Samples]
-    parity: Parity | None
-    facts: dict[str, Any]
-    flags: list[str]
-    pinned: str = ""
-    """The cores that it was pinned to, '0-3,8'; '' where it was not."""
-    path: PathCheck | None = None
-    """Boundary ``pipeline``."""
-
-
 class Done(Struct, frozen=True, tag=True):
-    """Answer to Measure: what is stored of it, but for what only the driver knows."""
+    """Answer to Measure: what is stored of it, but for what only the driver knows. A worker's is
+    its replica's."""
 
     record: Record
-    invalid: bool
+    invalid: bool = False
     """Whether outside evidence speaks against it (heat, power brake, a co-tenant)."""
 
 
@@ -229,4 +215,4 @@ class AtBarrier(Struct, frozen=True, tag=True):
     """Of one batch as it will be sampled; at 'warm'."""
 
 
-WorkerMessage = AtBarrier | Outcome | Prepared | Preloaded | Counted | Gauged | StageTimes | Failure
+WorkerMessage = AtBarrier | Done | Prepared | Preloaded | Counted | Gauged | StageTimes | Failure

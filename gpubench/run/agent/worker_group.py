@@ -17,16 +17,7 @@ import msgspec
 from gpubench.machine.postmortem import Inquest
 from gpubench.machine.processes import descendants
 from gpubench.machine.telemetry.telemetry import Telemetry
-from gpubench.run.agent import worker
-from gpubench.run.agent.messages import (
-    FINISHED,
-    AtBarrier,
-    Failure,
-    Go,
-    Progress,
-    Reply,
-    WorkerMessage,
-)
+from gpubench.run.agent import messages, worker
 from gpubench.run.agent.shared_job import Dispatcher
 from gpubench.run.agent.worker import Task
 
@@ -38,8 +29,6 @@ EXIT_S, KILL_LIMIT_S = 0.2, 10.0
 
 class Team:
     """The workers of one task."""
-
-    telemetry: Telemetry | None = None
 
     def __init__(
         self,
@@ -57,11 +46,13 @@ class Team:
         """From the request until every worker had opened its session."""
         self.others: set[int] = set()
         """Processes of rivals, which are idle while this team has its turn."""
+        self.telemetry = Telemetry([], [], self.pids)
+        """Who observes it, once entered."""
         self._begin = monotonic()
         self._timeout_s = timeout_s
         self._deadline = self._begin + timeout_s
         self._dispatcher = dispatcher
-        self._answers: dict[int, WorkerMessage] = {}
+        self._answers: dict[int, messages.WorkerMessage] = {}
         self._inquest = Inquest()
         self._processes: list[BaseProcess] = []
         self._pids: set[int] = set()
@@ -91,43 +82,45 @@ class Team:
         """Of its processes, with those that they have made, and of its rivals'."""
         return self._pids | descendants(self._pids) | self.others
 
-    def answers(self, closed: int, emit: Callable[[Reply], None]) -> Failure | list[WorkerMessage]:
+    def answers(
+        self, closed: int, emit: Callable[[messages.Reply], None]
+    ) -> messages.Failure | list[messages.WorkerMessage]:
         """Every worker's answer in the order of replicas, or the first failure."""
         while (answers := self.advance(closed)) is None:
-            emit(Progress(self.barrier, self.p50_ns))
+            emit(messages.Progress(self.barrier, self.p50_ns))
             self._release()
         return answers
 
-    def advance(self, closed: int) -> Failure | list[WorkerMessage] | None:
+    def advance(self, closed: int) -> messages.Failure | list[messages.WorkerMessage] | None:
         """Until all workers wait at a barrier (None), or all have answered, or one failed."""
-        waiting: dict[int, AtBarrier] = {}
+        waiting: dict[int, messages.AtBarrier] = {}
         if closed not in self._selector.get_map():
             self._selector.register(closed, EVENT_READ, None)
         while len(self._answers) < len(self._pipes):
             ready = self._selector.select(max(0.0, self._deadline - monotonic()))
             if not ready:
                 words = f"no answer within {self._timeout_s:g} s (after {self.barrier!r})"
-                return Failure("timeout", words)
+                return messages.Failure("timeout", words)
             for key, _ in ready:
                 if key.data is None:
                     raise SystemExit(0)
-                message = self._receive(key.data, self.barrier)
-                if isinstance(message, Failure):
+                message = self._receive(key.data)
+                if isinstance(message, messages.Failure):
                     return message
-                if isinstance(message, AtBarrier):
+                if isinstance(message, messages.AtBarrier):
                     waiting[key.data] = message
                 else:
                     self._answers[key.data] = message
                     self._selector.unregister(key.fileobj)
             if len(waiting) == len(self._pipes):
                 self._reached(list(waiting.values()))
-                if self.barrier != FINISHED:
+                if self.barrier != messages.FINISHED:
                     return None
                 waiting.clear()
                 self._release()
         return [self._answers[replica] for replica in range(len(self._pipes))]
 
-    def _reached(self, messages: list[AtBarrier]) -> None:
+    def _reached(self, messages: list[messages.AtBarrier]) -> None:
         self.barrier = messages[0].name
         self.p50_ns = max(message.p50_ns for message in messages)
         if self.barrier == "opened":
@@ -135,18 +128,15 @@ class Team:
         if self.barrier == "warm" and self._dispatcher:
             self._dispatcher.warm(messages)
 
-    def _receive(self, replica: int, step: str) -> WorkerMessage:
+    def _receive(self, replica: int) -> messages.WorkerMessage:
         try:
             text = self._pipes[replica].recv_bytes()
         except (EOFError, OSError):
-            return self._death(replica, step)
-        return msgspec.json.decode(text, type=WorkerMessage)
-
-    def _death(self, replica: int, step: str) -> Failure:
-        process = self._processes[replica]
-        process.join(5)
-        kind, why = self._inquest.verdict(process.exitcode)
-        return Failure(kind, f"replica {replica} died after {step!r}: {why}")
+            process = self._processes[replica]
+            process.join(5)
+            kind, why = self._inquest.verdict(process.exitcode)
+            return messages.Failure(kind, f"replica {replica} died after {self.barrier!r}: {why}")
+        return msgspec.json.decode(text, type=messages.WorkerMessage)
 
     def go(self, timeout_s: float) -> None:
         """Let it pass its barrier, with ``timeout_s`` for what comes."""
@@ -156,11 +146,10 @@ class Team:
 
     def _release(self) -> None:
         at = perf_counter_ns() + BARRIER_DELAY_NS + WAKING_NS * len(self._pipes)
-        go = Go(at)
+        go = messages.Go(at)
         if self.barrier in ("warm", "again"):
             go = self._dispatcher.hand_out(at) if self._dispatcher else go
-            if self.telemetry:
-                self.telemetry.turn(go.at_ns)
+            self.telemetry.turn(go.at_ns)
         text = msgspec.json.encode(go)
         for pipe in self._pipes:
             try:
@@ -170,8 +159,7 @@ class Team:
 
     def end(self) -> None:
         """No worker is left when this returns, and nothing observes them."""
-        if self.telemetry:
-            self.telemetry.__exit__()
+        self.telemetry.__exit__()
         soon = monotonic() + EXIT_S
         for process in self._processes:
             process.join(max(0.0, soon - monotonic()))

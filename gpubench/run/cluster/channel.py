@@ -17,18 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gpubench.run.agent.messages import (
-    Begin,
-    BuildReference,
-    Done,
-    End,
-    Failure,
-    Prepare,
-    Prepared,
-    Progress,
-    Step,
-    Waiting,
-)
+from gpubench.run.agent import messages
 from gpubench.run.availability import Lack
 from gpubench.run.cluster.transport import Store
 
@@ -93,21 +82,23 @@ class Ask(Struct, frozen=True, tag=True):
     """Rank 0 wants this done."""
 
     number: int
-    request: BuildReference | Prepare | Begin | Step | End
+    request: (
+        messages.BuildReference | messages.Prepare | messages.Begin | messages.Step | messages.End
+    )
 
 
 class Told(Struct, frozen=True, tag=True):
     """A step of request ``number`` was reached."""
 
     number: int
-    progress: Progress
+    progress: messages.Progress
 
 
 class Answer(Struct, frozen=True, tag=True):
     """The answer to request ``number``."""
 
     number: int
-    reply: Failure | Prepared | Waiting | Done
+    reply: messages.Failure | messages.Prepared | messages.Waiting | messages.Done
 
 
 Message = Hello | Welcome | Refusal | Join | Beat | Ask | Told | Answer

@@ -16,7 +16,7 @@ from gpubench.errors import InputError
 from gpubench.machine import environment
 from gpubench.run.agent.client import GRACE_S, OnProgress, limit_s
 from gpubench.run.agent.messages import PROTOCOL, Failure, Reply, Request
-from gpubench.run.cluster import channel as cluster_channel
+from gpubench.run.cluster import channel as wire
 from gpubench.run.cluster.channel import Tell
 from gpubench.run.cluster.heartbeat import Pulse
 from gpubench.run.cluster.transport import Store, StoreLost
@@ -34,7 +34,7 @@ _NONCE = re.compile(r"[0-9a-f]{32}")
 class Peer:
     """Another node. `ask` is for one thread; ``gone`` tells why it is lost once it is."""
 
-    def __init__(self, node: Node, channel: cluster_channel.Channel) -> None:
+    def __init__(self, node: Node, channel: wire.Channel) -> None:
         self.node, self.channel = node, channel
         self.gone: Future[str] = Future()
         self._asked = 0
@@ -56,15 +56,12 @@ class Peer:
 
     def _answer(self, request: Request, progress: OnProgress | None) -> Reply:
         end = monotonic() + limit_s(request) + GRACE_S
-        self.channel.send(cluster_channel.Ask(self._asked, request))  # type: ignore[arg-type]
+        self.channel.send(wire.Ask(self._asked, request))  # type: ignore[arg-type]
         while not self.gone.done() and monotonic() < end:
             message = self.channel.receive(POLL_S)
-            if (
-                not isinstance(message, cluster_channel.Told | cluster_channel.Answer)
-                or message.number != self._asked
-            ):
+            if not isinstance(message, wire.Told | wire.Answer) or message.number != self._asked:
                 continue  # of a request that was given up
-            if isinstance(message, cluster_channel.Answer):
+            if isinstance(message, wire.Answer):
                 reply = message.reply
                 if isinstance(reply, Failure):
                     reply = replace(reply, reason=f"{self.node.name}: {reply.reason}")
@@ -119,15 +116,12 @@ class Cluster:
             try:
                 if data is not None and (found := self._knock(data, suite)):
                     joined[found[0]] = found[1]
-            except cluster_channel.Refused as why:
-                self._refuse(f"refused a message to node 0: {why}")
+            except wire.Refused as why:
+                self._refused += 1
+                if self._refused <= wire.MAX_TOLD:
+                    self._tell(f"refused a message to node 0: {why}")
         self.nodes = [own, *(self.peers[rank].node for rank in sorted(self.peers))]
         self.environments = [joined[rank] for rank in sorted(joined)]
-
-    def _refuse(self, words: str) -> None:
-        self._refused += 1
-        if self._refused <= cluster_channel.MAX_TOLD:
-            self._tell(words)
 
     def _absent(self, joined: Mapping[int, Any]) -> str:
         absent = [str(rank) for rank in range(self._nnodes) if rank not in joined]
@@ -140,26 +134,20 @@ class Cluster:
 
     def _knock(self, data: bytes, suite: str) -> tuple[int, environment.Environment] | None:
         """Rank and environment of a node that joined. Raises Refused; InputError for a misfit."""
-        head, body = cluster_channel.unseal(self._key, data)
-        message, rank = cluster_channel.decode(body), head.sender
-        if (
-            not isinstance(message, cluster_channel.Hello | cluster_channel.Join)
-            or head.to != 0
-            or head.more
-        ):
-            raise cluster_channel.Refused(
-                f"a {type(message).__name__} from {rank} to {head.to} joins nobody"
-            )
+        head, body = wire.unseal(self._key, data)
+        message, rank = wire.decode(body), head.sender
+        if not isinstance(message, wire.Hello | wire.Join) or head.to != 0 or head.more:
+            raise wire.Refused(f"a {type(message).__name__} from {rank} to {head.to} joins nobody")
         if not _NONCE.fullmatch(message.nonce):
-            raise cluster_channel.Refused(f"its nonce is {message.nonce[:40]!r}")
+            raise wire.Refused(f"its nonce is {message.nonce[:40]!r}")
         known = self._welcomed.get(message.nonce)
-        if isinstance(message, cluster_channel.Hello):
+        if isinstance(message, wire.Hello):
             if head.run or known is not None:
-                raise cluster_channel.Refused(f"a replay of a greeting in node {rank}'s name")
+                raise wire.Refused(f"a replay of a greeting in node {rank}'s name")
             self._welcome(message, rank)
             return None
         if head.run != f"{self._run}/join" or known != rank or rank in self.peers:
-            raise cluster_channel.Refused(f"a replay of a message with which node {rank} joins")
+            raise wire.Refused(f"a replay of a message with which node {rank} joins")
         channel = self._channel(self._run, message.nonce, rank, self._connect())
         if (message.version, message.protocol) != (__version__, PROTOCOL):
             words = (
@@ -170,48 +158,42 @@ class Cluster:
         if message.suite != suite:
             words = "started with another suite, other options or another model file than rank 0"
             self._misfit(channel, message.nonce, rank, words)
-        self._admit(message, rank, channel)
+        node = Node(rank, str(message.environment.get("host")), message.cores, message.gpus,
+                    message.lacks)  # fmt: skip
+        self.peers[rank] = Peer(node, channel)
+        channel.send(wire.Welcome(message.nonce, self._run, self._timeout_s))
+        if self._pulse is not None:
+            names = 0, rank, message.nonce
+            self._pulse.listen(
+                rank, wire.beats(self._key, self._run, *names, self._beats, self._tell)
+            )
         return rank, message.environment
 
-    def _channel(self, run: str, nonce: str, rank: int, inbox: Store) -> cluster_channel.Channel:
-        return cluster_channel.Channel(
+    def _channel(self, run: str, nonce: str, rank: int, inbox: Store) -> wire.Channel:
+        return wire.Channel(
             self._key, run, 0, rank,
             lambda data: self._store.push(f"to/{nonce}", data),
             lambda timeout_s: inbox.pop(f"from/{nonce}", timeout_s),
             self._tell,
         )  # fmt: skip
 
-    def _welcome(self, hello: cluster_channel.Hello, rank: int) -> None:
+    def _welcome(self, hello: wire.Hello, rank: int) -> None:
         door = self._channel("", hello.nonce, rank, self._store)
         if rank in self.peers or not 0 < rank < self._nnodes:
             free = [n for n in range(1, self._nnodes) if n not in self.peers]
             words = f"--node-rank {rank} is taken, or not one of this run; free: {free}"
-            door.send(cluster_channel.Refusal(hello.nonce, words))
-            raise cluster_channel.Refused(words)
+            door.send(wire.Refusal(hello.nonce, words))
+            raise wire.Refused(words)
         self._welcomed[hello.nonce] = rank
-        door.send(cluster_channel.Welcome(hello.nonce, self._run, self._timeout_s))
+        door.send(wire.Welcome(hello.nonce, self._run, self._timeout_s))
 
-    def _misfit(
-        self, channel: cluster_channel.Channel, nonce: str, rank: int, words: str
-    ) -> NoReturn:
+    def _misfit(self, channel: wire.Channel, nonce: str, rank: int, words: str) -> NoReturn:
         """End the run; not before that node has read why."""
-        channel.send(cluster_channel.Refusal(nonce, words))
+        channel.send(wire.Refusal(nonce, words))
         end = monotonic() + LEAVE_S
         while self._store.holds(f"to/{nonce}") and monotonic() < end:
             sleep(0.05)
         raise InputError(f"node {rank}: {words}")
-
-    def _admit(
-        self, join: cluster_channel.Join, rank: int, channel: cluster_channel.Channel
-    ) -> None:
-        node = Node(rank, str(join.environment.get("host")), join.cores, join.gpus, join.lacks)
-        self.peers[rank] = Peer(node, channel)
-        channel.send(cluster_channel.Welcome(join.nonce, self._run, self._timeout_s))
-        if self._pulse is not None:
-            beats = cluster_channel.beats(
-                self._key, self._run, 0, rank, join.nonce, self._beats, self._tell
-            )
-            self._pulse.listen(rank, beats)
 
     # ------------------------------------------------------------------------ losing
 

@@ -5,54 +5,37 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Never
 
+from msgspec.structs import replace
+
 from gpubench import __version__
+from gpubench.backends.base import Backend
 from gpubench.cache import Cache
 from gpubench.errors import InputError
 from gpubench.machine import environment
+from gpubench.machine.cores import usable_cores
 from gpubench.run import availability, inventory, record_builder
-from gpubench.run.agent.client import AgentClient
-from gpubench.run.agent.messages import PROTOCOL
-from gpubench.run.cluster import channel as cluster_channel
+from gpubench.run.agent import messages
+from gpubench.run.agent.client import AgentClient, Asked, OnProgress
+from gpubench.run.availability import family
+from gpubench.run.cluster import channel as wire
 from gpubench.run.cluster.channel import Tell
 from gpubench.run.cluster.coordinator import POLL_S
 from gpubench.run.cluster.heartbeat import Pulse
+from gpubench.run.cluster.node_group import TEAM
 from gpubench.run.cluster.rendezvous import Membership
 from gpubench.run.cluster.transport import Store, StoreLost, connector
-from gpubench.suite.types import Suite
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-from collections.abc import Mapping
-
-from msgspec.structs import replace
-
-from gpubench.backends.base import Backend
-from gpubench.machine.cores import usable_cores
-from gpubench.run.agent.client import Asked, OnProgress
-from gpubench.run.agent.messages import (
-    Begin,
-    BuildReference,
-    End,
-    Failure,
-    Measure,
-    Prepare,
-    Prepared,
-    Reply,
-    Request,
-    Step,
-)
-from gpubench.run.availability import family
-from gpubench.run.cluster.node_group import TEAM
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import not_importable
 from gpubench.suite import grid
-from gpubench.suite.types import Cell
+from gpubench.suite.types import Cell, Suite
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GOODBYE_S = 1.0
 
@@ -84,43 +67,43 @@ class Desk:
         """Start the agent and its imports."""
         self._broken = self._agent.start().errors
 
-    def answer(self, request: Request, progress: OnProgress) -> Reply:
+    def answer(self, request: messages.Request, progress: OnProgress) -> messages.Reply:
         """What became of it; what is refused is a Failure."""
         try:
             own = self._own(request)
         except Refused as why:
-            return Failure("error", f"refused: {why}")
-        if isinstance(own, Failure):
+            return messages.Failure("error", f"refused: {why}")
+        if isinstance(own, messages.Failure):
             return own
         reply = self._agent.ask(own, progress)
-        if isinstance(reply, Prepared):
-            if isinstance(own, Prepare):
+        if isinstance(reply, messages.Prepared):
+            if isinstance(own, messages.Prepare):
                 self._artefacts[family(own.cell)] = reply.path
             else:
                 self._reference = reply.path
-            return Prepared("", reply.ns)
+            return messages.Prepared("", reply.ns)
         return reply
 
-    def _own(self, request: Request) -> Request | Failure:
+    def _own(self, request: messages.Request) -> messages.Request | messages.Failure:
         policy = self._suite.policy
-        if isinstance(request, BuildReference):
+        if isinstance(request, messages.BuildReference):
             self._say("images and reference answers")
-            return BuildReference(self._suite.workload, policy)
-        if isinstance(request, Prepare):
+            return messages.BuildReference(self._suite.workload, policy)
+        if isinstance(request, messages.Prepare):
             cell = self._cell(request.cell)
             self._say(f"preparing {cell.label}")
-            return self._lack(cell) or Prepare(
+            return self._lack(cell) or messages.Prepare(
                 cell, self._places(cell)[0], policy.prepare_timeout_s
             )
-        if isinstance(request, Begin):
+        if isinstance(request, messages.Begin):
             return self._begin(request.measure)
-        if isinstance(request, Step):
-            return Step(TEAM, [], min(request.timeout_s, policy.timeout_s))
-        if isinstance(request, End):
-            return End(TEAM)
+        if isinstance(request, messages.Step):
+            return messages.Step(TEAM, [], min(request.timeout_s, policy.timeout_s))
+        if isinstance(request, messages.End):
+            return messages.End(TEAM)
         raise Refused(f"a {type(request).__name__} is nothing that a node does")
 
-    def _begin(self, asked: Measure) -> Begin | Failure:
+    def _begin(self, asked: messages.Measure) -> messages.Begin | messages.Failure:
         cell = self._cell(asked.cell)
         count, here = len(asked.cores), self._here.devices(cell) * cell.replicas_per_device
         if not 0 < count <= min(here, cell.replicas - asked.first) or asked.first < 0:
@@ -132,9 +115,9 @@ class Desk:
         if artefact is None or not self._reference:
             raise Refused(f"{cell.label} was not prepared here")
         self._say(f"measuring {cell.label}: {count} of {cell.replicas} replicas")
-        return Begin(
+        return messages.Begin(
             TEAM,
-            Measure(
+            messages.Measure(
                 cell, self._suite.policy, artefact, self._reference, self._places(cell)[:count],
                 node=self._rank, first=asked.first, repeat=asked.repeat,
             ),
@@ -159,13 +142,12 @@ class Desk:
             raise Refused(f"{asked.label} is no cell of this node's suite")
         return cell
 
-    def _lack(self, cell: Cell) -> Failure | None:
+    def _lack(self, cell: Cell) -> messages.Failure | None:
         """Why its backend, or its decoder, cannot run here."""
         decoders = [cell.decoder] if cell.boundary == "pipeline" else []
-        for lack in availability.lacks(
-            {cell.backend: self._backends[cell.backend]}, decoders
-        ).values():
-            return Failure("unavailable", lack.reason, lack.remedy)
+        used = {cell.backend: self._backends[cell.backend]}
+        for lack in availability.lacks(used, decoders).values():
+            return messages.Failure("unavailable", lack.reason, lack.remedy)
         return not_importable(cell, self._backends, self._broken)
 
     def _places(self, cell: Cell) -> list[tuple[int, ...]]:
@@ -200,27 +182,27 @@ class Station:
         self._out, self._in, beats = self._connect(), self._connect(), self._connect()
         end = monotonic() + limit_s
         door = self._channel("", "hello")
-        door.send(cluster_channel.Hello(self._nonce))
+        door.send(wire.Hello(self._nonce))
         run = self._welcome(door, end).run
         self._channel(f"{run}/join", "hello").send(
-            cluster_channel.Join(
-                *(self._nonce, __version__, PROTOCOL, suite, here),
+            wire.Join(
+                *(self._nonce, __version__, messages.PROTOCOL, suite, here),
                 *(own.cores, own.gpus, own.lacks),
             )
         )
         self._link = self._channel(run, f"from/{self._nonce}")
         pulse = Pulse(self._welcome(self._link, end).timeout_s, self._ended)
         names = self._member.rank, 0, self._nonce
-        pulse.listen(0, cluster_channel.beats(self._key, run, *names, beats, self._tell))
+        pulse.listen(0, wire.beats(self._key, run, *names, beats, self._tell))
         pulse.start()
         self._pulse = pulse
 
-    def _welcome(self, channel: cluster_channel.Channel, end: float) -> cluster_channel.Welcome:
+    def _welcome(self, channel: wire.Channel, end: float) -> wire.Welcome:
         while True:
             message = channel.receive(POLL_S)
-            if isinstance(message, cluster_channel.Refusal) and message.nonce == self._nonce:
+            if isinstance(message, wire.Refusal) and message.nonce == self._nonce:
                 raise InputError(f"rank 0 refuses this node: {message.reason}")
-            if isinstance(message, cluster_channel.Welcome) and message.nonce == self._nonce:
+            if isinstance(message, wire.Welcome) and message.nonce == self._nonce:
                 return message
             if monotonic() > end:
                 raise InputError(
@@ -228,8 +210,8 @@ class Station:
                     "same secret? It says which messages it refuses"
                 )
 
-    def _channel(self, run: str, queue: str) -> cluster_channel.Channel:
-        return cluster_channel.Channel(
+    def _channel(self, run: str, queue: str) -> wire.Channel:
+        return wire.Channel(
             self._key, run, self._member.rank, 0,
             lambda data: self._out.push(queue, data),
             lambda timeout_s: self._in.pop(f"to/{self._nonce}", timeout_s),
@@ -245,14 +227,14 @@ class Station:
         desk.start()
         while True:
             message = self._link.receive(POLL_S)
-            if isinstance(message, cluster_channel.Ask):
+            if isinstance(message, wire.Ask):
                 self._do(message, desk)
 
-    def _do(self, asked: cluster_channel.Ask, desk: Desk) -> None:
+    def _do(self, asked: wire.Ask, desk: Desk) -> None:
         reply = desk.answer(
-            asked.request, lambda step: self._link.send(cluster_channel.Told(asked.number, step))
+            asked.request, lambda step: self._link.send(wire.Told(asked.number, step))
         )
-        self._link.send(cluster_channel.Answer(asked.number, reply))  # type: ignore[arg-type]
+        self._link.send(wire.Answer(asked.number, reply))  # type: ignore[arg-type]
 
     def _ended(self, rank: int, why: str, finished: bool) -> str:  # noqa: ARG002
         """Rank 0 is gone. The main thread may hang in the store, or wait for the agent."""
@@ -282,22 +264,18 @@ def run(
     """Be node ``member.rank``; returns the exit code, unless rank 0's end ends the process."""
 
     def say(words: str) -> None:
-        screen.print(f"{name}: {words}", markup=False, soft_wrap=True)
+        screen.print(f"{name}: {words}", soft_wrap=True)
 
     def tell(words: str) -> None:
         print(f"{name}: {words}", file=sys.stderr, flush=True)
 
     name = f"node {member.rank} of {member.nnodes}"
     log = (output or record_builder.directory(suite.name)) / f"node{member.rank}.log"
-    backends = availability.backends_of(suite)
-    own = inventory.here(member.rank, backends, availability.decoders_of(suite))
+    backends, decoders = availability.backends_of(suite), availability.decoders_of(suite)
+    own = inventory.here(member.rank, backends, decoders)
     station = Station(member, connector(member, join_limit_s), key, say, tell, _leave)
-    used = [(n, b.preload) for n, b in backends.items()]
-    used += [
-        (availability.named(n), availability.decoder(n).preload)
-        for n in availability.decoders_of(suite)
-    ]
-    modules = {m: None for name, found in used if name not in own.lacks for m in found}
+    used = availability.used(backends, decoders).items()
+    modules = {m: None for name, part in used if name not in own.lacks for m in part.preload}
     with AgentClient(list(modules), Cache(cache_dir).root, log) as agent:
         try:
             here = environment.collect(record_builder.command())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic, perf_counter_ns
@@ -11,26 +12,9 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from gpubench.records.parity import over_replicas, worst_path
+from gpubench.records.record import merged
+from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
-from gpubench.run.agent.messages import (
-    Begin,
-    BuildReference,
-    Count,
-    Done,
-    End,
-    Failure,
-    Gauge,
-    Measure,
-    Preloaded,
-    Prepare,
-    Prepared,
-    Progress,
-    Reply,
-    Request,
-    Step,
-    Waiting,
-)
 from gpubench.run.availability import family
 from gpubench.run.cluster.coordinator import Cluster, Peer
 from gpubench.run.inventory import shares
@@ -39,7 +23,7 @@ from gpubench.suite.types import Cell
 
 TEAM = "cell"
 END_S = 10.0
-_ENDED = Done | Failure | Prepared
+_ENDED = messages.Done | messages.Failure | messages.Prepared
 """Answers after which a node is not needed any more."""
 
 
@@ -88,14 +72,14 @@ class Nodes:
         self._cluster, self._plan = cluster, plan
         self._seats = {0: Seat(0, agent)} | {r: Seat(r, p) for r, p in cluster.peers.items()}
         self._needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
-        self._failed: dict[tuple[int, str], Failure] = {}
+        self._failed: dict[tuple[int, str], messages.Failure] = {}
         """(rank, family of cells, or '' for the reference): what a node could not prepare."""
 
-    def start(self) -> Preloaded:
+    def start(self) -> messages.Preloaded:
         """Start this machine's agent; the others' are started by themselves."""
         agent = self._seats[0].agent
         assert isinstance(agent, AgentClient)  # noqa: S101  # seat 0 is this machine
-        reply: Preloaded = self._seats[0].submit(agent.start).result()
+        reply: messages.Preloaded = self._seats[0].submit(agent.start).result()
         return reply
 
     def stop(self) -> None:
@@ -108,21 +92,21 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """Measure on the nodes that the cell needs; prepare on all that any cell needs."""
-        if isinstance(request, Measure):
+        if isinstance(request, messages.Measure):
             return self._measure(request, progress)
-        if isinstance(request, Count | Gauge):
-            return Failure("error", "of several machines no roofline is measured")
-        assert isinstance(request, BuildReference | Prepare)  # noqa: S101
-        what = family(request.cell) if isinstance(request, Prepare) else ""
+        if isinstance(request, messages.Count | messages.Gauge):
+            return messages.Failure("error", "of several machines no roofline is measured")
+        assert isinstance(request, messages.BuildReference | messages.Prepare)  # noqa: S101
+        what = family(request.cell) if isinstance(request, messages.Prepare) else ""
         replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
         for rank, reply in replies.items():
-            if isinstance(reply, Failure):
+            if isinstance(reply, messages.Failure):
                 self._failed[rank, what] = reply
         return replies[self._needed[0]]
 
-    def _measure(self, request: Measure, progress: OnProgress | None) -> Reply:
+    def _measure(self, request: messages.Measure, progress: OnProgress | None) -> messages.Reply:
         cell = request.cell
         share = shares(cell, self._plan.nodes)
         for rank in share:
@@ -134,18 +118,20 @@ class Nodes:
         if list(share) == [0]:
             return self._all({0: request}, lambda _, step: progress and progress(step))[0]
         replies, bound_ns = self._together(request, share, progress)
-        done = {rank: reply for rank, reply in replies.items() if isinstance(reply, Done)}
+        done = {rank: reply for rank, reply in replies.items() if isinstance(reply, messages.Done)}
         if len(done) == len(share):
             return self._merged(cell, done, bound_ns)
         for rank in share:  # heard when what they do now has ended
             seat = self._seats[rank]
-            seat.submit(lambda seat=seat: seat.agent.ask(End(TEAM)))  # type: ignore[misc]
-        failures = [reply for reply in replies.values() if isinstance(reply, Failure)]
-        return failures[0] if failures else Failure("error", f"the nodes answered {replies}")
+            seat.submit(partial(seat.agent.ask, messages.End(TEAM)))
+        failures = [reply for reply in replies.values() if isinstance(reply, messages.Failure)]
+        return (
+            failures[0] if failures else messages.Failure("error", f"the nodes answered {replies}")
+        )
 
     def _together(
-        self, request: Measure, share: Mapping[int, int], progress: OnProgress | None
-    ) -> tuple[dict[int, Reply], int]:
+        self, request: messages.Measure, share: Mapping[int, int], progress: OnProgress | None
+    ) -> tuple[dict[int, messages.Reply], int]:
         """From barrier to barrier, all nodes at once; and the bound of the last one's skew, ns.
 
         Every node releases its workers between the moment at which the first was told and the
@@ -159,43 +145,45 @@ class Nodes:
                 part = replace(
                     request, artefact="", reference="", cores=[()] * count, node=rank, first=first
                 )
-            begins[rank] = Begin(TEAM, part)
+            begins[rank] = messages.Begin(TEAM, part)
             first += count
         replies, bound_ns = self._all(begins), 0
-        while len(replies) == len(share) and all(isinstance(r, Waiting) for r in replies.values()):
+        while len(replies) == len(share) and all(
+            isinstance(r, messages.Waiting) for r in replies.values()
+        ):
             reached = next(iter(replies.values()))
-            if progress is not None and isinstance(reached, Waiting):
-                progress(Progress(reached.barrier))
+            if progress is not None and isinstance(reached, messages.Waiting):
+                progress(messages.Progress(reached.barrier))
             replies, bound_ns = self._step(list(share), max(0.1, end - monotonic()))
         return replies, bound_ns
 
-    def _step(self, ranks: Sequence[int], timeout_s: float) -> tuple[dict[int, Reply], int]:
+    def _step(
+        self, ranks: Sequence[int], timeout_s: float
+    ) -> tuple[dict[int, messages.Reply], int]:
         released: list[int] = []
         told = perf_counter_ns()
         replies = self._all(
-            dict.fromkeys(ranks, Step(TEAM, [], timeout_s)),
+            dict.fromkeys(ranks, messages.Step(TEAM, [], timeout_s)),
             lambda *_: released.append(perf_counter_ns()),
         )
         return replies, max(released, default=told) - told
 
     def _all(
         self,
-        requests: Mapping[int, Request],
-        progress: Callable[[int, Progress], Any] | None = None,
+        requests: Mapping[int, messages.Request],
+        progress: Callable[[int, messages.Progress], Any] | None = None,
         to_the_end: bool = False,
-    ) -> dict[int, Reply]:
+    ) -> dict[int, messages.Reply]:
         """Every node's answer; only those that came until one failed, unless ``to_the_end``.
 
         A node that is lost has failed, whatever its thread is waiting for, and though it has
         answered, if there is more to come.
         """
-        futures: dict[int, Future[Reply]] = {}
+        futures: dict[int, Future[messages.Reply]] = {}
         for rank, request in requests.items():
-            ask, tell = self._seats[rank].agent.ask, _bound(progress, rank)
-            futures[rank] = self._seats[rank].submit(
-                lambda ask=ask, request=request, tell=tell: ask(request, tell)  # type: ignore[misc]
-            )
-        replies: dict[int, Reply] = {}
+            seat, tell = self._seats[rank], partial(progress, rank) if progress else None
+            futures[rank] = seat.submit(partial(seat.agent.ask, request, tell))
+        replies: dict[int, messages.Reply] = {}
         while len(replies) < len(futures):
             left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
             awaited: list[Future[Any]] = [futures[rank] for rank in left if rank not in replies]
@@ -206,35 +194,26 @@ class Nodes:
                     replies[rank] = lost
                 elif futures[rank].done():
                     replies[rank] = futures[rank].result()
-            if not to_the_end and any(isinstance(r, Failure) for r in replies.values()):
+            if not to_the_end and any(isinstance(r, messages.Failure) for r in replies.values()):
                 break
         return replies
 
-    def _merged(self, cell: Cell, done: Mapping[int, Done], bound_ns: int) -> Reply:
+    def _merged(
+        self, cell: Cell, done: Mapping[int, messages.Done], bound_ns: int
+    ) -> messages.Reply:
         """One answer. Offsets count from each node's own start: no clocks are compared."""
         ranks = sorted(done)
         records = [done[rank].record for rank in ranks]
-        replicas = [samples for record in records for samples in record.replicas]
-        numbers = [samples.replica for samples in replicas]
+        numbers = [samples.replica for record in records for samples in record.replicas]
         if numbers != list(range(cell.replicas)):
-            return Failure("error", f"the nodes answered for replicas {numbers}")
-        parities = [record.parity for record in records if record.parity is not None]
-        flags = [flag for record in records for flag in record.flags]
-        pinned = [cores for record in records for cores in record.facts["pinned"]]
-        merged = replace(
-            records[0],
-            replicas=replicas,
-            parity=over_replicas(parities) if parities else None,
-            path=worst_path(record.path for record in records),
+            return messages.Failure("error", f"the nodes answered for replicas {numbers}")
+        whole = merged(records)
+        whole = replace(
+            whole,
             telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
-            facts=records[0].facts | {"pinned": pinned},
-            flags=flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
+            flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
-        return Done(merged, any(done[rank].invalid for rank in ranks))
-
-
-def _bound(progress: Callable[[int, Progress], Any] | None, rank: int) -> OnProgress | None:
-    return None if progress is None else lambda step: progress(rank, step)
+        return messages.Done(whole, any(done[rank].invalid for rank in ranks))
 
 
 def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +16,6 @@ from gpubench.records.reader import read
 from gpubench.records.record import Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
-from gpubench.run import watcher as run_watcher
 from gpubench.run.ab import driver as ab_driver
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.driver import append
@@ -27,6 +25,7 @@ from gpubench.run.tune import space, verify
 from gpubench.run.tune.proposals import Proposals
 from gpubench.run.tune.search import SEARCH, search
 from gpubench.run.tune.trials import AgentBench
+from gpubench.run.watcher import Watcher
 from gpubench.suite.goal import Search
 from gpubench.suite.types import Cell, Option, Policy
 
@@ -38,13 +37,6 @@ LATER = 0.1
 TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "duration_s", "block_s",
          "budget_s", "timeout_s")  # fmt: skip
 """What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
-
-
-class Watcher(run_watcher.Watcher, Protocol):
-    """Whoever shows a search to a person."""
-
-    def course(self, tried: str, leads: str) -> None:
-        """How far it is, and what leads now."""
 
 
 class Job(Struct, frozen=True):
@@ -79,8 +71,8 @@ def run(job: Job, watcher: Watcher) -> Outcome:
     """
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
-        modules = {m: None for c in job.plan.cells for m in availability.preload(c, job.backends)}
-        with AgentClient(list(modules), job.cache_dir, job.out / "agent.log") as agent:
+        modules = availability.preload(job.plan.cells, job.backends)
+        with AgentClient(modules, job.cache_dir, job.out / "agent.log") as agent:
             try:
                 best = walk.go(agent)
             except InputError:

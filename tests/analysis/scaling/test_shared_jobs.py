@@ -11,15 +11,13 @@ from gpubench.analysis.scaling.efficiency import job_of
 from gpubench.analysis.summary import summarise
 from gpubench.analysis.tables.run import build
 from gpubench.records import samples
-from gpubench.records.record import Record, RecordFile
+from gpubench.records.record import Record, RecordFile, merged
 from gpubench.records.samples import JOB_DONE, Samples
 from gpubench.report import csv_report, frames, markdown, terminal
 from gpubench.report.charts import samples as charts_samples
 from gpubench.report.exports import bencher, pytest_benchmark
 from gpubench.run import record_builder
-from gpubench.run.agent import agent
-from gpubench.run.agent.messages import Done, Measure, Outcome
-from gpubench.suite.types import Policy
+from gpubench.run.agent.messages import Done
 from tests.report import make
 
 MS = make.MS
@@ -73,9 +71,11 @@ def test_what_the_dispatch_lost_and_what_it_cost() -> None:
 
 
 def test_a_job_has_a_window_though_its_replicas_never_ran_together() -> None:
-    outcomes = [Outcome([s], None, {}, [], pinned=str(s.replica)) for s in job()]
-    request = Measure(CELL, Policy(), "", "", [(0,), (1,), (2,)])
-    done = Done(agent.merged(request, outcomes, {}), invalid=False)
+    own = [
+        Record(cell=CELL, repeat=0, status="ok", replicas=[s], facts={"pinned": [str(s.replica)]})
+        for s in job()
+    ]
+    done = Done(merged(own))
     record = record_builder.measured(CELL, 0, done, {})
     assert record.status == "ok"
     assert "NO-COMMON-WINDOW" not in record.flags

@@ -14,9 +14,10 @@ import pytest
 from gpubench.machine.telemetry import gpu_monitor, telemetry
 from gpubench.machine.telemetry.energy import Rapl, Readings, packages, used
 from gpubench.machine.telemetry.telemetry import Telemetry
+from gpubench.records.record import Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent import agent
-from gpubench.run.agent.messages import Done, Measure, Outcome
+from gpubench.run.agent.messages import Done, Measure
 from gpubench.run.cluster import node_group
 from gpubench.suite.types import Policy
 from tests.fake_nvml import FakeNvml, NotSupported
@@ -231,11 +232,15 @@ def test_the_common_window_of_all_replicas_counts(monkeypatch: pytest.MonkeyPatc
         return Samples(replica=replica, device="cpu:0", durations_ns=[1],
                        start_ns=start, end_ns=end)  # fmt: skip
 
-    outcomes = [
-        Outcome([sample(n, n, 9 - n), sample(n, 5 * n, 20)], None, {}, []) for n in range(2)
-    ]
-    request = Measure(make_cell(replicas=2), Policy(), "", "", [(0,), (1,)])
-    done = agent._result(list(outcomes), agent._Begun(request, team(), seen))
+    cell = make_cell(replicas=2)
+    own = [
+        Record(cell=cell, repeat=0, status="ok", replicas=[sample(n, n, 9 - n)],
+               again=[sample(n, 5 * n, 20)], facts={"pinned": [""]})
+        for n in range(2)
+    ]  # fmt: skip
+    observed = team()
+    observed.telemetry = seen
+    done = agent._result([Done(one) for one in own], observed)
     assert isinstance(done, Done)
     assert asked == [[(1, 8), (5, 20)]]
     assert done.record.telemetry["energy"] == {"joules": 1.0}

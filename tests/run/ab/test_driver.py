@@ -204,7 +204,7 @@ def test_two_interpreters_have_their_own_agents_and_environments(
 def test_an_agent_of_another_version_is_refused(
     job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PROTOCOL", 99)
+    monkeypatch.setattr(client.messages, "PROTOCOL", 99)
     python = Path(sys.executable)
     with pytest.raises(InputError, match="speaks another protocol"):
         driver.run(job("latency_us=1", "latency_us=2", pythons=(python, python)), Watch())

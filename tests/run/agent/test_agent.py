@@ -27,17 +27,13 @@ def team() -> Team:
     return Team(fork, TASK, size=0, timeout_s=1)
 
 
-def begun(team: Team, telemetry: Telemetry) -> agent._Begun:
-    team.telemetry = telemetry
-    return agent._Begun(Measure(make_cell(), Policy(), "", "", [()]), team, telemetry)
-
-
 def test_a_team_that_is_ended_early_is_no_longer_observed() -> None:
     """Else a thread would go on asking NVML beside all that is measured after it."""
     answers = agent.Agent(lambda _: None, closed=-1)
     broken = team()
     telemetry = Telemetry([], [0], broken.pids).__enter__()
-    answers._teams["baseline"] = begun(broken, telemetry)
+    broken.telemetry = telemetry
+    answers._teams["baseline"] = broken
     reply = answers.handle(msgspec.json.encode(End("baseline")))
     assert isinstance(reply, Waiting)
     assert not telemetry.running
@@ -66,7 +62,7 @@ def test_replicas_that_share_a_gpu_and_rivals_are_resident_there() -> None:
         one.others = set(range(rivals))
         cell = make_cell(device="cuda", replicas=replicas, replicas_per_device=per_device)
         request = Measure(cell, Policy(), "", "", [()] * replicas)
-        assert agent._telemetry(request, one)._residents() == residents
+        assert agent._telemetry(request, one, None)._residents() == residents
 
 
 class Stuck:
@@ -124,7 +120,8 @@ def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
     answers = agent.Agent(lambda _: None, closed=-1)
     own = team()
     telemetry = Telemetry([], [0], own.pids)
-    answers._teams["cell"] = begun(own, telemetry)
+    own.telemetry = telemetry
+    answers._teams["cell"] = own
     own.barrier = "warm"
     observed: list[bool] = []
     monkeypatch.setattr(

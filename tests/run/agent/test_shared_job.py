@@ -147,7 +147,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
     again = ["again", *turn] if turns == 2 else []
     end = ["measured", "check"] if turns == 2 else ["check"]
     assert seen == ["opened", "warm", *turn, *again, *end]
-    assert len(made.turns[0].durations_ns) == share or not share
+    assert len(made.record.replicas[0].durations_ns) == share or not share
 
 
 # ------------------------------------------------------------------------------ whole runs
@@ -163,7 +163,7 @@ def run(tmp_path: Path, cache_dir: Path, write_suite: WriteSuite) -> Callable[..
         changes = {"batch_size": "[1]", "scenario": '["throughput"]'} | changes
         suite = write_suite(policy=POLICY | (policy or {}), **changes)
         session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
-        return driver.run(session.plan, session.job, session.backends, Silent())
+        return driver.run(session, Silent())
 
     return start
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from gpubench.cache import Cache
+from gpubench.records.record import merged
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
-from gpubench.run.agent import agent, worker
+from gpubench.run.agent import worker
 from gpubench.run.agent.messages import Done, Go, Measure, Preloaded, Request
 from gpubench.workload import reference as ref
 
@@ -52,7 +53,7 @@ class Here:
             return worker.failure(error)
         finally:
             os.sched_setaffinity(0, cores)
-        return Done(agent.merged(request, found, {}), invalid=False)
+        return Done(merged([one.record for one in found if isinstance(one, Done)]))
 
 
 @pytest.fixture

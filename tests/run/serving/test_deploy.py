@@ -170,7 +170,7 @@ def test_figures_are_those_of_the_run_beside_the_suite(
     [cell] = session.plan.cells
     assert deploying._figures(session, str(suite), cell) is None
     rng = np.random.default_rng(0)
-    header = make.header([cell], fingerprint=session.job.header.fingerprint)
+    header = make.header([cell], fingerprint=session.header.fingerprint)
     with Writer(tmp_path, header) as writer:
         for repeat in range(3):
             writer.append(make.record(cell, repeat, rng))
@@ -180,7 +180,7 @@ def test_figures_are_those_of_the_run_beside_the_suite(
     assert found.p50_ns == pytest.approx(make.batch_ns(cell), rel=0.1)
     assert found.p99_ns
     assert found.p99_ns > found.p50_ns
-    other = replace(session, job=replace(session.job, header=replace(header, fingerprint="else")))
+    other = replace(session, header=replace(header, fingerprint="else"))
     assert deploying._figures(other, str(suite), cell) is None, "another machine's"
 
 

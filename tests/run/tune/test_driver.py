@@ -220,7 +220,7 @@ def test_only_the_same_search_goes_on(make_job: MakeJob) -> None:
 def test_a_run_is_no_search(make_job: MakeJob, write_suite: Any, cache_dir: Path) -> None:
     job = make_job(resume=True)
     session = setup.session(str(write_suite()), {}, cache_dir, job.out, False, ())
-    driver.Writer(job.out, session.job.header).__exit__()
+    driver.Writer(job.out, session.header).__exit__()
     with pytest.raises(RecordError, match="not a search"):
         tune_driver.checked(job)
 
