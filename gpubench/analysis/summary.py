@@ -127,6 +127,11 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """Images/s: mean of logs over repeats."""
         return stats.geometric_mean(list(self.rates.values()), self.pilot)
 
+    @property
+    def value(self) -> Estimate:
+        """Of the scenario's own metric: `p50` or `throughput`."""
+        return self.p50 if self.cell.scenario == "latency" else self.throughput
+
     @cached_property
     def values(self) -> dict[int, float]:
         """Repeat values of the scenario's own metric: latency in ns, or images/s."""
@@ -138,8 +143,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
         A search has no such stages.
         """
-        value = self.p50 if self.cell.scenario == "latency" else self.throughput
-        half, done = value.relative_half_width, len(self.records)
+        half, done = self.value.relative_half_width, len(self.records)
         two_stages = self.pilot > 0 and not self.broken and not self.search
         second = two_stages and self.pilot <= done < self.policy.max_repeats
         return second and half is not None and half > self.policy.target_half_width
