@@ -17,12 +17,12 @@ from gpubench.report.exports.naming import named
 def render(files: Sequence[RecordFile]) -> bytes:
     """JSON; a value without an interval has no bounds."""
     document: dict[str, dict[str, dict[str, float]]] = {}
-    for each in named(files):
-        measures = document[each.name] = {}
-        if each.summary.cell.scenario == "latency":
-            measures["latency"] = _metric(each.summary.p50)
-        if each.summary.rates:
-            measures["throughput"] = _metric(each.summary.throughput)
+    for name, s in named(files).items():
+        measures = document[name] = {}
+        if s.cell.scenario == "latency":
+            measures["latency"] = _metric(s.p50)
+        if s.rates:
+            measures["throughput"] = _metric(s.throughput)
     return escape.document(document).encode()
 
 

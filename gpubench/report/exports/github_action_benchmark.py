@@ -22,19 +22,12 @@ SMALLER, BIGGER = "customSmallerIsBetter.json", "customBiggerIsBetter.json"
 
 def render(files: Sequence[RecordFile]) -> dict[str, bytes]:
     """File name -> JSON. A direction without cells has no file: the action rejects an empty one."""
-    cells = named(files)
+    cells = named(files).items()
     entries = {
-        SMALLER: [
-            _entry(each.name, "ms", each.summary.p50, 1e-6, each.summary)
-            for each in cells
-            if each.summary.cell.scenario == "latency"
-        ],
-        BIGGER: [
-            _entry(each.name, "images/s", each.summary.throughput, 1.0, each.summary)
-            for each in cells
-            if each.summary.rates
-        ],
-    }
+        SMALLER: [_entry(name, "ms", s.p50, 1e-6, s) for name, s in cells
+                  if s.cell.scenario == "latency"],
+        BIGGER: [_entry(name, "images/s", s.throughput, 1.0, s) for name, s in cells if s.rates],
+    }  # fmt: skip
     return {name: escape.document(found).encode() for name, found in entries.items() if found}
 
 
