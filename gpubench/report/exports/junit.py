@@ -54,7 +54,10 @@ def render(files: Sequence[RecordFile], view: View | None) -> bytes:
         for number, file in enumerate(files):
             arm = f" {pairing.arm}" if (pairing := file.header.pairing) else ""
             name = f"gpubench run {file.header.suite.name}{arm}"
-            root.append(_suite(number, name, file, _all(file)))
+            summaries = summarise([file])
+            broken = problems_of(summaries)
+            cases = (_measured(s, broken[id(s)]) for s in summaries)
+            root.append(_suite(number, name, file, cases))
     ET.indent(root, " ")
     body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"
@@ -89,12 +92,6 @@ def _seconds(view: View) -> dict[str, float]:
     return found
 
 
-def _all(file: RecordFile) -> Iterable[Case]:
-    summaries = summarise([file])
-    broken = problems_of(summaries)
-    return (_measured(s, broken[id(s)]) for s in summaries)
-
-
 def _measured(s: Summary, found: Sequence[Problem]) -> Case:
     failed = [p for p in found if p.status.startswith("failed")]
     if failed:
@@ -112,9 +109,7 @@ def _measured(s: Summary, found: Sequence[Problem]) -> Case:
         told = "; ".join(filter(None, (CODES[kind], ", ".join(flags_of(s)), told)))
     return Case(
         name=s.cell.label, group=f"gpubench.{s.cell.backend}", outcome=outcome, kind=kind,
-        seconds=sum(r.wall_s for r in s.records),
-        message=told,
-        output=_values(s),
+        seconds=sum(r.wall_s for r in s.records), message=told, output=_values(s),
     )  # fmt: skip
 
 
@@ -122,10 +117,9 @@ def _values(s: Summary) -> str:
     """'p50 11.06 ms [10.94, 11.19], images/s 90.4 [89.5, 91.2]; flagged DRIFT'."""
     if not s.timed:
         return s.status
-    shown = [f"p50 {formatting.full(s.p50, formatting.NS)}"] if s.cell.scenario == "latency" else []
-    shown.append(f"images/s {formatting.full(s.throughput, formatting.RATE)}")
-    marks = flags_of(s)
-    return ", ".join(shown) + (f"; flagged {', '.join(marks)}" if marks else "")
+    shown = [f"p50 {formatting.full(s.p50, 'ns')}"] if s.cell.scenario == "latency" else []
+    shown.append(f"images/s {formatting.full(s.throughput, 'images/s')}")
+    return ", ".join(shown) + formatting.flagged(s)
 
 
 def _suite(number: int, name: str, file: RecordFile, made: Iterable[Case]) -> ET.Element:

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from gpubench import units
 from gpubench.analysis.compare.compare import view
 from gpubench.analysis.tables import accuracy, tune
-from gpubench.analysis.tables.table import Column
 from gpubench.analysis.tune import result
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
@@ -20,8 +19,6 @@ from gpubench.report.html import page, templating
 from gpubench.report.html.compare_page import PATHS
 from gpubench.report.sections import recommendation
 from gpubench.suite.goal import Metric
-
-_RIGHT = Column(name="right", unit="share of n")
 
 SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8", "triangle-up": "M7 2l5 9.5H2z"}
 SAMPLED = 20
@@ -38,7 +35,8 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     drawn = charts_tune.build(found)
     behind = _behind(found, evidence)
     shown = context(found, drawn, behind, evidence)
-    return page.search(file, shown, drawn, behind)
+    listed = [s for key, s in found.summaries.items() if key in shown["listed"]]
+    return page.page([file], listed, {}, {"behind": behind} if behind else {}, shown, drawn)
 
 
 def context(
@@ -95,7 +93,7 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     tiles = []
     if best is not None:
         tiles.append(_tile(recommendation.title(goal), *recommendation.shown(best.value, goal)))
-        times = formatting.show(found.gain, Column(name="", unit="x"))
+        times = formatting.show(found.gain, "x")
         what = f"{recommendation.BETTER[goal.kind]} today's default"
         default = (
             found.base
@@ -122,7 +120,7 @@ def _answers(found: View) -> dict[str, Any]:
         return _tile("Answers", formatting.NOTHING, "not checked")
     right = accuracy.accuracy(summary)
     drop = accuracy.drop(summary)
-    more = [] if right.value is None else [f"accuracy {formatting.full(right, _RIGHT)}"]
+    more = [] if right.value is None else [f"accuracy {formatting.full(right, 'share of n')}"]
     more += [] if drop is None else [f"{0.0 - drop:+.1f} points against the reference's"]
     return _tile("Answers", units.percent(agree), "agree with the fp32 reference's", *more)
 
