@@ -128,6 +128,11 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """Images/s: mean of logs over repeats."""
         return stats.geometric_mean(list(self.rates.values()), self.pilot)
 
+    @property
+    def value(self) -> Estimate:
+        """Of the scenario's own metric: `p50` or `throughput`."""
+        return self.p50 if self.cell.scenario == "latency" else self.throughput
+
     @cached_property
     def values(self) -> dict[int, float]:
         """Repeat values of the scenario's own metric: latency in ns, or images/s."""
@@ -135,10 +140,13 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def wide(self) -> bool:
-        """The second stage ended before the interval was as narrow as the policy wants."""
-        value = self.p50 if self.cell.scenario == "latency" else self.throughput
-        half, done = value.relative_half_width, len(self.records)
-        second = not self.broken and 0 < self.pilot <= done < self.policy.max_repeats
+        """The second stage ended before the interval was as narrow as the policy wants.
+
+        A search has no such stages.
+        """
+        half, done = self.value.relative_half_width, len(self.records)
+        two_stages = self.pilot > 0 and not self.broken and not self.search
+        second = two_stages and self.pilot <= done < self.policy.max_repeats
         return second and half is not None and half > self.policy.target_half_width
 
     @cached_property

@@ -9,13 +9,8 @@ from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
 
 Evidence = tuple[RecordFile, RecordFile]
-_MODULES = {
-    "text": "terminal",
-    "html": "html",
-    "md": "markdown",
-    "csv": "csv_report",
-    "json": "json_report",
-}
+_MODULES = {"text": "terminal", "html": "html", "md": "markdown", "csv": "csv_report",
+            "json": "json_report"}  # fmt: skip
 FORMATS = tuple(_MODULES)
 
 

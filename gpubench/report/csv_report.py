@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.analysis import stats
+from gpubench.analysis import stats, summary
 from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.scaling.efficiency import job_of
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import (
-    QUANTILES,
-    Problem,
-    Summary,
-    baseline_of,
-    flags_of,
-    problems_of,
-    speedup,
-    summarise,
-)
+from gpubench.analysis.summary import Problem, Summary, flags_of
 from gpubench.analysis.tables import accuracy, roofline
 from gpubench.analysis.tables.pipeline import data_rates, staged
 from gpubench.analysis.telemetry import GAUGES, energy, peak
@@ -42,29 +33,40 @@ def render(files: Sequence[RecordFile]) -> str:
 
     Several flags (reasons, remedies) of a cell are separated by '; '.
     """
-    summaries = summarise(files)
-    bases = baseline_of(summaries)
+    summaries = summary.summarise(files)
+    bases = summary.baseline_of(summaries)
     scaled: dict[int, list[tuple[str, str, Estimate]]] = {}
     for d in diagnose(summaries):
         scaled.setdefault(id(d.summary), []).extend(_scaling(d))
-    broken = problems_of(summaries)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(HEAD)
+    broken = summary.problems_of(summaries)
+    lines: list[list[Any]] = []
     for s in summaries:
         lead = _lead(s, broken[id(s)])
         metrics = [*_metrics(s, bases.get(id(s))), *scaled.get(id(s), [])]
         for name, unit, e in metrics or [("", "", Estimate())]:
-            row = [*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why]
-            writer.writerow([harmless(value) for value in row])
+            lines.append([*lead, name, unit, e.value, e.low, e.high, e.n or "", e.why])
+    return delimited(HEAD, lines)
+
+
+def delimited(head: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """As CSV; text that a spreadsheet would run as a formula gets a leading quote."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(map(harmless, line) for line in lines)
     return out.getvalue()
 
 
-def _lead(s: Summary, found: Sequence[Problem]) -> list[Any]:
+def cell_values(s: Summary) -> dict[str, Any]:
+    """Run and cell as columns: its key, `CELL` and the options as JSON."""
     options = msgspec.json.encode(s.cell.options, order="sorted").decode()
-    cell = [getattr(s.cell, name) for name in CELL]
+    axes = {name: getattr(s.cell, name) for name in CELL}
+    return {"run": s.run, "cell": s.key, **axes, "options": options}
+
+
+def _lead(s: Summary, found: Sequence[Problem]) -> list[Any]:
     texts = ([p.reason for p in found], [p.remedy for p in found if p.remedy], flags_of(s))
-    return [s.run, s.key, *cell, options, s.status, *("; ".join(dict.fromkeys(t)) for t in texts)]
+    return [*cell_values(s).values(), s.status, *("; ".join(dict.fromkeys(t)) for t in texts)]
 
 
 def harmless(value: Any) -> Any:
@@ -91,12 +93,12 @@ def _scaling(d: Diagnosis) -> Iterator[tuple[str, str, Estimate]]:
 def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estimate]]:
     if s.timed and s.cell.scenario == "latency":
         yield "latency p50", "ns", s.p50
-        for name, q in QUANTILES.items():
+        for name, q in summary.QUANTILES.items():
             yield f"latency {name}", "ns", stats.percentile(s.samples_ns, q)
     if s.rates:
         yield "throughput", "images/s", s.throughput
     if base is not None and base is not s:
-        yield "speed-up", "ratio", speedup(base, s)
+        yield "speed-up", "ratio", summary.speedup(base, s)
     if binds := roofline.binding(s):
         yield "share of the roofline", "ratio", replace(roofline.estimate(s), why=binds)
     if job := job_of(s):
@@ -108,11 +110,8 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
     if s.timed:
         for name in ("open_ns", "first_inference_ns"):
             each = [max(getattr(x, name) for x in r.replicas) for r in s.timed]
-            yield (
-                name.removesuffix("_ns").replace("_", " "),
-                "ns",
-                Estimate(value=sorted(each)[len(each) // 2], n=len(each)),
-            )
+            middle = Estimate(value=sorted(each)[len(each) // 2], n=len(each))
+            yield name.removesuffix("_ns").replace("_", " "), "ns", middle
     for gauge in GAUGES:
         if (value := peak(s, gauge)) is not None:
             yield gauge.name, gauge.unit, Estimate(value=value)

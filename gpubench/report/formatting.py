@@ -18,15 +18,12 @@ from msgspec import Struct
 
 from gpubench import units
 from gpubench.analysis.stats import Estimate, repeats
-from gpubench.analysis.summary import WIDE
+from gpubench.analysis.summary import WIDE, Summary, flags_of
 from gpubench.analysis.tables.table import Column, Part
 from gpubench.escape import line as line  # every table's text goes through it
 from gpubench.records.record import FAILURES, FLAGS, Header, RecordFile
 
 NOTHING = "–"
-NS, RATE = Column(name="p50", unit="ns"), Column(name="images/s", unit="images/s")
-TIMES, FRACTION = Column(name="speed-up", unit="x"), Column(name="efficiency", unit="fraction")
-"""For values that stand outside of a table."""
 
 STATUSES = {
     "unavailable": "this machine lacks something; the remedy says what",
@@ -57,20 +54,20 @@ class Shown(Struct, frozen=True):
     """The interval, or why there is none."""
 
 
-def show(value: Any, column: Column) -> Shown:
-    """Any value that `Table.rows` may hold."""
+def show(value: Any, unit: str) -> Shown:
+    """Any value that `Table.rows` may hold; ``unit``: one that a `Column` may have."""
     if isinstance(value, Estimate):
-        return _estimate(value, column.unit)
+        return _estimate(value, unit)
     if isinstance(value, Part):
-        return Shown(show(value.value, column).main, units.percent(value.share, 0))
+        return Shown(show(value.value, unit).main, units.percent(value.share, 0))
     if isinstance(value, list):
-        return Shown(", ".join(show(v, column).main for v in value) or NOTHING)
+        return Shown(", ".join(show(v, unit).main for v in value) or NOTHING)
     if value is None or value == "":
         return Shown(NOTHING)
-    if isinstance(value, float) and not column.unit:
+    if isinstance(value, float) and not unit:
         return Shown(f"{value:.2g}")
-    if isinstance(value, float) or column.unit in (*_SCALE, *_STEPS):
-        return _estimate(Estimate(value=value), column.unit)
+    if isinstance(value, float) or unit in (*_SCALE, *_STEPS):
+        return _estimate(Estimate(value=value), unit)
     return Shown(str(value))
 
 
@@ -106,15 +103,15 @@ SINGLE = repeats(1)
 """Why an `Estimate` from a single repeat has no interval."""
 
 
-def compact(value: Any, column: Column, *, single: bool = False) -> str:
+def compact(value: Any, unit: str, *, single: bool = False) -> str:
     """One short piece: '11.06 ms ±1.1%', or '11.06 ms (1 repeat)' where there is no interval.
 
     ``single``: leave '(1 repeat)' out, because a note says it of all.
     """
-    shown = show(value, column)
+    shown = show(value, unit)
     half = value.relative_half_width if isinstance(value, Estimate) else None
-    if half is not None and column.unit.startswith("share"):  # near 0 and 1 it is lopsided
-        return full(value, column)
+    if half is not None and unit.startswith("share"):  # near 0 and 1 it is lopsided
+        return full(value, unit)
     if half is None:
         if shown.main == NOTHING or shown.aside == "baseline":
             return shown.aside or NOTHING
@@ -123,12 +120,18 @@ def compact(value: Any, column: Column, *, single: bool = False) -> str:
     return f"{shown.main} ±{units.significant(100 * half, 2)}%"
 
 
-def full(value: Any, column: Column) -> str:
+def full(value: Any, unit: str) -> str:
     """With the whole interval: '11.06 ms [10.94, 11.19]'."""
-    shown = show(value, column)
+    shown = show(value, unit)
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
     return f"{shown.main} {shown.aside}".strip()
+
+
+def flagged(*summaries: Summary, before: str = "; ") -> str:
+    """'; flagged DRIFT'; '' without a flag."""
+    flags = flags_of(*summaries)
+    return f"{before}flagged {', '.join(flags)}" if flags else ""
 
 
 def is_number(column: Column) -> bool:

@@ -17,7 +17,7 @@ from gpubench.analysis.tables.table import Column, Part, Table
 from gpubench.records import samples
 from gpubench.records.reader import read_all
 from gpubench.records.record import Record, RecordFile
-from gpubench.report.csv_report import CELL
+from gpubench.report.csv_report import CELL, cell_values
 from gpubench.report.sections import compare
 
 if TYPE_CHECKING:
@@ -169,13 +169,9 @@ def rows(files: Sequence[RecordFile]) -> Iterator[dict[str, Any]]:
                 "session": pairing.session if pairing else None,
                 "arm": pairing.arm if pairing else None}  # fmt: skip
         for s in summarise([file]):
-            cell = {name: getattr(s.cell, name) for name in CELL}
-            options = msgspec.json.encode(s.cell.options, order="sorted").decode()
-            same = {"run": s.run, **lead, "cell": s.key, **cell, "options": options}
-            for told in [_repeat(s, r) for r in s.records] or [
-                {"status": s.status, "ranked": False}
-            ]:
-                yield dict.fromkeys(COLUMNS) | same | told
+            same = dict.fromkeys(COLUMNS) | lead | cell_values(s)
+            unknown = {"status": s.status, "ranked": False}
+            yield from (same | told for told in [_repeat(s, r) for r in s.records] or [unknown])
 
 
 def _repeat(s: Summary, r: Record) -> dict[str, Any]:

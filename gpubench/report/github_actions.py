@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gpubench import escape, units
+from gpubench import escape
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.summary import Problem, problems, summarise
 from gpubench.analysis.tables import pipeline
@@ -23,7 +23,6 @@ from gpubench.analysis.tables.table import Table
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, markdown
 from gpubench.report.sections import compare, headline
-from gpubench.report.sections import pipeline as sections_pipeline
 from gpubench.suite.types import Rule
 
 LIMIT = 60_000
@@ -73,23 +72,18 @@ def run_summary(files: Sequence[RecordFile]) -> str:
     bad = [(len(levels["error"]), "failed"), (len(levels["warning"]), "missing")]
     verdict = ", ".join(f"{n} {word}" for n, word in bad if n) or "nothing failed"
     lines = [f"## gpubench {markdown.escape(_short(formatting.title(files)))}: {verdict}", ""]
-    lines += [f"- {markdown.escape(_short(line))}" for line in headline.lines(summaries)]
-    lines += [f"- {markdown.escape(line)}" for line in sections_pipeline.headline(summaries)]
     lines += [
-        f"- **{markdown.escape(_short(flag))}** ({units.count(n, 'cell')}): "
-        + markdown.escape(formatting.meaning(flag))
-        for flag, n in headline.flags(summaries)
+        *markdown.listed(map(_short, headline.told(summaries))),
+        *markdown.flags(summaries, _short),
     ]
-    tables = sorted(of_cells(summaries), key=lambda table: table.title != OPEN[0])
-    for table in tables:
+    for table in sorted(of_cells(summaries), key=lambda table: table.title != OPEN[0]):
         lines += ["", *_table(table)]
     return _fit("\n".join(lines) + "\n")
 
 
 def _table(table: Table) -> list[str]:
     """Failed cells come before skipped ones; the other tables keep their order."""
-    failures = table.title == OPEN[0]
-    rows = sorted(table.rows, key=_skipped) if failures else table.rows
+    rows = sorted(table.rows, key=_skipped) if table.title == OPEN[0] else table.rows
     body = markdown.table_rows(table, rows, _short)
     if table.title in OPEN and len(rows) <= markdown.OPEN_ROWS:
         return [f"### {markdown.escape(table.title)}", "", *body]
@@ -136,14 +130,12 @@ def _fit(text: str) -> str:
 
 def commands(comparisons: Sequence[Comparison]) -> list[str]:
     """Workflow commands: an error for each REGRESSED, a warning where nothing is shown."""
+    levels = dict.fromkeys(("MISSING", "INCOMPARABLE", "INCONCLUSIVE"), "warning")
+    levels["REGRESSED"] = "error"
     found: list[Annotation] = [
-        (
-            "error" if c.verdict == "REGRESSED" else "warning",
-            f"{c.verdict} {c.label}",
-            compare.sentence(c),
-        )
+        (levels[c.verdict], f"{c.verdict} {c.label}", compare.sentence(c))
         for c in compare.ordered(comparisons)
-        if c.verdict in ("REGRESSED", "MISSING", "INCOMPARABLE", "INCONCLUSIVE")
+        if c.verdict in levels
     ]
     if not comparisons:
         found = [("warning", "MISSING", compare.headline(comparisons, Rule()))]

@@ -16,7 +16,6 @@ from gpubench.analysis.tables.table import Column, Table
 from gpubench.errors import InputError
 from gpubench.report import formatting
 from gpubench.report.sections.compare import log_cost, percent, shares
-from gpubench.report.sections.headline import COLUMNS
 from gpubench.suite.types import Rule
 from gpubench.units import count
 
@@ -28,8 +27,7 @@ OPEN, CHANGED = 12, 40
 LATEST = 20
 """Runs of each cell on the terminal, where the headline would else be out of sight."""
 
-_EFFECT = Column(name="effect", better="lower",
-                 help="change of the time for a batch or an image; + is slower")  # fmt: skip
+_EFFECT = Column("effect", "", "lower", "change of the time for a batch or an image; + is slower")
 
 
 def render(
@@ -54,13 +52,12 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     """What a reader should take away."""
     runs = len({p.run for t in trends for p in t.points})
     many = f"{count(len(trends), 'cell')} over {count(runs, 'run')}"
-    changed = [t for t in trends if t.changes]
+    changed = [len(t.changes) for t in trends if t.changes]
     margin = f"\u00b1{100 * rule.delta:g} %"
-    if not changed:
-        lines = [f"No change of more than {margin} is shown in {many}."]
-    else:
-        n = sum(len(t.changes) for t in changed)
-        lines = [f"{count(n, 'change')} of more than {margin} in {len(changed)} of {many}."]
+    lines = [f"No change of more than {margin} is shown in {many}."]
+    if changed:
+        n = count(sum(changed), "change")
+        lines = [f"{n} of more than {margin} in {len(changed)} of {many}."]
     worst = trends[0]
     if worst.behind > rule.delta:
         since = next(c for c in reversed(worst.changes) if c.slower)
@@ -93,47 +90,40 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
     """
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
-        [_side(c), name, _effect(t, c), formatting.full(c.before, column(t)),
-         formatting.full(c.after, column(t)), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
+        [_side(c), name, _effect(t, c), formatting.full(c.before, t.unit),
+         formatting.full(c.after, t.unit), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
         for name, t in pairs for c in t.changes for p in [t.points[c.at]]
     ]  # fmt: skip
     made = Table(
         "Changes",
-        (Column(name="what"), Column(name="cell"), _EFFECT, Column(name="before"),
-         Column(name="after"), Column(name="since", help="start of the first run at the new level"),
-         Column(name="run"), Column(name="commit"),
-         Column(name="p", help="corrected for every place and cell looked at")),
+        (Column("what"), Column("cell"), _EFFECT, Column("before"), Column("after"),
+         Column("since", help="start of the first run at the new level"), Column("run"),
+         Column("commit"), Column("p", help="corrected for every place and cell looked at")),
         changes,
         [f"A change is larger than {100 * rule.delta:g} % and lasts for {SHORTEST} runs or more; "
          f"the chance of any false one in this list is meant to be {100 * rule.alpha:g} %. "
          "It came between the run named and the one before it."],
     )  # fmt: skip
     rows = [
-        [name, _when(p), p.run, _commit(p), formatting.full(p.value, column(t)),
+        [name, _when(p), p.run, _commit(p), formatting.full(p.value, t.unit),
          _against(t, p), marks.get(i, ""), p.flags]
         for name, t in pairs
         for marks in [{c.at: _side(c) for c in t.changes}]
         for i, p in enumerate(t.points) if latest is None or i >= len(t.points) - latest
     ]  # fmt: skip
     earlier = sum(len(t.points) for t in trends) - len(rows)
-    against = Column(name="against best", better="lower",
-                     help="cost against that of the cell's best level; + is slower")  # fmt: skip
     runs = Table(
         "Runs",
-        (Column(name="cell"), Column(name="started"), Column(name="run"), Column(name="commit"),
-         Column(name="value", help="p50 of a batch, or images/s"), against,
-         Column(name="change", help="the level changed with this run"),
-         Column(name="flags", unit="flags")),
+        (*map(Column, ("cell", "started", "run", "commit")),
+         Column("value", help="p50 of a batch, or images/s"),
+         Column("against best", "", "lower",
+                "cost against that of the cell's best level; + is slower"),
+         Column("change", help="the level changed with this run"), Column("flags", "flags")),
         rows,
         [f"Of each cell the last {latest} runs; {earlier} rows of earlier ones are left out here: "
          "-f html, md and json have all."] if earlier else [],
     )  # fmt: skip
     return [table for table in (made, runs) if table.rows]
-
-
-def column(t: Trend) -> Column:
-    """Of the cell's values."""
-    return COLUMNS["latency" if t.latency else "throughput"]
 
 
 def _side(c: Change) -> str:
@@ -173,36 +163,33 @@ def _said(t: Trend, c: Change) -> str:
 
 
 def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
-    from rich.text import Text
-
     from gpubench.report import terminal
 
     console = terminal.plain()
     for line in headline(trends, rule):
-        console.print(Text(formatting.line(line)))
+        console.print(terminal.text(line))
     for table in tables(trends, rule, LATEST):
         console.print()
         console.print(terminal.grid(table))
     for note in notes:
-        console.print(Text(formatting.line(f"Note: {note}")))
+        console.print(terminal.text(f"Note: {note}"))
     return terminal.printed(console)
 
 
 def _markdown(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
-    from gpubench.report.markdown import _section, escape
+    from gpubench.report.markdown import escape, listed, section
 
-    lines = ["# gpubench: history", "", *(f"- {escape(x)}" for x in headline(trends, rule)), ""]
+    lines = ["# gpubench: history", "", *listed(headline(trends, rule)), ""]
     for table in tables(trends, rule):
-        lines += [*_section(table), ""]
+        lines += [*section(table), ""]
     return "\n".join([*lines, *(f"> **Note:** {escape(note)}" for note in notes)]).rstrip() + "\n"
 
 
 def _json(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     """``{format, headline, rule, notes, trends}``; values in ns or images/s, ``behind`` a share."""
-    made = {"format": FORMAT, "headline": headline(trends, rule),
-            "rule": {"delta": rule.delta, "alpha": rule.alpha}, "notes": list(notes),
-            "trends": list(trends)}  # fmt: skip
-    return escape.document(made)
+    told = {"delta": rule.delta, "alpha": rule.alpha}
+    return escape.document({"format": FORMAT, "headline": headline(trends, rule), "rule": told,
+                            "notes": notes, "trends": trends})  # fmt: skip
 
 
 def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gpubench import escape as escaping
@@ -17,14 +17,7 @@ from gpubench.analysis.tables.table import Table
 from gpubench.analysis.tune.result import Evidence
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
-from gpubench.report.sections import (
-    compare,
-    headline,
-    pipeline,
-    recommendation,
-    scaling,
-    wrong_answers,
-)
+from gpubench.report.sections import compare, headline, recommendation, scaling, wrong_answers
 from gpubench.suite.types import Rule
 
 OPEN_ROWS = 30
@@ -50,31 +43,35 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(machine)}. "
                   f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
-        lines += (
-            ["", *(f"- {escape(line)}" for line in formatting.nodes(head))] if head.nodes else []
-        )
+        lines += ["", *listed(formatting.nodes(head))] if head.nodes else []
     lines += [f"> **{escape(line)}**" for line in formatting.differences(files)]
     if view:
         verdict = comparison(view.rows, rule=view.rule).rstrip("\n")
         lines += ["", "## Verdict", "", verdict]
     if advice := recommendation.told(files, evidence):
-        lines += ["", "## Recommendation", "", *(f"- {escape(line)}" for line in advice)]
-    told = [*headline.lines(summaries), *pipeline.headline(summaries)]
-    lines += ["", *(f"- {escape(line)}" for line in told), ""]
-    flags = headline.flags(summaries)
-    if flags:
-        lines += ["**Flags in this report**", ""]
-        lines += [
-            f"- **{escape(f)}** ({units.count(n, 'cell')}): {escape(formatting.meaning(f))}"
-            for f, n in flags
-        ]
-        lines += [""]
+        lines += ["", "## Recommendation", "", *listed(advice)]
+    lines += ["", *listed(headline.told(summaries)), ""]
+    if said := flags(summaries):
+        lines += ["**Flags in this report**", "", *said, ""]
     found = diagnose(summaries)
     for made in of_cells(summaries, found):
-        lines += [*_section(made), ""]
+        lines += [*section(made), ""]
         lines += _shortfalls(found) if made.title == SCALING else []
     lines += _differing(summaries)
     return "\n".join([*lines, *_ending(files)]) + "\n"
+
+
+def listed(lines: Iterable[str]) -> list[str]:
+    """Untrusted lines as a list."""
+    return [f"- {escape(line)}" for line in lines]
+
+
+def flags(summaries: Sequence[Summary], cut: Callable[[str], str] = str) -> list[str]:
+    """Every flag that occurs and what it means; ``cut`` shortens its name."""
+    return [
+        f"- **{escape(cut(flag))}** ({units.count(n, 'cell')}): {escape(formatting.meaning(flag))}"
+        for flag, n in headline.flags(summaries)
+    ]
 
 
 def comparison(
@@ -92,8 +89,7 @@ def comparison(
     lines = [f"**{escape(compare.headline(comparisons, rule, code))}**", ""]
     if not comparisons:
         return "\n".join(lines)
-    counts = compare.counts(comparisons)
-    lines += [", ".join(f"{n} {name}" for name, n in counts.items()), ""]
+    lines += [compare.counted(comparisons), ""]
     changed, unchanged = compare.split(comparisons)
     pairs = compare.paired(comparisons)
     if everything:
@@ -103,7 +99,7 @@ def comparison(
         words = compare.folded(unchanged, rule)
         lines += [*folded(words, _verdict_rows(unchanged, pairs)), ""]
     notes = [*compare.notes(comparisons, rule, code), f"{compare.LEGEND}."]
-    return "\n".join([*lines, *(f"- {escape(note)}" for note in notes)]) + "\n"
+    return "\n".join([*lines, *listed(notes)]) + "\n"
 
 
 def _verdict_rows(comparisons: Sequence[Comparison], pairs: bool) -> list[str]:
@@ -112,7 +108,7 @@ def _verdict_rows(comparisons: Sequence[Comparison], pairs: bool) -> list[str]:
     return grid(list(rows[0]), right, [list(row.values()) for row in rows])
 
 
-def _section(table: Table) -> list[str]:
+def section(table: Table) -> list[str]:
     body = table_rows(table, table.rows)
     if len(table.rows) > OPEN_ROWS:
         body = folded(f"{len(table.rows)} rows", body)
@@ -125,7 +121,7 @@ def table_rows(
     """``rows`` of ``table``, under its columns; ``cut`` shortens what a value says."""
     right = [formatting.is_number(c) for c in table.columns]
     texts = [
-        [cut(formatting.full(v, c)) for v, c in zip(row, table.columns, strict=True)]
+        [cut(formatting.full(v, c.unit)) for v, c in zip(row, table.columns, strict=True)]
         for row in rows
     ]
     return grid([c.name for c in table.columns], right, texts)
@@ -159,8 +155,8 @@ def _differing(summaries: Sequence[Summary]) -> list[str]:
     found = wrong_answers.groups(summaries)
     body = []
     for group in found:
-        told = [f"- {escape(line)}" for line in wrong_answers.lines(group, len(group.images))]
-        body += [*folded(group.head, told), ""]
+        told = wrong_answers.lines(group, len(group.images))
+        body += [*folded(group.head, listed(told)), ""]
     return [f"## {wrong_answers.TITLE}", "", wrong_answers.NOTE, "", *body] if found else []
 
 

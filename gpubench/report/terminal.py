@@ -31,7 +31,7 @@ from gpubench.analysis.summary import (
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.pipeline import STAGES, skipped
 from gpubench.analysis.tables.run import SCALING, of_cells
-from gpubench.analysis.tables.table import AXES, Column, Table
+from gpubench.analysis.tables.table import AXES, Table
 from gpubench.analysis.tune.result import Evidence
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, terminal_tables
@@ -45,7 +45,6 @@ from gpubench.report.sections import (
 )
 from gpubench.suite.types import Rule
 
-_RIGHT = Column(name="right", unit="share")
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
 NARROW = {
     92: ("verdict", "cell", "effect"),
@@ -71,10 +70,9 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         console.print(comparison(view.rows, rule=view.rule))
         console.print()
     found = diagnose(summaries)
-    told = [*recommendation.told(files, evidence), *headline.lines(summaries)]
-    told += pipeline.headline(summaries)
+    told = [*recommendation.told(files, evidence), *headline.told(summaries)]
     for line in [*told, *formatting.differences(files)]:
-        console.print(Text(formatting.line(line)))
+        console.print(text(line))
     for made in of_cells(summaries, found):
         console.print()
         console.print(_stages(made, summaries) if made.title == STAGES else grid(made))
@@ -83,14 +81,14 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     for group in wrong_answers.groups(summaries):
         console.print(_differing(group))
     for line in headline.marks(summaries):
-        console.print(Text(formatting.line(line)))
+        console.print(text(line))
     for file in files:
         for line in formatting.nodes(file.header):
-            console.print(Text(formatting.line(line)))
-        console.print(Text(formatting.line(f"Raw records: {file.path}")))
-        console.print(Text(formatting.line(f"Run a cell again: {formatting.command(file.header)}")))
+            console.print(text(line))
+        console.print(text(f"Raw records: {file.path}"))
+        console.print(text(f"Run a cell again: {formatting.command(file.header)}"))
         for note in file.notes:
-            console.print(Text(formatting.line(f"Note on {file.path}: {note}")))
+            console.print(text(f"Note on {file.path}: {note}"))
     return printed(console)
 
 
@@ -106,30 +104,33 @@ def printed(console: Console) -> str:
     return escape.terminal(text)  # a long word may have been broken before '::'
 
 
+def text(words: str, style: str = "") -> Text:
+    """One harmless line."""
+    return Text(formatting.line(words), style=style)
+
+
+def _below(lines: Sequence[str], style: str = "") -> list[RenderableType]:
+    return [Padding(text(line, style), (0, 0, 0, 2)) for line in lines]
+
+
 def _shortfalls(found: Sequence[tuple[str, Diagnosis]]) -> RenderableType:
     """Their causes with their evidence."""
     parts: list[RenderableType] = []
     for head, d in found:
-        parts.append(Text(formatting.line(head), style="bold"))
         told = [f"{c.short}: {scaling.sentence(c)}" for c in d.causes]
-        told += filter(None, [scaling.lacks(d)])
-        parts += [Padding(Text(formatting.line(text)), (0, 0, 0, 2)) for text in told]
+        parts += [text(head, "bold"), *_below([*told, *filter(None, [scaling.lacks(d)])])]
     return Group(*parts)
 
 
 def _stages(table: Table, summaries: Sequence[Summary]) -> RenderableType:
     """A line for each cell: so many columns would break."""
-    told = [Text(formatting.line(line)) for line in pipeline.lines(summaries)]
-    notes = [Text(formatting.line(note), style="dim") for note in table.notes]
-    return Group(Text(formatting.line(table.title), style="bold"), *told, *notes)
+    notes = (text(note, "dim") for note in table.notes)
+    return Group(text(table.title, "bold"), *map(text, pipeline.lines(summaries)), *notes)
 
 
 def _differing(group: wrong_answers.Group) -> RenderableType:
-    told = [
-        Padding(Text(formatting.line(line)), (0, 0, 0, 2)) for line in wrong_answers.lines(group)
-    ]
-    head = Text(formatting.line(f"{wrong_answers.TITLE}: {group.head}"), style="bold")
-    return Group(Text(), head, *told)
+    head = text(f"{wrong_answers.TITLE}: {group.head}", "bold")
+    return Group(Text(), head, *_below(wrong_answers.lines(group)))
 
 
 def grid(table: Table) -> RenderableType:
@@ -140,7 +141,7 @@ def grid(table: Table) -> RenderableType:
     made = terminal_tables.Folding(
         title=table.title,
         names=[formatting.line(c.name) for c in columns],  # a step's of preparing, from the records
-        rows=[[formatting.line(formatting.compact(row[n], table.columns[n], single=single))
+        rows=[[formatting.line(formatting.compact(row[n], table.columns[n].unit, single=single))
                for n in places]
               for row in table.rows],
         styles=["yellow" if _marks(table, row) else "" for row in table.rows],
@@ -149,7 +150,7 @@ def grid(table: Table) -> RenderableType:
         first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
     )  # fmt: skip
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
-    return Group(made, *(Text(formatting.line(note), style="dim") for note in notes))
+    return Group(made, *(text(note, "dim") for note in notes))
 
 
 def _single(value: object) -> bool:
@@ -165,40 +166,33 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     summaries = summarise(files)
     bases = baseline_of(summaries)
     several = len(files) > 1
-    same = (
-        f" {summaries[0].cell.scenario}" if len({s.cell.scenario for s in summaries}) == 1 else ""
-    )
+    scenarios = {s.cell.scenario for s in summaries}
+    same = f" {summaries[0].cell.scenario}" if len(scenarios) == 1 else ""
     timed = [s for s in summaries if s.timed]
     single = all(_single(s.throughput) or _single(s.p50) for s in timed)
     short = partial(formatting.compact, single=single)
     rows, styles = [], []
     for s in timed:
         label = f"{s.run} {s.cell.label}" if several else s.cell.label
-        p50 = short(s.p50, formatting.NS) if s.cell.scenario == "latency" else formatting.NOTHING
+        p50 = short(s.p50, "ns") if s.cell.scenario == "latency" else formatting.NOTHING
         rows.append({
             "cell": formatting.line(label.replace(same, "", 1)), "p50": p50,
-            "images/s": short(s.throughput, formatting.RATE),
-            "speed-up": short(_speedup(s, bases), formatting.TIMES),
+            "images/s": short(s.throughput, "images/s"),
+            "speed-up": short(_speedup(s, bases), "x"),
             terminal_tables.ANSWERS: _answers(s), "flags": formatting.line(", ".join(flags_of(s))),
         })  # fmt: skip
         styles.append("red" if not s.ranked else "yellow")
     note = _NO_INTERVALS if single else "±: half the 95 % interval."
     note += " agree: top-1 with the reference; right: with the labels."
-    parts: list[RenderableType] = (
-        [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
-    )
-    parts += _problems(summaries)
-    told = [*headline.lines(summaries), *pipeline.headline(summaries)]
+    top: list[RenderableType] = []
+    top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
+    told = headline.told(summaries)
     told += _most([f"Path: {line}" for line in pipeline.lines(summaries)])
-    parts += [Text(formatting.line(line)) for line in told]
-    falls = [f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))]
-    parts += [Text(formatting.line(line)) for line in _most(falls)]
-    said = skipped(summaries)
-    said += formatting.differences(files)
-    said += headline.marks(summaries)
+    told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
+    said = [*skipped(summaries), *formatting.differences(files), *headline.marks(summaries)]
     said += [f"Note: {note}" for file in files for note in file.notes]
-    parts += [Text(formatting.line(words), style="yellow") for words in said]
-    return Group(*parts)
+    return Group(*top, *_problems(summaries), *map(text, told),
+                 *(text(words, "yellow") for words in said))  # fmt: skip
 
 
 def _most(lines: list[str]) -> list[str]:
@@ -218,7 +212,7 @@ def _answers(s: Summary) -> str:
     agree, right = accuracy.agreement(s), accuracy.accuracy(s)
     if agree is None:
         return "not checked"
-    told = "" if right.value is None else f" / {formatting.full(right, _RIGHT)}"
+    told = "" if right.value is None else f" / {formatting.full(right, 'share')}"
     return units.percent(agree) + told
 
 
@@ -229,13 +223,11 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
         for p in problems(summaries)
         if p.status not in UNTRIED
     )
-    lines: list[RenderableType] = []
-    for (backend, status, reason, remedy), n in same.items():
-        style = "red" if status.startswith("failed") else "dim"
-        line = f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
-        line += f" -> {remedy}" if remedy else ""
-        lines.append(Text(formatting.line(line), style=style))
-    return lines
+    return [
+        text(f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
+             f"{remedy and f' -> {remedy}'}", "red" if status.startswith("failed") else "dim")
+        for (backend, status, reason, remedy), n in same.items()
+    ]  # fmt: skip
 
 
 def comparison(
@@ -253,27 +245,21 @@ def comparison(
     """
     rule = rule or Rule()
     worst = compare.ordered(comparisons)[0].verdict if comparisons else "MISSING"
-    head = Text(
-        formatting.line(compare.headline(comparisons, rule, code)), style=f"bold {STYLE[worst]}"
-    )
+    head = text(compare.headline(comparisons, rule, code), f"bold {STYLE[worst]}")
     if not comparisons:
         return head
     pairs = compare.paired(comparisons)
     changed, unchanged = compare.split(comparisons)
     rows = _Rows(changed + (unchanged if everything else []), pairs)
-    parts: list[RenderableType] = [head, Text(_counts(comparisons))]
+    parts: list[RenderableType] = [head, Text(compare.counted(comparisons))]
     parts += [Text(), rows] if rows.comparisons else []
     if unchanged:
-        text = compare.folded(unchanged, rule)
-        text += "" if everything else " (gpubench compare --all lists them)"
-        parts.append(Text(text, style=STYLE[compare.UNCHANGED]))
+        words = compare.folded(unchanged, rule)
+        words += "" if everything else " (gpubench compare --all lists them)"
+        parts.append(Text(words, style=STYLE[compare.UNCHANGED]))
     parts.append(Text())
     notes = [*compare.notes(comparisons, rule, code), f"{compare.LEGEND}."]
     return Group(*parts, *(Text(note, style="dim") for note in notes))
-
-
-def _counts(comparisons: Sequence[Comparison]) -> str:
-    return ", ".join(f"{n} {name}" for name, n in compare.counts(comparisons).items())
 
 
 class _Rows(Struct, frozen=True):
@@ -284,7 +270,7 @@ class _Rows(Struct, frozen=True):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = [
-            {name: formatting.line(text) for name, text in compare.row(c, pairs=self.pairs).items()}
+            {name: formatting.line(said) for name, said in compare.row(c, pairs=self.pairs).items()}
             for c in self.comparisons
         ]
         kept = next((k for least, k in NARROW.items() if options.max_width < least), tuple(rows[0]))
@@ -301,6 +287,5 @@ class _Rows(Struct, frozen=True):
             if c.code == "different-machine":  # long, and the same for every cell
                 reason, apart = ("" if reason == apart else reason), reason
             notes = [f"{name} {row[name]}" for name in more if row[name] != formatting.NOTHING]
-            text = "; ".join([*notes, *([reason] if reason else [])])
-            if text:
-                yield Padding(Text(formatting.line(text), style="dim"), (0, 0, 0, 2))
+            notes += [reason] if reason else []
+            yield from _below(["; ".join(notes)] if notes else [], "dim")

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from gpubench.analysis.summary import summarise
+from gpubench.analysis.tables import run as run_tables
+from gpubench.analysis.tables.table import Table
 from gpubench.records.parity import Parity
 from gpubench.records.record import Header, Record, RecordFile
 from gpubench.records.samples import Samples
@@ -181,3 +184,8 @@ def realistic(seed: int = 0, run_id: str = "20260102-030405", samples: int = 200
                               reason="int8 needs a calibrated ONNX file"))  # fmt: skip
     planned = [*cells, *gpu, int8, lost]
     return RecordFile(f"reports/{run_id}/records.jsonl", header(planned, run_id), records)
+
+
+def tables(files: list[RecordFile]) -> list[Table]:
+    """All that have rows."""
+    return run_tables.of_cells(summarise(files))

@@ -15,7 +15,6 @@ from gpubench.analysis.compare.compare import compare
 from gpubench.analysis.compare.verdicts import CAVEAT
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import WIDE, summarise
-from gpubench.analysis.tables.table import Column
 from gpubench.errors import InputError
 from gpubench.records.record import FLAGS, Record, RecordFile
 from gpubench.report import formatting, json_report, markdown, terminal
@@ -367,7 +366,7 @@ def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
     ],
 )
 def test_digits_follow_the_measured_precision(value, unit, wanted):
-    assert formatting.full(value, Column(name="x", unit=unit)) == wanted
+    assert formatting.full(value, unit) == wanted
 
 
 def test_one_repeat_is_said_once_where_all_have_one():

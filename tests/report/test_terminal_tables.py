@@ -33,7 +33,7 @@ def test_the_table_of_a_run_cuts_off_and_breaks_nothing(run, width):
     assert max(map(len, lines)) <= width
     for s in summarise([run]):
         if s.timed and s.cell.scenario == "throughput":
-            rate = formatting.compact(s.throughput, formatting.RATE)
+            rate = formatting.compact(s.throughput, "images/s")
             assert any(rate in x and s.cell.backend in x for x in lines)
     assert made.count("failed: parity") >= 8
     assert "1 of 3 repeats failed" in made
@@ -57,7 +57,7 @@ def test_wide_tables_go_on_below_and_lose_no_number(make_run, width):
         assert "\u2026" not in made, table.title
         assert max(map(len, made.splitlines())) <= width
         numbers = {
-            formatting.compact(value, column)
+            formatting.compact(value, column.unit)
             for row in table.rows
             for value, column in zip(row, table.columns, strict=True)
             if formatting.is_number(column)

@@ -33,18 +33,9 @@ from gpubench.units import percent, share
 POWER = 0.95
 
 
-def compare(
-    base: RecordFile,
-    candidate: RecordFile,
-    *,
-    delta: float | None = None,
-    alpha: float | None = None,
-    allow_different: Sequence[str] = (),
-    history: Sequence[RecordFile] = (),
-) -> list[Comparison]:
+def compare(base: RecordFile, candidate: RecordFile, **given: Any) -> list[Comparison]:
     """The rows of `view`, for who needs nothing else of the two runs."""
-    given: Any = {"delta": delta, "alpha": alpha, "allow_different": allow_different}
-    return view(base, candidate, history=history, **given).rows
+    return view(base, candidate, **given).rows
 
 
 class View(Struct, frozen=True, kw_only=True):
@@ -89,7 +80,7 @@ def view(
     summaries = summarise([base, candidate]) if summaries is None else summaries
     before, after = _sides(base, candidate, summaries)
     if paired.of_one_session(base, candidate):
-        arms = paired.join(base, candidate, before, after, delta=delta, alpha=alpha)
+        arms = paired.join(base, candidate, before, after, delta, alpha)
         return View(base=base, candidate=candidate, summaries=summaries, rule=arms.rule,
                     rows=arms.rows(), arms=arms)  # fmt: skip
     rule = Rule()
@@ -171,13 +162,9 @@ def _normal(
 ) -> list[RecordFile]:
     """Other sessions on the machine of ``base``, each once."""
     known = {base.header.run_id, candidate.header.run_id}
-    found = {}
-    for file in history:
-        head = file.header
-        own = head.fingerprint == base.header.fingerprint and head.pairing is None
-        if own and head.run_id not in known:
-            found[head.run_id] = file
-    return list(found.values())
+    own = [f for f in history if f.header.fingerprint == base.header.fingerprint]
+    found = {f.header.run_id: f for f in own if f.header.pairing is None}
+    return [f for run_id, f in found.items() if run_id not in known]
 
 
 class _Test(Struct, frozen=True, kw_only=True):
@@ -213,9 +200,8 @@ def _measured(b: Summary | None, c: Summary | None, test: _Test | None) -> Compa
     if s is None:
         raise ValueError("a comparison needs at least one side")
     latency = s.cell.scenario == "latency"
-    row = Comparison(
-        key=s.key, label=s.cell.label, metric="p50 [ns]" if latency else "images/s", verdict=""
-    )
+    metric = "p50 [ns]" if latency else "images/s"
+    row = Comparison(key=s.key, label=s.cell.label, metric=metric, verdict="")
     if test:
         sides = [list(x.values.values()) for x in (test.baseline, test.candidate)]
         first, second = (stats.geometric_mean(values).value for values in sides)
@@ -233,9 +219,8 @@ def _judged(
     """With what the numbers say. ``sessions``: of the A/A history, how many have this cell."""
     bounds, limit, margin = test.cost.interval(), test.limit, math.log1p(delta)
     if bounds is None:
-        short = " and ".join(
-            side for side, n in zip(("baseline", "candidate"), row.n, strict=True) if n < 2
-        )
+        sides = zip(("baseline", "candidate"), row.n, strict=True)
+        short = " and ".join(side for side, n in sides if n < 2)
         return _inconclusive(row, "few-repeats", f"1 repeat in the {short}: no interval")
     p = min(slower, faster)
     if p < alpha:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.compare.verdicts import MACHINE, Comparison, failures, lost
-from gpubench.analysis.summary import Summary, summarise
+from gpubench.analysis.summary import Summary
 from gpubench.errors import InputError
 from gpubench.records import samples
 from gpubench.records.record import Record, RecordFile
@@ -37,31 +37,13 @@ def of_one_session(base: RecordFile, candidate: RecordFile) -> bool:
     return a is not None and b is not None and a.session == b.session
 
 
-def compare(
-    base: RecordFile,
-    candidate: RecordFile,
-    *,
-    delta: float | None = None,
-    alpha: float | None = None,
-) -> list[Comparison]:
-    """The rows of `join`: for who needs nothing else of the two arms."""
-    return join(base, candidate, *sides(base, candidate), delta=delta, alpha=alpha).rows()
-
-
-def sides(base: RecordFile, candidate: RecordFile) -> tuple[Cells, Cells]:
-    """Cell key -> summary, of either run."""
-    first, second = ({s.key: s for s in summarise([f])} for f in (base, candidate))
-    return first, second
-
-
 def join(
     base: RecordFile,
     candidate: RecordFile,
     first: Cells,
     second: Cells,
-    *,
-    delta: float | None = None,
-    alpha: float | None = None,
+    delta: float | None,
+    alpha: float | None,
 ) -> Arms:
     """Both arms pair by pair, from the summaries of their cells.
 
@@ -75,7 +57,7 @@ def join(
     kept = []
     for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
         one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
-        if not (_skipped(one) and _skipped(other)):
+        if any(s.status not in ("unavailable", "unsupported") for s in (one, other)):
             pairs = None if lost(one, other) else _join(one, other, by)
             kept.append(Match(one, other, by, pairs))
     both = (_pairs(m.pairs) for m in kept if m.pairs)
@@ -173,10 +155,6 @@ def _rule(
                 f"pairs; leave {name} out, or measure again with the other one"
             )
     return a.rule
-
-
-def _skipped(s: Summary) -> bool:
-    return s.status in ("unavailable", "unsupported")
 
 
 # ------------------------------------------------------------------------------ pairs
@@ -393,12 +371,9 @@ def _words(c: Cell, same: bool) -> list[str]:
     """As in `Cell.label`. ``same``: the arms' backends, so that options are told apart."""
     options = "" if same else ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
     backend = f"{c.backend} ({options})" if options else c.backend
+    path = ["no decoder", "auto", "0 loading"]
+    if c.boundary == "pipeline":
+        path = [c.decoder, c.loader, f"{c.loader_cores} loading"]
     return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
             f"{c.replicas_per_device}/device", c.scenario, c.boundary, c.dispatch,
-            *_path(c)]  # fmt: skip
-
-
-def _path(c: Cell) -> list[str]:
-    if c.boundary != "pipeline":
-        return ["no decoder", "auto", "0 loading"]
-    return [c.decoder, c.loader, f"{c.loader_cores} loading"]
+            *path]  # fmt: skip

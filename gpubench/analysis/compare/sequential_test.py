@@ -109,15 +109,15 @@ class Verdict(Struct, frozen=True, kw_only=True):
     code: str
     """Why, for programs: a key of CODES."""
     reason: str
-    effect: Shift | None
+    effect: Shift | None = None
     stage: str
     """Whose pairs these are: 'confirm' where there are any, else 'screen'."""
     pairs: int
-    pair_sd: float | None
+    pair_sd: float | None = None
     """Of normal noise that would give an interval as wide: see `spread`."""
-    p: float | None
+    p: float | None = None
     """Of the confirming pairs, after Holm."""
-    smallest_detectable: float | None
+    smallest_detectable: float | None = None
     """The slowdown (0.05: 5 %) that this design finds 95 times in 100 at this pair sd."""
 
 
@@ -276,10 +276,8 @@ def _verdict(
     used = pairs.confirm if fresh else pairs.screen
     stage = "confirm" if fresh else "screen"
     if len(used) < 2:
-        return Verdict(
-            verdict="INCONCLUSIVE", code="few-pairs", reason=_too_few(len(used), rule), stage=stage,
-            effect=None, pairs=len(used), pair_sd=None, p=None, smallest_detectable=None,
-        )  # fmt: skip
+        return Verdict(verdict="INCONCLUSIVE", code="few-pairs", stage=stage, pairs=len(used),
+                       reason=_too_few(len(used), rule))  # fmt: skip
     effect = _shift([pair.d for pair in used])
     verdict, code, reason = _words(used, effect, sign, p, rule)
     sd = effect.sd if math.isfinite(effect.half) else None

@@ -25,6 +25,7 @@ from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, Header, RecordFile
 from gpubench.suite.types import Rule
 
+_RULE = Rule()
 _log = logging.getLogger(__name__)
 
 
@@ -91,6 +92,11 @@ class Trend(Struct, frozen=True, kw_only=True):
         """Lower values are better."""
         return self.metric == "p50 [ns]"
 
+    @property
+    def unit(self) -> str:
+        """Of its values, as in `gpubench.analysis.tables.table.Column`."""
+        return "ns" if self.latency else "images/s"
+
 
 def find(directory: Path, note: Callable[[str], object] = _log.warning) -> Iterator[RecordFile]:
     """Every run's records below ``directory``, read one at a time.
@@ -123,7 +129,7 @@ def find(directory: Path, note: Callable[[str], object] = _log.warning) -> Itera
 
 
 def trends(
-    files: Iterable[RecordFile], delta: float | None = None, alpha: float | None = None
+    files: Iterable[RecordFile], delta: float = _RULE.delta, alpha: float = _RULE.alpha
 ) -> list[Trend]:
     """Every cell on every kind of machine, worst first: by how far it is behind its best level.
 
@@ -131,9 +137,6 @@ def trends(
     counts. ``delta``: changes up to this much are not reported. ``alpha``: chance of any false
     change in the whole list. Both as in `Rule` unless given.
     """
-    rule = Rule()
-    delta = rule.delta if delta is None else delta
-    alpha = rule.alpha if alpha is None else alpha
     series = [t for t in _collected(files) if not all(_skipped(p) for p in t.points)]
     level = alpha / max(1, sum(places(_costs(t)) > 0 for t in series))
     found = [_searched(t, delta, level, alpha) for t in series]
@@ -174,7 +177,7 @@ def _point(s: Summary, file: RecordFile) -> Point:
     commit = where.get("commit") if isinstance(where, dict) else None
     value = Estimate(why=s.status)
     if s.ranked and s.values:
-        value = s.p50 if s.cell.scenario == "latency" else s.throughput
+        value = s.value
     return Point(
         run=head.run_id, started=head.started, commit=str(commit or ""), path=file.path,
         value=value, status=s.status, flags=flags_of(s),

@@ -15,7 +15,7 @@ _OF_ALL = (
     "different images right every time, against their labels, in the repeat that asked about the "
     "most; Wilson interval"
 )
-higher, lower = partial(Column, better="higher"), partial(Column, better="lower")
+_TOP1 = Column("accuracy", "share of n", "higher", f"top-1: {_OF_ALL}")
 
 
 def agreement(s: Summary) -> float | None:
@@ -26,8 +26,12 @@ def agreement(s: Summary) -> float | None:
 
 def accuracy(s: Summary) -> Estimate:
     """Top-1 accuracy, as `answers.over_repeats` picks it; of the whole path where it was timed."""
-    check = s.path if s.path and s.path.labelled else s.parity
-    return stats.wilson(check.correct, check.labelled) if check else Estimate()
+    return of_path(s) if s.path and s.path.labelled else computed(s)
+
+
+def of_path(s: Summary) -> Estimate:
+    """Top-1 accuracy of the whole path."""
+    return stats.wilson(s.path.correct, s.path.labelled) if s.path else Estimate()
 
 
 def computed(s: Summary) -> Estimate:
@@ -59,10 +63,9 @@ def bound(rows: Sequence[Summary]) -> list[Field]:
     fields: list[Field] = []
     if any(agreement(s) is not None for s in rows):
         text = "top-1, with the reference, of what the row timed; worst repeat"
-        fields.append((higher(name="agree", unit="fraction", help=text), agreement))
+        fields.append((Column("agree", "fraction", "higher", text), agreement))
     if labelled(rows):
-        text = f"top-1: {_OF_ALL}"
-        fields.append((higher(name="accuracy", unit="share of n", help=text), accuracy))
+        fields.append((_TOP1, accuracy))
     return fields
 
 
@@ -102,60 +105,49 @@ def _of(check: str, name: str) -> Callable[[Summary], Any]:
 def _parity() -> list[Field]:
     of = partial(_of, "parity")
     return [
-        (Column(name="answers", help="within tolerance, and above the floors, in every repeat"),
+        (Column("answers", help="within tolerance, and above the floors, in every repeat"),
          verdict),
-        (Column(name="images", unit="count", help="answers compared in one repeat"), of("images")),
-        (lower(name="relative error", help="largest, over images and repeats"),
+        (Column("images", "count", help="answers compared in one repeat"), of("images")),
+        (Column("relative error", "", "lower", "largest, over images and repeats"),
          lambda s: s.parity and ("not finite" if s.parity.relative_error is None
                                  else s.parity.relative_error)),
-        (Column(name="tolerance", help="largest relative error allowed"), of("max_relative_error")),
-        (higher(name="top-1 agreement", unit="fraction", help="with the reference; worst repeat"),
+        (Column("tolerance", help="largest relative error allowed"), of("max_relative_error")),
+        (Column("top-1 agreement", "fraction", "higher", "with the reference; worst repeat"),
          of("top1_agreement")),
-        (Column(name="at least", unit="fraction", help="agreement asked for"),
-         of("min_top1_agreement")),
-        (Column(name="worst slot", unit="count", help="batch slot of the largest error"),
-         of("worst_slot")),
+        (Column("at least", "fraction", help="agreement asked for"), of("min_top1_agreement")),
+        (Column("worst slot", "count", help="batch slot of the largest error"), of("worst_slot")),
     ]  # fmt: skip
 
 
 def _accuracy(rows: Sequence[Summary]) -> list[Field]:
     checks = [s.parity for s in rows if s.parity]
     fields: list[Field] = [
-        (higher(name="accuracy", unit="share of n", help=f"top-1: {_OF_ALL}"), computed),
-        (higher(name="reference", unit="fraction", help="the reference on the same images"),
+        (_TOP1, computed),
+        (Column("reference", "fraction", "higher", "the reference on the same images"),
          lambda s: reference(s).value),
-        (lower(name="drop", unit="points", help="percentage points below the reference"), drop),
+        (Column("drop", "points", "lower", "percentage points below the reference"), drop),
     ]  # fmt: skip
     if any(p.reference_correct5 for p in checks):
-        fields.append((higher(name="top-5", unit="share", help=f"top-5: {_OF_ALL}"),
-                       accuracy5))  # fmt: skip
+        fields.append((Column("top-5", "share", "higher", f"top-5: {_OF_ALL}"), accuracy5))
     if any(p.min_accuracy is not None for p in checks):
-        fields.append((Column(name="floor", unit="fraction", help="least accuracy that the suite "
-                              "accepts: min_accuracy"), _of("parity", "min_accuracy")))  # fmt: skip
+        text = "least accuracy that the suite accepts: min_accuracy"
+        fields.append((Column("floor", "fraction", help=text), _of("parity", "min_accuracy")))
     if any(p.max_accuracy_drop is not None for p in checks):
-        fields.append((Column(name="drop allowed", unit="points", help="that the suite accepts: "
-                              "max_accuracy_drop"),
-                       _of("parity", "max_accuracy_drop")))  # fmt: skip
+        column = Column("drop allowed", "points", help="that the suite accepts: max_accuracy_drop")
+        fields.append((column, _of("parity", "max_accuracy_drop")))
     if any(s.path and s.path.labelled for s in rows):
         text = "top-1 of the whole path, different images, against their labels"
-        fields.append((higher(name="whole path", unit="share of n", help=text), of_path))
+        fields.append((Column("whole path", "share of n", "higher", text), of_path))
     return fields
-
-
-def of_path(s: Summary) -> Estimate:
-    """Top-1 accuracy of the whole path."""
-    return stats.wilson(s.path.correct, s.path.labelled) if s.path else Estimate()
 
 
 def _path() -> list[Field]:
     """Boundary ``pipeline``: the same, from the encoded pictures on."""
     of = partial(_of, "path")
     return [
-        (higher(name="path agreement", unit="fraction", help="top-1, of the whole path from "
+        (Column("path agreement", "fraction", "higher", "top-1, of the whole path from "
                 "encoded pictures, with the reference's"), of("top1_agreement")),
-        (Column(name="path at least", unit="fraction", help="agreement asked for"),
-         of("min_top1_agreement")),
-        (lower(name="input off by", unit="steps", help="largest difference of a value of the "
-               "network's input from the reference's, in steps of 8-bit pixels"),
-         of("max_difference")),
+        (Column("path at least", "fraction", help="agreement asked for"), of("min_top1_agreement")),
+        (Column("input off by", "steps", "lower", "largest difference of a value of the network's "
+                "input from the reference's, in steps of 8-bit pixels"), of("max_difference")),
     ]  # fmt: skip

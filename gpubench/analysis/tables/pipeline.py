@@ -10,7 +10,7 @@ from gpubench.analysis import stats
 from gpubench.analysis.pipeline import Breakdown, breakdown
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, but, flags_of, gain, speedup
-from gpubench.analysis.tables.table import Body, Column, Part, Table, metric, with_axes
+from gpubench.analysis.tables.table import Body, Column, Part, Table, with_axes
 from gpubench.records.record import Record
 from gpubench.units import count
 
@@ -23,7 +23,12 @@ NAMES = {"read": "read", "decode": "decode", "transform": "resize + normalise",
          "copy_in": "copy in (H2D)", "run": "compute", "copy_out": "copy out (D2H)",
          "postprocess": "post-process"}  # fmt: skip
 """Stages as people call them, in their order."""
-BOUNDARIES = ("compute", "transfer", "pipeline")
+BOUNDARIES = {
+    "compute": "inputs and outputs stay on the device",
+    "transfer": "with copies to and from the device",
+    "pipeline": "from encoded pictures to labels and scores",
+}
+"""From the narrowest to the widest."""
 _DATA = ("read", "decode", "transform")
 _PATH = ("boundary", "decoder", "loader", "loader_cores")
 
@@ -76,31 +81,19 @@ def _adds(measure: Literal["latency", "throughput"], rows: Sequence[Summary]) ->
     found = beside(rows)
     shown = [b for b in BOUNDARIES if any(b in sides for sides in found)]
     unit, better = ("ns", "lower") if measure == "latency" else ("images/s", "higher")
-    told = {
-        "compute": "inputs and outputs stay on the device",
-        "transfer": "with copies to and from the device",
-        "pipeline": "from encoded pictures to labels and scores",
-    }
     columns = (
-        *(Column(name=b, unit=unit, better=better, help=told[b]) for b in shown),  # type: ignore[arg-type]
-        metric("hidden", "share", "lower", "what the first number of the row, alone, leaves "
+        *(Column(b, unit, better, BOUNDARIES[b]) for b in shown),  # type: ignore[arg-type]
+        Column("hidden", "share", "lower", "what the first number of the row, alone, leaves "
                "out: 1 - speed of the last / speed of the first"),
     )  # fmt: skip
     body: Body = []
     for sides in found:
-        values = [
-            _own(sides[b], measure) if b in sides else Estimate(why="not measured") for b in shown
-        ]
+        values = [sides[b].value if b in sides else Estimate(why="not measured") for b in shown]
         last = next(sides[b] for b in reversed(BOUNDARIES) if b in sides)
-        marks = flags_of(*sides.values())
-        body.append((last, [*values, hidden(sides), marks]))
+        body.append((last, [*values, hidden(sides), flags_of(*sides.values())]))
     notes = ["The same configuration beside itself, on the same clock: how much of the work is "
              "inside the timed boundary."]  # fmt: skip
     return with_axes(ADDS[measure], columns, body, notes, hidden=("boundary",))
-
-
-def _own(s: Summary, measure: str) -> Estimate:
-    return s.p50 if measure == "latency" else s.throughput
 
 
 # ------------------------------------------------------------------------------ stages
@@ -128,21 +121,20 @@ def parts(b: Breakdown) -> dict[str, Part]:
 
 def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
     columns = (
-        Column(name="scenario"),
-        *(Column(name=name, unit="ns", better="lower", help="of one batch, alone, and its "
-                 "share of the sum") for name in NAMES.values()),
-        Column(name="one after another", unit="ns", better="lower", help="sum of the stages"),
-        Column(name="overlapped", unit="ns", better="lower",
-               help="time of a batch at the measured rate, all stages at work at once"),
-        Column(name="bottleneck", help="the slowest stage of the slower side"),
-        Column(name="slower side", help="loader: read to normalise; session: copy in to "
+        Column("scenario"),
+        *(Column(name, "ns", "lower", "of one batch, alone, and its share of the sum")
+          for name in NAMES.values()),
+        Column("one after another", "ns", "lower", "sum of the stages"),
+        Column("overlapped", "ns", "lower",
+               "time of a batch at the measured rate, all stages at work at once"),
+        Column("bottleneck", help="the slowest stage of the slower side"),
+        Column("slower side", help="loader: read to normalise; session: copy in to "
                "post-process, and a decoder that works on the device"),
-        Column(name="of the slower side", unit="fraction", better="higher",
-               help="measured rate / rate of the slower side alone: 100 % is ideal overlap"),
-        Column(name="images/s", unit="images/s", better="higher", help="measured"),
-        Column(name="if it were free", unit="images/s", better="higher",
-               help="images/s if the bottleneck cost nothing"),
-        Column(name="shared out", help="how the replica's cores were divided"),
+        Column("of the slower side", "fraction", "higher",
+               "measured rate / rate of the slower side alone: 100 % is ideal overlap"),
+        Column("images/s", "images/s", "higher", "measured"),
+        Column("if it were free", "images/s", "higher", "images/s if the bottleneck cost nothing"),
+        Column("shared out", help="how the replica's cores were divided"),
     )  # fmt: skip
     body: Body = []
     for s, b in found:
@@ -186,7 +178,8 @@ def skipped(rows: Sequence[Summary]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for s in rows:
         found = facts(s)
-        said = found.get("skipped") or _unusable(found.get("unusable"))
+        unusable = found.get("unusable")
+        said = found.get("skipped") or (f"{unusable} unusable" if unusable else "")
         if isinstance(said, dict):
             said = ", ".join(f"{n} {why}" for why, n in said.items())
         if said:
@@ -196,10 +189,6 @@ def skipped(rows: Sequence[Summary]) -> list[str]:
         f"{f' and {len(labels) - 1} more' if labels[1:] else ''}): {said}."
         for said, labels in lines.items()
     ]
-
-
-def _unusable(n: object) -> str:
-    return f"{n} unusable" if n else ""
 
 
 # ------------------------------------------------------------------------------ decoders
@@ -215,16 +204,16 @@ def _decoders(summaries: Sequence[Summary]) -> Table:
             groups.setdefault((*work, c.decoder), []).append(s)
     rates = {key: data_rates(group) for key, group in groups.items()}
     columns = (
-        metric("images/s of one core", "images/s", "higher", "read, decode, resize and normalise, "
+        Column("images/s of one core", "images/s", "higher", "read, decode, resize and normalise, "
                "one after the other; of the device for a decoder that works there"),
-        metric("over pil", "x", "higher", "images/s over those of the reference decoder"),
-        metric("largest difference", "steps", "lower", "of a value of the network's input from "
+        Column("over pil", "x", "higher", "images/s over those of the reference decoder"),
+        Column("largest difference", "steps", "lower", "of a value of the network's input from "
                "the reference's, in steps of 8-bit pixels"),
-        metric("mean difference", "steps", "lower", "the same, mean over all values"),
-        metric("top-1 agreement", "fraction", "higher", "of the whole path with the reference's; "
+        Column("mean difference", "steps", "lower", "the same, mean over all values"),
+        Column("top-1 agreement", "fraction", "higher", "of the whole path with the reference's; "
                "the worst of its cells"),
-        Column(name="images", unit="count", help="that were compared"),
-        metric("accuracy", "share of n", "higher", "top-1 of the whole path against labels; the "
+        Column("images", "count", help="that were compared"),
+        Column("accuracy", "share of n", "higher", "top-1 of the whole path against labels; the "
                "worst of its cells"),
     )  # fmt: skip
     body: Body = []

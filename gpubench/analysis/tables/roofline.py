@@ -8,7 +8,7 @@ from gpubench.analysis import stats
 from gpubench.analysis.roofline import Share, against
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
-from gpubench.analysis.tables.table import Body, Column, Table, metric, with_axes
+from gpubench.analysis.tables.table import Body, Column, Table, with_axes
 from gpubench.records.record import NO_CEILING, Ceiling
 
 TITLE = "Share of the roofline"
@@ -16,18 +16,17 @@ ABOVE = (
     "Above 100 %: fewer operations were needed than counted (Winograd), caches spared the memory, "
     "or the peak was measured in a bad moment: measure it again on a quiet machine."
 )
-SCENARIO = Column(name="scenario")
 COLUMNS = (
-    metric("share", "fraction", "higher", "achieved / what the roofline allows: the peak, or "
+    Column("share", "fraction", "higher", "achieved / what the roofline allows: the peak, or "
            "arithmetic intensity x bandwidth, whichever is less; mean of logs over repeats"),
-    Column(name="binds", help="which side of the roofline the cell is under"),
-    metric("GFLOP/s", "GFLOP/s", "higher", "achieved by all replicas: images/s, or batch size / "
+    Column("binds", help="which side of the roofline the cell is under"),
+    Column("GFLOP/s", "GFLOP/s", "higher", "achieved by all replicas: images/s, or batch size / "
            "median latency, x counted FLOPs of an image, done or not"),
-    metric("peak", "GFLOP/s", "higher", "of matrix products, on the same cores or GPU; measured"),
-    Column(name="in", help="what the products of that peak were computed in"),
-    metric("intensity", "FLOP/byte", "higher", "FLOPs per byte of weights, and of what layers "
+    Column("peak", "GFLOP/s", "higher", "of matrix products, on the same cores or GPU; measured"),
+    Column("in", help="what the products of that peak were computed in"),
+    Column("intensity", "FLOP/byte", "higher", "FLOPs per byte of weights, and of what layers "
            "with products and pooling read and write when all else is fused into them"),
-    metric("GB/s", "GB/s", "higher", "of memory, to the same cores or GPU; measured"),
+    Column("GB/s", "GB/s", "higher", "of memory, to the same cores or GPU; measured"),
 )  # fmt: skip
 
 
@@ -48,7 +47,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     reasons = dict.fromkeys(str(r.facts[NO_CEILING]) for s in summaries for r in s.timed
                             if NO_CEILING in r.facts)  # fmt: skip
     notes += [f"Left out: {words}." for words in reasons]
-    return with_axes(TITLE, ((SCENARIO,) if several else ()) + COLUMNS, body, notes)
+    return with_axes(TITLE, ((Column("scenario"),) if several else ()) + COLUMNS, body, notes)
 
 
 def shares(s: Summary) -> dict[int, Share]:

@@ -11,53 +11,30 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from gpubench.analysis import stats
+from gpubench.analysis import stats, summary
 from gpubench.analysis.scaling.causes import MATTERS
 from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.scaling.efficiency import jobs, per_replica
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import (
-    QUANTILES,
-    UNTRIED,
-    Summary,
-    baseline_of,
-    but,
-    flags_of,
-    gain,
-    problems,
-    rated,
-    speedup,
-    summarise,
-)
-from gpubench.analysis.tables import accuracy, pipeline, roofline
-from gpubench.analysis.tables.table import (
-    KEY,
-    Column,
-    Field,
-    Table,
-    axis_values,
-    metric,
-    of_rows,
-    with_axes,
-)
+from gpubench.analysis.summary import UNTRIED, Summary, but, flags_of, gain
+from gpubench.analysis.tables import accuracy, pipeline, roofline, table
+from gpubench.analysis.tables.table import KEY, Column, Field, Table, of_rows, with_axes
 from gpubench.analysis.telemetry import GAUGES, energy, peak
-from gpubench.records.record import ENERGY_S, RecordFile
+from gpubench.records.record import ENERGY_S
 from gpubench.units import count, percent
 
 SCALING = "Scaling over replicas"
-_REPEATS = Column(name="repeats", unit="count", help="fresh-process executions measured")
-
-
-def build(files: Sequence[RecordFile]) -> list[Table]:
-    """All tables that have rows. Several files share tables; their rows say which run they are."""
-    return of_cells(summarise(files))
+_REPEATS = Column("repeats", "count", help="fresh-process executions measured")
 
 
 def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None) -> list[Table]:
-    """The same from summaries, and their diagnoses, that are at hand."""
-    bases = baseline_of(summaries)
+    """All tables that have rows. Several runs share tables; their rows say which run they are.
+
+    ``found``: `diagnose` of the same, where it is at hand.
+    """
+    bases = summary.baseline_of(summaries)
     latency = [s for s in summaries if s.cell.scenario == "latency" and s.medians]
-    throughput = rated(summaries)
+    throughput = summary.rated(summaries)
     against = " and ".join(sorted({s.baseline for s in summaries}))
     made = [
         _latency(latency, bases, against),
@@ -72,17 +49,17 @@ def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None)
         accuracy.accuracies(summaries),
         _failures(summaries),
     ]
-    return [table for table in made if table.rows]
+    return [each for each in made if each.rows]
 
 
 def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Table:
     text = "median of each repeat, mean of logs over repeats"
-    fields: list[Field] = [(metric("p50", "ns", "lower", text), lambda s: s.p50)]
-    for name, q in QUANTILES.items():
+    fields: list[Field] = [(Column("p50", "ns", "lower", text), lambda s: s.p50)]
+    for name, q in summary.QUANTILES.items():
         enough = any(len(s.samples_ns) >= stats.minimum_n(q) for s in rows)
         if enough or name != "p99.9":
             text = f"nearest rank over all samples; needs {stats.minimum_n(q)} effective samples"
-            fields.append((metric(name, "ns", "lower", text), partial(_percentile, q=q)))
+            fields.append((Column(name, "ns", "lower", text), partial(_percentile, q=q)))
     fields += [_speedup(bases, against), *accuracy.bound(rows),
                (_REPEATS, lambda s: len(s.medians))]  # fmt: skip
     notes = ["Time for one batch, closed loop; every batch is waited for. 95 % intervals."]
@@ -96,7 +73,7 @@ def _percentile(s: Summary, q: float) -> Estimate:
 def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) -> Table:
     text = "images of all replicas completed in the common window / its length"
     fields: list[Field] = [
-        (metric("images/s", "images/s", "higher", text), lambda s: s.throughput),
+        (Column("images/s", "images/s", "higher", text), lambda s: s.throughput),
         _speedup(bases, against, gain),
         *accuracy.bound(rows),
         (_REPEATS, lambda s: len(s.rates)),
@@ -110,7 +87,7 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
 def _speedup(
     bases: dict[int, Summary],
     against: str,
-    compared: Callable[[Summary, Summary], Estimate] = speedup,
+    compared: Callable[[Summary, Summary], Estimate] = summary.speedup,
 ) -> Field:
     def value(s: Summary) -> Estimate:
         base = bases.get(id(s))
@@ -121,31 +98,32 @@ def _speedup(
         return compared(base, s)
 
     text = f"over {against} on the same other axes; paired by repeat round where both have it"
-    return metric("speed-up", "x", "higher", text), value
+    return Column("speed-up", "x", "higher", text), value
 
 
 def _scaling(found: Sequence[Diagnosis]) -> Table:
     """Weak and strong efficiency: both are X_g / (d X_1), against another one-replica cell."""
     columns = (
-        Column(name="scaling", help="weak: same batch per replica; strong: same total batch"),
-        Column(name="one replica owns", help="what a lone replica has to itself: one device"),
-        metric("efficiency", "fraction", "higher", "X_g / (d X_1): what g replicas on d devices "
+        Column("scaling", help="weak: same batch per replica; strong: same total batch"),
+        Column("one replica owns", help="what a lone replica has to itself: one device"),
+        Column("efficiency", "fraction", "higher", "X_g / (d X_1): what g replicas on d devices "
                 "do, over d times what one replica does on one. 100 % is ideal; replicas that "
                 "share a device can exceed it"),
-        Column(name="limited by", help="causes of a shortfall that the interval shows, and how "
+        Column("limited by", help="causes of a shortfall that the interval shows, and how "
                "much of it each explains; the evidence is told apart"),
-        metric("images/s", "images/s", "higher", "all replicas together"),
-        metric("one replica", "images/s", "higher", "the one-replica cell it is compared with"),
-        Column(name="per replica", unit="images/s", help="each replica's own rate, mean of logs"),
-        Column(name="slowest / mean", unit="fraction", better="higher",
-               help="well below 100 %: a straggler holds the others back"),
+        Column("images/s", "images/s", "higher", "all replicas together"),
+        Column("one replica", "images/s", "higher", "the one-replica cell it is compared with"),
+        Column("per replica", "images/s", help="each replica's own rate, mean of logs"),
+        Column("slowest / mean", "fraction", "higher",
+               "well below 100 %: a straggler holds the others back"),
     )  # fmt: skip
     body = []
     for d in found:
         s, one = d.summary, d.one
+        owns = "1 GPU" if s.cell.device == "cuda" else count(s.cell.cores, "core")
         each = per_replica({n: v for n, v in s.replica_rates.items() if v and all(v)})
         straggler = min(each) / (sum(each) / len(each)) if each else None
-        body.append((s, [d.kind, _resource(s), d.efficiency, d.short, s.throughput, one.throughput,
+        body.append((s, [d.kind, owns, d.efficiency, d.short, s.throughput, one.throughput,
                          each, straggler, flags_of(s, one)]))  # fmt: skip
     notes = [
         "One run's cells only. Efficiency = X_g / (d X_1): images/s of g replicas on d devices.",
@@ -161,15 +139,14 @@ def _jobs(rows: list[Summary]) -> Table:
     others = {but(j.summary, "dispatch"): j.summary for j in found
               if j.summary.cell.dispatch == "static"}  # fmt: skip
     columns = (
-        metric("images/s", "images/s", "higher", "images of the job / time until all are done"),
-        metric("share of ideal", "fraction", "higher", "images/s of the job / what the replicas "
+        Column("images/s", "images/s", "higher", "images of the job / time until all are done"),
+        Column("share of ideal", "fraction", "higher", "images/s of the job / what the replicas "
                 "do together, each at the rate at which it worked"),
-        metric("over static", "x", "higher", "images/s over those of equal shares"),
-        Column(name="overhead per batch", unit="ns", better="lower",
-               help="scheduler: time to get the next batch"),
-        Column(name="idle at the end", unit="fraction", better="lower",
-               help="share of the job's time that each replica had no more work"),
-        Column(name="batches", unit="count", help="that each replica did; mean over repeats"),
+        Column("over static", "x", "higher", "images/s over those of equal shares"),
+        Column("overhead per batch", "ns", "lower", "scheduler: time to get the next batch"),
+        Column("idle at the end", "fraction", "lower", "share of the job's time that each replica "
+               "had no more work"),
+        Column("batches", "count", help="that each replica did; mean over repeats"),
     )  # fmt: skip
     body = []
     for j in found:
@@ -184,28 +161,21 @@ def _jobs(rows: list[Summary]) -> Table:
     return with_axes("One job, shared by replicas", columns, body, notes)
 
 
-def _resource(s: Summary) -> str:
-    if s.cell.device == "cuda":
-        return "1 GPU"
-    return count(s.cell.cores, "core")
-
-
 def _cost(summaries: list[Summary]) -> Table:
     """Both scenarios prepare and open the same thing, so their repeats are pooled."""
     groups: dict[tuple[Any, ...], list[Summary]] = {}
     for s in summaries:
         if s.timed:
-            groups.setdefault((s.run, *axis_values(s)), []).append(s)
+            groups.setdefault((s.run, *table.axis_values(s)), []).append(s)
     steps = list(dict.fromkeys(k for s in summaries for r in s.timed for k in r.prepare_ns))
-    columns = tuple(
-        Column(name=name, unit="ns", better="lower", help=text)
-        for name, text in (
-            *((step, "once for each artefact; what it cost when it was done") for step in steps),
-            ("open", "load and make ready, slowest replica; median over repeats"),
-            ("first inference", "the first run() and sync, slowest replica; median over repeats"),
-            ("total", "from nothing to the first answer"),
-        )
-    )
+    once = "once for each artefact; what it cost when it was done"
+    columns = (
+        *(Column(step, "ns", "lower", once) for step in steps),
+        Column("open", "ns", "lower", "load and make ready, slowest replica; median over repeats"),
+        Column("first inference", "ns", "lower", "the first run() and sync, slowest replica; "
+               "median over repeats"),
+        Column("total", "ns", "lower", "from nothing to the first answer"),
+    )  # fmt: skip
     body = []
     for group in groups.values():
         records = [r for s in group for r in s.timed]
@@ -221,44 +191,42 @@ def _cost(summaries: list[Summary]) -> Table:
 
 def _machine(summaries: list[Summary]) -> Table:
     """Only gauges that some cell has; a table without any has no rows."""
-    values = {id(s): [peak(s, gauge) for gauge in GAUGES] for s in summaries}
     joules = {id(s): energy(s) for s in summaries}
-    rows = [s for s in summaries
-            if joules[id(s)] or any(v is not None for v in values[id(s)])]  # fmt: skip
-    fields: list[Field] = [(Column(name="scenario"), lambda s: s.cell.scenario)]
-    for index, gauge in enumerate(GAUGES):
-        if any(values[id(s)][index] is not None for s in rows):
-            column = Column(name=gauge.name, unit=gauge.unit, help=gauge.help)
-            fields.append((column, partial(_nth, values, index)))
+    peaks = [(gauge, {id(s): peak(s, gauge) for s in summaries}) for gauge in GAUGES]
+    peaks = [(gauge, of) for gauge, of in peaks if any(v is not None for v in of.values())]
+    rows = [s for s in summaries if joules[id(s)] or any(of[id(s)] is not None for _, of in peaks)]
+    fields: list[Field] = [(Column("scenario"), lambda s: s.cell.scenario)]
+    for gauge, of in peaks:
+        fields.append((Column(gauge.name, gauge.unit, help=gauge.help), partial(_known, of)))
     notes = ["Extremes over repeats, replicas and GPUs, from opening to the answer check."]
     if any(joules.values()):
         text = "joules while the replicas sampled / images: of the GPUs, or of all CPU packages"
         fields += [
-            (metric("energy per image", "J", "lower", text), lambda s: joules[id(s)]),
-            (metric("above idle", "J", "lower", f"{text}, less what is drawn without a task"),
+            (Column("energy per image", "J", "lower", text), lambda s: joules[id(s)]),
+            (Column("above idle", "J", "lower", f"{text}, less what is drawn without a task"),
              partial(energy, above_idle=True)),
         ]  # fmt: skip
         notes.append(f"Energy: of windows of at least {ENERGY_S:g} s. 95 % intervals.")
     return of_rows("Machine while measuring", rows, fields, notes)
 
 
-def _nth(values: dict[int, list[float | None]], index: int, s: Summary) -> float | None:
-    return values[id(s)][index]
+def _known(values: dict[int, float | None], s: Summary) -> float | None:
+    return values[id(s)]
 
 
 def _failures(summaries: list[Summary]) -> Table:
     several = len({s.run for s in summaries}) > 1
     columns = (
-        *((Column(name="run"),) if several else ()),
-        Column(name="what", help="the cell"),
-        Column(name="status", unit="flags", help="how it ended"),
-        Column(name="repeats", help="which repeats ended so"),
-        *(Column(name=name) for name in ("reason", "remedy")),
+        *((Column("run"),) if several else ()),
+        Column("what", help="the cell"),
+        Column("status", "flags", help="how it ended"),
+        Column("repeats", help="which repeats ended so"),
+        *map(Column, ("reason", "remedy")),
         KEY,
     )
     rows: list[list[Any]] = [
         [*([p.summary.run] if several else []), p.summary.cell.label, [p.status], p.repeats,
-         p.reason, p.remedy, p.summary.key] for p in problems(summaries)
+         p.reason, p.remedy, p.summary.key] for p in summary.problems(summaries)
         if p.status not in UNTRIED
     ]  # fmt: skip
     untried = sum(s.status in UNTRIED for s in summaries)

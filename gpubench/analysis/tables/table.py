@@ -31,7 +31,7 @@ class Part(Struct, frozen=True):
     share: float
 
 
-class Column(Struct, frozen=True, kw_only=True):
+class Column(Struct, frozen=True):
     """``unit``: ns, bytes, images/s, x (ratio), fraction, share (a fraction that may be small),
     share of n (the same, shown with its n), points (percentage points), steps (of 8-bit pixels),
     MHz, °C, W, J, GFLOP/s, GB/s, FLOP/byte, count, flags, key (of the cell) or '' (text)."""
@@ -54,13 +54,8 @@ class Table(Struct, frozen=True):
 Field = tuple[Column, Callable[[Summary], Any]]
 Body = list[tuple[Summary, list[Any]]]
 
-KEY = Column(name="cell", unit="key", help="key of the cell: `gpubench run SUITE --cell KEY`")
-FLAGS = Column(name="flags", unit="flags", help="what to know before believing the row")
-
-
-def metric(name: str, unit: str, better: Literal["lower", "higher"], text: str) -> Column:
-    """A measured column."""
-    return Column(name=name, unit=unit, better=better, help=text)
+KEY = Column("cell", "key", help="key of the cell: `gpubench run SUITE --cell KEY`")
+FLAGS = Column("flags", "flags", help="what to know before believing the row")
 
 
 def axis_values(s: Summary) -> tuple[Any, ...]:
@@ -101,6 +96,6 @@ def with_axes(
              if a not in shown and a != "run" and v[0] != _SILENT.get(a)]  # fmt: skip
     fronts = zip(*(axes[a] for a in shown), strict=True) if shown else [()] * len(body)
     rows = [[*front, *own, s.key] for front, (s, own) in zip(fronts, body, strict=True)]
-    head = tuple(Column(name=a, unit="count" if a in _NUMERIC else "") for a in shown)
+    head = tuple(Column(a, "count" if a in _NUMERIC else "") for a in shown)
     notes = notes + ([f"In every row: {', '.join(agree)}."] if agree else [])
     return Table(title, (*head, *columns, FLAGS, KEY), rows, notes)

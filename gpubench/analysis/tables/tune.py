@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import geometric_mean
 from typing import Any
 
@@ -9,7 +10,7 @@ from gpubench.analysis import stats, telemetry
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
 from gpubench.analysis.tables import accuracy, roofline
-from gpubench.analysis.tables.table import KEY, Column, Table, metric, with_axes
+from gpubench.analysis.tables.table import KEY, Column, Field, Table, of_rows, with_axes
 from gpubench.analysis.tune import ablation, objective, result
 from gpubench.analysis.tune.result import OUTCOMES, View, outcome
 from gpubench.suite.goal import Metric
@@ -17,9 +18,9 @@ from gpubench.suite.goal import Metric
 UNITS = {"throughput": "images/s", "latency": "ns", "energy": "J", "memory": "bytes"}
 """Of a metric, as columns name them."""
 
-ROOFLINE = metric("of the roofline", "fraction", "higher", "share of what the measured peak of "
+ROOFLINE = Column("of the roofline", "fraction", "higher", "share of what the measured peak of "
                   "matrix products and the bandwidth of memory leave possible")  # fmt: skip
-BINDS = Column(name="binds", help="which side of the roofline is the lower one")
+BINDS = Column("binds", help="which side of the roofline is the lower one")
 
 
 def build(found: View) -> list[Table]:
@@ -31,31 +32,25 @@ def build(found: View) -> list[Table]:
 def front(found: View) -> Table:
     """The configurations that none beats in both throughput and latency, the fastest first."""
     keys = result.front(found)
-    rows = [s for s in found.standings if s.cell.key in keys]
-    summaries = [found.summaries[s.cell.key] for s in rows]
-    rows.sort(key=lambda s: -(found.summaries[s.cell.key].throughput.value or 0.0))
+    standings = {s.cell.key: s for s in found.standings if s.cell.key in keys}
+    summaries = [found.summaries[key] for key in standings]
+    summaries.sort(key=lambda s: -(s.throughput.value or 0.0))
     extra = [m for m in _asked(found) if any(mean(s, m).value for s in summaries)]
-    roof = (ROOFLINE, BINDS) if any(map(roofline.binding, summaries)) else ()
-    columns = (
-        metric("images/s", "images/s", "higher", "images of all replicas / wall time"),
-        metric("time of a batch", "ns", "lower", "median"),
-        *(metric(m.name, UNITS[m.kind], "lower", "mean of logs over the repeats that have it")
-          for m in extra),
-        *(column for column, _ in accuracy.bound(summaries)),
-        *roof,
-        Column(name="outcome", help="what became of it"),
-    )  # fmt: skip
-    body = []
-    for s in rows:
-        each = found.summaries[s.cell.key]
-        values = [each.throughput, each.p50, *(mean(each, m) for m in extra),
-                  *(value(each) for _, value in accuracy.bound(summaries)),
-                  *(roofline.estimate(each), roofline.binding(each))[: len(roof)],
-                  OUTCOMES[outcome(found, s)], flags_of(each)]  # fmt: skip
-        body.append((each, values))
+    roof: list[Field] = [(ROOFLINE, roofline.estimate), (BINDS, roofline.binding)]
+    text = "mean of logs over the repeats that have it"
+    fields: list[Field] = [
+        (Column("images/s", "images/s", "higher", "images of all replicas / wall time"),
+         lambda s: s.throughput),
+        (Column("time of a batch", "ns", "lower", "median"), lambda s: s.p50),
+        *((Column(m.name, UNITS[m.kind], "lower", text), partial(mean, asked=m)) for m in extra),
+        *accuracy.bound(summaries),
+        *(roof if any(map(roofline.binding, summaries)) else []),
+        (Column("outcome", help="what became of it"),
+         lambda s: OUTCOMES[outcome(found, standings[s.key])]),
+    ]  # fmt: skip
     notes = ["Of the measured configurations with right answers. Limits do not count here: "
              "the front shows what they cost. 95 % intervals."]  # fmt: skip
-    return with_axes("Pareto front", columns, body, notes)
+    return of_rows("Pareto front", summaries, fields, notes)
 
 
 def _asked(found: View) -> list[Metric]:
@@ -80,10 +75,10 @@ def mean(s: Summary, asked: Metric) -> Estimate:
 def worth(found: View) -> Table:
     """What each choice of the recommended configuration is worth."""
     columns = (
-        Column(name="choice"), Column(name="recommended"), Column(name="next best"),
-        metric("worth", "x", "higher", "cost of the best configuration without it / cost of the "
+        Column("choice"), Column("recommended"), Column("next best"),
+        Column("worth", "x", "higher", "cost of the best configuration without it / cost of the "
                "recommended one: 2 is twice the cost"),
-        Column(name="best without it", help="whatever else it has"), KEY,
+        Column("best without it", help="whatever else it has"), KEY,
     )  # fmt: skip
     rows: list[list[Any]] = [
         [c.name, c.value, c.other, c.worth, c.rival.cell.label, c.rival.cell.key]
@@ -100,11 +95,11 @@ def others(found: View) -> Table:
     rows = result.nearest(found, [s for s in found.standings if s is not found.best])
     goal = found.goal.objective
     columns = (
-        Column(name="outcome", help="what became of it"), Column(name="why"),
-        metric(goal.name, UNITS[goal.kind], "higher" if goal.more_is_better else "lower",
+        Column("outcome", help="what became of it"), Column("why"),
+        Column(goal.name, UNITS[goal.kind], "higher" if goal.more_is_better else "lower",
                "the objective; 95 % interval"),
-        metric("cost", "x", "lower", "against the recommended one's; 95 % interval"),
-        Column(name="repeats", unit="count", help="measured"),
+        Column("cost", "x", "lower", "against the recommended one's; 95 % interval"),
+        Column("repeats", "count", help="measured"),
     )  # fmt: skip
     body = []
     for s in rows:

@@ -17,8 +17,7 @@ from statistics import geometric_mean
 from msgspec import Struct
 
 from gpubench.analysis import roofline, stats
-from gpubench.analysis.compare import paired as compare_paired
-from gpubench.analysis.compare import sequential_test, signed_rank
+from gpubench.analysis.compare import compare, sequential_test, signed_rank
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.roofline import Share
 from gpubench.analysis.stats import Estimate
@@ -113,7 +112,7 @@ def _verdict(evidence: Evidence | None, best: Standing | None) -> Comparison | N
         return None
     if [c.key for c in evidence[1].header.planned] != [best.cell.key]:
         return None
-    return next(iter(compare_paired.compare(*evidence)), None)
+    return next(iter(compare.compare(*evidence)), None)
 
 
 def _gain(

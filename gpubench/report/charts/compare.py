@@ -14,7 +14,8 @@ from gpubench.analysis.compare.compare import View
 from gpubench.analysis.compare.paired import Both
 from gpubench.analysis.compare.verdicts import VERDICTS, Comparison
 from gpubench.analysis.summary import Summary
-from gpubench.report.charts.vega import Point, layer, layered, nominal
+from gpubench.report.charts import vega
+from gpubench.report.charts.vega import TIP, Point, layer, nominal, quantitative
 from gpubench.report.sections import compare
 from gpubench.suite.types import Rule
 
@@ -72,18 +73,12 @@ def _names(rows: Sequence[Comparison]) -> list[str]:
 
 
 def _forest_spec(margin: float, reach: float, lines: int) -> dict[str, Any]:
-    x: dict[str, Any] = {
-        "field": "x", "type": "quantitative", "title": "effect: + is slower (logarithmic scale)",
-        "scale": {"domain": [-reach, reach], "nice": False}, "axis": _share_axis(reach),
-    }  # fmt: skip
-    y: dict[str, Any] = {
-        "field": "row", "type": "nominal", "sort": None, "title": None,
-        "axis": {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 230, "ticks": False,
-                 "domain": False, "grid": True, "labelPadding": 8, "labelOverlap": False},
-    }  # fmt: skip
+    scale = {"domain": [-reach, reach], "nice": False}
+    title = "effect: + is slower (logarithmic scale)"
+    x = quantitative("x", title=title, scale=scale, axis=_share_axis(reach))
     colours, shapes, filled = zip(*LOOKS.values(), strict=True)
     paint = [c if f else "var(--paper)" for c, f in zip(colours, filled, strict=True)]
-    place = {"x": x, "y": y, "color": nominal("verdict", LOOKS, colours)}
+    place = {"x": x, "y": vega.rows(230), "color": nominal("verdict", LOOKS, colours)}
     ends = {"x": x | {"field": "low"}, "x2": {"field": "high"}}
     rule = {"type": "rule", "strokeWidth": 2}
     layers = [_band("x", margin), layer(rule, place | ends, "datum.low != null")]
@@ -91,11 +86,10 @@ def _forest_spec(margin: float, reach: float, lines: int) -> dict[str, Any]:
         arrow = {"type": "point", "shape": _ARROW[side], "size": 50, "filled": False}
         beyond = f"indexof(datum.beyond, '{side}') >= 0"
         layers.append(layer(arrow, place | {"x": x | {"field": end}}, beyond))
-    look = {"shape": nominal("verdict", LOOKS, shapes), "fill": nominal("verdict", LOOKS, paint),
-            "tooltip": {"field": "tip"}}  # fmt: skip
+    look = {"shape": nominal("verdict", LOOKS, shapes), "fill": nominal("verdict", LOOKS, paint)}
     mark = {"type": "point", "size": 90, "strokeWidth": 1.8, "opacity": 1}
-    layers.append(layer(mark, place | look))
-    return layered(STEP * lines, "fit-x", layers)
+    layers.append(layer(mark, place | look | TIP))
+    return vega.layered(STEP * lines, "fit-x", layers)
 
 
 def _band(axis: str, margin: float) -> dict[str, Any]:
@@ -104,7 +98,7 @@ def _band(axis: str, margin: float) -> dict[str, Any]:
     rect = {"mark": {"type": "rect", "color": "var(--band)"}, "encoding": ends}
     nothing = {axis: {"datum": 0, "type": "quantitative"}}
     zero = layer({"type": "rule", "color": "var(--guide)"}, nothing)
-    return {"data": {"values": [{}]}, "layer": [rect, zero]}
+    return {"data": vega.NOWHERE, "layer": [rect, zero]}
 
 
 def _share_axis(reach: float, overlap: str | bool = "greedy") -> dict[str, Any]:
@@ -191,11 +185,10 @@ def _repeats(c: Comparison, base: Summary, candidate: Summary) -> list[Point]:
 
 def _behind_spec(margin: float, pairs: bool) -> dict[str, Any]:
     title = "pair, in the order measured" if pairs else "repeats: the baseline's, the candidate's"
-    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": "change of the cost",
-                         "scale": {"zero": True, "nice": False, "padding": 10}}  # fmt: skip
-    x: dict[str, Any] = {"field": "x", "type": "quantitative", "title": title,
-                         "axis": {"format": "d", "tickMinStep": 1, "grid": False},
-                         "scale": {"zero": False, "nice": False, "padding": 16}}  # fmt: skip
+    y = quantitative("y", title="change of the cost",
+                     scale={"zero": True, "nice": False, "padding": 10})  # fmt: skip
+    x = quantitative("x", title=title, axis={"format": "d", "tickMinStep": 1, "grid": False},
+                     scale={"zero": False, "nice": False, "padding": 16})  # fmt: skip
     span = {"x": x, "x2": {"field": "x2"}}
     effect = {"data": {"name": "lines"}, "layer": [
         layer({"type": "rect", "color": "var(--mean)", "opacity": 0.18},
@@ -206,9 +199,8 @@ def _behind_spec(margin: float, pairs: bool) -> dict[str, Any]:
     for kind, (shape, filled) in KINDS.items():
         mark = {"type": "point", "shape": shape, "size": 55, "strokeWidth": 1.6, "filled": filled,
                 "color": "var(--mean)", "opacity": 1}  # fmt: skip
-        at = {"x": x, "y": y, "tooltip": {"field": "tip"}}
-        layers.append(layer(mark, at, f"datum.kind == '{kind}'"))
-    return layered(200, "fit", layers)
+        layers.append(layer(mark, {"x": x, "y": y, **TIP}, f"datum.kind == '{kind}'"))
+    return vega.layered(200, "fit", layers)
 
 
 def legend(found: Sequence[Comparison]) -> list[dict[str, Any]]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from gpubench.analysis.history.trend import Trend
 from gpubench.report import formatting
-from gpubench.report.charts.vega import layered, nominal
-from gpubench.report.sections.headline import COLUMNS
+from gpubench.report.charts.vega import TIP, layer, layered, nominal, quantitative
 
 _SIDES = {"slower": ("var(--bad)", [1, 0]), "faster": ("var(--good)", [5, 3])}
 """A change -> colour and dashes of its line, so that colour is not needed."""
@@ -15,14 +14,14 @@ _SIDES = {"slower": ("var(--bad)", [1, 0]), "faster": ("var(--good)", [5, 3])}
 
 def chart(t: Trend) -> dict[str, Any]:
     """A Vega-Lite specification with its data; runs are numbered from 1."""
-    factor, column = (1e-6, COLUMNS["latency"]) if t.latency else (1.0, COLUMNS["throughput"])
+    factor = 1e-6 if t.latency else 1.0
     points = []
     for index, p in enumerate(t.points, start=1):
         if p.value.value is None:
             continue
         low, high = (None if v is None else v * factor for v in (p.value.low, p.value.high))
         tip = {"run": p.run, "started": p.started, "commit": p.commit or "unknown",
-               "value": formatting.full(p.value, column),
+               "value": formatting.full(p.value, t.unit),
                "flags": ", ".join(p.flags) or "none"}  # fmt: skip
         points.append({"x": index, "y": p.value.value * factor, "low": low, "high": high,
                        "state": "clean" if not p.flags else "flagged", "tip": tip})  # fmt: skip
@@ -33,29 +32,25 @@ def chart(t: Trend) -> dict[str, Any]:
 
 
 def _spec(title: str, runs: int) -> dict[str, Any]:
-    x: dict[str, Any] = {
-        "field": "x", "type": "quantitative", "title": "run, oldest first",
-        "axis": {"format": "d", "tickMinStep": 1, "grid": False},
-        "scale": {"domain": [0.5, runs + 0.5], "nice": False},
-    }  # fmt: skip
-    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": title,
-                         "axis": {"format": ",.6~g", "tickCount": 5},
-                         "scale": {"zero": False, "nice": False, "padding": 12}}  # fmt: skip
+    x = quantitative("x", title="run, oldest first",
+                     axis={"format": "d", "tickMinStep": 1, "grid": False},
+                     scale={"domain": [0.5, runs + 0.5], "nice": False})  # fmt: skip
+    y = quantitative("y", title=title, axis={"format": ",.6~g", "tickCount": 5},
+                     scale={"zero": False, "nice": False, "padding": 12})  # fmt: skip
     colours, dashes = (nominal("side", _SIDES, each) for each in zip(*_SIDES.values(), strict=True))
-    layers: list[dict[str, Any]] = [
-        {"data": {"name": "changes"}, "mark": {"type": "rule", "strokeWidth": 2},
-         "encoding": {"x": x, "color": colours, "strokeDash": dashes}},
-        {"data": {"name": "levels"},
-         "mark": {"type": "rule", "color": "var(--guide)", "strokeWidth": 2.5},
-         "encoding": {"x": x, "x2": {"field": "x2"}, "y": y}},
-        {"data": {"name": "points"}, "transform": [{"filter": "datum.low != null"}],
-         "mark": {"type": "rule", "color": "var(--mean)", "strokeWidth": 1.4},
-         "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}},
+    layers = [
+        layer({"type": "rule", "strokeWidth": 2}, {"x": x, "color": colours, "strokeDash": dashes},
+              data={"name": "changes"}),
+        layer({"type": "rule", "color": "var(--guide)", "strokeWidth": 2.5},
+              {"x": x, "x2": {"field": "x2"}, "y": y}, data={"name": "levels"}),
+        layer({"type": "rule", "color": "var(--mean)", "strokeWidth": 1.4},
+              {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}, "datum.low != null",
+              {"name": "points"}),
     ]  # fmt: skip
     for state, fill in (("clean", "var(--mean)"), ("flagged", "var(--paper)")):
         mark = {"type": "point", "shape": "circle", "size": 50, "strokeWidth": 1.6, "opacity": 1,
                 "stroke": "var(--mean)", "fill": fill}  # fmt: skip
         layers.append({"data": {"name": "points"}, "mark": mark,
                        "transform": [{"filter": f"datum.state == '{state}'"}],
-                       "encoding": {"x": x, "y": y, "tooltip": {"field": "tip"}}})  # fmt: skip
+                       "encoding": {"x": x, "y": y, **TIP}})  # fmt: skip
     return layered(280, "fit", layers, {})

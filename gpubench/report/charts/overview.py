@@ -14,20 +14,8 @@ from gpubench.analysis.scaling.efficiency import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of, rated
 from gpubench.report import formatting
-from gpubench.report.charts.vega import (
-    COLOURS,
-    CROSS,
-    DASHES,
-    LOG,
-    LOG_FROM,
-    SHAPES,
-    Point,
-    layer,
-    layered,
-    nominal,
-    span,
-    stops,
-)
+from gpubench.report.charts import vega
+from gpubench.report.charts.vega import Point, layer
 from gpubench.report.sections import headline
 from gpubench.units import count
 
@@ -43,9 +31,9 @@ def build(summaries: Sequence[Summary]) -> dict[str, Any]:
     looks = [
         {
             "name": f"{backend} {variant}",
-            "colour": f"var(--s{backends.index(backend) % COLOURS})",
-            "shape": SHAPES[variants.index(variant) % len(SHAPES)],
-            "dash": DASHES[variants.index(variant) % len(DASHES)],
+            "colour": f"var(--s{backends.index(backend) % vega.COLOURS})",
+            "shape": vega.SHAPES[variants.index(variant) % len(vega.SHAPES)],
+            "dash": vega.DASHES[variants.index(variant) % len(vega.DASHES)],
         }
         for backend, variant in series
     ]
@@ -95,7 +83,7 @@ def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]
 def _latency(timed: list[Summary]) -> dict[str, Any]:
     rows = [s for s in timed if s.cell.scenario == "latency"]
     points = [_point(s, s.cell.batch_size, s.p50, 1e-6,
-                     {"p50": formatting.full(s.p50, formatting.NS)})
+                     {"p50": formatting.full(s.p50, "ns")})
               for s in rows if s.p50.value]  # fmt: skip
     return _chart("latency", "Latency against batch size", "Median time for one batch; lower is "
                   "better.", points, x=_BATCH, y="p50 latency (ms)", batch=True)  # fmt: skip
@@ -103,7 +91,7 @@ def _latency(timed: list[Summary]) -> dict[str, Any]:
 
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
     points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
-                     {"images/s": formatting.full(s.throughput, formatting.RATE)})
+                     {"images/s": formatting.full(s.throughput, "images/s")})
               for s in rated(timed) if s.throughput.value]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
                   "is better.", points, x=_BATCH, y="images/s", batch=True)  # fmt: skip
@@ -121,10 +109,8 @@ def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
         other = slow.get(identity(s))
         if other is None or not s.throughput.value:
             continue
-        tip = {
-            "images/s": formatting.full(s.throughput, formatting.RATE),
-            "p50 latency": formatting.full(other.p50, formatting.NS),
-        }
+        tip = {"images/s": formatting.full(s.throughput, "images/s"),
+               "p50 latency": formatting.full(other.p50, "ns")}  # fmt: skip
         made = _point(s, (other.p50.value or 0.0) / 1e6, s.throughput, 1.0, tip)
         marks = flags_of(other, s)
         state = "flagged" if marks else "clean"
@@ -168,10 +154,8 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
         what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
         shared = {"what": what, "rank": [kind == "strong", size]}
-        tip = {
-            "speed-up": formatting.full(_times(e, g), formatting.TIMES),
-            "efficiency": formatting.full(e, formatting.FRACTION),
-        }
+        tip = {"speed-up": formatting.full(_times(e, g), "x"),
+               "efficiency": formatting.full(e, "fraction")}  # fmt: skip
         points.append(_point(s, g, e, g, tip) | shared)
         anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
         if s.cell.replicas_per_device == 1:
@@ -197,31 +181,30 @@ def _chart(name: str, title: str, caption: str, points: list[Point], *, x: str, 
 def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
     """The specification of one chart; data arrive later under the name ``points``."""
     axes, points = chart.pop("axes"), chart["points"]
-    x: dict[str, Any] = {"field": "x", "type": "quantitative", "title": axes["x"]}
-    x["scale"] = {"nice": False, "padding": 14}
+    x = vega.quantitative("x", title=axes["x"], scale={"nice": False, "padding": 14})
     if axes["stops"]:
         x["axis"] = {"values": sorted({p["x"] for p in points}), "format": "d", "grid": False}
-    wide_x = chart["id"] != "scaling" and span([p["x"] for p in points]) > 4
+    wide_x = chart["id"] != "scaling" and vega.span([p["x"] for p in points]) > 4
     log_x = {"type": "log", "base": 2 if axes["stops"] else 10}
     x["scale"] |= log_x if wide_x else {"zero": False}
     if not axes["stops"]:
         x["axis"] = {"format": ",.6~g"}
     if wide_x:
-        x["title"] += LOG
-        x["axis"] |= {} if axes["stops"] else stops([p["x"] for p in points], "x")
-    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": axes["y"]}
-    log_y = span([p["y"] for p in points]) > LOG_FROM
+        x["title"] += vega.LOG
+        x["axis"] |= {} if axes["stops"] else vega.stops([p["x"] for p in points], "x")
+    y = vega.quantitative("y", title=axes["y"])
+    log_y = vega.span([p["y"] for p in points]) > vega.LOG_FROM
     y["scale"] = {"type": "log", "nice": False, "padding": 14} if log_y else {"zero": True}
     y["axis"] = {"format": ",.6~g"}
-    y["axis"] |= stops([p["y"] for p in points], "y") if log_y else {"tickCount": 6}
-    y["title"] += LOG if log_y else ""
+    y["axis"] |= vega.stops([p["y"] for p in points], "y") if log_y else {"tickCount": 6}
+    y["title"] += vega.LOG if log_y else ""
     names = [look["name"] for look in looks]
     colour, shape, dash = (
-        nominal("series", names, [look[key] for look in looks])
+        vega.nominal("series", names, [look[key] for look in looks])
         for key in ("colour", "shape", "dash")
     )
-    tip, rule = {"tooltip": {"field": "tip"}}, {"type": "rule", "strokeWidth": 1.6}
-    layers: list[dict[str, Any]] = [_guide(chart["id"])] if _guide(chart["id"]) else []
+    rule = {"type": "rule", "strokeWidth": 1.6}
+    layers = {"scaling": [_ideal()], "tradeoff": [vega.front()]}.get(chart["id"], [])
     if axes["stops"]:
         line = {"type": "line", "strokeWidth": 1.8}
         layers.append(layer(line, {"strokeDash": dash}, "datum.state != 'unranked'"))
@@ -232,23 +215,16 @@ def _spec(chart: dict[str, Any], looks: list[dict[str, Any]]) -> dict[str, Any]:
         layers.append(layer(rule, across, "datum.left != null"))
     mark: dict[str, Any] = {"type": "point", "size": 70, "filled": False, "strokeWidth": 1.8}
     for state, fill in (("clean", colour), ("flagged", {"value": "var(--paper)"})):
-        look = {"shape": shape, **tip, "fill": fill}
+        look = {"shape": shape, **vega.TIP, "fill": fill}
         layers.append(layer(mark, look, f"datum.state == '{state}'"))
-    cross = {"type": "point", "size": 60, "shape": CROSS, "strokeWidth": 2}
-    layers.append(layer(cross, tip, "datum.state == 'unranked'"))
-    return layered(280, "fit", layers, x=x, y=y, color=colour)
+    cross = {"type": "point", "size": 60, "shape": vega.CROSS, "strokeWidth": 2}
+    layers.append(layer(cross, vega.TIP, "datum.state == 'unranked'"))
+    return vega.layered(280, "fit", layers, x=x, y=y, color=colour)
 
 
-def _guide(name: str) -> dict[str, Any]:
-    """The grey line behind: ideal scaling, or the Pareto front."""
-    grey = {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5, "strokeDash": [5, 4]}
-    plain = {"color": {"value": "var(--guide)"}}
-    if name == "scaling":
-        ends = {"aggregate": [{"op": "max", "field": "x", "as": "x"}], "groupby": []}
-        both = [ends, {"calculate": "[1, datum.x]", "as": "x"}, {"flatten": ["x"]}]
-        line = {"calculate": "datum.x", "as": "y"}
-        return {"transform": [*both, line], "mark": grey, "encoding": plain}
-    if name == "tradeoff":
-        order = plain | {"order": {"field": "x"}}
-        return layer(grey | {"interpolate": "step-after"}, order, "datum.front")
-    return {}
+def _ideal() -> dict[str, Any]:
+    """The grey line behind: ideal scaling."""
+    ends = {"aggregate": [{"op": "max", "field": "x", "as": "x"}], "groupby": []}
+    both = [ends, {"calculate": "[1, datum.x]", "as": "x"}, {"flatten": ["x"]}]
+    line = {"calculate": "datum.x", "as": "y"}
+    return {"transform": [*both, line], **layer(vega.GUIDE, {"color": {"value": "var(--guide)"}})}

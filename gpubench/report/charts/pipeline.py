@@ -8,7 +8,7 @@ from typing import Any
 from gpubench.analysis.pipeline import Breakdown
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import pipeline
-from gpubench.report.charts.vega import COLOURS, layer, layered, nominal
+from gpubench.report.charts.vega import COLOURS, TIP, layer, layered, nominal, quantitative
 from gpubench.units import duration, percent
 
 MOST = 40
@@ -70,15 +70,13 @@ def _spec(points: list[dict[str, Any]], colours: list[str]) -> dict[str, Any]:
     """Rows are numbers, so that two cells never share a bar; their names are drawn on top."""
     y = {"field": "row", "type": "ordinal", "axis": None, "scale": {"paddingInner": 0.55,
          "paddingOuter": 0.4}}  # fmt: skip
-    x = {"field": "ms", "type": "quantitative", "stack": "zero", "title": "ms per image",
-         "axis": {"format": ",.6~g", "tickCount": 6}}  # fmt: skip
+    x = quantitative("ms", stack="zero", title="ms per image",
+                     axis={"format": ",.6~g", "tickCount": 6})  # fmt: skip
     colour = nominal("stage", range(len(colours)), colours)
-    tip = {"tooltip": {"field": "tip"}}
-    bar = {"x": x, "color": colour, "order": {"field": "stage"}, **tip}
+    bar = {"x": x, "color": colour, "order": {"field": "stage"}, **TIP}
     bars = layer({"type": "bar"}, bar, "isValid(datum.ms)")
     tick = {"type": "tick", "thickness": 3, "color": "var(--ink)", "size": 18}
-    at = {"x": {"field": "overlapped", "type": "quantitative"}, **tip}
-    ticks = layer(tick, at, "isValid(datum.overlapped)")
+    ticks = layer(tick, {"x": quantitative("overlapped"), **TIP}, "isValid(datum.overlapped)")
     names = {
         "transform": [{"aggregate": [], "groupby": ["row", "name"]}],
         "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": -9, "fontSize": 12,

@@ -16,7 +16,8 @@ from gpubench.analysis.scaling.efficiency import place
 from gpubench.analysis.summary import Summary, flags_of
 from gpubench.records.record import Record
 from gpubench.records.samples import Samples
-from gpubench.report.charts.vega import COLOURS, LOG_FROM, layered, nominal
+from gpubench.report.charts import vega
+from gpubench.report.charts.vega import COLOURS, layer, quantitative
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ def _cell(s: Summary, most: int, several: bool) -> dict[str, Any]:
     dy = 10.0 ** (math.floor(math.log10(shortest / factor)) - 3)
     made: dict[str, Any] = {
         "label": f"{s.run}: {s.cell.label}" if several else s.cell.label, "flags": flags_of(s),
-        "unit": unit, "dx": dx, "dy": dy, "log": longest > LOG_FROM * shortest, "cpu": _cpu(s),
+        "unit": unit, "dx": dx, "dy": dy, "log": longest > vega.LOG_FROM * shortest, "cpu": _cpu(s),
         "repeats": len(s.timed), "total": sum(map(len, spans)), "shown": 0, "turns": [],
         "samples": [], "gauges": {name: [] for name, *_ in GAUGES},
         "places": [place(x, True) for x in s.timed[0].replicas] if s.nodes else [],
@@ -166,27 +167,23 @@ def _cpu(s: Summary) -> str:
 
 def _spec(height: int) -> dict[str, Any]:
     """Lines over time; the page fills in titles, the domain of x, and whether y is logarithmic."""
-    x: dict[str, Any] = {
-        "field": "x", "type": "quantitative", "title": "",
-        "axis": {"format": ".6~g", "grid": False}, "scale": {"domain": [0, 1], "nice": False},
-    }  # fmt: skip
-    y: dict[str, Any] = {
-        "field": "y", "type": "quantitative", "title": "",
-        "axis": {"format": ",.6~g", "tickCount": height // 40, "minExtent": 60, "maxExtent": 60},
-        "scale": {"zero": False, "nice": False, "padding": 6},
-    }  # fmt: skip
-    colour = nominal("colour", range(COLOURS), [f"var(--s{n})" for n in range(COLOURS)])
-    begin = {"field": "begin", "type": "quantitative"}
+    x = quantitative("x", title="", axis={"format": ".6~g", "grid": False},
+                     scale={"domain": [0, 1], "nice": False})  # fmt: skip
+    ticks = {"format": ",.6~g", "tickCount": height // 40, "minExtent": 60, "maxExtent": 60}
+    y = quantitative("y", title="", axis=ticks,
+                     scale={"zero": False, "nice": False, "padding": 6})  # fmt: skip
+    colour = vega.nominal("colour", range(COLOURS), [f"var(--s{n})" for n in range(COLOURS)])
+    begin = quantitative("begin")
     rule = {"type": "rule", "color": "var(--edge)", "strokeDash": [3, 3]}
     name = {"type": "text", "align": "left", "baseline": "bottom", "dx": 2, "dy": -2,
-            "fontSize": 11, "color": "var(--soft)"}  # fmt: skip
+            "fontSize": 11, "color": "var(--soft)",
+            "limit": {"expr": "datum.room * width - 8"}}  # fmt: skip
     line = {"type": "line", "strokeWidth": 1, "point": {"size": 10, "opacity": 1}}
-    look = {"x": x, "y": y, "color": colour, "detail": {"field": "part"}, "order": {"field": "x"}}
-    name["limit"] = {"expr": "datum.room * width - 8"}
+    look = {"x": x, "y": y, "color": colour, "detail": {"field": "part"}, "order": {"field": "x"},
+            **vega.TIP}  # fmt: skip
     turns = {"name": "turns"}
-    return layered(height, "fit-x", [
-        {"data": turns, "mark": rule, "encoding": {"x": begin}},
-        {"data": turns, "mark": name,
-         "encoding": {"x": begin, "y": {"value": 0}, "text": {"field": "name"}}},
-        {"mark": line, "encoding": look | {"tooltip": {"field": "tip"}}},
+    return vega.layered(height, "fit-x", [
+        layer(rule, {"x": begin}, data=turns),
+        layer(name, {"x": begin, "y": {"value": 0}, "text": {"field": "name"}}, data=turns),
+        layer(line, look),
     ])  # fmt: skip

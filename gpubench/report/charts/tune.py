@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis.tables.table import Column
 from gpubench.analysis.tune import ablation, result
 from gpubench.analysis.tune.racing import Standing
 from gpubench.analysis.tune.result import OUTCOMES, View, outcome
 from gpubench.report import formatting
 from gpubench.report.charts import vega
-from gpubench.report.charts.vega import COLOURS, CROSS, LOG, LOG_FROM, Point
+from gpubench.report.charts.vega import COLOURS, TIP, Point, layer
 from gpubench.report.sections import headline, recommendation
 from gpubench.suite.goal import Metric
 
@@ -29,11 +28,8 @@ SHAPES = {
 
 FACTOR = {"throughput": 1.0, "latency": 1e-6, "energy": 1.0, "memory": 2.0**-20}
 AXIS = {"throughput": "images/s", "latency": "ms", "energy": "J/image", "memory": "MiB"}
-_RATE = Column(name="", unit="images/s")
-STEP = 38
+STEP = 30
 """Pixels of one choice."""
-ONE: dict[str, Any] = {"data": {"values": [{}]}}
-"""A layer that is drawn once, whatever the points."""
 
 
 def build(found: View) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
         if state not in SHAPES or not took or not rate:
             continue
         tip = {"configuration": headline.where(summary),
-               "images/s": formatting.full(summary.throughput, _RATE), name: metric.text(took),
+               "images/s": formatting.full(summary.throughput, "images/s"), name: metric.text(took),
                "outcome": _why(found, s)}  # fmt: skip
         points.append({"x": took / 1e6, "y": rate, "backend": s.cell.backend, "state": state,
                        "front": s.cell.key in front, "tip": tip})  # fmt: skip
@@ -71,11 +67,7 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
     text += " Red lines: limits." if rules else ""
     x = _axis([p["x"] for p in points], f"{name} (ms)", "x")
     y = _axis([p["y"] for p in points], "images/s", "y")
-    mark = {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5, "strokeDash": [5, 4],
-            "interpolate": "step-after"}  # fmt: skip
-    line = {"color": {"value": "var(--guide)"}, "order": {"field": "x"}}
-    step = vega.layer(mark, line, "datum.front")
-    spec = _spec(x, y, [step, *_marks(colours)], rules)
+    spec = _spec(x, y, [vega.front(), *_marks(colours)], rules)
     return _chart("front", "Throughput against latency", text, spec, points)
 
 
@@ -89,9 +81,10 @@ def _limits(found: View) -> list[dict[str, Any]]:
     axes = {Metric("throughput"): "y", result.latency_of(found.goal): "x"}
     mark = {"type": "rule", "color": "var(--bad)", "strokeDash": [2, 3], "strokeWidth": 1.5}
     return [
-        ONE | vega.layer(mark, {"color": {"value": "var(--bad)"}, axes[metric]: {
-            "datum": limit.bound * FACTOR[metric.kind], "type": "quantitative"}})
-        for limit in found.goal.limits if (metric := limit.metric) in axes
+        layer(mark, {"color": {"value": "var(--bad)"}, axes[limit.metric]: {
+            "datum": limit.bound * FACTOR[limit.metric.kind], "type": "quantitative"}},
+            data=vega.NOWHERE)
+        for limit in found.goal.limits if limit.metric in axes
     ]  # fmt: skip
 
 
@@ -112,26 +105,25 @@ def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
                        "state": state if (state := outcome(found, s)) in SHAPES else "failed",
                        "tip": tip})  # fmt: skip
     y = _axis([p["y"] for p in points], f"{metric.name} ({AXIS[metric.kind]})", "y")
-    x: dict[str, Any] = {"field": "x", "type": "quantitative", "axis": {"grid": False},
-                         "title": "seconds since the start",
-                         "scale": {"nice": False, "padding": 8, "zero": True}}  # fmt: skip
-    mark = {"type": "line", "strokeWidth": 2, "interpolate": "step-after", "color": "var(--ink)"}
-    line = {"y": {"field": "best"}, "color": {"value": "var(--ink)"}, "order": {"field": "x"}}
-    best = vega.layer(mark, line, "datum.best != null")
+    x = vega.quantitative("x", axis={"grid": False}, title="seconds since the start",
+                          scale={"nice": False, "padding": 8, "zero": True})  # fmt: skip
+    ink = "var(--ink)"
+    line = {"type": "line", "strokeWidth": 2, "interpolate": "step-after", "color": ink}
+    course = {"y": {"field": "best"}, "color": {"value": ink}, "order": {"field": "x"}}
+    layers = [layer(line, course, "datum.best != null"), *_marks(colours)]
     text = ("Every measurement, in the order of time. Line: the best configuration so far that "
             "keeps the limits, by what is known of it in the end.")  # fmt: skip
     behind = _default(found, factor)
     text += " Dashed: today's default." if behind else ""
-    spec = _spec(x, y, [best, *_marks(colours)], behind)
-    return _chart("course", "Course of the search", text, spec, points)
+    return _chart("course", "Course of the search", text, _spec(x, y, layers, behind), points)
 
 
 def _default(found: View, factor: float) -> list[dict[str, Any]]:
     if found.base is None or not found.base.value.value:
         return []
-    mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
     at = {"datum": found.base.value.value * factor, "type": "quantitative"}
-    return [ONE | vega.layer(mark, {"y": at, "color": {"value": "var(--soft)"}})]
+    mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
+    return [layer(mark, {"y": at, "color": {"value": "var(--soft)"}}, data=vega.NOWHERE)]
 
 
 def _worth(found: View) -> dict[str, Any]:
@@ -159,34 +151,28 @@ def _worth_spec(points: Sequence[Point]) -> dict[str, Any]:
     ends = [min([1.0, *seen]), max([1.05, *seen])]
     scale = {"type": "log" if wide else "linear", "nice": False, "zero": False,
              "domain": [ends[0] * 0.98, ends[1] * (1.1 if wide else 1.02)]}  # fmt: skip
-    x: dict[str, Any] = {"field": "x", "type": "quantitative", "scale": scale,
-                         "title": "cost of the best without it / cost of the recommended"
-                         + (LOG if wide else ""),
-                         "axis": {"format": ",.3~g", "tickCount": 8}}  # fmt: skip
-    y: dict[str, Any] = {"field": "row", "type": "nominal", "sort": None, "title": None,
-                         "axis": {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 260,
-                                  "ticks": False, "domain": False, "grid": True,
-                                  "labelPadding": 8, "labelOverlap": False}}  # fmt: skip
-    one = ONE | vega.layer({"type": "rule", "color": "var(--guide)"},
-                           {"x": {"datum": 1, "type": "quantitative"}})  # fmt: skip
-    bars = vega.layer({"type": "rule", "strokeWidth": 2, "color": "var(--mean)"},
-                      {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y},
-                      "datum.low != null")  # fmt: skip
-    point = {"type": "point", "size": 80, "filled": True, "opacity": 1, "color": "var(--mean)"}
-    dots = vega.layer(point, {"x": x, "y": y, "tooltip": {"field": "tip"}})
-    return vega.layered(STEP * len(points), "fit-x", [one, bars, dots])
+    title = "cost of the best without it / cost of the recommended" + (vega.LOG if wide else "")
+    x = vega.quantitative("x", scale=scale, title=title, axis={"format": ",.3~g", "tickCount": 8})
+    y, mean = vega.rows(260), "var(--mean)"
+    one = layer({"type": "rule", "color": "var(--guide)"},
+                {"x": {"datum": 1, "type": "quantitative"}}, data=vega.NOWHERE)  # fmt: skip
+    both = {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y}
+    bars = layer({"type": "rule", "strokeWidth": 2, "color": mean}, both, "datum.low != null")
+    dot = {"type": "point", "size": 80, "filled": True, "opacity": 1, "color": mean}
+    dots = layer(dot, {"x": x, "y": y, **TIP})
+    return vega.layered((STEP + 8) * len(points), "fit-x", [one, bars, dots])
 
 
 def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:
     """Logarithmic where values differ much."""
-    wide = vega.span(values) > (4 if field == "x" else LOG_FROM)
+    wide = vega.span(values) > (4 if field == "x" else vega.LOG_FROM)
     scale: dict[str, Any] = {"nice": False, "padding": 14}
     scale |= {"type": "log"} if wide else {"zero": field == "y"}
     axis: dict[str, Any] = {"format": ",.6~g"} | ({"grid": False} if field == "x" else {})
     if wide:
         axis |= vega.stops(values, field)
-        title += LOG
-    return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+        title += vega.LOG
+    return vega.quantitative(field, title=title, scale=scale, axis=axis)
 
 
 def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
@@ -194,13 +180,12 @@ def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
     colour = vega.nominal("backend", colours, colours.values())
     made = []
     for state, (shape, filled, size) in reversed(SHAPES.items()):
-        path = CROSS if shape == "cross" else shape
+        path = vega.CROSS if shape == "cross" else shape
         mark = {"type": "point", "shape": path, "size": size, "strokeWidth": 1.6,
                 "opacity": 0.55 if state == "worse" else 1}  # fmt: skip
         fill = colour if filled else {"value": "var(--paper)"}
         edge = {"stroke": {"value": "var(--ink)"}} if state == "best" else {"color": colour}
-        encoding = {**edge, "fill": fill, "tooltip": {"field": "tip"}}
-        made.append(vega.layer(mark, encoding, f"datum.state == '{state}'"))
+        made.append(layer(mark, {**edge, "fill": fill, **TIP}, f"datum.state == '{state}'"))
     return made
 
 

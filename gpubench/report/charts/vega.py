@@ -20,8 +20,13 @@ LOG = ", log scale"
 """End of the title of such an axis."""
 
 CROSS = "M-1,-1L1,1M1,-1L-1,1"
+TIP = {"tooltip": {"field": "tip"}}
+NOWHERE: dict[str, Any] = {"values": [{}]}
+"""Data of a layer that is drawn once, whatever the points."""
 Point = dict[str, Any]
 
+GUIDE: dict[str, Any] = {"type": "line", "color": "var(--guide)", "strokeWidth": 1.5,
+                         "strokeDash": [5, 4]}  # fmt: skip
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 """The page's own, by name: Vega measures text outside the page, where nothing can be inherited."""
 CONFIG: dict[str, Any] = {
@@ -49,10 +54,36 @@ def layered(
     }  # fmt: skip
 
 
-def layer(mark: dict[str, Any], encoding: dict[str, Any], only: str = "") -> dict[str, Any]:
-    """One layer; ``only``: of the points for which this holds, such as "datum.low != null"."""
+def layer(
+    mark: dict[str, Any],
+    encoding: dict[str, Any],
+    only: str = "",
+    data: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One layer; ``only``: of the points for which this holds, such as "datum.low != null".
+
+    ``data``: others than the chart's own points.
+    """
     some = {"transform": [{"filter": only}]} if only else {}
-    return {**some, "mark": mark, "encoding": encoding}
+    return {**({"data": data} if data else {}), **some, "mark": mark, "encoding": encoding}
+
+
+def quantitative(field: str, **how: Any) -> dict[str, Any]:
+    """``field`` on an axis of numbers; ``how``: Vega-Lite's own words, such as title and scale."""
+    return {"field": field, "type": "quantitative", **how}
+
+
+def rows(width: int) -> dict[str, Any]:
+    """Field ``row`` as a line for each name, in the points' order; names have ``width`` pixels."""
+    axis = {"labelExpr": "split(datum.label, '\\n')", "labelLimit": width, "ticks": False,
+            "domain": False, "grid": True, "labelPadding": 8, "labelOverlap": False}  # fmt: skip
+    return {"field": "row", "type": "nominal", "sort": None, "title": None, "axis": axis}
+
+
+def front() -> dict[str, Any]:
+    """The grey line of a Pareto front, through the points that are on it."""
+    mark = GUIDE | {"interpolate": "step-after"}
+    return layer(mark, {"color": {"value": "var(--guide)"}, "order": {"field": "x"}}, "datum.front")
 
 
 def nominal(field: str, domain: Iterable[Any], values: Iterable[Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from gpubench.report.exports.naming import measures, named
 def render(files: Sequence[RecordFile]) -> bytes:
     """JSON; a value without an interval has no bounds."""
     document = {
-        each.name: {kind: _metric(e) for kind, e in measures(each.summary).items()}
-        for each in named(files)
+        name: {kind: _metric(e) for kind, e in measures(summary).items()}
+        for name, summary in named(files).items()
     }
     return escape.document(document).encode()
 

@@ -24,10 +24,10 @@ DIRECTIONS = {"latency": (SMALLER, "ms", 1e-6), "throughput": (BIGGER, "images/s
 def render(files: Sequence[RecordFile]) -> dict[str, bytes]:
     """File name -> JSON. A direction without cells has no file: the action rejects an empty one."""
     entries: dict[str, list[dict[str, Any]]] = {SMALLER: [], BIGGER: []}
-    for each in named(files):
-        for kind, e in measures(each.summary).items():
+    for name, summary in named(files).items():
+        for kind, e in measures(summary).items():
             file, unit, factor = DIRECTIONS[kind]
-            entries[file].append(_entry(each.name, unit, e, factor, each.summary))
+            entries[file].append(_entry(name, unit, e, factor, summary))
     return {name: escape.document(found).encode() for name, found in entries.items() if found}
 
 

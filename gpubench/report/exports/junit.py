@@ -109,9 +109,7 @@ def _measured(s: Summary, found: Sequence[Problem]) -> Case:
         told = "; ".join(filter(None, (CODES[kind], ", ".join(flags_of(s)), told)))
     return Case(
         name=s.cell.label, group=f"gpubench.{s.cell.backend}", outcome=outcome, kind=kind,
-        seconds=sum(r.wall_s for r in s.records),
-        message=told,
-        output=_values(s),
+        seconds=sum(r.wall_s for r in s.records), message=told, output=_values(s),
     )  # fmt: skip
 
 
@@ -119,10 +117,9 @@ def _values(s: Summary) -> str:
     """'p50 11.06 ms [10.94, 11.19], images/s 90.4 [89.5, 91.2]; flagged DRIFT'."""
     if not s.timed:
         return s.status
-    shown = [f"p50 {formatting.full(s.p50, formatting.NS)}"] if s.cell.scenario == "latency" else []
-    shown.append(f"images/s {formatting.full(s.throughput, formatting.RATE)}")
-    marks = flags_of(s)
-    return ", ".join(shown) + (f"; flagged {', '.join(marks)}" if marks else "")
+    shown = [f"p50 {formatting.full(s.p50, 'ns')}"] if s.cell.scenario == "latency" else []
+    shown.append(f"images/s {formatting.full(s.throughput, 'images/s')}")
+    return ", ".join(shown) + formatting.flagged(s)
 
 
 def _suite(number: int, name: str, file: RecordFile, cases: Sequence[Case]) -> ET.Element:

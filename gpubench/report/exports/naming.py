@@ -6,20 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from msgspec import Struct
-
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
 from gpubench.suite.types import Cell
-
-
-class Named(Struct, frozen=True):
-    """A cell with a result, under a name that no other cell of the export has."""
-
-    name: str
-    summary: Summary
 
 
 def candidates(files: Sequence[RecordFile]) -> list[RecordFile]:
@@ -29,8 +20,8 @@ def candidates(files: Sequence[RecordFile]) -> list[RecordFile]:
     return [f for f, p in own if not (p and p.arm == "baseline" and p.session in sessions)]
 
 
-def named(files: Sequence[RecordFile]) -> list[Named]:
-    """Every cell of `candidates` with a result that may be ranked.
+def named(files: Sequence[RecordFile]) -> dict[str, Summary]:
+    """Every cell of `candidates` with a result that may be ranked, under a name of its own.
 
     Raises InputError where there is none: an empty history entry would hide that nothing ran.
     """
@@ -40,7 +31,7 @@ def named(files: Sequence[RecordFile]) -> list[Named]:
         raise InputError(f"{where}: no cell has a result to export; see `gpubench report` for why")
     names = _distinct(found, [title(s.cell) for s in found], lambda s: f"[{s.key}]")
     names = _distinct(found, names, lambda s: f"@ {s.run}")
-    return [Named(name, s) for name, s in zip(names, found, strict=True)]
+    return dict(zip(names, found, strict=True))
 
 
 def model(cell: Cell) -> str:

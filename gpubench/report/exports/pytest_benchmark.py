@@ -35,7 +35,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
     document = {
         "machine_info": _machine(heads[0].environment),
         "commit_info": _commit(heads[0]),
-        "benchmarks": [_benchmark(each.name, each.summary) for each in cells],
+        "benchmarks": [_benchmark(name, s) for name, s in cells.items()],
         "datetime": _time(heads[0].started),
         "version": __version__,
     }
@@ -80,17 +80,15 @@ def _stats(s: Summary) -> dict[str, Any]:
 
 def _extra(s: Summary) -> dict[str, Any]:
     """What pytest-benchmark has no place for; the interval is that of gpubench's own tables."""
-    latency = s.cell.scenario == "latency"
-    own = s.p50 if latency else s.throughput
     return {
         "unit": UNITS[s.cell.scenario],
         "round": "a repeat: one execution in fresh processes",
         "cell": s.key,
         "run": s.run,
         "images_per_s": s.throughput.value,
-        "metric": "p50 [ns]" if latency else "images/s",
-        "value": own.value,
-        "interval_95": interval(own),
+        "metric": "p50 [ns]" if s.cell.scenario == "latency" else "images/s",
+        "value": s.value.value,
+        "interval_95": interval(s.value),
         "flags": flags_of(s),
         "parity": s.parity,
         "path": s.path,

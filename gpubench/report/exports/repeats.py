@@ -6,24 +6,18 @@ below it. An unknown value is empty.
 
 from __future__ import annotations
 
-import csv as writing
 import io
 from collections.abc import Sequence
 
 from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
-from gpubench.report.csv_report import harmless
+from gpubench.report.csv_report import delimited
 from gpubench.report.frames import COLUMNS, frame, rows
 
 
 def csv(files: Sequence[RecordFile]) -> bytes:
     """With a header line. Text that a spreadsheet would run as a formula gets a leading quote."""
-    out = io.StringIO()
-    writer = writing.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows(files):
-        writer.writerow([harmless(row[name]) for name in COLUMNS])
-    return out.getvalue().encode()
+    return delimited(COLUMNS, (row.values() for row in rows(files))).encode()
 
 
 def parquet(files: Sequence[RecordFile]) -> bytes:

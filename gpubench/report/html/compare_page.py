@@ -54,7 +54,8 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
         "folded": sections_compare.folded(unchanged, rule) if unchanged else "",
         "folded_verdict": sections_compare.UNCHANGED, "legend": sections_compare.LEGEND,
         "behind": [{**cell, "look": by_name[cell["verdict"]]} for cell in drawn["behind"]["cells"]],
-        "open": OPEN, "words": _words(found, looks),
+        "open": OPEN, "words":
+            {look["name"]: look["meaning"] for look in looks} | sections_compare.meanings(found),
     }  # fmt: skip
 
 
@@ -63,9 +64,9 @@ def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, list[str]]
     made = []
     for name, file in (("baseline", base), ("candidate", candidate)):
         head = file.header
-        differs = [head.pairing.differs] if head.pairing and head.pairing.differs else []
+        differs = head.pairing.differs if head.pairing else ""
         commit = _commit(head.environment.get("directory"))
-        made.append((name, [*differs, *([f"commit {commit}"] if commit else [])]))
+        made.append((name, [word for word in (differs, commit and f"commit {commit}") if word]))
     return made
 
 
@@ -74,11 +75,6 @@ def _commit(directory: Any) -> str:
     commit = directory.get("commit") if isinstance(directory, dict) else None
     dirty = " and uncommitted changes" if commit and directory.get("dirty") else ""
     return f"{commit[:12]}{dirty}" if isinstance(commit, str) else ""
-
-
-def _words(found: Sequence[Comparison], looks: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Terms of this page -> what they mean."""
-    return {look["name"]: look["meaning"] for look in looks} | sections_compare.meanings(found)
 
 
 def _table(

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpubench.analysis.compare.compare import View
 from gpubench.analysis.scaling.diagnosis import diagnose
-from gpubench.analysis.summary import Summary, run_names, summarise
+from gpubench.analysis.summary import Summary, run_names
 from gpubench.analysis.tables.run import of_cells
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
@@ -29,14 +29,6 @@ def comparison(view: View, code: int | None = None) -> str:
     shown = compare_page.context(view, drawn, code)
     cells = [s for side in view.sides() for s in side.values()]  # whatever order runs came in
     return page([view.base, view.candidate], cells, shown, drawn)
-
-
-def search(
-    file: RecordFile, shown: dict[str, Any], drawn: dict[str, Any], behind: dict[str, Any]
-) -> str:
-    """The page of a search (`report.html.tune_page`): its own report first, then the run's."""
-    listed = [s for s in summarise([file]) if s.key in shown["listed"]]
-    return page([file], listed, {}, {"behind": behind} if behind else {}, shown, drawn)
 
 
 def page(
@@ -102,8 +94,7 @@ def _run(name: str, file: RecordFile, shared: Sequence[str] = ()) -> dict[str, A
            f"raw records: {file.path}"]  # fmt: skip
     others = [_sections(environment) for environment in head.nodes]
     return {
-        "name": name, "started": head.started, "machine": machine, "path": file.path, "own": own,
-        "notes": file.notes, "description": head.suite.description,
+        "name": name, "machine": machine, "path": file.path, "own": own, "notes": file.notes,
         "sections": {} if others else _sections(head.environment),
         "nodes": list(zip(formatting.nodes(head), others, strict=True)),
         "fingerprint": head.fingerprint, "seed": head.seed, "baseline": head.suite.baseline,

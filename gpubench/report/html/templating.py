@@ -111,7 +111,7 @@ def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
 
 
 def _value(value: Any, column: Column, of_cell: dict[str, str]) -> Value:
-    shown = formatting.show(value, column)
+    shown = formatting.show(value, column.unit)
     if column.unit == "flags":
         items = [(flag, formatting.meaning(flag)) for flag in value]
         return Value("", "", " ".join(value), "", items)

@@ -10,7 +10,6 @@ from gpubench import units
 from gpubench.analysis.compare.compare import view
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy, tune
-from gpubench.analysis.tables.table import Column
 from gpubench.analysis.tune import result
 from gpubench.analysis.tune.constraints import Kept
 from gpubench.analysis.tune.result import Evidence, View
@@ -57,7 +56,8 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
         "tables": [templating.table(t, of_cell) for t in tune.build(found)],
         "again": command,
     }  # fmt: skip
-    return page.search(file, shown, drawn, behind)
+    listed = [s for key, s in found.summaries.items() if key in shown["listed"]]
+    return page.page([file], listed, {}, {"behind": behind} if behind else {}, shown, drawn)
 
 
 def _sampled(found: View) -> list[str]:
@@ -86,7 +86,7 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     tiles = []
     if best is not None:
         tiles.append(_tile(recommendation.title(goal), *recommendation.shown(best.value, goal)))
-        times = formatting.show(found.gain, Column(name="", unit="x"))
+        times = formatting.show(found.gain, "x")
         what = f"{recommendation.BETTER[goal.kind]} today's default"
         default = found.base and recommendation.default(found, found.base)
         tiles.append(_tile("Against today's default", times.main, f"{what} {times.aside}".strip(),
@@ -107,8 +107,7 @@ def _answers(summary: Summary) -> dict[str, Any]:
     if agree is None:
         return _tile("Answers", formatting.NOTHING, "not checked")
     right, drop = accuracy.accuracy(summary), accuracy.drop(summary)
-    share = formatting.full(right, recommendation.RIGHT)
-    more = [] if right.value is None else [f"accuracy {share}"]
+    more = [] if right.value is None else [f"accuracy {formatting.full(right, 'share of n')}"]
     more += [] if drop is None else [f"{0.0 - drop:+.1f} points against the reference's"]
     return _tile("Answers", units.percent(agree), "agree with the fp32 reference's", *more)
 

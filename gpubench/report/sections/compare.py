@@ -252,6 +252,11 @@ def counts(found: Sequence[Comparison]) -> dict[str, int]:
     return dict(Counter(c.verdict for c in ordered(found)))
 
 
+def counted(found: Sequence[Comparison]) -> str:
+    """'1 REGRESSED, 3 EQUIVALENT'."""
+    return ", ".join(f"{n} {name}" for name, n in counts(found).items())
+
+
 def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     """One line in place of the unchanged rows."""
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)

@@ -9,16 +9,12 @@ from typing import Literal
 from msgspec import Struct
 
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import Summary, flags_of, invalidated, rated
-from gpubench.analysis.tables.table import Column
+from gpubench.analysis.summary import Summary, invalidated, rated
 from gpubench.report import formatting
+from gpubench.report.sections import pipeline
 from gpubench.units import count
 
 Measure = Literal["throughput", "latency"]
-COLUMNS: dict[Measure, Column] = {
-    "throughput": Column(name="images/s", unit="images/s", better="higher"),
-    "latency": Column(name="p50", unit="ns", better="lower"),
-}
 
 
 class Winner(Struct, frozen=True, kw_only=True):
@@ -43,24 +39,20 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
     measures: tuple[Measure, ...] = ("throughput", "latency")
     named = len(groups) > 1
     found = [
-        _best(measure, name if named else "", _measured(measure, group))
+        _best(measure, name if named else "", group)
         for name, group in groups.items()
         for measure in measures
     ]
     return [winner for winner in found if winner]
 
 
-def _measured(measure: Measure, group: list[Summary]) -> list[Summary]:
-    if measure == "throughput":
-        return rated(group)
-    return [s for s in group if s.cell.scenario == "latency"]
-
-
 def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
-    sign = 1 if measure == "latency" else -1
+    latency = measure == "latency"
+    sign, unit = (1, "ns") if latency else (-1, "images/s")
+    rows = [s for s in group if s.cell.scenario == "latency"] if latency else rated(group)
     ranked = sorted(
-        ((sign * e.value, n, e, s) for n, s in enumerate(group)
-         if s.ranked and (e := _of(measure, s)).value)
+        (sign * e.value, n, e, s) for n, s in enumerate(rows)
+        if s.ranked and (e := s.p50 if latency else s.throughput).value
     )  # fmt: skip
     if not ranked:
         return None
@@ -71,12 +63,8 @@ def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | Non
         for name, other in champions.items()
         if name != best.cell.backend and _overlap(e, other)
     ]
-    shown = formatting.show(e, COLUMNS[measure])
+    shown = formatting.show(e, unit)
     return Winner(measure=measure, workload=workload, summary=best, value=shown, rivals=rivals)
-
-
-def _of(measure: Measure, s: Summary) -> Estimate:
-    return s.p50 if measure == "latency" else s.throughput
 
 
 def _overlap(a: Estimate, b: Estimate) -> bool:
@@ -126,6 +114,11 @@ def marks(summaries: Sequence[Summary]) -> list[str]:
     return [f"{f} ({count(n, 'cell')}): {formatting.meaning(f)}" for f, n in flags(summaries)]
 
 
+def told(summaries: Sequence[Summary]) -> list[str]:
+    """`lines`, and what a compute-only number leaves out of whole paths."""
+    return lines(summaries) + pipeline.headline(summaries)
+
+
 def lines(summaries: Sequence[Summary]) -> list[str]:
     """The headline in sentences."""
     out = []
@@ -137,8 +130,7 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         text += w.value.main + unit + (f" {aside}" if aside.startswith("[") else f" ({aside})")
         if w.rivals:
             text += f"; not told apart from {', '.join(w.rivals)}"
-        marks = flags_of(w.summary)
-        out.append(text + (f"; flagged {', '.join(marks)}" if marks else "") + ".")
+        out.append(f"{text}{formatting.flagged(w.summary)}.")
     if not out:
         out.append("No cell gave a result that can be ranked.")
     made = counts(summaries)

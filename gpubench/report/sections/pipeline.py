@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.pipeline import Breakdown
-from gpubench.analysis.summary import Summary, flags_of
+from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import pipeline
 from gpubench.report import formatting
 from gpubench.units import duration, percent, significant
@@ -58,11 +58,10 @@ def _line(run: str, s: Summary, b: Breakdown) -> str:
     if b.share_of_slowest is not None:
         text += f" ({percent(b.share_of_slowest, 0)} of the {b.group} alone)"
     free = significant(b.images_per_s_if_free)
-    text += f"; {formatting.show(s.throughput, formatting.RATE).main} images/s, {free} if the "
+    text += f"; {formatting.show(s.throughput, 'images/s').main} images/s, {free} if the "
     text += f"bottleneck, {pipeline.named(b.bottleneck)}, were free"
-    cores, flags = pipeline.divided(s), flags_of(s)
-    text += f"; {cores}" if cores else ""
-    return text + (f"; flagged {', '.join(flags)}." if flags else ".")
+    cores = pipeline.divided(s)
+    return f"{text}{cores and f'; {cores}'}{formatting.flagged(s)}."
 
 
 def plain(summaries: Sequence[Summary]) -> list[dict[str, Any]]:

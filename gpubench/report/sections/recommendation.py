@@ -12,7 +12,6 @@ from gpubench import units
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
-from gpubench.analysis.tables.table import Column
 from gpubench.analysis.tables.tune import UNITS
 from gpubench.analysis.tune import ablation, result
 from gpubench.analysis.tune.racing import Kept, Standing
@@ -25,9 +24,6 @@ from gpubench.suite.goal import Metric
 FORMAT = 1
 """Version of the layout of JSON reports; a change that breaks readers raises it."""
 
-_NS = Column(name="p50", unit="ns")
-RIGHT = Column(name="right", unit="share of n")
-_TIMES = Column(name="times", unit="x")
 BETTER = {
     "throughput": "times the images/s of", "latency": "times faster than",
     "energy": "times less energy than", "memory": "times less memory than",
@@ -66,7 +62,7 @@ def amount(e: Estimate, metric: Metric) -> str:
 
 def shown(e: Estimate, metric: Metric) -> tuple[str, str]:
     """('1,234 images/s', '[1,220, 1,248]')."""
-    found = formatting.show(e, Column(name="", unit=UNITS[metric.kind]))
+    found = formatting.show(e, UNITS[metric.kind])
     unit = {"throughput": " images/s", "energy": "/image"}.get(metric.kind, "")
     return f"{found.main}{unit}", found.aside
 
@@ -90,7 +86,7 @@ def default(found: View, base: Standing) -> str:
 
 def times(e: Estimate) -> str:
     """'11.8 [11.5, 12.1]'."""
-    shown = formatting.show(e, _TIMES)
+    shown = formatting.show(e, "x")
     aside = f" {shown.aside}" if shown.aside.startswith("[") else ""
     return shown.main.removesuffix("×") + aside
 
@@ -115,7 +111,7 @@ def answers(found: View, s: Standing) -> str:
         return "Answers: not checked"
     words = [f"Answers: {units.percent(agree)} agree with the fp32 reference's"]
     if right.value is not None:
-        words.append(f"accuracy {formatting.full(right, RIGHT)}{_drop(summary)}")
+        words.append(f"accuracy {formatting.full(right, 'share of n')}{_drop(summary)}")
     return "; ".join(words)
 
 
@@ -132,7 +128,7 @@ def limits(found: View, s: Standing) -> str:
     """'Latency: p50 4.12 ms; p99 latency <= 20 ms is kept (up to 12.3 ms when measured again)'."""
     summary = found.summaries[s.cell.key]
     name = "Latency: p50" if s.cell.scenario == "latency" else "Time of a batch:"
-    words = [f"{name} {formatting.full(summary.p50, _NS)}"]
+    words = [f"{name} {formatting.full(summary.p50, 'ns')}"]
     words += [kept(each) for each in s.limits]
     return "; ".join(words) + ("" if s.limits else "; no limit was set")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.analysis.scaling.diagnosis import Cause, Diagnosis
-from gpubench.analysis.summary import flags_of
 from gpubench.report import formatting
 from gpubench.units import percent
 
@@ -30,8 +29,8 @@ def shown(found: Sequence[Diagnosis]) -> list[tuple[str, Diagnosis]]:
 
 
 def _head(d: Diagnosis) -> str:
-    reached, flags = formatting.full(d.efficiency, formatting.FRACTION), flags_of(d.summary, d.one)
-    flagged = f", flagged {', '.join(flags)}" if flags else ""
+    reached = formatting.full(d.efficiency, "fraction")
+    flagged = formatting.flagged(d.summary, d.one, before=", ")
     return f"{d.summary.cell.label} ({d.kind} scaling): {reached} of the ideal{flagged}"
 
 

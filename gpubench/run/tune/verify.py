@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import paired
+from gpubench.analysis.compare import compare
 from gpubench.analysis.tune import constraints, racing
 from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
@@ -112,5 +112,5 @@ def fault(baseline: RecordFile, candidate: RecordFile, search: Search, *, rival:
     ]  # fmt: skip
     if over or not rival or search.goal.objective not in (Metric("throughput"), Metric("latency")):
         return "; ".join(k.text for k in over)
-    slower = (c for c in paired.compare(baseline, candidate) if c.verdict == "REGRESSED")
+    slower = (c for c in compare.compare(baseline, candidate) if c.verdict == "REGRESSED")
     return "; ".join(c.reason for c in slower)

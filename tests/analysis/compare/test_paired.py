@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis import stats
 from gpubench.analysis.compare import paired, sequential_test
-from gpubench.analysis.compare.compare import compare
+from gpubench.analysis.compare.compare import compare, view
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.analysis.compare.verdicts import CODES, Comparison, caveat, exit_code
 from gpubench.analysis.summary import summarise
@@ -361,7 +361,9 @@ def test_an_arm_has_no_pilot():
 
 
 def unfinished(base, candidate):
-    return paired.join(base, candidate, *paired.sides(base, candidate)).unfinished()
+    arms = view(base, candidate).arms
+    assert arms
+    return arms.unfinished()
 
 
 def test_what_the_rule_still_asks_for_is_counted():

@@ -9,7 +9,6 @@ import pytest
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.analysis.scaling.efficiency import job_of
 from gpubench.analysis.summary import summarise
-from gpubench.analysis.tables.run import build
 from gpubench.records import samples
 from gpubench.records.record import Record, RecordFile, merged
 from gpubench.records.samples import JOB_DONE, Samples
@@ -87,7 +86,7 @@ def test_every_reader_gives_the_same_number() -> None:
     [summary] = summarise([made])
     expected = summary.throughput.value
     assert expected == pytest.approx(1200 / 0.201, rel=0.03)
-    [table] = [t for t in build([made]) if t.title == "Throughput"]
+    [table] = [t for t in make.tables([made]) if t.title == "Throughput"]
     row = dict(zip((c.name for c in table.columns), table.rows[0], strict=True))
     assert row["images/s"].value == expected
     lines = [line.split(",") for line in csv_report.render([made]).splitlines()]

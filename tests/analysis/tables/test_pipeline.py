@@ -5,7 +5,6 @@ from msgspec.structs import replace
 
 from gpubench.analysis.summary import Summary, flags_of, summarise
 from gpubench.analysis.tables import accuracy, pipeline
-from gpubench.analysis.tables.run import build
 from gpubench.analysis.tables.table import Part, Table
 from gpubench.records.record import Record, RecordFile
 from gpubench.report.sections import headline
@@ -21,7 +20,7 @@ def run() -> RecordFile:
 
 @pytest.fixture(scope="module")
 def tables(run: RecordFile) -> dict[str, Table]:
-    return {table.title: table for table in build([run])}
+    return {table.title: table for table in make.tables([run])}
 
 
 def rows(table: Table) -> list[dict]:
@@ -66,7 +65,7 @@ def test_a_cell_with_wrong_answers_hides_nothing_but_is_shown(run: RecordFile) -
         bad = r.cell.boundary == "pipeline" and r.cell.decoder == "turbo"
         return replace(r, status="failed", kind="accuracy", reason="low") if bad else r
 
-    table = {t.title: t for t in build([changed(run, wrong)])}[pipeline.ADDS["latency"]]
+    table = {t.title: t for t in make.tables([changed(run, wrong)])}[pipeline.ADDS["latency"]]
     row = of(table, backend="openvino", decoder="turbo")
     assert row["pipeline"].value > 0
     assert row["hidden"].why == "not ranked"
@@ -75,14 +74,14 @@ def test_a_cell_with_wrong_answers_hides_nothing_but_is_shown(run: RecordFile) -
 
 def test_one_boundary_alone_makes_no_such_table() -> None:
     found = make_paths.run(make_paths.cells(decoders=())[:1])
-    assert not {t.title for t in build([found])} & set(pipeline.ADDS.values())
+    assert not {t.title for t in make.tables([found])} & set(pipeline.ADDS.values())
 
 
 def test_boundaries_are_never_ranked_against_each_other(run: RecordFile) -> None:
     summaries = summarise([run])
     for winner in headline.winners(summaries):
         assert winner.summary.cell.boundary in winner.workload
-    bases = {t.title: t for t in build([run])}["Latency per batch"]
+    bases = {t.title: t for t in make.tables([run])}["Latency per batch"]
     for row in rows(bases):
         if row["backend"] == "torch-eager":
             assert row["speed-up"].why == "baseline"  # its own boundary's, its own decoder's
@@ -124,7 +123,7 @@ def test_strange_stages_and_facts_do_no_harm(run: RecordFile) -> None:
         path = {"loader": 3, "loader_cores": "x", "session_cores": [None], "skipped": [1]}
         return replace(r, replicas=samples, facts={"path": path})
 
-    table = {t.title: t for t in build([changed(run, odd)])}[pipeline.STAGES]
+    table = {t.title: t for t in make.tables([changed(run, odd)])}[pipeline.STAGES]
     row = rows(table)[0]
     assert row["decode"] == Part(0, 0)
     assert "unheard of" not in row
@@ -160,14 +159,14 @@ def test_of_one_core_though_a_batch_was_shared_out_over_several() -> None:
     """Eight pictures on three cores: one of them had three."""
     found = make_paths.run(make_paths.cells(decoders=("pil",)))
     found = changed(found, lambda r: replace(r, facts={**r.facts, "path": {"lanes": 3}}))
-    row = of({t.title: t for t in build([found])}["Decoders"], decoder="pil")
+    row = of({t.title: t for t in make.tables([found])}["Decoders"], decoder="pil")
     assert row["images/s of one core"].value == pytest.approx(3 * 1000 / 7.52 / 8)
 
 
 def test_without_pil_there_is_no_ratio_and_without_a_check_no_agreement() -> None:
     found = make_paths.run(make_paths.cells(decoders=("turbo",)))
     found = changed(found, lambda r: replace(r, path=None))
-    row = of({t.title: t for t in build([found])}["Decoders"], decoder="turbo")
+    row = of({t.title: t for t in make.tables([found])}["Decoders"], decoder="turbo")
     assert row["over pil"].why == "pil not measured"
     assert row["top-1 agreement"] is None
     assert row["accuracy"].why == "not checked"
@@ -176,7 +175,7 @@ def test_without_pil_there_is_no_ratio_and_without_a_check_no_agreement() -> Non
 def test_decoders_of_several_workloads_are_not_pooled(run: RecordFile) -> None:
     other = changed(run, lambda r: replace(r, cell=replace(r.cell, images="digits")))
     other = replace(other, header=replace(other.header, planned=[], run_id="other"))
-    table = {t.title: t for t in build([run, other])}["Decoders"]
+    table = {t.title: t for t in make.tables([run, other])}["Decoders"]
     assert len(table.rows) == 6
     assert {"run", "images"} <= {c.name for c in table.columns}
 
@@ -204,7 +203,7 @@ def test_accuracy_table_has_the_drop_and_the_floors(tables: dict[str, Table]) ->
 
 
 def test_without_floors_or_top5_their_columns_are_left_out() -> None:
-    table = {t.title: t for t in build([make.run([make.cell()])])}["Accuracy"]
+    table = {t.title: t for t in make.tables([make.run([make.cell()])])}["Accuracy"]
     assert not {"floor", "drop allowed", "top-5", "whole path"} & {c.name for c in table.columns}
 
 
@@ -215,7 +214,7 @@ def test_no_labels_no_accuracy_table(run: RecordFile) -> None:
         path = r.path and replace(r.path, labelled=0, correct=0, correct5=0)
         return replace(r, parity=parity, path=path)
 
-    made = {t.title: t for t in build([changed(run, unlabelled)])}
+    made = {t.title: t for t in make.tables([changed(run, unlabelled)])}
     assert "Accuracy" not in made
     assert "accuracy" not in {c.name for c in made["Throughput"].columns}
     assert "agree" in {c.name for c in made["Throughput"].columns}
@@ -235,7 +234,7 @@ def below(run: RecordFile, wrong: str = "openvino") -> RecordFile:
 
 def test_a_cell_below_its_floor_keeps_its_timing_and_is_never_ranked(run: RecordFile) -> None:
     found = below(run)
-    made = {t.title: t for t in build([found])}
+    made = {t.title: t for t in make.tables([found])}
     row = of(made["Throughput"], backend="openvino", boundary="compute")
     assert row["images/s"].value > 0
     assert row["speed-up"].why == "not ranked"

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import WIDE, Summary, flags_of, summarise
-from gpubench.analysis.tables.run import build
 from gpubench.analysis.tables.table import Table
 from gpubench.measure.protocol import repeats_needed
 from gpubench.records.record import Record, RecordFile
@@ -16,7 +15,7 @@ from tests.report import make
 
 
 def tables(*files: RecordFile) -> dict[str, Table]:
-    return {t.title: t for t in build(files)}
+    return {t.title: t for t in make.tables(files)}
 
 
 def rows(table: Table) -> list[dict[str, object]]:

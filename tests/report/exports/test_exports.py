@@ -111,12 +111,12 @@ def test_names_are_unique_and_do_not_depend_on_their_neighbours() -> None:
 
     alone = cell(model="nets/resnet18.onnx", device="cuda", backend="onnxruntime")
     twins = [cell(cores=1), cell(cores=2)]
-    names = [n.name for n in naming.named([make.run([alone, *twins])])]
+    names = list(naming.named([make.run([alone, *twins])]))
     first = "resnet18.onnx cuda onnxruntime fp32 b1 x1 latency"
     twin = "resnet18 cpu torch-eager fp32 b1 x1 latency"
     assert names == [first, *(f"{twin} [{c.key}]" for c in twins)]
     two = [make.run([alone], run_id="a"), make.run([alone], run_id="b")]
-    assert [n.name for n in naming.named(two)] == [f"{first} [{alone.key}] @ {run}" for run in "ab"]
+    assert list(naming.named(two)) == [f"{first} [{alone.key}] @ {run}" for run in "ab"]
 
 
 def test_documents_are_saved_or_printed(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_documents_are_saved_or_printed(tmp_path: Path) -> None:
 def test_pytest_benchmark_document_has_its_shape_and_our_repeats() -> None:
     file = make.run(CELLS, repeats=4)
     found = load(exports.export([file], "pytest-benchmark")[""], "pytest-benchmark")["benchmarks"]
-    summaries = {each.name: each.summary for each in naming.named([file])}
+    summaries = naming.named([file])
     assert [b["name"] for b in found] == list(summaries)
     for b in found:
         s = summaries[b["name"]]
@@ -237,7 +237,7 @@ def test_github_action_benchmark_has_a_file_for_each_direction() -> None:
     file = make.run(CELLS)
     made = exports.export([file], "github-action-benchmark")
     assert set(made) == {SMALLER, BIGGER}
-    by_name = {each.name: each.summary for each in naming.named([file])}
+    by_name = naming.named([file])
     for name, unit, scenarios in (
         (SMALLER, "ms", {"latency"}),
         (BIGGER, "images/s", {"latency", "throughput"}),
@@ -290,8 +290,8 @@ def names(form: str, cells: list[Cell]) -> set[tuple[str, ...]]:
 def test_bencher_has_both_measures_with_bounds() -> None:
     file = make.run(CELLS)
     document = load(bencher.render([file]), "bencher")
-    for each in naming.named([file]):
-        s, metrics = each.summary, document[each.name]
+    for name, s in naming.named([file]).items():
+        metrics = document[name]
         own = {"latency": s.p50, "throughput": s.throughput}
         own = own if s.cell.scenario == "latency" else {"throughput": s.throughput}
         assert metrics == {

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from gpubench import report
 from gpubench.analysis.scaling.diagnosis import diagnose
 from gpubench.analysis.summary import problems, summarise
-from gpubench.analysis.tables.run import build
 from gpubench.records.record import Record, RecordFile
 from gpubench.report import formatting, terminal
 from gpubench.report.charts import overview
@@ -35,7 +34,7 @@ def run() -> RecordFile:
 
 
 def test_the_scaling_table_names_what_limits(run):
-    table = next(t for t in build([run]) if t.title == "Scaling over replicas")
+    table = next(t for t in make.tables([run]) if t.title == "Scaling over replicas")
     at = [c.name for c in table.columns].index("limited by")
     assert [row[at] for row in table.rows] == ["none shown", "straggler 100 %"]
     assert any(note.startswith("A shortfall is shown where") for note in table.notes)
@@ -95,7 +94,7 @@ def test_hostile_devices_are_neutralised_in_the_evidence():
 def test_static_stands_beside_dynamic():
     cells = [cell(2, dispatch=d) for d in ("static", "dynamic")]
     made = [records(c, [100, 100], claim_ns=44_000) for c in cells]
-    tables = {t.title: t for t in build([file(records(cell(), [100]), *made)])}
+    tables = {t.title: t for t in make.tables([file(records(cell(), [100]), *made)])}
     table = tables["One job, shared by replicas"]
     names = [c.name for c in table.columns]
     rows = [dict(zip(names, row, strict=True)) for row in table.rows]
