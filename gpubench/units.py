@@ -54,7 +54,7 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def share(fraction: float) -> str:
+def percentage(fraction: float) -> str:
     """A limit as it was given, every digit: 0.02 -> '2 %', 0.0025 -> '0.25 %'."""
     return f"{100 * fraction:.6g} %"
 

@@ -42,7 +42,7 @@ def test_clock_size_percent() -> None:
 
 
 def test_a_limit_keeps_every_digit() -> None:
-    shown = [units.share(x) for x in (0.02, 0.0025, 0.00125, 0.1, 0.07)]
+    shown = [units.percentage(x) for x in (0.02, 0.0025, 0.00125, 0.1, 0.07)]
     assert shown == ["2 %", "0.25 %", "0.125 %", "10 %", "7 %"]
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a whole path goes: its stages, what overlaps, and what holds it up."""
+"""Where the time of a whole pipeline goes: its stages, what overlaps, and what holds it up."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
 
 def _groups(record: Record) -> Groups:
     """A decoder on the device works on the session's stream: only reading is the loader's then."""
-    path = record.facts.get("path")
+    path = record.facts.get("pipeline")
     if isinstance(path, dict) and path.get("on_device") is True:
         return {"loader": DATA[:1], "session": (*DATA[1:], *COMPUTE)}
     return {"loader": DATA, "session": COMPUTE}
@@ -86,7 +86,7 @@ def _rate(cell: Cell, batch_ns: float) -> float:
 
 def _same_cores(record: Record) -> bool:
     """Whether both groups run on the same cores, so that what one uses the other lacks."""
-    path, cell = record.facts.get("path"), record.cell
+    path, cell = record.facts.get("pipeline"), record.cell
     said = path if isinstance(path, dict) else {}
     each = [said.get(name) for name in ("loader_cores", "session_cores")]
     used = sum(n for n in each if isinstance(n, int))

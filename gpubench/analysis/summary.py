@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.records.parity import Parity, PathCheck, over_repeats
+from gpubench.records.parity import Parity, PipelineCheck, over_repeats
 from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
 from gpubench.records.samples import window_slices
 from gpubench.suite.types import Cell, Policy
@@ -171,9 +171,9 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         return over_repeats([r.parity for r in self.records if r.parity is not None])
 
     @cached_property
-    def path(self) -> PathCheck | None:
-        """Boundary ``pipeline``: the worst check of the whole path of all repeats."""
-        checks = [r.path for r in self.records if r.path is not None]
+    def pipeline(self) -> PipelineCheck | None:
+        """Boundary ``pipeline``: the worst check of the whole pipeline of all repeats."""
+        checks = [r.pipeline for r in self.records if r.pipeline is not None]
         return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.analysis.compare.compare import View
-    from gpubench.run.ab.driver import Job
+    from gpubench.run.ab.driver import ABJob
 
 delta_option = click.option(
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
@@ -101,7 +101,8 @@ def ab(
     failing = parse_fail_on(fail_on)
     specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
     rule = Rule(
-        delta=options.share("--delta", delta), alpha=options.share("--alpha", alpha, MOST_ALPHA)
+        delta=options.percentage("--delta", delta),
+        alpha=options.percentage("--alpha", alpha, MOST_ALPHA),
     )
     limit = options.seconds("--budget", budget)
     if baseline_ref and baseline_python:
@@ -126,7 +127,7 @@ def ab(
     sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
 
 
-def _ab(job: Job, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
+def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
     from gpubench.analysis.compare.compare import view as compared
     from gpubench.analysis.compare.verdicts import exit_code
     from gpubench.records.record import RECORDS
@@ -234,8 +235,8 @@ def compare(
     from gpubench.report.html import page
 
     failing = parse_fail_on(fail_on)
-    margin = None if delta is None else options.share("--delta", delta)
-    chance = None if alpha is None else options.share("--alpha", alpha, MOST_ALPHA)
+    margin = None if delta is None else options.percentage("--delta", delta)
+    chance = None if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA)
     files = read_all([base, candidate] if candidate else [base])
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
@@ -288,7 +289,7 @@ def selftest(
     if not 0 < minutes < 24 * 60:
         raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
     screen = cli_terminal.console(quiet=as_json)
-    rule = Rule(delta=options.share("--delta", delta))
+    rule = Rule(delta=options.percentage("--delta", delta))
     result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
     if as_json:
         click.echo(escape.encoded(result, indent=1))
@@ -344,8 +345,8 @@ def history(
 
     rule, notes = Rule(), list[str]()
     rule = Rule(
-        delta=rule.delta if delta is None else options.share("--delta", delta),
-        alpha=rule.alpha if alpha is None else options.share("--alpha", alpha, MOST_ALPHA),
+        delta=rule.delta if delta is None else options.percentage("--delta", delta),
+        alpha=rule.alpha if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA),
     )
     found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
     form = options.by_ending(form, output, TREND_FORMATS)

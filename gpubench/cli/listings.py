@@ -23,7 +23,7 @@ from gpubench.suite import file
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
-    from gpubench.run.driver import Job
+    from gpubench.run.driver import RunJob
     from gpubench.suite.types import Option
 
 
@@ -34,7 +34,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def plan_tables(session: Job) -> Group:
+def plan_tables(session: RunJob) -> Group:
     """Cells in the order of the first round, skips with reasons, and the estimated time."""
     plan = session.plan
     policy = plan.suite.policy

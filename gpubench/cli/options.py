@@ -124,7 +124,7 @@ def fraction(words: str) -> float:
         return math.nan
 
 
-def share(option: str, words: str, most: float = 1.0) -> float:
+def percentage(option: str, words: str, most: float = 1.0) -> float:
     """'2%' or '0.02' -> 0.02, above 0 and below ``most``. Raises InputError naming ``option``."""
     if not 0 < (value := fraction(words)) < most:
         raise InputError(

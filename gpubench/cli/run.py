@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
 
     from gpubench.run.cluster.coordinator import Cluster
-    from gpubench.run.driver import Job
+    from gpubench.run.driver import RunJob
 
 
 @click.command()
@@ -78,7 +78,7 @@ def run(
         sys.exit(_run(session, quiet, github, cluster))
 
 
-def _run(session: Job, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
+def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
     from gpubench.report import formatting, github_actions, render
     from gpubench.report import terminal as terminal_report
     from gpubench.run import driver

@@ -18,7 +18,7 @@ from gpubench.suite import goal
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.run.tune.driver import Job, Outcome
+    from gpubench.run.tune.driver import Outcome, TuneJob
 
 path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "--images",
@@ -113,7 +113,7 @@ def tune(
     sys.exit(_tune(job, quiet or as_json, as_json))
 
 
-def _tune(job: Job, quiet: bool, as_json: bool) -> int:
+def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
     from gpubench.report import formatting
     from gpubench.run.tune import driver as searching
 
@@ -138,7 +138,7 @@ def _tune(job: Job, quiet: bool, as_json: bool) -> int:
     return _tell(screen, job, outcome, as_json)
 
 
-def _write(job: Job, outcome: Outcome) -> None:
+def _write(job: TuneJob, outcome: Outcome) -> None:
     """What a search leaves beside its records; `tune.FINISHED` last."""
     from gpubench.report import render
     from gpubench.report.sections import recommendation
@@ -155,7 +155,7 @@ def _write(job: Job, outcome: Outcome) -> None:
         raise GpubenchError(f"{error}; every record is kept: make room, then --resume") from error
 
 
-def _tell(screen: Console, job: Job, outcome: Outcome, as_json: bool) -> int:
+def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool) -> int:
     """The result for whoever asked."""
     from gpubench.report.sections import recommendation
     from gpubench.run.tune import driver as searching

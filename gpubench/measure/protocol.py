@@ -32,7 +32,7 @@ BLANK = Samples(replica=0, device="", durations_ns=[])
 """A replica of which nothing is known."""
 
 
-class Path(Protocol):
+class Pipeline(Protocol):
     """What a cell with boundary ``pipeline`` is to the protocol."""
 
     settle: int
@@ -67,7 +67,7 @@ class Sampler(Struct, frozen=True):
     """What its warm-up and its turns have shown so far."""
     batch_ns: float
     """Of one iteration as it will be sampled: in ``throughput`` not each is waited for."""
-    path: Path | None = None
+    pipeline: Pipeline | None = None
     """Boundary ``pipeline``: what is held while this replica waits."""
     blank: Samples = BLANK
     """Who samples, and what is known of it beforehand."""
@@ -102,15 +102,17 @@ def warm_up(
     policy: Policy,
     clock: Clock = perf_counter_ns,
     *,
-    path: Path | None = None,
+    pipeline: Pipeline | None = None,
     blank: Samples = BLANK,
 ) -> Sampler:
     """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
 
     Until it has settled it goes on, each time half as long again (at most: LONGER, OF_TIMEOUT).
-    ``path``: of a cell with boundary ``pipeline``. ``blank``: see `Sampler`.
+    ``pipeline``: of a cell with boundary ``pipeline``. ``blank``: see `Sampler`.
     """
-    enqueue, finish = (path.enqueue, path.finish) if path else steps(session, images, cell)
+    enqueue, finish = (
+        (pipeline.enqueue, pipeline.finish) if pipeline else steps(session, images, cell)
+    )
     least, seconds = policy.warmup_iterations, policy.warmup_s
     warmup = sample(enqueue, finish, seconds=seconds, at_least=least, clock=clock).durations
     most = min(LONGER * policy.warmup_s, OF_TIMEOUT * policy.timeout_s)
@@ -118,7 +120,7 @@ def warm_up(
         more = sample(enqueue, finish, seconds=left, at_most=len(warmup) // 2, clock=clock)
         warmup += more.durations
     typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
-    sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, path, blank)
+    sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, pipeline, blank)
     if cell.scenario == "throughput":
         shared = cell.replicas_per_device > max(1, cell.cores)
         iterations, trial = _block(enqueue, finish, policy.block_s, typical, shared, clock)
@@ -141,20 +143,20 @@ def warm_up(
 def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_ns) -> None:
     """Warm up again, at least once: waiting for others may have cooled caches and clocks.
 
-    A path goes on from where it was held, for as many batches as it takes to settle.
+    A pipeline goes on from where it was held, for as many batches as it takes to settle.
     """
     least = 1
-    if sampler.path:
-        sampler.path.resume()
-        least = sampler.path.settle
+    if sampler.pipeline:
+        sampler.pipeline.resume()
+        least = sampler.pipeline.settle
     more = sample(sampler.enqueue, sampler.finish, seconds=seconds, at_least=least, clock=clock)
     sampler.warmup.extend(more.durations)
 
 
 def pause(sampler: Sampler) -> None:
     """Nothing of it runs until `once_more`."""
-    if sampler.path:
-        sampler.path.hold()
+    if sampler.pipeline:
+        sampler.pipeline.hold()
 
 
 def measure(
@@ -172,7 +174,7 @@ def measure(
     job's unit is one sample, and all count: it is timed from its start to its end. Flags go to
     ``sampler``.
     """
-    others = processes.descendants([os.getpid()]) if sampler.path else set()
+    others = processes.descendants([os.getpid()]) if sampler.pipeline else set()
     before_ns, before = _used(others)
     trace = sample(
         sampler.enqueue,

@@ -1,4 +1,4 @@
-"""A cell's whole path put together: decoder, data set, loader, session, and who has which cores."""
+"""A cell's whole pipeline put together: decoder, data set, loader, session, and who has which cores."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import msgspec
 from gpubench.backends import base as backends
 from gpubench.errors import CellFailed
 from gpubench.machine.cores import Cores
-from gpubench.measure.protocol import Path
+from gpubench.measure.protocol import Pipeline
 from gpubench.pipeline import loader as loading
 from gpubench.pipeline.check import difference, judge
 from gpubench.pipeline.core_split import StageTimes
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.iteration import Overlapped, Serial
 from gpubench.pipeline.readers import DeviceReader, Reader
-from gpubench.records.parity import PathCheck
+from gpubench.records.parity import PipelineCheck
 from gpubench.workload.data.image_file import Unusable
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from gpubench.workload.reference import Reference
 
 
-class Route:
-    """The path of one replica. Open it before the session: its loader may fork processes."""
+class ReplicaPipeline:
+    """The pipeline of one replica. Open it before the session: its loader may fork processes."""
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class Route:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def lead_to(self, session: Session) -> Path:
-        """The path that ends in ``session``, which is open."""
+    def lead_to(self, session: Session) -> Pipeline:
+        """The pipeline that ends in ``session``, which is open."""
         reader = self._reader
         reader.serve(session)
         if isinstance(reader, Reader):
@@ -123,7 +123,9 @@ class Route:
             found["core_split"] = msgspec.structs.asdict(self._times)
         return found
 
-    def check(self, session: Session, slots: list[NDArray[np.intp]], policy: Policy) -> PathCheck:
+    def check(
+        self, session: Session, slots: list[NDArray[np.intp]], policy: Policy
+    ) -> PipelineCheck:
         """The pictures of the parity check, encoded, through decoder and session as timed.
 
         Compared with the reference's inputs and answers. Raises CellFailed("parity") where a

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpubench.errors import CellFailed
-from gpubench.records.parity import PathCheck
+from gpubench.records.parity import PipelineCheck
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def judge(
     logits: NDArray[np.float32],
     differences: list[tuple[float, float]],
     policy: Policy,
-) -> PathCheck:
+) -> PipelineCheck:
     """``logits`` (n, classes) and input ``differences`` of the pool's images ``asked``, (n,)."""
     import numpy as np
 
@@ -53,7 +53,7 @@ def judge(
     top1 = logits.argmax(axis=1)
     agreement = float(np.mean(top1 == reference.logits[asked].argmax(axis=1)))
     few = logits.shape[1] < 6
-    return PathCheck(
+    return PipelineCheck(
         decoder=decoder,
         images=len(asked),
         max_difference=max(most for most, _ in differences),

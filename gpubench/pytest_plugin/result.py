@@ -166,7 +166,7 @@ class Result:
         """JSON-able; times in s."""
         found = {"cell": self.cell.key, "label": self.label, **self._about}
         found["parity"] = msgspec.to_builtins(self.parity)
-        found["path"] = msgspec.to_builtins(self._summary.path)
+        found["pipeline"] = msgspec.to_builtins(self._summary.pipeline)
         found["accuracy"] = msgspec.to_builtins(tables_accuracy.accuracy(self._summary))
         found["flags"] = list(self.flags)
         if not self._timed or not self.rounds_s:

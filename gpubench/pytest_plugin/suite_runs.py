@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 class Run:
     """The cells that are measured together: of one suite file, under one policy."""
 
-    def __init__(self, session: driver.Job) -> None:
+    def __init__(self, session: driver.RunJob) -> None:
         self._job, self._suite = session, session.plan.suite
         self._backends = dict(session.backends)
         self._cells: dict[str, Cell] = {}
@@ -66,7 +66,7 @@ class Run:
         """All that tests are about, runnable here or not."""
         return [*self._cells.values(), *(skip.cell for skip in self._skips.values())]
 
-    def add(self, session: driver.Job) -> None:
+    def add(self, session: driver.RunJob) -> None:
         """More cells of the same suite."""
         self._backends |= session.backends
         self._cells |= {cell.key: cell for cell in session.plan.cells}

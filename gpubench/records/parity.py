@@ -135,8 +135,8 @@ def _finite(parity: Parity) -> float:
     return math.inf if parity.relative_error is None else parity.relative_error
 
 
-class PathCheck(Struct, frozen=True, kw_only=True):
-    """Boundary ``pipeline``: the whole path, from encoded bytes, against the reference's.
+class PipelineCheck(Struct, frozen=True, kw_only=True):
+    """Boundary ``pipeline``: the whole pipeline, from encoded bytes, against the reference's.
 
     `Parity` judges what the backend computes from the reference's own inputs; this what the
     decoder and the preprocessing change.
@@ -157,7 +157,7 @@ class PathCheck(Struct, frozen=True, kw_only=True):
     correct5: Natural = 0
 
 
-def worst_path(checks: Iterable[PathCheck | None]) -> PathCheck | None:
+def worst_pipeline(checks: Iterable[PipelineCheck | None]) -> PipelineCheck | None:
     """Over replicas, which are all asked the same: the worst of everything; None without any."""
     found = [check for check in checks if check is not None]
     if not found:

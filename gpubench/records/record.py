@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from gpubench.records import samples
-from gpubench.records.parity import Parity, PathCheck, over_replicas, worst_path
+from gpubench.records.parity import Parity, PipelineCheck, over_replicas, worst_pipeline
 from gpubench.records.samples import Count, Ns, Samples
 from gpubench.suite.goal import Search
 from gpubench.suite.types import Cell, Natural, Rule, Suite
@@ -121,7 +121,7 @@ class Record(Struct, frozen=True, kw_only=True):
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
-    path: PathCheck | None = None
+    pipeline: PipelineCheck | None = None
     """Boundary ``pipeline`` only."""
     ceiling: Ceiling | None = None
     """The roofline of its device and precision, measured in the same run."""
@@ -204,7 +204,7 @@ def merged(records: Sequence[Record]) -> Record:
         replicas=[visit for record in records for visit in record.replicas],
         again=[visit for record in records for visit in record.again],
         parity=over_replicas(parities) if parities else None,
-        path=worst_path(record.path for record in records),
+        pipeline=worst_pipeline(record.pipeline for record in records),
         facts=records[0].facts | {"pinned": pinned},
         flags=[flag for record in records for flag in record.flags],
     )

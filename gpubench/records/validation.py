@@ -97,7 +97,9 @@ def record(found: Record) -> None:
         raise ValueError("parity: more right answers than labels")
     if parity and parity.disagreeing < len(parity.disagreements):
         raise ValueError("parity: more disagreements than were counted")
-    if found.path and found.path.labelled < max(found.path.correct, found.path.correct5):
+    if found.pipeline and found.pipeline.labelled < max(
+        found.pipeline.correct, found.pipeline.correct5
+    ):
         raise ValueError("path: more right answers than labels")
     for name in ("facts", "telemetry"):
         _plain(name, getattr(found, name))

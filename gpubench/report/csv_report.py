@@ -145,10 +145,10 @@ def _path(s: Summary) -> Iterator[tuple[str, str, Estimate]]:
         yield "images/s if the bottleneck were free", "images/s", free
         one = stats.geometric_mean(list(data_rates([s]).values()))
         yield "data stages of one core", "images/s", one
-    if s.path:
-        n = s.path.images
-        yield "largest input difference", "steps", Estimate(value=s.path.max_difference, n=n)
-        yield "mean input difference", "steps", Estimate(value=s.path.mean_difference, n=n)
-        yield "path top-1 agreement", "ratio", Estimate(value=s.path.top1_agreement, n=n)
-        if s.path.labelled:
+    if s.pipeline:
+        n = s.pipeline.images
+        yield "largest input difference", "steps", Estimate(value=s.pipeline.max_difference, n=n)
+        yield "mean input difference", "steps", Estimate(value=s.pipeline.mean_difference, n=n)
+        yield "path top-1 agreement", "ratio", Estimate(value=s.pipeline.top1_agreement, n=n)
+        if s.pipeline.labelled:
             yield "path accuracy", "ratio", accuracy.of_path(s)

@@ -38,8 +38,8 @@ COLUMNS: dict[str, str] = {
     "iterations_per_sample": COUNT, "stop_reason": TEXT, "prepare_ns": COUNT, "open_ns": COUNT,
     "first_inference_ns": COUNT, "peak_host_bytes": COUNT, "parity_passed": TRUTH,
     "relative_error": NUMBER, "top1_agreement": NUMBER, "labelled": COUNT, "correct": COUNT,
-    "reference_correct": COUNT, "path_agreement": NUMBER, "path_labelled": COUNT,
-    "path_correct": COUNT, "peak_bytes": COUNT, "joules_per_image": NUMBER,
+    "reference_correct": COUNT, "pipeline_agreement": NUMBER, "pipeline_labelled": COUNT,
+    "pipeline_correct": COUNT, "peak_bytes": COUNT, "joules_per_image": NUMBER,
     "joules_per_image_above_idle": NUMBER,
 }  # fmt: skip
 """Name -> type in the frame of `read`."""
@@ -67,7 +67,7 @@ def read(path: Paths) -> pd.DataFrame:
     - what it took: ``peak_host_bytes``, ``peak_bytes`` (with the GPU's), ``joules_per_image``,
       ``joules_per_image_above_idle``;
     - answers: ``parity_passed``, ``relative_error``, ``top1_agreement`` (0 to 1), ``labelled``,
-      ``correct``, ``reference_correct``, and of the whole path ``path_agreement``, ``path_..``.
+      ``correct``, ``reference_correct``, and of the whole pipeline ``pipeline_agreement``, ``path_..``.
 
     A missing value is pandas' NA. Raises RecordError for what is no run, or a damaged one.
 
@@ -187,9 +187,9 @@ def _repeat(s: Summary, r: Record) -> dict[str, Any]:
                  "top1_agreement": r.parity.top1_agreement, "labelled": r.parity.labelled,
                  "correct": r.parity.correct,
                  "reference_correct": r.parity.reference_correct}  # fmt: skip
-    if r.path:
-        told |= {"path_agreement": r.path.top1_agreement, "path_labelled": r.path.labelled,
-                 "path_correct": r.path.correct}  # fmt: skip
+    if r.pipeline:
+        told |= {"pipeline_agreement": r.pipeline.top1_agreement, "pipeline_labelled": r.pipeline.labelled,
+                 "pipeline_correct": r.pipeline.correct}  # fmt: skip
     return told | _timings(r) if r.replicas else told
 
 

@@ -183,7 +183,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         })  # fmt: skip
         styles.append("red" if not s.ranked else "yellow")
     note = _NO_INTERVALS if single else "±: half the 95 % interval."
-    note += " agree: top-1 with the reference; right: with the labels."
+    note += " agreement: top-1 with the reference; accuracy: with the labels."
     top: list[RenderableType] = []
     top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
     told = headline.told(summaries)

@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-ANSWERS = "agree / right"
+ANSWERS = "agreement / accuracy"
 """The column of `Cells` that is said once where most rows share it."""
 WORDS = 30
 """Columns that a text takes at most, before it is broken; of flags in `Cells`: `FLAGS`."""

@@ -23,7 +23,7 @@ from gpubench.records.record import RECORDS, Record
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure
-from gpubench.run.driver import Job
+from gpubench.run.driver import RunJob
 from gpubench.run.prepare import NotReady, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now
 from gpubench.run.serving import compatibility, manifest, readme
@@ -38,7 +38,7 @@ DECODER = "pil"
 Say = Callable[[str], object]
 
 
-def one_cell(session: Job, suite: str) -> Cell:
+def one_cell(session: RunJob, suite: str) -> Cell:
     """The plan's only cell. Raises InputError for none or several, and for one that cannot be."""
     planned = session.plan.planned
     if len(planned) != 1:
@@ -80,7 +80,7 @@ def free(out: Path) -> None:
         raise InputError(f"-o {out}: not a folder; name a new one")
 
 
-def deploy(session: Job, suite: str, out: Path, say: Say) -> Manifest:
+def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
     """Make, check and write the deployment, whole or not at all.
 
     Raises InputError for a suite or a folder that does not serve, GpubenchError for an artefact
@@ -115,7 +115,7 @@ def _begin(out: Path, aside: Path) -> None:
         raise InputError(f"-o {out}: cannot be written: {error.strerror}") from error
 
 
-def _make(session: Job, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
+def _make(session: RunJob, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
     plan, backend = session.plan, session.backends[cell.backend]
     modules = availability.preload([cell], session.backends)
     with AgentClient(modules, session.cache_dir, log) as agent:
@@ -142,7 +142,7 @@ def _refuse(cell: Cell, found: Record) -> NoReturn:
     raise GpubenchError(f"{cell.label}: {kind}{found.reason}{remedy}; nothing was written")
 
 
-def _brief(session: Job) -> Policy:
+def _brief(session: RunJob) -> Policy:
     """The suite's checks of answers, and next to no timing."""
     return msgspec.structs.replace(
         session.plan.suite.policy,
@@ -151,7 +151,7 @@ def _brief(session: Job) -> Policy:
 
 
 def _write(
-    session: Job, suite: str, found: Record, at: Path, artefact: Path, reference: ref.Reference
+    session: RunJob, suite: str, found: Record, at: Path, artefact: Path, reference: ref.Reference
 ) -> Manifest:
     cell = found.cell
     if reference.classes:
@@ -185,7 +185,7 @@ def _decoder(cell: Cell) -> str:
     return cell.decoder if cell.boundary == "pipeline" else DECODER
 
 
-def _figures(session: Job, suite: str, cell: Cell) -> Measured | None:
+def _figures(session: RunJob, suite: str, cell: Cell) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here."""
     beside = suite_file.find(suite).parent / RECORDS
     if not beside.is_file():

@@ -34,7 +34,7 @@ MAX_INVALID = 2
 """How often a repeat is measured again because outside evidence spoiled it."""
 
 
-class Job(Struct, frozen=True):
+class RunJob(Struct, frozen=True):
     """Everything a run needs."""
 
     plan: Plan
@@ -46,7 +46,7 @@ class Job(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(job: Job, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
+def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
     """Measure every cell of the plan; returns what the record file holds afterwards.
 
     ``cluster``: the nodes that have joined, where there are several.
@@ -71,7 +71,7 @@ def run(job: Job, watcher: Watcher, cluster: Cluster | None = None) -> RecordFil
 class _Walk:
     """The state of one run."""
 
-    def __init__(self, job: Job, writer: Writer, watcher: Watcher) -> None:
+    def __init__(self, job: RunJob, writer: Writer, watcher: Watcher) -> None:
         self._job, self._plan, self._policy = job, job.plan, job.plan.suite.policy
         self._writer, self._watcher = writer, watcher
         self._done: dict[tuple[str, int], float | None] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gpubench.machine import environment
-from gpubench.records.parity import Parity, PathCheck
+from gpubench.records.parity import Parity, PipelineCheck
 from gpubench.records.record import FAILURES, Header, Record
 from gpubench.records.samples import window_ns
 from gpubench.run import plan as planning
@@ -72,8 +72,10 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
                      flags=list(dict.fromkeys(seen)))  # fmt: skip
     if parity is not None and not parity.passed:
         return replace(record, status="failed", kind="parity", reason=_words(parity))
-    if record.path is not None and not record.path.passed:
-        return replace(record, status="failed", kind="parity", reason=_path_words(record.path))
+    if record.pipeline is not None and not record.pipeline.passed:
+        return replace(
+            record, status="failed", kind="parity", reason=_pipeline_words(record.pipeline)
+        )
     if parity is not None and not parity.accurate:
         return replace(record, status="failed", kind="accuracy", reason=_floors(parity))
     return record
@@ -88,7 +90,7 @@ def _words(parity: Parity) -> str:
     )
 
 
-def _path_words(path: PathCheck) -> str:
+def _pipeline_words(path: PipelineCheck) -> str:
     return (
         f"decoder {path.decoder}: from the same encoded pictures, top-1 agreement with the "
         f"reference {path.top1_agreement:.3f} (policy.min_pipeline_agreement = "

@@ -190,7 +190,7 @@ def run(
     )
 
 
-def _history(run: RecordFile, job: ab_driver.Job) -> Path:
+def _history(run: RecordFile, job: ab_driver.ABJob) -> Path:
     return aa_history.directory(job.cache_dir, run.header.fingerprint)
 
 
@@ -203,7 +203,7 @@ def _until(end: float) -> Iterator[int]:
 
 
 def _interleaved(
-    job: ab_driver.Job, agent: AgentClient, broken: Mapping[str, str], end: float, say: Say
+    job: ab_driver.ABJob, agent: AgentClient, broken: Mapping[str, str], end: float, say: Say
 ) -> Iterator[Pair]:
     """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
 

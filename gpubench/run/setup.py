@@ -18,7 +18,7 @@ from gpubench.run import availability, inventory
 from gpubench.run import plan as planning
 from gpubench.run.availability import backends_of, catalog, device_of
 from gpubench.run.cluster.coordinator import Cluster
-from gpubench.run.driver import Job
+from gpubench.run.driver import RunJob
 from gpubench.run.record_builder import command, directory, new_header
 from gpubench.suite import file, grid
 from gpubench.suite.types import Cell, Suite
@@ -54,7 +54,7 @@ def session(
     resume: bool = False,
     required: Sequence[str] = (),
     cluster: Cluster | None = None,
-) -> Job:
+) -> RunJob:
     """Read the suite, resolve its device, and sort its cells into runnable and skipped.
 
     ``cluster``: the other nodes, which are waited for here.
@@ -85,7 +85,7 @@ def session(
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
     if resume and output is None:
         raise SuiteError("--resume: say which run to go on with: -o DIR")
-    return Job(
+    return RunJob(
         plan=plan,
         backends=backends,
         header=new_header(plan, cluster.environments if cluster else ()),

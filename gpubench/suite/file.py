@@ -17,10 +17,10 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from gpubench.errors import SuiteError
-from gpubench.suite import tomlfile
+from gpubench.suite import toml_file
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
 from gpubench.suite.schema import MOST, Mistake, Schema, mistakes, nearest, schema, show, typed
-from gpubench.suite.tomlfile import Data
+from gpubench.suite.toml_file import Data
 from gpubench.suite.types import Axes, Catalog, OptionValue, Policy, Suite, Workload
 
 WHAT = "suite"
@@ -79,7 +79,7 @@ class Draft(Struct, frozen=True):
                 own = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
             found = list(itertools.islice(_cross_checks(suite, own, self.data), MOST + 1))
         if found:
-            raise tomlfile.error(WHAT, self.path, found, places)
+            raise toml_file.error(WHAT, self.path, found, places)
         return suite
 
     def _typed(
@@ -124,9 +124,9 @@ def read(name_or_path: str, catalog: Catalog) -> Draft:
     """Read a suite. Raises SuiteError with all mistakes that show in single keys."""
     path = find(name_or_path)
     rules = schema(catalog)
-    data = tomlfile.read(path, WHAT)
+    data = toml_file.read(path, WHAT)
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
-        raise tomlfile.error(WHAT, path, found, {})
+        raise toml_file.error(WHAT, path, found, {})
     return Draft(path, data, rules)
 
 

@@ -96,7 +96,7 @@ HELP = {
     "accuracy_images": "Labelled images that accuracy is measured on; 0: those of parity.",
     "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
     "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
-    "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole path's answers.",
+    "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole pipeline's answers.",
     "seed": "Seeds the order of tasks.",
 }
 

@@ -85,7 +85,7 @@ def test_rate_against_one_decoder_in_a_plain_loop(
 
     def serial() -> float:
         ring = Ring(1, batch, spec.crop, 1, encoded=False)
-        job = worker.Job(data, "pil", spec, ring, np.arange(64), 1)
+        job = worker.LoaderJob(data, "pil", spec, ring, np.arange(64), 1)
         fill = worker.Filler(job, 0, lambda _: None).fill
         return rate(lambda: [fill(row) for row in range(batch)])
 

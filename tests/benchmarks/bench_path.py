@@ -56,7 +56,7 @@ def test_overlapped_throughput_against_the_slower_group_alone(
         assert found.share_of_slowest is not None
         shares.append(found.share_of_slowest)
         groups = {name: f"{found.stages[name] / 1e6:.1f} ms" for name in ("loader", "session")}
-        facts = record.facts["path"]
+        facts = record.facts["pipeline"]
         print(f"\n{groups}, {facts['loader_cores']} + {facts['session_cores']} cores, "
               f"{facts['loader']['kind']}, zero copy {facts['zero_copy']}: "
               f"{found.share_of_slowest:.3f} of {found.group} alone")  # fmt: skip

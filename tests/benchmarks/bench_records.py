@@ -25,7 +25,7 @@ from gpubench.records.samples import Samples
 from gpubench.records.writer import Writer
 from gpubench.run import driver
 from gpubench.run.agent.messages import Done, Measure, Preloaded, Prepared, Reply, Request
-from gpubench.run.driver import Job
+from gpubench.run.driver import RunJob
 from gpubench.run.plan import Plan
 from gpubench.run.watcher import Silent
 from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
@@ -60,10 +60,10 @@ def plan_of(cells: int) -> Plan:
     return Plan(suite, grid, [], [0, 1])
 
 
-def job_of(plan: Plan, out: Path) -> Job:
+def job_of(plan: Plan, out: Path) -> RunJob:
     header = Header(run_id="r", suite=plan.suite, environment={}, fingerprint="f", command=[],
                     started="now", planned=plan.planned)  # fmt: skip
-    return Job(plan, {"null": Null()}, header, out, out, resume=True)
+    return RunJob(plan, {"null": Null()}, header, out, out, resume=True)
 
 
 def record(cell: Cell, repeat: int) -> Record:

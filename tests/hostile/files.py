@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gpubench.records.record import Header, Record
 from gpubench.suite.goal import Goal, Limit, Metric
 from gpubench.suite.types import Policy, Rule
-from tests.report import make, make_pairs, make_paths, make_tunes
+from tests.report import make, make_pairs, make_pipelines, make_tunes
 
 Path_ = tuple[str | int, ...]
 
@@ -51,9 +51,9 @@ def run() -> tuple[Any, list[Any]]:
     """(header, records) of a run with two backends, replicas, and every field that may be there."""
     cells = make.grid(backends=("torch-eager", "onnxruntime"), batches=(1, 4), replicas=(1, 2))
     cells[0] = make.cell(options={"layout": "last", "graph": True, "level": 3})
-    paths = make_paths.cells(backends=("openvino",), decoders=("pil", "turbo"))
+    paths = make_pipelines.cells(backends=("openvino",), decoders=("pil", "turbo"))
     file = make.run(cells, repeats=2, samples=12, policy=Policy(repeats=2, max_repeats=2))
-    whole = make_paths.run(paths, repeats=2)
+    whole = make_pipelines.run(paths, repeats=2)
     header = plain(replace(file.header, planned=[*cells, *paths]))
     header["node_differences"] = ["node 1: driver 2, node 0: 1"]
     header["nodes"] = [header["environment"], header["environment"]]

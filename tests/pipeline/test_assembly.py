@@ -11,7 +11,7 @@ import pytest
 from gpubench.errors import CellFailed
 from gpubench.pipeline.check import judge
 from gpubench.pipeline.core_split import StageTimes, is_open, loader_cores, split
-from gpubench.records.parity import worst_path
+from gpubench.records.parity import worst_pipeline
 from gpubench.run.agent.messages import Measure
 from gpubench.suite.types import Policy
 from gpubench.workload.data.preprocess import Spec
@@ -111,8 +111,8 @@ def test_answers_are_judged_against_the_reference_and_labels() -> None:
     logits[2] = logits[1]
     worse = judge("d", reference(), asked, logits, apart, Policy())
     assert (worse.passed, worse.correct) == (False, 7)
-    assert worst_path([found, worse, None]) == worse
-    assert worst_path([None]) is None
+    assert worst_pipeline([found, worse, None]) == worse
+    assert worst_pipeline([None]) is None
 
 
 def test_values_that_are_not_finite_fail() -> None:

@@ -66,7 +66,7 @@ def overlapped(depth: int, load_ms: float, run_ms: float) -> tuple[Any, Any, Any
 def rate_ms(path: Any, session: Any, clock: VirtualClock, policy: Policy) -> float:
     """Measured ms per batch, after a pause of an hour at the barrier."""
     cell = make_cell(scenario="throughput", boundary="pipeline")
-    sampler = protocol.warm_up(session, np.zeros(1), cell, policy, clock, path=path)
+    sampler = protocol.warm_up(session, np.zeros(1), cell, policy, clock, pipeline=path)
     protocol.pause(sampler)
     clock.ns += 3600 * 10**9
     protocol.once_more(sampler, clock=clock)
@@ -190,7 +190,7 @@ def test_latency_is_serial() -> None:
     session = VirtualSession(clock, constant(10 * MS))
     path = Serial(VirtualData(clock, session), session)
     cell = make_cell(boundary="pipeline")
-    sampler = protocol.warm_up(session, np.zeros(1), cell, Policy(), clock, path=path)
+    sampler = protocol.warm_up(session, np.zeros(1), cell, Policy(), clock, pipeline=path)
     protocol.pause(sampler)
     protocol.once_more(sampler, clock=clock)
     measured = protocol.measure(sampler, Policy(), clock)

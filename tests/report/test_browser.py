@@ -14,7 +14,7 @@ from gpubench.analysis.tune import result
 from gpubench.records.record import RecordFile
 from gpubench.report.html import page, tune_page
 from tests.analysis import scaled
-from tests.report import make, make_pairs, make_paths, make_tunes
+from tests.report import make, make_pairs, make_pipelines, make_tunes
 from tests.report.browser import Browser, executable
 from tests.report.test_report import HOSTILE, hostile
 
@@ -112,7 +112,7 @@ def test_every_section_is_named_in_the_bar_and_only_series_of_the_picture_in_the
     browser, tmp_path
 ):
     browser.view(1280, 900)
-    show(browser, tmp_path / "path.html", [make_paths.run()])
+    show(browser, tmp_path / "path.html", [make_pipelines.run()])
     bar = "document.querySelector('nav')"
     assert browser.evaluate(f"{bar}.scrollWidth <= {bar}.clientWidth")
     chips = "[...document.querySelectorAll('#series button')].filter(b => b.checkVisibility())"
@@ -302,7 +302,7 @@ def test_samples_are_drawn_when_their_cell_is_opened(browser, tmp_path):
 def test_stages_are_bars_and_thumbnails_are_pictures(browser, tmp_path, width, scheme):
     path = tmp_path / "path.html"
     browser.view(width, 900, scheme)
-    show(browser, path, [make_paths.run()])
+    show(browser, path, [make_pipelines.run()])
     assert count(browser, "#stages-latency svg") == 1
     assert count(browser, "#stages-latency .mark-rect path") == 9 * 7
     assert count(browser, "#stages-throughput .mark-rect path") == 9 * 7 + 9  # and the ticks
@@ -319,9 +319,9 @@ def test_stages_are_bars_and_thumbnails_are_pictures(browser, tmp_path, width, s
 
 
 def test_hostile_thumbnails_and_names_of_pictures_do_nothing(browser, tmp_path):
-    evil = [make_paths.disagreements(make_paths.cells()[0])[0]] * 2
+    evil = [make_pipelines.disagreements(make_pipelines.cells()[0])[0]] * 2
     evil = [replace(evil[0], name=HOSTILE, answer=HOSTILE), replace(evil[1], thumbnail=HOSTILE)]
-    file = make_paths.run(make_paths.cells(decoders=("pil",)), repeats=1)
+    file = make_pipelines.run(make_pipelines.cells(decoders=("pil",)), repeats=1)
     stranger = {"decoder": HOSTILE}
     records = [
         replace(

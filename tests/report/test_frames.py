@@ -16,7 +16,7 @@ import gpubench
 from gpubench.errors import RecordError
 from gpubench.records.record import RECORDS, RecordFile, encode
 from gpubench.report import exports, frames
-from tests.report import make, make_pairs, make_paths
+from tests.report import make, make_pairs, make_pipelines
 
 REFERENCE = Path(__file__).parents[2] / "reports" / "reference" / "quick-epyc-2core"
 
@@ -146,8 +146,8 @@ def test_tables_have_units_bounds_and_types(tmp_path: Path) -> None:
 
 
 def test_a_stage_has_its_share(tmp_path: Path) -> None:
-    found = gpubench.tables(write(make_paths.run(make_paths.cells()), tmp_path / "run"))
-    stages = found["Stages of the whole path"]
+    found = gpubench.tables(write(make_pipelines.run(make_pipelines.cells()), tmp_path / "run"))
+    stages = found["Stages of the whole pipeline"]
     assert (stages["decode [ns]"] > 0).all()
     assert stages["decode share"].between(0, 1).all()
 

@@ -11,7 +11,7 @@ from gpubench.analysis.summary import summarise
 from gpubench.analysis.tables.run import of_cells
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, terminal
-from tests.report import make, make_paths
+from tests.report import make, make_pipelines
 
 
 def plain(renderable, width: int) -> str:
@@ -49,7 +49,7 @@ def test_answers_that_rows_share_are_said_once_in_a_narrow_window(run):
 
 
 @pytest.mark.parametrize("width", [80, 120, 400])
-@pytest.mark.parametrize("make_run", [make.realistic, make_paths.run])
+@pytest.mark.parametrize("make_run", [make.realistic, make_pipelines.run])
 def test_wide_tables_go_on_below_and_lose_no_number(make_run, width):
     summaries = summarise([make_run()])
     for table in of_cells(summaries, diagnose(summaries)):

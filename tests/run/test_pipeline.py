@@ -64,11 +64,11 @@ def test_a_throughput_record_is_whole(run: Run, loader: str) -> None:
     assert record.parity.passed
     assert list(record.replicas[0].stages_ns) == [*STAGES, "loader", "session"]
     assert all(record.replicas[0].stages_ns.values())
-    path = record.path
+    path = record.pipeline
     assert path is not None
     assert (path.decoder, path.images, path.passed) == ("fake-exact", 8, True)
     assert (path.max_difference, path.top1_agreement) == (0, 1)
-    facts = record.facts["path"]
+    facts = record.facts["pipeline"]
     assert facts["decoder"] == "fake-exact"
     assert facts["versions"] == {"fake": "1.0"}
     assert facts["loader"]["kind"] == loader
@@ -86,8 +86,8 @@ def test_latency_and_every_other_boundary_beside_it(run: Run) -> None:
     assert len(file.records) == 3, "latency has no loader"
     assert {r.status for r in file.records} == {"ok"}
     assert list(records["pipeline"].replicas[0].stages_ns) == STAGES
-    assert records["pipeline"].path is not None
-    assert records["compute"].path is None
+    assert records["pipeline"].pipeline is not None
+    assert records["compute"].pipeline is None
     assert "path" not in records["transfer"].facts
     medians = {name: r.median_ns() or 0 for name, r in records.items()}
     assert medians["pipeline"] > medians["transfer"], "it decodes four pictures more"
@@ -102,8 +102,8 @@ def test_a_decoder_that_swaps_colours_fails_with_its_timing(run: Run, scenario: 
     assert record.value()
     assert record.parity is not None
     assert record.parity.passed, "the backend itself is right"
-    assert record.path is not None
-    assert record.path.max_difference > 1
+    assert record.pipeline is not None
+    assert record.pipeline.max_difference > 1
 
 
 def test_a_decoder_that_raises_is_told_with_the_picture(run: Run) -> None:
@@ -151,7 +151,7 @@ def test_unusable_pictures_are_left_out_and_counted(run: Run, tmp_path: Path) ->
     for scenario in ("latency", "throughput"):
         record = one(run(chosen={"images": str(folder)}, scenario=f'["{scenario}"]'))
         assert record.status == "ok", record.reason
-        assert list(record.facts["path"]["skipped"].values()) == [1]
+        assert list(record.facts["pipeline"]["skipped"].values()) == [1]
 
 
 def test_a_loader_that_is_killed_is_a_crash(run: Run) -> None:
@@ -165,7 +165,7 @@ def test_the_split_is_what_the_cell_says_or_an_even_one(run: Run) -> None:
     for loader_cores in ("[1]", "[0]"):
         record = one(run(cores=2, loader_cores=loader_cores, loader='["processes"]'))
         assert record.status == "ok", record.reason
-        facts = record.facts["path"]
+        facts = record.facts["pipeline"]
         assert (facts["loader_cores"], facts["session_cores"]) == (1, 1)
         assert len(facts["loader"]["cores"]) == 1
         assert facts["lanes"] == 1, "the stages alone are timed on the loader's cores"
@@ -183,7 +183,7 @@ def test_replicas_each_have_a_loader(run: Run) -> None:
 def test_a_backend_that_computes_nothing_has_a_speed_and_no_check(run: Run) -> None:
     record = one(run(backend='["null"]'))
     assert record.status == "ok", record.reason
-    assert (record.parity, record.path) == (None, None)
+    assert (record.parity, record.pipeline) == (None, None)
     assert record.replicas[0].stages_ns["loader"] > record.replicas[0].stages_ns["session"]
 
 

@@ -15,7 +15,7 @@ from gpubench.run import setup
 from gpubench.run.ab import arms
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.tune import setup as tune_setup
-from gpubench.suite import file, tomlfile
+from gpubench.suite import file, toml_file
 from gpubench.suite.goal import Goal, Metric
 from gpubench.suite.types import Rule
 
@@ -34,7 +34,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return counted
 
-    monkeypatch.setattr(tomlfile, "read", counting("read", tomlfile.read))
+    monkeypatch.setattr(toml_file, "read", counting("read", toml_file.read))
     for name, function in (("schema", "mistakes"), ("whole", "_cross_checks")):
         monkeypatch.setattr(file, function, counting(name, getattr(file, function)))
     return found

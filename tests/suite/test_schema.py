@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from gpubench.errors import SuiteError
-from gpubench.suite import file, schema, tomlfile
+from gpubench.suite import file, schema, toml_file
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 
 CATALOG = Catalog(
@@ -197,7 +197,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"a = '\xff\xfe'")
     with pytest.raises(SuiteError, match=r"binary\.toml: not UTF-8 text: byte 5 is 0xff"):
         file.load(str(path), CATALOG)
-    path.write_bytes(b"#" * (tomlfile.MAX_BYTES + 1))
+    path.write_bytes(b"#" * (toml_file.MAX_BYTES + 1))
     with pytest.raises(SuiteError, match="larger than"):
         file.load(str(path), CATALOG)
     path.write_bytes(b"\xef\xbb\xbf" + axes().encode())  # an editor's byte-order mark

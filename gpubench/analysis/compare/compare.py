@@ -28,7 +28,7 @@ from gpubench.errors import InputError
 from gpubench.machine import environment
 from gpubench.records.record import RecordFile
 from gpubench.suite.types import Rule
-from gpubench.units import percent, share
+from gpubench.units import percent, percentage
 
 POWER = 0.95
 
@@ -235,15 +235,15 @@ def _judged(
         seen = f"{limit.sessions} A/A sessions differ by up to {percent(math.expm1(limit.largest))}"
         if abs(test.cost.mean) <= limit.largest + margin:
             return _inconclusive(row, "within-history", f"{by}, but {seen}")
-        reason = f"{side} than {share(delta)}: p = {p:.2g} after Holm; {seen}"
+        reason = f"{side} than {percentage(delta)}: p = {p:.2g} after Holm; {seen}"
         return replace(row, verdict=verdict, code="beyond-history", reason=reason, p=p)
     if -margin < bounds[0] and bounds[1] < margin:
-        reason = f"interval inside \u00b1{share(delta)}"
+        reason = f"interval inside \u00b1{percentage(delta)}"
         reason += "" if limit else " within these two sessions; what other sessions do is unknown"
         return replace(row, verdict="EQUIVALENT", code="inside-margin", reason=reason)
     outside = bounds[0] >= margin or bounds[1] <= -margin
     reach = "lies beyond" if outside else "reaches across"
-    reason = f"the interval {reach} \u00b1{share(delta)}"
+    reason = f"the interval {reach} \u00b1{percentage(delta)}"
     reason += f", but p = {p:.2g} after Holm" if outside else ""
     reason += f": sessions differ, sd {percent(limit.sd)}" if limit else ": measure more repeats"
     return _inconclusive(row, "wide-interval", reason)

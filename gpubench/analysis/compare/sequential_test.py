@@ -297,7 +297,7 @@ def _words(
     used: Sequence[Pair], effect: Shift, sign: int, p: float | None, rule: Rule
 ) -> tuple[str, str, str]:
     """(verdict, reason code, reason)."""
-    margin, delta = math.log1p(rule.delta), units.share(rule.delta)
+    margin, delta = math.log1p(rule.delta), units.percentage(rule.delta)
     side = "slower" if sign > 0 else "faster"
     if sign and p is None:
         reason = f"looks {side}; measuring ended before all its fresh pairs were there"

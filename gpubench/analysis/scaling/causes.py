@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.scaling import readings
-from gpubench.analysis.scaling.efficiency import Job, job_of, per_replica, place, speeds
+from gpubench.analysis.scaling.efficiency import SharedJob, job_of, per_replica, place, speeds
 from gpubench.analysis.scaling.readings import Change
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, gain
@@ -72,7 +72,7 @@ class Pair(Struct, frozen=True, kw_only=True, dict=True):
         return c.replicas * c.batch_size * 1e9 / (c.devices * rate)
 
     @cached_property
-    def job(self) -> Job | None:
+    def job(self) -> SharedJob | None:
         return job_of(self.many)
 
     @cached_property

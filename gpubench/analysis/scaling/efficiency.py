@@ -79,7 +79,7 @@ def place(x: Samples, nodes: bool) -> str:
     return f"node {x.node} {x.device}" if nodes else x.device
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class SharedJob(Struct, frozen=True, kw_only=True):
     """A batch job that replicas shared, over all repeats."""
 
     summary: Summary
@@ -97,12 +97,12 @@ class Job(Struct, frozen=True, kw_only=True):
     """Batches that each replica did; mean of repeats."""
 
 
-def jobs(rows: Sequence[Summary]) -> list[Job]:
+def jobs(rows: Sequence[Summary]) -> list[SharedJob]:
     """Every ranked cell whose replicas shared a job."""
     return [job for s in rows if s.ranked and s.cell.replicas > 1 and (job := job_of(s))]
 
 
-def job_of(s: Summary) -> Job | None:
+def job_of(s: Summary) -> SharedJob | None:
     """None where the cell's replicas shared none, or no repeat tells."""
     turns = [] if s.cell.dispatch == "independent" else [v for r in s.timed for v in r.visits]
     told = [one for visit in turns for one in _told(visit)]
@@ -113,7 +113,7 @@ def job_of(s: Summary) -> Job | None:
     busy = sum(sum(x.durations_ns) for x in every)
     batches = sum(len(x.durations_ns) * x.iterations for x in every)
     claimed = sum(x.claim_ns for x in every)
-    return Job(
+    return SharedJob(
         summary=s,
         share=share,
         idle=[fmean(each) for each in zip(*(t.idle for t in told), strict=False)],

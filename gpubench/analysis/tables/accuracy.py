@@ -19,19 +19,19 @@ _TOP1 = Column("accuracy", "share of n", "higher", f"top-1: {_OF_ALL}")
 
 
 def agreement(s: Summary) -> float | None:
-    """Top-1 with the reference: of what the row timed, so of the whole path where that was."""
-    check = s.path or s.parity
+    """Top-1 with the reference: of what the row timed, so of the whole pipeline where that was."""
+    check = s.pipeline or s.parity
     return check.top1_agreement if check else None
 
 
 def accuracy(s: Summary) -> Estimate:
-    """Top-1 accuracy, as `answers.over_repeats` picks it; of the whole path where it was timed."""
-    return of_path(s) if s.path and s.path.labelled else computed(s)
+    """Top-1 accuracy, as `answers.over_repeats` picks it; of the whole pipeline where it was timed."""
+    return of_path(s) if s.pipeline and s.pipeline.labelled else computed(s)
 
 
-def of_path(s: Summary) -> Estimate:
-    """Top-1 accuracy of the whole path."""
-    return stats.wilson(s.path.correct, s.path.labelled) if s.path else Estimate()
+def of_pipeline(s: Summary) -> Estimate:
+    """Top-1 accuracy of the whole pipeline."""
+    return stats.wilson(s.pipeline.correct, s.pipeline.labelled) if s.pipeline else Estimate()
 
 
 def computed(s: Summary) -> Estimate:
@@ -63,7 +63,7 @@ def bound(rows: Sequence[Summary]) -> list[Field]:
     fields: list[Field] = []
     if any(agreement(s) is not None for s in rows):
         text = "top-1, with the reference, of what the row timed; worst repeat"
-        fields.append((Column("agree", "fraction", "higher", text), agreement))
+        fields.append((Column("agreement", "fraction", "higher", text), agreement))
     if labelled(rows):
         fields.append((_TOP1, accuracy))
     return fields
@@ -71,13 +71,13 @@ def bound(rows: Sequence[Summary]) -> list[Field]:
 
 def labelled(rows: Sequence[Summary]) -> bool:
     """Whether any row's images have labels."""
-    return any(c.labelled for s in rows for c in (s.parity, s.path) if c)
+    return any(c.labelled for s in rows for c in (s.parity, s.pipeline) if c)
 
 
 def answers(rows: Sequence[Summary]) -> Table:
     """The check of every cell that had one."""
-    rows = [s for s in rows if s.parity or s.path]
-    fields = _parity() + (_path() if any(s.path for s in rows) else [])
+    rows = [s for s in rows if s.parity or s.pipeline]
+    fields = _parity() + (_pipeline() if any(s.pipeline for s in rows) else [])
     names = sorted({s.parity.reference for s in rows if s.parity})
     return of_rows("Answers", rows, fields, [f"Reference: {', '.join(names)}, same images."])
 
@@ -93,7 +93,7 @@ def verdict(s: Summary) -> str:
     """'agree'; else what is wrong."""
     if s.parity and not s.parity.passed:
         return "WRONG"
-    if s.path and not s.path.passed:
+    if s.pipeline and not s.pipeline.passed:
         return "WRONG PATH"
     return "agree" if not s.parity or s.parity.accurate else "BELOW FLOOR"
 
@@ -135,19 +135,20 @@ def _accuracy(rows: Sequence[Summary]) -> list[Field]:
     if any(p.max_accuracy_drop is not None for p in checks):
         column = Column("drop allowed", "points", help="that the suite accepts: max_accuracy_drop")
         fields.append((column, _of("parity", "max_accuracy_drop")))
-    if any(s.path and s.path.labelled for s in rows):
-        text = "top-1 of the whole path, different images, against their labels"
-        fields.append((Column("whole path", "share of n", "higher", text), of_path))
+    if any(s.pipeline and s.pipeline.labelled for s in rows):
+        text = "top-1 of the whole pipeline, different images, against their labels"
+        fields.append((Column("whole pipeline", "share of n", "higher", text), of_pipeline))
     return fields
 
 
-def _path() -> list[Field]:
+def _pipeline() -> list[Field]:
     """Boundary ``pipeline``: the same, from the encoded pictures on."""
-    of = partial(_of, "path")
+    of = partial(_of, "pipeline")
     return [
-        (Column("path agreement", "fraction", "higher", "top-1, of the whole path from "
+        (Column("pipeline agreement", "fraction", "higher", "top-1, of the whole pipeline from "
                 "encoded pictures, with the reference's"), of("top1_agreement")),
-        (Column("path at least", "fraction", help="agreement asked for"), of("min_top1_agreement")),
+        (Column("pipeline at least", "fraction", help="agreement asked for"),
+         of("min_top1_agreement")),
         (Column("input off by", "steps", "lower", "largest difference of a value of the network's "
                 "input from the reference's, in steps of 8-bit pixels"), of("max_difference")),
     ]  # fmt: skip

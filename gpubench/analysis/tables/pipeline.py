@@ -1,4 +1,4 @@
-"""Tables of the whole path: what it adds to a compute-only number, its stages, its decoders."""
+"""Tables of the whole pipeline: what it adds to a compute-only number, its stages, its decoders."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gpubench.analysis.tables.table import Body, Column, Part, Table, with_axes
 from gpubench.records.record import Record
 from gpubench.units import count
 
-STAGES = "Stages of the whole path"
+STAGES = "Stages of the whole pipeline"
 ADDS = {
-    "latency": "What the path adds to latency",
-    "throughput": "What the path takes from throughput",
+    "latency": "What the pipeline adds to latency",
+    "throughput": "What the pipeline takes from throughput",
 }
 NAMES = {"read": "read", "decode": "decode", "transform": "resize + normalise",
          "copy_in": "copy in (H2D)", "run": "compute", "copy_out": "copy out (D2H)",
@@ -43,13 +43,13 @@ def build(summaries: Sequence[Summary]) -> list[Table]:
     ]
 
 
-# ------------------------------------------------------------------------------ what the path adds
+# ------------------------------------------------------------------------------ what the pipeline adds
 
 
 def beside(rows: Sequence[Summary]) -> list[dict[str, Summary]]:
     """Boundary -> its cell, of one configuration that was measured with several boundaries.
 
-    One for each whole path (decoder, loader), or one where there is none.
+    One for each whole pipeline (decoder, loader), or one where there is none.
     """
     groups: dict[object, dict[str, list[Summary]]] = {}
     for s in rows:
@@ -148,7 +148,7 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
 
 def facts(s: Summary) -> dict[str, Any]:
     """What a record says of its path, the loader's own words among the others; {}: nothing."""
-    said = next((p for r in s.timed if isinstance(p := r.facts.get("path"), dict)), {})
+    said = next((p for r in s.timed if isinstance(p := r.facts.get("pipeline"), dict)), {})
     loader = said.get("loader")
     return {**loader, **said} if isinstance(loader, dict) else said
 
@@ -210,10 +210,10 @@ def _decoders(summaries: Sequence[Summary]) -> Table:
         Column("largest difference", "steps", "lower", "of a value of the network's input from "
                "the reference's, in steps of 8-bit pixels"),
         Column("mean difference", "steps", "lower", "the same, mean over all values"),
-        Column("top-1 agreement", "fraction", "higher", "of the whole path with the reference's; "
+        Column("top-1 agreement", "fraction", "higher", "of the whole pipeline with the reference's; "
                "the worst of its cells"),
         Column("images", "count", help="that were compared"),
-        Column("accuracy", "share of n", "higher", "top-1 of the whole path against labels; the "
+        Column("accuracy", "share of n", "higher", "top-1 of the whole pipeline against labels; the "
                "worst of its cells"),
     )  # fmt: skip
     body: Body = []
@@ -246,14 +246,14 @@ def data_rates(group: Sequence[Summary]) -> dict[int, float]:
 
 def _lanes(r: Record) -> int:
     """How many cores its data stages were timed on."""
-    path = r.facts.get("path")
+    path = r.facts.get("pipeline")
     lanes = path.get("lanes") if isinstance(path, dict) else None
     return lanes if type(lanes) is int and lanes > 0 else 1
 
 
 def _differences(group: Sequence[Summary]) -> list[Any]:
     """Worst over cells: differences, agreement, images, accuracy."""
-    checks = [s.path for s in group if s.path]
+    checks = [s.pipeline for s in group if s.pipeline]
     if not checks:
         return [None, None, None, None, Estimate(why="not checked")]
     worst = min(checks, key=lambda c: c.correct / c.labelled if c.labelled else 1.0)

@@ -19,7 +19,7 @@ ABOVE = (
 COLUMNS = (
     Column("share", "fraction", "higher", "achieved / what the roofline allows: the peak, or "
            "arithmetic intensity x bandwidth, whichever is less; mean of logs over repeats"),
-    Column("binds", help="which side of the roofline the cell is under"),
+    Column("bound by", help="which side of the roofline the cell is under"),
     Column("GFLOP/s", "GFLOP/s", "higher", "achieved by all replicas: images/s, or batch size / "
            "median latency, x counted FLOPs of an image, done or not"),
     Column("peak", "GFLOP/s", "higher", "of matrix products, on the same cores or GPU; measured"),

@@ -1,6 +1,6 @@
 """Records -> tables: latency, throughput, scaling, shared jobs, cost, machine, skips.
 
-Those of the whole path are in `gpubench.analysis.tables.pipeline`, those of answers in
+Those of the whole pipeline are in `gpubench.analysis.tables.pipeline`, those of answers in
 `gpubench.analysis.tables.accuracy`.
 """
 
@@ -186,7 +186,7 @@ def _cost(summaries: list[Summary]) -> Table:
         total = sum(c or 0 for c in cost) + opened + first
         body.append((group[0], [*cost, opened, first, total, flags_of(*group)]))
     notes = ["Never part of a latency or a throughput. A cached step keeps its first cost."]
-    return with_axes("Cost to first answer", columns, body, notes)
+    return with_axes("Cold start", columns, body, notes)
 
 
 def _machine(summaries: list[Summary]) -> Table:

@@ -20,7 +20,7 @@ UNITS = {"throughput": "images/s", "latency": "ns", "energy": "J", "memory": "by
 
 ROOFLINE = Column("of the roofline", "fraction", "higher", "share of what the measured peak of "
                   "matrix products and the bandwidth of memory leave possible")  # fmt: skip
-BINDS = Column("binds", help="which side of the roofline is the lower one")
+BINDS = Column("bound by", help="which side of the roofline is the lower one")
 
 
 def build(found: View) -> list[Table]:

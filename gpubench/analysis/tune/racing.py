@@ -312,7 +312,7 @@ def _standing(
         return replace(standing, status="worse", reason=f"{reason} ({stats.repeats(standing.n)})")
     least = math.exp(noise.at_least(found, spread, 1 - stats.LEVEL))
     may = "may be" if least < 1 / (1 + search.delta) else "not"
-    reason = f"{said}; {may} better by more than {units.share(search.delta)}"
+    reason = f"{said}; {may} better by more than {units.percentage(search.delta)}"
     return replace(standing, least=least, reason=reason)
 
 

@@ -93,7 +93,7 @@ class Loader:
         ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
         order = np.random.default_rng(seed).permutation(len(self._data))
         chunk = max(batch // (PARTS * workers), -(-depth * batch // MOST_CHUNKS), 1)
-        self._job = worker.Job(reference, decoder, spec, ring, order, chunk)
+        self._job = worker.LoaderJob(reference, decoder, spec, ring, order, chunk)
         self._cores, self._workers = cores, workers
         self._pin, self._pinned = pin and ring.bytes > 0, False
         self._next = 0

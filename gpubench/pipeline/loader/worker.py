@@ -55,7 +55,7 @@ class Broken(Struct, frozen=True, array_like=True, tag="b"):
 Message = Done | Skipped | Broken
 
 
-class Job(Struct, frozen=True):
+class LoaderJob(Struct, frozen=True):
     """What all workers share."""
 
     reference: Path
@@ -86,7 +86,7 @@ def dataset(reference: Path) -> Pictures:
 
 
 def work(
-    job: Job,
+    job: LoaderJob,
     worker: int,
     core: tuple[int, ...],
     claims: int,
@@ -115,7 +115,7 @@ def work(
 class Filler:
     """Puts pictures where they belong in the ring."""
 
-    def __init__(self, job: Job, worker: int, send: Callable[[Message], None]) -> None:
+    def __init__(self, job: LoaderJob, worker: int, send: Callable[[Message], None]) -> None:
         self._job, self._worker, self._send = job, worker, send
         self._ring, self._order = job.ring, job.order
         self._data = dataset(job.reference)

@@ -23,7 +23,7 @@ import msgspec
 
 from gpubench.errors import CellFailed, raised
 from gpubench.machine.processes import die_with_parent, signal_name
-from gpubench.pipeline.loader.worker import TICKET, Broken, Done, Job, Message, Skipped, work
+from gpubench.pipeline.loader.worker import TICKET, Broken, Done, LoaderJob, Message, Skipped, work
 
 Kind = Literal["threads", "processes"]
 LOOK_S = 0.2
@@ -37,7 +37,12 @@ class Pool:
     """Workers that fill the chunks they are given, one on each of ``cores``."""
 
     def __init__(
-        self, kind: Kind, job: Job, cores: tuple[int, ...], workers: int, name: Callable[[int], str]
+        self,
+        kind: Kind,
+        job: LoaderJob,
+        cores: tuple[int, ...],
+        workers: int,
+        name: Callable[[int], str],
     ) -> None:
         self.kind, self._job, self._name = kind, job, name
         self._given = self._finished = 0

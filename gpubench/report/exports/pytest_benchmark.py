@@ -91,7 +91,7 @@ def _extra(s: Summary) -> dict[str, Any]:
         "interval_95": interval(s.value),
         "flags": flags_of(s),
         "parity": s.parity,
-        "path": s.path,
+        "pipeline": s.pipeline,
         "accuracy": accuracy.accuracy(s),
     }
 

@@ -11,7 +11,7 @@ from gpubench.records.record import RecordFile
 from gpubench.report import formatting
 from gpubench.report.charts import compare
 from gpubench.report.sections import compare as sections_compare
-from gpubench.units import share
+from gpubench.units import percentage
 
 OPEN = 6
 """Cells whose pairs are drawn at once; the others when they are opened."""
@@ -48,7 +48,7 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
         "headline": sections_compare.headline(found, rule, code), "looks": looks,
         "notes": sections_compare.notes(found, rule, code), "sides": sides(base, candidate),
         "lines": lines, "unseen": len(found) - lines, "total": len(found),
-        "delta": share(rule.delta), "pairs": sections_compare.paired(found),
+        "delta": percentage(rule.delta), "pairs": sections_compare.paired(found),
         "changed": _table("Changed cells", changed, found, by_name),
         "unchanged": _table("Unchanged cells", unchanged, found, by_name),
         "folded": sections_compare.folded(unchanged, rule) if unchanged else "",

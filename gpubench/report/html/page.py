@@ -44,8 +44,8 @@ def page(
     found = diagnose(summaries)
     drawn = overview.build(summaries)
     samples = charts_samples.build([s for s in summaries if not tune or s.key in tune["sampled"]])
-    path = pipeline.page(summaries)
-    drawn |= {"verdict": evidence or None, "samples": samples, "path": path, "tune": tuned}
+    stages = pipeline.page(summaries)
+    drawn |= {"verdict": evidence or None, "samples": samples, "pipeline": stages, "tune": tuned}
     lines = sections_pipeline.headline(summaries)
     named = list(zip(run_names(files), files, strict=True))
     headers = {name: f.header for name, f in named}
@@ -67,7 +67,7 @@ def page(
         counts=headline.counts(summaries),
         flags=[(flag, n, formatting.meaning(flag)) for flag, n in headline.flags(summaries)],
         charts=drawn["charts"],
-        path=path | {"headline": lines} if path or lines else {},
+        pipeline=stages | {"headline": lines} if stages or lines else {},
         differing=wrong_answers.page(summaries),
         differences=formatting.differences(files),
         shortfalls=scaling.page(found),

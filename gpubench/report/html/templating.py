@@ -27,7 +27,7 @@ FOLD_ROWS = 200
 WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
          "one replica owns", "answers",
          "decoder", "loader", "bottleneck", "slower side", "outcome", "choice",
-         "binds")  # fmt: skip
+         "bound by")  # fmt: skip
 """Columns of short words that stay on one line."""
 WIDE = ("limited by", "shared out", "why", "best without it")
 

@@ -228,7 +228,7 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     one = len(hit) == 1
     share = f"{len(hit)} of {units.count(len(rows), 'cell')} {'is' if one else 'are'}"
     first, more = hit[0], ":" if one else ", most of all"
-    margin = f"within \u00b1{units.share(rule.delta)}"
+    margin = f"within \u00b1{units.percentage(rule.delta)}"
     if worst == "REGRESSED":
         return f"{worst}: {share} slower{more} {first.label} {change(first)}"
     if worst == "IMPROVED":
@@ -260,7 +260,7 @@ def counted(found: Sequence[Comparison]) -> str:
 def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     """One line in place of the unchanged rows."""
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)
-    cells, margin = units.count(len(rows), "cell"), units.share(rule.delta)
+    cells, margin = units.count(len(rows), "cell"), units.percentage(rule.delta)
     return (
         f"{UNCHANGED}: {cells} unchanged within \u00b1{margin}; "
         f"no interval reaches beyond {percent(math.expm1(worst))}"
@@ -284,8 +284,8 @@ def reach(found: Sequence[Comparison]) -> str:
 def rule_words(rule: Rule, *, pairs: bool) -> str:
     """The rule in a sentence."""
     text = (
-        f"Rule: changes within \u00b1{units.share(rule.delta)} do not matter (delta); the chance "
-        f"of any false alarm in the whole comparison is at most {units.share(rule.alpha)} (alpha)"
+        f"Rule: changes within \u00b1{units.percentage(rule.delta)} do not matter (delta); the chance "
+        f"of any false alarm in the whole comparison is at most {units.percentage(rule.alpha)} (alpha)"
     )
     if not pairs:
         return f"{text}. Two stored runs: the unit is the repeat, a fresh process."

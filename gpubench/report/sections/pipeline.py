@@ -1,4 +1,4 @@
-"""The whole path for people: a line for each pipeline cell, and its stages as stacked bars."""
+"""The whole pipeline for people: a line for each pipeline cell, and its stages as stacked bars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_SHARE = 0.03
 
 
 def headline(summaries: Sequence[Summary]) -> list[str]:
-    """'Of the whole path's latency a compute-only number leaves out 22 % to 67 %.'"""
+    """'Of the whole pipeline's latency a compute-only number leaves out 22 % to 67 %.'"""
     measured = {
         "latency": [s for s in summaries if s.cell.scenario == "latency" and s.medians],
         "throughput": [s for s in summaries if s.cell.scenario == "throughput" and s.rates],
@@ -25,7 +25,9 @@ def headline(summaries: Sequence[Summary]) -> list[str]:
     for name, rows in measured.items():
         if found := _range(rows):
             what = "latency" if name == "latency" else "time for each image at full load"
-            lines.append(f"Of the whole path's {what} a compute-only number leaves out {found}.")
+            lines.append(
+                f"Of the whole pipeline's {what} a compute-only number leaves out {found}."
+            )
     return lines
 
 

@@ -56,7 +56,7 @@ class Side(Struct, frozen=True):
     """What its environment was made from."""
 
 
-class Job(Struct, frozen=True):
+class ABJob(Struct, frozen=True):
     """Everything an A/B needs."""
 
     sides: tuple[Side, Side]
@@ -76,7 +76,7 @@ class Job(Struct, frozen=True):
 
 
 def run(
-    job: Job,
+    job: ABJob,
     watcher: Watcher,
     agent: AgentClient | None = None,
     broken: Mapping[str, str] | None = None,
@@ -117,13 +117,13 @@ def run(
     return read(job.out / "baseline"), read(job.out / "candidate")
 
 
-def modules(job: Job) -> list[str]:
+def modules(job: ABJob) -> list[str]:
     """What the workers of both arms import."""
     cells = [cell for side in job.sides for cell in side.plan.cells]
     return sorted(availability.preload(cells, job.backends))
 
 
-def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environment]) -> Header:
+def _header(side: Side, job: ABJob, environments: Mapping[Arm, environment.Environment]) -> Header:
     """With the environment of the arm's own interpreter."""
     header = replace(side.header, seed=job.seed)
     found = environments.get(side.arm)
@@ -134,7 +134,7 @@ def _header(side: Side, job: Job, environments: Mapping[Arm, environment.Environ
     return replace(header, environment=found, fingerprint=environment.fingerprint(found))
 
 
-def _resumed(job: Job, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple[Record, Record]]]:
+def _resumed(job: ABJob, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple[Record, Record]]]:
     """Of an earlier run of this A/B its seed, and the pairs that both arms measured well."""
     files = {arm: read(job.out / arm) for arm in ARMS}
     for arm, file in files.items():
@@ -160,7 +160,7 @@ class _Walk:
 
     def __init__(
         self,
-        job: Job,
+        job: ABJob,
         crew: Crew,
         writers: Mapping[Arm, Writer],
         watcher: Watcher,

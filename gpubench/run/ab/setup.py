@@ -39,7 +39,7 @@ def comparison(
     resume: bool,
     required: Sequence[str],
     reference: tuple[str, str] | None = None,
-) -> driver.Job:
+) -> driver.ABJob:
     """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``.
 
     ``reference``: the baseline's interpreter was made from (name, commit).
@@ -75,7 +75,7 @@ def comparison(
         sides.append(driver.Side(arm, plan, header, pythons[place], commit=commit))
     if resume and output is None:
         raise SuiteError("--resume: say which A/B to go on with: -o DIR")
-    return driver.Job(
+    return driver.ABJob(
         sides=(sides[0], sides[1]),
         backends=backends,
         rule=rule,

@@ -20,7 +20,7 @@ from gpubench.machine.processes import cpu_ns, descendants
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
-from gpubench.pipeline.assembly import Route
+from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records.parity import Parity
 from gpubench.records.record import IMAGES_SKIPPED, Record
 from gpubench.records.samples import Samples
@@ -82,7 +82,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         if cell.boundary == "pipeline":
             split = core_split.split(cell, request.cores, replica, request.times)
             route = stack.enter_context(
-                Route(cell, reference, split, number=request.first + replica, seed=policy.seed,
+                ReplicaPipeline(cell, reference, split, number=request.first + replica, seed=policy.seed,
                       index=device.index, times=request.times)
             )  # fmt: skip
             own = replace(device, cores=route.session_cores)
@@ -103,7 +103,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             replica=request.first + replica, node=request.node, device=str(device),
             durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
         )  # fmt: skip
-        sampler = protocol.warm_up(session, images, cell, policy, path=path, blank=blank)
+        sampler = protocol.warm_up(session, images, cell, policy, pipeline=path, blank=blank)
         turns: list[Samples] = []
         idle = Idle()
         with quiet_collector():
@@ -134,7 +134,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             if parity is not None:
                 path.resume()
                 checked = route.check(session, slots, policy)
-            facts["path"] = route.facts
+            facts["pipeline"] = route.facts
     if reference.skipped:
         facts[IMAGES_SKIPPED] = reference.skipped
 
@@ -149,7 +149,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],
-        parity=parity, path=checked, facts=facts, flags=list(dict.fromkeys(flags)),
+        parity=parity, pipeline=checked, facts=facts, flags=list(dict.fromkeys(flags)),
     ))  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def _sample(
         protocol.once_more(sampler, awake_s(request))
         sampler, claim = replace(sampler, iterations=go.iterations), claims(go, queue)
     late_ns = wait_until(go.at_ns, spin=room)
-    if claim is None and (request.cell.replicas > 1 or request.turns > 1 or sampler.path):
+    if claim is None and (request.cell.replicas > 1 or request.turns > 1 or sampler.pipeline):
         protocol.once_more(sampler, awake_s(request))
     return protocol.measure(sampler, request.policy, at_ns=go.at_ns, late_ns=late_ns, claim=claim)
 

@@ -24,7 +24,7 @@ AWAKE_S = 0.02
 """Iterations for so long end the wait for a turn: caches and clocks have cooled meanwhile."""
 
 
-class Job(Struct, frozen=True):
+class JobSize(Struct, frozen=True):
     """What the replicas of a task share."""
 
     iterations: int
@@ -33,7 +33,7 @@ class Job(Struct, frozen=True):
     """Units for each replica, if all got as many."""
 
 
-def size(batch_ns: Sequence[float], policy: Policy) -> Job:
+def size(batch_ns: Sequence[float], policy: Policy) -> JobSize:
     """A job that takes ``policy.duration_s`` when no replica ever waits.
 
     ``batch_ns``: of each replica, as measured in its warm-up. Units are cut for the typical one.
@@ -41,7 +41,7 @@ def size(batch_ns: Sequence[float], policy: Policy) -> Job:
     batch_ns = [max(1.0, ns) for ns in batch_ns]
     iterations = max(1, round(UNIT_NS / median(batch_ns)))
     share = round(policy.duration_s * 1e9 * fmean(1 / (ns * iterations) for ns in batch_ns))
-    return Job(iterations, max(MIN_GROUPS, min(share, policy.max_samples)))
+    return JobSize(iterations, max(MIN_GROUPS, min(share, policy.max_samples)))
 
 
 class Queue:
@@ -84,7 +84,7 @@ class Dispatcher:
 
     def __init__(self, request: Measure) -> None:
         self._request = request
-        self._job = Job(1, 1)
+        self._job = JobSize(1, 1)
         self._awake_ns = 0
         self.queue = Queue() if request.cell.dispatch == "dynamic" else None
 

@@ -39,7 +39,7 @@ TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "duration_s"
 """What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
 
 
-class Job(Struct, frozen=True):
+class TuneJob(Struct, frozen=True):
     """Everything a search needs."""
 
     header: Header
@@ -63,7 +63,7 @@ class Outcome(Struct, frozen=True):
     """What it recommends; None: nothing keeps the limits."""
 
 
-def run(job: Job, watcher: Watcher) -> Outcome:
+def run(job: TuneJob, watcher: Watcher) -> Outcome:
     """Search, prove, and say what is best.
 
     KeyboardInterrupt passes through after every process was ended; whatever was recorded stays.
@@ -82,19 +82,19 @@ def run(job: Job, watcher: Watcher) -> Outcome:
     return Outcome(read(job.out), verify.evidence(job.out / verify.DIRECTORY), best)
 
 
-def finished(job: Job) -> bool:
+def finished(job: TuneJob) -> bool:
     """Whether the search in ``job.out`` is over, so that there is only its result to show."""
     return job.resume and (job.out / FINISHED).exists()
 
 
-def outcome(job: Job) -> Outcome:
+def outcome(job: TuneJob) -> Outcome:
     """Of a search that is over."""
     file = checked(job)
     best = racing.recommended(racing.judge(file.header.planned, file.records, job.search))
     return Outcome(file, verify.evidence(job.out / verify.DIRECTORY), best.cell if best else None)
 
 
-def checked(job: Job) -> RecordFile:
+def checked(job: TuneJob) -> RecordFile:
     """The records of the search to go on with. Raises RecordError where it was another one."""
     file, new = read(job.out), job.header
     old = file.header
@@ -113,7 +113,7 @@ def checked(job: Job) -> RecordFile:
     return file
 
 
-def best_toml(job: Job, cell: Cell) -> str:
+def best_toml(job: TuneJob, cell: Cell) -> str:
     """A suite of one cell: `gpubench run` measures it as long as any, and by the same floors."""
     trial, plain = job.plan.suite.policy, Policy()
     policy = replace(trial, **{name: getattr(plain, name) for name in TRIAL})
@@ -124,7 +124,7 @@ def best_toml(job: Job, cell: Cell) -> str:
 class _Walk:
     """The state of one session."""
 
-    def __init__(self, job: Job, writer: Writer, watcher: Watcher) -> None:
+    def __init__(self, job: TuneJob, writer: Writer, watcher: Watcher) -> None:
         self._job, self._writer, self._watcher = job, writer, watcher
         self._proofs = 0
         # read only now: whoever wrote to the file before has ended

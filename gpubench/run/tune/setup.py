@@ -20,7 +20,7 @@ from gpubench.run import availability, record_builder
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
 from gpubench.run.tune import space
-from gpubench.run.tune.driver import Job
+from gpubench.run.tune.driver import TuneJob
 from gpubench.suite import file as suite_file
 from gpubench.suite.goal import Goal, Search
 from gpubench.suite.types import Catalog, Cell, Policy, Suite, Workload
@@ -49,7 +49,7 @@ def job(
     cache_dir: Path | None,
     output: Path | None,
     resume: bool,
-) -> Job:
+) -> TuneJob:
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
@@ -87,7 +87,7 @@ def job(
     _check_today(today, plan)
     keys = tuple(cell.key for cell in today)
     search = Search(goal=goal, baseline=keys, budget_s=budget_s, seed=seed)
-    return Job(
+    return TuneJob(
         header=replace(record_builder.new_header(plan), search=search, planned=cells, seed=seed),
         search=search,
         plan=plan,

@@ -36,7 +36,7 @@ def job(
     budget_s: float,
     out: Path,
     cache_dir: Path,
-) -> driver.Job:
+) -> driver.ABJob:
     """The A/B of ``best`` against ``base``, in OUT/evidence; one that is there is gone on with.
 
     What is there of another pair is moved aside.
@@ -55,7 +55,7 @@ def job(
         return driver.Side(arm, Plan(suite, [cell], [], plan.cores), own)
 
     place = out / DIRECTORY
-    return driver.Job(
+    return driver.ABJob(
         sides=(
             side("baseline", base, "today's default"),
             side("candidate", best, "what the search recommends"),

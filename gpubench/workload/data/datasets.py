@@ -1,4 +1,4 @@
-"""Encoded pictures with labels, one by one: what the whole path starts from."""
+"""Encoded pictures with labels, one by one: what the whole pipeline starts from."""
 
 from __future__ import annotations
 

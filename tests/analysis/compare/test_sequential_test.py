@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare import sequential_test, signed_rank
 from gpubench.analysis.compare.sequential_test import CODES, Pair, Pairs, judge, wanted
 from gpubench.suite.types import Rule
 from tests.analysis.pairs import MARGIN, RULE, SLOWER, around, confirmed, dirty, normal, whole
@@ -35,7 +35,7 @@ def test_each_look_pays_for_itself(missing: int) -> None:
     if missing:
         assert (said.code, said.p) == ("unconfirmed", None)
         return
-    alone = [sequential_test.signflip.p_above([p.d for p in confirm[:n]], MARGIN) for n in (9, 36)]
+    alone = [signed_rank.p_above([p.d for p in confirm[:n]], MARGIN) for n in (9, 36)]
     assert alone[1] < 0.005 < alone[0]
     assert said.p == 2 * alone[1]
     assert said.verdict == "REGRESSED"

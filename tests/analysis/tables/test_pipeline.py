@@ -1,4 +1,4 @@
-"""Tables of the whole path, and what is said of answers."""
+"""Tables of the whole pipeline, and what is said of answers."""
 
 import pytest
 from msgspec.structs import replace
@@ -8,14 +8,14 @@ from gpubench.analysis.tables import accuracy, pipeline
 from gpubench.analysis.tables.table import Part, Table
 from gpubench.records.record import Record, RecordFile
 from gpubench.report.sections import headline
-from tests.report import make, make_paths
+from tests.report import make, make_pipelines
 
 MS = 1e6
 
 
 @pytest.fixture(scope="module")
 def run() -> RecordFile:
-    return make_paths.run()
+    return make_pipelines.run()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_cell_with_wrong_answers_hides_nothing_but_is_shown(run: RecordFile) -
 
 
 def test_one_boundary_alone_makes_no_such_table() -> None:
-    found = make_paths.run(make_paths.cells(decoders=())[:1])
+    found = make_pipelines.run(make_pipelines.cells(decoders=())[:1])
     assert not {t.title for t in make.tables([found])} & set(pipeline.ADDS.values())
 
 
@@ -145,7 +145,7 @@ def test_skipped_pictures_are_told_once_for_all_cells_that_skipped_them(run: Rec
 
 def test_decoders_show_speed_and_what_they_change(tables: dict[str, Table]) -> None:
     table = tables["Decoders"]
-    assert [r["decoder"] for r in rows(table)] == list(make_paths.DECODERS)
+    assert [r["decoder"] for r in rows(table)] == list(make_pipelines.DECODERS)
     pil, turbo = (of(table, decoder=d) for d in ("pil", "turbo"))
     assert pil["images/s of one core"].value == pytest.approx(1000 / 7.52)
     assert pil["over pil"].why == "reference"
@@ -157,15 +157,15 @@ def test_decoders_show_speed_and_what_they_change(tables: dict[str, Table]) -> N
 
 def test_of_one_core_though_a_batch_was_shared_out_over_several() -> None:
     """Eight pictures on three cores: one of them had three."""
-    found = make_paths.run(make_paths.cells(decoders=("pil",)))
+    found = make_pipelines.run(make_pipelines.cells(decoders=("pil",)))
     found = changed(found, lambda r: replace(r, facts={**r.facts, "path": {"lanes": 3}}))
     row = of({t.title: t for t in make.tables([found])}["Decoders"], decoder="pil")
     assert row["images/s of one core"].value == pytest.approx(3 * 1000 / 7.52 / 8)
 
 
 def test_without_pil_there_is_no_ratio_and_without_a_check_no_agreement() -> None:
-    found = make_paths.run(make_paths.cells(decoders=("turbo",)))
-    found = changed(found, lambda r: replace(r, path=None))
+    found = make_pipelines.run(make_pipelines.cells(decoders=("turbo",)))
+    found = changed(found, lambda r: replace(r, pipeline=None))
     row = of({t.title: t for t in make.tables([found])}["Decoders"], decoder="turbo")
     assert row["over pil"].why == "pil not measured"
     assert row["top-1 agreement"] is None
@@ -199,20 +199,22 @@ def test_accuracy_table_has_the_drop_and_the_floors(tables: dict[str, Table]) ->
     assert row["reference"] == 1267 / 1297
     assert row["top-5"].value == 1290 / 1297
     assert (row["floor"], row["drop allowed"]) == (0.95, 1.0)
-    assert row["whole path"].n == 256
+    assert row["whole pipeline"].n == 256
 
 
 def test_without_floors_or_top5_their_columns_are_left_out() -> None:
     table = {t.title: t for t in make.tables([make.run([make.cell()])])}["Accuracy"]
-    assert not {"floor", "drop allowed", "top-5", "whole path"} & {c.name for c in table.columns}
+    assert not {"floor", "drop allowed", "top-5", "whole pipeline"} & {
+        c.name for c in table.columns
+    }
 
 
 def test_no_labels_no_accuracy_table(run: RecordFile) -> None:
     def unlabelled(r: Record) -> Record:
         none = {"labelled": 0, "correct": 0, "reference_correct": 0}
         parity = replace(r.parity, **none, correct5=0, reference_correct5=0)
-        path = r.path and replace(r.path, labelled=0, correct=0, correct5=0)
-        return replace(r, parity=parity, path=path)
+        path = r.pipeline and replace(r.pipeline, labelled=0, correct=0, correct5=0)
+        return replace(r, parity=parity, pipeline=path)
 
     made = {t.title: t for t in make.tables([changed(run, unlabelled)])}
     assert "Accuracy" not in made
@@ -226,7 +228,7 @@ def below(run: RecordFile, wrong: str = "openvino") -> RecordFile:
     def lower(r: Record) -> Record:
         if r.cell.backend != wrong:
             return r
-        parity = make_paths.parity(r.cell, low=True)
+        parity = make_pipelines.parity(r.cell, low=True)
         return replace(r, parity=parity, status="failed", kind="accuracy", reason="92.6 % < 95 %")
 
     return changed(run, lower)
@@ -246,9 +248,9 @@ def test_a_cell_below_its_floor_keeps_its_timing_and_is_never_ranked(run: Record
 
 
 def test_the_worst_repeat_is_the_one_below_the_floor() -> None:
-    cell = make_paths.cells()[0]
-    good = make_paths.run([cell]).records
-    bad = replace(good[1], parity=make_paths.parity(cell, low=True), status="failed",
+    cell = make_pipelines.cells()[0]
+    good = make_pipelines.run([cell]).records
+    bad = replace(good[1], parity=make_pipelines.parity(cell, low=True), status="failed",
                   kind="accuracy")  # fmt: skip
     s = summarise([RecordFile("x", make.header([cell]), [good[0], bad, good[2]])])[0]
     assert isinstance(s, Summary)
@@ -258,8 +260,8 @@ def test_the_worst_repeat_is_the_one_below_the_floor() -> None:
 
 
 def test_a_wrong_path_is_told_apart_from_wrong_computing(run: RecordFile) -> None:
-    s = next(s for s in summarise([run]) if s.path)
-    bad = replace(s.records[0], path=replace(s.path, passed=False, top1_agreement=0.5))
+    s = next(s for s in summarise([run]) if s.pipeline)
+    bad = replace(s.records[0], pipeline=replace(s.pipeline, passed=False, top1_agreement=0.5))
     s = Summary(run="x", baseline="", policy=s.policy, cell=s.cell, records=[bad, *s.records[1:]])
     assert accuracy.verdict(s) == "WRONG PATH"
     assert accuracy.agreement(s) == 0.5

@@ -161,7 +161,7 @@ def done(path: Path) -> set[tuple[str, int]]:
     return {(row["kind"], row["seed"]) for row in map(json.loads, whole)}
 
 
-def one(job: driver.Job, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
+def one(job: driver.ABJob, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
     """One suite: its verdicts and the values of every pair."""
     begin = time.monotonic()
     files = driver.run(replace(job, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent)

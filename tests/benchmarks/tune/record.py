@@ -121,7 +121,7 @@ def measure(out: Path, chosen: Sequence[Cell], rounds: int) -> int:
     planned = plan.make(asked, chosen, backends, cores[:CORES], 0)
     command = ["python", "-m", "tests.benchmarks.tune.record", *sys.argv[1:]]
     here = environment.collect(command)
-    job = driver.Job(
+    job = driver.RunJob(
         header=Header(
             run_id=uuid.uuid4().hex[:12],
             suite=asked,

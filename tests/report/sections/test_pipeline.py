@@ -1,4 +1,4 @@
-"""The whole path in every format: lines, bars, answers that differ, thumbnails from strangers."""
+"""The whole pipeline in every format: lines, bars, answers that differ, thumbnails from strangers."""
 
 import base64
 import csv
@@ -18,13 +18,13 @@ from gpubench.report import exports, github_actions, terminal
 from gpubench.report.charts import pipeline
 from gpubench.report.sections import pipeline as sections_pipeline
 from gpubench.report.sections import wrong_answers
-from tests.report import make, make_paths
+from tests.report import make, make_pipelines
 from tests.report.test_report import HOSTILE, Tags, plain
 
 
 @pytest.fixture(scope="module")
 def run() -> RecordFile:
-    return make_paths.run()
+    return make_pipelines.run()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,8 @@ def test_one_line_for_each_pipeline_cell(run: RecordFile) -> None:
 def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str) -> None:
     said = sections_pipeline.headline(summarise([run]))
     assert re.fullmatch(
-        r"Of the whole path's latency a compute-only number leaves out \d\d % to \d\d %\.", said[0]
+        r"Of the whole pipeline's latency a compute-only number leaves out \d\d % to \d\d %\.",
+        said[0],
     )
     summary = plain(terminal.summary([run]))
     for line in said:
@@ -65,9 +66,9 @@ def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str)
 
 
 def test_nothing_is_said_to_be_hidden_that_no_interval_shows() -> None:
-    cells = make_paths.cells(backends=("openvino",), decoders=("pil", "turbo"))
-    assert sections_pipeline.headline(summarise([make_paths.run(cells, repeats=1)])) == []
-    fast = make_paths.run(cells)
+    cells = make_pipelines.cells(backends=("openvino",), decoders=("pil", "turbo"))
+    assert sections_pipeline.headline(summarise([make_pipelines.run(cells, repeats=1)])) == []
+    fast = make_pipelines.run(cells)
     level = {r.repeat: r.replicas for r in fast.records if r.cell.boundary == "compute"
              and r.cell.scenario == "latency"}  # fmt: skip
     records = [
@@ -101,8 +102,8 @@ def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
 
 
 def test_many_cells_have_a_bar_each_up_to_a_limit() -> None:
-    cells = make_paths.cells(batches=tuple(range(1, 10)), scenarios=("latency",))
-    chart = pipeline.page(summarise([make_paths.run(cells, repeats=1)]))["charts"][0]
+    cells = make_pipelines.cells(batches=tuple(range(1, 10)), scenarios=("latency",))
+    chart = pipeline.page(summarise([make_pipelines.run(cells, repeats=1)]))["charts"][0]
     assert chart["left_out"] == 9 * 9 - pipeline.MOST
     assert {p["row"] for p in chart["spec"]["data"]["values"]} == set(range(pipeline.MOST))
 
@@ -115,7 +116,7 @@ def test_without_a_pipeline_the_page_has_no_such_section() -> None:
 
 def test_csv_json_and_markdown_are_complete(run: RecordFile) -> None:
     found = list(csv.DictReader(io.StringIO(report.render([run], "csv"))))
-    key = next(c.key for c in make_paths.cells() if c.scenario == "throughput" and
+    key = next(c.key for c in make_pipelines.cells() if c.scenario == "throughput" and
                c.boundary == "pipeline" and c.decoder == "turbo")  # fmt: skip
     mine = {r["metric"]: r for r in found if r["cell"] == key}
     assert {f"stage {k}" for k in ("read", "decode", "transform", "copy_in", "run", "copy_out",
@@ -134,7 +135,7 @@ def test_csv_json_and_markdown_are_complete(run: RecordFile) -> None:
     assert [len(g["images"]) for g in told["disagreements"]] == [3, 3, 3]
 
     made = report.render([run], "md")
-    for title in ("Stages of the whole path", "Decoders", "Accuracy", wrong_answers.TITLE):
+    for title in ("Stages of the whole pipeline", "Decoders", "Accuracy", wrong_answers.TITLE):
         assert f"## {title}" in made
 
 
@@ -154,7 +155,7 @@ def test_cells_of_one_export_have_names_of_their_own(run: RecordFile) -> None:
 def test_github_shows_accuracy_with_the_answers(run: RecordFile) -> None:
     made = github_actions.run_summary([run])
     assert "<summary>Accuracy: 30 rows</summary>" in made
-    assert "What the path adds to latency" in made
+    assert "What the pipeline adds to latency" in made
 
 
 # ------------------------------------------------------------------------------ answers that differ
@@ -162,13 +163,13 @@ def test_github_shows_accuracy_with_the_answers(run: RecordFile) -> None:
 
 def with_images(images: list[Disagreement], most: int = 0) -> RecordFile:
     """One cell that differs on these."""
-    found = make_paths.run(make_paths.cells(backends=("openvino",), decoders=())[:1])
+    found = make_pipelines.run(make_pipelines.cells(backends=("openvino",), decoders=())[:1])
     parity = replace(found.records[0].parity, disagreements=images, disagreeing=most)
     return replace(found, records=[replace(r, parity=parity) for r in found.records])
 
 
 def image(**changes: object) -> Disagreement:
-    base = make_paths.disagreements(make_paths.cells()[0])[0]
+    base = make_pipelines.disagreements(make_pipelines.cells()[0])[0]
     return replace(base, **changes)
 
 
@@ -208,7 +209,7 @@ def test_thumbnails_are_shown_with_their_names(page_of_run: str) -> None:
     assert len(page_of_run.encode()) < 3_000_000
 
 
-JPEG = base64.b64decode(make_paths.thumbnail())
+JPEG = base64.b64decode(make_pipelines.thumbnail())
 AT = JPEG.index(b"\xff\xc0")
 BOMB = JPEG[: AT + 5] + struct.pack(">HH", 65500, 65500) + JPEG[AT + 9 :]
 
@@ -234,8 +235,8 @@ def test_what_is_no_base64_is_not_shown(text: str) -> None:
 
 
 def test_a_good_thumbnail_passes_as_it_is() -> None:
-    assert wrong_answers.thumbnail(make_paths.thumbnail()) == make_paths.thumbnail()
-    assert wrong_answers.thumbnail(make_paths.thumbnail(side=wrong_answers.WIDEST + 1)) == ""
+    assert wrong_answers.thumbnail(make_pipelines.thumbnail()) == make_pipelines.thumbnail()
+    assert wrong_answers.thumbnail(make_pipelines.thumbnail(side=wrong_answers.WIDEST + 1)) == ""
 
 
 def test_hostile_names_of_pictures_make_no_tag() -> None:
@@ -249,7 +250,7 @@ def test_hostile_names_of_pictures_make_no_tag() -> None:
 
 
 def test_a_page_holds_no_more_than_its_budget_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrong_answers, "BUDGET", 2 * len(make_paths.thumbnail()))
+    monkeypatch.setattr(wrong_answers, "BUDGET", 2 * len(make_pipelines.thumbnail()))
     items = [image(name=f"n{i}") for i in range(5)]
     shown = wrong_answers.page(summarise([with_images(items)]))["groups"][0]["images"]
     assert [bool(d["picture"]) for d in shown].count(True) == 2

@@ -40,7 +40,7 @@ class Watch(Silent):
 
 
 @pytest.fixture
-def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..., driver.Job]:
+def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..., driver.ABJob]:
     def make(
         baseline: str = "",
         candidate: str = "",
@@ -49,7 +49,7 @@ def job(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> Callable[..
         budget_s: float = 60.0,
         rule: Rule | None = None,
         **changes: Any,
-    ) -> driver.Job:
+    ) -> driver.ABJob:
         suite = write_suite(**{"policy": POLICY, "batch_size": "[1]"} | changes)
         specs = (
             arms.parse("--baseline", [baseline] if baseline else []),
@@ -67,7 +67,7 @@ def verdicts(files: Arms) -> dict[str, str]:
     return {row.label: row.verdict for row in compare(*files)}
 
 
-def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., driver.Job]) -> None:
+def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("latency_us=300", "latency_us=600"), Watch())
     [row] = compare(*files)
     assert row.verdict == "REGRESSED"
@@ -85,7 +85,7 @@ def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., driver.Job]) ->
     assert len(set(pids)) == len(pids)  # a fresh process for each arm and pair
 
 
-def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., driver.Job]) -> None:
+def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., driver.ABJob]) -> None:
     rule = Rule(pilot=4, most=8)
     files = driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch())
     for record in (r for f in files for r in f.records):
@@ -99,7 +99,7 @@ def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., drive
     assert files[0].header.pairing.rule == rule
 
 
-def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., driver.Job]) -> None:
+def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., driver.ABJob]) -> None:
     long = {"duration_s": 0.3}  # so that the outer arm's window has more than 50 ticks
     files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01, policy=long), Watch())
     counted = [r.telemetry["cpu"] for f in files for r in f.records]
@@ -110,13 +110,13 @@ def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., driver.Job
         assert 0 <= cpu["other_busy_share"] <= 1.1
 
 
-def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., driver.Job]) -> None:
+def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("fail=spin", "latency_us=300", budget_s=0.1), Watch())
     assert all("BUSY-WHILE-IDLE" in r.flags for r in files[0].records)
     assert not any("BUSY-WHILE-IDLE" in r.flags for r in files[1].records)
 
 
-def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., driver.Job]) -> None:
+def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("fail=crowded", "fail=crowded", rule=Rule(pilot=6, most=8)), Watch())
     orders = [r.order for r in files[0].records]
     assert set(orders) == {"AB", "BA"}
@@ -127,7 +127,7 @@ def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., dri
 
 
 @pytest.mark.parametrize("fail", ["open", "run", "sigkill", "wrong", "oom"])
-def test_a_broken_arm_ends_its_cell_only(job: Callable[..., driver.Job], fail: str) -> None:
+def test_a_broken_arm_ends_its_cell_only(job: Callable[..., driver.ABJob], fail: str) -> None:
     made = job("latency_us=0", f"fail={fail}", rule=Rule(pilot=4, most=8))
     files = driver.run(made, Watch())
     [row] = compare(*files)
@@ -137,7 +137,7 @@ def test_a_broken_arm_ends_its_cell_only(job: Callable[..., driver.Job], fail: s
     assert all(r.status == "ok" for r in files[0].records)
 
 
-def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., driver.Job]) -> None:
+def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., driver.ABJob]) -> None:
     axes = '[axes.options.fake]\nfail = ["", "sigkill"]'
     rule = Rule(pilot=4, most=8, alpha=0.2)  # few pairs will do
     made = job("latency_us=300", "latency_us=600", axes=axes, rule=rule, budget_s=90)
@@ -145,13 +145,13 @@ def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., driver.Job])
     assert sorted(verdicts(files).values()) == ["MISSING", "REGRESSED"]
 
 
-def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., driver.Job]) -> None:
+def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01), Watch())
     assert [len(f.records) for f in files] == [2, 2]
     assert set(verdicts(files).values()) <= {"INCONCLUSIVE"}
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., driver.Job]) -> None:
+def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., driver.ABJob]) -> None:
     rule = Rule(pilot=4, most=8)
     with pytest.raises(KeyboardInterrupt):
         driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch(stop_after=7))
@@ -162,7 +162,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., drive
     assert len({r.repeat for r in files[0].records}) == len(files[0].records)
 
 
-def test_resuming_another_comparison_is_refused(job: Callable[..., driver.Job]) -> None:
+def test_resuming_another_comparison_is_refused(job: Callable[..., driver.ABJob]) -> None:
     driver.run(job("latency_us=300", "latency_us=300", budget_s=0.01), Watch())
     with pytest.raises(RecordError, match="another comparison"):
         driver.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
@@ -179,7 +179,7 @@ def wrapper(path: Path, omp_dynamic: str) -> Path:
 
 
 def test_two_interpreters_have_their_own_agents_and_environments(
-    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: Callable[..., driver.ABJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     starts = []
     launch = client.AgentClient.launch
@@ -202,7 +202,7 @@ def test_two_interpreters_have_their_own_agents_and_environments(
 
 
 def test_an_agent_of_another_version_is_refused(
-    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., driver.ABJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client.messages, "PROTOCOL", 99)
     python = Path(sys.executable)
@@ -211,7 +211,7 @@ def test_an_agent_of_another_version_is_refused(
 
 
 def test_bad_input_found_late_leaves_no_records_behind(
-    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: Callable[..., driver.ABJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """But those of an A/B that is gone on with stay."""
 
@@ -231,7 +231,7 @@ def test_bad_input_found_late_leaves_no_records_behind(
     assert len(list((tmp_path / "ab").rglob("*.jsonl"))) == 2
 
 
-def test_skips_are_recorded_in_their_arm(job: Callable[..., driver.Job]) -> None:
+def test_skips_are_recorded_in_their_arm(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("backend=fake", "backend=fake-missing"), Watch())
     [row] = compare(*files)
     assert (row.verdict, row.code) == ("MISSING", "skipped")
@@ -240,7 +240,7 @@ def test_skips_are_recorded_in_their_arm(job: Callable[..., driver.Job]) -> None
 
 
 def test_both_arms_carry_the_roofline_which_is_measured_once(
-    job: Callable[..., driver.Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., driver.ABJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Request] = []
 

@@ -21,7 +21,7 @@ from gpubench.run.agent.messages import BAD_CALIBRATION, Failure, Prepare, Prepa
 from gpubench.run.tune import driver as tune_driver
 from gpubench.run.tune import setup as tune_setup
 from gpubench.run.tune import trials, verify
-from gpubench.run.tune.driver import Job
+from gpubench.run.tune.driver import TuneJob
 from gpubench.run.watcher import Silent
 from gpubench.suite import file as suite_file
 from gpubench.suite import grid
@@ -40,7 +40,7 @@ replicas = 1
 [axes.options.fake]
 latency_us = [500.0, 2000.0]
 """
-MakeJob = Callable[..., Job]
+MakeJob = Callable[..., TuneJob]
 
 
 class Watch(Silent):
@@ -67,7 +67,7 @@ def make_job(
 
     def make(space: str = SPACE, goal: Goal = FAST, resume: bool = False, budget: float = 3.0,
              baseline: str = "backend=fake,latency_us=2000", floors: Any = None, out: str = "out",
-             **chosen: Any) -> Job:  # fmt: skip
+             **chosen: Any) -> TuneJob:  # fmt: skip
         file = tmp_path / "space.toml"
         file.write_text(space)
         words = {"model": str(tiny_onnx), "images": "synthetic", "device": "cpu",

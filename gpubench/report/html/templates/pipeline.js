@@ -1,3 +1,3 @@
-for (const { id, spec } of gpubench.data.path?.charts ?? []) {  // the stages of the whole path
+for (const { id, spec } of gpubench.data.pipeline?.charts ?? []) {  // the stages of the whole pipeline
   gpubench.lazy(document.getElementById(id), (element) => gpubench.embed(element, spec));
 }

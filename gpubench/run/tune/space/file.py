@@ -17,7 +17,7 @@ from gpubench.run.tune.space import options as space_options
 from gpubench.run.tune.space.axes import FIELDS, Placement, Space, no_room, placed, placements_of
 from gpubench.run.tune.space.grid import MOST_TRIED, count, grid, matches, values_of
 from gpubench.suite import schema as suite_schema
-from gpubench.suite import tomlfile
+from gpubench.suite import toml_file
 from gpubench.suite.file import exclusions, idle, listed, too_many
 from gpubench.suite.grid import MAX_CELLS
 from gpubench.suite.schema import CORES, MOST, REPLICAS, Mistake, Schema, nearest, same
@@ -46,7 +46,7 @@ def schema(catalog: Catalog) -> Schema:
 
 def read(path: str | Path, space: Space, catalog: Catalog) -> Space:
     """``space`` as the file says. Raises SuiteError with all mistakes."""
-    data = tomlfile.read(Path(path), WHAT)
+    data = toml_file.read(Path(path), WHAT)
     found = list(itertools.islice(suite_schema.mistakes(data, schema(catalog)), MOST + 1))
     if not found:
         axes = data.get("axes", {})
@@ -54,11 +54,11 @@ def read(path: str | Path, space: Space, catalog: Catalog) -> Space:
         changed = _changed(space, data, catalog)
         found += itertools.islice(_checks(changed, data, catalog), MOST + 1)
     if found:
-        raise tomlfile.error(WHAT, Path(path), found, {})
+        raise toml_file.error(WHAT, Path(path), found, {})
     return changed
 
 
-def _changed(space: Space, data: tomlfile.Data, catalog: Catalog) -> Space:
+def _changed(space: Space, data: toml_file.Data, catalog: Catalog) -> Space:
     """Data that satisfies the schema -> what takes the place of the values in ``space``."""
     axes = data.get("axes", {})
     fields = {FIELDS[key]: tuple(listed(axes[key])) for key in FIELDS if key in axes}
@@ -74,7 +74,7 @@ def _changed(space: Space, data: tomlfile.Data, catalog: Catalog) -> Space:
     return replace(space, **fields, options=options, exclude=space.exclude + exclusions(data))
 
 
-def _placements(space: Space, axes: tomlfile.Data) -> Iterator[tuple[str, Placement]]:
+def _placements(space: Space, axes: toml_file.Data) -> Iterator[tuple[str, Placement]]:
     """With the key that each stands under; replicas alone share out all devices."""
     for i, n in enumerate(listed(axes.get("replicas", []))):
         for place in placements_of(space, n):
@@ -83,7 +83,7 @@ def _placements(space: Space, axes: tomlfile.Data) -> Iterator[tuple[str, Placem
         yield f"axes.placement[{i}]", placed(space, table)
 
 
-def _placement_mistakes(space: Space, axes: tomlfile.Data) -> Iterator[Mistake]:
+def _placement_mistakes(space: Space, axes: toml_file.Data) -> Iterator[Mistake]:
     if "replicas" in axes and "placement" in axes:
         yield Mistake("axes.replicas", axes["replicas"], "axes.placement has them too; give one")
     if space.device == "cuda":
@@ -100,7 +100,7 @@ def _placement_mistakes(space: Space, axes: tomlfile.Data) -> Iterator[Mistake]:
         seen.add(place)
 
 
-def _checks(space: Space, data: tomlfile.Data, catalog: Catalog) -> Iterator[Mistake]:
+def _checks(space: Space, data: toml_file.Data, catalog: Catalog) -> Iterator[Mistake]:
     """What the schema cannot say: keys that depend on one another."""
     tables = data.get("axes", {}).get("options", {})
     for backend in tables:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from gpubench.records.parity import Disagreement, Parity, PathCheck
+from gpubench.records.parity import Disagreement, Parity, PipelineCheck
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
 from gpubench.suite.types import Cell
@@ -102,9 +102,9 @@ def parity(c: Cell, *, low: bool = False) -> Parity:
     )  # fmt: skip
 
 
-def check(c: Cell) -> PathCheck:
+def check(c: Cell) -> PipelineCheck:
     off = list(DECODERS).index(c.decoder) if c.decoder in DECODERS else 1
-    return PathCheck(
+    return PipelineCheck(
         decoder=c.decoder, images=256, max_difference=12.0 * off, mean_difference=0.3 * off,
         top1_agreement=1 - 0.004 * off, min_top1_agreement=0.9, passed=True, labelled=256,
         correct=249 - off, correct5=255,
@@ -128,7 +128,7 @@ def record(c: Cell, repeat: int, rng: np.random.Generator, **changes: Any) -> Re
         path |= {"loader_cores": 2, "session_cores": 2, "unusable": 3}
     made = Record(
         cell=c, repeat=repeat, status="ok", replicas=[measured], parity=parity(c),
-        path=check(c) if c.boundary == "pipeline" else None,
+        pipeline=check(c) if c.boundary == "pipeline" else None,
         facts={"version": "1.2.3"} | ({"path": path} if c.boundary == "pipeline" else {}),
         prepare_ns={"export": 900 * MS}, started="2026-01-02T03:04:05Z", wall_s=1.7,
     )  # fmt: skip

@@ -46,8 +46,8 @@ def test_the_whole_path_runs_on_the_gpu(tmp_path: Path, cache_dir: Path) -> None
         if record.status == "unavailable":
             continue
         assert record.status == "ok", record.reason
-        assert record.path is not None
-        assert record.path.passed
+        assert record.pipeline is not None
+        assert record.pipeline.passed
         assert record.replicas[0].stages_ns["decode"] > 0
         if record.cell.decoder == "pil" and record.cell.scenario == "throughput":
-            assert record.facts["path"]["zero_copy"] is True
+            assert record.facts["pipeline"]["zero_copy"] is True
