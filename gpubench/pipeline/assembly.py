@@ -1,4 +1,4 @@
-"""A cell's whole pipeline put together: decoder, data set, loader, session, and who has which cores."""
+"""A cell's pipeline put together: decoder, data set, loader, session, and who has which cores."""
 
 from __future__ import annotations
 

@@ -149,6 +149,6 @@ def _path(s: Summary) -> Iterator[tuple[str, str, Estimate]]:
         n = s.pipeline.images
         yield "largest input difference", "steps", Estimate(value=s.pipeline.max_difference, n=n)
         yield "mean input difference", "steps", Estimate(value=s.pipeline.mean_difference, n=n)
-        yield "path top-1 agreement", "ratio", Estimate(value=s.pipeline.top1_agreement, n=n)
+        yield "pipeline top-1 agreement", "ratio", Estimate(value=s.pipeline.top1_agreement, n=n)
         if s.pipeline.labelled:
-            yield "path accuracy", "ratio", accuracy.of_path(s)
+            yield "pipeline accuracy", "ratio", accuracy.of_pipeline(s)

@@ -67,7 +67,7 @@ def read(path: Paths) -> pd.DataFrame:
     - what it took: ``peak_host_bytes``, ``peak_bytes`` (with the GPU's), ``joules_per_image``,
       ``joules_per_image_above_idle``;
     - answers: ``parity_passed``, ``relative_error``, ``top1_agreement`` (0 to 1), ``labelled``,
-      ``correct``, ``reference_correct``, and of the whole pipeline ``pipeline_agreement``, ``path_..``.
+      ``correct``, ``reference_correct``, and of the whole pipeline ``pipeline_...``.
 
     A missing value is pandas' NA. Raises RecordError for what is no run, or a damaged one.
 
@@ -188,7 +188,8 @@ def _repeat(s: Summary, r: Record) -> dict[str, Any]:
                  "correct": r.parity.correct,
                  "reference_correct": r.parity.reference_correct}  # fmt: skip
     if r.pipeline:
-        told |= {"pipeline_agreement": r.pipeline.top1_agreement, "pipeline_labelled": r.pipeline.labelled,
+        told |= {"pipeline_agreement": r.pipeline.top1_agreement,
+                 "pipeline_labelled": r.pipeline.labelled,
                  "pipeline_correct": r.pipeline.correct}  # fmt: skip
     return told | _timings(r) if r.replicas else told
 

@@ -187,7 +187,7 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     top: list[RenderableType] = []
     top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
     told = headline.told(summaries)
-    told += _most([f"Path: {line}" for line in pipeline.lines(summaries)])
+    told += _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
     told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
     said = [*skipped(summaries), *formatting.differences(files), *headline.marks(summaries)]
     said += [f"Note: {note}" for file in files for note in file.notes]

@@ -76,7 +76,7 @@ def test_what_a_group_takes_beyond_its_stages_is_not_free_with_one_of_them() -> 
 def test_groups_on_the_same_cores_take_from_each_other() -> None:
     one = record(DATA | SESSION | {"loader": 10 * MS, "session": 20 * MS}, 30 * MS, cores=2)
     apart, together = (
-        breakdown([replace(one, facts={"path": {"loader_cores": n, "session_cores": n}})])
+        breakdown([replace(one, facts={"pipeline": {"loader_cores": n, "session_cores": n}})])
         for n in (1, 2)
     )
     assert apart is not None
@@ -89,7 +89,7 @@ def test_a_decoder_on_the_device_is_the_sessions() -> None:
     """Its loader only reads; the session's time includes decode and transform."""
     alone = DATA | SESSION | {"decode": 25 * MS}
     one = record(alone | {"loader": 1 * MS, "session": 50 * MS}, 50 * MS)
-    found = breakdown([replace(one, facts={"path": {"on_device": True}})])
+    found = breakdown([replace(one, facts={"pipeline": {"on_device": True}})])
     assert found is not None
     assert (found.bottleneck, found.group) == ("decode", "session")
     assert found.images_per_s_if_free == pytest.approx(2 / 0.025), "half of the session's is left"

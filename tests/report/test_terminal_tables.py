@@ -42,10 +42,10 @@ def test_the_table_of_a_run_cuts_off_and_breaks_nothing(run, width):
 def test_answers_that_rows_share_are_said_once_in_a_narrow_window(run):
     made = plain(terminal.summary([run]), 80)
     assert made.count("100.0 % / 93.8 %") == 1
-    assert "agree / right: 100.0 % / 93.8 %, where nothing else is said." in made
-    assert made.count("agree / right 41.0 %") == 8  # the wrong ones, each below its row
+    assert "agreement / accuracy: 100.0 % / 93.8 %, where nothing else is said." in made
+    assert made.count("agreement / accuracy 41.0 %") == 8  # the wrong ones, each below its row
     alike = make.run([make.cell(), make.cell(batch_size=8)], samples=20)
-    assert "agree / right: 100.0 % / 93.8 %.\n" in plain(terminal.summary([alike]), 60)
+    assert "agreement / accuracy: 100.0 % / 93.8 %.\n" in plain(terminal.summary([alike]), 60)
 
 
 @pytest.mark.parametrize("width", [80, 120, 400])

@@ -25,8 +25,8 @@ def agreement(s: Summary) -> float | None:
 
 
 def accuracy(s: Summary) -> Estimate:
-    """Top-1 accuracy, as `answers.over_repeats` picks it; of the whole pipeline where it was timed."""
-    return of_path(s) if s.pipeline and s.pipeline.labelled else computed(s)
+    """Top-1 accuracy, as `over_repeats` picks it; of the whole pipeline where that was timed."""
+    return of_pipeline(s) if s.pipeline and s.pipeline.labelled else computed(s)
 
 
 def of_pipeline(s: Summary) -> Estimate:

@@ -284,8 +284,9 @@ def reach(found: Sequence[Comparison]) -> str:
 def rule_words(rule: Rule, *, pairs: bool) -> str:
     """The rule in a sentence."""
     text = (
-        f"Rule: changes within \u00b1{units.percentage(rule.delta)} do not matter (delta); the chance "
-        f"of any false alarm in the whole comparison is at most {units.percentage(rule.alpha)} (alpha)"
+        f"Rule: changes within \u00b1{units.percentage(rule.delta)} do not matter (delta); the "
+        "chance of any false alarm in the whole comparison is at most "
+        f"{units.percentage(rule.alpha)} (alpha)"
     )
     if not pairs:
         return f"{text}. Two stored runs: the unit is the repeat, a fresh process."

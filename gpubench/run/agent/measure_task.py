@@ -82,8 +82,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         if cell.boundary == "pipeline":
             split = core_split.split(cell, request.cores, replica, request.times)
             route = stack.enter_context(
-                ReplicaPipeline(cell, reference, split, number=request.first + replica, seed=policy.seed,
-                      index=device.index, times=request.times)
+                ReplicaPipeline(cell, reference, split, number=request.first + replica,
+                                seed=policy.seed, index=device.index, times=request.times)
             )  # fmt: skip
             own = replace(device, cores=route.session_cores)
             _pin(own.cores)  # a runtime's threads inherit it

@@ -1,4 +1,4 @@
-"""The whole pipeline in every format: lines, bars, answers that differ, thumbnails from strangers."""
+"""Pipelines in every format: lines, bars, answers that differ, thumbnails from strangers."""
 
 import base64
 import csv
@@ -62,7 +62,7 @@ def test_the_first_thing_said_is_how_much_is_hidden(run: RecordFile, words: str)
         assert line in words
         assert line in summary
         assert line in report.render([run], "md")
-    assert "Path: openvino" not in report.render([make.run([make.cell()])], "text")
+    assert "Pipeline: openvino" not in report.render([make.run([make.cell()])], "text")
 
 
 def test_nothing_is_said_to_be_hidden_that_no_interval_shows() -> None:
@@ -81,7 +81,7 @@ def test_nothing_is_said_to_be_hidden_that_no_interval_shows() -> None:
 
 def test_the_summary_of_a_run_tells_paths_and_what_was_skipped(run: RecordFile) -> None:
     made = plain(terminal.summary([run]), 400)
-    assert made.count("Path: ") == terminal.SHORTFALLS
+    assert made.count("Pipeline: ") == terminal.SHORTFALLS
     assert "8 more: gpubench report" in made
     assert "97.38 % [96.36, 98.12]" in made
     assert "2 truncated, 1 too large" in made
