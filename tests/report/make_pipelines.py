@@ -129,7 +129,7 @@ def record(c: Cell, repeat: int, rng: np.random.Generator, **changes: Any) -> Re
     made = Record(
         cell=c, repeat=repeat, status="ok", replicas=[measured], parity=parity(c),
         pipeline=check(c) if c.boundary == "pipeline" else None,
-        facts={"version": "1.2.3"} | ({"path": path} if c.boundary == "pipeline" else {}),
+        facts={"version": "1.2.3"} | ({"pipeline": path} if c.boundary == "pipeline" else {}),
         prepare_ns={"export": 900 * MS}, started="2026-01-02T03:04:05Z", wall_s=1.7,
     )  # fmt: skip
     return replace(made, **changes)

@@ -308,7 +308,7 @@ def test_stages_are_bars_and_thumbnails_are_pictures(browser, tmp_path, width, s
     assert count(browser, "#stages-throughput .mark-rect path") == 9 * 7 + 9  # and the ticks
     names = browser.evaluate("document.querySelector('#stages-throughput').textContent")
     assert "onnxruntime fp32 b8 x1 turbo" in names
-    assert count(browser, "#path .swatches li") == 7
+    assert count(browser, "#pipeline .swatches li") == 7
     sizes = "[...document.querySelectorAll('#differing img')].map(i => i.naturalWidth)"
     settle(browser, "document.querySelectorAll('#differing details').forEach(d => {d.open = true})")
     assert browser.evaluate(sizes) == [48] * 9
@@ -326,7 +326,7 @@ def test_hostile_thumbnails_and_names_of_pictures_do_nothing(browser, tmp_path):
     records = [
         replace(
             r, cell=replace(r.cell, **stranger), parity=replace(r.parity, disagreements=evil),
-            facts={"path": {HOSTILE: HOSTILE, "loader": {"kind": HOSTILE, "skipped": HOSTILE}}},
+            facts={"pipeline": {HOSTILE: HOSTILE, "loader": {"kind": HOSTILE, "skipped": HOSTILE}}},
         )
         for r in file.records
     ]  # fmt: skip
@@ -337,7 +337,7 @@ def test_hostile_thumbnails_and_names_of_pictures_do_nothing(browser, tmp_path):
     pictures = browser.evaluate("[...document.images].map(i => i.alt)")
     assert set(pictures) == {f"Thumbnail of {HOSTILE}".replace("\u2028", "\\u2028")}
     browser.evaluate(
-        "document.querySelectorAll('#path svg path').forEach(e => "
+        "document.querySelectorAll('#pipeline svg path').forEach(e => "
         "e.dispatchEvent(new MouseEvent('mousemove', {bubbles: true})))"
     )
     assert not [e for e in browser.events if e["method"] == "Page.javascriptDialogOpening"]

@@ -43,7 +43,7 @@ def build(summaries: Sequence[Summary]) -> list[Table]:
     ]
 
 
-# ---------------------------------------------------------------------------- what the pipeline adds
+# --------------------------------------------------------------------------- what the pipeline adds
 
 
 def beside(rows: Sequence[Summary]) -> list[dict[str, Summary]]:

@@ -121,7 +121,7 @@ def test_strange_stages_and_facts_do_no_harm(run: RecordFile) -> None:
         samples = [replace(s, stages_ns=dict.fromkeys(s.stages_ns, 0) | {"unheard of": 5})
                    for s in r.replicas]  # fmt: skip
         path = {"loader": 3, "loader_cores": "x", "session_cores": [None], "skipped": [1]}
-        return replace(r, replicas=samples, facts={"path": path})
+        return replace(r, replicas=samples, facts={"pipeline": path})
 
     table = {t.title: t for t in make.tables([changed(run, odd)])}[pipeline.STAGES]
     row = rows(table)[0]
@@ -129,7 +129,7 @@ def test_strange_stages_and_facts_do_no_harm(run: RecordFile) -> None:
     assert "unheard of" not in row
     assert row["shared out"] == "1 computes"
     assert any("[1]" in note for note in table.notes)
-    nothing = changed(run, lambda r: replace(r, facts={"path": "text"}))
+    nothing = changed(run, lambda r: replace(r, facts={"pipeline": "text"}))
     assert pipeline.skipped(summarise([nothing])) == []
 
 
@@ -158,7 +158,7 @@ def test_decoders_show_speed_and_what_they_change(tables: dict[str, Table]) -> N
 def test_of_one_core_though_a_batch_was_shared_out_over_several() -> None:
     """Eight pictures on three cores: one of them had three."""
     found = make_pipelines.run(make_pipelines.cells(decoders=("pil",)))
-    found = changed(found, lambda r: replace(r, facts={**r.facts, "path": {"lanes": 3}}))
+    found = changed(found, lambda r: replace(r, facts={**r.facts, "pipeline": {"lanes": 3}}))
     row = of({t.title: t for t in make.tables([found])}["Decoders"], decoder="pil")
     assert row["images/s of one core"].value == pytest.approx(3 * 1000 / 7.52 / 8)
 
@@ -190,7 +190,7 @@ def test_agreement_and_accuracy_are_of_what_the_row_timed(tables: dict[str, Tabl
         assert (alone["accuracy"].value, alone["accuracy"].n) == (1263 / 1297, 1297)
         assert alone["accuracy"].low == pytest.approx(0.9636, abs=1e-4)
         assert (whole["accuracy"].value, whole["accuracy"].n) == (247 / 256, 256)
-        assert (alone["agree"], whole["agree"]) == (1 - 3 / 1297, 0.992)
+        assert (alone["agreement"], whole["agreement"]) == (1 - 3 / 1297, 0.992)
 
 
 def test_accuracy_table_has_the_drop_and_the_floors(tables: dict[str, Table]) -> None:
@@ -219,7 +219,7 @@ def test_no_labels_no_accuracy_table(run: RecordFile) -> None:
     made = {t.title: t for t in make.tables([changed(run, unlabelled)])}
     assert "Accuracy" not in made
     assert "accuracy" not in {c.name for c in made["Throughput"].columns}
-    assert "agree" in {c.name for c in made["Throughput"].columns}
+    assert "agreement" in {c.name for c in made["Throughput"].columns}
 
 
 def below(run: RecordFile, wrong: str = "openvino") -> RecordFile:

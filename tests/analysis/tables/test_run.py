@@ -344,7 +344,7 @@ def test_too_few_samples_show_no_percentile():
 
 def test_cost_pools_scenarios_and_adds_up():
     cells = [make.cell(backend="torch-compile", scenario=s) for s in ("latency", "throughput")]
-    found = rows(tables(make.run(cells))["Cost to first answer"])
+    found = rows(tables(make.run(cells))["Cold start"])
     assert len(found) == 1
     assert found[0]["total"] == (900 + 9000 + 80 + 35) * make.MS
     assert found[0]["total"] == sum(

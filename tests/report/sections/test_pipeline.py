@@ -124,7 +124,7 @@ def test_csv_json_and_markdown_are_complete(run: RecordFile) -> None:
     assert mine["stage decode"]["value"] == "12800000.0"
     assert mine["accuracy"]["decoder"] == "turbo"
     assert float(mine["accuracy"]["low"]) < 1263 / 1297 < float(mine["accuracy"]["high"])
-    assert mine["path accuracy"]["n"] == "256"
+    assert mine["pipeline accuracy"]["n"] == "256"
     assert mine["images/s if the bottleneck were free"]["note"] in ("run", "decode")
 
     told = json.loads(report.render([run], "json"))
@@ -148,7 +148,7 @@ def test_cells_of_one_export_have_names_of_their_own(run: RecordFile) -> None:
     turbo = next(b for b in told if "pipeline turbo" in b["name"])
     assert turbo["params"]["decoder"] == "turbo"
     assert turbo["extra_info"]["accuracy"]["n"] == 256
-    assert turbo["extra_info"]["path"]["decoder"] == "turbo"
+    assert turbo["extra_info"]["pipeline"]["decoder"] == "turbo"
     assert len({b["group"] for b in told}) == 6  # scenarios x boundaries: decoders do the same work
 
 
