@@ -13,23 +13,8 @@ A test of one's own states what to measure, and gets the result; it runs once fo
         assert gpubench.p50_ms < 20
         assert gpubench.agreement == 1
 
-``suite`` is the name of a shipped suite or a path relative to the test's file; any other keyword
-overrides a key of the suite's workload, axes or policy, as the options of ``gpubench run`` do. What
-the marks of a class or module say is added to, key by key. ``gpubench`` is a `result.Result`.
-
-What is measured: before the first test of a suite runs, all of its selected cells are, in rounds of
-fresh, pinned processes; so drift of the machine is never booked on one cell, and a test's own
-time-out is not spent on it. **A round of pytest-benchmark is a repeat** (the unit of gpubench's own
-intervals): its median time per batch, or its time per image in the throughput scenario. So StdDev
-and IQR are what fresh processes differ by, and OPS is batches/s or images/s. ``extra_info`` has
-images/s, the 95 % interval, flags, parity and the machine's fingerprint.
-
-Answers outside their tolerance, a crash or a time-out in any repeat fail the test. What this
-machine lacks is skipped, with its remedy; ``--gpubench-require NAMES`` makes that a failure. With
-``--benchmark-disable`` one short repeat checks the answers, and a test that asks for a time is
-skipped. Beside other processes of pytest-xdist nothing is measured: skipped, with the remedy.
-
-The plug-in is called ``gpubench``: ``-p no:gpubench`` leaves it out.
+What is measured, what a round is, and what fails or skips a test: the documentation, "With pytest".
+A test's ``gpubench`` is a `result.Result`. ``-p no:gpubench`` leaves the plug-in out.
 PYTEST_DONT_REWRITE
 """
 

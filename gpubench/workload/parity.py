@@ -29,29 +29,10 @@ TOLERANCES = {
 }
 """Precision -> largest relative error of an image, least top-1 agreement.
 
-What the ResNet-18 probe shows on digits: fp32 1e-5 (ONNX Runtime against eager), fp16 0.021, bf16
-0.18, all at full agreement. Errors follow the rounding unit: the network multiplies it by about
-100 at the worst image, because what tells two images apart is small beside what they share. The
-limits leave room for deeper networks and yet fail a wrong answer, whose error is about 1, and a
-precision one step coarser than the cell says: TF32 (as fp16: 0.02) in fp32, bf16 in fp16. Agreement
-leaves room for images between two classes, which honest rounding may tip over.
-
-int8 is judged against fp32, and what its 256 steps cost depends on the network. Seen on 64 digits,
-largest error / agreement, with the recipes for CPUs and for TensorRT: model `digits` 0.05 / 0.98
-and 0.03 / 0.98; ResNet-18 probe 0.59 / 0.95 and 0.86 / 0.89; ResNet-50 probe 0.60 / 0.94 and 0.84 /
-0.95 (the worst of 128 images 1.4). Calibrated on pictures of too little contrast the three give 4.7
-to 12 and 0.05 to 0.22; on black ones, with the recipe for CPUs, 1.5 to 4.9 and 0.09 to 0.48; on
-noise, which spans more than digits do, 0.03 to 1.8 and 0.98 to 0.67.
-
-An int8 file with Q/DQ nodes of its own is its own reference, computed in fp32 as its nodes say.
-Other orders of rounding tip values to the next step of a quantiser: 0.15 on ResNet-18 quantised,
-in exact integer arithmetic as well as with its fp32 operators fused, at full agreement. Integer
-kernels that saturate (x86 without VNNI) give 1.8 and fail.
-
-fp8 has no entry: no backend here runs it.
+Errors follow the rounding unit, times about 100 at the worst image. The limits leave room for deep
+networks, and yet fail a wrong answer (about 1) and a precision one step coarser than the cell says.
+What was seen, int8 too, is in the documentation (suites, "Tolerances").
 """
-
-
 TOP = 5
 THUMBNAILS = ((64, 70), (48, 60), (32, 50), (16, 30))
 """Longest side, JPEG quality: the first whose file is at most MOST_BYTES; even noise fits."""

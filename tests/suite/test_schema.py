@@ -59,6 +59,12 @@ WRONG_BY_SCHEMA = [
     ("", "axes: missing", "a table"),
     ("[axes]\n", "axes.backend: missing", '"null"'),
     ("polcy = 1\n" + axes(), "polcy: unknown key", 'did you mean "policy"?'),
+    (axes() + "[policy]\nsample_s = 1", "policy.sample_s: unknown key", "called duration_s now"),
+    (
+        axes() + "[policy]\nmin_path_agreement = 1",
+        "policy.min_path_agreement: unknown key",
+        "called min_pipeline_agreement now",
+    ),
     ("axes = 3", "axes = 3", "a table"),
     ("workload = 'x'\n" + axes(), 'workload = "x"', "a table"),
     ('baseline = "nul"\n' + axes(), 'baseline = "nul"', '"null"'),
