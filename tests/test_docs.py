@@ -17,6 +17,8 @@ from typing import Any
 import click
 import pytest
 
+from gpubench.analysis.compare.verdicts import VERDICTS
+from gpubench.analysis.tables.pipeline import NAMES
 from gpubench.backends import base
 from gpubench.cli.main import cli
 from gpubench.pipeline.decoders import base as decoders
@@ -166,11 +168,26 @@ def test_every_command_and_option_is_described() -> None:
     assert walked == set(cli.commands)
 
 
-def test_other_tools_words_are_given_for_every_command_key_and_flag() -> None:
+def test_other_tools_words_are_given_for_every_command_option_key_column_and_flag() -> None:
     body = section(text("docs/glossary.md"), "The same thing elsewhere")
     named = set(re.findall(r"`([^`]+)`", body))
-    wanted = {*cli.commands, *reference().suite_keys(), *FLAGS}
+    wanted = {*cli.commands, *reference().suite_keys(), *FLAGS, *VERDICTS, *columns()}
+    wanted |= {o.name for b in reference().shipped_backends() for o in b.options}
+    wanted |= {o for _, command in reference().commands() for p in command.params
+               if isinstance(p, click.Option) for o in p.opts}  # fmt: skip
     assert wanted - named == set()
+
+
+def columns() -> set[str]:
+    """Of all tables, by their names in the code."""
+    files = [
+        *(ROOT / "gpubench/analysis/tables").glob("*.py"),
+        ROOT / "gpubench/analysis/telemetry.py",
+    ]
+    found = {name for path in files
+             for name in re.findall(r'\b(?:Column|Gauge)\("([^"]+)"', path.read_text("utf-8"))}  # fmt: skip
+    assert {"p50", "bound by", "host memory"} <= found
+    return found | set(NAMES.values())
 
 
 # ------------------------------------------------------------------------------ what is written
