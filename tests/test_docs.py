@@ -23,7 +23,7 @@ from gpubench.backends import base
 from gpubench.cli.main import cli
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records.record import FAILURES, FLAGS
-from gpubench.report import exports
+from gpubench.report import exports, frames
 from gpubench.run import availability
 from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
@@ -156,6 +156,14 @@ def test_flags_failures_and_exports_are_described() -> None:
     assert {name for key in told for name in key.split("`, `")} == set(exports.FORMATS)
 
 
+def test_every_column_of_a_notebook_is_described_once() -> None:
+    told = re.findall(
+        r"^\| (`.*?) \|", section(text("docs/reading-results.md"), "In a notebook"), re.M
+    )
+    named = [name for line in told for name in re.findall(r"`(\w+)`", line)]
+    assert sorted(named) == sorted(frames.COLUMNS)
+
+
 def test_every_command_and_option_is_described() -> None:
     page = site("docs/commands.md")
     for name, command in reference().commands():
@@ -180,12 +188,10 @@ def test_other_tools_words_are_given_for_every_command_option_key_column_and_fla
 
 def columns() -> set[str]:
     """Of all tables, by their names in the code."""
-    files = [
-        *(ROOT / "gpubench/analysis/tables").glob("*.py"),
-        ROOT / "gpubench/analysis/telemetry.py",
-    ]
-    found = {name for path in files
-             for name in re.findall(r'\b(?:Column|Gauge)\("([^"]+)"', path.read_text("utf-8"))}  # fmt: skip
+    said = re.compile(r'\b(?:Column|Gauge)\("([^"]+)"')
+    analysis = ROOT / "gpubench/analysis"
+    files = [*(analysis / "tables").glob("*.py"), analysis / "telemetry.py"]
+    found = {name for path in files for name in said.findall(path.read_text("utf-8"))}
     assert {"p50", "bound by", "host memory"} <= found
     return found | set(NAMES.values())
 
@@ -291,7 +297,7 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
-               "--group", "--extra", "--gpus", "--strict", "--help"}  # fmt: skip
+               "--group", "--extra", "--gpus", "--strict", "--help", "--runslow"}  # fmt: skip
     assert named - ours - foreign == set()
 
 
