@@ -3,6 +3,8 @@
 A page asks for one with a line `<!-- generated: NAME -->`; NAME is a key of `BLOCKS`. mkdocs calls
 the hooks at the end (`hooks:` in mkdocs.yml). Whatever the documentation takes from gpubench is
 imported here, and nowhere else in docs/.
+
+`uv run python docs/reference.py` puts what the reference run prints now into README.md.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from gpubench.backends import base as _backends
 from gpubench.cli import main
 from gpubench.pipeline import decoders
 from gpubench.pipeline.decoders import base as _decoders
-from gpubench.records import record
+from gpubench.records import reader, record
 from gpubench.report import terminal
 from gpubench.report.formatting import STATUSES
 from gpubench.run import availability
@@ -265,6 +267,9 @@ REFERENCE = ROOT / "reports/reference/quick-epyc-2core"
 """A run that is in the repository: what is shown of it is made by the code as it is now."""
 WIDTH = 118
 SHOWN = ("Latency per batch",)
+CELL = re.compile(r" \S+ \w+ (b\d+ x\d+) ")
+"""A row of the summary."""
+SHOWN_CELLS = ("b1 x1", "b8 x2")
 
 
 def example_summary() -> str:
@@ -273,6 +278,12 @@ def example_summary() -> str:
     with console.capture() as taken:
         console.print(terminal.summary([_reference()]))
     return trimmed(taken.get())
+
+
+def example_readme() -> str:
+    """`example_summary`, of its rows `SHOWN_CELLS` only: what README.md shows."""
+    rows = ((line, CELL.match(line)) for line in example_summary().splitlines())
+    return "\n".join(line for line, cell in rows if not cell or cell[1] in SHOWN_CELLS)
 
 
 def example_report() -> str:
@@ -291,7 +302,7 @@ def example_report() -> str:
 
 
 def _reference() -> record.RecordFile:
-    return record.read(REFERENCE)
+    return reader.read(REFERENCE)
 
 
 def trimmed(printed: str) -> str:
@@ -397,3 +408,18 @@ def _links(markdown: str, path: Path) -> str:
         return f"]({way}{'#' if anchor else ''}{anchor})"
 
     return re.sub(r"\]\(([^)\s]+)\)", moved, markdown)
+
+
+# ------------------------------------------------------------------------------ README.md
+
+README = re.compile(r"(?<=^```text\n).*?(?=^```$)", re.M | re.S)
+"""Its one block of output."""
+
+
+def readme() -> str:
+    """README.md with the reference run's output as it is printed now."""
+    return README.sub(lambda _: f"{example_readme()}\n", (ROOT / "README.md").read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(readme(), "utf-8")

@@ -17,11 +17,13 @@ from typing import Any
 import click
 import pytest
 
+from gpubench.analysis.compare.verdicts import VERDICTS
+from gpubench.analysis.tables.pipeline import NAMES
 from gpubench.backends import base
 from gpubench.cli.main import cli
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records.record import FAILURES, FLAGS
-from gpubench.report import exports
+from gpubench.report import exports, frames
 from gpubench.run import availability
 from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
@@ -154,6 +156,14 @@ def test_flags_failures_and_exports_are_described() -> None:
     assert {name for key in told for name in key.split("`, `")} == set(exports.FORMATS)
 
 
+def test_every_column_of_a_notebook_is_described_once() -> None:
+    told = re.findall(
+        r"^\| (`.*?) \|", section(text("docs/reading-results.md"), "In a notebook"), re.M
+    )
+    named = [name for line in told for name in re.findall(r"`(\w+)`", line)]
+    assert sorted(named) == sorted(frames.COLUMNS)
+
+
 def test_every_command_and_option_is_described() -> None:
     page = site("docs/commands.md")
     for name, command in reference().commands():
@@ -166,11 +176,24 @@ def test_every_command_and_option_is_described() -> None:
     assert walked == set(cli.commands)
 
 
-def test_other_tools_words_are_given_for_every_command_key_and_flag() -> None:
+def test_other_tools_words_are_given_for_every_command_option_key_column_and_flag() -> None:
     body = section(text("docs/glossary.md"), "The same thing elsewhere")
     named = set(re.findall(r"`([^`]+)`", body))
-    wanted = {*cli.commands, *reference().suite_keys(), *FLAGS}
+    wanted = {*cli.commands, *reference().suite_keys(), *FLAGS, *VERDICTS, *columns()}
+    wanted |= {o.name for b in reference().shipped_backends() for o in b.options}
+    wanted |= {o for _, command in reference().commands() for p in command.params
+               if isinstance(p, click.Option) for o in p.opts}  # fmt: skip
     assert wanted - named == set()
+
+
+def columns() -> set[str]:
+    """Of all tables, by their names in the code."""
+    said = re.compile(r'\b(?:Column|Gauge)\("([^"]+)"')
+    analysis = ROOT / "gpubench/analysis"
+    files = [*(analysis / "tables").glob("*.py"), analysis / "telemetry.py"]
+    found = {name for path in files for name in said.findall(path.read_text("utf-8"))}
+    assert {"p50", "bound by", "host memory"} <= found
+    return found | set(NAMES.values())
 
 
 # ------------------------------------------------------------------------------ what is written
@@ -274,7 +297,7 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
-               "--group", "--extra", "--gpus", "--strict", "--help"}  # fmt: skip
+               "--group", "--extra", "--gpus", "--strict", "--help", "--runslow"}  # fmt: skip
     assert named - ours - foreign == set()
 
 
@@ -314,12 +337,9 @@ def test_examples_are_filled_in() -> None:
 
 
 def test_what_the_readme_prints_is_what_the_reference_run_prints() -> None:
-    """Line by line, in order; the README leaves some out."""
-    (shown,) = [b for b in fenced("README.md", "text") if "images/s" in b]
-    printed = iter(reference().example_summary().splitlines())
-    for line in shown.splitlines():
-        if line.strip() not in ("", "..."):
-            assert any(line.rstrip() == each for each in printed), line
+    """`uv run python docs/reference.py` writes it."""
+    assert text("README.md") == reference().readme()
+    assert len(reference().README.findall(text("README.md"))) == 1
 
 
 # ------------------------------------------------------------------------------ the site
