@@ -116,7 +116,7 @@ class Head(Struct, frozen=True):
 
 
 class Refused(Exception):
-    """Not to be believed; the words say why, and hold nothing of the secret."""
+    """Not to be believed, or not to be done; the words say why, and hold nothing of the secret."""
 
 
 _head = msgspec.json.Decoder(Head)
