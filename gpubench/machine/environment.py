@@ -238,11 +238,10 @@ def _virtualisation() -> Environment:
     words = [cores.read(dmi / name) for name in ("sys_vendor", "product_name")]
     flags = cores.read(cores.ROOT / "proc/cpuinfo") or ""
     marks = {"docker": ".dockerenv", "podman": "run/.containerenv"}
-    inside = [name for name, mark in marks.items() if (cores.ROOT / mark).exists()]
     return {
         "hypervisor": bool(re.search(r"^flags\s*:.*\bhypervisor\b", flags, re.MULTILINE)),
         "product": " ".join(word for word in words if word) or None,
-        "container": next(iter(inside), None),
+        "container": next((n for n, mark in marks.items() if (cores.ROOT / mark).exists()), None),
     }
 
 

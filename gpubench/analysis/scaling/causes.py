@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.scaling import readings
-from gpubench.analysis.scaling.efficiency import SharedJob, job_of, per_replica, place, speeds
+from gpubench.analysis.scaling.efficiency import job_of, per_replica, place, speeds
 from gpubench.analysis.scaling.readings import Change
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, gain
@@ -70,10 +70,6 @@ class Pair(Struct, frozen=True, kw_only=True, dict=True):
         c = self.many.cell
         rate = self.base.throughput.value or math.inf
         return c.replicas * c.batch_size * 1e9 / (c.devices * rate)
-
-    @cached_property
-    def job(self) -> SharedJob | None:
-        return job_of(self.many)
 
     @cached_property
     def speeds(self) -> dict[int, list[float]]:
@@ -142,9 +138,9 @@ def _straggler(p: Pair) -> Iterator[Found]:
 
 
 def _dispatch(p: Pair) -> Iterator[Found]:
-    if p.job is None:
+    job, how = job_of(p.many), p.many.cell.dispatch
+    if job is None:
         return
-    job, how = p.job, p.many.cell.dispatch
     if job.lost > MATTERS:
         longest = max(range(len(job.idle)), key=job.idle.__getitem__)
         words = (
