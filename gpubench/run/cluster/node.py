@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Never
@@ -206,12 +207,8 @@ class Station:
                 )
 
     def _channel(self, run: str, queue: str) -> wire.Channel:
-        return wire.Channel(
-            self._key, run, self._member.rank, 0,
-            lambda data: self._out.push(queue, data),
-            lambda timeout_s: self._in.pop(f"to/{self._nonce}", timeout_s),
-            self._tell,
-        )  # fmt: skip
+        push, pop = partial(self._out.push, queue), partial(self._in.pop, f"to/{self._nonce}")
+        return wire.Channel(self._key, run, self._member.rank, 0, push, pop, self._tell)
 
     def work(self, agent: AgentClient, desk: Desk) -> Never:
         """Do what rank 0 asks until it leaves, which ends the process.

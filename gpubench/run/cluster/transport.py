@@ -91,23 +91,20 @@ def connector(member: Membership, limit_s: float) -> Callable[[], Store]:
     keeps = [member.rank == 0 and not member.hosted]
 
     def connect() -> Store:
-        return host(member) if keeps and keeps.pop() else reach(member, limit_s)
+        if not (keeps and keeps.pop()):
+            return reach(member, limit_s)
+        listening = _listen(member)
+        address = listening.getsockname()[0]
+        return Store(_tcp(member, address, master=listening.detach()))
 
     return connect
 
 
-def host(member: Membership) -> Store:
-    """Keep the store, at the endpoint's address and nowhere else; it lives as long as the object.
+def _listen(member: Membership) -> socket.socket:
+    """On the endpoint's address and nowhere else; TCPStore by itself would on all addresses.
 
     Raises InputError where the address is not this machine's, or its port is taken.
     """
-    listening = _listen(member)
-    address = listening.getsockname()[0]
-    return Store(_tcp(member, address, master=listening.detach()))
-
-
-def _listen(member: Membership) -> socket.socket:
-    """TCPStore would listen on all addresses by itself, whatever host it is given."""
     address = addresses(member)[0]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
