@@ -195,19 +195,12 @@ def _no_gpu(variables: dict[str, str]) -> Check:
     if (cores.ROOT / "proc/driver/nvidia/version").exists():
         detail = "the NVIDIA driver is loaded but shows this process no GPU"
         return Check("GPU", "missing", detail, "in a container: start it with --gpus all")
-    if _nvidia_on_bus():
+    bus = cores.ROOT / "sys/bus/pci/devices"
+    if any(cores.read(vendor) == "0x10de" for vendor in bus.glob("*/vendor")):
         detail = "an NVIDIA device is on the PCI bus, but no driver is loaded"
         return Check("GPU", "missing", detail, "install NVIDIA's driver until nvidia-smi lists it")
     remedy = "nothing to do for CPU benchmarks; CUDA ones need an NVIDIA GPU with its driver"
     return Check("GPU", "note", "no NVIDIA GPU and no driver; suites run on the CPU", remedy)
-
-
-def _nvidia_on_bus() -> bool:
-    bus = cores.ROOT / "sys/bus/pci/devices"
-    try:
-        return any(path.read_text().strip() == "0x10de" for path in bus.glob("*/vendor"))
-    except OSError:
-        return False
 
 
 # ------------------------------------------------------------------------------ backends

@@ -199,11 +199,9 @@ def _turbo(system: Path) -> bool | None:
 
 def _memory() -> Environment:
     info = cores.read(cores.ROOT / "proc/meminfo") or ""
-    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", info, re.MULTILINE))
-    return {
-        "total_bytes": int(found["MemTotal"]) * 1024 if "MemTotal" in found else None,
-        "swap_bytes": int(found["SwapTotal"]) * 1024 if "SwapTotal" in found else None,
-    }
+    rows = re.findall(r"^(\w+):\s+(\d+) kB", info, re.MULTILINE)
+    found = {name: int(kib) * 1024 for name, kib in rows}
+    return {"total_bytes": found.get("MemTotal"), "swap_bytes": found.get("SwapTotal")}
 
 
 def limits() -> Environment:
@@ -212,7 +210,9 @@ def limits() -> Environment:
     cpus: list[float] = []
     memory: list[int] = []
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        for at in _upwards(cores.ROOT / "sys/fs/cgroup" / controllers, path):
+        group = Path(path.strip("/"))  # in a container it may exist on the host only
+        for up in (group, *group.parents):
+            at = cores.ROOT / "sys/fs/cgroup" / controllers / up
             quota, period = (*(cores.read(at / "cpu.max") or "max 0").split(), "0")[:2]
             if quota == "max":
                 quota = cores.read(at / "cpu.cfs_quota_us") or "-1"
@@ -226,23 +226,15 @@ def limits() -> Environment:
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
 
 
-def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    """A group and its parents; in a container the path may exist on the host only."""
-    parts = path.strip("/").split("/")
-    for n in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:n])
-
-
 def _virtualisation() -> Environment:
     dmi = cores.ROOT / "sys/class/dmi/id"
     words = [cores.read(dmi / name) for name in ("sys_vendor", "product_name")]
     flags = cores.read(cores.ROOT / "proc/cpuinfo") or ""
     marks = {"docker": ".dockerenv", "podman": "run/.containerenv"}
-    inside = [name for name, mark in marks.items() if (cores.ROOT / mark).exists()]
     return {
         "hypervisor": bool(re.search(r"^flags\s*:.*\bhypervisor\b", flags, re.MULTILINE)),
         "product": " ".join(word for word in words if word) or None,
-        "container": next(iter(inside), None),
+        "container": next((n for n, mark in marks.items() if (cores.ROOT / mark).exists()), None),
     }
 
 

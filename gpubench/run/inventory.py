@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from gpubench import cache
-from gpubench.backends.base import Backend
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.run import availability
-from gpubench.run.availability import Lack, lacks
+from gpubench.run.availability import Lack
 from gpubench.suite.types import Cell, Suite
 
 
@@ -61,10 +60,10 @@ def cores_of_a_device(most: int, nodes: Sequence[Node]) -> int:
     return 1
 
 
-def here(rank: int, backends: Mapping[str, Backend], decoders: Iterable[str] = ()) -> Node:
-    """This machine as node ``rank``."""
-    cores, gpus = len(usable_cores()), len(visible_gpus())
-    return Node(rank, platform.node(), cores, gpus, lacks(backends, decoders))
+def here(rank: int, suite: Suite) -> Node:
+    """This machine as node ``rank``, with what it lacks for ``suite``."""
+    lacks = availability.lacks(availability.backends_of(suite), availability.decoders_of(suite))
+    return Node(rank, platform.node(), len(usable_cores()), len(visible_gpus()), lacks)
 
 
 def digest(suite: Suite) -> str:

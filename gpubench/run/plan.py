@@ -20,14 +20,12 @@ from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.run import availability, inventory
 from gpubench.suite.types import Cell, Policy, Suite
 
-SkipStatus = Literal["unavailable", "unsupported"]
-
 
 class Skip(Struct, frozen=True):
     """A planned cell that will not be measured here."""
 
     cell: Cell
-    status: SkipStatus
+    status: Literal["unavailable", "unsupported"]
     reason: str
     remedy: str = ""
 

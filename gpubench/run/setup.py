@@ -14,9 +14,9 @@ from gpubench.errors import SuiteError
 from gpubench.machine import environment
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
-from gpubench.run import availability, inventory
+from gpubench.run import inventory
 from gpubench.run import plan as planning
-from gpubench.run.availability import backends_of, catalog, device_of
+from gpubench.run.availability import catalog, device_of
 from gpubench.run.cluster.coordinator import Cluster
 from gpubench.run.driver import RunJob
 from gpubench.run.record_builder import command, directory, new_header
@@ -63,11 +63,8 @@ def session(
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
-        cluster.gather(
-            inventory.digest(suite),
-            inventory.here(0, backends_of(suite), availability.decoders_of(suite)),
-            environment.collect(command()),
-        )
+        here = environment.collect(command())
+        cluster.gather(inventory.digest(suite), inventory.here(0, suite), here)
         cells = _spread(suite, cluster.nodes)
     else:
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))

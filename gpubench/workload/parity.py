@@ -101,8 +101,9 @@ def _compare(
     right, z = reference.logits[batch].astype(np.float64), output.astype(np.float64)
     finite = np.asarray(np.isfinite(z).all(axis=1))
     z = np.where(finite[:, None], z, 0.0)
-    size = np.linalg.norm(_centred(right), axis=1)
-    errors = np.linalg.norm(_centred(z) - _centred(right), axis=1) / np.maximum(size, 1e-30)
+    expected, found = (x - x.mean(axis=1, keepdims=True) for x in (right, z))
+    size = np.linalg.norm(expected, axis=1)
+    errors = np.linalg.norm(found - expected, axis=1) / np.maximum(size, 1e-30)
     rank = ranks(z, reference.labels[batch])
     return (
         np.where(finite, z.argmax(axis=1), -1),
@@ -120,11 +121,6 @@ def _tolerance(precision: str, policy: Policy) -> tuple[float, float]:
             "and policy.min_top1_agreement"
         )
     return largest, least
-
-
-def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    centred: NDArray[np.float64] = logits - logits.mean(axis=-1, keepdims=True)
-    return centred
 
 
 def ranks(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.scaling import readings
-from gpubench.analysis.scaling.efficiency import SharedJob, job_of, per_replica, place, speeds
+from gpubench.analysis.scaling.efficiency import job_of, per_replica, place, speeds
 from gpubench.analysis.scaling.readings import Change
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, gain
@@ -70,10 +70,6 @@ class Pair(Struct, frozen=True, kw_only=True, dict=True):
         c = self.many.cell
         rate = self.base.throughput.value or math.inf
         return c.replicas * c.batch_size * 1e9 / (c.devices * rate)
-
-    @cached_property
-    def job(self) -> SharedJob | None:
-        return job_of(self.many)
 
     @cached_property
     def speeds(self) -> dict[int, list[float]]:
@@ -142,9 +138,9 @@ def _straggler(p: Pair) -> Iterator[Found]:
 
 
 def _dispatch(p: Pair) -> Iterator[Found]:
-    if p.job is None:
+    job, how = job_of(p.many), p.many.cell.dispatch
+    if job is None:
         return
-    job, how = p.job, p.many.cell.dispatch
     if job.lost > MATTERS:
         longest = max(range(len(job.idle)), key=job.idle.__getitem__)
         words = (
@@ -161,21 +157,21 @@ def _dispatch(p: Pair) -> Iterator[Found]:
 
 def _host_bound(p: Pair) -> Iterator[Found]:
     """Only on a GPU, and where enqueueing is all that was timed apart from the wait."""
-    host = None if p.cpu else readings.enqueued(p.many)
-    if host is None or host.share < HOST_SHARE or host.backlog > BACKLOG:
+    share, batch_ns, backlog = (None if p.cpu else readings.enqueued(p.many)) or (0.0, 0.0, 0.0)
+    if share < HOST_SHARE or backlog > BACKLOG:
         return
-    one = readings.enqueued(p.base)
-    told = {"enqueue_share": host.share, "enqueue_ns": host.batch_ns, "backlog": host.backlog}
+    told = {"enqueue_share": share, "enqueue_ns": batch_ns, "backlog": backlog}
     words = (
-        f"enqueueing a batch takes the host {duration(host.batch_ns)}, {percent(host.share, 0)} of "
+        f"enqueueing a batch takes the host {duration(batch_ns)}, {percent(share, 0)} of "
         f"the time, and no backlog is left when it waits"
     )
-    if one:
-        told |= {"enqueue_share_one": one.share, "enqueue_ns_one": one.batch_ns}
-        words += f"; at one replica {duration(one.batch_ns)}, {percent(one.share, 0)}"
-        if one.share >= HOST_SHARE and one.backlog <= BACKLOG:
+    if one := readings.enqueued(p.base):
+        share_one, ns_one, backlog_one = one
+        told |= {"enqueue_share_one": share_one, "enqueue_ns_one": ns_one}
+        words += f"; at one replica {duration(ns_one)}, {percent(share_one, 0)}"
+        if share_one >= HOST_SHARE and backlog_one <= BACKLOG:
             words += " (bound there, too, unless this backend's run() waits)"
-    yield Found("host-bound", words, told, min(1.0, p.ideal_ns / host.batch_ns))
+    yield Found("host-bound", words, told, min(1.0, p.ideal_ns / batch_ns))
 
 
 def _copies(p: Pair) -> Iterator[Found]:

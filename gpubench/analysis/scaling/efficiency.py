@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from msgspec import Struct
@@ -105,39 +105,35 @@ def jobs(rows: Sequence[Summary]) -> list[SharedJob]:
 def job_of(s: Summary) -> SharedJob | None:
     """None where the cell's replicas shared none, or no repeat tells."""
     turns = [] if s.cell.dispatch == "independent" else [v for r in s.timed for v in r.visits]
-    told = [one for visit in turns for one in _told(visit)]
+    told = [one for visit in turns if (one := _told(visit))]
     if not told:
         return None
-    share = stats.geometric_mean([t.share for t in told], s.pilot)
+    shares, idle, lost, done = zip(*told, strict=True)
     every = [x for visit in turns for x in visit]
     busy = sum(sum(x.durations_ns) for x in every)
     batches = sum(len(x.durations_ns) * x.iterations for x in every)
     claimed = sum(x.claim_ns for x in every)
     return SharedJob(
         summary=s,
-        share=share,
-        idle=[fmean(each) for each in zip(*(t.idle for t in told), strict=False)],
-        lost=fmean(t.lost for t in told),
+        share=stats.geometric_mean(shares, s.pilot),
+        idle=[fmean(each) for each in zip(*idle, strict=False)],
+        lost=fmean(lost),
         claim_ns=claimed / batches if claimed else None,
         batch_ns=busy / batches,
-        batches=[fmean(each) for each in zip(*(t.batches for t in told), strict=False)],
+        batches=[fmean(each) for each in zip(*done, strict=False)],
     )
 
 
-class _Told(Struct, frozen=True):
-    share: float
-    idle: list[float]
-    lost: float
-    batches: list[int]
+def _told(visit: Sequence[Samples]) -> tuple[float, list[float], float, list[int]] | None:
+    """``share``, ``idle``, ``lost`` and ``batches`` (as in `SharedJob`) of one turn.
 
-
-def _told(visit: Sequence[Samples]) -> Iterator[_Told]:
-    """One turn, from the common start to the end of the last batch."""
+    It lasts from the common start to the end of the last batch.
+    """
     pace = [_pace(x) for x in visit]
     length = max(x.end_ns for x in visit)
     if length <= 0 or not any(pace):
-        return
+        return None
     idle = [1 - x.end_ns / length for x in visit]
     batches = [len(x.durations_ns) * x.iterations for x in visit]
     lost = sum(p * i for p, i in zip(pace, idle, strict=True)) / sum(pace)
-    yield _Told(sum(batches) * 1e9 / length / sum(pace), idle, lost, batches)
+    return sum(batches) * 1e9 / length / sum(pace), idle, lost, batches

@@ -153,19 +153,11 @@ def _wall_ns(x: Samples) -> int:
 # ------------------------------------------------------------------------------ of a cell
 
 
-class Enqueueing(Struct, frozen=True):
-    """How long the host was busy giving the device its work."""
+def enqueued(s: Summary) -> tuple[float, float, float] | None:
+    """How long the host was busy giving the device its work: of the sampled time, and ns a batch.
 
-    share: float
-    """Of the sampled time."""
-    batch_ns: float
-    """Of one batch."""
-    backlog: float
-    """Batches that the device still had to do when the host began to wait."""
-
-
-def enqueued(s: Summary) -> Enqueueing | None:
-    """None where it was not recorded, or enqueueing includes waiting.
+    And how many batches the device still had to do when the host began to wait.
+    None where it was not recorded, or enqueueing includes waiting.
 
     A round trip with copies waits within, and so does a sample of grouped latencies.
     """
@@ -177,7 +169,7 @@ def enqueued(s: Summary) -> Enqueueing | None:
     if s.cell.boundary != "compute" or grouped or not sampled or not busy:
         return None
     waited = max(0, sampled - busy) / sum(len(x.durations_ns) for x in every)
-    return Enqueueing(busy / sampled, busy / batches, waited * batches / sampled)
+    return busy / sampled, busy / batches, waited * batches / sampled
 
 
 class Room(Struct, frozen=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -116,7 +117,7 @@ class Head(Struct, frozen=True):
 
 
 class Refused(Exception):
-    """Not to be believed; the words say why, and hold nothing of the secret."""
+    """Not to be believed, or not to be done; the words say why, and hold nothing of the secret."""
 
 
 _head = msgspec.json.Decoder(Head)
@@ -227,9 +228,8 @@ def beats(
 ) -> Channel:
     """Between rank 0 and the node that ``nonce`` names, for `gpubench.run.cluster.heartbeat`."""
     out, back = ("to", "from") if own == 0 else ("from", "to")
-    return Channel(
-        key, f"{run}/beat", own, other,
-        lambda data: store.push(f"beat-{out}/{nonce}", data),
-        lambda timeout_s: store.pop(f"beat-{back}/{nonce}", timeout_s),
-        tell,
-    )  # fmt: skip
+    push, pop = (
+        partial(store.push, f"beat-{out}/{nonce}"),
+        partial(store.pop, f"beat-{back}/{nonce}"),
+    )
+    return Channel(key, f"{run}/beat", own, other, push, pop, tell)

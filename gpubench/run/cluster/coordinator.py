@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from time import monotonic, sleep
 from typing import Any, NoReturn, Self
 
@@ -170,12 +171,8 @@ class Cluster:
         return rank, message.environment
 
     def _channel(self, run: str, nonce: str, rank: int, inbox: Store) -> wire.Channel:
-        return wire.Channel(
-            self._key, run, 0, rank,
-            lambda data: self._store.push(f"to/{nonce}", data),
-            lambda timeout_s: inbox.pop(f"from/{nonce}", timeout_s),
-            self._tell,
-        )  # fmt: skip
+        push, pop = partial(self._store.push, f"to/{nonce}"), partial(inbox.pop, f"from/{nonce}")
+        return wire.Channel(self._key, run, 0, rank, push, pop, self._tell)
 
     def _welcome(self, hello: wire.Hello, rank: int) -> None:
         door = self._channel("", hello.nonce, rank, self._store)

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Never
@@ -29,6 +30,7 @@ from gpubench.run.cluster.heartbeat import Pulse
 from gpubench.run.cluster.node_group import TEAM
 from gpubench.run.cluster.rendezvous import Membership
 from gpubench.run.cluster.transport import Store, StoreLost, connector
+from gpubench.run.inventory import Node
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import not_importable
 from gpubench.suite import grid
@@ -40,10 +42,6 @@ if TYPE_CHECKING:
 GOODBYE_S = 1.0
 
 
-class Refused(Exception):
-    """A request that this node will not do."""
-
-
 class Desk:
     """Does requests as this node understands them: nothing but names and numbers come from outside.
 
@@ -52,11 +50,10 @@ class Desk:
     """
 
     def __init__(
-        self, rank: int, suite: Suite, backends: Mapping[str, Backend], agent: Asked, say: Tell
+        self, node: Node, suite: Suite, backends: Mapping[str, Backend], agent: Asked, say: Tell
     ) -> None:
-        self._rank, self._suite, self._backends = rank, suite, backends
+        self._node, self._suite, self._backends = node, suite, backends
         self._agent, self._say = agent, say
-        self._here = inventory.here(rank, backends, availability.decoders_of(suite))
         self._cores = usable_cores()
         self._cells: dict[tuple[str, int], dict[str, Cell]] = {}
         self._broken: dict[str, str] = {}
@@ -71,7 +68,7 @@ class Desk:
         """What became of it; what is refused is a Failure."""
         try:
             own = self._own(request)
-        except Refused as why:
+        except wire.Refused as why:
             return messages.Failure("error", f"refused: {why}")
         if isinstance(own, messages.Failure):
             return own
@@ -101,25 +98,25 @@ class Desk:
             return messages.Step(TEAM, [], min(request.timeout_s, policy.timeout_s))
         if isinstance(request, messages.End):
             return messages.End(TEAM)
-        raise Refused(f"a {type(request).__name__} is nothing that a node does")
+        raise wire.Refused(f"a {type(request).__name__} is nothing that a node does")
 
     def _begin(self, asked: messages.Measure) -> messages.Begin | messages.Failure:
         cell = self._cell(asked.cell)
-        count, here = len(asked.cores), self._here.devices(cell) * cell.replicas_per_device
+        count, here = len(asked.cores), self._node.devices(cell) * cell.replicas_per_device
         if not 0 < count <= min(here, cell.replicas - asked.first) or asked.first < 0:
-            raise Refused(
+            raise wire.Refused(
                 f"replicas {asked.first} to {asked.first + count - 1} of {cell.label}; this node "
                 f"has room for {here}"
             )
         artefact = self._artefacts.get(family(cell))
         if artefact is None or not self._reference:
-            raise Refused(f"{cell.label} was not prepared here")
+            raise wire.Refused(f"{cell.label} was not prepared here")
         self._say(f"measuring {cell.label}: {count} of {cell.replicas} replicas")
         return messages.Begin(
             TEAM,
             messages.Measure(
                 cell, self._suite.policy, artefact, self._reference, self._places(cell)[:count],
-                node=self._rank, first=asked.first, repeat=asked.repeat,
+                node=self._node.rank, first=asked.first, repeat=asked.repeat,
             ),
         )  # fmt: skip
 
@@ -129,25 +126,26 @@ class Desk:
         if where not in self._cells:
             axes = self._suite.axes
             if axes.device not in ("auto", asked.device):
-                raise Refused(f"device {asked.device}; this node's suite has {axes.device}")
+                raise wire.Refused(f"device {asked.device}; this node's suite has {axes.device}")
             if asked.cores < 0 or (
                 axes.cores and asked.device == "cpu" and asked.cores != axes.cores
             ):
-                raise Refused(f"{asked.cores} cores a device; this node's suite has {axes.cores}")
+                raise wire.Refused(
+                    f"{asked.cores} cores a device; this node's suite has {axes.cores}"
+                )
             suite = replace(self._suite, axes=replace(axes, cores=max(1, asked.cores)))
             found = grid.expand(suite, asked.device, len(self._cores))
             self._cells[where] = {cell.key: cell for cell in found}
         cell = self._cells[where].get(asked.key)
         if cell is None:
-            raise Refused(f"{asked.label} is no cell of this node's suite")
+            raise wire.Refused(f"{asked.label} is no cell of this node's suite")
         return cell
 
     def _lack(self, cell: Cell) -> messages.Failure | None:
         """Why its backend, or its decoder, cannot run here."""
-        decoders = [cell.decoder] if cell.boundary == "pipeline" else []
-        used = {cell.backend: self._backends[cell.backend]}
-        for lack in availability.lacks(used, decoders).values():
-            return messages.Failure("unavailable", lack.reason, lack.remedy)
+        for part in availability.parts(cell):
+            if lack := self._node.lacks.get(part):
+                return messages.Failure("unavailable", lack.reason, lack.remedy)
         return not_importable(cell, self._backends, self._broken)
 
     def _places(self, cell: Cell) -> list[tuple[int, ...]]:
@@ -175,9 +173,7 @@ class Station:
         self.over = False
         """Rank 0 is gone, and the process about to end."""
 
-    def join(
-        self, suite: str, own: inventory.Node, here: environment.Environment, limit_s: float
-    ) -> None:
+    def join(self, suite: str, own: Node, here: environment.Environment, limit_s: float) -> None:
         """Become a node of the run. Raises InputError where rank 0 does not answer, or refuses."""
         self._out, self._in, beats = self._connect(), self._connect(), self._connect()
         end = monotonic() + limit_s
@@ -211,12 +207,8 @@ class Station:
                 )
 
     def _channel(self, run: str, queue: str) -> wire.Channel:
-        return wire.Channel(
-            self._key, run, self._member.rank, 0,
-            lambda data: self._out.push(queue, data),
-            lambda timeout_s: self._in.pop(f"to/{self._nonce}", timeout_s),
-            self._tell,
-        )  # fmt: skip
+        push, pop = partial(self._out.push, queue), partial(self._in.pop, f"to/{self._nonce}")
+        return wire.Channel(self._key, run, self._member.rank, 0, push, pop, self._tell)
 
     def work(self, agent: AgentClient, desk: Desk) -> Never:
         """Do what rank 0 asks until it leaves, which ends the process.
@@ -271,10 +263,9 @@ def run(
 
     name = f"node {member.rank} of {member.nnodes}"
     log = (output or record_builder.directory(suite.name)) / f"node{member.rank}.log"
-    backends, decoders = availability.backends_of(suite), availability.decoders_of(suite)
-    own = inventory.here(member.rank, backends, decoders)
+    own, backends = inventory.here(member.rank, suite), availability.backends_of(suite)
     station = Station(member, connector(member, join_limit_s), key, say, tell, _leave)
-    used = availability.used(backends, decoders).items()
+    used = availability.used(backends, availability.decoders_of(suite)).items()
     modules = {m: None for name, part in used if name not in own.lacks for m in part.preload}
     with AgentClient(list(modules), Cache(cache_dir).root, log) as agent:
         try:
@@ -282,7 +273,7 @@ def run(
             station.join(inventory.digest(suite), own, here, join_limit_s)
             log.parent.mkdir(parents=True, exist_ok=True)
             say(f"joined {member.endpoint}; the log of its agent is {log}")
-            station.work(agent, Desk(member.rank, suite, backends, agent, say))
+            station.work(agent, Desk(own, suite, backends, agent, say))
         except BaseException as error:
             if station.over:  # this is what the end looks like from here
                 sleep(2 * GOODBYE_S)

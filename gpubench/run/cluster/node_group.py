@@ -124,10 +124,8 @@ class Nodes:
         for rank in share:  # heard when what they do now has ended
             seat = self._seats[rank]
             seat.submit(partial(seat.agent.ask, messages.End(TEAM)))
-        failures = [reply for reply in replies.values() if isinstance(reply, messages.Failure)]
-        return (
-            failures[0] if failures else messages.Failure("error", f"the nodes answered {replies}")
-        )
+        strange = messages.Failure("error", f"the nodes answered {replies}")
+        return next((r for r in replies.values() if isinstance(r, messages.Failure)), strange)
 
     def _together(
         self, request: messages.Measure, share: Mapping[int, int], progress: OnProgress | None
@@ -229,15 +227,10 @@ def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str
     energies = [seen["energy"] for seen in by_node.values() if "energy" in seen]
     found.pop("energy", None)
     if len(energies) == len(by_node) and len({e["source"] for e in energies}) == 1:
-        found["energy"] = _joined(energies)
+        # What they drew together, for as long as the first was looked at.
+        idle, first = [e["idle_watts"] for e in energies], energies[0]
+        found["energy"] = first | {
+            "joules": first["seconds"] * sum(e["joules"] / e["seconds"] for e in energies),
+            "idle_watts": None if None in idle else sum(idle),
+        }
     return found
-
-
-def _joined(energies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of all nodes: what they drew together, for as long as the first was looked at."""
-    idle = [e["idle_watts"] for e in energies]
-    seconds = energies[0]["seconds"]
-    return dict(energies[0]) | {
-        "joules": seconds * sum(e["joules"] / e["seconds"] for e in energies),
-        "idle_watts": None if None in idle else sum(idle),
-    }

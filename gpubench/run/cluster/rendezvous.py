@@ -40,15 +40,6 @@ class Membership(Struct, frozen=True):
         )
 
 
-class _Launched(Struct, frozen=True):
-    """What a launcher says."""
-
-    nnodes: int
-    rank: int
-    endpoint: str
-    hosted: bool = False
-
-
 def membership(
     nnodes: int | None, node_rank: int | None, endpoint: str | None, environ: Mapping[str, str]
 ) -> Membership | None:
@@ -122,7 +113,7 @@ def addresses(member: Membership) -> list[str]:
     return ordered
 
 
-def _torchrun(environ: Mapping[str, str]) -> _Launched | None:
+def _torchrun(environ: Mapping[str, str]) -> Membership | None:
     """What torchrun tells its workers; None where it has one node, or is not there."""
     if not {"TORCHELASTIC_RUN_ID", "GROUP_RANK", "GROUP_WORLD_SIZE"} <= environ.keys():
         return None
@@ -136,15 +127,12 @@ def _torchrun(environ: Mapping[str, str]) -> _Launched | None:
     if nnodes == 1:
         return None
     host, port = environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", "")
-    return _Launched(
-        nnodes,
-        _number(environ, "GROUP_RANK"),
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-    )
+    where = _split(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    hosted = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return Membership(nnodes, _number(environ, "GROUP_RANK"), *where, hosted)
 
 
-def _srun(environ: Mapping[str, str]) -> _Launched | None:
+def _srun(environ: Mapping[str, str]) -> Membership | None:
     """What srun tells the tasks of a step; None where it has one node, or is not there.
 
     Only a step's own variables: a batch script or a shell in an allocation has the job's as well,
@@ -163,7 +151,7 @@ def _srun(environ: Mapping[str, str]) -> _Launched | None:
     job, step = _number(environ, "SLURM_JOB_ID"), environ.get("SLURM_STEP_ID", "0")
     port = derived_port(job, int(step) if step.isdecimal() else 0)
     first = first_host(environ.get("SLURM_STEP_NODELIST", ""))
-    return _Launched(nodes, _number(environ, "SLURM_PROCID"), f"{first}:{port}")
+    return Membership(nodes, _number(environ, "SLURM_PROCID"), first, port)
 
 
 def derived_port(job: int, step: int) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from time import monotonic, sleep
-from typing import Any, Protocol
+from typing import Any
 
 from gpubench.errors import GpubenchError, InputError
 from gpubench.run.cluster.rendezvous import Membership, addresses
@@ -32,21 +32,10 @@ class StoreLost(GpubenchError):
     """The connection to the store is broken."""
 
 
-class Store(Protocol):
-    """One connection. While one thread waits in `pop`, others wait for it."""
+class Store:
+    """One connection. While one thread waits in `pop`, others wait for it.
 
-    def push(self, queue: str, value: bytes) -> None:
-        """Append to a queue."""
-
-    def pop(self, queue: str, timeout_s: float) -> bytes | None:
-        """Take the first of a queue; None when there was none for so long."""
-
-    def holds(self, queue: str) -> bool:
-        """Whether there is anything in a queue."""
-
-
-class TcpStore:
-    """A `Store`. Methods raise StoreLost; on a cut link they may never return.
+    Methods raise StoreLost; on a cut link they may never return.
 
     Only such calls are used as let other threads run meanwhile. ``queue_len`` and ``list_keys`` of
     torch 2.15 keep the interpreter's lock while they wait for the network, and nobody would be
@@ -58,10 +47,12 @@ class TcpStore:
         self._timeout_s = 0.0
 
     def push(self, queue: str, value: bytes) -> None:
+        """Append to a queue."""
         with _translated():
             self._tcp.queue_push(f"{PREFIX}/{queue}", value)
 
     def pop(self, queue: str, timeout_s: float) -> bytes | None:
+        """Take the first of a queue; None when there was none for so long."""
         from torch.distributed import DistNetworkError, DistStoreError
 
         if timeout_s not in (0, self._timeout_s):
@@ -75,6 +66,7 @@ class TcpStore:
             return None
 
     def holds(self, queue: str) -> bool:
+        """Whether there is anything in a queue."""
         with _translated():
             return bool(self._tcp.check([f"{PREFIX}/{queue}"]))
 
@@ -94,28 +86,25 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def connector(member: Membership, limit_s: float) -> Callable[[], TcpStore]:
+def connector(member: Membership, limit_s: float) -> Callable[[], Store]:
     """Connects to the run's store; rank 0's first connection keeps it, unless torchrun does."""
     keeps = [member.rank == 0 and not member.hosted]
 
-    def connect() -> TcpStore:
-        return host(member) if keeps and keeps.pop() else reach(member, limit_s)
+    def connect() -> Store:
+        if not (keeps and keeps.pop()):
+            return reach(member, limit_s)
+        listening = _listen(member)
+        address = listening.getsockname()[0]
+        return Store(_tcp(member, address, master=listening.detach()))
 
     return connect
 
 
-def host(member: Membership) -> TcpStore:
-    """Keep the store, at the endpoint's address and nowhere else; it lives as long as the object.
+def _listen(member: Membership) -> socket.socket:
+    """On the endpoint's address and nowhere else; TCPStore by itself would on all addresses.
 
     Raises InputError where the address is not this machine's, or its port is taken.
     """
-    listening = _listen(member)
-    address = listening.getsockname()[0]
-    return TcpStore(_tcp(member, address, master=listening.detach()))
-
-
-def _listen(member: Membership) -> socket.socket:
-    """TCPStore would listen on all addresses by itself, whatever host it is given."""
     address = addresses(member)[0]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
@@ -131,7 +120,7 @@ def _listen(member: Membership) -> socket.socket:
         raise InputError(f"--rdzv-endpoint {member.endpoint}: {why}") from error
 
 
-def reach(member: Membership, limit_s: float) -> TcpStore:
+def reach(member: Membership, limit_s: float) -> Store:
     """A connection to the store that another process keeps. Raises InputError after ``limit_s``.
 
     Tried with plain sockets first: TCPStore's own attempts cannot be interrupted.
@@ -141,7 +130,7 @@ def reach(member: Membership, limit_s: float) -> TcpStore:
         try:
             with socket.create_connection((member.host, member.port), ATTEMPT_S) as tried:
                 address = tried.getpeername()[0]
-            return TcpStore(_tcp(member, address))
+            return Store(_tcp(member, address))
         except OSError as error:
             if monotonic() > end:
                 raise InputError(

@@ -58,7 +58,7 @@ class OnnxModel(Model):
 
     @property
     def num_classes(self) -> int:
-        return _dimensions(self._output)[1]
+        return _dimensions(self._model.graph.output[0])[1]
 
     @property
     def precision(self) -> str:
@@ -180,10 +180,6 @@ class OnnxModel(Model):
     @property
     def _input(self) -> ValueInfoProto:
         return onnx_export.inputs(self._model.graph)[0]
-
-    @property
-    def _output(self) -> ValueInfoProto:
-        return self._model.graph.output[0]
 
     def _bad(self, what: str) -> NoReturn:
         raise InputError(f"model {self.name!r} {what}")

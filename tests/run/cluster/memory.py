@@ -161,7 +161,8 @@ class Several:
         station = cluster_node.Station(
             member, lambda: self.store, key, lambda _: None, self.told.append, leave
         )
-        desk = cluster_node.Desk(rank, self.suite, self.backends, self.agents[rank], lambda _: None)
+        here, agent = inventory.here(rank, self.suite), self.agents[rank]
+        desk = cluster_node.Desk(here, self.suite, self.backends, agent, lambda _: None)
         self.stations[rank] = station
 
         def work() -> None:

@@ -36,7 +36,9 @@ def desk(write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> D
     suite = setup.load(str(write_suite(batch_size="[1]", replicas="[1, 4]")), {"cores": 0})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6})
     said: list[str] = []
-    return Desk(1, suite, availability.backends_of(suite), Told("node1"), said.append)
+    return Desk(
+        inventory.here(1, suite), suite, availability.backends_of(suite), Told("node1"), said.append
+    )
 
 
 @pytest.fixture
