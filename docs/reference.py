@@ -265,9 +265,9 @@ def _command_list() -> str:
 
 REFERENCE = ROOT / "reports/reference/quick-epyc-2core"
 """A run that is in the repository: what is shown of it is made by the code as it is now."""
-WIDTH = 118
+WIDTH = 120
 SHOWN = ("Latency per batch",)
-CELL = re.compile(r" \S+ \w+ (b\d+ x\d+) ")
+CELL = re.compile(r" ?\S+ \w+ (b\d+ x\d+) ")
 """A row of the summary."""
 SHOWN_CELLS = ("b1 x1", "b8 x2")
 
@@ -281,9 +281,18 @@ def example_summary() -> str:
 
 
 def example_readme() -> str:
-    """`example_summary`, of its rows `SHOWN_CELLS` only: what README.md shows."""
-    rows = ((line, CELL.match(line)) for line in example_summary().splitlines())
-    return "\n".join(line for line, cell in rows if not cell or cell[1] in SHOWN_CELLS)
+    """`example_summary` up to its count of cells, and of its rows `SHOWN_CELLS`: for README.md."""
+    lines, shown = [], True
+    for line in example_summary().splitlines():
+        if cell := CELL.match(line):
+            shown = cell[1] in SHOWN_CELLS
+        elif not line.startswith("  "):  # no second line of a row
+            shown = True
+        if shown:
+            lines.append(line)
+        if re.match(r"\d+ cells?: ", line):
+            break
+    return "\n".join([*lines, "..."])
 
 
 def example_report() -> str:
