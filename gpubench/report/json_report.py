@@ -20,7 +20,7 @@ from gpubench.suite.types import Rule
 def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
     """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}],
     scaling: [{run, cell, one, scaling, efficiency, shown, why_not, causes, not_recorded}],
-    paths: [{run, cell, breakdown, facts}], disagreements: [{run, cells, disagreeing, images}]}``.
+    pipelines: [{run, cell, breakdown, facts}], disagreements: [{run, cells, disagreeing, images}]}``.
 
     The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives. A search
     that is reported alone has ``recommendation``: what `recommend.to_json` gives.
@@ -33,7 +33,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     found = diagnose(summaries)
     made: dict[str, Any] = {"format": FORMAT, "runs": runs, "tables": of_cells(summaries, found)}
     made["scaling"] = scaling.plain(found)
-    made["paths"] = pipeline.plain(summaries)
+    made["pipelines"] = pipeline.plain(summaries)
     made["disagreements"] = wrong_answers.plain(summaries)
     if view:
         made["comparison"] = _comparisons(view.rows, view.rule)

@@ -52,7 +52,7 @@ NARROW = {
 }
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 SHORTFALLS = 10
-"""Lines on scaling, and on whole paths, at the end of a run, at most; the worst come first."""
+"""Lines on scaling, and on pipelines, at the end of a run, at most; the worst come first."""
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",

@@ -1,4 +1,4 @@
-"""The stages of whole paths as stacked bars."""
+"""The stages of pipelines as stacked bars."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _left(found: View) -> list[dict[str, Any]]:
     times = units.significant(1 / share.share) if share.share else formatting.NOTHING
     more = f"it allows {rate}" + (f", {times} times as many" if share.share < 1 else "")
     return [_tile("How much is left", units.percent(share.share), "of the roofline",
-                  f"{share.binds} binds: {side}", more)]  # fmt: skip
+                  f"bound by {share.binds}: {side}", more)]  # fmt: skip
 
 
 def _tile(title: str, main: str, aside: str, *more: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def marks(summaries: Sequence[Summary]) -> list[str]:
 
 
 def told(summaries: Sequence[Summary]) -> list[str]:
-    """`lines`, and what a compute-only number leaves out of whole paths."""
+    """`lines`, and what a compute-only number leaves out of pipelines."""
     return lines(summaries) + pipeline.headline(summaries)
 
 

@@ -167,12 +167,12 @@ def outcomes(found: View) -> list[str]:
 
 
 def left(found: View) -> str:
-    """'58.1 % of the roofline, where compute binds: at most 4,030 images/s'."""
+    """'58.1 % of the roofline, bound by compute: at most 4,030 images/s'."""
     share = result.share_of(found)
     if share is None or found.best is None:
         return ""
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
-    return f"{units.percent(share.share)} of the roofline, where {share.binds} binds: {rate}"
+    return f"{units.percent(share.share)} of the roofline, bound by {share.binds}: {rate}"
 
 
 def _nothing(found: View) -> list[str]:

@@ -128,8 +128,8 @@ def test_csv_json_and_markdown_are_complete(run: RecordFile) -> None:
     assert mine["images/s if the bottleneck were free"]["note"] in ("run", "decode")
 
     told = json.loads(report.render([run], "json"))
-    assert len(told["paths"]) == 18
-    one = next(p for p in told["paths"] if p["cell"] == key)
+    assert len(told["pipelines"]) == 18
+    one = next(p for p in told["pipelines"] if p["cell"] == key)
     assert one["breakdown"]["stages"]["decode"] == 12800000
     assert one["facts"]["loader_cores"] == 1
     assert [len(g["images"]) for g in told["disagreements"]] == [3, 3, 3]

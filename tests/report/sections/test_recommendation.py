@@ -46,7 +46,7 @@ def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
     assert "one repeat in 100 would show" in limits
     assert tried.startswith("Tried 66 of 72 configurations in ")
     assert "6 ruled out unmeasured" in tried
-    assert re.search(r"\d+\.\d % of the roofline, where compute binds: [\d,]+ images/s$", tried)
+    assert re.search(r"\d+\.\d % of the roofline, bound by compute: [\d,]+ images/s$", tried)
 
 
 def test_without_an_ab_it_says_so(file):
