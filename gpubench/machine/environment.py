@@ -243,8 +243,6 @@ def _virtualisation() -> Environment:
 
 def _gpus(nvml: Any = None) -> list[Environment]:
     found = gpu.visible_gpus(nvml)
-    if not found:
-        return []
     with gpu.session(nvml) as library:
         return [
             {name: getattr(one, name) for name in one.__struct_fields__}

@@ -131,13 +131,11 @@ class Nodes:
         moment at which the last had said that it did, both by rank 0's clock.
         """
         end = monotonic() + request.policy.timeout_s
-        own, first, begins = request.cores[: share.get(0, 0)], 0, {}
+        first, begins = 0, {}
         for rank, count in share.items():
-            part = replace(request, cores=own, node=0, first=0)
-            if rank:
-                part = replace(
-                    request, artefact="", reference="", cores=[()] * count, node=rank, first=first
-                )
+            part = replace(request, cores=request.cores[:count], node=rank, first=first)
+            if rank:  # others have paths and cores of their own
+                part = replace(part, artefact="", reference="", cores=[()] * count)
             begins[rank] = messages.Begin(TEAM, part)
             first += count
         replies, bound_ns = self._all(begins), 0

@@ -63,9 +63,8 @@ def membership(
         raise InputError(f"--node-rank {rank}: of {size} nodes, expected 0 to {size - 1}")
     if where is None or size == 1:
         return None
-    host, port = _split(where)
     hosted = endpoint is None and launched is not None and launched.hosted
-    return Membership(size, rank, host, port, hosted)
+    return Membership(size, rank, *_split(where), hosted)
 
 
 def _split(endpoint: str) -> tuple[str, int]:
