@@ -281,10 +281,9 @@ def _say(value: Any) -> str:
 
 
 def _compiler() -> Check:
-    wanted = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name]
-    found = next(filter(None, map(shutil.which, wanted)), None)
-    if found:
-        return Check("C++ compiler", "ok", found)
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and (found := shutil.which(name)):
+            return Check("C++ compiler", "ok", found)
     detail = "none found; torch-compile needs one on the CPU"
     return Check("C++ compiler", "missing", detail, "apt-get install g++")
 
@@ -346,8 +345,7 @@ def _gpu_noise(gpu: dict[str, Any]) -> list[Check]:
 
 def _steal(hypervisor: bool) -> Check:
     try:
-        first = (cores.ROOT / "proc/stat").read_text().splitlines()[0].split()[1:9]
-        ticks = [int(word) for word in first]
+        ticks = [int(t) for t in (cores.ROOT / "proc/stat").read_text().split()[1:9]]
         share = ticks[7] / sum(ticks)
     except (OSError, ValueError, IndexError, ZeroDivisionError):
         return Check("virtual machine", "note", "stolen CPU time is not known here")

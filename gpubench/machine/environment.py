@@ -243,8 +243,6 @@ def _virtualisation() -> Environment:
 
 def _gpus(nvml: Any = None) -> list[Environment]:
     found = gpu.visible_gpus(nvml)
-    if not found:
-        return []
     with gpu.session(nvml) as library:
         return [
             {name: getattr(one, name) for name in one.__struct_fields__}
@@ -259,10 +257,6 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
     application clocks that differ from their default are all it can say ahead of a run."""
 
     ask = gpu.asking(nvml)
-
-    def enabled(value: Any) -> bool | None:
-        return None if value is None else bool(value)
-
     handle = ask("nvmlDeviceGetHandleByUUID", uuid)
     if handle is None:
         return {}
@@ -271,14 +265,15 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
     default = ask("nvmlDeviceGetDefaultApplicationsClock", handle, nvml.NVML_CLOCK_SM)
     cap = ask("nvmlDeviceGetEnforcedPowerLimit", handle)
     ecc = ask("nvmlDeviceGetEccMode", handle)
+    persistence = ask("nvmlDeviceGetPersistenceMode", handle)
     return {
         "sm_clock_mhz": ask("nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
         "max_sm_clock_mhz": ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM),
         "application_sm_clock_mhz": chosen,
         "clocks": None if chosen is None else "floating" if chosen == default else "application",
         "power_cap_w": None if cap is None else cap / 1000,
-        "persistence": enabled(ask("nvmlDeviceGetPersistenceMode", handle)),
-        "ecc": enabled(None if ecc is None else ecc[0]),
+        "persistence": None if persistence is None else bool(persistence),
+        "ecc": None if ecc is None else bool(ecc[0]),
         "compute_mode": ask("nvmlDeviceGetComputeMode", handle),
     }
 

@@ -64,9 +64,8 @@ def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> 
     with session(nvml) as library:
         if library is None:
             return []
-        handles = _selected(library, wanted)
         found = []
-        for index, handle in enumerate(handles):
+        for index, handle in enumerate(_selected(library, wanted)):
             with suppress(library.NVMLError_GpuIsLost):  # it fell off its bus: the others are here
                 if handle is not _LOST:
                     found.append(_describe(library, handle, index))
@@ -75,10 +74,8 @@ def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> 
 
 def physical(nvml: Any, handle: Any) -> Any:
     """The whole GPU that ``handle`` is, or is a slice of; only that has clocks, heat, power."""
-    try:
-        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
-    except nvml.NVMLError:
-        return handle
+    whole = asking(nvml)("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle)
+    return handle if whole is None else whole
 
 
 def asking(nvml: Any) -> Callable[..., Any]:

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from msgspec import Struct
 
 from gpubench.backends.base import Backend
-from gpubench.errors import Unavailable
 from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.run import availability, inventory
+from gpubench.run.availability import Lack
 from gpubench.suite.types import Cell, Policy, Suite
 
 
@@ -96,23 +96,23 @@ def make(
     return Plan(suite, run, skips, cores, list(nodes))
 
 
-def _no_room(cell: Cell, cores: int, gpus: int) -> Unavailable | None:
+def _no_room(cell: Cell, cores: int, gpus: int) -> Lack | None:
     who = f"{cell.replicas} replicas"
     if cell.replicas_per_device > 1:
         who = f"{cell.devices} device(s) for {who}"
     if cell.device == "cuda":
         if gpus == 0:
-            return Unavailable(
+            return Lack(
                 "the cell is for CUDA, but no NVIDIA GPU is visible",
                 "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu",
             )
         if cell.devices > gpus:
-            return Unavailable(
+            return Lack(
                 f"{who} need as many GPUs; visible: {gpus}",
                 "use a machine with more GPUs, fewer --replicas, or more --replicas-per-device",
             )
     elif (need := cell.devices * cell.cores) > cores:
-        return Unavailable(
+        return Lack(
             f"{who} with {cell.cores} core(s) each need {need}; usable: {cores}",
             "use a machine with more cores, fewer --replicas, or a smaller axes.cores",
         )

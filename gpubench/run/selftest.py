@@ -267,8 +267,7 @@ def _noise(files: list[RecordFile]) -> dict[str, float]:
     for name in ("steal_share", "other_busy_share"):  # see `SHARES`
         values = [c[name] for c in cpu if name in c]
         found |= {f"largest {name}": max(values)} if values else {}
-    mhz = [c["mhz"] for c in cpu if "mhz" in c]
-    if mhz:
+    if mhz := [c["mhz"] for c in cpu if "mhz" in c]:
         found |= {"MHz, least": min(m["min"] for m in mhz), "MHz, most": max(m["max"] for m in mhz)}
     return found
 

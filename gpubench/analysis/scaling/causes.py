@@ -250,22 +250,21 @@ def _too_few(p: Pair) -> Iterator[Found]:
     busy = p.change(readings.cpu_share)
     short = busy is None or busy.fell(MATTERS)
     lone = readings.level(p.base, readings.cpu_share)
-    room, alone = readings.room(p.many, lone), readings.room(p.base, lone)
-    if room is None:
-        return
-    if short and room.quota is not None and room.needed > room.quota:
-        before = min(1.0, room.quota / alone.needed) if alone and alone.needed else 1.0
-        left = min(1.0, room.quota / room.needed / before)
+    needed, usable, quota = readings.room(p.many, lone)
+    alone, *_ = readings.room(p.base, lone)
+    if short and quota is not None and needed > quota:
+        before = min(1.0, quota / alone) if alone else 1.0
+        left = min(1.0, quota / needed / before)
         words = (
-            f"the replicas keep {significant(room.needed)} cores busy; the control group's quota "
-            f"is {significant(room.quota)}"
+            f"the replicas keep {significant(needed)} cores busy; the control group's quota "
+            f"is {significant(quota)}"
         )
-        told = {"cores": room.needed, "quota": room.quota}
+        told = {"cores": needed, "quota": quota}
         yield Found("cpu-quota", words, told, left if p.cpu else None)
-    if short and room.usable is not None and room.needed > room.usable:
-        words = f"the replicas keep {significant(room.needed)} cores busy of {room.usable:g}"
-        told = {"cores": room.needed, "usable": room.usable}
-        left = min(1.0, room.usable / room.needed)
+    if short and usable is not None and needed > usable:
+        words = f"the replicas keep {significant(needed)} cores busy of {usable:g}"
+        told = {"cores": needed, "usable": usable}
+        left = min(1.0, usable / needed)
         yield Found("oversubscribed", words, told, left if p.cpu else None)
     elif p.cpu and p.many.cell.replicas_per_device > 1:
         switched = p.change(readings.switches_per_s)
@@ -327,11 +326,9 @@ def _shared_memory(p: Pair, found: list[Found]) -> Found | None:
         return None
     spread = (max(each) - min(each)) / fmean(each)
     taken = ("cpu-quota", "oversubscribed", "cpu-starved", "cpu-steal", "other-processes")
-    if busy.fell(MATTERS) or spread > EVEN or any(f.key in taken for f in found):
-        return None
-    if steal > STEAL or others > OTHERS:
-        return None
-    if not p.same_batch or p.many.cell.replicas_per_device > 1:
+    undisturbed = steal <= STEAL and others <= OTHERS and not any(f.key in taken for f in found)
+    alone = p.same_batch and p.many.cell.replicas_per_device == 1
+    if busy.fell(MATTERS) or spread > EVEN or not undisturbed or not alone:
         return None
     clock = p.change(readings.cpu_mhz)
     words = (

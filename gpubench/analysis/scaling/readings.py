@@ -7,6 +7,7 @@ environment beyond the shape that `records.validation` assures is looked at firs
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -172,32 +173,20 @@ def enqueued(s: Summary) -> tuple[float, float, float] | None:
     return busy / sampled, busy / batches, waited * batches / sampled
 
 
-class Room(Struct, frozen=True):
-    """Cores of the machine that has least to spare."""
+def room(s: Summary, alone: float | None) -> tuple[float, float | None, float | None]:
+    """Cores needed, usable, and of the control group's quota, where there are least to spare.
 
-    needed: float
-    usable: float | None
-    quota: float | None
-    """Of the control group, in cores."""
-
-    @property
-    def pressure(self) -> float:
-        return self.needed / max(1e-9, min(self.usable or math.inf, self.quota or math.inf))
-
-
-def room(s: Summary, alone: float | None) -> Room | None:
-    """``alone``: cores that a lone replica kept busy; needed on a GPU only."""
+    ``alone``: cores that a lone replica kept busy; needed on a GPU only.
+    """
     c = s.cell
-    each: dict[int, int] = {}
-    for x in s.timed[0].replicas if s.timed else []:
-        each[x.node] = each.get(x.node, 0) + 1
-    found = []
+    each = Counter(x.node for x in (s.timed[0].replicas if s.timed else []))
+    found: list[tuple[float, float | None, float | None]] = [(0.0, None, None)]
     for node, n in each.items():
         there = environment(s, node)
         needed = -(-n // c.replicas_per_device) * c.cores if c.device == "cpu" else n * (alone or 0)
         usable, quota = number(there, "cpu", "usable"), number(there, "limits", "cpus")
-        found.append(Room(needed, usable, quota))
-    return max(found, key=lambda r: r.pressure, default=None)
+        found.append((needed, usable, quota))
+    return max(found, key=lambda r: r[0] / max(1e-9, min(r[1] or math.inf, r[2] or math.inf)))
 
 
 def environment(s: Summary, node: int) -> dict[str, Any]:

@@ -165,9 +165,8 @@ class Cluster:
         channel.send(wire.Welcome(message.nonce, self._run, self._timeout_s))
         if self._pulse is not None:
             names = 0, rank, message.nonce
-            self._pulse.listen(
-                rank, wire.beats(self._key, self._run, *names, self._beats, self._tell)
-            )
+            beats = wire.beats(self._key, self._run, *names, self._beats, self._tell)
+            self._pulse.listen(rank, beats)
         return rank, message.environment
 
     def _channel(self, run: str, nonce: str, rank: int, inbox: Store) -> wire.Channel:

@@ -33,25 +33,22 @@ class Seat(Thread):
     def __init__(self, rank: int, agent: AgentClient | Peer) -> None:
         super().__init__(name=f"node {rank}", daemon=True)
         self.agent = agent
-        self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._todo: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         self.start()
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Its result, when its turn has come."""
         future: Future[Any] = Future()
+        self._todo.put((work, future))
+        return future
 
-        def do() -> None:
+    def run(self) -> None:
+        while (todo := self._todo.get()) is not None:
+            work, future = todo
             try:
                 future.set_result(work())
             except BaseException as error:  # noqa: BLE001  # for whoever waits
                 future.set_exception(error)
-
-        self._todo.put(do)
-        return future
-
-    def run(self) -> None:
-        while (do := self._todo.get()) is not None:
-            do()
 
     def end(self) -> None:
         """After what it is doing. Kills an agent of this machine, however busy."""
@@ -69,7 +66,7 @@ class Nodes:
 
     def __init__(self, cluster: Cluster, plan: Plan, agent: AgentClient) -> None:
         """``agent``: of this machine, not yet started."""
-        self._cluster, self._plan = cluster, plan
+        self._cluster, self._plan, self._own = cluster, plan, agent
         self._seats = {0: Seat(0, agent)} | {r: Seat(r, p) for r, p in cluster.peers.items()}
         self._needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
         self._failed: dict[tuple[int, str], messages.Failure] = {}
@@ -77,9 +74,7 @@ class Nodes:
 
     def start(self) -> messages.Preloaded:
         """Start this machine's agent; the others' are started by themselves."""
-        agent = self._seats[0].agent
-        assert isinstance(agent, AgentClient)  # noqa: S101  # seat 0 is this machine
-        reply: messages.Preloaded = self._seats[0].submit(agent.start).result()
+        reply: messages.Preloaded = self._seats[0].submit(self._own.start).result()
         return reply
 
     def stop(self) -> None:
@@ -136,13 +131,11 @@ class Nodes:
         moment at which the last had said that it did, both by rank 0's clock.
         """
         end = monotonic() + request.policy.timeout_s
-        own, first, begins = request.cores[: share.get(0, 0)], 0, {}
+        first, begins = 0, {}
         for rank, count in share.items():
-            part = replace(request, cores=own, node=0, first=0)
-            if rank:
-                part = replace(
-                    request, artefact="", reference="", cores=[()] * count, node=rank, first=first
-                )
+            part = replace(request, cores=request.cores[:count], node=rank, first=first)
+            if rank:  # others have paths and cores of their own
+                part = replace(part, artefact="", reference="", cores=[()] * count)
             begins[rank] = messages.Begin(TEAM, part)
             first += count
         replies, bound_ns = self._all(begins), 0

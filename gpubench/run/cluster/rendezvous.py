@@ -32,13 +32,6 @@ class Membership(Struct, frozen=True):
     def endpoint(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    @property
-    def loopback(self) -> bool:
-        """Whether nobody on the network reaches it. torchrun's store listens on every address."""
-        return not self.hosted and all(
-            ipaddress.ip_address(address).is_loopback for address in addresses(self)
-        )
-
 
 def membership(
     nnodes: int | None, node_rank: int | None, endpoint: str | None, environ: Mapping[str, str]
@@ -70,9 +63,8 @@ def membership(
         raise InputError(f"--node-rank {rank}: of {size} nodes, expected 0 to {size - 1}")
     if where is None or size == 1:
         return None
-    host, port = _split(where)
     hosted = endpoint is None and launched is not None and launched.hosted
-    return Membership(size, rank, host, port, hosted)
+    return Membership(size, rank, *_split(where), hosted)
 
 
 def _split(endpoint: str) -> tuple[str, int]:
@@ -196,7 +188,8 @@ def secret(member: Membership, file: Path | None, environ: MutableMapping[str, s
             f"{where}: {len(said)} characters, expected {SECRET_LEAST} to {SECRET_MOST}; "
             "`openssl rand -hex 32` makes one"
         )
-    if member.loopback:
+    # Does nobody on the network reach it? torchrun's store listens on every address.
+    if not member.hosted and all(ipaddress.ip_address(a).is_loopback for a in addresses(member)):
         return b""
     raise InputError(
         f"{member.endpoint} can be reached from the network: every node needs the same secret of "

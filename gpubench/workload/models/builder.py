@@ -127,27 +127,25 @@ def _arguments(name: str) -> dict[str, bool | int]:
     return {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
 
 
-def _transforms(name: str) -> dict[str, Spec]:
-    """The preprocessing that each of torchvision's weights for a network was trained with."""
-    from torchvision.models import get_model_weights
-
-    return {
-        member.name: Spec(
-            crop=(preset := member.transforms()).crop_size[0],
-            resize=preset.resize_size[0],
-            interpolation=preset.interpolation.value,
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-        )
-        for member in get_model_weights(name)
-    }
+def _trained_with(preset: Any) -> Spec:
+    """The preprocessing of torchvision's weights, from their ``transforms()``."""
+    return Spec(
+        crop=preset.crop_size[0],
+        resize=preset.resize_size[0],
+        interpolation=preset.interpolation.value,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
 
 
 def _spec(name: str) -> Spec:
     """For weights that bring none: that of the smallest input, which the plain builder expects."""
     if name == digits_net.NAME:
         return digits_net.SPEC
-    return min(_transforms(name).values(), key=lambda spec: spec.crop)
+    from torchvision.models import get_model_weights
+
+    every = (_trained_with(member.transforms()) for member in get_model_weights(name))
+    return min(every, key=lambda spec: spec.crop)
 
 
 def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], State]:
@@ -176,7 +174,7 @@ def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], St
             del state[key]
     if name.startswith("vit_"):
         arguments["image_size"] = member.meta["min_size"][0]
-    return _transforms(name)[member.name], arguments, state
+    return _trained_with(member.transforms()), arguments, state
 
 
 def _read(file: Path) -> State:

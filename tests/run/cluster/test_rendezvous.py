@@ -188,7 +188,8 @@ def test_a_name_that_means_this_machine_only_is_bad_input(monkeypatch: pytest.Mo
         addresses(member)
     found.append("10.0.0.3")
     assert addresses(member) == ["10.0.0.3", "127.0.1.1"]
-    assert not member.loopback
+    with pytest.raises(InputError, match="can be reached from the network"):
+        secret(member, None, {})
 
 
 def test_an_unknown_host_is_bad_input() -> None:
