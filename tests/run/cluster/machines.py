@@ -21,7 +21,7 @@ import pytest
 GPUBENCH = """
 import os
 os.sched_setaffinity(0, {{{core}}})
-from gpubench.cli import main
+from gpubench.cli.main import main
 main()
 """
 """On a host that looks as if it had one core."""
