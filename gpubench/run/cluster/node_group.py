@@ -93,7 +93,6 @@ class Nodes:
             return self._measure(request, progress)
         if isinstance(request, messages.Count | messages.Gauge):
             return messages.Failure("error", "of several machines no roofline is measured")
-        assert isinstance(request, messages.BuildReference | messages.Prepare)  # noqa: S101
         what = family(request.cell) if isinstance(request, messages.Prepare) else ""
         replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
         for rank, reply in replies.items():
