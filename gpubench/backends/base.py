@@ -184,7 +184,7 @@ class _CompleteSession(Session):
     """A session of a third party likewise. Its methods are bound: a call costs what it cost."""
 
     def __init__(self, own: Any) -> None:
-        self._own = own
+        self._own = self._used = own
         self._take(own)
 
     def _take(self, own: Any) -> None:
@@ -192,8 +192,15 @@ class _CompleteSession(Session):
         if ("collect" in has) != ("in_flight" in has):
             self.in_flight = int("collect" in has)  # where it is not said, one batch
 
+    @property
+    def facts(self) -> Facts:  # type: ignore[override]
+        """As they are when they are asked for: what really ran may show only then."""
+        found: Facts = self._used.facts
+        return found
+
     def __enter__(self) -> Self:
-        self._take(self._own.__enter__())  # what it has set by now, too
+        self._used = self._own.__enter__()
+        self._take(self._used)  # what it has set by now, too
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -204,7 +211,7 @@ def _bind(to: object, own: Any, contract: type) -> list[str]:
     """The only place that looks at what a third party's object has; the names of it."""
     stated = dict.fromkeys([*contract.__annotations__, *vars(contract)])
     has = [name for name in stated if not name.startswith("_") and hasattr(own, name)]
-    vars(to).update({name: getattr(own, name) for name in has})
+    vars(to).update({name: getattr(own, name) for name in has if name != "facts"})
     return has
 
 

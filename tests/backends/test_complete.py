@@ -90,6 +90,8 @@ def test_what_a_session_has_of_its_own_is_used() -> None:
         assert session.counters() == {"recompilations": 3}
         assert session.collect(session.enqueue_out()) == "answer to ticket"
         assert session.run == own.run, "bound: a call is not one through another"
+        own.facts = {"really": "ran"}
+        assert session.facts == {"really": "ran"}, "what ran may show only when it has run"
     assert own.left == (None, None, None)
 
 
