@@ -6,15 +6,11 @@ ini option ``gpubench_suites`` has a matching pattern (``gpubench_suites = ["sui
     pytest suites/ci.toml --benchmark-json out.json
     pytest suites/ci.toml --benchmark-compare --benchmark-compare-fail=median:5%
 
-A test of one's own states what to measure, and gets the result; it runs once for each cell::
-
-    @pytest.mark.gpubench(suite="ci", backend="onnxruntime", batch_size=1)
-    def test_latency(gpubench):
-        assert gpubench.p50_ms < 20
-        assert gpubench.agreement == 1
+A test of one's own says what to measure by ``@pytest.mark.gpubench(suite="ci", ...)`` and gets a
+`result.Result` as its argument ``gpubench``, once for each cell.
 
 What is measured, what a round is, and what fails or skips a test: the documentation, "With pytest".
-A test's ``gpubench`` is a `result.Result`. ``-p no:gpubench`` leaves the plug-in out.
+``-p no:gpubench`` leaves the plug-in out.
 PYTEST_DONT_REWRITE
 """
 

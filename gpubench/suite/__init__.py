@@ -1,7 +1,4 @@
-"""Suites: TOML -> `types.Suite` -> cells. What plug-ins need is found here.
-
-`Option` is what a backend or a decoder declares.
-"""
+"""Suites: TOML -> `types.Suite` -> cells. Plug-ins import `Option` and `Cell` from here."""
 
 from gpubench.suite.types import Cell, Option, OptionValue
 

@@ -1,17 +1,7 @@
 """Results in the formats of other tools: each a pure function from runs to the bytes of files.
 
-What a path may be, and what it stands for:
-
-    a run's directory, or a record file      that run
-    a directory of an interleaved A/B        its two arms (``baseline/``, ``candidate/``)
-
-pytest-benchmark, github-action-benchmark and bencher keep a history of one thing, so of an A/B they
-hold the candidate; name ``DIR/baseline`` to get the other arm. csv and parquet hold both, with the
-arm in a column. junit holds verdicts: of an A/B, or of two runs (baseline first, as with `gpubench
-compare`); of any other number of runs it says what was measured, what failed and what was skipped.
-
-A format is one document, but for github-action-benchmark: its two files, one for each direction,
-are written into a directory and named like the ``tool`` that reads them.
+A path is a run's directory, a record file, or the directory of an A/B: its two arms. What each
+format makes of them is in the documentation (A/B and CI, "Exports").
 """
 
 from __future__ import annotations
