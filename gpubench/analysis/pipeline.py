@@ -23,7 +23,7 @@ class Breakdown(Struct, frozen=True):
     """Of one cell with boundary ``pipeline``; ns per batch of one replica, medians of repeats."""
 
     stages: dict[str, float]
-    """Each alone, in the order of the path; with throughput also the two groups, `Group`."""
+    """Each alone, in the order of the pipeline; with throughput also the two groups, `Group`."""
     serial_ns: float
     """All stages one after the other."""
     overlapped_ns: float | None
@@ -67,8 +67,8 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
 
 def _groups(record: Record) -> Groups:
     """A decoder on the device works on the session's stream: only reading is the loader's then."""
-    path = record.facts.get("pipeline")
-    if isinstance(path, dict) and path.get("on_device") is True:
+    said = record.facts.get("pipeline")
+    if isinstance(said, dict) and said.get("on_device") is True:
         return {"loader": DATA[:1], "session": (*DATA[1:], *COMPUTE)}
     return {"loader": DATA, "session": COMPUTE}
 
@@ -86,8 +86,8 @@ def _rate(cell: Cell, batch_ns: float) -> float:
 
 def _same_cores(record: Record) -> bool:
     """Whether both groups run on the same cores, so that what one uses the other lacks."""
-    path, cell = record.facts.get("pipeline"), record.cell
-    said = path if isinstance(path, dict) else {}
+    found, cell = record.facts.get("pipeline"), record.cell
+    said = found if isinstance(found, dict) else {}
     each = [said.get(name) for name in ("loader_cores", "session_cores")]
     used = sum(n for n in each if isinstance(n, int))
     return cell.device == "cpu" and (cell.cores == 1 or used > cell.cores)

@@ -167,7 +167,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def parity(self) -> Parity | None:
-        """The answer checks of all repeats as one: see `answers.over_repeats`."""
+        """The answer checks of all repeats as one: see `over_repeats`."""
         return over_repeats([r.parity for r in self.records if r.parity is not None])
 
     @cached_property

@@ -33,7 +33,7 @@ fail_on_option = click.option(
 )
 path = click.Path(path_type=Path)
 MOST_ALPHA = 0.2
-"""Limit of `gpubench.suite.Rule.alpha`."""
+"""Limit of `suite.types.Rule.alpha`."""
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
 EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")

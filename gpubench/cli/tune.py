@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "--images",
        "--labels", "--calibration", "--device")  # fmt: skip
-"""Those of `cli_options.SELECTION` that mean the same here."""
+"""Those of `options.SELECTION` that mean the same here."""
 
 
 @click.command()
@@ -139,7 +139,7 @@ def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
 
 
 def _write(job: TuneJob, outcome: Outcome) -> None:
-    """What a search leaves beside its records; `tune.FINISHED` last."""
+    """What a search leaves beside its records; `run.tune.driver.FINISHED` last."""
     from gpubench.report import render
     from gpubench.report.sections import recommendation
     from gpubench.run.tune import driver as searching

@@ -104,7 +104,7 @@ class ReplicaPipeline:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """`gpubench.records.record.Record.facts`["path"]."""
+        """`gpubench.records.record.Record.facts`["pipeline"]."""
         found: dict[str, Any] = {
             "decoder": self._cell.decoder,
             "on_device": isinstance(self._reader, DeviceReader),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import SuiteError
 from gpubench.suite import file
-from gpubench.suite.schema import nearest, show
+from gpubench.suite.schema import hint, show
 from gpubench.suite.types import Axes, Policy, Workload
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _keywords(mark: pytest.Mark) -> dict[str, Any]:
         given["suite"] = mark.args[0]
     for key in given:
         if key not in ("suite", *KEYS):
-            known = nearest(key, ("suite", *KEYS))
+            known = hint(key, ("suite", *KEYS))
             raise SuiteError(f"{MARK}({key}={show(given[key])}): unknown keyword; {known}")
     return given
 

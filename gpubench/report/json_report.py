@@ -24,7 +24,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     disagreements: [{run, cells, disagreeing, images}]}``.
 
     The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives. A search
-    that is reported alone has ``recommendation``: what `recommend.to_json` gives.
+    that is reported alone has ``recommendation``: what `recommendation.to_json` gives.
     """
     runs = [
         {"run": name, "path": f.path, "header": f.header, "notes": f.notes}

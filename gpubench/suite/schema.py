@@ -275,7 +275,7 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
         if key in known:
             yield from mistakes(inner, known[key], place)
         else:
-            what = f"unknown key; {_hint(key, known)}" if known else "there are no keys here"
+            what = f"unknown key; {hint(key, known)}" if known else "there are no keys here"
             yield Mistake(place, UNSET, what)
     for key in rule.get("required", ()):
         if key not in value:
@@ -368,7 +368,8 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _hint(key: str, known: Iterable[str]) -> str:
+def hint(key: str, known: Iterable[str]) -> str:
+    """What a key that is not ``known`` may have meant."""
     return f"it is called {RENAMED[key]} now" if key in RENAMED else nearest(key, known)
 
 

@@ -1,4 +1,4 @@
-"""What `measure.steady` takes for steady, on traces that are labelled."""
+"""What `measure.steady_state` takes for steady, on traces that are labelled."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def arms(
     """(baseline, candidate) of one session.
 
     ``cells``: one cell for both arms, or (baseline's, candidate's). ``pairs`` screening pairs of
-    every cell, then ``confirm`` confirming ones; None: as many of both as `gate.wanted` asks for,
+    every cell, then ``confirm`` confirming ones; None: as many of both as `wanted` asks for,
     as in a real run. ``effect``: how much the candidate costs more (0.05: 5 %), of all cells or by
     their place. ``sd``: of a pair's log ratio. ``turns`` 2: ABBA or BAAB; 1: AB or BA. ``trends``:
     log(second turn / first) of each arm's processes. ``change`` edits or drops single records.

@@ -1,6 +1,6 @@
 """The two arms of one interleaved A/B -> one verdict per pair of cells.
 
-Records are joined into pairs of processes here; what the pairs say is `gate.judge`'s to decide.
+Records are joined into pairs of processes here; what they say `sequential_test.judge` decides.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ CODES = sequential_test.CODES | {
     "not-planned": "one of the two runs does not have this cell",
     "no-value": "measured, but nothing can be computed from the samples",
 }
-"""Reason code -> what it means: `gate`'s, and those that it knows nothing of."""
+"""Reason code -> what it means: `sequential_test`'s, and those that it knows nothing of."""
 
 MACHINE = ("THROTTLED", "CO-TENANT", "NO-COMMON-WINDOW", "BUSY-WHILE-IDLE")
 """Flags of outside evidence that what was measured is not the arm alone."""

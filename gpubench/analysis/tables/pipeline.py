@@ -147,7 +147,7 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
 
 
 def facts(s: Summary) -> dict[str, Any]:
-    """What a record says of its path, the loader's own words among the others; {}: nothing."""
+    """What a record says of its pipeline, the loader's own words among the others; {}: nothing."""
     said = next((p for r in s.timed if isinstance(p := r.facts.get("pipeline"), dict)), {})
     loader = said.get("loader")
     return {**loader, **said} if isinstance(loader, dict) else said
@@ -246,8 +246,8 @@ def data_rates(group: Sequence[Summary]) -> dict[int, float]:
 
 def _lanes(r: Record) -> int:
     """How many cores its data stages were timed on."""
-    path = r.facts.get("pipeline")
-    lanes = path.get("lanes") if isinstance(path, dict) else None
+    said = r.facts.get("pipeline")
+    lanes = said.get("lanes") if isinstance(said, dict) else None
     return lanes if type(lanes) is int and lanes > 0 else 1
 
 

@@ -1,6 +1,6 @@
 """A search, read: the recommendation and its evidence, what was tried, and what choices are worth.
 
-Everything is computed from the records (`race.judge`), so a search that goes on, or one that was
+Everything is computed from the records (`racing.judge`), so a search that goes on, or one that was
 interrupted, reads as one that ended. The recommendation's gain over today's default comes from the
 interleaved A/B where there is one; else from the rounds that both were measured in.
 """

@@ -78,7 +78,7 @@ class NvJpegPreprocessor:
 
 
 def averaged(pixels: torch.Tensor) -> torch.Tensor:
-    """As `plain.averaged`, of (3, H, W) uint8 on any device."""
+    """As `jpeg_fallback.averaged`, of (3, H, W) uint8 on any device."""
     import torch
 
     factor = image_file.averaging(pixels.shape[2], pixels.shape[1])

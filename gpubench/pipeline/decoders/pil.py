@@ -32,7 +32,7 @@ class Pil(Decoder):
 
 
 class PilPreprocessor:
-    """`pictures.decode` and `preprocess.apply`."""
+    """`image_file.decode` and `preprocess.apply`."""
 
     def __init__(self, spec: Spec, facts: Facts) -> None:
         self.facts = facts

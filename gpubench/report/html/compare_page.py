@@ -1,4 +1,4 @@
-"""What the page of a comparison says: the values that ``verdict.html.j2`` lays out."""
+"""What the page of a comparison says: the values that ``compare.html.j2`` lays out."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _table(
 
 
 def _texts(c: Comparison, pairs: bool) -> dict[str, str]:
-    """As `verdicts.row`, but the effect comes first: a phone shows three columns."""
+    """As `sections.compare.row`, but the effect comes first: a phone shows three columns."""
     row = sections_compare.row(c, pairs=pairs)
     return {name: row[name] for name in ("verdict", "cell", "effect")} | row
 

@@ -28,7 +28,7 @@ SAMPLED = 20
 LISTED = 200
 """Cells in the run's own tables, at most: the page stays below 3 MB."""
 WHAT = ("measures it again", "writes what serves it")
-"""What `recommend.commands` do."""
+"""What `recommendation.commands` do."""
 
 
 def render(file: RecordFile, evidence: Evidence | None = None) -> str:

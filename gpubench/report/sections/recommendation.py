@@ -224,7 +224,7 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
     """``{format, lines, recommendation, baseline, gain, verdict, tried, seconds, closest, front,
     choices, configurations}``; times in ns, ``gain`` and ``worth`` above 1 are better.
 
-    ``recommendation``, ``baseline`` and each of ``configurations`` are `race.Standing`s with the
+    ``recommendation``, ``baseline`` and each of ``configurations`` are `racing.Standing`s with the
     cell's key, label and answers.
     """
     found = result.view(file, evidence)

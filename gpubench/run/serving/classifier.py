@@ -47,7 +47,7 @@ def load(directory: str | PathLike[str], *, pin: bool = True) -> Classifier:
 
     ``pin``: run on the cores that were measured, or as many others. Raises InputError for a folder
     that is damaged or does not fit this machine, Unavailable for what is missing here; warns
-    (`fit.DeploymentWarning`) where it works but is not what was checked.
+    (`compatibility.DeploymentWarning`) where it works but is not what was checked.
     """
     root = Path(directory).absolute()
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as it was measured
@@ -66,7 +66,7 @@ class Classifier:
     """
 
     def __init__(self, root: Path, made: manifest.Manifest, cores: list[tuple[int, ...]]) -> None:
-        """``cores``: per replica, see `fit.places`."""
+        """``cores``: per replica, see `compatibility.places`."""
         self.manifest = made
         self._preprocessing = Preprocessing(made.decoder, made.preprocessing)
         cell, artefact = made.cell, root / manifest.inside(root, made.artefact)

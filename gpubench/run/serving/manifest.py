@@ -34,7 +34,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     cpu: str
     """The CPU's name."""
     int8: list[str]
-    """Its 8-bit dot products that do not saturate (`quantise.instructions`)."""
+    """Its 8-bit dot products that do not saturate (`quantization.instructions`)."""
     gpu: str = ""
     """Name and compute capability of the first visible GPU; '' for a cell on the CPU."""
     libraries: dict[str, str]

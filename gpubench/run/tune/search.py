@@ -38,7 +38,7 @@ class Bench(Protocol):
         """Build what the cell needs; why it cannot be measured, or None."""
 
     def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat in a fresh process; `race.CHECK` is the one that checks all answers."""
+        """One repeat in a fresh process; `racing.CHECK` is the one that checks all answers."""
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """The best value that the metric could have, in its unit; None: unknown."""

@@ -18,7 +18,8 @@ def find(root: Path, label_file: Path | None = None) -> Pictures:
     """The pictures below ``root``; where there are none, those in its tar files.
 
     Without ``label_file`` every sub-folder is a class, in sorted order, as in ImageFolder; a
-    picture at the top means that none is. Raises InputError as `labels.read` and `shards.find` do.
+    picture at the top means that none is. Raises InputError as
+    `label_files.read` and `webdataset.find` do.
     """
     found, skipped = image_file.find(root, image_file.SUFFIXES | _ARCHIVES)
     packed = [name for name in found if Path(name).suffix.lower() in _ARCHIVES]

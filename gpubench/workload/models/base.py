@@ -64,7 +64,7 @@ class Model(ABC):
 
     @abstractmethod
     def state(self) -> Path:
-        """The cache entry that `networks.load_module` reads. InputError for an ONNX file."""
+        """The cache entry that `builder.load_module` reads. InputError for an ONNX file."""
 
     @abstractmethod
     def module(self) -> torch.nn.Module:

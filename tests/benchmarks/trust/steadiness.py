@@ -90,9 +90,9 @@ REFUSED = Experiment(
     about=(
         "A/A cells, both arms of the same labelled kind, with 100 samples a turn: either every "
         "process changes in its own way, or all in the same. Two stored runs of 5 repeats are let "
-        "through to a verdict only when no repeat is flagged. The constants of `measure.steady` "
-        "and `gate.not_steady` were chosen on these generators, with other seeds. Not covered: "
-        "oscillations with a period below 0.8 of the trace (quarters and a parabola can miss them: "
+        "through to a verdict only when no repeat is flagged. The constants of "
+        "`measure.steady_state` and `sequential_test.not_steady` were chosen on these generators, "
+        "with other seeds. Not covered: oscillations with a period below 0.8 of the trace (quarters and a parabola can miss them: "
         "periods of 0.5 were tried first, and some got through), two opposite shifts soon after "
         "one another, and a random walk that takes the same steps in every process (2 or 3 of 100 "
         "got through)."

@@ -19,7 +19,7 @@ from tests.benchmarks.trust.processes import Draw, Floats, noise
 
 LEVEL_NS = 5e6
 TOLERANCE = 0.02
-"""`Policy.target_half_width`: what `measure.steady` takes for a drift."""
+"""`Policy.target_half_width`: what `measure.steady_state` takes for a drift."""
 ORDERS = {"ABBA": ((0, 3), (1, 2)), "BAAB": ((1, 2), (0, 3)), "ABAB": ((0, 2), (1, 3))}
 """Order -> (turns of the baseline, turns of the candidate)."""
 
@@ -101,7 +101,7 @@ def measure(
 ) -> tuple[list[sequential_test.Pair], Floats]:
     """(pairs, their samples: log cost of baseline and candidate, shape (2, pairs, 2 k)).
 
-    ``effect``: log(candidate / baseline), 0 for A/A. `measure.steady` looks at every turn.
+    ``effect``: log(candidate / baseline), 0 for A/A. `measure.steady_state` looks at every turn.
     """
     n, k = len(when), machine.samples
     slow = machine.slowdown(rng, when, k)
@@ -184,7 +184,7 @@ Measure = Callable[[str, int], list[sequential_test.Pair]]
 def suite(
     keys: Sequence[str], fresh: Measure, rule: Rule
 ) -> tuple[Mapping[str, sequential_test.Pairs], dict[str, sequential_test.Verdict]]:
-    """A whole A/B as the driver runs it: measure what `gate.wanted` asks for, then judge."""
+    """A whole A/B as the driver runs it: measure what `wanted` asks for, then judge."""
     cells = {key: sequential_test.Pairs() for key in keys}
     while wanted := sequential_test.wanted(cells, rule):
         for key, (stage, n) in wanted.items():

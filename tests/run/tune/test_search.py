@@ -153,7 +153,7 @@ def test_where_all_stand_is_told_after_each_measurement() -> None:
 
 
 def test_without_any_number_a_search_ends() -> None:
-    """No common window, for example: `race` says failed, and nothing is asked again for ever."""
+    """No common window, for example: `racing` says failed, and nothing is asked again for ever."""
 
     class Mute(Bench):
         def measure(self, cell: Cell, repeat: int) -> Record:

@@ -73,7 +73,7 @@ def count(values: Mapping[str, Sequence[OptionValue]]) -> int:
 
 
 def fields_of(space: Space, precision: Precision) -> dict[str, str]:
-    """Of a cell in ``space``, what `declared.FIELDS` names."""
+    """Of a cell in ``space``, what `options.FIELDS` names."""
     return {
         "device": space.device,
         "precision": precision,
