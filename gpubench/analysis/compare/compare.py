@@ -3,7 +3,7 @@
 The two arms of an interleaved A/B are judged from their pairs (`paired`). Two stored runs
 confound the session with the code: they need equal machines, and the alarm limit comes from how
 much sessions of unchanged code have differed there (`aa_history`). Without such a history a change
-is a warning at most. Either way the test is against a margin, not against zero, and is corrected for
+is a warning at most. Either way the test is against a margin, not against zero, and corrected for
 the number of cells (Holm 1979).
 
 Of stored runs the unit is the repeat; the difference is Welch's on logs of the repeat values, with
