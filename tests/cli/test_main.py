@@ -305,6 +305,7 @@ def test_compare_refuses_what_it_would_not_heed(
     assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_ab_says_a_regression_with_its_exit_code(
     write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:

@@ -54,6 +54,7 @@ def go(
     return run
 
 
+@pytest.mark.slow
 def test_a_search_leaves_what_it_found_and_says_it_again(
     go: Tune, tmp_path: Path, cache_dir: Path
 ) -> None:
