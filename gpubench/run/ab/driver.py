@@ -31,7 +31,7 @@ from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Plan
-from gpubench.run.prepare import Ready, prepare
+from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import Watcher
@@ -41,6 +41,8 @@ SCREEN_SHARE = 0.6
 """Of the budget; the rest is for measuring flagged cells again."""
 LEAST = 2
 """Pairs of every cell, whatever the budget: fewer have no interval."""
+LEAST_LIMIT_S = 60.0
+"""Of one step, whatever the budget: a sound one may take so long."""
 
 
 class Side(Struct, frozen=True):
@@ -81,6 +83,7 @@ def run(
     agent: AgentClient | None = None,
     broken: Mapping[str, str] | None = None,
     ceilings: Ceilings | None = None,
+    held: Held | None = None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
@@ -101,7 +104,8 @@ def run(
             or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, python))
             for python in {side.python for side in job.sides}
         }
-        crew = Crew({side.arm: made[side.python] for side in job.sides}, policy.timeout_s)
+        crew = Crew({side.arm: made[side.python] for side in job.sides},
+                    min(policy.timeout_s, _limit_s(job)))  # fmt: skip
         if agent is None:
             watcher.task(None, "starting workers (imports, once)", 0)
             crew.start()
@@ -113,8 +117,13 @@ def run(
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
         seed, pairs = _resumed(job, headers) if job.resume else (job.seed, [])
-        _Walk(job, crew, writers, watcher, seed, pairs, ceilings).measure()
+        _Walk(job, crew, writers, watcher, seed, pairs, ceilings, held or Held()).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
+
+
+def _limit_s(job: ABJob) -> float:
+    """Of one step, building or measuring: whatever hangs in it must not outlast the budget."""
+    return max(LEAST_LIMIT_S, job.budget_s)
 
 
 def modules(job: ABJob) -> list[str]:
@@ -167,6 +176,7 @@ class _Walk:
         seed: int,
         earlier: list[tuple[Record, Record]],
         ceilings: Ceilings | None,
+        held: Held,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
         pairing = job.sides[0].header.pairing
@@ -178,6 +188,9 @@ class _Walk:
         self._pairs: dict[str, sequential_test.Pairs] = {}
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
+        self._held = dict.fromkeys(ARMS, held)
+        if crew.apart:  # two versions may draw, and describe, pictures differently
+            self._held["baseline"] = Held()
         self._apart: set[str] = set()
         """Cells whose two processes do not fit into memory together."""
         self._spent: list[float] = []
@@ -186,6 +199,8 @@ class _Walk:
         self._next: dict[str, int] = {}
         """Number of the next pair."""
         for b, c in earlier:
+            for arm, record in zip(ARMS, (b, c), strict=True):
+                self._held[arm].note(record)
             key = str(self._cells.index((b.cell, c.cell)))
             self._note(key, c.stage, pair_of(b, c, self._rates))
             self._next[key] = max(self._next.get(key, 0), c.repeat + 1)
@@ -261,7 +276,8 @@ class _Walk:
                 self._lost(arm, skipped(skip, required))
             agent, broken = self._crew.agents[arm], self._crew.broken[arm]
             backends, watcher = self._job.backends, self._watcher
-            for task in prepare(agent, plan.cells, plan, backends, broken, watcher):
+            for task in prepare(agent, plan.cells, plan, backends, broken, watcher,
+                                self._held[arm], _limit_s(self._job)):  # fmt: skip
                 if isinstance(task, Ready):
                     found[arm][task.cell.key] = task
                 else:
@@ -322,7 +338,8 @@ class _Walk:
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
         plan, turns = self._sides[arm].plan, 1 if apart else 2
         policy = plan.suite.policy
-        policy = replace(policy, duration_s=policy.duration_s / turns)
+        policy = replace(policy, duration_s=policy.duration_s / turns,
+                         timeout_s=min(policy.timeout_s, _limit_s(self._job)))  # fmt: skip
         return Measure(ready.cell, policy, ready.artefact, ready.reference,
                        plan.cores_of(ready.cell), turns=turns, repeat=repeat)  # fmt: skip
 

@@ -35,7 +35,7 @@ FINISHED = "result.json"
 LATER = 0.1
 """Of the budget: what a proof has at least, after one that spoke against what was recommended."""
 TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "duration_s", "block_s",
-         "budget_s", "timeout_s")  # fmt: skip
+         "budget_s", "timeout_s", "prepare_timeout_s")  # fmt: skip
 """What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
 
 
@@ -139,8 +139,9 @@ class _Walk:
                 self._note(skipped(skip, ()))
         spent = sum(r.wall_s for r in self.records) + verify.spent_s(job.out)
         bench = AgentBench(
-            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent
-        )
+            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent,
+            self.records,
+        )  # fmt: skip
         try:
             while True:
                 standings = self._search(bench)
@@ -174,7 +175,8 @@ class _Walk:
             max(budget - bench.elapsed(), (LATER if self._proofs else 1 - SEARCH) * budget),
             job.out, job.cache_dir,
         )  # fmt: skip
-        files = ab_driver.run(asked, self._watcher, agent, bench.broken, bench.ceilings)
+        files = ab_driver.run(asked, self._watcher, agent, bench.broken, bench.ceilings,
+                              bench.held)  # fmt: skip
         self._proofs += 1
         bench.mark()
         return verify.fault(*files, job.search, rival=not racing.breaks(base))

@@ -109,7 +109,8 @@ def policy(floors: Mapping[str, Any], goal: Goal, budget_s: float, seed: int) ->
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
         duration_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
         max_samples=MOST_SAMPLES if energy else Policy().max_samples,
-        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed, **given,
+        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
+        prepare_timeout_s=min(Policy().prepare_timeout_s, max(LEAST_TIMEOUT_S, budget_s)), **given,
     )  # fmt: skip
 
 
