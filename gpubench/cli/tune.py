@@ -14,6 +14,7 @@ from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, sel
 from gpubench.cli.terminal import console, save, save_report, show_run
 from gpubench.errors import GpubenchError, InputError
 from gpubench.suite import goal
+from gpubench.suite.types import MOST_IMAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -193,8 +194,10 @@ def _points(drop: float | None) -> float | None:
 
 
 def _images(count: int | None) -> int | None:
-    if count is not None and not 0 <= count < 2**31:
-        raise InputError(f"--accuracy-images {count}: expected a whole number, such as 256")
+    if count is not None and not 0 <= count <= MOST_IMAGES:
+        raise InputError(
+            f"--accuracy-images {count}: expected a whole number up to {MOST_IMAGES}, such as 256"
+        )
     return count
 
 

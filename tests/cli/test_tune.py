@@ -114,6 +114,11 @@ def test_an_interrupt_says_how_to_go_on(
         (("--max-accuracy-drop", "101"), "--max-accuracy-drop 101"),
         (("--accuracy-images", "-1"), "--accuracy-images -1"),
         (("--budget", "soon"), "--budget 'soon'"),
+        (("--budget", "1e300"), "--budget '1e300': expected a time of at most a week"),
+        (
+            ("--accuracy-images", "100001"),
+            "100001: expected a whole number up to",
+        ),
         (("--baseline", "colour=red"), "--baseline colour=red"),
         (("--batch-size", "0"), "--batch-size"),
         (("--space", "nothere.toml"), "nothere.toml"),
