@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gpubench.errors import SuiteError
-from gpubench.machine import environment
+from gpubench.machine import environment, processes
 from gpubench.pytest_plugin import marks
 from gpubench.pytest_plugin.items import wanted_of, will_be_skipped
 from gpubench.pytest_plugin.result import Result, replay
@@ -55,6 +55,7 @@ class Bench:
         self._runs: dict[tuple[Path, object], Run] = {}
         self.results: dict[str, Result] = {}
         """By the test's node id."""
+        self._ending = processes.Ending()
         self.compared: list[dict[str, Any]] = []
         """The documents of ``--benchmark-compare``, with `facts`."""
 
@@ -109,6 +110,8 @@ class Bench:
                     w for i in item.session.items if not will_be_skipped(i) and (w := wanted_of(i))
                 )
                 keys = {w.cell.key for w in mine if w.run is run}
+                if not any(one.done for one in self._runs.values()):
+                    self._ending.__enter__()  # there is something to clean up from now on
                 run.measure(keys, required, Watch(item.session, run.name))
             skip, failure = run.verdict(cell)
         result = Result(run.summary(cell), failure=failure, timed=not self._quick, about=run.about)
@@ -165,3 +168,5 @@ class Bench:
         """Remove records that nobody asked for, unless a failure's log lies beside them."""
         for run in self._runs.values():
             run.clean()
+        if any(run.done for run in self._runs.values()):
+            self._ending.__exit__()

@@ -14,6 +14,7 @@ from filelock import FileLock
 import gpubench
 from gpubench.cache import REFS
 from gpubench.errors import InputError
+from gpubench.machine.processes import run_tied
 from gpubench.machine.software import environ_of_another
 
 GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
@@ -127,10 +128,7 @@ def _run(what: str, command: Sequence[str], read: str = "", **variables: str) ->
     """The command's output; it reads ``read``. InputError begins with ``what``."""
     clean = {key: value for key, value in environ_of_another().items() if key not in GIT}
     try:
-        done = subprocess.run(
-            command, input=f"{read}\n" if read else "", capture_output=True, text=True,
-            env=clean | variables, timeout=SYNC_LIMIT_S, check=False,
-        )  # fmt: skip
+        done = run_tied(command, clean | variables, f"{read}\n" if read else "", SYNC_LIMIT_S)
     except FileNotFoundError as error:
         raise InputError(f"{what}: {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
