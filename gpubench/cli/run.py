@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpubench import units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
     import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
 
+    from gpubench.records.record import RecordFile
     from gpubench.run.cluster.coordinator import Cluster
     from gpubench.run.driver import RunJob
 
@@ -79,6 +81,7 @@ def run(
 
 
 def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
+    from gpubench.records.reader import begun
     from gpubench.report import formatting, github_actions, render
     from gpubench.report import terminal as terminal_report
     from gpubench.run import driver
@@ -86,13 +89,18 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
     screen = terminal.console(quiet)
     watcher = terminal.show_run(screen, quiet)
     out = session.out
-    screen.print(
-        f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
-        f"{len(session.plan.skips)} skipped; records go to {out}",
-    )
+    plan = session.plan
+    anew = session.resume and not begun(out)
+
+    def begins() -> None:
+        screen.print(
+            f"{plan.suite.name}: {len(plan.cells)} cells to measure, {len(plan.skips)} skipped; "
+            f"records go to {out}{terminal.NOTHING_STORED if anew else ''}"
+        )
+
     try:
         with watcher:
-            file = driver.run(session, watcher, cluster)
+            file = driver.run(session, watcher, cluster, begins)
         if cluster:
             cluster.finish()  # imports for the report may keep the beats from being sent
     except KeyboardInterrupt:
@@ -109,7 +117,23 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
             github_actions.run_commands([file]),
             write=click.echo,
         )
-    return 1 if any(record.status == "failed" for record in file.records) else 0
+    return _code(file, quiet)
+
+
+def _code(file: RecordFile, quiet: bool) -> int:
+    """The exit code; why it is not 0 is told on stderr where the tables do not tell it."""
+    from gpubench.analysis.summary import summarise
+    from gpubench.report import terminal as terminal_report
+
+    broken = [r for r in file.records if r.status == "failed"]
+    nothing = not broken and not any(r.status == "ok" for r in file.records)
+    if quiet and (broken or nothing):
+        for line in terminal_report.problem_lines(summarise([file])):
+            terminal.tell(line)
+    if nothing:
+        cells = units.count(len(file.header.planned), "cell")
+        terminal.tell(f"error: nothing was measured: of {cells} all were skipped")
+    return 1 if broken or nothing else 0
 
 
 @click.command()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from gpubench.run.watcher import Watcher
 
 
+NOTHING_STORED = "; --resume: nothing is stored there yet, so this is its beginning"
+
+
 class _Stdout:
     """Standard output; whatever makes it fail (a full disk), its reader has gone."""
 

@@ -11,7 +11,7 @@ import click
 
 from gpubench import escape, units
 from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
-from gpubench.cli.terminal import console, save, save_report, show_run
+from gpubench.cli.terminal import NOTHING_STORED, console, save, save_report, show_run, tell
 from gpubench.errors import GpubenchError, InputError
 from gpubench.suite import goal
 from gpubench.suite.types import MOST_IMAGES
@@ -115,28 +115,34 @@ def tune(
 
 
 def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
+    from gpubench.records.reader import begun
     from gpubench.report import formatting
     from gpubench.run.tune import driver as searching
 
     screen = console(quiet)
     if searching.finished(job):
+        outcome = searching.outcome(job)
         screen.print(f"{job.out}: this search is over; its result:")
-        return _tell(screen, job, searching.outcome(job), as_json)
-    screen.print(
-        f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: "
-        f"{len(job.header.planned)} configurations, {units.clock(job.search.budget_s)}; "
-        f"records go to {job.out}",
-    )
+        return _tell(screen, job, outcome, as_json, quiet)
+    anew = job.resume and not begun(job.out)
+
+    def begins() -> None:
+        screen.print(
+            f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: "
+            f"{len(job.header.planned)} configurations, {units.clock(job.search.budget_s)}; "
+            f"records go to {job.out}{NOTHING_STORED if anew else ''}",
+        )
+
     try:
         with show_run(screen, quiet) as watcher:
-            outcome = searching.run(job, watcher)
+            outcome = searching.run(job, watcher, begins)
     except KeyboardInterrupt:
         again = formatting.resume(job.header, job.out)
         words = f"interrupted; everything measured is kept. Go on with: {again}"
         screen.print(words, soft_wrap=True)
         return 130
     _write(job, outcome)
-    return _tell(screen, job, outcome, as_json)
+    return _tell(screen, job, outcome, as_json, quiet)
 
 
 def _write(job: TuneJob, outcome: Outcome) -> None:
@@ -156,7 +162,7 @@ def _write(job: TuneJob, outcome: Outcome) -> None:
         raise GpubenchError(f"{error}; every record is kept: make room, then --resume") from error
 
 
-def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool) -> int:
+def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet: bool) -> int:
     """The result for whoever asked."""
     from gpubench.report.sections import recommendation
     from gpubench.run.tune import driver as searching
@@ -164,8 +170,11 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool) -> int
     file, evidence = outcome.file, outcome.evidence
     if as_json:
         click.echo(escape.encoded(recommendation.to_json(file, evidence), indent=1))
-    for line in recommendation.lines(file, evidence):
+    lines = recommendation.lines(file, evidence)
+    for line in lines:
         screen.print(line, highlight=False)
+    if quiet and not as_json and not outcome.best:
+        tell(f"error: {lines[0]}")
     today = set(job.search.baseline)
     tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
     if lacking := today - tried:

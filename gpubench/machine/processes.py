@@ -62,7 +62,7 @@ def run_tied(
     """
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environ, process_group=0, preexec_fn=die_with_parent,  # noqa: PLW1509  # one thread
+        env=environ, process_group=0, preexec_fn=die_with_parent,  # one thread
     ) as process:  # fmt: skip
         try:
             output, errors = process.communicate(read, timeout_s)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gpubench.backends.base import Backend
 from gpubench.errors import ChangedError, GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
-from gpubench.records.reader import read, scan
+from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import WRONG, Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
@@ -46,15 +46,24 @@ class RunJob(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
+def run(
+    job: RunJob,
+    watcher: Watcher,
+    cluster: Cluster | None = None,
+    begins: Callable[[], object] = lambda: None,
+) -> RecordFile:
     """Measure every cell of the plan; returns what the record file holds afterwards.
 
-    ``cluster``: the nodes that have joined, where there are several.
+    ``cluster``: the nodes that have joined, where there are several. ``begins``: is called when
+    nothing speaks against it any more. A job to resume of which nothing is stored begins.
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
+    if job.resume and not begun(job.out):
+        job = replace(job, resume=False)
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
+        begins()
         walk.skip()
         cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
         if cells:

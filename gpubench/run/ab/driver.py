@@ -9,7 +9,7 @@ both do not fit into memory together they follow one another, in the order AB or
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -22,7 +22,7 @@ from gpubench.analysis.compare.paired import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
-from gpubench.records.reader import read
+from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile, Stage
 from gpubench.records.writer import Writer
 from gpubench.run import availability
@@ -84,6 +84,7 @@ def run(
     broken: Mapping[str, str] | None = None,
     ceilings: Ceilings | None = None,
     held: Held | None = None,
+    begins: Callable[[], object] = lambda: None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
@@ -92,10 +93,8 @@ def run(
     after every process of ours was ended; finished pairs stay.
     """
     with ExitStack() as stack:
-        for place in (job.out / arm / RECORDS for arm in ARMS):
-            if place.exists() != job.resume:
-                lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
-                raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
+        job = _placed(job)
+        begins()
         job.out.mkdir(parents=True, exist_ok=True)
         watcher.begin(0)
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
@@ -119,6 +118,27 @@ def run(
         seed, pairs = _resumed(job, headers) if job.resume else (job.seed, [])
         _Walk(job, crew, writers, watcher, seed, pairs, ceilings, held or Held()).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
+
+
+def _placed(job: ABJob) -> ABJob:
+    """The job; one to resume of which nothing is stored begins. Raises RecordError where ``out``
+    holds what it must not."""
+    places = [job.out / arm / RECORDS for arm in ARMS]
+    if job.resume and not any(begun(place) for place in places):
+        return replace(job, resume=False)
+    for place, side in zip(places, job.sides, strict=True):
+        if begun(place) != job.resume:
+            lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
+            raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
+        if job.resume:
+            _check_same(str(place), scan(place, [])[0], side.header)
+    return job
+
+
+def _check_same(place: str, old: Header, new: Header) -> None:
+    same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
+    if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
+        raise RecordError(f"{place}: holds another comparison; resume with its options")
 
 
 def _limit_s(job: ABJob) -> float:
@@ -150,9 +170,7 @@ def _resumed(job: ABJob, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple
         old, new = file.header, headers[arm]
         if old.fingerprint != new.fingerprint:
             raise RecordError(f"{file.path}: was measured on another machine; start a new run")
-        same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
-        if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
-            raise RecordError(f"{file.path}: holds another comparison; resume with its options")
+        _check_same(file.path, old, new)
     first, second = (headers[arm].planned for arm in ARMS)
     rival = {c.key: b.key for b, c in zip(first, second, strict=True)}
     before = {(r.cell.key, r.repeat): r for r in files["baseline"].records}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -12,7 +12,7 @@ from gpubench.analysis.tune import racing
 from gpubench.analysis.tune.racing import Standing
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
-from gpubench.records.reader import read
+from gpubench.records.reader import begun, read
 from gpubench.records.record import Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
@@ -63,14 +63,17 @@ class Outcome(Struct, frozen=True):
     """What it recommends; None: nothing keeps the limits."""
 
 
-def run(job: TuneJob, watcher: Watcher) -> Outcome:
-    """Search, prove, and say what is best.
+def run(job: TuneJob, watcher: Watcher, begins: Callable[[], object] = lambda: None) -> Outcome:
+    """Search, prove, and say what is best. ``begins``: as of `gpubench.run.driver.run`.
 
     KeyboardInterrupt passes through after every process was ended; whatever was recorded stays.
     Raises InputError, and leaves no record file, for what can be told before anything is measured.
     """
+    if job.resume and not begun(job.out):
+        job = replace(job, resume=False)
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
+        begins()
         modules = availability.preload(job.plan.cells, job.backends)
         with AgentClient(modules, job.cache_dir, job.out / "agent.log") as agent:
             try:

@@ -178,9 +178,13 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
 
 
 def test_resuming_another_comparison_is_refused(job: Callable[..., driver.ABJob]) -> None:
-    driver.run(job("latency_us=300", "latency_us=300", budget_s=0.01), Watch())
+    begun: list[bool] = []
+    first = job("latency_us=300", "latency_us=300", budget_s=0.01, resume=True)  # it begins
+    driver.run(first, Watch(), begins=lambda: begun.append(True))
     with pytest.raises(RecordError, match="another comparison"):
-        driver.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
+        driver.run(job("latency_us=300", "latency_us=400", resume=True), Watch(),
+                   begins=lambda: begun.append(False))  # fmt: skip
+    assert begun == [True]
 
 
 def wrapper(path: Path, omp_dynamic: str) -> Path:
