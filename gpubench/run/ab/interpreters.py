@@ -46,6 +46,11 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
     verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options"]
     unknown = f"--baseline-ref {reference!r}: git knows no such commit"
+    if _run(needs, ["git", "rev-parse", "--is-shallow-repository"]) == "true":
+        unknown += (
+            "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
+            "fetch-depth: 0 of actions/checkout"
+        )
     commit = _run(unknown, [*verify, f"{reference}^{{commit}}"])
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
