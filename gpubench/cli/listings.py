@@ -119,6 +119,8 @@ def cache(cache_dir: Path | None) -> Group:
     """Where the cache is and what it holds."""
     store = Cache(cache_dir)
     table = _table("", "kind", "entries", "size")
-    for usage in store.info():
+    found = store.info()
+    for usage in found:
         table.add_row(usage.kind, str(usage.entries), units.size(usage.bytes))
-    return Group(Text(f"cache: {store.root}"), table)
+    total = units.size(sum(usage.bytes for usage in found))
+    return Group(Text(f"cache: {store.root}, {total}"), table)

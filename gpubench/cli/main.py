@@ -141,16 +141,19 @@ def info(cache_dir: Path | None) -> None:
 
 
 @cache.command()
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
 @options.cache_option
-def clear(cache_dir: Path | None) -> None:
-    """Remove everything from the cache.
+def clear(kinds: tuple[str, ...], cache_dir: Path | None) -> None:
+    """Remove what can be made again: everything, or only these kinds of `gpubench cache info`.
 
-    Example: gpubench cache clear
+    The A/A history (aa) was measured, and stays.
+
+    Example: gpubench cache clear refs
     """
     from gpubench import units
     from gpubench.cache import Cache
 
-    click.echo(f"freed {units.size(Cache(cache_dir).clear())}")
+    click.echo(f"freed {units.size(Cache(cache_dir).clear(kinds, terminal.tell))}")
 
 
 @cli.command()

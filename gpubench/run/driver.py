@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -60,7 +61,7 @@ def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> Record
         if cells:
             modules = availability.preload(cells, job.backends)
             own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
-            with Nodes(cluster, job.plan, own) if cluster else own as agent:
+            with own, Nodes(cluster, job.plan, own) if cluster else nullcontext(own) as agent:
                 try:
                     walk.measure(agent, cells)
                 finally:

@@ -141,7 +141,8 @@ def test_a_damaged_cache_is_made_again(cli: MakeCli, tmp_path: Path) -> None:
     [artefact] = (tmp_path / "cache/broken").glob("*/")
     shutil.rmtree(artefact)
     artefact.write_text("no entry")
-    (tmp_path / "cache/durations.json").write_text('{"a": NaN, "b": ' + "[" * 100_000)
+    [durations] = (tmp_path / "cache/durations").glob("*/content")
+    durations.write_text('{"a": NaN, "b": ' + "[" * 100_000)
     run.out = tmp_path / "again"
     done = run()
     assert done.returncode == 0, done.stderr

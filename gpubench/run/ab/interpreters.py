@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 import gpubench
-from gpubench.cache import REFS
+from gpubench.cache import REFS, private_folder
 from gpubench.errors import InputError
 from gpubench.machine.software import environ_of_another
 
@@ -49,7 +49,7 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
-    tree.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(tree.parent)
     with FileLock(f"{tree}.lock"):
         ready = tree.with_suffix(".ready")
         if not ready.exists():
