@@ -176,7 +176,7 @@ class _Walk:
         return self._needed.setdefault(key, needed)
 
     def _record(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self._note(record)
         self._watcher.recorded(record)
 
@@ -240,10 +240,10 @@ def spoilt(reply: Reply) -> bool:
     return isinstance(reply, Done) and reply.invalid
 
 
-def append(writer: Writer, record: Record) -> None:
-    """Write ``record``; a full disk is an error that says how to go on."""
+def append(writer: Writer, record: Record) -> Record:
+    """Write ``record``; what is stored of it. A full disk is an error that says how to go on."""
     try:
-        writer.append(record)
+        return writer.append(record)
     except OSError as error:
         raise GpubenchError(
             f"{writer.path}: cannot be written: {error.strerror}; every earlier record "

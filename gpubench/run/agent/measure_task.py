@@ -21,6 +21,7 @@ from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
+from gpubench.records import validation
 from gpubench.records.parity import Parity
 from gpubench.records.record import IMAGES_SKIPPED, Record
 from gpubench.records.samples import Samples
@@ -149,7 +150,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],
-        parity=parity, pipeline=checked, facts=facts, flags=list(dict.fromkeys(flags)),
+        parity=parity, pipeline=checked, facts=validation.facts(facts),
+        flags=list(dict.fromkeys(flags)),
     ))  # fmt: skip
 
 
