@@ -107,7 +107,7 @@ class Cache:
         ``make`` raises is raised here, and nothing is kept. Raises CacheError when the disk fails.
         """
         path = self._place(kind, recipe)
-        with self._locked(path):
+        with self.locked(path):
             with _disk(path):
                 manifest = _verified(path)
             hit = manifest is not None
@@ -122,13 +122,13 @@ class Cache:
         path = self._place(kind, recipe)
         if not path.exists():
             return b""
-        with self._locked(path), _disk(path):
+        with self.locked(path), _disk(path):
             return (path / STORED).read_bytes() if _verified(path) else b""
 
     def store(self, kind: str, recipe: Mapping[str, Any], change: Callable[[bytes], bytes]) -> None:
         """Keep what ``change`` makes of the content that is `stored` by now."""
         path = self._place(kind, recipe)
-        with self._locked(path), _disk(path):
+        with self.locked(path), _disk(path):
             body = change((path / STORED).read_bytes() if _verified(path) else b"")
             path.mkdir(mode=0o700, exist_ok=True)
             files.put(path / STORED, body)
@@ -139,10 +139,10 @@ class Cache:
         return self.root / kind / _name(recipe)
 
     @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        """While one process reads or makes the entry."""
+    def locked(self, path: Path) -> Iterator[None]:
+        """While one process reads or makes the entry or environment ``path``."""
         with _disk(path):
-            private_folder(path.parent)
+            _private_folder(path.parent)
             lock = FileLock(_lock(path)).acquire()
         with lock:
             yield
@@ -277,7 +277,7 @@ def _is_kind(path: Path) -> bool:
     return path.name == HISTORY or not names or any(map(_MADE.fullmatch, names))
 
 
-def private_folder(path: Path) -> None:
+def _private_folder(path: Path) -> None:
     """Make the folder ``path`` of a cache. Raises CacheError as `check_private`, and for a link."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_folder(path)

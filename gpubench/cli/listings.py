@@ -54,7 +54,8 @@ def plan_tables(session: RunJob) -> Group:
         parts.append(skips)
     parts.append(
         Text(
-            f"{len(plan.cells)} cells x {policy.repeats} repeats (up to {policy.max_repeats}): "
+            f"{units.count(len(plan.cells), 'cell')} x {units.count(policy.repeats, 'repeat')} "
+            f"(up to {policy.max_repeats}): "
             f"about {units.clock(total)}, plus preparing what the cache lacks"
         )
     )

@@ -12,6 +12,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
@@ -58,6 +59,7 @@ def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> Record
         walk = _Walk(job, writer, watcher)
         walk.skip()
         cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
+        watcher.said(_begins(job, len(cells)))
         if cells:
             modules = availability.preload(cells, job.backends)
             own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
@@ -67,6 +69,15 @@ def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> Record
                 finally:
                     walk.seen.save()
     return read(job.out)
+
+
+def _begins(job: RunJob, cells: int) -> str:
+    done = len(job.plan.cells) - cells
+    before = f", {done} measured before" if job.resume else ""
+    return (
+        f"{job.plan.suite.name}: {units.count(cells, 'cell')} to measure{before}, "
+        f"{len(job.plan.skips)} skipped; records go to {job.out}"
+    )
 
 
 class _Walk:
