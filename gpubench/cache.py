@@ -205,7 +205,7 @@ class Cache:
         does not carry our manifest, so a mistaken ``--cache-dir`` loses nothing; ``note`` is told
         what looks like an entry and stays. Raises CacheError while somebody holds the cache.
         """
-        known = [usage.kind for usage in self.info() if usage.kind != HISTORY]
+        known = sorted({REFS, *(usage.kind for usage in self.info())} - {HISTORY})
         if unknown := [kind for kind in kinds if kind not in known]:
             raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
         try:
@@ -274,7 +274,7 @@ def _is_kind(path: Path) -> bool:
         names = [inside.stem for inside in path.iterdir()]
     except OSError:  # somebody else's
         return False
-    return path.name == HISTORY or not names or any(map(_MADE.fullmatch, names))
+    return path.name != HISTORY and (not names or any(map(_MADE.fullmatch, names)))
 
 
 def _private_folder(path: Path) -> None:

@@ -293,6 +293,7 @@ def test_only_some_kinds_are_cleared_and_the_history_never(tmp_path: Path) -> No
     assert path.is_dir()
     cache.clear()
     assert [usage.kind for usage in cache.info()] == ["aa"]
+    assert cache.clear(["refs"]) == 0
 
 
 def test_what_changes_is_stored(tmp_path: Path) -> None:

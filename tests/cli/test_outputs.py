@@ -70,6 +70,12 @@ def test_runs_that_begin_in_one_second_have_directories_of_their_own(tmp_path: P
     assert all(path.is_dir() for path in found)
 
 
+def test_a_pipe_is_no_suite(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    code, _, err = gpubench("plan", tmp_path / "pipe.toml")
+    told(code, err, "pipe.toml", "is not a regular file; give a .toml file")
+
+
 def test_a_working_directory_that_is_gone_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

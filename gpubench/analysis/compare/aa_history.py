@@ -104,7 +104,8 @@ def add(file: RecordFile | Path, folder: Path) -> Path:
     except OSError as error:
         raise RecordError(f"{known.path}: cannot be read: {error.strerror}") from error
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (folder.parent, folder):  # parents=True alone would leave its mode to umask
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.put(target, body)
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written: {error.strerror}") from error
