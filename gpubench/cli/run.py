@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.cli import options, terminal
@@ -54,10 +55,12 @@ def run(
     """
     from gpubench.run import setup
     from gpubench.run.cluster import rendezvous
+    from gpubench.run.record_builder import claimed
 
     member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
     if member is None:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
+        session = replace(session, out=output or claimed(session.out))
         sys.exit(_run(session, quiet, github))
     limits = (
         options.seconds("--node-timeout", node_timeout),
@@ -77,11 +80,11 @@ def run(
     connect, tell = connector(member, limits[1]), partial(click.echo, err=True)
     with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
+        session = replace(session, out=output or claimed(session.out))
         sys.exit(_run(session, quiet, github, cluster))
 
 
 def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
-    from gpubench.records.reader import begun
     from gpubench.report import formatting, github_actions, render
     from gpubench.report import terminal as terminal_report
     from gpubench.run import driver
@@ -89,18 +92,9 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
     screen = terminal.console(quiet)
     watcher = terminal.show_run(screen, quiet)
     out = session.out
-    plan = session.plan
-    anew = session.resume and not begun(out)
-
-    def begins() -> None:
-        screen.print(
-            f"{plan.suite.name}: {len(plan.cells)} cells to measure, {len(plan.skips)} skipped; "
-            f"records go to {out}{terminal.NOTHING_STORED if anew else ''}"
-        )
-
     try:
         with watcher:
-            file = driver.run(session, watcher, cluster, begins)
+            file = driver.run(session, watcher, cluster)
         if cluster:
             cluster.finish()  # imports for the report may keep the beats from being sent
     except KeyboardInterrupt:

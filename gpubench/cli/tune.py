@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from gpubench import escape, units
+from gpubench import escape
 from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
-from gpubench.cli.terminal import NOTHING_STORED, console, save, save_report, show_run, tell
+from gpubench.cli.terminal import console, save, save_report, show_run, tell
 from gpubench.errors import GpubenchError, InputError
 from gpubench.suite import goal
 from gpubench.suite.types import MOST_IMAGES
@@ -94,6 +95,7 @@ def tune(
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
+    from gpubench.run.record_builder import claimed
     from gpubench.run.tune import setup
 
     limits = [goal.max_latency("--max-latency", words) for words in max_latency]
@@ -111,11 +113,11 @@ def tune(
         floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline, file=file,
         cache_dir=cache_dir, output=output, resume=resume,
     )  # fmt: skip
+    job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_tune(job, quiet or as_json, as_json))
 
 
 def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
-    from gpubench.records.reader import begun
     from gpubench.report import formatting
     from gpubench.run.tune import driver as searching
 
@@ -124,18 +126,9 @@ def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
         outcome = searching.outcome(job)
         screen.print(f"{job.out}: this search is over; its result:")
         return _tell(screen, job, outcome, as_json, quiet)
-    anew = job.resume and not begun(job.out)
-
-    def begins() -> None:
-        screen.print(
-            f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: "
-            f"{len(job.header.planned)} configurations, {units.clock(job.search.budget_s)}; "
-            f"records go to {job.out}{NOTHING_STORED if anew else ''}",
-        )
-
     try:
         with show_run(screen, quiet) as watcher:
-            outcome = searching.run(job, watcher, begins)
+            outcome = searching.run(job, watcher)
     except KeyboardInterrupt:
         again = formatting.resume(job.header, job.out)
         words = f"interrupted; everything measured is kept. Go on with: {again}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -11,6 +12,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.errors import ChangedError, GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
@@ -26,7 +28,7 @@ from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now, skipped
 from gpubench.run.roofline import Ceilings
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Cell, Policy
 
 T = TypeVar("T")
@@ -46,35 +48,40 @@ class RunJob(Struct, frozen=True):
     required: tuple[str, ...] = ()
 
 
-def run(
-    job: RunJob,
-    watcher: Watcher,
-    cluster: Cluster | None = None,
-    begins: Callable[[], object] = lambda: None,
-) -> RecordFile:
+def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
     """Measure every cell of the plan; returns what the record file holds afterwards.
 
-    ``cluster``: the nodes that have joined, where there are several. ``begins``: is called when
-    nothing speaks against it any more. A job to resume of which nothing is stored begins.
+    ``cluster``: the nodes that have joined, where there are several. A job to resume of which
+    nothing is stored begins.
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
-    if job.resume and not begun(job.out):
+    anew = job.resume and not begun(job.out)
+    if anew:
         job = replace(job, resume=False)
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
-        begins()
         walk.skip()
         cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
+        watcher.said(_begins(job, len(cells)) + (NOTHING_STORED if anew else ""))
         if cells:
             modules = availability.preload(cells, job.backends)
             own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
-            with Nodes(cluster, job.plan, own) if cluster else own as agent:
+            with own, Nodes(cluster, job.plan, own) if cluster else nullcontext(own) as agent:
                 try:
                     walk.measure(agent, cells)
                 finally:
                     walk.seen.save()
     return read(job.out)
+
+
+def _begins(job: RunJob, cells: int) -> str:
+    done = len(job.plan.cells) - cells
+    before = f", {done} measured before" if job.resume else ""
+    return (
+        f"{job.plan.suite.name}: {units.count(cells, 'cell')} to measure{before}, "
+        f"{len(job.plan.skips)} skipped; records go to {job.out}"
+    )
 
 
 class _Walk:
@@ -187,7 +194,7 @@ class _Walk:
         return self._needed.setdefault(key, needed)
 
     def _record(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self._note(record)
         self._watcher.recorded(record)
 
@@ -254,10 +261,10 @@ def spoilt(reply: Reply) -> bool:
     return isinstance(reply, Done) and reply.invalid
 
 
-def append(writer: Writer, record: Record) -> None:
-    """Write ``record``; a full disk is an error that says how to go on."""
+def append(writer: Writer, record: Record) -> Record:
+    """Write ``record``; what is stored of it. A full disk is an error that says how to go on."""
     try:
-        writer.append(record)
+        return writer.append(record)
     except OSError as error:
         raise GpubenchError(
             f"{writer.path}: cannot be written: {error.strerror}; every earlier record "

@@ -9,7 +9,7 @@ both do not fit into memory together they follow one another, in the order AB or
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -17,6 +17,7 @@ from time import monotonic
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.backends.base import Backend
@@ -24,7 +25,7 @@ from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile, Stage
-from gpubench.records.writer import Writer
+from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
 from gpubench.run.ab.pair_runner import ARMS, Crew
 from gpubench.run.agent.client import AgentClient
@@ -34,7 +35,7 @@ from gpubench.run.plan import Plan
 from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
 
 SCREEN_SHARE = 0.6
@@ -84,7 +85,6 @@ def run(
     broken: Mapping[str, str] | None = None,
     ceilings: Ceilings | None = None,
     held: Held | None = None,
-    begins: Callable[[], object] = lambda: None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
@@ -93,8 +93,9 @@ def run(
     after every process of ours was ended; finished pairs stay.
     """
     with ExitStack() as stack:
-        job = _placed(job)
-        begins()
+        asked, job = job, _placed(job)
+        if agent is None:
+            _tell(job, watcher, NOTHING_STORED if asked.resume and not job.resume else "")
         job.out.mkdir(parents=True, exist_ok=True)
         watcher.begin(0)
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
@@ -120,6 +121,17 @@ def run(
     return read(job.out / "baseline"), read(job.out / "candidate")
 
 
+def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
+    first, second = (side.header.pairing for side in job.sides)
+    watcher.said(
+        f"A/B of {units.count(len(job.sides[0].header.planned), 'cell')}: "
+        f"baseline {first and first.differs}, candidate {second and second.differs}; "
+        f"records go to {job.out}{more}"
+    )
+    if job.left_out:
+        watcher.said(f"without a counterpart: {'; '.join(job.left_out)}")
+
+
 def _placed(job: ABJob) -> ABJob:
     """The job; one to resume of which nothing is stored begins. Raises RecordError where ``out``
     holds what it must not."""
@@ -132,6 +144,8 @@ def _placed(job: ABJob) -> ABJob:
             raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
         if job.resume:
             _check_same(str(place), scan(place, [])[0], side.header)
+    if not job.resume:
+        check_free(job.out)
     return job
 
 
@@ -343,8 +357,7 @@ class _Walk:
             record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
                              started=started, wall_s=wall)  # fmt: skip
-            records[arm] = record
-            self._record(arm, record)
+            records[arm] = self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
             pair = pair_of(records["baseline"], records["candidate"], self._rates)
@@ -366,9 +379,10 @@ class _Walk:
         if pair is not None:
             self._pairs[key] = replace(have, **{stage: (*getattr(have, stage), pair)})
 
-    def _record(self, arm: Arm, record: Record) -> None:
-        append(self._writers[arm], record)
+    def _record(self, arm: Arm, record: Record) -> Record:
+        record = append(self._writers[arm], record)
         self._watcher.recorded(record)
+        return record
 
 
 def _full(reply: Reply) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.tune import racing
 from gpubench.analysis.tune.racing import Standing
 from gpubench.backends.base import Backend
@@ -25,7 +26,7 @@ from gpubench.run.tune import space, verify
 from gpubench.run.tune.proposals import Proposals
 from gpubench.run.tune.search import SEARCH, search
 from gpubench.run.tune.trials import AgentBench
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.goal import Search
 from gpubench.suite.types import Cell, Option, Policy
 
@@ -63,17 +64,23 @@ class Outcome(Struct, frozen=True):
     """What it recommends; None: nothing keeps the limits."""
 
 
-def run(job: TuneJob, watcher: Watcher, begins: Callable[[], object] = lambda: None) -> Outcome:
-    """Search, prove, and say what is best. ``begins``: as of `gpubench.run.driver.run`.
+def run(job: TuneJob, watcher: Watcher) -> Outcome:
+    """Search, prove, and say what is best. A job to resume of which nothing is stored begins.
 
     KeyboardInterrupt passes through after every process was ended; whatever was recorded stays.
     Raises InputError, and leaves no record file, for what can be told before anything is measured.
     """
-    if job.resume and not begun(job.out):
+    anew = job.resume and not begun(job.out)
+    if anew:
         job = replace(job, resume=False)
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
-        begins()
+        many = units.count(len(job.header.planned), "configuration")
+        watcher.said(
+            f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: {many}, "
+            f"{units.clock(job.search.budget_s)}; records go to {job.out}"
+            f"{NOTHING_STORED if anew else ''}"
+        )
         modules = availability.preload(job.plan.cells, job.backends)
         with AgentClient(modules, job.cache_dir, job.out / "agent.log") as agent:
             try:
@@ -185,7 +192,7 @@ class _Walk:
         return verify.fault(*files, job.search, rival=not racing.breaks(base))
 
     def _note(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self.records.append(record)
         self._watcher.recorded(record)
 

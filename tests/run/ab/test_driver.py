@@ -32,7 +32,11 @@ POLICY = {"duration_s": 0.04}
 class Watch(Silent):
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[Record] = []
+        self.lines: list[str] = []
         self._stop_after = stop_after
+
+    def said(self, text: str) -> None:
+        self.lines.append(text)
 
     def recorded(self, record: Record) -> None:
         self.records.append(record)
@@ -178,13 +182,14 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
 
 
 def test_resuming_another_comparison_is_refused(job: Callable[..., driver.ABJob]) -> None:
-    begun: list[bool] = []
-    first = job("latency_us=300", "latency_us=300", budget_s=0.01, resume=True)  # it begins
-    driver.run(first, Watch(), begins=lambda: begun.append(True))
+    first, other = Watch(), Watch()
+    begun = job("latency_us=300", "latency_us=300", budget_s=0.01, resume=True)
+    driver.run(begun, first)
     with pytest.raises(RecordError, match="another comparison"):
-        driver.run(job("latency_us=300", "latency_us=400", resume=True), Watch(),
-                   begins=lambda: begun.append(False))  # fmt: skip
-    assert begun == [True]
+        driver.run(job("latency_us=300", "latency_us=400", resume=True), other)
+    assert len(first.lines) == 1
+    assert first.lines[0].endswith("nothing is stored there yet, so this is its beginning")
+    assert other.lines == []
 
 
 def wrapper(path: Path, omp_dynamic: str) -> Path:
