@@ -53,7 +53,8 @@ class Held:
                 "images": f"images {cell.images!r}" + (cell.labels and f", labels {cell.labels!r}"),
                 "calibration": f"calibration images {cell.calibration or cell.images!r}",
             }[part]
-            of = (part, words, family(cell) if part == "calibration" else "")
+            count = cell.options.get("calibration_images", "") if part == "calibration" else ""
+            of = (words, str(count))
             if (before := self._digests.setdefault(of, digest)) != digest:
                 raise ChangedError(
                     f"{words}: the contents have changed since the run began (SHA-256 "
