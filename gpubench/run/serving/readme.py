@@ -37,6 +37,8 @@ def text(made: Manifest) -> str:
         cuda=made.cell.device == "cuda",
         parity=made.parity,
         spec=made.preprocessing,
+        height=made.preprocessing.size[0],
+        width=made.preprocessing.size[1],
         libraries=", ".join(f"{k} {v}" for k, v in made.made_for.libraries.items()),
         speed=_speed(made),
         boundary=_BOUNDARIES[made.cell.boundary],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     State = OrderedDict[str, Tensor]
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -53,7 +53,7 @@ def make(name: str, weights: str, at: Path) -> None:
     arguments = _arguments(name)
     if weights in ("probe", "random"):
         # Pictures fill the frame: cropping a digit's edge away would only cost accuracy.
-        spec = msgspec.structs.replace(spec, resize=spec.crop)
+        spec = msgspec.structs.replace(spec, resize=min(spec.size))
         classes = 10 if weights == "probe" or name == digits_net.NAME else 1000
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -130,7 +130,7 @@ def _arguments(name: str) -> dict[str, bool | int]:
 def _trained_with(preset: Any) -> Spec:
     """The preprocessing of torchvision's weights, from their ``transforms()``."""
     return Spec(
-        crop=preset.crop_size[0],
+        size=(preset.crop_size[0], preset.crop_size[-1]),
         resize=preset.resize_size[0],
         interpolation=preset.interpolation.value,
         mean=tuple(preset.mean),
@@ -145,7 +145,7 @@ def _spec(name: str) -> Spec:
     from torchvision.models import get_model_weights
 
     every = (_trained_with(member.transforms()) for member in get_model_weights(name))
-    return min(every, key=lambda spec: spec.crop)
+    return min(every, key=lambda spec: spec.size)
 
 
 def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], State]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError
-from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.data import preprocess
 from gpubench.workload.models import onnx_export
 from gpubench.workload.models.base import BATCH, MOST_CLASSES, Model
 from gpubench.workload.models.onnx_export import FILE, TYPES
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, ValueInfoProto
+
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 
 MOST_BYTES = 2**31
@@ -53,8 +55,8 @@ class OnnxModel(Model):
 
     @property
     def spec(self) -> Spec:
-        size = _dimensions(self._input)[2]
-        return Spec(crop=size, resize=round(size * 256 / 224))
+        _, _, height, width = _dimensions(self._input)
+        return preprocess.assumed((height, width))
 
     @property
     def num_classes(self) -> int:
@@ -98,7 +100,7 @@ class OnnxModel(Model):
     def engine(self) -> str:
         return f"onnxruntime CPU {self.precision}"
 
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answers(self, images: Inputs) -> NDArray[np.float32]:
         import numpy as np
         import onnx
         import onnxruntime

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 KEYWORDS = ("probe", "random")
 """Weights that are made here."""
@@ -75,7 +75,7 @@ class TorchModel(Model):
     def onnx(self, precision: str, batch: int | None = None) -> Path:
         return onnx_export.onnx(self._cache, self.state(), precision, batch)
 
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answers(self, images: Inputs) -> NDArray[np.float32]:
         import numpy as np
         import torch
 

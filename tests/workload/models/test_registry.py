@@ -190,7 +190,7 @@ def test_published_weights(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Non
         api, "load_state_dict_from_url", lambda *args, **kwargs: theirs.state_dict()
     )
     model = net(cache, "googlenet", "DEFAULT")
-    assert (model.num_classes, model.spec.resize, model.spec.crop) == (1000, 256, 224)
+    assert (model.num_classes, model.spec.resize, model.spec.size) == (1000, 256, (224, 224))
     assert (logits(model.module()) == logits(theirs)).all()
 
 
