@@ -215,8 +215,11 @@ def apply(spec: Spec, image: NDArray[np.uint8]) -> Inputs:
         pixels = pixels[..., ::-1]
     if spec.dtype == "float32":
         least, most = spec.range
-        pixels = pixels.astype(np.float32) / np.float32(255 / (most - least)) + np.float32(least)
-        pixels = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+        pixels = pixels.astype(np.float32)
+        pixels /= np.float32(255 / (most - least))
+        pixels += np.float32(least)
+        pixels -= np.array(spec.mean, np.float32)
+        pixels /= np.array(spec.std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if spec.layout == "NCHW" else pixels)
 
 
