@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from gpubench import escape, units
 from gpubench.cli import options
@@ -36,6 +37,7 @@ MOST_ALPHA = 0.2
 """Limit of `suite.types.Rule.alpha`."""
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
+COMPARE_FORMATS = ("html", "md", "json")
 EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
 """`gpubench.report.exports.FORMATS`, without the import."""
 
@@ -96,6 +98,7 @@ def ab(
     from gpubench.cache import Cache
     from gpubench.run.ab import arms, interpreters
     from gpubench.run.ab import setup as ab_setup
+    from gpubench.run.record_builder import claimed
     from gpubench.suite.types import Rule
 
     failing = parse_fail_on(fail_on)
@@ -124,6 +127,7 @@ def ab(
         suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume,
         require or (), reference,
     )  # fmt: skip
+    job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
 
 
@@ -136,8 +140,9 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
 
     screen = cli_terminal.console(quiet)
     first, second = (side.header.pairing for side in job.sides)
+    cells = units.count(len(job.sides[0].header.planned), "cell")
     screen.print(
-        f"A/B of {len(job.sides[0].header.planned)} cells: baseline {first and first.differs}, "
+        f"A/B of {cells}: baseline {first and first.differs}, "
         f"candidate {second and second.differs}; records go to {job.out}",
     )
     if job.left_out:
@@ -203,7 +208,7 @@ def _tell(
 @click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
 @click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-@options.output_option("An HTML report as well.", stdout=False)
+@options.output_option("A report as well: .html, .md or .json.", stdout=False)
 @options.github_option
 @options.cache_option
 def compare(
@@ -232,8 +237,8 @@ def compare(
     from gpubench.analysis.compare.verdicts import exit_code, parse_fail_on
     from gpubench.cache import Cache
     from gpubench.records.reader import read_all
-    from gpubench.report.html import page
 
+    form = options.by_ending(None, output, COMPARE_FORMATS, "html")
     failing = parse_fail_on(fail_on)
     margin = None if delta is None else options.percentage("--delta", delta)
     chance = None if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA)
@@ -261,9 +266,20 @@ def compare(
     )
     code = exit_code(view.rows, failing)
     if output:
-        cli_terminal.save(output, page.comparison(view, code))
+        cli_terminal.save(output, _document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
     sys.exit(code)
+
+
+def _document(form: str, view: View, code: int) -> str:
+    from gpubench.report import json_report, markdown
+    from gpubench.report.html import page
+
+    if form == "html":
+        return page.comparison(view, code)
+    if form == "json":
+        return json_report.comparisons(view.rows, rule=view.rule, code=code) + "\n"
+    return markdown.comparison(view.rows, rule=view.rule, code=code)
 
 
 @click.command()
@@ -343,13 +359,13 @@ def history(
     from gpubench.report import history as shown
     from gpubench.suite.types import Rule
 
+    form = options.by_ending(form, output, TREND_FORMATS)
     rule, notes = Rule(), list[str]()
     rule = Rule(
         delta=rule.delta if delta is None else options.percentage("--delta", delta),
         alpha=rule.alpha if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA),
     )
     found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
-    form = options.by_ending(form, output, TREND_FORMATS)
     body = shown.render(found, form, rule=rule, notes=notes)
     if output:
         cli_terminal.save(output, body)

@@ -148,10 +148,24 @@ def percentage(option: str, words: str, most: float = 1.0) -> float:
     return value
 
 
-def by_ending(form: str | None, output: Path | None, formats: Collection[str]) -> str:
-    """The format that was asked for, or the one that the file's ending names; else text."""
-    ending = output.suffix.lstrip(".") if output else "text"
-    return form or (ending if ending in formats else "text")
+ENDINGS = {"txt": "text", "text": "text", "html": "html", "htm": "html", "md": "md",
+           "markdown": "md", "csv": "csv", "json": "json"}  # fmt: skip
+
+
+def by_ending(
+    form: str | None, output: Path | None, formats: Collection[str], otherwise: str = "text"
+) -> str:
+    """The format that was asked for, or the one that the file's ending names.
+
+    ``otherwise``: of what has no ending. Raises InputError for one that names no format.
+    """
+    ending = output.suffix[1:].lower() if output else ""
+    if form or not ending:
+        return form or otherwise
+    if (found := ENDINGS.get(ending)) in formats:
+        return str(found)
+    known = ", ".join(f".{known}" for known, form in ENDINGS.items() if form in formats)
+    raise InputError(f"-o {output}: no format ends in .{ending}; known endings: {known}")
 
 
 def seconds(option: str, words: str) -> float:

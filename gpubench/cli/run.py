@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from gpubench.cli import options, terminal
 
@@ -52,10 +53,12 @@ def run(
     """
     from gpubench.run import setup
     from gpubench.run.cluster import rendezvous
+    from gpubench.run.record_builder import claimed
 
     member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
     if member is None:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
+        session = replace(session, out=output or claimed(session.out))
         sys.exit(_run(session, quiet, github))
     limits = (
         options.seconds("--node-timeout", node_timeout),
@@ -75,6 +78,7 @@ def run(
     connect, tell = connector(member, limits[1]), partial(click.echo, err=True)
     with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
+        session = replace(session, out=output or claimed(session.out))
         sys.exit(_run(session, quiet, github, cluster))
 
 
@@ -86,10 +90,6 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
     screen = terminal.console(quiet)
     watcher = terminal.show_run(screen, quiet)
     out = session.out
-    screen.print(
-        f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
-        f"{len(session.plan.skips)} skipped; records go to {out}",
-    )
     try:
         with watcher:
             file = driver.run(session, watcher, cluster)

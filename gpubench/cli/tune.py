@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from gpubench import escape, units
 from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
@@ -93,6 +94,7 @@ def tune(
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
+    from gpubench.run.record_builder import claimed
     from gpubench.run.tune import setup
 
     limits = [goal.max_latency("--max-latency", words) for words in max_latency]
@@ -110,6 +112,7 @@ def tune(
         floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline, file=file,
         cache_dir=cache_dir, output=output, resume=resume,
     )  # fmt: skip
+    job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_tune(job, quiet or as_json, as_json))
 
 
@@ -121,9 +124,10 @@ def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
     if searching.finished(job):
         screen.print(f"{job.out}: this search is over; its result:")
         return _tell(screen, job, searching.outcome(job), as_json)
+    many = units.count(len(job.header.planned), "configuration")
     screen.print(
         f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: "
-        f"{len(job.header.planned)} configurations, {units.clock(job.search.budget_s)}; "
+        f"{many}, {units.clock(job.search.budget_s)}; "
         f"records go to {job.out}",
     )
     try:

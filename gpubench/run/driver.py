@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -11,6 +12,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.errors import GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
@@ -57,15 +59,25 @@ def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> Record
         walk = _Walk(job, writer, watcher)
         walk.skip()
         cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
+        watcher.said(_begins(job, len(cells)))
         if cells:
             modules = availability.preload(cells, job.backends)
             own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
-            with Nodes(cluster, job.plan, own) if cluster else own as agent:
+            with own, Nodes(cluster, job.plan, own) if cluster else nullcontext(own) as agent:
                 try:
                     walk.measure(agent, cells)
                 finally:
                     walk.seen.save()
     return read(job.out)
+
+
+def _begins(job: RunJob, cells: int) -> str:
+    done = len(job.plan.cells) - cells
+    before = f", {done} measured before" if job.resume else ""
+    return (
+        f"{job.plan.suite.name}: {units.count(cells, 'cell')} to measure{before}, "
+        f"{len(job.plan.skips)} skipped; records go to {job.out}"
+    )
 
 
 class _Walk:
@@ -175,7 +187,7 @@ class _Walk:
         return self._needed.setdefault(key, needed)
 
     def _record(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self._note(record)
         self._watcher.recorded(record)
 
@@ -239,10 +251,10 @@ def spoilt(reply: Reply) -> bool:
     return isinstance(reply, Done) and reply.invalid
 
 
-def append(writer: Writer, record: Record) -> None:
-    """Write ``record``; a full disk is an error that says how to go on."""
+def append(writer: Writer, record: Record) -> Record:
+    """Write ``record``; what is stored of it. A full disk is an error that says how to go on."""
     try:
-        writer.append(record)
+        return writer.append(record)
     except OSError as error:
         raise GpubenchError(
             f"{writer.path}: cannot be written: {error.strerror}; every earlier record "

@@ -15,6 +15,9 @@ from gpubench.suite.types import Cell
 class Watcher:
     """Whoever shows the run to a person; every method returns at once. This one shows nothing."""
 
+    def said(self, text: str) -> None:
+        """A line that stays."""
+
     def begin(self, total: int) -> None:
         """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""
 

@@ -31,7 +31,11 @@ class Watch(Silent):
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.steps: list[str] = []
+        self.lines: list[str] = []
         self.at_step: Callable[[Cell, messages.Progress], None] = lambda *_: None
+
+    def said(self, text: str) -> None:
+        self.lines.append(text)
 
     def step(self, cell: Cell, progress: messages.Progress) -> None:
         self.steps.append(progress.step)
@@ -224,8 +228,15 @@ def test_resume_measures_what_is_missing_and_nothing_twice(
         (r.cell.key, r.repeat) for r in whole.records
     }
     again = Watch()
+    one = file.records[0].cell.key
     go(suite, out, cache_dir, again, resume=True)
+    go(suite, out, cache_dir, again, resume=True, cell=(one,))
     assert again.records == []
+    assert [line.partition(";")[0].partition(": ")[2] for line in watch.lines + again.lines] == [
+        "2 cells to measure, 0 measured before, 0 skipped",
+        "0 cells to measure, 2 measured before, 0 skipped",
+        "0 cells to measure, 1 measured before, 0 skipped",
+    ]
 
 
 def test_resume_goes_on_with_the_second_stage(

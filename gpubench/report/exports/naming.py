@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
+from gpubench import units
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError
@@ -66,7 +67,7 @@ def left_out(files: Sequence[RecordFile]) -> list[str]:
         f"{title(s.cell)}: {s.status if not s.ranked else ', '.join(flags_of(s)) or 'no samples'}"
         for s in gone
         if s.status not in UNTRIED
-    ] + ([f"{untried} cells that a search did not measure"] if untried else [])
+    ] + ([f"{units.count(untried, 'cell')} that a search did not measure"] if untried else [])
 
 
 def measures(s: Summary) -> dict[str, Estimate]:

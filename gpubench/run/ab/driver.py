@@ -24,7 +24,7 @@ from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile, Stage
-from gpubench.records.writer import Writer
+from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
 from gpubench.run.ab.pair_runner import ARMS, Crew
 from gpubench.run.agent.client import AgentClient
@@ -93,6 +93,8 @@ def run(
             if place.exists() != job.resume:
                 lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
                 raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
+        if not job.resume:
+            check_free(job.out)
         job.out.mkdir(parents=True, exist_ok=True)
         watcher.begin(0)
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
@@ -309,8 +311,7 @@ class _Walk:
             record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
                              started=started, wall_s=wall)  # fmt: skip
-            records[arm] = record
-            self._record(arm, record)
+            records[arm] = self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
             pair = pair_of(records["baseline"], records["candidate"], self._rates)
@@ -331,9 +332,10 @@ class _Walk:
         if pair is not None:
             self._pairs[key] = replace(have, **{stage: (*getattr(have, stage), pair)})
 
-    def _record(self, arm: Arm, record: Record) -> None:
-        append(self._writers[arm], record)
+    def _record(self, arm: Arm, record: Record) -> Record:
+        record = append(self._writers[arm], record)
         self._watcher.recorded(record)
+        return record
 
 
 def _full(reply: Reply) -> bool:

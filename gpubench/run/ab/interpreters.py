@@ -9,10 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 import gpubench
-from gpubench.cache import REFS
+from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError
 from gpubench.machine.software import environ_of_another
 
@@ -49,8 +47,7 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{tree}.lock"):
+    with Cache(root).locked(tree):
         ready = tree.with_suffix(".ready")
         if not ready.exists():
             shutil.rmtree(tree, ignore_errors=True)

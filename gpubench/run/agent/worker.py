@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from gpubench import __version__, errors
 from gpubench.backends import base
 from gpubench.machine import environment
+from gpubench.machine.cores import pin
 from gpubench.machine.postmortem import says_no_memory
 from gpubench.machine.processes import die_with_parent
 from gpubench.run.agent import messages
-from gpubench.run.agent.measure_task import Barrier, _device, _measure, _pin, _show
+from gpubench.run.agent.measure_task import Barrier, _device, _measure, _show
 from gpubench.run.agent.shared_job import Queue
 
 NOT_SERVED = ("weights", "reference", "images")
@@ -144,7 +145,7 @@ def _answer(
 
         path = reference.build(request.workload, request.policy, cache)
     elif isinstance(request, messages.Prepare):
-        _pin(request.cores)
+        pin(request.cores)
         cell = request.cell
         network = registry.resolve(cell.workload, cache)
         path = base.get(cell.backend).prepare(cell, network, cache)

@@ -180,7 +180,7 @@ class _Walk:
         return verify.fault(*files, job.search, rival=not racing.breaks(base))
 
     def _note(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self.records.append(record)
         self._watcher.recorded(record)
 
