@@ -245,6 +245,21 @@ def test_the_readme_says_who_says_so_and_calls_no_assumption_checked(deploy: Dep
     assert "- The preprocessing is assumed, not checked" in text
 
 
+def test_a_deployment_with_a_preprocessing_of_its_own(deploy: Deployed) -> None:
+    said = {"size": [24, 40], "channels": "bgr", "range": [0, 255], "std": 50}
+    data = samples.jpeg((500, 375))
+    with gpubench.load(deploy(weights="random", preprocess=said)) as classifier:
+        spec = classifier.manifest.preprocessing
+        assert (spec.size, spec.resize, spec.channels) == ((24, 40), None, "bgr")
+        made = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
+        [logits] = classifier.logits(made[None])
+        assert [p.index for p in classifier([data, np.asarray(Image.open(BytesIO(data)))])] == [
+            logits.argmax()
+        ] * 2
+        with pytest.raises(InputError, match=r"expected \(N, 3, 24, 40\) of float32"):
+            classifier.logits(np.zeros((1, 3, 32, 32), np.float32))
+
+
 @pytest.mark.parametrize("name", ["pil", "torchvision", "turbo"])
 def test_orientation_notes_are_not_followed_however_a_picture_comes(name: str) -> None:
     spec, data = preprocess.assumed((32, 64)), samples.KINDS["turned"]()
