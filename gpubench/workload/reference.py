@@ -9,6 +9,7 @@ computed only in part shows.
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gpubench.suite.types import Policy, Workload
     from gpubench.workload.data.dataset_index import About, Pictures
     from gpubench.workload.data.datasets import Pool
+    from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.models.base import Model
 
 FORMAT = 3
@@ -56,8 +58,8 @@ class _About(Struct, frozen=True, kw_only=True):
 class Reference(_About, frozen=True, kw_only=True):
     """Images as the network takes them, and what it answers."""
 
-    images: NDArray[np.float32]
-    """(N, 3, H, W), mapped from disk."""
+    images: Inputs
+    """(N, *spec.shape), mapped from disk."""
     labels: NDArray[np.int64]
     """(N,); -1: no label that means anything to this network."""
     logits: NDArray[np.float32]
@@ -119,6 +121,8 @@ def contents(workload: Workload, path: Path) -> dict[str, str]:
     """SHA-256 of what the paths of ``workload`` held when `build` made ``path``, by part."""
     made = recipe_of(path)
     found = {"model": made["network"]} if is_file(workload) else {}
+    if workload.model.endswith(".onnx"):  # a file beside it may say it
+        found["preprocessing"] = sha256(msgspec.json.encode(made["spec"])).hexdigest()
     return found | ({"images": made["images"]} if datasets.is_path(workload.images) else {})
 
 
@@ -173,9 +177,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     import numpy as np
 
     dataset, spec, count = pool.dataset, model.spec, len(pool.indices)
-    inputs = np.lib.format.open_memmap(
-        at / "images.npy", "w+", np.float32, (count, *model.input_shape)
-    )
+    inputs = np.lib.format.open_memmap(at / "images.npy", "w+", spec.dtype, (count, *spec.shape))
     ends = np.cumsum(pool.sizes)
     with (at / "encoded.npy").open("wb") as blob:
         header = {"descr": "|u1", "fortran_order": False, "shape": (int(ends[-1]),)}

@@ -291,7 +291,7 @@ def test_what_paths_hold_is_told_and_a_changed_picture_is_seen(
     workload = Workload(model=str(tiny_onnx()), images=str(tmp_path / "data"))
     path = build(workload, Policy(), cache)
     before = contents(workload, path)
-    assert before.keys() == {"model", "images"}
+    assert before.keys() == {"model", "images", "preprocessing"}
     load(path).check_dataset()
     picture(1, 41)
     with pytest.raises(ChangedError, match=r"'1\.png' is not what it was"):
@@ -299,5 +299,9 @@ def test_what_paths_hold_is_told_and_a_changed_picture_is_seen(
     after = contents(workload, build(workload, Policy(), cache))
     assert after["model"] == before["model"]
     assert after["images"] != before["images"]
+    assert after["preprocessing"] == before["preprocessing"]
+    Path(workload.model).with_name("preprocessor_config.json").write_text('{"size": 8}')
+    other = contents(workload, build(workload, Policy(), cache))
+    assert other["preprocessing"] != before["preprocessing"]
     plain = Workload(model="digits", images="digits")
     assert contents(plain, path) == {}
