@@ -260,6 +260,8 @@ class RecordFile(Struct, frozen=True):
 RECORDS = "records.jsonl"
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+WEIGHTS_TAKEN = "weights_taken"
+"""In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

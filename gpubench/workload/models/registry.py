@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.errors import InputError
+from gpubench.suite.types import weights_file
 from gpubench.workload.models import digits_net
 from gpubench.workload.models.onnx_model import OnnxModel
 from gpubench.workload.models.torch_model import KEYWORDS, TorchModel
@@ -49,7 +50,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"unknown model {name!r}: {hint}`gpubench list models` shows those there are; "
             "a path ending in .onnx is taken as a file"
         )
-    known = weights in KEYWORDS or Path(weights).expanduser().is_file()
+    known = weights in KEYWORDS or Path(weights_file(weights)[0]).expanduser().is_file()
     if not known and not _ENUM.fullmatch(weights):
         raise InputError(
             f"weights {weights!r}: no such file; give 'probe', 'random', the path of a state "
