@@ -20,6 +20,9 @@ Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Dispatch = Literal["independent", "static", "dynamic"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["rgb", "bgr", "grey"]
+Layout = Literal["NCHW", "NHWC"]
 OptionValue = bool | int | float | str
 When = dict[str, tuple[OptionValue, ...]]
 
@@ -38,6 +41,36 @@ def weights_file(weights: str) -> tuple[str, str]:
     return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
 
 
+class Preprocess(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a suite says of how a picture becomes the network's input; each in words: `schema.HELP`.
+
+    None: as the weights, or the model's file, say; else as it is assumed.
+    """
+
+    size: tuple[Positive, ...] | None = None
+    """(height, width), or one for both."""
+    resize: Positive | None = None
+    crop: bool | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, ...] | None = None
+    """For each channel, or one for all; as ``std``."""
+    std: tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
+    channels: Channels | None = None
+    layout: Layout | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what it says."""
+        return tuple(k for k, v in msgspec.structs.asdict(self).items() if v is not None)
+
+    def plain(self, key: str) -> Any:
+        """What it says of ``key``, as a suite would: 0.5, "rgb", [224, 288]."""
+        value = getattr(self, key)
+        several = isinstance(value, tuple)
+        return value[0] if several and len(value) == 1 else list(value) if several else value
+
+
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """The work that every backend does: which network, which weights, which images."""
 
@@ -48,6 +81,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """'': the images' source knows their labels, or none."""
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
+    preprocess: Preprocess | None = None
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +156,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
     labels: str = ""
     calibration: str = ""
+    preprocess: Preprocess | None = None
 
     @property
     def key(self) -> str:

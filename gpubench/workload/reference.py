@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from gpubench.suite.types import Policy, Workload
     from gpubench.workload.data.dataset_index import About, Pictures
     from gpubench.workload.data.datasets import Pool
+    from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.models.base import Model
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
 _WNID = re.compile(r"n[0-9]{8}")
@@ -54,8 +55,8 @@ class _About(Struct, frozen=True, kw_only=True):
 class Reference(_About, frozen=True, kw_only=True):
     """Images as the network takes them, and what it answers."""
 
-    images: NDArray[np.float32]
-    """(N, 3, H, W), mapped from disk."""
+    images: Inputs
+    """(N, *spec.shape), mapped from disk."""
     labels: NDArray[np.int64]
     """(N,); -1: no label that means anything to this network."""
     logits: NDArray[np.float32]
@@ -150,9 +151,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     import numpy as np
 
     dataset, spec, count = pool.dataset, model.spec, len(pool.indices)
-    inputs = np.lib.format.open_memmap(
-        at / "images.npy", "w+", np.float32, (count, *model.input_shape)
-    )
+    inputs = np.lib.format.open_memmap(at / "images.npy", "w+", spec.dtype, (count, *spec.shape))
     ends = np.cumsum(pool.sizes)
     with (at / "encoded.npy").open("wb") as blob:
         header = {"descr": "|u1", "fortran_order": False, "shape": (int(ends[-1]),)}

@@ -207,7 +207,7 @@ class Idle:
 def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:
     import numpy as np
 
-    return np.ascontiguousarray(reference.images[indices], dtype=np.float32)
+    return np.ascontiguousarray(reference.images[indices])
 
 
 def _check(

@@ -131,8 +131,8 @@ class Progress(Struct, frozen=True, tag=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', BAD_INPUT or
-    BAD_CALIBRATION."""
+    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', 'unsupported',
+    BAD_INPUT or BAD_CALIBRATION."""
 
     kind: str
     reason: str

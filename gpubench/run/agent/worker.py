@@ -82,6 +82,8 @@ def failure(error: BaseException) -> messages.Failure:
         return messages.Failure("unavailable", _text(error.reason), _text(error.remedy))
     if isinstance(error, errors.CellFailed):
         return messages.Failure(error.kind, _text(error.reason))
+    if isinstance(error, errors.Unsupported):
+        return messages.Failure("unsupported", _text(error))
     if isinstance(error, errors.CalibrationError):
         return messages.Failure(messages.BAD_CALIBRATION, _text(error))
     if isinstance(error, errors.GpubenchError):

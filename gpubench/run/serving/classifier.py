@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from gpubench.run.serving.inputs import Picture, Pictures
     from gpubench.run.serving.replica_pool import Answer
+    from gpubench.workload.data.preprocess import Inputs
 
 
 class Prediction(Struct, frozen=True):
@@ -72,7 +73,7 @@ class Classifier:
         cell, artefact = made.cell, root / manifest.inside(root, made.artefact)
         setups = [
             Setup(
-                cell=cell, artefact=str(artefact), crop=made.preprocessing.crop,
+                cell=cell, artefact=str(artefact), spec=made.preprocessing,
                 outputs=made.outputs, replica=replica, cores=own,
             )
             for replica, own in enumerate(cores)
@@ -114,16 +115,17 @@ class Classifier:
             found += self._predictions(logits, top, len(found))
         return found
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images (N, 3, H, W) float32, any N -> logits (N, classes) float32."""
+    def logits(self, batch: Inputs) -> NDArray[np.float32]:
+        """Preprocessed images, any number, as the network takes them -> logits (N, classes)."""
         import numpy as np
 
         size, shape = self._setup.shape[0], self._setup.shape[1:]
         fits = isinstance(batch, np.ndarray) and batch.ndim == 4 and batch.shape[1:] == shape
-        if not fits or batch.dtype != np.float32:
+        dtype = self.manifest.preprocessing.dtype
+        if not fits or batch.dtype != dtype:
             what = f"{np.shape(batch)} of {getattr(batch, 'dtype', type(batch).__name__)}"
             raise InputError(
-                f"a batch {what}: expected (N, {shape[0]}, {shape[1]}, {shape[2]}) of float32"
+                f"a batch {what}: expected (N, {shape[0]}, {shape[1]}, {shape[2]}) of {dtype}"
             )
         batch = np.ascontiguousarray(batch)
         if 0 < len(batch) <= size:
@@ -132,19 +134,19 @@ class Classifier:
         found = list(self._in_order(parts))
         return np.concatenate(found) if found else np.empty((0, self.manifest.outputs), np.float32)
 
-    def _batches(self, images: Iterator[Picture]) -> Iterator[NDArray[np.float32]]:
+    def _batches(self, images: Iterator[Picture]) -> Iterator[Inputs]:
         """Pictures as they become inputs, a batch at a time, while batches before are computed."""
         import numpy as np
 
-        size, at = self._setup.shape[0], 0
+        size, at, dtype = self._setup.shape[0], 0, self.manifest.preprocessing.dtype
         while some := list(islice(images, size)):
-            rows = np.empty((len(some), *self._setup.shape[1:]), np.float32)
+            rows = np.empty((len(some), *self._setup.shape[1:]), dtype)
             for row, picture in zip(rows, some, strict=True):
                 self._preprocessing.fill(picture, row, at)
                 at += 1
             yield rows
 
-    def _in_order(self, batches: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def _in_order(self, batches: Iterator[Inputs]) -> Iterator[NDArray[np.float32]]:
         """The logits of each; one more batch than there are replicas is in hand at a time."""
         asked: deque[Answer] = deque()
         for rows in batches:

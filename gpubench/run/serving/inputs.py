@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
     Picture = bytes | str | PathLike[str] | Image.Image | NDArray[np.uint8]
     """Encoded bytes, a file's name, a PIL image, or pixels (H, W, 3) uint8 RGB."""
@@ -52,8 +52,8 @@ class Preprocessing:
         self._decoder, self._spec = base.get(decoder), spec
         self._own = _Own()
 
-    def fill(self, picture: Picture, out: NDArray[np.float32], position: int) -> None:
-        """Into ``out`` (3, crop, crop). Raises InputError naming the picture and the reason."""
+    def fill(self, picture: Picture, out: Inputs, position: int) -> None:
+        """Into ``out``, one input. Raises InputError naming the picture and the reason."""
         try:
             self._fill(picture, out)
         except Unusable as error:
@@ -62,7 +62,7 @@ class Preprocessing:
         except InputError as error:
             raise InputError(f"image {position}: {error}") from error
 
-    def _fill(self, picture: Picture, out: NDArray[np.float32]) -> None:
+    def _fill(self, picture: Picture, out: Inputs) -> None:
         if isinstance(picture, str | PathLike):
             picture = image_file.read(Path(fsdecode(picture)))
         if isinstance(picture, bytes | bytearray | memoryview):

@@ -14,7 +14,7 @@ from gpubench.records.parity import Parity
 from gpubench.suite.types import Cell
 from gpubench.workload.data.preprocess import Spec
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever `read` would misread an older file."""
 MANIFEST, LABELS, README = "deployment.json", "labels.txt", "README.md"
 MODEL = "model"

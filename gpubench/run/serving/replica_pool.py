@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpubench.workload.data.preprocess import Inputs
+
     Answer = Future[NDArray[np.float32]]
-    _Job = tuple[NDArray[np.float32], Answer]
+    _Job = tuple[Inputs, Answer]
 
 
 Engine = Local | Remote
@@ -59,7 +61,7 @@ class Pool:
         self.facts = [one.result() for one in opened]
         """Of each replica."""
 
-    def submit(self, rows: NDArray[np.float32]) -> Answer:
+    def submit(self, rows: Inputs) -> Answer:
         """Enqueue a batch, full or not, which stays as it is until its logits are there."""
         if os.getpid() != self._pid:
             raise Closed("a fork has no replicas: load the classifier in the process that uses it")

@@ -7,6 +7,7 @@ it is gone with the last process that has it.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import signal
@@ -27,6 +28,8 @@ from gpubench.run.serving.engine import ENCODER, Failed, Local, Opened, Setup
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from gpubench.workload.data.preprocess import Inputs
 
 _START = "from gpubench.run.serving.replica_process import main; main({}, {})"
 _BATCH, _DONE, _LEAVE = b"batch", b"done", b"leave"
@@ -67,7 +70,7 @@ class Remote:
             self.close()
             raise
 
-    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, rows: Inputs) -> NDArray[np.float32]:
         """As `Local.run`. Raises Died."""
         count = len(rows)
         self._rows[:count] = rows
@@ -139,17 +142,18 @@ def main(control: int, memory: int) -> None:
 
 def _arrays(
     setup: Setup, memory: int, *, create: bool = False
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Inputs, NDArray[np.float32]]:
     """A batch, page-aligned, and its logits."""
     import numpy as np
 
+    dtype, pixels = np.dtype(setup.spec.dtype), math.prod(setup.shape)
     batch = setup.cell.batch_size
-    pixels, answers = batch * 3 * setup.crop**2, batch * setup.outputs
-    at = -(-pixels * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+    answers = batch * setup.outputs
+    at = -(-pixels * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
     if create:
         os.ftruncate(memory, at + answers * 4)
     shared = mmap.mmap(memory, at + answers * 4)
-    rows = np.frombuffer(shared, np.float32, pixels).reshape(setup.shape)
+    rows = np.frombuffer(shared, dtype, pixels).reshape(setup.shape)
     return rows, np.frombuffer(shared, np.float32, answers, at).reshape(batch, setup.outputs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 from gpubench.errors import InputError
 from gpubench.suite.types import weights_file
 from gpubench.units import count
+from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import checkpoint, digits_net
 from gpubench.workload.models.base import MOST_CLASSES, head
@@ -21,14 +23,19 @@ from gpubench.workload.models.base import MOST_CLASSES, head
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gpubench.suite.types import Preprocess
+
     State = OrderedDict[str, Tensor]
 
+HERE = "as its weights were made here"
+TORCHVISION = "as torchvision's weights say"
+STATE_DICT = "assumed: a state dict does not say"
 FORMAT = 2
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _DENSE = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
-SHOWN = 3
+_SHOWN = 3
 """Keys that a message names."""
 
 
@@ -46,8 +53,10 @@ class Card(Struct, frozen=True, kw_only=True):
     """What of a file was taken, where it holds more that fits, or that is left out."""
 
 
-def make(name: str, weights: str, at: Path) -> None:
+def make(name: str, weights: str, at: Path, said: Preprocess | None = None) -> None:
     """Fill the cache entry ``at`` with a network's state dict and card.
+
+    ``said``: the suite's own preprocessing.
 
     ``weights``: probe (of `digits`: the trained ones), random, a file (see
     `gpubench.suite.types.weights_file`), or a name of torchvision's weights.
@@ -59,7 +68,8 @@ def make(name: str, weights: str, at: Path) -> None:
     arguments = _arguments(name)
     if weights in ("probe", "random"):
         # Pictures fill the frame: cropping a digit's edge away would only cost accuracy.
-        spec = msgspec.structs.replace(spec, resize=spec.crop)
+        spec = msgspec.structs.replace(spec, resize=min(spec.size), source=HERE)
+        spec = _override(spec, said, name, arguments)
         classes = 10 if weights == "probe" or name == digits_net.NAME else 1000
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -71,11 +81,15 @@ def make(name: str, weights: str, at: Path) -> None:
             accuracy = fit(module, spec)
         state: State = module.state_dict()
     else:
-        if Path(weights_file(weights)[0]).expanduser().is_file():
-            state, classes, taken = _from_file(name, weights, arguments)
+        file, key = weights_file(weights)
+        loaded: object = None
+        if Path(file).expanduser().is_file():
+            loaded = checkpoint.read(Path(file).expanduser())
+            spec = msgspec.structs.replace(spec, source=STATE_DICT, assumed=True)
         else:
-            spec, arguments, state = _published(name, weights)
-            classes = 1000
+            spec, arguments, loaded = _published(name, weights)
+        spec = _override(spec, said, name, arguments)
+        state, classes, taken = _chosen(name, file, key, loaded, arguments)
     # In place: the dict also carries format versions, which MNASNet needs. Not before its shapes
     # are known to fit: a small file may hold tensors that claim to be vast.
     for key, tensor in state.items():
@@ -91,6 +105,25 @@ def make(name: str, weights: str, at: Path) -> None:
         taken=taken,
     )
     (at / _CARD).write_bytes(msgspec.json.encode(card))
+
+
+def _override(
+    spec: Spec, said: Preprocess | None, name: str, arguments: Mapping[str, bool | int]
+) -> Spec:
+    """Raises InputError also for a size that the network cannot take."""
+    import torch
+
+    found = preprocess.override(spec, said, name, fixed=False)
+    if found.size != spec.size:
+        try:
+            with torch.device("meta"), torch.inference_mode():
+                _build(name, 1000, dict(arguments))(torch.empty(2, *found.shape))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"workload.preprocess.size = {list(found.size)}: {name} takes "
+                f"{list(spec.size)}, and not this ({str(error).splitlines()[0]})"
+            ) from error
+    return found
 
 
 def card(state: Path) -> Card:
@@ -140,11 +173,12 @@ def _arguments(name: str) -> dict[str, bool | int]:
 def _trained_with(preset: Any) -> Spec:
     """The preprocessing of torchvision's weights, from their ``transforms()``."""
     return Spec(
-        crop=preset.crop_size[0],
+        size=(preset.crop_size[0], preset.crop_size[-1]),
         resize=preset.resize_size[0],
         interpolation=preset.interpolation.value,
         mean=tuple(preset.mean),
         std=tuple(preset.std),
+        source=TORCHVISION,
     )
 
 
@@ -155,7 +189,7 @@ def _spec(name: str) -> Spec:
     from torchvision.models import get_model_weights
 
     every = (_trained_with(member.transforms()) for member in get_model_weights(name))
-    return min(every, key=lambda spec: spec.crop)
+    return min(every, key=lambda spec: spec.size)
 
 
 def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], State]:
@@ -180,25 +214,27 @@ def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], St
     arguments = _arguments(name)
     if "aux_logits" in arguments:
         arguments["transform_input"] = True  # they expect inputs in [-1, 1]
-    _tidy(state, arguments)
     if name.startswith("vit_"):
         arguments["image_size"] = member.meta["min_size"][0]
     return _trained_with(member.transforms()), arguments, state
 
 
-def _from_file(name: str, weights: str, arguments: dict[str, bool | int]) -> tuple[State, int, str]:
-    """The state dict that a file holds for the network, its number of classes, and `Card.taken`."""
+def _chosen(
+    name: str, weights: str, key: str, loaded: object, arguments: dict[str, bool | int]
+) -> tuple[State, int, str]:
+    """The state dict in ``loaded`` that fits, its number of classes, and `Card.taken`.
+
+    ``key``: of the one that is wanted; '': any.
+    """
     import torch
 
-    file, key = weights_file(weights)
-    loaded = checkpoint.read(Path(file).expanduser())
     with torch.device("meta"):
         module = _build(name, 1000, arguments)
     last = head(module)
-    layer = next(key for key, part in module.named_modules() if part is last) + ".weight"
+    layer = next(name for name, part in module.named_modules() if part is last) + ".weight"
     found = checkpoint.candidates(loaded, layer)
     if not found:
-        raise InputError(f"weights {file!r}: {checkpoint.described(loaded)}")
+        raise InputError(f"weights {weights!r}: {checkpoint.described(loaded)}")
     named = [one for one in found if not key or f"{one.name}.".startswith(f"{key}.")]
     if not named:
         known = ", ".join(repr(one.name) for one in found)
@@ -213,16 +249,16 @@ def _from_file(name: str, weights: str, arguments: dict[str, bool | int]) -> tup
         _, misfits, one = min(judged, key=lambda each: sum(n for n, _ in each[1]))
         where = f" {one.name!r}" if one.name else ""
         what = "; ".join(words for _, words in misfits)
-        raise InputError(f"weights {file!r} are not {name}'s:{where} {what}")
+        raise InputError(f"weights {weights!r} are not {name}'s:{where} {what}")
     classes, one = fitting[0]
     taken = ""
     if others := [repr(other.name) for _, other in fitting[1:] if not key]:
         taken = (
             f"{one.name!r} is taken, and {', '.join(others)} not: weights = "
-            f"'{Path(file).name}#{fitting[1][1].name}' takes that"
+            f"'{Path(weights).name}#{fitting[1][1].name}' takes that"
         )
     if one.beside:
-        some = ", ".join(map(repr, one.beside[:SHOWN]))
+        some = ", ".join(map(repr, one.beside[:_SHOWN]))
         left = f"left out, beside the network's: {count(len(one.beside), 'tensor')} ({some})"
         taken = "; ".join(filter(None, (taken, left)))
     return one.state, classes, taken
@@ -272,7 +308,7 @@ def _fit(
         (other, f"of another shape: {len(other)}"),
     )
     listed = [
-        (len(keys), f"{words} ({', '.join(keys[:SHOWN])}{', ...' * (len(keys) > SHOWN)})")
+        (len(keys), f"{words} ({', '.join(keys[:_SHOWN])}{', ...' * (len(keys) > _SHOWN)})")
         for keys, words in kinds
         if keys
     ]

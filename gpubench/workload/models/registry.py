@@ -42,7 +42,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
     if name.endswith(".onnx"):
-        return OnnxModel(Path(name).expanduser(), cache)
+        return OnnxModel(Path(name).expanduser(), cache, workload.preprocess)
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -61,4 +61,4 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"weights {weights!r}: {name} is not torchvision's; give 'probe' (its own, trained "
             "here), 'random' or the path of a state dict"
         )
-    return TorchModel(name, weights, cache)
+    return TorchModel(name, weights, cache, workload.preprocess)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.run.serving import manifest, readme
 from gpubench.run.serving.manifest import Manifest
+from gpubench.workload.data import image_file, preprocess
+from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import digits_net
 from gpubench.workload.reference import Reference
+from tests.pipeline.decoders import samples
 from tests.report import make
 
 Deployed = Callable[..., Path]
@@ -232,6 +236,20 @@ def test_the_snippets_of_the_readme_answer_as_the_reference(
     assert done.stdout.startswith(f"{label} "), done.stderr
 
 
+@pytest.mark.parametrize("spec", samples.ARRANGED, ids=str)
+def test_the_snippets_preprocessing_is_the_manifests(deploy: Deployed, spec: Spec) -> None:
+    text = readme.text(replace(manifest.read(deploy()), preprocessing=spec))
+    assert f"(N, {', '.join(map(str, spec.shape))})" in text
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    scope: dict[str, Any] = {}
+    exec(code.partition("session = ")[0].replace("import onnxruntime\n", ""), scope)  # noqa: S102
+    data = samples.jpeg((500, 375))
+    found = scope["preprocess"](BytesIO(data))
+    right = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
+    assert (found.shape, found.dtype) == ((1, *spec.shape), right.dtype)
+    np.testing.assert_allclose(found[0], right, rtol=1e-6)
+
+
 def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
     made = manifest.read(deploy(backend=["torch-eager"]))
     assert "only gpubench loads it" in readme.text(made)
@@ -255,7 +273,8 @@ def copy(deploy: Deployed, tmp_path: Path) -> Path:
         ("model/onnx/model.onnx", lambda data: data[:-1] + b"!", "is not what was written"),
         ("labels.txt", lambda data: data.replace(b"1", b"2"), "is not what was written"),
         ("deployment.json", lambda data: data[:99], "not a deployment's manifest"),
-        ("deployment.json", lambda data: data.replace(b'"format": 1', b'"format": 9'), "format 9"),
+        ("deployment.json", lambda data: data.replace(b'"format": 2', b'"format": 1'),
+         "format 1, and this gpubench reads 2: .*or deploy again"),
         ("deployment.json", lambda data: data.replace(b'"batch_size": 4', b'"batch_size": -4'),
          "not a deployment's manifest .*batch_size"),
         ("deployment.json", lambda data: data.replace(b'"replicas": 1,', b'"replicas": 2,'),

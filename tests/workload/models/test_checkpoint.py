@@ -20,7 +20,7 @@ import torch
 from gpubench.cache import Cache
 from gpubench.errors import InputError
 from gpubench.suite.types import Workload
-from gpubench.workload.models import builder, digits_net
+from gpubench.workload.models import builder, checkpoint, digits_net
 from gpubench.workload.models.registry import resolve
 
 State = OrderedDict[str, Any]
@@ -67,6 +67,11 @@ BESIDE = {
 }
 
 
+def take(file: Path, key: str = "", **arguments: bool) -> tuple[State, int, str]:
+    """(state dict, classes, what is told) of a file for `digits`."""
+    return builder._chosen("digits", str(file), key, checkpoint.read(file), dict(arguments))
+
+
 @pytest.mark.parametrize("save", [torch.save, old])
 @pytest.mark.parametrize(
     "value",
@@ -87,7 +92,7 @@ def test_a_state_dict_is_found_wherever_it_lies(
     tmp_path: Path, value: Any, save: Callable[..., None]
 ) -> None:
     save(value, tmp_path / "w.pth")
-    state, classes, taken = builder._from_file("digits", str(tmp_path / "w.pth"), {})
+    state, classes, taken = take(tmp_path / "w.pth")
     assert (classes, taken) == (3, "")
     assert all(torch.equal(state[key], value) for key, value in plain().items())
 
@@ -108,7 +113,7 @@ def test_of_several_one_is_taken_aloud_and_a_key_chooses(
     torch.save(value, file)
 
     def first(key: str = "") -> tuple[float, str]:
-        state, _, taken = builder._from_file("digits", f"{file}{key}", {})
+        state, _, taken = take(file, key)
         name = next(iter(plain()))
         return float((state[name] - plain()[name]).mean().round()), taken
 
@@ -116,10 +121,10 @@ def test_of_several_one_is_taken_aloud_and_a_key_chooses(
     shift, taken = first()
     assert shift == 0, "an average is not taken unasked"
     assert taken == f"'{own}' is taken, and '{average}' not: weights = 'w.pth#{average}' takes that"
-    assert first(f"#{own}") == (0, "")
-    assert first(f"#{average.partition('.')[0]}") == (1, "")
+    assert first(own) == (0, "")
+    assert first(average.partition(".")[0]) == (1, "")
     with pytest.raises(InputError, match="that file has no 'emma'; dicts of tensors: "):
-        first("#emma")
+        first("emma")
 
 
 def test_what_was_taken_is_the_models_to_tell(cache: Cache, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_what_was_taken_is_the_models_to_tell(cache: Cache, tmp_path: Path) -> N
 
 def test_auxiliary_heads_are_left_out(tmp_path: Path) -> None:
     torch.save(plain() | {"AuxLogits.fc.weight": torch.ones(3, 9)}, tmp_path / "w.pth")
-    taken = builder._from_file("digits", str(tmp_path / "w.pth"), {"aux_logits": False})
+    taken = take(tmp_path / "w.pth", aux_logits=False)
     assert (taken[0].keys(), *taken[1:]) == (plain().keys(), 3, "")
 
 
@@ -220,7 +225,7 @@ def test_what_is_no_state_dict_is_told_by_its_kind(
     monkeypatch.chdir(tmp_path)
     Path("w.pth").write_bytes(data)
     with pytest.raises(InputError, match=f"weights 'w.pth'.*{reason}") as caught:
-        builder._from_file("digits", "w.pth", {})
+        take(Path("w.pth"))
     assert "\x1b" not in str(caught.value)
     assert [p.name for p in Path().iterdir()] == ["w.pth"]
 
@@ -230,5 +235,5 @@ def test_nothing_beside_the_tensors_is_called(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": plain(), "x": Evil(eval, "open('pwned', 'w')")}, "w.pth")
-    assert builder._from_file("digits", "w.pth", {})[1] == 3
+    assert take(Path("w.pth"))[1] == 3
     assert [p.name for p in Path().iterdir()] == ["w.pth"]
