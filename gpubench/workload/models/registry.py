@@ -38,6 +38,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def is_file(workload: Workload) -> bool:
+    """Whether the network or its weights are a file of the user's."""
+    name, weights = workload.model, workload.weights
+    return name.endswith(".onnx") or (
+        weights not in KEYWORDS and Path(weights_file(weights)[0]).expanduser().is_file()
+    )
+
+
 def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
@@ -50,7 +58,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"unknown model {name!r}: {hint}`gpubench list models` shows those there are; "
             "a path ending in .onnx is taken as a file"
         )
-    known = weights in KEYWORDS or Path(weights_file(weights)[0]).expanduser().is_file()
+    known = weights in KEYWORDS or is_file(workload)
     if not known and not _ENUM.fullmatch(weights):
         raise InputError(
             f"weights {weights!r}: no such file; give 'probe', 'random', the path of a state "
