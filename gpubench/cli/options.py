@@ -65,7 +65,10 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
     ("--device", {"help": "auto, cuda or cpu."}),
     ("--model", {"help": "A torchvision model, digits, or an .onnx file."}),
-    ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
+    (
+        "--weights",
+        {"help": "probe, random, a name such as DEFAULT, or a checkpoint: FILE[#KEY]."},
+    ),
     ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
     ("--labels", {"help": "A CSV file: file name, class."}),
     ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),

@@ -265,6 +265,8 @@ BESIDE = ("report.html", "best.toml", "result.json")
 """What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+WEIGHTS_TAKEN = "weights_taken"
+"""In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

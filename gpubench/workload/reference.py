@@ -53,6 +53,8 @@ class _About(Struct, frozen=True, kw_only=True):
     """Names of the network's classes by number; (): it has none that are known."""
     skipped: str = ""
     """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
+    taken: str = ""
+    """What of a file of weights was taken: see `gpubench.workload.models.base.Model`."""
 
 
 class Reference(_About, frozen=True, kw_only=True):
@@ -199,6 +201,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
         spec=spec,
         classes=class_names(dataset.classes if labelled else (), model),
         skipped=pool.skipped,
+        taken=model.taken,
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 
