@@ -15,7 +15,16 @@ from msgspec import Struct
 from gpubench import escape
 from gpubench.errors import RecordError
 from gpubench.records import validation
-from gpubench.records.record import IMAGES_SKIPPED, RECORDS, SCHEMA, Arm, Header, Record, RecordFile
+from gpubench.records.record import (
+    IMAGES_SKIPPED,
+    LABELLING,
+    RECORDS,
+    SCHEMA,
+    Arm,
+    Header,
+    Record,
+    RecordFile,
+)
 
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
@@ -42,8 +51,9 @@ def read(path: str | Path) -> RecordFile:
     header, found = scan(path, notes)
     with _no_collector():
         records = {(record.cell.key, record.repeat): record for record in found}
-    skipped = dict.fromkeys(str(r.facts.get(IMAGES_SKIPPED, "")) for r in records.values())
-    notes += [f"images skipped: {words}" for words in skipped if words]
+    for fact, before in ((IMAGES_SKIPPED, "images skipped: "), (LABELLING, "")):
+        said = dict.fromkeys(str(r.facts.get(fact, "")) for r in records.values())
+        notes += [before + words for words in said if words]
     name = escape.visible(str(locate(path)))
     return RecordFile(name, header, list(records.values()), notes)
 

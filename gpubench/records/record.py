@@ -260,6 +260,8 @@ class RecordFile(Struct, frozen=True):
 RECORDS = "records.jsonl"
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+LABELLING = "labelling"
+"""In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

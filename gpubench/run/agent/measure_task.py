@@ -22,7 +22,7 @@ from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, Record
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -137,6 +137,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             facts["pipeline"] = route.facts
     if reference.skipped:
         facts[IMAGES_SKIPPED] = reference.skipped
+    if reference.labelling:
+        facts[LABELLING] = reference.labelling
 
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):

@@ -47,7 +47,6 @@ def test_rows_of_names_and_numbers(tmp_path: Path, text: str) -> None:
     found = read(tmp_path, text)
     assert found.numbers == [2, 0, 1]
     assert found.classes == ("0", "1", "2")
-    assert found.numbered
     assert found.notes == ""
 
 
@@ -55,13 +54,12 @@ def test_names_of_classes_are_numbered_in_sorted_order(tmp_path: Path) -> None:
     found = read(tmp_path, "picture,kind\na.jpg,dog\nb c.jpg,ant\nd.png,dog\n")
     assert found.classes == ("ant", "dog")
     assert found.numbers == [1, 0, 1]
-    assert not found.numbered
 
 
 def test_what_does_not_match_is_counted(tmp_path: Path) -> None:
     found = read(tmp_path, "a.jpg,2\nelsewhere.jpg,5\ngone.jpg,0\n")
-    assert found.numbers == [2, -1, -1]
-    assert len(found.classes) == 6
+    assert found.numbers == [1, -1, -1]
+    assert found.classes == ("0", "2", "5")
     assert found.notes == (
         "2 pictures have no label in labels.csv, 2 rows of labels.csv name no picture"
     )
@@ -73,7 +71,8 @@ def test_a_name_without_suffix_must_mean_one_picture(tmp_path: Path) -> None:
 
 
 def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
-    assert read(tmp_path, b"caf\xe9.jpg,3\n", ["caf\udce9.jpg"]).numbers == [3]
+    found = read(tmp_path, b"caf\xe9.jpg,3\n", ["caf\udce9.jpg"])
+    assert (found.numbers, found.classes) == ([0], ("3",))
 
 
 @pytest.mark.parametrize(
@@ -131,8 +130,7 @@ def meta(at: Path, leaves: int = 1000) -> None:
 
 def test_caffes_val_txt(tmp_path: Path) -> None:
     found = read(tmp_path, "".join(f"{n} {65 + i}\n" for i, n in enumerate(VAL)), VAL)
-    assert found.numbers == [65, 66, 67]
-    assert found.numbered
+    assert [found.classes[n] for n in found.numbers] == ["65", "66", "67"]
 
 
 def test_kaggles_solution(tmp_path: Path) -> None:
@@ -153,7 +151,6 @@ def test_the_ground_truth_needs_its_own_order(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(WNIDS)
     assert found.classes == tuple(sorted(WNIDS))
     assert [found.classes[n] for n in found.numbers] == [order[i - 1] for i in (490, 361, 171)]
-    assert not found.numbered
     for names, message in (
         ([*VAL, "holiday.jpg"], "4 classes, but none for 'holiday.jpg'"),
         (["ILSVRC2012_val_00000005.JPEG"], "4 classes, but none for 'ILSVRC2012_val_00000005"),
@@ -195,11 +192,12 @@ def test_labels_of_a_file_reach_the_reference(
     made = reference.load(reference.build(work, Policy(), cache))
     found = dict(zip(made.names, made.labels.tolist(), strict=True))
     assert found == {"0.png": 3, "1.png": 0, "2.png": 1, "3.png": -1}
-    assert made.skipped == "none; 1 pictures have no label in labels.csv"
+    assert made.skipped == ""
+    assert made.labelling == "labels: 1 pictures have no label in labels.csv"
     for text, message in (
-        ("0.png,5\n1.png,0\n", "6 classes, but the network has 5"),
-        ("0.png,cat\n1.png,dog\n", "2 classes, but the network has 5"),
+        ("0.png,5\n1.png,0\n", "numbers from 0 to 5, and the network's 5 classes are 0 to 4"),
+        ("0.png,cat\n1.png,dog\n", r"2 classes \('cat', 'dog'\), and the network has 5"),
     ):
         file.write_text(text)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=rf"labels '.*' are not those of .*{message}"):
             reference.build(work, Policy(), cache)
