@@ -20,7 +20,7 @@ from gpubench.workload.data.dataset_index import About
 
 NAMES = ["a.jpg", "b c.jpg", "d.png"]
 VAL = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)]
-ABOUT = About(kind="folder", root="")
+ABOUT = About(kind="folder", root="/there/in")
 WNIDS = [f"n{i * 7919 % 10**8:08d}" for i in range(1, 1001)]
 
 
@@ -41,13 +41,41 @@ def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> S
         "a.jpg 2\nb c.jpg 0\n\nd.png 1\n",
         '\ufeff"d.png","1"\n./a.jpg , 2\n"b c.jpg",0\n',
         "a,2\nb c,0\nd,1\n",
+        # numbers as others write them
+        "file,label\na.jpg,2.0\nb c.jpg,0.0\nd.png,1.0\n",
+        "a.jpg,002\nb c.jpg,000\nd.png,1\n",
+        # line ends and marks of others
+        "a.jpg 2\r\nb c.jpg 0\r\nd.png 1\r\n",
+        "a.jpg,2\rb c.jpg,0\rd.png,1\r",
+        "a.jpg,2,\nb c.jpg,0,\nd.png,1,\n",
+        "a.jpg, 2\nb c.jpg, 0\nd.png, 1\n",
+        # names as they are elsewhere
+        "val/a.jpg 2\nval/b c.jpg 0\nval/d.png 1\n",
+        "/data/x/val/a.jpg,2\n/data/x/val/b c.jpg,0\n/data/x/val/d.png,1\n",
+        "/there/in/a.jpg,2\n/there/in/b c.jpg,0\n/there/in/d.png,1\n/there/out/a.jpg,9\n",
+        "in/a.jpg,2\nout/a.jpg,9\nin/b c.jpg,0\nin/d.png,1\n",
+        # further columns
+        ",file,label\n0,a.jpg,2\n1,b c.jpg,0\n2,d.png,1\n",
+        "7,a.jpg,2\n3,b c.jpg,0\n9,d.png,1\n",
+        "a.jpg,2,val\nb c.jpg,0,val\nd.png,1,train\n",
+        "split,file,class\nval,a.jpg,2\nval,b c.jpg,0\nval,d.png,1\n",
+        "2,a.jpg\n0,b c.jpg\n1,d.png\n",
+        "File Name,Age,Class ID,Class Name\na.jpg,9,2,z\nb c.jpg,8,0,x\nd.png,7,1,y\n",
+        "id,img1\n2,a.jpg\n0,b c.jpg\n1,d.png\n",
     ],
 )
 def test_rows_of_names_and_numbers(tmp_path: Path, text: str) -> None:
     found = read(tmp_path, text)
-    assert found.numbers == [2, 0, 1]
-    assert found.classes == ("0", "1", "2")
-    assert found.notes == ""
+    assert [found.classes[n] for n in found.numbers] == ["2", "0", "1"]
+    assert found.notes in ("", "1 rows of labels.csv name no picture")
+    assert ("out/" in text) == bool(found.notes)
+
+
+def test_words_between_spaces(tmp_path: Path) -> None:
+    names = ["a.jpg", "d,e.png", "1.png", "2.png"]
+    assert read(tmp_path, "a.jpg 2 val\nd,e.png 0 val\n", names).classes == ("0", "2")
+    assert read(tmp_path, "d,e.png 0\na.jpg 2\n", names).numbers == [1, 0, -1, -1]
+    assert read(tmp_path, "1.png,2\n2.png,1\n", names).numbers == [-1, -1, 1, 0]  # stems too
 
 
 def test_names_of_classes_are_numbered_in_sorted_order(tmp_path: Path) -> None:
@@ -81,7 +109,13 @@ def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
         ("", "line 1: empty"),
         ("file,class\n", "line 1: no rows below the header"),
         ("a.jpg,1\nd.png,2\na.jpg,1\n", "line 3: 'a.jpg' is named in line 1 already"),
-        ("a.jpg,1\na,2\n", "line 2: 'a' is named in line 1 already"),
+        ("a.jpg,1\na,2\n", "line 2: 'a' is named in line 1 already, as class '1'"),
+        ("val/a.jpg,1\ntrain/a.jpg,2\n", "line 2: 'train/a.jpg' is named in line 1 already, as cl"),
+        ("a.jpg,31,2\nd.png,7,1\n", "3 fields, 'a.jpg, 31, 2', and no first line that calls one"),
+        ("a.jpg,cat\nd.png\n", "line 2: 1 fields, 'd.png'"),
+        ("img1,label\na.jpg,x\nd.png,0\n", "line 2: class 'x' is no number, but those of other"),
+        ("a.jpg,nan\nd.png,1.0\n", "line 1: class 'nan' is no number"),
+        ("x.jpg,1\n\x1b.jpg,2\n", "line 1: no row names a picture: 'x.jpg', the folder has 'a.j"),
         ("a.jpg,1\nd.png,\n", "line 2: 2 fields, 'd.png, '"),
         ("a.jpg,1,x\n", "line 1: 3 fields, 'a.jpg, 1, x'"),
         ("a.jpg\nd.png\n", "line 1: 1 fields, 'a.jpg'"),
@@ -106,6 +140,12 @@ def test_what_is_wrong_is_said_with_its_line(
     assert message in str(caught.value)
     assert "expected rows of file name" in str(caught.value)
     assert len(str(caught.value)) < 5000
+
+
+def test_names_are_escaped_once(tmp_path: Path) -> None:
+    (tmp_path / "\x1b[2J\u202e").mkdir()
+    with pytest.raises(InputError, match=r"/\\x1b\[2J\\u202e/labels.csv', line 1: empty"):
+        read(tmp_path / "\x1b[2J\u202e", " \n")
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
