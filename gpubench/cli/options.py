@@ -53,7 +53,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--model", {"help": "A torchvision model, digits, or an .onnx file."}),
     ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
     ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
-    ("--labels", {"help": "A CSV file: file name, class."}),
+    ("--labels", {"help": "A file with rows of file name and class."}),
     ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
     ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),

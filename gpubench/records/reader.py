@@ -97,7 +97,7 @@ def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
-                    yield line[:-1]
+                    yield line[:-1].removesuffix(b"\r")  # git and mail may write CRLF
                 else:
                     notes.append(f"line {number} was cut off and is left out")
     except OSError as error:
