@@ -9,6 +9,7 @@ computed only in part shows.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,7 @@ def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
         return Labels(said=about.notes or f"images {about.kind!r} have no labels")
     if model.label_source != about.kind:
         return Labels(said=f"the labels of images {about.kind!r} are not the network's classes")
-    used = {int(i) for i in set(dataset.arrays["labels"].tolist())}
+    used = set(dataset.arrays["labels"].tolist())
     folders = about.kind == "folder" and not (by_file or about.archives)
     names = [name for i, name in enumerate(about.classes) if i in used or not folders]
     if all(map(label_files.is_number, names)):
@@ -174,8 +175,9 @@ def _numbered(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, i
     numbers = {name: int(name.partition(".")[0]) for name in names}
     least, most = min(numbers.values()), max(numbers.values())
     in_order = names == sorted(names, key=numbers.__getitem__)
-    if len(set(numbers.values())) < len(names):
-        return {}, f"{_some(names, folders)}: two of them are the same number"
+    often = Counter(numbers.values())
+    if twice := [name for name in names if often[numbers[name]] > 1]:
+        return {}, f"{_some(twice, folders)}: the same number"
     if least >= 0 and most < wanted:
         note = f"{_some(names, folders)} are class numbers, whereas ImageFolder sorts them as text"
         return numbers, note if folders and not in_order else ""
@@ -218,6 +220,8 @@ def _imagenet(names: list[str]) -> dict[str, int]:
 
     It has the ids of Imagenette's ten classes only; all thousand need none, in sorted order.
     """
+    if len(names) == _IMAGENET and all(map(_WNID.fullmatch, names)):
+        return {}
     from torchvision.datasets import Imagenette
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
@@ -236,10 +240,9 @@ def _plain(name: str) -> str:
 
 def _own_names(classes: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[str, ...]:
     """``classes`` in the order of their ``numbers``; (): some number has none."""
-    named = {n: name for n, name in zip(numbers, classes, strict=False) if n >= 0}
-    return (
-        tuple(named[n] for n in sorted(named)) if len(named) == max(named, default=-1) + 1 else ()
-    )
+    named = sorted((n, name) for n, name in zip(numbers, classes, strict=False) if n >= 0)
+    whole = [n for n, _ in named] == list(range(len(named)))
+    return tuple(name for _, name in named) if whole else ()
 
 
 def class_names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:

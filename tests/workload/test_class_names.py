@@ -76,7 +76,7 @@ def found(
         (found((*TWELVE, "misc"), model(12), empty=("misc", "3")), (0, 1, 10, 11, 2, -1, 4, 5, 6,
          7, 8, 9, -1), "are class numbers"),
         (found(("0", "1"), model(1)), (), "numbers from 0 to 1, and the network's 1 classes"),
-        (found(("01", "1"), model(2)), (), r"'01', '1'\): two of them are the same number"),
+        (found(("01", "1"), model(2)), (), r"2 folders \('01', '1'\): the same number"),
         (found(("1", "2", "3"), model(3)), (0, 1, 2), "'1' to '3' taken for classes 0 to 2"),
         (found(("7001", "7009"), model(2)), (0, 1), "'7001' to '7009' taken for classes 0 to 1"),
         (found(("1", "2", "3"), model(3), by="file"), (), "from 1 to 3, .* are 0 to 2"),
