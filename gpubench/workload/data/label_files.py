@@ -136,6 +136,7 @@ class _Places:
         """
         names = [name.removeprefix("./") for name in column]
         yield names
+        names = [name.replace("\\", "/") for name in names]
         yield [
             next((name[len(top) :] for top in self._tops if name.startswith(top)), name)
             for name in names
@@ -177,7 +178,7 @@ def _rows(path: Path, text: str, first: str, known: _Places) -> tuple[list[_Row]
     ``first``: the first line. Raises InputError as the likeliest of all does.
     """
     likeliest: tuple[list[_Row], list[int]] | InputError | None = None
-    for mark in [mark for mark in "\t,;" if mark in first] + ["", " "]:
+    for mark in [mark for mark in "\t,;|" if mark in first] + ["", " "]:
         try:
             found = _columns(path, _fields(path, text, mark), known)
         except InputError as error:
@@ -198,7 +199,7 @@ def _fields(path: Path, text: str, mark: str) -> list[tuple[int, list[str]]]:
     """
     if not mark.strip(" "):
         split = ((n, s.rsplit(None, -1 if mark else 1)) for n, s in _lines(text))
-        return [(n, fields) for n, fields in split if fields]
+        return [(n, [field.strip('"') for field in fields]) for n, fields in split if fields]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
         return [

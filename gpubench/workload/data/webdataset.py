@@ -107,9 +107,9 @@ def _own(found: _Found) -> list[int]:
         plain = [i for i in several if _plain(found.names[i])]
         if len(several) == 1 or plain:
             own.append((plain or several)[0])
-            found.skipped["other picture of an example"] += len(several) - 1
+            found.skipped["other pictures of an example"] += len(several) - 1
         else:
-            found.skipped["key shared by pictures whose names have further dots"] += len(several)
+            found.skipped["names with dots that share a key"] += len(several)
     found.skipped = +found.skipped
     return own
 

@@ -49,11 +49,14 @@ def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> S
         "a.jpg,2\rb c.jpg,0\rd.png,1\r",
         "a.jpg,2,\nb c.jpg,0,\nd.png,1,\n",
         "a.jpg, 2\nb c.jpg, 0\nd.png, 1\n",
+        '"a.jpg" 2\n"b c.jpg" 0\n"d.png" 1\n',
+        "a.jpg|2\nb c.jpg|0\nd.png|1\n",
         # names as they are elsewhere
         "val/a.jpg 2\nval/b c.jpg 0\nval/d.png 1\n",
         "/data/x/val/a.jpg,2\n/data/x/val/b c.jpg,0\n/data/x/val/d.png,1\n",
         "/there/in/a.jpg,2\n/there/in/b c.jpg,0\n/there/in/d.png,1\n/there/out/a.jpg,9\n",
         "in/a.jpg,2\nout/a.jpg,9\nin/b c.jpg,0\nin/d.png,1\n",
+        "val\\a.jpg,2\nval\\b c.jpg,0\nval\\d.png,1\n",
         # further columns
         ",file,label\n0,a.jpg,2\n1,b c.jpg,0\n2,d.png,1\n",
         "7,a.jpg,2\n3,b c.jpg,0\n9,d.png,1\n",

@@ -82,7 +82,7 @@ def test_a_shard_of_web_dataset(tmp_path: Path) -> None:
         "s-0.tar/003.jpg": -1,
     }
     assert dataset.classes == ("1", "2", "3")
-    assert dataset.about.skipped == {"other picture of an example": 1}
+    assert dataset.about.skipped == {"other pictures of an example": 1}
     assert dataset.about.notes == "1 pictures have no .cls"
     assert [dataset.read(i) for i in (3, 0)] == [encoded(3), encoded(0)]
 
