@@ -286,16 +286,14 @@ def _classes(path: Path, lines: list[tuple[int, list[str]]], header: list[str], 
             i
             for i in left
             if not {word.lower() for word in columns[i]} <= PARTS
-            and not (i < at and all(map(is_number, columns[i])) and _distinct(columns[i]))
+            and not (
+                i < at and all(map(is_number, columns[i])) and len({*columns[i]}) == len(lines)
+            )
         ]
     if len(left) != 1:
         why = ", and no first line that calls one of them 'label'" if len(columns) > 2 else ""
         raise _unclear(path, *lines[0], why)
     return left[0]
-
-
-def _distinct(column: tuple[str, ...]) -> bool:
-    return len(set(column)) == len(column) > 1
 
 
 def _numbered(path: Path, rows: list[_Row]) -> list[_Row]:
