@@ -49,7 +49,7 @@ HELP = {
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
-    "classes), or WebDataset shards: a .tar file, or a folder of them.",
+    "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
     "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
