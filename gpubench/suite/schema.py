@@ -55,8 +55,8 @@ HELP = {
     "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
     "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
-    "classes), or WebDataset shards: a .tar file, or a folder of them.",
-    "labels": "A CSV file: file name, class. For a folder without class folders.",
+    "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
+    "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
     "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
