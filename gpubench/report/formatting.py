@@ -144,7 +144,7 @@ def meaning(flag: str) -> str:
     if flag.startswith("failed: "):
         return FAILURES.get(flag.removeprefix("failed: "), "the cell broke")
     if flag.endswith(" invalidated"):
-        return "measured again after heat, a power brake or another process on the GPU"
+        return "measured again after heat, a power brake, a pause or another process on the GPU"
     return {**STATUSES, **FLAGS}.get(flag, "some repeats broke: see skips and failures")
 
 

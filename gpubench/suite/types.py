@@ -27,6 +27,13 @@ Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 
 
+MIN_SAMPLES = 5
+"""Samples of a repeat, however long one takes, unless `Policy.max_samples` are fewer."""
+MIN_BLOCKS = 10
+"""Of throughput, where a block holds several batches; with fewer samples, or groups of them, nobody
+can tell whether the machine was steady."""
+
+
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """The work that every backend does: which network, which weights, which images."""
 
