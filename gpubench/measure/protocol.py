@@ -48,8 +48,13 @@ class Pipeline(Protocol):
     def resume(self) -> None:
         """Start again, from an empty queue."""
 
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
-        """ns per batch of each part alone (`records.samples.Samples.stages_ns`); holds it."""
+    def stages(
+        self, batches: int, seconds: float, clock: Clock = perf_counter_ns
+    ) -> dict[str, int]:
+        """Mean ns per batch of each part alone (`records.samples.Samples.stages_ns`); holds it.
+
+        Of the last ``batches``, which were sampled, from the first of them on for ``seconds``.
+        """
 
 
 class Sampler(Struct, frozen=True):
@@ -257,7 +262,8 @@ def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> 
         "run": session.run,
         "copy_out": session.copy_out,
     }
-    return each_alone(parts, session.sync, clock)
+    took = each_alone(parts, session.sync, clock)
+    return {name: round(median(ns)) for name, ns in took.items()}
 
 
 def _block(
