@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from statistics import fmean, stdev
 from time import perf_counter_ns
 
 from gpubench.measure.loop import Clock, sample
@@ -10,6 +12,8 @@ from gpubench.measure.loop import Clock, sample
 Parts = Mapping[str, Callable[[], object]]
 """Steps of one batch, by name, in their order."""
 
+PRECISE = 0.02
+"""Relative standard error of the mean over batches."""
 STAGES_S, LEAST_STAGES, MOST_STAGES = 0.15, 3, 20
 """Stages whose work is always the same are timed for so long, each so often."""
 
@@ -25,14 +29,19 @@ def each_alone(
 ) -> dict[str, list[int]]:
     """ns that each of ``parts`` took of each batch, done in turn and each waited for.
 
-    Of ``at_least`` so many batches, then until ``seconds`` are over; ``at_most`` of so many.
+    Of ``at_least`` so many batches, then until ``seconds`` are over and the mean is known to
+    `PRECISE`: sooner where all batches cost the same. ``at_most`` of so many.
     """
     took: dict[str, list[int]] = {name: [] for name in parts}
-    spent = 0
+    whole: list[int] = []
+    check = at_least
     for number in range(max(at_least, at_most)):
-        if number >= at_least and spent > seconds * 1e9:
-            break
+        if number >= check and sum(whole) > seconds * 1e9:
+            error = stdev(whole) / math.sqrt(number) / fmean(whole) if number > 1 else 1.0
+            if error <= PRECISE:
+                break
+            check = math.ceil(1.1 * number)
         for name, part in parts.items():
             took[name] += sample(part, finish, clock=clock).durations
-            spent += took[name][-1]
+        whole.append(sum(ns[-1] for ns in took.values()))
     return took

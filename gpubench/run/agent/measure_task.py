@@ -129,8 +129,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 barrier("measured")
         if path:  # after all turns: as far apart as they are meant to be, a drift cancels
             with quiet_collector():
-                seconds = max(policy.block_s, policy.duration_s / 2)
-                stages = path.stages(sum(turns[-1].batches), seconds)
+                stages = path.stages(sum(turns[-1].batches), policy.block_s)
                 turns[0] = replace(turns[0], stages_ns=stages)
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts, checked = dict(session.facts), None
