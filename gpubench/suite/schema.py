@@ -86,7 +86,7 @@ HELP = {
     "duration_s": f"Sampling time of one repeat; longer where {MIN_SAMPLES} samples, or "
     f"{MIN_BLOCKS} blocks of throughput, take longer.",
     "max_samples": "A repeat stops after this many samples, even before duration_s.",
-    "block_s": "Shortest block of the throughput scenario.",
+    "block_s": "About how long a block of the throughput scenario lasts.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
     "parity_images": "Images checked against the reference in every repeat.",
