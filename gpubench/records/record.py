@@ -131,6 +131,9 @@ class Record(Struct, frozen=True, kw_only=True):
     telemetry: dict[str, Any] = {}
     """With ``energy``, where it counts: joules, seconds, source and idle_watts (or None) of the
     common window, see `gpubench.machine.telemetry.telemetry.Telemetry.energy`."""
+    contents: dict[str, str] = {}
+    """SHA-256 of what the files and folders held that the workload names: 'model' (its weights
+    too), 'images' (labels too), 'calibration'. They are equal in all records of a run."""
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
@@ -261,6 +264,8 @@ class RecordFile(Struct, frozen=True):
 
 
 RECORDS = "records.jsonl"
+BESIDE = ("report.html", "best.toml", "result.json")
+"""What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
 NO_CEILING = "no_ceiling"

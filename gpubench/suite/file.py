@@ -49,8 +49,9 @@ def find(name_or_path: str) -> Path:
         return suites[name_or_path]
     if _is(path, Path.is_file):
         return path
-    if _is(path, Path.is_dir):
-        raise SuiteError(f"suite {show(name_or_path)} is a directory; give a .toml file")
+    if _is(path, Path.exists):
+        what = "a directory" if path.is_dir() else "not a regular file"
+        raise SuiteError(f"suite {show(name_or_path)} is {what}; give a .toml file")
     hint = nearest(path.stem, suites)
     raise SuiteError(f"no suite and no file called {show(name_or_path)}; {hint}")
 

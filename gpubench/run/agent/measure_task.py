@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpubench.backends import base
-from gpubench.machine.cores import Cores, cpu_ranges
+from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, stopped
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
+from gpubench.records import validation
 from gpubench.records.parity import Parity
 from gpubench.records.record import IMAGES_SKIPPED, Record
 from gpubench.records.samples import Samples
@@ -42,15 +43,10 @@ WITHHELD_LIMIT = 0.05
 """Of its cores' time, or on a GPU of the host thread's."""
 
 
-def _pin(cores: tuple[int, ...]) -> None:
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-
 def _device(request: Measure, replica: int) -> base.Device:
     """Where the replica runs; this process is pinned, and sees its own slice of a GPU only."""
     cell, cores = request.cell, request.cores[replica]
-    _pin(cores)
+    pin(cores)
     if cell.device != "cuda":
         return base.Device(cell.device, 0, cores)
     index = replica // cell.replicas_per_device
@@ -82,13 +78,14 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     with ExitStack() as stack:
         route, own = None, device
         if cell.boundary == "pipeline":
+            reference.check_dataset()
             split = core_split.split(cell, request.cores, replica, request.times)
             route = stack.enter_context(
                 ReplicaPipeline(cell, reference, split, number=request.first + replica,
                                 seed=policy.seed, index=device.index, times=request.times)
             )  # fmt: skip
             own = replace(device, cores=route.session_cores)
-            _pin(own.cores)  # a runtime's threads inherit it
+            pin(own.cores)  # a runtime's threads inherit it
         begin = perf_counter_ns()
         session = base.open_session(backend, cell, Path(request.artefact), own)
         stack.enter_context(session)
@@ -157,7 +154,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],
-        parity=parity, pipeline=checked, facts=facts, flags=list(dict.fromkeys(flags)),
+        parity=parity, pipeline=checked, facts=validation.facts(facts),
+        flags=list(dict.fromkeys(flags)),
     ))  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec import Struct
 
+from gpubench import files
 from gpubench.cache import digest
 from gpubench.errors import InputError
 from gpubench.records.parity import Parity
@@ -15,6 +16,7 @@ from gpubench.suite.types import Cell
 from gpubench.workload.data.preprocess import Spec
 
 FORMAT = 1
+MOST_BYTES = 2**26
 """Raised whenever `read` would misread an older file."""
 MANIFEST, LABELS, README = "deployment.json", "labels.txt", "README.md"
 MODEL = "model"
@@ -93,7 +95,8 @@ def read(root: Path) -> Manifest:
     """The manifest of the deployment in ``root``. Raises InputError, naming what is wrong."""
     path = root / MANIFEST
     try:
-        data = path.read_bytes()
+        with files.opened(path) as file:
+            data = file.read(MOST_BYTES)
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; give a folder that `gpubench deploy` has written"
