@@ -305,6 +305,11 @@ def check_private(path: Path, info: os.stat_result) -> None:
         )
 
 
+def recipe_of(entry: Path) -> dict[str, Any]:
+    """What an entry was made by."""
+    return msgspec.json.decode((entry / MANIFEST).read_bytes(), type=_Manifest).recipe
+
+
 def content(entry: Path) -> str:
     """SHA-256 over the names and contents of an entry's files, whatever recipe made them."""
     return hashlib.sha256(msgspec.json.encode(_manifest(entry).files, order="sorted")).hexdigest()

@@ -16,6 +16,7 @@ from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
 from gpubench.errors import InputError
+from gpubench.suite.types import MOST_S
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,36 +137,31 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     from gpubench.analysis.compare.verdicts import exit_code
     from gpubench.records.record import RECORDS
     from gpubench.report.html import page
+    from gpubench.report.sections import compare as told
     from gpubench.run.ab import driver as pairs
 
     screen = cli_terminal.console(quiet)
-    first, second = (side.header.pairing for side in job.sides)
-    cells = units.count(len(job.sides[0].header.planned), "cell")
-    screen.print(
-        f"A/B of {cells}: baseline {first and first.differs}, "
-        f"candidate {second and second.differs}; records go to {job.out}",
-    )
-    if job.left_out:
-        screen.print(f"without a counterpart: {'; '.join(job.left_out)}")
     try:
         with cli_terminal.show_run(screen, quiet) as watcher:
             files = pairs.run(job, watcher)
     except KeyboardInterrupt:
         kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
-        begun = (job.out / "candidate" / RECORDS).exists()
-        screen.print(f"interrupted; {kept if begun else 'nothing was measured'}")
+        some = (job.out / "candidate" / RECORDS).exists()
+        screen.print(f"interrupted; {kept if some else 'nothing was measured'}")
         return 130
     view = compared(*files)
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
-    more, needed = view.arms.unfinished() if view.arms else (0, 0.0)
-    if more:
+    if quiet and not as_json and code:
+        cli_terminal.tell(told.headline(view.rows, view.rule, code))
+    if view.arms and (left := view.arms.unfinished()).least:
+        budget_s = min(MOST_S, max(job.budget_s, left.most_s / pairs.SCREEN_SHARE))
         screen.print(
-            f"The budget ended first: pairs still needed: at least {more}, about "
-            f"{units.clock(max(1, needed))}. Go on with the same command, --resume "
-            f"-o {shlex.quote(str(job.out))} "
-            f"--budget {max(job.budget_s, 2 * needed):.0f}s",
+            f"The budget ended first. Pairs still needed: {left.least} to {left.most}, by how far "
+            f"the next ones agree: {units.clock(max(1, left.least_s))} to "
+            f"{units.clock(max(1, left.most_s))}. Go on with the same command, --resume "
+            f"-o {shlex.quote(str(job.out))} --budget {budget_s:.0f}s, which is for the most",
             soft_wrap=True,
         )
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (ab, compare: a
 regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 missing cells;
-130 interrupted.
+130 interrupted (143, 129: by SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import click
 from gpubench import __version__
 from gpubench.cli import compare, deploy, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError
+from gpubench.machine import processes
 
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
@@ -205,7 +206,16 @@ def _check_words(words: list[str]) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of the ``gpubench`` command."""
+    """Entry point of the ``gpubench`` command; a signal that ends it is told in the exit code."""
+    with processes.Ending() as ending:
+        try:
+            _main()
+        finally:
+            if ending.number:
+                sys.exit(128 + ending.number)
+
+
+def _main() -> NoReturn:
     stdout = sys.stdout
     _open_standard_streams()
     try:

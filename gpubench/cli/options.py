@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gpubench.errors import InputError
+from gpubench.suite.types import MOST_S
 
 Command = Callable[..., Any]
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -154,12 +155,15 @@ def by_ending(
 
 
 def seconds(option: str, words: str) -> float:
-    """'10m', '90s', '1h' or '600' -> seconds. Raises InputError naming ``option``."""
+    """'10m', '90s', '1h' or '600' -> seconds. InputError names ``option``; a week is the most."""
     number, unit = (words[:-1], words[-1]) if words[-1:] in UNITS else (words, "s")
     try:
         value = float(number) * UNITS[unit]
     except ValueError:
         value = 0.0
-    if not 0 < value < math.inf:
-        raise InputError(f"{option} {words!r}: expected a time, such as 10m, 90s or 1h")
+    if not 0 < value <= MOST_S:
+        shown = words if len(words) <= 40 else words[:40] + "..."
+        raise InputError(
+            f"{option} {shown!r}: expected a time of at most a week, such as 10m, 90s or 1h"
+        )
     return value

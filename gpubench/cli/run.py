@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
     import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
 
+    from gpubench.records.record import RecordFile
     from gpubench.run.cluster.coordinator import Cluster
     from gpubench.run.driver import RunJob
 
@@ -109,7 +111,23 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
             github_actions.run_commands([file]),
             write=click.echo,
         )
-    return 1 if any(record.status == "failed" for record in file.records) else 0
+    return _code(file, quiet)
+
+
+def _code(file: RecordFile, quiet: bool) -> int:
+    """The exit code; why it is not 0 is told on stderr where the tables do not tell it."""
+    from gpubench.analysis.summary import summarise
+    from gpubench.report import terminal as terminal_report
+
+    broken = [r for r in file.records if r.status == "failed"]
+    nothing = not broken and not any(r.status == "ok" for r in file.records)
+    if quiet and (broken or nothing):
+        for line in terminal_report.problem_lines(summarise([file])):
+            terminal.tell(line)
+    if nothing:
+        cells = units.count(len(file.header.planned), "cell")
+        terminal.tell(f"error: nothing was measured: of {cells} all were skipped")
+    return 1 if broken or nothing else 0
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -18,6 +18,8 @@ from gpubench.records import validation
 from gpubench.records.record import IMAGES_SKIPPED, RECORDS, SCHEMA, Arm, Header, Record, RecordFile
 
 _Line = TypeVar("_Line", Header, Record)
+MOST_HEADER = 1 << 28
+"""Bytes."""
 _TAIL = len(b',"crc":"01234567"}')
 LONGEST = 2**28
 """Bytes of a line: a million samples of a dozen replicas. A hole of gigabytes is none."""
@@ -34,6 +36,18 @@ def locate(path: str | Path) -> Path:
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
     raise RecordError(f"{path}: no record file there; expected {RECORDS} or a run's directory")
+
+
+def begun(path: str | Path) -> bool:
+    """Whether there is a record file at ``path`` with a whole header line: else there was no run,
+    or it was killed before it had begun."""
+    with suppress(RecordError):
+        try:
+            with locate(path).open("rb") as file:
+                return file.readline(MOST_HEADER).endswith(b"\n")
+        except OSError:
+            return True  # whoever reads it says what is wrong
+    return False
 
 
 def read(path: str | Path) -> RecordFile:

@@ -11,6 +11,8 @@ from gpubench.records.record import Record
 from gpubench.run.agent.messages import Progress
 from gpubench.suite.types import Cell
 
+NOTHING_STORED = "; --resume: nothing is stored there yet, so this is its beginning"
+
 
 class Watcher:
     """Whoever shows the run to a person; every method returns at once. This one shows nothing."""

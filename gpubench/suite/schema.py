@@ -355,7 +355,11 @@ def say(rule: Schema) -> str:
 
 def _bounds(rule: Schema) -> str:
     given = [k for k in _BOUNDS if k in rule and abs(rule[k]) not in (MAX_INT, MAX_NUMBER)]
-    return "".join(f", {_BOUNDS[k][1]} {rule[k]:g}" for k in given)
+    return "".join(f", {_BOUNDS[k][1]} {_figure(rule[k])}" for k in given)
+
+
+def _figure(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def show(value: Any) -> str:

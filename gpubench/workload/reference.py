@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from gpubench.errors import InputError
+from gpubench.cache import recipe_of
+from gpubench.errors import ChangedError, InputError
 from gpubench.workload.data import dataset_index, datasets, preprocess
+from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models.registry import resolve
+from gpubench.workload.models.registry import is_file, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from gpubench.workload.data.datasets import Pool
     from gpubench.workload.models.base import Model
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
 _WNID = re.compile(r"n[0-9]{8}")
@@ -41,6 +43,8 @@ _IMAGENET = 1000
 class _About(Struct, frozen=True, kw_only=True):
     engine: str
     names: list[str]
+    places: list[int] = []
+    """Where in the data set the pictures are."""
     spec: Spec
     """How ``images`` were made of the encoded pictures."""
     classes: tuple[str, ...] = ()
@@ -72,6 +76,20 @@ class Reference(_About, frozen=True, kw_only=True):
         """The whole data set that the images were drawn from; cheap, needs numpy only."""
         return dataset_index.load(self.path / _DATASET)
 
+    def check_dataset(self) -> None:
+        """Raises ChangedError where a picture of the first POOL is no longer what it was."""
+        dataset = self.dataset()
+        for place, index in enumerate(self.places[: datasets.POOL]):
+            try:
+                same = dataset.read(index) == self.encoded(place)
+            except Unusable:
+                same = False
+            if not same:
+                raise ChangedError(
+                    f"images {str(dataset.root)!r}: {self.names[place]!r} is not what it was when "
+                    "the run began; put it back and go on with --resume, or start a new run"
+                )
+
 
 def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
     """Make (or find in the cache) the workload's reference; returns what `load` takes.
@@ -95,6 +113,13 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
         "engine": model.engine,
     } | ({"skipped": pool.skipped} if pool.skipped else {})
     return cache.get_or_make("reference", recipe, lambda at: _make(at, pool, model, labelled))
+
+
+def contents(workload: Workload, path: Path) -> dict[str, str]:
+    """SHA-256 of what the paths of ``workload`` held when `build` made ``path``, by part."""
+    made = recipe_of(path)
+    found = {"model": made["network"]} if is_file(workload) else {}
+    return found | ({"images": made["images"]} if datasets.is_path(workload.images) else {})
 
 
 def _needs_labels(workload: Workload, policy: Policy, classes: int, labelled: bool) -> None:
@@ -168,6 +193,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     about = _About(
         engine=model.engine,
         names=[dataset.name(i) for i in pool.indices],
+        places=pool.indices,
         spec=spec,
         classes=class_names(dataset.classes if labelled else (), model),
         skipped=pool.skipped,

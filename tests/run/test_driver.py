@@ -259,6 +259,28 @@ def test_resume_refuses_another_suite(
         go(write_suite(batch_size="[7]"), tmp_path / "run", cache_dir, resume=True)
 
 
+def test_resume_refuses_a_model_file_that_holds_another_network(
+    tmp_path: Path, cache_dir: Path, write_suite: WriteSuite, tiny_onnx: Path
+) -> None:
+    import onnx
+
+    suite, out, file = write_suite(batch_size="[1]"), tmp_path / "run", tmp_path / "mine.onnx"
+    file.write_bytes(tiny_onnx.read_bytes())
+    whole = go(suite, out, cache_dir, model=str(file))
+    assert {r.contents["model"] for r in whole.records} == {whole.records[0].contents["model"]}
+    lines = (out / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "records.jsonl").write_bytes(b"".join(lines[:2]))
+    model = onnx.load(file)
+    model.producer_name = "another training"
+    onnx.save(model, file)
+    for _ in range(2):  # nor does trying it make it so
+        with pytest.raises(InputError, match=r"mine\.onnx.*contents have changed"):
+            go(suite, out, cache_dir, resume=True, model=str(file))
+        assert (out / "records.jsonl").read_bytes() == b"".join(lines[:2])
+    file.write_bytes(tiny_onnx.read_bytes())
+    assert len(go(suite, out, cache_dir, resume=True, model=str(file)).records) == 2
+
+
 def test_the_agent_killed_costs_one_cell(run: Callable[..., RecordFile]) -> None:
     watch = Watch()
     killed: list[int] = []

@@ -45,6 +45,34 @@ def title(cell: Cell) -> str:
     return f"{model(cell)} {cell.device} {cell.label}"
 
 
+GROUPS = {
+    "latency": "latency: time per batch",
+    "throughput": "throughput: time per image; OPS: images/s",
+}
+"""pytest-benchmark's group where a test has none: tables must not mix the two units."""
+
+
+def short_name(cell: Cell) -> str:
+    """pytest-benchmark's name: the label, without blanks, so that a shell needs no quotes."""
+    return cell.label.replace(" ", "-")
+
+
+def full_name(suite: str, name: str) -> str:
+    """What pytest-benchmark finds a baseline by: 'ci.toml::torch-eager-fp32-b1-x1-latency', as of
+    the suite file ``suite`` when pytest collects it, wherever it lies."""
+    return f"{suite}.toml::{name}"
+
+
+def tests(files: Sequence[RecordFile]) -> dict[str, Summary]:
+    """As `named`, by `full_name`."""
+    found = list(named(files).values())
+    suites = {f.header.run_id: f.header.suite.name for f in files}
+    names = [full_name(suites[s.run], short_name(s.cell)) for s in found]
+    names = _distinct(found, names, lambda s: f"[{s.key}]")
+    names = _distinct(found, names, lambda s: f"@ {s.run}")
+    return dict(zip(names, found, strict=True))
+
+
 def _distinct(
     summaries: Sequence[Summary], names: Sequence[str], more: Callable[[Summary], str]
 ) -> list[str]:

@@ -66,7 +66,9 @@ def limit_s(request: messages.Request) -> float:
     if isinstance(request, messages.Measure):
         trials = 2 if request.cell.boundary == "pipeline" else 1  # `Share` comes before it
         return trials * request.policy.timeout_s + GRACE_S
-    return 3600.0 + GRACE_S
+    if isinstance(request, messages.BuildReference):
+        return request.policy.prepare_timeout_s + GRACE_S
+    return messages.GAUGE_TIMEOUT_S + GRACE_S
 
 
 class Asked(Protocol):

@@ -76,6 +76,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     with ExitStack() as stack:
         route, own = None, device
         if cell.boundary == "pipeline":
+            reference.check_dataset()
             split = core_split.split(cell, request.cores, replica, request.times)
             route = stack.enter_context(
                 ReplicaPipeline(cell, reference, split, number=request.first + replica,

@@ -85,6 +85,8 @@ def failure(error: BaseException) -> messages.Failure:
         return messages.Failure(error.kind, _text(error.reason))
     if isinstance(error, errors.CalibrationError):
         return messages.Failure(messages.BAD_CALIBRATION, _text(error))
+    if isinstance(error, errors.ChangedError):
+        return messages.Failure(messages.CHANGED, _text(error))
     if isinstance(error, errors.GpubenchError):
         return messages.Failure(
             messages.BAD_INPUT if isinstance(error, errors.InputError) else "error", _text(error)
@@ -130,7 +132,8 @@ def _answer(
         return core_split.find_out(asked.cell, *at, _device(asked, 0))
     if isinstance(request, messages.Gauge):
         return _gauge(request)
-    from gpubench.cache import Cache
+    from gpubench.cache import Cache, recipe_of
+    from gpubench.workload.data import datasets
     from gpubench.workload.models import registry
 
     cache = Cache(Path(cache_dir))
@@ -142,11 +145,16 @@ def _answer(
         from gpubench.workload import reference
 
         path = reference.build(request.workload, request.policy, cache)
+        contents = reference.contents(request.workload, path)
     elif isinstance(request, messages.Prepare):
         pin(request.cores)
         cell = request.cell
         network = registry.resolve(cell.workload, cache)
         path = base.get(cell.backend).prepare(cell, network, cache)
+        contents = {"model": network.identity} if registry.is_file(cell.workload) else {}
+        made = [entry.path for entry in cache.log if entry.kind == "int8"]
+        if made and (cell.calibration or datasets.is_path(cell.images)):
+            contents["calibration"] = recipe_of(made[-1])["images"]
     else:
         raise TypeError(f"no task for a worker: {type(request).__name__}")
     ns: dict[str, int] = {}
@@ -154,7 +162,7 @@ def _answer(
         if entry.kind in NOT_SERVED and isinstance(request, messages.Prepare):
             continue
         ns[entry.kind] = ns.get(entry.kind, 0) + round(entry.seconds * 1e9)
-    return messages.Prepared(str(path), ns)
+    return messages.Prepared(str(path), ns, contents)
 
 
 def _gauge(request: messages.Gauge) -> messages.Gauged:

@@ -37,6 +37,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def is_file(workload: Workload) -> bool:
+    """Whether the network or its weights are a file of the user's."""
+    name, weights = workload.model, workload.weights
+    return name.endswith(".onnx") or (
+        weights not in KEYWORDS and Path(weights).expanduser().is_file()
+    )
+
+
 def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
