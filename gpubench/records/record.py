@@ -264,7 +264,7 @@ class RecordFile(Struct, frozen=True):
 
 
 RECORDS = "records.jsonl"
-BESIDE = ("report.html", "best.toml", "result.json")
+BESIDE = ("report.html", "best.toml", "result.json", "evidence")
 """What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.cache import Cache
 from gpubench.errors import CacheError
@@ -98,7 +99,7 @@ def make(
 
 
 def _no_room(cell: Cell, cores: int, gpus: int) -> Lack | None:
-    who = f"{cell.replicas} replicas"
+    who = units.count(cell.replicas, "replica")
     if cell.replicas_per_device > 1:
         who = f"{cell.devices} device(s) for {who}"
     if cell.device == "cuda":
@@ -113,8 +114,9 @@ def _no_room(cell: Cell, cores: int, gpus: int) -> Lack | None:
                 "use a machine with more GPUs, fewer --replicas, or more --replicas-per-device",
             )
     elif (need := cell.devices * cell.cores) > cores:
+        needs = "each need" if cell.devices > 1 else "needs"
         return Lack(
-            f"{who} with {cell.cores} core(s) each need {need}; usable: {cores}",
+            f"{who} with {cell.cores} core(s) {needs} {need}; usable: {cores}",
             "use a machine with more cores, fewer --replicas, or a smaller axes.cores",
         )
     return None

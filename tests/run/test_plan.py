@@ -66,6 +66,8 @@ def test_more_replicas_than_the_machine_holds_are_skipped_with_the_figures() -> 
     assert skip.reason == "3 replicas with 2 core(s) each need 6; usable: 4"
     assert skip.status == "unavailable"
     assert skip.remedy
+    [skip] = plan(make_cell(replicas=1, cores=5)).skips
+    assert skip.reason == "1 replica with 5 core(s) needs 5; usable: 4"
     [skip] = plan(make_cell(device="cuda", replicas=2, cores=0), gpus=1).skips
     assert skip.reason == "2 replicas need as many GPUs; visible: 1"
 
