@@ -7,6 +7,7 @@ GpubenchError                 base; the command line prints it without a traceba
 |   |-- CalibrationError      pictures that int8 cannot be calibrated on
 |   |-- ChangedError          a file or folder of the workload that changed during the run
 |-- CacheError                the cache cannot be used (permissions, disk)
+|-- Unsupported               there is no such cell for this network: skipped, with the reason
 |-- Unavailable               this machine lacks something: skipped, with the remedy
 |-- CellFailed                the cell broke: a record with status ``failed``
 """
@@ -42,6 +43,10 @@ class CacheError(GpubenchError):
     """The cache directory cannot be read or written."""
 
 
+class Unsupported(GpubenchError):
+    """What shows only once the network is known: this cell of it cannot be. The message: why."""
+
+
 class Unavailable(GpubenchError):
     """This machine lacks what a backend needs.
 
@@ -69,7 +74,7 @@ class CellFailed(GpubenchError):
 def told(error: BaseException) -> tuple[str, str, str]:
     """(kind, reason, remedy) of an error, for another process, where `raised` makes it again.
 
-    ``kind``: 'unavailable', 'input', or as of CellFailed.
+    ``kind``: 'unavailable', 'unsupported', 'input', or as of CellFailed.
     """
     if isinstance(error, Unavailable):
         return "unavailable", error.reason, error.remedy
@@ -77,6 +82,8 @@ def told(error: BaseException) -> tuple[str, str, str]:
         return error.kind, error.reason, ""
     if isinstance(error, InputError):
         return "input", str(error), ""
+    if isinstance(error, Unsupported):
+        return "unsupported", str(error), ""
     kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
     return kind, f"{type(error).__name__}: {error}".strip(": "), ""
 
@@ -85,4 +92,6 @@ def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:
     """What was `told`."""
     if kind == "unavailable":
         return Unavailable(reason, remedy)
+    if kind == "unsupported":
+        return Unsupported(reason)
     return InputError(reason) if kind == "input" else CellFailed(kind, reason)

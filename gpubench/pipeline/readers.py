@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -18,12 +19,9 @@ from gpubench.pipeline.decoders.base import told
 from gpubench.workload.data.image_file import Unusable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from gpubench.backends.base import Session
     from gpubench.workload.data.dataset_index import Pictures
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 
 class Positions:
@@ -36,11 +34,29 @@ class Positions:
         self.unusable: dict[int, str] = {}
         """Position in the data set -> reason."""
         self._data, self._at = data, start
+        self._ahead: deque[int] = deque()
         self._lock = threading.Lock()
+
+    def rewind(self, pictures: int) -> None:
+        """Go back to where so many usable ones were still to come."""
+        with self._lock:
+            usable = len(self._data) - len(self.unusable)
+            pictures %= usable or 1  # once round is where it is
+            while pictures:
+                self._at = (self._at - 1) % len(self._data)
+                pictures -= self._at not in self.unusable
+
+    def follow(self, positions: Iterable[int]) -> None:
+        """Take these first."""
+        with self._lock:
+            self._ahead = deque(positions)
 
     def take(self) -> int:
         """The next position that is not known to be unusable."""
         with self._lock:
+            while self._ahead:
+                if (index := self._ahead.popleft()) not in self.unusable:
+                    return index
             for _ in range(len(self._data)):
                 index = self._at % len(self._data)
                 self._at = index + 1
@@ -79,7 +95,7 @@ class Reader:
         self._threads: ThreadPoolExecutor | None = None
         if (cores and set(cores) != os.sched_getaffinity(0)) or lanes > 1:
             self._threads = ThreadPoolExecutor(lanes, "lane", _pin, (cores,))
-        self.images: NDArray[np.float32] = np.zeros((batch, 3, spec.crop, spec.crop), np.float32)
+        self.images: Inputs = np.zeros((batch, *spec.shape), spec.dtype)
         self._indices, self._pixels = [0] * batch, [None] * batch
         self._encoded = [b""] * batch
 
@@ -118,8 +134,8 @@ class Reader:
         """A batch of the loader -> the session."""
         self._session.copy_in(slot.images)
 
-    def host(self) -> NDArray[np.float32]:
-        """What is handed over next, (batch, 3, H, W)."""
+    def host(self) -> Inputs:
+        """What is handed over next, (batch, *spec.shape)."""
         return self.images
 
     def _each(self, work: Callable[[int, decoders.Preprocessor], None]) -> None:
@@ -189,8 +205,8 @@ class DeviceReader:
         made = decoders.get(self._name).open(self._spec, self._index)
         self._decoder = cast("decoders.DevicePreprocessor", made)
         self.facts = dict(made.facts)
-        side = self._spec.crop
-        self._images = torch.zeros((self._batch, 3, side, side), device=self._device)
+        shape, dtype = (self._batch, *self._spec.shape), getattr(torch, self._spec.dtype)
+        self._images = torch.zeros(shape, dtype=dtype, device=self._device)
         self._session = session
 
     def load(self) -> None:
@@ -220,9 +236,9 @@ class DeviceReader:
         self._transform()
         self.hand_over()
 
-    def host(self) -> NDArray[np.float32]:
-        """What is handed over next, (batch, 3, H, W), copied from the device."""
-        found: NDArray[np.float32] = self._images.cpu().numpy()
+    def host(self) -> Inputs:
+        """What is handed over next, (batch, *spec.shape), copied from the device."""
+        found: Inputs = self._images.cpu().numpy()
         return found
 
     def _read(self) -> None:

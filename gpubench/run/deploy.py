@@ -15,7 +15,6 @@ from gpubench import __version__, escape
 from gpubench.analysis import stats
 from gpubench.analysis.summary import summarise
 from gpubench.errors import GpubenchError, InputError, RecordError
-from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records import reader
 from gpubench.records.record import RECORDS, Record
@@ -29,7 +28,7 @@ from gpubench.run.serving import compatibility, manifest, readme
 from gpubench.run.serving.manifest import Manifest, Measured
 from gpubench.run.watcher import Watcher
 from gpubench.suite import file as suite_file
-from gpubench.suite.types import Cell, Policy
+from gpubench.suite.types import MIN_SAMPLES, Cell, Policy
 from gpubench.workload import reference as ref
 
 DECODER = "pil"
@@ -167,6 +166,7 @@ def _write(
         made=now(),
         suite=session.plan.suite.name,
         cell=cell,
+        weights_taken=reference.taken,
         artefact=artefact.relative_to(at).as_posix(),
         preprocessing=reference.spec,
         decoder=_decoder(cell),

@@ -50,6 +50,7 @@ class Held:
         for part, digest in contents.items():
             words = {
                 "model": f"model {cell.model!r}, weights {cell.weights!r}",
+                "preprocessing": f"preprocessing of model {cell.model!r}",
                 "images": f"images {cell.images!r}" + (cell.labels and f", labels {cell.labels!r}"),
                 "calibration": f"calibration images {cell.calibration or cell.images!r}",
             }[part]

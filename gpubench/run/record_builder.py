@@ -46,8 +46,8 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
     """The record of a task that gave no measurement."""
     if not isinstance(reply, Failure):
         reply = Failure("error", f"unexpected answer: {type(reply).__name__}")
-    if reply.kind == "unavailable":
-        skip = Skip(cell, "unavailable", reply.reason, reply.remedy)
+    if reply.kind in ("unavailable", "unsupported"):
+        skip = Skip(cell, reply.kind, reply.reason, reply.remedy)  # type: ignore[arg-type]
         return replace(skipped(skip, required), repeat=repeat)
     return Record(
         cell=cell,

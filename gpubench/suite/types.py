@@ -7,6 +7,7 @@ exists (names, options, models) comes in as a `Catalog`.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -19,6 +20,9 @@ Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Dispatch = Literal["independent", "static", "dynamic"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["rgb", "bgr", "grey"]
+Layout = Literal["NCHW", "NHWC"]
 OptionValue = bool | int | float | str
 When = dict[str, tuple[OptionValue, ...]]
 
@@ -34,6 +38,53 @@ Repeats = Annotated[int, Meta(ge=1, le=MOST_REPEATS)]
 Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
 
 
+MIN_SAMPLES = 5
+"""Samples of a repeat, however long one takes, unless `Policy.max_samples` are fewer."""
+MIN_BLOCKS = 10
+"""Of throughput, where a block holds several batches; with fewer samples, or groups of them, nobody
+can tell whether the machine was steady."""
+
+
+def weights_file(weights: str) -> tuple[str, str]:
+    """``weights`` that are a file's: its path, and which of its dicts is taken; '': what fits.
+
+    'last.ckpt#model_ema' is the dict ``model_ema`` in last.ckpt. The name of a file that is there
+    may itself hold a '#'.
+    """
+    path, mark, key = weights.rpartition("#")
+    return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
+
+
+class Preprocess(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a suite says of how a picture becomes the network's input; each in words: `schema.HELP`.
+
+    None: as the weights, or the model's file, say; else as it is assumed.
+    """
+
+    size: tuple[Positive, ...] | None = None
+    """(height, width), or one for both."""
+    resize: Positive | None = None
+    crop: bool | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, ...] | None = None
+    """For each channel, or one for all; as ``std``."""
+    std: tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
+    channels: Channels | None = None
+    layout: Layout | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what it says."""
+        return tuple(k for k, v in msgspec.structs.asdict(self).items() if v is not None)
+
+    def plain(self, key: str) -> Any:
+        """What it says of ``key``, as a suite would: 0.5, "rgb", [224, 288]."""
+        value = getattr(self, key)
+        several = isinstance(value, tuple)
+        return value[0] if several and len(value) == 1 else list(value) if several else value
+
+
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """The work that every backend does: which network, which weights, which images."""
 
@@ -44,6 +95,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """'': the images' source knows their labels, or none."""
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
+    preprocess: Preprocess | None = None
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +170,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
     labels: str = ""
     calibration: str = ""
+    preprocess: Preprocess | None = None
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.errors import CalibrationError, ChangedError, GpubenchError, InputError
+from gpubench.errors import CalibrationError, ChangedError, GpubenchError, InputError, Unsupported
 from gpubench.run import driver, prepare, record_builder, setup
 from gpubench.run.agent import worker
 from gpubench.run.agent.client import OnProgress
@@ -59,6 +59,10 @@ def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
         assert isinstance(cell, prepare.NotReady)
         record = record_builder.failed(cell.cell, 0, cell.why, ())
         assert (record.status, record.kind) == ("failed", "error")
+    for cell in prepared(Unsupported("its file is for batches of 1")):
+        assert isinstance(cell, prepare.NotReady)
+        record = record_builder.failed(cell.cell, 0, cell.why, ())
+        assert (record.status, record.reason) == ("unsupported", "its file is for batches of 1")
     with pytest.raises(InputError, match="too few"):
         prepared(CalibrationError("too few"))
 
@@ -85,6 +89,7 @@ class Holding(Agent):
         ({}, {"model": "a"}, {"model": "c"}, "model"),
         ({"model": "c"}, {"model": "a"}, {"model": "a"}, "model"),
         ({"images": "c"}, {"images": "b"}, {}, "images"),
+        ({"preprocessing": "c"}, {"preprocessing": "b"}, {}, "preprocessing of model"),
         ({"calibration": "c"}, {}, {"calibration": "d"}, "calibration images"),
     ],
 )

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from gpubench.errors import SuiteError
-from gpubench.suite import file, schema, toml_file
+from gpubench.suite import file, schema, toml_file, types
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 
 CATALOG = Catalog(
@@ -30,6 +30,15 @@ CATALOG = Catalog(
     },
     models=("resnet18", "resnet50", "vit_b_16"),
 )
+
+
+def test_help_says_how_many_samples_a_repeat_has_at_least() -> None:
+    """What `measure.protocol` takes them from says it too."""
+    said = schema.HELP["duration_s"]
+    assert f"{types.MIN_SAMPLES} samples" in said
+    assert f"{types.MIN_BLOCKS} blocks" in said
+    detail = Path("docs/how-it-measures.md").read_text()
+    assert f"at least {types.MIN_SAMPLES} samples, or {types.MIN_BLOCKS} blocks" in detail
 
 
 def axes(extra: str = "", backend: str = '"null"') -> str:
@@ -121,6 +130,8 @@ WRONG_BY_SCHEMA = [
     (rule("replica = 1"), "exclude[0].replica: unknown key", '"replicas"'),
     (rule(""), "exclude[0]: empty"),
     (rule("device = 'auto'"), 'exclude[0].device = "auto"', "cpu, cuda"),
+    (work("model = 'w.pt'"), 'workload.model = "w.pt"', "only those called .onnx", "as weights"),
+    (work("model = 'A.ONNX'"), 'workload.model = "A.ONNX"', "only those called .onnx, in small"),
     (rule("graph = 1"), "exclude[0].graph = 1", "true or false"),
 ]
 # ... and these need more than a schema.

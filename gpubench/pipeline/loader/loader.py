@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from msgspec.structs import replace
 
 from gpubench.errors import CellFailed, InputError
 from gpubench.pipeline.decoders import base
@@ -17,10 +19,7 @@ from gpubench.pipeline.loader.ring_buffer import Ring, Slot
 from gpubench.pipeline.loader.workers import Kind, Pool
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 TRIAL_S = 0.3
 """``auto``: how long each kind of worker is tried, after each worker's first picture or so."""
@@ -90,7 +89,7 @@ class Loader:
         self._data = worker.dataset(reference)
         if not len(self._data):
             raise InputError("no usable picture: the data set is empty")
-        ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
+        ring = Ring(depth, batch, spec, workers, chosen.on_device)
         order = np.random.default_rng(seed).permutation(len(self._data))
         chunk = max(batch // (PARTS * workers), -(-depth * batch // MOST_CHUNKS), 1)
         self._job = worker.LoaderJob(reference, decoder, spec, ring, order, chunk)
@@ -167,6 +166,23 @@ class Loader:
         self._held.remove(slot.number)
         self._pool.give(slot.number + self._job.ring.depth)
 
+    def rewind(self, batches: int, held: Sequence[Slot]) -> list[Slot]:
+        """Go back by about as many batches, while all slots are ``held``; these, to be released.
+
+        By whole rounds of slots, so that each batch comes in the slot that it came in.
+        """
+        depth = self._job.ring.depth
+        back = min(batches + depth, self._next) // depth * depth
+        self._next -= back
+        self._held = {number - back for number in self._held}
+        return [replace(slot, number=slot.number - back) for slot in held]
+
+    def pictures(self, skip: int, batches: int) -> list[int]:
+        """Positions in the data set of so many of the batches to come, after ``skip`` of them."""
+        order, batch = self._job.order, self._job.ring.batch
+        numbers = range((self._next + skip) * batch, (self._next + skip + batches) * batch)
+        return [int(order[number % len(order)]) for number in numbers]
+
     def _page_lock(self) -> None:
         """Let the GPU read the slots by itself, until the loader is closed."""
         if not self._pin or self._pinned:
@@ -179,7 +195,7 @@ class Loader:
         self._pinned = True
 
     @property
-    def slots(self) -> list[NDArray[np.float32]]:
+    def slots(self) -> list[Inputs]:
         """The arrays that batches come in, in the order in which they first do."""
         self._page_lock()
         return self._job.ring.slots

@@ -134,8 +134,8 @@ class Progress(Struct, frozen=True, tag=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', BAD_INPUT,
-    BAD_CALIBRATION or CHANGED."""
+    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', 'unsupported',
+    BAD_INPUT, BAD_CALIBRATION or CHANGED."""
 
     kind: str
     reason: str

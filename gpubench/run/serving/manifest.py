@@ -15,9 +15,9 @@ from gpubench.records.parity import Parity
 from gpubench.suite.types import Cell
 from gpubench.workload.data.preprocess import Spec
 
-FORMAT = 1
-MOST_BYTES = 2**26
+FORMAT = 2
 """Raised whenever `read` would misread an older file."""
+MOST_BYTES = 2**26
 MANIFEST, LABELS, README = "deployment.json", "labels.txt", "README.md"
 MODEL = "model"
 """Folder of the artefact."""
@@ -63,6 +63,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     suite: str
     cell: Cell
+    weights_taken: str = ""
+    """Of a file that holds several: which, in words."""
     artefact: str
     """What `Backend.open` takes, relative to the manifest."""
     preprocessing: Spec

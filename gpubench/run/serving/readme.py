@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from gpubench import escape, units
 from gpubench.run.serving.manifest import Manifest
+from gpubench.workload.data import preprocess
 from gpubench.workload.data.image_file import KEPT_PIXELS
 
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>#|&]")
@@ -37,6 +38,9 @@ def text(made: Manifest) -> str:
         cuda=made.cell.device == "cuda",
         parity=made.parity,
         spec=made.preprocessing,
+        height=made.preprocessing.size[0],
+        width=made.preprocessing.size[1],
+        preprocessing=preprocess.words(made.preprocessing),
         libraries=", ".join(f"{k} {v}" for k, v in made.made_for.libraries.items()),
         speed=_speed(made),
         boundary=_BOUNDARIES[made.cell.boundary],

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.errors import CellFailed, InputError
+from gpubench.errors import CellFailed, InputError, Unsupported
 from gpubench.pipeline import loader
 from gpubench.pipeline.loader.loader import better
-from tests.pipeline.loader.conftest import CROP, KINDS, Open
+from gpubench.pipeline.loader.ring_buffer import Ring
+from gpubench.workload.data import preprocess
+from tests.pipeline.loader.conftest import CROP, KINDS, Decoder, Open
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -43,6 +45,24 @@ def test_batches_come_in_order_and_wrap_around(open_numbers: Open, kind: str) ->
 
 
 @each_kind
+def test_rewound_it_shows_the_same_again(open_numbers: Open, kind: str) -> None:
+    one = open_numbers(48, 3, kind=kind, seed=3, depth=4)
+    shown = take(one, 11)
+    held = one.rewind(6, [one.next() for _ in range(4)])
+    for slot in held:
+        one.release(slot)
+    again = take(one, 11)
+    assert again[:4] == shown[7:], "about six batches, in whole rounds of slots"
+    held = one.rewind(10**6, [one.next() for _ in range(4)])
+    told = one.pictures(1, 3)
+    for slot in held:
+        one.release(slot)
+    again = take(one, 4)
+    assert [index for batch in again[1:] for index in batch] == told
+    assert again == shown[2:6], "in the first round"
+
+
+@each_kind
 def test_a_batch_larger_than_the_data_set(open_numbers: Open, kind: str) -> None:
     for indices in take(open_numbers(3, 200, kind=kind), 5):
         assert len(indices) == 200
@@ -53,6 +73,10 @@ def test_slots_are_the_arrays_of_batches_page_aligned(open_numbers: Open) -> Non
     one = open_numbers(10, 3, depth=2)
     addresses = [array.ctypes.data for array in one.slots]
     assert all(address % 4096 == 0 for address in addresses)
+    spec = preprocess.assumed((7, 9), layout="NHWC", dtype="uint8")
+    bytes_ = Ring(2, 5, spec, 1, encoded=False)
+    assert [(slot.shape, str(slot.dtype)) for slot in bytes_.slots] == [((5, 7, 9, 3), "uint8")] * 2
+    assert bytes_.stride == 4096
     for number in range(5):
         slot = one.next()
         assert slot.number == number
@@ -113,6 +137,18 @@ def test_unusable_pictures_are_skipped_and_counted_by_reason(open_numbers: Open,
     assert one.facts["skipped"] == {"truncated": 2, "damaged": 1}
     again = open_numbers(9, 4, bad=bad, kind=kind, cores=one.facts["cores"][:1])
     assert [index for batch in take(again, 9) for index in batch] == flat
+
+
+@each_kind
+def test_what_a_decoder_cannot_do_is_unsupported_wherever_it_is_found(
+    open_numbers: Open, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Unsupported("decoder 'numbers' decodes in colour")
+
+    monkeypatch.setattr(Decoder, "open", refuse)
+    with pytest.raises(Unsupported, match="in colour"):
+        open_numbers(3, 1, kind=kind).next()
 
 
 @each_kind
