@@ -21,7 +21,7 @@ from msgspec import UNSET
 
 from gpubench import escape
 from gpubench.suite import types
-from gpubench.suite.types import Catalog, Option
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Catalog, Option
 
 Schema = dict[str, Any]
 
@@ -41,7 +41,9 @@ REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
 CORES: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
 
 NUMBER: Schema = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
-SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
+MOST_SIDE = 4096
+SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_SIDE}
+"""Pixels, of a network's input."""
 
 HELP = {
     "description": "One line for `gpubench list suites`.",
@@ -53,8 +55,8 @@ HELP = {
     "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
     "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
-    "classes), or WebDataset shards: a .tar file, or a folder of them.",
-    "labels": "A CSV file: file name, class. For a folder without class folders.",
+    "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
+    "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
     "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
@@ -97,11 +99,10 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "duration_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of "
-    "throughput, take longer.",
-    "max_samples": "A repeat stops after this many samples, but not before the least of "
-    "duration_s.",
-    "block_s": "Shortest block of the throughput scenario.",
+    "duration_s": f"Sampling time of one repeat; longer where {MIN_SAMPLES} samples, or "
+    f"{MIN_BLOCKS} blocks of throughput, take longer.",
+    "max_samples": "A repeat stops after this many samples, even before duration_s.",
+    "block_s": "About how long a block of the throughput scenario lasts.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
     "parity_images": "Images checked against the reference in every repeat.",

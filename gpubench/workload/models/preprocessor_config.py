@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import files
+from gpubench.suite.schema import MOST_SIDE
 from gpubench.workload.data.preprocess import Spec
 
 NAME = "preprocessor_config.json"
@@ -52,13 +54,15 @@ def read(model: Path, spec: Spec, *, fixed: bool) -> Spec:
         file = file.parents[1] / NAME
     if not file.is_file():
         return spec
-    with file.open("rb") as opened:
+    with files.opened(file) as opened:
         data = opened.read(MOST_BYTES + 1)
     try:
         config = msgspec.json.decode(data, type=_Config)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"not understood ({error})") from error
     size, resize = _geometry(config)
+    if max(*size, resize or 0) > MOST_SIDE:
+        raise ValueError(f"says more than {MOST_SIDE:,} pixels")
     if fixed and size != spec.size:
         said, own = ("x".join(map(str, each)) for each in (size, spec.size))
         raise ValueError(f"says {said}, and the network takes {own}")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from PIL import Image
 
 import gpubench
 from gpubench.backends import base
@@ -23,14 +24,17 @@ from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.backends.torch_compile import TorchCompile
 from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
+from gpubench.pipeline.check import difference
+from gpubench.records.record import Record
 from gpubench.records.writer import Writer
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.run.serving import manifest, readme
+from gpubench.run.serving.inputs import Preprocessing
 from gpubench.run.serving.manifest import Manifest
 from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models import digits_net
+from gpubench.workload.models import builder, digits_net
 from gpubench.workload.reference import Reference
 from tests.pipeline.decoders import samples
 from tests.report import make
@@ -191,20 +195,23 @@ def test_figures_are_those_of_the_run_beside_the_suite(
     suite = write_suite(batch_size="[4]")
     session = setup.session(str(suite), {}, cache_dir, tmp_path, False, ())
     [cell] = session.plan.cells
-    assert deploying._figures(session, str(suite), cell) is None
+    now = Record(cell=cell, repeat=0, status="ok", contents={"model": "a"})
+    assert deploying._figures(session, str(suite), now) is None
     rng = np.random.default_rng(0)
     header = make.header([cell], fingerprint=session.header.fingerprint)
     with Writer(tmp_path, header) as writer:
         for repeat in range(3):
-            writer.append(make.record(cell, repeat, rng))
-    found = deploying._figures(session, str(suite), cell)
+            writer.append(replace(make.record(cell, repeat, rng), contents=now.contents))
+    found = deploying._figures(session, str(suite), now)
     assert found is not None
     assert (found.run_id, found.repeats) == (header.run_id, 3)
     assert found.p50_ns == pytest.approx(make.batch_ns(cell), rel=0.1)
     assert found.p99_ns
     assert found.p99_ns > found.p50_ns
     other = replace(session, header=replace(header, fingerprint="else"))
-    assert deploying._figures(other, str(suite), cell) is None, "another machine's"
+    assert deploying._figures(other, str(suite), now) is None, "another machine's"
+    changed = replace(now, contents={"model": "b"})
+    assert deploying._figures(session, str(suite), changed) is None, "another network's"
 
 
 def snippets(folder: Path) -> list[str]:
@@ -248,6 +255,42 @@ def test_the_snippets_preprocessing_is_the_manifests(deploy: Deployed, spec: Spe
     right = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
     assert (found.shape, found.dtype) == ((1, *spec.shape), right.dtype)
     np.testing.assert_allclose(found[0], right, rtol=1e-6)
+
+
+def test_the_readme_says_who_says_so_and_calls_no_assumption_checked(deploy: Deployed) -> None:
+    made = manifest.read(deploy())
+    assert made.preprocessing.source == builder.HERE
+    assert f"mean 0.5, std 0.5 ({builder.HERE}) |" in readme.text(made)
+    assert "assumed" not in readme.text(made)
+    text = readme.text(replace(made, preprocessing=preprocess.assumed((8, 8))))
+    assert "ImageNet's mean and std (assumed: the file does not say) |" in text
+    assert "- The preprocessing is assumed, not checked" in text
+
+
+def test_a_deployment_with_a_preprocessing_of_its_own(deploy: Deployed) -> None:
+    said = {"size": [24, 40], "channels": "bgr", "range": [0, 255], "std": 50}
+    data = samples.jpeg((500, 375))
+    with gpubench.load(deploy(weights="random", preprocess=said)) as classifier:
+        spec = classifier.manifest.preprocessing
+        assert (spec.size, spec.resize, spec.channels) == ((24, 40), None, "bgr")
+        made = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
+        [logits] = classifier.logits(made[None])
+        assert [p.index for p in classifier([data, np.asarray(Image.open(BytesIO(data)))])] == [
+            logits.argmax()
+        ] * 2
+        with pytest.raises(InputError, match=r"expected \(N, 3, 24, 40\) of float32"):
+            classifier.logits(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize("name", ["pil", "torchvision", "turbo"])
+def test_orientation_notes_are_not_followed_however_a_picture_comes(name: str) -> None:
+    spec, data = preprocess.assumed((32, 64)), samples.KINDS["turned"]()
+    made, found = Preprocessing(name, spec), np.empty((2, 3, 32, 64), np.float32)
+    plain = preprocess.apply(spec, np.asarray(samples.photo(samples.SHAPE)))
+    for row, picture in zip(found, (data, Image.open(BytesIO(data))), strict=True):
+        made.fill(picture, row, 0)
+        _, mean = difference(spec, row[None], plain[None])
+        assert mean < 3, "but for JPEG's losses it is the picture as it lies in the file"
 
 
 def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
