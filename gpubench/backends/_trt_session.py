@@ -78,8 +78,8 @@ class TrtSession(_torch.TensorSession):
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         outputs = [n for n in names if n not in inputs]
-        if len(inputs) != 1 or not outputs:
-            raise CellFailed("error", f"expected one input, found {inputs} -> {outputs}")
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise CellFailed("error", f"expected one of each, found {inputs} -> {outputs}")
         shape = (batch, *tuple(engine.get_tensor_shape(inputs[0]))[1:])
         if not context.set_input_shape(inputs[0], shape):
             raise self._failed(f"input {inputs[0]!r} refuses the shape {shape}")
@@ -122,7 +122,8 @@ class TrtSession(_torch.TensorSession):
         import torch
 
         flat = self._input.tensor.view(-1)
-        flat.copy_(torch.linspace(-2, 2, flat.numel(), device="cuda"))
+        least, most = (-2, 2) if flat.is_floating_point() else (0, 255)
+        flat.copy_(torch.linspace(least, most, flat.numel(), device="cuda"))
         self.run()  # whatever is done at the first run only must not be captured
         self._stream.synchronize()
         expected = self._logits.clone()
@@ -179,6 +180,7 @@ def _types(trt: Any, torch: Any) -> dict[Any, tuple[str, Any]]:
         trt.DataType.FLOAT: ("fp32", torch.float32),
         trt.DataType.HALF: ("fp16", torch.float16),
         trt.DataType.BF16: ("bf16", torch.bfloat16),
+        trt.DataType.UINT8: ("uint8", torch.uint8),
         trt.DataType.INT32: ("int32", torch.int32),
         trt.DataType.INT64: ("int64", torch.int64),
     }

@@ -50,7 +50,7 @@ def find_out(cell: Cell, artefact: Path, reference_at: Path, device: Device) -> 
     backend = base.get(cell.backend)
     with base.open_session(backend, cell, artefact, device) as session:
         reader.serve(session)
-        return StageTimes(data, _typical(Serial(reader, session).answer))
+        return StageTimes(data, _typical(Serial(reader, session, reference.output).answer))
 
 
 def _typical(step: Callable[[], object]) -> int:

@@ -15,7 +15,16 @@ from msgspec import Struct
 from gpubench import escape
 from gpubench.errors import RecordError
 from gpubench.records import validation
-from gpubench.records.record import IMAGES_SKIPPED, RECORDS, SCHEMA, Arm, Header, Record, RecordFile
+from gpubench.records.record import (
+    IMAGES_SKIPPED,
+    NETWORK,
+    RECORDS,
+    SCHEMA,
+    Arm,
+    Header,
+    Record,
+    RecordFile,
+)
 
 _Line = TypeVar("_Line", Header, Record)
 _TAIL = len(b',"crc":"01234567"}')
@@ -44,8 +53,19 @@ def read(path: str | Path) -> RecordFile:
         records = {(record.cell.key, record.repeat): record for record in found}
     skipped = dict.fromkeys(str(r.facts.get(IMAGES_SKIPPED, "")) for r in records.values())
     notes += [f"images skipped: {words}" for words in skipped if words]
+    notes += dict.fromkeys(f"network: {words}" for r in records.values() if (words := _made_of(r)))
     name = escape.visible(str(locate(path)))
     return RecordFile(name, header, list(records.values()), notes)
+
+
+def _made_of(record: Record) -> str:
+    """What is worth saying of its network, in words."""
+    told = record.facts.get(NETWORK)
+    if not isinstance(told, dict):
+        return ""
+    kind = told.get("answers", "logits")
+    kinds = [] if kind == "logits" else [f"it answers with {kind}"]
+    return "; ".join(map(str, [*kinds, *told.get("notes", ())]))
 
 
 @contextmanager

@@ -260,6 +260,8 @@ class RecordFile(Struct, frozen=True):
 RECORDS = "records.jsonl"
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+NETWORK = "network"
+"""In `Record.facts`: what it answers with, and what was made of its file, {"answers", "notes"}."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

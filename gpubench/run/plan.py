@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from msgspec import Struct
 
 from gpubench.backends.base import Backend
+from gpubench.errors import InputError
 from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.run import availability, inventory
 from gpubench.run.availability import Lack
@@ -71,6 +72,7 @@ def make(
     """Sort ``cells`` into those that can run and those that cannot, with why.
 
     ``nodes``: where several machines measure, all of them; else it is this one with its ``cores``.
+    Raises InputError for a network that none of them could measure.
     """
     named = {cell.backend: backends[cell.backend] for cell in cells}
     lacks = availability.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
@@ -85,6 +87,8 @@ def make(
             try:
                 reason = backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
                 reason = reason or inventory.apart(cell, nodes)
+            except InputError:
+                raise
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
                 lack = availability.broken("unsupported", error)
         if reason:

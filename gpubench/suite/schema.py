@@ -53,6 +53,7 @@ HELP = {
     "labels": "A CSV file: file name, class. For a folder without class folders.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
+    "output": "The output of an .onnx file that holds the answers; needed where several may.",
     "axes": "The values of every axis; the cells are their product less the exclusions.",
     "backend": "Backends to measure: `gpubench list backends`.",
     "device": "'auto' is CUDA where present, else the CPU.",
@@ -168,6 +169,7 @@ def schema(catalog: Catalog) -> Schema:
                 "images": {"type": "string", "minLength": 1},
                 "labels": {"type": "string"},
                 "calibration": {"type": "string"},
+                "output": {"type": "string"},
             }
         ),
         "axes": table(axes, required=["backend"]),
@@ -251,7 +253,10 @@ def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
     """Every way in which ``value`` breaks ``rule``; ``at`` is the dotted key it stands under."""
     if "anyOf" in rule:
         branches = [list(islice(mistakes(value, b, at), MOST + 1)) for b in rule["anyOf"]]
-        if all(branches):
+        if all(branches) and "pattern" in rule["anyOf"][-1] and re.search(r"[./\\]", str(value)):
+            yield Mistake(at, value, "only .onnx files are taken; weights are given with --weights "
+                          "(workload.weights), beside the name of their network")  # fmt: skip
+        elif all(branches):
             fitting = [f for f, b in zip(branches, rule["anyOf"], strict=True) if _is(value, b)]
             yield from fitting[0] if fitting else [Mistake(at, value, f"expected {say(rule)}")]
     elif not _is(value, rule):

@@ -18,6 +18,7 @@ from msgspec import Struct
 from gpubench.errors import InputError
 from gpubench.workload.data import dataset_index, datasets, preprocess
 from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models import outputs
 from gpubench.workload.models.registry import resolve
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class _About(Struct, frozen=True, kw_only=True):
     """Names of the network's classes by number; (): it has none that are known."""
     skipped: str = ""
     """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
+    output: outputs.Kind = "logits"
+    """What the answers are."""
+    notes: list[str] = []
+    """What was made of the network, or assumed: see `Model.notes`."""
 
 
 class Reference(_About, frozen=True, kw_only=True):
@@ -58,7 +63,7 @@ class Reference(_About, frozen=True, kw_only=True):
     labels: NDArray[np.int64]
     """(N,); -1: no label that means anything to this network."""
     logits: NDArray[np.float32]
-    """(N, classes)"""
+    """(N, classes), as the network answers: see ``output``."""
     path: Path
 
     def encoded(self, index: int) -> bytes:
@@ -162,16 +167,38 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     np.save(at / "ends.npy", ends)
     labels = [dataset.label(i) if labelled else -1 for i in pool.indices]
     np.save(at / "labels.npy", np.array(labels, np.int64))
-    np.save(at / "logits.npy", model.answers(np.asarray(inputs)))
+    answers = model.answers(np.asarray(inputs))
+    names = [dataset.name(i) for i in pool.indices]
+    _require_finite(model, answers, inputs, names)
+    np.save(at / "logits.npy", answers)
     dataset.save(at / _DATASET, _root(pool))
     about = _About(
         engine=model.engine,
-        names=[dataset.name(i) for i in pool.indices],
+        names=names,
         spec=spec,
         classes=class_names(dataset.classes if labelled else (), model),
         skipped=pool.skipped,
+        output=outputs.kind_of(answers, model.output_kind),
+        notes=model.notes,
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
+
+
+def _require_finite(
+    model: Model, answers: NDArray[np.float32], images: Inputs, names: list[str]
+) -> None:
+    import numpy as np
+
+    bad = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+    if len(bad):
+        first = int(bad[0])
+        where = model.first_not_finite(np.array(images[first : first + 1]))
+        raise InputError(
+            f"model {model.name!r} ({model.weights}): the network's own answers are not finite, of "
+            f"{len(bad)} of {len(answers)} images, the first {names[first]!r}"
+            + (f"; the first layer that is not: {where}" if where else "")
+            + ". Look at how it was trained and exported, and at its preprocessing"
+        )
 
 
 def _root(pool: Pool) -> str:

@@ -22,7 +22,7 @@ from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, Record
+from gpubench.records.record import IMAGES_SKIPPED, NETWORK, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -135,6 +135,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 path.resume()
                 checked = route.check(session, slots, policy)
             facts["pipeline"] = route.facts
+    facts[NETWORK] = {"answers": reference.output, "notes": reference.notes}
     if reference.skipped:
         facts[IMAGES_SKIPPED] = reference.skipped
 

@@ -147,6 +147,8 @@ def _answer(
         _pin(request.cores)
         cell = request.cell
         network = registry.resolve(cell.workload, cache)
+        if network.fixed_batch not in (None, cell.batch_size):
+            network.onnx(network.precision, cell.batch_size)  # says why not
         path = base.get(cell.backend).prepare(cell, network, cache)
     else:
         raise TypeError(f"no task for a worker: {type(request).__name__}")

@@ -24,7 +24,7 @@ from msgspec import Struct
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.data import datasets, image_file, preprocess
-from gpubench.workload.models import onnx_export
+from gpubench.workload.models import onnx_export, onnx_graph
 from gpubench.workload.models.onnx_export import FILE
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _quantise(
     with tempfile.TemporaryDirectory(dir=target_file.parent) as folder:
         inlined, ready = Path(folder, "inlined.onnx"), Path(folder, "ready.onnx")
         network = onnx.load(source)  # with weights kept beside it, which the next step cannot read
-        name = str(onnx_export.inputs(network.graph)[0].name)
+        name = str(onnx_graph.inputs(network.graph)[0].name)
         onnx.save(network, inlined)
         quant_pre_process(str(inlined), str(ready), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -251,7 +251,7 @@ def _rest(file: Path) -> str:
     """Precision of a file's input, and so of what is not quantised."""
     import onnx
 
-    return onnx_export.precision(onnx.load(file, load_external_data=False).graph) or "fp32"
+    return onnx_graph.floating(onnx.load(file, load_external_data=False).graph)
 
 
 def _saturates() -> bool:
