@@ -28,7 +28,9 @@ class FakeTrt:
     DynamicShapesKernelSpecializationStrategy = Bag(EAGER="EAGER")
     LayerInformationFormat = Bag(JSON="JSON")
     TensorIOMode = Bag(INPUT="in", OUTPUT="out")
-    DataType = Bag(FLOAT="FLOAT", HALF="HALF", BF16="BF16", INT32="INT32", INT64="INT64")
+    DataType = Bag(
+        FLOAT="FLOAT", HALF="HALF", BF16="BF16", UINT8="UINT8", INT32="INT32", INT64="INT64"
+    )
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
