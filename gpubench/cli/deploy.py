@@ -27,8 +27,10 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
 
     Example: gpubench deploy reports/tune-resnet50/best.toml -o resnet50
     """
+    from gpubench.analysis.tables.accuracy import doubts
     from gpubench.run import deploy as deploying
     from gpubench.run import setup
+    from gpubench.workload.data import preprocess
 
     screen = terminal.console(quiet)
 
@@ -44,8 +46,11 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     say(
         f"{output}: {made.cell.model}, {made.cell.label}; {parity.images} answers checked, "
         f"{parity.top1_agreement:.1%} as the reference's{accuracy}; {total}\n"
+        f"preprocessing: {preprocess.words(made.preprocessing)}\n"
         f"in Python: gpubench.load({str(output)!r}); without gpubench: {output / 'README.md'}"
     )
+    for text in doubts([parity]):
+        say(text)
 
 
 COMMANDS: tuple[click.Command, ...] = (deploy,)

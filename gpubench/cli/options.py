@@ -38,6 +38,19 @@ def suites(_: click.Context, __: click.Parameter, begun: str) -> list[Completion
 
 suite_argument = click.argument("suite", shell_complete=suites)
 
+
+def _pairs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, Any] | None:
+    from gpubench.suite import toml_file
+
+    found = {}
+    for text in values:
+        key, equals, value = (word.strip() for word in text.partition("="))
+        if not (key and equals and value):
+            raise click.BadParameter(f"{text!r}: expected KEY=VALUE, such as mean=0.5")
+        found[key] = toml_file.value(value)
+    return found or None
+
+
 SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--backend", {"callback": words, "help": "Backends, comma-separated."}),
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
@@ -55,9 +68,11 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
     ("--labels", {"help": "A CSV file: file name, class."}),
     ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),
+    ("--preprocess", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
+                      "help": "Of workload.preprocess, such as mean=0.5; repeatable."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
     ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
-)
+)  # fmt: skip
 
 
 def selection(command: Command, without: Collection[str] = ()) -> Command:

@@ -186,10 +186,16 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     note += " agreement: top-1 with the reference; accuracy: with the labels."
     top: list[RenderableType] = []
     top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
+    top += [text(words, "dim") for words in accuracy.preprocessing(timed)]
     told = headline.told(summaries)
     told += _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
     told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
-    said = [*skipped(summaries), *formatting.differences(files), *headline.marks(summaries)]
+    said = [
+        *accuracy.doubts(s.parity for s in timed),
+        *skipped(summaries),
+        *formatting.differences(files),
+        *headline.marks(summaries),
+    ]
     said += [f"Note: {note}" for file in files for note in file.notes]
     return Group(*top, *_problems(summaries), *map(text, told),
                  *(text(words, "yellow") for words in said))  # fmt: skip

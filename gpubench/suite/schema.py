@@ -40,6 +40,9 @@ BATCH_SIZE: Schema = {"type": "integer", "minimum": 1, "maximum": 65_536}
 REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
 CORES: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
 
+NUMBER: Schema = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
+SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
+
 HELP = {
     "description": "One line for `gpubench list suites`.",
     "baseline": "The backend that speed-ups are relative to; default: the first of axes.backend.",
@@ -54,6 +57,16 @@ HELP = {
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
     "output": "The output of an .onnx file that holds the answers; needed where several may.",
+    "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
+    "size": "Of the network's input: one side, or [height, width].",
+    "resize": "The shorter side before the centre is cut out; default: size x 256/224.",
+    "crop": "false: each side straight to size, without keeping the aspect ratio.",
+    "interpolation": "How pictures are resized; default: bilinear.",
+    "mean": "Taken off each channel, after range: one number, or one for each channel.",
+    "std": "What each channel is then divided by.",
+    "range": "What pixel values 0 and 255 become before mean and std; default: [0, 1].",
+    "channels": "Their order: rgb, bgr, or grey, a single one; mean and std follow it.",
+    "layout": "What the model's file says, where that can be told from its shape.",
     "axes": "The values of every axis; the cells are their product less the exclusions.",
     "backend": "Backends to measure: `gpubench list backends`.",
     "device": "'auto' is CUDA where present, else the CPU.",
@@ -170,6 +183,7 @@ def schema(catalog: Catalog) -> Schema:
                 "labels": {"type": "string"},
                 "calibration": {"type": "string"},
                 "output": {"type": "string"},
+                "preprocess": _preprocess(),
             }
         ),
         "axes": table(axes, required=["backend"]),
@@ -218,6 +232,27 @@ def _policy() -> Schema:
             kind.setdefault("maximum", limit)
         out[name] = kind
     return table(out)
+
+
+def _preprocess() -> Schema:
+    def each(item: Schema, least: int, most: int) -> Schema:
+        return {"type": "array", "items": item, "minItems": least, "maxItems": most}
+
+    deviation = NUMBER | {"exclusiveMinimum": 0}
+    del deviation["minimum"]
+    return table(
+        {
+            "size": {"anyOf": [SIDE, each(SIDE, 2, 2)]},
+            "resize": SIDE,
+            "crop": {"type": "boolean"},
+            "interpolation": _enum(get_args(types.Interpolation)),
+            "mean": {"anyOf": [NUMBER, each(NUMBER, 1, 3)]},
+            "std": {"anyOf": [deviation, each(deviation, 1, 3)]},
+            "range": each(NUMBER, 2, 2),
+            "channels": _enum(get_args(types.Channels)),
+            "layout": _enum(get_args(types.Layout)),
+        }
+    )
 
 
 def _enum(values: Iterable[str]) -> Schema:
@@ -292,7 +327,10 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
 
 def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:
     if len(value) < rule.get("minItems", 0):
-        yield Mistake(at, value, f"empty; expected at least one: {say(rule['items'])}")
+        many = f"{len(value)} values" if value else "empty"
+        yield Mistake(at, value, f"{many}; expected {_count(rule)}: {say(rule['items'])}")
+    if len(value) > rule.get("maxItems", len(value)):
+        yield Mistake(at, value, f"{len(value)} values; expected {_count(rule)}")
     seen: set[tuple[bool, Any]] = set()
     for i, item in enumerate(value):
         yield from mistakes(item, rule["items"], f"{at}[{i}]")
@@ -356,6 +394,14 @@ def say(rule: Schema) -> str:
     if rule.get("minLength"):
         words = "a string that is not empty"
     return words + _bounds(rule)
+
+
+def _count(rule: Schema) -> str:
+    """How many values a list of ``rule`` has."""
+    least, most = rule.get("minItems", 0), rule.get("maxItems")
+    if most is None:
+        return "at least one"
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _bounds(rule: Schema) -> str:

@@ -46,6 +46,14 @@ def read(path: Path, what: str) -> Data:
         raise wrong(f"not valid TOML: {error}") from error
 
 
+def value(text: str) -> Any:
+    """As a file would have it: true, 3, 0.5, [1, 2]; anything else is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except (ValueError, RecursionError):  # no TOML, 5,000 digits, 1,000 brackets
+        return text
+
+
 def error(what: str, path: Path, found: Sequence[Mistake], places: Places) -> SuiteError:
     """One message for all mistakes; those of an override name the option, not the file."""
     lines = []

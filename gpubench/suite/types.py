@@ -19,12 +19,45 @@ Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Dispatch = Literal["independent", "static", "dynamic"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["rgb", "bgr", "grey"]
+Layout = Literal["NCHW", "NHWC"]
 OptionValue = bool | int | float | str
 When = dict[str, tuple[OptionValue, ...]]
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class Preprocess(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a suite says of how a picture becomes the network's input; each in words: `schema.HELP`.
+
+    None: as the weights, or the model's file, say; else as it is assumed.
+    """
+
+    size: tuple[Positive, ...] | None = None
+    """(height, width), or one for both."""
+    resize: Positive | None = None
+    crop: bool | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, ...] | None = None
+    """For each channel, or one for all; as ``std``."""
+    std: tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
+    channels: Channels | None = None
+    layout: Layout | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what it says."""
+        return tuple(k for k, v in msgspec.structs.asdict(self).items() if v is not None)
+
+    def plain(self, key: str) -> Any:
+        """What it says of ``key``, as a suite would: 0.5, "rgb", [224, 288]."""
+        value = getattr(self, key)
+        several = isinstance(value, tuple)
+        return value[0] if several and len(value) == 1 else list(value) if several else value
 
 
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +72,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
     output: str = ""
     """Name of the output that an ONNX file has its answers in; '': found by its shape."""
+    preprocess: Preprocess | None = None
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +148,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: str = ""
     calibration: str = ""
     output: str = ""
+    preprocess: Preprocess | None = None
 
     @property
     def key(self) -> str:

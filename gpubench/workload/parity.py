@@ -92,6 +92,8 @@ def check(
         min_top1_agreement=least,
         passed=error <= largest and agreement >= least,
         reference=reference.engine,
+        preprocessing=preprocess.words(reference.spec),
+        assumed=reference.spec.assumed,
         min_accuracy=policy.min_accuracy if whole else None,
         max_accuracy_drop=policy.max_accuracy_drop if whole else None,
         accurate=accurate(counts, policy) if whole else True,

@@ -217,7 +217,7 @@ class FakeTorch:
     """What the session uses of torch. ``broken_graph``: its replays do nothing."""
 
     float32, float16, bfloat16 = np.float32, np.float16, np.float32
-    int32, int64 = np.int32, np.int64
+    int32, int64, uint8 = np.int32, np.int64, np.uint8
     contiguous_format = None
     __version__ = "fake"
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from gpubench import escape, units
 from gpubench.run.serving.manifest import Manifest
+from gpubench.workload.data import preprocess
 from gpubench.workload.data.image_file import KEPT_PIXELS
 
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>#|&]")
@@ -39,6 +40,7 @@ def text(made: Manifest) -> str:
         spec=made.preprocessing,
         height=made.preprocessing.size[0],
         width=made.preprocessing.size[1],
+        preprocessing=preprocess.words(made.preprocessing),
         libraries=", ".join(f"{k} {v}" for k, v in made.made_for.libraries.items()),
         speed=_speed(made),
         boundary=_BOUNDARIES[made.cell.boundary],

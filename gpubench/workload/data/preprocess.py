@@ -6,7 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from msgspec import Struct
+
+from gpubench.errors import InputError
+from gpubench.suite.schema import show
+from gpubench.suite.types import Channels, Interpolation, Layout, Preprocess
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,16 +34,20 @@ class Spec(Struct, frozen=True, kw_only=True):
     """Height and width of the network's input, pixels."""
     resize: int | None
     """The shorter side before the crop, pixels; None: each side straight to ``size``, no crop."""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Of each channel in the network's order, after ``range``; ImageNet's by default."""
     std: tuple[float, ...] = IMAGENET_STD
     range: tuple[float, float] = (0.0, 1.0)
     """What the pixel values 0 and 255 are mapped to, before mean and std."""
-    channels: Literal["rgb", "bgr", "grey"] = "rgb"
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    channels: Channels = "rgb"
+    layout: Layout = "NCHW"
     dtype: Literal["float32", "uint8"] = "float32"
-    """uint8: pixels as they are, with `RAW` for mean, std and range."""
+    """uint8: pixels as they are, mean 0, std 1, range [0, 255]."""
+    source: str = ""
+    """Who says so, in words."""
+    assumed: bool = False
+    """Whether nobody does, of some of it."""
 
     def __post_init__(self) -> None:
         low, high = self.range
@@ -81,8 +90,8 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 def assumed(
     size: tuple[int, int],
-    channels: Literal["rgb", "grey"] = "rgb",
-    layout: Literal["NCHW", "NHWC"] = "NCHW",
+    channels: Channels = "rgb",
+    layout: Layout = "NCHW",
     dtype: Literal["float32", "uint8"] = "float32",
 ) -> Spec:
     """For a network that says no more than its input's shape: as most are trained on ImageNet.
@@ -98,8 +107,81 @@ def assumed(
         mean, std = (round(sum(mean) / 3, 3),), (round(sum(std) / 3, 3),)  # type: ignore[assignment]
     return Spec(
         size=size, resize=resize, mean=mean, std=std, range=(0.0, scale), channels=channels,
-        layout=layout, dtype=dtype,
+        layout=layout, dtype=dtype, source="assumed: the file does not say", assumed=True,
     )  # fmt: skip
+
+
+def override(spec: Spec, said: Preprocess | None, network: str, *, fixed: bool) -> Spec:
+    """``spec`` with what a suite says in its place. ``fixed``: the network has this size only.
+
+    Who says mean, std or range says all three: 0, 1 and [0, 1] stand for what is left out. Raises
+    InputError for what the network does not take.
+    """
+    if said is None or not said.given:
+        return spec
+
+    def wrong(key: str, takes: str) -> InputError:
+        text = f"workload.preprocess.{key} = {show(said.plain(key))}: {network} takes {takes}"
+        return InputError(text)
+
+    size, resize = (said.size[0], said.size[-1]) if said.size else spec.size, spec.resize
+    if size != spec.size:
+        if fixed:
+            raise wrong("size", f"{_size(spec.size)} only")
+        in_proportion = resize and size[0] == size[1]
+        resize = round(size[0] * (resize or 0) / spec.size[0]) if in_proportion else None
+    if said.crop is not None:
+        resize = (resize or min(size)) if said.crop else None
+    if said.resize and said.resize < min(size):
+        raise wrong("resize", f"{_size(size)}, and the crop would have black borders")
+    changes: dict[str, Any] = {"size": size, "resize": said.resize or resize}
+    if said.interpolation:
+        changes["interpolation"] = said.interpolation
+    if said.channels and said.channels != spec.channels:
+        if "grey" in (said.channels, spec.channels):
+            raise wrong("channels", f"{spec.depth} channel{'s' * (spec.depth > 1)}")
+        changes |= {"channels": said.channels, "mean": spec.mean[::-1], "std": spec.std[::-1]}
+    if said.layout and said.layout != spec.layout:
+        raise wrong("layout", spec.layout)
+    scaled = [key for key in ("mean", "std", "range") if key in said.given]
+    if scaled and spec.dtype == "uint8":
+        raise wrong(scaled[0], "bytes, and normalises them itself")
+    if scaled:
+        changes["range"] = said.range or (0.0, 1.0)
+        for key, values in (("mean", said.mean or (0.0,)), ("std", said.std or (1.0,))):
+            if len(values) not in (1, spec.depth):
+                raise wrong(key, f"{spec.depth} channel{'s' * (spec.depth > 1)}")
+            changes[key] = values * spec.depth if len(values) == 1 else values
+    whole = bool(scaled and said.interpolation and {"resize", "crop"} & {*said.given})
+    part = f"{', '.join(said.given)} given in the suite; the rest {spec.source}"
+    changes |= {"source": "given in the suite" if whole else part}
+    return msgspec.structs.replace(spec, **changes, assumed=spec.assumed and not whole)
+
+
+def words(spec: Spec) -> str:
+    """All of it on one line, with who says so: '224x224, resize 256, bilinear, ...'."""
+    parts = [_size(spec.size), f"resize {spec.resize}" if spec.resize else "no crop"]
+    parts += [spec.interpolation]
+    if (spec.mean, spec.std, spec.channels) == (IMAGENET_MEAN, IMAGENET_STD, "rgb"):
+        parts += ["ImageNet's mean and std"]
+    elif spec.dtype == "float32":
+        parts += [f"mean {_few(spec.mean)}, std {_few(spec.std)}"]
+    if spec.dtype == "float32" and spec.range != (0, 1):
+        parts += [f"range {_few(spec.range)}"]
+    parts += [spec.channels] if spec.channels != "rgb" else []
+    parts += [spec.layout] if spec.layout != "NCHW" else []
+    parts += ["bytes"] if spec.dtype == "uint8" else []
+    return ", ".join(parts) + (f" ({spec.source})" if spec.source else "")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _few(values: Sequence[float]) -> str:
+    """'0.5' where all are the same, else '[0.1, 0.2, 0.3]'."""
+    shown = [f"{value:g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else f"[{', '.join(shown)}]"
 
 
 def geometry(spec: Spec, width: int, height: int) -> tuple[int, int, int, int]:

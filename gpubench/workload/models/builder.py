@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError
+from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import digits_net
 from gpubench.workload.models.base import MOST_CLASSES, head
@@ -18,8 +20,13 @@ from gpubench.workload.models.base import MOST_CLASSES, head
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gpubench.suite.types import Preprocess
+
     State = OrderedDict[str, Tensor]
 
+HERE = "as its weights were made here"
+TORCHVISION = "as torchvision's weights say"
+STATE_DICT = "assumed: a state dict does not say"
 FORMAT = 2
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
@@ -40,8 +47,10 @@ class Card(Struct, frozen=True, kw_only=True):
     """``probe``, and `digits`: the share of right answers on digits that its fit did not see."""
 
 
-def make(name: str, weights: str, at: Path) -> None:
+def make(name: str, weights: str, at: Path, said: Preprocess | None = None) -> None:
     """Fill the cache entry ``at`` with a network's state dict and card.
+
+    ``said``: the suite's own preprocessing.
 
     ``weights``: probe (of `digits`: the trained ones), random, the path of a state dict, or a name
     of torchvision's weights.
@@ -53,7 +62,8 @@ def make(name: str, weights: str, at: Path) -> None:
     arguments = _arguments(name)
     if weights in ("probe", "random"):
         # Pictures fill the frame: cropping a digit's edge away would only cost accuracy.
-        spec = msgspec.structs.replace(spec, resize=min(spec.size))
+        spec = msgspec.structs.replace(spec, resize=min(spec.size), source=HERE)
+        spec = _override(spec, said, name, arguments)
         classes = 10 if weights == "probe" or name == digits_net.NAME else 1000
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -68,8 +78,10 @@ def make(name: str, weights: str, at: Path) -> None:
         file = Path(weights).expanduser()
         if file.is_file():
             state = _read(file)
+            spec = msgspec.structs.replace(spec, source=STATE_DICT, assumed=True)
         else:
             spec, arguments, state = _published(name, weights)
+        spec = _override(spec, said, name, arguments)
         classes = _check(name, weights, state, arguments)
     # In place: the dict also carries format versions, which MNASNet needs. Not before its shapes
     # are known to fit: a small file may hold tensors that claim to be vast.
@@ -81,6 +93,25 @@ def make(name: str, weights: str, at: Path) -> None:
         name=name, num_classes=classes, arguments=arguments, spec=spec, held_out_accuracy=accuracy
     )
     (at / _CARD).write_bytes(msgspec.json.encode(card))
+
+
+def _override(
+    spec: Spec, said: Preprocess | None, name: str, arguments: Mapping[str, bool | int]
+) -> Spec:
+    """Raises InputError also for a size that the network cannot take."""
+    import torch
+
+    found = preprocess.override(spec, said, name, fixed=False)
+    if found.size != spec.size:
+        try:
+            with torch.device("meta"), torch.inference_mode():
+                _build(name, 1000, dict(arguments))(torch.empty(2, *found.shape))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"workload.preprocess.size = {list(found.size)}: {name} takes "
+                f"{list(spec.size)}, and not this ({str(error).splitlines()[0]})"
+            ) from error
+    return found
 
 
 def card(state: Path) -> Card:
@@ -135,6 +166,7 @@ def _trained_with(preset: Any) -> Spec:
         interpolation=preset.interpolation.value,
         mean=tuple(preset.mean),
         std=tuple(preset.std),
+        source=TORCHVISION,
     )
 
 

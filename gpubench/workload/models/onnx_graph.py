@@ -11,10 +11,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from gpubench.suite.types import Layout
 from gpubench.workload.models.onnx_external_data import tensors
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Input(Struct, frozen=True):
     """NumPy's name of its type."""
     batch: int
     """0: any, as far as the graph says."""
-    layout: Literal["NCHW", "NHWC"]
+    layout: Layout
     channels: int
     """1 or 3."""
     size: tuple[int, int]
@@ -114,8 +115,8 @@ def floating(graph: GraphProto) -> str:
     return found.most_common(1)[0][0] if found else _PRECISIONS.get(own, "fp32")
 
 
-def image_input(graph: GraphProto) -> Input:
-    """The input, if it is a batch of pictures."""
+def image_input(graph: GraphProto, layout: Layout | None = None) -> Input:
+    """The input, if it is a batch of pictures. ``layout``: where the shape leaves it open."""
     import onnx
 
     fed = inputs(graph)
@@ -135,12 +136,16 @@ def image_input(graph: GraphProto) -> Input:
     wrong = ValueError(f"input {name!r} is {told}, {wanted}")
     if kind not in _TYPES or len(shape) != 4 or not 0 <= shape[0] <= MOST_BATCH:
         raise wrong
-    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-    if last or (shape[1] == shape[3] == 0 and _turned(graph, name)):
-        layout: Literal["NCHW", "NHWC"] = "NHWC"
-        channels, size = shape[3], (shape[1], shape[2])
+    first, last = (shape[at] in (1, 3) for at in (1, 3))
+    if first == last:  # neither is a number of channels, or both may be: of names, one may be
+        first, last = (shape[at] == 0 for at in (1, 3))
+    if first == last:
+        layout = layout or ("NHWC" if _turned(graph, name) else "NCHW")
     else:
-        layout, channels, size = "NCHW", shape[1], (shape[2], shape[3])
+        layout = "NHWC" if last else "NCHW"
+    channels, size = shape[1], (shape[2], shape[3])
+    if layout == "NHWC":
+        channels, size = shape[3], (shape[1], shape[2])
     channels = channels or _channels(graph)
     if channels not in (1, 3) or not all(0 <= side <= MOST_SIDE for side in size):
         raise wrong

@@ -24,7 +24,7 @@ from msgspec import Struct
 from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
-from gpubench.workload.models import onnx_graph, outputs
+from gpubench.workload.models import onnx_graph, outputs, preprocessor_config
 from gpubench.workload.models.base import BATCH, MOST_CLASSES, Model
 from gpubench.workload.models.onnx_export import FILE, TYPES
 from gpubench.workload.models.onnx_external_data import external
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from gpubench.suite.types import Preprocess
     from gpubench.workload.data.preprocess import Inputs, Spec
     from gpubench.workload.models.onnx_graph import Input
 
@@ -71,20 +72,21 @@ class Card(Struct, frozen=True, kw_only=True):
 class OnnxModel(Model):
     """The user's own file, in the one precision that it has.
 
-    ``output``: the name of one of several; '' where there is no choice. ``size``: height and width,
-    where the file leaves them open. ``cache`` None: only to `look`. Raises InputError when there is
-    no such file; when it is not an image classifier, as soon as its content is asked for.
+    ``said``: how pictures become its input, where the file does not say. ``output``: the name of
+    one of several; '' where there is no choice. ``cache`` None: only to `look`. Raises InputError
+    when there is no such file; when it is not an image classifier, as soon as something of its
+    content is asked for.
     """
 
     is_onnx = True
 
     def __init__(
-        self, file: Path, cache: Cache | None, output: str = "", size: tuple[int, int] | None = None
+        self, file: Path, cache: Cache | None, said: Preprocess | None = None, output: str = ""
     ) -> None:
         if not file.is_file():
             raise InputError(f"model {str(file)!r}: no such file")
         self.name, self.weights, self._file, self._cache = str(file), "file", file, cache
-        self._output, self._wanted = output, size
+        self._said, self._output = said, output
 
     @property
     def identity(self) -> str:
@@ -93,12 +95,22 @@ class OnnxModel(Model):
     @cached_property
     def spec(self) -> Spec:
         given = self._input
-        return preprocess.assumed(
-            self._size,
+        high, wide = (side or ASSUMED_SIDE for side in given.size)
+        spec = preprocess.assumed(
+            (high, wide),
             "grey" if given.channels == 1 else "rgb",
             given.layout,
             "uint8" if given.dtype == "uint8" else "float32",
         )
+        fixed = 0 not in given.size
+        try:
+            spec = preprocessor_config.read(self._file, spec, fixed=fixed)
+        except (OSError, ValueError) as error:
+            self._bad(f"with a {preprocessor_config.NAME}: {error}; correct or remove that file")
+        spec = preprocess.override(spec, self._said, f"model {self.name!r}", fixed=fixed)
+        if any(own not in (0, side) for own, side in zip(given.size, spec.size, strict=True)):
+            self._bad(f"has a height and width of {given.size} (0: any), not of {spec.size}")
+        return spec
 
     @property
     def num_classes(self) -> int:
@@ -132,7 +144,7 @@ class OnnxModel(Model):
 
         Raises InputError for a file that is no classifier of images, or that cannot be run.
         """
-        assert self._size  # noqa: S101 - and so its input is looked at
+        assert self.spec  # noqa: S101 - and so its input is looked at
         assert self._beside is not None  # noqa: S101 - likewise
         names = [value.name for value in self._model.graph.output]
         if self._output and self._output not in names:
@@ -223,7 +235,7 @@ class OnnxModel(Model):
             "file": self._digest,
             "beside": digests,
             "output": self._output,
-            "size": self._size,
+            "size": self.spec.size,
         }
 
         def make(at: Path) -> None:
@@ -248,11 +260,8 @@ class OnnxModel(Model):
         model, given, notes = onnx.ModelProto(), self._input, []
         model.CopyFrom(self._model)
         if 0 in given.size:
-            high, wide = self._size
-            notes.append(
-                f"the file leaves height and width open, {high} x {wide} pixels "
-                f"{'as asked for' if self._wanted else 'are assumed'}"
-            )
+            high, wide = self.spec.size
+            notes.append(f"the file leaves height and width open, {high}x{wide} here")
         if onnx_graph.doubles(model):
             onnx.load_external_data_for_model(model, str(at))
             for name in beside:
@@ -264,7 +273,7 @@ class OnnxModel(Model):
         before = {name: onnx_graph.before_argmax(graph, name) for name in own}
         also = dict.fromkeys(name for name in before.values() if name and name not in own)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
-        onnx_graph.settle(graph, given, self._size, given.batch)
+        onnx_graph.settle(graph, given, self.spec.size, given.batch)
         at.joinpath(FILE).write_bytes(model.SerializeToString())
         fixed, found = self._tried(at / FILE, [*own, *also])
         name = self._chosen(own, before, found)
@@ -282,7 +291,7 @@ class OnnxModel(Model):
             no = "what is left of 1" if kind == "probabilities" else "0"
             notes.append(f"{yes} is that of the second of two classes, that of the first is {no}")
         onnx_graph.end_at(graph, name, found[name].dtype, fixed, shape)
-        onnx_graph.settle(graph, given, self._size, fixed)
+        onnx_graph.settle(graph, given, self.spec.size, fixed)
         at.joinpath(FILE).write_bytes(model.SerializeToString())
         return Card(output=name, kind=kind, num_classes=classes, fixed_batch=fixed,
                     notes=notes)  # fmt: skip
@@ -384,22 +393,13 @@ class OnnxModel(Model):
 
     @cached_property
     def _input(self) -> Input:
-        return self._or_bad(onnx_graph.image_input, self._model.graph)
+        layout = self._said.layout if self._said else None
+        return self._or_bad(onnx_graph.image_input, self._model.graph, layout)
 
     @property
     def _beside(self) -> list[str]:
         """Names of files with its weights."""
         return self._or_bad(external, self._model, self._file.parent)
-
-    @cached_property
-    def _size(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        wanted = self._wanted or (ASSUMED_SIDE, ASSUMED_SIDE)
-        high, wide = (own or asked for own, asked in zip(self._input.size, wanted, strict=True))
-        if self._wanted and self._wanted != (high, wide):
-            self._bad(f"takes {high} x {wide} pixels, not {wanted[0]} x {wanted[1]}: leave "
-                      "workload.preprocess.size out")  # fmt: skip
-        return high, wide
 
     def _or_bad(self, ask: Callable[..., T], *of: Any) -> T:
         try:

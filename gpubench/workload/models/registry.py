@@ -52,7 +52,8 @@ def _seen(workload: Workload, version: object) -> tuple[str, int]:  # noqa: ARG0
 
 
 def _onnx(workload: Workload, cache: Cache | None) -> OnnxModel:
-    return OnnxModel(Path(workload.model).expanduser(), cache, workload.output)
+    file = Path(workload.model).expanduser()
+    return OnnxModel(file, cache, workload.preprocess, workload.output)
 
 
 def resolve(workload: Workload, cache: Cache) -> Model:
@@ -78,4 +79,4 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"weights {weights!r}: {name} is not torchvision's; give 'probe' (its own, trained "
             "here), 'random' or the path of a state dict"
         )
-    return TorchModel(name, weights, cache)
+    return TorchModel(name, weights, cache, workload.preprocess)

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gpubench.cache import Cache, content, digest
 from gpubench.workload.models import builder, digits_net, onnx_export
 from gpubench.workload.models.base import BATCH, Model
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from gpubench.suite.types import Preprocess
     from gpubench.workload.data.preprocess import Inputs, Spec
 
 KEYWORDS = ("probe", "random")
@@ -28,8 +31,10 @@ class TorchModel(Model):
     is_onnx = False
     engine = "torch-eager fp32"
 
-    def __init__(self, name: str, weights: str, cache: Cache) -> None:
-        self.name, self.weights, self._cache = name, weights, cache
+    def __init__(
+        self, name: str, weights: str, cache: Cache, said: Preprocess | None = None
+    ) -> None:
+        self.name, self.weights, self._cache, self._said = name, weights, cache, said
 
     @property
     def identity(self) -> str:
@@ -64,9 +69,9 @@ class TorchModel(Model):
             "weights": digest(file) if file and file.is_file() else self.weights,
             "torch": version("torch"),
             "torchvision": version("torchvision"),
-        }
+        } | ({"preprocess": msgspec.to_builtins(self._said)} if self._said else {})
         return self._cache.get_or_make(
-            "weights", recipe, lambda at: builder.make(self.name, self.weights, at)
+            "weights", recipe, lambda at: builder.make(self.name, self.weights, at, self._said)
         )
 
     def module(self) -> torch.nn.Module:

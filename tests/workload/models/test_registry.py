@@ -12,7 +12,7 @@ import pytest
 
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unsupported
-from gpubench.suite.types import Workload
+from gpubench.suite.types import Preprocess, Workload
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import Model
 from gpubench.workload.models.builder import load_module
@@ -139,6 +139,7 @@ def test_a_state_dict_from_a_file(
     model = net(cache, weights=str(tmp_path / "w.pt"))
     assert model.num_classes == 7
     assert model.spec.resize == 256
+    assert (model.spec.source, model.spec.assumed) == (builder.STATE_DICT, True)
     expected = get_model("resnet18", num_classes=7).eval()
     expected.load_state_dict(state_dict)
     tolerance = 1e-2 if form is half else 0
@@ -191,7 +192,40 @@ def test_published_weights(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     model = net(cache, "googlenet", "DEFAULT")
     assert (model.num_classes, model.spec.resize, model.spec.size) == (1000, 256, (224, 224))
+    assert (model.spec.source, model.spec.assumed) == (builder.TORCHVISION, False)
     assert (logits(model.module()) == logits(theirs)).all()
+
+
+def test_preprocessing_given_in_a_suite_is_the_networks(cache: Cache) -> None:
+    said = Preprocess(size=(24, 40), mean=(0.1,), std=(0.9,))
+    work = Workload(model="digits", weights="random", preprocess=said)
+    model, plain = resolve(work, cache), net(cache, "digits")
+    assert (plain.spec.size, plain.spec.source) == ((32, 32), builder.HERE)
+    assert model.input_shape == (3, 24, 40)
+    assert (model.spec.mean, model.spec.std, model.spec.resize) == ((0.1,) * 3, (0.9,) * 3, None)
+    assert model.spec.source.startswith("size, mean, std given in the suite; the rest as its")
+    assert model.identity != plain.identity
+    assert model.answers(np.zeros((2, 3, 24, 40), np.float32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        (
+            "vit_b_16",
+            Preprocess(size=(64,)),
+            r"size = \[64, 64\]: vit_b_16 takes \[224, 224\], and",
+        ),
+        ("inception_v3", Preprocess(size=(32,)), r"size = \[32, 32\]: inception_v3 takes"),
+        ("resnet18", Preprocess(layout="NHWC"), 'layout = "NHWC": resnet18 takes NCHW'),
+        ("resnet18", Preprocess(channels="grey"), 'channels = "grey": resnet18 takes 3 channels'),
+    ],
+    ids=str,
+)
+def test_an_input_that_the_network_cannot_take(name: str, said: Preprocess, message: str) -> None:
+    arguments = builder._arguments(name)
+    with pytest.raises(InputError, match=f"workload.preprocess.{message}"):
+        builder._override(builder._spec(name), said, name, arguments)
 
 
 def test_an_onnx_file_is_read_and_copied(cache: Cache, tiny_onnx: Callable[..., Path]) -> None:
