@@ -41,7 +41,9 @@ REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
 CORES: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
 
 NUMBER: Schema = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
-SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
+MOST_SIDE = 4096
+SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_SIDE}
+"""Pixels, of a network's input."""
 
 HELP = {
     "description": "One line for `gpubench list suites`.",

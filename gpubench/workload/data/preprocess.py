@@ -55,8 +55,9 @@ class Spec(Struct, frozen=True, kw_only=True):
         if not (count == len(self.std) == self.depth):
             raise ValueError(f"{count} means, {len(self.std)} stds: {self.channels} needs as many")
         numbers = (*self.mean, *self.std, *self.range)
-        if min(*self.size, *self.std) <= 0 or low >= high or not all(map(math.isfinite, numbers)):
-            raise ValueError("size and std are above 0, and range goes upwards")
+        least = min(*self.size, self.size[0] if self.resize is None else self.resize, *self.std)
+        if least <= 0 or low >= high or not all(map(math.isfinite, numbers)):
+            raise ValueError("size, resize and std are above 0, and range goes upwards")
         if self.dtype == "uint8" and (*self.mean, *self.std, *self.range) != (
             *(0.0,) * count, *(1.0,) * count, 0.0, 255.0,
         ):  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench.suite.schema import MOST_SIDE
 from gpubench.workload.data.preprocess import Spec
 
 NAME = "preprocessor_config.json"
@@ -59,6 +60,8 @@ def read(model: Path, spec: Spec, *, fixed: bool) -> Spec:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"not understood ({error})") from error
     size, resize = _geometry(config)
+    if max(*size, resize or 0) > MOST_SIDE:
+        raise ValueError(f"says more than {MOST_SIDE:,} pixels")
     if fixed and size != spec.size:
         said, own = ("x".join(map(str, each)) for each in (size, spec.size))
         raise ValueError(f"says {said}, and the network takes {own}")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from PIL import Image
 
 import gpubench
 from gpubench.backends import base
@@ -22,13 +23,16 @@ from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.backends.torch_compile import TorchCompile
 from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
+from gpubench.pipeline.check import difference
 from gpubench.records.writer import Writer
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.run.serving import manifest, readme
+from gpubench.run.serving.inputs import Preprocessing
 from gpubench.run.serving.manifest import Manifest
 from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models import builder
 from gpubench.workload.reference import Reference
 from tests.pipeline.decoders import samples
 from tests.report import make
@@ -229,6 +233,27 @@ def test_the_snippets_preprocessing_is_the_manifests(deploy: Deployed, spec: Spe
     right = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
     assert (found.shape, found.dtype) == ((1, *spec.shape), right.dtype)
     np.testing.assert_allclose(found[0], right, rtol=1e-6)
+
+
+def test_the_readme_says_who_says_so_and_calls_no_assumption_checked(deploy: Deployed) -> None:
+    made = manifest.read(deploy())
+    assert made.preprocessing.source == builder.HERE
+    assert f"mean 0.5, std 0.5 ({builder.HERE}) |" in readme.text(made)
+    assert "assumed" not in readme.text(made)
+    text = readme.text(replace(made, preprocessing=preprocess.assumed((8, 8))))
+    assert "ImageNet's mean and std (assumed: the file does not say) |" in text
+    assert "- The preprocessing is assumed, not checked" in text
+
+
+@pytest.mark.parametrize("name", ["pil", "torchvision", "turbo"])
+def test_orientation_notes_are_not_followed_however_a_picture_comes(name: str) -> None:
+    spec, data = preprocess.assumed((32, 64)), samples.KINDS["turned"]()
+    made, found = Preprocessing(name, spec), np.empty((2, 3, 32, 64), np.float32)
+    plain = preprocess.apply(spec, np.asarray(samples.photo(samples.SHAPE)))
+    for row, picture in zip(found, (data, Image.open(BytesIO(data))), strict=True):
+        made.fill(picture, row, 0)
+        _, mean = difference(spec, row[None], plain[None])
+        assert mean < 3, "but for JPEG's losses it is the picture as it lies in the file"
 
 
 def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:

@@ -62,6 +62,11 @@ def test_processors(tmp_path: Path, config: dict[str, Any], right: dict[str, Any
         ({"size": "big"}, "not understood.*size"),
         ({}, "has no size"),
         (VIT | {"size": 384}, "says 384x384, and the network takes 224x224"),
+        (
+            {"size": {"shortest_edge": 9000}, "do_center_crop": True, "crop_size": 224},
+            "more than 4,096 pixels",
+        ),
+        ({"size": {"shortest_edge": -5}, "do_center_crop": True, "crop_size": 224}, "above 0"),
         (VIT | {"resample": 7}, "says resample = 7"),
         (VIT | {"image_std": [0.0] * 3}, "std are above 0"),
         (VIT | {"image_mean": [0.5]}, "1 means, 3 stds"),
