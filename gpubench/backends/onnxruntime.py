@@ -213,7 +213,9 @@ class OnnxRuntime(Backend):
                 session = _session(artefact, cell, device, options, provider, settings, dump)
                 facts = _facts(session, provider, device) | _ort_int8.facts(artefact, dump)
                 if cell.precision == "fp16":
-                    facts["fp16"] = "as the file has it; computed in fp32 between casts"
+                    facts["fp16"] = (
+                        "as in the file; in fp32 between casts where there is no such kernel"
+                    )
             return CpuSession(session, cell.batch_size, facts)
 
         with ExitStack() as stack:

@@ -338,6 +338,7 @@ class OnnxModel(Model):
         good = good or [source for name in asked if fits(source := before[name]) and source]
         least = 1  # yes or no, where nothing has a number for each class
         good = good or [name for name in asked if fits(name)]
+        good = [name for name in good if found[name].ndim == 2] or good
         good = [name for name in good if name.lower() == "logits"] or good
         if len(good) != 1:
             shown = ", ".join(f"{name!r} {_told(found[name])}" for name in good or asked)
