@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -50,7 +51,7 @@ _APART = 0.05
 """Relative difference of an image's answers, alone and among others, that is no rounding."""
 _SOURCE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|"
-    r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])",
+    r"/onnxruntime_src/\S+:\d+ .*?\) (?=\w)",
     re.DOTALL,
 )
 """What of ONNX Runtime's errors says nothing to who gets them: places in its source and here."""
@@ -297,23 +298,25 @@ class OnnxModel(Model):
                     notes=notes)  # fmt: skip
 
     def _tried(self, file: Path, names: list[str]) -> tuple[int, dict[str, NDArray[Any]]]:
-        """(the only batch size that runs, or 0; outputs by name): of 2 images, if that is open.
+        """(the only batch size that runs, or 0; outputs by name), of as many images.
 
-        A file whose graph says any batch size may yet hold another in what it reshapes to.
+        A file whose graph says any batch size may yet hold one in what it reshapes to: so another
+        is tried first, of at least two images.
         """
         import numpy as np
 
         given = self._input
         literal = onnx_graph.literal_batches(self._model.graph)
         run = self._runner(file, optimised=False)
+        any_size = next(size for size in count(2) if size not in literal)
         refused, first = "", None
-        for size in [given.batch] if given.batch else dict.fromkeys([2, *literal]):
+        for size in [given.batch] if given.batch else [any_size, *literal]:
             try:
                 found = dict(zip(names, run(np.zeros((size, *self.spec.shape))), strict=True))
             except InputError as error:
                 refused = refused or str(error)
                 continue
-            fixed = given.batch or (0 if size == 2 else size)
+            fixed = given.batch or (0 if size == any_size else size)
             if any(array.shape[:1] == (size,) for array in found.values()):
                 return fixed, found
             first = first or (fixed, found)
