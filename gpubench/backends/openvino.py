@@ -108,7 +108,8 @@ class OpenVINO(Backend):
         options = cell.chosen(self.options)
         core, wanted = openvino.Core(), _TYPES[cell.precision]
         able = core.get_property(str(options["device_name"]), "OPTIMIZATION_CAPABILITIES")
-        if cell.precision == "fp16" and "FP16" not in able:
+        own = cell.precision == "fp16" and cell.model.endswith(".onnx")
+        if own and "FP16" not in able:
             wanted = "f32"  # an fp16 file, see `prepare`; the facts say so
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": wanted,  # unsaid, it is bf16 on a CPU with AMX
