@@ -167,6 +167,7 @@ def _write(
         made=now(),
         suite=session.plan.suite.name,
         cell=cell,
+        weights_taken=reference.taken,
         artefact=artefact.relative_to(at).as_posix(),
         preprocessing=reference.spec,
         decoder=_decoder(cell),

@@ -52,10 +52,11 @@ HELP = {
     "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
     "network of gpubench's own), or the path of an .onnx file, for the backends that take one.",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
-    "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
+    "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
+    "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
-    "classes), or WebDataset shards: a .tar file, or a folder of them.",
-    "labels": "A CSV file: file name, class. For a folder without class folders.",
+    "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
+    "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
     "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
@@ -115,6 +116,10 @@ HELP = {
     "seed": "Seeds the order of tasks.",
 }
 
+_NO_MODEL = (
+    "of files only those called .onnx, in small letters, are taken; trained weights are given as "
+    "weights (--weights, workload.weights), and their network by its name"
+)
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),
     "integer": (int, "a whole number"),
@@ -288,7 +293,9 @@ def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
     """Every way in which ``value`` breaks ``rule``; ``at`` is the dotted key it stands under."""
     if "anyOf" in rule:
         branches = [list(islice(mistakes(value, b, at), MOST + 1)) for b in rule["anyOf"]]
-        if all(branches):
+        if all(branches) and _is_path(value) and any("pattern" in b for b in rule["anyOf"]):
+            yield Mistake(at, value, _NO_MODEL)
+        elif all(branches):
             fitting = [f for f, b in zip(branches, rule["anyOf"], strict=True) if _is(value, b)]
             yield from fitting[0] if fitting else [Mistake(at, value, f"expected {say(rule)}")]
     elif not _is(value, rule):
@@ -355,6 +362,10 @@ def typed(value: Any, rule: Schema) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Equality of TOML values: ``true`` is not 1."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "." in value)
 
 
 def _is(value: Any, rule: Schema) -> bool:

@@ -7,6 +7,7 @@ exists (names, options, models) comes in as a `Catalog`.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -35,6 +36,16 @@ MOST_SAMPLES = 1_000_000
 Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
 Repeats = Annotated[int, Meta(ge=1, le=MOST_REPEATS)]
 Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
+
+
+def weights_file(weights: str) -> tuple[str, str]:
+    """``weights`` that are a file's: its path, and which of its dicts is taken; '': what fits.
+
+    'last.ckpt#model_ema' is the dict ``model_ema`` in last.ckpt. The name of a file that is there
+    may itself hold a '#'.
+    """
+    path, mark, key = weights.rpartition("#")
+    return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
 
 
 class Preprocess(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

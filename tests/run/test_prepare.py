@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.errors import (
-    CalibrationError,
-    ChangedError,
-    GpubenchError,
-    InputError,
-    Unsupported,
-)
+from gpubench.errors import CalibrationError, ChangedError, GpubenchError, InputError, Unsupported
 from gpubench.run import driver, prepare, record_builder, setup
 from gpubench.run.agent import worker
 from gpubench.run.agent.client import OnProgress

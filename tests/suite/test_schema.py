@@ -121,6 +121,8 @@ WRONG_BY_SCHEMA = [
     (rule("replica = 1"), "exclude[0].replica: unknown key", '"replicas"'),
     (rule(""), "exclude[0]: empty"),
     (rule("device = 'auto'"), 'exclude[0].device = "auto"', "cpu, cuda"),
+    (work("model = 'w.pt'"), 'workload.model = "w.pt"', "only those called .onnx", "as weights"),
+    (work("model = 'A.ONNX'"), 'workload.model = "A.ONNX"', "only those called .onnx, in small"),
     (rule("graph = 1"), "exclude[0].graph = 1", "true or false"),
 ]
 # ... and these need more than a schema.

@@ -23,7 +23,7 @@ from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, Record
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, WEIGHTS_TAKEN, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -132,8 +132,9 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 path.resume()
                 checked = route.check(session, slots, policy)
             facts["pipeline"] = route.facts
-    if reference.skipped:
-        facts[IMAGES_SKIPPED] = reference.skipped
+    said = {IMAGES_SKIPPED: reference.skipped, WEIGHTS_TAKEN: reference.taken}
+    said[LABELLING] = reference.labelling
+    facts |= {fact: words for fact, words in said.items() if words}
 
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):

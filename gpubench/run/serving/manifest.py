@@ -63,6 +63,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     suite: str
     cell: Cell
+    weights_taken: str = ""
+    """Of a file that holds several: which, in words."""
     artefact: str
     """What `Backend.open` takes, relative to the manifest."""
     preprocessing: Spec

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 from PIL import Image
 
@@ -32,7 +33,7 @@ from gpubench.run.serving.inputs import Preprocessing
 from gpubench.run.serving.manifest import Manifest
 from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models import builder
+from gpubench.workload.models import builder, digits_net
 from gpubench.workload.reference import Reference
 from tests.pipeline.decoders import samples
 from tests.report import make
@@ -157,6 +158,23 @@ def test_a_path_keeps_its_decoder(
     assert {"fake", "pillow"} <= made.made_for.libraries.keys()
     with gpubench.load(tmp_path / "out") as classifier:
         assert len(classifier([np.zeros((16, 16, 3), np.uint8)] * 5)) == 5
+
+
+def test_weights_of_a_file_that_holds_several_are_named(
+    here: None, digits_suite: Path, tmp_path: Path, cache: Cache
+) -> None:
+    state = digits_net.build(10).state_dict()
+    torch.save({"model": state, "model_ema": dict(state)}, tmp_path / "w.pth")
+    made = run(
+        digits_suite,
+        cache.root,
+        tmp_path / "out",
+        weights=str(tmp_path / "w.pth"),
+        backend=["torch-eager"],
+    )
+    taken = "'model' is taken, and 'model_ema' not: weights = 'w.pth#model_ema' takes that"
+    assert made.weights_taken == taken
+    assert taken.replace("_", "\\_").replace("#", "\\#") in (tmp_path / "out/README.md").read_text()
 
 
 def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
