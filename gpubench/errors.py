@@ -5,6 +5,7 @@ GpubenchError                 base; the command line prints it without a traceba
 |   |-- SuiteError            a suite file or an option that overrides it
 |   |-- RecordError           a record file that is damaged or of another kind
 |   |-- CalibrationError      pictures that int8 cannot be calibrated on
+|   |-- ChangedError          a file or folder of the workload that changed during the run
 |-- CacheError                the cache cannot be used (permissions, disk)
 |-- Unsupported               there is no such cell for this network: skipped, with the reason
 |-- Unavailable               this machine lacks something: skipped, with the remedy
@@ -32,6 +33,10 @@ class RecordError(InputError):
 
 class CalibrationError(InputError):
     """Pictures that int8 cannot be calibrated on: no int8 cell could be measured."""
+
+
+class ChangedError(InputError):
+    """A path of the workload no longer holds what the run was begun with."""
 
 
 class CacheError(GpubenchError):

@@ -299,7 +299,8 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
-               "--group", "--extra", "--gpus", "--strict", "--help", "--runslow"}  # fmt: skip
+               "--count", "--group", "--extra", "--gpus", "--strict", "--help",
+               "--runslow"}  # fmt: skip
     assert named - ours - foreign == set()
 
 

@@ -40,6 +40,8 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     deploying.free(output)
     session = setup.session(suite, chosen, cache_dir, output, False, ())
     made = deploying.deploy(session, suite, output, say)
+    if made.weights_taken:
+        say(f"weights: {made.weights_taken}")
     parity = made.parity
     accuracy = f", accuracy {parity.correct / parity.labelled:.1%}" if parity.labelled else ""
     total = units.size(sum(file.bytes for file in made.files.values()))

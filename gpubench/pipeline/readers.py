@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import CellFailed
-from gpubench.machine.cores import Cores
+from gpubench.machine.cores import Cores, pin
 from gpubench.measure.stages import Parts
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import told
@@ -264,7 +264,6 @@ class DeviceReader:
 
 def _pin(cores: Cores) -> None:
     """This thread; torch, if it is there, must not call more threads to the same cores."""
-    if cores:
-        os.sched_setaffinity(0, cores)
+    pin(cores)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

@@ -14,22 +14,20 @@ from gpubench.analysis.summary import UNTRIED, Summary, flags_of, problems
 from gpubench.analysis.tables import accuracy as tables_accuracy
 from gpubench.errors import CellFailed
 from gpubench.records.parity import Parity
-from gpubench.records.record import FAILURES, Record
+from gpubench.records.record import FAILURES, LABELLING, Record
+from gpubench.report.exports.naming import GROUPS, full_name
 from gpubench.suite.types import Cell
-
-GROUPS = {
-    "latency": "latency: time per batch",
-    "throughput": "throughput: time per image; OPS: images/s",
-}
-"""pytest-benchmark's group where the test has none: tables must not mix the two units."""
 
 
 class Result:
     """A measured cell. Asking for a time under ``--benchmark-disable`` skips the test."""
 
-    def __init__(self, summary: Summary, *, failure: str, timed: bool, about: dict[str, Any]):
-        """``failure``: why the test must fail, or ''. ``about``: goes into ``extra_info``."""
-        self._summary, self._timed, self._about = summary, timed, about
+    def __init__(
+        self, summary: Summary, *, failure: str, timed: bool, about: dict[str, Any], test: str = ""
+    ) -> None:
+        """``failure``: why the test must fail, or ''. ``about``: goes into ``extra_info``.
+        ``test``: the name of the test where it is a suite file's; '': it has code, and its own."""
+        self._summary, self._timed, self._about, self._test = summary, timed, about, test
         if not failure and timed and summary.timed and not summary.values:
             failure = f"{summary.cell.label}: no repeat has a value; flags: {self.flags}"
         self._failure = failure
@@ -99,7 +97,8 @@ class Result:
         """Share of the labelled images that were answered rightly every time."""
         checked = self._checked()
         if not checked.labelled:
-            pytest.fail(f"{self.label}: its images have no labels", pytrace=False)
+            whys = (str(r.facts[LABELLING]) for r in self._summary.timed if LABELLING in r.facts)
+            pytest.fail(f"{self.label}: {next(whys, 'its images have no labels')}", pytrace=False)
         return checked.correct / checked.labelled
 
     @property
@@ -108,6 +107,11 @@ class Result:
         if self.cell.scenario == "throughput":
             return [1 / rate for rate in self._summary.rates.values()]
         return [ns / 1e9 for ns in self._summary.medians.values()]
+
+    @property
+    def fullname(self) -> str:
+        """What its baseline is found by; '': the test's node id."""
+        return full_name(self._about["suite"], self._test) if self._test else ""
 
     @property
     def _value(self) -> Estimate:
@@ -149,6 +153,7 @@ class Result:
         benchmark.params = others | axes(self.cell)
         benchmark.param = benchmark.param or self.label
         benchmark.group = benchmark.group or GROUPS[self.cell.scenario]
+        benchmark.fullname = self.fullname or benchmark.fullname
         benchmark.extra_info.update(self.extra_info())
         try:
             benchmark.pedantic(self._run, rounds=max(1, len(self.rounds_s)))

@@ -128,6 +128,9 @@ class Record(Struct, frozen=True, kw_only=True):
     telemetry: dict[str, Any] = {}
     """With ``energy``, where it counts: joules, seconds, source and idle_watts (or None) of the
     common window, see `gpubench.machine.telemetry.telemetry.Telemetry.energy`."""
+    contents: dict[str, str] = {}
+    """SHA-256 of what the files and folders held that the workload names: 'model' (its weights
+    too), 'images' (labels too), 'calibration'. They are equal in all records of a run."""
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
@@ -258,10 +261,23 @@ class RecordFile(Struct, frozen=True):
 
 
 RECORDS = "records.jsonl"
+BESIDE = ("report.html", "best.toml", "result.json")
+"""What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
 NETWORK = "network"
-"""In `Record.facts`: what it answers with, and what was made of its file, {"answers", "notes"}."""
+"""In `Record.facts`: what it answers with, unless logits, and what was made of its file."""
+WEIGHTS_TAKEN = "weights_taken"
+"""In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
+LABELLING = "labelling"
+"""In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
+NOTED = {
+    IMAGES_SKIPPED: "images skipped: ",
+    WEIGHTS_TAKEN: "weights: ",
+    NETWORK: "network: ",
+    LABELLING: "",
+}
+"""Facts that are a note of the whole run, said once -> what stands before them."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

@@ -197,7 +197,11 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         *headline.marks(summaries),
     ]
     said += [f"Note: {note}" for file in files for note in file.notes]
-    return Group(*top, *_problems(summaries), *map(text, told),
+    problems = [
+        text(line, "red" if ": failed" in line.partition(" (")[0] else "dim")
+        for line in problem_lines(summaries)
+    ]
+    return Group(*top, *problems, *map(text, told),
                  *(text(words, "yellow") for words in said))  # fmt: skip
 
 
@@ -222,7 +226,7 @@ def _answers(s: Summary) -> str:
     return units.percent(agree) + told
 
 
-def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
+def problem_lines(summaries: Sequence[Summary]) -> list[str]:
     """Cells that share backend, status, reason and remedy are one line."""
     same = Counter(
         (p.summary.cell.backend, p.status, p.reason, p.remedy)
@@ -230,10 +234,9 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
         if p.status not in UNTRIED
     )
     return [
-        text(f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
-             f"{remedy and f' -> {remedy}'}", "red" if status.startswith("failed") else "dim")
+        f"{backend}: {status} ({units.count(n, 'cell')}): {reason}{remedy and f' -> {remedy}'}"
         for (backend, status, reason, remedy), n in same.items()
-    ]  # fmt: skip
+    ]
 
 
 def comparison(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -144,3 +146,13 @@ def directory(name: str) -> Path:
     """reports/NAME-<moment>, with a name that any file system takes."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     return Path("reports") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{moment}"
+
+
+def claimed(place: Path) -> Path:
+    """``place``, made for one run; place-2 and so on where others began in the same second."""
+    names = (place.with_name(f"{place.name}-{n}") for n in itertools.count(2))
+    for found in itertools.chain([place], names):
+        with suppress(FileExistsError):
+            found.mkdir(parents=True)
+            break
+    return found

@@ -21,7 +21,16 @@ from gpubench.suite import toml_file
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
 from gpubench.suite.schema import MOST, Mistake, Schema, mistakes, nearest, schema, show, typed
 from gpubench.suite.toml_file import Data
-from gpubench.suite.types import Axes, Catalog, OptionValue, Policy, Preprocess, Suite, Workload
+from gpubench.suite.types import (
+    Axes,
+    Catalog,
+    OptionValue,
+    Policy,
+    Preprocess,
+    Suite,
+    Workload,
+    weights_file,
+)
 
 WHAT = "suite"
 """What its file is called in messages."""
@@ -49,8 +58,9 @@ def find(name_or_path: str) -> Path:
         return suites[name_or_path]
     if _is(path, Path.is_file):
         return path
-    if _is(path, Path.is_dir):
-        raise SuiteError(f"suite {show(name_or_path)} is a directory; give a .toml file")
+    if _is(path, Path.exists):
+        what = "a directory" if path.is_dir() else "not a regular file"
+        raise SuiteError(f"suite {show(name_or_path)} is {what}; give a .toml file")
     hint = nearest(path.stem, suites)
     raise SuiteError(f"no suite and no file called {show(name_or_path)}; {hint}")
 
@@ -182,7 +192,8 @@ def _placed(work: Data, base: Path) -> Data:
     for key, keywords in (("weights", WEIGHTS), ("images", IMAGES)):
         if key in work and work[key] not in keywords:
             place = _located(base, work[key])
-            work[key] = place if _is(Path(place), Path.exists) else work[key]
+            found = weights_file(place)[0] if key == "weights" else place
+            work[key] = place if _is(Path(found), Path.exists) else work[key]
     for key in ("labels", "calibration"):
         if work.get(key):
             work[key] = _located(base, work[key])
@@ -344,7 +355,7 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         yield wrong(
             "weights", "only for an .onnx model", nearest("", ("probe", "random", "DEFAULT"))
         )
-    elif weights not in WEIGHTS and not _found(weights, Path.is_file):
+    elif weights not in WEIGHTS and not _found(weights_file(weights)[0], Path.is_file):
         known = [*WEIGHTS[:2], "DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2"]
         shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights)
         if not shouted or weights.lower() in WEIGHTS:

@@ -52,10 +52,11 @@ HELP = {
     "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
     "network of gpubench's own), or the path of an .onnx file, for the backends that take one.",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
-    "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
+    "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
+    "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
-    "classes), or WebDataset shards: a .tar file, or a folder of them.",
-    "labels": "A CSV file: file name, class. For a folder without class folders.",
+    "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
+    "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
     "output": "The output of an .onnx file that holds the answers; needed where several may.",
@@ -116,6 +117,10 @@ HELP = {
     "seed": "Seeds the order of tasks.",
 }
 
+_NO_MODEL = (
+    "of files only those called .onnx, in small letters, are taken; trained weights are given as "
+    "weights (--weights, workload.weights), and their network by its name"
+)
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),
     "integer": (int, "a whole number"),
@@ -290,9 +295,8 @@ def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
     """Every way in which ``value`` breaks ``rule``; ``at`` is the dotted key it stands under."""
     if "anyOf" in rule:
         branches = [list(islice(mistakes(value, b, at), MOST + 1)) for b in rule["anyOf"]]
-        if all(branches) and "pattern" in rule["anyOf"][-1] and re.search(r"[./\\]", str(value)):
-            yield Mistake(at, value, "only .onnx files are taken; weights are given with --weights "
-                          "(workload.weights), beside the name of their network")  # fmt: skip
+        if all(branches) and _is_path(value) and any("pattern" in b for b in rule["anyOf"]):
+            yield Mistake(at, value, _NO_MODEL)
         elif all(branches):
             fitting = [f for f, b in zip(branches, rule["anyOf"], strict=True) if _is(value, b)]
             yield from fitting[0] if fitting else [Mistake(at, value, f"expected {say(rule)}")]
@@ -362,6 +366,10 @@ def same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "." in value)
+
+
 def _is(value: Any, rule: Schema) -> bool:
     kind = rule.get("type", "object")
     return isinstance(value, _KINDS[kind][0]) and isinstance(value, bool) == (kind == "boolean")
@@ -408,7 +416,11 @@ def _count(rule: Schema) -> str:
 
 def _bounds(rule: Schema) -> str:
     given = [k for k in _BOUNDS if k in rule and abs(rule[k]) not in (MAX_INT, MAX_NUMBER)]
-    return "".join(f", {_BOUNDS[k][1]} {rule[k]:g}" for k in given)
+    return "".join(f", {_BOUNDS[k][1]} {_figure(rule[k])}" for k in given)
+
+
+def _figure(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def show(value: Any) -> str:

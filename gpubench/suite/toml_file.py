@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpubench import files
 from gpubench.errors import SuiteError
 from gpubench.suite.schema import MOST, Mistake
 
@@ -27,7 +28,7 @@ def read(path: Path, what: str) -> Data:
         return SuiteError(f"{what} {path}: {text}")
 
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise wrong(f"cannot be read: {error.strerror}") from error

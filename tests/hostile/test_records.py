@@ -362,4 +362,7 @@ def test_huge_strings_are_cut_on_the_terminal(tmp_path: Path) -> None:
 
 def test_reading_is_unchanged_by_the_checks(place: Path) -> None:
     assert len(read(place / "good").records) == len(RECORDS)
-    assert read(place / "good").notes == ["images skipped: 1 of 3: 1 truncated"]
+    assert read(place / "good").notes == [
+        "images skipped: 1 of 3: 1 truncated",
+        "no accuracy: 4 folders",
+    ]

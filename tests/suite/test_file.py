@@ -16,7 +16,16 @@ from gpubench.backends import base
 from gpubench.errors import SuiteError
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.suite import file, grid
-from gpubench.suite.types import Axes, Catalog, Option, Policy, Preprocess, Suite, Workload
+from gpubench.suite.types import (
+    Axes,
+    Catalog,
+    Option,
+    Policy,
+    Preprocess,
+    Suite,
+    Workload,
+    weights_file,
+)
 
 CATALOG = Catalog(
     backends={
@@ -228,6 +237,11 @@ def test_paths_are_relative_to_the_suite_file(
     )
     suite = load(tmp_path, '[workload]\nweights = "w.pt"\n' + axes())
     assert suite.workload.weights == str(tmp_path / "w.pt")
+    suite = load(tmp_path, '[workload]\nweights = "w.pt#model_ema"\n' + axes())
+    assert suite.workload.weights == f"{tmp_path}/w.pt#model_ema"
+    assert weights_file(suite.workload.weights) == (str(tmp_path / "w.pt"), "model_ema")
+    (tmp_path / "a#b.pt").touch()
+    assert weights_file(f"{tmp_path}/a#b.pt") == (f"{tmp_path}/a#b.pt", "")
     # the same file name in the working directory is not found from the file, but is by an option
     work_dir = tmp_path / "elsewhere"
     work_dir.mkdir()

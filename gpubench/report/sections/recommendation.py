@@ -103,7 +103,7 @@ def sureness(found: View) -> str:
     own = objective.kind == "throughput" and v.metric.startswith("images/s")
     own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
     by = "" if own else f" by {v.metric}"
-    return f"{v.verdict}{by} in an interleaved A/B of {v.pairs} pairs"
+    return f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
 
 
 def answers(found: View, s: Standing) -> str:

@@ -9,11 +9,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 import gpubench
-from gpubench.cache import REFS
+from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError
+from gpubench.machine.processes import run_tied
 from gpubench.machine.software import environ_of_another
 
 GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
@@ -45,12 +44,16 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
     verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options"]
     unknown = f"--baseline-ref {reference!r}: git knows no such commit"
+    if _run(needs, ["git", "rev-parse", "--is-shallow-repository"]) == "true":
+        unknown += (
+            "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
+            "fetch-depth: 0 of actions/checkout"
+        )
     commit = _run(unknown, [*verify, f"{reference}^{{commit}}"])
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{tree}.lock"):
+    with Cache(root).locked(tree):
         ready = tree.with_suffix(".ready")
         if not ready.exists():
             shutil.rmtree(tree, ignore_errors=True)
@@ -127,10 +130,7 @@ def _run(what: str, command: Sequence[str], read: str = "", **variables: str) ->
     """The command's output; it reads ``read``. InputError begins with ``what``."""
     clean = {key: value for key, value in environ_of_another().items() if key not in GIT}
     try:
-        done = subprocess.run(
-            command, input=f"{read}\n" if read else "", capture_output=True, text=True,
-            env=clean | variables, timeout=SYNC_LIMIT_S, check=False,
-        )  # fmt: skip
+        done = run_tied(command, clean | variables, f"{read}\n" if read else "", SYNC_LIMIT_S)
     except FileNotFoundError as error:
         raise InputError(f"{what}: {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:

@@ -32,6 +32,8 @@ class Setup(Struct, frozen=True, kw_only=True):
     replica: int
     cores: tuple[int, ...]
     """To be pinned to; ()."""
+    timeout_s: float
+    """The longest that a batch may take."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

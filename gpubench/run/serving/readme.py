@@ -57,7 +57,8 @@ def _speed(made: Manifest) -> str:
     words += [f"p99 {units.duration(found.p99_ns)}"] if found.p99_ns else []
     words += [f"{found.images_per_s:.4g} images/s"] if found.images_per_s else []
     batch = f"a batch of {made.cell.batch_size}, boundary {made.cell.boundary}"
-    return f"{', '.join(words)} ({batch}; {found.repeats} repeats of run {_plain(found.run_id)})"
+    repeats = units.count(found.repeats, "repeat")
+    return f"{', '.join(words)} ({batch}; {repeats} of run {_plain(found.run_id)})"
 
 
 def _runtime(made: Manifest) -> str:

@@ -153,7 +153,8 @@ def override(spec: Spec, said: Preprocess | None, network: str, *, fixed: bool) 
             if len(values) not in (1, spec.depth):
                 raise wrong(key, f"{spec.depth} channel{'s' * (spec.depth > 1)}")
             changes[key] = values * spec.depth if len(values) == 1 else values
-    whole = bool(scaled and said.interpolation and {"resize", "crop"} & {*said.given})
+    valued = scaled or spec.dtype == "uint8"
+    whole = bool(valued and said.interpolation and {"resize", "crop"} & {*said.given})
     part = f"{', '.join(said.given)} given in the suite; the rest {spec.source}"
     changes |= {"source": "given in the suite" if whole else part}
     return msgspec.structs.replace(spec, **changes, assumed=spec.assumed and not whole)
@@ -215,8 +216,11 @@ def apply(spec: Spec, image: NDArray[np.uint8]) -> Inputs:
         pixels = pixels[..., ::-1]
     if spec.dtype == "float32":
         least, most = spec.range
-        pixels = pixels.astype(np.float32) / np.float32(255 / (most - least)) + np.float32(least)
-        pixels = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+        pixels = pixels.astype(np.float32)
+        pixels /= np.float32(255 / (most - least))
+        pixels += np.float32(least)
+        pixels -= np.array(spec.mean, np.float32)
+        pixels /= np.array(spec.std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if spec.layout == "NCHW" else pixels)
 
 

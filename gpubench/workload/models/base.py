@@ -54,6 +54,11 @@ class Model(ABC):
         return "folder"
 
     @property
+    def taken(self) -> str:
+        """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
+        return ""
+
+    @property
     def precision(self) -> str:
         """The coarsest that it brings itself: what int8 is made of."""
         return "fp32"

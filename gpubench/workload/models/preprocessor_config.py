@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import files
 from gpubench.suite.schema import MOST_SIDE
 from gpubench.workload.data.preprocess import Spec
 
@@ -53,7 +54,7 @@ def read(model: Path, spec: Spec, *, fixed: bool) -> Spec:
         file = file.parents[1] / NAME
     if not file.is_file():
         return spec
-    with file.open("rb") as opened:
+    with files.opened(file) as opened:
         data = opened.read(MOST_BYTES + 1)
     try:
         config = msgspec.json.decode(data, type=_Config)

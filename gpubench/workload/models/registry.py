@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.errors import InputError
+from gpubench.suite.types import weights_file
 from gpubench.workload.models import digits_net
 from gpubench.workload.models.onnx_model import OnnxModel
 from gpubench.workload.models.torch_model import KEYWORDS, TorchModel
@@ -56,6 +57,14 @@ def _onnx(workload: Workload, cache: Cache | None) -> OnnxModel:
     return OnnxModel(file, cache, workload.preprocess, workload.output)
 
 
+def is_file(workload: Workload) -> bool:
+    """Whether the network or its weights are a file of the user's."""
+    name, weights = workload.model, workload.weights
+    return name.endswith(".onnx") or (
+        weights not in KEYWORDS and Path(weights_file(weights)[0]).expanduser().is_file()
+    )
+
+
 def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
@@ -68,7 +77,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"unknown model {name!r}: {hint}`gpubench list models` shows those there are; "
             "a path ending in .onnx is taken as a file"
         )
-    known = weights in KEYWORDS or Path(weights).expanduser().is_file()
+    known = weights in KEYWORDS or is_file(workload)
     if not known and not _ENUM.fullmatch(weights):
         raise InputError(
             f"weights {weights!r}: no such file; give 'probe', 'random', the path of a state "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.cache import Cache, content, digest
+from gpubench.suite.types import weights_file
 from gpubench.workload.models import builder, digits_net, onnx_export
 from gpubench.workload.models.base import BATCH, Model
 
@@ -57,16 +58,21 @@ class TorchModel(Model):
         trained = "digits" if self.name == digits_net.NAME else "folder"
         return {"probe": "digits", "random": None}.get(self.weights, trained)
 
+    @property
+    def taken(self) -> str:
+        return self._card.taken
+
     def state(self) -> Path:
         return self._entry
 
     @cached_property
     def _entry(self) -> Path:
-        file = None if self.weights in KEYWORDS else Path(self.weights).expanduser()
+        path, key = weights_file(self.weights)
+        file = None if self.weights in KEYWORDS else Path(path).expanduser()
         recipe = {
             "format": builder.FORMAT,
             "model": self.name,
-            "weights": digest(file) if file and file.is_file() else self.weights,
+            "weights": [digest(file), key] if file and file.is_file() else self.weights,
             "torch": version("torch"),
             "torchvision": version("torchvision"),
         } | ({"preprocess": msgspec.to_builtins(self._said)} if self._said else {})

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 from PIL import Image
 
@@ -32,7 +33,7 @@ from gpubench.run.serving.inputs import Preprocessing
 from gpubench.run.serving.manifest import Manifest
 from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models import builder
+from gpubench.workload.models import builder, digits_net
 from gpubench.workload.reference import Reference
 from tests.backends.onnx_files import WEIGHTS, colour_net
 from tests.pipeline.decoders import samples
@@ -185,6 +186,23 @@ def test_the_score_of_a_file_that_ends_in_softmax_is_its_own(
         assert found.score == pytest.approx(powers.max() / powers.sum(), rel=1e-4)
 
 
+def test_weights_of_a_file_that_holds_several_are_named(
+    here: None, digits_suite: Path, tmp_path: Path, cache: Cache
+) -> None:
+    state = digits_net.build(10).state_dict()
+    torch.save({"model": state, "model_ema": dict(state)}, tmp_path / "w.pth")
+    made = run(
+        digits_suite,
+        cache.root,
+        tmp_path / "out",
+        weights=str(tmp_path / "w.pth"),
+        backend=["torch-eager"],
+    )
+    taken = "'model' is taken, and 'model_ema' not: weights = 'w.pth#model_ema' takes that"
+    assert made.weights_taken == taken
+    assert taken.replace("_", "\\_").replace("#", "\\#") in (tmp_path / "out/README.md").read_text()
+
+
 def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
     deploying.free(tmp_path / "new")
     (tmp_path / "empty").mkdir()
@@ -269,6 +287,21 @@ def test_the_readme_says_who_says_so_and_calls_no_assumption_checked(deploy: Dep
     text = readme.text(replace(made, preprocessing=preprocess.assumed((8, 8))))
     assert "ImageNet's mean and std (assumed: the file does not say) |" in text
     assert "- The preprocessing is assumed, not checked" in text
+
+
+def test_a_deployment_with_a_preprocessing_of_its_own(deploy: Deployed) -> None:
+    said = {"size": [24, 40], "channels": "bgr", "range": [0, 255], "std": 50}
+    data = samples.jpeg((500, 375))
+    with gpubench.load(deploy(weights="random", preprocess=said)) as classifier:
+        spec = classifier.manifest.preprocessing
+        assert (spec.size, spec.resize, spec.channels) == ((24, 40), None, "bgr")
+        made = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
+        [logits] = classifier.logits(made[None])
+        assert [p.index for p in classifier([data, np.asarray(Image.open(BytesIO(data)))])] == [
+            logits.argmax()
+        ] * 2
+        with pytest.raises(InputError, match=r"expected \(N, 3, 24, 40\) of float32"):
+            classifier.logits(np.zeros((1, 3, 32, 32), np.float32))
 
 
 @pytest.mark.parametrize("name", ["pil", "torchvision", "turbo"])

@@ -183,3 +183,5 @@ def test_what_the_network_cannot_take_is_refused(
 def test_words_of_other_layouts_and_types() -> None:
     assert words(GREY).startswith("8x8, resize 9, bilinear, mean 0.449, std 0.226, grey (assumed")
     assert words(BYTES).startswith("8x8, resize 9, bilinear, NHWC, bytes (assumed")
+    whole = override(BYTES, Preprocess(crop=False, interpolation="nearest"), "it", fixed=True)
+    assert words(whole) == "8x8, no crop, nearest, NHWC, bytes (given in the suite)"
