@@ -317,8 +317,6 @@ def test_overrides(tmp_path: Path) -> None:
         ({"batch_size": []}, "--batch-size = []: empty"),
         ({"batch_size": [1, 1]}, "--batch-size = 1: given twice"),
         ({"backend": ["onxruntime"]}, '"onxruntime": unknown; did you mean "onnxruntime"'),
-        ({"model": "net.pt"}, "only .onnx files are taken; weights are given with --weights"),
-        ({"model": "NET.ONNX"}, "only .onnx files are taken"),
         ({"model": "resnet81"}, '--model = "resnet81": unknown; did you mean "resnet18"'),
         (
             {"images": "digitz"},
