@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import cycle
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +60,8 @@ class Serial:
 
     settle = 1
 
-    def __init__(self, data: Data, session: Session, kind: Kind = "logits") -> None:
-        self._data, self._session, self._kind = data, session, kind
+    def __init__(self, data: Data, session: Session, batch: int, kind: Kind = "logits") -> None:
+        self._data, self._session, self._batch, self._kind = data, session, batch, kind
 
     def enqueue(self) -> None:
         self._data.load()
@@ -83,9 +83,13 @@ class Serial:
     def resume(self) -> None:
         """Nothing was held."""
 
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:  # noqa: ARG002
+    def stages(
+        self, batches: int, seconds: float, clock: Clock = perf_counter_ns
+    ) -> dict[str, int]:
         """Every part."""
-        return each_alone(parts(self._data, self._session, self._kind), self._session.sync, clock)
+        self._data.positions.rewind(batches * self._batch)
+        both = {**self._data.parts(), **answering(self._data, self._session, self._kind)}
+        return means(each_alone(both, self._session.sync, clock, seconds=seconds, at_most=batches))
 
 
 class Overlapped:
@@ -139,10 +143,23 @@ class Overlapped:
         while self._held:
             self._feed.release(self._held.pop(0))
 
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
-        """Every part, and the two groups that overlap: ``loader`` and ``session``, each alone."""
+    def stages(
+        self, batches: int, seconds: float, clock: Clock = perf_counter_ns
+    ) -> dict[str, int]:
+        """Every part, and the two groups that overlap: ``loader`` and ``session``, each alone.
+
+        The loader and its parts are timed with the same pictures: such as were sampled.
+        """
         self.hold()
-        found = each_alone(parts(self._data, self._session, self._kind), self._session.sync, clock)
+        sync = self._session.sync
+        self._held = self._feed.rewind(batches + self.settle, self._held)
+        self._data.positions.follow(self._feed.pictures(self.settle, max(batches, self.settle)))
+        took = each_alone(self._data.parts(), sync, clock, seconds=seconds, at_least=self.settle,
+                          at_most=batches)  # fmt: skip
+        self._data.positions.follow([])
+        loaded = len(took["read"])
+        mine = answering(self._data, self._session, self._kind)
+        found = means(took | each_alone(mine, sync, clock))
         held = cycle(self._held)
 
         def compute() -> None:
@@ -154,9 +171,7 @@ class Overlapped:
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = sample(
-            self._skip, lambda: None, seconds=seconds, at_least=self.settle, clock=clock
-        )
+        loader = sample(self._skip, lambda: None, at_least=loaded, clock=clock)
         self.hold()
         # the mean: several come at once, then none
         found["loader"] = round((loader.end - loader.start) / len(loader.durations))
@@ -167,15 +182,19 @@ class Overlapped:
         self._feed.release(self._feed.next())
 
 
-def parts(data: Data, session: Session, kind: Kind) -> Parts:
-    """All that a batch goes through."""
+def means(took: dict[str, list[int]]) -> dict[str, int]:
+    """Batches differ in what they cost, and only means add up to the time of them all."""
+    return {name: round(fmean(ns)) for name, ns in took.items()}
+
+
+def answering(data: Data, session: Session, kind: Kind) -> Parts:
+    """The session's part of a batch."""
     logits: list[Any] = []
 
     def copy_out() -> None:
         logits[:] = [session.copy_out()]
 
     return {
-        **data.parts(),
         "copy_in": data.hand_over,
         "run": session.run,
         "copy_out": copy_out,

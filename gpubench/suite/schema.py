@@ -21,7 +21,7 @@ from msgspec import UNSET
 
 from gpubench import escape
 from gpubench.suite import types
-from gpubench.suite.types import Catalog, Option
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Catalog, Option
 
 Schema = dict[str, Any]
 
@@ -100,11 +100,10 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "duration_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of "
-    "throughput, take longer.",
-    "max_samples": "A repeat stops after this many samples, but not before the least of "
-    "duration_s.",
-    "block_s": "Shortest block of the throughput scenario.",
+    "duration_s": f"Sampling time of one repeat; longer where {MIN_SAMPLES} samples, or "
+    f"{MIN_BLOCKS} blocks of throughput, take longer.",
+    "max_samples": "A repeat stops after this many samples, even before duration_s.",
+    "block_s": "About how long a block of the throughput scenario lasts.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
     "parity_images": "Images checked against the reference in every repeat.",

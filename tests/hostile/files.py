@@ -79,6 +79,7 @@ def run() -> tuple[Any, list[Any]]:
             d["thumbnail"] = ""
     for s in records[-1]["replicas"]:
         s["stages_ns"] |= {"another": 7}
+        s["counts"] = [1 + n % 2 for n in range(len(s["durations_ns"]))]
     records[-1] |= {"status": "failed", "kind": "accuracy", "reason": "92 % of 95 %"}
     records[2] |= {"status": "unavailable", "reason": "no GPU", "remedy": "buy one", "replicas": []}
     return header, records
