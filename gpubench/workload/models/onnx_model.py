@@ -47,8 +47,9 @@ ASSUMED_SIDE = 224
 """Pixels, of a network whose file names its sizes instead of saying them."""
 _ALONE = 2
 """Images that are asked about alone, too."""
-_APART = 0.05
-"""Relative difference of an image's answers, alone and among others, that is no rounding."""
+_APART, _APART_INT8 = 0.1, 0.5
+"""Relative difference of an image's answers, alone and among others, that is no rounding. Sums in
+another order tip values to the next step of a quantiser: 0.15 was seen."""
 _SOURCE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|"
     r"/onnxruntime_src/\S+:\d+ .*?\) (?=\w)",
@@ -183,10 +184,12 @@ class OnnxModel(Model):
         found = np.concatenate(answers)[: len(images)].astype(np.float32)
         for at in range(min(_ALONE, len(images)) if size > 1 else 0):
             both = np.concatenate([found[at : at + 1], run(images[[at] * (fixed or 1)])[0][:1]])
-            rows = outputs.comparable(both, self._card.kind)
-            rows = rows - rows.mean(axis=1, keepdims=True)
-            apart = np.linalg.norm(rows[1] - rows[0]) / np.maximum(np.linalg.norm(rows[0]), 1e-30)
-            if apart > _APART:  # not where they are not finite
+            whole = outputs.comparable(both, self._card.kind)
+            rows = whole - whole.mean(axis=1, keepdims=True)
+            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
+            size_of = np.maximum(np.linalg.norm(rows[0]), least)
+            apart = np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30)
+            if apart > (_APART_INT8 if self.precision == "int8" else _APART):  # not of NaN
                 self._bad(
                     f"answers an image otherwise alone than in a batch of {size} (relative "
                     f"difference {apart:.2g}), so no answer of it is right: look for a batch "
@@ -276,8 +279,8 @@ class OnnxModel(Model):
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
         onnx_graph.settle(graph, given, self.spec.size, given.batch)
         at.joinpath(FILE).write_bytes(model.SerializeToString())
-        fixed, found = self._tried(at / FILE, [*own, *also])
-        name = self._chosen(own, before, found)
+        fixed, size, found = self._tried(at / FILE, [*own, *also])
+        name = self._chosen(own, before, found, size)
         if name in also:
             numbers = next(one for one in own if before[one] == name)
             notes.append(f"output {numbers!r} only numbers classes, so {name!r} before it is taken")
@@ -297,8 +300,8 @@ class OnnxModel(Model):
         return Card(output=name, kind=kind, num_classes=classes, fixed_batch=fixed,
                     notes=notes)  # fmt: skip
 
-    def _tried(self, file: Path, names: list[str]) -> tuple[int, dict[str, NDArray[Any]]]:
-        """(the only batch size that runs, or 0; outputs by name), of as many images.
+    def _tried(self, file: Path, names: list[str]) -> tuple[int, int, dict[str, NDArray[Any]]]:
+        """(the only batch size that runs, or 0; that of what was found; outputs by name).
 
         A file whose graph says any batch size may yet hold one in what it reshapes to: so another
         is tried first, of at least two images.
@@ -318,14 +321,18 @@ class OnnxModel(Model):
                 continue
             fixed = given.batch or (0 if size == any_size else size)
             if any(array.shape[:1] == (size,) for array in found.values()):
-                return fixed, found
-            first = first or (fixed, found)
+                return fixed, size, found
+            first = first or (fixed, size, found)
         if first is None:
             raise InputError(refused)
         return first
 
     def _chosen(
-        self, own: list[str], before: dict[str, str | None], found: dict[str, NDArray[Any]]
+        self,
+        own: list[str],
+        before: dict[str, str | None],
+        found: dict[str, NDArray[Any]],
+        batch: int,
     ) -> str:
         """The tensor with the answers: the output that is asked for, or the one of their shape."""
 
@@ -334,7 +341,7 @@ class OnnxModel(Model):
                 return False
             array, classes = found[name], math.prod(found[name].shape[1:])
             flat = least <= classes <= MOST_CLASSES and classes == max((1, *array.shape[1:]))
-            return array.dtype.kind == "f" and array.ndim > 0 and flat
+            return array.dtype.kind == "f" and array.shape[:1] == (batch,) and flat
 
         asked, least = [self._output] if self._output else own, 2
         good = [name for name in asked if fits(name)]

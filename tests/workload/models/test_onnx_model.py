@@ -16,7 +16,7 @@ from gpubench.errors import InputError, Unsupported
 from gpubench.suite.types import Policy, Preprocess, Workload
 from gpubench.workload.models import digits_net, registry
 from gpubench.workload.models.base import Model
-from gpubench.workload.reference import build
+from gpubench.workload.reference import build, load
 from tests.backends.onnx_files import BYTES, DOUBLE, FLOAT, HALF, WEIGHTS
 from tests.backends.onnx_files import colour_net as write
 
@@ -124,13 +124,7 @@ def test_forms_that_files_have(
 
 def test_an_output_with_ones_behind_its_classes_and_one_number(tmp_path: Path) -> None:
     """(N, C, 1, 1) is flat; one logit, or one probability, becomes those of two classes."""
-    shape = numpy_helper.from_array(np.array([0, 5, 1, 1], np.int64), "flat")
-    path = write(tmp_path / "deep.onnx", ends=(("Reshape", {"also": ["flat"]}),),
-                 outputs={"Reshape": None})  # fmt: skip
-    made = onnx.load(path)
-    made.graph.initializer.append(shape)
-    onnx.save(made, path)
-    model = net(path, tmp_path)
+    model = net(reshaped(tmp_path / "deep.onnx", [0, 5, 1, 1]), tmp_path)
     images = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32)
     assert told(model.onnx("fp32"))[0][1] == ["batch", 5]
     np.testing.assert_allclose(model.answers(images), images.mean((2, 3)) @ WEIGHTS, atol=1e-5)
@@ -157,8 +151,29 @@ def test_open_sizes_are_given_by_the_suite(tmp_path: Path) -> None:
     assert turned.input_shape == (224, 224, 3)
 
 
+def test_the_reference_says_what_was_made_of_the_network(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", (2, 3, 8, 8), outputs={"ArgMax": (2,), "Softmax": (2, 5)},
+                 ends=(("ArgMax", {"axis": 1, "keepdims": 0}), ("Softmax", {})))  # fmt: skip
+    workload = Workload(model=str(file), weights="file", images="photos")
+    made = load(build(workload, Policy(), Cache(tmp_path / "cache")))
+    assert made.output == "probabilities"
+    assert made.logits.sum(axis=1) == pytest.approx(np.ones(64))
+    assert made.network == (
+        "it answers with probabilities; of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"
+    )
+
+
 def several(path: Path) -> Path:
     return write(path, weights=WEIGHTS[:, :3], outputs={"z": None, "v": None})
+
+
+def reshaped(path: Path, to: list[int]) -> Path:
+    """Its output as a reshape of "z"."""
+    made = onnx.load(write(path, ends=(("Reshape", {"also": ["form"]}),),
+                           outputs={"Reshape": None}))  # fmt: skip
+    made.graph.initializer.append(numpy_helper.from_array(np.array(to, np.int64), "form"))
+    onnx.save(made, path)
+    return path
 
 
 def two_inputs(path: Path) -> Path:
@@ -192,6 +207,7 @@ def written(content: bytes) -> Callable[[Path], Path]:
         (lambda at: write(at, ("n", 4, 8, 8)), r"float \(n, 4, 8, 8\), not pictures"),
         (lambda at: write(at, outputs={"c": None}),
          r"is no image classifier: its output 'c' \(2, 3, 8, 8\) .*segment"),
+        (lambda at: reshaped(at, [-1, 2]), r"its output 'Reshape' \(.*, 2\) float32 is not"),
         (several, r"several outputs .*: 'z' \(2, 3\) float32, 'v' .*\[workload\] output = \"z\""),
         (lambda at: write(at, opset=99), "refused by ONNX Runtime .*: .*Opset 99"),
         (lambda at: write(at, ends=(("Frob", {}),), outputs={"Frob": None}),
@@ -236,6 +252,9 @@ def test_a_network_that_depends_on_its_batch_is_told_as_such(batch: Any, tmp_pat
     images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
     with pytest.raises(InputError, match="answers an image otherwise alone than in a batch of"):
         net(file, tmp_path).answers(images)
+    dead = write(tmp_path / "dead.onnx", (batch, 3, 8, 8), weights=0 * WEIGHTS,
+                 ends=(("Softmax", {}),), outputs={"Softmax": None})  # fmt: skip
+    assert (net(dead, tmp_path).answers(images) == np.float32(0.2)).all(), "it is no such network"
 
 
 def test_answers_that_are_not_finite_are_the_networks_own_fault(tmp_path: Path) -> None:
