@@ -268,11 +268,18 @@ BESIDE = ("report.html", "best.toml", "result.json", "evidence")
 """What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+NETWORK = "network"
+"""In `Record.facts`: what it answers with, unless logits, and what was made of its file."""
 WEIGHTS_TAKEN = "weights_taken"
 """In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 LABELLING = "labelling"
 """In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
-NOTED = {IMAGES_SKIPPED: "images skipped: ", WEIGHTS_TAKEN: "weights: ", LABELLING: ""}
+NOTED = {
+    IMAGES_SKIPPED: "images skipped: ",
+    WEIGHTS_TAKEN: "weights: ",
+    NETWORK: "network: ",
+    LABELLING: "",
+}
 """Facts that are a note of the whole run, said once -> what stands before them."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""

@@ -172,6 +172,7 @@ def _write(
         preprocessing=reference.spec,
         decoder=_decoder(cell),
         outputs=reference.logits.shape[1],
+        answers=reference.output,
         classes=list(reference.classes),
         cores=cores,
         made_for=compatibility.machine(cell, _decoder(cell)),

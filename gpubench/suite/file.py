@@ -361,6 +361,8 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         if not shouted or weights.lower() in WEIGHTS:
             what = "no such file, keyword or torchvision weights name"
             yield wrong("weights", what, nearest(weights, known))
+    if work.output and not work.model.endswith(".onnx"):
+        yield wrong("output", "only for an .onnx model")
     if work.images not in IMAGES and not _found(work.images, Path.exists):
         yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):

@@ -23,7 +23,7 @@ from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, LABELLING, WEIGHTS_TAKEN, Record
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -137,7 +137,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             facts["pipeline"] = route.facts
         frozen = stopped({os.getpid(), *descendants([os.getpid()])})
     said = {IMAGES_SKIPPED: reference.skipped, WEIGHTS_TAKEN: reference.taken}
-    said[LABELLING] = reference.labelling
+    said |= {NETWORK: reference.network, LABELLING: reference.labelling}
     facts |= {fact: words for fact, words in said.items() if words}
 
     flags = sampler.flags
