@@ -130,7 +130,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """The roofline of its device and precision, measured in the same run."""
     telemetry: dict[str, Any] = {}
     """With ``energy``, where it counts: joules, seconds, source and idle_watts (or None) of the
-    common window, see `gpubench.machine.telemetry.telemetry.Telemetry.energy`."""
+    common window, see `gpubench.machine.telemetry.telemetry.Telemetry.energy`. With ``frozen_s``
+    where its task was paused: for how long, as another process saw it."""
     contents: Annotated[dict[str, str], Meta(max_length=100)] = {}
     """SHA-256 of what the files and folders held that the workload names: 'model' (its weights
     too), 'images' (labels too), 'calibration'. They are equal in all records of a run."""
