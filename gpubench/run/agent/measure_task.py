@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.machine.cores import cpu_ranges
-from gpubench.machine.processes import cpu_ns, descendants
+from gpubench.machine.processes import cpu_ns, descendants, instruments
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
@@ -144,6 +144,9 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if request.turns > 1:
         facts["idle_cpu_share"] = idle.share
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
+    if slowed := instruments():
+        facts["instruments"] = slowed
+        flags.append("INSTRUMENTED")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
