@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from gpubench import __version__
+from gpubench import __version__, escape
 from gpubench.cli import compare, deploy, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError
 
@@ -75,7 +75,7 @@ def doctor(as_json: bool) -> None:
     with terminal.console().status("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
-        click.echo(surgery.to_json(report))
+        terminal.write(surgery.to_json(report) + "\n", document=True)
     else:
         terminal.console().print(surgery.render(report))
     sys.exit(1 if report.broken else 0)
@@ -99,9 +99,10 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     files = read_all(paths)
     searched = len(files) == 1 and files[0].header.search
     evidence = read_evidence(paths[0]) if searched else None
-    body = render(files, options.by_ending(form, output, FORMATS), evidence)
+    form = options.by_ending(form, output, FORMATS)
+    body = render(files, form, evidence)
     if output is None:
-        click.echo(body)
+        terminal.write(body + "\n", document=form != "text")
     else:
         terminal.save(output, body)
 
@@ -195,6 +196,7 @@ def main() -> NoReturn:
     """Entry point of the ``gpubench`` command."""
     stdout = sys.stdout
     _open_standard_streams()
+    terminal.never_fail()
     try:
         _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
@@ -202,23 +204,23 @@ def main() -> NoReturn:
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
-        terminal.tell(said.getvalue().rstrip("\n"))
+        escape.tell(said.getvalue().rstrip("\n"))
         lacking = error.param if isinstance(error, click.MissingParameter) else None
         if lacking and lacking.name == "suite":
             words = "`gpubench list suites` shows those that come along; `quick` is a first look"
-            terminal.tell(words)
+            escape.tell(words)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
     except GpubenchError as error:
-        terminal.tell(f"error: {error}")
+        escape.tell(f"error: {error}")
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except OSError as error:
         if error.filename is not None:  # a place that the user named
-            terminal.tell(f"error: {error.filename}: {error.strerror}")
+            escape.tell(f"error: {error.filename}: {error.strerror}")
             sys.exit(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a full disk behind stdout: it would again
-        terminal.tell(f"error: {error}")
+        escape.tell(f"error: {error}")
         sys.exit(1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure

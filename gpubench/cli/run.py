@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpubench import escape
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(
     from gpubench.run.cluster.transport import connector
 
     screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    connect, tell = connector(member, limits[1]), partial(click.echo, err=True)
+    connect, tell = connector(member, limits[1]), escape.tell
     with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
         sys.exit(_run(session, quiet, github, cluster))
@@ -107,7 +107,7 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
         github_actions.publish(
             github_actions.run_summary([file]),
             github_actions.run_commands([file]),
-            write=click.echo,
+            write=print,
         )
     return 1 if any(record.status == "failed" for record in file.records) else 0
 

@@ -11,7 +11,7 @@ import click
 
 from gpubench import escape, units
 from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
-from gpubench.cli.terminal import console, save, save_report, show_run
+from gpubench.cli.terminal import console, save, save_report, show_run, write
 from gpubench.errors import GpubenchError, InputError
 from gpubench.suite import goal
 
@@ -162,7 +162,7 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool) -> int
 
     file, evidence = outcome.file, outcome.evidence
     if as_json:
-        click.echo(escape.encoded(recommendation.to_json(file, evidence), indent=1))
+        write(escape.document(recommendation.to_json(file, evidence)), document=True)
     for line in recommendation.lines(file, evidence):
         screen.print(line, highlight=False)
     today = set(job.search.baseline)
