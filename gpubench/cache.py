@@ -27,7 +27,7 @@ import msgspec
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from gpubench.errors import CacheError
+from gpubench.errors import CacheError, check_text
 
 _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -80,6 +80,7 @@ class Cache:
 
             root = platformdirs.user_cache_path("gpubench")
         self.root = Path(root).expanduser().absolute()
+        check_text(self.root)
         self.log: list[Entry] = []
         """Every entry touched through this object, once each, in order."""
         with _disk(self.root):

@@ -17,7 +17,7 @@ import click
 
 from gpubench import __version__, escape
 from gpubench.cli import compare, deploy, options, run, terminal, tune
-from gpubench.errors import CacheError, GpubenchError, InputError
+from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
@@ -185,11 +185,7 @@ def _open_standard_streams() -> None:
 def _check_words(words: list[str]) -> None:
     """Whatever is said on the command line may end up in a record, which is UTF-8."""
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            text = f"{os.fsencode(word)!r}: not UTF-8 text; rename that file or folder"
-            raise InputError(text) from error
+        check_text(word)
 
 
 def main() -> NoReturn:

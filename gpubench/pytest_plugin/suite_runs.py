@@ -24,7 +24,6 @@ from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 from gpubench.units import clock
 
-
 FLAGS = ("--benchmark-enable", "--benchmark-disable", "--benchmark-only", "-x", "-q", "-v", "-s")
 
 

@@ -15,7 +15,7 @@ import msgspec
 from gpubench import __version__, escape
 from gpubench.analysis import stats
 from gpubench.analysis.summary import summarise
-from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.errors import GpubenchError, InputError, RecordError, check_text
 from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records import reader
@@ -87,6 +87,7 @@ def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
     that cannot be made or answers wrongly.
     """
     cell = one_cell(session, suite)
+    check_text(out.absolute())
     free(out)
     aside = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}")
     log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False

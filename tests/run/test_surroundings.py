@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -12,13 +13,17 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import CellFailed
+from gpubench.machine import environment
 from gpubench.machine.import_check import try_imports
+from gpubench.machine.processes import instruments
+from gpubench.records.reader import read
 from gpubench.report.html import templating
 from gpubench.run.ab.interpreters import has_gpubench
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.serving.engine import Setup
 from gpubench.run.serving.replica_process import Remote
 from gpubench.suite.types import Cell
+from tests.conftest import WITHOUT_PAGE
 from tests.report.make import cell
 
 PLANTED = ("statistics", "torch", "numpy", "onnxruntime", "vl_convert", "gpubench/__init__")
@@ -85,6 +90,44 @@ def test_the_commands_import_nothing_from_the_working_directory(
     done = subprocess.run([sys.executable, "-m", "gpubench", "list", "backends"], check=False,
                           capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
     assert "fake" in done.stdout
+
+
+def test_what_slows_this_process_is_named() -> None:
+    before = instruments()
+    gc.set_debug(gc.DEBUG_UNCOLLECTABLE)
+    sys.setprofile(lambda *_: None)
+    try:
+        found = set(instruments()) - set(before)
+    finally:
+        sys.setprofile(None)
+        gc.set_debug(0)
+    assert found == {"gc.set_debug", "sys.setprofile"}
+
+
+@pytest.mark.slow
+def test_what_slows_a_measured_process_is_flagged_and_named(
+    write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What only would trace it, such as coverage of subprocesses, does not reach it."""
+    suite = str(write_suite(batch_size="[1]"))
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, sys\nif 'COVERAGE_PROCESS_START' in os.environ: sys.settrace(lambda *_: None)"
+    )
+    path = os.pathsep.join([str(hook), os.environ["PYTHONPATH"]])
+    runs = []
+    for name, more in (("coverage", "COVERAGE_PROCESS_START"), ("traced", "PYTHONTRACEMALLOC")):
+        environ = os.environ | {"PYTHONPATH": path, more: "1"}
+        command = [*WITHOUT_PAGE, "run", suite, "-o", str(tmp_path / name), "-q"]
+        subprocess.run(command, env=environ, check=True)
+        runs.append(read(tmp_path / name))
+    clean, traced = (run.records[0] for run in runs)
+    assert "INSTRUMENTED" not in clean.flags
+    assert "INSTRUMENTED" in traced.flags
+    assert traced.facts["instruments"] == ["tracemalloc"]
+    one, two = (run.header.environment for run in runs)
+    assert environment.changes(one, two) == {"variables.PYTHONTRACEMALLOC": "unset -> 1"}
 
 
 SUITE = """

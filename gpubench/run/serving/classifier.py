@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
-from gpubench.errors import GpubenchError, InputError
+from gpubench.errors import GpubenchError, InputError, check_text
 from gpubench.run.serving import compatibility, manifest
 from gpubench.run.serving.engine import Local, Setup
 from gpubench.run.serving.inputs import Preprocessing, each
@@ -50,6 +50,7 @@ def load(directory: str | PathLike[str], *, pin: bool = True) -> Classifier:
     (`compatibility.DeploymentWarning`) where it works but is not what was checked.
     """
     root = Path(directory).absolute()
+    check_text(root)
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as it was measured
     made = manifest.read(root)
     manifest.verify(root, made)
