@@ -61,11 +61,11 @@ def test_compare_fails_on_a_slower_run_only(
     assert "a difference need not be the code's" not in done.stdout
     assert "nothing says" not in done.stdout
 
-    change(0.002, renamed=4000, **{"cpu.model": "another"})
+    change(0.002, renamed=4000, **{"cpu.model": "another", "x\x1b[2J": 1})
     done = measured(4000, *against, "median:90%", batch_size="[1, 4]")
     assert done.returncode != 0
     assert "Performance has regressed" in done.stdout + done.stderr
-    assert "under other conditions (cpu.model)" in done.stdout
+    assert "under other conditions (cpu.model, x\\x1b[2J)" in done.stdout
     new = f"tiny.toml::{NAME.format(4)}-latency_us=4000.0"
     words = f"1 of 2 are not in the run that is compared with, such as {new}: nothing says whether"
     assert words in done.stdout
