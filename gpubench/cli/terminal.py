@@ -87,7 +87,7 @@ def write(body: str, document: bool = False) -> None:
     """On standard output; a ``document`` in UTF-8, as in a file, whatever the terminal has."""
     if not sys.stdout:
         return
-    if document:
+    if document and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.flush()
         sys.stdout.buffer.write(body.encode())
     else:
