@@ -35,7 +35,7 @@ from gpubench.run import availability
 from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
 from gpubench.suite.schema import mistakes, say
-from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
+from gpubench.suite.types import Axes, Catalog, Option, Policy, Preprocess, Workload
 from gpubench.workload.parity import TOLERANCES
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ DEFAULTS = {
     "policy.max_repeats": "`repeats`",
     "policy.max_relative_error": "by precision",
     "policy.min_top1_agreement": "by precision",
+    "workload.preprocess": "",
     "axes.backend": "required",
     "axes.options": "",
 }
@@ -94,13 +95,17 @@ def suite_keys() -> dict[str, tuple[str, str, str]]:
     top = suite_file.schema(_catalog())["properties"]
     structs: dict[str, type[msgspec.Struct]] = {
         "workload": Workload,
+        "workload.preprocess": Preprocess,
         "axes": Axes,
         "policy": Policy,
     }
     found = {key: _key(key, rule, {}) for key, rule in top.items() if key not in structs}
     for section, struct in structs.items():
         defaults = {f.name: f.default for f in msgspec.structs.fields(struct)}
-        for name, rule in top[section]["properties"].items():
+        rules: Mapping[str, Any] = {"properties": top}
+        for part in section.split("."):
+            rules = rules["properties"][part]
+        for name, rule in rules["properties"].items():
             found[f"{section}.{name}"] = _key(f"{section}.{name}", rule, defaults)
     return found
 
@@ -346,6 +351,7 @@ FILES = (
 BLOCKS: dict[str, Callable[[], str]] = {
     "keys top": lambda: _keys(""),
     "keys workload": lambda: _keys("workload"),
+    "keys workload.preprocess": lambda: _keys("workload.preprocess"),
     "keys axes": lambda: _keys("axes"),
     "keys policy": lambda: _keys("policy"),
     "keys space": _space,

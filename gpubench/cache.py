@@ -4,12 +4,15 @@ An entry is a directory ``root/<kind>/<SHA-256 of the recipe>/`` holding files a
 their digests. It is made aside and renamed into place, so it exists whole or not at all, whatever
 kills the maker; one process makes it while others wait on a lock. Files are verified against the
 manifest every time an entry is asked for. Some entries are executable code (TensorRT engines), so
-the root, and every folder below it that is read from, must be ours and writable by us only.
+the root, and every folder below it that is read from, must be ours and writable by us only; a link
+in its place is refused. Only what carries such a manifest, under the digest of the recipe in it, is
+ever removed. Whoever is to find what it made as long as it runs holds the cache meanwhile (`hold`).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,7 +21,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,8 @@ import msgspec
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from gpubench.errors import CacheError, check_text
+from gpubench import files, units
+from gpubench.errors import CacheError, InputError, check_text
 
 _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -37,6 +41,11 @@ FULL = 1 << 20
 REFS = "refs"
 """Folder of the environments that `gpubench.run.ab.interpreters` makes of git commits."""
 _REF = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}")
+_MADE = re.compile(f"{_DIGEST.pattern}|{_REF.pattern}")
+HISTORY = "aa"
+"""Folder of the A/A history, `gpubench.analysis.compare.aa_history`: measured, so never cleared."""
+STORED = "content"
+"""The one file of an entry whose content changes."""
 
 
 class Entry(Struct, frozen=True):
@@ -87,6 +96,8 @@ class Cache:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_private(self.root, self.root.stat())
             check_private(self.root, self.root.lstat())  # a link to it must be ours as well
+            for kind in self._kinds():  # here, so that it is told before anything is measured
+                _check_folder(kind)
 
     def get_or_make(
         self, kind: str, recipe: Mapping[str, Any], make: Callable[[Path], None]
@@ -96,13 +107,8 @@ class Cache:
         Where it is missing or damaged, ``make`` fills an empty directory with it first; what
         ``make`` raises is raised here, and nothing is kept. Raises CacheError when the disk fails.
         """
-        canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        path = self.root / kind / hashlib.sha256(canonical.encode()).hexdigest()
-        with _disk(path):
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            check_private(path.parent, path.parent.lstat())
-            lock = FileLock(_lock(path)).acquire()
-        with lock:
+        path = self._place(kind, recipe)
+        with self.locked(path):
             with _disk(path):
                 manifest = _verified(path)
             hit = manifest is not None
@@ -111,6 +117,55 @@ class Cache:
         if all(entry.path != path for entry in self.log):
             self.log.append(Entry(kind, path, manifest.seconds, hit))
         return path
+
+    def stored(self, kind: str, recipe: Mapping[str, Any]) -> bytes:
+        """What `store` kept under ``recipe``; b"" where there is nothing, or it is damaged."""
+        path = self._place(kind, recipe)
+        if not path.exists():
+            return b""
+        with self.locked(path), _disk(path):
+            return (path / STORED).read_bytes() if _verified(path) else b""
+
+    def store(self, kind: str, recipe: Mapping[str, Any], change: Callable[[bytes], bytes]) -> None:
+        """Keep what ``change`` makes of the content that is `stored` by now."""
+        path = self._place(kind, recipe)
+        with self.locked(path), _disk(path):
+            body = change((path / STORED).read_bytes() if _verified(path) else b"")
+            path.mkdir(mode=0o700, exist_ok=True)
+            files.put(path / STORED, body)
+            kept = _Manifest(dict(recipe), {STORED: _hash(path / STORED)}, 0.0)
+            files.put(path / MANIFEST, msgspec.json.encode(kept))
+
+    def _place(self, kind: str, recipe: Mapping[str, Any]) -> Path:
+        return self.root / kind / _name(recipe)
+
+    @contextmanager
+    def locked(self, path: Path) -> Iterator[None]:
+        """While one process reads or makes the entry or environment ``path``."""
+        with _disk(path):
+            _private_folder(path.parent)
+            lock = FileLock(_lock(path)).acquire()
+        with lock:
+            yield
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps `clear` from removing anything, which waits for nobody."""
+        with self._use(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _use(self, how: int) -> Iterator[None]:
+        path = self.root / "in-use.lock"
+        with _disk(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(path, flags, 0o600)
+        try:
+            with _disk(path):
+                fcntl.flock(fd, how)
+            yield
+        finally:
+            os.close(fd)
 
     def _make(self, path: Path, recipe: dict[str, Any], make: Callable[[Path], None]) -> _Manifest:
         aside = path.with_suffix(".tmp")
@@ -136,39 +191,106 @@ class Cache:
         return manifest
 
     def info(self) -> list[Usage]:
-        """Entries and bytes of every kind, by name; of REFS the environments that are ready."""
-        kinds: dict[str, list[int]] = {}
-        ready = [path for path in self._refs() if _ready(path).exists()]
-        for path in [*self._entries(), *ready]:
-            kinds.setdefault(path.parent.name, []).append(_size(path))
-        return [Usage(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(kinds.items())]
+        """Entries and bytes of every kind, by name; of HISTORY the sessions."""
+        found: dict[str, list[int]] = {}
+        sessions = (self.root / HISTORY).glob("*/*.jsonl")
+        for path in [*self._entries(), *self._refs(), *sessions]:
+            kind = path.relative_to(self.root).parts[0]
+            found.setdefault(kind, []).append(_size(path))
+        return [Usage(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(found.items())]
 
-    def clear(self) -> int:
-        """Remove every entry, and environment of REFS, that nobody is making right now.
+    def clear(self, kinds: Sequence[str] = (), note: Callable[[str], object] = _log.warning) -> int:
+        """Remove every entry of ``kinds``, by default of all but HISTORY; returns the bytes freed.
 
-        Returns the bytes freed; files of an environment that share theirs with uv's cache count.
-
-        Touches nothing else, so a mistaken ``--cache-dir`` loses nothing.
+        Files of an environment of REFS that share theirs with uv's cache count. Nothing goes that
+        does not carry our manifest, so a mistaken ``--cache-dir`` loses nothing; ``note`` is told
+        what looks like an entry and stays. Raises CacheError while somebody holds the cache.
         """
-        freed = 0
-        for path in [*self._entries(".tmp"), *self._refs()]:
+        known = sorted({REFS, *(usage.kind for usage in self.info())} - {HISTORY})
+        if unknown := [kind for kind in kinds if kind not in known]:
+            raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
+        try:
+            with self._use(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return sum(
+                    self._clear(kind, note)
+                    for kind in self._kinds()
+                    if kind.name in (kinds or [kind.name])
+                )
+        except CacheError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            raise CacheError(
+                f"cache {self.root}: a gpubench that is running uses it, so nothing was removed; "
+                "clear it when that has ended"
+            ) from error
+
+    def _clear(self, kind: Path, note: Callable[[str], object]) -> int:
+        """Remove what is ours in one folder, and the folder where nothing else is in it."""
+        freed, ours = 0, [p for p in [*self._entries(".tmp"), *self._refs()] if p.parent == kind]
+        for path in ours:
             with _disk(path), suppress(Timeout), FileLock(_lock(path), timeout=0):
                 _ready(path).unlink(missing_ok=True)  # first: half an environment is not ready
-                if path.is_dir():  # still: another process may be clearing too
-                    freed += _size(path)
-                    shutil.rmtree(path)
+                freed += _size(path)
+                shutil.rmtree(path)
+        left = [p for p in kind.iterdir() if _DIGEST.fullmatch(p.stem) and p.suffix != ".lock"]
+        if foreign := len(set(left) - set(ours)):
+            words = "carries no manifest" if foreign == 1 else "carry no manifest"
+            note(f"{kind}: {units.count(foreign, 'folder')} {words} of this cache, and stays")
+        names = {path.stem for path in left}
+        locks = [p for p in kind.glob("*.lock") if _MADE.fullmatch(p.stem) and _begun(p)]
+        for lock in locks:
+            if lock.stem not in names and not lock.with_suffix("").exists():
+                with _disk(lock), suppress(Timeout), FileLock(lock, timeout=0):
+                    lock.unlink()
+        if ours or locks:
+            with suppress(OSError):  # something is left in it
+                kind.rmdir()
         return freed
 
     def _refs(self) -> list[Path]:
+        """Environments, and halves of them: what was made beside its lock."""
         found = (self.root / REFS).glob("*")
-        return sorted(path for path in found if _REF.fullmatch(path.name) and path.is_dir())
+        return sorted(p for p in found if _REF.fullmatch(p.name) and _folder(p) and _begun(p))
 
     def _entries(self, *suffixes: str) -> list[Path]:
+        """Those with their manifest; of ``suffixes`` what was begun, beside its lock."""
         return [
             path
-            for path in sorted(self.root.glob("*/*"))
-            if _DIGEST.fullmatch(path.stem) and path.suffix in ("", *suffixes) and path.is_dir()
+            for kind in self._kinds()
+            for path in sorted(kind.iterdir())
+            if _DIGEST.fullmatch(path.stem) and _folder(path)
+            if (path.suffix in suffixes and _begun(path))
+            or (not path.suffix and _carries_manifest(path))
         ]
+
+    def _kinds(self) -> list[Path]:
+        """Folders below the root that are ours: with what is called like an entry, or empty."""
+        return [path for path in sorted(self.root.iterdir()) if _is_kind(path)]
+
+
+def _is_kind(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        names = [inside.stem for inside in path.iterdir()]
+    except OSError:  # somebody else's
+        return False
+    return path.name != HISTORY and (not names or any(map(_MADE.fullmatch, names)))
+
+
+def _private_folder(path: Path) -> None:
+    """Make the folder ``path`` of a cache. Raises CacheError as `check_private`, and for a link."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    if path.is_symlink():
+        raise CacheError(
+            f"cache directory {path} is a link, and links in a cache are not followed: remove it; "
+            "to keep the cache elsewhere use --cache-dir, or link its root"
+        )
+    check_private(path, path.stat())
 
 
 def check_private(path: Path, info: os.stat_result) -> None:
@@ -182,10 +304,14 @@ def check_private(path: Path, info: os.stat_result) -> None:
         )
 
 
+def recipe_of(entry: Path) -> dict[str, Any]:
+    """What an entry was made by."""
+    return msgspec.json.decode((entry / MANIFEST).read_bytes(), type=_Manifest).recipe
+
+
 def content(entry: Path) -> str:
     """SHA-256 over the names and contents of an entry's files, whatever recipe made them."""
-    manifest = msgspec.json.decode((entry / MANIFEST).read_bytes(), type=_Manifest)
-    return hashlib.sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(_manifest(entry).files, order="sorted")).hexdigest()
 
 
 def copy_entry(entry: Path, to: Path) -> Path:
@@ -205,11 +331,25 @@ def digest(file: Path) -> str:
 def _disk(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise CacheError(
-            f"cache at {path}: {error}; free some space or permissions, or choose another "
-            "--cache-dir"
-        ) from error
+    except (OSError, NotImplementedError) as error:  # the latter: of filelock, without flock
+        number = error.errno if isinstance(error, OSError) else errno.ENOSYS
+        remedy = _REMEDIES.get(number or 0, "look at that disk, or choose another --cache-dir")
+        raise CacheError(f"cache at {path}: {error}; {remedy}") from error
+
+
+_REMEDIES = (
+    dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "free some space there, or choose another --cache-dir"
+    )
+    | dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "give yourself the right to write there, or choose another --cache-dir",
+    )
+    | dict.fromkeys(
+        (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
+        "files there cannot be locked: choose a --cache-dir on a file system that has locks",
+    )
+)
 
 
 def _verified(path: Path) -> _Manifest | None:
@@ -221,18 +361,50 @@ def _verified(path: Path) -> _Manifest | None:
         return None
     check_private(path, path.stat())
     try:
-        manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=_Manifest)
+        manifest = _manifest(path)
         found = {name: _hash(path / name) for name in _files(path)}
         wrong = sorted(
             f for f in found.keys() | manifest.files if found.get(f) != manifest.files.get(f)
         )
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+    except _NO_MANIFEST:
         wrong = [MANIFEST]
     if not wrong:
         return manifest
     _log.warning("cache entry %s is damaged (%s): made again", path, ", ".join(wrong))
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
+
+
+_NO_MANIFEST = (
+    FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError
+)  # fmt: skip
+
+
+def _manifest(path: Path) -> _Manifest:
+    with files.opened(path / MANIFEST) as file:
+        return msgspec.json.decode(file.read(), type=_Manifest)
+
+
+def _carries_manifest(path: Path) -> bool:
+    """Whether this cache has made the entry: what it was made from gives its name."""
+    try:
+        return _name(_manifest(path).recipe) == path.name
+    except (OSError, *_NO_MANIFEST):
+        return False
+
+
+def _name(recipe: Mapping[str, Any]) -> str:
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _begun(path: Path) -> bool:
+    lock = _lock(path)
+    return lock.is_file() and not lock.is_symlink()
 
 
 def _files(path: Path) -> list[str]:
@@ -251,8 +423,8 @@ def _hash(path: Path) -> _File:
 
 def _size(path: Path) -> int:
     """Bytes of the files below; what a link leads to is not ours."""
-    files = (p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-    return sum(p.stat().st_size for p in files)
+    inside = [path, *path.rglob("*")]
+    return sum(p.stat().st_size for p in inside if p.is_file() and not p.is_symlink())
 
 
 def _ready(path: Path) -> Path:

@@ -5,7 +5,9 @@ GpubenchError                 base; the command line prints it without a traceba
 |   |-- SuiteError            a suite file or an option that overrides it
 |   |-- RecordError           a record file that is damaged or of another kind
 |   |-- CalibrationError      pictures that int8 cannot be calibrated on
+|   |-- ChangedError          a file or folder of the workload that changed during the run
 |-- CacheError                the cache cannot be used (permissions, disk)
+|-- Unsupported               there is no such cell for this network: skipped, with the reason
 |-- Unavailable               this machine lacks something: skipped, with the remedy
 |-- CellFailed                the cell broke: a record with status ``failed``
 """
@@ -36,8 +38,16 @@ class CalibrationError(InputError):
     """Pictures that int8 cannot be calibrated on: no int8 cell could be measured."""
 
 
+class ChangedError(InputError):
+    """A path of the workload no longer holds what the run was begun with."""
+
+
 class CacheError(GpubenchError):
     """The cache directory cannot be read or written."""
+
+
+class Unsupported(GpubenchError):
+    """What shows only once the network is known: this cell of it cannot be. The message: why."""
 
 
 class Unavailable(GpubenchError):
@@ -67,7 +77,7 @@ class CellFailed(GpubenchError):
 def told(error: BaseException) -> tuple[str, str, str]:
     """(kind, reason, remedy) of an error, for another process, where `raised` makes it again.
 
-    ``kind``: 'unavailable', 'input', or as of CellFailed.
+    ``kind``: 'unavailable', 'unsupported', 'input', or as of CellFailed.
     """
     if isinstance(error, Unavailable):
         return "unavailable", error.reason, error.remedy
@@ -75,6 +85,8 @@ def told(error: BaseException) -> tuple[str, str, str]:
         return error.kind, error.reason, ""
     if isinstance(error, InputError):
         return "input", str(error), ""
+    if isinstance(error, Unsupported):
+        return "unsupported", str(error), ""
     kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
     return kind, f"{type(error).__name__}: {error}".strip(": "), ""
 
@@ -83,6 +95,8 @@ def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:
     """What was `told`."""
     if kind == "unavailable":
         return Unavailable(reason, remedy)
+    if kind == "unsupported":
+        return Unsupported(reason)
     return InputError(reason) if kind == "input" else CellFailed(kind, reason)
 
 

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from gpubench.cache import Cache, content
-from gpubench.errors import CacheError
+from gpubench.errors import CacheError, InputError
 
 RECIPE = {"what": "a file", "n": 1}
 
@@ -90,6 +92,8 @@ def test_a_failing_maker_leaves_nothing(tmp_path: Path) -> None:
         cache.get_or_make("thing", RECIPE, fail)
     assert cache.info() == []
     assert not [p for p in tmp_path.rglob("*") if p.suffix != ".lock" and p.parent != tmp_path]
+    assert cache.clear() == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["in-use.lock"]
     cache.get_or_make("thing", RECIPE, write)
 
 
@@ -166,6 +170,21 @@ def test_a_shared_root_is_refused(tmp_path: Path) -> None:
         Cache(tmp_path)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_shared_folder_in_it_is_refused_like_the_root(tmp_path: Path, inside: bool) -> None:
+    """By whoever opens the cache, so that nothing is measured first."""
+    folder = tmp_path / "thing"
+    folder.mkdir(mode=0o700)
+    if inside:
+        Cache(tmp_path).get_or_make("thing", RECIPE, write)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "photo.jpg").touch()
+    for path in (folder, tmp_path / "foreign"):
+        path.chmod(0o770)
+    with pytest.raises(CacheError, match=r"thing .* writable by its owner only"):
+        Cache(tmp_path)
+
+
 def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CacheError, match="--cache-dir"):
@@ -185,6 +204,7 @@ def test_info_and_clear(tmp_path: Path) -> None:
     left = tmp_path / "b" / ("0" * 64 + ".tmp")
     left.mkdir()
     (left / "part").write_bytes(b"123")
+    left.with_suffix(".lock").touch()  # as a killed maker does
     assert [(u.kind, u.entries) for u in cache.info()] == [("a", 2), ("b", 1)]
     total = sum(usage.bytes for usage in cache.info())
     assert total == sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) - 17
@@ -192,6 +212,124 @@ def test_info_and_clear(tmp_path: Path) -> None:
     assert cache.info() == []
     assert not any(path.exists() for path in paths)
     assert (tmp_path / "a" / "notes.txt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "in-use.lock"]
+
+
+def manifest(recipe: str) -> str:
+    return f'{{"recipe":{recipe},"files":{{}},"seconds":0}}'
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [{}, {"_data": "theirs"}, {"manifest.json": "{}"}, {"manifest.json": manifest('{"of": 1}')}],
+    ids=["empty", "a volume", "another manifest", "a manifest of another name"],
+)
+@pytest.mark.parametrize("suffix", ["", ".tmp"])
+def test_what_carries_no_manifest_of_ours_stays(
+    tmp_path: Path, suffix: str, inside: dict[str, str]
+) -> None:
+    ours = Cache(tmp_path).get_or_make("volumes", RECIPE, write)
+    foreign = tmp_path / "volumes" / ("ab" * 32 + suffix)
+    commit = tmp_path / "refs" / "0123456789ab-01234567"
+    for folder in (foreign, commit, tmp_path / "empty"):
+        folder.mkdir(parents=True)
+    for name, body in inside.items():
+        (foreign / name).write_text(body)
+    said: list[str] = []
+    freed = Cache(tmp_path).clear(note=said.append)
+    assert freed > 0
+    assert not ours.exists()
+    assert {p.name: p.read_text() for p in foreign.iterdir()} == inside
+    assert commit.is_dir()
+    assert (tmp_path / "empty").is_dir()
+    assert said == [f"{foreign.parent}: 1 folder carries no manifest of this cache, and stays"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda cache: cache.get_or_make("thing", RECIPE, never),
+        lambda cache: cache.store("thing", RECIPE, lambda _: b""),
+        lambda cache: Cache(cache.root).info(),
+        lambda cache: Cache(cache.root).clear(),
+    ],
+)
+def test_a_link_in_the_cache_is_not_followed(
+    tmp_path: Path, use: Callable[[Cache], object]
+) -> None:
+    there, root = tmp_path / "there", tmp_path / "root"
+    made = Cache(there).get_or_make("thing", RECIPE, write)
+    cache = Cache(root)
+    (root / "thing").symlink_to(there / "thing")
+    with pytest.raises(CacheError, match="thing is a link"):
+        use(cache)
+    assert sorted(p.name for p in made.iterdir()) == ["a", "manifest.json", "sub"]
+
+
+def test_what_a_run_uses_is_not_cleared(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = cache.get_or_make("thing", RECIPE, write)
+    with cache.hold(), Cache(tmp_path).hold():  # two runs
+        with pytest.raises(CacheError, match="running uses it, so nothing was removed"):
+            Cache(tmp_path).clear()
+        assert path.is_dir()
+    assert Cache(tmp_path).clear() > 0
+
+
+def test_only_some_kinds_are_cleared_and_the_history_never(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = cache.get_or_make("thing", RECIPE, write)
+    cache.get_or_make("other", RECIPE, write)
+    tree = environment(tmp_path, "0123456789ab-01234567")
+    session = tmp_path / "aa" / "0123456789abcdef" / "1.jsonl"
+    session.parent.mkdir(parents=True, mode=0o700)
+    session.write_bytes(b"12345")
+    assert {u.kind: (u.entries, u.bytes) for u in cache.info()}["aa"] == (1, 5)
+    for kind in ("aa", "nothing"):
+        with pytest.raises(InputError, match=rf"'{kind}': .* has \['other', 'refs', 'thing'\]"):
+            cache.clear([kind])
+    assert cache.clear(["refs"]) == 6
+    assert not tree.parent.exists()
+    assert path.is_dir()
+    cache.clear()
+    assert [usage.kind for usage in cache.info()] == ["aa"]
+    assert cache.clear(["refs"]) == 0
+
+
+def test_what_changes_is_stored(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    assert cache.stored("note", RECIPE) == b""
+    for _ in range(2):
+        cache.store("note", RECIPE, lambda now: now + b"!")
+    assert Cache(tmp_path).stored("note", RECIPE) == b"!!"
+    [file] = tmp_path.glob("note/*/content")
+    file.write_bytes(b"another's")
+    assert cache.stored("note", RECIPE) == b""
+    cache.store("note", RECIPE, lambda now: now + b"?")
+    assert cache.stored("note", RECIPE) == b"?"
+    assert cache.clear() > 0
+    assert not file.parent.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), "cannot be locked: choose a --cache-dir"),
+        (NotImplementedError("no flock"), "cannot be locked: choose a --cache-dir"),
+        (OSError(errno.ENOSPC, "No space left"), "free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), "the right to write"),
+        (OSError(errno.EIO, "Input/output error"), "look at that disk"),
+    ],
+)
+def test_the_remedy_is_of_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(_: FileLock) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    with pytest.raises(CacheError, match=said):
+        Cache(tmp_path).get_or_make("thing", RECIPE, never)
 
 
 def test_clear_spares_what_is_being_made(tmp_path: Path) -> None:
@@ -219,7 +357,7 @@ def test_environments_of_commits_are_listed_and_cleared(tmp_path: Path) -> None:
     whole = environment(tmp_path, "0123456789ab-01234567")
     half = environment(tmp_path, "0123456789ac-01234567", ready=False)
     own = environment(tmp_path, "the-users-own")
-    assert [(u.kind, u.entries, u.bytes) for u in cache.info()] == [("refs", 1, 6)]
+    assert [(u.kind, u.entries, u.bytes) for u in cache.info()] == [("refs", 2, 12)]
     assert cache.clear() == 12
     assert cache.info() == []
     assert not whole.exists()

@@ -28,7 +28,7 @@ from gpubench.run import availability
 from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
 from gpubench.suite import grid
-from gpubench.suite.types import Axes, Policy, Workload
+from gpubench.suite.types import Axes, Policy, Preprocess, Workload
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -97,7 +97,9 @@ def test_every_marker_is_known_and_every_table_is_shown() -> None:
 def test_every_key_of_a_suite_is_described_with_its_default() -> None:
     documented = rows(site("docs/suites.md"))
     expected = {"description", "baseline", "exclude"}
-    for name, struct in (("workload", Workload), ("axes", Axes), ("policy", Policy)):
+    tables = {"workload": Workload, "workload.preprocess": Preprocess, "axes": Axes,
+              "policy": Policy}  # fmt: skip
+    for name, struct in tables.items():
         expected |= {f"{name}.{field}" for field in struct.__struct_fields__}
     keys = {key for key in documented if key in expected or "." in key}
     assert keys == expected
@@ -269,7 +271,7 @@ def test_overrides_named_in_the_documents_exist() -> None:
     known = {o for parameter in cli.commands["run"].params for o in parameter.opts}
     named = set(re.findall(r"--[a-z-]+", sentence))
     assert named <= known
-    assert len(named) == 17
+    assert len(named) == 18
 
 
 @pytest.mark.parametrize("name", [n for n in EVERYTHING if fenced(n, "toml")])
@@ -297,7 +299,8 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
-               "--group", "--extra", "--gpus", "--strict", "--help", "--runslow"}  # fmt: skip
+               "--count", "--group", "--extra", "--gpus", "--strict", "--help",
+                "--runslow"}  # fmt: skip
     assert named - ours - foreign == set()
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-    Images = NDArray[np.float32]
+    Images = NDArray[np.float32 | np.uint8]
     Logits = NDArray[np.float32]
 
 Facts = dict[str, Any]
@@ -73,7 +73,10 @@ class Session(Protocol):
         self.close()
 
     def copy_in(self, images: Images, /) -> None:
-        """Host array (batch, 3, H, W) float32, C-contiguous -> the session's own input buffer."""
+        """Host array (batch, *Model.input_shape), C-contiguous -> the session's own input buffer.
+
+        In the network's own layout and type, float32 where it takes floating point.
+        """
 
     def run(self) -> None:
         """Enqueue one batch; may return before it is done."""
@@ -98,7 +101,7 @@ class Session(Protocol):
         return
 
     def attach(self, arrays: Sequence[Images], /) -> bool:  # noqa: ARG002
-        """Be ready for `copy_in` of these very arrays (float32, of the session's shape).
+        """Be ready for `copy_in` of these very arrays (of the session's shape).
 
         From now on that may be without a copy by the host: the session reads the array later, so
         it stays as it is until the runs that follow have finished. False: all is copied, as before.

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,6 @@ from msgspec import to_builtins
 from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
 from gpubench.backends.base import Backend
-from gpubench.cache import check_private
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine.gpu import Gpu, visible_gpus
 from gpubench.suite.types import Cell, Option
@@ -133,15 +131,15 @@ class TensorRT(Backend):
         recipe = target | {"format": 1, "onnx": network.sha256, "settings": to_builtins(settings)}
 
         def make(directory: Path) -> None:
-            timing = _timing_file(cache, target)
-            built = trt_build.build(trt, flavour, onnx, settings, _read_timing(timing))
+            timings = cache.stored("timing", target)  # of kernels: the last build's
+            built = trt_build.build(trt, flavour, onnx, settings, timings)
             about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
             if int8:
                 about |= quantization.facts(onnx)
             (directory / PLAN).write_bytes(built.plan)
             (directory / ABOUT).write_text(json.dumps(about, indent=1))
             if built.timing_cache:
-                _write_timing(timing, built.timing_cache)
+                cache.store("timing", target, lambda _: built.timing_cache)
 
         return cache.get_or_make("engine", recipe, make) / PLAN
 
@@ -243,33 +241,6 @@ def _choose(wanted: str, device: Gpu) -> str:
     if wanted == RTX:
         _check_rtx(device)
     return wanted
-
-
-def _timing_file(cache: Cache, target: dict[str, str]) -> Path:
-    """Kernel timings, good for one library on one kind of GPU; the last build's are kept."""
-    name = _sha256(json.dumps(target, sort_keys=True).encode())
-    return cache.root / "timing" / name / "timing.bin"
-
-
-def _write_timing(path: Path, content: bytes) -> None:
-    """With its digest before it, whole or not at all."""
-    for folder in (path.parent.parent, path.parent):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        check_private(folder, folder.lstat())
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(_sha256(content).encode() + content)
-    Path(file.name).replace(path)
-
-
-def _read_timing(path: Path) -> bytes:
-    """What `_write_timing` wrote; b"" where there is nothing, or something else."""
-    if not path.is_file():
-        return b""
-    for folder in (path.parent.parent, path.parent):
-        check_private(folder, folder.lstat())
-    stored = path.read_bytes()
-    digest, content = stored[:64], stored[64:]
-    return content if _sha256(content).encode() == digest else b""
 
 
 def _read_plan(artefact: Path) -> tuple[bytes, dict[str, Any]]:

@@ -101,8 +101,8 @@ class TorchEager(Backend):
         if options["memory_format"] == "channels_last":
             layout = torch.channels_last
         module = module.to(device.kind, dtype, memory_format=layout)
-        crop = builder.card(state).spec.crop
-        images = _torch.Input((cell.batch_size, 3, crop, crop), dtype, stream, layout)
+        shape = (cell.batch_size, *builder.card(state).spec.shape)
+        images = _torch.Input(shape, dtype, stream, layout)
 
         stack.enter_context(torch.inference_mode())
         autocast = _AUTOCAST[device.kind] if cell.precision == "amp" else None

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
 from gpubench.errors import InputError
+from gpubench.suite.types import MOST_S
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +38,7 @@ MOST_ALPHA = 0.2
 """Limit of `suite.types.Rule.alpha`."""
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
+COMPARE_FORMATS = ("html", "md", "json")
 EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
 """`gpubench.report.exports.FORMATS`, without the import."""
 
@@ -96,6 +99,7 @@ def ab(
     from gpubench.cache import Cache
     from gpubench.run.ab import arms, interpreters
     from gpubench.run.ab import setup as ab_setup
+    from gpubench.run.record_builder import claimed
     from gpubench.suite.types import Rule
 
     failing = parse_fail_on(fail_on)
@@ -124,6 +128,7 @@ def ab(
         suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume,
         require or (), reference,
     )  # fmt: skip
+    job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
 
 
@@ -132,35 +137,31 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     from gpubench.analysis.compare.verdicts import exit_code
     from gpubench.records.record import RECORDS
     from gpubench.report.html import page
+    from gpubench.report.sections import compare as told
     from gpubench.run.ab import driver as pairs
 
     screen = cli_terminal.console(quiet)
-    first, second = (side.header.pairing for side in job.sides)
-    screen.print(
-        f"A/B of {len(job.sides[0].header.planned)} cells: baseline {first and first.differs}, "
-        f"candidate {second and second.differs}; records go to {job.out}",
-    )
-    if job.left_out:
-        screen.print(f"without a counterpart: {'; '.join(job.left_out)}")
     try:
         with cli_terminal.show_run(screen, quiet) as watcher:
             files = pairs.run(job, watcher)
     except KeyboardInterrupt:
         kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
-        begun = (job.out / "candidate" / RECORDS).exists()
-        screen.print(f"interrupted; {kept if begun else 'nothing was measured'}")
+        some = (job.out / "candidate" / RECORDS).exists()
+        screen.print(f"interrupted; {kept if some else 'nothing was measured'}")
         return 130
     view = compared(*files)
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
-    more, needed = view.arms.unfinished() if view.arms else (0, 0.0)
-    if more:
+    if quiet and not as_json and code:
+        escape.tell(told.headline(view.rows, view.rule, code))
+    if view.arms and (left := view.arms.unfinished()).least:
+        budget_s = min(MOST_S, max(job.budget_s, left.most_s / pairs.SCREEN_SHARE))
         screen.print(
-            f"The budget ended first: pairs still needed: at least {more}, about "
-            f"{units.clock(max(1, needed))}. Go on with the same command, --resume "
-            f"-o {shlex.quote(str(job.out))} "
-            f"--budget {max(job.budget_s, 2 * needed):.0f}s",
+            f"The budget ended first. Pairs still needed: {left.least} to {left.most}, by how far "
+            f"the next ones agree: {units.clock(max(1, left.least_s))} to "
+            f"{units.clock(max(1, left.most_s))}. Go on with the same command, --resume "
+            f"-o {shlex.quote(str(job.out))} --budget {budget_s:.0f}s, which is for the most",
             soft_wrap=True,
         )
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
@@ -205,7 +206,7 @@ def _tell(
 @click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
 @click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-@options.output_option("An HTML report as well.", stdout=False)
+@options.output_option("A report as well: .html, .md or .json.", stdout=False)
 @options.github_option
 @options.cache_option
 def compare(
@@ -234,8 +235,8 @@ def compare(
     from gpubench.analysis.compare.verdicts import exit_code, parse_fail_on
     from gpubench.cache import Cache
     from gpubench.records.reader import read_all
-    from gpubench.report.html import page
 
+    form = options.by_ending(None, output, COMPARE_FORMATS, "html")
     failing = parse_fail_on(fail_on)
     margin = None if delta is None else options.percentage("--delta", delta)
     chance = None if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA)
@@ -263,9 +264,20 @@ def compare(
     )
     code = exit_code(view.rows, failing)
     if output:
-        cli_terminal.save(output, page.comparison(view, code))
+        cli_terminal.save(output, _document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
     sys.exit(code)
+
+
+def _document(form: str, view: View, code: int) -> str:
+    from gpubench.report import json_report, markdown
+    from gpubench.report.html import page
+
+    if form == "html":
+        return page.comparison(view, code)
+    if form == "json":
+        return json_report.comparisons(view.rows, rule=view.rule, code=code) + "\n"
+    return markdown.comparison(view.rows, rule=view.rule, code=code)
 
 
 @click.command()
@@ -345,13 +357,13 @@ def history(
     from gpubench.report import history as shown
     from gpubench.suite.types import Rule
 
+    form = options.by_ending(form, output, TREND_FORMATS)
     rule, notes = Rule(), list[str]()
     rule = Rule(
         delta=rule.delta if delta is None else options.percentage("--delta", delta),
         alpha=rule.alpha if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA),
     )
     found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
-    form = options.by_ending(form, output, TREND_FORMATS)
     body = shown.render(found, form, rule=rule, notes=notes)
     if output:
         cli_terminal.save(output, body)

@@ -27,8 +27,10 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
 
     Example: gpubench deploy reports/tune-resnet50/best.toml -o resnet50
     """
+    from gpubench.analysis.tables.accuracy import doubts
     from gpubench.run import deploy as deploying
     from gpubench.run import setup
+    from gpubench.workload.data import preprocess
 
     screen = terminal.console(quiet)
 
@@ -38,14 +40,19 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     deploying.free(output)
     session = setup.session(suite, chosen, cache_dir, output, False, ())
     made = deploying.deploy(session, suite, output, say)
+    if made.weights_taken:
+        say(f"weights: {made.weights_taken}")
     parity = made.parity
     accuracy = f", accuracy {parity.correct / parity.labelled:.1%}" if parity.labelled else ""
     total = units.size(sum(file.bytes for file in made.files.values()))
     say(
         f"{output}: {made.cell.model}, {made.cell.label}; {parity.images} answers checked, "
         f"{parity.top1_agreement:.1%} as the reference's{accuracy}; {total}\n"
+        f"preprocessing: {preprocess.words(made.preprocessing)}\n"
         f"in Python: gpubench.load({str(output)!r}); without gpubench: {output / 'README.md'}"
     )
+    for text in doubts([parity]):
+        say(text)
 
 
 COMMANDS: tuple[click.Command, ...] = (deploy,)

@@ -54,7 +54,8 @@ def plan_tables(session: RunJob) -> Group:
         parts.append(skips)
     parts.append(
         Text(
-            f"{len(plan.cells)} cells x {policy.repeats} repeats (up to {policy.max_repeats}): "
+            f"{units.count(len(plan.cells), 'cell')} x {units.count(policy.repeats, 'repeat')} "
+            f"(up to {policy.max_repeats}): "
             f"about {units.clock(total)}, plus preparing what the cache lacks"
         )
     )
@@ -119,6 +120,8 @@ def cache(cache_dir: Path | None) -> Group:
     """Where the cache is and what it holds."""
     store = Cache(cache_dir)
     table = _table("", "kind", "entries", "size")
-    for usage in store.info():
+    found = store.info()
+    for usage in found:
         table.add_row(usage.kind, str(usage.entries), units.size(usage.bytes))
-    return Group(Text(f"cache: {store.root}"), table)
+    total = units.size(sum(usage.bytes for usage in found))
+    return Group(Text(f"cache: {store.root}, {total}"), table)

@@ -2,7 +2,7 @@
 
 Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (ab, compare: a
 regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 missing cells;
-130 interrupted.
+130 interrupted (143, 129: by SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import click
 from gpubench import __version__, escape
 from gpubench.cli import compare, deploy, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError, check_text
+from gpubench.machine import processes
 
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
@@ -96,10 +97,10 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     from gpubench.records.reader import read_all, read_evidence
     from gpubench.report import render
 
+    form = options.by_ending(form, output, FORMATS)
     files = read_all(paths)
     searched = len(files) == 1 and files[0].header.search
     evidence = read_evidence(paths[0]) if searched else None
-    form = options.by_ending(form, output, FORMATS)
     body = render(files, form, evidence)
     if output is None:
         terminal.write(body + "\n", document=form != "text")
@@ -142,16 +143,19 @@ def info(cache_dir: Path | None) -> None:
 
 
 @cache.command()
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
 @options.cache_option
-def clear(cache_dir: Path | None) -> None:
-    """Remove everything from the cache.
+def clear(kinds: tuple[str, ...], cache_dir: Path | None) -> None:
+    """Remove what can be made again: everything, or only these kinds of `gpubench cache info`.
 
-    Example: gpubench cache clear
+    The A/A history (aa) was measured, and stays.
+
+    Example: gpubench cache clear refs
     """
     from gpubench import units
     from gpubench.cache import Cache
 
-    click.echo(f"freed {units.size(Cache(cache_dir).clear())}")
+    click.echo(f"freed {units.size(Cache(cache_dir).clear(kinds, escape.tell))}")
 
 
 @cli.command()
@@ -182,6 +186,15 @@ def _open_standard_streams() -> None:
     os.close(fd)
 
 
+def _check_place() -> None:
+    """Paths are relative to it, and what fails later would say that of something else."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        text = f"the working directory: {error.strerror}; go to one that is there: cd DIR"
+        raise InputError(text) from error
+
+
 def _check_words(words: list[str]) -> None:
     """Whatever is said on the command line may end up in a record, which is UTF-8."""
     for word in words:
@@ -189,11 +202,21 @@ def _check_words(words: list[str]) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of the ``gpubench`` command."""
+    """Entry point of the ``gpubench`` command; a signal that ends it is told in the exit code."""
+    with processes.Ending() as ending:
+        try:
+            _main()
+        finally:
+            if ending.number:
+                sys.exit(128 + ending.number)
+
+
+def _main() -> NoReturn:
     stdout = sys.stdout
     _open_standard_streams()
     terminal.never_fail()
     try:
+        _check_place()
         _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gpubench.errors import InputError
+from gpubench.suite.types import MOST_S
 
 Command = Callable[..., Any]
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -38,6 +39,19 @@ def suites(_: click.Context, __: click.Parameter, begun: str) -> list[Completion
 
 suite_argument = click.argument("suite", shell_complete=suites)
 
+
+def _pairs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, Any] | None:
+    from gpubench.suite import toml_file
+
+    found = {}
+    for text in values:
+        key, equals, value = (word.strip() for word in text.partition("="))
+        if not (key and equals and value):
+            raise click.BadParameter(f"{text!r}: expected KEY=VALUE, such as mean=0.5")
+        found[key] = toml_file.value(value)
+    return found or None
+
+
 SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--backend", {"callback": words, "help": "Backends, comma-separated."}),
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
@@ -51,13 +65,18 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
     ("--device", {"help": "auto, cuda or cpu."}),
     ("--model", {"help": "A torchvision model, digits, or an .onnx file."}),
-    ("--weights", {"help": "probe, random, an enum name such as DEFAULT, or a state dict."}),
+    (
+        "--weights",
+        {"help": "probe, random, a name such as DEFAULT, or a checkpoint: FILE[#KEY]."},
+    ),
     ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
     ("--labels", {"help": "A CSV file: file name, class."}),
     ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),
+    ("--preprocess", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
+                      "help": "Of workload.preprocess, such as mean=0.5; repeatable."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
     ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
-)
+)  # fmt: skip
 
 
 def selection(command: Command, without: Collection[str] = ()) -> Command:
@@ -133,19 +152,36 @@ def percentage(option: str, words: str, most: float = 1.0) -> float:
     return value
 
 
-def by_ending(form: str | None, output: Path | None, formats: Collection[str]) -> str:
-    """The format that was asked for, or the one that the file's ending names; else text."""
-    ending = output.suffix.lstrip(".") if output else "text"
-    return form or (ending if ending in formats else "text")
+ENDINGS = {"txt": "text", "text": "text", "html": "html", "htm": "html", "md": "md",
+           "markdown": "md", "csv": "csv", "json": "json"}  # fmt: skip
+
+
+def by_ending(
+    form: str | None, output: Path | None, formats: Collection[str], otherwise: str = "text"
+) -> str:
+    """The format that was asked for, or the one that the file's ending names.
+
+    ``otherwise``: of what has no ending. Raises InputError for one that names no format.
+    """
+    ending = output.suffix[1:].lower() if output else ""
+    if form or not ending:
+        return form or otherwise
+    if (found := ENDINGS.get(ending)) in formats:
+        return str(found)
+    known = ", ".join(f".{known}" for known, form in ENDINGS.items() if form in formats)
+    raise InputError(f"-o {output}: no format ends in .{ending}; known endings: {known}")
 
 
 def seconds(option: str, words: str) -> float:
-    """'10m', '90s', '1h' or '600' -> seconds. Raises InputError naming ``option``."""
+    """'10m', '90s', '1h' or '600' -> seconds. InputError names ``option``; a week is the most."""
     number, unit = (words[:-1], words[-1]) if words[-1:] in UNITS else (words, "s")
     try:
         value = float(number) * UNITS[unit]
     except ValueError:
         value = 0.0
-    if not 0 < value < math.inf:
-        raise InputError(f"{option} {words!r}: expected a time, such as 10m, 90s or 1h")
+    if not 0 < value <= MOST_S:
+        shown = words if len(words) <= 40 else words[:40] + "..."
+        raise InputError(
+            f"{option} {shown!r}: expected a time of at most a week, such as 10m, 90s or 1h"
+        )
     return value

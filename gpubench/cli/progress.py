@@ -26,6 +26,9 @@ class Lines(Watcher):
         self._total = self._count = 0
         self._leads = ""
 
+    def said(self, text: str) -> None:
+        self._print(Text(text))
+
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0
 
@@ -69,6 +72,9 @@ class Live(Watcher):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def said(self, text: str) -> None:
+        self._progress.console.print(Text(text))
 
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
     import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
 
+    from gpubench.records.record import RecordFile
     from gpubench.run.cluster.coordinator import Cluster
     from gpubench.run.driver import RunJob
 
@@ -52,10 +54,12 @@ def run(
     """
     from gpubench.run import setup
     from gpubench.run.cluster import rendezvous
+    from gpubench.run.record_builder import claimed
 
     member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
     if member is None:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
+        session = replace(session, out=output or claimed(session.out))
         sys.exit(_run(session, quiet, github))
     limits = (
         options.seconds("--node-timeout", node_timeout),
@@ -75,6 +79,7 @@ def run(
     connect, tell = connector(member, limits[1]), escape.tell
     with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
+        session = replace(session, out=output or claimed(session.out))
         sys.exit(_run(session, quiet, github, cluster))
 
 
@@ -86,10 +91,6 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
     screen = terminal.console(quiet)
     watcher = terminal.show_run(screen, quiet)
     out = session.out
-    screen.print(
-        f"{session.plan.suite.name}: {len(session.plan.cells)} cells to measure, "
-        f"{len(session.plan.skips)} skipped; records go to {out}",
-    )
     try:
         with watcher:
             file = driver.run(session, watcher, cluster)
@@ -109,7 +110,23 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
             github_actions.run_commands([file]),
             write=print,
         )
-    return 1 if any(record.status == "failed" for record in file.records) else 0
+    return _code(file, quiet)
+
+
+def _code(file: RecordFile, quiet: bool) -> int:
+    """The exit code; why it is not 0 is told on stderr where the tables do not tell it."""
+    from gpubench.analysis.summary import summarise
+    from gpubench.report import terminal as terminal_report
+
+    broken = [r for r in file.records if r.status == "failed"]
+    nothing = not broken and not any(r.status == "ok" for r in file.records)
+    if quiet and (broken or nothing):
+        for line in terminal_report.problem_lines(summarise([file])):
+            escape.tell(line)
+    if nothing:
+        cells = units.count(len(file.header.planned), "cell")
+        escape.tell(f"error: nothing was measured: of {cells} all were skipped")
+    return 1 if broken or nothing else 0
 
 
 @click.command()

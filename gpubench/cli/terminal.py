@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from gpubench import escape
+from gpubench import escape, files
 from gpubench.errors import GpubenchError, InputError
 
 if TYPE_CHECKING:
@@ -107,18 +107,13 @@ def show_run(screen: Console, quiet: bool) -> Watcher:
 
 def save(path: Path, body: str | bytes) -> None:
     """Write ``body``, whole or not at all; InputError where that cannot be done."""
-    device = path.exists() and not path.is_file()  # such as /dev/stdout
-    real = Path(os.path.realpath(path))  # a link stays one
-    aside = path if device else real.with_name(f".{real.name}.{os.getpid()}")
+    content = body if isinstance(body, bytes) else body.encode()
     try:
-        real.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(body if isinstance(body, bytes) else body.encode())
-            if not device:
-                aside.replace(real)
-        finally:
-            if not device:
-                aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # such as /dev/stdout
+            path.write_bytes(content)
+        else:
+            files.put(path, content)
     except OSError as error:
         raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from gpubench import escape, units
+from gpubench import escape
 from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
 from gpubench.cli.terminal import console, save, save_report, show_run, write
 from gpubench.errors import GpubenchError, InputError
 from gpubench.suite import goal
+from gpubench.suite.types import MOST_IMAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "--images",
-       "--labels", "--calibration", "--device")  # fmt: skip
+       "--labels", "--calibration", "--preprocess", "--device")  # fmt: skip
 """Those of `options.SELECTION` that mean the same here."""
 
 
@@ -93,6 +95,7 @@ def tune(
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
+    from gpubench.run.record_builder import claimed
     from gpubench.run.tune import setup
 
     limits = [goal.max_latency("--max-latency", words) for words in max_latency]
@@ -110,6 +113,7 @@ def tune(
         floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline, file=file,
         cache_dir=cache_dir, output=output, resume=resume,
     )  # fmt: skip
+    job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_tune(job, quiet or as_json, as_json))
 
 
@@ -119,13 +123,9 @@ def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
 
     screen = console(quiet)
     if searching.finished(job):
+        outcome = searching.outcome(job)
         screen.print(f"{job.out}: this search is over; its result:")
-        return _tell(screen, job, searching.outcome(job), as_json)
-    screen.print(
-        f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: "
-        f"{len(job.header.planned)} configurations, {units.clock(job.search.budget_s)}; "
-        f"records go to {job.out}",
-    )
+        return _tell(screen, job, outcome, as_json, quiet)
     try:
         with show_run(screen, quiet) as watcher:
             outcome = searching.run(job, watcher)
@@ -135,7 +135,7 @@ def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
         screen.print(words, soft_wrap=True)
         return 130
     _write(job, outcome)
-    return _tell(screen, job, outcome, as_json)
+    return _tell(screen, job, outcome, as_json, quiet)
 
 
 def _write(job: TuneJob, outcome: Outcome) -> None:
@@ -155,7 +155,7 @@ def _write(job: TuneJob, outcome: Outcome) -> None:
         raise GpubenchError(f"{error}; every record is kept: make room, then --resume") from error
 
 
-def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool) -> int:
+def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet: bool) -> int:
     """The result for whoever asked."""
     from gpubench.report.sections import recommendation
     from gpubench.run.tune import driver as searching
@@ -163,8 +163,11 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool) -> int
     file, evidence = outcome.file, outcome.evidence
     if as_json:
         write(escape.document(recommendation.to_json(file, evidence)), document=True)
-    for line in recommendation.lines(file, evidence):
+    lines = recommendation.lines(file, evidence)
+    for line in lines:
         screen.print(line, highlight=False)
+    if quiet and not as_json and not outcome.best:
+        escape.tell(f"error: {lines[0]}")
     today = set(job.search.baseline)
     tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
     if lacking := today - tried:
@@ -193,8 +196,10 @@ def _points(drop: float | None) -> float | None:
 
 
 def _images(count: int | None) -> int | None:
-    if count is not None and not 0 <= count < 2**31:
-        raise InputError(f"--accuracy-images {count}: expected a whole number, such as 256")
+    if count is not None and not 0 <= count <= MOST_IMAGES:
+        raise InputError(
+            f"--accuracy-images {count}: expected a whole number up to {MOST_IMAGES}, such as 256"
+        )
     return count
 
 

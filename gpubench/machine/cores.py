@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from gpubench.errors import GpubenchError
 
 Cores = tuple[int, ...]
 ROOT = Path("/")
@@ -25,6 +28,20 @@ def usable_cores() -> list[int]:
     except AttributeError:  # not Linux
         cores = set(range(os.cpu_count() or 1))
     return sorted(cores, key=lambda core: (*place(core), core))
+
+
+def pin(cores: Collection[int]) -> None:
+    """Let this thread run on ``cores`` only; none: wherever it may. GpubenchError: not on all."""
+    if not cores:
+        return
+    with suppress(OSError):  # none of them is left
+        os.sched_setaffinity(0, cores)
+    here = os.sched_getaffinity(0)  # the kernel leaves out those that a cpuset forbids
+    if here != set(cores):
+        raise GpubenchError(
+            f"cannot run on cores {cpu_ranges(cores)}, only {cpu_ranges(here)} may be used now: "
+            "the cpuset was made smaller, or cores went offline; give them back, or start a new run"
+        )
 
 
 def place(core: int) -> tuple[int, int, int]:

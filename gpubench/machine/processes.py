@@ -6,24 +6,74 @@ import ctypes
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import Self
 
 PR_SET_PDEATHSIG = 1
 SCRATCH = "GPUBENCH_SCRATCH"
 """Environment variable with the run's temporary directory: all that an agent starts inherits it."""
 END_LIMIT_S = 2.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Ask Linux to kill this process when its parent dies, so that none is ever left behind."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+
+
+class Ending:
+    """Within it SIGTERM and SIGHUP end the main thread as Ctrl-C does, by a KeyboardInterrupt, so
+    that whatever cleans up after Ctrl-C does after them; also as process 1 of a container.
+
+    Only the first of them counts. What is ignored (`nohup`), or somebody else's, stays so.
+    """
+
+    number = 0
+    """The signal that came."""
+
+    def __enter__(self) -> Self:
+        here = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        self._mine = [n for n in _ENDING if here and signal.getsignal(n) == signal.SIG_DFL]
+        for number in self._mine:
+            signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._mine:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _end(self, number: int, _: object) -> None:
+        if not self.number:
+            self.number = number
+            raise KeyboardInterrupt
+
+
+def run_tied(
+    command: Sequence[str], environ: Mapping[str, str], read: str, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` of a command that reads ``read``, of which nothing outlives us.
+
+    Raises what Popen does, and TimeoutExpired.
+    """
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="surrogateescape",  # of names that are not UTF-8
+        env=environ, process_group=0, preexec_fn=die_with_parent,  # one thread
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(read, timeout_s)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # it is not reaped yet, so the group is its own
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def signal_name(code: int | None) -> str | None:

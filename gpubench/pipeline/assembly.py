@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Session
     from gpubench.suite.types import Cell, Policy
+    from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.reference import Reference
 
 
@@ -93,7 +94,7 @@ class ReplicaPipeline:
             return Serial(reader, session)
         return Overlapped(self._loader, reader.give, session, reader)
 
-    def _arrays(self, reader: Reader) -> list[NDArray[np.float32]]:
+    def _arrays(self, reader: Reader) -> list[Inputs]:
         """What a session may take without a copy; of CUDA only what is page-locked."""
         if self._loader is None:
             return [reader.images]

@@ -12,23 +12,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.suite.types import Policy
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
     from gpubench.workload.reference import Reference
 
 
-def difference(
-    spec: Spec, ours: NDArray[np.float32], reference: NDArray[np.float32]
-) -> tuple[float, float]:
+def difference(spec: Spec, ours: Inputs, reference: Inputs) -> tuple[float, float]:
     """(largest, mean) absolute difference, in steps of 8-bit pixels before normalisation.
 
-    Both are (N, 3, H, W). NaN where a value is not finite.
+    Both are (N, *spec.shape). NaN where a value is not finite.
     """
     import numpy as np
 
-    steps = np.asarray(spec.std, np.float32)[:, None, None] * np.float32(255)
+    steps = spec.per_channel(spec.normalisation[1]) * np.float32(255)
     largest, total = 0.0, 0.0
     for one, other in zip(ours, reference, strict=True):  # pictures at a time: pools are large
-        apart = np.abs(one - other) * steps
+        apart = np.abs(one - other.astype(np.float32)) * steps
         largest = float(np.maximum(largest, apart.max()))
         total += float(apart.mean(dtype=np.float64))
     return largest, total / len(ours)

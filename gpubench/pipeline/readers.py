@@ -11,19 +11,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import CellFailed
-from gpubench.machine.cores import Cores
+from gpubench.machine.cores import Cores, pin
 from gpubench.measure.stages import Parts
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import told
 from gpubench.workload.data.image_file import Unusable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from gpubench.backends.base import Session
     from gpubench.workload.data.dataset_index import Pictures
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 
 class Positions:
@@ -79,7 +76,7 @@ class Reader:
         self._threads: ThreadPoolExecutor | None = None
         if (cores and set(cores) != os.sched_getaffinity(0)) or lanes > 1:
             self._threads = ThreadPoolExecutor(lanes, "lane", _pin, (cores,))
-        self.images: NDArray[np.float32] = np.zeros((batch, 3, spec.crop, spec.crop), np.float32)
+        self.images: Inputs = np.zeros((batch, *spec.shape), spec.dtype)
         self._indices, self._pixels = [0] * batch, [None] * batch
         self._encoded = [b""] * batch
 
@@ -118,8 +115,8 @@ class Reader:
         """A batch of the loader -> the session."""
         self._session.copy_in(slot.images)
 
-    def host(self) -> NDArray[np.float32]:
-        """What is handed over next, (batch, 3, H, W)."""
+    def host(self) -> Inputs:
+        """What is handed over next, (batch, *spec.shape)."""
         return self.images
 
     def _each(self, work: Callable[[int, decoders.Preprocessor], None]) -> None:
@@ -189,8 +186,8 @@ class DeviceReader:
         made = decoders.get(self._name).open(self._spec, self._index)
         self._decoder = cast("decoders.DevicePreprocessor", made)
         self.facts = dict(made.facts)
-        side = self._spec.crop
-        self._images = torch.zeros((self._batch, 3, side, side), device=self._device)
+        shape, dtype = (self._batch, *self._spec.shape), getattr(torch, self._spec.dtype)
+        self._images = torch.zeros(shape, dtype=dtype, device=self._device)
         self._session = session
 
     def load(self) -> None:
@@ -220,9 +217,9 @@ class DeviceReader:
         self._transform()
         self.hand_over()
 
-    def host(self) -> NDArray[np.float32]:
-        """What is handed over next, (batch, 3, H, W), copied from the device."""
-        found: NDArray[np.float32] = self._images.cpu().numpy()
+    def host(self) -> Inputs:
+        """What is handed over next, (batch, *spec.shape), copied from the device."""
+        found: Inputs = self._images.cpu().numpy()
         return found
 
     def _read(self) -> None:
@@ -267,7 +264,6 @@ class DeviceReader:
 
 def _pin(cores: Cores) -> None:
     """This thread; torch, if it is there, must not call more threads to the same cores."""
-    if cores:
-        os.sched_setaffinity(0, cores)
+    pin(cores)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

@@ -99,10 +99,15 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[CellItem]:
         path = str(self.path)
+        # pytest-repeat repeats tests that have code
+        repeat = self.config.pluginmanager.has_plugin("repeat")
+        count = self.config.getoption("count", 1) if repeat else 1
         for wanted in _want(self.config, lambda bench: bench.want(path, {}), self.CollectError):
-            yield CellItem.from_parent(
-                self, name=wanted.name, callobj=answers_are_right, wanted=wanted
-            )
+            for step in range(count):
+                name = wanted.name + (f"-{step + 1}-{count}" if count > 1 else "")
+                yield CellItem.from_parent(
+                    self, name=name, callobj=answers_are_right, wanted=wanted, step=step
+                )
 
 
 def _want(
@@ -165,6 +170,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if wanted is not None and not without_tests and not will_be_skipped(item):
         bench_of(item.config).make_ready(item, wanted)
     return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that is run once more, as by pytest-rerunfailures, is measured once more."""
+    if (wanted := wanted_of(item)) is not None and _BENCH in item.config.stash:
+        bench_of(item.config).begins(item, wanted)
 
 
 @pytest.fixture(name=FIXTURE)

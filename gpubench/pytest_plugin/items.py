@@ -24,9 +24,9 @@ def answers_are_right(gpubench: Result) -> None:
 class CellItem(pytest.Function):
     """A test that has no code of its own."""
 
-    def __init__(self, *, wanted: Wanted, **rest: Any) -> None:
+    def __init__(self, *, wanted: Wanted, step: int = 0, **rest: Any) -> None:
         super().__init__(**rest)
-        self.wanted = wanted
+        self.wanted, self.step = wanted, step
         self.add_marker("gpubench")  # for "-m gpubench"
 
     def reportinfo(self) -> tuple[Path, int, str]:
@@ -42,6 +42,16 @@ def wanted_of(item: pytest.Item) -> Wanted | None:
         return None
     wanted: Wanted = callspec.params[FIXTURE]
     return wanted
+
+
+def repetition(item: pytest.Item) -> int:
+    """0, 1, ... where a plug-in such as pytest-repeat or pytest-flakefinder runs a test several
+    times: they parametrize it with an argument of their own, whose name nobody else would give."""
+    if isinstance(item, CellItem):
+        return item.step
+    callspec = getattr(item, "callspec", None)
+    own = [v for k, v in callspec.params.items() if k.startswith("__")] if callspec else []
+    return next((step for step in own if isinstance(step, int)), 0)
 
 
 def will_be_skipped(item: pytest.Item) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench.errors import SuiteError
 from gpubench.suite import file
 from gpubench.suite.schema import hint, show
-from gpubench.suite.types import Axes, Policy, Workload
+from gpubench.suite.types import Axes, Policy, Workload, weights_file
 
 if TYPE_CHECKING:
     import pytest
@@ -75,5 +75,5 @@ def _placed(value: object, directory: Path, *, folder: bool) -> object:
     if not isinstance(value, str) or value in (*KEYWORDS, *SOURCES):
         return value
     path = directory / Path(value).expanduser()
-    there = path.is_dir() if folder else path.is_file()
+    there = path.is_dir() if folder else Path(weights_file(str(path))[0]).is_file()
     return str(path) if there or "/" in value or value.endswith(".onnx") else value

@@ -20,9 +20,9 @@ import pytest
 
 from gpubench import escape
 from gpubench.errors import SuiteError
-from gpubench.machine import environment
+from gpubench.machine import environment, processes
 from gpubench.pytest_plugin import marks
-from gpubench.pytest_plugin.items import wanted_of, will_be_skipped
+from gpubench.pytest_plugin.items import CellItem, repetition, wanted_of, will_be_skipped
 from gpubench.pytest_plugin.result import Result, replay
 from gpubench.pytest_plugin.suite_runs import Run, Wanted, Watch
 from gpubench.records.record import RECORDS
@@ -54,9 +54,12 @@ class Bench:
         if option("gpubench_repeats"):
             self._overrides["repeats"] = option("gpubench_repeats")
         self._wanted: dict[tuple[Path, str], list[Wanted]] = {}
-        self._runs: dict[tuple[Path, object], Run] = {}
+        self._runs: dict[tuple[object, ...], Run] = {}
         self.results: dict[str, Result] = {}
         """By the test's node id."""
+        self._begun: set[str] = set()
+        """Node ids of tests that were run."""
+        self._ending = processes.Ending()
         self.compared: list[dict[str, Any]] = []
         """The documents of ``--benchmark-compare``, with `facts`."""
 
@@ -98,22 +101,39 @@ class Bench:
                 words = f"--gpubench-records {root}: {run.wish} holds a run already; name another"
                 raise pytest.UsageError(words)
 
-    def make_ready(self, item: pytest.Item, wanted: Wanted) -> None:
-        """Measure what ``item`` needs, if that is still to be done, and mark it accordingly."""
+    def begins(self, item: pytest.Item, wanted: Wanted) -> None:
+        """``item`` is run: the second time it is measured anew."""
+        if item.nodeid in self._begun:
+            self.make_ready(item, wanted, again=True)
+        self._begun.add(item.nodeid)
+
+    def make_ready(self, item: pytest.Item, wanted: Wanted, *, again: bool = False) -> None:
+        """Measure what ``item`` needs, if that is still to be done, and mark it accordingly.
+
+        ``again``: although it was; so is every repetition of a test but its first.
+        """
         run, cell = wanted
         required: tuple[str, ...] = self._config.getoption("gpubench_require")
         if os.environ.get("PYTEST_XDIST_WORKER"):
             must = cell.backend in required
             skip, failure = XDIST, f"--gpubench-require {cell.backend}: {XDIST}" if must else ""
         else:
-            if not run.done:
+            if again or repetition(item):
+                run = run.again(cell)
+                self._runs[cell.key, item.nodeid, len(self._runs)] = run
+                self._enter()
+                run.measure({cell.key}, required, Watch(item.session, run.name))
+            elif not run.done:
                 mine = (
                     w for i in item.session.items if not will_be_skipped(i) and (w := wanted_of(i))
                 )
                 keys = {w.cell.key for w in mine if w.run is run}
+                self._enter()
                 run.measure(keys, required, Watch(item.session, run.name))
             skip, failure = run.verdict(cell)
-        result = Result(run.summary(cell), failure=failure, timed=not self._quick, about=run.about)
+        test = item.name if isinstance(item, CellItem) else ""
+        result = Result(run.summary(cell), failure=failure, timed=not self._quick, about=run.about,
+                        test=test)  # fmt: skip
         self.results[item.nodeid] = result
         if skip and not failure:
             item.add_marker(pytest.mark.skip(reason=f"{cell.label}: {skip}"))
@@ -121,6 +141,11 @@ class Bench:
         own = item.get_closest_marker("benchmark")
         options = {**(own.kwargs if own else {}), "timer": replay(result.rounds_s)}
         item.add_marker(pytest.mark.benchmark(**options), append=False)
+
+    def _enter(self) -> None:
+        """There is something to clean up from now on."""
+        if not any(run.done for run in self._runs.values()):
+            self._ending.__enter__()
 
     def facts(self) -> dict[str, Any]:
         """For pytest-benchmark's JSON: what must be equal for two of them to be comparable."""
@@ -153,7 +178,7 @@ class Bench:
             if run.wish:
                 terminal.write_line(f"records: {run.file.path}")
         here = self.facts()
-        measured = {name for name, result in self.results.items() if result.rounds_s}
+        measured = {r.fullname or name for name, r in self.results.items() if r.rounds_s}
         for there in self.compared if here else ():
             new = sorted(measured - {known.get("fullname") for known in there["benchmarks"]})
             if new:
@@ -171,3 +196,5 @@ class Bench:
         """Remove records that nobody asked for, unless a failure's log lies beside them."""
         for run in self._runs.values():
             run.clean()
+        if any(run.done for run in self._runs.values()):
+            self._ending.__exit__()

@@ -15,21 +15,19 @@ from gpubench.analysis.tables import accuracy as tables_accuracy
 from gpubench.errors import CellFailed
 from gpubench.records.parity import Parity
 from gpubench.records.record import FAILURES, Record
+from gpubench.report.exports.naming import GROUPS, full_name
 from gpubench.suite.types import Cell
-
-GROUPS = {
-    "latency": "latency: time per batch",
-    "throughput": "throughput: time per image; OPS: images/s",
-}
-"""pytest-benchmark's group where the test has none: tables must not mix the two units."""
 
 
 class Result:
     """A measured cell. Asking for a time under ``--benchmark-disable`` skips the test."""
 
-    def __init__(self, summary: Summary, *, failure: str, timed: bool, about: dict[str, Any]):
-        """``failure``: why the test must fail, or ''. ``about``: goes into ``extra_info``."""
-        self._summary, self._timed, self._about = summary, timed, about
+    def __init__(
+        self, summary: Summary, *, failure: str, timed: bool, about: dict[str, Any], test: str = ""
+    ) -> None:
+        """``failure``: why the test must fail, or ''. ``about``: goes into ``extra_info``.
+        ``test``: the name of the test where it is a suite file's; '': it has code, and its own."""
+        self._summary, self._timed, self._about, self._test = summary, timed, about, test
         if not failure and timed and summary.timed and not summary.values:
             failure = f"{summary.cell.label}: no repeat has a value; flags: {self.flags}"
         self._failure = failure
@@ -110,6 +108,11 @@ class Result:
         return [ns / 1e9 for ns in self._summary.medians.values()]
 
     @property
+    def fullname(self) -> str:
+        """What its baseline is found by; '': the test's node id."""
+        return full_name(self._about["suite"], self._test) if self._test else ""
+
+    @property
     def _value(self) -> Estimate:
         latency = self.cell.scenario == "latency"
         return self._summary.p50 if latency else self._summary.throughput
@@ -149,6 +152,7 @@ class Result:
         benchmark.params = others | axes(self.cell)
         benchmark.param = benchmark.param or self.label
         benchmark.group = benchmark.group or GROUPS[self.cell.scenario]
+        benchmark.fullname = self.fullname or benchmark.fullname
         benchmark.extra_info.update(self.extra_info())
         try:
             benchmark.pedantic(self._run, rounds=max(1, len(self.rounds_s)))

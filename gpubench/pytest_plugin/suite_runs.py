@@ -18,6 +18,7 @@ from gpubench.errors import GpubenchError
 from gpubench.pytest_plugin.result import why_failed, why_skipped
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, WRONG, Record, RecordFile
+from gpubench.report.exports.naming import short_name
 from gpubench.run import driver
 from gpubench.run.plan import Plan, Skip
 from gpubench.run.watcher import Watcher
@@ -35,8 +36,8 @@ class Wanted(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The test's id: the cell's label, without blanks, so that a shell needs no quotes."""
-        return self.cell.label.replace(" ", "-")
+        """The test's id."""
+        return short_name(self.cell)
 
     def __repr__(self) -> str:
         return self.name
@@ -54,6 +55,7 @@ class Run:
         self.wish: Path | None = None
         """Where the user wants the records; else they are temporary."""
         self.about: dict[str, Any] = {"suite": self.name}
+        self._again = 0
         self.file: RecordFile | None = None
         self._out: Path | None = None
         self._summaries: dict[str, Summary] = {}
@@ -74,6 +76,16 @@ class Run:
         self._backends |= session.backends
         self._cells |= {cell.key: cell for cell in session.plan.cells}
         self._skips |= {skip.cell.key: skip for skip in session.plan.skips}
+
+    def again(self, cell: Cell) -> Run:
+        """Of ``cell`` alone, for a test that is run once more."""
+        self._again += 1
+        made = Run(self._job)
+        made._backends, made.name = self._backends, f"{self.name}, again ({self._again})"
+        made._cells = {key: one for key, one in self._cells.items() if key == cell.key}
+        made._skips = {key: one for key, one in self._skips.items() if key == cell.key}
+        made.wish = self.wish and self.wish.with_name(f"{self.wish.name}-again-{self._again}")
+        return made
 
     def measure(self, keys: set[str], required: tuple[str, ...], watch: Watch) -> None:
         """Measure the cells with these keys. What goes wrong is told by `verdict`."""

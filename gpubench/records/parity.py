@@ -63,6 +63,10 @@ class Parity(Struct, frozen=True, kw_only=True):
     reference_correct: Natural = 0
     """Of them, how many the reference gets right."""
     reference: str = "torch-eager fp32"
+    preprocessing: str = ""
+    """How pictures became inputs, and who says so; '': not recorded."""
+    assumed: bool = False
+    """Whether some of that is only assumed."""
     correct5: Natural = 0
     """As ``correct``, the label among the five highest logits; 0 with fewer than six classes."""
     reference_correct5: Natural = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -15,10 +15,24 @@ from msgspec import Struct
 from gpubench import escape
 from gpubench.errors import RecordError
 from gpubench.records import validation
-from gpubench.records.record import IMAGES_SKIPPED, RECORDS, SCHEMA, Arm, Header, Record, RecordFile
+from gpubench.records.record import (
+    IMAGES_SKIPPED,
+    RECORDS,
+    SCHEMA,
+    WEIGHTS_TAKEN,
+    Arm,
+    Header,
+    Record,
+    RecordFile,
+)
 
 _Line = TypeVar("_Line", Header, Record)
+MOST_HEADER = 1 << 28
+"""Bytes."""
 _TAIL = len(b',"crc":"01234567"}')
+LONGEST = 2**28
+"""Bytes of a line: a million samples of a dozen replicas. A hole of gigabytes is none."""
+_HEADER, _RECORD = msgspec.json.Decoder(Header), msgspec.json.Decoder(Record)
 
 
 def locate(path: str | Path) -> Path:
@@ -33,6 +47,18 @@ def locate(path: str | Path) -> Path:
     raise RecordError(f"{path}: no record file there; expected {RECORDS} or a run's directory")
 
 
+def begun(path: str | Path) -> bool:
+    """Whether there is a record file at ``path`` with a whole header line: else there was no run,
+    or it was killed before it had begun."""
+    with suppress(RecordError):
+        try:
+            with locate(path).open("rb") as file:
+                return file.readline(MOST_HEADER).endswith(b"\n")
+        except OSError:
+            return True  # whoever reads it says what is wrong
+    return False
+
+
 def read(path: str | Path) -> RecordFile:
     """Read a record file (or a run's directory). Of one cell and repeat, the last record counts.
 
@@ -42,8 +68,9 @@ def read(path: str | Path) -> RecordFile:
     header, found = scan(path, notes)
     with _no_collector():
         records = {(record.cell.key, record.repeat): record for record in found}
-    skipped = dict.fromkeys(str(r.facts.get(IMAGES_SKIPPED, "")) for r in records.values())
-    notes += [f"images skipped: {words}" for words in skipped if words]
+    for fact, what in ((IMAGES_SKIPPED, "images skipped"), (WEIGHTS_TAKEN, "weights")):
+        said = dict.fromkeys(str(r.facts.get(fact, "")) for r in records.values())
+        notes += [f"{what}: {words}" for words in said if words]
     name = escape.visible(str(locate(path)))
     return RecordFile(name, header, list(records.values()), notes)
 
@@ -74,18 +101,17 @@ def scan(path: str | Path, notes: list[str]) -> tuple[Header, Iterator[Record]]:
             "without --resume"
         )
     _check_schema(found, first)
-    header = _line(found, 1, first, msgspec.json.Decoder(Header), validation.header)
-    decoder = msgspec.json.Decoder(Record)
-    return header, (
-        _line(found, n, text, decoder, validation.record) for n, text in enumerate(lines, 2)
-    )
+    header = _line(found, 1, first, header_of)
+    return header, (_line(found, n, text, record_of) for n, text in enumerate(lines, 2))
 
 
 def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
     number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+                if len(line) > LONGEST:
+                    raise RecordError(f"{path}, line {number}: longer than {LONGEST:,} bytes")
                 if line.endswith(b"\n"):
                     yield line[:-1]
                 else:
@@ -117,28 +143,37 @@ def read_evidence(path: str | Path) -> tuple[RecordFile, RecordFile] | None:
     return baseline, candidate
 
 
-def _line(
-    path: Path,
-    number: int,
-    text: bytes,
-    decoder: msgspec.json.Decoder[_Line],
-    check: Callable[[_Line], None],
+def header_of(line: bytes) -> Header:
+    """What the first line of a file holds, without its end. ValueError where no run wrote it."""
+    return _checked("header", line, _HEADER, validation.header)
+
+
+def record_of(line: bytes) -> Record:
+    """The same of any other line."""
+    return _checked("record", line, _RECORD, validation.record)
+
+
+def _checked(
+    kind: str, line: bytes, decoder: msgspec.json.Decoder[_Line], check: Callable[[_Line], None]
 ) -> _Line:
+    start, end = b'{"%s":' % kind.encode(), len(line) - _TAIL
+    if not line.startswith(start) or line[end : end + 8] != b',"crc":"':
+        raise ValueError(f"this is not a line with a {kind}")
+    payload = line[len(start) : end]
+    if line[end + 8 :] != b'%08x"}' % zlib.crc32(payload):
+        raise ValueError("its checksum does not match: it was damaged or edited")
+    found = decoder.decode(payload)
+    check(found)
+    return found
+
+
+def _line(path: Path, number: int, line: bytes, parse: Callable[[bytes], _Line]) -> _Line:
     """What an intact line holds."""
-    kind = "header" if number == 1 else "record"
-    start, end = b'{"%s":' % kind.encode(), len(text) - _TAIL
     try:
-        if not text.startswith(start) or text[end : end + 8] != b',"crc":"':
-            raise ValueError(f"this is not a line with a {kind}")
-        payload = text[len(start) : end]
-        if text[end + 8 :] != b'%08x"}' % zlib.crc32(payload):
-            raise ValueError("its checksum does not match: it was damaged or edited")
-        found = decoder.decode(payload)
-        check(found)
+        return parse(line)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         rest = "; remove that line to use the rest" if number > 1 else ""
         raise RecordError(f"{path}, line {number}: {error}{rest}") from error
-    return found
 
 
 class _Version(Struct):

@@ -129,6 +129,9 @@ class Record(Struct, frozen=True, kw_only=True):
     telemetry: dict[str, Any] = {}
     """With ``energy``, where it counts: joules, seconds, source and idle_watts (or None) of the
     common window, see `gpubench.machine.telemetry.telemetry.Telemetry.energy`."""
+    contents: dict[str, str] = {}
+    """SHA-256 of what the files and folders held that the workload names: 'model' (its weights
+    too), 'images' (labels too), 'calibration'. They are equal in all records of a run."""
     facts: dict[str, Any] = {}
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
@@ -259,8 +262,12 @@ class RecordFile(Struct, frozen=True):
 
 
 RECORDS = "records.jsonl"
+BESIDE = ("report.html", "best.toml", "result.json")
+"""What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+WEIGHTS_TAKEN = "weights_taken"
+"""In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

@@ -1,17 +1,20 @@
 """What record files may hold beyond their types.
 
 They come from other machines and other people, so what msgspec accepts and no run could have
-written is refused on reading. Readers rely on it: the environment and the telemetry, which are
-plain JSON, have the shape that is read from them.
+written is refused on reading, and by whoever writes, before it is on disk. Readers rely on it: the
+environment and the telemetry, which are plain JSON, have the shape that is read from them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from gpubench import escape
 from gpubench.records.record import Header, Record
 
 DEEPEST = 32
@@ -106,6 +109,37 @@ def record(found: Record) -> None:
     _plain("options", found.cell.options)
     if found.telemetry:
         _shaped("telemetry", found.telemetry, _Telemetry)
+
+
+def storable(found: Record) -> Record:
+    """``found`` without what would make it unreadable in its facts and its telemetry."""
+    telemetry, lost = _apart(found.telemetry, _Telemetry)
+    return replace(found, facts=facts(found.facts | lost), telemetry=telemetry)
+
+
+def facts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``found`` as it can be stored and read: in place of a fact that cannot, why."""
+    kept, lost = _apart(found)
+    return kept | lost
+
+
+def _apart(
+    found: Mapping[str, Any], shape: type[Struct] | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what can be stored, why the rest cannot)"""
+    kept: dict[str, Any] = {}
+    lost: dict[str, str] = {}
+    for key, value in found.items():
+        try:
+            # a library's own type of a version: its text will do
+            one = msgspec.json.decode(msgspec.json.encode({key: value}, enc_hook=str))
+            _plain("facts", one)
+            if shape:
+                _shaped("telemetry", one, shape)
+            kept |= one
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            lost[escape.visible(str(key))] = f"left out: {escape.visible(str(error))}"
+    return kept, lost
 
 
 def _plain(name: str, value: Any, depth: int = 0) -> None:

@@ -8,20 +8,35 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from gpubench.errors import RecordError
-from gpubench.records.reader import locate
-from gpubench.records.record import BEGIN, RECORDS, Header, Record, encode
+from gpubench import escape, files
+from gpubench.errors import GpubenchError, RecordError
+from gpubench.records import validation
+from gpubench.records.reader import LONGEST, header_of, locate, record_of
+from gpubench.records.record import BEGIN, BESIDE, RECORDS, Header, Record, encode
+
+
+def check_free(directory: Path) -> None:
+    """RecordError where a new run would in the end write over what somebody has there."""
+    for name in BESIDE:
+        if os.path.lexists(directory / name):
+            raise RecordError(
+                f"{directory / name}: is there already, and is not this run's: move it away, or "
+                "name another directory with -o"
+            )
 
 
 class Writer:
     """Appends records to a run's file, one line each on disk; one writer a file at a time."""
 
     def __init__(self, directory: Path, header: Header | None) -> None:
-        """``header`` None: resume the file that is there (a cut-off last line is removed).
+        """``header`` None: resume the file that is there; a cut-off last line goes when the first
+        record is appended, so that whoever reads the file first may still find it another's.
 
         A file without a whole header line is no run yet, but what a killed one left: it is begun.
         """
         self.path = locate(directory) if header is None else directory / RECORDS
+        if header is not None and not self.path.exists():
+            check_free(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             # unbuffered: nothing of a failed write may be flushed later
@@ -44,43 +59,101 @@ class Writer:
                 f"{self.path}: cannot be locked: {error.strerror}; choose an -o on a file system "
                 "that has locks"
             ) from error
-        whole = _whole_lines(self._file.fileno())
+        self._whole = _whole_lines(self._file.fileno())
         head = os.pread(self._file.fileno(), len(BEGIN), 0)
-        if header is not None and (whole or not BEGIN.startswith(head)):
+        if header is None:
+            return
+        if self._whole or not BEGIN.startswith(head):
             raise RecordError(
                 f"{self.path}: holds a run already; --resume goes on with it, -o names another"
             )
         try:
-            if whole or header is not None:
-                self._file.truncate(whole)  # what a killed writer left
-            if header is not None:
-                self._write(encode("header", header))
+            line = encode("header", header)
+            header_of(line[:-1])
+            self._write(line)
+        except ValueError as error:
+            self.path.unlink()
+            raise RecordError(f"{self.path}: its header cannot be stored: {error}") from error
         except OSError as error:
-            if header is not None:
-                self.path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from error
 
-    def append(self, record: Record) -> None:
-        """Write one record; it is on disk when this returns. OSError leaves the file as it was."""
-        self._write(encode("record", record))
+    def append(self, record: Record) -> Record:
+        """Write one record, as its readers will take it, and return that.
+
+        A fact that they would refuse is left out; of a record that they would refuse, only that
+        stays. It is on disk when this returns. OSError leaves the file as it was; GpubenchError:
+        another file has taken its place.
+        """
+        stored, line = _readable(record)
+        self._write(line)
+        self._check_place()
+        return stored
 
     def _write(self, line: bytes) -> None:
         fd, rest = self._file.fileno(), memoryview(line)
-        size = os.lseek(fd, 0, os.SEEK_END)
         try:
+            if os.fstat(fd).st_size > self._whole:
+                os.ftruncate(fd, self._whole)  # what a killed writer left
             while rest:
                 rest = rest[os.write(fd, rest) :]
             os.fsync(fd)
         except BaseException:
             with suppress(OSError):  # else readers leave the cut line out
-                os.ftruncate(fd, size)
+                os.ftruncate(fd, self._whole)
             raise
+        self._whole += len(line)
+
+    def _check_place(self) -> None:
+        """Editors and tools put a new file in place of another: what we write would be lost."""
+        own = os.fstat(self._file.fileno())
+        with suppress(OSError):
+            if os.path.samestat(own, self.path.stat()):
+                return
+        kept = self.path.with_name(f"{self.path.stem}-kept.jsonl")
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            files.put(kept, Path(f"/proc/self/fd/{self._file.fileno()}").read_bytes())
+            where = f"whole in {kept}: rename that to {self.path.name}, then go on with --resume"
+        except OSError as error:
+            where = f"lost: {kept} cannot be written: {error.strerror}"
+        raise GpubenchError(
+            f"{self.path}: was removed, or replaced by another file, during the run; its records "
+            f"are {where}"
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _readable(record: Record) -> tuple[Record, bytes]:
+    """As much of ``record`` as readers accept, and its line."""
+    try:
+        return record, _line(record)
+    except _REFUSED:
+        pass
+    milder = validation.storable(record)
+    try:
+        return milder, _line(milder)
+    except _REFUSED as error:
+        why = f"what was measured cannot be stored: {escape.visible(str(error))}"
+    lost = Record(cell=record.cell, repeat=record.repeat, status="failed", kind="error", reason=why,
+                  stage=record.stage, order=record.order, started=record.started)  # fmt: skip
+    return lost, _line(lost)
+
+
+_REFUSED = (ValueError, TypeError, OverflowError, RecursionError)
+
+
+def _line(record: Record) -> bytes:
+    line = encode("record", record)
+    if len(line) > LONGEST:
+        raise ValueError(f"longer than {LONGEST:,} bytes: lower policy.max_samples")
+    record_of(line[:-1])
+    return line
 
 
 def _whole_lines(fd: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gpubench import escape
+from gpubench import escape, units
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.summary import Problem, problems, summarise
 from gpubench.analysis.tables import pipeline
@@ -86,7 +86,7 @@ def _table(table: Table) -> list[str]:
     body = markdown.table_rows(table, rows, _short)
     if table.title in OPEN and len(rows) <= markdown.OPEN_ROWS:
         return [f"### {markdown.escape(table.title)}", "", *body]
-    return markdown.folded(f"{table.title}: {len(rows)} rows", body)
+    return markdown.folded(f"{table.title}: {units.count(len(rows), 'row')}", body)
 
 
 def _skipped(row: Sequence[Any]) -> bool:

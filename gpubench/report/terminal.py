@@ -186,12 +186,22 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     note += " agreement: top-1 with the reference; accuracy: with the labels."
     top: list[RenderableType] = []
     top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
+    top += [text(words, "dim") for words in accuracy.preprocessing(timed)]
     told = headline.told(summaries)
     told += _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
     told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
-    said = [*skipped(summaries), *formatting.differences(files), *headline.marks(summaries)]
+    said = [
+        *accuracy.doubts(s.parity for s in timed),
+        *skipped(summaries),
+        *formatting.differences(files),
+        *headline.marks(summaries),
+    ]
     said += [f"Note: {note}" for file in files for note in file.notes]
-    return Group(*top, *_problems(summaries), *map(text, told),
+    problems = [
+        text(line, "red" if ": failed" in line.partition(" (")[0] else "dim")
+        for line in problem_lines(summaries)
+    ]
+    return Group(*top, *problems, *map(text, told),
                  *(text(words, "yellow") for words in said))  # fmt: skip
 
 
@@ -216,7 +226,7 @@ def _answers(s: Summary) -> str:
     return units.percent(agree) + told
 
 
-def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
+def problem_lines(summaries: Sequence[Summary]) -> list[str]:
     """Cells that share backend, status, reason and remedy are one line."""
     same = Counter(
         (p.summary.cell.backend, p.status, p.reason, p.remedy)
@@ -224,10 +234,9 @@ def _problems(summaries: Sequence[Summary]) -> list[RenderableType]:
         if p.status not in UNTRIED
     )
     return [
-        text(f"{backend}: {status} ({units.count(n, 'cell')}): {reason}"
-             f"{remedy and f' -> {remedy}'}", "red" if status.startswith("failed") else "dim")
+        f"{backend}: {status} ({units.count(n, 'cell')}): {reason}{remedy and f' -> {remedy}'}"
         for (backend, status, reason, remedy), n in same.items()
-    ]  # fmt: skip
+    ]
 
 
 def comparison(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -89,10 +88,9 @@ def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
     cell = one_cell(session, suite)
     check_text(out.absolute())
     free(out)
-    aside = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}")
+    aside = _begin(out)
     log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False
     try:
-        _begin(out, aside)
         made = _make(session, suite, cell, aside, log / "agent.log", say)
         free(out)  # still
         aside.rename(out.absolute())
@@ -108,12 +106,16 @@ def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
     return made
 
 
-def _begin(out: Path, aside: Path) -> None:
+def _begin(out: Path) -> Path:
+    """A new folder beside ``out``, under a name that nobody foresees."""
+    place = out.absolute()
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir(mode=0o755)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", dir=place.parent))
+        aside.chmod(0o755)
     except OSError as error:
         raise InputError(f"-o {out}: cannot be written: {error.strerror}") from error
+    return aside
 
 
 def _make(session: RunJob, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
@@ -166,6 +168,7 @@ def _write(
         made=now(),
         suite=session.plan.suite.name,
         cell=cell,
+        weights_taken=reference.taken,
         artefact=artefact.relative_to(at).as_posix(),
         preprocessing=reference.spec,
         decoder=_decoder(cell),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -11,22 +12,23 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.backends.base import Backend
-from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.errors import ChangedError, GpubenchError, InputError, RecordError
 from gpubench.measure.protocol import repeats_needed
-from gpubench.records.reader import read, scan
+from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import WRONG, Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient, Asked
-from gpubench.run.agent.messages import Done, Measure, Reply
+from gpubench.run.agent.messages import CHANGED, Done, Failure, Measure, Reply
 from gpubench.run.cluster.coordinator import Cluster
 from gpubench.run.cluster.node_group import Nodes
 from gpubench.run.plan import Durations, Plan, task_seconds
-from gpubench.run.prepare import Ready, prepare
+from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now, skipped
 from gpubench.run.roofline import Ceilings
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Cell, Policy
 
 T = TypeVar("T")
@@ -49,23 +51,37 @@ class RunJob(Struct, frozen=True):
 def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> RecordFile:
     """Measure every cell of the plan; returns what the record file holds afterwards.
 
-    ``cluster``: the nodes that have joined, where there are several.
+    ``cluster``: the nodes that have joined, where there are several. A job to resume of which
+    nothing is stored begins.
 
     KeyboardInterrupt passes through after every process was ended; finished records stay.
     """
+    anew = job.resume and not begun(job.out)
+    if anew:
+        job = replace(job, resume=False)
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
         walk.skip()
         cells = [cell for cell in job.plan.cells if walk.open_repeats(cell)]
+        watcher.said(_begins(job, len(cells)) + (NOTHING_STORED if anew else ""))
         if cells:
             modules = availability.preload(cells, job.backends)
             own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
-            with Nodes(cluster, job.plan, own) if cluster else own as agent:
+            with own, Nodes(cluster, job.plan, own) if cluster else nullcontext(own) as agent:
                 try:
                     walk.measure(agent, cells)
                 finally:
                     walk.seen.save()
     return read(job.out)
+
+
+def _begins(job: RunJob, cells: int) -> str:
+    done = len(job.plan.cells) - cells
+    before = f", {done} measured before" if job.resume else ""
+    return (
+        f"{job.plan.suite.name}: {units.count(cells, 'cell')} to measure{before}, "
+        f"{len(job.plan.skips)} skipped; records go to {job.out}"
+    )
 
 
 class _Walk:
@@ -81,6 +97,7 @@ class _Walk:
         self._needed: dict[str, int] = {}
         """Cell key -> repeats that the second stage wants, once its pilot is whole."""
         self.seen = Durations(job.cache_dir)
+        self._held = Held()
         if job.resume:  # read only now: whoever wrote to the file before has ended
             self._resume()
 
@@ -101,6 +118,7 @@ class _Walk:
         for record in records:
             if record.status == "ok" or record.kind in WRONG:
                 self._note(record)
+                self._held.note(record)
 
     def skip(self) -> None:
         """Write a record for every cell that cannot run here."""
@@ -120,7 +138,8 @@ class _Walk:
         broken = agent.start().errors
         tasks: dict[str, Ready] = {}
         try:
-            for ready in prepare(agent, cells, self._plan, backends, broken, self._watcher):
+            for ready in prepare(agent, cells, self._plan, backends, broken, self._watcher,
+                                 self._held):  # fmt: skip
                 if isinstance(ready, Ready):
                     tasks[ready.cell.key] = ready
                 else:
@@ -175,7 +194,7 @@ class _Walk:
         return self._needed.setdefault(key, needed)
 
     def _record(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self._note(record)
         self._watcher.recorded(record)
 
@@ -219,9 +238,12 @@ class Measuring(Struct, frozen=True):
 def outcome(
     task: Ready, repeat: int, reply: Reply, ceilings: Ceilings, required: Sequence[str] = ()
 ) -> Record:
-    """What became of a repeat of ``task``."""
+    """What became of a repeat of ``task``. Raises ChangedError for pictures that are others now."""
     if isinstance(reply, Done):
-        return ceilings.fill(measured(task.cell, repeat, reply, task.prepare_ns))
+        record = measured(task.cell, repeat, reply, task.prepare_ns)
+        return ceilings.fill(replace(record, contents=task.contents))
+    if isinstance(reply, Failure) and reply.kind == CHANGED:
+        raise ChangedError(reply.reason)
     return failed(task.cell, repeat, reply, required)
 
 
@@ -239,10 +261,10 @@ def spoilt(reply: Reply) -> bool:
     return isinstance(reply, Done) and reply.invalid
 
 
-def append(writer: Writer, record: Record) -> None:
-    """Write ``record``; a full disk is an error that says how to go on."""
+def append(writer: Writer, record: Record) -> Record:
+    """Write ``record``; what is stored of it. A full disk is an error that says how to go on."""
     try:
-        writer.append(record)
+        return writer.append(record)
     except OSError as error:
         raise GpubenchError(
             f"{writer.path}: cannot be written: {error.strerror}; every earlier record "

@@ -11,10 +11,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from filelock import FileLock, Timeout
+import msgspec
 from msgspec import Struct
 
 from gpubench.backends.base import Backend
+from gpubench.cache import Cache
+from gpubench.errors import CacheError
 from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.run import availability, inventory
 from gpubench.run.availability import Lack
@@ -139,22 +141,18 @@ SAVE_EVERY_S = 10.0
 
 
 class Durations:
-    """How long each cell's task took last time, kept beside the cache for the next estimate.
+    """How long each cell's task took last time, kept in the cache for the next estimate.
 
     An estimate is not worth an error: what cannot be read or written is left out.
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self._path = cache_dir / "durations.json"
-        self._seconds = self._stored()
+        self._seconds: dict[str, float] = {}
         self._noted: dict[str, float] = {}
         self._saved = monotonic()
-
-    def _stored(self) -> dict[str, float]:
-        with suppress(Exception):
-            stored = {str(key): float(s) for key, s in json.loads(self._path.read_text()).items()}
-            return {key: s for key, s in stored.items() if 0 <= s < math.inf}
-        return {}
+        self._cache = Cache(cache_dir)
+        with suppress(CacheError):
+            self._seconds = _seconds(self._cache.stored(*_KEPT))
 
     def get(self, cell: Cell, policy: Policy) -> float | None:
         """Seconds, or None when this cell has not been measured under such a policy."""
@@ -170,14 +168,18 @@ class Durations:
     def save(self) -> None:
         """Add what was noted to what is stored by now: other runs share the file."""
         self._saved = monotonic()
-        aside = self._path.with_suffix(".tmp")
-        lock = FileLock(self._path.with_suffix(".lock"), timeout=0)
-        with suppress(OSError, Timeout, NotImplementedError), lock:  # not every disk has locks
-            try:
-                aside.write_text(json.dumps(self._stored() | self._noted))
-                aside.replace(self._path)
-            finally:
-                aside.unlink(missing_ok=True)
+        with suppress(CacheError):
+            self._cache.store(*_KEPT, lambda now: json.dumps(_seconds(now) | self._noted).encode())
+
+
+_KEPT = "durations", {"format": 1}
+
+
+def _seconds(stored: bytes) -> dict[str, float]:
+    with suppress(ValueError, RecursionError):
+        found = msgspec.json.decode(stored, type=dict[str, float])
+        return {key: s for key, s in found.items() if 0 <= s < math.inf}
+    return {}
 
 
 def _key(cell: Cell, policy: Policy) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.errors import InputError
+from gpubench.errors import ChangedError, InputError
+from gpubench.records.record import Record
 from gpubench.run import availability
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import Asked
@@ -25,6 +27,8 @@ class Ready(Struct, frozen=True):
     reference: str
     artefact: str
     prepare_ns: dict[str, int]
+    contents: dict[str, str] = {}
+    """Of the record."""
 
 
 class NotReady(Struct, frozen=True):
@@ -32,6 +36,35 @@ class NotReady(Struct, frozen=True):
 
     cell: Cell
     why: messages.Reply
+
+
+class Held:
+    """What the workload's files and folders held when the run first met them, also before it was
+    resumed: they must stay so, or two networks are averaged in one cell."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[str, ...], str] = {}
+
+    def check(self, cell: Cell, contents: Mapping[str, str]) -> None:
+        """Raises ChangedError where a part of ``contents`` is not what it was."""
+        for part, digest in contents.items():
+            words = {
+                "model": f"model {cell.model!r}, weights {cell.weights!r}",
+                "preprocessing": f"preprocessing of model {cell.model!r}",
+                "images": f"images {cell.images!r}" + (cell.labels and f", labels {cell.labels!r}"),
+                "calibration": f"calibration images {cell.calibration or cell.images!r}",
+            }[part]
+            of = (part, words, family(cell) if part == "calibration" else "")
+            if (before := self._digests.setdefault(of, digest)) != digest:
+                raise ChangedError(
+                    f"{words}: the contents have changed since the run began (SHA-256 "
+                    f"{before[:12]} then, {digest[:12]} now); what is measured is kept. Put them "
+                    "back and go on with --resume, or start a new run"
+                )
+
+    def note(self, record: Record) -> None:
+        """Of an earlier session."""
+        self.check(record.cell, record.contents)
 
 
 def not_importable(
@@ -53,15 +86,20 @@ def prepare(
     backends: Mapping[str, Backend],
     broken: Mapping[str, str],
     watcher: Watcher,
+    held: Held | None = None,
+    limit_s: float = math.inf,
 ) -> Iterator[Ready | NotReady]:
     """Reference and artefact of every cell, when it is asked for.
 
-    ``broken``: modules that ``agent`` cannot import.
+    ``broken``: modules that ``agent`` cannot import. ``limit_s``: of one step, where the policy has
+    more.
 
     Raises InputError for a model, weights or images that do not serve: no cell could be measured;
-    and for images that int8 cannot be calibrated on.
+    for images that int8 cannot be calibrated on; and for what is no longer as it was ``held``.
     """
-    policy = plan.suite.policy
+    policy, held = plan.suite.policy, held or Held()
+    limit_s = min(limit_s, policy.prepare_timeout_s)
+    brief = replace(policy, prepare_timeout_s=limit_s)
     references: dict[object, messages.Reply] = {}
     artefacts: dict[object, messages.Reply] = {}
     for cell in cells:
@@ -72,21 +110,26 @@ def prepare(
         key = replace(workload, calibration="")
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
-            references[key] = reply = agent.ask(messages.BuildReference(workload, policy))
-            if isinstance(reply, messages.Failure) and reply.kind == messages.BAD_INPUT:
+            references[key] = reply = agent.ask(messages.BuildReference(workload, brief))
+            if isinstance(reply, messages.Failure) and reply.kind in (
+                messages.BAD_INPUT, messages.CHANGED,
+            ):  # fmt: skip
                 raise InputError(reply.reason)  # every cell needs it
         same = family(cell)
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
-            artefacts[same] = reply = agent.ask(
-                messages.Prepare(cell, cores, policy.prepare_timeout_s)
-            )
-            if isinstance(reply, messages.Failure) and reply.kind == messages.BAD_CALIBRATION:
+            artefacts[same] = reply = agent.ask(messages.Prepare(cell, cores, limit_s))
+            if isinstance(reply, messages.Failure) and reply.kind in (
+                messages.BAD_CALIBRATION, messages.CHANGED,
+            ):  # fmt: skip
                 raise InputError(reply.reason)
         reference, artefact = references[key], artefacts.get(same, references[key])
         if isinstance(reference, messages.Prepared) and isinstance(artefact, messages.Prepared):
-            yield Ready(cell, reference.path, artefact.path, artefact.ns)
+            contents = reference.contents | artefact.contents
+            held.check(cell, reference.contents)
+            held.check(cell, artefact.contents)
+            yield Ready(cell, reference.path, artefact.path, artefact.ns, contents)
         else:
             yield NotReady(
                 cell, artefact if isinstance(reference, messages.Prepared) else reference

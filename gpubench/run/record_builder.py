@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,8 +46,8 @@ def failed(cell: Cell, repeat: int, reply: Reply, required: Sequence[str]) -> Re
     """The record of a task that gave no measurement."""
     if not isinstance(reply, Failure):
         reply = Failure("error", f"unexpected answer: {type(reply).__name__}")
-    if reply.kind == "unavailable":
-        skip = Skip(cell, "unavailable", reply.reason, reply.remedy)
+    if reply.kind in ("unavailable", "unsupported"):
+        skip = Skip(cell, reply.kind, reply.reason, reply.remedy)  # type: ignore[arg-type]
         return replace(skipped(skip, required), repeat=repeat)
     return Record(
         cell=cell,
@@ -141,3 +143,13 @@ def directory(name: str) -> Path:
     """reports/NAME-<moment>, with a name that any file system takes."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     return Path("reports") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{moment}"
+
+
+def claimed(place: Path) -> Path:
+    """``place``, made for one run; place-2 and so on where others began in the same second."""
+    names = (place.with_name(f"{place.name}-{n}") for n in itertools.count(2))
+    for found in itertools.chain([place], names):
+        with suppress(FileExistsError):
+            found.mkdir(parents=True)
+            break
+    return found

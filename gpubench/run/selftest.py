@@ -300,7 +300,8 @@ def render(result: Result) -> Group:
         f"{units.duration(c.shortest_sample_ns)} share a sample",
         f"harness: {c.null_iteration_ns:.0f} ns an iteration of a backend that computes nothing",
         *_sources(result.noise),
-        f"A/A history: {result.sessions} runs added, {result.history} in {result.history_path}, "
+        f"A/A history: {units.count(result.sessions, 'run')} added, {result.history} in "
+        f"{result.history_path}, "
         f"{result.usable} of them of use for every cell; gpubench compare needs {aa_history.ENOUGH}"
         + (": test again for more" if result.usable < aa_history.ENOUGH else ""),
     ]

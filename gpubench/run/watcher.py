@@ -11,9 +11,14 @@ from gpubench.records.record import Record
 from gpubench.run.agent.messages import Progress
 from gpubench.suite.types import Cell
 
+NOTHING_STORED = "; --resume: nothing is stored there yet, so this is its beginning"
+
 
 class Watcher:
     """Whoever shows the run to a person; every method returns at once. This one shows nothing."""
+
+    def said(self, text: str) -> None:
+        """A line that stays."""
 
     def begin(self, total: int) -> None:
         """Preparing (``total`` 0) or measuring so many tasks starts; -1: nobody knows how many."""

@@ -21,7 +21,16 @@ from gpubench.suite import toml_file
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
 from gpubench.suite.schema import MOST, Mistake, Schema, mistakes, nearest, schema, show, typed
 from gpubench.suite.toml_file import Data
-from gpubench.suite.types import Axes, Catalog, OptionValue, Policy, Suite, Workload
+from gpubench.suite.types import (
+    Axes,
+    Catalog,
+    OptionValue,
+    Policy,
+    Preprocess,
+    Suite,
+    Workload,
+    weights_file,
+)
 
 WHAT = "suite"
 """What its file is called in messages."""
@@ -49,8 +58,9 @@ def find(name_or_path: str) -> Path:
         return suites[name_or_path]
     if _is(path, Path.is_file):
         return path
-    if _is(path, Path.is_dir):
-        raise SuiteError(f"suite {show(name_or_path)} is a directory; give a .toml file")
+    if _is(path, Path.exists):
+        what = "a directory" if path.is_dir() else "not a regular file"
+        raise SuiteError(f"suite {show(name_or_path)} is {what}; give a .toml file")
     hint = nearest(path.stem, suites)
     raise SuiteError(f"no suite and no file called {show(name_or_path)}; {hint}")
 
@@ -99,6 +109,8 @@ class Draft(Struct, frozen=True):
             rule = known[section][key]
             values[section][key] = typed(value, rule)
             places[f"{section}.{key}"] = option
+            if isinstance(value, dict):
+                places |= {f"{section}.{key}.{name}": f"{option} {name}" for name in value}
             found += mistakes(values[section][key], rule, f"{section}.{key}")
         return values, places, found
 
@@ -142,13 +154,14 @@ def _merge(draft: Draft, values: Mapping[str, dict[str, Any]]) -> Data:
     """The file's data with the overrides, ``values`` by section, in it."""
     own: dict[str, dict[str, Any]] = {s: draft.data.get(s, {}) for s in SECTIONS}
     work, policy = _placed(own["workload"], draft.path.parent), values["policy"]
+    said = _preprocess(work.pop("preprocess", {}), values["workload"].get("preprocess", {}))
     model = values["workload"].get("model")
     if model and model.endswith(".onnx") != work.get("model", "").endswith(".onnx"):
         work.pop("weights", None)  # their default follows the kind of model
     if "repeats" in policy:
         policy = {"max_repeats": policy["repeats"]} | policy
     merged = draft.data | {
-        "workload": work | _placed(values["workload"], Path.cwd()),
+        "workload": work | _placed(values["workload"], Path.cwd()) | said,
         "axes": own["axes"] | values["axes"],
         "policy": own["policy"] | policy,
     }
@@ -159,6 +172,18 @@ def _merge(draft: Draft, values: Mapping[str, dict[str, Any]]) -> Data:
     return merged | {"baseline": baseline}
 
 
+def _preprocess(own: Data, chosen: Data) -> Data:
+    """{'preprocess': ...}, key by key; {} where nothing is said.
+
+    Another way to get to the size replaces the file's, as does another size.
+    """
+    pairs = (("resize", "crop"), ("crop", "resize"), ("size", "resize"))
+    kept = own.keys() - {other for one, other in pairs if one in chosen}
+    said = {k: v for k, v in own.items() if k in kept} | chosen
+    said = {k: listed(v) if k in ("size", "mean", "std") else v for k, v in said.items()}
+    return {"preprocess": said} if said else {}
+
+
 def _placed(work: Data, base: Path) -> Data:
     """With absolute paths."""
     work = dict(work)
@@ -167,7 +192,8 @@ def _placed(work: Data, base: Path) -> Data:
     for key, keywords in (("weights", WEIGHTS), ("images", IMAGES)):
         if key in work and work[key] not in keywords:
             place = _located(base, work[key])
-            work[key] = place if _is(Path(place), Path.exists) else work[key]
+            found = weights_file(place)[0] if key == "weights" else place
+            work[key] = place if _is(Path(found), Path.exists) else work[key]
     for key in ("labels", "calibration"):
         if work.get(key):
             work[key] = _located(base, work[key])
@@ -311,7 +337,8 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         return Mistake(f"workload.{key}", getattr(work, key), "; ".join(words))
 
     for key, value in msgspec.structs.asdict(work).items():
-        if any("\ud800" <= c <= "\udfff" for c in value):  # the name of a file; no record holds it
+        named = value if isinstance(value, str) else ""
+        if any("\ud800" <= c <= "\udfff" for c in named):  # the name of a file; no record holds it
             yield wrong(key, "not UTF-8 text; rename that file or folder")
             return
     weights = work.weights
@@ -328,7 +355,7 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         yield wrong(
             "weights", "only for an .onnx model", nearest("", ("probe", "random", "DEFAULT"))
         )
-    elif weights not in WEIGHTS and not _found(weights, Path.is_file):
+    elif weights not in WEIGHTS and not _found(weights_file(weights)[0], Path.is_file):
         known = [*WEIGHTS[:2], "DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2"]
         shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights)
         if not shouted or weights.lower() in WEIGHTS:
@@ -338,9 +365,31 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):
         yield wrong("labels", "there is no such file")
+    if work.preprocess:
+        yield from _preprocess_checks(work.preprocess)
     if work.calibration and not _found(work.calibration, Path.exists):
         text = "there is no such folder; leave it out to calibrate on the images' training part"
         yield wrong("calibration", text)
+
+
+def _preprocess_checks(said: Preprocess) -> Iterator[Mistake]:
+    """What contradicts itself, whatever the network is; the rest is `preprocess.override`'s."""
+
+    def wrong(key: str, text: str) -> Mistake:
+        return Mistake(f"workload.preprocess.{key}", said.plain(key), text)
+
+    if said.crop is False and said.resize:
+        yield wrong("resize", "crop = false goes straight to size; leave one of them out")
+    if said.resize and said.size and said.resize < min(said.size):
+        text = f"below size, {show(said.plain('size'))}: the crop would have black borders"
+        yield wrong("resize", text)
+    if said.range and said.range[0] >= said.range[1]:
+        yield wrong("range", "expected the lower end first, such as [0, 255] or [-1, 1]")
+    depth = {"grey": 1, "rgb": 3, "bgr": 3}.get(said.channels or "")
+    for key, values in (("mean", said.mean), ("std", said.std)):
+        if values and len(values) not in (1, depth or 3):
+            many = f"{depth} of {said.channels}" if depth else "one, or one for each of 3 channels"
+            yield wrong(key, f"{len(values)} values; expected {many}")
 
 
 def _found(value: str, test: Callable[[Path], bool]) -> bool:

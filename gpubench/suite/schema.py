@@ -40,6 +40,11 @@ BATCH_SIZE: Schema = {"type": "integer", "minimum": 1, "maximum": 65_536}
 REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
 CORES: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
 
+NUMBER: Schema = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
+MOST_SIDE = 4096
+SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_SIDE}
+"""Pixels, of a network's input."""
+
 HELP = {
     "description": "One line for `gpubench list suites`.",
     "baseline": "The backend that speed-ups are relative to; default: the first of axes.backend.",
@@ -47,12 +52,23 @@ HELP = {
     "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
     "network of gpubench's own), or the path of an .onnx file, for the backends that take one.",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
-    "weights name such as DEFAULT, or the path of a state dict; 'file' with an .onnx model.",
+    "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
+    "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
     "classes), or WebDataset shards: a .tar file, or a folder of them.",
     "labels": "A CSV file: file name, class. For a folder without class folders.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
+    "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
+    "size": "Of the network's input: one side, or [height, width].",
+    "resize": "The shorter side before the centre is cut out; default: size x 256/224.",
+    "crop": "false: each side straight to size, without keeping the aspect ratio.",
+    "interpolation": "How pictures are resized; default: bilinear.",
+    "mean": "Taken off each channel, after range: one number, or one for each channel.",
+    "std": "What each channel is then divided by.",
+    "range": "What pixel values 0 and 255 become before mean and std; default: [0, 1].",
+    "channels": "Their order: rgb, bgr, or grey, a single one; mean and std follow it.",
+    "layout": "What the model's file says, where that can be told from its shape.",
     "axes": "The values of every axis; the cells are their product less the exclusions.",
     "backend": "Backends to measure: `gpubench list backends`.",
     "device": "'auto' is CUDA where present, else the CPU.",
@@ -100,6 +116,10 @@ HELP = {
     "seed": "Seeds the order of tasks.",
 }
 
+_NO_MODEL = (
+    "of files only those called .onnx, in small letters, are taken; trained weights are given as "
+    "weights (--weights, workload.weights), and their network by its name"
+)
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),
     "integer": (int, "a whole number"),
@@ -168,6 +188,7 @@ def schema(catalog: Catalog) -> Schema:
                 "images": {"type": "string", "minLength": 1},
                 "labels": {"type": "string"},
                 "calibration": {"type": "string"},
+                "preprocess": _preprocess(),
             }
         ),
         "axes": table(axes, required=["backend"]),
@@ -218,6 +239,27 @@ def _policy() -> Schema:
     return table(out)
 
 
+def _preprocess() -> Schema:
+    def each(item: Schema, least: int, most: int) -> Schema:
+        return {"type": "array", "items": item, "minItems": least, "maxItems": most}
+
+    deviation = NUMBER | {"exclusiveMinimum": 0}
+    del deviation["minimum"]
+    return table(
+        {
+            "size": {"anyOf": [SIDE, each(SIDE, 2, 2)]},
+            "resize": SIDE,
+            "crop": {"type": "boolean"},
+            "interpolation": _enum(get_args(types.Interpolation)),
+            "mean": {"anyOf": [NUMBER, each(NUMBER, 1, 3)]},
+            "std": {"anyOf": [deviation, each(deviation, 1, 3)]},
+            "range": each(NUMBER, 2, 2),
+            "channels": _enum(get_args(types.Channels)),
+            "layout": _enum(get_args(types.Layout)),
+        }
+    )
+
+
 def _enum(values: Iterable[str]) -> Schema:
     return {"type": "string", "enum": list(values)}
 
@@ -251,7 +293,9 @@ def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
     """Every way in which ``value`` breaks ``rule``; ``at`` is the dotted key it stands under."""
     if "anyOf" in rule:
         branches = [list(islice(mistakes(value, b, at), MOST + 1)) for b in rule["anyOf"]]
-        if all(branches):
+        if all(branches) and _is_path(value) and any("pattern" in b for b in rule["anyOf"]):
+            yield Mistake(at, value, _NO_MODEL)
+        elif all(branches):
             fitting = [f for f, b in zip(branches, rule["anyOf"], strict=True) if _is(value, b)]
             yield from fitting[0] if fitting else [Mistake(at, value, f"expected {say(rule)}")]
     elif not _is(value, rule):
@@ -287,7 +331,10 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
 
 def _in_list(value: list[Any], rule: Schema, at: str) -> Iterator[Mistake]:
     if len(value) < rule.get("minItems", 0):
-        yield Mistake(at, value, f"empty; expected at least one: {say(rule['items'])}")
+        many = f"{len(value)} values" if value else "empty"
+        yield Mistake(at, value, f"{many}; expected {_count(rule)}: {say(rule['items'])}")
+    if len(value) > rule.get("maxItems", len(value)):
+        yield Mistake(at, value, f"{len(value)} values; expected {_count(rule)}")
     seen: set[tuple[bool, Any]] = set()
     for i, item in enumerate(value):
         yield from mistakes(item, rule["items"], f"{at}[{i}]")
@@ -315,6 +362,10 @@ def typed(value: Any, rule: Schema) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Equality of TOML values: ``true`` is not 1."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "." in value)
 
 
 def _is(value: Any, rule: Schema) -> bool:
@@ -353,9 +404,21 @@ def say(rule: Schema) -> str:
     return words + _bounds(rule)
 
 
+def _count(rule: Schema) -> str:
+    """How many values a list of ``rule`` has."""
+    least, most = rule.get("minItems", 0), rule.get("maxItems")
+    if most is None:
+        return "at least one"
+    return str(least) if least == most else f"{least} to {most}"
+
+
 def _bounds(rule: Schema) -> str:
     given = [k for k in _BOUNDS if k in rule and abs(rule[k]) not in (MAX_INT, MAX_NUMBER)]
-    return "".join(f", {_BOUNDS[k][1]} {rule[k]:g}" for k in given)
+    return "".join(f", {_BOUNDS[k][1]} {_figure(rule[k])}" for k in given)
+
+
+def _figure(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def show(value: Any) -> str:

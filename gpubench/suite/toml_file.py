@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpubench import files
 from gpubench.errors import SuiteError
 from gpubench.suite.schema import MOST, Mistake
 
@@ -27,7 +28,7 @@ def read(path: Path, what: str) -> Data:
         return SuiteError(f"{what} {path}: {text}")
 
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise wrong(f"cannot be read: {error.strerror}") from error
@@ -44,6 +45,14 @@ def read(path: Path, what: str) -> Data:
         raise wrong(f"not valid TOML: {error}") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
         raise wrong(f"not valid TOML: {error}") from error
+
+
+def value(text: str) -> Any:
+    """As a file would have it: true, 3, 0.5, [1, 2]; anything else is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except (ValueError, RecursionError):  # no TOML, 5,000 digits, 1,000 brackets
+        return text
 
 
 def error(what: str, path: Path, found: Sequence[Mistake], places: Places) -> SuiteError:

@@ -7,6 +7,7 @@ exists (names, options, models) comes in as a `Catalog`.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -19,12 +20,62 @@ Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Dispatch = Literal["independent", "static", "dynamic"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["rgb", "bgr", "grey"]
+Layout = Literal["NCHW", "NHWC"]
 OptionValue = bool | int | float | str
 When = dict[str, tuple[OptionValue, ...]]
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+MOST_S = 604_800
+"""A week, and below what the operating system's timers take (2**31 ms)."""
+MOST_REPEATS, MOST_IMAGES = 1000, 100_000
+MOST_SAMPLES = 1_000_000
+"""Of one repeat: each is a number in the record."""
+Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
+Repeats = Annotated[int, Meta(ge=1, le=MOST_REPEATS)]
+Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
+
+
+def weights_file(weights: str) -> tuple[str, str]:
+    """``weights`` that are a file's: its path, and which of its dicts is taken; '': what fits.
+
+    'last.ckpt#model_ema' is the dict ``model_ema`` in last.ckpt. The name of a file that is there
+    may itself hold a '#'.
+    """
+    path, mark, key = weights.rpartition("#")
+    return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
+
+
+class Preprocess(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a suite says of how a picture becomes the network's input; each in words: `schema.HELP`.
+
+    None: as the weights, or the model's file, say; else as it is assumed.
+    """
+
+    size: tuple[Positive, ...] | None = None
+    """(height, width), or one for both."""
+    resize: Positive | None = None
+    crop: bool | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, ...] | None = None
+    """For each channel, or one for all; as ``std``."""
+    std: tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
+    channels: Channels | None = None
+    layout: Layout | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what it says."""
+        return tuple(k for k, v in msgspec.structs.asdict(self).items() if v is not None)
+
+    def plain(self, key: str) -> Any:
+        """What it says of ``key``, as a suite would: 0.5, "rgb", [224, 288]."""
+        value = getattr(self, key)
+        several = isinstance(value, tuple)
+        return value[0] if several and len(value) == 1 else list(value) if several else value
 
 
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,29 +88,30 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """'': the images' source knows their labels, or none."""
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
+    preprocess: Preprocess | None = None
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """How long to measure and when to stop. Times in seconds; each in words: `schema.HELP`."""
 
-    repeats: Positive = 3
+    repeats: Repeats = 3
     """The pilot of the two-stage stopping rule."""
-    max_repeats: Positive = 3
+    max_repeats: Repeats = 3
     """Equal to ``repeats`` switches the second stage off."""
     target_half_width: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     budget_s: Seconds = 600.0
-    warmup_iterations: Positive = 10
+    warmup_iterations: Samples = 10
     warmup_s: Seconds = 0.3
     duration_s: Seconds = 1.0
-    max_samples: Positive = 20_000
+    max_samples: Samples = 20_000
     block_s: Seconds = 0.25
     timeout_s: Seconds = 300.0
     prepare_timeout_s: Seconds = 1200.0
-    parity_images: Annotated[int, Meta(ge=2, le=2**31 - 1)] = 32
+    parity_images: Annotated[int, Meta(ge=2, le=MOST_IMAGES)] = 32
     """At least two per batch slot."""
     max_relative_error: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     min_top1_agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
-    accuracy_images: Natural = 0
+    accuracy_images: Annotated[int, Meta(ge=0, le=MOST_IMAGES)] = 0
     min_accuracy: Annotated[float, Meta(gt=0, le=1)] | None = None
     max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
     min_pipeline_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
@@ -111,6 +163,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
     labels: str = ""
     calibration: str = ""
+    preprocess: Preprocess | None = None
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from io import BytesIO
 from math import inf
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,12 @@ from gpubench import escape
 from gpubench.errors import CellFailed, InputError
 from gpubench.records.parity import MOST_SHOWN, Disagreement, Parity
 from gpubench.suite.types import Policy
+from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.reference import Reference, turns
+
+if TYPE_CHECKING:
+    from gpubench.workload.data.preprocess import Inputs
 
 TOLERANCES = {
     "fp32": (2e-3, 0.95),
@@ -85,6 +90,8 @@ def check(
         min_top1_agreement=least,
         passed=error <= largest and agreement >= least,
         reference=reference.engine,
+        preprocessing=preprocess.words(reference.spec),
+        assumed=reference.spec.assumed,
         min_accuracy=policy.min_accuracy if whole else None,
         max_accuracy_drop=policy.max_accuracy_drop if whole else None,
         accurate=accurate(counts, policy) if whole else True,
@@ -220,12 +227,11 @@ def _softmax(logits: NDArray[np.float32], at: int) -> float:
     return float(powers[at] / powers.sum())
 
 
-def thumbnail(inputs: NDArray[np.float32], spec: Spec) -> str:
-    """What the network saw, (3, H, W) as `preprocess.apply` made it: a small JPEG, base64."""
+def thumbnail(inputs: Inputs, spec: Spec) -> str:
+    """What the network saw, one input as `preprocess.apply` made it: a small JPEG, base64."""
     from PIL import Image
 
-    pixels = inputs.transpose(1, 2, 0) * np.array(spec.std) + np.array(spec.mean)
-    image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    image = Image.fromarray(preprocess.shown(spec, inputs))
     data = b""
     for side, quality in THUMBNAILS:
         small, file = image.copy(), BytesIO()

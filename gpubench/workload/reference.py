@@ -9,16 +9,19 @@ computed only in part shows.
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
-from gpubench.errors import InputError
+from gpubench.cache import recipe_of
+from gpubench.errors import ChangedError, InputError
 from gpubench.workload.data import dataset_index, datasets, preprocess
+from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models.registry import resolve
+from gpubench.workload.models.registry import is_file, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +31,10 @@ if TYPE_CHECKING:
     from gpubench.suite.types import Policy, Workload
     from gpubench.workload.data.dataset_index import About, Pictures
     from gpubench.workload.data.datasets import Pool
+    from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.models.base import Model
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
 _WNID = re.compile(r"n[0-9]{8}")
@@ -41,19 +45,23 @@ _IMAGENET = 1000
 class _About(Struct, frozen=True, kw_only=True):
     engine: str
     names: list[str]
+    places: list[int] = []
+    """Where in the data set the pictures are."""
     spec: Spec
     """How ``images`` were made of the encoded pictures."""
     classes: tuple[str, ...] = ()
     """Names of the network's classes by number; (): it has none that are known."""
     skipped: str = ""
     """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
+    taken: str = ""
+    """What of a file of weights was taken: see `gpubench.workload.models.base.Model`."""
 
 
 class Reference(_About, frozen=True, kw_only=True):
     """Images as the network takes them, and what it answers."""
 
-    images: NDArray[np.float32]
-    """(N, 3, H, W), mapped from disk."""
+    images: Inputs
+    """(N, *spec.shape), mapped from disk."""
     labels: NDArray[np.int64]
     """(N,); -1: no label that means anything to this network."""
     logits: NDArray[np.float32]
@@ -71,6 +79,20 @@ class Reference(_About, frozen=True, kw_only=True):
     def dataset(self) -> Pictures:
         """The whole data set that the images were drawn from; cheap, needs numpy only."""
         return dataset_index.load(self.path / _DATASET)
+
+    def check_dataset(self) -> None:
+        """Raises ChangedError where a picture of the first POOL is no longer what it was."""
+        dataset = self.dataset()
+        for place, index in enumerate(self.places[: datasets.POOL]):
+            try:
+                same = dataset.read(index) == self.encoded(place)
+            except Unusable:
+                same = False
+            if not same:
+                raise ChangedError(
+                    f"images {str(dataset.root)!r}: {self.names[place]!r} is not what it was when "
+                    "the run began; put it back and go on with --resume, or start a new run"
+                )
 
 
 def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
@@ -95,6 +117,15 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
         "engine": model.engine,
     } | ({"skipped": pool.skipped} if pool.skipped else {})
     return cache.get_or_make("reference", recipe, lambda at: _make(at, pool, model, labelled))
+
+
+def contents(workload: Workload, path: Path) -> dict[str, str]:
+    """SHA-256 of what the paths of ``workload`` held when `build` made ``path``, by part."""
+    made = recipe_of(path)
+    found = {"model": made["network"]} if is_file(workload) else {}
+    if workload.model.endswith(".onnx"):  # a file beside it may say it
+        found["preprocessing"] = sha256(msgspec.json.encode(made["spec"])).hexdigest()
+    return found | ({"images": made["images"]} if datasets.is_path(workload.images) else {})
 
 
 def _needs_labels(workload: Workload, policy: Policy, classes: int, labelled: bool) -> None:
@@ -148,9 +179,7 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     import numpy as np
 
     dataset, spec, count = pool.dataset, model.spec, len(pool.indices)
-    inputs = np.lib.format.open_memmap(
-        at / "images.npy", "w+", np.float32, (count, *model.input_shape)
-    )
+    inputs = np.lib.format.open_memmap(at / "images.npy", "w+", spec.dtype, (count, *spec.shape))
     ends = np.cumsum(pool.sizes)
     with (at / "encoded.npy").open("wb") as blob:
         header = {"descr": "|u1", "fortran_order": False, "shape": (int(ends[-1]),)}
@@ -168,9 +197,11 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
     about = _About(
         engine=model.engine,
         names=[dataset.name(i) for i in pool.indices],
+        places=pool.indices,
         spec=spec,
         classes=class_names(dataset.classes if labelled else (), model),
         skipped=pool.skipped,
+        taken=model.taken,
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 

@@ -89,7 +89,7 @@ def check_pipelining(session: Session, batch: int, precision: str) -> None:
 
 def slots(batch: int, count: int = 3) -> list[Any]:
     """Arrays as the loader's: page-aligned, in memory that processes share."""
-    return Ring(count, batch, tiny.CROP, 1, encoded=False).slots
+    return Ring(count, batch, tiny.SPEC, 1, encoded=False).slots
 
 
 def check_attached(session: Session, arrays: list[Any], batch: int, precision: str) -> None:

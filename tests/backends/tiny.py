@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 
 from gpubench.suite.types import Cell
+from gpubench.workload.data.preprocess import Spec
 
 CROP, CLASSES = 32, 10
+SPEC = Spec(size=(CROP, CROP), resize=CROP)
 CHANNELS = 64
 """Enough for a GPU's tensor cores, so that TF32 shows where it is on."""
 
@@ -128,11 +130,9 @@ class Model:
 
     def state(self) -> Path:
         """An entry with the card that `gpubench.workload.models.builder.card` reads."""
-        from gpubench.workload.data.preprocess import Spec
         from gpubench.workload.models.builder import Card
 
-        spec = Spec(crop=CROP, resize=CROP)
-        card = Card(name="tiny", num_classes=CLASSES, arguments={}, spec=spec)
+        card = Card(name="tiny", num_classes=CLASSES, arguments={}, spec=SPEC)
         (self._directory / "model.json").write_bytes(msgspec.json.encode(card))
         return self._directory
 

@@ -19,7 +19,7 @@ from gpubench.suite.types import Workload
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models.registry import resolve
 
-SPEC = Spec(crop=224, resize=256)
+SPEC = Spec(size=(224, 224), resize=256)
 COUNT, ROUNDS = 24, 40
 Way = Callable[[bytes], object]
 
@@ -54,12 +54,12 @@ def usual() -> Way:
     """What torchvision documents for its weights."""
     from torchvision.transforms._presets import ImageClassification
 
-    preset = ImageClassification(crop_size=SPEC.crop, resize_size=SPEC.resize)
+    preset = ImageClassification(crop_size=SPEC.size[0], resize_size=SPEC.resize)
     return lambda data: preset(Image.open(BytesIO(data)).convert("RGB"))
 
 
 def ours(name: str) -> Way:
-    preprocessor, out = base.get(name).open(SPEC), np.empty((3, SPEC.crop, SPEC.crop), np.float32)
+    preprocessor, out = base.get(name).open(SPEC), np.empty(SPEC.shape, np.float32)
 
     def way(data: bytes) -> np.ndarray:
         preprocessor.transform(preprocessor.decode(data), out)  # type: ignore[arg-type]

@@ -62,7 +62,9 @@ def test_memory_over_100_000_pictures(
 ) -> None:
     data = folder(tmp_path, (32, 32), MANY, DISTINCT, monkeypatch)
     seen, held = 0, []
-    with loader.Loader(data, "pil", Spec(crop=32, resize=32), 32, kind=kind, cores=CORES) as one:
+    with loader.Loader(
+        data, "pil", Spec(size=(32, 32), resize=32), 32, kind=kind, cores=CORES
+    ) as one:
         while seen < MANY:
             for _ in range(5000 // 32):
                 one.release(one.next())
@@ -79,12 +81,12 @@ def test_rate_against_one_decoder_in_a_plain_loop(
     """Photographs of 500 x 375; on one core, then on all of them."""
     data, spec, batch = (
         folder(tmp_path, (500, 375), 64, 64, monkeypatch),
-        Spec(crop=224, resize=256),
+        Spec(size=(224, 224), resize=256),
         16,
     )
 
     def serial() -> float:
-        ring = Ring(1, batch, spec.crop, 1, encoded=False)
+        ring = Ring(1, batch, spec, 1, encoded=False)
         job = worker.LoaderJob(data, "pil", spec, ring, np.arange(64), 1)
         fill = worker.Filler(job, 0, lambda _: None).fill
         return rate(lambda: [fill(row) for row in range(batch)])
@@ -132,7 +134,7 @@ def test_hand_over_without_a_copy(
     batch, backend = 64, base.get(name)
     cell = tiny.cell(name, batch_size=batch)
     entry = backend.prepare(cell, tiny.Model(tmp_path), Cache(tmp_path / "cache"))  # type: ignore[arg-type]
-    arrays = Ring(2, batch, tiny.CROP, 1, encoded=False).slots
+    arrays = Ring(2, batch, tiny.SPEC, 1, encoded=False).slots
     other = np.zeros_like(arrays[0])
     took: dict[str, list[int]] = {"attached": [], "copied": []}
     with backend.open(cell, entry, base.Device("cpu", 0, CORES[:1])) as session:

@@ -90,6 +90,30 @@ def test_require_makes_a_skip_exit_code_1(
     required = gpubench(*words, *into, "--require", "fake-missing", page=False)
     assert required.returncode == 1
     assert "pip install a-machine-that-has-it" in " ".join(required.stdout.split())
+    again = gpubench(*words, *into, "--resume", "--require", "fake-missing", "-q", page=False)
+    assert (again.returncode, again.stdout) == (1, "")
+    [line] = again.stderr.splitlines()
+    assert line.startswith("fake-missing: failed: required (1 cell): --require fake-missing: ")
+
+
+def test_a_run_that_measures_nothing_is_exit_code_1_and_says_why_once(
+    write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite, out = write_suite(backend='["fake-missing"]'), tmp_path / "run"
+    words = ("run", suite, "-o", out, "--cache-dir", cache_dir, "--resume")
+    begun = gpubench(*words, page=False)
+    assert begun.returncode == 1
+    assert "--resume: nothing is stored there yet, so this is its beginning" in begun.stdout
+    assert begun.stderr == "error: nothing was measured: of 2 cells all were skipped\n"
+    quiet = gpubench(*words, "-q", page=False)
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    why, last = quiet.stderr.splitlines()
+    assert why.startswith("fake-missing: unavailable (2 cells): ")
+    assert last == begun.stderr.strip()
+    for refused in (("--batch-size", "7", *words), words[:-1]):  # another suite; no --resume
+        done = gpubench("run", *(word for word in refused if word != "run"), page=False)
+        assert (done.returncode, done.stdout) == (2, ""), "the plan was printed first"
+        assert str(out) in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -329,7 +353,7 @@ def test_ab_says_a_regression_with_its_exit_code(
     assert json.loads(passed.stdout)["exit_code"] == 0
     ended = gpubench("ab", suite, *slower, *short, "-o", tmp_path / "short")
     assert ended.returncode == 3, ended.stderr
-    told = r"pairs still needed: at least \d+, about .* --resume -o .*short --budget \d+s"
+    told = r"Pairs still needed: \d+ to \d+, .* --resume -o .*short --budget \d+s"
     assert re.search(told, ended.stdout)
 
 

@@ -13,7 +13,7 @@ import pytest
 from gpubench.cache import Cache
 from gpubench.records.record import RECORDS
 from tests.conftest import GPUBENCH
-from tests.faults.conftest import Cli, no_root_rights
+from tests.faults.conftest import Cli, no_root_rights, wait_for
 
 MakeCli = Callable[..., Cli]
 Disk = Callable[..., Path]
@@ -141,7 +141,8 @@ def test_a_damaged_cache_is_made_again(cli: MakeCli, tmp_path: Path) -> None:
     [artefact] = (tmp_path / "cache/broken").glob("*/")
     shutil.rmtree(artefact)
     artefact.write_text("no entry")
-    (tmp_path / "cache/durations.json").write_text('{"a": NaN, "b": ' + "[" * 100_000)
+    [durations] = (tmp_path / "cache/durations").glob("*/content")
+    durations.write_text('{"a": NaN, "b": ' + "[" * 100_000)
     run.out = tmp_path / "again"
     done = run()
     assert done.returncode == 0, done.stderr
@@ -159,6 +160,30 @@ def test_an_artefact_that_vanishes_between_two_repeats(cli: MakeCli, tmp_path: P
     assert (first.status, second.status, second.kind) == ("ok", "failed", "error")
     assert "No such file or directory" in second.reason
     assert "artefact" in second.reason
+
+
+@pytest.mark.slow
+def test_a_cache_is_not_cleared_and_a_record_file_not_lost_during_a_run(
+    cli: MakeCli, tmp_path: Path
+) -> None:
+    run = cli(cache=tmp_path / "cache", policy={"repeats": 30, "max_repeats": 30})
+    clear = [*GPUBENCH, "cache", "clear", "--cache-dir", run.cache_dir]
+    process = run.start()
+    wait_for("a record", lambda: (run.out / RECORDS).is_file() and len(run.records()) > 1)
+    done = subprocess.run(clear, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "a gpubench that is running uses it, so nothing was removed" in done.stderr
+    subprocess.run(["sed", "-i", "s/x/x/", run.out / RECORDS], check=True)
+    kept = run.out / "records-kept.jsonl"
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"whole in {kept}" in err
+    kept.rename(run.out / RECORDS)
+    assert 1 < len(run.records()) < 30
+    assert run("--resume").returncode == 0
+    assert {r.status for r in run.records()} == {"ok"}
+    assert subprocess.run(clear, check=False).returncode == 0
+    assert [p.name for p in run.cache_dir.iterdir()] == ["in-use.lock"]
 
 
 @pytest.mark.slow

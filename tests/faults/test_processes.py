@@ -19,6 +19,7 @@ import pytest
 
 from gpubench.machine.processes import cpu_ns, descendants
 from gpubench.records.record import RECORDS
+from tests.conftest import GPUBENCH
 from tests.faults.conftest import Cli, wait_for
 
 MakeCli = Callable[..., Cli]
@@ -133,8 +134,52 @@ def test_a_signal_to_the_whole_job_leaves_nothing(cli: MakeCli, number: signal.S
     for pid in _family(process.pid):
         os.kill(pid, number)
     process.communicate(timeout=120)
-    assert process.returncode == -number
+    assert process.returncode == 128 + number
     assert len(run.records()) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("deploy", signal.SIGTERM), ("selftest", signal.SIGHUP), ("pytest", signal.SIGTERM)],
+)
+def test_a_signal_to_one_process_leaves_no_folder_of_it(
+    cli: MakeCli, tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    """As `kill`, a closed terminal, or `docker stop` end it; the fixture looks for what is left."""
+    run = cli(at="open", how="loop")
+    words = {
+        "deploy": [*GPUBENCH, "deploy", run.suite, "-o", tmp_path / "out"],
+        "selftest": [*GPUBENCH, "selftest", run.suite],
+        "pytest": [sys.executable, "-m", "pytest", run.suite, "-p", "no:cacheprovider"],
+    }[command]
+    option = "--gpubench-cache-dir" if command == "pytest" else "--cache-dir"
+    process = subprocess.Popen([*map(str, words), option, str(run.cache_dir)], cwd=tmp_path)
+    temporary = Path(tempfile.gettempdir())
+    wait_for("a folder of its own", lambda: list(temporary.glob("gpubench-[dsp]*")))
+    wait_for("a worker", lambda: [p for p in descendants([process.pid]) if _busy(p)])
+    process.send_signal(number)
+    assert process.wait(60) == (2 if command == "pytest" else 128 + number)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_makes_an_environment_ends_with_whoever_asked(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    code = (
+        "import os; from gpubench.machine.processes import Ending, run_tied\n"
+        "with Ending(): run_tied(['sleep', '3600'], os.environ, '', 3600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_for("its child", lambda: _named(process.pid, b"sleep"))
+    process.send_signal(number)
+    process.wait(30)
+
+
+def _named(parent: int, name: bytes) -> list[int]:
+    return [p for p in _children(parent) if Path(f"/proc/{p}/comm").read_bytes().strip() == name]
 
 
 def test_a_hanging_import_ends_with_whoever_tries_it(

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(bool(tiny.no_cuda()), reason=tiny.no_cuda() or "-"),
     pytest.mark.slow,
 ]
-SPEC = Spec(crop=224, resize=256)
+SPEC = Spec(size=(224, 224), resize=256)
 NAMES = [name for name in base.names() if base.get(name).on_device]
 
 
@@ -36,7 +36,7 @@ def test_a_batch_of_all_shapes_and_kinds(name: str) -> None:
     preprocessor, reference = opened(name), base.get("pil").open(SPEC)
     data = [samples.jpeg(shape) for shape in samples.SHAPES]
     data += [make() for make in samples.KINDS.values()] + [USED["grey16.png"]]
-    right = np.empty((len(data), 3, SPEC.crop, SPEC.crop), np.float32)
+    right = np.empty((len(data), *SPEC.shape), np.float32)
     for picture, place in zip(data, right, strict=True):
         reference.transform(reference.decode(picture), place)  # type: ignore[arg-type]
     stream = torch.cuda.Stream()

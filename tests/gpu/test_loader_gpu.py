@@ -63,7 +63,7 @@ def test_batches_overlap_and_answers_are_right(
     except Unavailable as error:
         pytest.skip(f"{error.reason}; {error.remedy}")
     cores = tuple(os.sched_getaffinity(0))[:2]
-    spec = Spec(crop=tiny.CROP, resize=tiny.CROP)
+    spec = Spec(size=(tiny.CROP, tiny.CROP), resize=tiny.CROP)
     opened = loader.Loader(tmp_path, "x", spec, batch, kind="processes", cores=cores, pin=True)
     with opened as one, backend.open(cell, artefact, base.Device("cuda", 0)) as session:
         assert session.attach(one.slots)  # type: ignore[attr-defined]

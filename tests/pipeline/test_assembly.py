@@ -94,7 +94,7 @@ def reference() -> Reference:
         logits=np.eye(10, dtype=np.float32),
         engine="",
         path=Path(),
-        spec=Spec(crop=8, resize=8),
+        spec=Spec(size=(8, 8), resize=8),
     )
 
 

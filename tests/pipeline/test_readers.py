@@ -15,7 +15,7 @@ from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
 from tests.pipeline.loader.conftest import Numbers
 
-SPEC = Spec(crop=4, resize=4)
+SPEC = Spec(size=(4, 4), resize=4)
 
 
 class Decoder:

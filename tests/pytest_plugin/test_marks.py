@@ -16,6 +16,7 @@ from gpubench.pytest_plugin import marks
         ("weights", "sub/w.pt", "{here}/sub/w.pt"),
         ("weights", "/abs/w.pt", "/abs/w.pt"),
         ("weights", "w.pt", "{here}/w.pt"),
+        ("weights", "w.pt#ema", "{here}/w.pt#ema"),
         ("weights", "gone.pt", "gone.pt"),
         ("weights", "probe", "probe"),
         ("weights", "DEFAULT", "DEFAULT"),

@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 
 from gpubench.records.reader import read
+from gpubench.report import exports
 from tests.pytest_plugin.conftest import Pytest, WriteSuite, outcomes, write
 
 MINE = """
@@ -117,6 +118,17 @@ def test_extra_info_says_what_a_reader_must_know(finished: Finished) -> None:
         assert extra["images_per_s"] > 0
         assert "one repeat" in extra["round"]
     assert finished.json["gpubench"]["comparable"]["cpu.model"]
+
+
+def test_an_export_of_the_same_run_has_the_same_names(finished: Finished) -> None:
+    """So that either can be the other's baseline."""
+    exported = json.loads(exports.export([finished.file], "pytest-benchmark")[""])["benchmarks"]
+    assert exported
+    for there in exported:
+        here = finished.benchmarks[there["fullname"]]
+        for what in ("name", "group", "param"):
+            assert here[what] == there[what]
+        assert here["stats"]["data"] == pytest.approx(there["stats"]["data"])
 
 
 def test_records_are_an_ordinary_run(finished: Finished) -> None:

@@ -156,3 +156,60 @@ def test_beside_other_processes_of_xdist_nothing_is_measured(
     done = run_pytest("tiny.toml", "-v", *must, COLUMNS="250", PYTEST_XDIST_WORKER="gw0")
     assert set(outcomes(done.stdout).values()) == {"FAILED"}
     assert "--gpubench-require fake: several processes of pytest-xdist" in done.stdout
+
+
+AGAIN = """
+    import pytest
+    from _pytest.runner import runtestprotocol
+
+    def pytest_runtest_protocol(item, nextitem):  # as pytest-rerunfailures does
+        for last in (False, True) if "rerun" in item.name else (True,):
+            item._initrequest()
+            for report in runtestprotocol(item, nextitem=nextitem, log=False):
+                if last:
+                    item.ihook.pytest_runtest_logreport(report=report)
+        return True
+
+    def pytest_generate_tests(metafunc):  # as pytest-repeat does
+        if "repeated" in metafunc.function.__name__:
+            metafunc.fixturenames.append("__pytest_repeat_step_number")
+            metafunc.parametrize("__pytest_repeat_step_number", range(2))
+"""
+
+
+def test_what_runs_once_more_is_measured_once_more(
+    write_suite: WriteSuite, run_pytest: Pytest, tmp_path: Path
+) -> None:
+    write_suite(batch_size="[1]", policy={"parity_images": 4})
+    write(tmp_path / "conftest.py", AGAIN)
+    code = """
+        import pytest
+
+        pytestmark = pytest.mark.gpubench("tiny.toml")
+        seen = {}
+
+        def check(gpubench, times):
+            seen.setdefault(times, []).append(gpubench.rounds_s)
+            assert len({tuple(rounds) for rounds in seen[times]}) == len(seen[times])
+
+        def test_rerun(gpubench):
+            check(gpubench, "rerun")
+
+        def test_repeated(gpubench):
+            check(gpubench, "repeated")
+
+        def test_shared(gpubench):
+            assert gpubench.rounds_s == seen["rerun"][0]  # the same cell is measured once
+
+        def test_all_were():
+            assert {name: len(rounds) for name, rounds in seen.items()} == {
+                "rerun": 2, "repeated": 2
+            }
+    """
+    write(tmp_path / "test_mine.py", code)
+    done = run_pytest("test_mine.py", "--gpubench-records", "kept")
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "tiny", "tiny-again-1", "tiny-again-2",
+    ]  # fmt: skip

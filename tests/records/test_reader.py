@@ -65,6 +65,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert file.notes == []
 
 
+def test_what_was_taken_or_left_out_is_noted_once(tmp_path: Path) -> None:
+    with Writer(tmp_path, HEADER) as writer:
+        for repeat in range(2):
+            said = {"weights_taken": "'model' is taken", "images_skipped": "1 of 3: 1 truncated"}
+            writer.append(record(repeat, facts=said))
+    assert read(tmp_path).notes == [
+        "images skipped: 1 of 3: 1 truncated",
+        "weights: 'model' is taken",
+    ]
+
+
 def test_every_cut_of_the_last_line_keeps_the_rest(tmp_path: Path) -> None:
     body = written(tmp_path)
     last = body.rstrip(b"\n").rfind(b"\n") + 1

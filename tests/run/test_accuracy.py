@@ -47,10 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cache_dir:
 
 @pytest.fixture
 def run(fakes: None, tmp_path: Path, cache_dir: Path, tiny_onnx: Path, folder: Path) -> Run:
-    def start(fail: str = "", images: str = "", **policy: Any) -> RecordFile:
+    def start(fail: str = "", images: str = "", said: str = "", **policy: Any) -> RecordFile:
         rules = POLICY | {"parity_images": 8} | LOOSE | policy
         (tmp_path / "s.toml").write_text(
             f'[workload]\nmodel = "{tiny_onnx}"\nimages = "{images or folder}"\n'
+            f"{said and '[workload.preprocess]'}\n{said}\n"
             '[axes]\nbackend = ["fake"]\nscenario = ["latency"]\ndevice = "cpu"\ncores = 1\n'
             f'batch_size = [4]\n[axes.options.fake]\nfail = "{fail}"\n[policy]\n'
             + "\n".join(f"{key} = {value}" for key, value in rules.items())
@@ -71,8 +72,20 @@ def test_an_honest_backend_keeps_every_floor(run: Run) -> None:
     assert first.parity
     assert second.parity
     assert (first.parity.labelled, first.parity.correct) == (90, 90)
+    assert first.parity.assumed
+    assert first.parity.preprocessing.endswith(
+        "bilinear, ImageNet's mean and std (assumed: the file does not say)"
+    )
     assert first.parity.correct5 == first.parity.reference_correct5 == 90
     assert (second.parity.labelled, second.parity.min_accuracy) == (8, None)
+
+
+def test_records_say_how_pictures_became_inputs_and_who_says_so(run: Run) -> None:
+    [record] = run(said="mean = 0.9\nstd = 0.1\nchannels = 'bgr'", max_repeats=1, repeats=1).records
+    assert record.parity
+    assert record.parity.passed, "the reference and the backend get the same inputs"
+    assert record.parity.reference_correct < 60, "which the network was not made for"
+    assert "mean 0.9, std 0.1, bgr (mean, std, channels given" in record.parity.preprocessing
 
 
 def test_a_backend_that_is_wrong_about_a_class_fails_the_floor(run: Run) -> None:

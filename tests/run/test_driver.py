@@ -31,7 +31,11 @@ class Watch(Silent):
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.steps: list[str] = []
+        self.lines: list[str] = []
         self.at_step: Callable[[Cell, messages.Progress], None] = lambda *_: None
+
+    def said(self, text: str) -> None:
+        self.lines.append(text)
 
     def step(self, cell: Cell, progress: messages.Progress) -> None:
         self.steps.append(progress.step)
@@ -224,8 +228,15 @@ def test_resume_measures_what_is_missing_and_nothing_twice(
         (r.cell.key, r.repeat) for r in whole.records
     }
     again = Watch()
+    one = file.records[0].cell.key
     go(suite, out, cache_dir, again, resume=True)
+    go(suite, out, cache_dir, again, resume=True, cell=(one,))
     assert again.records == []
+    assert [line.partition(";")[0].partition(": ")[2] for line in watch.lines + again.lines] == [
+        "2 cells to measure, 0 measured before, 0 skipped",
+        "0 cells to measure, 2 measured before, 0 skipped",
+        "0 cells to measure, 1 measured before, 0 skipped",
+    ]
 
 
 def test_resume_goes_on_with_the_second_stage(
@@ -246,6 +257,28 @@ def test_resume_refuses_another_suite(
     go(write_suite(), tmp_path / "run", cache_dir)
     with pytest.raises(InputError, match="other contents"):
         go(write_suite(batch_size="[7]"), tmp_path / "run", cache_dir, resume=True)
+
+
+def test_resume_refuses_a_model_file_that_holds_another_network(
+    tmp_path: Path, cache_dir: Path, write_suite: WriteSuite, tiny_onnx: Path
+) -> None:
+    import onnx
+
+    suite, out, file = write_suite(batch_size="[1]"), tmp_path / "run", tmp_path / "mine.onnx"
+    file.write_bytes(tiny_onnx.read_bytes())
+    whole = go(suite, out, cache_dir, model=str(file))
+    assert {r.contents["model"] for r in whole.records} == {whole.records[0].contents["model"]}
+    lines = (out / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "records.jsonl").write_bytes(b"".join(lines[:2]))
+    model = onnx.load(file)
+    model.producer_name = "another training"
+    onnx.save(model, file)
+    for _ in range(2):  # nor does trying it make it so
+        with pytest.raises(InputError, match=r"mine\.onnx.*contents have changed"):
+            go(suite, out, cache_dir, resume=True, model=str(file))
+        assert (out / "records.jsonl").read_bytes() == b"".join(lines[:2])
+    file.write_bytes(tiny_onnx.read_bytes())
+    assert len(go(suite, out, cache_dir, resume=True, model=str(file)).records) == 2
 
 
 def test_the_agent_killed_costs_one_cell(run: Callable[..., RecordFile]) -> None:

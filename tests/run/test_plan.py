@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.backends.base import Device, Facts, Session
+from gpubench.cache import Cache
 from gpubench.errors import Unavailable
 from gpubench.run import plan as plan_module
 from gpubench.run.availability import Lack
@@ -115,8 +116,12 @@ def test_durations_that_cannot_be_are_not_known(tmp_path: Path, junk: bytes) -> 
     cell, seen = make_cell(), Durations(tmp_path)
     seen.note(cell, Policy(), 9.0)
     seen.save()
-    [key] = json.loads((tmp_path / "durations.json").read_text())
-    (tmp_path / "durations.json").write_bytes(junk.replace(b"%s", key.encode()))
+
+    def spoil(stored: bytes) -> bytes:
+        [key] = json.loads(stored)
+        return junk.replace(b"%s", key.encode())
+
+    Cache(tmp_path).store(*plan_module._KEPT, spoil)
     assert Durations(tmp_path).get(cell, Policy()) is None
 
 
@@ -137,10 +142,10 @@ def test_a_long_run_saves_durations_now_and_then(
     """All are written anew, so once a task would be quadratic over a large plan."""
     seen = Durations(tmp_path)
     seen.note(make_cell(), Policy(), 1.0)
-    assert not (tmp_path / "durations.json").exists()
+    assert Cache(tmp_path).info() == []
     monkeypatch.setattr(plan_module, "SAVE_EVERY_S", 0.0)
     seen.note(make_cell(), Policy(), 1.0)
-    assert (tmp_path / "durations.json").exists()
+    assert [usage.kind for usage in Cache(tmp_path).info()] == ["durations"]
 
 
 def test_a_probe_that_raises_is_a_skip() -> None:

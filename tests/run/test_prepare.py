@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.errors import CalibrationError, GpubenchError, InputError
+from gpubench.errors import CalibrationError, ChangedError, GpubenchError, InputError, Unsupported
 from gpubench.run import driver, prepare, record_builder, setup
 from gpubench.run.agent import worker
 from gpubench.run.agent.client import OnProgress
-from gpubench.run.agent.messages import BuildReference, Preloaded, Prepared, Reply, Request
+from gpubench.run.agent.messages import BuildReference, Preloaded, Prepare, Prepared, Reply, Request
 from gpubench.run.watcher import Silent
 
 
@@ -59,5 +59,66 @@ def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
         assert isinstance(cell, prepare.NotReady)
         record = record_builder.failed(cell.cell, 0, cell.why, ())
         assert (record.status, record.kind) == ("failed", "error")
+    for cell in prepared(Unsupported("its file is for batches of 1")):
+        assert isinstance(cell, prepare.NotReady)
+        record = record_builder.failed(cell.cell, 0, cell.why, ())
+        assert (record.status, record.reason) == ("unsupported", "its file is for batches of 1")
     with pytest.raises(InputError, match="too few"):
         prepared(CalibrationError("too few"))
+
+
+class Holding(Agent):
+    """Whose n-th answer to a reference and n-th to an artefact tell these contents."""
+
+    def __init__(self, reference: dict[str, str], artefacts: list[dict[str, str]]) -> None:
+        self.reference, self.artefacts = reference, artefacts
+        self.asked: list[Request] = []
+
+    def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+        self.asked.append(request)
+        if isinstance(request, BuildReference):
+            return Prepared("reference", {}, self.reference)
+        return Prepared("artefact", {}, self.artefacts.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "reference", "second", "said"),
+    [
+        ({}, {"model": "a", "images": "b"}, {"model": "a"}, ""),
+        ({"model": "a", "images": "b"}, {"model": "a", "images": "b"}, {"model": "a"}, ""),
+        ({}, {"model": "a"}, {"model": "c"}, "model"),
+        ({"model": "c"}, {"model": "a"}, {"model": "a"}, "model"),
+        ({"images": "c"}, {"images": "b"}, {}, "images"),
+        ({"preprocessing": "c"}, {"preprocessing": "b"}, {}, "preprocessing of model"),
+        ({"calibration": "c"}, {}, {"calibration": "d"}, "calibration images"),
+    ],
+)
+def test_what_the_paths_hold_must_stay(
+    tmp_path: Path,
+    cache_dir: Path,
+    write_suite: Callable[..., Path],
+    earlier: dict[str, str],
+    reference: dict[str, str],
+    second: dict[str, str],
+    said: str,
+) -> None:
+    made = setup.session(str(write_suite()), {}, cache_dir, tmp_path / "run", False, ())
+    agent, held = Holding(reference, [{}, second]), prepare.Held()
+    held.check(made.plan.cells[1], earlier)
+    found = prepare.prepare(
+        agent, made.plan.cells, made.plan, made.backends, {}, Silent(), held, limit_s=7.0
+    )
+    if said:
+        with pytest.raises(ChangedError, match=f"^{said} '.*contents have changed"):
+            list(found)
+        return
+    assert [one.contents for one in found if isinstance(one, prepare.Ready)] == [
+        reference,
+        reference | second,
+    ]
+    limits = [
+        r.policy.prepare_timeout_s if isinstance(r, BuildReference) else r.timeout_s
+        for r in agent.asked
+        if isinstance(r, BuildReference | Prepare)
+    ]
+    assert limits == [7.0] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -15,7 +16,16 @@ from gpubench.backends import base
 from gpubench.errors import SuiteError
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.suite import file, grid
-from gpubench.suite.types import Axes, Catalog, Option, Policy, Suite, Workload
+from gpubench.suite.types import (
+    Axes,
+    Catalog,
+    Option,
+    Policy,
+    Preprocess,
+    Suite,
+    Workload,
+    weights_file,
+)
 
 CATALOG = Catalog(
     backends={
@@ -111,6 +121,56 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_preprocessing_is_read_and_overridden_key_by_key(tmp_path: Path) -> None:
+    text = axes() + "[workload.preprocess]\nsize = [32, 48]\nresize = 40\nmean = 0.5\n"
+    assert load(tmp_path, axes() + "[workload.preprocess]\n").workload == Workload()
+    suite = load(tmp_path, text)
+    said = Preprocess(size=(32, 48), resize=40, mean=(0.5,))
+    assert suite.workload.preprocess == said
+    [cell] = grid.expand(load(tmp_path, text, scenario=["latency"]), "cpu", 1)
+    assert cell.workload == suite.workload
+    assert cell.key != msgspec.structs.replace(cell, preprocess=None).key
+    other = load(tmp_path, text, preprocess={"crop": False, "std": [1, 2, 3], "layout": "NHWC"})
+    assert other.workload.preprocess == Preprocess(
+        size=(32, 48), crop=False, mean=(0.5,), std=(1, 2, 3), layout="NHWC"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"std": 0}, "std = 0: expected a number, above 0"),
+        ({"std": [1, -1, 1]}, "std"),
+        ({"mean": [1, 2]}, "mean = [1.0, 2.0]: 2 values; expected one, or one for each of 3"),
+        ({"mean": [1, 2, 3, 4]}, "mean = [1, 2, 3, 4]: 4 values; expected 1 to 3"),
+        (
+            {"mean": [1, 2, 3], "channels": "grey"},
+            "mean = [1.0, 2.0, 3.0]: 3 values; expected 1 of grey",
+        ),
+        ({"mean": "half"}, 'mean = "half": expected a number, or a list of those'),
+        ({"size": [1, 2, 3]}, "size = [1, 2, 3]: 3 values; expected 2"),
+        ({"size": [9]}, "size = [9]: 1 values; expected 2: a whole number"),
+        ({"size": 0}, "size = 0: expected a whole number, at least 1"),
+        ({"size": 64, "resize": 32}, "resize = 32: below size, 64: the crop would have black"),
+        ({"crop": False, "resize": 32}, "resize = 32: crop = false goes straight to size"),
+        ({"range": [1, 1]}, "range = [1.0, 1.0]: expected the lower end first"),
+        ({"range": 255}, "range = 255: expected a list of: a number"),
+        ({"layout": "CHWN"}, 'layout = "CHWN": unknown;'),
+        ({"interpolation": "cubic"}, 'interpolation = "cubic": unknown; did you mean "bicubic"?'),
+        ({"order": "bgr"}, "order: unknown key"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_preprocessing_are_told_with_the_key(
+    tmp_path: Path, said: dict[str, Any], message: str
+) -> None:
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+    with pytest.raises(SuiteError, match=re.escape(f"workload.preprocess.{message}")):
+        load(tmp_path, axes() + f"[workload.preprocess]\n{lines}")
+    with pytest.raises(SuiteError, match=re.escape(f"--preprocess {message}")):
+        load(tmp_path, axes(), preprocess=said)
+
+
 def test_defaults_are_those_of_the_structs(tmp_path: Path) -> None:
     suite = load(tmp_path, axes())
     assert suite.workload == Workload()
@@ -177,6 +237,11 @@ def test_paths_are_relative_to_the_suite_file(
     )
     suite = load(tmp_path, '[workload]\nweights = "w.pt"\n' + axes())
     assert suite.workload.weights == str(tmp_path / "w.pt")
+    suite = load(tmp_path, '[workload]\nweights = "w.pt#model_ema"\n' + axes())
+    assert suite.workload.weights == f"{tmp_path}/w.pt#model_ema"
+    assert weights_file(suite.workload.weights) == (str(tmp_path / "w.pt"), "model_ema")
+    (tmp_path / "a#b.pt").touch()
+    assert weights_file(f"{tmp_path}/a#b.pt") == (f"{tmp_path}/a#b.pt", "")
     # the same file name in the working directory is not found from the file, but is by an option
     work_dir = tmp_path / "elsewhere"
     work_dir.mkdir()

@@ -103,6 +103,14 @@ WRONG_BY_SCHEMA = [
     (work("weights = 3"), "workload.weights = 3", "a string"),
     (policy("repeat = 1"), "policy.repeat: unknown key", '"repeats"'),
     (policy("repeats = 0"), "policy.repeats = 0", "at least 1"),
+    (policy("repeats = 2147483647"), "policy.repeats = 2147483647", "at most 1000"),
+    (policy("max_repeats = 1001"), "policy.max_repeats = 1001", "at most 1000"),
+    (policy("parity_images = 1000000"), "policy.parity_images = 1000000", "at most 100000"),
+    (policy("accuracy_images = 100001"), "policy.accuracy_images", "at most 100000"),
+    (policy("max_samples = 10000000"), "policy.max_samples", "at most 1000000"),
+    (policy("warmup_iterations = 10000000"), "policy.warmup_iterations", "at most 1000000"),
+    (policy("timeout_s = 2147484"), "policy.timeout_s = 2147484", "at most 604800"),
+    (policy("prepare_timeout_s = 1e8"), "policy.prepare_timeout_s", "at most 604800"),
     (policy("repeats = true"), "policy.repeats = true", "a whole number"),
     (policy("duration_s = 0"), "policy.duration_s = 0", "above 0"),
     (policy("duration_s = inf"), "policy.duration_s = Infinity", "a number"),
@@ -113,6 +121,8 @@ WRONG_BY_SCHEMA = [
     (rule("replica = 1"), "exclude[0].replica: unknown key", '"replicas"'),
     (rule(""), "exclude[0]: empty"),
     (rule("device = 'auto'"), 'exclude[0].device = "auto"', "cpu, cuda"),
+    (work("model = 'w.pt'"), 'workload.model = "w.pt"', "only those called .onnx", "as weights"),
+    (work("model = 'A.ONNX'"), 'workload.model = "A.ONNX"', "only those called .onnx, in small"),
     (rule("graph = 1"), "exclude[0].graph = 1", "true or false"),
 ]
 # ... and these need more than a schema.

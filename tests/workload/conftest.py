@@ -20,7 +20,7 @@ def reference() -> Reference:
     logits = (rng.normal(size=(64, 10)) + 5 * np.eye(10)[labels]).astype(np.float32)
     labels[::8] = -1
     images = np.zeros((64, 3, 2, 2), np.float32)
-    names, spec = [str(i) for i in range(64)], Spec(crop=2, resize=2)
+    names, spec = [str(i) for i in range(64)], Spec(size=(2, 2), resize=2)
     return Reference(
         images=images,
         labels=labels,

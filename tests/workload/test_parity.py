@@ -183,7 +183,7 @@ def test_disagreements_are_named_and_shown(reference: Reference) -> None:
 def test_a_thumbnail_is_what_the_network_saw() -> None:
     half = np.zeros((200, 200, 3), np.uint8)
     half[:, 100:] = (250, 120, 10)
-    spec = Spec(crop=96, resize=96)
+    spec = Spec(size=(96, 96), resize=96)
     data = base64.b64decode(thumbnail(apply(spec, half), spec))
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
     assert picture.shape == (64, 64, 3)

@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from gpubench.cache import Cache
-from gpubench.errors import CellFailed, InputError
+from gpubench.errors import CellFailed, ChangedError, InputError
 from gpubench.records.parity import Parity, over_replicas
 from gpubench.suite.types import Policy, Workload
 from gpubench.workload.models.registry import resolve
 from gpubench.workload.parity import TOLERANCES, check
-from gpubench.workload.reference import Reference, batches, build, load
+from gpubench.workload.reference import Reference, batches, build, contents, load
 from tests.backends.onnx_files import conv_net
 
 Outputs = list[NDArray[np.float32]]
@@ -275,3 +275,33 @@ def test_labels_of_a_folder_count_when_the_classes_match(
         model = str(tiny_onnx(f"{classes}.onnx", classes=classes))
         workload = Workload(model=model, images=str(tmp_path / "data"))
         assert sorted(load(build(workload, Policy(), cache)).labels) == labels
+
+
+def test_what_paths_hold_is_told_and_a_changed_picture_is_seen(
+    tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    from PIL import Image
+
+    def picture(number: int, shade: int) -> None:
+        Image.new("RGB", (9, 9), (shade, 0, 0)).save(tmp_path / "data" / f"{number}.png")
+
+    (tmp_path / "data").mkdir()
+    for i in range(3):
+        picture(i, 40 * i)
+    workload = Workload(model=str(tiny_onnx()), images=str(tmp_path / "data"))
+    path = build(workload, Policy(), cache)
+    before = contents(workload, path)
+    assert before.keys() == {"model", "images", "preprocessing"}
+    load(path).check_dataset()
+    picture(1, 41)
+    with pytest.raises(ChangedError, match=r"'1\.png' is not what it was"):
+        load(path).check_dataset()
+    after = contents(workload, build(workload, Policy(), cache))
+    assert after["model"] == before["model"]
+    assert after["images"] != before["images"]
+    assert after["preprocessing"] == before["preprocessing"]
+    Path(workload.model).with_name("preprocessor_config.json").write_text('{"size": 8}')
+    other = contents(workload, build(workload, Policy(), cache))
+    assert other["preprocessing"] != before["preprocessing"]
+    plain = Workload(model="digits", images="digits")
+    assert contents(plain, path) == {}

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import quantiles
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import files
 from gpubench.analysis import stats
 from gpubench.analysis.compare.verdicts import UNSTEADY
 from gpubench.analysis.summary import Summary, summarise
@@ -106,18 +104,9 @@ def add(file: RecordFile | Path, folder: Path) -> Path:
     except OSError as error:
         raise RecordError(f"{known.path}: cannot be read: {error.strerror}") from error
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(body)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(aside).replace(target)
-        except OSError:
-            with suppress(OSError):
-                Path(aside).unlink()
-            raise
+        for place in (folder.parent, folder):  # parents=True alone would leave its mode to umask
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.put(target, body)
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written: {error.strerror}") from error
     return target

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import fmean, median
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -81,24 +82,33 @@ class Arms(Struct, frozen=True):
         said = sequential_test.judge(self._pairs(), self.rule)
         return [_row(match, said.get(str(n))) for n, match in enumerate(self.matches)]
 
-    def unfinished(self) -> tuple[int, float]:
-        """(pairs that the rule asks for next, seconds that they take here); (0, 0.0): none.
+    def unfinished(self) -> Left:
+        """What is still to be measured until no verdict can change.
 
-        A cell with a failure is not measured again. After a screen there may be fresh pairs to
-        come.
+        A cell with a failure is not measured again.
         """
-        have, more, seconds = self._pairs(), 0, 0.0
-        for key, (stage, size) in sequential_test.wanted(have, self.rule).items():
-            match, pairs = self.matches[int(key)], have[key]
+        have, left = self._pairs(), Left()
+        for key, (least, most) in sequential_test.ahead(have, self.rule).items():
+            match = self.matches[int(key)]
             if not failures(match.baseline, match.candidate):
-                lack = size - len(pairs.screen if stage == "screen" else pairs.confirm)
-                more += lack
-                seconds += lack * fmean(r.wall_s for r in match.candidate.records)
-        return more, seconds
+                each = fmean(r.wall_s for r in match.candidate.records)
+                left = Left(left.least + least, left.least_s + least * each,
+                            left.most + most, left.most_s + most * each)  # fmt: skip
+        return left
 
     def _pairs(self) -> dict[str, sequential_test.Pairs]:
         """By their place: of cells with a result on both sides."""
         return {str(n): _pairs(m.pairs) for n, m in enumerate(self.matches) if m.pairs is not None}
+
+
+class Left(NamedTuple):
+    """Pairs, and the seconds that they take here: those that the rule asks for next, and as many as
+    it can ask for, whatever they say."""
+
+    least: int = 0
+    least_s: float = 0.0
+    most: int = 0
+    most_s: float = 0.0
 
 
 class Match(Struct, frozen=True):

@@ -138,6 +138,31 @@ def wanted(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, tuple[str, int]]
     return {k: ("confirm", n) for k, n in sizes.items() if len(cells[k].confirm) < n}
 
 
+def ahead(cells: Mapping[str, Pairs], rule: Rule) -> dict[str, tuple[int, int]]:
+    """Cell -> (pairs that it lacks now, pairs that it can come to lack) while any is `wanted`.
+
+    The second is a bound: the whole screen, then both looks at the fresh pairs.
+    """
+    now = wanted(cells, rule)
+    if not now:
+        return {}
+    screening = any(stage == "screen" for stage, _ in now.values())
+    found = {}
+    for key, pairs in cells.items():
+        stage, size = now.get(key, ("", 0))
+        have, fresh = len(pairs.screen), len(pairs.confirm)
+        most = 0
+        if stage == "screen":
+            most = max(rule.pilot, rule.most) - have + rule.most
+        elif screening and direction(pairs, rule):
+            most = rule.most
+        elif stage == "confirm":
+            most = max(size, min(AGAIN * size, rule.most)) - fresh
+        lack = size - (have if stage == "screen" else fresh) if stage else 0
+        found[key] = (lack, most)
+    return found
+
+
 def screen_size(pairs: Pairs, rule: Rule) -> int:
     """Screening pairs that a cell should have, as far as those that it has tell."""
     have = len(pairs.screen)

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.compare.verdicts import MACHINE
 from gpubench.analysis.history.changepoints import calmed, changes, places
 from gpubench.analysis.stats import Estimate
@@ -26,6 +27,8 @@ from gpubench.records.record import RECORDS, Header, RecordFile
 from gpubench.suite.types import Rule
 
 _RULE = Rule()
+MOST_TOLD = 3
+"""Of the files that are of no use, where none is."""
 _log = logging.getLogger(__name__)
 
 
@@ -107,11 +110,17 @@ def find(directory: Path, note: Callable[[str], object] = _log.warning) -> Itera
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; name the one that holds the runs")
     found = arms = 0
+    useless: list[str] = []
+
+    def leave(why: str) -> None:
+        useless.append(why)
+        note(f"left out of the history: {why}")
+
     for path in sorted(directory.rglob(RECORDS)):
         try:
             file = read(path)
         except RecordError as error:
-            note(f"left out of the history: {error}")
+            leave(str(error))
             continue
         if file.header.pairing:
             arms += 1
@@ -121,11 +130,11 @@ def find(directory: Path, note: Callable[[str], object] = _log.warning) -> Itera
         found += 1
         yield file
     if arms:
-        note(
-            f"left out of the history: {arms} arms of interleaved A/B; `gpubench compare` has them"
-        )
+        many = units.count(arms, "arm")
+        leave(f"{many} of interleaved A/B; `gpubench compare` has them")
     if not found:
-        raise InputError(f"{directory}: no run below it (a directory with {RECORDS})")
+        why = f" that a history can use: {'; '.join(useless[:MOST_TOLD])}" if useless else ""
+        raise InputError(f"{directory}: no run below it (a directory with {RECORDS}){why}")
 
 
 def trends(

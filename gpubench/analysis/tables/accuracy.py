@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,14 @@ from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables.table import Column, Field, Table, of_rows
+from gpubench.records.parity import Parity
 
 _OF_ALL = (
     "different images right every time, against their labels, in the repeat that asked about the "
     "most; Wilson interval"
 )
+DOUBTFUL = 0.6
+"""Accuracy of the reference below which an assumption deserves a doubt."""
 _TOP1 = Column("accuracy", "share of n", "higher", f"top-1: {_OF_ALL}")
 
 
@@ -74,19 +77,45 @@ def labelled(rows: Sequence[Summary]) -> bool:
     return any(c.labelled for s in rows for c in (s.parity, s.pipeline) if c)
 
 
+def preprocessing(rows: Sequence[Summary]) -> list[str]:
+    """How pictures became inputs, and who says so: a line for each way."""
+    found = dict.fromkeys(s.parity.preprocessing for s in rows if s.parity)
+    return [f"Preprocessing: {words}." for words in found if words]
+
+
+def doubts(checks: Iterable[Parity | None]) -> list[str]:
+    """Where the reference's own answers are so wrong that what is assumed may be the cause."""
+    assumed = [p for p in checks if p and p.assumed and p.labelled]
+    worst = min(assumed, key=lambda p: p.reference_correct / p.labelled, default=None)
+    if worst is None or worst.reference_correct >= DOUBTFUL * worst.labelled:
+        return []
+    return [
+        f"The reference itself is right on {worst.reference_correct} of {worst.labelled} images. "
+        "Its preprocessing is assumed, which may be why: give the one that the network was "
+        "trained with as [workload.preprocess], or with --preprocess."
+    ]
+
+
 def answers(rows: Sequence[Summary]) -> Table:
     """The check of every cell that had one."""
     rows = [s for s in rows if s.parity or s.pipeline]
     fields = _parity() + (_pipeline() if any(s.pipeline for s in rows) else [])
     names = sorted({s.parity.reference for s in rows if s.parity})
-    return of_rows("Answers", rows, fields, [f"Reference: {', '.join(names)}, same images."])
+    notes = [f"Reference: {', '.join(names)}, same images."]
+    notes += [] if labelled(rows) else preprocessing(rows)
+    return of_rows("Answers", rows, fields, notes)
 
 
 def accuracies(rows: Sequence[Summary]) -> Table:
     """Of every cell whose images have labels."""
     rows = [s for s in rows if labelled([s])]
     text = "Against labels; the reference's on the same images. 95 % intervals (Wilson)."
-    return of_rows("Accuracy", rows, _accuracy(rows), [text])
+    return of_rows(
+        "Accuracy",
+        rows,
+        _accuracy(rows),
+        [text, *preprocessing(rows), *doubts(s.parity for s in rows)],
+    )
 
 
 def verdict(s: Summary) -> str:

@@ -16,6 +16,7 @@ from statistics import geometric_mean
 
 from msgspec import Struct
 
+from gpubench import units
 from gpubench.analysis import roofline, stats
 from gpubench.analysis.compare import compare, sequential_test, signed_rank
 from gpubench.analysis.compare.verdicts import Comparison
@@ -150,7 +151,7 @@ def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metr
     logs = [objective.cost(metric, before[n]) - objective.cost(metric, after[n]) for n in both]
     value, low, high = signed_rank.around(logs, sequential_test.LEVEL)
     if low is None or high is None:
-        return Estimate(value=math.exp(value), n=len(both), why=f"{len(both)} pairs")
+        return Estimate(value=math.exp(value), n=len(both), why=units.count(len(both), "pair"))
     return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(both))
 
 

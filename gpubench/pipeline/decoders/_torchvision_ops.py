@@ -43,7 +43,7 @@ def encoded(data: bytes) -> torch.Tensor:
 
 
 def transform(spec: Spec, pixels: torch.Tensor, out: torch.Tensor) -> None:
-    """(3, H, W) uint8 -> ``out`` (3, crop, crop) float32 on the same device."""
+    """(3, H, W) uint8 RGB -> ``out``, one input on the same device."""
     import torch
     from torchvision.transforms.v2 import InterpolationMode, functional
 
@@ -52,7 +52,11 @@ def transform(spec: Spec, pixels: torch.Tensor, out: torch.Tensor) -> None:
     mode = InterpolationMode(spec.interpolation)
     with torch.inference_mode():
         resized = functional.resize(pixels, [high, wide], mode, antialias=True)
-        cropped = functional.crop(resized, top, left, spec.crop, spec.crop)
-        scaled = functional.to_dtype(cropped, torch.float32, scale=True)
-        mean, std = list(spec.mean), list(spec.std)
-        out.copy_(functional.normalize(scaled, mean, std, inplace=True))
+        made = functional.crop(resized, top, left, *spec.size)
+        if spec.channels == "bgr":
+            made = made.flip(0)
+        if spec.dtype == "float32":
+            mean, std = map(list, spec.normalisation)
+            made = functional.to_dtype(made, torch.float32, scale=True)
+            made = functional.normalize(made, mean, std, inplace=True)
+        out.copy_(made if spec.layout == "NCHW" else made.permute(1, 2, 0))

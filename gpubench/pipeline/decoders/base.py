@@ -16,11 +16,9 @@ from gpubench.errors import CellFailed, GpubenchError
 from gpubench.workload.data.image_file import Unusable
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 Facts = dict[str, Any]
 """JSON-able proof of what decodes: versions, the library's own settings."""
@@ -39,8 +37,8 @@ class Preprocessor(Protocol):
         as the reference does.
         """
 
-    def transform(self, pixels: Any, out: NDArray[np.float32]) -> None:
-        """Resize, centre crop, normalise into ``out``, (3, crop, crop) float32, C-contiguous."""
+    def transform(self, pixels: Any, out: Inputs) -> None:
+        """All that the `Spec` says, into ``out``: of its shape and dtype, C-contiguous."""
 
 
 class DevicePreprocessor(Protocol):
@@ -52,7 +50,7 @@ class DevicePreprocessor(Protocol):
         """Encoded pictures of one batch -> pixels in device memory."""
 
     def transform(self, pixels: Any, out: torch.Tensor) -> None:
-        """As `Preprocessor.transform`, for the batch: ``out`` is (batch, 3, crop, crop) float32."""
+        """As `Preprocessor.transform`, for the batch: ``out`` is (batch, *spec.shape)."""
 
 
 class Decoder(Protocol):
@@ -77,7 +75,10 @@ class Decoder(Protocol):
         return None
 
     def open(self, spec: Spec, index: int | None = None) -> Preprocessor | DevicePreprocessor:
-        """Ready for ``spec``. ``index``: the CUDA device, for a decoder that works on it."""
+        """Ready for ``spec``. ``index``: the CUDA device, for a decoder that works on it.
+
+        Raises `gpubench.errors.Unsupported` for a ``spec`` that it cannot do exactly.
+        """
 
 
 @contextmanager

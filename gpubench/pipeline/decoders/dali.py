@@ -47,7 +47,7 @@ class DaliPreprocessor:
     """Pipelines are built for the largest batch seen so far. Work is ordered on torch's stream."""
 
     def __init__(self, spec: Spec, index: int, facts: Facts) -> None:
-        jpeg_fallback.check_interpolation(Dali.name, spec)
+        jpeg_fallback.check(Dali.name, spec)
         self.facts = facts | {"others": jpeg_fallback.OTHERS}
         self._spec, self._index = spec, index
         self._room = 0
@@ -122,7 +122,7 @@ def decoding(batch: int, index: int | None) -> Any:
 
 
 def transforming(spec: Spec, batch: int, index: int | None) -> Any:
-    """Pipeline: (H, W, 3) uint8, size after the resize, corner of the crop -> float32 (see `Spec`).
+    """Pipeline: (H, W, 3) uint8, size after the resize, corner of the crop -> input (see `Spec`).
 
     ``index`` as for `decoding`.
     """
@@ -130,6 +130,7 @@ def transforming(spec: Spec, batch: int, index: int | None) -> Any:
 
     kinds = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
     kind, device = kinds[spec.interpolation], "cpu" if index is None else "gpu"
+    mean, std = spec.normalisation
     pipeline = _pipeline(batch, index)
     with pipeline:
         pixels = fn.external_source(name="pixels", device=device, layout="HWC")
@@ -138,17 +139,21 @@ def transforming(spec: Spec, batch: int, index: int | None) -> Any:
         cropped = fn.slice(
             resized,
             start,
-            [spec.crop, spec.crop],
+            list(spec.size),
             axes=[0, 1],
             out_of_bounds_policy="pad",
             fill_values=0,
         )
+        if spec.channels == "bgr":
+            cropped = fn.color_space_conversion(
+                cropped, image_type=types.RGB, output_type=types.BGR
+            )
         normal = fn.crop_mirror_normalize(
             cropped,
-            dtype=types.FLOAT,
-            output_layout="CHW",
-            mean=[255 * value for value in spec.mean],
-            std=[255 * value for value in spec.std],
+            dtype=types.FLOAT if spec.dtype == "float32" else types.UINT8,
+            output_layout=spec.layout[1:],
+            mean=[255 * value for value in mean],
+            std=[255 * value for value in std],
         )
         pipeline.set_outputs(normal)
     pipeline.build()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from gpubench.errors import InputError
+from gpubench.errors import Unsupported
 from gpubench.workload.data import image_file
 from gpubench.workload.data.image_file import MOST_PIXELS, NARROWEST
 
@@ -61,10 +61,15 @@ def averaged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(pixels).reduce(factor))
 
 
-def check_interpolation(decoder: str, spec: Spec) -> None:
-    """Raises InputError for a resize that only the reference can do."""
+def check(decoder: str, spec: Spec) -> None:
+    """Raises Unsupported for what only the reference can do."""
     if spec.interpolation not in ("bilinear", "bicubic"):
-        raise InputError(
-            f"decoder {decoder!r} resizes by bilinear or bicubic interpolation, and this network "
-            f"asks for {spec.interpolation!r}; use the decoder 'pil'"
+        what = "resizes by bilinear or bicubic interpolation, and this network asks for "
+        raise Unsupported(
+            f"decoder {decoder!r} {what}{spec.interpolation!r}; use the decoder 'pil'"
+        )
+    if spec.channels == "grey":
+        raise Unsupported(
+            f"decoder {decoder!r} decodes in colour, and this network takes grey pictures; "
+            "use the decoder 'pil'"
         )

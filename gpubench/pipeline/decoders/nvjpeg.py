@@ -40,7 +40,7 @@ class NvJpegPreprocessor:
     def __init__(self, spec: Spec, index: int, facts: Facts) -> None:
         import torch
 
-        jpeg_fallback.check_interpolation(NvJpeg.name, spec)
+        jpeg_fallback.check(NvJpeg.name, spec)
         self._spec, self._device = spec, torch.device("cuda", index)
         self._decode = _torchvision_ops.operator("decode_jpegs_cuda")
         self.facts = facts | {"cuda": torch.version.cuda, "others": jpeg_fallback.OTHERS}
@@ -59,7 +59,7 @@ class NvJpegPreprocessor:
         return [found[n] for n in range(len(data))]
 
     def transform(self, pixels: list[torch.Tensor], out: torch.Tensor) -> None:
-        """Into ``out`` (batch, 3, crop, crop)."""
+        """Into ``out`` (batch, *spec.shape)."""
         for picture, place in zip(pixels, out, strict=True):
             _torchvision_ops.transform(self._spec, picture, place)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.pipeline.decoders.base import Facts
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 
 class Pil(Decoder):
@@ -41,5 +41,5 @@ class PilPreprocessor:
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         return image_file.decode_file(BytesIO(data))
 
-    def transform(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    def transform(self, pixels: NDArray[np.uint8], out: Inputs) -> None:
         out[...] = preprocess.apply(self._spec, pixels)

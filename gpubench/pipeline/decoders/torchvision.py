@@ -9,12 +9,10 @@ from gpubench.pipeline.decoders import _torchvision_ops, jpeg_fallback
 from gpubench.pipeline.decoders.base import Decoder
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from gpubench.pipeline.decoders.base import Facts
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 
 class Torchvision(Decoder):
@@ -35,7 +33,7 @@ class TorchvisionPreprocessor:
     """Uses as many threads as torch is set to in the calling thread."""
 
     def __init__(self, spec: Spec, facts: Facts) -> None:
-        jpeg_fallback.check_interpolation(Torchvision.name, spec)
+        jpeg_fallback.check(Torchvision.name, spec)
         self._spec = spec
         self._decode = _torchvision_ops.operator("decode_jpeg")
         self.facts = facts | {"others": jpeg_fallback.OTHERS}
@@ -56,7 +54,7 @@ class TorchvisionPreprocessor:
             found = jpeg_fallback.reference(data)
         return torch.from_numpy(found).permute(2, 0, 1)
 
-    def transform(self, pixels: torch.Tensor, out: NDArray[np.float32]) -> None:
+    def transform(self, pixels: torch.Tensor, out: Inputs) -> None:
         import torch
 
         _torchvision_ops.transform(self._spec, pixels, torch.from_numpy(out))

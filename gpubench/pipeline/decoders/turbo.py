@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.pipeline.decoders.base import Facts
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 GAP = 2
 """A picture is decoded at no less than this many times the size that it is resized to."""
@@ -63,7 +63,7 @@ class TurboPreprocessor:
         import simplejpeg
         import torch
 
-        jpeg_fallback.check_interpolation(Turbo.name, spec)
+        jpeg_fallback.check(Turbo.name, spec)
         self.facts = facts | {
             "upsampling": "fast where it shrinks",
             "scaled decoding": f"at least {GAP} x resize",
@@ -74,17 +74,20 @@ class TurboPreprocessor:
         operators = {"bilinear": "_upsample_bilinear2d_aa", "bicubic": "_upsample_bicubic2d_aa"}
         self._resize = getattr(torch.ops.aten, operators[spec.interpolation]).default
         self._from_numpy = torch.from_numpy
-        self._planes = np.empty((3, spec.crop, spec.crop), np.uint8)
-        mean, std = (np.array(x, np.float32).reshape(3, 1, 1) for x in (spec.mean, spec.std))
+        self._planes = np.empty((3, *spec.size), np.uint8)
+        arranged = self._planes[::-1] if spec.channels == "bgr" else self._planes
+        self._arranged = arranged if spec.layout == "NCHW" else arranged.transpose(1, 2, 0)
+        mean, std = map(spec.per_channel, spec.normalisation)
         self._factor, self._offset = 1 / (255 * std), -mean / std
 
     def decode(self, data: bytes) -> Decoded:
         """Pixels at the scale that is needed. Raises Unusable."""
         size = jpeg_fallback.size(data)
         if size:
-            divisor = self._divisor(*size)
+            wide, high, _, _ = preprocess.geometry(self._spec, *size)
+            divisor = _divisor(size, (wide, high))
             width, height = (ceil(side / divisor) for side in size)
-            shrinks = min(size) > self._spec.resize
+            shrinks = size[0] > wide and size[1] > high
             try:  # strict: a warning of the decoder's is for the reference to judge
                 pixels = self._jpeg(data, fastupsample=shrinks, min_height=height, min_width=width)
             except ValueError:
@@ -94,12 +97,12 @@ class TurboPreprocessor:
         pixels = jpeg_fallback.reference(data)
         return Decoded(pixels, pixels.shape[1], pixels.shape[0], 1.0)
 
-    def transform(self, pixels: Decoded, out: NDArray[np.float32]) -> None:
+    def transform(self, pixels: Decoded, out: Inputs) -> None:
         import numpy as np
 
         spec, picture = self._spec, pixels.pixels
         wide, high, left, top = preprocess.geometry(spec, pixels.width, pixels.height)
-        right, bottom = min(wide, left + spec.crop), min(high, top + spec.crop)
+        right, bottom = min(wide, left + spec.size[1]), min(high, top + spec.size[0])
         across, down = wide / (pixels.width * pixels.scale), high / (pixels.height * pixels.scale)
         reach = _SUPPORT[spec.interpolation]
         # What lies right of and below the crop is neither read nor made; what lies left of it is,
@@ -110,12 +113,13 @@ class TurboPreprocessor:
         made = self._resize(seen, [bottom, right], False, down, across)[0].numpy()
         kept = made[:, max(top, 0) :, max(left, 0) :]
         y, x, planes = max(-top, 0), max(-left, 0), self._planes
-        if kept.shape != out.shape:  # smaller than the crop: black around it
+        if kept.shape != planes.shape:  # smaller than the crop: black around it
             planes.fill(0)
         planes[:, y : y + kept.shape[1], x : x + kept.shape[2]] = kept
-        np.copyto(out, planes)
-        np.multiply(out, self._factor, out=out)
-        np.add(out, self._offset, out=out)
+        np.copyto(out, self._arranged)
+        if spec.dtype == "float32":
+            np.multiply(out, self._factor, out=out)
+            np.add(out, self._offset, out=out)
 
     def _tensor(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """(1, 3, H, W), channels last also by its first stride: what the SIMD resize looks at."""
@@ -123,10 +127,11 @@ class TurboPreprocessor:
         strides = (height * width * 3, 1, width * 3, 3)
         return self._from_numpy(pixels).as_strided((1, 3, height, width), strides)
 
-    def _divisor(self, width: int, height: int) -> int:
-        """8, 4, 2 or 1: how much smaller to decode."""
-        shorter, needed = min(width, height), GAP * self._spec.resize
-        return next((n for n in (8, 4, 2) if shorter >= n * needed), 1)
+
+def _divisor(size: tuple[int, int], needed: tuple[int, int]) -> int:
+    """8, 4, 2 or 1: how much smaller to decode what is resized to ``needed``."""
+    least = min(have / want for have, want in zip(size, needed, strict=True))
+    return next((n for n in (8, 4, 2) if least >= n * GAP), 1)
 
 
 def _decoded(pixels: NDArray[np.uint8], width: int, height: int, divisor: int) -> Decoded:

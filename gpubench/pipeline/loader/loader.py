@@ -17,10 +17,7 @@ from gpubench.pipeline.loader.ring_buffer import Ring, Slot
 from gpubench.pipeline.loader.workers import Kind, Pool
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 TRIAL_S = 0.3
 """``auto``: how long each kind of worker is tried, after each worker's first picture or so."""
@@ -90,7 +87,7 @@ class Loader:
         self._data = worker.dataset(reference)
         if not len(self._data):
             raise InputError("no usable picture: the data set is empty")
-        ring = Ring(depth, batch, spec.crop, workers, chosen.on_device)
+        ring = Ring(depth, batch, spec, workers, chosen.on_device)
         order = np.random.default_rng(seed).permutation(len(self._data))
         chunk = max(batch // (PARTS * workers), -(-depth * batch // MOST_CHUNKS), 1)
         self._job = worker.LoaderJob(reference, decoder, spec, ring, order, chunk)
@@ -179,7 +176,7 @@ class Loader:
         self._pinned = True
 
     @property
-    def slots(self) -> list[NDArray[np.float32]]:
+    def slots(self) -> list[Inputs]:
         """The arrays that batches come in, in the order in which they first do."""
         self._page_lock()
         return self._job.ring.slots

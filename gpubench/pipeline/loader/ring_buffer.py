@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpubench.workload.data.preprocess import Inputs, Spec
+
 
 class Slot(Struct, frozen=True):
     """A full batch; its arrays are the ring's own, good until the slot is released."""
 
-    images: NDArray[np.float32]
-    """(batch, 3, H, W), C-contiguous, page-aligned; of a decoder on the device: (0, 3, H, W)."""
+    images: Inputs
+    """(batch, *spec.shape), C-contiguous, page-aligned; of a decoder on the device: (0, ...)."""
     indices: tuple[int, ...]
     """Positions in the data set, by row."""
     number: int
@@ -26,22 +29,22 @@ class Slot(Struct, frozen=True):
 
 
 class Ring:
-    """``depth`` slots of (batch, 3, crop, crop) float32 in one anonymous shared mapping.
+    """``depth`` slots of (batch, *spec.shape) in one anonymous shared mapping.
 
     It has no name: it is gone with the last process and the last array that know it.
     """
 
-    def __init__(self, depth: int, batch: int, crop: int, workers: int, encoded: bool) -> None:
+    def __init__(self, depth: int, batch: int, spec: Spec, workers: int, encoded: bool) -> None:
         import numpy as np
 
-        self.depth, self.batch, self.crop = depth, batch, crop
-        shape = (0 if encoded else batch, 3, crop, crop)
-        count = shape[0] * 3 * crop * crop
-        self.stride = -(-count * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.depth, self.batch = depth, batch
+        shape, dtype = (0 if encoded else batch, *spec.shape), np.dtype(spec.dtype)
+        count = math.prod(shape)
+        self.stride = -(-count * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
         self.bytes = depth * self.stride
         memory = mmap.mmap(-1, self.bytes + 8 * (depth * batch + workers))
-        self.slots: list[NDArray[np.float32]] = [
-            np.frombuffer(memory, np.float32, count, i * self.stride).reshape(shape)
+        self.slots: list[Inputs] = [
+            np.frombuffer(memory, dtype, count, i * self.stride).reshape(shape)
             for i in range(depth)
         ]
         numbers = np.frombuffer(memory, np.int64, offset=self.bytes)

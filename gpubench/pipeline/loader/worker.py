@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.errors import InputError, told
+from gpubench.machine.cores import pin
 from gpubench.pipeline.decoders import base
 from gpubench.workload.data.image_file import Unusable
 
@@ -99,8 +100,7 @@ def work(
         os.write(results, msgspec.json.encode(message) + b"\n")  # whole: see LONGEST
 
     try:
-        if core:
-            os.sched_setaffinity(0, core)  # of the calling thread
+        pin(core)
         filler = Filler(job, worker, send)
         while not stopped() and (ticket := os.read(claims, TICKET)):
             chunk = int.from_bytes(ticket, "little")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
+from gpubench import units
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError
@@ -44,6 +45,34 @@ def title(cell: Cell) -> str:
     return f"{model(cell)} {cell.device} {cell.label}"
 
 
+GROUPS = {
+    "latency": "latency: time per batch",
+    "throughput": "throughput: time per image; OPS: images/s",
+}
+"""pytest-benchmark's group where a test has none: tables must not mix the two units."""
+
+
+def short_name(cell: Cell) -> str:
+    """pytest-benchmark's name: the label, without blanks, so that a shell needs no quotes."""
+    return cell.label.replace(" ", "-")
+
+
+def full_name(suite: str, name: str) -> str:
+    """What pytest-benchmark finds a baseline by: 'ci.toml::torch-eager-fp32-b1-x1-latency', as of
+    the suite file ``suite`` when pytest collects it, wherever it lies."""
+    return f"{suite}.toml::{name}"
+
+
+def tests(files: Sequence[RecordFile]) -> dict[str, Summary]:
+    """As `named`, by `full_name`."""
+    found = list(named(files).values())
+    suites = {f.header.run_id: f.header.suite.name for f in files}
+    names = [full_name(suites[s.run], short_name(s.cell)) for s in found]
+    names = _distinct(found, names, lambda s: f"[{s.key}]")
+    names = _distinct(found, names, lambda s: f"@ {s.run}")
+    return dict(zip(names, found, strict=True))
+
+
 def _distinct(
     summaries: Sequence[Summary], names: Sequence[str], more: Callable[[Summary], str]
 ) -> list[str]:
@@ -66,7 +95,7 @@ def left_out(files: Sequence[RecordFile]) -> list[str]:
         f"{title(s.cell)}: {s.status if not s.ranked else ', '.join(flags_of(s)) or 'no samples'}"
         for s in gone
         if s.status not in UNTRIED
-    ] + ([f"{untried} cells that a search did not measure"] if untried else [])
+    ] + ([f"{units.count(untried, 'cell')} that a search did not measure"] if untried else [])
 
 
 def measures(s: Summary) -> dict[str, Estimate]:

@@ -2,7 +2,8 @@
 
 Its unit of observation, a round, is here a repeat (a fresh process): ``data`` holds one value for
 each, which is the median seconds per batch of the latency scenario, and seconds per image of the
-throughput scenario (so that ``ops`` is images/s). ``group`` holds cells that do the same work.
+throughput scenario (so that ``ops`` is images/s). Names and groups are those of gpubench's pytest
+plug-in, when it measures the suite file: each can be the other's baseline.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gpubench.analysis.summary import Summary, flags_of
 from gpubench.analysis.tables import accuracy
 from gpubench.errors import InputError
 from gpubench.records.record import Header, RecordFile
-from gpubench.report.exports.naming import candidates, interval, model, named
+from gpubench.report.exports.naming import GROUPS, candidates, interval, tests
 
 UNITS = {"latency": "seconds per batch", "throughput": "seconds per image"}
 
@@ -25,7 +26,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
     """One file describes one machine: InputError for runs of machines that differ."""
     from pytest_benchmark import __version__
 
-    cells = named(files)
+    cells = tests(files)
     heads = [f.header for f in candidates(files)]
     if len({head.fingerprint for head in heads}) > 1:
         raise InputError(
@@ -42,17 +43,13 @@ def render(files: Sequence[RecordFile]) -> bytes:
     return escape.document(document).encode()
 
 
-def _benchmark(name: str, s: Summary) -> dict[str, Any]:
+def _benchmark(fullname: str, s: Summary) -> dict[str, Any]:
     c = s.cell
-    boundary = c.boundary if c.boundary != "compute" else ""
     path = ("decoder", "loader", "loader_cores") if c.boundary == "pipeline" else ()
-    shared = f"{c.replicas_per_device}/device" if c.replicas_per_device > 1 else ""
-    dispatch = c.dispatch if c.dispatch != "independent" else ""
-    work = [model(c), c.device, f"b{c.batch_size}", f"x{c.replicas}", shared, boundary, dispatch]
     return {
-        "group": " ".join([c.scenario, *filter(None, work)]),
-        "name": name,
-        "fullname": f"gpubench::{name}",
+        "group": GROUPS[c.scenario],
+        "name": fullname.partition("::")[2],
+        "fullname": fullname,
         "params": {
             "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
             "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from gpubench import units
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, invalidated, rated
 from gpubench.report import formatting
@@ -135,4 +136,4 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         out.append("No cell gave a result that can be ranked.")
     made = counts(summaries)
     cells = ", ".join(f"{n} {name}" for name, n in made.items())
-    return [*out, f"{sum(made.values())} cells: {cells}."]
+    return [*out, f"{units.count(sum(made.values()), 'cell')}: {cells}."]

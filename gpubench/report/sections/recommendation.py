@@ -38,7 +38,10 @@ def lines(file: RecordFile, evidence: Evidence | None = None) -> list[str]:
     found = result.view(file, evidence)
     if best := found.best:
         head = f"Recommended: {where(found, best)}"
-        return [head, gain(found, best), answers(found, best), limits(found, best), tried(found)]
+        s = found.summaries[best.cell.key]
+        said = [*accuracy.preprocessing([s]), *accuracy.doubts([s.parity])]
+        lines = [gain(found, best), answers(found, best), *said, limits(found, best)]
+        return [head, *lines, tried(found)]
     return [*_nothing(found), tried(found)]
 
 
@@ -100,7 +103,7 @@ def sureness(found: View) -> str:
     own = objective.kind == "throughput" and v.metric.startswith("images/s")
     own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
     by = "" if own else f" by {v.metric}"
-    return f"{v.verdict}{by} in an interleaved A/B of {v.pairs} pairs"
+    return f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
 
 
 def answers(found: View, s: Standing) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from gpubench.errors import SuiteError
+from gpubench.suite import toml_file
 from gpubench.suite.file import Draft, listed
 from gpubench.suite.types import Cell, Suite
 
@@ -79,19 +79,11 @@ def _overrides(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> dict[str,
             words = ", ".join([*FIELDS, *sorted({k for name in names for k in known[name]})])
             raise SuiteError(f"{key}={text!r}: there is no such key; known: {words}")
         for name in having:
-            tables[name] = tables[name] | {key: [_value(text)]}
+            tables[name] = tables[name] | {key: [toml_file.value(text)]}
     kept = [name for name in names if all(key in tables[name] for key in options)]
     if not kept:
         raise SuiteError("no backend has all of these options")
     return {**overrides, "options": {name: tables[name] for name in kept}, "backend": kept}
-
-
-def _value(text: str) -> Any:
-    """As in a suite file: true, 3, 0.5; anything else is a string."""
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except (ValueError, RecursionError):  # no TOML, 5,000 digits, 1,000 brackets
-        return text
 
 
 def match(

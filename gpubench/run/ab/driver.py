@@ -17,30 +17,33 @@ from time import monotonic
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
-from gpubench.records.reader import read
+from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile, Stage
-from gpubench.records.writer import Writer
+from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
 from gpubench.run.ab.pair_runner import ARMS, Crew
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Plan
-from gpubench.run.prepare import Ready, prepare
+from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
 
 SCREEN_SHARE = 0.6
 """Of the budget; the rest is for measuring flagged cells again."""
 LEAST = 2
 """Pairs of every cell, whatever the budget: fewer have no interval."""
+LEAST_LIMIT_S = 60.0
+"""Of one step, whatever the budget: a sound one may take so long."""
 
 
 class Side(Struct, frozen=True):
@@ -81,6 +84,7 @@ def run(
     agent: AgentClient | None = None,
     broken: Mapping[str, str] | None = None,
     ceilings: Ceilings | None = None,
+    held: Held | None = None,
 ) -> tuple[RecordFile, RecordFile]:
     """Measure until every verdict is final or the budget ends; the arms' record files.
 
@@ -89,10 +93,9 @@ def run(
     after every process of ours was ended; finished pairs stay.
     """
     with ExitStack() as stack:
-        for place in (job.out / arm / RECORDS for arm in ARMS):
-            if place.exists() != job.resume:
-                lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
-                raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
+        asked, job = job, _placed(job)
+        if agent is None:
+            _tell(job, watcher, NOTHING_STORED if asked.resume and not job.resume else "")
         job.out.mkdir(parents=True, exist_ok=True)
         watcher.begin(0)
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
@@ -101,7 +104,8 @@ def run(
             or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, python))
             for python in {side.python for side in job.sides}
         }
-        crew = Crew({side.arm: made[side.python] for side in job.sides}, policy.timeout_s)
+        crew = Crew({side.arm: made[side.python] for side in job.sides},
+                    min(policy.timeout_s, _limit_s(job)))  # fmt: skip
         if agent is None:
             watcher.task(None, "starting workers (imports, once)", 0)
             crew.start()
@@ -113,8 +117,47 @@ def run(
             writer = Writer(job.out / arm, None if job.resume else header)
             writers[arm] = stack.enter_context(writer)
         seed, pairs = _resumed(job, headers) if job.resume else (job.seed, [])
-        _Walk(job, crew, writers, watcher, seed, pairs, ceilings).measure()
+        _Walk(job, crew, writers, watcher, seed, pairs, ceilings, held or Held()).measure()
     return read(job.out / "baseline"), read(job.out / "candidate")
+
+
+def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
+    first, second = (side.header.pairing for side in job.sides)
+    watcher.said(
+        f"A/B of {units.count(len(job.sides[0].header.planned), 'cell')}: "
+        f"baseline {first and first.differs}, candidate {second and second.differs}; "
+        f"records go to {job.out}{more}"
+    )
+    if job.left_out:
+        watcher.said(f"without a counterpart: {'; '.join(job.left_out)}")
+
+
+def _placed(job: ABJob) -> ABJob:
+    """The job; one to resume of which nothing is stored begins. Raises RecordError where ``out``
+    holds what it must not."""
+    places = [job.out / arm / RECORDS for arm in ARMS]
+    if job.resume and not any(begun(place) for place in places):
+        return replace(job, resume=False)
+    for place, side in zip(places, job.sides, strict=True):
+        if begun(place) != job.resume:
+            lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
+            raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
+        if job.resume:
+            _check_same(str(place), scan(place, [])[0], side.header)
+    if not job.resume:
+        check_free(job.out)
+    return job
+
+
+def _check_same(place: str, old: Header, new: Header) -> None:
+    same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
+    if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
+        raise RecordError(f"{place}: holds another comparison; resume with its options")
+
+
+def _limit_s(job: ABJob) -> float:
+    """Of one step, building or measuring: whatever hangs in it must not outlast the budget."""
+    return max(LEAST_LIMIT_S, job.budget_s)
 
 
 def modules(job: ABJob) -> list[str]:
@@ -141,9 +184,7 @@ def _resumed(job: ABJob, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple
         old, new = file.header, headers[arm]
         if old.fingerprint != new.fingerprint:
             raise RecordError(f"{file.path}: was measured on another machine; start a new run")
-        same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
-        if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
-            raise RecordError(f"{file.path}: holds another comparison; resume with its options")
+        _check_same(file.path, old, new)
     first, second = (headers[arm].planned for arm in ARMS)
     rival = {c.key: b.key for b, c in zip(first, second, strict=True)}
     before = {(r.cell.key, r.repeat): r for r in files["baseline"].records}
@@ -167,6 +208,7 @@ class _Walk:
         seed: int,
         earlier: list[tuple[Record, Record]],
         ceilings: Ceilings | None,
+        held: Held,
     ) -> None:
         self._job, self._crew, self._writers, self._watcher = job, crew, writers, watcher
         pairing = job.sides[0].header.pairing
@@ -178,6 +220,9 @@ class _Walk:
         self._pairs: dict[str, sequential_test.Pairs] = {}
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
+        self._held = dict.fromkeys(ARMS, held)
+        if crew.apart:  # two versions may draw, and describe, pictures differently
+            self._held["baseline"] = Held()
         self._apart: set[str] = set()
         """Cells whose two processes do not fit into memory together."""
         self._spent: list[float] = []
@@ -186,6 +231,8 @@ class _Walk:
         self._next: dict[str, int] = {}
         """Number of the next pair."""
         for b, c in earlier:
+            for arm, record in zip(ARMS, (b, c), strict=True):
+                self._held[arm].note(record)
             key = str(self._cells.index((b.cell, c.cell)))
             self._note(key, c.stage, pair_of(b, c, self._rates))
             self._next[key] = max(self._next.get(key, 0), c.repeat + 1)
@@ -261,7 +308,8 @@ class _Walk:
                 self._lost(arm, skipped(skip, required))
             agent, broken = self._crew.agents[arm], self._crew.broken[arm]
             backends, watcher = self._job.backends, self._watcher
-            for task in prepare(agent, plan.cells, plan, backends, broken, watcher):
+            for task in prepare(agent, plan.cells, plan, backends, broken, watcher,
+                                self._held[arm], _limit_s(self._job)):  # fmt: skip
                 if isinstance(task, Ready):
                     found[arm][task.cell.key] = task
                 else:
@@ -309,8 +357,7 @@ class _Walk:
             record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, stage=stage, order=turns, invalidated=invalidated,
                              started=started, wall_s=wall)  # fmt: skip
-            records[arm] = record
-            self._record(arm, record)
+            records[arm] = self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
             pair = pair_of(records["baseline"], records["candidate"], self._rates)
@@ -322,7 +369,8 @@ class _Walk:
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
         plan, turns = self._sides[arm].plan, 1 if apart else 2
         policy = plan.suite.policy
-        policy = replace(policy, duration_s=policy.duration_s / turns)
+        policy = replace(policy, duration_s=policy.duration_s / turns,
+                         timeout_s=min(policy.timeout_s, _limit_s(self._job)))  # fmt: skip
         return Measure(ready.cell, policy, ready.artefact, ready.reference,
                        plan.cores_of(ready.cell), turns=turns, repeat=repeat)  # fmt: skip
 
@@ -331,9 +379,10 @@ class _Walk:
         if pair is not None:
             self._pairs[key] = replace(have, **{stage: (*getattr(have, stage), pair)})
 
-    def _record(self, arm: Arm, record: Record) -> None:
-        append(self._writers[arm], record)
+    def _record(self, arm: Arm, record: Record) -> Record:
+        record = append(self._writers[arm], record)
         self._watcher.recorded(record)
+        return record
 
 
 def _full(reply: Reply) -> bool:

@@ -9,12 +9,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 import gpubench
-from gpubench.cache import REFS
+from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError
 from gpubench.machine import software
+from gpubench.machine.processes import run_tied
 
 SYNC_LIMIT_S = 1800.0
 
@@ -43,12 +42,16 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     top = Path(_git(needs, Path(), "rev-parse", "--show-toplevel"))
     verify = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
     unknown = f"--baseline-ref {reference!r}: git knows no such commit"
+    if _git(needs, Path(), "rev-parse", "--is-shallow-repository") == "true":
+        unknown += (
+            "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
+            "fetch-depth: 0 of actions/checkout"
+        )
     commit = _git(unknown, Path(), *verify, f"{reference}^{{commit}}")
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(os.fsencode(top)).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{tree}.lock"):
+    with Cache(root).locked(tree):
         ready = tree.with_suffix(".ready")
         if not ready.exists():
             shutil.rmtree(tree, ignore_errors=True)
@@ -66,10 +69,10 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
             environ = software.environ_of_another()
             sync = [uv, "sync", "-q", "--no-dev", "--project", str(project)]
             into = {"UV_PROJECT_ENVIRONMENT": str(python.parents[1])}
-            _run("--baseline-ref", sync, environ | into)
+            _run("--baseline-ref: uv sync", sync, environ | into)
             if not has_gpubench(python):
                 install = [uv, "pip", "install", "-q", "--python", str(python), _own()]
-                _run("--baseline-ref", install, environ)
+                _run("--baseline-ref: uv pip install", install, environ)
             ready.touch()
     return existing("--baseline-ref", python), commit
 
@@ -124,21 +127,20 @@ def _own() -> str:
 
 
 def _git(what: str, at: Path, *words: str, read: str = "") -> str:
-    return _run(what, software.git(at, *words), software.environ_of_git(), read)
+    return _run(
+        f"{what}: git {words[0]}", software.git(at, *words), software.environ_of_git(), read
+    )
 
 
 def _run(what: str, command: Sequence[str], environ: Mapping[str, str], read: str = "") -> str:
     """The command's output; it reads ``read``. InputError begins with ``what``."""
     try:
-        done = subprocess.run(
-            command, input=os.fsencode(f"{read}\n") if read else b"", capture_output=True,
-            env=environ, timeout=SYNC_LIMIT_S, check=False,
-        )  # fmt: skip
+        done = run_tied(command, environ, f"{read}\n" if read else "", SYNC_LIMIT_S)
     except FileNotFoundError as error:
         raise InputError(f"{what}: {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{what}: {command[0]} was not done after {SYNC_LIMIT_S:g} s") from error
+        raise InputError(f"{what} was not done after {SYNC_LIMIT_S:g} s") from error
     if done.returncode:
-        tail = os.fsdecode(done.stderr).strip()[-600:]
-        raise InputError(f"{what}: {command[0]} failed: {tail}".rstrip(": "))
-    return os.fsdecode(done.stdout).strip()
+        tail = done.stderr.strip()[-600:]
+        raise InputError(f"{what} failed: {tail}".rstrip(": "))
+    return done.stdout.strip()

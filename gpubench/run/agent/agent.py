@@ -31,9 +31,8 @@ from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
 from gpubench.run.agent.worker_group import Team
 
-REFERENCE_TIMEOUT_S = 3600.0
-GAUGE_TIMEOUT_S = 120.0
-"""Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
+START_TIMEOUT_S = 240.0
+"""Of `Preload`: less than the driver waits for it."""
 PRELOADED = [
     "gpubench.run.agent.forkserver_preload",
     "gpubench.run.agent.worker",
@@ -72,10 +71,13 @@ class Agent:
             filled = {}
             if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
                 filled["uuid"] = next((one.uuid for one in self._visible() if one.index == 0), "")
-            return self._once(line, GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
-        timeout = (
-            request.timeout_s if isinstance(request, messages.Prepare) else REFERENCE_TIMEOUT_S
-        )
+            return self._once(line, messages.GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
+        if isinstance(request, messages.Prepare):
+            timeout = request.timeout_s
+        elif isinstance(request, messages.BuildReference):
+            timeout = request.policy.prepare_timeout_s
+        else:
+            timeout = START_TIMEOUT_S
         if isinstance(request, messages.Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])

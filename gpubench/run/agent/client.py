@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
 from select import select
@@ -18,6 +18,7 @@ from typing import Protocol, Self
 import msgspec
 
 from gpubench import __version__
+from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
 from gpubench.machine.import_check import try_imports
 from gpubench.machine.postmortem import Inquest
@@ -65,7 +66,9 @@ def limit_s(request: messages.Request) -> float:
     if isinstance(request, messages.Measure):
         trials = 2 if request.cell.boundary == "pipeline" else 1  # `Share` comes before it
         return trials * request.policy.timeout_s + GRACE_S
-    return 3600.0 + GRACE_S
+    if isinstance(request, messages.BuildReference):
+        return request.policy.prepare_timeout_s + GRACE_S
+    return messages.GAUGE_TIMEOUT_S + GRACE_S
 
 
 class Asked(Protocol):
@@ -95,6 +98,8 @@ class AgentClient:
         self._to = self._from = -1
         self._pending = b""
         self._over = False
+        self._held = ExitStack()
+        """The cache: artefacts stay for as long as somebody may be asked to measure them."""
 
     def start(self) -> messages.Preloaded:
         """Start the agent and let it import what workers need.
@@ -230,10 +235,12 @@ class AgentClient:
         return process.wait()
 
     def __enter__(self) -> Self:
+        self._held.enter_context(Cache(Path(self._cache_dir)).hold())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        with self._held:
+            self.stop()
 
 
 def _short(directory: str) -> str:

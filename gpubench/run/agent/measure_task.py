@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpubench.backends import base
-from gpubench.machine.cores import cpu_ranges
+from gpubench.machine.cores import cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
+from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, Record
+from gpubench.records.record import IMAGES_SKIPPED, WEIGHTS_TAKEN, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -40,15 +41,10 @@ IDLE_LIMIT = 0.03
 """Of a core; a runtime's threads may do some housekeeping."""
 
 
-def _pin(cores: tuple[int, ...]) -> None:
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-
 def _device(request: Measure, replica: int) -> base.Device:
     """Where the replica runs; this process is pinned, and sees its own slice of a GPU only."""
     cell, cores = request.cell, request.cores[replica]
-    _pin(cores)
+    pin(cores)
     if cell.device != "cuda":
         return base.Device(cell.device, 0, cores)
     index = replica // cell.replicas_per_device
@@ -80,13 +76,14 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     with ExitStack() as stack:
         route, own = None, device
         if cell.boundary == "pipeline":
+            reference.check_dataset()
             split = core_split.split(cell, request.cores, replica, request.times)
             route = stack.enter_context(
                 ReplicaPipeline(cell, reference, split, number=request.first + replica,
                                 seed=policy.seed, index=device.index, times=request.times)
             )  # fmt: skip
             own = replace(device, cores=route.session_cores)
-            _pin(own.cores)  # a runtime's threads inherit it
+            pin(own.cores)  # a runtime's threads inherit it
         begin = perf_counter_ns()
         session = base.open_session(backend, cell, Path(request.artefact), own)
         stack.enter_context(session)
@@ -135,8 +132,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 path.resume()
                 checked = route.check(session, slots, policy)
             facts["pipeline"] = route.facts
-    if reference.skipped:
-        facts[IMAGES_SKIPPED] = reference.skipped
+    for fact, said in ((IMAGES_SKIPPED, reference.skipped), (WEIGHTS_TAKEN, reference.taken)):
+        facts |= {fact: said} if said else {}
 
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):
@@ -152,7 +149,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],
-        parity=parity, pipeline=checked, facts=facts, flags=list(dict.fromkeys(flags)),
+        parity=parity, pipeline=checked, facts=validation.facts(facts),
+        flags=list(dict.fromkeys(flags)),
     ))  # fmt: skip
 
 
@@ -210,7 +208,7 @@ class Idle:
 def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:
     import numpy as np
 
-    return np.ascontiguousarray(reference.images[indices], dtype=np.float32)
+    return np.ascontiguousarray(reference.images[indices])
 
 
 def _check(

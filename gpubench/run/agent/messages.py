@@ -119,8 +119,11 @@ Request = (
 )
 
 
-BAD_INPUT, BAD_CALIBRATION = "input", "calibration"
-"""`Failure.kind` of an InputError, and of a CalibrationError, in a worker; in a record 'error'."""
+GAUGE_TIMEOUT_S = 120.0
+"""Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
+BAD_INPUT, BAD_CALIBRATION, CHANGED = "input", "calibration", "changed"
+"""`Failure.kind` of an InputError, a CalibrationError and a ChangedError in a worker; in a record
+'error'."""
 
 
 class Progress(Struct, frozen=True, tag=True):
@@ -131,8 +134,8 @@ class Progress(Struct, frozen=True, tag=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', BAD_INPUT or
-    BAD_CALIBRATION."""
+    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', 'unsupported',
+    BAD_INPUT, BAD_CALIBRATION or CHANGED."""
 
     kind: str
     reason: str
@@ -162,6 +165,8 @@ class Prepared(Struct, frozen=True, tag=True):
 
     path: str
     ns: dict[str, int]
+    contents: dict[str, str] = {}
+    """As `Record.contents`, as far as this step has met them."""
 
 
 class Counted(Struct, frozen=True, tag=True):

@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from gpubench import __version__, errors
 from gpubench.backends import base
 from gpubench.machine import environment
+from gpubench.machine.cores import pin
 from gpubench.machine.postmortem import says_no_memory
 from gpubench.machine.processes import die_with_parent
 from gpubench.run.agent import messages
-from gpubench.run.agent.measure_task import Barrier, _device, _measure, _pin, _show
+from gpubench.run.agent.measure_task import Barrier, _device, _measure, _show
 from gpubench.run.agent.shared_job import Queue
 
 NOT_SERVED = ("weights", "reference", "images")
@@ -82,8 +83,12 @@ def failure(error: BaseException) -> messages.Failure:
         return messages.Failure("unavailable", _text(error.reason), _text(error.remedy))
     if isinstance(error, errors.CellFailed):
         return messages.Failure(error.kind, _text(error.reason))
+    if isinstance(error, errors.Unsupported):
+        return messages.Failure("unsupported", _text(error))
     if isinstance(error, errors.CalibrationError):
         return messages.Failure(messages.BAD_CALIBRATION, _text(error))
+    if isinstance(error, errors.ChangedError):
+        return messages.Failure(messages.CHANGED, _text(error))
     if isinstance(error, errors.GpubenchError):
         return messages.Failure(
             messages.BAD_INPUT if isinstance(error, errors.InputError) else "error", _text(error)
@@ -129,7 +134,8 @@ def _answer(
         return core_split.find_out(asked.cell, *at, _device(asked, 0))
     if isinstance(request, messages.Gauge):
         return _gauge(request)
-    from gpubench.cache import Cache
+    from gpubench.cache import Cache, recipe_of
+    from gpubench.workload.data import datasets
     from gpubench.workload.models import registry
 
     cache = Cache(Path(cache_dir))
@@ -141,11 +147,16 @@ def _answer(
         from gpubench.workload import reference
 
         path = reference.build(request.workload, request.policy, cache)
+        contents = reference.contents(request.workload, path)
     elif isinstance(request, messages.Prepare):
-        _pin(request.cores)
+        pin(request.cores)
         cell = request.cell
         network = registry.resolve(cell.workload, cache)
         path = base.get(cell.backend).prepare(cell, network, cache)
+        contents = {"model": network.identity} if registry.is_file(cell.workload) else {}
+        made = [entry.path for entry in cache.log if entry.kind == "int8"]
+        if made and (cell.calibration or datasets.is_path(cell.images)):
+            contents["calibration"] = recipe_of(made[-1])["images"]
     else:
         raise TypeError(f"no task for a worker: {type(request).__name__}")
     ns: dict[str, int] = {}
@@ -153,7 +164,7 @@ def _answer(
         if entry.kind in NOT_SERVED and isinstance(request, messages.Prepare):
             continue
         ns[entry.kind] = ns.get(entry.kind, 0) + round(entry.seconds * 1e9)
-    return messages.Prepared(str(path), ns)
+    return messages.Prepared(str(path), ns, contents)
 
 
 def _gauge(request: messages.Gauge) -> messages.Gauged:

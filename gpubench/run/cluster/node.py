@@ -78,7 +78,7 @@ class Desk:
                 self._artefacts[family(own.cell)] = reply.path
             else:
                 self._reference = reply.path
-            return messages.Prepared("", reply.ns)
+            return messages.Prepared("", reply.ns, reply.contents)
         return reply
 
     def _own(self, request: messages.Request) -> messages.Request | messages.Failure:

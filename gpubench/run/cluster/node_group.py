@@ -98,7 +98,12 @@ class Nodes:
         for rank, reply in replies.items():
             if isinstance(reply, messages.Failure):
                 self._failed[rank, what] = reply
-        return replies[self._needed[0]]
+        first = replies[self._needed[0]]
+        for rank, reply in replies.items():
+            if differ := _differ(first, reply):
+                words = f"node {rank} and node {self._needed[0]} hold different contents of it"
+                return messages.Failure(messages.CHANGED, f"{', '.join(differ)}: {words}")
+        return first
 
     def _measure(self, request: messages.Measure, progress: OnProgress | None) -> messages.Reply:
         cell = request.cell
@@ -204,6 +209,14 @@ class Nodes:
             flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
         return messages.Done(whole, any(done[rank].invalid for rank in ranks))
+
+
+def _differ(one: messages.Reply, other: messages.Reply) -> list[str]:
+    """Which parts of the workload are not the same."""
+    if not isinstance(one, messages.Prepared) or not isinstance(other, messages.Prepared):
+        return []
+    mine, theirs = one.contents, other.contents
+    return [part for part in mine if mine[part] != theirs.get(part, mine[part])]
 
 
 def _telemetry(by_node: Mapping[int, dict[str, Any]], bound_ns: int) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from gpubench.machine.software import CLUSTER_SECRET as SECRET
 
 SECRET_LEAST = 16
 SECRET_MOST = 4096
+MOST_NODES = 1024
+LONGEST_HOST = 253
+"""Of a name in the domain name system."""
 _ONE_PROCESS = "a node is one gpubench, which starts a worker for every replica"
 
 
@@ -50,8 +53,8 @@ def membership(
     size = nnodes if nnodes is not None else launched.nnodes if launched else 1
     rank = node_rank if node_rank is not None else launched.rank if launched else None
     where = endpoint if endpoint is not None else launched.endpoint if launched else None
-    if size < 1:
-        raise InputError(f"--nnodes {size}: expected the number of machines, 1 or more")
+    if not 1 <= size <= MOST_NODES:
+        raise InputError(f"--nnodes {size}: expected the number of machines, 1 to {MOST_NODES}")
     if size == 1 and rank is None:
         return None
     if rank is None or (where is None and size > 1):
@@ -70,13 +73,12 @@ def membership(
 
 def _split(endpoint: str) -> tuple[str, int]:
     """'node1:29500' or '[::1]:29500'; never an address that means all of them."""
-    found = re.fullmatch(r"\[([^\]]+)\]:(\d+)|([^:\s]+):(\d+)", endpoint)
+    found = re.fullmatch(r"\[([^\]]+)\]:(\d{1,5})|([^:\s]+):(\d{1,5})", endpoint)
     host, port = ("", 0) if found is None else (found[1] or found[3], int(found[2] or found[4]))
-    if not 0 < port < 2**16:
-        raise InputError(
-            f"--rdzv-endpoint {endpoint!r}: expected HOST:PORT, such as 10.0.0.1:29500"
-        )
-    with suppress(OSError):  # a name: it is looked up when it is needed
+    if not 0 < port < 2**16 or len(host) > LONGEST_HOST:
+        shown = endpoint if len(endpoint) <= LONGEST_HOST else f"{endpoint[:60]}..."
+        raise InputError(f"--rdzv-endpoint {shown!r}: expected HOST:PORT, such as 10.0.0.1:29500")
+    with suppress(OSError, UnicodeError):  # a name: it is looked up when it is needed
         _resolved(endpoint, host, port, socket.AI_NUMERICHOST)
     return host, port
 
@@ -102,7 +104,7 @@ def addresses(member: Membership) -> list[str]:
     """
     try:
         every = _resolved(member.endpoint, member.host, member.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part of it is too long, or empty
         raise InputError(
             f"--rdzv-endpoint {member.endpoint}: {member.host!r} is not known here: {error}"
         ) from error
@@ -170,9 +172,9 @@ def first_host(nodelist: str) -> str:
 
 def _number(environ: Mapping[str, str], name: str) -> int:
     value = environ.get(name, "")
-    if not value.isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", value):
         raise InputError(
-            f"the environment variable {name} is {value!r}, expected a number; give --nnodes, "
+            f"the environment variable {name} is {value[:40]!r}, expected a number; give --nnodes, "
             "--node-rank and --rdzv-endpoint instead"
         )
     return int(value)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import warnings
+from contextlib import ExitStack
 from itertools import islice
+from weakref import WeakSet
 
 from gpubench.backends import base
 from gpubench.errors import InputError, Unavailable
@@ -78,30 +82,68 @@ def _warn(text: str) -> None:
     warnings.warn(text, DeploymentWarning, stacklevel=4)
 
 
-def places(manifest: Manifest, pin: bool) -> list[tuple[int, ...]]:
-    """Per replica, the cores to be pinned to; () where it is not.
+def places(manifest: Manifest, pin: bool) -> tuple[list[tuple[int, ...]], ExitStack]:
+    """Per replica, the cores to be pinned to, () where it is not; and the claims to them.
 
-    The same that the cell had, or as many others; not pinned, with a warning, where there are too
-    few.
+    The same that the cell had, or as many others, that no other classifier on this machine has
+    claimed; not pinned, with a warning, where there are too few.
     """
     cell, wanted = manifest.cell, [tuple(cores) for cores in manifest.cores]
+    claims = ExitStack()
     if not pin:
-        return [()] * cell.replicas
+        return [()] * cell.replicas, claims
     if cell.device == "cuda":
-        return [environment.near_cores(_gpu(cell, i)) for i in range(cell.replicas)]
-    usable = usable_cores()
-    distinct = list(dict.fromkeys(wanted))
-    if {core for cores in distinct for core in cores} <= {*usable}:
-        return wanted
-    if sum(map(len, distinct)) > len(usable):
-        _warn(
-            f"{len(distinct)} replica(s) with {len(distinct[0])} core(s) each are more than the "
-            f"{len(usable)} usable here: not pinned, and not as fast"
+        return [environment.near_cores(_gpu(cell, i)) for i in range(cell.replicas)], claims
+    usable, sets = usable_cores(), list(dict.fromkeys(wanted))
+    own = [core for cores in sets for core in cores]
+    held: list[int] = []
+    for core in dict.fromkeys([*(core for core in own if core in usable), *usable]):
+        if len(held) < len(own) <= len(usable) and _claim(core, claims):
+            held.append(core)
+    if len(held) == len(own):
+        ours = iter(own if {*held} == {*own} else held)
+        others = {cores: tuple(islice(ours, len(cores))) for cores in sets}
+        return [others[cores] for cores in wanted], claims
+    claims.close()
+    few = f"are more than the {len(usable)} usable here"
+    if len(own) <= len(usable):
+        few = (
+            f"need more than are left: other classifiers are pinned to {len(usable) - len(held)} "
+            f"of the {len(usable)} cores usable here; start fewer"
         )
-        return [()] * len(wanted)
-    free = iter(usable)
-    others = {cores: tuple(islice(free, len(cores))) for cores in distinct}
-    return [others[cores] for cores in wanted]
+    each = f"{len(sets)} replica(s) with {len(sets[0])} core(s) each"
+    _warn(f"{each} {few}: not pinned, and not as fast")
+    return [()] * len(wanted), claims
+
+
+CLAIM = "gpubench-core"
+"""Before a core's number: the name that claims it."""
+_HELD: WeakSet[socket.socket] = WeakSet()
+"""What claims a core for a classifier of this process."""
+
+
+def _claim(core: int, claims: ExitStack) -> bool:
+    """Whether no classifier on this machine had claimed ``core``; now one has.
+
+    By a name of Linux's own that exists while a socket has it: nothing is left by who is killed.
+    """
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        holder.bind(f"\0{CLAIM}-{core}")
+    except OSError as error:
+        holder.close()
+        return error.errno != errno.EADDRINUSE  # where there are no such names, none is claimed
+    _HELD.add(claims.enter_context(holder))
+    return True
+
+
+def _unclaim() -> None:
+    """A fork has no replicas: what its parent claims is its parent's alone."""
+    for holder in list(_HELD):
+        holder.close()
+
+
+os.register_at_fork(after_in_child=_unclaim)
 
 
 def device(cell: Cell, replica: int, cores: tuple[int, ...], *, own_process: bool) -> base.Device:

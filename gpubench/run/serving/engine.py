@@ -13,10 +13,13 @@ from gpubench.backends import base
 from gpubench.errors import CellFailed
 from gpubench.run.serving import compatibility
 from gpubench.suite.types import Cell
+from gpubench.workload.data.preprocess import Spec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from gpubench.workload.data.preprocess import Inputs
 
 
 class Setup(Struct, frozen=True, kw_only=True):
@@ -24,15 +27,18 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     cell: Cell
     artefact: str
-    crop: int
+    spec: Spec
     outputs: int
     replica: int
     cores: tuple[int, ...]
     """To be pinned to; ()."""
+    timeout_s: float
+    """The longest that a batch may take."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (self.cell.batch_size, 3, self.crop, self.crop)
+        """Of a batch."""
+        return (self.cell.batch_size, *self.spec.shape)
 
 
 class Local:
@@ -53,15 +59,15 @@ class Local:
         self._session.__enter__()
         self.facts = self._session.facts
         self._expected = (cell.batch_size, setup.outputs)
-        self._padded = np.zeros(setup.shape, np.float32)
+        self._padded = np.zeros(setup.shape, setup.spec.dtype)
         try:
             self.run(self._padded)  # what is done at first only is done by now
         except BaseException:
             self.close()
             raise
 
-    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 3, crop, crop) -> logits (n, outputs); a batch that is not full gets zeros."""
+    def run(self, rows: Inputs) -> NDArray[np.float32]:
+        """(n, *spec.shape) -> logits (n, outputs); a batch that is not full gets zeros."""
         count, session = len(rows), self._session
         if count < len(self._padded):
             self._padded[:count] = rows
@@ -75,7 +81,7 @@ class Local:
             raise CellFailed("error", f"logits are {logits.shape}, not {self._expected}")
         return logits[:count]
 
-    def attach(self, rows: NDArray[np.float32]) -> None:
+    def attach(self, rows: Inputs) -> None:
         """`run` is going to be given this very array: it may be read without a copy."""
         self._session.attach([rows])
 

@@ -8,14 +8,16 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec import Struct
 
+from gpubench import files
 from gpubench.cache import digest
 from gpubench.errors import InputError
 from gpubench.records.parity import Parity
 from gpubench.suite.types import Cell
 from gpubench.workload.data.preprocess import Spec
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever `read` would misread an older file."""
+MOST_BYTES = 2**26
 MANIFEST, LABELS, README = "deployment.json", "labels.txt", "README.md"
 MODEL = "model"
 """Folder of the artefact."""
@@ -61,6 +63,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     suite: str
     cell: Cell
+    weights_taken: str = ""
+    """Of a file that holds several: which, in words."""
     artefact: str
     """What `Backend.open` takes, relative to the manifest."""
     preprocessing: Spec
@@ -93,7 +97,8 @@ def read(root: Path) -> Manifest:
     """The manifest of the deployment in ``root``. Raises InputError, naming what is wrong."""
     path = root / MANIFEST
     try:
-        data = path.read_bytes()
+        with files.opened(path) as file:
+            data = file.read(MOST_BYTES)
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; give a folder that `gpubench deploy` has written"

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from gpubench import escape, units
 from gpubench.run.serving.manifest import Manifest
+from gpubench.workload.data import preprocess
 from gpubench.workload.data.image_file import KEPT_PIXELS
 
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>#|&]")
@@ -37,6 +38,9 @@ def text(made: Manifest) -> str:
         cuda=made.cell.device == "cuda",
         parity=made.parity,
         spec=made.preprocessing,
+        height=made.preprocessing.size[0],
+        width=made.preprocessing.size[1],
+        preprocessing=preprocess.words(made.preprocessing),
         libraries=", ".join(f"{k} {v}" for k, v in made.made_for.libraries.items()),
         speed=_speed(made),
         boundary=_BOUNDARIES[made.cell.boundary],
@@ -53,7 +57,8 @@ def _speed(made: Manifest) -> str:
     words += [f"p99 {units.duration(found.p99_ns)}"] if found.p99_ns else []
     words += [f"{found.images_per_s:.4g} images/s"] if found.images_per_s else []
     batch = f"a batch of {made.cell.batch_size}, boundary {made.cell.boundary}"
-    return f"{', '.join(words)} ({batch}; {found.repeats} repeats of run {_plain(found.run_id)})"
+    repeats = units.count(found.repeats, "repeat")
+    return f"{', '.join(words)} ({batch}; {repeats} of run {_plain(found.run_id)})"
 
 
 def _runtime(made: Manifest) -> str:

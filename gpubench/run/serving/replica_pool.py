@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpubench.workload.data.preprocess import Inputs
+
     Answer = Future[NDArray[np.float32]]
-    _Job = tuple[NDArray[np.float32], Answer]
+    _Job = tuple[Inputs, Answer]
 
 
 Engine = Local | Remote
@@ -28,15 +32,23 @@ class Closed(GpubenchError):
     """It was closed, or all its replicas have died."""
 
 
+LATE_S = 5.0
+"""Grace of a batch whose time is over: this process may have been stopped, and goes on by now. One
+of a process of its own is given up before that, by `Remote`."""
+
+
 class Pool:
     """Opens its engines, each in a thread of its own; raises what the first that failed raised."""
 
-    def __init__(self, engines: Sequence[Callable[[], Engine]]) -> None:
+    def __init__(self, engines: Sequence[Callable[[], Engine]], timeout_s: float) -> None:
+        """``timeout_s``: of one batch."""
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.RLock()  # a collector may run anywhere, and close us
         self._over = ""
         """Why no more batches are taken."""
-        self._pid = os.getpid()
+        self._pid, self._timeout_s = os.getpid(), timeout_s
+        self._since: dict[Answer, float] = {}
+        """When each batch in hand was taken."""
         self._alive = len(engines)
         opened: list[Future[dict[str, object]]] = [Future() for _ in engines]
         self._threads = [
@@ -59,7 +71,7 @@ class Pool:
         self.facts = [one.result() for one in opened]
         """Of each replica."""
 
-    def submit(self, rows: NDArray[np.float32]) -> Answer:
+    def submit(self, rows: Inputs) -> Answer:
         """Enqueue a batch, full or not, which stays as it is until its logits are there."""
         if os.getpid() != self._pid:
             raise Closed("a fork has no replicas: load the classifier in the process that uses it")
@@ -70,14 +82,31 @@ class Pool:
             self._jobs.put((rows, answer))
         return answer
 
+    def wait(self, answer: Answer) -> NDArray[np.float32]:
+        """The logits of a batch that was enqueued. Raises Died when it takes too long."""
+        while True:
+            for limit in (self._timeout_s, LATE_S):
+                try:
+                    return answer.result(limit)
+                except TimeoutError:
+                    if answer.done():  # the engine's own
+                        raise
+            taken = self._since.get(answer)
+            if taken is not None and monotonic() - taken > self._timeout_s:
+                late = f"the replica has not answered within timeout_s = {self._timeout_s:g}"
+                self._lost(Died(late), answer)
+
     def close(self) -> None:
-        """Finish what was asked for, then end every replica. May be called more than once."""
+        """Finish what was asked for, then end every replica. May be called more than once.
+
+        A replica that is stuck is left behind, in a thread that does not keep the interpreter.
+        """
         if os.getpid() != self._pid:
             return
         self._end("the classifier was closed")
         for thread in self._threads:
             if thread is not threading.current_thread():  # a collector may run anywhere
-                thread.join()
+                thread.join(self._timeout_s + LATE_S)
 
     def _end(self, why: str) -> None:
         with self._lock:
@@ -101,18 +130,26 @@ class Pool:
         """Until there is nothing more to do, or the replica has died."""
         while (job := self._jobs.get()) is not None:
             rows, answer = job
+            self._since[answer] = monotonic()
             try:
                 answer.set_result(engine.run(rows))
+            except InvalidStateError:
+                pass  # it was given up
             except Died as error:
                 self._lost(error, answer)
                 return
             except BaseException as error:  # noqa: BLE001  # the caller's
-                answer.set_exception(error)
+                with suppress(InvalidStateError):
+                    answer.set_exception(error)
+            finally:
+                del self._since[answer]
             del job, rows, answer  # not kept while waiting for the next one
 
     def _lost(self, error: Died, answer: Answer) -> None:
         """The batch in hand fails; with the last replica all do."""
         with self._lock:
+            if answer.done():
+                return
             self._alive -= 1
             left = f"{self._alive} of {len(self._threads)} replicas are left"
             answer.set_exception(Died(f"{error}; {left}"))

@@ -7,6 +7,7 @@ it is gone with the last process that has it.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import signal
@@ -28,23 +29,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpubench.workload.data.preprocess import Inputs
+
 _START = "from gpubench.run.serving.replica_process import main; main({}, {})"
 _BATCH, _DONE, _LEAVE = b"batch", b"done", b"leave"
+OPEN_S = 600.0
+"""How long a replica may take to open its session and compute a first batch."""
 EXIT_S = 5.0
-"""How long a replica may take to close its session before it is killed."""
+"""... and to close it, before it is killed."""
+GRACE_S = 1.0
+"""... and to answer when its time is over: both processes may have been stopped meanwhile."""
 ENVIRON = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 """So that CUDA counts devices as NVML does; what the user has set wins."""
 
 
 class Died(GpubenchError):
-    """A replica's process has ended."""
+    """A replica's process has ended, or took too long and was given up."""
 
 
 class Remote:
     """The near end of a `Local`. Its thread must live as long: Linux ends the process with it."""
 
     def __init__(self, setup: Setup) -> None:
-        self._name = f"replica {setup.replica}"
+        self._name, self._timeout_s = f"replica {setup.replica}", setup.timeout_s
         memory = os.memfd_create("gpubench-serving", os.MFD_CLOEXEC)
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
@@ -63,22 +70,27 @@ class Remote:
             theirs.close()
             os.close(memory)
         try:
-            self.facts = self._ask(msgspec.json.encode(setup)).facts
+            limit_s = max(OPEN_S, setup.timeout_s)
+            self.facts = self._ask(msgspec.json.encode(setup), limit_s).facts
         except BaseException:
             self.close()
             raise
 
-    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, rows: Inputs) -> NDArray[np.float32]:
         """As `Local.run`. Raises Died."""
         count = len(rows)
         self._rows[:count] = rows
         self._rows[count:] = 0
-        self._ask(_BATCH)
+        self._ask(_BATCH, self._timeout_s)
         return self._logits[:count].copy()
 
-    def _ask(self, words: bytes) -> Opened:
+    def _ask(self, words: bytes, limit_s: float) -> Opened:
         try:
             self._pipe.send_bytes(words)
+            if not (self._pipe.poll(limit_s) or self._pipe.poll(GRACE_S)):
+                self._process.kill()
+                self._process.wait()
+                raise Died(f"{self._name} did not answer within {limit_s:g} s, and was ended")
             answer = self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise Died(f"{self._name} died: {self._end()}") from error
@@ -140,15 +152,16 @@ def main(control: int, memory: int) -> None:
 
 def _arrays(
     setup: Setup, memory: int, *, create: bool = False
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Inputs, NDArray[np.float32]]:
     """A batch, page-aligned, and its logits."""
     import numpy as np
 
+    dtype, pixels = np.dtype(setup.spec.dtype), math.prod(setup.shape)
     batch = setup.cell.batch_size
-    pixels, answers = batch * 3 * setup.crop**2, batch * setup.outputs
-    at = -(-pixels * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+    answers = batch * setup.outputs
+    at = -(-pixels * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
     if create:
         os.ftruncate(memory, at + answers * 4)
     shared = mmap.mmap(memory, at + answers * 4)
-    rows = np.frombuffer(shared, np.float32, pixels).reshape(setup.shape)
+    rows = np.frombuffer(shared, dtype, pixels).reshape(setup.shape)
     return rows, np.frombuffer(shared, np.float32, answers, at).reshape(batch, setup.outputs)

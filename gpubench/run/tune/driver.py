@@ -8,11 +8,12 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.tune import racing
 from gpubench.analysis.tune.racing import Standing
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
-from gpubench.records.reader import read
+from gpubench.records.reader import begun, read
 from gpubench.records.record import Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
@@ -25,7 +26,7 @@ from gpubench.run.tune import space, verify
 from gpubench.run.tune.proposals import Proposals
 from gpubench.run.tune.search import SEARCH, search
 from gpubench.run.tune.trials import AgentBench
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.goal import Search
 from gpubench.suite.types import Cell, Option, Policy
 
@@ -35,7 +36,7 @@ FINISHED = "result.json"
 LATER = 0.1
 """Of the budget: what a proof has at least, after one that spoke against what was recommended."""
 TRIAL = ("repeats", "max_repeats", "warmup_iterations", "warmup_s", "duration_s", "block_s",
-         "budget_s", "timeout_s")  # fmt: skip
+         "budget_s", "timeout_s", "prepare_timeout_s")  # fmt: skip
 """What the policy of a trial has of its own; `best.toml` has an ordinary suite's."""
 
 
@@ -64,13 +65,22 @@ class Outcome(Struct, frozen=True):
 
 
 def run(job: TuneJob, watcher: Watcher) -> Outcome:
-    """Search, prove, and say what is best.
+    """Search, prove, and say what is best. A job to resume of which nothing is stored begins.
 
     KeyboardInterrupt passes through after every process was ended; whatever was recorded stays.
     Raises InputError, and leaves no record file, for what can be told before anything is measured.
     """
+    anew = job.resume and not begun(job.out)
+    if anew:
+        job = replace(job, resume=False)
     with Writer(job.out, None if job.resume else job.header) as writer:
         walk = _Walk(job, writer, watcher)
+        many = units.count(len(job.header.planned), "configuration")
+        watcher.said(
+            f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: {many}, "
+            f"{units.clock(job.search.budget_s)}; records go to {job.out}"
+            f"{NOTHING_STORED if anew else ''}"
+        )
         modules = availability.preload(job.plan.cells, job.backends)
         with AgentClient(modules, job.cache_dir, job.out / "agent.log") as agent:
             try:
@@ -139,8 +149,9 @@ class _Walk:
                 self._note(skipped(skip, ()))
         spent = sum(r.wall_s for r in self.records) + verify.spent_s(job.out)
         bench = AgentBench(
-            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent
-        )
+            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent,
+            self.records,
+        )  # fmt: skip
         try:
             while True:
                 standings = self._search(bench)
@@ -174,13 +185,14 @@ class _Walk:
             max(budget - bench.elapsed(), (LATER if self._proofs else 1 - SEARCH) * budget),
             job.out, job.cache_dir,
         )  # fmt: skip
-        files = ab_driver.run(asked, self._watcher, agent, bench.broken, bench.ceilings)
+        files = ab_driver.run(asked, self._watcher, agent, bench.broken, bench.ceilings,
+                              bench.held)  # fmt: skip
         self._proofs += 1
         bench.mark()
         return verify.fault(*files, job.search, rival=not racing.breaks(base))
 
     def _note(self, record: Record) -> None:
-        append(self._writer, record)
+        record = append(self._writer, record)
         self.records.append(record)
         self._watcher.recorded(record)
 

@@ -23,13 +23,13 @@ from gpubench.run.tune import space
 from gpubench.run.tune.driver import TuneJob
 from gpubench.suite import file as suite_file
 from gpubench.suite.goal import Goal, Search
-from gpubench.suite.types import Catalog, Cell, Policy, Suite, Workload
+from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload
 
 PLAIN = "quick"
 """The suite whose checks the words for model, weights, images ... go through."""
 SAMPLE_S = 0.6
 """Of one trial: short, since what may still be best is measured again and again."""
-ENERGY_S, MOST_SAMPLES = 8.0, 10**6
+ENERGY_S = 8.0
 """Where energy counts, which is refused of windows below 5 s; truncation takes up to half."""
 LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
@@ -109,7 +109,8 @@ def policy(floors: Mapping[str, Any], goal: Goal, budget_s: float, seed: int) ->
         repeats=1, max_repeats=1, warmup_iterations=3, warmup_s=0.2, block_s=0.1,
         duration_s=ENERGY_S if energy else SAMPLE_S, budget_s=budget_s,
         max_samples=MOST_SAMPLES if energy else Policy().max_samples,
-        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed, **given,
+        timeout_s=min(MOST_TIMEOUT_S, max(LEAST_TIMEOUT_S, budget_s / 2)), seed=seed,
+        prepare_timeout_s=min(Policy().prepare_timeout_s, max(LEAST_TIMEOUT_S, budget_s)), **given,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -18,7 +18,7 @@ from gpubench.run.agent.client import AgentClient, OnProgress
 from gpubench.run.agent.messages import Failure, Reply
 from gpubench.run.driver import Measuring
 from gpubench.run.plan import Durations, Plan
-from gpubench.run.prepare import NotReady, Ready, prepare
+from gpubench.run.prepare import Held, NotReady, Ready, prepare
 from gpubench.run.record_builder import failed, now
 from gpubench.run.roofline import Ceilings
 from gpubench.run.tune.search import SEARCH
@@ -51,8 +51,9 @@ class AgentBench:
         cache_dir: Path,
         search: Search,
         spent_s: float,
+        earlier: Sequence[Record] = (),
     ) -> None:
-        """``spent_s``: of the budget, by earlier sessions."""
+        """``spent_s``: of the budget, by earlier sessions; ``earlier``: their records."""
         self._plan, self._backends, self._watcher = plan, backends, watcher
         self._agent, self._asked = agent, _Hurried(agent, self._build_s)
         self._search, self._spent_s = search, spent_s
@@ -62,6 +63,9 @@ class AgentBench:
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
         self.seen = Durations(cache_dir)
+        self.held = Held()
+        for record in earlier:
+            self.held.note(record)
         self.ceilings = Ceilings(agent, plan.cores_of, backends)
         self._measuring = Measuring(agent, plan, watcher, self.ceilings, self.seen)
         self.broken: dict[str, str] = {}
@@ -84,8 +88,9 @@ class AgentBench:
             return
         self.workers()
         self._prepared = prepare(
-            self._asked, self._queue(), self._plan, self._backends, self.broken, self._watcher
-        )
+            self._asked, self._queue(), self._plan, self._backends, self.broken, self._watcher,
+            self.held,
+        )  # fmt: skip
         cells = self._plan.cells
         self._task(cells[0])
         if calibrated := [c for c in cells if c.precision == "int8" and c.calibration]:

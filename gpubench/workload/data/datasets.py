@@ -119,6 +119,11 @@ def find(workload: Workload, cache: Cache, count: int) -> Pictures:
     )
 
 
+def is_path(images: str) -> bool:
+    """Whether ``workload.images`` names a folder or shards, not what is made here."""
+    return images not in builtin.SOURCES
+
+
 def draw(dataset: Pictures, count: int, seed: int) -> Pool:
     """``count`` usable pictures by a seeded permutation; all, where there are fewer.
 

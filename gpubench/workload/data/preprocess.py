@@ -2,29 +2,188 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from msgspec import Struct
+
+from gpubench.errors import InputError
+from gpubench.suite.schema import show
+from gpubench.suite.types import Channels, Interpolation, Layout, Preprocess
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Inputs = NDArray[np.float32 | np.uint8]
+    """As a network takes them: of `Spec.shape` and `Spec.dtype`."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """Resize, centre crop, scale to [0, 1], normalise: torchvision's ``ImageClassification``.
+    """Resize, centre crop, map to ``range``, normalise; by default as torchvision's weights want.
 
-    Resampling is Pillow's, whose filters always antialias when they shrink.
+    Resampling is Pillow's, whose filters always antialias when they shrink. Raises ValueError for
+    what contradicts itself.
     """
 
-    crop: int
+    size: tuple[int, int]
     """Height and width of the network's input, pixels."""
-    resize: int
-    """The shorter side before the crop, pixels."""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of R, G, B; ImageNet's by default."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: int | None
+    """The shorter side before the crop, pixels; None: each side straight to ``size``, no crop."""
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Of each channel in the network's order, after ``range``; ImageNet's by default."""
+    std: tuple[float, ...] = IMAGENET_STD
+    range: tuple[float, float] = (0.0, 1.0)
+    """What the pixel values 0 and 255 are mapped to, before mean and std."""
+    channels: Channels = "rgb"
+    layout: Layout = "NCHW"
+    dtype: Literal["float32", "uint8"] = "float32"
+    """uint8: pixels as they are, mean 0, std 1, range [0, 255]."""
+    source: str = ""
+    """Who says so, in words."""
+    assumed: bool = False
+    """Whether nobody does, of some of it."""
+
+    def __post_init__(self) -> None:
+        low, high = self.range
+        count = len(self.mean)
+        if not (count == len(self.std) == self.depth):
+            raise ValueError(f"{count} means, {len(self.std)} stds: {self.channels} needs as many")
+        numbers = (*self.mean, *self.std, *self.range)
+        least = min(*self.size, self.size[0] if self.resize is None else self.resize, *self.std)
+        if least <= 0 or low >= high or not all(map(math.isfinite, numbers)):
+            raise ValueError("size, resize and std are above 0, and range goes upwards")
+        if self.dtype == "uint8" and (*self.mean, *self.std, *self.range) != (
+            *(0.0,) * count, *(1.0,) * count, 0.0, 255.0,
+        ):  # fmt: skip
+            raise ValueError("a network that takes bytes normalises them itself")
+
+    @property
+    def depth(self) -> int:
+        """Channels."""
+        return 1 if self.channels == "grey" else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one input, in the network's layout."""
+        return (self.depth, *self.size) if self.layout == "NCHW" else (*self.size, self.depth)
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of pixels in [0, 1] that do all that ``range``, ``mean`` and ``std`` do."""
+        low, high = self.range
+        return (
+            tuple((value - low) / (high - low) for value in self.mean),
+            tuple(value / (high - low) for value in self.std),
+        )
+
+    def per_channel(self, values: Sequence[float]) -> NDArray[np.float32]:
+        """One value for each channel, in an array that broadcasts with an input."""
+        import numpy as np
+
+        return np.array(values, np.float32).reshape((-1, 1, 1) if self.layout == "NCHW" else (-1,))
+
+
+def assumed(
+    size: tuple[int, int],
+    channels: Channels = "rgb",
+    layout: Layout = "NCHW",
+    dtype: Literal["float32", "uint8"] = "float32",
+) -> Spec:
+    """For a network that says no more than its input's shape: as most are trained on ImageNet.
+
+    Not square: without a crop, which would show most pictures with a black border.
+    """
+    height, width = size
+    resize = round(height * 256 / 224) if height == width else None
+    mean, std, scale = IMAGENET_MEAN, IMAGENET_STD, 1.0
+    if dtype == "uint8":
+        mean, std, scale = (0.0,) * 3, (1.0,) * 3, 255.0
+    if channels == "grey":
+        mean, std = (round(sum(mean) / 3, 3),), (round(sum(std) / 3, 3),)  # type: ignore[assignment]
+    return Spec(
+        size=size, resize=resize, mean=mean, std=std, range=(0.0, scale), channels=channels,
+        layout=layout, dtype=dtype, source="assumed: the file does not say", assumed=True,
+    )  # fmt: skip
+
+
+def override(spec: Spec, said: Preprocess | None, network: str, *, fixed: bool) -> Spec:
+    """``spec`` with what a suite says in its place. ``fixed``: the network has this size only.
+
+    Who says mean, std or range says all three: 0, 1 and [0, 1] stand for what is left out. Raises
+    InputError for what the network does not take.
+    """
+    if said is None or not said.given:
+        return spec
+
+    def wrong(key: str, takes: str) -> InputError:
+        text = f"workload.preprocess.{key} = {show(said.plain(key))}: {network} takes {takes}"
+        return InputError(text)
+
+    size, resize = (said.size[0], said.size[-1]) if said.size else spec.size, spec.resize
+    if size != spec.size:
+        if fixed:
+            raise wrong("size", f"{_size(spec.size)} only")
+        in_proportion = resize and size[0] == size[1]
+        resize = round(size[0] * (resize or 0) / spec.size[0]) if in_proportion else None
+    if said.crop is not None:
+        resize = (resize or min(size)) if said.crop else None
+    if said.resize and said.resize < min(size):
+        raise wrong("resize", f"{_size(size)}, and the crop would have black borders")
+    changes: dict[str, Any] = {"size": size, "resize": said.resize or resize}
+    if said.interpolation:
+        changes["interpolation"] = said.interpolation
+    if said.channels and said.channels != spec.channels:
+        if "grey" in (said.channels, spec.channels):
+            raise wrong("channels", f"{spec.depth} channel{'s' * (spec.depth > 1)}")
+        changes |= {"channels": said.channels, "mean": spec.mean[::-1], "std": spec.std[::-1]}
+    if said.layout and said.layout != spec.layout:
+        raise wrong("layout", spec.layout)
+    scaled = [key for key in ("mean", "std", "range") if key in said.given]
+    if scaled and spec.dtype == "uint8":
+        raise wrong(scaled[0], "bytes, and normalises them itself")
+    if scaled:
+        changes["range"] = said.range or (0.0, 1.0)
+        for key, values in (("mean", said.mean or (0.0,)), ("std", said.std or (1.0,))):
+            if len(values) not in (1, spec.depth):
+                raise wrong(key, f"{spec.depth} channel{'s' * (spec.depth > 1)}")
+            changes[key] = values * spec.depth if len(values) == 1 else values
+    valued = scaled or spec.dtype == "uint8"
+    whole = bool(valued and said.interpolation and {"resize", "crop"} & {*said.given})
+    part = f"{', '.join(said.given)} given in the suite; the rest {spec.source}"
+    changes |= {"source": "given in the suite" if whole else part}
+    return msgspec.structs.replace(spec, **changes, assumed=spec.assumed and not whole)
+
+
+def words(spec: Spec) -> str:
+    """All of it on one line, with who says so: '224x224, resize 256, bilinear, ...'."""
+    parts = [_size(spec.size), f"resize {spec.resize}" if spec.resize else "no crop"]
+    parts += [spec.interpolation]
+    if (spec.mean, spec.std, spec.channels) == (IMAGENET_MEAN, IMAGENET_STD, "rgb"):
+        parts += ["ImageNet's mean and std"]
+    elif spec.dtype == "float32":
+        parts += [f"mean {_few(spec.mean)}, std {_few(spec.std)}"]
+    if spec.dtype == "float32" and spec.range != (0, 1):
+        parts += [f"range {_few(spec.range)}"]
+    parts += [spec.channels] if spec.channels != "rgb" else []
+    parts += [spec.layout] if spec.layout != "NCHW" else []
+    parts += ["bytes"] if spec.dtype == "uint8" else []
+    return ", ".join(parts) + (f" ({spec.source})" if spec.source else "")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _few(values: Sequence[float]) -> str:
+    """'0.5' where all are the same, else '[0.1, 0.2, 0.3]'."""
+    shown = [f"{value:g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else f"[{', '.join(shown)}]"
 
 
 def geometry(spec: Spec, width: int, height: int) -> tuple[int, int, int, int]:
@@ -32,20 +191,48 @@ def geometry(spec: Spec, width: int, height: int) -> tuple[int, int, int, int]:
 
     ``left`` and ``top`` are negative where the crop is larger.
     """
+    needed_high, needed_wide = spec.size
+    if spec.resize is None:
+        return needed_wide, needed_high, 0, 0
     short = min(width, height)
     wide, high = int(spec.resize * width / short), int(spec.resize * height / short)
-    return wide, high, round((wide - spec.crop) / 2.0), round((high - spec.crop) / 2.0)
+    return wide, high, round((wide - needed_wide) / 2.0), round((high - needed_high) / 2.0)
 
 
-def apply(spec: Spec, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels (H, W, 3) uint8 -> network input (3, crop, crop) float32."""
+def apply(spec: Spec, image: NDArray[np.uint8]) -> Inputs:
+    """Pixels (H, W, 3) uint8 RGB -> the network's input, C-contiguous."""
     import numpy as np
     from PIL import Image
 
     wide, high, left, top = geometry(spec, image.shape[1], image.shape[0])
-    filters = Image.Resampling[spec.interpolation.upper()]
-    resized = Image.fromarray(image).resize((wide, high), filters)
-    box = (left, top, left + spec.crop, top + spec.crop)  # outside the image: black, as torchvision
-    pixels = np.asarray(resized.crop(box), np.float32) / np.float32(255)
-    normal = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return np.ascontiguousarray(normal.transpose(2, 0, 1))
+    picture = Image.fromarray(image)
+    if spec.channels == "grey":
+        picture = picture.convert("L")
+    resized = picture.resize((wide, high), Image.Resampling[spec.interpolation.upper()])
+    height, width = spec.size
+    box = (left, top, left + width, top + height)  # outside the image: black, as torchvision
+    pixels: NDArray[Any] = np.asarray(resized.crop(box)).reshape(height, width, spec.depth)
+    if spec.channels == "bgr":
+        pixels = pixels[..., ::-1]
+    if spec.dtype == "float32":
+        least, most = spec.range
+        pixels = pixels.astype(np.float32)
+        pixels /= np.float32(255 / (most - least))
+        pixels += np.float32(least)
+        pixels -= np.array(spec.mean, np.float32)
+        pixels /= np.array(spec.std, np.float32)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if spec.layout == "NCHW" else pixels)
+
+
+def shown(spec: Spec, inputs: Inputs) -> NDArray[np.uint8]:
+    """What the network saw, for people: `apply` backwards, (H, W, 3) RGB or (H, W) grey."""
+    import numpy as np
+
+    values = inputs.transpose(1, 2, 0) if spec.layout == "NCHW" else inputs
+    mean, std = spec.normalisation
+    pixels: NDArray[np.uint8] = np.rint(
+        np.clip(values * np.array(std) + np.array(mean), 0, 1) * 255
+    ).astype(np.uint8)
+    if spec.channels == "grey":
+        return pixels[..., 0]
+    return pixels[..., ::-1] if spec.channels == "bgr" else pixels

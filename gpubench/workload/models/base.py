@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 BATCH = 16
 """Images at a time for `Model.answers`."""
@@ -44,13 +44,18 @@ class Model(ABC):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Of one image: (3, H, W)."""
-        return (3, self.spec.crop, self.spec.crop)
+        """Of one image, in the network's own layout: (3, H, W), (H, W, 3), (1, H, W) ..."""
+        return self.spec.shape
 
     @property
     def label_source(self) -> str | None:
         """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
         return "folder"
+
+    @property
+    def taken(self) -> str:
+        """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
+        return ""
 
     @property
     def precision(self) -> str:
@@ -84,8 +89,8 @@ class Model(ABC):
         """What computes `answers`."""
 
     @abstractmethod
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Reference logits (N, classes) float32 of preprocessed images (N, 3, H, W), on the CPU."""
+    def answers(self, images: Inputs) -> NDArray[np.float32]:
+        """Reference logits (N, classes) float32 of images (N, *input_shape), on the CPU."""
 
 
 def head(module: nn.Module) -> nn.Linear | nn.Conv2d:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "digits"
 CLASSES = 10
-SPEC = Spec(crop=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+SPEC = Spec(size=(32, 32), resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """A digit has 8 x 8 pixels: more would show it nothing new."""
 
 _WIDTHS = (16, 32, 48, 64)

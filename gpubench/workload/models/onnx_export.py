@@ -59,7 +59,7 @@ def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
     module = builder.load_module(state)
     name, spec = builder.card(state).name, builder.card(state).spec
     # An example of 1 would be taken for a constant.
-    example = torch.zeros(batch or 2, 3, spec.crop, spec.crop, dtype=getattr(torch, dtype))
+    example = torch.zeros(batch or 2, *spec.shape, dtype=getattr(torch, dtype))
     shapes = None if batch else ({0: torch.export.Dim("batch")},)
     try:
         if dtype != "float32":

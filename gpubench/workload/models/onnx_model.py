@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError
-from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models import onnx_export
+from gpubench.workload.data import preprocess
+from gpubench.workload.models import onnx_export, preprocessor_config
 from gpubench.workload.models.base import BATCH, MOST_CLASSES, Model
 from gpubench.workload.models.onnx_export import FILE, TYPES
 from gpubench.workload.models.onnx_external_data import external
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, ValueInfoProto
+
+    from gpubench.suite.types import Preprocess
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 
 MOST_BYTES = 2**31
@@ -35,17 +38,18 @@ MOST_BATCH, MOST_SIDE = 65_536, 4096
 class OnnxModel(Model):
     """The user's own file, in the one precision that it has; copied into the cache unchanged.
 
-    Its pictures are normalised as ImageNet's. Raises InputError when there is no such file; when
-    it is not an image classifier, as soon as something of its content is asked for.
+    ``said``: how pictures become its input, where the file does not say. Raises InputError when
+    there is no such file; when it is not an image classifier, as soon as something of its content
+    is asked for.
     """
 
     is_onnx = True
 
-    def __init__(self, file: Path, cache: Cache) -> None:
+    def __init__(self, file: Path, cache: Cache, said: Preprocess | None = None) -> None:
         if not file.is_file():
             raise InputError(f"model {str(file)!r}: no such file")
         self.name, self.weights, self._file, self._cache = str(file), "file", file, cache
-        self._digest = ""
+        self._said, self._digest = said, ""
 
     @property
     def identity(self) -> str:
@@ -53,8 +57,13 @@ class OnnxModel(Model):
 
     @property
     def spec(self) -> Spec:
-        size = _dimensions(self._input)[2]
-        return Spec(crop=size, resize=round(size * 256 / 224))
+        _, _, height, width = _dimensions(self._input)
+        spec = preprocess.assumed((height, width))
+        try:
+            spec = preprocessor_config.read(self._file, spec, fixed=True)
+        except (OSError, ValueError) as error:
+            self._bad(f"with a {preprocessor_config.NAME}: {error}; correct or remove that file")
+        return preprocess.override(spec, self._said, f"model {self.name!r}", fixed=True)
 
     @property
     def num_classes(self) -> int:
@@ -98,7 +107,7 @@ class OnnxModel(Model):
     def engine(self) -> str:
         return f"onnxruntime CPU {self.precision}"
 
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answers(self, images: Inputs) -> NDArray[np.float32]:
         import numpy as np
         import onnx
         import onnxruntime

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.errors import InputError
+from gpubench.suite.types import weights_file
 from gpubench.workload.models import digits_net
 from gpubench.workload.models.onnx_model import OnnxModel
 from gpubench.workload.models.torch_model import KEYWORDS, TorchModel
@@ -37,11 +38,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def is_file(workload: Workload) -> bool:
+    """Whether the network or its weights are a file of the user's."""
+    name, weights = workload.model, workload.weights
+    return name.endswith(".onnx") or (
+        weights not in KEYWORDS and Path(weights_file(weights)[0]).expanduser().is_file()
+    )
+
+
 def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
     if name.endswith(".onnx"):
-        return OnnxModel(Path(name).expanduser(), cache)
+        return OnnxModel(Path(name).expanduser(), cache, workload.preprocess)
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -49,7 +58,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"unknown model {name!r}: {hint}`gpubench list models` shows those there are; "
             "a path ending in .onnx is taken as a file"
         )
-    known = weights in KEYWORDS or Path(weights).expanduser().is_file()
+    known = weights in KEYWORDS or is_file(workload)
     if not known and not _ENUM.fullmatch(weights):
         raise InputError(
             f"weights {weights!r}: no such file; give 'probe', 'random', the path of a state "
@@ -60,4 +69,4 @@ def resolve(workload: Workload, cache: Cache) -> Model:
             f"weights {weights!r}: {name} is not torchvision's; give 'probe' (its own, trained "
             "here), 'random' or the path of a state dict"
         )
-    return TorchModel(name, weights, cache)
+    return TorchModel(name, weights, cache, workload.preprocess)

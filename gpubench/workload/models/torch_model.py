@@ -7,7 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gpubench.cache import Cache, content, digest
+from gpubench.suite.types import weights_file
 from gpubench.workload.models import builder, digits_net, onnx_export
 from gpubench.workload.models.base import BATCH, Model
 
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from gpubench.workload.data.preprocess import Spec
+    from gpubench.suite.types import Preprocess
+    from gpubench.workload.data.preprocess import Inputs, Spec
 
 KEYWORDS = ("probe", "random")
 """Weights that are made here."""
@@ -28,8 +32,10 @@ class TorchModel(Model):
     is_onnx = False
     engine = "torch-eager fp32"
 
-    def __init__(self, name: str, weights: str, cache: Cache) -> None:
-        self.name, self.weights, self._cache = name, weights, cache
+    def __init__(
+        self, name: str, weights: str, cache: Cache, said: Preprocess | None = None
+    ) -> None:
+        self.name, self.weights, self._cache, self._said = name, weights, cache, said
 
     @property
     def identity(self) -> str:
@@ -52,21 +58,26 @@ class TorchModel(Model):
         trained = "digits" if self.name == digits_net.NAME else "folder"
         return {"probe": "digits", "random": None}.get(self.weights, trained)
 
+    @property
+    def taken(self) -> str:
+        return self._card.taken
+
     def state(self) -> Path:
         return self._entry
 
     @cached_property
     def _entry(self) -> Path:
-        file = None if self.weights in KEYWORDS else Path(self.weights).expanduser()
+        path, key = weights_file(self.weights)
+        file = None if self.weights in KEYWORDS else Path(path).expanduser()
         recipe = {
             "format": builder.FORMAT,
             "model": self.name,
-            "weights": digest(file) if file and file.is_file() else self.weights,
+            "weights": [digest(file), key] if file and file.is_file() else self.weights,
             "torch": version("torch"),
             "torchvision": version("torchvision"),
-        }
+        } | ({"preprocess": msgspec.to_builtins(self._said)} if self._said else {})
         return self._cache.get_or_make(
-            "weights", recipe, lambda at: builder.make(self.name, self.weights, at)
+            "weights", recipe, lambda at: builder.make(self.name, self.weights, at, self._said)
         )
 
     def module(self) -> torch.nn.Module:
@@ -75,7 +86,7 @@ class TorchModel(Model):
     def onnx(self, precision: str, batch: int | None = None) -> Path:
         return onnx_export.onnx(self._cache, self.state(), precision, batch)
 
-    def answers(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answers(self, images: Inputs) -> NDArray[np.float32]:
         import numpy as np
         import torch
 

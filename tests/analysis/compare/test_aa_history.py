@@ -4,6 +4,7 @@ import stat
 import pytest
 from msgspec.structs import replace
 
+from gpubench import files
 from gpubench.analysis import stats
 from gpubench.analysis.compare import aa_history
 from gpubench.errors import CacheError, RecordError
@@ -88,7 +89,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(aa_history.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(CacheError, match="No space left"):
         aa_history.add(known, tmp_path / "history")
     assert list((tmp_path / "history").iterdir()) == []

@@ -367,7 +367,7 @@ def unfinished(base, candidate):
 
 
 def test_what_the_rule_still_asks_for_is_counted():
-    assert unfinished(*arms([EAGER], 12)) == (0, 0.0)
+    assert unfinished(*arms([EAGER], 12)) == (0, 0.0, 0, 0.0)
 
     def slow(r, arm):
         return replace(r, wall_s=60 if r.cell == OTHER else 0.5)
@@ -375,7 +375,7 @@ def test_what_the_rule_still_asks_for_is_counted():
     def short(r, arm):  # five pairs of one cell, twelve of the other
         return slow(r, arm) if r.cell == EAGER or r.repeat < 5 else None
 
-    assert unfinished(*arms([EAGER, OTHER], 12, change=short)) == (3, 180)
+    assert unfinished(*arms([EAGER, OTHER], 12, change=short)) == (3, 180, 115, 6900)
     flagged = arms([EAGER, OTHER], 8, effect={1: 0.2}, confirm=2)
     found = compare(*flagged)
     assert [c.code for c in found] == ["inside-margin", "unconfirmed"]

@@ -249,3 +249,24 @@ def test_a_stricter_rule_is_followed() -> None:
     assert wanted({"a": Pairs()}, rule) == {"a": ("screen", 10)}
     assert sequential_test.screen_size(Pairs(screen=around(0, 0.1, 10)), rule) == 12
     assert sequential_test.confirm_size(Pairs(screen=around(0.3, 0.01, 10)), 1, rule) == 12
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_still_to_come_is_never_more_than_was_told(seed: int) -> None:
+    """Whoever follows the advice at the end of a budget is not told a longer way than before."""
+    rng = np.random.default_rng(seed)
+    means, sd = rng.uniform(-0.04, 0.04, 3), float(rng.uniform(0.001, 0.06))
+    cells = {str(n): Pairs() for n in range(3)}
+    told: list[tuple[int, dict[str, tuple[int, int]]]] = []
+    measured = 0
+    while now := wanted(cells, RULE):
+        told.append((measured, sequential_test.ahead(cells, RULE)))
+        for key, (stage, size) in now.items():
+            have = getattr(cells[key], stage)
+            new = [Pair(d=float(rng.normal(means[int(key)], sd))) for _ in range(size - len(have))]
+            cells[key] = msgspec.structs.replace(cells[key], **{stage: [*have, *new]})
+            measured += len(new)
+    assert sequential_test.ahead(cells, RULE) == {}
+    for before, found in told:
+        least, most = (sum(each[i] for each in found.values()) for i in (0, 1))
+        assert 0 < least <= measured - before <= most

@@ -174,5 +174,9 @@ def test_runs_are_found_below_a_directory_and_what_is_left_out_is_said(tmp_path,
 def test_nothing_to_read_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no such directory"):
         list(find(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="no run below it"):
+    with pytest.raises(InputError, match=r"no run below it \(a directory with records.jsonl\)$"):
+        list(find(tmp_path))
+    (tmp_path / "records.jsonl").write_text('{"header":{"schema":3}}\n')
+    why = r"that a history can use: .*records.jsonl: has schema 3, but this gpubench reads"
+    with pytest.raises(InputError, match=why):
         list(find(tmp_path))

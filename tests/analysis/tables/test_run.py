@@ -10,6 +10,7 @@ from gpubench.analysis.tables.table import Table
 from gpubench.measure.protocol import repeats_needed
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
+from gpubench.report import terminal
 from gpubench.suite.types import Policy
 from tests.report import make
 
@@ -363,6 +364,26 @@ def test_answers_show_the_worst_repeat_and_a_wilson_interval():
     assert found["accuracy"].value == 12 / 32
     assert found["accuracy"].n == 32
     assert found["reference"] == 30 / 32
+
+
+@pytest.mark.parametrize(
+    ("assumed", "correct", "labelled", "doubted"),
+    [(True, 10, 30, True), (True, 18, 30, False), (False, 10, 30, False), (True, 0, 0, False)],
+)
+def test_what_was_assumed_is_said_and_doubted_where_answers_are_wrong(
+    assumed, correct, labelled, doubted
+):
+    ok = make.record(make.cell(), 0, np.random.default_rng(0))
+    found = replace(ok.parity, preprocessing="8x8, no crop (somebody)", assumed=assumed,
+                    labelled=labelled, correct=0, reference_correct=correct)  # fmt: skip
+    file = RecordFile("x", make.header([make.cell()]), [replace(ok, parity=found)])
+    said = [note for table in tables(file).values() for note in table.notes]
+    assert said.count("Preprocessing: 8x8, no crop (somebody).") == 1
+    words = f"The reference itself is right on {correct} of {labelled} images. Its preprocessing is"
+    assert any(note.startswith(words) for note in said) == doubted
+    shown = terminal.plain()
+    shown.print(terminal.summary([file]))
+    assert ("Its preprocessing is assumed" in terminal.printed(shown)) == doubted
 
 
 def test_accuracy_is_that_of_the_repeat_that_asked_about_most():

@@ -27,14 +27,25 @@ SHAPES = [
     (1, 1),
 ]
 """(width, height)"""
+ARRANGED = [
+    Spec(size=(64, 96), resize=None, layout="NHWC"),
+    Spec(size=(96, 64), resize=112, channels="bgr", range=(0, 255), mean=(103.9, 116.8, 123.7),
+         std=(1, 1, 1)),
+    Spec(size=(48, 48), resize=64, range=(-1, 1), mean=(0, 0.1, 0.2), std=(1, 2, 3), layout="NHWC",
+         channels="bgr"),
+    Spec(size=(48, 48), resize=50, range=(0, 255), mean=(0, 0, 0), std=(1, 1, 1), dtype="uint8"),
+    Spec(size=(32, 32), resize=32, channels="grey", mean=(0.5,), std=(0.25,)),
+]  # fmt: skip
+"""What networks that are not torchvision's take."""
 SPECS = [
-    Spec(crop=224, resize=232, interpolation="bicubic"),
-    Spec(crop=299, resize=342),
-    Spec(crop=96, resize=80),
-    Spec(crop=97, resize=80),
-    Spec(crop=28, resize=32, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)),
-    Spec(crop=64, resize=64, interpolation="lanczos"),
-    Spec(crop=64, resize=64, interpolation="nearest"),
+    Spec(size=(224, 224), resize=232, interpolation="bicubic"),
+    Spec(size=(299, 299), resize=342),
+    Spec(size=(96, 96), resize=80),
+    Spec(size=(97, 97), resize=80),
+    Spec(size=(28, 28), resize=32, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)),
+    Spec(size=(64, 64), resize=64, interpolation="lanczos"),
+    Spec(size=(64, 64), resize=64, interpolation="nearest"),
+    *ARRANGED,
 ]
 
 

@@ -14,7 +14,7 @@ from gpubench.workload.data.preprocess import Spec
 from tests.pipeline.decoders import samples
 
 HERE = importlib.util.find_spec("nvidia.dali") is not None
-SPECS = [Spec(crop=224, resize=256), Spec(crop=96, resize=80)]
+SPECS = [Spec(size=(224, 224), resize=256), Spec(size=(96, 96), resize=80), *samples.ARRANGED[:-1]]
 
 
 @pytest.mark.skipif(not HERE, reason="needs the extra: pip install 'gpubench[dali]'")
@@ -29,7 +29,7 @@ def test_the_pipelines_keep_the_references_geometry(spec: Spec) -> None:
     (made,) = transforming.run(pixels=arrays, size=size, start=start)
     right, reference = [], base.get("pil").open(spec)
     for picture in data:
-        right.append(np.empty((3, spec.crop, spec.crop), np.float32))
+        right.append(np.empty(spec.shape, spec.dtype))
         reference.transform(reference.decode(picture), right[-1])  # type: ignore[arg-type]
     largest, mean = difference(spec, np.array(made.as_tensor()), np.stack(right))
     assert largest < 20

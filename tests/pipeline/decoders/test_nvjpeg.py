@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpubench.errors import InputError, Unavailable
+from gpubench.errors import Unavailable, Unsupported
 from gpubench.pipeline.check import difference
 from gpubench.pipeline.decoders import _torchvision_ops, base, jpeg_fallback
 from gpubench.pipeline.decoders.nvjpeg import NvJpeg, NvJpegPreprocessor, averaged
@@ -17,7 +17,7 @@ from gpubench.workload.data.preprocess import Spec
 from tests.hostile.test_pictures import SKIPPED, USED
 from tests.pipeline.decoders import samples
 
-SPEC = Spec(crop=64, resize=80)
+SPEC = Spec(size=(64, 64), resize=80)
 
 
 class FakeNvJpeg:
@@ -46,7 +46,7 @@ def preprocessor(fake: FakeNvJpeg, monkeypatch: pytest.MonkeyPatch) -> NvJpegPre
 
 
 def check(preprocessor: NvJpegPreprocessor, data: list[bytes]) -> None:
-    out = torch.full((len(data), 3, SPEC.crop, SPEC.crop), 9.0)
+    out = torch.full((len(data), *SPEC.shape), 9.0)
     preprocessor.transform(preprocessor.decode(data), out)
     right, reference = np.empty(out.shape, np.float32), base.get("pil").open(SPEC)
     for picture, place in zip(data, right, strict=True):
@@ -99,5 +99,5 @@ def test_averaging_is_the_references() -> None:
 def test_a_torchvision_without_it_and_a_resize_it_has_not() -> None:
     with pytest.raises(Unavailable, match="without decode_nothing"):
         _torchvision_ops.operator("decode_nothing")
-    with pytest.raises(InputError, match="lanczos"):
-        NvJpeg().open(Spec(crop=64, resize=64, interpolation="lanczos"))
+    with pytest.raises(Unsupported, match="lanczos"):
+        NvJpeg().open(Spec(size=(64, 64), resize=64, interpolation="lanczos"))

@@ -58,7 +58,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_found_and_works() -> None:
     assert {"grey", "torn", "turbo"} <= set(base.names())
-    preprocessor = base.get("grey").open(Spec(crop=8, resize=8))
+    preprocessor = base.get("grey").open(Spec(size=(8, 8), resize=8))
     out = np.zeros((3, 8, 8), np.float32)
     preprocessor.transform(preprocessor.decode(samples.jpeg((20, 10))), out)  # type: ignore[arg-type]
     assert (out == 0.5).all()

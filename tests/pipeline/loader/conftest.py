@@ -111,7 +111,7 @@ def open_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Op
         monkeypatch.setattr(worker, "dataset", lambda _: Numbers(count, bad or {}))
         core = min(os.sched_getaffinity(0))
         settings: dict[str, Any] = {"kind": "threads", "cores": (core, core)} | options
-        spec = Spec(crop=CROP, resize=CROP)
+        spec = Spec(size=(CROP, CROP), resize=CROP)
         opened.append(loader.Loader(tmp_path, "numbers", spec, batch, **settings))
         return opened[-1]
 

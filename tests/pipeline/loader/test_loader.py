@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench.errors import CellFailed, InputError
+from gpubench.errors import CellFailed, InputError, Unsupported
 from gpubench.pipeline import loader
 from gpubench.pipeline.loader.loader import better
-from tests.pipeline.loader.conftest import CROP, KINDS, Open
+from gpubench.pipeline.loader.ring_buffer import Ring
+from gpubench.workload.data import preprocess
+from tests.pipeline.loader.conftest import CROP, KINDS, Decoder, Open
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -53,6 +55,10 @@ def test_slots_are_the_arrays_of_batches_page_aligned(open_numbers: Open) -> Non
     one = open_numbers(10, 3, depth=2)
     addresses = [array.ctypes.data for array in one.slots]
     assert all(address % 4096 == 0 for address in addresses)
+    spec = preprocess.assumed((7, 9), layout="NHWC", dtype="uint8")
+    bytes_ = Ring(2, 5, spec, 1, encoded=False)
+    assert [(slot.shape, str(slot.dtype)) for slot in bytes_.slots] == [((5, 7, 9, 3), "uint8")] * 2
+    assert bytes_.stride == 4096
     for number in range(5):
         slot = one.next()
         assert slot.number == number
@@ -113,6 +119,18 @@ def test_unusable_pictures_are_skipped_and_counted_by_reason(open_numbers: Open,
     assert one.facts["skipped"] == {"truncated": 2, "damaged": 1}
     again = open_numbers(9, 4, bad=bad, kind=kind, cores=one.facts["cores"][:1])
     assert [index for batch in take(again, 9) for index in batch] == flat
+
+
+@each_kind
+def test_what_a_decoder_cannot_do_is_unsupported_wherever_it_is_found(
+    open_numbers: Open, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Unsupported("decoder 'numbers' decodes in colour")
+
+    monkeypatch.setattr(Decoder, "open", refuse)
+    with pytest.raises(Unsupported, match="in colour"):
+        open_numbers(3, 1, kind=kind).next()
 
 
 @each_kind

@@ -146,10 +146,10 @@ def test_documents_are_saved_or_printed(tmp_path: Path) -> None:
 def test_pytest_benchmark_document_has_its_shape_and_our_repeats() -> None:
     file = make.run(CELLS, repeats=4)
     found = load(exports.export([file], "pytest-benchmark")[""], "pytest-benchmark")["benchmarks"]
-    summaries = naming.named([file])
-    assert [b["name"] for b in found] == list(summaries)
+    summaries = naming.tests([file])
+    assert [b["fullname"] for b in found] == list(summaries)
     for b in found:
-        s = summaries[b["name"]]
+        s = summaries[b["fullname"]]
         latency = s.cell.scenario == "latency"
         expected = [v / 1e9 if latency else 1 / v for v in s.values.values()]
         assert b["stats"]["data"] == pytest.approx(expected)
@@ -170,23 +170,13 @@ def test_exports_tell_shared_devices_and_jobs_apart() -> None:
     cells = [make.cell(replicas=2, scenario="throughput", **axes) for axes in shared]
     made = make.run(cells, samples=30)
     found = json.loads(exports.export([made], "pytest-benchmark")[""])["benchmarks"]
-    for what in ("name", "group"):
-        assert len({b[what] for b in found}) == 4
+    assert len({b["name"] for b in found}) == 4
     assert [b["params"]["dispatch"] for b in found] == [c.dispatch for c in cells]
     assert [b["params"]["replicas_per_device"] for b in found] == [1, 2, 1, 1]
     frame = frames.frame([made])
     assert set(zip(frame["dispatch"], frame["replicas_per_device"], strict=True)) == {
         (c.dispatch, c.replicas_per_device) for c in cells
     }
-
-
-def test_pytest_benchmark_groups_hold_the_same_work() -> None:
-    cells = [
-        make.cell(backend=b, batch_size=n) for n in (1, 4) for b in ("openvino", "onnxruntime")
-    ]
-    found = json.loads(exports.export([make.run(cells)], "pytest-benchmark")[""])["benchmarks"]
-    groups = [b["group"] for b in found]
-    assert groups[0] == groups[1] != groups[2] == groups[3]
 
 
 def test_pytest_benchmark_holds_one_machine() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.analysis.compare.compare import compare
-from gpubench.errors import InputError, RecordError
+from gpubench.errors import ChangedError, InputError, RecordError
 from gpubench.records.record import Record, RecordFile, Work
 from gpubench.records.writer import Writer
 from gpubench.run import roofline
@@ -19,6 +19,7 @@ from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.agent import client
 from gpubench.run.agent.messages import Counted, Gauge, Gauged, Request
+from gpubench.run.prepare import prepare
 from gpubench.run.watcher import Silent
 from gpubench.suite.types import Rule
 from tests.conftest import FAKES
@@ -31,7 +32,11 @@ POLICY = {"duration_s": 0.04}
 class Watch(Silent):
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[Record] = []
+        self.lines: list[str] = []
         self._stop_after = stop_after
+
+    def said(self, text: str) -> None:
+        self.lines.append(text)
 
     def recorded(self, record: Record) -> None:
         self.records.append(record)
@@ -151,21 +156,40 @@ def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., driver.ABJob
     assert set(verdicts(files).values()) <= {"INCONCLUSIVE"}
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(job: Callable[..., driver.ABJob]) -> None:
+def test_an_interrupted_comparison_goes_on_where_it_was(
+    job: Callable[..., driver.ABJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the model file has become another one meanwhile."""
+
+    def changed(*args: Any) -> Iterator[Any]:
+        for ready in prepare(*args[:6]):
+            args[6].check(ready.cell, {"model": "0" * 64})
+            yield ready
+
     rule = Rule(pilot=4, most=8)
     with pytest.raises(KeyboardInterrupt):
         driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch(stop_after=7))
-    again = Watch()
-    files = driver.run(job("latency_us=300", "latency_us=300", rule=rule, resume=True), again)
+    again, resumed = Watch(), job("latency_us=300", "latency_us=300", rule=rule, resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "prepare", changed)
+        with pytest.raises(ChangedError, match="contents have changed"):
+            driver.run(resumed, again)
+    assert again.records == []
+    files = driver.run(resumed, again)
     assert [r.repeat for r in files[0].records] == [r.repeat for r in files[1].records]
     assert min(r.repeat for r in again.records) == 3  # pair 3 was half done
     assert len({r.repeat for r in files[0].records}) == len(files[0].records)
 
 
 def test_resuming_another_comparison_is_refused(job: Callable[..., driver.ABJob]) -> None:
-    driver.run(job("latency_us=300", "latency_us=300", budget_s=0.01), Watch())
+    first, other = Watch(), Watch()
+    begun = job("latency_us=300", "latency_us=300", budget_s=0.01, resume=True)
+    driver.run(begun, first)
     with pytest.raises(RecordError, match="another comparison"):
-        driver.run(job("latency_us=300", "latency_us=400", resume=True), Watch())
+        driver.run(job("latency_us=300", "latency_us=400", resume=True), other)
+    assert len(first.lines) == 1
+    assert first.lines[0].endswith("nothing is stored there yet, so this is its beginning")
+    assert other.lines == []
 
 
 def wrapper(path: Path, omp_dynamic: str) -> Path:

@@ -77,6 +77,8 @@ def test_a_base_that_only_fetch_head_knows(
     git(shallow, "fetch", "-q", "--no-tags", "--depth=1", "origin", base)
     git(shallow, "tag", "-f", "here")
     monkeypatch.chdir(shallow / "app")
+    with pytest.raises(InputError, match=r"HEAD~1.*this clone is shallow.*fetch-depth: 0"):
+        interpreters.of_reference("HEAD~1", tmp_path / "cache")
     python, commit = interpreters.of_reference("FETCH_HEAD", tmp_path / "cache")
     assert commit == base
     tree = python.parents[2]
@@ -112,7 +114,7 @@ def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path)
 def test_an_unknown_reference_is_bad_input(
     repository: Path, tmp_path: Path, reference: str
 ) -> None:
-    with pytest.raises(InputError, match="git knows no such commit"):
+    with pytest.raises(InputError, match="git knows no such commit: git rev-parse"):
         interpreters.of_reference(reference, tmp_path / "cache")
 
 

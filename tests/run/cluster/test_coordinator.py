@@ -14,6 +14,7 @@ import pytest
 
 from gpubench.errors import InputError
 from gpubench.run.agent.messages import (
+    CHANGED,
     PROTOCOL,
     Begin,
     BuildReference,
@@ -101,6 +102,17 @@ def test_nodes_that_differ_are_flagged_where_a_cell_spans_them(suite: Path) -> N
     assert isinstance(two, Done)
     assert isinstance(three, Done)
     assert (two.record.flags, three.record.flags) == ([], ["NODES-DIFFER"])
+
+
+def test_nodes_whose_folders_hold_different_pictures_are_told_so(suite: Path) -> None:
+    with several(suite) as (them, nodes):
+        for rank, held in enumerate("ab"):
+            answer = Prepared("made", {}, {"model": "same", "images": held})
+            them.agents[rank].before = lambda _, answer=answer: answer
+        reply = nodes.ask(BuildReference(them.suite.workload, them.suite.policy))
+        assert isinstance(reply, Failure)
+        assert reply.kind == CHANGED
+        assert reply.reason.startswith("images: node 1 and node 0 hold different contents")
 
 
 def test_a_failure_names_its_node_and_ends_the_others_turn(suite: Path) -> None:

@@ -84,6 +84,9 @@ def test_options_win_over_variables() -> None:
         (None, 1, None, {}, "--nnodes"),
         (None, None, "a:1", {}, "--nnodes"),
         (0, 0, "a:1", {}, "--nnodes 0"),
+        (10**12, 0, "a:1", {}, "--nnodes 1000000000000: expected the number of machines, 1 to"),
+        (2, 0, "a" * 300 + ":1", {}, "expected HOST:PORT"),
+        (2, 0, "a:" + "1" * 5000, {}, "expected HOST:PORT"),
         (2, 2, "a:1", {}, "--node-rank 2: of 2 nodes, expected 0 to 1"),
         (1, 1, None, {}, "--node-rank 1: of 1 nodes"),
         (2, None, None, SRUN, "--node-rank 3: of 2 nodes"),
@@ -179,6 +182,12 @@ def test_a_short_or_unreadable_secret_is_bad_input_and_is_not_shown(
         secret(member, tmp_path / "huge", {})
     with pytest.raises(InputError, match="cannot be read"):
         secret(member, tmp_path / "none", {})
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+def test_a_name_that_is_none_is_bad_input(host: str) -> None:
+    with pytest.raises(InputError, match="is not known here"):
+        addresses(Membership(2, 0, host, 1))
 
 
 def test_a_name_that_means_this_machine_only_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.run.agent import worker
 from gpubench.run.agent.messages import Done, Go, Measure, Preloaded, Request
+from gpubench.run.serving import compatibility
 from gpubench.workload import reference as ref
 
 Deployed = Callable[..., Path]
@@ -54,6 +55,12 @@ class Here:
         finally:
             os.sched_setaffinity(0, cores)
         return Done(merged([one.record for one in found if isinstance(one, Done)]))
+
+
+@pytest.fixture(autouse=True)
+def _claims_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other sessions of tests on this machine load classifiers too."""
+    monkeypatch.setattr(compatibility, "CLAIM", f"gpubench-test-{os.getpid()}")
 
 
 @pytest.fixture

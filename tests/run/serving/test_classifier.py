@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gpubench
 from gpubench.errors import CellFailed, InputError
 from gpubench.machine.processes import descendants
-from gpubench.run.serving import Classifier, Prediction
+from gpubench.run.serving import Classifier, Prediction, replica_process
 from gpubench.run.serving.replica_pool import Closed
 from gpubench.run.serving.replica_process import Died
 from gpubench.workload.reference import Reference
@@ -63,11 +65,16 @@ def test_an_image_in_whatever_form(
     picture = Image.open(BytesIO(data))
     pixels = np.asarray(picture.convert("RGB"))
     [expected] = classifier(data)
-    for one in (path, str(path), bytearray(data), picture, pixels):
-        assert classifier(one) == [expected]
     forms = [data, path, picture, pixels]
-    assert classifier(iter(forms)) == classifier(np.stack([pixels] * 4)) == [expected] * 4
-    assert classifier([]) == []
+    for one in (*forms, str(path), bytearray(data), memoryview(data), BytesIO(data)):
+        assert classifier(one) == [expected]
+    with path.open("rb") as file:
+        assert classifier(file) == [expected]
+    for many in (forms, tuple(forms), iter(forms), np.stack([pixels] * 4)):
+        assert classifier(many) == [expected] * 4
+    assert classifier([]) == classifier(()) == []
+    grey = np.asarray(picture.convert("L"))
+    assert classifier(grey) == classifier([np.stack([grey] * 3, 2)])
 
 
 def test_the_best_of_an_image(classifier: Classifier, reference: Reference) -> None:
@@ -76,8 +83,22 @@ def test_the_best_of_an_image(classifier: Classifier, reference: Reference) -> N
     assert sum(p.score for p in found.top) == pytest.approx(1)
     assert [p.score for p in found.top] == sorted((p.score for p in found.top), reverse=True)
     assert isinstance(found.top[9], Prediction)
-    with pytest.raises(InputError, match="top = 11: expected 1 to 10"):
-        classifier([], top=11)
+    assert classifier(reference.encoded(0), top=np.int64(10)) == [found]  # type: ignore[arg-type]
+    wrong: tuple[Any, ...] = (0, 11, 2.0, True, "2", None)
+    for top in wrong:
+        with pytest.raises(InputError, match=f"top = {top!r}: expected (1 to 10|a whole number)"):
+            classifier([], top=top)
+
+
+class Later:
+    async def read(self, _: int) -> bytes:
+        return b""
+
+
+def closed() -> BytesIO:
+    file = BytesIO()
+    file.close()
+    return file
 
 
 @pytest.mark.parametrize(
@@ -86,10 +107,16 @@ def test_the_best_of_an_image(classifier: Classifier, reference: Reference) -> N
         (b"GIF89a but no more", "not an image"),
         (b"", "not an image"),
         ("/missing.png", r"\('/missing.png'\): no such file"),
-        (np.zeros((8, 8, 3), np.float32), "an array .8, 8, 3. of float32"),
-        (np.zeros((8, 8), np.uint8), "an array .8, 8. of uint8"),
+        (np.zeros((8, 8, 3), np.float32), "an array .8, 8, 3. of float32; expected NumPy's"),
+        (np.zeros((8, 8, 4), np.uint8), r"an array .8, 8, 4. of uint8; expected \(H, W, 3\)"),
+        (np.uint8(7), r"an? uint8 .. of uint8; expected NumPy's"),
+        (torch.zeros((8, 8, 3), dtype=torch.uint8), "a Tensor .8, 8, 3. of torch.uint8"),
+        (StringIO("x"), r"a StringIO whose read\(\) gives a str, not bytes: open it in mode 'rb'"),
+        (Later(), r"a Later whose read\(\) gives a coroutine, not bytes"),
+        (closed(), "a BytesIO that cannot be read: I/O operation on closed file"),
+        ([b"x"], "a list; expected encoded bytes"),
         (np.zeros((1, 99, 3), np.uint8), "too narrow"),
-        (7, "a int; expected encoded bytes"),
+        (7, "an int; expected encoded bytes"),
     ],
 )
 def test_an_unusable_image_is_named_with_the_reason(
@@ -98,12 +125,19 @@ def test_an_unusable_image_is_named_with_the_reason(
     good = reference.encoded(0)
     with pytest.raises(InputError, match=f"image 5.*{why}"):
         classifier([good] * 5 + [bad, good])
-    assert len(classifier([good])) == 1, "it goes on"
+    found = classifier([good] * 5 + [bad, good], on_error="return")
+    [one] = classifier([good])
+    assert found[:5] + found[6:] == [one] * 6, "the others are answered"
+    assert isinstance(found[5], InputError)
+    assert "image 5" in str(found[5])
 
 
-def test_no_iterable_and_no_batch(classifier: Classifier) -> None:
-    with pytest.raises(InputError, match="a int; expected"):
-        classifier(3)  # type: ignore[arg-type]
+def test_what_is_no_picture_and_no_batch(classifier: Classifier) -> None:
+    for images, name in ((3, "an int"), ({"a": b"x"}, "a dict"), ({b"x"}, "a set")):
+        with pytest.raises(InputError, match=f"^{name}; expected .*, or a list of these"):
+            classifier(images)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="on_error = 'skip': expected 'raise' or 'return'"):
+        classifier([], on_error="skip")  # type: ignore[call-overload]
     for bad in (np.zeros((1, 3, 31, 32), np.float32), np.zeros((1, 3, 32, 32)), [[1.0]]):
         with pytest.raises(InputError, match=r"expected \(N, 3, 32, 32\) of float32"):
             classifier.logits(bad)  # type: ignore[arg-type]
@@ -223,6 +257,37 @@ def test_two_replicas_share_the_work_and_outlive_one_another(
         two.logits(batch)
     with pytest.raises(Closed, match="all replicas have died"):
         two.logits(batch)
+
+
+def test_a_replica_that_is_stuck_is_ended_and_the_other_goes_on(
+    deploy: Deployed, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two cores are needed")
+    monkeypatch.setattr(replica_process, "GRACE_S", 0.01)
+    with gpubench.load(deploy(replicas=[2]), timeout_s=0.5) as classifier:
+        stopped, other = pids(classifier)
+        os.kill(stopped, signal.SIGSTOP)
+        died = []
+        for _ in range(8):
+            try:
+                classifier.logits(inputs[:4])
+            except Died as error:
+                died.append(str(error))
+        assert len(died) == 1
+        assert re.fullmatch(
+            r"replica \d did not answer within 0.5 s, and was ended; 1 of 2 .* left", died[0]
+        )
+        assert pids(classifier) == [other]
+        os.kill(other, signal.SIGSTOP)  # and it is closed nevertheless
+        monkeypatch.setattr(replica_process, "EXIT_S", 0.1)
+    assert pids(classifier) == []
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), 1e9, True, "1"])
+def test_a_limit_that_bounds_nothing_is_refused(timeout_s: Any) -> None:
+    with pytest.raises(InputError, match=f"timeout_s = {timeout_s!r}: expected"):
+        gpubench.load("anywhere", timeout_s=timeout_s)
 
 
 BREAKS = """

@@ -62,21 +62,48 @@ def test_what_cannot_be_right_is_refused(
         )
 
 
+def placed(made: Manifest, pin: bool = True) -> list[tuple[int, ...]]:
+    cores, claims = compatibility.places(made, pin)
+    claims.close()
+    return cores
+
+
 def test_cores_are_the_cells_or_as_many_others(
     made: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compatibility, "usable_cores", lambda: [4, 5, 6, 7])
     shared = replace(made, cores=[[4, 5], [4, 5], [6, 7], [6, 7]])
-    assert compatibility.places(shared, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
+    assert placed(shared) == [(4, 5), (4, 5), (6, 7), (6, 7)]
     elsewhere = replace(made, cores=[[0, 1], [0, 1], [2, 3], [2, 3]])
-    assert compatibility.places(elsewhere, True) == [(4, 5), (4, 5), (6, 7), (6, 7)]
+    assert placed(elsewhere) == [(4, 5), (4, 5), (6, 7), (6, 7)]
     many = replace(made, cores=[[0, 1], [2, 3], [4, 5]])
     with pytest.warns(
         compatibility.DeploymentWarning, match="3 replica.s. with 2 core.*not pinned"
     ):
-        assert compatibility.places(many, True) == [(), (), ()]
+        assert placed(many) == [(), (), ()]
     alone = replace(made, cores=[[0, 1]])
-    assert compatibility.places(alone, False) == [()]
+    assert placed(alone, pin=False) == [()]
+
+
+def test_no_core_is_pinned_to_twice(made: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compatibility, "usable_cores", lambda: [4, 5, 6])
+    alone, double = replace(made, cores=[[4]]), replace(made, cores=[[4, 5]])
+    first, claim = compatibility.places(alone, True)
+    second, other = compatibility.places(alone, True)
+    assert (first, second) == ([(4,)], [(5,)])
+    with pytest.warns(compatibility.DeploymentWarning, match="pinned to 2 of the 3.*start fewer"):
+        assert placed(double) == [()]
+    assert placed(alone) == [(6,)], "what had too few has claimed none"
+    pid = os.fork()
+    if not pid:
+        claim.close()  # as the interpreter's end does; nothing is its own to give back
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert placed(alone) == [(6,)]
+    claim.close()
+    assert placed(alone) == [(4,)]
+    other.close()
+    assert placed(double) == [(4, 5)]
 
 
 def test_threads_are_the_cells_pinned_or_not(made: Manifest) -> None:

@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
+from PIL import Image
 
 import gpubench
 from gpubench.backends import base
@@ -21,12 +24,18 @@ from gpubench.backends.onnxruntime import OnnxRuntime
 from gpubench.backends.torch_compile import TorchCompile
 from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
+from gpubench.pipeline.check import difference
 from gpubench.records.writer import Writer
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
 from gpubench.run.serving import manifest, readme
+from gpubench.run.serving.inputs import Preprocessing
 from gpubench.run.serving.manifest import Manifest
+from gpubench.workload.data import image_file, preprocess
+from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models import builder, digits_net
 from gpubench.workload.reference import Reference
+from tests.pipeline.decoders import samples
 from tests.report import make
 
 Deployed = Callable[..., Path]
@@ -151,6 +160,23 @@ def test_a_path_keeps_its_decoder(
         assert len(classifier([np.zeros((16, 16, 3), np.uint8)] * 5)) == 5
 
 
+def test_weights_of_a_file_that_holds_several_are_named(
+    here: None, digits_suite: Path, tmp_path: Path, cache: Cache
+) -> None:
+    state = digits_net.build(10).state_dict()
+    torch.save({"model": state, "model_ema": dict(state)}, tmp_path / "w.pth")
+    made = run(
+        digits_suite,
+        cache.root,
+        tmp_path / "out",
+        weights=str(tmp_path / "w.pth"),
+        backend=["torch-eager"],
+    )
+    taken = "'model' is taken, and 'model_ema' not: weights = 'w.pth#model_ema' takes that"
+    assert made.weights_taken == taken
+    assert taken.replace("_", "\\_").replace("#", "\\#") in (tmp_path / "out/README.md").read_text()
+
+
 def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
     deploying.free(tmp_path / "new")
     (tmp_path / "empty").mkdir()
@@ -213,6 +239,56 @@ def test_the_snippets_of_the_readme_answer_as_the_reference(
     assert done.stdout.startswith(f"{label} "), done.stderr
 
 
+@pytest.mark.parametrize("spec", samples.ARRANGED, ids=str)
+def test_the_snippets_preprocessing_is_the_manifests(deploy: Deployed, spec: Spec) -> None:
+    text = readme.text(replace(manifest.read(deploy()), preprocessing=spec))
+    assert f"(N, {', '.join(map(str, spec.shape))})" in text
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    scope: dict[str, Any] = {}
+    exec(code.partition("session = ")[0].replace("import onnxruntime\n", ""), scope)  # noqa: S102
+    data = samples.jpeg((500, 375))
+    found = scope["preprocess"](BytesIO(data))
+    right = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
+    assert (found.shape, found.dtype) == ((1, *spec.shape), right.dtype)
+    np.testing.assert_allclose(found[0], right, rtol=1e-6)
+
+
+def test_the_readme_says_who_says_so_and_calls_no_assumption_checked(deploy: Deployed) -> None:
+    made = manifest.read(deploy())
+    assert made.preprocessing.source == builder.HERE
+    assert f"mean 0.5, std 0.5 ({builder.HERE}) |" in readme.text(made)
+    assert "assumed" not in readme.text(made)
+    text = readme.text(replace(made, preprocessing=preprocess.assumed((8, 8))))
+    assert "ImageNet's mean and std (assumed: the file does not say) |" in text
+    assert "- The preprocessing is assumed, not checked" in text
+
+
+def test_a_deployment_with_a_preprocessing_of_its_own(deploy: Deployed) -> None:
+    said = {"size": [24, 40], "channels": "bgr", "range": [0, 255], "std": 50}
+    data = samples.jpeg((500, 375))
+    with gpubench.load(deploy(weights="random", preprocess=said)) as classifier:
+        spec = classifier.manifest.preprocessing
+        assert (spec.size, spec.resize, spec.channels) == ((24, 40), None, "bgr")
+        made = preprocess.apply(spec, image_file.decode_file(BytesIO(data)))
+        [logits] = classifier.logits(made[None])
+        assert [p.index for p in classifier([data, np.asarray(Image.open(BytesIO(data)))])] == [
+            logits.argmax()
+        ] * 2
+        with pytest.raises(InputError, match=r"expected \(N, 3, 24, 40\) of float32"):
+            classifier.logits(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize("name", ["pil", "torchvision", "turbo"])
+def test_orientation_notes_are_not_followed_however_a_picture_comes(name: str) -> None:
+    spec, data = preprocess.assumed((32, 64)), samples.KINDS["turned"]()
+    made, found = Preprocessing(name, spec), np.empty((2, 3, 32, 64), np.float32)
+    plain = preprocess.apply(spec, np.asarray(samples.photo(samples.SHAPE)))
+    for row, picture in zip(found, (data, Image.open(BytesIO(data))), strict=True):
+        made.fill(picture, row, 0)
+        _, mean = difference(spec, row[None], plain[None])
+        assert mean < 3, "but for JPEG's losses it is the picture as it lies in the file"
+
+
 def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
     made = manifest.read(deploy(backend=["torch-eager"]))
     assert "only gpubench loads it" in readme.text(made)
@@ -236,7 +312,8 @@ def copy(deploy: Deployed, tmp_path: Path) -> Path:
         ("model/onnx/model.onnx", lambda data: data[:-1] + b"!", "is not what was written"),
         ("labels.txt", lambda data: data.replace(b"1", b"2"), "is not what was written"),
         ("deployment.json", lambda data: data[:99], "not a deployment's manifest"),
-        ("deployment.json", lambda data: data.replace(b'"format": 1', b'"format": 9'), "format 9"),
+        ("deployment.json", lambda data: data.replace(b'"format": 2', b'"format": 1'),
+         "format 1, and this gpubench reads 2: .*or deploy again"),
         ("deployment.json", lambda data: data.replace(b'"batch_size": 4', b'"batch_size": -4'),
          "not a deployment's manifest .*batch_size"),
         ("deployment.json", lambda data: data.replace(b'"replicas": 1,', b'"replicas": 2,'),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpubench.run.serving import replica_pool
 from gpubench.run.serving.replica_pool import Closed, Pool
 from gpubench.run.serving.replica_process import Died
 
@@ -27,6 +28,8 @@ class Engine:
             assert self._gate.wait(30)
         if rows[0] == 13:
             raise ValueError("thirteen")
+        if rows[0] == 17:
+            raise TimeoutError("seventeen")
         if rows[0] == 99:
             raise Died("replica 7 died: of it")
         return rows + 1
@@ -43,7 +46,7 @@ def broken() -> Engine:
 def test_what_fails_to_open_is_raised_and_the_others_are_closed() -> None:
     log: list[str] = []
     with pytest.raises(RuntimeError, match="told to fail in open"):
-        Pool([partial(Engine, log), broken, partial(Engine, log)])
+        Pool([partial(Engine, log), broken, partial(Engine, log)], 30)
     assert sorted(log) == ["close", "close", "open", "open"]
 
 
@@ -52,7 +55,7 @@ def ask(pool: Pool, *values: int) -> list[Any]:
 
 
 def test_an_error_is_that_batchs_only() -> None:
-    pool = Pool([partial(Engine, [])])
+    pool = Pool([partial(Engine, [])], 30)
     first, second, third = ask(pool, 1, 13, 2)
     assert (first.result(30)[0], third.result(30)[0]) == (2, 3)
     assert isinstance(second.exception(30), ValueError)
@@ -62,7 +65,7 @@ def test_an_error_is_that_batchs_only() -> None:
 def test_closing_answers_what_was_asked_for() -> None:
     log: list[str] = []
     gate = threading.Event()
-    pool = Pool([partial(Engine, log, gate)] * 2)
+    pool = Pool([partial(Engine, log, gate)] * 2, 30)
     asked = ask(pool, *range(6))
     closing = threading.Thread(target=pool.close)
     closing.start()
@@ -74,10 +77,50 @@ def test_closing_answers_what_was_asked_for() -> None:
         pool.submit(np.zeros(1, np.float32))
 
 
+def test_a_replica_that_is_stuck_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller, those that wait, and whoever closes are told; nothing waits for ever."""
+    monkeypatch.setattr(replica_pool, "LATE_S", 0.02)
+    log: list[str] = []
+    gate = threading.Event()
+    pool = Pool([partial(Engine, log, gate)], 0.02)
+    stuck, waiting = ask(pool, 1, 2)
+    with pytest.raises(Died, match=r"timeout_s = 0.02; 0 of 1 replicas are left"):
+        pool.wait(stuck)
+    with pytest.raises(Closed, match="all replicas have died"):
+        pool.wait(waiting)
+    with pytest.raises(Closed, match="all replicas have died"):
+        ask(pool, 3)
+    pool.close()
+    assert log == ["open"]
+    gate.set()  # what is stuck comes back: its thread ends
+    pool._threads[0].join(30)
+    assert log == ["open", "close"]
+
+
+def test_waiting_in_the_queue_is_no_being_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_pool, "LATE_S", 0.001)
+    gate = threading.Event()
+    pool = Pool([partial(Engine, [], gate)], 0.001)
+    monkeypatch.setattr(pool, "_since", {})  # it has only just been taken
+    first, second = ask(pool, 1, 2)
+    threading.Timer(0.05, gate.set).start()
+    assert pool.wait(second)[0] == 3
+    assert first.done()
+    pool.close()
+
+
+def test_an_engines_own_timeout_is_an_error_like_others() -> None:
+    pool = Pool([partial(Engine, [])], 30)
+    [answer] = ask(pool, 17)
+    with pytest.raises(TimeoutError, match="seventeen"):
+        pool.wait(answer)
+    pool.close()
+
+
 def test_the_last_replica_that_dies_fails_all_that_wait() -> None:
     log: list[str] = []
     gate = threading.Event()
-    pool = Pool([partial(Engine, log, gate)])
+    pool = Pool([partial(Engine, log, gate)], 30)
     asked = ask(pool, 99, 1, 2)
     gate.set()
     found = [answer.exception(30) for answer in asked]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.errors import InputError, RecordError
+from gpubench.errors import ChangedError, InputError, RecordError
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, Record
 from gpubench.run import availability, driver, setup
@@ -228,6 +228,8 @@ def test_a_run_is_no_search(make_job: MakeJob, write_suite: Any, cache_dir: Path
 class Slow:
     """An agent that answers what it is told to, and keeps what it was asked."""
 
+    running = True
+
     def __init__(self, reply: Reply) -> None:
         self.reply, self.asked = reply, list[Request]()
 
@@ -258,6 +260,16 @@ def test_pictures_that_nobody_named_to_calibrate_on_end_no_search() -> None:
     assert made.ask(request) == Failure("error", "all black")
     made.strict = True
     assert made.ask(request) == Failure(BAD_CALIBRATION, "all black")
+
+
+def test_a_search_that_goes_on_has_the_same_model_file(make_job: MakeJob) -> None:
+    job = make_job()
+    cell = job.plan.planned[0]
+    earlier = Record(cell=cell, repeat=0, status="ok", contents={"model": "a"})
+    made = trials.AgentBench(job.plan, job.backends, Slow(Prepared("", {}, {"model": "b"})),
+                             Silent(), job.cache_dir, job.search, 0.0, [earlier])  # type: ignore[arg-type]  # fmt: skip
+    with pytest.raises(ChangedError, match="contents have changed"):
+        made.start()
 
 
 def test_what_must_show_a_percentile_is_measured_for_longer(make_job: MakeJob) -> None:

@@ -215,7 +215,7 @@ def test_a_reference_reopens_its_data_set(
     work = Workload(model=str(tiny_onnx(classes=5)), weights="file", images=str(tmp_path / "in"))
     made = built(work, cache)
     assert made.images.shape == (64, 3, 8, 8)
-    assert (made.spec.crop, made.classes) == (8, ("c0", "c1", "c2", "c3", "c4"))
+    assert (made.spec.size, made.classes) == ((8, 8), ("c0", "c1", "c2", "c3", "c4"))
     assert matches(made)
     dataset = made.dataset()
     assert len(dataset) == 80

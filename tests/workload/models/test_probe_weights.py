@@ -60,10 +60,11 @@ def test_a_network_that_sees_little_is_fitted() -> None:
         torch.manual_seed(0)
         module = builder._build("resnet18", 10, {})
     with torch.inference_mode():
-        accuracy = probe_weights.fit(module, Spec(crop=32, resize=32))
+        accuracy = probe_weights.fit(module, Spec(size=(32, 32), resize=32))
         pixels, labels = builtin.digits()
         unseen = [
-            preprocess.apply(Spec(crop=32, resize=32), p) for p in pixels[builtin.FITTED :][:99]
+            preprocess.apply(Spec(size=(32, 32), resize=32), p)
+            for p in pixels[builtin.FITTED :][:99]
         ]
         answers = module(torch.from_numpy(np.stack(unseen))).argmax(1).numpy()
     assert accuracy >= 0.85

@@ -61,9 +61,11 @@ def to_toml(cell: Cell, policy: Policy, name: str, description: str) -> str:
     """
     axes = {key: getattr(cell, key) for key in _AXES + _PIPELINE * (cell.boundary == "pipeline")}
     work = {k: v for k, v in msgspec.structs.asdict(cell.workload).items() if v}
+    said = work.pop("preprocess", None)
     parts = [
         f"# {_string(name)[1:-1]}\n{_pair('description', description)}",
         _table("workload", work),
+        _table("workload.preprocess", {k: said.plain(k) for k in said.given} if said else {}),
         _table("axes", axes),
         _table(f"axes.options.{_key(cell.backend)}", cell.options),
         _table("policy", _policy(policy)),
@@ -78,11 +80,11 @@ def _policy(policy: Policy) -> dict[str, OptionValue]:
     return {key: value for key, value in fields.items() if value != plain[key]}
 
 
-def _table(name: str, pairs: Mapping[str, OptionValue]) -> str:
+def _table(name: str, pairs: Mapping[str, Any]) -> str:
     return "".join([f"[{name}]\n", *(_pair(k, v) for k, v in pairs.items())]) if pairs else ""
 
 
-def _pair(key: str, value: OptionValue) -> str:
+def _pair(key: str, value: Any) -> str:
     text = _string(value) if isinstance(value, str) else str(value)
     return f"{_key(key)} = {text.lower() if isinstance(value, bool) else text}\n"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpubench.run.tune import space
 from gpubench.suite import file, grid
-from gpubench.suite.types import Catalog, Cell, Policy
+from gpubench.suite.types import Catalog, Cell, Policy, Preprocess
 from tests.run.tune.space.made import CATALOG, RESNET, anything, make, supported
 
 
@@ -51,6 +51,7 @@ def test_odd_paths_and_all_fields_come_back(tmp_path: Path) -> None:
         weights="file",
         images=str(folder),
         labels=str(folder / "labels.csv"),
+        preprocess=Preprocess(size=(9,), crop=False, mean=(0.5, 1e-5, 3.0), layout="NHWC"),
         calibration=str(folder),
         precision="int8",
         batch_size=3,

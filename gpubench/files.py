@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all, and files that are read because they are files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import IO
+
+
+def put(path: Path, body: bytes) -> None:
+    """Write ``body`` to disk, whole or not at all; a link stays one, and its target is written.
+
+    It is written aside first, under a name that nobody foresees and that must be new: a link that
+    somebody planted there would be followed. Raises OSError, and then leaves nothing.
+    """
+    real = Path(os.path.realpath(path))
+    mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else 0o666
+    aside = real.with_name(f".{secrets.token_hex(8)}.part")
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(aside, new, mode), "wb") as file:
+        try:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+            aside.replace(real)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def opened(path: str | Path) -> IO[bytes]:
+    """A regular file, open for reading. Raises OSError for a pipe, which would be waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(fd, "rb")
