@@ -21,13 +21,14 @@ LIBRARIES = re.compile(
 SETTINGS = re.compile(
     r"(OMP|KMP|GOMP|MKL|OPENBLAS|GOTO|BLIS|ONEDNN|DNNL|ATEN|NPY|TBB|JSIMD|PILLOW"
     r"|MALLOC|_RJEM_MALLOC|MIMALLOC|TCMALLOC)_\w+"
-    r"|GLIBC_TUNABLES|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|MODULE_LOADING)"
+    r"|GLIBC_TUNABLES|LD_(BIND_NOW|DEBUG|PROFILE|HWCAP_MASK)"
+    r"|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|MODULE_LOADING)"
     r"|PYTORCH_(CUDA_)?ALLOC_CONF|NVIDIA_(VISIBLE_DEVICES|TF32_OVERRIDE)"
     r"|PYTHON(HASHSEED|MALLOC|TRACEMALLOC|DEVMODE|OPTIMIZE|PERFSUPPORT|PROFILEIMPORTTIME"
     r"|ASYNCIODEBUG|MALLOCSTATS|_GIL|_JIT|_CPU_COUNT)"
 )
 """Variables of numeric libraries, allocators and Python itself: what they say is recorded."""
-LIBRARY_PATHS = ("LD_PRELOAD", "LD_LIBRARY_PATH")
+LIBRARY_PATHS = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH")
 SERVICES = re.compile(
     r"(CUDA|CUDNN|CUBLAS|CUBLASLT|NVIDIA|NCCL|TORCH|TORCHINDUCTOR|TORCHDYNAMO|PYTORCH|TRITON|ORT"
     r"|OV|OPENVINO|TRT|DALI)_\w+"
@@ -86,7 +87,7 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """
     found = {}
     for name, value in sorted(environ.items()):
-        if name == "LD_PRELOAD":
+        if name in ("LD_PRELOAD", "LD_AUDIT"):
             value = ":".join(Path(path).name for path in re.split("[: ]+", value))
         known = SETTINGS.fullmatch(name) or name in LIBRARY_PATHS
         if SECRET.search(name) or not (known or SERVICES.fullmatch(name)):

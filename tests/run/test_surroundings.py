@@ -61,7 +61,7 @@ def replica(one: Cell) -> None:
         lambda path: agent(Path(sys.executable), path),
         lambda path: has_gpubench(Path(sys.executable)) or pytest.fail("found none"),
         lambda path: replica(cell(backend="null", batch_size=1)),
-        lambda path: templating.vega.__wrapped__(),  # type: ignore[attr-defined]  # not cached
+        pytest.param(lambda path: templating.vega.__wrapped__(), marks=pytest.mark.slow),  # type: ignore[attr-defined]
         lambda path: try_imports(["statistics", "numpy", "gpubench"], 60),
     ],
     ids=["agent", "another-agent", "another-interpreter", "replica", "charts", "doctor"],
