@@ -148,7 +148,7 @@ class Run:
 
 
 def repeatable(args: Sequence[object], directory: Path) -> list[str]:
-    """Of pytest's command line what measures again: files and tests, ``-k``, ``-m``, our options.
+    """Of pytest's command line what measures again: files and tests, ``-k``, ``-m``, ``-p``, ours.
 
     Nothing else: other plug-ins' options may hold addresses of databases and tokens, and a value
     in brackets of a test's name may too.
@@ -159,7 +159,7 @@ def repeatable(args: Sequence[object], directory: Path) -> list[str]:
         option = word.startswith("-")
         if option:
             name, given, _ = word.partition("=")
-            takes = name in ("-k", "-m") or name.startswith("--gpubench-")
+            takes = name in ("-k", "-m", "-p") or name.startswith("--gpubench-")
             if takes or name in FLAGS:
                 kept.append(word)
             valued = takes and not given

@@ -20,7 +20,7 @@ from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, outcomes, wri
         (["s.toml", "-k", "a and b", "-m=slow"], ["s.toml", "-k", "a and b", "-m=slow"]),
         (["s.toml::x", "--gpubench-require", "onnx"], ["s.toml::x", "--gpubench-require", "onnx"]),
         (["--db", "postgres://me:pw@host/db", "s.toml"], ["s.toml"]),
-        (["--token=abc", "--pat", "abc", "-p", "x"], []),
+        (["--token=abc", "--pat", "abc", "-p", "x"], ["-p", "x"]),
         (["s.toml::t[https://host/?sig=abc]"], ["s.toml::t"]),
         (["--benchmark-only", "--benchmark-storage=elasticsearch+https://me:pw@host"],
          ["--benchmark-only"]),

@@ -23,6 +23,7 @@ from gpubench.run.agent.client import AgentClient
 from gpubench.run.serving.engine import Setup
 from gpubench.run.serving.replica_process import Remote
 from gpubench.suite.types import Cell
+from gpubench.workload.data.preprocess import Spec
 from tests.conftest import WITHOUT_PAGE
 from tests.report.make import cell
 
@@ -50,8 +51,10 @@ def agent(python: Path | None, directory: Path) -> None:
 
 
 def replica(one: Cell) -> None:
+    spec = Spec(size=(8, 8), resize=None)
+    setup = Setup(cell=one, artefact="", spec=spec, outputs=1, replica=0, cores=(), timeout_s=60)
     with pytest.raises(CellFailed, match=r"shape\.json"):  # so far it came: there is no artefact
-        Remote(Setup(cell=one, artefact="", crop=8, outputs=10, replica=0, cores=()))
+        Remote(setup)
 
 
 @pytest.mark.parametrize(
