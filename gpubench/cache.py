@@ -182,7 +182,7 @@ class Cache:
                 (aside / MANIFEST).write_bytes(msgspec.json.encode(manifest))
                 aside.rename(path)
         except BaseException as error:
-            free = shutil.disk_usage(aside).free
+            free = shutil.disk_usage(path.parent).free
             shutil.rmtree(aside, ignore_errors=True)
             if isinstance(error, OSError) and free < FULL:  # not every library says it so
                 with _disk(aside):
@@ -211,8 +211,9 @@ class Cache:
             raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
         try:
             with self._use(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                made = [*self._entries(".tmp"), *self._refs()]
                 return sum(
-                    self._clear(kind, note)
+                    self._clear(kind, [path for path in made if path.parent == kind], note)
                     for kind in self._kinds()
                     if kind.name in (kinds or [kind.name])
                 )
@@ -224,9 +225,10 @@ class Cache:
                 "clear it when that has ended"
             ) from error
 
-    def _clear(self, kind: Path, note: Callable[[str], object]) -> int:
+    @staticmethod
+    def _clear(kind: Path, ours: Sequence[Path], note: Callable[[str], object]) -> int:
         """Remove what is ours in one folder, and the folder where nothing else is in it."""
-        freed, ours = 0, [p for p in [*self._entries(".tmp"), *self._refs()] if p.parent == kind]
+        freed = 0
         for path in ours:
             with _disk(path), suppress(Timeout), FileLock(_lock(path), timeout=0):
                 _ready(path).unlink(missing_ok=True)  # first: half an environment is not ready
@@ -404,7 +406,7 @@ def _folder(path: Path) -> bool:
 
 def _begun(path: Path) -> bool:
     lock = _lock(path)
-    return lock.is_file() and not lock.is_symlink()
+    return lock.is_file() and not lock.is_symlink() and not lock.stat().st_size
 
 
 def _files(path: Path) -> list[str]:

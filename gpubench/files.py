@@ -14,8 +14,11 @@ def put(path: Path, body: bytes) -> None:
     """Write ``body`` to disk, whole or not at all; a link stays one, and its target is written.
 
     It is written aside first, under a name that nobody foresees and that must be new: a link that
-    somebody planted there would be followed. Raises OSError, and then leaves nothing.
+    somebody planted there would be followed. Raises OSError, also for a link that is not ours, and
+    then leaves nothing.
     """
+    if path.is_symlink() and path.lstat().st_uid != os.getuid():
+        raise OSError(errno.EPERM, "a link that somebody else has put there", str(path))
     real = Path(os.path.realpath(path))
     mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else 0o666
     aside = real.with_name(f".{secrets.token_hex(8)}.part")

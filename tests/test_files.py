@@ -42,6 +42,18 @@ def test_a_link_planted_where_it_is_written_first_is_not_followed(
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".known.part", "shared", "victim"]
 
 
+def test_a_link_of_somebody_else_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "report.html"
+    link.symlink_to(victim)
+    files.put(link, b"mine")
+    monkeypatch.setattr(files.os, "getuid", lambda: 10**6)
+    with pytest.raises(OSError, match="somebody else"):
+        files.put(link, b"theirs")
+    assert victim.read_bytes() == b"mine"
+
+
 def test_nobody_foresees_where_it_is_written_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Literal
 
 from msgspec import Struct
 
 from gpubench.records.record import Record
-from gpubench.suite.types import Cell
 
 DATA = ("read", "decode", "transform")
 """Stages of the loader's group, where the decoder works on the host."""
@@ -20,12 +19,16 @@ Groups = dict[Group, tuple[str, ...]]
 
 
 class Breakdown(Struct, frozen=True):
-    """Of one cell with boundary ``pipeline``; ns per batch of one replica, medians of repeats."""
+    """Of one cell with boundary ``pipeline``; ns per batch of one replica, medians of repeats.
+
+    Parts and whole agree: with latency the stages, timed alone, share out the time that a batch
+    takes at the measured rate; with throughput the rate rises by what the groups' time shrinks by.
+    """
 
     stages: dict[str, float]
-    """Each alone, in the order of the pipeline; with throughput also the two groups, `Group`."""
+    """In the order of the pipeline; with throughput each alone, and the two groups, `Group`."""
     serial_ns: float
-    """All stages one after the other."""
+    """All stages one after the other: their sum."""
     overlapped_ns: float | None
     """Scenario throughput: a batch at the measured rate; None with latency."""
     bottleneck: str
@@ -35,8 +38,8 @@ class Breakdown(Struct, frozen=True):
     share_of_slowest: float | None
     """Measured rate / that of the slower group alone; None with latency."""
     images_per_s_if_free: float
-    """What all replicas would reach if the bottleneck cost nothing and the rest overlapped
-    perfectly, or, with latency, came one after the other."""
+    """What all replicas would reach if the bottleneck cost nothing, and the rest overlapped as well
+    as it does, or, with latency, came one after the other."""
 
 
 def breakdown(records: Sequence[Record]) -> Breakdown | None:
@@ -48,21 +51,28 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     cell, names, groups = timed[0].cell, [*found[0]], _groups(timed[0])
     stages = {name: float(median(each.get(name, 0) for each in found)) for name in names}
     serial = sum(stages[name] for name in (*DATA, *COMPUTE))
+    rates = [rate for r in timed if (rate := r.images_per_s())]
+    images = cell.batch_size * cell.replicas * 1e9
+    whole = images / geometric_mean(rates) if rates else None
     if "loader" not in stages or "session" not in stages:
         group, bottleneck = _slowest(stages, groups)
-        free = _rate(cell, serial - stages[bottleneck])
+        scale = whole / serial if whole and serial else 1.0
+        stages = {name: scale * ns for name, ns in stages.items()}
+        serial = sum(stages[name] for name in (*DATA, *COMPUTE))
+        free = images / max(1.0, serial - stages[bottleneck])
         return Breakdown(stages, serial, None, bottleneck, group, None, free)
     slower: Group = "loader" if stages["loader"] > stages["session"] else "session"
     group, bottleneck = _slowest(stages, {slower: groups[slower]})
-    measured = [rate for r in timed if (rate := r.images_per_s())]
-    overlapped = cell.batch_size * cell.replicas * 1e9 / median(measured) if measured else None
-    without = {name: stages[name] for name in ("loader", "session")}
+    both = {name: stages[name] for name in ("loader", "session")}
+    without = dict(both)
     # the group's stages may overlap, which its own time shows; what it takes beyond them stays
     shrunk = min(1.0, stages[group] / max(1.0, sum(stages[k] for k in groups[group])))
     without[group] -= shrunk * stages[bottleneck]
-    together = sum(without.values()) if _same_cores(timed[0]) else max(without.values())
-    share, free = stages[slower] / overlapped if overlapped else None, _rate(cell, together)
-    return Breakdown(stages, serial, overlapped, bottleneck, group, share, free)
+    together = sum if _same_cores(timed[0]) else max
+    now, left = (max(1.0, together(side.values())) for side in (both, without))
+    free = images / (whole or now) * now / left
+    share = stages[slower] / whole if whole else None
+    return Breakdown(stages, serial, whole, bottleneck, group, share, free)
 
 
 def _groups(record: Record) -> Groups:
@@ -77,11 +87,6 @@ def _slowest(stages: dict[str, float], groups: Groups) -> tuple[Group, str]:
     """The largest stage of these groups, and which it is in."""
     among: list[tuple[Group, str]] = [(g, name) for g, names in groups.items() for name in names]
     return max(among, key=lambda one: stages[one[1]])
-
-
-def _rate(cell: Cell, batch_ns: float) -> float:
-    """Images/s of all replicas."""
-    return cell.batch_size * cell.replicas * 1e9 / max(1.0, batch_ns)
 
 
 def _same_cores(record: Record) -> bool:

@@ -159,7 +159,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
             each, ends = [], []
             for x, inside in zip(visit, window_slices(visit), strict=True):
                 spans = np.asarray(x.durations_ns, np.float64)
-                each.append(spans[inside] / x.iterations)
+                each.append(np.asarray(x.batch_ns, np.float64)[inside])
                 ends.append(x.start_ns + spans.cumsum()[inside])
             joined = np.concatenate(each)
             series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)

@@ -17,9 +17,10 @@ from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
-from gpubench.run.plan import Durations, task_seconds
+from gpubench.run.plan import Durations, sampling_s, task_seconds
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import file
+from gpubench.suite.types import MIN_BLOCKS
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
@@ -59,6 +60,15 @@ def plan_tables(session: RunJob) -> Group:
             f"about {units.clock(total)}, plus preparing what the cache lacks"
         )
     )
+    least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)
+    if least > policy.duration_s:
+        parts.append(
+            Text(
+                f"a repeat of throughput samples for {least:g} s, not {policy.duration_s:g} s "
+                f"(policy.duration_s): {MIN_BLOCKS} blocks of policy.block_s, or "
+                "policy.max_samples"
+            )
+        )
     return Group(*parts)
 
 

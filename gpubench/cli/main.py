@@ -1,8 +1,8 @@
 """The command line: parse, call, print, exit code. Everything heavy is imported by its command.
 
-Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed (ab, compare: a
-regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4 missing cells;
-130 interrupted (143, 129: by SIGTERM, SIGHUP).
+Exit codes: 0 all planned cells measured or legitimately skipped; 1 some failed, or all were skipped
+(ab, compare: a regression); 2 bad input; ab and compare also 3 inconclusive or incomparable, 4
+missing cells; 130 interrupted (143, 129: by SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
         {"help": "probe, random, a name such as DEFAULT, or a checkpoint: FILE[#KEY]."},
     ),
     ("--images", {"help": "digits, photos, synthetic, a folder of images, or .tar shards."}),
-    ("--labels", {"help": "A CSV file: file name, class."}),
+    ("--labels", {"help": "A file with rows of file name and class."}),
     ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),
     ("--preprocess", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
                       "help": "Of workload.preprocess, such as mean=0.5; repeatable."}),

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpubench.machine import cores, gpu, software, topology
+from gpubench.machine import cgroups, cores, gpu, software, topology
 
 Environment = dict[str, Any]
 
@@ -211,23 +211,19 @@ def _memory() -> Environment:
 
 def limits() -> Environment:
     """The control groups' limits, versions 1 and 2: CPUs' worth of time, bytes of memory."""
-    lines = (cores.read(cores.ROOT / "proc/self/cgroup") or "").splitlines()
     cpus: list[float] = []
     memory: list[int] = []
-    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        group = Path(path.strip("/"))  # in a container it may exist on the host only
-        for up in (group, *group.parents):
-            at = cores.ROOT / "sys/fs/cgroup" / controllers / up
-            quota, period = (*(cores.read(at / "cpu.max") or "max 0").split(), "0")[:2]
-            if quota == "max":
-                quota = cores.read(at / "cpu.cfs_quota_us") or "-1"
-                period = cores.read(at / "cpu.cfs_period_us") or "0"
-            if int(quota) > 0 and int(period) > 0:
-                cpus.append(int(quota) / int(period))
-            for name in ("memory.max", "memory.limit_in_bytes"):
-                limit = cores.number(at / name)
-                if limit is not None and limit < 2**60:  # version 1 writes "no limit" as 2**63
-                    memory.append(limit)
+    for at in cgroups.directories():
+        quota, period = (*(cores.read(at / "cpu.max") or "max 0").split(), "0")[:2]
+        if quota == "max":
+            quota = cores.read(at / "cpu.cfs_quota_us") or "-1"
+            period = cores.read(at / "cpu.cfs_period_us") or "0"
+        if int(quota) > 0 and int(period) > 0:
+            cpus.append(int(quota) / int(period))
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = cores.number(at / name)
+            if limit is not None and limit < 2**60:  # version 1 writes "no limit" as 2**63
+                memory.append(limit)
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
 
 

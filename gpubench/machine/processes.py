@@ -125,6 +125,40 @@ def cpu_ns(pids: Collection[int]) -> int:
     return total
 
 
+def delay_ns(pids: Collection[int]) -> int:
+    """How long threads of these processes have been ready to run without having a core, added up.
+
+    Of the living only, and nothing where the kernel does not count it.
+    """
+    found = 0
+    for pid in pids:
+        with suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(OSError):
+                    found += int((task / "schedstat").read_text().split()[1])
+    return found
+
+
+def watch_stops() -> None:
+    """From now on `stopped` holds for this process, and those that it makes, once they were."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})  # threads to come inherit it
+
+
+def stopped(pids: Collection[int]) -> bool:
+    """Whether one of these, which `watch_stops`, has been stopped by a signal, and continued.
+
+    Continuing takes SIGCONT, which goes on where it is blocked, but stays pending.
+    """
+    bit = 1 << signal.SIGCONT - 1
+    for pid in pids:
+        with suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            rows = [line.split() for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+            if any(int(mask, 16) & bit for _, mask in rows):
+                return True
+    return False
+
+
 def session_members(session: int) -> list[int]:
     """PIDs of the processes in a Unix session, zombies left out."""
     members = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -33,6 +34,8 @@ class Trace(Struct, frozen=True):
     """Clock at the end of the last sample."""
     between: int
     """Between samples: getting work, and the loop itself."""
+    counts: list[int]
+    """Iterations of each sample; [] where all have as many."""
     stop: str
     """Why sampling ended: 'time', 'max samples' or `JOB_DONE`."""
 
@@ -45,20 +48,26 @@ def sample(
     seconds: float = 0,
     at_least: int = 1,
     at_most: int = MOST,
+    block_s: float = 0,
     claim: Callable[[], bool] | None = None,
     clock: Clock = perf_counter_ns,
 ) -> Trace:
     """Time samples of ``iterations`` x ``enqueue()`` followed by one ``finish()``.
 
     Goes on for ``seconds`` and for at least ``at_least`` samples, but never beyond ``at_most``.
+    ``block_s``: where samples turn out to be twice as long as this, or half as long, by the mean of
+    all so far, the next ones get as many iterations as fill it: some pictures are much larger.
     With ``claim``, instead, before each sample it is asked whether there is work for one.
     The caller must have drained earlier work. No sample is dropped here.
     """
     durations: list[int] = []
     enqueues: list[int] = []
     append, append_enqueue = durations.append, enqueues.append
-    between = 0
-    first = end = clock()
+    between = done = spent = 0
+    counts: list[int] = []
+    block_ns = block_s * 1e9
+    first, stop = clock(), JOB_DONE
+    end = first
     deadline = first + round(seconds * 1e9)
     while claim is None or claim():
         begin = clock()
@@ -72,12 +81,21 @@ def sample(
         append_enqueue(enqueued - begin)
         if claim is not None:
             continue
+        if block_ns:
+            counts.append(iterations)
+            done, spent = done + iterations, spent + end - begin
+            mean_ns = max(1, spent) / done
+            if not block_ns / 2 <= iterations * mean_ns <= 2 * block_ns:
+                iterations = math.ceil(block_ns / mean_ns)
         count = len(durations)
         if count >= at_most:
-            return Trace(durations, enqueues, first, end, between, "max samples")
+            stop = "max samples"
+            break
         if end >= deadline and count >= at_least:
-            return Trace(durations, enqueues, first, end, between, "time")
-    return Trace(durations, enqueues, first, end, between, JOB_DONE)
+            stop = "time"
+            break
+    counts = counts if len({*counts}) > 1 else []
+    return Trace(durations, enqueues, first, end, between, counts, stop)
 
 
 def timer_overhead(clock: Clock = perf_counter_ns, readings: int = 201) -> int:

@@ -6,25 +6,23 @@ import math
 import os
 import resource
 from collections.abc import Callable, Sequence
-from statistics import median, stdev
+from statistics import fmean, median, stdev
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpubench.machine import processes
+from gpubench.machine import cgroups, processes
 from gpubench.measure.loop import TIMER_SHARE, Clock, sample, timer_overhead
 from gpubench.measure.stages import each_alone
-from gpubench.measure.steady_state import MIN_GROUPS, settled, steady
+from gpubench.measure.steady_state import settled, steady
 from gpubench.records.samples import Samples
-from gpubench.suite.types import Cell, Policy
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy
 
 if TYPE_CHECKING:
     from gpubench.backends.base import Images, Session
 
-MIN_SAMPLES = 5
-"""Samples of a repeat, however long one takes."""
 LONGER, OF_TIMEOUT = 10, 0.25
 """A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
 this share of `Policy.timeout_s`, at most."""
@@ -50,8 +48,13 @@ class Pipeline(Protocol):
     def resume(self) -> None:
         """Start again, from an empty queue."""
 
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
-        """ns per batch of each part alone (`records.samples.Samples.stages_ns`); holds it."""
+    def stages(
+        self, batches: int, seconds: float, clock: Clock = perf_counter_ns
+    ) -> dict[str, int]:
+        """Mean ns per batch of each part alone (`records.samples.Samples.stages_ns`); holds it.
+
+        Of the last ``batches``, which were sampled, from the first of them on for ``seconds``.
+        """
 
 
 class Sampler(Struct, frozen=True):
@@ -67,6 +70,8 @@ class Sampler(Struct, frozen=True):
     """What its warm-up and its turns have shown so far."""
     batch_ns: float
     """Of one iteration as it will be sampled: in ``throughput`` not each is waited for."""
+    block_s: float = 0
+    """Of each sample, in ``throughput``: see `measure.loop.sample`."""
     pipeline: Pipeline | None = None
     """Boundary ``pipeline``: what is held while this replica waits."""
     blank: Samples = BLANK
@@ -119,14 +124,16 @@ def warm_up(
     while (left := most - sum(warmup) / 1e9) > 0 and not settled(warmup, policy.target_half_width):
         more = sample(enqueue, finish, seconds=left, at_most=len(warmup) // 2, clock=clock)
         warmup += more.durations
-    typical = max(1.0, median(warmup[-max(5, len(warmup) // 2) :]))
-    sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, pipeline, blank)
+    last = warmup[-max(5, len(warmup) // 2) :]
+    typical = max(1.0, median(last))
+    sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, pipeline=pipeline,
+                      blank=blank)  # fmt: skip
     if cell.scenario == "throughput":
-        shared = cell.replicas_per_device > max(1, cell.cores)
-        iterations, trial = _block(enqueue, finish, policy.block_s, typical, shared, clock)
+        iterations, trial = _block(enqueue, finish, policy.block_s, max(1.0, fmean(last)), clock)
         warmup.append(trial)
-        at_least = MIN_GROUPS if iterations > 1 else MIN_SAMPLES
-        return replace(sampler, iterations=iterations, at_least=at_least, batch_ns=trial)
+        at_least = MIN_BLOCKS if iterations > 1 else MIN_SAMPLES
+        return replace(sampler, iterations=iterations, at_least=at_least, batch_ns=trial,
+                       block_s=policy.block_s)  # fmt: skip
     overhead = timer_overhead(clock)
     iterations = math.ceil(overhead * TIMER_SHARE / max(typical - overhead, typical / 2))
     if iterations == 1:
@@ -167,30 +174,34 @@ def measure(
     at_ns: int = 0,
     late_ns: int = 0,
     claim: Callable[[], bool] | None = None,
+    cores: int = 0,
 ) -> Samples:
     """Sample one turn: a repeat, or with ``claim`` a job until no unit of it is left.
 
-    ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on. A
+    ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on;
+    ``cores``: that are its own, 0 where it shares them with other replicas. A
     job's unit is one sample, and all count: it is timed from its start to its end. Flags go to
     ``sampler``.
     """
     others = processes.descendants([os.getpid()]) if sampler.pipeline else set()
-    before_ns, before = _used(others)
+    before = _used(others)
     trace = sample(
         sampler.enqueue,
         sampler.finish,
         iterations=sampler.iterations,
         seconds=policy.duration_s,
         at_least=sampler.at_least,
-        at_most=max(policy.max_samples, sampler.at_least),
+        at_most=policy.max_samples,
+        block_s=sampler.block_s,
         claim=claim,
         clock=clock,
     )
-    after_ns, after = _used(others)
-    cut = 0
+    used = Used(*(b - a for a, b in zip(before, _used(others), strict=True)))
+    cut, counts = 0, trace.counts
     if claim is None:
-        cut, flags = steady(trace.durations, policy.target_half_width)
-        few = len(trace.durations) - cut < MIN_GROUPS
+        each = [d / n for d, n in zip(trace.durations, counts, strict=True)] if counts else []
+        cut, flags = steady(each or trace.durations, policy.target_half_width)
+        few = len(trace.durations) - cut < MIN_BLOCKS
         sampler.flags.extend([*flags, "FEW-SAMPLES"] if few else flags)
     start = trace.start + sum(trace.durations[:cut])
     # what was used was read before and after all samples: those cut take their share of it
@@ -198,7 +209,8 @@ def measure(
     return replace(
         sampler.blank,
         durations_ns=trace.durations[cut:],
-        iterations=sampler.iterations,
+        iterations=round(median(counts[cut:])) if counts else sampler.iterations,
+        counts=counts[cut:],
         warmup_durations_ns=sampler.warmup + trace.durations[:cut],
         truncated=cut,
         start_ns=start - at_ns,
@@ -207,16 +219,40 @@ def measure(
         claim_ns=trace.between if claim else 0,
         stop_reason=trace.stop,
         enqueue_ns=sum(trace.enqueues[cut:]),
-        cpu_ns=round((after_ns - before_ns) * kept),
-        switches=round((after - before) * kept),
+        cpu_ns=round(used.cpu_ns * kept),
+        switches=round(used.switches * kept),
+        withheld_ns=round(used.withheld_ns(cores) * kept),
     )
 
 
-def _used(others: set[int]) -> tuple[int, int]:
-    """(CPU ns of this process, all threads, and of ``others``; involuntary context switches)."""
+class Used(NamedTuple):
+    """Up to a moment, or between two."""
+
+    wall_ns: int
+    cpu_ns: int
+    """Of this process, all threads, and of those of its loader."""
+    delay_ns: int
+    """That these were ready to run without having a core."""
+    throttled_ns: int
+    """That a quota has kept what is in its control groups off the cores."""
+    switches: int
+    """Involuntary."""
+
+    def withheld_ns(self, cores: int) -> int:
+        """Time on so many ``cores`` of its own that was wanted and not had.
+
+        Its threads also wait for one another: what they then have makes up for it.
+        """
+        waited = min(self.delay_ns, cores * self.wall_ns - self.cpu_ns)
+        return max(0, self.throttled_ns, waited)
+
+
+def _used(others: set[int]) -> Used:
     own = resource.getrusage(resource.RUSAGE_SELF)
     own_ns = round((own.ru_utime + own.ru_stime) * 1e9)
-    return own_ns + processes.cpu_ns(others), own.ru_nivcsw
+    delay_ns = processes.delay_ns({os.getpid(), *others})
+    return Used(perf_counter_ns(), own_ns + processes.cpu_ns(others), delay_ns,
+                cgroups.throttled_ns(), own.ru_nivcsw)  # fmt: skip
 
 
 def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
@@ -226,28 +262,27 @@ def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> 
         "run": session.run,
         "copy_out": session.copy_out,
     }
-    return each_alone(parts, session.sync, clock)
+    took = each_alone(parts, session.sync, clock)
+    return {name: round(median(ns)) for name, ns in took.items()}
 
 
 def _block(
     enqueue: Callable[[], object],
     finish: Callable[[], object],
     seconds: float,
-    typical: float,
-    shared: bool,
+    mean_ns: float,
     clock: Clock,
 ) -> tuple[int, int]:
     """(iterations that fill a block of ``seconds``, ns of one of them), tried out once.
 
-    Without a wait after each batch they overlap, so the guess from the warm-up can be too short.
-    On a ``shared`` core it can be much too long: the typical iteration of the warm-up was not
-    interrupted, and a block is again and again.
+    Without a wait after each batch they overlap, so the guess from the warm-up (its mean: a block
+    holds what is rare and large too) can be too short, and by chance too long.
     """
-    tried = math.ceil(seconds * 1e9 / typical)
-    trace = sample(enqueue, finish, iterations=tried, clock=clock)
-    took = max(1, trace.durations[0])
-    enough = seconds * 1e9 <= took and not shared
-    return tried if enough else math.ceil(tried * 1.1 * seconds * 1e9 / took), took // tried
+    block_ns = seconds * 1e9
+    tried = math.ceil(block_ns / mean_ns)
+    took = max(1, sample(enqueue, finish, iterations=tried, clock=clock).durations[0])
+    fits = block_ns <= took <= 2 * block_ns
+    return tried if fits else math.ceil(tried * 1.1 * block_ns / took), max(1, took // tried)
 
 
 def repeats_needed(values: Sequence[float], target: float) -> int:

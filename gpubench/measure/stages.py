@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from statistics import median
+from statistics import fmean, stdev
 from time import perf_counter_ns
 
 from gpubench.measure.loop import Clock, sample
@@ -11,18 +12,36 @@ from gpubench.measure.loop import Clock, sample
 Parts = Mapping[str, Callable[[], object]]
 """Steps of one batch, by name, in their order."""
 
-STAGES_NS, LEAST_STAGES, MOST_STAGES = 150_000_000, 3, 20
-"""Stages are timed for so long, each so often."""
+PRECISE = 0.02
+"""Relative standard error of the mean over batches."""
+STAGES_S, LEAST_STAGES, MOST_STAGES = 0.15, 3, 20
+"""Stages whose work is always the same are timed for so long, each so often."""
 
 
 def each_alone(
-    parts: Parts, finish: Callable[[], object], clock: Clock = perf_counter_ns
-) -> dict[str, int]:
-    """Median ns of each of ``parts``, done in turn and each waited for."""
+    parts: Parts,
+    finish: Callable[[], object],
+    clock: Clock = perf_counter_ns,
+    *,
+    seconds: float = STAGES_S,
+    at_least: int = LEAST_STAGES,
+    at_most: int = MOST_STAGES,
+) -> dict[str, list[int]]:
+    """ns that each of ``parts`` took of each batch, done in turn and each waited for.
+
+    Of ``at_least`` so many batches, then until ``seconds`` are over and the mean is known to
+    `PRECISE`: sooner where all batches cost the same. ``at_most`` of so many.
+    """
     took: dict[str, list[int]] = {name: [] for name in parts}
-    for number in range(MOST_STAGES):
-        if number >= LEAST_STAGES and sum(map(sum, took.values())) > STAGES_NS:
-            break
+    whole: list[int] = []
+    check = at_least
+    for number in range(max(at_least, at_most)):
+        if number >= check and sum(whole) > seconds * 1e9:
+            error = stdev(whole) / math.sqrt(number) / fmean(whole) if number > 1 else 1.0
+            if error <= PRECISE:
+                break
+            check = math.ceil(1.1 * number)
         for name, part in parts.items():
             took[name] += sample(part, finish, clock=clock).durations
-    return {name: round(median(ns)) for name, ns in took.items()}
+        whole.append(sum(ns[-1] for ns in took.values()))
+    return took

@@ -8,8 +8,8 @@ from itertools import pairwise
 from operator import mul
 from statistics import fmean, median, stdev
 
-MIN_GROUPS = 10
-"""With fewer samples, or groups of them, nobody can tell whether the machine was steady."""
+from gpubench.suite.types import MIN_BLOCKS
+
 MOVE = 5
 """A level drifts when it moves by so many typical steps from group to group."""
 LINE, CURVE = (-7, -5, -3, -1, 1, 3, 5, 7), (7, 1, -3, -5, -5, -3, 1, 7)
@@ -35,7 +35,7 @@ def settled(warmup: Sequence[int], tolerance: float) -> bool:
     return not (one_way and _differ(before, last, tolerance * fmean(last), 2))
 
 
-def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:
+def steady(durations: Sequence[float], tolerance: float) -> tuple[int, list[str]]:
     """(samples to cut from the start, flags) by MSER-5, on medians of five samples.
 
     Marginal standard error rule: White, "An effective truncation heuristic for bias reduction in
@@ -45,9 +45,9 @@ def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:
     what lies before and after it differs, NO-STEADY-STATE is flagged, else it was noise (MSER alone
     would cut there in 7 % of steady traces of 200 samples). DRIFT: see `_drifts`.
     """
-    if len(durations) < MIN_GROUPS:
+    if len(durations) < MIN_BLOCKS:
         return 0, []
-    width = max(1, min(5, len(durations) // MIN_GROUPS))
+    width = max(1, min(5, len(durations) // MIN_BLOCKS))
     groups = _groups(durations, width)
     best = mser(groups)
     if best > len(groups) // 2:
@@ -57,13 +57,13 @@ def steady(durations: Sequence[int], tolerance: float) -> tuple[int, list[str]]:
     return best * width, ["DRIFT"] if _drifts(durations[best * width :], tolerance) else []
 
 
-def _groups(durations: Sequence[int], width: int) -> list[float]:
+def _groups(durations: Sequence[float], width: int) -> list[float]:
     """Medians of ``width`` samples each."""
     starts = range(0, len(durations) - width + 1, width)
     return [median(durations[i : i + width]) for i in starts]
 
 
-def _drifts(durations: Sequence[int], tolerance: float) -> bool:
+def _drifts(durations: Sequence[float], tolerance: float) -> bool:
     """Whether the level moves, or the spread from half to half.
 
     A move is one by more than ``tolerance`` of the level. That of the level is seen among quarters,
@@ -74,7 +74,7 @@ def _drifts(durations: Sequence[int], tolerance: float) -> bool:
     step.
     """
     n = len(durations)
-    groups = _groups(durations, max(1, min(5, n // MIN_GROUPS), n // 20))
+    groups = _groups(durations, max(1, min(5, n // MIN_BLOCKS), n // 20))
     step = median(abs(b - a) for a, b in pairwise(groups))
     quarters = _pieces(durations, 4)
     moved = max(quarters) - min(quarters)
@@ -90,7 +90,7 @@ def _drifts(durations: Sequence[int], tolerance: float) -> bool:
     return _differ(off[:half], off[-half:], tolerance * level, SPREAD)
 
 
-def _pieces(durations: Sequence[int], k: int) -> list[float]:
+def _pieces(durations: Sequence[float], k: int) -> list[float]:
     """Medians of ``k`` equal parts."""
     n = len(durations)
     return [median(durations[n * i // k : n * (i + 1) // k]) for i in range(k)]

@@ -91,7 +91,7 @@ class ReplicaPipeline:
         if isinstance(reader, Reader):
             self._zero_copy = bool(session.attach(self._arrays(reader)))
         if self._loader is None:
-            return Serial(reader, session)
+            return Serial(reader, session, self._cell.batch_size)
         return Overlapped(self._loader, reader.give, session, reader)
 
     def _arrays(self, reader: Reader) -> list[Inputs]:

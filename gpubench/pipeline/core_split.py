@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -44,23 +44,23 @@ def find_out(cell: Cell, artefact: Path, reference_at: Path, device: Device) -> 
     reader = Reader(reference.dataset(), cell.decoder, reference.spec, cell.batch_size,
                     device.cores[:1], 0)  # fmt: skip
     try:
-        data = _typical(reader.load)
+        data = _mean(reader.load)
     finally:
         reader.close()
     backend = base.get(cell.backend)
     with base.open_session(backend, cell, artefact, device) as session:
         reader.serve(session)
-        return StageTimes(data, _typical(Serial(reader, session).answer))
+        return StageTimes(data, _mean(Serial(reader, session, cell.batch_size).answer))
 
 
-def _typical(step: Callable[[], object]) -> int:
-    """Median ns."""
+def _mean(step: Callable[[], object]) -> int:
+    """ns; the mean, for what is large and rare takes its time too."""
     from gpubench.measure.loop import sample
 
     for _ in range(WARM):
         step()
     taken = sample(step, lambda: None, iterations=1, seconds=TRIAL_S, at_least=LEAST, at_most=MOST)
-    return round(median(taken.durations))
+    return round(fmean(taken.durations))
 
 
 def loader_cores(cores: int, times: StageTimes | None) -> int:

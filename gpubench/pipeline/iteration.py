@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import cycle
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +57,8 @@ class Serial:
 
     settle = 1
 
-    def __init__(self, data: Data, session: Session) -> None:
-        self._data, self._session = data, session
+    def __init__(self, data: Data, session: Session, batch: int) -> None:
+        self._data, self._session, self._batch = data, session, batch
 
     def enqueue(self) -> None:
         self._data.load()
@@ -80,9 +80,13 @@ class Serial:
     def resume(self) -> None:
         """Nothing was held."""
 
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:  # noqa: ARG002
+    def stages(
+        self, batches: int, seconds: float, clock: Clock = perf_counter_ns
+    ) -> dict[str, int]:
         """Every part."""
-        return each_alone(parts(self._data, self._session), self._session.sync, clock)
+        self._data.positions.rewind(batches * self._batch)
+        both = {**self._data.parts(), **answering(self._data, self._session)}
+        return means(each_alone(both, self._session.sync, clock, seconds=seconds, at_most=batches))
 
 
 class Overlapped:
@@ -130,10 +134,22 @@ class Overlapped:
         while self._held:
             self._feed.release(self._held.pop(0))
 
-    def stages(self, seconds: float, clock: Clock = perf_counter_ns) -> dict[str, int]:
-        """Every part, and the two groups that overlap: ``loader`` and ``session``, each alone."""
+    def stages(
+        self, batches: int, seconds: float, clock: Clock = perf_counter_ns
+    ) -> dict[str, int]:
+        """Every part, and the two groups that overlap: ``loader`` and ``session``, each alone.
+
+        The loader and its parts are timed with the same pictures: such as were sampled.
+        """
         self.hold()
-        found = each_alone(parts(self._data, self._session), self._session.sync, clock)
+        sync = self._session.sync
+        self._held = self._feed.rewind(batches + self.settle, self._held)
+        self._data.positions.follow(self._feed.pictures(self.settle, max(batches, self.settle)))
+        took = each_alone(self._data.parts(), sync, clock, seconds=seconds, at_least=self.settle,
+                          at_most=batches)  # fmt: skip
+        self._data.positions.follow([])
+        loaded = len(took["read"])
+        found = means(took | each_alone(answering(self._data, self._session), sync, clock))
         held = cycle(self._held)
 
         def compute() -> None:
@@ -145,9 +161,7 @@ class Overlapped:
         self.resume()
         for _ in range(self.settle):
             self._skip()
-        loader = sample(
-            self._skip, lambda: None, seconds=seconds, at_least=self.settle, clock=clock
-        )
+        loader = sample(self._skip, lambda: None, at_least=loaded, clock=clock)
         self.hold()
         # the mean: several come at once, then none
         found["loader"] = round((loader.end - loader.start) / len(loader.durations))
@@ -158,15 +172,19 @@ class Overlapped:
         self._feed.release(self._feed.next())
 
 
-def parts(data: Data, session: Session) -> Parts:
-    """All that a batch goes through."""
+def means(took: dict[str, list[int]]) -> dict[str, int]:
+    """Batches differ in what they cost, and only means add up to the time of them all."""
+    return {name: round(fmean(ns)) for name, ns in took.items()}
+
+
+def answering(data: Data, session: Session) -> Parts:
+    """The session's part of a batch."""
     logits: list[Any] = []
 
     def copy_out() -> None:
         logits[:] = [session.copy_out()]
 
     return {
-        **data.parts(),
         "copy_in": data.hand_over,
         "run": session.run,
         "copy_out": copy_out,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -33,11 +34,29 @@ class Positions:
         self.unusable: dict[int, str] = {}
         """Position in the data set -> reason."""
         self._data, self._at = data, start
+        self._ahead: deque[int] = deque()
         self._lock = threading.Lock()
+
+    def rewind(self, pictures: int) -> None:
+        """Go back to where so many usable ones were still to come."""
+        with self._lock:
+            usable = len(self._data) - len(self.unusable)
+            pictures %= usable or 1  # once round is where it is
+            while pictures:
+                self._at = (self._at - 1) % len(self._data)
+                pictures -= self._at not in self.unusable
+
+    def follow(self, positions: Iterable[int]) -> None:
+        """Take these first."""
+        with self._lock:
+            self._ahead = deque(positions)
 
     def take(self) -> int:
         """The next position that is not known to be unusable."""
         with self._lock:
+            while self._ahead:
+                if (index := self._ahead.popleft()) not in self.unusable:
+                    return index
             for _ in range(len(self._data)):
                 index = self._at % len(self._data)
                 self._at = index + 1

@@ -14,7 +14,7 @@ from gpubench.analysis.summary import UNTRIED, Summary, flags_of, problems
 from gpubench.analysis.tables import accuracy as tables_accuracy
 from gpubench.errors import CellFailed
 from gpubench.records.parity import Parity
-from gpubench.records.record import FAILURES, Record
+from gpubench.records.record import FAILURES, LABELLING, Record
 from gpubench.report.exports.naming import GROUPS, full_name
 from gpubench.suite.types import Cell
 
@@ -97,7 +97,8 @@ class Result:
         """Share of the labelled images that were answered rightly every time."""
         checked = self._checked()
         if not checked.labelled:
-            pytest.fail(f"{self.label}: its images have no labels", pytrace=False)
+            whys = (str(r.facts[LABELLING]) for r in self._summary.timed if LABELLING in r.facts)
+            pytest.fail(f"{self.label}: {next(whys, 'its images have no labels')}", pytrace=False)
         return checked.correct / checked.labelled
 
     @property

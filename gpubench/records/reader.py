@@ -16,10 +16,9 @@ from gpubench import escape
 from gpubench.errors import RecordError
 from gpubench.records import validation
 from gpubench.records.record import (
-    IMAGES_SKIPPED,
+    NOTED,
     RECORDS,
     SCHEMA,
-    WEIGHTS_TAKEN,
     Arm,
     Header,
     Record,
@@ -68,9 +67,9 @@ def read(path: str | Path) -> RecordFile:
     header, found = scan(path, notes)
     with _no_collector():
         records = {(record.cell.key, record.repeat): record for record in found}
-    for fact, what in ((IMAGES_SKIPPED, "images skipped"), (WEIGHTS_TAKEN, "weights")):
+    for fact, before in NOTED.items():
         said = dict.fromkeys(str(r.facts.get(fact, "")) for r in records.values())
-        notes += [f"{what}: {words}" for words in said if words]
+        notes += [before + words for words in said if words]
     name = escape.visible(str(locate(path)))
     return RecordFile(name, header, list(records.values()), notes)
 
@@ -113,7 +112,7 @@ def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
                 if len(line) > LONGEST:
                     raise RecordError(f"{path}, line {number}: longer than {LONGEST:,} bytes")
                 if line.endswith(b"\n"):
-                    yield line[:-1]
+                    yield line[:-1].removesuffix(b"\r")  # git and mail may write CRLF
                 else:
                     notes.append(f"line {number} was cut off and is left out")
     except OSError as error:

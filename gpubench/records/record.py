@@ -19,7 +19,7 @@ from gpubench.records import samples
 from gpubench.records.parity import Parity, PipelineCheck, over_replicas, worst_pipeline
 from gpubench.records.samples import Count, Ns, Samples
 from gpubench.suite.goal import Search
-from gpubench.suite.types import Cell, Natural, Rule, Suite
+from gpubench.suite.types import MIN_BLOCKS, Cell, Natural, Rule, Suite
 
 SCHEMA = 6
 """Of the files that are written, and the only one that is read."""
@@ -50,12 +50,15 @@ FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
-    "FEW-SAMPLES": "fewer than 10 samples in a repeat: lengthen policy.duration_s",
+    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat: lengthen policy.duration_s",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
     "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
     "INSTRUMENTED": "Python was traced, profiled or in a debug mode (facts name it): slower",
     "RECOMPILED": "a recompilation happened while sampling",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
+    "CPU-WITHHELD": "for more than 5 % of the time work was ready and had no core: a CPU quota, or "
+    "other processes",
+    "FROZEN": "its processes were stopped, or the machine was suspended, while it was measured",
     "CPU-BUSY": "other processes used more than 10 % of the replicas' cores",
     "THROTTLED": "the GPU lowered its clocks because of heat or power brake",
     "POWER-CAP": "the GPU ran at its software power cap",
@@ -136,7 +139,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """What really ran: providers, precision, versions, engine digest."""
     flags: list[str] = []
     invalidated: Natural = 0
-    """Attempts thrown away because of outside evidence (heat, power brake, a co-tenant)."""
+    """Attempts thrown away because of outside evidence: heat, power brake, a co-tenant, a pause."""
     started: str = ""
     """UTC, ISO 8601."""
     wall_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
@@ -262,12 +265,16 @@ class RecordFile(Struct, frozen=True):
 
 
 RECORDS = "records.jsonl"
-BESIDE = ("report.html", "best.toml", "result.json")
+BESIDE = ("report.html", "best.toml", "result.json", "evidence")
 """What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
 WEIGHTS_TAKEN = "weights_taken"
 """In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
+LABELLING = "labelling"
+"""In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
+NOTED = {IMAGES_SKIPPED: "images skipped: ", WEIGHTS_TAKEN: "weights: ", LABELLING: ""}
+"""Facts that are a note of the whole run, said once -> what stands before them."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

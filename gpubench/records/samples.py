@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 MOST_NS = 10**15
 """Eleven days: no run could have written more, and no sum of such overflows."""
 Ns = Annotated[int, Meta(ge=0, le=MOST_NS)]
+Iterations = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 SampleNs = Annotated[int, Meta(ge=1, le=MOST_NS)]
 Offset = Annotated[int, Meta(ge=-MOST_NS, le=MOST_NS)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
@@ -32,7 +33,10 @@ class Samples(Struct, frozen=True, kw_only=True):
     """'cpu:0,1' or 'cuda:0'."""
     durations_ns: list[SampleNs]
     """Steady samples; each spans ``iterations`` calls of ``run()``."""
-    iterations: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1
+    iterations: Iterations = 1
+    counts: list[Iterations] = []
+    """Of each sample its calls of ``run()``, where they differ: what a block of throughput holds is
+    changed when pictures turn out to be larger, or smaller; ``iterations`` is their median then."""
     warmup_durations_ns: list[Ns] = []
     """Planned warm-up (one iteration each), then what truncation moved here."""
     truncated: Count = 0
@@ -57,11 +61,28 @@ class Samples(Struct, frozen=True, kw_only=True):
     """How long after the announced common start it went on."""
     stages_ns: dict[str, Ns] = {}
     """Per batch, each waited for, measured apart after the samples while all replicas still run.
-    Boundary ``transfer``: median of copy_in, run and copy_out. ``pipeline``: of read, decode,
+    Boundary ``transfer``: median of copy_in, run and copy_out. ``pipeline``: mean of read, decode,
     transform, copy_in, run, copy_out and postprocess, one after the other; with throughput also
     ``loader`` and ``session``, the two groups that overlap, each alone at full speed."""
     claim_ns: Ns = 0
     """Dispatch: time spent in getting work, of all its samples."""
+    withheld_ns: Ns = 0
+    """Time on its cores that it was ready to use and did not get while it sampled, all cores added
+    up: a control group's quota was used up, or others ran there."""
+
+    @property
+    def batches(self) -> list[int]:
+        """Of each sample."""
+        return self.counts or [self.iterations] * len(self.durations_ns)
+
+    @property
+    def batch_ns(self) -> Sequence[float]:
+        """Of each sample, ns of one batch."""
+        if self.counts:
+            return [d / n for d, n in zip(self.durations_ns, self.counts, strict=True)]
+        # a search reads all samples after every measurement; dividing takes as long as sorting
+        each = self.iterations
+        return self.durations_ns if each == 1 else [d / each for d in self.durations_ns]
 
 
 def window_ns(replicas: Sequence[Samples]) -> tuple[int, int] | None:
@@ -98,11 +119,10 @@ def window_slices(replicas: Sequence[Samples]) -> list[slice]:
 
 def latencies_ns(replicas: Sequence[Samples]) -> list[float]:
     """Per-batch durations of all replicas, while all of them ran."""
-    return [
-        duration / s.iterations
-        for s, inside in zip(replicas, window_slices(replicas), strict=True)
-        for duration in s.durations_ns[inside]
-    ]
+    found: list[float] = []
+    for s, inside in zip(replicas, window_slices(replicas), strict=True):
+        found += s.batch_ns[inside]
+    return found
 
 
 def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
@@ -116,20 +136,21 @@ def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
     start, end = window
     found = []
     for s in replicas:
-        ends = list(accumulate(s.durations_ns))
+        ends, batches = (list(accumulate(each)) for each in (s.durations_ns, s.batches))
         scale = (s.end_ns - s.start_ns) / ends[-1] if ends and ends[-1] else 0.0
         inside = 0.0
         if scale > 0:
-            first, last = (_done(ends, (at - s.start_ns) / scale) for at in (start, end))
+            first, last = (_done(ends, batches, (at - s.start_ns) / scale) for at in (start, end))
             inside = last - first
-        found.append(inside * s.iterations * batch_size * 1e9 / (end - start))
+        found.append(inside * batch_size * 1e9 / (end - start))
     return found
 
 
-def _done(ends: Sequence[int], at: float) -> float:
-    """How many samples are over at a time, where ``ends`` says when each is; one may be in part."""
+def _done(ends: Sequence[int], batches: Sequence[int], at: float) -> float:
+    """How many batches are done at a time, where ``ends`` says when so many ``batches`` are; the
+    sample that is not over counts in part."""
     n = bisect_right(ends, at)
+    done, begin = (batches[n - 1], ends[n - 1]) if n else (0, 0)
     if at <= 0 or n == len(ends):
-        return float(n)
-    begin = ends[n - 1] if n else 0
-    return n + (at - begin) / (ends[n] - begin)
+        return float(done)
+    return done + (batches[n] - done) * (at - begin) / (ends[n] - begin)

@@ -93,6 +93,8 @@ def record(found: Record) -> None:
         for s in turn:
             if s.start_ns > s.end_ns:
                 raise ValueError(f"replica {s.replica} ends before it starts")
+            if s.counts and len(s.counts) != len(s.durations_ns):
+                raise ValueError(f"replica {s.replica}: not a count for each sample")
     parity = found.parity
     if parity and parity.labelled < max(
         parity.correct, parity.correct5, parity.reference_correct, parity.reference_correct5

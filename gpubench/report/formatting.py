@@ -144,7 +144,7 @@ def meaning(flag: str) -> str:
     if flag.startswith("failed: "):
         return FAILURES.get(flag.removeprefix("failed: "), "the cell broke")
     if flag.endswith(" invalidated"):
-        return "measured again after heat, a power brake or another process on the GPU"
+        return "measured again after heat, a power brake, a pause or another process on the GPU"
     return {**STATUSES, **FLAGS}.get(flag, "some repeats broke: see skips and failures")
 
 
@@ -209,8 +209,16 @@ def machine(header: Header) -> str:
                     words.append(str(part.get("name") or part.get("model") or ""))
                 elif part:
                     words.append(str(part))
+    words += [quota for one in header.nodes or [header.environment] for quota in _quota(one)]
     many = f"{len(header.nodes)} nodes: " if len(header.nodes) > 1 else ""
     return many + (", ".join(dict.fromkeys(w for w in words if w)) or header.fingerprint)
+
+
+def _quota(environment: dict[str, Any]) -> list[str]:
+    """['a quota of 0.6 CPUs'] of a control group, or []."""
+    limits = environment.get("limits")
+    cpus = limits.get("cpus") if isinstance(limits, dict) else None
+    return [f"a quota of {cpus:g} CPUs"] if isinstance(cpus, int | float) else []
 
 
 def nodes(header: Header) -> list[str]:
@@ -234,6 +242,7 @@ def _node(environment: dict[str, Any]) -> Iterator[str]:
     yield from (f"{n} x {name}" for name, n in names.items())
     yield from (f"driver {driver}" for driver in drivers)
     yield f"{of('cpu', 'model') or 'unknown CPU'} ({of('cpu', 'usable') or '?'} usable cores)"
+    yield from _quota(environment)
     if isinstance(memory, int | float):
         yield units.size(memory)
     if of("os", "kernel"):

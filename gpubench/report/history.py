@@ -120,8 +120,8 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
                 "cost against that of the cell's best level; + is slower"),
          Column("change", help="the level changed with this run"), Column("flags", "flags")),
         rows,
-        [f"Of each cell the last {latest} runs; {earlier} rows of earlier ones are left out here: "
-         "-f html, md and json have all."] if earlier else [],
+        [f"Of each cell the last {count(latest or 0, 'run')}, without {count(earlier, 'row')} of "
+         "earlier ones: -f html, md and json have all."] if earlier else [],
     )  # fmt: skip
     return [table for table in (made, runs) if table.rows]
 

@@ -15,7 +15,6 @@ from gpubench import __version__, escape
 from gpubench.analysis import stats
 from gpubench.analysis.summary import summarise
 from gpubench.errors import GpubenchError, InputError, RecordError, check_text
-from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records import reader
 from gpubench.records.record import RECORDS, Record
@@ -29,7 +28,7 @@ from gpubench.run.serving import compatibility, manifest, readme
 from gpubench.run.serving.manifest import Manifest, Measured
 from gpubench.run.watcher import Watcher
 from gpubench.suite import file as suite_file
-from gpubench.suite.types import Cell, Policy
+from gpubench.suite.types import MIN_SAMPLES, Cell, Policy
 from gpubench.workload import reference as ref
 
 DECODER = "pil"
@@ -134,6 +133,7 @@ def _make(session: RunJob, suite: str, cell: Cell, at: Path, log: Path, say: Say
     if isinstance(reply, Failure):
         _refuse(cell, failed(cell, 0, reply, ()))
     found = measured(cell, 0, reply, {})  # type: ignore[arg-type]
+    found = msgspec.structs.replace(found, contents=ready.contents)
     if found.status != "ok" or found.parity is None:
         _refuse(cell, found)
     return _write(session, suite, found, at, artefact, ref.load(Path(ready.reference)))
@@ -177,7 +177,7 @@ def _write(
         cores=cores,
         made_for=compatibility.machine(cell, _decoder(cell)),
         parity=msgspec.structs.replace(found.parity, disagreements=[]),
-        measured=_figures(session, suite, cell),
+        measured=_figures(session, suite, found),
         files=manifest.describe(at),
     )
     (at / manifest.MANIFEST).write_text(escape.encoded(made, indent=1), encoding="utf-8")
@@ -189,8 +189,10 @@ def _decoder(cell: Cell) -> str:
     return cell.decoder if cell.boundary == "pipeline" else DECODER
 
 
-def _figures(session: RunJob, suite: str, cell: Cell) -> Measured | None:
-    """What the run says whose records lie beside the suite, when it was measured here."""
+def _figures(session: RunJob, suite: str, now: Record) -> Measured | None:
+    """What the run says whose records lie beside the suite, when it was measured here, and of the
+    network that ``now`` is of."""
+    cell = now.cell
     beside = suite_file.find(suite).parent / RECORDS
     if not beside.is_file():
         return None
@@ -198,6 +200,8 @@ def _figures(session: RunJob, suite: str, cell: Cell) -> Measured | None:
         file = reader.read(beside)
         same = file.header.fingerprint == session.header.fingerprint
         for s in (s for s in summarise([file]) if same and s.key == cell.key and s.ranked):
+            if any(r.contents.get("model") != now.contents.get("model") for r in s.records):
+                continue
             waits = cell.scenario == "latency"  # for each batch
             return Measured(
                 run_id=file.header.run_id,

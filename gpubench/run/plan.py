@@ -14,13 +14,13 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.cache import Cache
 from gpubench.errors import CacheError
-from gpubench.measure.protocol import MIN_SAMPLES
 from gpubench.run import availability, inventory
 from gpubench.run.availability import Lack
-from gpubench.suite.types import Cell, Policy, Suite
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy, Suite
 
 
 class Skip(Struct, frozen=True):
@@ -99,7 +99,7 @@ def make(
 
 
 def _no_room(cell: Cell, cores: int, gpus: int) -> Lack | None:
-    who = f"{cell.replicas} replicas"
+    who = units.count(cell.replicas, "replica")
     if cell.replicas_per_device > 1:
         who = f"{cell.devices} device(s) for {who}"
     if cell.device == "cuda":
@@ -114,8 +114,9 @@ def _no_room(cell: Cell, cores: int, gpus: int) -> Lack | None:
                 "use a machine with more GPUs, fewer --replicas, or more --replicas-per-device",
             )
     elif (need := cell.devices * cell.cores) > cores:
+        needs = "each need" if cell.devices > 1 else "needs"
         return Lack(
-            f"{who} with {cell.cores} core(s) each need {need}; usable: {cores}",
+            f"{who} with {cell.cores} core(s) {needs} {need}; usable: {cores}",
             "use a machine with more cores, fewer --replicas, or a smaller axes.cores",
         )
     return None
@@ -133,7 +134,14 @@ def task_seconds(cell: Cell, policy: Policy, seen: Durations) -> float:
     checked = policy.parity_images + policy.accuracy_images / policy.repeats
     iterations = policy.warmup_iterations + MIN_SAMPLES + checked / cell.batch_size
     at_least = iterations * cell.batch_size * ITERATION_S if cell.device == "cpu" else 0.0
-    return OPEN_AND_CHECK_S + max(policy.warmup_s + policy.duration_s, at_least)
+    return OPEN_AND_CHECK_S + max(policy.warmup_s + sampling_s(cell, policy), at_least)
+
+
+def sampling_s(cell: Cell, policy: Policy) -> float:
+    """Seconds that a repeat samples for: of throughput at least so many blocks."""
+    if cell.scenario == "latency" or cell.dispatch != "independent":
+        return policy.duration_s
+    return max(policy.duration_s, min(MIN_BLOCKS, policy.max_samples) * policy.block_s)
 
 
 SAVE_EVERY_S = 10.0

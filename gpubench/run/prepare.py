@@ -54,7 +54,8 @@ class Held:
                 "images": f"images {cell.images!r}" + (cell.labels and f", labels {cell.labels!r}"),
                 "calibration": f"calibration images {cell.calibration or cell.images!r}",
             }[part]
-            of = (part, words, family(cell) if part == "calibration" else "")
+            count = cell.options.get("calibration_images", "") if part == "calibration" else ""
+            of = (words, str(count))
             if (before := self._digests.setdefault(of, digest)) != digest:
                 raise ChangedError(
                     f"{words}: the contents have changed since the run began (SHA-256 "
@@ -65,6 +66,18 @@ class Held:
     def note(self, record: Record) -> None:
         """Of an earlier session."""
         self.check(record.cell, record.contents)
+
+
+def _asked(agent: Asked, request: messages.Request, *ends: str) -> messages.Reply:
+    """The answer. Raises InputError for failures of the kinds ``ends``, which are every cell's."""
+    reply = agent.ask(request)
+    if isinstance(reply, messages.Failure):
+        if reply.kind in ends:
+            raise InputError(reply.reason)
+        if reply.kind == "timeout" and not reply.remedy:
+            words = "raise policy.prepare_timeout_s, and --budget where there is one"
+            return replace(reply, reason=f"preparing: {reply.reason}", remedy=words)
+    return reply
 
 
 def not_importable(
@@ -110,20 +123,14 @@ def prepare(
         key = replace(workload, calibration="")
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
-            references[key] = reply = agent.ask(messages.BuildReference(workload, brief))
-            if isinstance(reply, messages.Failure) and reply.kind in (
-                messages.BAD_INPUT, messages.CHANGED,
-            ):  # fmt: skip
-                raise InputError(reply.reason)  # every cell needs it
+            request = messages.BuildReference(workload, brief)
+            references[key] = _asked(agent, request, messages.BAD_INPUT, messages.CHANGED)
         same = family(cell)
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
-            artefacts[same] = reply = agent.ask(messages.Prepare(cell, cores, limit_s))
-            if isinstance(reply, messages.Failure) and reply.kind in (
-                messages.BAD_CALIBRATION, messages.CHANGED,
-            ):  # fmt: skip
-                raise InputError(reply.reason)
+            build = messages.Prepare(cell, cores, limit_s)
+            artefacts[same] = _asked(agent, build, messages.BAD_CALIBRATION, messages.CHANGED)
         reference, artefact = references[key], artefacts.get(same, references[key])
         if isinstance(reference, messages.Prepared) and isinstance(artefact, messages.Prepared):
             contents = reference.contents | artefact.contents

@@ -249,8 +249,8 @@ def _cells(judged: list[list[Comparison]], pairs: list[Pair], rule: Rule) -> lis
     return found
 
 
-NOISE = ("CPU-STEAL", "CPU-BUSY", "THROTTLED", "POWER-CAP", "CO-TENANT", "DRIFT",
-         "NO-STEADY-STATE", "BUSY-WHILE-IDLE")  # fmt: skip
+NOISE = ("CPU-STEAL", "CPU-BUSY", "CPU-WITHHELD", "FROZEN", "THROTTLED", "POWER-CAP",
+         "CO-TENANT", "DRIFT", "NO-STEADY-STATE", "BUSY-WHILE-IDLE")  # fmt: skip
 
 
 SHARES = {

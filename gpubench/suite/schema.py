@@ -21,7 +21,7 @@ from msgspec import UNSET
 
 from gpubench import escape
 from gpubench.suite import types
-from gpubench.suite.types import Catalog, Option
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Catalog, Option
 
 Schema = dict[str, Any]
 
@@ -55,8 +55,8 @@ HELP = {
     "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
     "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
-    "classes), or WebDataset shards: a .tar file, or a folder of them.",
-    "labels": "A CSV file: file name, class. For a folder without class folders.",
+    "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
+    "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
     "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
@@ -99,11 +99,10 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "duration_s": "Sampling time of one repeat; longer where 5 samples, or 10 blocks of "
-    "throughput, take longer.",
-    "max_samples": "A repeat stops after this many samples, but not before the least of "
-    "duration_s.",
-    "block_s": "Shortest block of the throughput scenario.",
+    "duration_s": f"Sampling time of one repeat; longer where {MIN_SAMPLES} samples, or "
+    f"{MIN_BLOCKS} blocks of throughput, take longer.",
+    "max_samples": "A repeat stops after this many samples, even before duration_s.",
+    "block_s": "About how long a block of the throughput scenario lasts.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
     "prepare_timeout_s": "Limit of preparing one cell: export, build, compile.",
     "parity_images": "Images checked against the reference in every repeat.",

@@ -38,6 +38,13 @@ Repeats = Annotated[int, Meta(ge=1, le=MOST_REPEATS)]
 Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
 
 
+MIN_SAMPLES = 5
+"""Samples of a repeat, however long one takes, unless `Policy.max_samples` are fewer."""
+MIN_BLOCKS = 10
+"""Of throughput, where a block holds several batches; with fewer samples, or groups of them, nobody
+can tell whether the machine was steady."""
+
+
 def weights_file(weights: str) -> tuple[str, str]:
     """``weights`` that are a file's: its path, and which of its dicts is taken; '': what fits.
 

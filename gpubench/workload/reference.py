@@ -9,6 +9,7 @@ computed only in part shows.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from gpubench.cache import recipe_of
 from gpubench.errors import ChangedError, InputError
-from gpubench.workload.data import dataset_index, datasets, preprocess
+from gpubench.workload.data import dataset_index, datasets, label_files, preprocess
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models.registry import is_file, resolve
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
     from gpubench.cache import Cache
     from gpubench.suite.types import Policy, Workload
-    from gpubench.workload.data.dataset_index import About, Pictures
+    from gpubench.workload.data.dataset_index import Pictures
     from gpubench.workload.data.datasets import Pool
     from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.models.base import Model
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
 _WNID = re.compile(r"n[0-9]{8}")
@@ -55,6 +56,17 @@ class _About(Struct, frozen=True, kw_only=True):
     """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
     taken: str = ""
     """What of a file of weights was taken: see `gpubench.workload.models.base.Model`."""
+    labelling: str = ""
+    """'no accuracy: ...', or what is odd about the labels that there are: see `Labels`."""
+
+
+class Labels(Struct, frozen=True):
+    """Which classes of a network those of a data set are."""
+
+    numbers: tuple[int, ...] = ()
+    """By their place in `About.classes`; -1: none. (): its labels say nothing of this network."""
+    said: str = ""
+    """Why they do not; or what was taken for granted, and what is odd about them."""
 
 
 class Reference(_About, frozen=True, kw_only=True):
@@ -90,7 +102,7 @@ class Reference(_About, frozen=True, kw_only=True):
                 same = False
             if not same:
                 raise ChangedError(
-                    f"images {str(dataset.root)!r}: {self.names[place]!r} is not what it was when "
+                    f"images {str(dataset.root)!r}: '{self.names[place]}' is not what it was when "
                     "the run began; put it back and go on with --resume, or start a new run"
                 )
 
@@ -104,19 +116,25 @@ def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
     model = resolve(workload, cache)
     count = max(policy.parity_images, policy.accuracy_images, datasets.POOL)
     pool = datasets.draw(datasets.find(workload, cache, count), count, policy.seed)
-    labelled = meaningful(pool.dataset.about, model, workload.labels)
-    known = labelled and any(pool.dataset.label(i) >= 0 for i in pool.indices)
-    _needs_labels(workload, policy, model.num_classes, known)
+    labels = match(pool.dataset, model, bool(workload.labels))
+    if workload.labels and not labels.numbers:
+        raise InputError(
+            f"labels {workload.labels!r} are not those of {model.name} ({model.weights}): "
+            f"{labels.said}. Give labels and weights that belong together, or leave labels out"
+        )
+    if labels.numbers and all(pool.dataset.label(i) < 0 for i in pool.indices):
+        labels = Labels(said=f"none of the {len(pool.indices)} pictures drawn has a label")
+    _needs_labels(workload, policy, labels)
     recipe = {
         "format": FORMAT,
         "network": model.identity,
         "images": pool.fingerprint,
         "root": _root(pool),
         "spec": msgspec.to_builtins(model.spec),
-        "labelled": labelled,
+        "labels": msgspec.to_builtins(labels),
         "engine": model.engine,
     } | ({"skipped": pool.skipped} if pool.skipped else {})
-    return cache.get_or_make("reference", recipe, lambda at: _make(at, pool, model, labelled))
+    return cache.get_or_make("reference", recipe, lambda at: _make(at, pool, model, labels))
 
 
 def contents(workload: Workload, path: Path) -> dict[str, str]:
@@ -128,37 +146,134 @@ def contents(workload: Workload, path: Path) -> dict[str, str]:
     return found | ({"images": made["images"]} if datasets.is_path(workload.images) else {})
 
 
-def _needs_labels(workload: Workload, policy: Policy, classes: int, labelled: bool) -> None:
+def _needs_labels(workload: Workload, policy: Policy, labels: Labels) -> None:
     """Raises InputError where an accuracy floor is set and no image has a label that counts."""
     floors = {"min_accuracy": policy.min_accuracy, "max_accuracy_drop": policy.max_accuracy_drop}
     name = next((name for name, value in floors.items() if value is not None), None)
-    if name and not labelled:
+    if name and not labels.numbers:
         raise InputError(
             f"policy.{name} = {floors[name]:g}: images {workload.images!r} have no labels that "
-            f"number the {classes} classes of {workload.model} ({workload.weights}); give a folder "
-            f"with one sub-folder for each of its classes or a file of labels, images = 'digits' "
-            "with weights = 'probe', or leave the floor out"
+            f"number the classes of {workload.model} ({workload.weights}): {labels.said}; give a "
+            "folder with one sub-folder for each of its classes or a file of labels, images = "
+            "'digits' with weights = 'probe', or leave the floor out"
         )
 
 
-def meaningful(about: About, model: Model, label_file: str) -> bool:
-    """Whether the labels of a data set number the classes of this network.
+def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
+    """Which of the network's classes the labels of a data set are, if any.
 
-    Digits do for a network of digits only; those of a folder do for any other when there are as
-    many classes as the network has, as the folders of ImageNet's validation set. Classes that are
-    numbers already are the network's own, and all of them need not occur. Raises InputError where
-    ``label_file`` was given to no use.
+    Digits count for a network of digits only, all others for any other network. Numbers are the
+    network's own, from 0, and not all need occur. Names of ImageNet's classes have its numbers
+    where the network has a thousand. Any other names, as many as the network has classes, are
+    numbered in sorted order, as ImageFolder does. ``by_file``: a file says the labels.
     """
-    classes, wanted = len(about.classes), model.num_classes
-    fits = classes <= wanted if about.numbered and classes else classes == wanted
-    if label_file and not (fits and model.label_source == about.kind):
-        known = "none that files can label" if model.label_source != about.kind else f"{wanted}"
-        raise InputError(
-            f"labels {label_file!r}: {classes} classes, but the network has {known} "
-            f"({model.name}, weights {model.weights!r}); numbers count from 0, names must be of "
-            "all its classes. Give labels and weights that belong together, or leave labels out"
-        )
-    return fits and model.label_source == about.kind
+    about, wanted = dataset.about, model.num_classes
+    if model.label_source is None:
+        return Labels(said=f"weights {model.weights!r} know no classes")
+    if about.kind == "folder" and model.label_source != "folder":
+        return Labels(said=f"with weights {model.weights!r} the network knows digits only")
+    if not about.classes:
+        return Labels(said=about.notes or f"images {about.kind!r} have no labels")
+    if model.label_source != about.kind:
+        return Labels(said=f"the labels of images {about.kind!r} are not the network's classes")
+    used = set(dataset.arrays["labels"].tolist())
+    folders = about.kind == "folder" and not (by_file or about.archives)
+    names = [name for i, name in enumerate(about.classes) if i in used or not folders]
+    if all(map(label_files.is_number, names)):
+        numbers, said = _numbered(names, wanted, folders)
+    elif wanted == _IMAGENET and (numbers := _imagenet(names)):
+        said = f"{_some(names, folders)}: taken for classes of ImageNet, by name"
+    else:
+        if len(about.classes) == wanted:  # of which some have no pictures here
+            names = list(about.classes)
+        numbers, said = _sorted(names, wanted, folders)
+        if numbers and len(names) < len(about.classes):
+            left = [name for name in about.classes if name not in numbers]
+            said = f"{_some(left, folders)} without pictures: no classes; {said}".rstrip("; ")
+    said = "; ".join(filter(None, (said, about.notes)))
+    return Labels(tuple(numbers.get(n, -1) for n in about.classes) if numbers else (), said)
+
+
+def _some(names: list[str], folders: bool) -> str:
+    """'4 folders ('ant', 'bee', 'cat', …)'"""
+    shown = ", ".join(f"'{name}'" for name in names[:3]) + (", …" if len(names) > 3 else "")
+    kind = ("folder", "folders") if folders else ("class", "classes")
+    return f"{len(names):,} {kind[len(names) != 1]} ({shown})"
+
+
+def _numbered(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int], str]:
+    """Name -> class, of names that are numbers, and what to say; {}: none of this network."""
+    numbers = {name: int(name.partition(".")[0]) for name in names}
+    least, most = min(numbers.values()), max(numbers.values())
+    in_order = names == sorted(names, key=numbers.__getitem__)
+    often = Counter(numbers.values())
+    if twice := [name for name in names if often[numbers[name]] > 1]:
+        return {}, f"{_some(twice, folders)}: the same number"
+    if least >= 0 and most < wanted:
+        note = f"{_some(names, folders)} are class numbers, whereas ImageFolder sorts them as text"
+        return numbers, note if folders and not in_order else ""
+    if folders and in_order and len(names) == wanted:
+        note = f"folders '{names[0]}' to '{names[-1]}' taken for classes 0 to {wanted - 1}"
+        return {name: i for i, name in enumerate(names)}, note
+    return {}, (
+        f"{_some(names, folders)}, numbers from {least} to {most}, and the network's {wanted:,} "
+        f"classes are 0 to {wanted - 1}"
+    )
+
+
+def _sorted(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int], str]:
+    """Name -> class, of sorted names, and what to say; {}: they are not the network's."""
+    if len(names) != wanted:
+        said = f"{_some(names, folders)}, and the network has {wanted:,} classes"
+        if wanted == _IMAGENET and all(map(_WNID.fullmatch, names)):
+            said += (
+                "; which of them a WordNet id is can be told of all 1,000 together and of "
+                "Imagenette's ten: give a file of labels with numbers"
+            )
+        return {}, said
+    said = ""
+    natural = sorted(names, key=_natural)
+    if any(map(label_files.is_number, names)):
+        said = f"{_some(names, folders)}, numbers and words: numbered in the order of text"
+    elif names != natural:
+        first, second = next(pair for pair in zip(names, natural, strict=True) if len({*pair}) > 1)
+        said = f"numbered in the order of text, as ImageFolder does: '{first}' before '{second}'"
+    return {name: i for i, name in enumerate(names)}, said
+
+
+def _natural(name: str) -> list[str | int]:
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _imagenet(names: list[str]) -> dict[str, int]:
+    """Name -> number, where all are names or WordNet ids that torchvision knows; else {}.
+
+    It has the ids of Imagenette's ten classes only; all thousand need none, in sorted order.
+    """
+    if len(names) == _IMAGENET and all(map(_WNID.fullmatch, names)):
+        return {}
+    from torchvision.datasets import Imagenette
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    exact = {name: number for number, name in enumerate(_IMAGENET_CATEGORIES)}
+    exact |= {wnid: exact[words[0]] for wnid, words in Imagenette._WNID_TO_CLASS.items()}
+    plain: dict[str, int] = {}
+    for name, number in exact.items():
+        plain[_plain(name)] = -1 if _plain(name) in plain else number  # a dog, and a garment
+    found = {name: exact.get(name, plain.get(_plain(name), -1)) for name in names}
+    return {} if -1 in found.values() else found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).casefold()
+
+
+def _own_names(classes: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[str, ...]:
+    """``classes`` in the order of their ``numbers``; (): some number has none."""
+    named = sorted((n, name) for n, name in zip(numbers, classes, strict=False) if n >= 0)
+    whole = [n for n, _ in named] == list(range(len(named)))
+    return tuple(name for _, name in named) if whole else ()
 
 
 def class_names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:
@@ -174,7 +289,7 @@ def class_names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:
     return tuple(_IMAGENET_CATEGORIES)
 
 
-def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
+def _make(at: Path, pool: Pool, model: Model, labels: Labels) -> None:
     """One picture at a time, so that memory does not grow with the pool."""
     import numpy as np
 
@@ -190,8 +305,9 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
             inputs[place] = preprocess.apply(spec, pool.decoded(place, data))
     inputs.flush()
     np.save(at / "ends.npy", ends)
-    labels = [dataset.label(i) if labelled else -1 for i in pool.indices]
-    np.save(at / "labels.npy", np.array(labels, np.int64))
+    numbers = [*(labels.numbers or [-1] * len(dataset.classes)), -1]  # the last of no class
+    own = [numbers[dataset.label(i)] for i in pool.indices]
+    np.save(at / "labels.npy", np.array(own, np.int64))
     np.save(at / "logits.npy", model.answers(np.asarray(inputs)))
     dataset.save(at / _DATASET, _root(pool))
     about = _About(
@@ -199,9 +315,12 @@ def _make(at: Path, pool: Pool, model: Model, labelled: bool) -> None:
         names=[dataset.name(i) for i in pool.indices],
         places=pool.indices,
         spec=spec,
-        classes=class_names(dataset.classes if labelled else (), model),
+        classes=class_names(_own_names(dataset.classes, labels.numbers), model),
         skipped=pool.skipped,
         taken=model.taken,
+        labelling=f"{'labels' if labels.numbers else 'no accuracy'}: {labels.said}"
+        if labels.said
+        else "",
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 

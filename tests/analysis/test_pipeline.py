@@ -8,9 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.analysis.pipeline import breakdown
+from gpubench.analysis.summary import summarise
+from gpubench.analysis.tables import pipeline
 from gpubench.records.record import Record
 from gpubench.records.samples import Samples
 from tests.measure.virtual import make_cell
+from tests.report import make_pipelines
 
 MS = 1_000_000
 DATA = {"read": 1 * MS, "decode": 6 * MS, "transform": 3 * MS}
@@ -38,9 +41,10 @@ def test_latency_is_the_sum_and_the_largest_stage_holds_it_up() -> None:
     found = breakdown([record(DATA | SESSION, 33 * MS, scenario="latency")])
     assert found is not None
     assert (found.bottleneck, found.group) == ("run", "session")
-    assert found.serial_ns == 32 * MS
+    assert found.serial_ns == pytest.approx(33 * MS), "what was measured"
+    assert found.stages["run"] == pytest.approx(33 * MS * 20 / 32)
     assert (found.overlapped_ns, found.share_of_slowest) == (None, None)
-    assert found.images_per_s_if_free == pytest.approx(2 / 0.012)
+    assert found.images_per_s_if_free == pytest.approx(2 / 0.033 / (1 - 20 / 32))
 
 
 def test_a_slow_session_holds_up_what_overlaps() -> None:
@@ -50,7 +54,8 @@ def test_a_slow_session_holds_up_what_overlaps() -> None:
     assert (found.bottleneck, found.group) == ("run", "session")
     assert found.overlapped_ns == pytest.approx(24 * MS)
     assert found.share_of_slowest == pytest.approx(22 / 24)
-    assert found.images_per_s_if_free == pytest.approx(2 / 0.011), "then the loader is slowest"
+    free = 2 / 0.024 * 22 / 11
+    assert found.images_per_s_if_free == pytest.approx(free), "then the loader is slowest"
     assert list(found.stages) == [*DATA, *SESSION, "loader", "session"]
 
 
@@ -74,15 +79,17 @@ def test_what_a_group_takes_beyond_its_stages_is_not_free_with_one_of_them() -> 
 
 
 def test_groups_on_the_same_cores_take_from_each_other() -> None:
-    one = record(DATA | SESSION | {"loader": 10 * MS, "session": 20 * MS}, 30 * MS, cores=2)
+    stages = DATA | SESSION | {"loader": 10 * MS, "session": 20 * MS}
     apart, together = (
-        breakdown([replace(one, facts={"pipeline": {"loader_cores": n, "session_cores": n}})])
-        for n in (1, 2)
-    )
+        breakdown([replace(record(stages, took * MS, cores=2),
+                           facts={"pipeline": {"loader_cores": n, "session_cores": n}})])
+        for n, took in ((1, 21), (2, 31))
+    )  # fmt: skip
     assert apart is not None
     assert together is not None
     assert apart.bottleneck == together.bottleneck
-    assert apart.images_per_s_if_free > together.images_per_s_if_free
+    assert apart.images_per_s_if_free == pytest.approx(2 / 0.021 * 20 / 10)
+    assert together.images_per_s_if_free == pytest.approx(2 / 0.031 * 30 / (30 - 20 * 20 / 22))
 
 
 def test_a_decoder_on_the_device_is_the_sessions() -> None:
@@ -103,7 +110,7 @@ def test_on_one_core_nothing_overlaps() -> None:
     found = breakdown([record(DATA | SESSION | groups, 33 * MS, cores=1)])
     assert found is not None
     assert found.share_of_slowest == pytest.approx(22 / 33)
-    assert found.images_per_s_if_free == pytest.approx(2 / 0.012)
+    assert found.images_per_s_if_free == pytest.approx(2 / 0.033 * 32 / 12)
 
 
 def test_repeats_count_by_their_median() -> None:
@@ -113,7 +120,29 @@ def test_repeats_count_by_their_median() -> None:
     found = breakdown([*records, record(odd, 99 * MS, 2)])
     assert found is not None
     assert found.stages["run"] == 20 * MS
-    assert found.overlapped_ns == pytest.approx(22 * MS)
+    assert found.overlapped_ns == pytest.approx((22 * 22 * 99) ** (1 / 3) * MS), "as everywhere"
+
+
+def test_parts_and_whole_agree_in_every_cell() -> None:
+    file = make_pipelines.run(make_pipelines.cells(batches=(1, 8)), repeats=2)
+    staged = pipeline.staged(summarise([file]))
+    assert len(staged) == len([c for c in file.header.planned if c.boundary == "pipeline"])
+    for s, found in staged:
+        shares = pipeline.parts(found)
+        assert sum(part.share for part in shares.values()) == pytest.approx(1)
+        assert sum(part.value for part in shares.values()) == pytest.approx(found.serial_ns)
+        rate = s.throughput.value
+        assert rate is not None
+        batch_ns = s.cell.batch_size * s.cell.replicas * 1e9 / rate
+        if s.cell.scenario == "latency":
+            assert found.serial_ns == pytest.approx(batch_ns)
+            share = shares[found.bottleneck].share
+            assert found.images_per_s_if_free == pytest.approx(rate / (1 - share))
+        else:
+            assert found.overlapped_ns == pytest.approx(batch_ns)
+            both = (found.stages["loader"], found.stages["session"])
+            assert found.share_of_slowest == pytest.approx(max(both) / batch_ns)
+            assert rate <= found.images_per_s_if_free <= rate * max(both) / min(both) * (1 + 1e-9)
 
 
 def test_without_stages_there_is_nothing_to_tell() -> None:

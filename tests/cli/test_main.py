@@ -21,6 +21,7 @@ from gpubench.cli import main as cli_module
 from gpubench.cli.main import cli
 from gpubench.machine.processes import session_members
 from gpubench.records.reader import read
+from gpubench.suite.types import MIN_BLOCKS
 from tests.conftest import GPUBENCH, WITHOUT_PAGE
 
 WriteSuite = Callable[..., Path]
@@ -246,11 +247,16 @@ def test_one_cell_alone(
 
 
 def test_plan_runs_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: Path) -> None:
-    suite = write_suite(backend='["fake", "fake-missing"]')
+    suite = write_suite(
+        backend='["fake", "fake-missing"]', scenario='["throughput"]',
+        policy={"duration_s": 0.2, "block_s": 0.1},
+    )  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     done = gpubench("plan", suite, "--cache-dir", cache_dir)
     assert done.returncode == 0, done.stderr
     assert "2 cells x 2 repeats" in done.stdout
+    said = f"a repeat of throughput samples for {MIN_BLOCKS * 0.1:g} s, not 0.2 s"
+    assert said in " ".join(done.stdout.split())
     assert "a-machine-that-has-it" in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -178,6 +178,67 @@ def test_a_gpu_that_falls_off_its_bus(cli: MakeCli, gpu: Path, how: str) -> None
     assert "another machine" in again.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "attempts", "flagged"),
+    [("stop", 1, False), ("stop-everybody", 1, False), ("stop-everybody", 9, True)],
+)
+def test_what_was_stopped_is_measured_again_at_most_twice(
+    cli: MakeCli, tmp_path: Path, how: str, attempts: int, flagged: bool
+) -> None:
+    """One process by a signal, or all of them as when a container is paused."""
+    (tmp_path / "stops").write_text(str(attempts))
+    run = cli(at="run", how=how, policy={"repeats": 1, "max_repeats": 1})
+    done = run()
+    assert done.returncode == 0, done.stderr
+    [record] = run.records()
+    assert record.status == "ok"
+    assert record.invalidated == min(attempts, 2)
+    assert ("FROZEN" in record.flags) == flagged
+    assert record.telemetry.get("frozen_s", 0.0) == pytest.approx(0.7 * flagged, abs=0.3)
+    shown = render([read(run.out)], "md")
+    assert "measured again" in shown
+    assert ("FROZEN" in shown) == flagged
+
+
+@pytest.fixture
+def cpu_quota() -> Iterator[Path]:
+    """A control group, version 1 or 2, whose members have half a core together."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(",") or not controllers:
+            at = Path("/sys/fs/cgroup", controllers, path.lstrip("/"), f"test-{uuid.uuid4().hex}")
+            try:
+                at.mkdir()
+                if controllers:
+                    (at / "cpu.cfs_quota_us").write_text("50000")
+                else:
+                    (at / "cpu.max").write_text("50000 100000")
+            except OSError:
+                if at.is_dir():
+                    at.rmdir()
+                continue
+            yield at
+            members = at / "cgroup.procs"
+            wait_for("the group's end", lambda: not members.read_text(), 10)  # noqa: B023
+            at.rmdir()
+            return
+    pytest.skip("no cgroup with a quota can be made here")
+
+
+@pytest.mark.slow
+def test_cpu_time_that_a_quota_withholds_is_flagged(cli: MakeCli, cpu_quota: Path) -> None:
+    policy = {"repeats": 1, "max_repeats": 1, "duration_s": 1.0, "max_samples": 10**6}
+    run = cli(at="run", how="work", policy=policy)
+    done = run(preexec_fn=lambda: (cpu_quota / "cgroup.procs").write_text("0"))
+    assert done.returncode == 0, done.stderr
+    [record] = run.records()
+    assert "CPU-WITHHELD" in record.flags
+    [x] = record.replicas
+    assert x.withheld_ns > 0.3 * (x.end_ns - x.start_ns)
+    assert read(run.out).header.environment["limits"]["cpus"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("attempts", "flagged"), [pytest.param(1, False, marks=pytest.mark.slow), (9, True)]
 )

@@ -67,7 +67,8 @@ def run() -> tuple[Any, list[Any]]:
         }
         r["parity"] |= {"disagreeing": 1, "disagreements": [DISAGREEMENT]}
         r["flags"] = ["DRIFT"]
-        r["facts"] |= {"images_skipped": "1 of 3: 1 truncated", "providers": ["x"],
+        r["facts"] |= {"images_skipped": "1 of 3: 1 truncated",
+                       "labelling": "no accuracy: 4 folders", "providers": ["x"],
                        "deep": {"a": 1}}  # fmt: skip
     records[1] |= {"status": "failed", "kind": "crash", "reason": "signal 11", "remedy": "none"}
     records[1] |= {"replicas": [], "parity": None}
@@ -78,6 +79,7 @@ def run() -> tuple[Any, list[Any]]:
             d["thumbnail"] = ""
     for s in records[-1]["replicas"]:
         s["stages_ns"] |= {"another": 7}
+        s["counts"] = [1 + n % 2 for n in range(len(s["durations_ns"]))]
     records[-1] |= {"status": "failed", "kind": "accuracy", "reason": "92 % of 95 %"}
     records[2] |= {"status": "unavailable", "reason": "no GPU", "remedy": "buy one", "replicas": []}
     return header, records

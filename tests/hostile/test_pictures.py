@@ -289,11 +289,12 @@ def test_a_run_says_what_it_left_out_and_why(
     assert code == 0, err
     assert said in " ".join(out.split())
     file = read(run)
-    assert file.notes == [said]
+    why = "the pictures lie in no sub-folder that is a class, and no file of labels was given"
+    assert file.notes == [said, f"no accuracy: {why}"]
     assert {r.facts["images_skipped"] for r in file.records} == {said.partition(": ")[2]}
     for form in ("text", "md", "html", "json"):
         _, out, _ = gpubench("report", run, "-f", form)
-        assert said in " ".join(out.split()), form
+        assert {said in " ".join(out.split()), why in " ".join(out.split())} == {True}, form
 
 
 def test_a_mended_folder_says_so(
@@ -345,7 +346,7 @@ def test_labels_that_do_not_fit_are_bad_input(
     folder: Path, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
     labels = tmp_path / "labels.csv"
-    for text, why in (("\x1b[2J.png,1\n", "no row names a picture"), ("0.png,99\n", "100 classes")):
+    for text, why in (("\x1b[2J.png,1\n", "no row names a picture"), ("0.png,99\n", "are 0 to 9")):
         labels.write_text(text)
         suite = write_suite()
         given = f'images = "{folder}"\nlabels = "{labels}"'

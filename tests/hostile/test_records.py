@@ -116,7 +116,7 @@ def extremes(place: Path, data: st.DataObject) -> None:
                 start = data.draw(st.sampled_from([-(10**15), 0, 1, 10**15]))
                 length = data.draw(st.sampled_from([0, 1, 10**9, 10**15]))
                 turn.append(s | {
-                    "durations_ns": data.draw(st.lists(extreme, max_size=40)),
+                    "durations_ns": data.draw(st.lists(extreme, max_size=40)), "counts": [],
                     "iterations": data.draw(st.sampled_from([1, 1000, 2**31 - 1])),
                     "start_ns": start, "end_ns": min(10**15, start + length),
                 })  # fmt: skip
@@ -244,6 +244,7 @@ REFUSED = {
     "a duration of a year": {"replicas": [sample(durations_ns=[3 * 10**16])]},
     "half a duration": {"replicas": [sample(durations_ns=[1.5])]},
     "no iterations": {"replicas": [sample(iterations=0)]},
+    "a count too few": {"replicas": [sample(durations_ns=[5, 6], counts=[1])]},
     "an end before its start": {"replicas": [sample(start_ns=10, end_ns=9)]},
     "a replica too many": {"replicas": [sample(), sample(replica=1)]},
     "a negative repeat": {"repeat": -1},
@@ -362,4 +363,7 @@ def test_huge_strings_are_cut_on_the_terminal(tmp_path: Path) -> None:
 
 def test_reading_is_unchanged_by_the_checks(place: Path) -> None:
     assert len(read(place / "good").records) == len(RECORDS)
-    assert read(place / "good").notes == ["images skipped: 1 of 3: 1 truncated"]
+    assert read(place / "good").notes == [
+        "images skipped: 1 of 3: 1 truncated",
+        "no accuracy: 4 folders",
+    ]

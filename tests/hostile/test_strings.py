@@ -43,7 +43,8 @@ def poisoned(value: Any, words: Callable[[str], str], at: files.Path_ = ()) -> A
     if isinstance(value, dict):
         free = {"environment", "facts", "options", "prepare_ns", "stages_ns", "nodes"} & {*at}
         known = {"gpubench", "os", "python", "memory", "directory", "cpu", "gpus", "libraries",
-                 "variables", "version", "kernel", "total_bytes", "images_skipped"}  # fmt: skip
+                 "variables", "version", "kernel", "total_bytes", "images_skipped",
+                 "labelling"}  # fmt: skip
         known |= {"path", "loader", "loader_cores", "session_cores", "skipped", "kind", "session",
                   *pipeline.NAMES}  # fmt: skip
         return {

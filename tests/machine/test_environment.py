@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpubench.machine import cores, environment, software
+from gpubench.machine import cgroups, cores, environment, software
 
 
 @pytest.fixture
@@ -185,6 +185,18 @@ def test_limits_of_control_groups_version_1(machine: Path) -> None:
         },
     )
     assert environment.limits() == {"cpus": 2.0, "memory_bytes": None}
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "text"),
+    [
+        ("0::/outer/inner", "outer/cpu.stat", "usage_usec 9\nnr_throttled 2\nthrottled_usec 7\n"),
+        ("3:cpu,cpuacct:/a", "cpu,cpuacct/cpu.stat", "nr_throttled 2\nthrottled_time 7000\n"),
+    ],
+)
+def test_what_a_quota_has_withheld(machine: Path, group: str, file: str, text: str) -> None:
+    put(machine, {"proc/self/cgroup": f"{group}\n", f"sys/fs/cgroup/{file}": text})
+    assert cgroups.throttled_ns() == 7000
 
 
 # ------------------------------------------------------------------------------ the GPUs

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from operator import mul
 from statistics import median
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from gpubench.measure import protocol, stages, steady_state
 from gpubench.measure.loop import Trace
-from gpubench.records.samples import Samples
+from gpubench.records.samples import Samples, rates
 from gpubench.suite.types import Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
 
@@ -110,6 +111,78 @@ def test_throughput_blocks_are_no_longer_though_an_iteration_is_often_interrupte
     measured = protocol.measure(sampler, Policy(), clock)
     assert 0.25e9 <= median(measured.durations_ns) < 0.35e9
     assert sampler.batch_ns == pytest.approx(4e4, rel=0.1)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("every", [15, 40, 400])
+def test_blocks_get_shorter_where_rare_batches_are_large(every: int, overlap: bool) -> None:
+    """One batch in ``every`` is a large photograph: 1 ms, and 200 ms."""
+    large = 200e6
+    clock = VirtualClock(reading_ns=1)
+    took = process(lambda i: large if i % every == every - 1 else 1e6)
+    session = VirtualSession(clock, took, enqueue_ns=1000 if overlap else 0)
+    cell = make_cell(scenario="throughput", batch_size=2)
+    sampler = protocol.warm_up(session, IMAGES, cell, Policy(warmup_s=0.02), clock)
+    measured = protocol.measure(sampler, Policy(), clock)
+    assert 10 <= len(measured.durations_ns) + measured.truncated <= 20
+    assert sum(measured.durations_ns) < 8e9, "ten blocks of 0.25 s, and the first too long"
+    assert 0.1e9 < median(measured.durations_ns) < 0.6e9
+    mean_ns = (large + (every - 1) * 1e6) / every
+    [rate] = rates([measured], 2)
+    assert rate == pytest.approx(2e9 / mean_ns, rel=0.35), "few large ones in so short a time"
+    done = sum(measured.batches)
+    assert rate == pytest.approx(done * 2e9 / sum(measured.durations_ns), rel=1e-3)
+    assert sum(map(mul, measured.batches, measured.batch_ns)) == pytest.approx(
+        sum(measured.durations_ns)
+    )
+
+
+def test_blocks_get_longer_where_a_warm_up_was_slower() -> None:
+    clock = VirtualClock(reading_ns=1)
+    session = VirtualSession(clock, process(lambda _: 20e6 if clock.ns < 0.8e9 else 1e6))
+    cell = make_cell(scenario="throughput")
+    sampler = protocol.warm_up(session, IMAGES, cell, Policy(warmup_s=0.02), clock)
+    measured = protocol.measure(sampler, Policy(duration_s=8.0), clock)
+    assert sampler.iterations * 4 < measured.batches[-1]
+    assert 0.125e9 < measured.durations_ns[-1] < 0.3e9
+    assert measured.batch_ns[-1] == pytest.approx(1e6, rel=1e-3)
+
+
+def test_blocks_of_equal_batches_are_never_cut_anew() -> None:
+    measured, *_ = run(noisy(3, 5e6, 0.2), scenario="throughput", batch_size=4)
+    assert measured.counts == []
+    assert [*measured.batch_ns] == [d / measured.iterations for d in measured.durations_ns]
+
+
+@pytest.mark.parametrize("scenario", ["latency", "throughput"])
+def test_no_more_samples_than_asked_for(scenario: str) -> None:
+    clock = VirtualClock()
+    session = VirtualSession(clock, constant(1e6))
+    policy = Policy(max_samples=3)
+    sampler = protocol.warm_up(session, IMAGES, make_cell(scenario=scenario), policy, clock)
+    measured = protocol.measure(sampler, policy, clock)
+    assert (len(measured.durations_ns), measured.stop_reason) == (3, "max samples")
+    assert sampler.flags == ["FEW-SAMPLES"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpu", "delay", "throttled", "withheld"),
+    [
+        (1, 100, 0, 0, 0),
+        (1, 60, 40, 40, 40),  # a quota of 0.6 cores
+        (1, 60, 40, 0, 40),  # one that this control group does not show
+        (1, 60, 0, 0, 0),  # it waited: for a device, or it slept
+        (1, 100, 300, 0, 0),  # its threads waited for one another
+        (2, 150, 300, 0, 50),
+        (0, 25, 75, 0, 0),  # replicas share the core, as was asked for
+        (0, 20, 80, 20, 20),
+    ],
+)
+def test_what_was_withheld_is_what_was_wanted_and_not_had(
+    cores: int, cpu: int, delay: int, throttled: int, withheld: int
+) -> None:
+    used = protocol.Used(100, cpu, delay, throttled, 0)
+    assert used.withheld_ns(cores) == withheld
 
 
 def test_transfer_moves_data_in_and_out_in_every_iteration() -> None:
@@ -244,8 +317,8 @@ def test_what_was_cut_takes_its_share_of_what_a_process_used(
     cut: int, right: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = protocol.Sampler(dict, dict, 1, 1, [], [], 1.0)
-    trace = Trace([60, 20, 20], [1, 1, 1], start=0, end=100, between=0, stop="time")
-    used = iter([(1000, 5), (1090, 15)])
+    trace = Trace([60, 20, 20], [1, 1, 1], 0, end=100, between=0, counts=[], stop="time")
+    used = iter([protocol.Used(0, 1000, 0, 0, 5), protocol.Used(100, 1090, 0, 0, 15)])
     monkeypatch.setattr(protocol, "sample", lambda *_, **__: trace)
     monkeypatch.setattr(protocol, "steady", lambda *_: (cut, []))
     monkeypatch.setattr(protocol, "_used", lambda _: next(used))

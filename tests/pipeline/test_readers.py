@@ -85,6 +85,20 @@ def test_the_stages_one_by_one_do_the_same() -> None:
     assert one._session.got == [5, 0, 1]
 
 
+def test_pictures_are_shown_again_from_where_they_were_or_as_told() -> None:
+    one = reader(Numbers(10, bad={1: "gone"}), (), start=0)
+    for _ in range(4):
+        one.load()
+    seen = one.images[:, 0, 0, 0].tolist()
+    for pictures in (3, 3 + 8 * 1000):
+        one.positions.rewind(pictures)
+        one.load()
+        assert one.images[:, 0, 0, 0].tolist() == seen
+    one.positions.follow([9, 1, 4])
+    one.load()
+    assert one.images[:2, 0, 0, 0].tolist() == [9, 4], "1 is known to be no use"
+
+
 def test_a_set_without_a_usable_picture_says_so() -> None:
     with pytest.raises(CellFailed, match=r"no usable picture \(gone\)"):
         reader(Numbers(2, bad={0: "gone", 1: "gone"}), ()).load()

@@ -76,6 +76,12 @@ def test_what_was_taken_or_left_out_is_noted_once(tmp_path: Path) -> None:
     ]
 
 
+def test_line_ends_of_another_system_change_nothing(tmp_path: Path) -> None:
+    body = written(tmp_path)
+    (tmp_path / "records.jsonl").write_bytes(body.replace(b"\n", b"\r\n"))
+    assert read(tmp_path).records == [record(0), record(1), record(2)]
+
+
 def test_every_cut_of_the_last_line_keeps_the_rest(tmp_path: Path) -> None:
     body = written(tmp_path)
     last = body.rstrip(b"\n").rfind(b"\n") + 1

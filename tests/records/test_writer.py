@@ -120,7 +120,7 @@ def test_what_is_resumed_is_not_touched_before_a_record_is_added(
 
 @pytest.mark.parametrize("name", BESIDE)
 def test_a_new_run_writes_over_nothing(tmp_path: Path, name: str) -> None:
-    assert {tune.BEST, tune.FINISHED} < {*BESIDE}
+    assert {tune.BEST, tune.FINISHED, reader.EVIDENCE} < {*BESIDE}
     (tmp_path / name).symlink_to("nowhere")
     with pytest.raises(RecordError, match=rf"{name}: is there already"):
         Writer(tmp_path, HEADER)

@@ -87,7 +87,7 @@ def test_the_terminal_lists_the_last_runs_and_says_where_the_others_are(monkeypa
     assert all(made.count(f"run-{n} ") == 3 for n in (17, 18, 19))
     assert made.count("run-16 ") == 0
     assert made.count("run-12") == 2  # the change: in the headline and in its table
-    assert "the last 3 runs; 51 rows of earlier ones are left out here: -f html, md and" in made
+    assert "the last 3 runs, without 51 rows of earlier ones: -f html, md and" in made
     for form in ("md", "html", "json"):
         assert history.render(found, form).replace("\\", "").count("run-2") >= 3
     monkeypatch.setattr(history, "LATEST", 20)

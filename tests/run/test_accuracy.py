@@ -127,6 +127,13 @@ def test_parity_fails_before_accuracy(run: Run) -> None:
     assert record.parity.disagreements
 
 
+def test_a_run_says_why_it_has_no_accuracy(run: Run) -> None:
+    file = run(images="photos")
+    why = "no accuracy: images 'photos' have no labels"
+    assert {r.facts["labelling"] for r in file.records} == {why}
+    assert file.notes == [why]
+
+
 def test_a_floor_without_labels_is_bad_input(run: Run) -> None:
     with pytest.raises(InputError, match=r"policy.min_accuracy = 0.9: images 'photos' have no"):
         run(images="photos", min_accuracy=0.9)

@@ -13,7 +13,7 @@ from gpubench.errors import Unavailable
 from gpubench.run import plan as plan_module
 from gpubench.run.availability import Lack
 from gpubench.run.inventory import Node
-from gpubench.run.plan import Durations, Plan, make, task_seconds
+from gpubench.run.plan import Durations, Plan, make, sampling_s, task_seconds
 from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
 from tests.measure.virtual import make_cell
 
@@ -66,6 +66,8 @@ def test_more_replicas_than_the_machine_holds_are_skipped_with_the_figures() -> 
     assert skip.reason == "3 replicas with 2 core(s) each need 6; usable: 4"
     assert skip.status == "unavailable"
     assert skip.remedy
+    [skip] = plan(make_cell(replicas=1, cores=5)).skips
+    assert skip.reason == "1 replica with 5 core(s) needs 5; usable: 4"
     [skip] = plan(make_cell(device="cuda", replicas=2, cores=0), gpus=1).skips
     assert skip.reason == "2 replicas need as many GPUs; visible: 1"
 
@@ -106,6 +108,25 @@ def test_a_known_duration_beats_the_guess(tmp_path: Path) -> None:
     again = Durations(tmp_path)
     assert task_seconds(cell, Policy(), again) == 9.0
     assert task_seconds(cell, Policy(duration_s=5), again) != 9.0
+
+
+@pytest.mark.parametrize(
+    ("cell", "policy", "seconds"),
+    [
+        ({}, {}, 1.0),
+        ({"scenario": "throughput"}, {}, 2.5),
+        ({"scenario": "throughput"}, {"max_samples": 5}, 1.25),
+        ({"scenario": "throughput"}, {"duration_s": 3.0}, 3.0),
+        ({"scenario": "throughput", "dispatch": "static"}, {}, 1.0),
+    ],
+)
+def test_what_a_repeat_samples_at_least_is_in_the_estimate(
+    cell: dict[str, Any], policy: dict[str, Any], seconds: float, tmp_path: Path
+) -> None:
+    one, asked = make_cell(device="cuda", **cell), Policy(**policy)
+    assert sampling_s(one, asked) == seconds
+    longer = task_seconds(one, replace(asked, duration_s=seconds + 2), Durations(tmp_path))
+    assert longer - task_seconds(one, asked, Durations(tmp_path)) == pytest.approx(2)
 
 
 @pytest.mark.parametrize(

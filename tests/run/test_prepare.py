@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.errors import CalibrationError, ChangedError, GpubenchError, InputError, Unsupported
+from gpubench.errors import (
+    CalibrationError,
+    CellFailed,
+    ChangedError,
+    GpubenchError,
+    InputError,
+    Unsupported,
+)
 from gpubench.run import driver, prepare, record_builder, setup
 from gpubench.run.agent import worker
 from gpubench.run.agent.client import OnProgress
@@ -55,6 +62,11 @@ def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
         found = prepare.prepare(agent, made.plan.cells, made.plan, made.backends, {}, Silent())
         return list(found)
 
+    for cell in prepared(CellFailed("timeout", "no answer within 6 s (after 'start')")):
+        assert isinstance(cell, prepare.NotReady)
+        record = record_builder.failed(cell.cell, 0, cell.why, ())
+        assert record.reason == "preparing: no answer within 6 s (after 'start')"
+        assert record.remedy.startswith("raise policy.prepare_timeout_s")
     for cell in prepared(InputError("a batch that the file cannot have")):
         assert isinstance(cell, prepare.NotReady)
         record = record_builder.failed(cell.cell, 0, cell.why, ())

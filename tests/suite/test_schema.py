@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from gpubench.errors import SuiteError
-from gpubench.suite import file, schema, toml_file
+from gpubench.suite import file, schema, toml_file, types
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 
 CATALOG = Catalog(
@@ -30,6 +30,15 @@ CATALOG = Catalog(
     },
     models=("resnet18", "resnet50", "vit_b_16"),
 )
+
+
+def test_help_says_how_many_samples_a_repeat_has_at_least() -> None:
+    """What `measure.protocol` takes them from says it too."""
+    said = schema.HELP["duration_s"]
+    assert f"{types.MIN_SAMPLES} samples" in said
+    assert f"{types.MIN_BLOCKS} blocks" in said
+    detail = Path("docs/how-it-measures.md").read_text()
+    assert f"at least {types.MIN_SAMPLES} samples, or {types.MIN_BLOCKS} blocks" in detail
 
 
 def axes(extra: str = "", backend: str = '"null"') -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,10 +272,34 @@ def test_labels_of_a_folder_count_when_the_classes_match(
     for i in range(5):
         (tmp_path / "data" / f"c{i}").mkdir(parents=True)
         Image.new("RGB", (9, 9), (i * 40, 0, 0)).save(tmp_path / "data" / f"c{i}" / "x.png")
-    for classes, labels in ((5, [0, 1, 2, 3, 4]), (6, [-1] * 5)):
+    why = "no accuracy: 5 folders ('c0', 'c1', 'c2', …), and the network has 6 classes"
+    for classes, labels, said in ((5, [0, 1, 2, 3, 4], ""), (6, [-1] * 5, why)):
         model = str(tiny_onnx(f"{classes}.onnx", classes=classes))
         workload = Workload(model=model, images=str(tmp_path / "data"))
-        assert sorted(load(build(workload, Policy(), cache)).labels) == labels
+        made = load(build(workload, Policy(), cache))
+        assert (sorted(made.labels), made.labelling) == (labels, said)
+    with pytest.raises(InputError, match=f"policy.min_accuracy = 0.5: .*{re.escape(why[13:])}; gi"):
+        build(workload, Policy(min_accuracy=0.5), cache)
+
+
+def test_labels_are_numbers_of_the_network(
+    tmp_path: Path, cache: Cache, tiny_onnx: Callable[..., Path]
+) -> None:
+    """Wherever they come from; a network that answers by brightness would be right on all."""
+    from PIL import Image
+
+    for i in range(12):
+        (tmp_path / "data" / f"{i}").mkdir(parents=True)
+        Image.new("RGB", (9, 9), (i * 20, 0, 0)).save(tmp_path / "data" / f"{i}" / f"{i}.png")
+    rows = "".join(f"{i}/{i}.png,{i}.0\n" for i in range(12))
+    (tmp_path / "labels.csv").write_text(rows)
+    for labels in ("", str(tmp_path / "labels.csv")):
+        workload = Workload(
+            model=str(tiny_onnx(classes=12)), images=str(tmp_path / "data"), labels=labels
+        )
+        made = load(build(workload, Policy(), cache))
+        found = dict(zip(made.names, made.labels.tolist(), strict=True))
+        assert found == {f"{i}/{i}.png": i for i in range(12)}
 
 
 def test_what_paths_hold_is_told_and_a_changed_picture_is_seen(

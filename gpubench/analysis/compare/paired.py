@@ -260,7 +260,7 @@ def _parts(record: Record) -> list[list[list[float]]]:
     """
     turns = [
         [
-            [d / s.iterations for d in s.durations_ns[inside]]
+            [*s.batch_ns[inside]]
             for s, inside in zip(visit, samples.window_slices(visit), strict=True)
         ]
         for visit in record.visits

@@ -27,7 +27,7 @@ CODES = sequential_test.CODES | {
     "within-history": "looks changed, but A/A sessions of this machine have differed as much",
     "few-repeats": "fewer than two repeats on one side: no interval",
     "unsteady": "samples drift or are too few: no settled machine was measured",
-    "invalid-machine": "heat, other processes or replicas that ran apart spoilt the measurement",
+    "invalid-machine": "heat, a pause, other processes or replicas that ran apart spoilt it",
     "different-machine": "the fingerprints differ",
     "failed": "it broke on one side or on both",
     "skipped": "skipped on one side: unavailable or unsupported there",
@@ -37,7 +37,7 @@ CODES = sequential_test.CODES | {
 }
 """Reason code -> what it means: `sequential_test`'s, and those that it knows nothing of."""
 
-MACHINE = ("THROTTLED", "CO-TENANT", "NO-COMMON-WINDOW", "BUSY-WHILE-IDLE")
+MACHINE = ("THROTTLED", "CO-TENANT", "FROZEN", "NO-COMMON-WINDOW", "BUSY-WHILE-IDLE")
 """Flags of outside evidence that what was measured is not the arm alone."""
 UNSTEADY = ("DRIFT", "NO-STEADY-STATE", "FEW-SAMPLES", *MACHINE)
 """Flags that forbid a verdict on stored runs: the samples do not show a settled machine."""

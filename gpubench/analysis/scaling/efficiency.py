@@ -66,7 +66,7 @@ def speeds(s: Summary) -> dict[int, list[float]]:
 def _pace(x: Samples) -> float:
     """Batches/s while it worked: the mean, for what slows it down within is no loss by dispatch."""
     busy = sum(x.durations_ns)
-    return len(x.durations_ns) * x.iterations * 1e9 / busy if busy else 0.0
+    return sum(x.batches) * 1e9 / busy if busy else 0.0
 
 
 def per_replica(each: dict[int, list[float]]) -> list[float]:
@@ -111,7 +111,7 @@ def job_of(s: Summary) -> SharedJob | None:
     shares, idle, lost, done = zip(*told, strict=True)
     every = [x for visit in turns for x in visit]
     busy = sum(sum(x.durations_ns) for x in every)
-    batches = sum(len(x.durations_ns) * x.iterations for x in every)
+    batches = sum(sum(x.batches) for x in every)
     claimed = sum(x.claim_ns for x in every)
     return SharedJob(
         summary=s,
@@ -134,6 +134,6 @@ def _told(visit: Sequence[Samples]) -> tuple[float, list[float], float, list[int
     if length <= 0 or not any(pace):
         return None
     idle = [1 - x.end_ns / length for x in visit]
-    batches = [len(x.durations_ns) * x.iterations for x in visit]
+    batches = [sum(x.batches) for x in visit]
     lost = sum(p * i for p, i in zip(pace, idle, strict=True)) / sum(pace)
     return sum(batches) * 1e9 / length / sum(pace), idle, lost, batches

@@ -165,7 +165,7 @@ def enqueued(s: Summary) -> tuple[float, float, float] | None:
     every = [x for r in s.timed for x in _every(r)]
     grouped = s.cell.scenario == "latency" and any(x.iterations > 1 for x in every)
     sampled = sum(sum(x.durations_ns) for x in every)
-    batches = sum(len(x.durations_ns) * x.iterations for x in every)
+    batches = sum(sum(x.batches) for x in every)
     busy = sum(x.enqueue_ns for x in every)
     if s.cell.boundary != "compute" or grouped or not sampled or not busy:
         return None

@@ -122,7 +122,7 @@ def parts(b: Breakdown) -> dict[str, Part]:
 def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
     columns = (
         Column("scenario"),
-        *(Column(name, "ns", "lower", "of one batch, alone, and its share of the sum")
+        *(Column(name, "ns", "lower", "of one batch, and its share of the sum")
           for name in NAMES.values()),
         Column("one after another", "ns", "lower", "sum of the stages"),
         Column("overlapped", "ns", "lower",
@@ -142,7 +142,8 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
         body.append((s, [s.cell.scenario, *(of.get(k) for k in NAMES), b.serial_ns, b.overlapped_ns,
                          named(b.bottleneck), b.group, b.share_of_slowest, s.throughput,
                          b.images_per_s_if_free, divided(s), flags_of(s)]))  # fmt: skip
-    notes = ["Each stage alone, one after the other, then all of them overlapped. Medians."]
+    notes = ["Stages were timed alone, with the first of the batches that were sampled: means. Of "
+             "latency they share out the time of a batch, of throughput they overlap."]  # fmt: skip
     return with_axes(STAGES, columns, body, notes + skipped([s for s, _ in found]), ("boundary",))
 
 

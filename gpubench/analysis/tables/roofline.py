@@ -18,7 +18,7 @@ ABOVE = (
 )
 COLUMNS = (
     Column("share", "fraction", "higher", "achieved / what the roofline allows: the peak, or "
-           "arithmetic intensity x bandwidth, whichever is less; mean of logs over repeats"),
+           "arithmetic intensity x bandwidth, whichever is less; geometric mean over repeats"),
     Column("bound by", help="which side of the roofline the cell is under"),
     Column("GFLOP/s", "GFLOP/s", "higher", "achieved by all replicas: images/s, or batch size / "
            "median latency, x counted FLOPs of an image, done or not"),

@@ -53,7 +53,7 @@ def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None)
 
 
 def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Table:
-    text = "median of each repeat, mean of logs over repeats"
+    text = "median of each repeat, geometric mean over repeats"
     fields: list[Field] = [(Column("p50", "ns", "lower", text), lambda s: s.p50)]
     for name, q in summary.QUANTILES.items():
         enough = any(len(s.samples_ns) >= stats.minimum_n(q) for s in rows)
@@ -113,7 +113,7 @@ def _scaling(found: Sequence[Diagnosis]) -> Table:
                "much of it each explains; the evidence is told apart"),
         Column("images/s", "images/s", "higher", "all replicas together"),
         Column("one replica", "images/s", "higher", "the one-replica cell it is compared with"),
-        Column("per replica", "images/s", help="each replica's own rate, mean of logs"),
+        Column("per replica", "images/s", help="each replica's own rate, geometric mean"),
         Column("slowest / mean", "fraction", "higher",
                "well below 100 %: a straggler holds the others back"),
     )  # fmt: skip

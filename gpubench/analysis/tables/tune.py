@@ -37,7 +37,7 @@ def front(found: View) -> Table:
     summaries.sort(key=lambda s: -(s.throughput.value or 0.0))
     extra = [m for m in _asked(found) if any(mean(s, m).value for s in summaries)]
     roof: list[Field] = [(ROOFLINE, roofline.estimate), (BINDS, roofline.binding)]
-    text = "mean of logs over the repeats that have it"
+    text = "geometric mean over the repeats that have it"
     fields: list[Field] = [
         (Column("images/s", "images/s", "higher", "images of all replicas / wall time"),
          lambda s: s.throughput),

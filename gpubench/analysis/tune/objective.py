@@ -33,9 +33,7 @@ def latencies(record: Record) -> list[float]:
     found: list[float] = []
     for visit in record.visits:
         for s, inside in zip(visit, window_slices(visit), strict=True):
-            durations, each = s.durations_ns[inside], s.iterations
-            # a search reads all samples after every measurement; dividing takes as long as sorting
-            found += durations if each == 1 else [d / each for d in durations]
+            found += s.batch_ns[inside]
     return found
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from msgspec.structs import replace
 
 from gpubench.errors import CellFailed, InputError
 from gpubench.pipeline.decoders import base
@@ -163,6 +165,23 @@ class Loader:
             return
         self._held.remove(slot.number)
         self._pool.give(slot.number + self._job.ring.depth)
+
+    def rewind(self, batches: int, held: Sequence[Slot]) -> list[Slot]:
+        """Go back by about as many batches, while all slots are ``held``; these, to be released.
+
+        By whole rounds of slots, so that each batch comes in the slot that it came in.
+        """
+        depth = self._job.ring.depth
+        back = min(batches + depth, self._next) // depth * depth
+        self._next -= back
+        self._held = {number - back for number in self._held}
+        return [replace(slot, number=slot.number - back) for slot in held]
+
+    def pictures(self, skip: int, batches: int) -> list[int]:
+        """Positions in the data set of so many of the batches to come, after ``skip`` of them."""
+        order, batch = self._job.order, self._job.ring.batch
+        numbers = range((self._next + skip) * batch, (self._next + skip + batches) * batch)
+        return [int(order[number % len(order)]) for number in numbers]
 
     def _page_lock(self) -> None:
         """Let the GPU read the slots by itself, until the loader is closed."""

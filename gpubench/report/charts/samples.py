@@ -117,7 +117,7 @@ def _series(x: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     ends = spans.cumsum()
     # the loop takes a little time between samples
     scale = (x.end_ns - x.start_ns) / ends[-1] if len(ends) and ends[-1] else 0.0
-    return (x.start_ns + (ends - spans) * scale) / 1e9, spans / x.iterations
+    return (x.start_ns + (ends - spans) * scale) / 1e9, np.asarray(x.batch_ns, np.float64)
 
 
 def thin(values: NDArray[np.float64], most: int) -> NDArray[np.intp]:

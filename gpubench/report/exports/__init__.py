@@ -67,8 +67,11 @@ def export(
 
 
 def left_out(files: Sequence[RecordFile], format: str) -> list[str]:  # noqa: A002
-    """'cell: status' of what failed, was skipped or is missing, where the format cannot say so."""
-    return naming.left_out(files) if format in HISTORIES else []
+    """'cell: status' of what failed, was skipped, is missing, or invalid, where the format cannot
+    say so."""
+    if format not in HISTORIES:
+        return []
+    return naming.left_out(files, sound=format == "bencher")
 
 
 def text(documents: Documents, format: str) -> str:  # noqa: A002

@@ -2,6 +2,7 @@
 
 The measures are Bencher's built-in ones: ``latency`` in ns per batch, ``throughput`` in images/s,
 of the latency scenario too, whatever else the suite has: a history must not depend on neighbours.
+The format has no place for flags, so cells of which a repeat is invalid are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def render(files: Sequence[RecordFile]) -> bytes:
     """JSON; a value without an interval has no bounds."""
     document = {
         name: {kind: _metric(e) for kind, e in measures(summary).items()}
-        for name, summary in named(files).items()
+        for name, summary in named(files, sound=True).items()
     }
     return escape.document(document).encode()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from gpubench import units
+from gpubench.analysis.compare.verdicts import MACHINE
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError
@@ -21,12 +22,17 @@ def candidates(files: Sequence[RecordFile]) -> list[RecordFile]:
     return [f for f, p in own if not (p and p.arm == "baseline" and p.session in sessions)]
 
 
-def named(files: Sequence[RecordFile]) -> dict[str, Summary]:
+def _has_place(s: Summary, sound: bool) -> bool:
+    return s.ranked and bool(s.values) and not (sound and s.flags.keys() & {*MACHINE})
+
+
+def named(files: Sequence[RecordFile], *, sound: bool = False) -> dict[str, Summary]:
     """Every cell of `candidates` with a result that may be ranked, under a name of its own.
 
-    Raises InputError where there is none: an empty history entry would hide that nothing ran.
+    ``sound``: only of which no repeat is invalid, for a format that has no place for flags. Raises
+    InputError where there is none: an empty history entry would hide that nothing ran.
     """
-    found = [s for s in summarise(candidates(files)) if s.ranked and s.values]
+    found = [s for s in summarise(candidates(files)) if _has_place(s, sound)]
     if not found:
         where = ", ".join(f.path for f in files)
         raise InputError(f"{where}: no cell has a result to export; see `gpubench report` for why")
@@ -84,12 +90,12 @@ def _distinct(
     ]
 
 
-def left_out(files: Sequence[RecordFile]) -> list[str]:
+def left_out(files: Sequence[RecordFile], *, sound: bool = False) -> list[str]:
     """'label: status' of every cell that has no place in a history (failed, skipped, missing).
 
-    What a search did not measure is one line.
+    What a search did not measure is one line. ``sound``: as for `named`.
     """
-    gone = [s for s in summarise(candidates(files)) if not (s.ranked and s.values)]
+    gone = [s for s in summarise(candidates(files)) if not _has_place(s, sound)]
     untried = sum(s.status in UNTRIED for s in gone)
     return [
         f"{title(s.cell)}: {s.status if not s.ranked else ', '.join(flags_of(s)) or 'no samples'}"

@@ -208,7 +208,12 @@ def _result(found: messages.Failure | list[messages.WorkerMessage], team: Team) 
     record = replace(record, telemetry=telemetry.result() | {"start_s": team.start_s})
     if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
         record = replace(record, telemetry=record.telemetry | {"energy": energy})
-    return messages.Done(replace(record, flags=record.flags + telemetry.flags()), telemetry.invalid)
+    flags = record.flags + telemetry.flags()
+    if frozen_s := team.pauses.seconds:
+        record = replace(record, telemetry=record.telemetry | {"frozen_s": frozen_s})
+        flags.append("FROZEN")
+    invalid = telemetry.invalid or "FROZEN" in flags  # a worker may have seen what we did not
+    return messages.Done(replace(record, flags=flags), invalid)
 
 
 def main(requests_fd: int, replies_fd: int) -> None:

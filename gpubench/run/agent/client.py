@@ -24,6 +24,7 @@ from gpubench.machine.import_check import try_imports
 from gpubench.machine.postmortem import Inquest
 from gpubench.machine.processes import SCRATCH, end_session
 from gpubench.machine.software import environ_of_python
+from gpubench.machine.telemetry.pauses import Pauses
 from gpubench.run.agent import messages
 
 _START = (
@@ -53,6 +54,8 @@ IMPORT_LIMIT_S = 120.0
 KILL_LIMIT_S = 10.0
 STOP_S = 2.0
 """How long an agent may take to end by itself; one that hangs is killed."""
+DRIVER_LOOK_S = 10.0
+"""The driver looks for pauses less often than agents do: only for the sake of its time-outs."""
 GRACE_S = 60.0
 """How much longer than its own time-outs an agent may take before it is given up."""
 
@@ -97,6 +100,7 @@ class AgentClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
+        self._end, self._pauses = 0.0, Pauses(DRIVER_LOOK_S)
         self._over = False
         self._held = ExitStack()
         """The cache: artefacts stay for as long as somebody may be asked to measure them."""
@@ -180,9 +184,10 @@ class AgentClient:
             data = data[os.write(self._to, data) :]
 
     def _answer(self, end: float, progress: OnProgress | None) -> messages.Reply:
+        self._end = end
         try:
             while True:
-                reply: messages.Reply = msgspec.json.decode(self._line(end), type=messages.Reply)
+                reply: messages.Reply = msgspec.json.decode(self._line(), type=messages.Reply)
                 if not isinstance(reply, messages.Progress):
                     return reply
                 if progress is not None:
@@ -197,9 +202,16 @@ class AgentClient:
             self.stop()
             return messages.Failure("timeout", f"the agent hung; its log is {self._log}")
 
-    def _line(self, end: float) -> bytes:
+    def _select(self, seconds: float) -> list[int]:
+        return select([self._from], [], [], seconds)[0]
+
+    def _line(self) -> bytes:
         while b"\n" not in self._pending:
-            if not select([self._from], [], [], max(0.0, end - monotonic()))[0]:
+            ready, late_s = self._pauses.wait(self._select, self._end - monotonic())
+            self._end += late_s  # the agent could not go on either
+            if not ready and monotonic() < self._end:
+                continue
+            if not ready:
                 raise TimeoutError
             chunk = os.read(self._from, 1 << 20)
             if not chunk:

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpubench.backends import base
-from gpubench.machine.cores import cpu_ranges, pin
-from gpubench.machine.processes import cpu_ns, descendants, instruments
+from gpubench.machine.cores import Cores, cpu_ranges, pin
+from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, WEIGHTS_TAKEN, Record
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, WEIGHTS_TAKEN, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
-from gpubench.suite.types import Policy
+from gpubench.suite.types import Cell, Policy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,8 @@ Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 IDLE_LIMIT = 0.03
 """Of a core; a runtime's threads may do some housekeeping."""
+WITHHELD_LIMIT = 0.05
+"""Of its cores' time, or on a GPU of the host thread's."""
 
 
 def _device(request: Measure, replica: int) -> base.Device:
@@ -124,7 +126,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 barrier("measured")
         if path:  # after all turns: as far apart as they are meant to be, a drift cancels
             with quiet_collector():
-                turns[0] = replace(turns[0], stages_ns=path.stages(policy.block_s))
+                stages = path.stages(sum(turns[-1].batches), policy.block_s)
+                turns[0] = replace(turns[0], stages_ns=stages)
         parity = _check(session, backend, reference, slots, cell.precision, policy)
         facts, checked = dict(session.facts), None
         if route and path:
@@ -132,8 +135,10 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 path.resume()
                 checked = route.check(session, slots, policy)
             facts["pipeline"] = route.facts
-    for fact, said in ((IMAGES_SKIPPED, reference.skipped), (WEIGHTS_TAKEN, reference.taken)):
-        facts |= {fact: said} if said else {}
+        frozen = stopped({os.getpid(), *descendants([os.getpid()])})
+    said = {IMAGES_SKIPPED: reference.skipped, WEIGHTS_TAKEN: reference.taken}
+    said[LABELLING] = reference.labelling
+    facts |= {fact: words for fact, words in said.items() if words}
 
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):
@@ -144,6 +149,10 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if slowed := instruments():
         facts["instruments"] = slowed
         flags.append("INSTRUMENTED")
+    if any(_withheld(turn, cell, request.cores[replica]) > WITHHELD_LIMIT for turn in turns):
+        flags.append("CPU-WITHHELD")
+    if frozen:
+        flags.append("FROZEN")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
@@ -166,7 +175,20 @@ def _sample(
     late_ns = wait_until(go.at_ns, spin=room)
     if claim is None and (request.cell.replicas > 1 or request.turns > 1 or sampler.pipeline):
         protocol.once_more(sampler, awake_s(request))
-    return protocol.measure(sampler, request.policy, at_ns=go.at_ns, late_ns=late_ns, claim=claim)
+    own = request.cores[replica]
+    shared = request.cores.count(own) > max(1, len(own))
+    return protocol.measure(sampler, request.policy, at_ns=go.at_ns, late_ns=late_ns, claim=claim,
+                            cores=0 if shared else _cores(request.cell, own))  # fmt: skip
+
+
+def _cores(cell: Cell, own: Cores) -> int:
+    """That it can keep busy."""
+    return 1 if cell.device == "cuda" else len(own) or len(os.sched_getaffinity(0))
+
+
+def _withheld(x: Samples, cell: Cell, own: Cores) -> float:
+    """Share of the time in which it sampled."""
+    return x.withheld_ns / max(1, (x.end_ns - x.start_ns) * _cores(cell, own))
 
 
 def wait_until(at_ns: int, *, spin: bool) -> int:

@@ -14,9 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from gpubench.measure.steady_state import MIN_GROUPS
 from gpubench.run.agent.messages import AtBarrier, Go, Measure
-from gpubench.suite.types import Policy
+from gpubench.suite.types import MIN_BLOCKS, Policy
 
 UNIT_NS = 5_000_000
 """A unit lasts at least so long, so that handing it out costs next to nothing."""
@@ -41,7 +40,7 @@ def size(batch_ns: Sequence[float], policy: Policy) -> JobSize:
     batch_ns = [max(1.0, ns) for ns in batch_ns]
     iterations = max(1, round(UNIT_NS / median(batch_ns)))
     share = round(policy.duration_s * 1e9 * fmean(1 / (ns * iterations) for ns in batch_ns))
-    return JobSize(iterations, max(MIN_GROUPS, min(share, policy.max_samples)))
+    return JobSize(iterations, min(max(MIN_BLOCKS, share), policy.max_samples))
 
 
 class Queue:

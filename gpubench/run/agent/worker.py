@@ -20,7 +20,7 @@ from gpubench.backends import base
 from gpubench.machine import environment
 from gpubench.machine.cores import pin
 from gpubench.machine.postmortem import says_no_memory
-from gpubench.machine.processes import die_with_parent
+from gpubench.machine.processes import die_with_parent, watch_stops
 from gpubench.run.agent import messages
 from gpubench.run.agent.measure_task import Barrier, _device, _measure, _show
 from gpubench.run.agent.shared_job import Queue
@@ -51,6 +51,7 @@ class Task(NamedTuple):
 def main(connection: Connection, task: Task, replica: int, queue: Queue | None) -> None:
     """Do ``task`` and send the answer; never raises. ``queue``: of a job's units."""
     die_with_parent()
+    watch_stops()
     os.setpgid(0, 0)  # so that the agent can end this process with all its children
     faulthandler.enable()  # where native code crashed: see postmortem
     with suppress(OSError):

@@ -16,6 +16,7 @@ import msgspec
 
 from gpubench.machine.postmortem import Inquest
 from gpubench.machine.processes import descendants
+from gpubench.machine.telemetry.pauses import Pauses
 from gpubench.machine.telemetry.telemetry import Telemetry
 from gpubench.run.agent import messages, worker
 from gpubench.run.agent.shared_job import Dispatcher
@@ -48,6 +49,7 @@ class Team:
         """Processes of rivals, which are idle while this team has its turn."""
         self.telemetry = Telemetry([], [], self.pids)
         """Who observes it, once entered."""
+        self.pauses = Pauses()
         self._begin = monotonic()
         self._timeout_s = timeout_s
         self._deadline = self._begin + timeout_s
@@ -97,7 +99,11 @@ class Team:
         if closed not in self._selector.get_map():
             self._selector.register(closed, EVENT_READ, None)
         while len(self._answers) < len(self._pipes):
-            ready = self._selector.select(max(0.0, self._deadline - monotonic()))
+            left_s = self._deadline - monotonic()
+            ready, late_s = self.pauses.wait(self._selector.select, left_s)
+            self._deadline += late_s  # its workers could not go on either
+            if not ready and monotonic() < self._deadline:
+                continue
             if not ready:
                 words = f"no answer within {self._timeout_s:g} s (after {self.barrier!r})"
                 return messages.Failure("timeout", words)

@@ -36,15 +36,14 @@ class About(Struct, frozen=True, kw_only=True):
     root: str
     """Where names begin; if relative, at the entry that the listing is saved in."""
     classes: tuple[str, ...] = ()
-    """Names of the classes by number; harmless to print, and UTF-8."""
-    numbered: bool = False
-    """Whether classes came as numbers: there may be more of them than pictures show."""
+    """What the labels' classes are called; harmless to print, and UTF-8. Which of a network's
+    classes they are `gpubench.workload.reference` knows."""
     archives: tuple[str, ...] = ()
     """Tar files, below ``root``, that the pictures lie in; (): they are files themselves."""
     skipped: dict[str, int] = {}
     """What was met and left out before any picture was opened: reason -> how often."""
     notes: str = ""
-    """What is odd about the labels: '3 pictures have no label in val.csv'."""
+    """What is odd about the labels: '3 pictures have no label in val.csv'; why there are none."""
 
 
 class Pictures:
@@ -95,7 +94,7 @@ class Pictures:
         return escape.visible(self._name(index))
 
     def label(self, index: int) -> int:
-        """Its class; -1: none."""
+        """Its class, a place in ``classes``; -1: none."""
         return int(self.arrays["labels"][index])
 
     def read(self, index: int) -> bytes:

@@ -51,8 +51,7 @@ class Pool(Struct, frozen=True):
     pixels: list[NDArray[np.uint8]] = []
     """Of the first of them, as far as MOST_HELD goes: what they were decoded to."""
     skipped: str = ""
-    """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why; after a semicolon
-    what is odd about the labels."""
+    """'5 of 40: 3 truncated, 2 too large': what was tried and left out, and why."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +77,7 @@ class Pool(Struct, frozen=True):
         if hashlib.sha256(data).digest() != self.digests[place]:
             name = self.dataset.name(self.indices[place])
             where = str(self.dataset.root)
-            raise InputError(f"images {where!r}: {name!r} changed while it was used; start again")
+            raise InputError(f"images {where!r}: '{name}' changed while it was used; start again")
         return data
 
 
@@ -146,14 +145,13 @@ def draw(dataset: Pictures, count: int, seed: int) -> Pool:
         if room >= 0:
             pool.pixels.append(pixels)
     found = len(pool.indices)
-    said, notes = _said(skipped, found), dataset.about.notes
+    said = _said(skipped, found)
     if found < 2:
         raise InputError(
-            f"images {str(dataset.root)!r}: found {found} usable picture(s) with a suffix "
-            f"of {', '.join(sorted(image_file.SUFFIXES))}; give at least 2"
-            f"{said and f'. Skipped {said}'}"
+            f"images {str(dataset.root)!r}: found {found} usable picture(s) "
+            f"({', '.join(image_file.FORMATS)}); give at least 2{said and f'. Skipped {said}'}"
         )
-    return msgspec.structs.replace(pool, skipped=f"{said or 'none'}; {notes}" if notes else said)
+    return msgspec.structs.replace(pool, skipped=said)
 
 
 def _usable(

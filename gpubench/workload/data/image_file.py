@@ -7,6 +7,7 @@ x.jpg that holds PostScript must not start an interpreter.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import warnings
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-SUFFIXES = frozenset({".apng", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"}) | {
-    ".tif", ".tiff", ".webp"
+SUFFIXES = frozenset({".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm"}) | {
+    ".png", ".ppm", ".tif", ".tiff", ".webp"
 }  # fmt: skip
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_BYTES = 2**28
@@ -34,6 +35,18 @@ KEPT_PIXELS = 2**20
 than a third of it, and a pool of photographs as they are would need gigabytes."""
 NARROWEST = 50
 """Longer side / shorter side, at most: resizing by the shorter side would make the longer vast."""
+_ARCHIVE = re.compile(r".*\.(?:tgz|tar(?:\.(?:gz|bz2|xz|zst))?)", re.IGNORECASE | re.DOTALL)
+_BEGINS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0\0\0\0|II\*\0|MM\0\*|RIFF....WEBP|"
+    rb"P[1-6]\s+(?:#|\d+\s)", re.DOTALL
+)  # fmt: skip
+"""Of a file in one of FORMATS, whatever it is called."""
+_OTHER = re.compile(rb"....ftyp(?:hei|hev|mif|msf|avi)|\0\0\0\x0cj|\xff\x0a", re.DOTALL)
+"""Of pictures that are not read: HEIF (phones), AVIF, JPEG 2000 and XL."""
+_KEEPERS = frozenset({"__macosx", "__pycache__", "lost+found", "thumbs.db", "desktop.ini"}) | {
+    "@eadir", "@recycle", "#recycle", "$recycle.bin", "#snapshot", "system volume information"
+}  # fmt: skip
+"""What file systems, archives and servers leave between a person's files."""
 
 
 class _Quiet:
@@ -67,12 +80,19 @@ class Unusable(Exception):
     """Why a file cannot be used, in few words that others share: 'truncated'."""
 
 
-def find(root: Path, suffixes: frozenset[str] = SUFFIXES) -> tuple[list[str], Counter[str]]:
-    """(paths below ``root``, sorted, with one of ``suffixes``; what else was met, by reason).
+def meant(path: str) -> bool:
+    """Whether a person put it there: no part of ``path`` is hidden, or is of housekeeping."""
+    return not any(p[:1] == "." or p.lower() in _KEEPERS for p in path.split("/") if p.strip("."))
 
-    Links are followed, but no folder is read twice, and none that ``root`` lies in.
+
+def find(root: Path) -> tuple[list[str], list[str], Counter[str]]:
+    """(pictures, tar files; both sorted paths below ``root``; what else was met, by reason).
+
+    A picture has a suffix of SUFFIXES, or begins like one. Links are followed, but no folder is
+    read twice, and none that ``root`` lies in. What is not `meant` is passed over.
     """
     files: list[str] = []
+    archives: list[str] = []
     skipped: Counter[str] = Counter()
 
     def unreadable(_: OSError) -> None:
@@ -81,17 +101,33 @@ def find(root: Path, suffixes: frozenset[str] = SUFFIXES) -> tuple[list[str], Co
     top = root.resolve()
     read = {top, *top.parents}
     for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
-        for name in sorted(folders):
+        folders[:] = sorted(filter(meant, folders))
+        for name in list(folders):
             real = Path(os.path.realpath(Path(folder, name)))
             if real in read:
                 folders.remove(name)
                 skipped["link to a folder read already"] += 1
             read.add(real)
-        folders.sort()
         below = os.path.relpath(folder, root)
         start = "" if below == "." else f"{below}/"
-        files += [start + name for name in names if Path(name).suffix.lower() in suffixes]
-    return sorted(files), +skipped
+        for name in filter(meant, names):
+            if Path(name).suffix.lower() in SUFFIXES:
+                files.append(start + name)
+            elif _ARCHIVE.fullmatch(name):
+                archives.append(start + name)
+            elif _BEGINS.match(begins := _beginning(Path(folder, name))):
+                files.append(start + name)
+            elif _OTHER.match(begins):
+                skipped["of another format"] += 1
+    return sorted(files), sorted(archives), +skipped
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with opened(path) as file:
+            return file.read(16)
+    except (Unusable, OSError):  # what has no name of a picture need not be one
+        return b""
 
 
 def read(path: Path | str, offset: int = 0, size: int = -1) -> bytes:

@@ -11,22 +11,15 @@ from gpubench.errors import InputError
 from gpubench.workload.data import image_file, label_files, webdataset
 from gpubench.workload.data.dataset_index import About, Pictures
 
-_ARCHIVES = frozenset({".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst"})
-
 
 def find(root: Path, label_file: Path | None = None) -> Pictures:
     """The pictures below ``root``; where there are none, those in its tar files.
 
-    Without ``label_file`` every sub-folder is a class, in sorted order, as in ImageFolder; a
-    picture at the top means that none is. Raises InputError as
-    `label_files.read` and `webdataset.find` do.
+    Without ``label_file`` every sub-folder is a class, in sorted order, as in ImageFolder; not
+    where pictures lie at the top, or the sub-folders are the parts of a data set, and the notes
+    say so. Raises InputError as `label_files.read` and `webdataset.find` do.
     """
-    found, skipped = image_file.find(root, image_file.SUFFIXES | _ARCHIVES)
-    packed = [name for name in found if Path(name).suffix.lower() in _ARCHIVES]
-    names = [name for name in found if Path(name).suffix.lower() in image_file.SUFFIXES]
-    archives = [
-        n for n in packed if n.lower().endswith(".tgz") or ".tar" in Path(n.lower()).suffixes
-    ]
+    names, archives, skipped = image_file.find(root)
     if archives and not names:
         if label_file is not None:
             raise InputError(
@@ -45,12 +38,24 @@ def find(root: Path, label_file: Path | None = None) -> Pictures:
 
 
 def _by_folder(about: About, root: Path, names: list[str]) -> tuple[About, list[int]]:
-    if not names or any("/" not in name for name in names):
-        return about, [-1] * len(names)
-    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
+    tops = [name.partition("/")[0] for name in names]
+    beside = [name for name in names if "/" not in name]
+    notes = ""
+    if len(beside) == len(names):
+        notes = "the pictures lie in no sub-folder that is a class, and no file of labels was given"
+    elif beside:
+        few = f"{len(beside)} of {len(names)} pictures lie beside the sub-folders"
+        notes = f"{few}, as {beside[0]!r} does; put it into that of its class, or elsewhere"
+    elif {top.lower() for top in tops} <= label_files.PARTS:
+        parts = ", ".join(map(repr, dict.fromkeys(tops)))
+        notes = f"{parts}: parts of a data set, not classes; give one of them as images"
+    if notes:
+        return replace(about, notes=notes), [-1] * len(names)
+    classes = tuple(
+        sorted(p.name for p in root.iterdir() if p.is_dir() if image_file.meant(p.name))
+    )
     number = {name: i for i, name in enumerate(classes)}
-    found = [number[name.partition("/")[0]] for name in names]
-    return replace(about, classes=tuple(map(escape.visible, classes))), found
+    return replace(about, classes=tuple(map(escape.visible, classes))), [number[t] for t in tops]
 
 
 def _size(path: Path) -> int:

@@ -1,7 +1,9 @@
 """WebDataset shards: tar files of ``key.jpg`` with ``key.cls``, read where they lie.
 
-An index of places is made once, so that any picture can be read at any time; nothing is extracted,
-and no member but ``.cls`` and ``.json`` is looked into (others may be pickles, which run code).
+All before the first dot of a name is the key of an example, the rest is what the member holds of
+it: ``key.mask.png`` is no other picture. An index of places is made once, so that any picture can
+be read at any time; nothing is extracted, and no member but ``.cls`` and ``.json`` is looked into
+(others may be pickles, which run code).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gpubench import escape
 from gpubench.errors import InputError
@@ -30,6 +33,15 @@ _SMALL = 2**20
 _JSON_KEYS = ("cls", "label", "class")
 
 
+class _Class(Struct, frozen=True):
+    sure: int
+    """2: of key.cls, 1: of key.json; 0 and -1: of key.other.cls and key.other.json."""
+    number: int
+    member: str
+    clash: str = ""
+    """What another member says, that is as sure."""
+
+
 class _Found(Struct):
     """Of all shards, in their order."""
 
@@ -38,8 +50,8 @@ class _Found(Struct):
     places: list[tuple[int, int]] = []
     """Archive and offset."""
     sizes: list[int] = []
-    numbers: dict[str, int] = {}
-    """Key -> class."""
+    classes: dict[str, _Class] = {}
+    """By key."""
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -47,30 +59,66 @@ def find(root: Path, archives: list[str]) -> Pictures:
     """The pictures of tar files, named ``archives`` below ``root``.
 
     Classes are numbers, the network's own. Raises InputError for a file that is no tar file, is
-    compressed, cut off or damaged, and for what is no class.
+    compressed, cut off or damaged, for what is no class, and for two classes of one key.
     """
     found = _Found()
     for number, archive in enumerate(archives):
         _index(found, root, number, archive)
-    classes = [found.numbers.get(_key(name), -1) for name in found.names]
-    most, without = max(classes, default=-1), classes.count(-1)
+    own = _own(found)
+    keys = [_key(found.names[i]) for i in own]
+    plain = {key for key, i in zip(keys, own, strict=True) if _plain(found.names[i])}
+    classes = {k: said for k, said in found.classes.items() if said.sure > 0 or k not in plain}
+    for key, said in classes.items():
+        if said.clash:
+            raise InputError(
+                f"images {str(root)!r}: {said.member!r} and {said.clash!r} have one key, "
+                f"{key!r} (all before the first dot of a name), and two classes; pack it again "
+                "under names without further dots"
+            )
+    said_of = [classes.get(key) for key in keys]
+    numbers = sorted({one.number for one in said_of if one})
+    places = {number: place for place, number in enumerate(numbers)}
+    without = said_of.count(None)
+    notes = "no picture has a .cls, or a .json with a class"
     about = About(
         kind="folder",
         root=str(root),
-        classes=tuple(map(str, range(most + 1))),
-        numbered=True,
+        classes=tuple(map(str, numbers)),
         archives=tuple(archives),
         skipped=dict(found.skipped),
-        notes=f"{without} pictures have no .cls" if without and most >= 0 else "",
+        notes=notes if not numbers else f"{without} pictures have no .cls" if without else "",
     )
-    return Pictures.of(about, found.names, classes, found.sizes, found.places)
+    return Pictures.of(
+        about,
+        [found.names[i] for i in own],
+        [places[one.number] if one else -1 for one in said_of],
+        [found.sizes[i] for i in own],
+        [found.places[i] for i in own],
+    )
+
+
+def _own(found: _Found) -> list[int]:
+    """One picture of each key: key.jpg, or else the only one. The others are counted."""
+    of: dict[str, list[int]] = {}
+    for i, name in enumerate(found.names):
+        of.setdefault(_key(name), []).append(i)
+    own = []
+    for several in of.values():
+        plain = [i for i in several if _plain(found.names[i])]
+        if len(several) == 1 or plain:
+            own.append((plain or several)[0])
+            found.skipped["other pictures of an example"] += len(several) - 1
+        else:
+            found.skipped["names with dots that share a key"] += len(several)
+    found.skipped = +found.skipped
+    return own
 
 
 def _index(found: _Found, root: Path, number: int, archive: str) -> None:
     path = root / archive
 
     def wrong(what: str) -> InputError:
-        return InputError(f"images {escape.visible(str(path))!r}: {what}")
+        return InputError(f"images {str(path)!r}: {what}")
 
     if any("\ud800" <= character <= "\udfff" for character in str(path)):
         raise wrong("not UTF-8 text; rename that file or folder")
@@ -144,10 +192,12 @@ def _take(
     found: _Found, number: int, archive: str, member: tarfile.TarInfo, file: IO[bytes]
 ) -> None:
     """Note a picture, or a class; count what has the name of one, but cannot be it."""
-    suffix = Path(member.name).suffix.lower()
+    suffix, name = Path(member.name).suffix.lower(), f"{archive}/{member.name}"
+    if not image_file.meant(member.name):
+        return
     if suffix in image_file.SUFFIXES:
         if member.isreg() and not member.issparse():
-            found.names.append(f"{archive}/{member.name}")
+            found.names.append(name)
             found.places.append((number, member.offset_data))
             found.sizes.append(member.size)
         else:
@@ -160,9 +210,14 @@ def _take(
             )
         file.seek(member.offset_data)
         said = _class(member.name, suffix, file.read(member.size))
-        key = _key(f"{archive}/{member.name}")
-        if said is not None and (suffix == ".cls" or key not in found.numbers):
-            found.numbers[key] = said
+        if said is None:
+            return
+        sure = (2 if suffix == ".cls" else 1) - (0 if _plain(name) else 2)
+        before = found.classes.get(key := _key(name))
+        if before is None or before.sure < sure:
+            found.classes[key] = _Class(sure, said, member.name)
+        elif before.sure == sure and before.number != said and not before.clash:
+            found.classes[key] = replace(before, clash=member.name)
 
 
 def _class(name: str, suffix: str, data: bytes) -> int | None:
@@ -173,11 +228,17 @@ def _class(name: str, suffix: str, data: bytes) -> int | None:
     except (ValueError, RecursionError):
         return None
     keys = _JSON_KEYS if isinstance(said, dict) else ()
-    value = next((said[key] for key in keys if type(said.get(key)) is int), None)
-    return None if value is None else label_files.number(str(value), name)
+    values = (str(said.get(key)) for key in keys)
+    value = next(filter(label_files.is_number, values), None)
+    return None if value is None else label_files.number(value, name)
 
 
 def _key(name: str) -> str:
     """What members of one example share: all before the first dot of the file's name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
+
+
+def _plain(name: str) -> bool:
+    """Whether it is its key and one word behind a dot."""
+    return name.rpartition("/")[2].count(".") == 1

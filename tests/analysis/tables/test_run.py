@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_headline_is_the_mean_of_logs_of_the_medians():
     p50 = rows(found["Latency per batch"])[0]["p50"]
     assert p50.value == pytest.approx(2e6)
     assert p50.high / p50.value == pytest.approx(math.exp(4.302652729911275 * math.log(2) / 3**0.5))
+
+
+def test_the_mean_over_repeats_is_said_to_be_the_geometric_one_wherever_it_is_said():
+    p50 = [c.help for t in tables(make.realistic(samples=40)).values() for c in t.columns
+           if c.name == "p50"]  # fmt: skip
+    assert p50
+    assert all("geometric mean over repeats" in said for said in p50)
+    for page in ("docs/reading-results.md", "docs/how-it-measures.md"):
+        assert "over repeats" in (text := Path(page).read_text())
+        assert "geometric mean" in text
+        assert "averaged over repeats" not in text
 
 
 def test_throughput_counts_images_in_the_common_window_never_batch_over_latency():

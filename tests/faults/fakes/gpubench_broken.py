@@ -14,12 +14,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gpubench_fakes import Fake, FakeSession
 
+from gpubench.machine.processes import session_members
 from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ AT = (
     "exit",
 )
 PATIENCE_S = 100.0
+STOPPED: list[int] = []
 
 
 class Broken(Fake):
@@ -231,6 +234,25 @@ def _heat() -> None:
         (state / "seen").unlink()
 
 
+def _stop(everybody: bool = False) -> None:
+    """Stop this process, or the agent with all that it made, once, in so many as the test says."""
+    left = Path(os.environ["GPUBENCH_TEST_MADE"]).with_name("stops")
+    if not STOPPED and (attempts := int(left.read_text())):
+        STOPPED.append(os.getpid())
+        left.write_text(str(attempts - 1))
+        pids = session_members(os.getsid(0)) if everybody else [os.getpid()]
+        whom = " ".join(map(str, pids))
+        words = f"kill -STOP {whom}; sleep 0.7; kill -CONT {whom}"
+        subprocess.run(["sh", "-c", words], start_new_session=True, check=False)
+
+
+def _work() -> None:
+    """Half a millisecond of a core, however long that takes."""
+    end = time.thread_time_ns() + 500_000
+    while time.thread_time_ns() < end:
+        pass
+
+
 def _lose_gpu() -> None:
     state = Path(os.environ["GPUBENCH_FAKE_NVML"])
     (state / "lost").touch()
@@ -266,6 +288,9 @@ DEEDS: dict[str, Callable[[], None]] = {
     "fill-memory": _fill_memory,
     "litter": _litter,
     "heat": _heat,
+    "stop": _stop,
+    "stop-everybody": partial(_stop, everybody=True),
+    "work": _work,
     "lose-gpu": _lose_gpu,
     "lose-gpu-and-raise": _lose_gpu_and_raise,
     "nothing": lambda: None,

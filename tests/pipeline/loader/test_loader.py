@@ -45,6 +45,24 @@ def test_batches_come_in_order_and_wrap_around(open_numbers: Open, kind: str) ->
 
 
 @each_kind
+def test_rewound_it_shows_the_same_again(open_numbers: Open, kind: str) -> None:
+    one = open_numbers(48, 3, kind=kind, seed=3, depth=4)
+    shown = take(one, 11)
+    held = one.rewind(6, [one.next() for _ in range(4)])
+    for slot in held:
+        one.release(slot)
+    again = take(one, 11)
+    assert again[:4] == shown[7:], "about six batches, in whole rounds of slots"
+    held = one.rewind(10**6, [one.next() for _ in range(4)])
+    told = one.pictures(1, 3)
+    for slot in held:
+        one.release(slot)
+    again = take(one, 4)
+    assert [index for batch in again[1:] for index in batch] == told
+    assert again == shown[2:6], "in the first round"
+
+
+@each_kind
 def test_a_batch_larger_than_the_data_set(open_numbers: Open, kind: str) -> None:
     for indices in take(open_numbers(3, 200, kind=kind), 5):
         assert len(indices) == 200

@@ -294,6 +294,21 @@ def test_bencher_has_both_measures_with_bounds() -> None:
     assert list(metrics["latency"]) == ["value"]
 
 
+@pytest.mark.parametrize("flag", ["FROZEN", "THROTTLED", "DRIFT"])
+def test_no_format_shows_an_invalid_repeat_as_if_it_were_none(flag: str) -> None:
+    file = make.run(CELLS[:2])
+    spoilt = replace(file.records[0], flags=[flag])
+    file = replace(file, records=[spoilt, *file.records[1:]])
+    kept = load(bencher.render([file]), "bencher")
+    for form in exports.FORMATS:
+        made = exports.export([file], form)
+        if form != "parquet" and (form != "bencher" or flag == "DRIFT"):
+            assert (flag in str(made)) == (form != "bencher")
+    [bad] = {naming.title(c) for c in CELLS[:2] if c.key == spoilt.cell.key}
+    assert (bad in kept) == (flag == "DRIFT")
+    assert (exports.left_out([file], "bencher") == [f"{bad}: {flag}"]) == (flag != "DRIFT")
+
+
 # ------------------------------------------------------------------------------ repeats
 
 

@@ -217,7 +217,13 @@ def test_each_machine_is_shown_and_differences_stand_out(kind):
 
 def test_the_end_of_a_run_says_that_nodes_differ():
     assert "Nodes differ: node 1" in plain(terminal.summary([cluster()]), 200)
-    assert formatting.machine(cluster().header) == "2 nodes: Example GPU, Example CPU"
+    header = cluster().header
+    assert formatting.machine(header) == "2 nodes: Example GPU, Example CPU"
+    small = header.nodes[1] | {"limits": {"cpus": 0.6}}
+    header = replace(header, nodes=[header.nodes[0], small])
+    assert formatting.machine(header).endswith("Example CPU, a quota of 0.6 CPUs")
+    assert "a quota of 0.6 CPUs" in formatting.nodes(header)[1]
+    assert "quota" not in formatting.nodes(header)[0]
 
 
 def test_one_machine_is_shown_as_before(run):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
+from selectors import EVENT_READ
 from typing import Any
 
 import msgspec
@@ -11,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.machine.telemetry.telemetry import Telemetry
-from gpubench.run.agent import agent
-from gpubench.run.agent.messages import Begin, End, Measure, Step, Waiting
+from gpubench.run.agent import agent, worker_group
+from gpubench.run.agent.messages import Begin, End, Failure, Measure, Step, Waiting
 from gpubench.run.agent.worker import Task
 from gpubench.run.agent.worker_group import Team
 from gpubench.suite.types import Policy
@@ -46,6 +48,36 @@ def test_a_team_that_was_never_observed_ends_too() -> None:
     own.end()
     assert not own.telemetry.running
     assert own.telemetry.result()["seconds"] == 0
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_pause_is_no_time_of_the_workers(paused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All were stopped for a minute, of a time-out of a second; then the answer comes."""
+    clock, own, fork = [0.0], team(), multiprocessing.get_context("forkserver")
+    ours, theirs = fork.Pipe()
+    closed, open_end = os.pipe()
+
+    class Minute:
+        seconds = 0.0
+
+        def wait(self, select: Any, left_s: float) -> tuple[Any, float]:
+            if clock[0]:
+                return select(0), 0.0
+            clock[0] += 60
+            theirs.send_bytes(msgspec.json.encode(Failure("error", "an answer")))
+            return [], 60.0 if paused else 0.0
+
+    own._deadline, own.pauses = 1.0, Minute()  # type: ignore[assignment]
+    own._pipes.append(ours)
+    own._selector.register(ours, EVENT_READ, 0)
+    monkeypatch.setattr(worker_group, "monotonic", lambda: clock[0])
+    found = own.advance(closed)
+    assert isinstance(found, Failure)
+    assert found.kind == ("error" if paused else "timeout")
+    own.end()
+    for end in (closed, open_end):
+        os.close(end)
+    theirs.close()
 
 
 def test_replicas_that_share_a_gpu_and_rivals_are_resident_there() -> None:

@@ -25,6 +25,7 @@ from gpubench.backends.torch_compile import TorchCompile
 from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
 from gpubench.pipeline.check import difference
+from gpubench.records.record import Record
 from gpubench.records.writer import Writer
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
@@ -194,20 +195,23 @@ def test_figures_are_those_of_the_run_beside_the_suite(
     suite = write_suite(batch_size="[4]")
     session = setup.session(str(suite), {}, cache_dir, tmp_path, False, ())
     [cell] = session.plan.cells
-    assert deploying._figures(session, str(suite), cell) is None
+    now = Record(cell=cell, repeat=0, status="ok", contents={"model": "a"})
+    assert deploying._figures(session, str(suite), now) is None
     rng = np.random.default_rng(0)
     header = make.header([cell], fingerprint=session.header.fingerprint)
     with Writer(tmp_path, header) as writer:
         for repeat in range(3):
-            writer.append(make.record(cell, repeat, rng))
-    found = deploying._figures(session, str(suite), cell)
+            writer.append(replace(make.record(cell, repeat, rng), contents=now.contents))
+    found = deploying._figures(session, str(suite), now)
     assert found is not None
     assert (found.run_id, found.repeats) == (header.run_id, 3)
     assert found.p50_ns == pytest.approx(make.batch_ns(cell), rel=0.1)
     assert found.p99_ns
     assert found.p99_ns > found.p50_ns
     other = replace(session, header=replace(header, fingerprint="else"))
-    assert deploying._figures(other, str(suite), cell) is None, "another machine's"
+    assert deploying._figures(other, str(suite), now) is None, "another machine's"
+    changed = replace(now, contents={"model": "b"})
+    assert deploying._figures(session, str(suite), changed) is None, "another network's"
 
 
 def snippets(folder: Path) -> list[str]:

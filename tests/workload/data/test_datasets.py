@@ -59,12 +59,59 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     assert dataset.read(2) == encoded(0)
 
 
-def test_a_picture_at_the_top_means_no_classes(tmp_path: Path) -> None:
-    picture(tmp_path / "a" / "1.png", 1)
-    picture(tmp_path / "2.png", 2)
+@pytest.mark.parametrize(
+    ("paths", "notes"),
+    [
+        (("1.png", "2.png"), "lie in no sub-folder that is a class, and no file of labels"),
+        (("a/1.png", "2.png"), "1 of 2 pictures lie beside the sub-folders, as '2.png' does; put"),
+        (
+            ("train/a/1.png", "Val/a/2.png"),
+            "'Val', 'train': parts of a data set, not classes; give",
+        ),
+        (("test/1.png", "test/2.png"), "'test': parts of a data set"),
+    ],
+)
+def test_folders_that_are_no_classes(tmp_path: Path, paths: tuple[str, ...], notes: str) -> None:
+    for i, path in enumerate(paths):
+        picture(tmp_path / path, i)
     dataset = image_folder.find(tmp_path)
     assert dataset.classes == ()
-    assert labels(dataset) == {"2.png": -1, "a/1.png": -1}
+    assert set(labels(dataset).values()) == {-1}
+    assert notes in dataset.about.notes
+
+
+KEEPERS = (
+    ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/a/._1.png", "@eaDir/a/1.png/THUMB.jpg",
+    ".git/x.png", "a/.thumbs/1.png", "a/._1.png", ".hidden.png", "a/Thumbs.db", "a/.DS_Store",
+    "$RECYCLE.BIN/1.png", "lost+found/1.png", "System Volume Information/1.png",
+)  # fmt: skip
+
+
+def test_what_no_person_put_there_is_passed_over(tmp_path: Path) -> None:
+    for i, name in enumerate(("a/1.png", "b/2.png", *KEEPERS)):
+        picture(tmp_path / ".cache" / name, i)  # the root itself may be hidden
+    dataset = image_folder.find(tmp_path / ".cache")
+    assert (names(dataset), dataset.classes) == (["a/1.png", "b/2.png"], ("a", "b"))
+    assert dataset.about.skipped == {}
+
+
+def test_pictures_are_told_by_their_content(tmp_path: Path) -> None:
+    """By any name; and files that are none, whatever they begin with, are no pictures."""
+    image = Image.new("RGB", (20, 20), (200, 0, 0))
+    kinds = {"noext": "JPEG", "c.dat": "PNG", "d.bin": "GIF", "e": "BMP", "f.raw": "TIFF",
+             "g.img": "WEBP", "h.x": "PPM", "i.jfif": "JPEG"}  # fmt: skip
+    for name, kind in kinds.items():
+        image.save(tmp_path / name, kind)
+    others = {"BMW.txt": b"BMW and others", "II.csv": b"II,2", "P1": b"P1 notes", "n": b"",
+              "x.json": b"{}", "y.avif": b"\0\0\0\x1cftypavif",
+              "z.HEIC": b"\0\0\0\x18ftypheic\0"}  # fmt: skip
+    for name, body in others.items():
+        (tmp_path / name).write_bytes(body)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to("nowhere")
+    pool = datasets.draw(image_folder.find(tmp_path), 20, 0)
+    assert sorted(pool.dataset.name(i) for i in pool.indices) == sorted(kinds)
+    assert pool.skipped == "2 of 10: 2 of another format"
 
 
 def test_the_pool_is_a_seeded_choice(tmp_path: Path) -> None:
@@ -155,7 +202,7 @@ def test_archives_are_told_by_the_end_of_their_names(tmp_path: Path) -> None:
     for name in ("a.tar.png", "b.png", "c.TAR", "d.tar.gz", "e.gz"):
         picture(tmp_path / name, 1)
     dataset = image_folder.find(tmp_path)
-    assert names(dataset) == ["a.tar.png", "b.png"]
+    assert names(dataset) == ["a.tar.png", "b.png", "e.gz"]  # a picture by its content
     assert dataset.about.skipped == {"archive beside pictures": 2}
 
 

@@ -54,6 +54,11 @@ def find(path: Path) -> datasets.Pictures:
     return webdataset.find(path.parent, [path.name])
 
 
+def classes(dataset: datasets.Pictures) -> dict[str, int]:
+    labels = {dataset.name(i): dataset.label(i) for i in range(len(dataset))}
+    return {name: int(dataset.classes[n]) if n >= 0 else -1 for name, n in labels.items()}
+
+
 SHARD: Members = {
     "000.jpg": encoded(0),
     "000.cls": b"3\n",
@@ -70,17 +75,57 @@ SHARD: Members = {
 
 def test_a_shard_of_web_dataset(tmp_path: Path) -> None:
     dataset = find(pack(tmp_path / "s-0.tar", SHARD))
-    labels = {dataset.name(i): dataset.label(i) for i in range(len(dataset))}
-    assert labels == {
+    assert classes(dataset) == {
         "s-0.tar/000.jpg": 3,
         "s-0.tar/001.jpg": 1,
-        "s-0.tar/deep/002.seg.png": 2,
         "s-0.tar/deep/002.jpg": 2,
         "s-0.tar/003.jpg": -1,
     }
-    assert dataset.classes == ("0", "1", "2", "3")
+    assert dataset.classes == ("1", "2", "3")
+    assert dataset.about.skipped == {"other pictures of an example": 1}
     assert dataset.about.notes == "1 pictures have no .cls"
-    assert [dataset.read(i) for i in (4, 0)] == [encoded(3), encoded(0)]
+    assert [dataset.read(i) for i in (3, 0)] == [encoded(3), encoded(0)]
+
+
+@pytest.mark.parametrize(
+    ("members", "found", "skipped"),
+    [
+        # what belongs to a picture is no other picture
+        (("x.jpg", "x.mask.png", "x.cls:1", "x.coarse.cls:0", "x.fine.cls:2"), {"x.jpg": 1}, 1),
+        (("x.seg.png", "x.jpg", "x.png", "x.json:4"), {"x.jpg": 4}, 2),
+        (("x.jpg", "x.meta.json:3"), {"x.jpg": -1}, 0),
+        # names with dots, as long as nothing else has their key
+        (("v1.2_a.jpg", "v1.2_a.cls:1", "v2.2_b.jpg", "v2.2_b.cls:0"),
+         {"v1.2_a.jpg": 1, "v2.2_b.jpg": 0}, 0),
+        (("v1.a.jpg", "v1.b.jpg", "v1.a.cls:1", "v1.b.cls:1", "y.jpg", "y.cls:0"), {"y.jpg": 0}, 2),
+        (("d.1/x.jpg", "d.1/x.cls:1", "d.1/y.jpg", "d.1/y.cls:2"),
+         {"d.1/x.jpg": 1, "d.1/y.jpg": 2}, 0),
+        # what a Mac packs
+        (("./._x.jpg", "x.jpg", "./._x.cls:9", "x.cls:1", "__MACOSX/x.jpg"), {"x.jpg": 1}, 0),
+        # numbers as others write them
+        (("x.jpg", "x.cls:3.0", "y.jpg", "y.json:07.0", "z.jpg", "z.cls:007"),
+         {"x.jpg": 3, "y.jpg": 7, "z.jpg": 7}, 0),
+    ],
+)  # fmt: skip
+def test_a_key_is_one_example(
+    members: tuple[str, ...], found: dict[str, int], skipped: int, tmp_path: Path
+) -> None:
+    packed: Members = {}
+    for i, (name, _, said) in enumerate(member.partition(":") for member in members):
+        body = b'{"cls": "%s"}' % said.encode() if name.endswith(".json") else said.encode()
+        packed[name] = body if said else encoded(i)
+    dataset = find(pack(tmp_path / "s.tar", packed))
+    assert classes(dataset) == {f"s.tar/{name}": label for name, label in found.items()}
+    assert sum(dataset.about.skipped.values()) == skipped
+
+
+def test_two_classes_of_one_key_are_refused(tmp_path: Path) -> None:
+    shard: Members = {}
+    for i in range(3):
+        shard |= {f"v1.2_{i}.jpg": encoded(i), f"v1.2_{i}.cls": b"%d" % i}
+    why = r"'v1.2_0.cls' and 'v1.2_1.cls' have one key, 's.tar/v1' \(all before the first dot"
+    with pytest.raises(InputError, match=why):
+        find(pack(tmp_path / "s.tar", shard))
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
