@@ -28,6 +28,10 @@ CPU_FLAGS = (
 )
 """CPU features that decide how fast a precision is."""
 
+SCHEDULERS = {
+    os.SCHED_OTHER: "SCHED_OTHER", os.SCHED_BATCH: "SCHED_BATCH", os.SCHED_IDLE: "SCHED_IDLE",
+    os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR",
+}  # fmt: skip
 ADDR_NO_RANDOMIZE = 0x0040000
 """Of a process's personality: <linux/personality.h>."""
 
@@ -229,17 +233,16 @@ def limits() -> Environment:
 
 def _process() -> Environment:
     """How Linux runs this process, and those that it starts, where that changes their speed."""
-    policy = os.sched_getscheduler(0)
-    names = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
     personality = cores.read(cores.ROOT / "proc/self/personality")
     fixed = int(personality or "0", 16) & ADDR_NO_RANDOMIZE
     layout = cores.number(cores.ROOT / "proc/sys/kernel/randomize_va_space")
     pages = cores.ROOT / "sys/kernel/mm/transparent_hugepage"
     chosen = {n: re.search(r"\[([\w+]+)\]", cores.read(pages / n) or "")
               for n in ("enabled", "defrag")}  # fmt: skip
+    policy = os.sched_getscheduler(0)
     return {
         "nice": os.getpriority(os.PRIO_PROCESS, 0),
-        "scheduler": next((n for n in names if getattr(os, n, None) == policy), str(policy)),
+        "scheduler": SCHEDULERS.get(policy, str(policy)),
         "address_randomisation": 0 if fixed else layout,
         "huge_pages": chosen["enabled"] and chosen["enabled"][1],
         "huge_pages_defrag": chosen["defrag"] and chosen["defrag"][1],
