@@ -308,7 +308,7 @@ def check_private(path: Path, info: os.stat_result) -> None:
 
 def recipe_of(entry: Path) -> dict[str, Any]:
     """What an entry was made by."""
-    return msgspec.json.decode((entry / MANIFEST).read_bytes(), type=_Manifest).recipe
+    return _manifest(entry).recipe
 
 
 def content(entry: Path) -> str:

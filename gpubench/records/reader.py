@@ -26,8 +26,6 @@ from gpubench.records.record import (
 )
 
 _Line = TypeVar("_Line", Header, Record)
-MOST_HEADER = 1 << 28
-"""Bytes."""
 _TAIL = len(b',"crc":"01234567"}')
 LONGEST = 2**28
 """Bytes of a line: a million samples of a dozen replicas. A hole of gigabytes is none."""
@@ -52,7 +50,7 @@ def begun(path: str | Path) -> bool:
     with suppress(RecordError):
         try:
             with locate(path).open("rb") as file:
-                return file.readline(MOST_HEADER).endswith(b"\n")
+                return file.readline(LONGEST).endswith(b"\n")
         except OSError:
             return True  # whoever reads it says what is wrong
     return False

@@ -70,6 +70,10 @@ def test_a_search_leaves_what_it_found_and_says_it_again(
 
     before = (out / RECORDS).read_bytes()
     (out / BEST).unlink()
+    other = go("--budget", "9s", "--resume")
+    assert other.stdout == "", "the result was told first"
+    assert isinstance(other.exception, InputError)
+    assert "holds another search" in str(other.exception)
     again = go("--budget", "1.5s", "--resume", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.output) == json.loads((out / FINISHED).read_text())

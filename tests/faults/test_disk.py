@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.cache import Cache
+from gpubench.records.reader import begun
 from gpubench.records.record import RECORDS
 from tests.conftest import GPUBENCH
 from tests.faults.conftest import Cli, no_root_rights, wait_for
@@ -169,7 +170,7 @@ def test_a_cache_is_not_cleared_and_a_record_file_not_lost_during_a_run(
     run = cli(cache=tmp_path / "cache", policy={"repeats": 30, "max_repeats": 30})
     clear = [*GPUBENCH, "cache", "clear", "--cache-dir", run.cache_dir]
     process = run.start()
-    wait_for("a record", lambda: (run.out / RECORDS).is_file() and len(run.records()) > 1)
+    wait_for("a record", lambda: begun(run.out) and len(run.records()) > 1)
     done = subprocess.run(clear, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "a gpubench that is running uses it, so nothing was removed" in done.stderr

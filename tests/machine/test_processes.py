@@ -1,12 +1,18 @@
+"""Signals that end a command, commands that end with it, and processes that were stopped."""
+
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from gpubench.machine import processes
-from gpubench.machine.processes import delay_ns, stopped, watch_stops
+from gpubench.machine.processes import Ending, delay_ns, run_tied, stopped, watch_stops
 
 
 @contextmanager
@@ -52,3 +58,58 @@ def test_without_a_watch_nothing_is_told_nor_of_who_has_gone() -> None:
     assert delay_ns({2**30}) == 0
     assert delay_ns({os.getpid()}) > 0, "it has waited for a core for at least a moment"
     assert not processes.stopped(())
+
+
+@pytest.fixture(autouse=True)
+def dispositions() -> Iterator[None]:
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_first_signal_interrupts_and_no_other_disturbs_the_cleaning_up() -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
+
+    cleaned: list[bool] = []
+    with Ending() as ending, pytest.raises(KeyboardInterrupt):
+        work()
+    assert cleaned
+    assert ending.number == signal.SIGHUP
+    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_what_is_ignored_or_somebody_elses_stays_so() -> None:
+    mine: list[int] = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    signal.signal(signal.SIGTERM, lambda number, _: mine.append(number))
+    with Ending() as ending:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ending.number == 0
+    assert mine == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_another_thread_sets_no_handler() -> None:
+    def enter() -> None:
+        with Ending():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    found: list[object] = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [signal.SIG_DFL]
+
+
+def test_a_command_reads_writes_and_has_a_limit() -> None:
+    done = run_tied(["sh", "-c", "cat; echo no >&2; exit 3"], os.environ, "text", 60)
+    assert (done.stdout, done.stderr, done.returncode) == ("text", "no\n", 3)
+    with pytest.raises(subprocess.TimeoutExpired):  # its child holds the pipes, and ends with it
+        run_tied(["sh", "-c", "sleep 60 & wait"], os.environ, "", 0.05)

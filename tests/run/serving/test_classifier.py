@@ -362,3 +362,26 @@ def test_importing_the_package_is_light() -> None:
     assert found.stdout.strip() == b""
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         gpubench.laod  # noqa: B018
+
+
+FORKS = """
+import gpubench, numpy, os, sys
+classifier = gpubench.load(sys.argv[1])
+child = os.fork()
+if not child:
+    if sys.argv[2] == "own":
+        with gpubench.load(sys.argv[1]) as own:
+            own.logits(numpy.zeros((1, 3, 32, 32), "float32"))
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", ["own", "none"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_forked_child_ends(deploy: Deployed, backend: str, own: str) -> None:
+    """Whether it loads one of its own or none, as a server's worker that is told to stop."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, str(deploy(backend=[backend])), own]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "7\n", done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -225,7 +226,7 @@ def test_the_snippets_of_the_readme_answer_as_the_reference(
 ) -> None:
     folder = tmp_path / "moved"
     shutil.copytree(deploy(backend=[backend]), folder)
-    with_gpubench, without = snippets(folder)
+    with_gpubench, without, _ = snippets(folder)
     assert "gpubench" not in without
     for at in (0, 1, 2):
         (folder / "picture.png").write_bytes(reference.encoded(at))
@@ -291,6 +292,20 @@ def test_orientation_notes_are_not_followed_however_a_picture_comes(name: str) -
         made.fill(picture, row, 0)
         _, mean = difference(spec, row[None], plain[None])
         assert mean < 3, "but for JPEG's losses it is the picture as it lies in the file"
+
+
+def test_the_server_of_the_readme_answers(deploy: Deployed, reference: Reference) -> None:
+    folder = deploy(backend=["torch-eager"])
+    scope: dict[str, Any] = {}
+    exec(snippets(folder)[-1].replace('load(".")', f"load({str(folder)!r})"), scope)  # noqa: S102
+    said: list[str] = []
+    for data in (reference.encoded(0), b"no picture"):
+        environ = {"wsgi.input": io.BytesIO(data)}
+        body = scope["app"](environ, lambda status, _: said.append(status))
+        said.append(b"".join(body).decode())
+    scope["classifier"].close()
+    label = str(reference.logits[0].argmax())
+    assert said == ["200 OK", label, "400 Bad Request", "image 0: not an image"]
 
 
 def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
