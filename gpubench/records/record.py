@@ -53,6 +53,7 @@ FLAGS = {
     "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat: lengthen policy.duration_s",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
     "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
+    "INSTRUMENTED": "Python was traced, profiled or in a debug mode (facts name it): slower",
     "RECOMPILED": "a recompilation happened while sampling",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
     "CPU-WITHHELD": "for more than 5 % of the time work was ready and had no core: a CPU quota, or "
