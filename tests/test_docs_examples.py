@@ -31,7 +31,8 @@ SMALLER = {
     "gpubench run quick --model resnet50 --precision fp32,bf16":
         "gpubench plan quick --model resnet50 --precision fp32,bf16",
     "gpubench run latency --backend onnxruntime,openvino --batch-size 1,4":
-        f"gpubench run latency --backend onnxruntime,openvino --batch-size 1,4 {DIGITS} --repeats 1",
+        "gpubench run latency --backend onnxruntime,openvino --batch-size 1,4 --repeats 1 "
+        f"{DIGITS}",
     "gpubench run throughput --device cuda --backend tensorrt":
         "gpubench plan throughput --device cuda --backend tensorrt",
     "gpubench run pipeline": f"gpubench plan pipeline {DIGITS}",
@@ -96,9 +97,13 @@ precision = "fp23"
 repeat = 3
 sample_s = 1
 """
-VARIES = " ".join([*FLAGS, *FLAGS.values(), *VERDICTS, *VERDICTS.values(), *CODES, *CODES.values(),
-    "PASS FAIL slower faster less more flagged confirmed none could have found fresh after Holm "
-    "pairs undecided unmeasured measured reached worse told apart tried Scaling weak ideal replica cores' used"])  # fmt: skip
+_SAID_AT_TIMES = """
+PASS FAIL slower faster less more flagged confirmed none could have found fresh after Holm pairs
+undecided unmeasured measured reached worse told apart tried Scaling weak ideal replica cores' used
+"""
+VARIES = " ".join([
+    *FLAGS, *FLAGS.values(), *VERDICTS, *VERDICTS.values(), *CODES, *CODES.values(), _SAID_AT_TIMES,
+])  # fmt: skip
 """Words that depend on what the machine did meanwhile."""
 
 
@@ -169,9 +174,9 @@ class Session:
         if step.kind in ("bash", "console", "sh"):
             self.said = "".join(self.type(line) for line in typed(step.body))
         elif step.kind == "toml":
-            title = next((name for (page, start), name in FILES.items()
-                          if page == self.name and step.body.startswith(start)), "space.toml")  # fmt: skip
-            (self.at / title).write_text(step.body)
+            titles = [name for (page, start), name in FILES.items()
+                      if page == self.name and step.body.startswith(start)]  # fmt: skip
+            (self.at / (titles[0] if titles else "space.toml")).write_text(step.body)
         elif step.kind == "python" and "pytest.mark" in step.body:
             (self.at / "test_speed.py").write_text(step.body)
         elif step.kind == "python":
