@@ -26,8 +26,8 @@ DIGITS = "--model digits --images digits"
 SMALL_AB = "--model digits --batch-size 1 --budget 10s"
 SMALLER = {
     "gpubench tune resnet50 --max-latency p99=200ms --max-accuracy-drop 1 -o tuned":
-        "gpubench tune digits --backend onnxruntime --max-latency p99=200ms --max-accuracy-drop 9 "
-        "--budget 20s -o tuned",
+        "gpubench tune digits --backend onnxruntime --baseline backend=onnxruntime --batch-size 8 "
+        "--replicas 1 --max-latency p99=200ms --max-accuracy-drop 9 --budget 60s -o tuned",
     "gpubench run quick --model resnet50 --precision fp32,bf16":
         "gpubench plan quick --model resnet50 --precision fp32,bf16",
     "gpubench run latency --backend onnxruntime,openvino --batch-size 1,4":
@@ -49,6 +49,10 @@ SMALLER = {
     "--candidate memory_format=channels_last":
         "gpubench ab ci --backend torch-eager --baseline memory_format=contiguous "
         f"--candidate memory_format=channels_last {SMALL_AB}",
+    "gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime --model digits "
+    "--batch-size 1 --budget 4m -o runs/ab":
+        "gpubench ab ci --baseline backend=torch-eager --candidate backend=onnxruntime "
+        "--model digits --batch-size 1 --budget 40s -o runs/ab",
     "gpubench selftest --minutes 2": "gpubench selftest --minutes 0.6",
 }  # fmt: skip
 """A line -> the one that is run in its place."""
@@ -133,7 +137,8 @@ def elsewhere(line: str) -> str | None:
 
 
 def words(said: str) -> set[str]:
-    return set(re.findall(r"[A-Za-z][A-Za-z'-]{2,}", said))
+    """Of three letters or more, and none of a path's."""
+    return set(re.findall(r"[A-Za-z][A-Za-z'-]{2,}", re.sub(r"\S*/\w\S*", " ", said)))
 
 
 class Session:
