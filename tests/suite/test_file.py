@@ -101,6 +101,15 @@ def axes(extra: str = "", backend: str = '"null"') -> str:
 # ------------------------------------------------------------------------------ good suites
 
 
+def test_keys_by_their_former_names_are_taken(tmp_path: Path) -> None:
+    text = axes() + "[policy]\nsample_s = 3\nmin_path_agreement = 0.5"
+    policy = load(tmp_path, text).policy
+    assert (policy.duration_s, policy.min_pipeline_agreement) == (3, 0.5)
+    assert load(tmp_path, text, duration_s=2).policy.duration_s == 2
+    with pytest.raises(SuiteError, match=r"policy\.sample_s = \"x\"|policy\.duration_s = \"x\""):
+        load(tmp_path, axes() + '[policy]\nsample_s = "x"')
+
+
 def test_every_key_is_read(tmp_path: Path) -> None:
     suite = load(tmp_path, GOOD)
     assert suite.name == "mine"
