@@ -39,6 +39,8 @@ _Running = tuple[Any, Callable[[Any], object], Any]
 SPARE = 2
 """Slots that do not count as in flight: one is being handed over, one is being filled."""
 TOP = 5
+PRECISE = 0.02
+"""Batches may differ: their mean is to be known to this, or all that were sampled come again."""
 
 
 def postprocess(
@@ -89,7 +91,8 @@ class Serial:
         """Every part."""
         self._data.positions.rewind(batches * self._batch)
         both = {**self._data.parts(), **answering(self._data, self._session, self._kind)}
-        return means(each_alone(both, self._session.sync, clock, seconds=seconds, at_most=batches))
+        return means(each_alone(both, self._session.sync, clock, seconds=seconds, at_most=batches,
+                                error=PRECISE))  # fmt: skip
 
 
 class Overlapped:
@@ -155,7 +158,7 @@ class Overlapped:
         self._held = self._feed.rewind(batches + self.settle, self._held)
         self._data.positions.follow(self._feed.pictures(self.settle, max(batches, self.settle)))
         took = each_alone(self._data.parts(), sync, clock, seconds=seconds, at_least=self.settle,
-                          at_most=batches)  # fmt: skip
+                          at_most=batches, error=PRECISE)  # fmt: skip
         self._data.positions.follow([])
         loaded = len(took["read"])
         mine = answering(self._data, self._session, self._kind)

@@ -425,13 +425,13 @@ def test_an_engine_that_was_exchanged_after_it_was_checked(tmp_path: Path) -> No
 
 
 def test_kernel_timings_of_others_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "timing" / "x" / "timing.bin"
-    path.parent.mkdir(parents=True, mode=0o700)
-    path.parent.parent.chmod(0o700)
-    path.write_bytes(b"theirs" * 100)
-    assert tensorrt._read_timing(path) == b""
-    tensorrt._write_timing(path, b"ours")
-    assert tensorrt._read_timing(path) == b"ours"
-    path.parent.chmod(0o777)
-    with pytest.raises(CacheError):
-        tensorrt._read_timing(path)
+    cache = Cache(tmp_path / "cache")
+    cache.store("timing", {}, lambda before: before + b"ours")
+    (content,) = (tmp_path / "cache/timing").glob("*/content")
+    content.write_bytes(b"theirs" * 100)
+    assert cache.stored("timing", {}) == b""
+    cache.store("timing", {}, lambda before: before + b"ours")
+    assert cache.stored("timing", {}) == b"ours"
+    content.parent.chmod(0o777)
+    with pytest.raises(CacheError, match="writable by its owner only"):
+        Cache(tmp_path / "cache").stored("timing", {})

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.machine.cores import Cores, cpu_ranges, pin
-from gpubench.machine.processes import cpu_ns, descendants, stopped
+from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
@@ -146,6 +146,9 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if request.turns > 1:
         facts["idle_cpu_share"] = idle.share
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
+    if slowed := instruments():
+        facts["instruments"] = slowed
+        flags.append("INSTRUMENTED")
     if any(_withheld(turn, cell, request.cores[replica]) > WITHHELD_LIMIT for turn in turns):
         flags.append("CPU-WITHHELD")
     if frozen:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 
 from msgspec import Struct
 
-from gpubench.errors import GpubenchError, InputError
+from gpubench.errors import GpubenchError, InputError, check_text
 from gpubench.run.serving import compatibility, manifest
 from gpubench.run.serving.engine import Local, Setup
 from gpubench.run.serving.inputs import Preprocessing, each
@@ -68,6 +68,7 @@ def load(
     if not 0 < timeout_s <= LONGEST_S:
         raise InputError(f"timeout_s = {timeout_s}: expected above 0, at most {LONGEST_S:,}")
     root = Path(directory).absolute()
+    check_text(root)
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as it was measured
     made = manifest.read(root)
     manifest.verify(root, made)

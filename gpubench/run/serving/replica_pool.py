@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
 from gpubench.run.serving.engine import Local
-from gpubench.run.serving.replica_process import Died, Remote
+from gpubench.run.serving.replica_process import OPEN_S, Died, Remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,11 @@ class Pool:
         for thread in self._threads:
             thread.start()
         try:
-            failed = [error for one in opened if (error := one.exception())]
+            limit_s = max(OPEN_S, timeout_s) + LATE_S
+            failed = [error for one in opened if (error := one.exception(limit_s))]
+        except TimeoutError:
+            self._end("loading took too long")
+            raise Died(f"a replica was not ready within {limit_s:g} s, and is given up") from None
         except BaseException:  # Ctrl-C: whoever has opened by then closes at once
             self._end("loading was interrupted")
             raise

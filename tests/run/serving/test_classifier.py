@@ -347,6 +347,27 @@ def test_no_replica_outlives_its_caller(deploy: Deployed, tmp_path: Path, killed
     assert not any(_runs(pid) for pid in replicas)
 
 
+STUCK = """
+import gpubench, os, signal, sys, threading, time
+import numpy as np
+from gpubench.machine.processes import descendants
+classifier = gpubench.load(sys.argv[1], timeout_s=0.5)
+for pid in descendants([os.getpid()]):
+    os.kill(pid, signal.SIGSTOP)
+batch = np.zeros((1, 3, 32, 32), np.float32)
+threading.Thread(target=classifier.logits, args=(batch,), daemon=True).start()
+"""
+
+
+@pytest.mark.slow
+def test_stuck_replicas_do_not_keep_the_interpreter(deploy: Deployed) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two cores are needed")
+    command = [sys.executable, "-W", "ignore", "-c", STUCK, str(deploy(replicas=[2]))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

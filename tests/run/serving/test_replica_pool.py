@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,25 @@ def test_what_fails_to_open_is_raised_and_the_others_are_closed() -> None:
     with pytest.raises(RuntimeError, match="told to fail in open"):
         Pool([partial(Engine, log), broken, partial(Engine, log)], 30)
     assert sorted(log) == ["close", "close", "open", "open"]
+
+
+def test_what_never_opens_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_pool, "OPEN_S", 0.01)
+    monkeypatch.setattr(replica_pool, "LATE_S", 0.01)
+    log: list[str] = []
+    gate = threading.Event()
+
+    def stuck() -> Engine:
+        assert gate.wait(30)
+        return Engine(log)
+
+    before = threading.active_count()
+    with pytest.raises(Died, match=r"a replica was not ready within 0\.02 s, and is given up"):
+        Pool([stuck], 0.01)
+    gate.set()
+    while threading.active_count() > before:
+        time.sleep(0.001)
+    assert log == ["open", "close"], "what opens later is closed"
 
 
 def ask(pool: Pool, *values: int) -> list[Any]:
