@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**31
 """Protobuf's limit."""
+MOST_LITERAL = 256
+"""Of batch sizes hidden in a reshape, of which some images are tried."""
 MOST_BATCH, MOST_SIDE = 65_536, 4096
 """Of the input: 64 images must fit into memory before anything says whether it is real."""
 BATCH = "batch"
@@ -198,14 +200,14 @@ def literal_batches(graph: GraphProto) -> list[int]:
     from onnx import numpy_helper
 
     shapes = {n.input[1] for n in graph.node if n.op_type == "Reshape" and len(n.input) > 1}
-    constants = [(n.output[0], a.t) for n in graph.node for a in n.attribute if a.name == "value"]
+    made = [(n.output[0], a) for n in graph.node if n.op_type == "Constant" for a in n.attribute]
     named = [(tensor.name, tensor) for tensor in graph.initializer]
-    found = {1}
-    for name, tensor in (*named, *constants):
+    found = {1, *(a.ints[0] for name, a in made if name in shapes and a.ints)}
+    for name, tensor in (*named, *((name, a.t) for name, a in made)):
         inside = tensor.data_location != tensor.EXTERNAL and tensor.data_type == _INT64
         if name in shapes and inside and tensor.dims:
             found.update(numpy_helper.to_array(tensor).reshape(-1)[:1].tolist())
-    return sorted(size for size in found if 1 <= size <= MOST_BATCH)
+    return sorted(size for size in found if 1 <= size <= MOST_LITERAL)
 
 
 def settle(graph: GraphProto, given: Input, size: tuple[int, int], batch: int) -> None:
