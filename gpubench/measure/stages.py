@@ -12,8 +12,6 @@ from gpubench.measure.loop import Clock, sample
 Parts = Mapping[str, Callable[[], object]]
 """Steps of one batch, by name, in their order."""
 
-PRECISE = 0.02
-"""Relative standard error of the mean over batches."""
 STAGES_S, LEAST_STAGES, MOST_STAGES = 0.15, 3, 20
 """Stages whose work is always the same are timed for so long, each so often."""
 
@@ -26,19 +24,20 @@ def each_alone(
     seconds: float = STAGES_S,
     at_least: int = LEAST_STAGES,
     at_most: int = MOST_STAGES,
+    error: float = math.inf,
 ) -> dict[str, list[int]]:
     """ns that each of ``parts`` took of each batch, done in turn and each waited for.
 
-    Of ``at_least`` so many batches, then until ``seconds`` are over and the mean is known to
-    `PRECISE`: sooner where all batches cost the same. ``at_most`` of so many.
+    Of ``at_least`` so many batches, then until ``seconds`` are over and the relative standard
+    error of their mean is no larger than ``error``: soon where all cost the same. ``at_most`` of
+    so many.
     """
     took: dict[str, list[int]] = {name: [] for name in parts}
     whole: list[int] = []
     check = at_least
     for number in range(max(at_least, at_most)):
         if number >= check and sum(whole) > seconds * 1e9:
-            error = stdev(whole) / math.sqrt(number) / fmean(whole) if number > 1 else 1.0
-            if error <= PRECISE:
+            if stdev(whole) / math.sqrt(number) <= error * fmean(whole):
                 break
             check = math.ceil(1.1 * number)
         for name, part in parts.items():

@@ -98,9 +98,10 @@ class Writer:
             while rest:
                 rest = rest[os.write(fd, rest) :]
             os.fsync(fd)
-        except BaseException:
-            with suppress(OSError):  # else readers leave the cut line out
-                os.ftruncate(fd, self._whole)
+        except BaseException as error:
+            if rest or isinstance(error, OSError):  # a signal during the sync leaves a whole line
+                with suppress(OSError):  # else readers leave the cut line out
+                    os.ftruncate(fd, self._whole)
             raise
         self._whole += len(line)
 

@@ -53,7 +53,7 @@ class Held:
                 "preprocessing": f"preprocessing of model {cell.model!r}",
                 "images": f"images {cell.images!r}" + (cell.labels and f", labels {cell.labels!r}"),
                 "calibration": f"calibration images {cell.calibration or cell.images!r}",
-            }[part]
+            }.get(part, part)  # another version may know more parts
             count = cell.options.get("calibration_images", "") if part == "calibration" else ""
             of = (words, str(count))
             if (before := self._digests.setdefault(of, digest)) != digest:

@@ -363,6 +363,8 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
             if _found(weights, Path.is_dir):
                 what = "a folder; give the file in it that holds the weights"
             yield wrong("weights", what, nearest(weights, known))
+    if work.output and not work.model.endswith(".onnx"):
+        yield wrong("output", "only for an .onnx model")
     if work.images not in IMAGES and not _found(work.images, Path.exists):
         yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):

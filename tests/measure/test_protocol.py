@@ -335,6 +335,6 @@ def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
         "copy_out": 2_020,
     }
     assert session.calls.count("copy_in") == stages.MOST_STAGES
-    slow = VirtualSession(clock, constant(1e9))
+    slow = VirtualSession(clock, noisy(1, 1e9, 0.3))  # type: ignore[arg-type]
     protocol.stages(slow, IMAGES, clock)
     assert slow.calls.count("copy_out") == stages.LEAST_STAGES

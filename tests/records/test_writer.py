@@ -152,3 +152,20 @@ def test_a_file_that_is_replaced_during_the_run_is_seen_and_nothing_is_lost(
     with Writer(out, None) as writer:
         writer.append(record(2))
     assert [r.repeat for r in read(out).records] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("ends", "kept"), [(KeyboardInterrupt, 2), (OSError, 1)])
+def test_a_record_that_is_whole_when_a_signal_comes_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException], kept: int
+) -> None:
+    """But not one that the disk refused."""
+
+    def sync(_: int) -> None:
+        raise ends
+
+    with Writer(tmp_path, HEADER) as writer:
+        writer.append(record(0))
+        monkeypatch.setattr("os.fsync", sync)
+        with pytest.raises(ends):
+            writer.append(record(1))
+    assert len(read(tmp_path).records) == kept

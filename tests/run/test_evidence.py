@@ -11,6 +11,7 @@ import pytest
 
 from gpubench.measure import protocol
 from gpubench.records.record import Record
+from gpubench.records.samples import Samples
 from gpubench.run import driver, setup
 from gpubench.run.agent import measure_task
 from gpubench.run.agent.messages import Go, Measure
@@ -43,10 +44,24 @@ def test_every_turn_says_what_the_process_used(run: Run) -> None:
         assert 0.9 * total < own.enqueue_ns < total, "the fake computes in run(), not in sync()"
         assert 0 < own.cpu_ns < 1.1 * (own.end_ns - own.start_ns) + 2e7
         assert own.switches >= 0
+        assert 0 <= own.withheld_ns <= own.end_ns - own.start_ns
+        assert "FROZEN" not in record.flags
+        share = measure_task._withheld(own, record.cell, (0,))
+        assert ("CPU-WITHHELD" in record.flags) == (share > measure_task.WITHHELD_LIMIT)
         assert 0 <= own.late_ns <= own.start_ns
         assert (own.claim_ns, own.stages_ns) == (0, {})
         assert record.telemetry["start_s"] > own.open_ns / 1e9
         assert record.facts["pinned"] == [own.device.removeprefix("cpu:")]
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "share"), [("cpu", (3,), 0.5), ("cpu", (2, 3), 0.25), ("cuda", (2, 3), 0.5)]
+)
+def test_what_is_withheld_is_a_share_of_the_cores_that_it_can_keep_busy(
+    device: str, cores: tuple[int, ...], share: float
+) -> None:
+    turn = Samples(replica=0, device=device, durations_ns=[], end_ns=100, withheld_ns=50)
+    assert measure_task._withheld(turn, make_cell(device=device), cores) == share
 
 
 def test_a_transfer_is_told_apart_into_its_stages(run: Run) -> None:
