@@ -379,6 +379,8 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights)
         if not shouted or weights.lower() in WEIGHTS:
             what = "no such file, keyword or torchvision weights name"
+            if _found(weights, Path.is_dir):
+                what = "a folder; give the file in it that holds the weights"
             yield wrong("weights", what, nearest(weights, known))
     if work.output and not work.model.endswith(".onnx"):
         yield wrong("output", "only for an .onnx model")

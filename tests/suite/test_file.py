@@ -249,6 +249,8 @@ def test_paths_are_relative_to_the_suite_file(
     suite = load(tmp_path, '[workload]\nweights = "w.pt#model_ema"\n' + axes())
     assert suite.workload.weights == f"{tmp_path}/w.pt#model_ema"
     assert weights_file(suite.workload.weights) == (str(tmp_path / "w.pt"), "model_ema")
+    with pytest.raises(SuiteError, match=r"weights = .*cats.: a folder; give the file in it"):
+        load(tmp_path, '[workload]\nweights = "cats"\n' + axes())
     (tmp_path / "a#b.pt").touch()
     assert weights_file(f"{tmp_path}/a#b.pt") == (f"{tmp_path}/a#b.pt", "")
     # the same file name in the working directory is not found from the file, but is by an option
