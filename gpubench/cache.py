@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from msgspec import Struct
 
 from gpubench import files, units
-from gpubench.errors import CacheError, InputError
+from gpubench.errors import CacheError, InputError, check_text
 
 _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -89,6 +89,7 @@ class Cache:
 
             root = platformdirs.user_cache_path("gpubench")
         self.root = Path(root).expanduser().absolute()
+        check_text(self.root)
         self.log: list[Entry] = []
         """Every entry touched through this object, once each, in order."""
         with _disk(self.root):

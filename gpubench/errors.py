@@ -14,6 +14,9 @@ GpubenchError                 base; the command line prints it without a traceba
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 
 class GpubenchError(Exception):
     """Base of all errors below."""
@@ -95,3 +98,12 @@ def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:
     if kind == "unsupported":
         return Unsupported(reason)
     return InputError(reason) if kind == "input" else CellFailed(kind, reason)
+
+
+def check_text(path: str | Path) -> None:
+    """Records and processes take names of files as UTF-8. Raises InputError where one is not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        words = f"{os.fsencode(path)!r}: not UTF-8 text; rename that file or folder"
+        raise InputError(words) from error

@@ -7,8 +7,11 @@ their own formats need where they are written (`gpubench.report`).
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+import sys
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -51,6 +54,31 @@ def line(text: str) -> str:
     """The same as one line, which stays harmless wherever it is broken between words."""
     text = " ".join(text.split())
     return terminal(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+
+
+def tell(text: str) -> None:
+    """One message on stderr; the only way there."""
+    if sys.stderr:
+        with suppress(OSError):  # a full disk: nobody is left to be told
+            print(terminal(text), file=sys.stderr, flush=True)
+
+
+ASCII = {"\u00b1": "+-", "\u00d7": "x", "\u00b7": "-", "\u00b0": "", "\u2013": "-", "\u2026": "...",
+         "\u2192": "->", "\u2500": "-", "\u2501": "-", "\u2502": "|", "\u2503": "|"}  # fmt: skip
+"""What our own words and tables have beyond ASCII, for who cannot show it."""
+PLAIN = "gpubench.plain"
+"""Errors handler of text streams: what their encoding lacks as `ASCII`, all else as escapes."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    told = (ASCII.get(c, c).encode("ascii", "backslashreplace").decode() for c in lacking)
+    return "".join(told), error.end
+
+
+codecs.register_error(PLAIN, _plain)
 
 
 def encoded(value: Any, indent: int = -1) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gpubench.cache import Cache
+from gpubench.machine.software import no_telemetry
 
 GPUBENCH = [sys.executable, "-c", "from gpubench.cli.main import main; main()"]
 WITHOUT_PAGE = [
@@ -26,6 +27,7 @@ LEFT_OUT = pytest.StashKey[int]()
 # Where it is set (container images do), each of hundreds of processes compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+no_telemetry()  # of the runtimes that tests import themselves
 POLICY = {
     "repeats": 2,
     "max_repeats": 2,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from gpubench.backends.base import Device, Facts, Images, Logits
 
 _TYPES = {"tensor(float)": ("float32", 1), "tensor(float16)": ("float16", 10)} | {
-    "tensor(bfloat16)": ("bfloat16", 16)
-}
+    "tensor(bfloat16)": ("bfloat16", 16), "tensor(uint8)": ("uint8", 2)
+}  # fmt: skip
 """Type of an input or output -> torch's name and ONNX's number."""
 
 
@@ -30,8 +30,8 @@ class CpuSession(Session):
 
         self.facts = facts
         (source,), (target,) = session.get_inputs(), session.get_outputs()
-        self._images = np.zeros(_shape(source, batch), np.float32)
-        self._logits = np.full(_shape(target, batch), np.nan, np.float32)
+        self._images = np.zeros(_shape(source, batch), _TYPES[source.type][0])
+        self._logits = np.full(_shape(target, batch), np.nan, _TYPES[target.type][0])
         self._session: Any = session
         self._names = source.name, target.name
         self._value: Any = onnxruntime.OrtValue.ortvalue_from_numpy
@@ -52,7 +52,10 @@ class CpuSession(Session):
 
     def attach(self, arrays: Sequence[Images]) -> bool:
         """Bind each of the arrays; see `Session.attach`."""
-        if any(a.shape != self._images.shape or not a.flags.c_contiguous for a in arrays):
+        own = self._images
+        fit = (a.shape == own.shape and a.dtype == own.dtype and a.flags.c_contiguous
+               for a in arrays)  # fmt: skip
+        if not all(fit):
             return False
         self._attached = {id(array): (array, self._bound(array)) for array in arrays}
         return True
@@ -72,7 +75,7 @@ class CpuSession(Session):
         """Nothing is ever outstanding."""
 
     def copy_out(self) -> Logits:
-        return self._logits.copy()
+        return self._logits.astype("float32")  # a copy in any case
 
 
 class CudaSession(_torch.TensorSession):

@@ -77,15 +77,17 @@ class Input:
         with torch.inference_mode(False):  # a compiled network tells inference tensors apart
             tensors = [self._from_numpy(array) for array in arrays]
         if self.stream is None:
-            same = self._own.dtype == torch.float32 and self._own.is_contiguous()
-            fit = same and all(t.is_contiguous() for t in tensors)
+            own = self._own
+            fit = own.is_contiguous() and all(
+                t.dtype == own.dtype and t.is_contiguous() for t in tensors
+            )
         else:
             fit = all(t.is_pinned() for t in tensors)
         if not fit or any(t.shape != self._own.shape for t in tensors):
             return False
         self._attached = {id(a): (a, t) for a, t in zip(arrays, tensors, strict=True)}
         if self.stream is not None:
-            self._buffers = Buffers(self.tensor, self.stream)
+            self._buffers = Buffers(self.tensor, self.stream, tensors[0].dtype)
         return True
 
     def copy_in(self, images: Images) -> None:
@@ -113,11 +115,11 @@ class Input:
 class Buffers:
     """Two buffers on the device, filled by a stream of their own while the network runs.
 
-    From page-locked memory a batch crosses the bus as it is, float32; on the device it is copied
+    From page-locked memory a batch crosses the bus as it is, ``dtype``; on the device it is copied
     (and converted) to where the network reads, which takes next to no time.
     """
 
-    def __init__(self, target: torch.Tensor, stream: torch.cuda.Stream) -> None:
+    def __init__(self, target: torch.Tensor, stream: torch.cuda.Stream, dtype: torch.dtype) -> None:
         import torch
 
         self._target, self._stream = target, stream
@@ -125,7 +127,7 @@ class Buffers:
         self._copying = torch.cuda.Stream()
         self._pairs = [
             (
-                torch.zeros(target.shape, dtype=torch.float32, device=target.device),
+                torch.zeros(target.shape, dtype=dtype, device=target.device),
                 torch.cuda.Event(),
                 torch.cuda.Event(),
             )

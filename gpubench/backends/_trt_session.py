@@ -122,7 +122,8 @@ class TrtSession(_torch.TensorSession):
         import torch
 
         flat = self._input.tensor.view(-1)
-        flat.copy_(torch.linspace(-2, 2, flat.numel(), device="cuda"))
+        least, most = (-2, 2) if flat.is_floating_point() else (0, 255)
+        flat.copy_(torch.linspace(least, most, flat.numel(), device="cuda"))
         self.run()  # whatever is done at the first run only must not be captured
         self._stream.synchronize()
         expected = self._logits.clone()
@@ -179,6 +180,7 @@ def _types(trt: Any, torch: Any) -> dict[Any, tuple[str, Any]]:
         trt.DataType.FLOAT: ("fp32", torch.float32),
         trt.DataType.HALF: ("fp16", torch.float16),
         trt.DataType.BF16: ("bf16", torch.bfloat16),
+        trt.DataType.UINT8: ("uint8", torch.uint8),
         trt.DataType.INT32: ("int32", torch.int32),
         trt.DataType.INT64: ("int64", torch.int64),
     }

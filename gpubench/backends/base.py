@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 from msgspec import Struct
 
 from gpubench import cache, plugins
+from gpubench.machine.software import no_telemetry
 from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
@@ -238,5 +239,6 @@ def names() -> list[str]:
 
 def get(name: str) -> Backend:
     """The registered backend called ``name``, complete. Raises InputError when there is none."""
+    no_telemetry()  # no process imports a runtime before it has asked for a backend
     found = plugins.get(GROUP, name)
     return found if isinstance(found, Backend) else _CompleteBackend(found)  # type: ignore[abstract]

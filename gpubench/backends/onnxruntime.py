@@ -127,7 +127,8 @@ class OnnxRuntime(Backend):
             return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and int8"
         if reason := quantization.unsupported(cell) or _ort_int8.unsupported(cell, provider):
             return reason
-        if cell.device == "cpu" and cell.precision not in ("fp32", "int8"):
+        own = cell.precision == "fp16" and cell.model.endswith(".onnx")  # so it is what was asked
+        if cell.device == "cpu" and cell.precision not in ("fp32", "int8") and not own:
             return (
                 f"{cell.precision}: on a CPU ONNX Runtime has no such convolution; it casts to fp32"
             )
@@ -211,6 +212,10 @@ class OnnxRuntime(Backend):
             with _ort_int8.dumped(cell) as dump:
                 session = _session(artefact, cell, device, options, provider, settings, dump)
                 facts = _facts(session, provider, device) | _ort_int8.facts(artefact, dump)
+                if cell.precision == "fp16":
+                    facts["fp16"] = (
+                        "as in the file; in fp32 between casts where there is no such kernel"
+                    )
             return CpuSession(session, cell.batch_size, facts)
 
         with ExitStack() as stack:

@@ -91,21 +91,26 @@ class OpenVINO(Backend):
             )
         if cell.precision == "int8":
             return quantization.onnx(cell, model, cache, "cpu")
+        own = model.precision == cell.precision == "fp16"  # of a file, whatever it is computed in
         able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-        if cell.precision != "fp32" and cell.precision.upper() not in able:
+        if cell.precision != "fp32" and cell.precision.upper() not in able and not own:
             raise Unavailable(
                 f"{core.get_property(name, 'FULL_DEVICE_NAME')} has no {cell.precision} units "
                 f"(OpenVINO says: {', '.join(able)})",
                 "use precision fp32, or a CPU with AVX512_BF16 or AMX",
             )
-        return model.onnx("fp32")
+        return model.onnx("fp16" if own else "fp32")
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> OpenVINOSession:
         """A session on the ONNX file ``artefact``, its shape fixed to the cell's batch."""
         import openvino
 
         options = cell.chosen(self.options)
-        wanted = _TYPES[cell.precision]
+        core, wanted = openvino.Core(), _TYPES[cell.precision]
+        able = core.get_property(str(options["device_name"]), "OPTIMIZATION_CAPABILITIES")
+        own = cell.precision == "fp16" and cell.model.endswith(".onnx")
+        if own and "FP16" not in able:
+            wanted = "f32"  # an fp16 file, see `prepare`; the facts say so
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": wanted,  # unsaid, it is bf16 on a CPU with AMX
             "PERFORMANCE_HINT": str(options["hint"]).upper(),
@@ -116,7 +121,6 @@ class OpenVINO(Backend):
         if options["num_streams"]:
             config["NUM_STREAMS"] = str(options["num_streams"])
 
-        core = openvino.Core()
         model = core.read_model(artefact)
         model.reshape([cell.batch_size, *model.input(0).partial_shape[1:]])
         compiled = core.compile_model(model, str(options["device_name"]), config)
@@ -157,7 +161,8 @@ class OpenVINOSession(Session):
         shape = tuple(compiled.input(0).shape)
         count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.facts["requests"] = count
-        self._arrays = [np.zeros(shape, np.float32) for _ in range(count + 1)]
+        dtype = compiled.input(0).element_type.to_dtype()
+        self._arrays = [np.zeros(shape, dtype) for _ in range(count + 1)]
         self._inputs = [openvino.Tensor(array, shared_memory=True) for array in self._arrays]
         self._requests = [compiled.create_infer_request() for _ in range(count)]
         for request in self._requests:
@@ -180,8 +185,10 @@ class OpenVINOSession(Session):
         """The arrays become inputs themselves, behind the own ones; see `Session.attach`."""
         import openvino
 
-        own = len(self._requests) + 1
-        if any(a.shape != self._arrays[0].shape or not a.flags.c_contiguous for a in arrays):
+        own, first = len(self._requests) + 1, self._arrays[0]
+        fit = (a.shape == first.shape and a.dtype == first.dtype and a.flags.c_contiguous
+               for a in arrays)  # fmt: skip
+        if not all(fit):
             return False
         self._arrays[own:] = arrays
         self._inputs[own:] = [openvino.Tensor(array, shared_memory=True) for array in arrays]

@@ -154,7 +154,7 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     cli_terminal.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
     if quiet and not as_json and code:
-        cli_terminal.tell(told.headline(view.rows, view.rule, code))
+        escape.tell(told.headline(view.rows, view.rule, code))
     if view.arms and (left := view.arms.unfinished()).least:
         budget_s = min(MOST_S, max(job.budget_s, left.most_s / pairs.SCREEN_SHARE))
         screen.print(
@@ -181,14 +181,16 @@ def _tell(
 
     found, rule = view.rows, view.rule
     if as_json:
-        click.echo(json_report.comparisons(found, rule=rule, code=code))
+        cli_terminal.write(
+            json_report.comparisons(found, rule=rule, code=code) + "\n", document=True
+        )
     else:
         screen.print(terminal.comparison(found, rule=rule, code=code, everything=everything))
     if github_actions.wanted(asked):
         github_actions.publish(
             github_actions.summary(found, rule=rule, code=code),
             github_actions.commands(found),
-            write=partial(click.echo, err=as_json),
+            write=partial(print, file=sys.stderr if as_json else sys.stdout),
         )
 
 
@@ -244,13 +246,13 @@ def compare(
     before, after = files
     for file in files:
         for note in file.notes:
-            cli_terminal.tell(f"{file.path}: {note}")
+            escape.tell(f"{file.path}: {note}")
     if candidate and before.header.run_id == after.header.run_id:
-        cli_terminal.tell(f"both are the same run, {before.header.run_id}: no difference can show")
+        escape.tell(f"both are the same run, {before.header.run_id}: no difference can show")
     if history and not history.is_dir():
         raise InputError(f"--history {history}: no such directory")
     kept = history or aa_history.directory(Cache(cache_dir).root, before.header.fingerprint)
-    sessions = aa_history.load(kept, cli_terminal.tell)
+    sessions = aa_history.load(kept, escape.tell)
     if history and not sessions:
         raise InputError(
             f"--history {history}: no session in it; expected record files (*.jsonl), as "
@@ -304,7 +306,7 @@ def selftest(
     rule = Rule(delta=options.percentage("--delta", delta))
     result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
     if as_json:
-        click.echo(escape.encoded(result, indent=1))
+        cli_terminal.write(escape.document(result), document=True)
     screen.print(testing.render(result))
     sys.exit(130 if result.interrupted else 0)
 
@@ -327,12 +329,12 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
     found = None
     if form == "junit":
         history = aa_history.directory(Cache(None).root, files[0].header.fingerprint)
-        found = exports.verdicts_on(files, history=aa_history.load(history, cli_terminal.tell))
+        found = exports.verdicts_on(files, history=aa_history.load(history, escape.tell))
     documents = exports.export(files, form, found)
     for line in exports.left_out(files, form):
-        cli_terminal.tell(f"left out: {line}")
+        escape.tell(f"left out: {line}")
     if output is None:
-        click.echo(exports.text(documents, form), nl=False)
+        cli_terminal.write(exports.text(documents, form), document=True)
     else:
         for name, content in documents.items():
             cli_terminal.save(output / name if name else output, content)
@@ -366,7 +368,7 @@ def history(
     if output:
         cli_terminal.save(output, body)
     else:
-        click.echo(body, nl=False)
+        cli_terminal.write(body, document=form != "text")
 
 
 COMMANDS = (ab, compare, selftest, history, export)

@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import click
 
-from gpubench import __version__
+from gpubench import __version__, escape
 from gpubench.cli import compare, deploy, options, run, terminal, tune
-from gpubench.errors import CacheError, GpubenchError, InputError
+from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 from gpubench.machine import processes
 
 FORMATS = ("text", "html", "md", "csv", "json")
@@ -76,7 +76,7 @@ def doctor(as_json: bool) -> None:
     with terminal.console().status("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
-        click.echo(surgery.to_json(report))
+        terminal.write(surgery.to_json(report) + "\n", document=True)
     else:
         terminal.console().print(surgery.render(report))
     sys.exit(1 if report.broken else 0)
@@ -103,7 +103,7 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     evidence = read_evidence(paths[0]) if searched else None
     body = render(files, form, evidence)
     if output is None:
-        click.echo(body)
+        terminal.write(body + "\n", document=form != "text")
     else:
         terminal.save(output, body)
 
@@ -155,7 +155,7 @@ def clear(kinds: tuple[str, ...], cache_dir: Path | None) -> None:
     from gpubench import units
     from gpubench.cache import Cache
 
-    click.echo(f"freed {units.size(Cache(cache_dir).clear(kinds, terminal.tell))}")
+    click.echo(f"freed {units.size(Cache(cache_dir).clear(kinds, escape.tell))}")
 
 
 @cli.command()
@@ -198,11 +198,7 @@ def _check_place() -> None:
 def _check_words(words: list[str]) -> None:
     """Whatever is said on the command line may end up in a record, which is UTF-8."""
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            text = f"{os.fsencode(word)!r}: not UTF-8 text; rename that file or folder"
-            raise InputError(text) from error
+        check_text(word)
 
 
 def main() -> NoReturn:
@@ -218,6 +214,7 @@ def main() -> NoReturn:
 def _main() -> NoReturn:
     stdout = sys.stdout
     _open_standard_streams()
+    terminal.never_fail()
     try:
         _check_place()
         _check_words(sys.argv[1:])
@@ -226,23 +223,23 @@ def _main() -> NoReturn:
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
-        terminal.tell(said.getvalue().rstrip("\n"))
+        escape.tell(said.getvalue().rstrip("\n"))
         lacking = error.param if isinstance(error, click.MissingParameter) else None
         if lacking and lacking.name == "suite":
             words = "`gpubench list suites` shows those that come along; `quick` is a first look"
-            terminal.tell(words)
+            escape.tell(words)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
     except GpubenchError as error:
-        terminal.tell(f"error: {error}")
+        escape.tell(f"error: {error}")
         sys.exit(2 if isinstance(error, InputError | CacheError) else 1)
     except OSError as error:
         if error.filename is not None:  # a place that the user named
-            terminal.tell(f"error: {error.filename}: {error.strerror}")
+            escape.tell(f"error: {error.filename}: {error.strerror}")
             sys.exit(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a full disk behind stdout: it would again
-        terminal.tell(f"error: {error}")
+        escape.tell(f"error: {error}")
         sys.exit(1)
     except SystemExit as error:
         # For a reader that went away (`| head`) click wraps stdout and exits with 1: a failure

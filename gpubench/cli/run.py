@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import replace
 
-from gpubench import units
+from gpubench import escape, units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def run(
     from gpubench.run.cluster.transport import connector
 
     screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    connect, tell = connector(member, limits[1]), partial(click.echo, err=True)
+    connect, tell = connector(member, limits[1]), escape.tell
     with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
         session = replace(session, out=output or claimed(session.out))
@@ -109,7 +108,7 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
         github_actions.publish(
             github_actions.run_summary([file]),
             github_actions.run_commands([file]),
-            write=click.echo,
+            write=print,
         )
     return _code(file, quiet)
 
@@ -123,10 +122,10 @@ def _code(file: RecordFile, quiet: bool) -> int:
     nothing = not broken and not any(r.status == "ok" for r in file.records)
     if quiet and (broken or nothing):
         for line in terminal_report.problem_lines(summarise([file])):
-            terminal.tell(line)
+            escape.tell(line)
     if nothing:
         cells = units.count(len(file.header.planned), "cell")
-        terminal.tell(f"error: nothing was measured: of {cells} all were skipped")
+        escape.tell(f"error: nothing was measured: of {cells} all were skipped")
     return 1 if broken or nothing else 0
 
 

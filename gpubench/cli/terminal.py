@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
-
-import click
 
 from gpubench import escape, files
 from gpubench.errors import GpubenchError, InputError
@@ -77,9 +76,23 @@ def console(quiet: bool = False) -> Console:
     return screen
 
 
-def tell(text: str) -> None:
-    """One message on stderr."""
-    click.echo(escape.terminal(text), err=True)
+def never_fail() -> None:
+    """What a standard stream's encoding lacks is written in ASCII, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=escape.PLAIN)
+
+
+def write(body: str, document: bool = False) -> None:
+    """On standard output; a ``document`` in UTF-8, as in a file, whatever the terminal has."""
+    if not sys.stdout:
+        return
+    if document and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(body.encode())
+    else:
+        sys.stdout.write(body)
+    sys.stdout.flush()
 
 
 def show_run(screen: Console, quiet: bool) -> Watcher:

@@ -12,7 +12,7 @@ import msgspec
 
 from gpubench import escape
 from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
-from gpubench.cli.terminal import console, save, save_report, show_run, tell
+from gpubench.cli.terminal import console, save, save_report, show_run, write
 from gpubench.errors import GpubenchError, InputError
 from gpubench.suite import goal
 from gpubench.suite.types import MOST_IMAGES
@@ -162,12 +162,12 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet:
 
     file, evidence = outcome.file, outcome.evidence
     if as_json:
-        click.echo(escape.encoded(recommendation.to_json(file, evidence), indent=1))
+        write(escape.document(recommendation.to_json(file, evidence)), document=True)
     lines = recommendation.lines(file, evidence)
     for line in lines:
         screen.print(line, highlight=False)
     if quiet and not as_json and not outcome.best:
-        tell(f"error: {lines[0]}")
+        escape.tell(f"error: {lines[0]}")
     today = set(job.search.baseline)
     tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
     if lacking := today - tried:

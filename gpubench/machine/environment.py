@@ -28,6 +28,13 @@ CPU_FLAGS = (
 )
 """CPU features that decide how fast a precision is."""
 
+SCHEDULERS = {
+    os.SCHED_OTHER: "SCHED_OTHER", os.SCHED_BATCH: "SCHED_BATCH", os.SCHED_IDLE: "SCHED_IDLE",
+    os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR",
+}  # fmt: skip
+ADDR_NO_RANDOMIZE = 0x0040000
+"""Of a process's personality: <linux/personality.h>."""
+
 LOCATES = re.compile(r"VISIBLE_DEVICES$|(PATH|HOME|DIR|ROOT|CACHE)$|LD_LIBRARY_PATH")
 """Variables that only say where something lies: they do not make two runs incomparable."""
 
@@ -52,6 +59,7 @@ def collect(command: Sequence[str]) -> Environment:
         "cpu": _cpu(),
         "memory": _memory(),
         "limits": limits(),
+        "process": _process(),
         "virtualisation": _virtualisation(),
         "gpus": gpus,
         "topology": topology.pairs(gpus),
@@ -60,9 +68,9 @@ def collect(command: Sequence[str]) -> Environment:
     }
 
 
-SECTIONS = ("cpu", "gpus", "libraries", "virtualisation", "limits",
+SECTIONS = ("cpu", "gpus", "libraries", "virtualisation", "limits", "process",
             "gpubench", "python", "kernel", "memory_gib", "variables")  # fmt: skip
-"""Where the keys of `comparable` begin. The first five are taken whole."""
+"""Where the keys of `comparable` begin. The first six are taken whole."""
 
 
 def comparable(environment: Environment) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def comparable(environment: Environment) -> dict[str, Any]:
     The kind of machine, not the one machine: neither host name nor UUIDs, so that runs of a pool of
     equal runners compare. Paths, times and commits are left out too.
     """
-    wanted = {key: environment.get(key) for key in SECTIONS[:5]}
+    wanted = {key: environment.get(key) for key in SECTIONS[:6]}
     wanted["gpubench"] = {"version": environment.get("gpubench", {}).get("version")}
     wanted["python"] = _minor(environment.get("python", {}).get("version"))
     wanted["kernel"] = _minor(environment.get("os", {}).get("kernel"))
@@ -185,6 +193,7 @@ def _cpu() -> Environment:
         "governor": cores.read(frequency / "scaling_governor"),
         "frequency_driver": cores.read(frequency / "scaling_driver"),
         "max_khz": cores.number(frequency / "scaling_max_freq"),
+        "isolated": cores.read(system / "isolated") or None,
         "turbo": _turbo(system),
     }
 
@@ -220,6 +229,24 @@ def limits() -> Environment:
             if limit is not None and limit < 2**60:  # version 1 writes "no limit" as 2**63
                 memory.append(limit)
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
+
+
+def _process() -> Environment:
+    """How Linux runs this process, and those that it starts, where that changes their speed."""
+    personality = cores.read(cores.ROOT / "proc/self/personality")
+    fixed = int(personality or "0", 16) & ADDR_NO_RANDOMIZE
+    layout = cores.number(cores.ROOT / "proc/sys/kernel/randomize_va_space")
+    pages = cores.ROOT / "sys/kernel/mm/transparent_hugepage"
+    chosen = {n: re.search(r"\[([\w+]+)\]", cores.read(pages / n) or "")
+              for n in ("enabled", "defrag")}  # fmt: skip
+    policy = os.sched_getscheduler(0)
+    return {
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "scheduler": SCHEDULERS.get(policy, str(policy)),
+        "address_randomisation": 0 if fixed else layout,
+        "huge_pages": chosen["enabled"] and chosen["enabled"][1],
+        "huge_pages_defrag": chosen["defrag"] and chosen["defrag"][1],
+    }
 
 
 def _virtualisation() -> Environment:

@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from gpubench.machine import software
 from gpubench.machine.processes import signal_name
 
-_SCRIPT = """
+_SCRIPT = (
+    f"""
 import ctypes, importlib, json, sys, time
+sys.modules[{software.OPENVINO_REPORTER!r}] = None
+"""
+    + """
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: a hanging import does not outlive who asks
 def torch_facts(m):
@@ -37,25 +43,23 @@ for name in sys.argv[1:]:
     out["seconds"] = round(time.perf_counter() - start, 2)
     print("gpubench-doctor", json.dumps([name, out]), flush=True)
 """
+)
 
 
 def try_imports(
-    modules: Sequence[str],
-    timeout_s: float,
-    python: Sequence[str] = (sys.executable,),
-    environ: Mapping[str, str] | None = None,
+    modules: Sequence[str], timeout_s: float, other: Path | None = None
 ) -> dict[str, dict[str, Any]]:
     """Import ``modules`` in a fresh interpreter: {module: version and facts, or 'error'}.
 
-    ``environ``: its environment; None: ours.
+    ``other``: this one instead of our own.
     """
     if not modules:
         return {}
-    command = [*python, "-W", "ignore", "-c", _SCRIPT, *modules]
+    command = [str(other or sys.executable), "-W", "ignore", "-c", _SCRIPT, *modules]
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, env=environ,
-            check=False,
+            command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL,
+            env=software.environ_of_python(other is not None), check=False,
         )  # fmt: skip
         output, why = done.stdout, _ending(done.returncode)
     except subprocess.TimeoutExpired as error:

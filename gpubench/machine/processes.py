@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +65,7 @@ def run_tied(
     """
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="surrogateescape",  # of names that are not UTF-8
         env=environ, process_group=0, preexec_fn=die_with_parent,  # one thread
     ) as process:  # fmt: skip
         try:
@@ -78,6 +82,24 @@ def signal_name(code: int | None) -> str | None:
     None where no signal did, or one without a name: a real-time signal.
     """
     return {-one.value: one.name for one in signal.Signals}.get(code or 0)
+
+
+def instruments() -> list[str]:
+    """What slows all Python code in this process down: tracers, profilers, modes for debugging."""
+    found = {
+        "sys.settrace": sys.gettrace() or threading.gettrace(),
+        "sys.setprofile": sys.getprofile() or threading.getprofile(),
+        "tracemalloc": tracemalloc.is_tracing(),
+        "Python development mode": sys.flags.dev_mode,
+        "PYTHONMALLOC": "debug" in os.environ.get("PYTHONMALLOC", ""),
+        "gc.set_debug": gc.get_debug(),
+        "a debug build of Python": hasattr(sys, "gettotalrefcount"),
+    }
+    if sys.version_info >= (3, 12):
+        tools = filter(None, map(sys.monitoring.get_tool, range(6)))
+        found |= {f"sys.monitoring: {tool}": True for tool in tools}
+        found["sys.activate_stack_trampoline"] = sys.is_stack_trampoline_active()
+    return [name for name, holds in found.items() if holds]
 
 
 def descendants(pids: Collection[int]) -> set[int]:

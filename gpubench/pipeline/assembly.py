@@ -91,8 +91,8 @@ class ReplicaPipeline:
         if isinstance(reader, Reader):
             self._zero_copy = bool(session.attach(self._arrays(reader)))
         if self._loader is None:
-            return Serial(reader, session, self._cell.batch_size)
-        return Overlapped(self._loader, reader.give, session, reader)
+            return Serial(reader, session, self._cell.batch_size, self._reference.output)
+        return Overlapped(self._loader, reader.give, session, reader, self._reference.output)
 
     def _arrays(self, reader: Reader) -> list[Inputs]:
         """What a session may take without a copy; of CUDA only what is page-locked."""

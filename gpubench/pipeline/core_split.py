@@ -50,7 +50,8 @@ def find_out(cell: Cell, artefact: Path, reference_at: Path, device: Device) -> 
     backend = base.get(cell.backend)
     with base.open_session(backend, cell, artefact, device) as session:
         reader.serve(session)
-        return StageTimes(data, _mean(Serial(reader, session, cell.batch_size).answer))
+        serial = Serial(reader, session, cell.batch_size, reference.output)
+        return StageTimes(data, _mean(serial.answer))
 
 
 def _mean(step: Callable[[], object]) -> int:

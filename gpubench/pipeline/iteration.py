@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.measure.loop import Clock, sample
 from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
+from gpubench.workload.models import outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gpubench.backends.base import Logits, Session
     from gpubench.pipeline.loader import Loader
     from gpubench.pipeline.readers import DeviceReader, Reader
+    from gpubench.workload.models.outputs import Kind
 
     Data = Reader | DeviceReader
 
@@ -41,16 +43,17 @@ PRECISE = 0.02
 """Batches may differ: their mean is to be known to this, or all that were sampled come again."""
 
 
-def postprocess(logits: Logits) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """(batch, classes) -> labels and softmax scores of the TOP best, (batch, TOP), best first."""
+def postprocess(
+    logits: Logits, kind: Kind = "logits"
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """(batch, classes) -> labels and scores of the TOP best, (batch, TOP), best first."""
     import numpy as np
 
     most = min(TOP, logits.shape[1])
     best = np.argpartition(logits, -most, axis=1)[:, -most:]
     order = np.take_along_axis(logits, best, 1).argsort(axis=1)[:, ::-1]
     labels = np.take_along_axis(best, order, 1)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores = np.take_along_axis(powers, labels, 1) / powers.sum(axis=1, keepdims=True)
+    scores = np.take_along_axis(outputs.scores(logits, kind), labels, 1)
     return labels, scores.astype(np.float32)
 
 
@@ -59,8 +62,8 @@ class Serial:
 
     settle = 1
 
-    def __init__(self, data: Data, session: Session, batch: int) -> None:
-        self._data, self._session, self._batch = data, session, batch
+    def __init__(self, data: Data, session: Session, batch: int, kind: Kind = "logits") -> None:
+        self._data, self._session, self._batch, self._kind = data, session, batch, kind
 
     def enqueue(self) -> None:
         self._data.load()
@@ -71,7 +74,7 @@ class Serial:
         self._data.hand_over()
         self._session.run()
         self._session.sync()
-        postprocess(self._session.copy_out())
+        postprocess(self._session.copy_out(), self._kind)
 
     def finish(self) -> None:
         """Nothing is left to wait for."""
@@ -87,7 +90,7 @@ class Serial:
     ) -> dict[str, int]:
         """Every part."""
         self._data.positions.rewind(batches * self._batch)
-        both = {**self._data.parts(), **answering(self._data, self._session)}
+        both = {**self._data.parts(), **answering(self._data, self._session, self._kind)}
         return means(each_alone(both, self._session.sync, clock, seconds=seconds, at_most=batches,
                                 error=PRECISE))  # fmt: skip
 
@@ -96,10 +99,16 @@ class Overlapped:
     """Scenario throughput: a loader on cores of its own prefetches while the session computes."""
 
     def __init__(
-        self, feed: Loader, give: Callable[[Any], object], session: Session, data: Data
+        self,
+        feed: Loader,
+        give: Callable[[Any], object],
+        session: Session,
+        data: Data,
+        kind: Kind = "logits",
     ) -> None:
         """``give``: a batch of the feed -> the session's input. ``data``: for the stages alone."""
         self._feed, self._give, self._session, self._data = feed, give, session, data
+        self._kind = kind
         self.settle = len(feed.slots)
         self._held: list[Any] = []
         self._running: deque[_Running] = deque()
@@ -120,7 +129,7 @@ class Overlapped:
         """Answer the oldest batches until so many are ``left`` running."""
         while len(self._running) > left:
             slot, release, ticket = self._running.popleft()
-            postprocess(self._session.collect(ticket))
+            postprocess(self._session.collect(ticket), self._kind)
             release(slot)
 
     def finish(self) -> None:
@@ -152,7 +161,8 @@ class Overlapped:
                           at_most=batches, error=PRECISE)  # fmt: skip
         self._data.positions.follow([])
         loaded = len(took["read"])
-        found = means(took | each_alone(answering(self._data, self._session), sync, clock))
+        mine = answering(self._data, self._session, self._kind)
+        found = means(took | each_alone(mine, sync, clock))
         held = cycle(self._held)
 
         def compute() -> None:
@@ -180,7 +190,7 @@ def means(took: dict[str, list[int]]) -> dict[str, int]:
     return {name: round(fmean(ns)) for name, ns in took.items()}
 
 
-def answering(data: Data, session: Session) -> Parts:
+def answering(data: Data, session: Session, kind: Kind) -> Parts:
     """The session's part of a batch."""
     logits: list[Any] = []
 
@@ -191,5 +201,5 @@ def answering(data: Data, session: Session) -> Parts:
         "copy_in": data.hand_over,
         "run": session.run,
         "copy_out": copy_out,
-        "postprocess": lambda: postprocess(logits[0]),
+        "postprocess": lambda: postprocess(logits[0], kind),
     }

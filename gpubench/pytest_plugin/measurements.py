@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gpubench import escape
 from gpubench.errors import SuiteError
 from gpubench.machine import environment, processes
 from gpubench.pytest_plugin import marks
@@ -169,7 +171,10 @@ class Bench:
             )
             with console.capture() as capture:
                 console.print(report_terminal.summary([run.file]))
-            terminal.write(capture.get())
+            text = capture.get()  # in what pytest's own stream can show
+            terminal.write(
+                text.encode(sys.stdout.encoding, escape.PLAIN).decode(sys.stdout.encoding)
+            )
             if run.wish:
                 terminal.write_line(f"records: {run.file.path}")
         here = self.facts()
@@ -184,7 +189,8 @@ class Bench:
             differ = sorted(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
             if differ:
                 words = f"compared with a run under other conditions ({', '.join(differ)})"
-                terminal.write_line(f"{words}: a difference need not be the code's", yellow=True)
+                words = f"{words}: a difference need not be the code's"
+                terminal.write_line(escape.terminal(words), yellow=True)
 
     def clean(self) -> None:
         """Remove records that nobody asked for, unless a failure's log lies beside them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from gpubench.run.plan import Plan, Skip
 from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 from gpubench.units import clock
+
+FLAGS = ("--benchmark-enable", "--benchmark-disable", "--benchmark-only", "-x", "-q", "-v", "-s")
 
 
 class Wanted(NamedTuple):
@@ -144,6 +147,30 @@ class Run:
             shutil.rmtree(self._out, ignore_errors=True)
 
 
+def repeatable(args: Sequence[object], directory: Path) -> list[str]:
+    """Of pytest's command line what measures again: files and tests, ``-k``, ``-m``, ``-p``, ours.
+
+    Nothing else: other plug-ins' options may hold addresses of databases and tokens, and a value
+    in brackets of a test's name may too.
+    """
+    kept: list[str] = []
+    valued = False  # is the next word the value of an option that is kept?
+    for word in map(str, args):
+        option = word.startswith("-")
+        if option:
+            name, given, _ = word.partition("=")
+            takes = name in ("-k", "-m", "-p") or name.startswith("--gpubench-")
+            if takes or name in FLAGS:
+                kept.append(word)
+            valued = takes and not given
+        elif valued:
+            kept.append(word)
+            valued = False
+        elif (directory / word.partition("::")[0]).exists():
+            kept.append(word.partition("[")[0])
+    return kept
+
+
 class EnoughFailures(Exception):
     """As many cells failed as ``-x`` or ``--maxfail`` allow."""
 
@@ -153,7 +180,7 @@ class Watch(Watcher):
 
     def __init__(self, session: pytest.Session, name: str) -> None:
         config = session.config
-        self.words = [str(word) for word in config.invocation_params.args]
+        self.words = repeatable(config.invocation_params.args, config.invocation_params.dir)
         self._name, self._session = name, session
         self._terminal = config.pluginmanager.get_plugin("terminalreporter")
         if config.get_verbosity() < 0:

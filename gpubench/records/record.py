@@ -53,6 +53,7 @@ FLAGS = {
     "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat: lengthen policy.duration_s",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
     "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
+    "INSTRUMENTED": "Python was traced, profiled or in a debug mode (facts name it): slower",
     "RECOMPILED": "a recompilation happened while sampling",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
     "CPU-WITHHELD": "for more than 5 % of the time work was ready and had no core: a CPU quota, or "
@@ -269,11 +270,18 @@ BESIDE = ("report.html", "best.toml", "result.json", "evidence")
 """What runs and searches leave beside their records in the end."""
 IMAGES_SKIPPED = "images_skipped"
 """In `Record.facts`: '5 of 40: 3 truncated, 2 too large', of a folder that was not read whole."""
+NETWORK = "network"
+"""In `Record.facts`: what it answers with, unless logits, and what was made of its file."""
 WEIGHTS_TAKEN = "weights_taken"
 """In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 LABELLING = "labelling"
 """In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
-NOTED = {IMAGES_SKIPPED: "images skipped: ", WEIGHTS_TAKEN: "weights: ", LABELLING: ""}
+NOTED = {
+    IMAGES_SKIPPED: "images skipped: ",
+    WEIGHTS_TAKEN: "weights: ",
+    NETWORK: "network: ",
+    LABELLING: "",
+}
 """Facts that are a note of the whole run, said once -> what stands before them."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""

@@ -7,7 +7,6 @@ The limits kept here are GitHub's: a summary must stay readable (60 KB; GitHub d
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -203,7 +202,7 @@ def publish(
         write(command)
     path = environ.get("GITHUB_STEP_SUMMARY")
     if not path:
-        print("warning: GITHUB_STEP_SUMMARY is not set: no job summary written", file=sys.stderr)
+        escape.tell("warning: GITHUB_STEP_SUMMARY is not set: no job summary written")
         return
     body, why = f"{text}\n".encode(), ""
     try:
@@ -215,4 +214,4 @@ def publish(
     except OSError as error:
         why = str(error.strerror)
     if why:
-        print(f"warning: no job summary written: {path}: {why}", file=sys.stderr)
+        escape.tell(f"warning: no job summary written: {path}: {why}")

@@ -17,6 +17,7 @@ from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import Decoder
 from gpubench.suite.types import Catalog, Cell, Suite
 from gpubench.workload.models import registry
+from gpubench.workload.models.onnx_model import refusal
 
 decoder = functools.cache(decoders.get)
 """By name; looking through what is installed takes longer than a plan has for each of its cells."""
@@ -49,7 +50,15 @@ def preload(cells: Iterable[Cell], backends: Mapping[str, Backend]) -> list[str]
 
 
 def unsupported(cell: Cell) -> str | None:
-    """Why there is no such path, or None."""
+    """Why there is no such path, or no such cell of its network, or None.
+
+    Raises InputError for an ONNX file that cannot be measured at all, as far as its graph says.
+    """
+    if network := registry.seen(cell.workload):
+        own, fixed = network
+        asked = own if own == "fp32" else cell.precision  # of fp32, backends make others
+        if reason := refusal(cell.model, own, fixed, asked, cell.batch_size):
+            return reason
     if cell.boundary != "pipeline":
         return None
     decodes = decoder(cell.decoder)

@@ -14,7 +14,7 @@ import msgspec
 from gpubench import __version__, escape
 from gpubench.analysis import stats
 from gpubench.analysis.summary import summarise
-from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.errors import GpubenchError, InputError, RecordError, check_text
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records import reader
 from gpubench.records.record import RECORDS, Record
@@ -85,6 +85,7 @@ def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
     that cannot be made or answers wrongly.
     """
     cell = one_cell(session, suite)
+    check_text(out.absolute())
     free(out)
     aside = _begin(out)
     log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False
@@ -172,6 +173,7 @@ def _write(
         preprocessing=reference.spec,
         decoder=_decoder(cell),
         outputs=reference.logits.shape[1],
+        answers=reference.output,
         classes=list(reference.classes),
         cores=cores,
         made_for=compatibility.machine(cell, _decoder(cell)),

@@ -17,7 +17,7 @@ from msgspec import Struct
 from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.cache import Cache
-from gpubench.errors import CacheError
+from gpubench.errors import CacheError, InputError
 from gpubench.run import availability, inventory
 from gpubench.run.availability import Lack
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy, Suite
@@ -73,6 +73,7 @@ def make(
     """Sort ``cells`` into those that can run and those that cannot, with why.
 
     ``nodes``: where several machines measure, all of them; else it is this one with its ``cores``.
+    Raises InputError for a network that none of them could measure.
     """
     named = {cell.backend: backends[cell.backend] for cell in cells}
     lacks = availability.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
@@ -87,6 +88,8 @@ def make(
             try:
                 reason = backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
                 reason = reason or inventory.apart(cell, nodes)
+            except InputError:
+                raise
             except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
                 lack = availability.broken("unsupported", error)
         if reason:

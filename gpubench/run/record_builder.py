@@ -84,9 +84,12 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
 
 
 def _words(parity: Parity) -> str:
-    error = "not finite" if parity.relative_error is None else f"{parity.relative_error:.3g}"
+    if parity.relative_error is None:
+        error = "answers that are not finite (NaN or infinite), unlike the reference's"
+    else:
+        error = f"relative error {parity.relative_error:.3g}"
     return (
-        f"relative error {error} (allowed {parity.max_relative_error:g}), "
+        f"{error} (allowed {parity.max_relative_error:g}), "
         f"top-1 agreement {parity.top1_agreement:.3f} (needed {parity.min_top1_agreement:g}), "
         f"worst at batch slot {parity.worst_slot}"
     )

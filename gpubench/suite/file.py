@@ -19,7 +19,17 @@ from msgspec import UNSET, Struct
 from gpubench.errors import SuiteError
 from gpubench.suite import toml_file
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
-from gpubench.suite.schema import MOST, Mistake, Schema, mistakes, nearest, schema, show, typed
+from gpubench.suite.schema import (
+    MOST,
+    RENAMED,
+    Mistake,
+    Schema,
+    mistakes,
+    nearest,
+    schema,
+    show,
+    typed,
+)
 from gpubench.suite.toml_file import Data
 from gpubench.suite.types import (
     Axes,
@@ -136,10 +146,19 @@ def read(name_or_path: str, catalog: Catalog) -> Draft:
     """Read a suite. Raises SuiteError with all mistakes that show in single keys."""
     path = find(name_or_path)
     rules = schema(catalog)
-    data = toml_file.read(path, WHAT)
+    data = _renamed(toml_file.read(path, WHAT))
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
         raise toml_file.error(WHAT, path, found, {})
     return Draft(path, data, rules)
+
+
+def _renamed(data: Data) -> Data:
+    """With keys of the policy that have former names under those of today."""
+    policy = data.get("policy")
+    if not isinstance(policy, dict):
+        return data
+    today = {old: new for old, new in RENAMED.items() if new not in policy}
+    return data | {"policy": {today.get(key, key): value for key, value in policy.items()}}
 
 
 def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | None = None) -> Suite:
@@ -360,7 +379,11 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights)
         if not shouted or weights.lower() in WEIGHTS:
             what = "no such file, keyword or torchvision weights name"
+            if _found(weights, Path.is_dir):
+                what = "a folder; give the file in it that holds the weights"
             yield wrong("weights", what, nearest(weights, known))
+    if work.output and not work.model.endswith(".onnx"):
+        yield wrong("output", "only for an .onnx model")
     if work.images not in IMAGES and not _found(work.images, Path.exists):
         yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):

@@ -59,6 +59,7 @@ HELP = {
     "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
+    "output": "The output of an .onnx file that holds the answers; needed where several may.",
     "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
     "size": "Of the network's input: one side, or [height, width].",
     "resize": "The shorter side before the centre is cut out; default: size x 256/224.",
@@ -187,6 +188,7 @@ def schema(catalog: Catalog) -> Schema:
                 "images": {"type": "string", "minLength": 1},
                 "labels": {"type": "string"},
                 "calibration": {"type": "string"},
+                "output": {"type": "string"},
                 "preprocess": _preprocess(),
             }
         ),

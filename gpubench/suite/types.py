@@ -95,6 +95,8 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """'': the images' source knows their labels, or none."""
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
+    output: str = ""
+    """Name of the output that an ONNX file has its answers in; '': found by its shape."""
     preprocess: Preprocess | None = None
 
 
@@ -170,6 +172,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
     labels: str = ""
     calibration: str = ""
+    output: str = ""
     preprocess: Preprocess | None = None
 
     @property

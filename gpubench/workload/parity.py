@@ -19,6 +19,7 @@ from gpubench.records.parity import MOST_SHOWN, Disagreement, Parity
 from gpubench.suite.types import Policy
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models import outputs
 from gpubench.workload.reference import Reference, turns
 
 if TYPE_CHECKING:
@@ -49,14 +50,15 @@ MOST_NAME, MOST_CLASS = 120, 40
 def check(
     reference: Reference,
     batches: list[NDArray[np.intp]],
-    outputs: list[NDArray[np.float32]],
+    answered: list[NDArray[np.float32]],
     precision: str,
     policy: Policy,
 ) -> Parity:
     """Judge the logits (batch, classes) that a backend gave for each of ``batches``.
 
     The relative error of an image is ||(z - mean z) - (r - mean r)|| / ||r - mean r||, because a
-    common offset of all logits changes no answer. Logits that are not finite fail. An image with
+    common offset of all logits changes no answer; of a network that answers with probabilities, z
+    and r are `outputs.comparable`. Logits that are not finite fail. An image with
     a label counts once for accuracy, and as correct when it was right every time it was asked: a
     batch larger than the pool asks several times, which is no more evidence. The floors of accuracy
     are judged where as many images were asked about as ``policy.accuracy_images`` says. Of those
@@ -65,12 +67,12 @@ def check(
     0.6 of 640 images). Raises CellFailed("parity") for logits of the wrong number or shape.
     """
     expected = [(len(batch), reference.logits.shape[1]) for batch in batches]
-    found = [np.shape(output) for output in outputs]
+    found = [np.shape(output) for output in answered]
     if found != expected:
         both = zip(found, expected, strict=False)
         what = next((f"{f}, not {e}" for f, e in both if f != e), f"{len(found)} batches")
         raise CellFailed("parity", f"logits are {what}, expected {len(expected)} batches")
-    compared = [_compare(reference, *pair) for pair in zip(batches, outputs, strict=True)]
+    compared = [_compare(reference, *pair) for pair in zip(batches, answered, strict=True)]
     answers, errors, ranks = (np.stack(each) for each in zip(*compared, strict=True))
     further = errors[turns(len(batches[0]), policy.parity_images) :]
     further[np.isfinite(further)] = 0.0
@@ -80,7 +82,7 @@ def check(
     error, agreement = float(errors.max()), float(1 - wrong.mean())
     counts = count(reference, picked, ranks)
     whole = len(np.unique(picked)) >= min(policy.accuracy_images, len(reference.labels))
-    disagreeing, shown = disagreements(reference, picked, wrong, outputs)
+    disagreeing, shown = disagreements(reference, picked, wrong, answered)
     return Parity(
         images=picked.size,
         relative_error=error if error < inf else None,
@@ -105,10 +107,10 @@ def _compare(
     reference: Reference, batch: NDArray[np.intp], output: NDArray[np.float32]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
     """Of each image: the answer (-1: not finite), its relative error, its label's rank."""
-    right, z = reference.logits[batch].astype(np.float64), output.astype(np.float64)
-    finite = np.asarray(np.isfinite(z).all(axis=1))
-    z = np.where(finite[:, None], z, 0.0)
-    expected, found = (x - x.mean(axis=1, keepdims=True) for x in (right, z))
+    finite = np.asarray(np.isfinite(output).all(axis=1))
+    z = np.where(finite[:, None], output, 0.0)
+    each = (outputs.comparable(x, reference.output) for x in (reference.logits[batch], z))
+    expected, found = (x - x.mean(axis=1, keepdims=True) for x in each)
     size = np.linalg.norm(expected, axis=1)
     errors = np.linalg.norm(found - expected, axis=1) / np.maximum(size, 1e-30)
     rank = ranks(z, reference.labels[batch])
@@ -184,7 +186,7 @@ def disagreements(
     reference: Reference,
     picked: NDArray[np.intp],
     wrong: NDArray[np.bool_],
-    outputs: list[NDArray[np.float32]],
+    answered: list[NDArray[np.float32]],
 ) -> tuple[int, list[Disagreement]]:
     """How many different images are ``wrong`` (batches, slots), and the first MOST_SHOWN of them.
 
@@ -193,7 +195,7 @@ def disagreements(
     places = np.argwhere(wrong)
     images, first = np.unique(picked[wrong], return_index=True)
     shown = [places[at] for at in sorted(first)[:MOST_SHOWN]]
-    told = [_told(reference, int(picked[b, s]), outputs[b][s]) for b, s in shown]
+    told = [_told(reference, int(picked[b, s]), answered[b][s]) for b, s in shown]
     return len(images), told
 
 
@@ -202,15 +204,18 @@ def _told(reference: Reference, image: int, logits: NDArray[np.float32]) -> Disa
         known = reference.classes
         return _short(known[number] if number < len(known) else str(number), MOST_CLASS)
 
+    def score(answers: NDArray[np.float32], at: int) -> float:
+        return float(outputs.scores(answers[None].astype(np.float64), reference.output)[0, at])
+
     finite = bool(np.isfinite(logits).all())
     answer, expected = int(logits.argmax()), int(reference.logits[image].argmax())
     label = int(reference.labels[image])
     return Disagreement(
         name=_short(reference.names[image], MOST_NAME),
         answer=name(answer) if finite else "not finite",
-        score=_softmax(logits, answer) if finite else -1.0,
+        score=score(logits, answer) if finite else -1.0,
         expected=name(expected),
-        expected_score=_softmax(reference.logits[image], expected),
+        expected_score=score(reference.logits[image], expected),
         label=name(label) if label >= 0 else "",
         thumbnail=thumbnail(reference.images[image], reference.spec),
     )
@@ -220,11 +225,6 @@ def _short(text: str, most: int) -> str:
     """`escape.visible`; of what is too long the end, which tells files apart."""
     text = escape.visible(text)
     return text if len(text) <= most else "…" + text[1 - most :]
-
-
-def _softmax(logits: NDArray[np.float32], at: int) -> float:
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    return float(powers[at] / powers.sum())
 
 
 def thumbnail(inputs: Inputs, spec: Spec) -> str:

@@ -22,6 +22,7 @@ from gpubench.errors import ChangedError, InputError
 from gpubench.workload.data import dataset_index, datasets, label_files, preprocess
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models import outputs
 from gpubench.workload.models.registry import is_file, resolve
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class _About(Struct, frozen=True, kw_only=True):
     """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
     taken: str = ""
     """What of a file of weights was taken: see `gpubench.workload.models.base.Model`."""
+    output: outputs.Kind = "logits"
+    """What the answers are."""
+    network: str = ""
+    """That, unless they are logits, and what was made of the network, or assumed, in words."""
     labelling: str = ""
     """'no accuracy: ...', or what is odd about the labels that there are: see `Labels`."""
 
@@ -77,7 +82,7 @@ class Reference(_About, frozen=True, kw_only=True):
     labels: NDArray[np.int64]
     """(N,); -1: no label that means anything to this network."""
     logits: NDArray[np.float32]
-    """(N, classes)"""
+    """(N, classes), as the network answers: see ``output``."""
     path: Path
 
     def encoded(self, index: int) -> bytes:
@@ -308,21 +313,44 @@ def _make(at: Path, pool: Pool, model: Model, labels: Labels) -> None:
     numbers = [*(labels.numbers or [-1] * len(dataset.classes)), -1]  # the last of no class
     own = [numbers[dataset.label(i)] for i in pool.indices]
     np.save(at / "labels.npy", np.array(own, np.int64))
-    np.save(at / "logits.npy", model.answers(np.asarray(inputs)))
+    answers = model.answers(np.asarray(inputs))
+    names = [dataset.name(i) for i in pool.indices]
+    _require_finite(model, answers, inputs, names)
+    np.save(at / "logits.npy", answers)
+    output = outputs.kind_of(answers, model.output_kind)
     dataset.save(at / _DATASET, _root(pool))
     about = _About(
         engine=model.engine,
-        names=[dataset.name(i) for i in pool.indices],
+        names=names,
         places=pool.indices,
         spec=spec,
         classes=class_names(_own_names(dataset.classes, labels.numbers), model),
         skipped=pool.skipped,
         taken=model.taken,
+        output=output,
+        network="; ".join([f"it answers with {output}"] * (output != "logits") + model.notes),
         labelling=f"{'labels' if labels.numbers else 'no accuracy'}: {labels.said}"
         if labels.said
         else "",
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
+
+
+def _require_finite(
+    model: Model, answers: NDArray[np.float32], images: Inputs, names: list[str]
+) -> None:
+    import numpy as np
+
+    bad = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+    if len(bad):
+        first = int(bad[0])
+        where = model.first_not_finite(np.array(images[first : first + 1]))
+        raise InputError(
+            f"model {model.name!r} ({model.weights}): the network's own answers are not finite, of "
+            f"{len(bad)} of {len(answers)} images, the first {names[first]!r}"
+            + (f"; the first layer that is not: {where}" if where else "")
+            + ". Look at how it was trained and exported, and at its preprocessing"
+        )
 
 
 def _root(pool: Pool) -> str:

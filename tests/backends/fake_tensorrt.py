@@ -28,7 +28,9 @@ class FakeTrt:
     DynamicShapesKernelSpecializationStrategy = Bag(EAGER="EAGER")
     LayerInformationFormat = Bag(JSON="JSON")
     TensorIOMode = Bag(INPUT="in", OUTPUT="out")
-    DataType = Bag(FLOAT="FLOAT", HALF="HALF", BF16="BF16", INT32="INT32", INT64="INT64")
+    DataType = Bag(
+        FLOAT="FLOAT", HALF="HALF", BF16="BF16", UINT8="UINT8", INT32="INT32", INT64="INT64"
+    )
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
@@ -215,7 +217,7 @@ class FakeTorch:
     """What the session uses of torch. ``broken_graph``: its replays do nothing."""
 
     float32, float16, bfloat16 = np.float32, np.float16, np.float32
-    int32, int64 = np.int32, np.int64
+    int32, int64, uint8 = np.int32, np.int64, np.uint8
     contiguous_format = None
     __version__ = "fake"
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 
 def conv_net(
@@ -17,8 +20,6 @@ def conv_net(
     ``changes``: ``operator`` replaces ReLU; ``external`` keeps the weights in a file beside it.
     """
     import ml_dtypes
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
     kind, of = {
         "fp16": (TensorProto.FLOAT16, np.float16),
@@ -63,4 +64,69 @@ def conv_net(
         onnx.save(model, path, save_as_external_data=True, location=beside, size_threshold=0)
     else:
         onnx.save(model, path)
+    return path
+
+
+FLOAT, HALF, DOUBLE, BYTES = (
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8
+)  # fmt: skip
+WEIGHTS = np.random.default_rng(0).normal(size=(3, 5))
+"""(channels, classes): a network answers with the mean colour times these."""
+
+
+def colour_net(
+    path: Path,
+    shape: tuple[Any, ...] = ("n", 3, 8, 8),
+    kind: int = FLOAT,
+    *,
+    ends: tuple[tuple[str, dict[str, Any]], ...] = (),
+    weights: NDArray[Any] = WEIGHTS,
+    reshape: tuple[int, ...] = (),
+    fed: int = 0,
+    last: bool = False,
+    outputs: dict[str, tuple[Any, ...] | None] | None = None,
+    opset: int = 18,
+    external: bool = False,
+) -> Path:
+    """(Cast,) (transpose from NHWC,) convolution, mean, product "z"; then ``ends``, each of "z".
+
+    ``ends``: (operator, its attributes), its output called as the operator. ``outputs``: by name,
+    and what the graph says of their shapes.
+    """
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    channels = len(weights)
+    nodes, source = [], "pixels"
+
+    def node(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    if fed:
+        source = node("Cast", [source], "cast", to=kind)
+    if last:
+        source = node("Transpose", [source], "first", perm=[0, 3, 1, 2])
+    source = node("Conv", [source, "same"], "c")
+    source = node("GlobalAveragePool", [source], "p")
+    source = node(*(("Reshape", [source, "to"]) if reshape else ("Flatten", [source])), "v")
+    node("MatMul", [source, "w"], "z")
+    for operator, attributes in ends:
+        node(operator, ["z", *attributes.pop("also", ())], operator, **attributes)
+    same = np.eye(channels)[:, :, None, None]
+    constants = {"same": same.astype(dtype), "w": weights.astype(dtype)}
+    constants |= {"to": np.array(reshape, np.int64)} if reshape else {}
+    outputs = outputs or {"z": ("n", weights.shape[1])}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("pixels", fed or kind, shape)],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.INT64 if name == "ArgMax" else kind, declared
+            )
+            for name, declared in outputs.items()
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    onnx.save(made, path, save_as_external_data=external, location="w.bin", size_threshold=0)
     return path

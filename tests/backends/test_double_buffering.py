@@ -95,7 +95,7 @@ def replay(
     gpu = Gpu()
     monkeypatch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
     network, target, read = gpu.current, Tensor(gpu), []  # type: ignore[var-annotated]
-    buffers: Any = _torch.Buffers(target, network)  # type: ignore[arg-type]
+    buffers: Any = _torch.Buffers(target, network, None)  # type: ignore[arg-type]
     for number in range(batches):
         buffers.copy_in(Tensor(gpu, number))
         network.enqueue(lambda: read.append(target.value))
@@ -124,7 +124,7 @@ def test_the_next_batch_crosses_the_bus_while_the_network_runs(
     gpu = Gpu()
     monkeypatch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
     network = gpu.current
-    buffers: Any = _torch.Buffers(Tensor(gpu), network)  # type: ignore[arg-type]
+    buffers: Any = _torch.Buffers(Tensor(gpu), network, None)  # type: ignore[arg-type]
     network.enqueue(lambda: None, [False])
     for number in range(3):
         buffers.copy_in(Tensor(gpu, number))

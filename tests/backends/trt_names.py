@@ -28,6 +28,7 @@ RETURNS = {
     "DataType.HALF": PLAIN,
     "DataType.INT32": PLAIN,
     "DataType.INT64": PLAIN,
+    "DataType.UINT8": PLAIN,
     "DynamicShapesKernelSpecializationStrategy.EAGER": PLAIN,
     "EngineInspector.get_engine_information": PLAIN,
     "IBuilderConfig.add_optimization_profile": PLAIN,

@@ -42,6 +42,7 @@ FAIL = (
     "sync",
     "copy_out",
     "wrong",
+    "not-finite",
     "wrong-slot",
     "wrong-class",
     "recompile",
@@ -162,6 +163,8 @@ class FakeSession:
         if self._fail == "wrong-class":
             threes = answer.argmax(axis=1) == 3
             answer[threes] = np.roll(answer[threes], 1, axis=1)
+        if self._fail == "not-finite":
+            answer[-1, 0] = np.nan
         if self._fail == "wrong-slot":
             answer[-1] = np.roll(answer[-1], 1)
         return answer

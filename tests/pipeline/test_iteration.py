@@ -290,3 +290,5 @@ def test_postprocess_gives_the_best_five_with_their_softmax() -> None:
     exact /= exact.sum(axis=1, keepdims=True)
     assert scores == pytest.approx(np.take_along_axis(exact, labels, 1), rel=1e-4, abs=1e-7)
     assert postprocess(logits[:, :3])[0].shape == (3, 3)
+    labels, scores = postprocess(exact.astype(np.float32), "probabilities")
+    assert scores == pytest.approx(np.take_along_axis(exact, labels, 1)), "no second softmax"

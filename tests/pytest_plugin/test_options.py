@@ -6,8 +6,31 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from gpubench.pytest_plugin.suite_runs import repeatable
 from gpubench.records.reader import read
 from tests.pytest_plugin.conftest import NAME, Pytest, WriteSuite, outcomes, write
+
+
+@pytest.mark.parametrize(
+    ("args", "kept"),
+    [
+        (["s.toml", "--gpubench-repeats=2"], ["s.toml", "--gpubench-repeats=2"]),
+        (["s.toml", "-k", "a and b", "-m=slow"], ["s.toml", "-k", "a and b", "-m=slow"]),
+        (["s.toml::x", "--gpubench-require", "onnx"], ["s.toml::x", "--gpubench-require", "onnx"]),
+        (["--db", "postgres://me:pw@host/db", "s.toml"], ["s.toml"]),
+        (["--token=abc", "--pat", "abc", "-p", "x"], ["-p", "x"]),
+        (["s.toml::t[https://host/?sig=abc]"], ["s.toml::t"]),
+        (["--benchmark-only", "--benchmark-storage=elasticsearch+https://me:pw@host"],
+         ["--benchmark-only"]),
+    ],
+)  # fmt: skip
+def test_of_pytests_words_only_what_measures_again_is_recorded(
+    args: list[str], kept: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "s.toml").touch()
+    assert repeatable(args, tmp_path) == kept
 
 
 def test_compare_fails_on_a_slower_run_only(
@@ -38,11 +61,11 @@ def test_compare_fails_on_a_slower_run_only(
     assert "a difference need not be the code's" not in done.stdout
     assert "nothing says" not in done.stdout
 
-    change(0.002, renamed=4000, **{"cpu.model": "another"})
+    change(0.002, renamed=4000, **{"cpu.model": "another", "x\x1b[2J": 1})
     done = measured(4000, *against, "median:90%", batch_size="[1, 4]")
     assert done.returncode != 0
     assert "Performance has regressed" in done.stdout + done.stderr
-    assert "under other conditions (cpu.model)" in done.stdout
+    assert "under other conditions (cpu.model, x\\x1b[2J)" in done.stdout
     new = f"tiny.toml::{NAME.format(4)}-latency_us=4000.0"
     words = f"1 of 2 are not in the run that is compared with, such as {new}: nothing says whether"
     assert words in done.stdout

@@ -72,6 +72,21 @@ def test_importing_the_package_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("code", ["import os; os.kill(os.getpid(), 5)", "raise OSError('no room')"])
+def test_without_the_charts_library_the_page_is_whole_and_says_so(run, monkeypatch, capsys, code):
+    monkeypatch.setattr(templating, "_BUNDLE", code)
+    monkeypatch.setattr(templating, "vega", templating.vega.__wrapped__)
+    page = report.render([run], "html")
+    why = "SIGTRAP" if "kill" in code else "OSError: no room"
+    assert (
+        f'<p class="note">no charts: vl-convert, which has their library, ended with {why}' in page
+    )
+    assert templating.NO_VEGA in page
+    assert templating.HIDE in page
+    assert run.records[0].cell.key in page
+    assert capsys.readouterr().err.startswith("warning: no charts: vl-convert, which has")
+
+
 def test_unknown_format_and_nothing_to_report_are_input_errors(run):
     with pytest.raises(InputError, match="'pdf'; choose one of text, html, md, csv, json"):
         report.render([run], "pdf")

@@ -9,12 +9,13 @@ from msgspec.structs import replace
 
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.cache import Cache
-from gpubench.errors import Unavailable
+from gpubench.errors import InputError, Unavailable
 from gpubench.run import plan as plan_module
 from gpubench.run.availability import Lack
 from gpubench.run.inventory import Node
 from gpubench.run.plan import Durations, Plan, make, sampling_s, task_seconds
 from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
+from tests.backends.onnx_files import HALF, colour_net
 from tests.measure.virtual import make_cell
 
 SUITE = Suite(
@@ -49,6 +50,28 @@ class Stub:
 
 def plan(*cells: Cell, cores: int = 4, gpus: int = 0, **stub: Any) -> Plan:
     return make(SUITE, cells, {"fake": Stub(**stub)}, list(range(cores)), gpus)
+
+
+def test_the_network_is_looked_at_before_a_time_is_promised(tmp_path: Path) -> None:
+    """What its graph says of batch and precision; a file that is none is bad input at once."""
+    file = str(colour_net(tmp_path / "net.onnx", (4, 3, 8, 8), HALF))
+
+    def cell(**changes: Any) -> Cell:
+        return make_cell(model=file, weights="file", precision="fp16", **changes)
+
+    fits, other = cell(batch_size=4), cell(batch_size=1)
+    found = plan(fits, other, replace(fits, precision="fp32"))
+    assert found.cells == [fits]
+    assert [(s.status, s.reason.partition("onnx' ")[2]) for s in found.skips] == [
+        (
+            "unsupported",
+            "has a fixed batch size of 4, and cannot have 1: export it with an open one",
+        ),
+        ("unsupported", "is fp16: ask for that precision, or give another file for fp32"),
+    ]
+    Path(file).write_text("<html>404</html>")
+    with pytest.raises(InputError, match="is a web page"):
+        plan(fits)
 
 
 def test_the_two_negatives_of_a_plan_are_told_apart() -> None:

@@ -101,6 +101,15 @@ def axes(extra: str = "", backend: str = '"null"') -> str:
 # ------------------------------------------------------------------------------ good suites
 
 
+def test_keys_by_their_former_names_are_taken(tmp_path: Path) -> None:
+    text = axes() + "[policy]\nsample_s = 3\nmin_path_agreement = 0.5"
+    policy = load(tmp_path, text).policy
+    assert (policy.duration_s, policy.min_pipeline_agreement) == (3, 0.5)
+    assert load(tmp_path, text, duration_s=2).policy.duration_s == 2
+    with pytest.raises(SuiteError, match=r"policy\.sample_s = \"x\"|policy\.duration_s = \"x\""):
+        load(tmp_path, axes() + '[policy]\nsample_s = "x"')
+
+
 def test_every_key_is_read(tmp_path: Path) -> None:
     suite = load(tmp_path, GOOD)
     assert suite.name == "mine"
@@ -240,6 +249,8 @@ def test_paths_are_relative_to_the_suite_file(
     suite = load(tmp_path, '[workload]\nweights = "w.pt#model_ema"\n' + axes())
     assert suite.workload.weights == f"{tmp_path}/w.pt#model_ema"
     assert weights_file(suite.workload.weights) == (str(tmp_path / "w.pt"), "model_ema")
+    with pytest.raises(SuiteError, match=r"weights = .*cats.: a folder; give the file in it"):
+        load(tmp_path, '[workload]\nweights = "cats"\n' + axes())
     (tmp_path / "a#b.pt").touch()
     assert weights_file(f"{tmp_path}/a#b.pt") == (f"{tmp_path}/a#b.pt", "")
     # the same file name in the working directory is not found from the file, but is by an option

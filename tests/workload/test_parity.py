@@ -18,6 +18,7 @@ from gpubench.errors import InputError
 from gpubench.records.parity import MOST_SHOWN, Parity, over_repeats, over_replicas
 from gpubench.suite.types import Policy, Workload
 from gpubench.workload.data.preprocess import Spec, apply
+from gpubench.workload.models import outputs as kinds
 from gpubench.workload.parity import MOST_NAME, check, ranks, thumbnail
 from gpubench.workload.reference import Reference, asked, batches, build, load
 
@@ -236,3 +237,34 @@ def test_over_repeats_keeps_the_worst_of_each(reference: Reference) -> None:
     assert found is not None
     assert (found.passed, found.relative_error) == (False, None)
     assert (found.labelled, found.correct, found.disagreeing) == (56, 54, 2)
+
+
+def test_probabilities_are_compared_as_the_logits_that_they_were(reference: Reference) -> None:
+    """A second softmax, and shares of fp16 that are right, are told apart by the same limits."""
+    shares = kinds.scores(reference.logits, "logits")
+    known = replace(reference, logits=shares.astype(np.float32), output="probabilities")
+    picked = batches(8, 64, 64)
+
+    def judged(answers: NDArray[np.float32], precision: str) -> Parity:
+        return check(known, picked, [answers[b] for b in picked], precision, Policy())
+
+    assert judged(known.logits, "fp32").relative_error == 0
+    exact = judged(known.logits.astype(np.float16).astype(np.float32), "fp16")
+    assert exact.passed
+    assert 0 < (exact.relative_error or 0) < 0.01
+    twice = kinds.scores(known.logits, "logits")
+    assert not judged(twice, "fp16").passed
+    wrong = judged(np.roll(known.logits, 1, axis=1), "int8")
+    assert not wrong.passed
+    assert wrong.disagreements[0].score == pytest.approx(float(known.logits[0].max()))
+    assert wrong.disagreements[0].expected_score == pytest.approx(float(known.logits[0].max()))
+
+
+def test_what_answers_are_is_seen_where_the_graph_does_not_say() -> None:
+    logits = np.random.default_rng(0).normal(size=(64, 10))
+    assert kinds.kind_of(logits, "logits") == "logits"
+    assert kinds.kind_of(kinds.scores(logits, "logits"), "logits") == "probabilities"
+    assert kinds.kind_of(abs(logits), "probabilities") == "probabilities", "of a sigmoid"
+    logs = np.log(kinds.scores(logits, "logits"))
+    assert kinds.kind_of(logs, "log-probabilities") == "log-probabilities"
+    assert kinds.scores(logs, "log-probabilities") == pytest.approx(np.exp(logs))

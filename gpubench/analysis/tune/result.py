@@ -2,7 +2,8 @@
 
 Everything is computed from the records (`racing.judge`), so a search that goes on, or one that was
 interrupted, reads as one that ended. The recommendation's gain over today's default comes from the
-interleaved A/B where there is one; else from the rounds that both were measured in.
+interleaved A/B where its pairs are enough for an interval; else from the rounds that both were
+measured in, as the values that are shown beside it.
 """
 
 from __future__ import annotations
@@ -123,15 +124,16 @@ def _gain(
     base: Standing | None,
     metric: Metric,
 ) -> tuple[Estimate, bool]:
-    """Of the A/B's pairs where these know the objective, else of the search's own rounds."""
+    """Of the A/B's pairs where these give an interval, else of the search's own rounds."""
     if best is None or base is None:
         return Estimate(why="nothing to compare"), False
     if best.cell.key == base.cell.key:
         return Estimate(value=1.0, why="today's default is the best"), False
     if evidence:
         before, after = (_values(f.records, metric) for f in evidence)
-        if len(before.keys() & after.keys()) > 1:
-            return _pairs(before, after, metric), True
+        pairs = _pairs(before, after, metric)
+        if pairs.low is not None:
+            return pairs, True
     before, after = (
         _values([r for r in file.records if r.cell.key == s.cell.key], metric) for s in (base, best)
     )
@@ -146,12 +148,14 @@ def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
 
 
 def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metric) -> Estimate:
-    """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs."""
+    """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs; none below six."""
     both = [n for n in before if n in after]
     logs = [objective.cost(metric, before[n]) - objective.cost(metric, after[n]) for n in both]
+    if not logs:
+        return Estimate(why="no pairs")
     value, low, high = signed_rank.around(logs, sequential_test.LEVEL)
     if low is None or high is None:
-        return Estimate(value=math.exp(value), n=len(both), why=units.count(len(both), "pair"))
+        return Estimate(why=units.count(len(both), "pair"))
     return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(both))
 
 

@@ -6,6 +6,9 @@ it can end the script element it stands in.
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files as resources
@@ -16,6 +19,8 @@ from msgspec import Struct
 from gpubench import __version__, escape
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables.table import Column, Table
+from gpubench.machine import software
+from gpubench.machine.processes import signal_name
 from gpubench.report import formatting
 
 if TYPE_CHECKING:
@@ -69,13 +74,43 @@ def asset(name: str) -> str:
     return (resources("gpubench.report.html") / "templates" / name).read_text(encoding="utf-8")
 
 
-@cache
-def vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script without imports, from vl-convert."""
-    import vl_convert
+_BUNDLE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import vl_convert
+sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())
+"""
+BUNDLE_LIMIT_S = 60.0
+NO_VEGA = "var vegaEmbed = () => new Promise(() => {});"
+"""Draws nothing."""
+HIDE = ".chart, .controls, .series { display: none; }"
 
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub errs
-    return bundle.replace("</script", "<\\/script")
+
+@cache
+def vega() -> tuple[str, str]:
+    """(Vega, Vega-Lite and vega-embed as one script without imports, why there is none).
+
+    From vl-convert, in a process of its own: V8 in it ends a process that may not reserve tens of
+    gigabytes of addresses (``ulimit -v``), and ours has the results of a whole run.
+    """
+    command = [sys.executable, "-c", _BUNDLE]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=BUNDLE_LIMIT_S,
+            env=software.environ_of_python(), check=False,
+        )  # fmt: skip
+        if not done.returncode:
+            return done.stdout.decode().replace("</script", "<\\/script"), ""
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        why = signal_name(done.returncode) or escape.line(last)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = escape.line(str(error))
+    why = f"no charts: vl-convert, which has their library, ended with {why}"
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        why += f"; it needs more addresses than `ulimit -v {limit >> 10}` allows"
+    escape.tell(f"warning: {why}. The tables hold every number.")
+    return NO_VEGA, why
 
 
 def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **values: Any) -> str:
@@ -83,14 +118,16 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
     from markupsafe import Markup
 
     page = templates().get_template(template)
+    library, no_charts = vega() if charts else ("", "")
     return page.render(
         version=__version__,
         # these four are ours or made safe: the only text that is not escaped
-        style=Markup(asset("style.css")),  # noqa: S704
+        style=Markup(asset("style.css") + (HIDE if no_charts else "")),  # noqa: S704
         script=Markup("\n".join(map(asset, scripts))),  # noqa: S704
-        vega=Markup(vega() if charts else ""),  # noqa: S704
+        vega=Markup(library),  # noqa: S704
         data=Markup(safe_json(data)),  # noqa: S704
         fold=FOLD_ROWS,
+        no_charts=no_charts,
         **values,
     )
 

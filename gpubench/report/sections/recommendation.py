@@ -88,10 +88,10 @@ def default(found: View, base: Standing) -> str:
 
 
 def times(e: Estimate) -> str:
-    """'11.8 [11.5, 12.1]'."""
+    """'11.8 [11.5, 12.1]', '11.8 (no interval: 1 repeat)'."""
     shown = formatting.show(e, "x")
-    aside = f" {shown.aside}" if shown.aside.startswith("[") else ""
-    return shown.main.removesuffix("×") + aside
+    aside = shown.aside if shown.aside.startswith("[") else f"(no interval: {shown.aside})"
+    return f"{shown.main.removesuffix('×')} {aside}"
 
 
 def sureness(found: View) -> str:

@@ -17,7 +17,7 @@ from gpubench.units import count, percent
 TITLE = "Answers that differ"
 NOTE = (
     "Images answered otherwise than by the reference in any repeat, the wrong answers first. "
-    "Scores are softmax shares."
+    "Scores are the network's probabilities: its own, or a softmax of its logits."
 )
 OPEN = 12
 """More images than these start folded."""

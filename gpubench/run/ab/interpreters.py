@@ -6,17 +6,15 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gpubench
 from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError
+from gpubench.machine import software
 from gpubench.machine.processes import run_tied
-from gpubench.machine.software import environ_of_another
 
-GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
-"""Variables that git sets for a hook: they would lead out of the clone, into the user's tree."""
 SYNC_LIMIT_S = 1800.0
 
 
@@ -41,17 +39,17 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
     Raises InputError when git does not know the reference or the environment cannot be made.
     """
     needs = f"--baseline-ref {reference!r}: needs the project's git repository as current directory"
-    top = Path(_run(needs, ["git", "rev-parse", "--show-toplevel"]))
-    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options"]
+    top = Path(_git(needs, Path(), "rev-parse", "--show-toplevel"))
+    verify = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
     unknown = f"--baseline-ref {reference!r}: git knows no such commit"
-    if _run(needs, ["git", "rev-parse", "--is-shallow-repository"]) == "true":
+    if _git(needs, Path(), "rev-parse", "--is-shallow-repository") == "true":
         unknown += (
             "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
             "fetch-depth: 0 of actions/checkout"
         )
-    commit = _run(unknown, [*verify, f"{reference}^{{commit}}"])
+    commit = _git(unknown, Path(), *verify, f"{reference}^{{commit}}")
     here = Path.cwd().resolve().relative_to(top.resolve())
-    slug = hashlib.sha256(str(top).encode()).hexdigest()[:8]
+    slug = hashlib.sha256(os.fsencode(top)).hexdigest()[:8]
     tree = root / REFS / f"{commit[:12]}-{slug}"
     with Cache(root).locked(tree):
         ready = tree.with_suffix(".ready")
@@ -68,11 +66,13 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
         if not (ready.exists() and has_gpubench(python)):
             if (uv := shutil.which("uv")) is None:
                 raise InputError("--baseline-ref needs uv to make the environment: pip install uv")
+            environ = software.environ_of_another()
             sync = [uv, "sync", "-q", "--no-dev", "--project", str(project)]
-            _run("--baseline-ref", sync, UV_PROJECT_ENVIRONMENT=str(python.parents[1]))
+            into = {"UV_PROJECT_ENVIRONMENT": str(python.parents[1])}
+            _run("--baseline-ref: uv sync", sync, environ | into)
             if not has_gpubench(python):
                 install = [uv, "pip", "install", "-q", "--python", str(python), _own()]
-                _run("--baseline-ref", install)
+                _run("--baseline-ref: uv pip install", install, environ)
             ready.touch()
     return existing("--baseline-ref", python), commit
 
@@ -86,7 +86,7 @@ def _clone(top: Path, tree: Path, commit: str) -> None:
     """
 
     def git(at: Path, *words: str, read: str = "") -> str:
-        return _run("--baseline-ref", ["git", "-C", str(at), *words], read)
+        return _git("--baseline-ref", at, *words, read=read)
 
     def inside(name: str) -> Path:
         return Path(git(top, "rev-parse", "--path-format=absolute", "--git-path", name))
@@ -94,7 +94,7 @@ def _clone(top: Path, tree: Path, commit: str) -> None:
     kind = git(top, "rev-parse", "--show-object-format")
     git(top, "init", "-q", f"--object-format={kind}", str(tree))
     git(tree, "remote", "add", "origin", str(top))
-    (tree / ".git/objects/info/alternates").write_text(f"{inside('objects')}\n")
+    (tree / ".git/objects/info/alternates").write_bytes(os.fsencode(inside("objects")) + b"\n")
     if inside("shallow").is_file():
         shutil.copyfile(inside("shallow"), tree / ".git/shallow")
     # Projects that take their version from git look for tags.
@@ -108,10 +108,10 @@ def has_gpubench(python: Path) -> bool:
     script = (
         "import importlib.util, sys; sys.exit(importlib.util.find_spec('gpubench.run') is None)"
     )
-    command = [str(python), "-P", "-c", script]
+    environ = software.environ_of_python(other=True)
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=60, env=environ_of_another(), check=False
+            [str(python), "-c", script], capture_output=True, timeout=60, env=environ, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -126,16 +126,21 @@ def _own() -> str:
     return f"gpubench=={gpubench.__version__}"
 
 
-def _run(what: str, command: Sequence[str], read: str = "", **variables: str) -> str:
+def _git(what: str, at: Path, *words: str, read: str = "") -> str:
+    return _run(
+        f"{what}: git {words[0]}", software.git(at, *words), software.environ_of_git(), read
+    )
+
+
+def _run(what: str, command: Sequence[str], environ: Mapping[str, str], read: str = "") -> str:
     """The command's output; it reads ``read``. InputError begins with ``what``."""
-    clean = {key: value for key, value in environ_of_another().items() if key not in GIT}
     try:
-        done = run_tied(command, clean | variables, f"{read}\n" if read else "", SYNC_LIMIT_S)
+        done = run_tied(command, environ, f"{read}\n" if read else "", SYNC_LIMIT_S)
     except FileNotFoundError as error:
         raise InputError(f"{what}: {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{what}: {command[0]} was not done after {SYNC_LIMIT_S:g} s") from error
+        raise InputError(f"{what} was not done after {SYNC_LIMIT_S:g} s") from error
     if done.returncode:
         tail = done.stderr.strip()[-600:]
-        raise InputError(f"{what}: {' '.join(command[:3])} failed: {tail}".rstrip(": "))
+        raise InputError(f"{what} failed: {tail}".rstrip(": "))
     return done.stdout.strip()

@@ -23,7 +23,7 @@ from gpubench.errors import GpubenchError, InputError
 from gpubench.machine.import_check import try_imports
 from gpubench.machine.postmortem import Inquest
 from gpubench.machine.processes import SCRATCH, end_session
-from gpubench.machine.software import environ_of_another
+from gpubench.machine.software import environ_of_python
 from gpubench.machine.telemetry.pauses import Pauses
 from gpubench.run.agent import messages
 
@@ -96,9 +96,7 @@ class AgentClient:
         """``python``: another interpreter, which has a gpubench of its own."""
         self._modules, self._cache_dir = modules, str(cache_dir)
         self._log = log
-        # "-P": the working directory must not lend its packages to another environment.
-        self._python = [sys.executable] if python is None else [str(python), "-P"]
-        self._other = python is not None
+        self._python, self._other = python or Path(sys.executable), python is not None
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
@@ -115,15 +113,16 @@ class AgentClient:
         reply = self._start()
         errors: dict[str, str] = {}
         if not isinstance(reply, messages.Preloaded) and not self._over:
+            other = self._python if self._other else None
             for module in self._modules:
-                found = try_imports([module], IMPORT_LIMIT_S, self._python, self._environ())[module]
+                found = try_imports([module], IMPORT_LIMIT_S, other)[module]
                 errors |= {module: found["error"]} if "error" in found else {}
             self._modules = [module for module in self._modules if module not in errors]
             reply = self._start()  # once more in any case: it may have been killed from outside
         if isinstance(reply, messages.Preloaded):
             if reply.protocol != messages.PROTOCOL:
                 raise InputError(
-                    f"{self._python[0]}: its gpubench {reply.version} speaks another protocol "
+                    f"{self._python}: its gpubench {reply.version} speaks another protocol "
                     f"({reply.protocol}, here {messages.PROTOCOL}); "
                     f"install gpubench {__version__} there"
                 )
@@ -141,25 +140,24 @@ class AgentClient:
         self._from, replies_out = os.pipe()
         # What killed workers leave in it goes with it. The agent makes it: it also removes it when
         # the driver was killed.
-        self._scratch = f"{_short(gettempdir())}/gpubench-{token_hex(8)}"
+        self._scratch = scratch = f"{_short(gettempdir())}/gpubench-{token_hex(8)}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._python, "-c", _START.format(requests_in, replies_out)],
+                [self._python, "-c", _START.format(requests_in, replies_out)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(requests_in, replies_out),
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
-                env=ENVIRON | self._environ() | {"TMPDIR": self._scratch, SCRATCH: self._scratch},
+                env=ENVIRON
+                | environ_of_python(self._other)
+                | {"TMPDIR": scratch, SCRATCH: scratch},
             )
         os.close(requests_in)
         os.close(replies_out)
         self._pending = b""
         with suppress(BrokenPipeError):  # it died: reading the answer tells
             self._send(messages.Preload(self._modules, self._cache_dir, environment=self._other))
-
-    def _environ(self) -> dict[str, str]:
-        return environ_of_another() if self._other else dict(os.environ)
 
     def _start(self) -> messages.Reply:
         if self._process is None:

@@ -11,12 +11,15 @@ import signal
 from importlib import import_module
 from time import perf_counter
 
+from gpubench.machine.software import no_telemetry
+
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 VARIABLE = "GPUBENCH_PRELOAD"
 """Environment variable with the modules' names, separated by commas."""
 
+no_telemetry()
 ERRORS: dict[str, str] = {}
 _begin = perf_counter()
 for _module in filter(None, os.environ.get(VARIABLE, "").split(",")):

@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.machine.cores import Cores, cpu_ranges, pin
-from gpubench.machine.processes import cpu_ns, descendants, stopped
+from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
 from gpubench.measure.loop import quiet_collector
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, LABELLING, WEIGHTS_TAKEN, Record
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -137,7 +137,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             facts["pipeline"] = route.facts
         frozen = stopped({os.getpid(), *descendants([os.getpid()])})
     said = {IMAGES_SKIPPED: reference.skipped, WEIGHTS_TAKEN: reference.taken}
-    said[LABELLING] = reference.labelling
+    said |= {NETWORK: reference.network, LABELLING: reference.labelling}
     facts |= {fact: words for fact, words in said.items() if words}
 
     flags = sampler.flags
@@ -146,6 +146,9 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if request.turns > 1:
         facts["idle_cpu_share"] = idle.share
         flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
+    if slowed := instruments():
+        facts["instruments"] = slowed
+        flags.append("INSTRUMENTED")
     if any(_withheld(turn, cell, request.cores[replica]) > WITHHELD_LIMIT for turn in turns):
         flags.append("CPU-WITHHELD")
     if frozen:

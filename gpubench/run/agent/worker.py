@@ -153,6 +153,8 @@ def _answer(
         pin(request.cores)
         cell = request.cell
         network = registry.resolve(cell.workload, cache)
+        if network.fixed_batch not in (None, cell.batch_size):
+            network.onnx(network.precision, cell.batch_size)  # says why not
         path = base.get(cell.backend).prepare(cell, network, cache)
         contents = {"model": network.identity} if registry.is_file(cell.workload) else {}
         made = [entry.path for entry in cache.log if entry.kind == "int8"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Never
 
 from msgspec.structs import replace
 
-from gpubench import __version__
+from gpubench import __version__, escape
 from gpubench.backends.base import Backend
 from gpubench.cache import Cache
 from gpubench.errors import InputError
@@ -259,7 +259,7 @@ def run(
         screen.print(f"{name}: {words}", soft_wrap=True)
 
     def tell(words: str) -> None:
-        print(f"{name}: {words}", file=sys.stderr, flush=True)
+        escape.tell(f"{name}: {words}")
 
     name = f"node {member.rank} of {member.nnodes}"
     log = (output or record_builder.directory(suite.name)) / f"node{member.rank}.log"

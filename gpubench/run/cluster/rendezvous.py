@@ -6,13 +6,14 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from gpubench.errors import InputError
+from gpubench.machine.software import CLUSTER_SECRET as SECRET
 
-SECRET = "GPUBENCH_SECRET"  # noqa: S105  # the variable's name
 SECRET_LEAST = 16
 SECRET_MOST = 4096
 MOST_NODES = 1024
@@ -77,12 +78,23 @@ def _split(endpoint: str) -> tuple[str, int]:
     if not 0 < port < 2**16 or len(host) > LONGEST_HOST:
         shown = endpoint if len(endpoint) <= LONGEST_HOST else f"{endpoint[:60]}..."
         raise InputError(f"--rdzv-endpoint {shown!r}: expected HOST:PORT, such as 10.0.0.1:29500")
-    if host in ("0.0.0.0", "::", "*"):  # noqa: S104  # refused
-        raise InputError(
-            f"--rdzv-endpoint {endpoint!r}: not all addresses; give the one of rank 0 on the "
-            "network that the nodes share"
-        )
+    with suppress(OSError, UnicodeError):  # a name: it is looked up when it is needed
+        _resolved(endpoint, host, port, socket.AI_NUMERICHOST)
     return host, port
+
+
+def _resolved(endpoint: str, host: str, port: int, flags: int = 0) -> list[str]:
+    """Addresses of ``host``, in whatever form it is written. Raises InputError for all, OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    every = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+    for address in map(ipaddress.ip_address, every):
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        if (mapped or address).is_unspecified:
+            raise InputError(
+                f"--rdzv-endpoint {endpoint!r}: not all addresses; give the one of rank 0 on the "
+                "network that the nodes share"
+            )
+    return every
 
 
 def addresses(member: Membership) -> list[str]:
@@ -91,12 +103,11 @@ def addresses(member: Membership) -> list[str]:
     Debian gives a machine's own name a loopback address, which no other machine reaches.
     """
     try:
-        found = socket.getaddrinfo(member.host, member.port, type=socket.SOCK_STREAM)
+        every = _resolved(member.endpoint, member.host, member.port)
     except (OSError, UnicodeError) as error:  # UnicodeError: a part of it is too long, or empty
         raise InputError(
             f"--rdzv-endpoint {member.endpoint}: {member.host!r} is not known here: {error}"
         ) from error
-    every = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
     ordered = sorted(every, key=lambda address: ipaddress.ip_address(address).is_loopback)
     named = member.host not in every and member.host != "localhost"
     if named and ipaddress.ip_address(ordered[0]).is_loopback:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 
 from msgspec import Struct
 
-from gpubench.errors import GpubenchError, InputError
+from gpubench.errors import GpubenchError, InputError, check_text
 from gpubench.run.serving import compatibility, manifest
 from gpubench.run.serving.engine import Local, Setup
 from gpubench.run.serving.inputs import Preprocessing, each
 from gpubench.run.serving.replica_pool import Pool
 from gpubench.run.serving.replica_process import Remote
+from gpubench.workload.models import outputs
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -44,7 +45,7 @@ class Prediction(Struct, frozen=True):
     """The class's name, or its number where names are not known."""
     index: int
     score: float
-    """Softmax of the logits."""
+    """The class's probability: softmax of the logits, or what the network itself says."""
     top: tuple[Prediction, ...] = ()
     """The ``top`` best, best first, where more than one was asked for."""
 
@@ -67,6 +68,7 @@ def load(
     if not 0 < timeout_s <= LONGEST_S:
         raise InputError(f"timeout_s = {timeout_s}: expected above 0, at most {LONGEST_S:,}")
     root = Path(directory).absolute()
+    check_text(root)
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as it was measured
     made = manifest.read(root)
     manifest.verify(root, made)
@@ -226,8 +228,7 @@ class Classifier:
 
         finite = [bool(np.isfinite(row).all()) for row in logits]
         with np.errstate(invalid="ignore"):
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-            scores = powers / powers.sum(axis=1, keepdims=True)
+            scores = outputs.scores(logits.astype(np.float64), self.manifest.answers)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
         names = self.classes
         for usable, row, indices in zip(finite, scores, best.tolist(), strict=True):

@@ -14,6 +14,7 @@ from gpubench.errors import InputError
 from gpubench.records.parity import Parity
 from gpubench.suite.types import Cell
 from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models.outputs import Kind
 
 FORMAT = 2
 """Raised whenever `read` would misread an older file."""
@@ -70,7 +71,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     preprocessing: Spec
     decoder: str
     outputs: int
-    """Logits of an image."""
+    """Numbers that an image is answered with."""
+    answers: Kind = "logits"
+    """What they are."""
     classes: list[str]
     """Their names; []: not known."""
     cores: list[list[int]]

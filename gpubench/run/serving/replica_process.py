@@ -16,13 +16,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gpubench.errors import GpubenchError, raised, told
 from gpubench.machine.processes import die_with_parent, signal_name
+from gpubench.machine.software import environ_of_python
 from gpubench.run.serving.engine import ENCODER, Failed, Local, Opened, Setup
 
 if TYPE_CHECKING:
@@ -58,12 +58,13 @@ class Remote:
         try:
             self._rows, self._logits = _arrays(setup, memory, create=True)
             passed = theirs.fileno(), memory
+            path = os.pathsep.join(filter(None, sys.path))  # where the caller finds its modules
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START.format(*passed)],
+                [sys.executable, "-c", _START.format(*passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # a library's chatter is no output of the caller's
                 pass_fds=passed,
-                env=ENVIRON | os.environ | {"PYTHONPATH": _path()},
+                env=ENVIRON | environ_of_python() | {"PYTHONPATH": path},
             )
         finally:
             theirs.close()
@@ -164,8 +165,3 @@ def _arrays(
     shared = mmap.mmap(memory, at + answers * 4)
     rows = np.frombuffer(shared, dtype, pixels).reshape(setup.shape)
     return rows, np.frombuffer(shared, np.float32, answers, at).reshape(batch, setup.outputs)
-
-
-def _path() -> str:
-    """Where the caller finds its modules."""
-    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)

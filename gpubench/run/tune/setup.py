@@ -153,6 +153,8 @@ def _unsupported(backends: Mapping[str, base.Backend], cell: Cell) -> str | None
     """By its backend and, of boundary pipeline, its decoder."""
     try:
         return backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
         return availability.broken("unsupported", error).reason
 

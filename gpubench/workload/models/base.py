@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gpubench.workload.data.preprocess import Inputs, Spec
+    from gpubench.workload.models.outputs import Kind
 
 BATCH = 16
 """Images at a time for `Model.answers`."""
@@ -67,6 +68,16 @@ class Model(ABC):
         """The one batch size that its file has; None: any."""
         return None
 
+    @property
+    def output_kind(self) -> Kind:
+        """What its answers are, as far as it says."""
+        return "logits"
+
+    @property
+    def notes(self) -> list[str]:
+        """What was made of it, or assumed, in words: clauses."""
+        return []
+
     @abstractmethod
     def state(self) -> Path:
         """The cache entry that `builder.load_module` reads. InputError for an ONNX file."""
@@ -80,7 +91,7 @@ class Model(ABC):
         """Its ONNX file in the cache; ``batch`` None: any batch size.
 
         Input and output have the precision's type; fp32, tf32 and amp share one file, in fp32.
-        Raises InputError for a precision or a batch size that it cannot have.
+        Raises Unsupported for a precision or a batch size that it cannot have.
         """
 
     @property
@@ -91,6 +102,13 @@ class Model(ABC):
     @abstractmethod
     def answers(self, images: Inputs) -> NDArray[np.float32]:
         """Reference logits (N, classes) float32 of images (N, *input_shape), on the CPU."""
+
+    @abstractmethod
+    def first_not_finite(self, image: Inputs) -> str:
+        """The first layer whose output is not finite, for one image (1, *input_shape).
+
+        '': all are, or it cannot be told.
+        """
 
 
 def head(module: nn.Module) -> nn.Linear | nn.Conv2d:

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from gpubench.errors import InputError
 from gpubench.records.record import Work
-from gpubench.workload.models.onnx_export import inputs
+from gpubench.workload.models.onnx_graph import inputs
 
 if TYPE_CHECKING:
     import torch

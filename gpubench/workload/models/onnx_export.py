@@ -16,7 +16,6 @@ from gpubench.errors import CellFailed, InputError
 from gpubench.workload.models import builder
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ValueInfoProto
     from torch import nn
 
 TYPES = {"fp32": "float32", "tf32": "float32", "amp": "float32", "fp16": "float16"} | {
@@ -97,20 +96,6 @@ def _written(file: Path) -> tuple[int, str]:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     kind = model.graph.input[0].type.tensor_type.elem_type
     return opset, str(onnx.helper.tensor_dtype_to_np_dtype(kind))
-
-
-def inputs(graph: GraphProto) -> list[ValueInfoProto]:
-    """What a graph is fed with; old files list their constants among the inputs."""
-    constants = {tensor.name for tensor in graph.initializer}
-    return [value for value in graph.input if value.name not in constants]
-
-
-def precision(graph: GraphProto) -> str | None:
-    """That of its input; None: one that no cell can have."""
-    from onnx import TensorProto
-
-    names = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
-    return names.get(inputs(graph)[0].type.tensor_type.elem_type)
 
 
 def fused(module: nn.Module) -> nn.Module:

@@ -28,7 +28,8 @@ def external(model: ModelProto, folder: Path) -> list[str]:
     """Names of the files in ``folder`` with tensors of ``model``, sorted.
 
     Raises ValueError, which begins as 'keeps weights in ...', for one that is not a file beside it
-    (absolute, with '..', or by a link), or that is too short for what the tensor says it holds.
+    (absolute, with '..', or by a link, but for those of a hub's cache), or that is too short for
+    what the tensor says it holds.
     """
     names = set()
     for tensor in tensors(model):
@@ -70,10 +71,24 @@ def _size(folder: Path, name: str) -> int:
     with suppress(OSError, RuntimeError):  # RuntimeError: a link to itself
         if plain and str(path) not in RESERVED:
             info = place.stat()
-            inside = place.resolve(strict=True).is_relative_to(folder.resolve())
+            real = place.resolve(strict=True)
+            inside = real.is_relative_to(folder.resolve()) or real.parent == _blobs(folder)
             if inside and stat.S_ISREG(info.st_mode):
                 return info.st_size
     raise ValueError(f"keeps weights in {name!r}, which is not a file beside it")
+
+
+def _blobs(folder: Path) -> Path | None:
+    """Where a hub's cache keeps what the links of a snapshot point to, if this is in one.
+
+    Its form is REPOSITORY/snapshots/REVISION/... -> REPOSITORY/blobs/DIGEST.
+    """
+    folder = folder.absolute()
+    for revision in (folder, *folder.parents):
+        blobs = revision.parent.parent / "blobs"
+        if revision.parent.name == "snapshots" and blobs.is_dir():
+            return blobs.resolve()
+    return None
 
 
 def _number(name: str, key: str, text: str) -> int | None:

@@ -24,7 +24,7 @@ from msgspec import Struct
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.data import datasets, image_file, preprocess
-from gpubench.workload.models import onnx_export
+from gpubench.workload.models import onnx_export, onnx_graph
 from gpubench.workload.models.onnx_export import FILE
 
 if TYPE_CHECKING:
@@ -204,13 +204,14 @@ def _quantise(
     with tempfile.TemporaryDirectory(dir=target_file.parent) as folder:
         inlined, ready = Path(folder, "inlined.onnx"), Path(folder, "ready.onnx")
         network = onnx.load(source)  # with weights kept beside it, which the next step cannot read
-        name = str(onnx_export.inputs(network.graph)[0].name)
+        [taken] = onnx_graph.inputs(network.graph)
+        fixed = int(taken.type.tensor_type.shape.dim[0].dim_value)
         onnx.save(network, inlined)
         quant_pre_process(str(inlined), str(ready), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(ready),
             str(target_file),
-            _Reader(found.encoded, spec, name),
+            _Reader(found.encoded, spec, str(taken.name), fixed),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=reduced,
@@ -227,8 +228,12 @@ class _Reader:
     ONNX Runtime would otherwise hold every activation of every image, gigabytes of them.
     """
 
-    def __init__(self, encoded: list[bytes], spec: Spec, name: str) -> None:
-        self._parts = [encoded[at : at + _BATCH] for at in range(0, len(encoded), _BATCH)]
+    def __init__(self, encoded: list[bytes], spec: Spec, name: str, fixed: int) -> None:
+        """``fixed``: the network's batch size, 0: any."""
+        size = fixed or _BATCH
+        self._parts = [encoded[at : at + size] for at in range(0, len(encoded), size)]
+        while fixed and len(self._parts[-1]) < fixed:  # pictures once more change no range
+            self._parts[-1] += encoded[: fixed - len(self._parts[-1])]
         self._spec, self._name = spec, name
         self.set_range(0, len(self))
 
@@ -251,7 +256,7 @@ def _rest(file: Path) -> str:
     """Precision of a file's input, and so of what is not quantised."""
     import onnx
 
-    return onnx_export.precision(onnx.load(file, load_external_data=False).graph) or "fp32"
+    return onnx_graph.floating(onnx.load(file, load_external_data=False).graph)
 
 
 def _saturates() -> bool:

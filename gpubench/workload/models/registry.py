@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,25 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def seen(workload: Workload) -> tuple[str, int] | None:
+    """`OnnxModel.look` of an ONNX file; None: a network of another kind."""
+    if not workload.model.endswith(".onnx"):
+        return None
+    file = Path(workload.model).expanduser()
+    found = file.stat() if file.is_file() else None
+    return _seen(workload, found and (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _seen(workload: Workload, version: object) -> tuple[str, int]:  # noqa: ARG001
+    return _onnx(workload, None).look()
+
+
+def _onnx(workload: Workload, cache: Cache | None) -> OnnxModel:
+    file = Path(workload.model).expanduser()
+    return OnnxModel(file, cache, workload.preprocess, workload.output)
+
+
 def is_file(workload: Workload) -> bool:
     """Whether the network or its weights are a file of the user's."""
     name, weights = workload.model, workload.weights
@@ -50,7 +69,7 @@ def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
     name, weights = workload.model, workload.weights
     if name.endswith(".onnx"):
-        return OnnxModel(Path(name).expanduser(), cache, workload.preprocess)
+        return _onnx(workload, cache)
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -94,3 +94,24 @@ class TorchModel(Model):
         parts = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
         with torch.inference_mode():
             return np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
+
+    def first_not_finite(self, image: Inputs) -> str:
+        import torch
+
+        module, found = self.module(), []
+
+        def watch(name: str, part: torch.nn.Module) -> None:
+            def look(_: object, __: object, out: object) -> None:
+                if isinstance(out, torch.Tensor) and not out.isfinite().all():
+                    broken = [n for n, p in part.state_dict().items() if not p.isfinite().all()]
+                    more = f", whose {broken[0]} is not finite" if broken else ""
+                    found.append(f"{type(part).__name__} {name}{more}")
+
+            part.register_forward_hook(look)
+
+        for name, part in module.named_modules():
+            if not any(True for _ in part.children()):
+                watch(name, part)
+        with torch.inference_mode():
+            module(torch.from_numpy(image))
+        return found[0] if found else ""

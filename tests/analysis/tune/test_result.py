@@ -1,18 +1,21 @@
 """What a search is read as: from hand-made records whose answers are known."""
 
 import math
+import re
 
 import pytest
 from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.analysis.history import trend
+from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import problems, summarise
 from gpubench.analysis.tables import tune
 from gpubench.analysis.tables.run import of_cells
 from gpubench.analysis.tune import ablation, result
 from gpubench.errors import InputError
 from gpubench.records.record import Record
+from gpubench.report.sections import recommendation
 from gpubench.suite.goal import Goal, Limit, Metric
 from tests.report import make, make_tunes
 
@@ -62,6 +65,23 @@ def test_the_gain_is_that_of_the_pairs_and_the_verdict_the_gates(found):
     assert seen.gain.low < truth < seen.gain.high
     assert seen.gain.value == pytest.approx(truth, rel=0.01)
     assert (seen.verdict.verdict, seen.verdict.code) == ("IMPROVED", "confirmed")
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 5])
+def test_pairs_too_few_for_an_interval_say_nothing_of_the_gain(found, pairs):
+    proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=pairs)
+    seen = result.view(found.file, proof)
+    assert seen.gain == found.gain
+    assert not seen.paired
+    assert seen.verdict.pairs == pairs
+    gain = recommendation.lines(found.file, proof)[1]
+    assert re.search(r": [\d.]+ (\[.*?\]|\(no interval: \d+ repeats?\)) times the images/s", gain)
+
+
+def test_a_gain_without_an_interval_says_so(found):
+    assert recommendation.times(Estimate(value=44.0, n=1, why="1 repeat")).endswith(
+        " (no interval: 1 repeat)"
+    )
 
 
 def test_without_an_ab_the_gain_is_of_the_searchs_own_rounds(found):

@@ -37,6 +37,7 @@ from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import builder, digits_net
 from gpubench.workload.reference import Reference
+from tests.backends.onnx_files import WEIGHTS, colour_net
 from tests.pipeline.decoders import samples
 from tests.report import make
 
@@ -160,6 +161,31 @@ def test_a_path_keeps_its_decoder(
     assert {"fake", "pillow"} <= made.made_for.libraries.keys()
     with gpubench.load(tmp_path / "out") as classifier:
         assert len(classifier([np.zeros((16, 16, 3), np.uint8)] * 5)) == 5
+
+
+def test_the_score_of_a_file_that_ends_in_softmax_is_its_own(
+    here: None, tmp_path: Path, cache_dir: Path
+) -> None:
+    """And its fixed batch, its outputs and its layout are no matter of the caller's."""
+    file = colour_net(
+        tmp_path / "net.onnx", (2, 32, 32, 3), last=True, weights=30 * WEIGHTS,
+        ends=(("ArgMax", {"axis": 1, "keepdims": 0}), ("Softmax", {})),
+        outputs={"ArgMax": ("n",), "Softmax": ("n", 5)},
+    )  # fmt: skip
+    suite = tmp_path / "net.toml"
+    suite.write_text(
+        f'[workload]\nmodel = "{file}"\nimages = "photos"\n[axes]\nbackend = ["onnxruntime"]\n'
+        'batch_size = 2\ndevice = "cpu"\nscenario = "latency"\ncores = 1\n'
+    )
+    made = run(suite, cache_dir, tmp_path / "out")
+    assert (made.outputs, made.answers) == (5, "probabilities")
+    picture = np.full((32, 32, 3), (210, 40, 50), np.uint8)
+    means = preprocess.apply(made.preprocessing, picture).mean((0, 1)) @ (30 * WEIGHTS)
+    powers = np.exp(means - means.max())
+    with gpubench.load(tmp_path / "out") as classifier:
+        [found] = classifier([picture])
+        assert found.index == means.argmax()
+        assert found.score == pytest.approx(powers.max() / powers.sum(), rel=1e-4)
 
 
 def test_weights_of_a_file_that_holds_several_are_named(

@@ -113,11 +113,26 @@ def test_a_file_in_another_precision_is_refused(cache: Cache, tmp_path: Path) ->
         _made(cache, model=str(file), weights="file")
 
 
-def test_what_cannot_be_quantised_says_so(cache: Cache, tmp_path: Path) -> None:
-    file = conv_net(tmp_path / "odd.onnx", operator="Frobnicate")
-    with pytest.raises(CellFailed, match=r"odd.onnx cannot be quantised: .*Frobnicate") as caught:
+def test_what_cannot_be_quantised_says_so(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Frobnicate")
+
+    monkeypatch.setattr(quantization, "_quantise", fails)
+    file = conv_net(tmp_path / "odd.onnx")
+    with pytest.raises(CellFailed, match=r"odd.onnx cannot be quantised: Frobnicate") as caught:
         _made(cache, model=str(file), weights="file", images="photos")
     assert caught.value.kind == "error"
+
+
+def test_a_file_with_a_fixed_batch_is_calibrated_by_such_batches(
+    cache: Cache, tmp_path: Path
+) -> None:
+    file = conv_net(tmp_path / "fixed.onnx", batch=3)
+    made = _made(cache, model=str(file), weights="file", images="photos", batch_size=3,
+                 options={"calibration_images": 16})  # fmt: skip
+    assert quantization.facts(made)["quantised"]["nodes"]["Conv"] == 1
 
 
 def _folder(at: Path, count: int, value: int | None = None) -> Path:

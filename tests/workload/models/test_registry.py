@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpubench.cache import Cache
-from gpubench.errors import InputError
+from gpubench.errors import InputError, Unsupported
 from gpubench.suite.types import Preprocess, Workload
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import Model
@@ -233,12 +233,11 @@ def test_an_onnx_file_is_read_and_copied(cache: Cache, tiny_onnx: Callable[..., 
     assert model.input_shape == (3, 8, 8)
     assert model.num_classes == 5
     copy = model.onnx("fp32")
-    assert copy.read_bytes() == file.read_bytes()
     assert model.onnx("tf32", 4) == model.onnx("amp") == copy
     assert net(cache, str(tiny_onnx("other.onnx"))).identity == model.identity
     other = tiny_onnx("other.onnx", classes=6)
     assert net(cache, str(other)).identity != model.identity
-    with pytest.raises(InputError, match="is fp32: ask for that precision, not fp16"):
+    with pytest.raises(Unsupported, match="is fp32: ask for that precision, or give another"):
         model.onnx("fp16")
     with pytest.raises(InputError, match="torch cannot run"):
         model.module()
@@ -268,17 +267,17 @@ def test_onnx_files_that_do_not_serve(cache: Cache, tiny_onnx: Callable[..., Pat
     from onnx import TensorProto
 
     for options, message in (
-        ({"outputs": 2}, "1 inputs and 2 outputs"),
-        ({"shape": ("n", 3, "h", "w")}, r"input 'pixels' is \(0, 3, 0, 0\)"),
-        ({"shape": ("n", 3, 8, 9)}, "fixed H"),
-        ({"classes": 1}, r"output 'out0' is \(0, 1\)"),
-        ({"shape": (4, 3, 8, 8)}, "fixed batch size of 4, batch size 2 was asked"),
+        (
+            {"shape": ("n", 4, 8, 8)},
+            r"input 'pixels' is float \(n, 4, 8, 8\), not pictures",
+        ),
+        ({"shape": (4, 3, 8, 8)}, "has a fixed batch size of 4, and cannot have 2"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises((InputError, Unsupported), match=message):
             net(cache, str(tiny_onnx(**options))).onnx("fp32", 2)
     half = net(cache, str(tiny_onnx(kind=TensorProto.FLOAT16)))
     assert half.onnx("fp16").is_file()
-    with pytest.raises(InputError, match="is fp16"):
+    with pytest.raises(Unsupported, match="is fp16"):
         half.onnx("tf32")
     broken = tiny_onnx()
     broken.write_bytes(b"\x00no protobuf")
