@@ -96,6 +96,7 @@ def test_a_whole_gpu_has_its_index_and_the_environment_stays(
 def test_cores_next_to_a_gpu_size_no_thread_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[Any] = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: pinned.append(cores))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3})
     cell = make_cell(device="cuda", cores=0)
     found = measure_task._device(Measure(cell, Policy(), "", "", [(2, 3)], uuids=["GPU-a"]), 0)
     assert (found.threads, found.cores, pinned) == (0, (), [(2, 3)])

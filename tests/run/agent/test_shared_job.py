@@ -137,7 +137,8 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
         return Go(0, 2 if share else 0, share)
 
     images = np.zeros((4, 3, 16, 16), np.float32)
-    monkeypatch.setattr(reference, "load", lambda _: Bag(images=images, skipped=""))
+    said = dict.fromkeys(("skipped", "taken", "network", "labelling"), "")
+    monkeypatch.setattr(reference, "load", lambda _: Bag(images=images, **said))
     monkeypatch.setattr(protocol, "stages", lambda *_: seen.append("stages") or {})
     monkeypatch.setattr(measure_task, "_check", lambda *_: seen.append("check"))
     cell = make_cell(scenario="throughput", boundary="transfer", dispatch="static")
