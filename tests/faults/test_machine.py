@@ -234,6 +234,7 @@ def test_cpu_time_that_a_quota_withholds_is_flagged(cli: MakeCli, cpu_quota: Pat
     assert done.returncode == 0, done.stderr
     [record] = run.records()
     assert "CPU-WITHHELD" in record.flags
+    assert "FROZEN" not in record.flags, "who is withheld its time is ready to run"
     [x] = record.replicas
     assert x.withheld_ns > 0.3 * (x.end_ns - x.start_ns)
     assert read(run.out).header.environment["limits"]["cpus"] == 0.5
