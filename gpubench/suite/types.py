@@ -31,7 +31,7 @@ Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_S = 604_800
 """A week, and below what the operating system's timers take (2**31 ms)."""
 MOST_REPEATS, MOST_IMAGES = 1000, 100_000
-MOST_SAMPLES = 1_000_000
+MOST_SAMPLES = 10_000_000
 """Of one repeat: each is a number in the record."""
 Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
 Repeats = Annotated[int, Meta(ge=1, le=MOST_REPEATS)]

@@ -17,8 +17,7 @@ import pytest
 from click.shell_completion import BashComplete
 
 from gpubench import __version__, report
-from gpubench.cli import main as cli_module
-from gpubench.cli.main import cli
+from gpubench.cli.main import FORMATS, cli
 from gpubench.machine.processes import session_members
 from gpubench.records.reader import read
 from gpubench.suite.types import MIN_BLOCKS
@@ -272,7 +271,7 @@ def test_report_formats(measured: Path, tmp_path: Path, form: str) -> None:
 
 
 def test_every_format_of_the_reports_is_offered() -> None:
-    assert cli_module.FORMATS == report.FORMATS
+    assert FORMATS == report.FORMATS
 
 
 def test_report_guesses_the_format_from_the_ending(measured: Path, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpubench import escape
-from gpubench.cli import main as program
-from gpubench.cli import terminal
+from gpubench.cli import main, terminal
 from gpubench.cli.terminal import save
 from gpubench.errors import InputError
 from gpubench.records.reader import read
@@ -73,7 +72,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, bytes, 
             patch.setattr(sys, "stderr", err)
             patch.setattr(sys, "argv", ["gpubench", *words])
             with pytest.raises(SystemExit) as end:
-                program.main()
+                main()
         assert isinstance(end.value.code, int)
         return end.value.code, out.shown, err.shown
 
