@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gpubench.workload.models.onnx_graph import Input
 
 T = TypeVar("T")
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the copy of the same file would be another."""
 CARD = "network.json"
 ASSUMED_SIDE = 224
@@ -283,7 +283,9 @@ class OnnxModel(Model):
         name = self._chosen(own, before, found, size)
         if name in also:
             numbers = next(one for one in own if before[one] == name)
-            notes.append(f"output {numbers!r} only numbers classes, so {name!r} before it is taken")
+            notes.append(
+                f"output {numbers!r} has the best classes only: {name!r} before it is taken"
+            )
         elif len(own) > 1:
             notes.append(f"of the outputs {_listed(own)}, {name!r} is taken")
         if fixed and not given.batch:
@@ -344,8 +346,9 @@ class OnnxModel(Model):
             return array.dtype.kind == "f" and array.shape[:1] == (batch,) and flat
 
         asked, least = [self._output] if self._output else own, 2
-        good = [name for name in asked if fits(name)]
-        good = good or [source for name in asked if fits(source := before[name]) and source]
+        good = [name for name in asked if fits(name) and not before[name]]
+        sources = dict.fromkeys(source for name in asked if (source := before[name]))
+        good = good or [source for source in sources if fits(source)]
         least = 1  # yes or no, where nothing has a number for each class
         good = good or [name for name in asked if fits(name)]
         good = [name for name in good if found[name].ndim == 2] or good

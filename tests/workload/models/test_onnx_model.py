@@ -79,7 +79,7 @@ SYMBOLS = ("batch_size", "num_channels", "height", "width")
           "outputs": {"ArgMax": ("n",), "Softmax": ("n", 5)}}, (3, 8, 8), None, "probabilities",
          "of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"),
         ({"ends": (("ArgMax", {"axis": 1, "keepdims": 0}),), "outputs": {"ArgMax": ("n",)}},
-         (3, 8, 8), None, "logits", "'ArgMax' only numbers classes, so 'z' before it is taken"),
+         (3, 8, 8), None, "logits", "'ArgMax' has the best classes only: 'z' before it is taken"),
         ({"outputs": {"p": None, "z": None}}, (3, 8, 8), None, "logits", "'p', 'z'"),
         ({"weights": Z[:, :3], "outputs": {"z": None, "v": None}, "output": "z"}, (3, 8, 8), None,
          "logits", "'z' is taken"),
@@ -120,6 +120,19 @@ def test_forms_that_files_have(
     elif kind != "logits":
         z = z - np.log(np.exp(z).sum(1, keepdims=True))
     np.testing.assert_allclose(model.answers(images), z, rtol=0.02 if half else 1e-4, atol=0.01)
+
+
+def test_the_best_few_are_no_answers(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path / "net.onnx"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "two"))
+    model.graph.node.append(helper.make_node("TopK", ["z", "two"], ["best", "numbers"]))
+    del model.graph.output[:]
+    for name, kind in (("best", TensorProto.FLOAT), ("numbers", TensorProto.INT64)):
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    onnx.save(model, tmp_path / "net.onnx")
+    taken = net(tmp_path / "net.onnx", tmp_path)
+    assert taken.num_classes == WEIGHTS.shape[1]
+    assert taken.notes == ["output 'best' has the best classes only: 'z' before it is taken"]
 
 
 def test_an_output_with_ones_behind_its_classes_and_one_number(tmp_path: Path) -> None:
