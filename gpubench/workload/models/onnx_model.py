@@ -182,14 +182,17 @@ class OnnxModel(Model):
             part = images[np.arange(at, at + size) % len(images)]  # a full last batch, if fixed
             answers.append(run(part)[0])
         found = np.concatenate(answers)[: len(images)].astype(np.float32)
+        again = run(images[np.arange(size) % len(images)])[0]
+        for at in range(min(_ALONE, len(images), size)):
+            if (apart := self._apart(found[at], again[at])) > _APART:
+                self._bad(
+                    f"answers the same images otherwise each time (relative difference {apart:.2g})"
+                    ", so no answer of it is right: look for a dropout in training mode, or for "
+                    "random numbers; export it in eval mode"
+                )
         for at in range(min(_ALONE, len(images)) if size > 1 else 0):
-            both = np.concatenate([found[at : at + 1], run(images[[at] * (fixed or 1)])[0][:1]])
-            whole = outputs.comparable(both, self._card.kind)
-            rows = whole - whole.mean(axis=1, keepdims=True)
-            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
-            size_of = np.maximum(np.linalg.norm(rows[0]), least)
-            apart = np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30)
-            if apart > (_APART_INT8 if self.precision == "int8" else _APART):  # not of NaN
+            apart = self._apart(found[at], run(images[[at] * (fixed or 1)])[0][0])
+            if apart > (_APART_INT8 if self.precision == "int8" else _APART):
                 self._bad(
                     f"answers an image otherwise alone than in a batch of {size} (relative "
                     f"difference {apart:.2g}), so no answer of it is right: look for a batch "
@@ -197,6 +200,17 @@ class OnnxModel(Model):
                     "it in eval mode"
                 )
         return found
+
+    def _apart(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+        """Relative difference of two answers (classes,) to an image; NaN: one is not finite."""
+        import numpy as np
+
+        with np.errstate(invalid="ignore"):
+            whole = outputs.comparable(np.stack([one, other]), self._card.kind)
+            rows = whole - whole.mean(axis=1, keepdims=True)
+            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
+            size_of = np.maximum(np.linalg.norm(rows[0]), least)
+            return float(np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30))
 
     def first_not_finite(self, image: Inputs) -> str:
         import numpy as np

@@ -211,6 +211,8 @@ def written(content: bytes) -> Callable[[Path], Path]:
         (written(b"\n<!DOCTYPE html><html>404"), "is a web page"),
         (written(b"version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
         (written(b"PK\x03\x04archive"), r"zip archive.*torch.onnx.export"),
+        (written(b"<?xml version='1.0'?><net/>"), "is XML, as OpenVINO"),
+        (written(b"\x1f\x8b\x08\x00"), r"is compressed \(gzip\): unpack it"),
         (written(b"\x80\x02}q"), "is a pickle"),
         (written(b"\x89HDF\r\n"), "HDF5.*tf2onnx"),
         (written(b"\x00no protobuf"), "is not an ONNX file"),
@@ -244,6 +246,13 @@ def test_an_output_by_a_name_that_there_is_not(tmp_path: Path) -> None:
         net(more, tmp_path, output="c").onnx("fp32")
 
 
+def test_weights_beside_it_that_git_has_not_fetched(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", external=True)
+    file.with_name("w.bin").write_text("version https://git-lfs.github.com/spec/v1\nsize 9")
+    with pytest.raises(InputError, match=r"'w.bin', which is a Git LFS pointer.*git lfs pull"):
+        net(file, tmp_path).onnx("fp32")
+
+
 def test_what_a_file_cannot_have_is_unsupported(tmp_path: Path) -> None:
     """The graph tells of a batch size; of one hidden in a reshape, only a run."""
     fixed = net(write(tmp_path / "fixed.onnx", (2, 3, 8, 8)), tmp_path)
@@ -256,6 +265,14 @@ def test_what_a_file_cannot_have_is_unsupported(tmp_path: Path) -> None:
     half = net(write(tmp_path / "half.onnx", kind=HALF), tmp_path)
     with pytest.raises(Unsupported, match="is fp16: ask for that precision"):
         half.onnx("fp32")
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_a_network_that_answers_by_chance_is_told_as_such(batch: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", (batch, 3, 8, 8), outputs={"RandomNormalLike": None},
+                 ends=(("RandomNormalLike", {}),))  # fmt: skip
+    with pytest.raises(InputError, match=r"the same images otherwise each time .* a dropout in"):
+        net(file, tmp_path).answers(np.ones((4, 3, 8, 8), np.float32))
 
 
 @pytest.mark.parametrize("batch", ["n", 4])
