@@ -247,7 +247,7 @@ def _sorted(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int
 
 
 def _natural(name: str) -> list[str | int]:
-    parts = re.split(r"([0-9]+)", name)
+    parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 

@@ -32,7 +32,7 @@ from gpubench.workload.data.dataset_index import About
 MOST_CLASSES = 100_000
 _MOST_BYTES = 2**27
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*|,0)?")  # pandas writes 3.0 where a column has gaps
-_PRINTED = re.compile(r"[+-]?[0-9]\.[0-9]{1,20}e[+-][0-9]{2}")  # as numpy.savetxt does
+_PRINTED = re.compile(r"[+-]?[0-9]\.[0-9]{1,20}[eE][+-][0-9]{2,3}")  # as numpy.savetxt does
 _WNID = re.compile(r"n[0-9]{8}")
 _VALIDATION = re.compile(r"(?:.*/)?ILSVRC2012_val_([0-9]{8})\.\w+")
 _SYNSETS = 1000
