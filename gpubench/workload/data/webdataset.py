@@ -33,6 +33,7 @@ _SMALL = 2**20
 _BRIEF = 16
 """Bytes of a ``.txt`` that may be a class, and no caption."""
 _JSON_KEYS = label_files.HEADERS[:-1]  # but y, which is a place there
+_IMAGE = ("image", "img")
 _SURE = {".cls": 3, ".json": 2, ".txt": 1}
 
 
@@ -101,13 +102,14 @@ def find(root: Path, archives: list[str]) -> Pictures:
 
 
 def _own(found: _Found) -> list[int]:
-    """One picture of each key: key.jpg, or else the only one. The others are counted."""
+    """One picture of each key: key.jpg, key.image.jpg, or else the only one. Others are counted."""
     of: dict[str, list[int]] = {}
     for i, name in enumerate(found.names):
         of.setdefault(_key(name), []).append(i)
     own = []
     for several in of.values():
         plain = [i for i in several if _plain(found.names[i])]
+        plain = plain or [i for i in several if _word(found.names[i]) in _IMAGE]
         if len(several) == 1 or plain:
             own.append((plain or several)[0])
             found.skipped["other pictures of an example"] += len(several) - 1
@@ -246,6 +248,11 @@ def _key(name: str) -> str:
     """What members of one example share: all before the first dot of the file's name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
+
+
+def _word(name: str) -> str:
+    """What stands between the key and the suffix."""
+    return name.rpartition("/")[2].partition(".")[2].rpartition(".")[0].lower()
 
 
 def _plain(name: str) -> bool:

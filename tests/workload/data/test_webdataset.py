@@ -94,6 +94,7 @@ def test_a_shard_of_web_dataset(tmp_path: Path) -> None:
         (("x.jpg", "x.mask.png", "x.cls:1", "x.coarse.cls:0", "x.fine.cls:2"), {"x.jpg": 1}, 1),
         (("x.seg.png", "x.jpg", "x.png", "x.json:4"), {"x.jpg": 4}, 2),
         (("x.jpg", "x.meta.json:3"), {"x.jpg": -1}, 0),
+        (("x.image.png", "x.mask.png", "x.cls:3"), {"x.image.png": 3}, 1),
         # names with dots, as long as nothing else has their key
         (("v1.2_a.jpg", "v1.2_a.cls:1", "v2.2_b.jpg", "v2.2_b.cls:0"),
          {"v1.2_a.jpg": 1, "v2.2_b.jpg": 0}, 0),
