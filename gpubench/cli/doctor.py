@@ -20,7 +20,7 @@ from gpubench import escape, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment
-from gpubench.machine.import_check import try_imports
+from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders
 
@@ -264,7 +264,7 @@ def _part(backend: base.Backend | decoders.Decoder, imports: dict[str, dict[str,
     if failed:
         detail = "; ".join(f"import {name} fails: {why}" for name, why in failed.items())
         remedy = f"reinstall: pip install --force-reinstall {' '.join(failed)}"
-        return Check(backend.name, "broken", detail, remedy)
+        return Check(backend.name, "broken", detail, remedy_of(detail, remedy))
     words = [f"{key} {_say(value)}" for key, value in facts.items()]
     for name, found in imports.items():
         more = {k: v for k, v in found.items() if k not in ("seconds", "version")}

@@ -6,6 +6,7 @@ So that a broken, crashing or hanging one is a finding and not the end of whoeve
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,14 @@ def try_imports(
             name, result = json.loads(line.partition(" ")[2])
             found[name] = result
     return {name: found.get(name, {"error": why}) for name in modules}
+
+
+def remedy_of(why: str, otherwise: str) -> str:
+    """What to do where an import failed: no library maps more addresses than a limit allows."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and "failed to map segment" in why:
+        return f"it needs more addresses than `ulimit -v {limit >> 10}` allows: raise that"
+    return otherwise
 
 
 def _ending(code: int) -> str:

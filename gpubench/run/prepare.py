@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
 from gpubench.errors import ChangedError, InputError
+from gpubench.machine.import_check import remedy_of
 from gpubench.records.record import Record
 from gpubench.run import availability
 from gpubench.run.agent import messages
@@ -88,7 +89,7 @@ def not_importable(
         if module in broken:
             reason = f"{module} cannot be imported: {broken[module]}"
             remedy = f"reinstall it (gpubench doctor shows the state of {cell.backend})"
-            return messages.Failure("unavailable", reason, remedy)
+            return messages.Failure("unavailable", reason, remedy_of(reason, remedy))
     return None
 
 

@@ -13,7 +13,7 @@ import pytest
 from gpubench.backends import base
 from gpubench.cli import doctor
 from gpubench.errors import InputError, Unavailable
-from gpubench.machine import cores
+from gpubench.machine import cores, import_check
 from gpubench.machine.import_check import try_imports
 from tests.machine.telemetry.test_energy import zone
 
@@ -121,6 +121,14 @@ def test_chatter_on_stdout_is_no_result(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "gpubench_loud.py").write_text("print('{\"error\": 1}')\n__version__ = '7'")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert try_imports(["gpubench_loud"], 30)["gpubench_loud"]["version"] == "7"
+
+
+def test_a_library_that_finds_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "ImportError: libtorch_cpu.so: failed to map segment from shared object"
+    assert import_check.remedy_of(why, "reinstall") == "reinstall"
+    monkeypatch.setattr(import_check.resource, "getrlimit", lambda _: (2**31, -1))
+    assert "`ulimit -v 2097152` allows: raise that" in import_check.remedy_of(why, "reinstall")
+    assert import_check.remedy_of("No module named 'x'", "reinstall") == "reinstall"
 
 
 # ------------------------------------------------------------------------------ the whole
