@@ -19,6 +19,8 @@ from gpubench.workload.models.onnx_export import FILE
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
+POINTER = b"version https://git-lfs"
+"""How what Git LFS leaves in a file's place begins."""
 RESERVED = (FILE, MANIFEST)
 """Names that the copy in the cache needs itself."""
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
@@ -43,6 +45,12 @@ def external(model: ModelProto, folder: Path) -> list[str]:
             needed = _needed(tensor)
             wanted = (at or 0) + max(length or 0, needed)
             if wanted > size or (length is not None and length < needed):
+                with (folder / name).open("rb") as file:
+                    if file.read(len(POINTER)) == POINTER:
+                        raise ValueError(
+                            f"keeps weights in {name!r}, which is a Git LFS pointer, not the file "
+                            "itself: run `git lfs pull`"
+                        )
                 raise ValueError(
                     f"keeps weights in {name!r}: {tensor.name!r} needs {needed:,} bytes, said to "
                     f"be {'all' if length is None else f'{length:,}'} from {at or 0:,} on of a "

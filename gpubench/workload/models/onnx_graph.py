@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from gpubench.suite.types import Layout
-from gpubench.workload.models.onnx_external_data import tensors
+from gpubench.workload.models.onnx_external_data import POINTER, tensors
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -32,9 +32,11 @@ MOST_BATCH, MOST_SIDE = 65_536, 4096
 BATCH = "batch"
 """What the copy calls a batch size that is open."""
 _OTHERS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (POINTER, "is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"<?xml", "is XML, as OpenVINO and web servers write it: export it as ONNX, or download it"),
     (b"<", "is a web page, not an ONNX file: download the file itself"),
-    (b"PK\x03\x04", "is a zip archive, as torch.save writes it: export it with torch.onnx.export"),
+    (b"PK\x03\x04", "is a zip archive: unpack it; torch.save's: export it with torch.onnx.export"),
+    (b"\x1f\x8b", "is compressed (gzip): unpack it"),
     (b"\x80", "is a pickle, not an ONNX file: export the network with torch.onnx.export"),
     (b"\x89HDF", "is an HDF5 file, as Keras writes it: convert it with tf2onnx"),
 )
