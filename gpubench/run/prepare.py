@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.errors import ChangedError, InputError
+from gpubench.errors import CalibrationError, ChangedError, InputError
 from gpubench.records.record import Record
 from gpubench.run import availability
 from gpubench.run.agent import messages
@@ -124,13 +124,13 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             request = messages.BuildReference(workload, brief)
-            references[key] = _asked(agent, request, messages.BAD_INPUT, messages.CHANGED)
+            references[key] = _asked(agent, request, InputError.kind, ChangedError.kind)
         same = family(cell)
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
             build = messages.Prepare(cell, cores, limit_s)
-            artefacts[same] = _asked(agent, build, messages.BAD_CALIBRATION, messages.CHANGED)
+            artefacts[same] = _asked(agent, build, CalibrationError.kind, ChangedError.kind)
         reference, artefact = references[key], artefacts.get(same, references[key])
         if isinstance(reference, messages.Prepared) and isinstance(artefact, messages.Prepared):
             contents = reference.contents | artefact.contents
