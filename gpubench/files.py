@@ -9,6 +9,9 @@ import stat
 from pathlib import Path
 from typing import IO
 
+NO_FILE = (errno.EINVAL, errno.EISDIR, errno.ENXIO)
+"""Numbers of `opened`'s errors for what is not a regular file; the last is a socket's."""
+
 
 def put(path: Path, body: bytes) -> None:
     """Write ``body`` to disk, whole or not at all; a link stays one, and its target is written.
