@@ -143,19 +143,15 @@ class Cache:
     def locked(self, path: Path) -> Iterator[None]:
         """While one process reads or makes the entry or environment ``path``."""
         with _disk(path):
-            _private_folder(path.parent)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_folder(path.parent)
             lock = FileLock(_lock(path)).acquire()
         with lock:
             yield
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         """Keeps `clear` from removing anything, which waits for nobody."""
-        with self._use(fcntl.LOCK_SH):
-            yield
-
-    @contextmanager
-    def _use(self, how: int) -> Iterator[None]:
         path = self.root / "in-use.lock"
         with _disk(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -210,7 +206,7 @@ class Cache:
         if unknown := [kind for kind in kinds if kind not in known]:
             raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
         try:
-            with self._use(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with self.hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 made = [*self._entries(".tmp"), *self._refs()]
                 return sum(
                     self._clear(kind, [path for path in made if path.parent == kind], note)
@@ -280,13 +276,8 @@ def _is_kind(path: Path) -> bool:
     return path.name != HISTORY and (not names or any(map(_MADE.fullmatch, names)))
 
 
-def _private_folder(path: Path) -> None:
-    """Make the folder ``path`` of a cache. Raises CacheError as `check_private`, and for a link."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_folder(path)
-
-
 def _check_folder(path: Path) -> None:
+    """Raises CacheError as `check_private`, and for a link."""
     if path.is_symlink():
         raise CacheError(
             f"cache directory {path} is a link, and links in a cache are not followed: remove it; "
@@ -339,19 +330,12 @@ def _disk(path: Path) -> Iterator[None]:
         raise CacheError(f"cache at {path}: {error}; {remedy}") from error
 
 
-_REMEDIES = (
-    dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT), "free some space there, or choose another --cache-dir"
-    )
-    | dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "give yourself the right to write there, or choose another --cache-dir",
-    )
-    | dict.fromkeys(
-        (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
-        "files there cannot be locked: choose a --cache-dir on a file system that has locks",
-    )
-)
+_ROOM = "free some space there, or choose another --cache-dir"
+_RIGHT = "give yourself the right to write there, or choose another --cache-dir"
+_LOCKS = "files there cannot be locked: choose a --cache-dir on a file system that has locks"
+_REMEDIES = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _RIGHT, errno.EPERM: _RIGHT,
+             errno.EROFS: _RIGHT, errno.ENOLCK: _LOCKS, errno.ENOSYS: _LOCKS,
+             errno.EOPNOTSUPP: _LOCKS}  # fmt: skip
 
 
 def _verified(path: Path) -> _Manifest | None:
