@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from gpubench.cache import recipe_of
 from gpubench.errors import ChangedError, InputError
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN
 from gpubench.workload.data import dataset_index, datasets, label_files, preprocess
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.models.base import Model
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
 _WNID = re.compile(r"n[0-9]{8}")
@@ -53,16 +54,10 @@ class _About(Struct, frozen=True, kw_only=True):
     """How ``images`` were made of the encoded pictures."""
     classes: tuple[str, ...] = ()
     """Names of the network's classes by number; (): it has none that are known."""
-    skipped: str = ""
-    """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
-    taken: str = ""
-    """What of a file of weights was taken: see `gpubench.workload.models.base.Model`."""
     output: outputs.Kind = "logits"
     """What the answers are."""
-    network: str = ""
-    """That, unless they are logits, and what was made of the network, or assumed, in words."""
-    labelling: str = ""
-    """'no accuracy: ...', or what is odd about the labels that there are: see `Labels`."""
+    facts: dict[str, str] = {}
+    """Of every record, see `gpubench.records.record.NOTED`: what was left out, taken or assumed."""
 
 
 class Labels(Struct, frozen=True):
@@ -319,19 +314,21 @@ def _make(at: Path, pool: Pool, model: Model, labels: Labels) -> None:
     np.save(at / "logits.npy", answers)
     output = outputs.kind_of(answers, model.output_kind)
     dataset.save(at / _DATASET, _root(pool))
+    said = {
+        IMAGES_SKIPPED: pool.skipped,
+        WEIGHTS_TAKEN: model.taken,
+        NETWORK: "; ".join([f"it answers with {output}"] * (output != "logits") + model.notes),
+        LABELLING: labels.said
+        and f"{'labels' if labels.numbers else 'no accuracy'}: {labels.said}",
+    }
     about = _About(
         engine=model.engine,
         names=names,
         places=pool.indices,
         spec=spec,
         classes=class_names(_own_names(dataset.classes, labels.numbers), model),
-        skipped=pool.skipped,
-        taken=model.taken,
         output=output,
-        network="; ".join([f"it answers with {output}"] * (output != "logits") + model.notes),
-        labelling=f"{'labels' if labels.numbers else 'no accuracy'}: {labels.said}"
-        if labels.said
-        else "",
+        facts={fact: words for fact, words in said.items() if words},
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 

@@ -158,7 +158,7 @@ def test_the_reference_says_what_was_made_of_the_network(tmp_path: Path) -> None
     made = load(build(workload, Policy(), Cache(tmp_path / "cache")))
     assert made.output == "probabilities"
     assert made.logits.sum(axis=1) == pytest.approx(np.ones(64))
-    assert made.network == (
+    assert made.facts["network"] == (
         "it answers with probabilities; of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"
     )
 
