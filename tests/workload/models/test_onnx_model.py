@@ -194,8 +194,8 @@ def written(content: bytes) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (written(b""), r"is empty \(0 bytes\)"),
-        (written(b"\n<!DOCTYPE html><html>404"), "is a web page"),
+        (written(b""), r"is an empty file \(0 bytes\)"),
+        (written(b"\n<!DOCTYPE html><html>404"), "is a page of HTML"),
         (written(b"version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
         (written(b"PK\x03\x04archive"), r"zip archive.*torch.onnx.export"),
         (written(b"\x80\x02}q"), "is a pickle"),
