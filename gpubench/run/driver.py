@@ -118,7 +118,7 @@ class _Walk:
         for record in records:
             if record.status == "ok" or record.kind in WRONG:
                 self._note(record)
-                self._held.note(record)
+                self._held.check(record.cell, record.contents)
 
     def skip(self) -> None:
         """Write a record for every cell that cannot run here."""

@@ -42,8 +42,11 @@ class Held:
     """What the workload's files and folders held when the run first met them, also before it was
     resumed: they must stay so, or two networks are averaged in one cell."""
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Iterable[Record] = ()) -> None:
+        """``earlier``: records of the sessions before."""
         self._digests: dict[tuple[str, ...], str] = {}
+        for record in earlier:
+            self.check(record.cell, record.contents)
 
     def check(self, cell: Cell, contents: Mapping[str, str]) -> None:
         """Raises ChangedError where a part of ``contents`` is not what it was."""
@@ -62,10 +65,6 @@ class Held:
                     f"{before[:12]} then, {digest[:12]} now); what is measured is kept. Put them "
                     "back and go on with --resume, or start a new run"
                 )
-
-    def note(self, record: Record) -> None:
-        """Of an earlier session."""
-        self.check(record.cell, record.contents)
 
 
 def _asked(agent: Asked, request: messages.Request, *ends: str) -> messages.Reply:

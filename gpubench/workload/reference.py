@@ -22,6 +22,7 @@ from gpubench.errors import ChangedError, InputError
 from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN
 from gpubench.workload.data import dataset_index, datasets, label_files, preprocess
 from gpubench.workload.data.image_file import Unusable
+from gpubench.workload.data.label_files import SYNSETS, WNID
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import outputs
 from gpubench.workload.models.registry import is_file, resolve
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 FORMAT = 5
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
-_WNID = re.compile(r"n[0-9]{8}")
-_IMAGENET = 1000
-"""Classes of the only data set whose names of classes torchvision has."""
 
 
 class _About(Struct, frozen=True, kw_only=True):
@@ -181,7 +179,7 @@ def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
     names = [name for i, name in enumerate(about.classes) if i in used or not folders]
     if all(map(label_files.is_number, names)):
         numbers, said = _numbered(names, wanted, folders)
-    elif wanted == _IMAGENET and (numbers := _imagenet(names)):
+    elif wanted == SYNSETS and (numbers := _imagenet(names)):
         said = f"{_some(names, folders)}: taken for classes of ImageNet, by name"
     else:
         if len(about.classes) == wanted:  # of which some have no pictures here
@@ -225,7 +223,7 @@ def _sorted(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int
     """Name -> class, of sorted names, and what to say; {}: they are not the network's."""
     if len(names) != wanted:
         said = f"{_some(names, folders)}, and the network has {wanted:,} classes"
-        if wanted == _IMAGENET and all(map(_WNID.fullmatch, names)):
+        if wanted == SYNSETS and all(map(WNID.fullmatch, names)):
             said += (
                 "; which of them a WordNet id is can be told of all 1,000 together and of "
                 "Imagenette's ten: give a file of labels with numbers"
@@ -251,7 +249,7 @@ def _imagenet(names: list[str]) -> dict[str, int]:
 
     It has the ids of Imagenette's ten classes only; all thousand need none, in sorted order.
     """
-    if len(names) == _IMAGENET and all(map(_WNID.fullmatch, names)):
+    if len(names) == SYNSETS and all(map(WNID.fullmatch, names)):
         return {}
     from torchvision.datasets import Imagenette
     from torchvision.models._meta import _IMAGENET_CATEGORIES
@@ -281,8 +279,8 @@ def class_names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:
 
     (): they have none that is known.
     """
-    said = any(not (name.isdigit() or _WNID.fullmatch(name)) for name in own)
-    if said or model.is_onnx or model.label_source != "folder" or model.num_classes != _IMAGENET:
+    said = any(not (name.isdigit() or WNID.fullmatch(name)) for name in own)
+    if said or model.is_onnx or model.label_source != "folder" or model.num_classes != SYNSETS:
         return own if len(own) == model.num_classes else ()  # numbers may be fewer
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
@@ -312,7 +310,7 @@ def _make(at: Path, pool: Pool, model: Model, labels: Labels) -> None:
     names = [dataset.name(i) for i in pool.indices]
     _require_finite(model, answers, inputs, names)
     np.save(at / "logits.npy", answers)
-    output = outputs.kind_of(answers, model.output_kind)
+    output = outputs.of_answers(answers, model.output_kind)
     dataset.save(at / _DATASET, _root(pool))
     said = {
         IMAGES_SKIPPED: pool.skipped,

@@ -64,9 +64,7 @@ class AgentBench:
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
         self.seen = Durations(cache_dir)
-        self.held = Held()
-        for record in earlier:
-            self.held.note(record)
+        self.held = Held(earlier)
         self.ceilings = Ceilings(agent, plan.cores_of, backends)
         self._measuring = Measuring(agent, plan, watcher, self.ceilings, self.seen)
         self.broken: dict[str, str] = {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from gpubench import files
+from gpubench.suite.schema import MOST_SIDE
 from gpubench.suite.types import Layout
 from gpubench.workload.models.onnx_external_data import tensors
 
@@ -28,7 +29,7 @@ MOST_BYTES = 2**31
 """Protobuf's limit."""
 MOST_LITERAL = 256
 """Of batch sizes hidden in a reshape, of which some images are tried."""
-MOST_BATCH, MOST_SIDE = 65_536, 4096
+MOST_BATCH = 65_536
 """Of the input: 64 images must fit into memory before anything says whether it is real."""
 BATCH = "batch"
 """What the copy calls a batch size that is open."""
