@@ -188,12 +188,13 @@ class Cache:
 
     def info(self) -> list[Usage]:
         """Entries and bytes of every kind, by name; of HISTORY the sessions."""
-        found: dict[str, list[int]] = {}
-        sessions = (self.root / HISTORY).glob("*/*.jsonl")
-        for path in [*self._entries(), *self._refs(), *sessions]:
-            kind = path.relative_to(self.root).parts[0]
-            found.setdefault(kind, []).append(_size(path))
-        return [Usage(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(found.items())]
+        found = {kind.name: self._made(kind) for kind in self._kinds()}
+        found[HISTORY] = list((self.root / HISTORY).glob("*/*.jsonl"))
+        return [
+            Usage(kind, len(made), sum(map(_size, made)))
+            for kind, made in sorted(found.items())
+            if made
+        ]
 
     def clear(self, kinds: Sequence[str] = (), note: Callable[[str], object] = _log.warning) -> int:
         """Remove every entry of ``kinds``, by default of all but HISTORY; returns the bytes freed.
@@ -207,12 +208,8 @@ class Cache:
             raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
         try:
             with self.hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                made = [*self._entries(".tmp"), *self._refs()]
-                return sum(
-                    self._clear(kind, [path for path in made if path.parent == kind], note)
-                    for kind in self._kinds()
-                    if kind.name in (kinds or [kind.name])
-                )
+                found = [kind for kind in self._kinds() if kind.name in (kinds or [kind.name])]
+                return sum(self._clear(kind, note) for kind in found)
         except CacheError as error:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise
@@ -221,10 +218,9 @@ class Cache:
                 "clear it when that has ended"
             ) from error
 
-    @staticmethod
-    def _clear(kind: Path, ours: Sequence[Path], note: Callable[[str], object]) -> int:
+    def _clear(self, kind: Path, note: Callable[[str], object]) -> int:
         """Remove what is ours in one folder, and the folder where nothing else is in it."""
-        freed = 0
+        freed, ours = 0, self._made(kind, ".tmp")
         for path in ours:
             with _disk(path), suppress(Timeout), FileLock(_lock(path), timeout=0):
                 _ready(path).unlink(missing_ok=True)  # first: half an environment is not ready
@@ -245,21 +241,18 @@ class Cache:
                 kind.rmdir()
         return freed
 
-    def _refs(self) -> list[Path]:
-        """Environments, and halves of them: what was made beside its lock."""
-        found = (self.root / REFS).glob("*")
-        return sorted(p for p in found if _REF.fullmatch(p.name) and _folder(p) and _begun(p))
+    @staticmethod
+    def _made(kind: Path, *suffixes: str) -> list[Path]:
+        """Entries with their manifest; what was begun beside its lock: of ``suffixes``, and
+        environments of REFS."""
 
-    def _entries(self, *suffixes: str) -> list[Path]:
-        """Those with their manifest; of ``suffixes`` what was begun, beside its lock."""
-        return [
-            path
-            for kind in self._kinds()
-            for path in sorted(kind.iterdir())
-            if _DIGEST.fullmatch(path.stem) and _folder(path)
-            if (path.suffix in suffixes and _begun(path))
-            or (not path.suffix and _carries_manifest(path))
-        ]
+        def ours(path: Path) -> bool:
+            if _DIGEST.fullmatch(path.stem) and path.suffix not in suffixes:
+                return _carries_manifest(path)  # which also knows its name
+            environment = kind.name == REFS and _REF.fullmatch(path.name)
+            return bool(environment or _DIGEST.fullmatch(path.stem)) and _begun(path)
+
+        return [path for path in sorted(kind.iterdir()) if _folder(path) and ours(path)]
 
     def _kinds(self) -> list[Path]:
         """Folders below the root that are ours: with what is called like an entry, or empty."""
