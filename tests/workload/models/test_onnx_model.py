@@ -212,7 +212,7 @@ def written(content: bytes) -> Callable[[Path], Path]:
         (written(b"version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
         (written(b"PK\x03\x04archive"), r"zip archive.*torch.onnx.export"),
         (written(b"<?xml version='1.0'?><net/>"), "a page of HTML or XML"),
-        (written(b"\x1f\x8b\x08\x00"), r"is compressed \(gzip\): unpack it"),
+        (written(b"\x1f\x8b\x08\x00"), "is compressed with gzip: unpack it"),
         (written(b"\x80\x02}q"), "is a pickle"),
         (written(b"\x89HDF\r\n"), "HDF5.*tf2onnx"),
         (written(b"\x00no protobuf"), "is not an ONNX file"),
