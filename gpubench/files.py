@@ -11,8 +11,10 @@ from typing import IO
 
 NO_FILE = (errno.EINVAL, errno.EISDIR, errno.ENXIO)
 """Numbers of `opened`'s errors for what is not a regular file; the last is a socket's."""
+POINTER = b"version https://git-lfs"
+"""How what Git LFS leaves in a file's place begins."""
 _STRANGE = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (POINTER, "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (b"<", "a page of HTML or XML, not the file itself: download it again, by its raw address"),
     (b"\x1f\x8b", "compressed with gzip: unpack it"),
 )

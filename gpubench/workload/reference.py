@@ -201,7 +201,7 @@ def _some(names: list[str], folders: bool) -> str:
 
 def _numbered(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int], str]:
     """Name -> class, of names that are numbers, and what to say; {}: none of this network."""
-    numbers = {name: int(name.partition(".")[0]) for name in names}
+    numbers = {name: label_files.value(name) for name in names}
     least, most = min(numbers.values()), max(numbers.values())
     in_order = names == sorted(names, key=numbers.__getitem__)
     often = Counter(numbers.values())
@@ -240,7 +240,7 @@ def _sorted(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int
 
 
 def _natural(name: str) -> list[str | int]:
-    parts = re.split(r"([0-9]+)", name)
+    parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 

@@ -44,6 +44,8 @@ def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> S
         # numbers as others write them
         "file,label\na.jpg,2.0\nb c.jpg,0.0\nd.png,1.0\n",
         "a.jpg,002\nb c.jpg,000\nd.png,1\n",
+        "a.jpg;2,0\nb c.jpg;0,0\nd.png;1,0\n",
+        "a.jpg,2.000000000000000000e+00\nb c.jpg,0.000E+00\nd.png,1.0e+000\n",
         # line ends and marks of others
         "a.jpg 2\r\nb c.jpg 0\r\nd.png 1\r\n",
         "a.jpg,2\rb c.jpg,0\rd.png,1\r",

@@ -79,7 +79,7 @@ SYMBOLS = ("batch_size", "num_channels", "height", "width")
           "outputs": {"ArgMax": ("n",), "Softmax": ("n", 5)}}, (3, 8, 8), None, "probabilities",
          "of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"),
         ({"ends": (("ArgMax", {"axis": 1, "keepdims": 0}),), "outputs": {"ArgMax": ("n",)}},
-         (3, 8, 8), None, "logits", "'ArgMax' only numbers classes, so 'z' before it is taken"),
+         (3, 8, 8), None, "logits", "'ArgMax' has the best classes only: 'z' before it is taken"),
         ({"outputs": {"p": None, "z": None}}, (3, 8, 8), None, "logits", "'p', 'z'"),
         ({"weights": Z[:, :3], "outputs": {"z": None, "v": None}, "output": "z"}, (3, 8, 8), None,
          "logits", "'z' is taken"),
@@ -120,6 +120,19 @@ def test_forms_that_files_have(
     elif kind != "logits":
         z = z - np.log(np.exp(z).sum(1, keepdims=True))
     np.testing.assert_allclose(model.answers(images), z, rtol=0.02 if half else 1e-4, atol=0.01)
+
+
+def test_the_best_few_are_no_answers(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path / "net.onnx"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "two"))
+    model.graph.node.append(helper.make_node("TopK", ["z", "two"], ["best", "numbers"]))
+    del model.graph.output[:]
+    for name, kind in (("best", TensorProto.FLOAT), ("numbers", TensorProto.INT64)):
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    onnx.save(model, tmp_path / "net.onnx")
+    taken = net(tmp_path / "net.onnx", tmp_path)
+    assert taken.num_classes == WEIGHTS.shape[1]
+    assert taken.notes == ["output 'best' has the best classes only: 'z' before it is taken"]
 
 
 def test_an_output_with_ones_behind_its_classes_and_one_number(tmp_path: Path) -> None:
@@ -198,6 +211,8 @@ def written(content: bytes) -> Callable[[Path], Path]:
         (written(b"\n<!DOCTYPE html><html>404"), "is a page of HTML"),
         (written(b"version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
         (written(b"PK\x03\x04archive"), r"zip archive.*torch.onnx.export"),
+        (written(b"<?xml version='1.0'?><net/>"), "a page of HTML or XML"),
+        (written(b"\x1f\x8b\x08\x00"), r"is compressed \(gzip\): unpack it"),
         (written(b"\x80\x02}q"), "is a pickle"),
         (written(b"\x89HDF\r\n"), "HDF5.*tf2onnx"),
         (written(b"\x00no protobuf"), "is not an ONNX file"),
@@ -231,6 +246,13 @@ def test_an_output_by_a_name_that_there_is_not(tmp_path: Path) -> None:
         net(more, tmp_path, output="c").onnx("fp32")
 
 
+def test_weights_beside_it_that_git_has_not_fetched(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", external=True)
+    file.with_name("w.bin").write_text("version https://git-lfs.github.com/spec/v1\nsize 9")
+    with pytest.raises(InputError, match=r"'w.bin', which is a Git LFS pointer.*git lfs pull"):
+        net(file, tmp_path).onnx("fp32")
+
+
 def test_what_a_file_cannot_have_is_unsupported(tmp_path: Path) -> None:
     """The graph tells of a batch size; of one hidden in a reshape, only a run."""
     fixed = net(write(tmp_path / "fixed.onnx", (2, 3, 8, 8)), tmp_path)
@@ -243,6 +265,14 @@ def test_what_a_file_cannot_have_is_unsupported(tmp_path: Path) -> None:
     half = net(write(tmp_path / "half.onnx", kind=HALF), tmp_path)
     with pytest.raises(Unsupported, match="is fp16: ask for that precision"):
         half.onnx("fp32")
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_a_network_that_answers_by_chance_is_told_as_such(batch: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", (batch, 3, 8, 8), outputs={"RandomNormalLike": None},
+                 ends=(("RandomNormalLike", {}),))  # fmt: skip
+    with pytest.raises(InputError, match=r"the same images otherwise each time .* a dropout in"):
+        net(file, tmp_path).answers(np.ones((4, 3, 8, 8), np.float32))
 
 
 @pytest.mark.parametrize("batch", ["n", 4])
