@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.errors import ChangedError, InputError
+from gpubench.errors import CalibrationError, ChangedError, InputError
 from gpubench.machine.import_check import remedy_of
 from gpubench.records.record import Record
 from gpubench.run import availability
@@ -43,8 +43,11 @@ class Held:
     """What the workload's files and folders held when the run first met them, also before it was
     resumed: they must stay so, or two networks are averaged in one cell."""
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Iterable[Record] = ()) -> None:
+        """``earlier``: records of the sessions before."""
         self._digests: dict[tuple[str, ...], str] = {}
+        for record in earlier:
+            self.check(record.cell, record.contents)
 
     def check(self, cell: Cell, contents: Mapping[str, str]) -> None:
         """Raises ChangedError where a part of ``contents`` is not what it was."""
@@ -63,10 +66,6 @@ class Held:
                     f"{before[:12]} then, {digest[:12]} now); what is measured is kept. Put them "
                     "back and go on with --resume, or start a new run"
                 )
-
-    def note(self, record: Record) -> None:
-        """Of an earlier session."""
-        self.check(record.cell, record.contents)
 
 
 def _asked(agent: Asked, request: messages.Request, *ends: str) -> messages.Reply:
@@ -125,13 +124,13 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             request = messages.BuildReference(workload, brief)
-            references[key] = _asked(agent, request, messages.BAD_INPUT, messages.CHANGED)
+            references[key] = _asked(agent, request, InputError.kind, ChangedError.kind)
         same = family(cell)
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
             build = messages.Prepare(cell, cores, limit_s)
-            artefacts[same] = _asked(agent, build, messages.BAD_CALIBRATION, messages.CHANGED)
+            artefacts[same] = _asked(agent, build, CalibrationError.kind, ChangedError.kind)
         reference, artefact = references[key], artefacts.get(same, references[key])
         if isinstance(reference, messages.Prepared) and isinstance(artefact, messages.Prepared):
             contents = reference.contents | artefact.contents

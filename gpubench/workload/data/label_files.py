@@ -33,9 +33,9 @@ MOST_CLASSES = 100_000
 _MOST_BYTES = 2**27
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*|,0)?")  # pandas writes 3.0 where a column has gaps
 _PRINTED = re.compile(r"[+-]?[0-9]\.[0-9]{1,20}[eE][+-][0-9]{2,3}")  # as numpy.savetxt does
-_WNID = re.compile(r"n[0-9]{8}")
+WNID = re.compile(r"n[0-9]{8}")
 _VALIDATION = re.compile(r"(?:.*/)?ILSVRC2012_val_([0-9]{8})\.\w+")
-_SYNSETS = 1000
+SYNSETS = 1000
 """Classes of ImageNet's challenge; the rest of ``meta.mat`` are groups of them."""
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 """What the parts of a data set are called."""
@@ -249,7 +249,7 @@ def _columns(
         if not (fields[at] and fields[of]):
             raise _unclear(path, line, fields)
         label = fields[of].split()[0] if kaggle else fields[of]
-        if kaggle and not _WNID.fullmatch(label):
+        if kaggle and not WNID.fullmatch(label):
             raise _wrong(path, line, f"{label!r} is no WordNet id, such as 'n01440764'")
         rows.append(_Row(line, fields[at], label))
     return rows, places
@@ -372,9 +372,9 @@ def _synsets(meta: Path) -> dict[str, str]:
             f"labels: {str(meta)!r} is not ImageNet's meta.mat ({what}); take it "
             "from the development kit (ILSVRC2012_devkit_t12/data)"
         ) from error
-    if len(found) != _SYNSETS or not all(map(_WNID.fullmatch, found.values())):
+    if len(found) != SYNSETS or not all(map(WNID.fullmatch, found.values())):
         raise InputError(
-            f"labels: {str(meta)!r} has {len(found)} classes, expected {_SYNSETS} "
+            f"labels: {str(meta)!r} has {len(found)} classes, expected {SYNSETS} "
             "WordNet ids; take it from the development kit (ILSVRC2012_devkit_t12/data)"
         )
     return found

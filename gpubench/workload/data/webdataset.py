@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.errors import InputError
+from gpubench.errors import InputError, check_text
 from gpubench.workload.data import image_file, label_files
 from gpubench.workload.data.dataset_index import About, Pictures
 
@@ -125,8 +125,7 @@ def _index(found: _Found, root: Path, number: int, archive: str) -> None:
     def wrong(what: str) -> InputError:
         return InputError(f"images {str(path)!r}: {what}")
 
-    if any("\ud800" <= character <= "\udfff" for character in str(path)):
-        raise wrong("not UTF-8 text; rename that file or folder")
+    check_text(path)
     try:
         file = image_file.opened(path)
     except image_file.Unusable as error:

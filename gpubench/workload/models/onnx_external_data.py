@@ -14,13 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gpubench.cache import MANIFEST
+from gpubench.files import POINTER
 from gpubench.workload.models.onnx_export import FILE
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-POINTER = b"version https://git-lfs"
-"""How what Git LFS leaves in a file's place begins."""
 RESERVED = (FILE, MANIFEST)
 """Names that the copy in the cache needs itself."""
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}

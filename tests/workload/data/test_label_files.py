@@ -237,8 +237,7 @@ def test_labels_of_a_file_reach_the_reference(
     made = reference.load(reference.build(work, Policy(), cache))
     found = dict(zip(made.names, made.labels.tolist(), strict=True))
     assert found == {"0.png": 3, "1.png": 0, "2.png": 1, "3.png": -1}
-    assert made.skipped == ""
-    assert made.labelling == "labels: 1 pictures have no label in labels.csv"
+    assert made.facts == {"labelling": "labels: 1 pictures have no label in labels.csv"}
     for text, message in (
         ("0.png,5\n1.png,0\n", "numbers from 0 to 5, and the network's 5 classes are 0 to 4"),
         ("0.png,cat\n1.png,dog\n", r"2 classes \('cat', 'dog'\), and the network has 5"),

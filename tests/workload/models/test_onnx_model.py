@@ -164,14 +164,14 @@ def test_open_sizes_are_given_by_the_suite(tmp_path: Path) -> None:
     assert turned.input_shape == (224, 224, 3)
 
 
-def test_the_reference_says_what_was_made_of_the_network(tmp_path: Path) -> None:
+def test_the_reference_says_what_was_made_of_the_network(tmp_path: Path, cache: Cache) -> None:
     file = write(tmp_path / "net.onnx", (2, 3, 8, 8), outputs={"ArgMax": (2,), "Softmax": (2, 5)},
                  ends=(("ArgMax", {"axis": 1, "keepdims": 0}), ("Softmax", {})))  # fmt: skip
-    workload = Workload(model=str(file), weights="file", images="photos")
-    made = load(build(workload, Policy(), Cache(tmp_path / "cache")))
+    workload = Workload(model=str(file), weights="file", images="digits")
+    made = load(build(workload, Policy(), cache))
     assert made.output == "probabilities"
     assert made.logits.sum(axis=1) == pytest.approx(np.ones(64))
-    assert made.network == (
+    assert made.facts["network"] == (
         "it answers with probabilities; of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"
     )
 
@@ -207,12 +207,12 @@ def written(content: bytes) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (written(b""), r"is empty \(0 bytes\)"),
-        (written(b"\n<!DOCTYPE html><html>404"), "is a web page"),
+        (written(b""), r"is an empty file \(0 bytes\)"),
+        (written(b"\n<!DOCTYPE html><html>404"), "is a page of HTML"),
         (written(b"version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
         (written(b"PK\x03\x04archive"), r"zip archive.*torch.onnx.export"),
-        (written(b"<?xml version='1.0'?><net/>"), "is XML, as OpenVINO"),
-        (written(b"\x1f\x8b\x08\x00"), r"is compressed \(gzip\): unpack it"),
+        (written(b"<?xml version='1.0'?><net/>"), "a page of HTML or XML"),
+        (written(b"\x1f\x8b\x08\x00"), "is compressed with gzip: unpack it"),
         (written(b"\x80\x02}q"), "is a pickle"),
         (written(b"\x89HDF\r\n"), "HDF5.*tf2onnx"),
         (written(b"\x00no protobuf"), "is not an ONNX file"),
@@ -287,7 +287,9 @@ def test_a_network_that_depends_on_its_batch_is_told_as_such(batch: Any, tmp_pat
     assert (net(dead, tmp_path).answers(images) == np.float32(0.2)).all(), "it is no such network"
 
 
-def test_answers_that_are_not_finite_are_the_networks_own_fault(tmp_path: Path) -> None:
+def test_answers_that_are_not_finite_are_the_networks_own_fault(
+    tmp_path: Path, cache: Cache
+) -> None:
     """Of an ONNX file and of torch's, with the first layer that is not."""
     import torch
 
@@ -296,12 +298,11 @@ def test_answers_that_are_not_finite_are_the_networks_own_fault(tmp_path: Path) 
     file = write(tmp_path / "net.onnx", weights=broken)
     words = r"finite, of 64 of 64 images, .* layer that is not: MatMul 'z', whose weights 'w' are"
     with pytest.raises(InputError, match=words):
-        build(Workload(model=str(file), weights="file", images="photos"), Policy(),
-              Cache(tmp_path / "cache"))  # fmt: skip
+        build(Workload(model=str(file), weights="file", images="digits"), Policy(), cache)
     module = digits_net.build(10)
     layer = next(name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear))
     module.get_parameter(f"{layer}.weight").data[0, 0] = torch.nan
     torch.save(module.state_dict(), tmp_path / "broken.pt")
     with pytest.raises(InputError, match=rf"not finite, of 64 .*: Linear {layer}, whose weight is"):
-        build(Workload(model="digits", weights=str(tmp_path / "broken.pt"), images="photos"),
-              Policy(), Cache(tmp_path / "cache"))  # fmt: skip
+        build(Workload(model="digits", weights=str(tmp_path / "broken.pt"), images="digits"),
+              Policy(), cache)  # fmt: skip
