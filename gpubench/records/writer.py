@@ -83,7 +83,7 @@ class Writer:
 
         A fact that they would refuse is left out; of a record that they would refuse, only that
         stays. It is on disk when this returns. OSError leaves the file as it was; GpubenchError:
-        another file has taken its place.
+        another file has taken its place, or somebody has cut it.
         """
         stored, line = _readable(record)
         self._write(line)
@@ -92,8 +92,14 @@ class Writer:
 
     def _write(self, line: bytes) -> None:
         fd, rest = self._file.fileno(), memoryview(line)
+        size = os.fstat(fd).st_size
+        if size < self._whole:
+            raise GpubenchError(
+                f"{self.path}: was cut to {size:,} bytes by something else during the run; what "
+                "that has removed is measured again with --resume"
+            )
         try:
-            if os.fstat(fd).st_size > self._whole:
+            if size > self._whole:
                 os.ftruncate(fd, self._whole)  # what a killed writer left
             while rest:
                 rest = rest[os.write(fd, rest) :]

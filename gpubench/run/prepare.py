@@ -44,6 +44,8 @@ class Held:
 
     def __init__(self) -> None:
         self._digests: dict[tuple[str, ...], str] = {}
+        self.late: dict[object, messages.Reply] = {}
+        """Of workloads whose reference was not there in time: no arm waits for it once more."""
 
     def check(self, cell: Cell, contents: Mapping[str, str]) -> None:
         """Raises ChangedError where a part of ``contents`` is not what it was."""
@@ -124,7 +126,12 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             request = messages.BuildReference(workload, brief)
-            references[key] = _asked(agent, request, messages.BAD_INPUT, messages.CHANGED)
+            reply = held.late.get(key) or _asked(
+                agent, request, messages.BAD_INPUT, messages.CHANGED
+            )
+            if isinstance(reply, messages.Failure) and reply.kind == "timeout":
+                held.late[key] = reply
+            references[key] = reply
         same = family(cell)
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)

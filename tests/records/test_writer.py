@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,20 @@ def test_a_file_that_is_replaced_during_the_run_is_seen_and_nothing_is_lost(
     with Writer(out, None) as writer:
         writer.append(record(2))
     assert [r.repeat for r in read(out).records] == [0, 1, 2]
+
+
+def test_a_file_that_is_cut_during_the_run_is_seen_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    with Writer(tmp_path, HEADER) as writer:
+        writer.append(record(0))
+        one = (tmp_path / RECORDS).stat().st_size
+        writer.append(record(1))
+        os.truncate(tmp_path / RECORDS, one + 100)
+        for _ in range(2):
+            with pytest.raises(GpubenchError, match=f"cut to {one + 100:,} bytes"):
+                writer.append(record(2))
+    with Writer(tmp_path, None) as writer:
+        writer.append(record(1))
+    assert read(tmp_path).records == [record(0), record(1)]
 
 
 @pytest.mark.parametrize(("ends", "kept"), [(KeyboardInterrupt, 2), (OSError, 1)])

@@ -198,7 +198,7 @@ def opened(path: Path | str, most: int | None = None) -> IO[bytes]:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
         raise Unusable("broken link" if Path(path).is_symlink() else "no such file") from error
-    except OSError as error:  # permissions, a link to itself
+    except (OSError, ValueError) as error:  # permissions, a link to itself; a null in its name
         raise Unusable("unreadable") from error
     info = os.fstat(file.fileno())
     for wrong, reason in (
