@@ -25,7 +25,7 @@ from rich.console import Console
 from gpubench import backends
 from gpubench.analysis.compare.verdicts import CODES, VERDICTS
 from gpubench.backends import base as _backends
-from gpubench.cli import main
+from gpubench.cli.main import cli
 from gpubench.pipeline import decoders
 from gpubench.pipeline.decoders import base as _decoders
 from gpubench.records import reader, record
@@ -215,7 +215,7 @@ def _when(o: Option) -> str:
 # ------------------------------------------------------------------------------ commands
 
 
-def commands(group: click.Group = main.cli) -> Iterator[tuple[str, click.Command]]:
+def commands(group: click.Group = cli) -> Iterator[tuple[str, click.Command]]:
     """('gpubench cache info', its command) of every command, sorted."""
 
     def below(at: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:

@@ -143,19 +143,15 @@ class Cache:
     def locked(self, path: Path) -> Iterator[None]:
         """While one process reads or makes the entry or environment ``path``."""
         with _disk(path):
-            _private_folder(path.parent)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_folder(path.parent)
             lock = FileLock(_lock(path)).acquire()
         with lock:
             yield
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         """Keeps `clear` from removing anything, which waits for nobody."""
-        with self._use(fcntl.LOCK_SH):
-            yield
-
-    @contextmanager
-    def _use(self, how: int) -> Iterator[None]:
         path = self.root / "in-use.lock"
         with _disk(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -192,12 +188,13 @@ class Cache:
 
     def info(self) -> list[Usage]:
         """Entries and bytes of every kind, by name; of HISTORY the sessions."""
-        found: dict[str, list[int]] = {}
-        sessions = (self.root / HISTORY).glob("*/*.jsonl")
-        for path in [*self._entries(), *self._refs(), *sessions]:
-            kind = path.relative_to(self.root).parts[0]
-            found.setdefault(kind, []).append(_size(path))
-        return [Usage(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(found.items())]
+        found = {kind.name: self._made(kind) for kind in self._kinds()}
+        found[HISTORY] = list((self.root / HISTORY).glob("*/*.jsonl"))
+        return [
+            Usage(kind, len(made), sum(map(_size, made)))
+            for kind, made in sorted(found.items())
+            if made
+        ]
 
     def clear(self, kinds: Sequence[str] = (), note: Callable[[str], object] = _log.warning) -> int:
         """Remove every entry of ``kinds``, by default of all but HISTORY; returns the bytes freed.
@@ -210,13 +207,9 @@ class Cache:
         if unknown := [kind for kind in kinds if kind not in known]:
             raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
         try:
-            with self._use(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                made = [*self._entries(".tmp"), *self._refs()]
-                return sum(
-                    self._clear(kind, [path for path in made if path.parent == kind], note)
-                    for kind in self._kinds()
-                    if kind.name in (kinds or [kind.name])
-                )
+            with self.hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                found = [kind for kind in self._kinds() if kind.name in (kinds or [kind.name])]
+                return sum(self._clear(kind, note) for kind in found)
         except CacheError as error:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise
@@ -225,10 +218,9 @@ class Cache:
                 "clear it when that has ended"
             ) from error
 
-    @staticmethod
-    def _clear(kind: Path, ours: Sequence[Path], note: Callable[[str], object]) -> int:
+    def _clear(self, kind: Path, note: Callable[[str], object]) -> int:
         """Remove what is ours in one folder, and the folder where nothing else is in it."""
-        freed = 0
+        freed, ours = 0, self._made(kind, ".tmp")
         for path in ours:
             with _disk(path), suppress(Timeout), FileLock(_lock(path), timeout=0):
                 _ready(path).unlink(missing_ok=True)  # first: half an environment is not ready
@@ -249,21 +241,18 @@ class Cache:
                 kind.rmdir()
         return freed
 
-    def _refs(self) -> list[Path]:
-        """Environments, and halves of them: what was made beside its lock."""
-        found = (self.root / REFS).glob("*")
-        return sorted(p for p in found if _REF.fullmatch(p.name) and _folder(p) and _begun(p))
+    @staticmethod
+    def _made(kind: Path, *suffixes: str) -> list[Path]:
+        """Entries with their manifest; what was begun beside its lock: of ``suffixes``, and
+        environments of REFS."""
 
-    def _entries(self, *suffixes: str) -> list[Path]:
-        """Those with their manifest; of ``suffixes`` what was begun, beside its lock."""
-        return [
-            path
-            for kind in self._kinds()
-            for path in sorted(kind.iterdir())
-            if _DIGEST.fullmatch(path.stem) and _folder(path)
-            if (path.suffix in suffixes and _begun(path))
-            or (not path.suffix and _carries_manifest(path))
-        ]
+        def ours(path: Path) -> bool:
+            if _DIGEST.fullmatch(path.stem) and path.suffix not in suffixes:
+                return _carries_manifest(path)  # which also knows its name
+            environment = kind.name == REFS and _REF.fullmatch(path.name)
+            return bool(environment or _DIGEST.fullmatch(path.stem)) and _begun(path)
+
+        return [path for path in sorted(kind.iterdir()) if _folder(path) and ours(path)]
 
     def _kinds(self) -> list[Path]:
         """Folders below the root that are ours: with what is called like an entry, or empty."""
@@ -280,13 +269,8 @@ def _is_kind(path: Path) -> bool:
     return path.name != HISTORY and (not names or any(map(_MADE.fullmatch, names)))
 
 
-def _private_folder(path: Path) -> None:
-    """Make the folder ``path`` of a cache. Raises CacheError as `check_private`, and for a link."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_folder(path)
-
-
 def _check_folder(path: Path) -> None:
+    """Raises CacheError as `check_private`, and for a link."""
     if path.is_symlink():
         raise CacheError(
             f"cache directory {path} is a link, and links in a cache are not followed: remove it; "
@@ -339,19 +323,12 @@ def _disk(path: Path) -> Iterator[None]:
         raise CacheError(f"cache at {path}: {error}; {remedy}") from error
 
 
-_REMEDIES = (
-    dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT), "free some space there, or choose another --cache-dir"
-    )
-    | dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "give yourself the right to write there, or choose another --cache-dir",
-    )
-    | dict.fromkeys(
-        (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
-        "files there cannot be locked: choose a --cache-dir on a file system that has locks",
-    )
-)
+_ROOM = "free some space there, or choose another --cache-dir"
+_RIGHT = "give yourself the right to write there, or choose another --cache-dir"
+_LOCKS = "files there cannot be locked: choose a --cache-dir on a file system that has locks"
+_REMEDIES = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _RIGHT, errno.EPERM: _RIGHT,
+             errno.EROFS: _RIGHT, errno.ENOLCK: _LOCKS, errno.ENOSYS: _LOCKS,
+             errno.EOPNOTSUPP: _LOCKS}  # fmt: skip
 
 
 def _verified(path: Path) -> _Manifest | None:

@@ -21,9 +21,15 @@ from pathlib import Path
 class GpubenchError(Exception):
     """Base of all errors below."""
 
+    kind = "error"
+    """What it is for another process: see `told`."""
+    remedy = ""
+
 
 class InputError(GpubenchError):
     """Bad input. The message names the place, the offending value and the remedy."""
+
+    kind = "input"
 
 
 class SuiteError(InputError):
@@ -37,9 +43,13 @@ class RecordError(InputError):
 class CalibrationError(InputError):
     """Pictures that int8 cannot be calibrated on: no int8 cell could be measured."""
 
+    kind = "calibration"
+
 
 class ChangedError(InputError):
     """A path of the workload no longer holds what the run was begun with."""
+
+    kind = "changed"
 
 
 class CacheError(GpubenchError):
@@ -49,12 +59,16 @@ class CacheError(GpubenchError):
 class Unsupported(GpubenchError):
     """What shows only once the network is known: this cell of it cannot be. The message: why."""
 
+    kind = "unsupported"
+
 
 class Unavailable(GpubenchError):
     """This machine lacks what a backend needs.
 
     ``reason`` says what is missing, ``remedy`` is the exact thing to do about it.
     """
+
+    kind = "unavailable"
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(reason)
@@ -75,29 +89,21 @@ class CellFailed(GpubenchError):
 
 
 def told(error: BaseException) -> tuple[str, str, str]:
-    """(kind, reason, remedy) of an error, for another process, where `raised` makes it again.
-
-    ``kind``: 'unavailable', 'unsupported', 'input', or as of CellFailed.
-    """
-    if isinstance(error, Unavailable):
-        return "unavailable", error.reason, error.remedy
-    if isinstance(error, CellFailed):
-        return error.kind, error.reason, ""
-    if isinstance(error, InputError):
-        return "input", str(error), ""
-    if isinstance(error, Unsupported):
-        return "unsupported", str(error), ""
+    """(kind, reason, remedy) of an error, for another process, where `raised` makes it again."""
+    if isinstance(error, GpubenchError):
+        return error.kind, str(error), error.remedy
     kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
     return kind, f"{type(error).__name__}: {error}".strip(": "), ""
 
 
 def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:
     """What was `told`."""
-    if kind == "unavailable":
+    if kind == Unavailable.kind:
         return Unavailable(reason, remedy)
-    if kind == "unsupported":
-        return Unsupported(reason)
-    return InputError(reason) if kind == "input" else CellFailed(kind, reason)
+    for plain in (InputError, CalibrationError, ChangedError, Unsupported):
+        if kind == plain.kind:
+            return plain(reason)
+    return CellFailed(kind, reason)
 
 
 def check_text(path: str | Path) -> None:

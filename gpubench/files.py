@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that are read because they are files."""
+"""Files: written whole or not at all, read because they are files, and what a wrong one is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ import secrets
 import stat
 from pathlib import Path
 from typing import IO
+
+NO_FILE = (errno.EINVAL, errno.EISDIR, errno.ENXIO)
+"""Numbers of `opened`'s errors for what is not a regular file; the last is a socket's."""
+POINTER = b"version https://git-lfs"
+"""How what Git LFS leaves in a file's place begins."""
+_STRANGE = (
+    (POINTER, "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"<", "a page of HTML or XML, not the file itself: download it again, by its raw address"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it"),
+)
+
+
+def strange(begins: bytes, *others: tuple[bytes, str]) -> str:
+    """What a file is that ``begins`` so, where it is surely not what somebody took it for; else ''.
+
+    ``others``: how what cannot be meant in that place begins too, and what to say.
+    """
+    if not begins:
+        return "an empty file (0 bytes): copy or download it again"
+    text = begins.lstrip() if begins.lstrip()[:1] == b"<" else begins
+    return next((words for start, words in _STRANGE + others if text.startswith(start)), "")
 
 
 def put(path: Path, body: bytes) -> None:

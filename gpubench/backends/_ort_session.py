@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from gpubench.backends import _torch
-from gpubench.backends.base import Session
+from gpubench.backends.base import Session, alike
 from gpubench.errors import CellFailed
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ class CpuSession(Session):
 
     def attach(self, arrays: Sequence[Images]) -> bool:
         """Bind each of the arrays; see `Session.attach`."""
-        own = self._images
-        fit = (a.shape == own.shape and a.dtype == own.dtype and a.flags.c_contiguous
-               for a in arrays)  # fmt: skip
-        if not all(fit):
+        if not alike(arrays, self._images):
             return False
         self._attached = {id(array): (array, self._bound(array)) for array in arrays}
         return True

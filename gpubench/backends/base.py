@@ -219,6 +219,13 @@ def _bind(to: object, own: Any, contract: type) -> list[str]:
     return has
 
 
+def alike(arrays: Sequence[Images], own: Images) -> bool:
+    """Whether a session can read each of ``arrays`` in the place of its ``own`` input."""
+    return all(
+        a.shape == own.shape and a.dtype == own.dtype and a.flags.c_contiguous for a in arrays
+    )
+
+
 def complete(session: Any) -> Session:
     """``session``, with the defaults of `Session` for what it lacks."""
     return session if isinstance(session, Session) else _CompleteSession(session)  # type: ignore[abstract]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench import plugins
-from gpubench.backends.base import Backend, Session
+from gpubench.backends.base import Backend, Session, alike
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.models import quantization
@@ -185,10 +185,8 @@ class OpenVINOSession(Session):
         """The arrays become inputs themselves, behind the own ones; see `Session.attach`."""
         import openvino
 
-        own, first = len(self._requests) + 1, self._arrays[0]
-        fit = (a.shape == first.shape and a.dtype == first.dtype and a.flags.c_contiguous
-               for a in arrays)  # fmt: skip
-        if not all(fit):
+        own = len(self._requests) + 1
+        if not alike(arrays, self._arrays[0]):
             return False
         self._arrays[own:] = arrays
         self._inputs[own:] = [openvino.Tensor(array, shared_memory=True) for array in arrays]

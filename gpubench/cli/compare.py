@@ -245,7 +245,7 @@ def compare(
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
     for file in files:
-        for note in file.notes:
+        for note in file.damage:
             escape.tell(f"{file.path}: {note}")
     if candidate and before.header.run_id == after.header.run_id:
         escape.tell(f"both are the same run, {before.header.run_id}: no difference can show")

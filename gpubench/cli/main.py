@@ -195,12 +195,6 @@ def _check_place() -> None:
         raise InputError(text) from error
 
 
-def _check_words(words: list[str]) -> None:
-    """Whatever is said on the command line may end up in a record, which is UTF-8."""
-    for word in words:
-        check_text(word)
-
-
 def main() -> NoReturn:
     """Entry point of the ``gpubench`` command; a signal that ends it is told in the exit code."""
     with processes.Ending() as ending:
@@ -217,7 +211,8 @@ def _main() -> NoReturn:
     terminal.never_fail()
     try:
         _check_place()
-        _check_words(sys.argv[1:])
+        for word in sys.argv[1:]:  # any of them may end up in a record
+            check_text(word)
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:

@@ -168,8 +168,9 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet:
         screen.print(line, highlight=False)
     if quiet and not as_json and not outcome.best:
         escape.tell(f"error: {lines[0]}")
-    today = set(job.search.baseline)
     tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
+    answered = {record.cell.key for record in file.records}  # it may be that a size cannot be done
+    today = set(job.search.baseline) - (answered - tried)
     if lacking := today - tried:
         screen.print(
             f"of today's default {len(today) - len(lacking)} of {len(today)} batch sizes were "

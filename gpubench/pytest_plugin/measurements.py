@@ -121,13 +121,11 @@ class Bench:
             if again or repetition(item):
                 run = run.again(cell)
                 self._runs[cell.key, item.nodeid, len(self._runs)] = run
-                self._enter()
-                run.measure({cell.key}, required, Watch(item.session, run.name))
-            elif not run.done:
+            if not run.done:
                 mine = (
                     w for i in item.session.items if not will_be_skipped(i) and (w := wanted_of(i))
                 )
-                keys = {w.cell.key for w in mine if w.run is run}
+                keys = {w.cell.key for w in mine if w.run is run} or {cell.key}
                 self._enter()
                 run.measure(keys, required, Watch(item.session, run.name))
             skip, failure = run.verdict(cell)

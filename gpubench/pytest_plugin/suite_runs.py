@@ -156,18 +156,14 @@ def repeatable(args: Sequence[object], directory: Path) -> list[str]:
     kept: list[str] = []
     valued = False  # is the next word the value of an option that is kept?
     for word in map(str, args):
-        option = word.startswith("-")
-        if option:
+        if word.startswith("-"):
             name, given, _ = word.partition("=")
             takes = name in ("-k", "-m", "-p") or name.startswith("--gpubench-")
-            if takes or name in FLAGS:
-                kept.append(word)
+            kept += [word] if takes or name in FLAGS else []
             valued = takes and not given
-        elif valued:
-            kept.append(word)
+        elif valued or (directory / word.partition("::")[0]).exists():
+            kept.append(word if valued else word.partition("[")[0])
             valued = False
-        elif (directory / word.partition("::")[0]).exists():
-            kept.append(word.partition("[")[0])
     return kept
 
 

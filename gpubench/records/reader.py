@@ -61,15 +61,16 @@ def read(path: str | Path) -> RecordFile:
 
     A cut-off last line is dropped and noted. Any other damage raises RecordError with the line.
     """
-    notes: list[str] = []
-    header, found = scan(path, notes)
+    damage: list[str] = []
+    header, found = scan(path, damage)
     with _no_collector():
         records = {(record.cell.key, record.repeat): record for record in found}
+    notes = list(damage)
     for fact, before in NOTED.items():
         said = dict.fromkeys(str(r.facts.get(fact, "")) for r in records.values())
         notes += [before + words for words in said if words]
     name = escape.visible(str(locate(path)))
-    return RecordFile(name, header, list(records.values()), notes)
+    return RecordFile(name, header, list(records.values()), notes, damage)
 
 
 @contextmanager

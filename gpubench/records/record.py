@@ -262,6 +262,8 @@ class RecordFile(Struct, frozen=True):
     header: Header
     records: list[Record]
     notes: list[str] = field(default_factory=list)
+    """Of the run as a whole: ``damage``, and the facts `NOTED`."""
+    damage: list[str] = field(default_factory=list)
     """For example that the last line was cut off."""
 
 

@@ -24,8 +24,8 @@ from gpubench.records.record import RecordFile
 CELL = ("backend", "device", "model", "weights", "images", "precision", "batch_size", "replicas",
         "cores", "scenario", "boundary", "replicas_per_device", "dispatch", "decoder", "loader",
         "loader_cores")  # fmt: skip
-HEAD = ("run", "cell", *CELL, "options", "status", "reason", "remedy", "flags", "metric", "unit",
-        "value", "low", "high", "n", "note")  # fmt: skip
+HEAD = ("run", "cell", *CELL, "options", "preprocessing", "status", "reason", "remedy", "flags",
+        "metric", "unit", "value", "low", "high", "n", "note")  # fmt: skip
 
 
 def render(files: Sequence[RecordFile]) -> str:
@@ -58,10 +58,11 @@ def delimited(head: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
 
 
 def cell_values(s: Summary) -> dict[str, Any]:
-    """Run and cell as columns: its key, `CELL` and the options as JSON."""
+    """Run and cell as columns: its key, `CELL`, options as JSON, how pictures became inputs."""
+    said = s.parity.preprocessing if s.parity else None
     options = msgspec.json.encode(s.cell.options, order="sorted").decode()
     axes = {name: getattr(s.cell, name) for name in CELL}
-    return {"run": s.run, "cell": s.key, **axes, "options": options}
+    return {"run": s.run, "cell": s.key, **axes, "options": options, "preprocessing": said}
 
 
 def _lead(s: Summary, found: Sequence[Problem]) -> list[Any]:

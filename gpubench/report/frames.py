@@ -31,8 +31,9 @@ _CELL_COUNTS = ("batch_size", "replicas", "cores", "replicas_per_device", "loade
 COLUMNS: dict[str, str] = {
     "run": TEXT, "suite": TEXT, "session": TEXT, "arm": TEXT, "fingerprint": TEXT, "cell": TEXT,
     **{name: COUNT if name in _CELL_COUNTS else TEXT for name in CELL}, "options": TEXT,
-    "repeat": COUNT, "stage": TEXT, "order": TEXT, "status": TEXT, "kind": TEXT, "reason": TEXT,
-    "flags": TEXT, "ranked": TRUTH, "invalidated": COUNT, "started": TEXT, "wall_s": NUMBER,
+    "preprocessing": TEXT, "repeat": COUNT, "stage": TEXT, "order": TEXT, "status": TEXT,
+    "kind": TEXT, "reason": TEXT, "flags": TEXT, "ranked": TRUTH, "invalidated": COUNT,
+    "started": TEXT, "wall_s": NUMBER,
     "latency_median_ns": NUMBER, "latency_mean_ns": NUMBER, "latency_min_ns": NUMBER,
     "latency_max_ns": NUMBER, "images_per_s": NUMBER, "samples": COUNT, "truncated": COUNT,
     "iterations_per_sample": COUNT, "stop_reason": TEXT, "prepare_ns": COUNT, "open_ns": COUNT,

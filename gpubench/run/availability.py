@@ -49,11 +49,21 @@ def preload(cells: Iterable[Cell], backends: Mapping[str, Backend]) -> list[str]
     return list(found)
 
 
-def unsupported(cell: Cell) -> str | None:
-    """Why there is no such path, or no such cell of its network, or None.
+def unsupported(cell: Cell, backend: Backend) -> str | Lack | None:
+    """Why there is no such cell, or None; a Lack: a third party's module could not say.
 
     Raises InputError for an ONNX file that cannot be measured at all, as far as its graph says.
     """
+    try:
+        return backend.unsupported(cell) or _unsupported(cell)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        return broken("unsupported", error)
+
+
+def _unsupported(cell: Cell) -> str | None:
+    """Why its network cannot be had so, or why there is no such path, or None."""
     if network := registry.seen(cell.workload):
         own, fixed = network
         asked = own if own == "fp32" else cell.precision  # of fp32, backends make others

@@ -17,7 +17,7 @@ from gpubench.analysis.summary import summarise
 from gpubench.errors import GpubenchError, InputError, RecordError, check_text
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records import reader
-from gpubench.records.record import RECORDS, Record
+from gpubench.records.record import RECORDS, WEIGHTS_TAKEN, Record
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure
@@ -168,7 +168,7 @@ def _write(
         made=now(),
         suite=session.plan.suite.name,
         cell=cell,
-        weights_taken=reference.taken,
+        weights_taken=reference.facts.get(WEIGHTS_TAKEN, ""),
         artefact=artefact.relative_to(at).as_posix(),
         preprocessing=reference.spec,
         decoder=_decoder(cell),

@@ -21,7 +21,7 @@ from gpubench.records.record import WRONG, Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient, Asked
-from gpubench.run.agent.messages import CHANGED, Done, Failure, Measure, Reply
+from gpubench.run.agent.messages import Done, Failure, Measure, Reply
 from gpubench.run.cluster.coordinator import Cluster
 from gpubench.run.cluster.node_group import Nodes
 from gpubench.run.plan import Durations, Plan, task_seconds
@@ -118,7 +118,7 @@ class _Walk:
         for record in records:
             if record.status == "ok" or record.kind in WRONG:
                 self._note(record)
-                self._held.note(record)
+                self._held.check(record.cell, record.contents)
 
     def skip(self) -> None:
         """Write a record for every cell that cannot run here."""
@@ -242,7 +242,7 @@ def outcome(
     if isinstance(reply, Done):
         record = measured(task.cell, repeat, reply, task.prepare_ns)
         return ceilings.fill(replace(record, contents=task.contents))
-    if isinstance(reply, Failure) and reply.kind == CHANGED:
+    if isinstance(reply, Failure) and reply.kind == ChangedError.kind:
         raise ChangedError(reply.reason)
     return failed(task.cell, repeat, reply, required)
 

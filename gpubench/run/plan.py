@@ -17,7 +17,7 @@ from msgspec import Struct
 from gpubench import units
 from gpubench.backends.base import Backend
 from gpubench.cache import Cache
-from gpubench.errors import CacheError, InputError
+from gpubench.errors import CacheError
 from gpubench.run import availability, inventory
 from gpubench.run.availability import Lack
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy, Suite
@@ -83,18 +83,13 @@ def make(
         lacking = next((lacks[part] for part in availability.parts(cell) if part in lacks), None)
         here = lacking or _no_room(cell, len(cores), gpus)
         lack = inventory.missing(cell, nodes) if nodes else here
-        reason = None
+        reason: str | Lack | None = None
         if lack is None or cell.backend not in lacks:
-            try:
-                reason = backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
-                reason = reason or inventory.apart(cell, nodes)
-            except InputError:
-                raise
-            except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-                lack = availability.broken("unsupported", error)
-        if reason:
+            reason = availability.unsupported(cell, backends[cell.backend])
+            reason = reason or inventory.apart(cell, nodes)
+        if isinstance(reason, str):
             skips.append(Skip(cell, "unsupported", reason))
-        elif lack:
+        elif lack := reason or lack:
             skips.append(Skip(cell, "unavailable", lack.reason, lack.remedy))
         else:
             run.append(cell)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.backends.base import Backend
-from gpubench.errors import ChangedError, InputError
+from gpubench.errors import CalibrationError, ChangedError, InputError
 from gpubench.records.record import Record
 from gpubench.run import availability
 from gpubench.run.agent import messages
@@ -42,10 +42,13 @@ class Held:
     """What the workload's files and folders held when the run first met them, also before it was
     resumed: they must stay so, or two networks are averaged in one cell."""
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Iterable[Record] = ()) -> None:
+        """``earlier``: records of the sessions before."""
         self._digests: dict[tuple[str, ...], str] = {}
         self.late: dict[object, messages.Reply] = {}
         """Of workloads whose reference was not there in time: no arm waits for it once more."""
+        for record in earlier:
+            self.check(record.cell, record.contents)
 
     def check(self, cell: Cell, contents: Mapping[str, str]) -> None:
         """Raises ChangedError where a part of ``contents`` is not what it was."""
@@ -64,10 +67,6 @@ class Held:
                     f"{before[:12]} then, {digest[:12]} now); what is measured is kept. Put them "
                     "back and go on with --resume, or start a new run"
                 )
-
-    def note(self, record: Record) -> None:
-        """Of an earlier session."""
-        self.check(record.cell, record.contents)
 
 
 def _asked(agent: Asked, request: messages.Request, *ends: str) -> messages.Reply:
@@ -126,9 +125,7 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             request = messages.BuildReference(workload, brief)
-            reply = held.late.get(key) or _asked(
-                agent, request, messages.BAD_INPUT, messages.CHANGED
-            )
+            reply = held.late.get(key) or _asked(agent, request, InputError.kind, ChangedError.kind)
             if isinstance(reply, messages.Failure) and reply.kind == "timeout":
                 held.late[key] = reply
             references[key] = reply
@@ -137,7 +134,7 @@ def prepare(
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]
             build = messages.Prepare(cell, cores, limit_s)
-            artefacts[same] = _asked(agent, build, messages.BAD_CALIBRATION, messages.CHANGED)
+            artefacts[same] = _asked(agent, build, CalibrationError.kind, ChangedError.kind)
         reference, artefact = references[key], artefacts.get(same, references[key])
         if isinstance(reference, messages.Prepared) and isinstance(artefact, messages.Prepared):
             contents = reference.contents | artefact.contents

@@ -351,6 +351,13 @@ def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
         yield Mistake("exclude", UNSET, "the rules leave no cell")
 
 
+def _lack(path: Path) -> str:
+    """Why it is not a file."""
+    if _is(path, Path.is_symlink) and not _is(path, Path.exists):
+        return "a link to a file that is not there; copy or download it again"
+    return "a folder, not a file" if _is(path, Path.is_dir) else "there is no such file"
+
+
 def _workload_checks(work: Workload) -> Iterator[Mistake]:
     def wrong(key: str, *words: str) -> Mistake:
         return Mistake(f"workload.{key}", getattr(work, key), "; ".join(words))
@@ -363,7 +370,7 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
     weights = work.weights
     if work.model.endswith(".onnx"):
         if not _is(Path(work.model), Path.is_file):
-            yield wrong("model", "there is no such file")
+            yield wrong("model", _lack(Path(work.model)))
         if weights != "file":
             yield wrong(
                 "weights",
@@ -387,7 +394,7 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
     if work.images not in IMAGES and not _found(work.images, Path.exists):
         yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):
-        yield wrong("labels", "there is no such file")
+        yield wrong("labels", _lack(Path(work.labels)))
     if work.preprocess:
         yield from _preprocess_checks(work.preprocess)
     if work.calibration and not _found(work.calibration, Path.exists):

@@ -294,7 +294,8 @@ def mistakes(value: Any, rule: Schema, at: str = "") -> Iterator[Mistake]:
     """Every way in which ``value`` breaks ``rule``; ``at`` is the dotted key it stands under."""
     if "anyOf" in rule:
         branches = [list(islice(mistakes(value, b, at), MOST + 1)) for b in rule["anyOf"]]
-        if all(branches) and _is_path(value) and any("pattern" in b for b in rule["anyOf"]):
+        path = isinstance(value, str) and ("/" in value or "." in value)
+        if all(branches) and path and any("pattern" in b for b in rule["anyOf"]):
             yield Mistake(at, value, _NO_MODEL)
         elif all(branches):
             fitting = [f for f, b in zip(branches, rule["anyOf"], strict=True) if _is(value, b)]
@@ -365,10 +366,6 @@ def same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and ("/" in value or "." in value)
-
-
 def _is(value: Any, rule: Schema) -> bool:
     kind = rule.get("type", "object")
     return isinstance(value, _KINDS[kind][0]) and isinstance(value, bool) == (kind == "boolean")
@@ -415,11 +412,8 @@ def _count(rule: Schema) -> str:
 
 def _bounds(rule: Schema) -> str:
     given = [k for k in _BOUNDS if k in rule and abs(rule[k]) not in (MAX_INT, MAX_NUMBER)]
-    return "".join(f", {_BOUNDS[k][1]} {_figure(rule[k])}" for k in given)
-
-
-def _figure(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+    figures = (str(rule[k]) if isinstance(rule[k], int) else f"{rule[k]:g}" for k in given)
+    return "".join(f", {_BOUNDS[k][1]} {n}" for k, n in zip(given, figures, strict=True))
 
 
 def show(value: Any) -> str:

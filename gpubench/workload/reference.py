@@ -19,8 +19,10 @@ from msgspec import Struct
 
 from gpubench.cache import recipe_of
 from gpubench.errors import ChangedError, InputError
+from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN
 from gpubench.workload.data import dataset_index, datasets, label_files, preprocess
 from gpubench.workload.data.image_file import Unusable
+from gpubench.workload.data.label_files import SYNSETS, WNID
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import outputs
 from gpubench.workload.models.registry import is_file, resolve
@@ -36,12 +38,9 @@ if TYPE_CHECKING:
     from gpubench.workload.data.preprocess import Inputs
     from gpubench.workload.models.base import Model
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever `build` would make something else of the same recipe."""
 _DATASET = "dataset"
-_WNID = re.compile(r"n[0-9]{8}")
-_IMAGENET = 1000
-"""Classes of the only data set whose names of classes torchvision has."""
 
 
 class _About(Struct, frozen=True, kw_only=True):
@@ -53,16 +52,10 @@ class _About(Struct, frozen=True, kw_only=True):
     """How ``images`` were made of the encoded pictures."""
     classes: tuple[str, ...] = ()
     """Names of the network's classes by number; (): it has none that are known."""
-    skipped: str = ""
-    """What of a data set was left out, and why: see `gpubench.workload.data.datasets.Pool`."""
-    taken: str = ""
-    """What of a file of weights was taken: see `gpubench.workload.models.base.Model`."""
     output: outputs.Kind = "logits"
     """What the answers are."""
-    network: str = ""
-    """That, unless they are logits, and what was made of the network, or assumed, in words."""
-    labelling: str = ""
-    """'no accuracy: ...', or what is odd about the labels that there are: see `Labels`."""
+    facts: dict[str, str] = {}
+    """Of every record, see `gpubench.records.record.NOTED`: what was left out, taken or assumed."""
 
 
 class Labels(Struct, frozen=True):
@@ -186,7 +179,7 @@ def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
     names = [name for i, name in enumerate(about.classes) if i in used or not folders]
     if all(map(label_files.is_number, names)):
         numbers, said = _numbered(names, wanted, folders)
-    elif wanted == _IMAGENET and (numbers := _imagenet(names)):
+    elif wanted == SYNSETS and (numbers := _imagenet(names)):
         said = f"{_some(names, folders)}: taken for classes of ImageNet, by name"
     else:
         if len(about.classes) == wanted:  # of which some have no pictures here
@@ -208,7 +201,7 @@ def _some(names: list[str], folders: bool) -> str:
 
 def _numbered(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int], str]:
     """Name -> class, of names that are numbers, and what to say; {}: none of this network."""
-    numbers = {name: int(name.partition(".")[0]) for name in names}
+    numbers = {name: label_files.value(name) for name in names}
     least, most = min(numbers.values()), max(numbers.values())
     in_order = names == sorted(names, key=numbers.__getitem__)
     often = Counter(numbers.values())
@@ -230,7 +223,7 @@ def _sorted(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int
     """Name -> class, of sorted names, and what to say; {}: they are not the network's."""
     if len(names) != wanted:
         said = f"{_some(names, folders)}, and the network has {wanted:,} classes"
-        if wanted == _IMAGENET and all(map(_WNID.fullmatch, names)):
+        if wanted == SYNSETS and all(map(WNID.fullmatch, names)):
             said += (
                 "; which of them a WordNet id is can be told of all 1,000 together and of "
                 "Imagenette's ten: give a file of labels with numbers"
@@ -247,7 +240,7 @@ def _sorted(names: list[str], wanted: int, folders: bool) -> tuple[dict[str, int
 
 
 def _natural(name: str) -> list[str | int]:
-    parts = re.split(r"([0-9]+)", name)
+    parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
@@ -256,7 +249,7 @@ def _imagenet(names: list[str]) -> dict[str, int]:
 
     It has the ids of Imagenette's ten classes only; all thousand need none, in sorted order.
     """
-    if len(names) == _IMAGENET and all(map(_WNID.fullmatch, names)):
+    if len(names) == SYNSETS and all(map(WNID.fullmatch, names)):
         return {}
     from torchvision.datasets import Imagenette
     from torchvision.models._meta import _IMAGENET_CATEGORIES
@@ -286,8 +279,8 @@ def class_names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:
 
     (): they have none that is known.
     """
-    said = any(not (name.isdigit() or _WNID.fullmatch(name)) for name in own)
-    if said or model.is_onnx or model.label_source != "folder" or model.num_classes != _IMAGENET:
+    said = any(not (name.isdigit() or WNID.fullmatch(name)) for name in own)
+    if said or model.is_onnx or model.label_source != "folder" or model.num_classes != SYNSETS:
         return own if len(own) == model.num_classes else ()  # numbers may be fewer
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
@@ -317,21 +310,23 @@ def _make(at: Path, pool: Pool, model: Model, labels: Labels) -> None:
     names = [dataset.name(i) for i in pool.indices]
     _require_finite(model, answers, inputs, names)
     np.save(at / "logits.npy", answers)
-    output = outputs.kind_of(answers, model.output_kind)
+    output = outputs.of_answers(answers, model.output_kind)
     dataset.save(at / _DATASET, _root(pool))
+    said = {
+        IMAGES_SKIPPED: pool.skipped,
+        WEIGHTS_TAKEN: model.taken,
+        NETWORK: "; ".join([f"it answers with {output}"] * (output != "logits") + model.notes),
+        LABELLING: labels.said
+        and f"{'labels' if labels.numbers else 'no accuracy'}: {labels.said}",
+    }
     about = _About(
         engine=model.engine,
         names=names,
         places=pool.indices,
         spec=spec,
         classes=class_names(_own_names(dataset.classes, labels.numbers), model),
-        skipped=pool.skipped,
-        taken=model.taken,
         output=output,
-        network="; ".join([f"it answers with {output}"] * (output != "logits") + model.notes),
-        labelling=f"{'labels' if labels.numbers else 'no accuracy'}: {labels.said}"
-        if labels.said
-        else "",
+        facts={fact: words for fact, words in said.items() if words},
     )
     (at / "about.json").write_bytes(msgspec.json.encode(about))
 

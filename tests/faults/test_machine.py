@@ -39,28 +39,33 @@ def test_a_limit_of_address_space(cli: MakeCli) -> None:
     assert "std::bad_alloc" in found["allocate-natively"][2]
 
 
+def control_group(controller: str, one: tuple[str, str], two: tuple[str, str]) -> Iterator[Path]:
+    """A control group, with the limit (file, content) of version ``one`` or ``two``."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(",") or not controllers:
+            at = Path("/sys/fs/cgroup", controllers, path.lstrip("/"), f"test-{uuid.uuid4().hex}")
+            name, content = one if controllers else two
+            try:
+                at.mkdir()
+                (at / name).write_text(content)
+            except OSError:
+                if at.is_dir():
+                    at.rmdir()
+                continue
+            yield at
+            members = at / "cgroup.procs"
+            wait_for("the group's end", lambda: not members.read_text(), 10)  # noqa: B023
+            at.rmdir()
+            return
+    pytest.skip(f"no control group with a limit of {controller} can be made here")
+
+
 @pytest.fixture
 def memory_cgroup() -> Iterator[Path]:
     """A control group whose members may use LIMIT bytes together."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(",") or not controllers:
-            kind = "memory" if controllers else ""
-            group = Path("/sys/fs/cgroup", kind, path.lstrip("/"), f"test-{uuid.uuid4().hex}")
-            limit = group / ("memory.limit_in_bytes" if controllers else "memory.max")
-            try:
-                group.mkdir()
-                limit.write_text(str(LIMIT))
-            except OSError:
-                if group.is_dir():
-                    group.rmdir()
-                continue
-            yield group
-            members = group / "cgroup.procs"
-            wait_for("the group's end", lambda: not members.read_text(), 10)  # noqa: B023
-            group.rmdir()
-            return
-    pytest.skip("no memory cgroup can be made here")
+    limit = str(LIMIT)
+    yield from control_group("memory", ("memory.limit_in_bytes", limit), ("memory.max", limit))
 
 
 @pytest.mark.slow
@@ -203,27 +208,8 @@ def test_what_was_stopped_is_measured_again_at_most_twice(
 
 @pytest.fixture
 def cpu_quota() -> Iterator[Path]:
-    """A control group, version 1 or 2, whose members have half a core together."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "cpu" in controllers.split(",") or not controllers:
-            at = Path("/sys/fs/cgroup", controllers, path.lstrip("/"), f"test-{uuid.uuid4().hex}")
-            try:
-                at.mkdir()
-                if controllers:
-                    (at / "cpu.cfs_quota_us").write_text("50000")
-                else:
-                    (at / "cpu.max").write_text("50000 100000")
-            except OSError:
-                if at.is_dir():
-                    at.rmdir()
-                continue
-            yield at
-            members = at / "cgroup.procs"
-            wait_for("the group's end", lambda: not members.read_text(), 10)  # noqa: B023
-            at.rmdir()
-            return
-    pytest.skip("no cgroup with a quota can be made here")
+    """A control group whose members have half a core together."""
+    yield from control_group("cpu", ("cpu.cfs_quota_us", "50000"), ("cpu.max", "50000 100000"))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpubench.machine import cgroups, cores, environment, software
+from gpubench.machine import cgroups, cores, environment
 
 
 @pytest.fixture
@@ -286,34 +286,6 @@ def test_gpu_that_says_little(all_gpus: None) -> None:
     del fake.nvmlDeviceGetPersistenceMode  # an older pynvml
     (found,) = environment._gpus(fake)
     assert [found[k] for k in ("clocks", "power_cap_w", "ecc", "persistence")] == [None] * 4
-
-
-# ------------------------------------------------------------------------------ software
-
-
-def test_commit_of_gpubench_is_not_that_of_the_project_around_it(tmp_path: Path) -> None:
-    def git(*words: str) -> None:
-        command = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path), *words]
-        subprocess.run(command, check=True, capture_output=True)
-
-    try:
-        git("init")
-    except FileNotFoundError:
-        pytest.skip("git is not installed: apt-get install git")
-    put(tmp_path, {"own/__init__.py": "", "venv/gpubench/__init__.py": ""})
-    git("add", "own")
-    git("commit", "-m", "first", "--no-gpg-sign")
-    ours = software.commit(tmp_path / "own", own=True)
-    assert len(ours["commit"]) == 40
-    assert ours["dirty"] is False
-    installed = software.commit(tmp_path / "venv/gpubench", own=True)
-    assert installed == {"commit": None, "dirty": None}
-    (tmp_path / "own/__init__.py").write_text("changed")
-    assert software.commit(tmp_path)["dirty"] is True
-
-
-def test_no_repository(tmp_path: Path) -> None:
-    assert software.commit(tmp_path) == {"commit": None, "dirty": None}
 
 
 # ------------------------------------------------------------------------------ comparability

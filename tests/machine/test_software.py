@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,18 +100,46 @@ def test_openvino_finds_nothing_to_report_with(monkeypatch: pytest.MonkeyPatch) 
 # ------------------------------------------------------------------------------ git
 
 
-@pytest.fixture
-def strange(tmp_path: Path) -> Path:
-    """A stranger's repository, whose settings name programs for git to run."""
+Git = Callable[..., object]
 
-    def git(*words: str) -> None:
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    """Runs git in the test's folder, which is a repository."""
+
+    def run(*words: str) -> None:
         command = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path), *words]
         subprocess.run(command, check=True, capture_output=True)
 
     try:
-        git("init")
+        run("init")
     except FileNotFoundError:
         pytest.skip("git is not installed: apt-get install git")
+    return run
+
+
+def test_commit_of_gpubench_is_not_that_of_the_project_around_it(git: Git, tmp_path: Path) -> None:
+    for name in ("own", "venv/gpubench"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "__init__.py").touch()
+    git("add", "own")
+    git("commit", "-m", "first", "--no-gpg-sign")
+    ours = software.commit(tmp_path / "own", own=True)
+    assert len(ours["commit"]) == 40
+    assert ours["dirty"] is False
+    installed = software.commit(tmp_path / "venv/gpubench", own=True)
+    assert installed == {"commit": None, "dirty": None}
+    (tmp_path / "own/__init__.py").write_text("changed")
+    assert software.commit(tmp_path)["dirty"] is True
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    assert software.commit(tmp_path) == {"commit": None, "dirty": None}
+
+
+@pytest.fixture
+def strange(git: Git, tmp_path: Path) -> Path:
+    """A stranger's repository, whose settings name programs for git to run."""
     (tmp_path / "a").write_text("one")
     git("add", "a")
     git("commit", "-m", "x")

@@ -70,10 +70,9 @@ def test_what_was_taken_or_left_out_is_noted_once(tmp_path: Path) -> None:
         for repeat in range(2):
             said = {"weights_taken": "'model' is taken", "images_skipped": "1 of 3: 1 truncated"}
             writer.append(record(repeat, facts=said))
-    assert read(tmp_path).notes == [
-        "images skipped: 1 of 3: 1 truncated",
-        "weights: 'model' is taken",
-    ]
+    file = read(tmp_path)
+    assert file.notes == ["images skipped: 1 of 3: 1 truncated", "weights: 'model' is taken"]
+    assert file.damage == []  # what many runs are read for is told of the files only
 
 
 def test_line_ends_of_another_system_change_nothing(tmp_path: Path) -> None:

@@ -309,6 +309,14 @@ def test_csv_is_tidy_and_complete(run):
     assert p50["unit"] == "ns"
 
 
+def test_csv_says_how_pictures_became_inputs():
+    file = make.run([make.cell()], samples=5, repeats=1)
+    [record] = file.records
+    told = replace(record, parity=replace(record.parity, preprocessing="32x32 (assumed)"))
+    rows = csv.DictReader(io.StringIO(report.render([replace(file, records=[told])], "csv")))
+    assert {row["preprocessing"] for row in rows} == {"32x32 (assumed)"}
+
+
 def test_csv_defuses_formulas():
     file = make.run([make.cell(backend="=cmd()")], samples=5)
     assert "'=cmd()" in report.render([file], "csv")

@@ -70,7 +70,7 @@ def test_the_network_is_looked_at_before_a_time_is_promised(tmp_path: Path) -> N
         ("unsupported", "is fp16: ask for that precision, or give another file for fp32"),
     ]
     Path(file).write_text("<html>404</html>")
-    with pytest.raises(InputError, match="is a web page"):
+    with pytest.raises(InputError, match="is a page of HTML"):
         plan(fits)
 
 

@@ -228,6 +228,16 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     assert file.load(str(path), CATALOG).axes.backend == ("null",)
 
 
+def test_a_model_that_is_there_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "dir.onnx").mkdir()
+    (tmp_path / "link.onnx").symlink_to("gone")
+    for name, why in (("dir", "a folder, not a file"), ("link", "a link to a file that is not")):
+        path = tmp_path / "mine.toml"
+        path.write_text(work(f'model = "{name}.onnx"'))
+        with pytest.raises(SuiteError, match=why):
+            file.load(str(path), CATALOG)
+
+
 def test_probe_with_an_onnx_file(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").touch()
     path = tmp_path / "mine.toml"

@@ -262,9 +262,9 @@ def test_probabilities_are_compared_as_the_logits_that_they_were(reference: Refe
 
 def test_what_answers_are_is_seen_where_the_graph_does_not_say() -> None:
     logits = np.random.default_rng(0).normal(size=(64, 10))
-    assert kinds.kind_of(logits, "logits") == "logits"
-    assert kinds.kind_of(kinds.scores(logits, "logits"), "logits") == "probabilities"
-    assert kinds.kind_of(abs(logits), "probabilities") == "probabilities", "of a sigmoid"
+    assert kinds.of_answers(logits, "logits") == "logits"
+    assert kinds.of_answers(kinds.scores(logits, "logits"), "logits") == "probabilities"
+    assert kinds.of_answers(abs(logits), "probabilities") == "probabilities", "of a sigmoid"
     logs = np.log(kinds.scores(logits, "logits"))
-    assert kinds.kind_of(logs, "log-probabilities") == "log-probabilities"
+    assert kinds.of_answers(logs, "log-probabilities") == "log-probabilities"
     assert kinds.scores(logs, "log-probabilities") == pytest.approx(np.exp(logs))

@@ -277,7 +277,7 @@ def test_labels_of_a_folder_count_when_the_classes_match(
         model = str(tiny_onnx(f"{classes}.onnx", classes=classes))
         workload = Workload(model=model, images=str(tmp_path / "data"))
         made = load(build(workload, Policy(), cache))
-        assert (sorted(made.labels), made.labelling) == (labels, said)
+        assert (sorted(made.labels), made.facts.get("labelling", "")) == (labels, said)
     with pytest.raises(InputError, match=f"policy.min_accuracy = 0.5: .*{re.escape(why[13:])}; gi"):
         build(workload, Policy(min_accuracy=0.5), cache)
 

@@ -85,7 +85,7 @@ def load(folder: Path, note: Callable[[str], object] = _log.warning) -> list[Rec
         except RecordError as error:
             note(f"left out of the A/A history: {error}")
         else:
-            for said in file.notes:
+            for said in file.damage:
                 note(f"in the A/A history: {path}: {said}")
             found.setdefault(file.header.run_id, file)
     return sorted(found.values(), key=lambda f: (f.header.started, f.header.run_id))

@@ -14,7 +14,7 @@ one-sided test at 1 % alarms in up to 2.6 % of identical cells, with the pilots'
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -100,6 +100,8 @@ def view(
             continue
         test = _test(b, c, limits.get(key))
         row = _measured(b, c, test)
+        if row.code == "not-planned":
+            row = replace(row, reason=row.reason + _namesake(b or c, after if b else before))
         if apart and not row.verdict:
             reason = f"differs: {'; '.join(apart)}"
             row = replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
@@ -210,6 +212,16 @@ def _measured(b: Summary | None, c: Summary | None, test: _Test | None) -> Compa
                       n=(len(sides[0]), len(sides[1])))  # fmt: skip
     hole = lost(b, c)
     return replace(row, verdict="MISSING", code=hole[0], reason=hole[1]) if hole else row
+
+
+def _namesake(own: Summary | None, others: Mapping[str, Summary]) -> str:
+    """In what a cell of ``others`` differs that looks like ``own``; ''."""
+    for other in others.values() if own else ():
+        if own and own.cell.label == other.cell.label:
+            told = [n for n in own.cell.__struct_fields__
+                    if getattr(own.cell, n) != getattr(other.cell, n)]  # fmt: skip
+            return f"; there, one of this name has another {', '.join(told)}"
+    return ""
 
 
 def _judged(

@@ -125,7 +125,7 @@ def find(directory: Path, note: Callable[[str], object] = _log.warning) -> Itera
         if file.header.pairing:
             arms += 1
             continue
-        for text in file.notes:
+        for text in file.damage:
             note(f"{file.path}: {text}")
         found += 1
         yield file

@@ -232,7 +232,7 @@ class _Walk:
         """Number of the next pair."""
         for b, c in earlier:
             for arm, record in zip(ARMS, (b, c), strict=True):
-                self._held[arm].note(record)
+                self._held[arm].check(record.cell, record.contents)
             key = str(self._cells.index((b.cell, c.cell)))
             self._note(key, c.stage, pair_of(b, c, self._rates))
             self._next[key] = max(self._next.get(key, 0), c.repeat + 1)

@@ -13,6 +13,7 @@ import gpubench
 from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError
 from gpubench.machine import software
+from gpubench.machine.import_check import try_imports
 from gpubench.machine.processes import run_tied
 
 SYNC_LIMIT_S = 1800.0
@@ -104,18 +105,11 @@ def _clone(top: Path, tree: Path, commit: str) -> None:
 
 
 def has_gpubench(python: Path) -> bool:
-    """Whether ``python`` finds a gpubench of its own (without importing it)."""
-    script = (
-        "import importlib.util, sys; sys.exit(importlib.util.find_spec('gpubench.run') is None)"
-    )
-    environ = software.environ_of_python(other=True)
+    """Whether ``python`` has a gpubench of its own."""
     try:
-        done = subprocess.run(
-            [str(python), "-c", script], capture_output=True, timeout=60, env=environ, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return "error" not in try_imports(["gpubench.run"], 60, python)["gpubench.run"]
+    except OSError:
         return False
-    return done.returncode == 0
 
 
 def _own() -> str:

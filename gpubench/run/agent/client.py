@@ -202,12 +202,11 @@ class AgentClient:
             self.stop()
             return messages.Failure("timeout", f"the agent hung; its log is {self._log}")
 
-    def _select(self, seconds: float) -> list[int]:
-        return select([self._from], [], [], seconds)[0]
-
     def _line(self) -> bytes:
         while b"\n" not in self._pending:
-            ready, late_s = self._pauses.wait(self._select, self._end - monotonic())
+            ready, late_s = self._pauses.wait(
+                lambda seconds: select([self._from], [], [], seconds)[0], self._end - monotonic()
+            )
             self._end += late_s  # the agent could not go on either
             if not ready and monotonic() < self._end:
                 continue

@@ -23,7 +23,7 @@ from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN, Record
+from gpubench.records.record import Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -136,9 +136,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 checked = route.check(session, slots, policy)
             facts["pipeline"] = route.facts
         frozen = stopped({os.getpid(), *descendants([os.getpid()])})
-    said = {IMAGES_SKIPPED: reference.skipped, WEIGHTS_TAKEN: reference.taken}
-    said |= {NETWORK: reference.network, LABELLING: reference.labelling}
-    facts |= {fact: words for fact, words in said.items() if words}
+    facts |= reference.facts
 
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):

@@ -121,9 +121,6 @@ Request = (
 
 GAUGE_TIMEOUT_S = 120.0
 """Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
-BAD_INPUT, BAD_CALIBRATION, CHANGED = "input", "calibration", "changed"
-"""`Failure.kind` of an InputError, a CalibrationError and a ChangedError in a worker; in a record
-'error'."""
 
 
 class Progress(Struct, frozen=True, tag=True):
@@ -134,8 +131,7 @@ class Progress(Struct, frozen=True, tag=True):
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """The request failed; ``kind``: a key of record.FAILURES, 'unavailable', 'unsupported',
-    BAD_INPUT, BAD_CALIBRATION or CHANGED."""
+    """The request failed; ``kind``: a key of record.FAILURES, or that of an error of ours."""
 
     kind: str
     reason: str

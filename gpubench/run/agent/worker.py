@@ -80,20 +80,8 @@ def main(connection: Connection, task: Task, replica: int, queue: Queue | None) 
 
 def failure(error: BaseException) -> messages.Failure:
     """What an exception means for the cell."""
-    if isinstance(error, errors.Unavailable):
-        return messages.Failure("unavailable", _text(error.reason), _text(error.remedy))
-    if isinstance(error, errors.CellFailed):
-        return messages.Failure(error.kind, _text(error.reason))
-    if isinstance(error, errors.Unsupported):
-        return messages.Failure("unsupported", _text(error))
-    if isinstance(error, errors.CalibrationError):
-        return messages.Failure(messages.BAD_CALIBRATION, _text(error))
-    if isinstance(error, errors.ChangedError):
-        return messages.Failure(messages.CHANGED, _text(error))
     if isinstance(error, errors.GpubenchError):
-        return messages.Failure(
-            messages.BAD_INPUT if isinstance(error, errors.InputError) else "error", _text(error)
-        )
+        return messages.Failure(error.kind, _text(error), _text(error.remedy))
     words = _text(f"{type(error).__name__}: {_text(error)}".strip())
     if isinstance(error, MemoryError) or says_no_memory(words):
         return messages.Failure("out-of-memory", words[:2000])

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
+from gpubench.errors import ChangedError
 from gpubench.records.record import merged
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
@@ -102,7 +103,7 @@ class Nodes:
         for rank, reply in replies.items():
             if differ := _differ(first, reply):
                 words = f"node {rank} and node {self._needed[0]} hold different contents of it"
-                return messages.Failure(messages.CHANGED, f"{', '.join(differ)}: {words}")
+                return messages.Failure(ChangedError.kind, f"{', '.join(differ)}: {words}")
         return first
 
     def _measure(self, request: messages.Measure, progress: OnProgress | None) -> messages.Reply:

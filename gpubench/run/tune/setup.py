@@ -150,13 +150,8 @@ def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
 
 
 def _unsupported(backends: Mapping[str, base.Backend], cell: Cell) -> str | None:
-    """By its backend and, of boundary pipeline, its decoder."""
-    try:
-        return backends[cell.backend].unsupported(cell) or availability.unsupported(cell)
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
-        return availability.broken("unsupported", error).reason
+    found = availability.unsupported(cell, backends[cell.backend])
+    return found.reason if isinstance(found, availability.Lack) else found
 
 
 def _check_today(today: Sequence[Cell], plan: planning.Plan) -> None:

@@ -12,7 +12,7 @@ from gpubench import units
 from gpubench.analysis import roofline
 from gpubench.analysis.tune.racing import CHECK
 from gpubench.backends.base import Backend
-from gpubench.errors import InputError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.records.record import Record
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
@@ -64,9 +64,7 @@ class AgentBench:
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
         self.seen = Durations(cache_dir)
-        self.held = Held()
-        for record in earlier:
-            self.held.note(record)
+        self.held = Held(earlier)
         self.ceilings = Ceilings(agent, plan.cores_of, backends)
         self._measuring = Measuring(agent, plan, watcher, self.ceilings, self.seen)
         self.broken: dict[str, str] = {}
@@ -201,6 +199,6 @@ class _Hurried:
         if reply.kind == "timeout":
             words = f"{reply.reason}: building may take half of what is left of the budget"
             return Failure("timeout", words, f"raise --budget above {units.clock(limit)}")
-        if reply.kind == messages.BAD_CALIBRATION and not self.strict:
+        if reply.kind == CalibrationError.kind and not self.strict:
             return Failure("error", reply.reason, reply.remedy)
         return reply

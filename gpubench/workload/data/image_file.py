@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import threading
 import warnings
 from collections import Counter
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from math import isqrt
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from gpubench import files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,23 +193,18 @@ def opened(path: Path | str, most: int | None = None) -> IO[bytes]:
     ``most``: bytes that it may have. Raises Unusable.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            raise Unusable("not a file")
-        # It may have become a pipe by now, and waiting for a writer is not what we want.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        file = files.opened(path)
     except FileNotFoundError as error:
         raise Unusable("broken link" if Path(path).is_symlink() else "no such file") from error
-    except (OSError, ValueError) as error:  # permissions, a link to itself; a null in its name
+    except ValueError as error:  # a null in its name
         raise Unusable("unreadable") from error
-    info = os.fstat(file.fileno())
-    for wrong, reason in (
-        (not stat.S_ISREG(info.st_mode), "not a file"),
-        (info.st_size == 0, "empty"),
-        (most is not None and info.st_size > most, "too large"),
-    ):
-        if wrong:
-            file.close()
-            raise Unusable(reason)
+    except OSError as error:  # permissions, a link to itself
+        other = error.errno in files.NO_FILE
+        raise Unusable("not a file" if other else "unreadable") from error
+    size = os.fstat(file.fileno()).st_size
+    if size == 0 or (most is not None and size > most):
+        file.close()
+        raise Unusable("too large" if size else "empty")
     return file
 
 

@@ -18,6 +18,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 from msgspec import Struct
@@ -30,19 +31,19 @@ from gpubench.workload.data.dataset_index import About
 
 MOST_CLASSES = 100_000
 _MOST_BYTES = 2**27
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # pandas writes 3.0 where a column has gaps
-_CLASS = re.compile(r"0*[0-9]{1,5}(?:\.0*)?")
-_WNID = re.compile(r"n[0-9]{8}")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*|,0)?")  # pandas writes 3.0 where a column has gaps
+_PRINTED = re.compile(r"[+-]?[0-9]\.[0-9]{1,20}[eE][+-][0-9]{2,3}")  # as numpy.savetxt does
+WNID = re.compile(r"n[0-9]{8}")
 _VALIDATION = re.compile(r"(?:.*/)?ILSVRC2012_val_([0-9]{8})\.\w+")
-_SYNSETS = 1000
+SYNSETS = 1000
 """Classes of ImageNet's challenge; the rest of ``meta.mat`` are groups of them."""
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 """What the parts of a data set are called."""
 _DEEPEST = 32
 """Folders that may be taken off a name."""
-_HEADERS = ("labelid", "classid", "classidx", "classindex", "targetid", "categoryid", "labelidx",
-            "target", "label", "labels", "class", "cls", "category", "y")  # fmt: skip
-"""Of the column of classes, the surest first; without case, spaces and underscores."""
+HEADERS = ("labelid", "classid", "classidx", "classindex", "targetid", "categoryid", "labelidx",
+           "target", "label", "labels", "class", "cls", "category", "y")  # fmt: skip
+"""Of the column of classes, the surest first; `plain`."""
 
 
 class NoClass(Exception):
@@ -57,15 +58,26 @@ class _Row(Struct, frozen=True):
 
 def is_number(text: str) -> bool:
     """Whether it says a number, perhaps one that no class can have."""
-    return _NUMBER.fullmatch(text) is not None
+    printed = _PRINTED.fullmatch(text) is not None and float(text).is_integer()
+    return printed or _NUMBER.fullmatch(text) is not None
+
+
+def plain(header: str) -> str:
+    """Without case, spaces and underscores."""
+    return re.sub(r"[\s_-]", "", header).lower()
+
+
+def value(text: str) -> int:
+    """Of what `is_number`."""
+    return int(Decimal(text.replace(",", ".")))
 
 
 def number(text: str, where: str) -> int:
     """A class number. Raises NoClass; ``where``: for its message."""
-    if not _CLASS.fullmatch(text):
+    if not is_number(text) or not 0 <= value(text) < MOST_CLASSES:
         shown = text if len(text) < 40 else text[:40] + "…"
         raise NoClass(f"{where!r} says {shown!r}: expected a class number, 0 to {MOST_CLASSES - 1}")
-    return int(text.partition(".")[0])
+    return value(text)
 
 
 def read(path: Path, names: list[str], about: About) -> tuple[About, list[int]]:
@@ -237,7 +249,7 @@ def _columns(
         if not (fields[at] and fields[of]):
             raise _unclear(path, line, fields)
         label = fields[of].split()[0] if kaggle else fields[of]
-        if kaggle and not _WNID.fullmatch(label):
+        if kaggle and not WNID.fullmatch(label):
             raise _wrong(path, line, f"{label!r} is no WordNet id, such as 'n01440764'")
         rows.append(_Row(line, fields[at], label))
     return rows, places
@@ -280,8 +292,8 @@ def _classes(path: Path, lines: list[tuple[int, list[str]]], header: list[str], 
     columns = list(zip(*(fields for _, fields in lines), strict=True))
     left = [i for i, column in enumerate(columns) if i != at and any(column)]
     if len(left) > 1:
-        called = [re.sub(r"[\s_-]", "", field).lower() for field in header]
-        said = [called.index(word) for word in _HEADERS if word in called]
+        called = list(map(plain, header))
+        said = [called.index(word) for word in HEADERS if word in called]
         left = [i for i in said if i in left][:1] or [
             i
             for i in left
@@ -360,9 +372,9 @@ def _synsets(meta: Path) -> dict[str, str]:
             f"labels: {str(meta)!r} is not ImageNet's meta.mat ({what}); take it "
             "from the development kit (ILSVRC2012_devkit_t12/data)"
         ) from error
-    if len(found) != _SYNSETS or not all(map(_WNID.fullmatch, found.values())):
+    if len(found) != SYNSETS or not all(map(WNID.fullmatch, found.values())):
         raise InputError(
-            f"labels: {str(meta)!r} has {len(found)} classes, expected {_SYNSETS} "
+            f"labels: {str(meta)!r} has {len(found)} classes, expected {SYNSETS} "
             "WordNet ids; take it from the development kit (ILSVRC2012_devkit_t12/data)"
         )
     return found

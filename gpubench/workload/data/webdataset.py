@@ -2,8 +2,8 @@
 
 All before the first dot of a name is the key of an example, the rest is what the member holds of
 it: ``key.mask.png`` is no other picture. An index of places is made once, so that any picture can
-be read at any time; nothing is extracted, and no member but ``.cls`` and ``.json`` is looked into
-(others may be pickles, which run code).
+be read at any time; nothing is extracted, and no member but ``.cls``, ``.json`` and a brief
+``.txt`` is looked into (others may be pickles, which run code).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gpubench import escape
-from gpubench.errors import InputError
+from gpubench.errors import InputError, check_text
 from gpubench.workload.data import image_file, label_files
 from gpubench.workload.data.dataset_index import About, Pictures
 
@@ -30,12 +30,16 @@ _HEADERS = 2**20
 """Bytes that the headers of one member may take: long names, extended attributes."""
 _SMALL = 2**20
 """Bytes of a ``.json``."""
-_JSON_KEYS = ("cls", "label", "class")
+_BRIEF = 16
+"""Bytes of a ``.txt`` that may be a class, and no caption."""
+_JSON_KEYS = label_files.HEADERS[:-1]  # but y, which is a place there
+_IMAGE = ("image", "img")
+_SURE = {".cls": 3, ".json": 2, ".txt": 1}
 
 
 class _Class(Struct, frozen=True):
     sure: int
-    """2: of key.cls, 1: of key.json; 0 and -1: of key.other.cls and key.other.json."""
+    """As _SURE says; 3 less for key.other.cls and the like."""
     number: int
     member: str
     clash: str = ""
@@ -79,7 +83,7 @@ def find(root: Path, archives: list[str]) -> Pictures:
     numbers = sorted({one.number for one in said_of if one})
     places = {number: place for place, number in enumerate(numbers)}
     without = said_of.count(None)
-    notes = "no picture has a .cls, or a .json with a class"
+    notes = "no picture has a .cls, or a .json or .txt with a class"
     about = About(
         kind="folder",
         root=str(root),
@@ -98,13 +102,14 @@ def find(root: Path, archives: list[str]) -> Pictures:
 
 
 def _own(found: _Found) -> list[int]:
-    """One picture of each key: key.jpg, or else the only one. The others are counted."""
+    """One picture of each key: key.jpg, key.image.jpg, or else the only one. Others are counted."""
     of: dict[str, list[int]] = {}
     for i, name in enumerate(found.names):
         of.setdefault(_key(name), []).append(i)
     own = []
     for several in of.values():
         plain = [i for i in several if _plain(found.names[i])]
+        plain = plain or [i for i in several if _word(found.names[i]) in _IMAGE]
         if len(several) == 1 or plain:
             own.append((plain or several)[0])
             found.skipped["other pictures of an example"] += len(several) - 1
@@ -120,8 +125,7 @@ def _index(found: _Found, root: Path, number: int, archive: str) -> None:
     def wrong(what: str) -> InputError:
         return InputError(f"images {str(path)!r}: {what}")
 
-    if any("\ud800" <= character <= "\udfff" for character in str(path)):
-        raise wrong("not UTF-8 text; rename that file or folder")
+    check_text(path)
     try:
         file = image_file.opened(path)
     except image_file.Unusable as error:
@@ -203,7 +207,9 @@ def _take(
         else:
             link = member.issym() or member.islnk()
             found.skipped["link in an archive" if link else "not a file"] += 1
-    elif suffix in (".cls", ".json") and member.isreg() and not member.issparse():
+    elif suffix in _SURE and member.isreg() and not member.issparse():
+        if suffix == ".txt" and member.size > _BRIEF:
+            return
         if member.size > _SMALL:
             raise label_files.NoClass(
                 f"{member.name!r} has {member.size:,} bytes, too many for a class"
@@ -212,7 +218,7 @@ def _take(
         said = _class(member.name, suffix, file.read(member.size))
         if said is None:
             return
-        sure = (2 if suffix == ".cls" else 1) - (0 if _plain(name) else 2)
+        sure = _SURE[suffix] - (0 if _plain(name) else 3)
         before = found.classes.get(key := _key(name))
         if before is None or before.sure < sure:
             found.classes[key] = _Class(sure, said, member.name)
@@ -221,14 +227,18 @@ def _take(
 
 
 def _class(name: str, suffix: str, data: bytes) -> int | None:
+    text = data.decode("utf-8", "replace").strip()
     if suffix == ".cls":
-        return label_files.number(data.decode("utf-8", "replace").strip(), name)
-    try:
-        said = msgspec.json.decode(data)
-    except (ValueError, RecursionError):
-        return None
-    keys = _JSON_KEYS if isinstance(said, dict) else ()
-    values = (str(said.get(key)) for key in keys)
+        return label_files.number(text, name)
+    values = [text]
+    if suffix == ".json":
+        try:
+            said = msgspec.json.decode(data)
+        except (ValueError, RecursionError):
+            return None
+        named = said if isinstance(said, dict) else {_JSON_KEYS[0]: said}
+        called = {label_files.plain(key): str(value) for key, value in named.items()}
+        values = [called.get(key, "") for key in _JSON_KEYS]
     value = next(filter(label_files.is_number, values), None)
     return None if value is None else label_files.number(value, name)
 
@@ -237,6 +247,11 @@ def _key(name: str) -> str:
     """What members of one example share: all before the first dot of the file's name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
+
+
+def _word(name: str) -> str:
+    """What stands between the key and the suffix."""
+    return name.rpartition("/")[2].partition(".")[2].rpartition(".")[0].lower()
 
 
 def _plain(name: str) -> bool:

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from gpubench import files
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,14 +33,11 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """After the protocol's number: how what torch before 1.6 has saved begins."""
 _KINDS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"<", "a page of HTML or XML, not the file itself: download it again, by its raw address"),
     (b"\x89HDF", f"an HDF5 file (Keras?): {_SAVE}"),
-    (b"\x1f\x8b", "compressed with gzip: unpack it"),
     (b"\x08", "an ONNX file, which brings network and weights: give it as the model, model = "
      "'....onnx'"),
 )  # fmt: skip
-"""What files begin with that are no checkpoints, and what they are."""
+"""What else files begin with that are no checkpoints, and what they are."""
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of keys that torch.compile, FSDP and checkpointing add."""
 _AVERAGE = re.compile(r"ema|average|shadow|teacher|swa", re.IGNORECASE)
@@ -120,12 +118,8 @@ class _Unreadable(Exception):
 
 def _kind(head: bytes, name: str) -> str:
     """What a file is that is neither a zip archive nor a pickle of torch's."""
-    text = head.lstrip().lower() if head.lstrip()[:1] == b"<" else head
-    for start, words in _KINDS:
-        if text.startswith(start):
-            return words
-    if not head:
-        return "an empty file"
+    if known := files.strange(head, *_KINDS):
+        return known
     if head[8:10] == b'{"' or name.endswith(".safetensors"):
         return "a safetensors file; torch.save(safetensors.torch.load_file(path), 'weights.pth')"
     if head.startswith(_PICKLE):

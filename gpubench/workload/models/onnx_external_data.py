@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gpubench.cache import MANIFEST
+from gpubench.files import POINTER
 from gpubench.workload.models.onnx_export import FILE
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def external(model: ModelProto, folder: Path) -> list[str]:
             needed = _needed(tensor)
             wanted = (at or 0) + max(length or 0, needed)
             if wanted > size or (length is not None and length < needed):
+                with (folder / name).open("rb") as file:
+                    if file.read(len(POINTER)) == POINTER:
+                        raise ValueError(
+                            f"keeps weights in {name!r}, which is a Git LFS pointer, not the file "
+                            "itself: run `git lfs pull`"
+                        )
                 raise ValueError(
                     f"keeps weights in {name!r}: {tensor.name!r} needs {needed:,} bytes, said to "
                     f"be {'all' if length is None else f'{length:,}'} from {at or 0:,} on of a "

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from gpubench import files
+from gpubench.suite.schema import MOST_SIDE
 from gpubench.suite.types import Layout
 from gpubench.workload.models.onnx_external_data import tensors
 
@@ -27,16 +29,14 @@ MOST_BYTES = 2**31
 """Protobuf's limit."""
 MOST_LITERAL = 256
 """Of batch sizes hidden in a reshape, of which some images are tried."""
-MOST_BATCH, MOST_SIDE = 65_536, 4096
+MOST_BATCH = 65_536
 """Of the input: 64 images must fit into memory before anything says whether it is real."""
 BATCH = "batch"
 """What the copy calls a batch size that is open."""
 _OTHERS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"<", "is a web page, not an ONNX file: download the file itself"),
-    (b"PK\x03\x04", "is a zip archive, as torch.save writes it: export it with torch.onnx.export"),
-    (b"\x80", "is a pickle, not an ONNX file: export the network with torch.onnx.export"),
-    (b"\x89HDF", "is an HDF5 file, as Keras writes it: convert it with tf2onnx"),
+    (b"PK\x03\x04", "a zip archive, as torch.save writes it: export it with torch.onnx.export"),
+    (b"\x80", "a pickle, not an ONNX file: export the network with torch.onnx.export"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes it: convert it with tf2onnx"),
 )
 """How files of other kinds begin, and what to do."""
 _TYPES = {1: "float32", 2: "uint8", 10: "float16", 11: "float32", 16: "bfloat16"}
@@ -79,12 +79,9 @@ def read(file: Path) -> tuple[ModelProto, str]:
     size = file.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"has {size:,} bytes; no ONNX file is larger than {MOST_BYTES:,}")
-    if not size:
-        raise ValueError("is empty (0 bytes): copy or download it again")
     body = file.read_bytes()
-    for start, words in _OTHERS:
-        if body[:200].lstrip().startswith(start):
-            raise ValueError(words)
+    if other := files.strange(body[:200], *_OTHERS):
+        raise ValueError(f"is {other}")
     try:
         model = onnx.load_model_from_string(body)
     except Exception as error:  # protobuf's, which is no dependency here
@@ -178,21 +175,24 @@ def _channels(graph: GraphProto) -> int:
     return shape[1] if len(shape) == 4 else 3
 
 
-def kind_of(graph: GraphProto, name: str) -> Kind:
-    """What the graph makes of the tensor ``name`` at last."""
+def _last(graph: GraphProto, name: str) -> NodeProto | None:
+    """What the tensor ``name`` is made by, but for what only passes it on."""
     made = {output: node for node in graph.node for output in node.output}
     while name in made and made[name].op_type in _PASSING:
         name = made[name].input[0]
-    return _ENDS.get(made[name].op_type, "logits") if name in made else "logits"
+    return made.get(name)
+
+
+def kind_of(graph: GraphProto, name: str) -> Kind:
+    """What the graph makes of the tensor ``name`` at last."""
+    node = _last(graph, name)
+    return _ENDS.get(node.op_type, "logits") if node else "logits"
 
 
 def before_argmax(graph: GraphProto, name: str) -> str | None:
     """Of an output that holds only the numbers of the best classes: what they were taken from."""
-    made = {output: node for node in graph.node for output in node.output}
-    while name in made and made[name].op_type in _PASSING:
-        name = made[name].input[0]
-    found = made.get(name)
-    return found.input[0] if found is not None and found.op_type in ("ArgMax", "TopK") else None
+    node = _last(graph, name)
+    return node.input[0] if node and node.op_type in ("ArgMax", "TopK") else None
 
 
 def literal_batches(graph: GraphProto) -> list[int]:

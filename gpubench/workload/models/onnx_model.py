@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gpubench.workload.models.onnx_graph import Input
 
 T = TypeVar("T")
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the copy of the same file would be another."""
 CARD = "network.json"
 ASSUMED_SIDE = 224
@@ -182,14 +182,17 @@ class OnnxModel(Model):
             part = images[np.arange(at, at + size) % len(images)]  # a full last batch, if fixed
             answers.append(run(part)[0])
         found = np.concatenate(answers)[: len(images)].astype(np.float32)
+        again = run(images[np.arange(size) % len(images)])[0]
+        for at in range(min(_ALONE, len(images), size)):
+            if (apart := self._apart(found[at], again[at])) > _APART:
+                self._bad(
+                    f"answers the same images otherwise each time (relative difference {apart:.2g})"
+                    ", so no answer of it is right: look for a dropout in training mode, or for "
+                    "random numbers; export it in eval mode"
+                )
         for at in range(min(_ALONE, len(images)) if size > 1 else 0):
-            both = np.concatenate([found[at : at + 1], run(images[[at] * (fixed or 1)])[0][:1]])
-            whole = outputs.comparable(both, self._card.kind)
-            rows = whole - whole.mean(axis=1, keepdims=True)
-            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
-            size_of = np.maximum(np.linalg.norm(rows[0]), least)
-            apart = np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30)
-            if apart > (_APART_INT8 if self.precision == "int8" else _APART):  # not of NaN
+            apart = self._apart(found[at], run(images[[at] * (fixed or 1)])[0][0])
+            if apart > (_APART_INT8 if self.precision == "int8" else _APART):
                 self._bad(
                     f"answers an image otherwise alone than in a batch of {size} (relative "
                     f"difference {apart:.2g}), so no answer of it is right: look for a batch "
@@ -197,6 +200,17 @@ class OnnxModel(Model):
                     "it in eval mode"
                 )
         return found
+
+    def _apart(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+        """Relative difference of two answers (classes,) to an image; NaN: one is not finite."""
+        import numpy as np
+
+        with np.errstate(invalid="ignore"):
+            whole = outputs.comparable(np.stack([one, other]), self._card.kind)
+            rows = whole - whole.mean(axis=1, keepdims=True)
+            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
+            size_of = np.maximum(np.linalg.norm(rows[0]), least)
+            return float(np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30))
 
     def first_not_finite(self, image: Inputs) -> str:
         import numpy as np
@@ -283,7 +297,9 @@ class OnnxModel(Model):
         name = self._chosen(own, before, found, size)
         if name in also:
             numbers = next(one for one in own if before[one] == name)
-            notes.append(f"output {numbers!r} only numbers classes, so {name!r} before it is taken")
+            notes.append(
+                f"output {numbers!r} has the best classes only: {name!r} before it is taken"
+            )
         elif len(own) > 1:
             notes.append(f"of the outputs {_listed(own)}, {name!r} is taken")
         if fixed and not given.batch:
@@ -344,8 +360,9 @@ class OnnxModel(Model):
             return array.dtype.kind == "f" and array.shape[:1] == (batch,) and flat
 
         asked, least = [self._output] if self._output else own, 2
-        good = [name for name in asked if fits(name)]
-        good = good or [source for name in asked if fits(source := before[name]) and source]
+        good = [name for name in asked if fits(name) and not before[name]]
+        sources = dict.fromkeys(source for name in asked if (source := before[name]))
+        good = good or [source for source in sources if fits(source)]
         least = 1  # yes or no, where nothing has a number for each class
         good = good or [name for name in asked if fits(name)]
         good = [name for name in good if found[name].ndim == 2] or good

@@ -38,7 +38,7 @@ def comparable(answers: NDArray[np.floating], kind: Kind) -> NDArray[np.float64]
     return np.log(np.maximum(wide, FLOOR)) if kind == "probabilities" else wide
 
 
-def kind_of(answers: NDArray[np.floating], said: Kind) -> Kind:
+def of_answers(answers: NDArray[np.floating], said: Kind) -> Kind:
     """Of finite answers (N, classes): what the graph has ``said``, or shares that add up to 1."""
     sums = answers.sum(axis=1, dtype=float)
     shares = bool((answers >= 0).all() and (abs(sums - 1) < _SUM).all())

@@ -258,6 +258,14 @@ def test_cells_on_one_side_only_are_missing_either_way():
         assert exit_code(found) == 4
 
 
+def test_a_cell_of_the_same_name_that_differs_unseen():
+    runs = [make.run([make.cell(images=images)], samples=5) for images in ("a", "b")]
+    assert {c.reason for c in compare.compare(*runs)} == {
+        f"{side}: not planned; there, one of this name has another images"
+        for side in ("baseline", "candidate")
+    }
+
+
 def lame(file: RecordFile, **changes) -> RecordFile:
     """Its first cell has a single record, and that is no result."""
     dead = Record(**{"cell": CELLS[0], "repeat": 0, "status": "failed", **changes})

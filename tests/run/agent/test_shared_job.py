@@ -137,8 +137,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
         return Go(0, 2 if share else 0, share)
 
     images = np.zeros((4, 3, 16, 16), np.float32)
-    told = dict.fromkeys(("skipped", "taken", "network", "labelling"), "")
-    monkeypatch.setattr(reference, "load", lambda _: Bag(images=images, **told))
+    monkeypatch.setattr(reference, "load", lambda _: Bag(images=images, facts={}))
     monkeypatch.setattr(protocol, "stages", lambda *_: seen.append("stages") or {})
     monkeypatch.setattr(measure_task, "_check", lambda *_: seen.append("check"))
     cell = make_cell(scenario="throughput", boundary="transfer", dispatch="static")

@@ -12,9 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpubench.errors import InputError
+from gpubench.errors import ChangedError, InputError
 from gpubench.run.agent.messages import (
-    CHANGED,
     PROTOCOL,
     Begin,
     BuildReference,
@@ -111,7 +110,7 @@ def test_nodes_whose_folders_hold_different_pictures_are_told_so(suite: Path) ->
             them.agents[rank].before = lambda _, answer=answer: answer
         reply = nodes.ask(BuildReference(them.suite.workload, them.suite.policy))
         assert isinstance(reply, Failure)
-        assert reply.kind == CHANGED
+        assert reply.kind == ChangedError.kind
         assert reply.reason.startswith("images: node 1 and node 0 hold different contents")
 
 

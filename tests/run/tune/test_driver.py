@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.errors import ChangedError, InputError, RecordError
+from gpubench.errors import CalibrationError, ChangedError, InputError, RecordError
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, Record
 from gpubench.run import availability, driver, setup
 from gpubench.run.ab import driver as ab_driver
 from gpubench.run.agent.client import OnProgress
-from gpubench.run.agent.messages import BAD_CALIBRATION, Failure, Prepare, Prepared, Reply, Request
+from gpubench.run.agent.messages import Failure, Prepare, Prepared, Reply, Request
 from gpubench.run.tune import driver as tune_driver
 from gpubench.run.tune import setup as tune_setup
 from gpubench.run.tune import trials, verify
@@ -256,10 +256,10 @@ def test_a_build_may_take_only_part_of_what_is_left() -> None:
 
 def test_pictures_that_nobody_named_to_calibrate_on_end_no_search() -> None:
     request = Prepare(cells(1)[0], (0,), 1200.0)
-    made, _ = hurried(Failure(BAD_CALIBRATION, "all black"), 40.0)
+    made, _ = hurried(Failure(CalibrationError.kind, "all black"), 40.0)
     assert made.ask(request) == Failure("error", "all black")
     made.strict = True
-    assert made.ask(request) == Failure(BAD_CALIBRATION, "all black")
+    assert made.ask(request) == Failure(CalibrationError.kind, "all black")
 
 
 def test_a_search_that_goes_on_has_the_same_model_file(make_job: MakeJob) -> None:

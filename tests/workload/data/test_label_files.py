@@ -44,6 +44,8 @@ def read(tmp_path: Path, text: str | bytes, names: list[str] | None = None) -> S
         # numbers as others write them
         "file,label\na.jpg,2.0\nb c.jpg,0.0\nd.png,1.0\n",
         "a.jpg,002\nb c.jpg,000\nd.png,1\n",
+        "a.jpg;2,0\nb c.jpg;0,0\nd.png;1,0\n",
+        "a.jpg,2.000000000000000000e+00\nb c.jpg,0.000E+00\nd.png,1.0e+000\n",
         # line ends and marks of others
         "a.jpg 2\r\nb c.jpg 0\r\nd.png 1\r\n",
         "a.jpg,2\rb c.jpg,0\rd.png,1\r",
@@ -235,8 +237,7 @@ def test_labels_of_a_file_reach_the_reference(
     made = reference.load(reference.build(work, Policy(), cache))
     found = dict(zip(made.names, made.labels.tolist(), strict=True))
     assert found == {"0.png": 3, "1.png": 0, "2.png": 1, "3.png": -1}
-    assert made.skipped == ""
-    assert made.labelling == "labels: 1 pictures have no label in labels.csv"
+    assert made.facts == {"labelling": "labels: 1 pictures have no label in labels.csv"}
     for text, message in (
         ("0.png,5\n1.png,0\n", "numbers from 0 to 5, and the network's 5 classes are 0 to 4"),
         ("0.png,cat\n1.png,dog\n", r"2 classes \('cat', 'dog'\), and the network has 5"),

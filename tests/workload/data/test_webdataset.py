@@ -94,6 +94,7 @@ def test_a_shard_of_web_dataset(tmp_path: Path) -> None:
         (("x.jpg", "x.mask.png", "x.cls:1", "x.coarse.cls:0", "x.fine.cls:2"), {"x.jpg": 1}, 1),
         (("x.seg.png", "x.jpg", "x.png", "x.json:4"), {"x.jpg": 4}, 2),
         (("x.jpg", "x.meta.json:3"), {"x.jpg": -1}, 0),
+        (("x.image.png", "x.mask.png", "x.cls:3"), {"x.image.png": 3}, 1),
         # names with dots, as long as nothing else has their key
         (("v1.2_a.jpg", "v1.2_a.cls:1", "v2.2_b.jpg", "v2.2_b.cls:0"),
          {"v1.2_a.jpg": 1, "v2.2_b.jpg": 0}, 0),
@@ -105,6 +106,9 @@ def test_a_shard_of_web_dataset(tmp_path: Path) -> None:
         # numbers as others write them
         (("x.jpg", "x.cls:3.0", "y.jpg", "y.json:07.0", "z.jpg", "z.cls:007"),
          {"x.jpg": 3, "y.jpg": 7, "z.jpg": 7}, 0),
+        # a text that is a class, or a caption
+        (("x.jpg", "x.txt:10\n", "y.jpg", "y.txt:2 dogs", "z.jpg", "z.txt:1", "z.cls:4"),
+         {"x.jpg": 10, "y.jpg": -1, "z.jpg": 4}, 0),
     ],
 )  # fmt: skip
 def test_a_key_is_one_example(
@@ -277,6 +281,14 @@ def test_a_json_of_something_else_says_nothing(tmp_path: Path, body: bytes) -> N
     dataset = find(pack(tmp_path / "s.tar", {"a.jpg": encoded(1), "a.json": body}))
     assert dataset.label(0) == -1
     assert dataset.classes == ()
+
+
+@pytest.mark.parametrize(
+    "body", [b"5", b'{"label": "cat", "class_id": 5}', b'{"label": 5.0, "x": 1, "y": 2}']
+)
+def test_where_a_json_says_the_class(tmp_path: Path, body: bytes) -> None:
+    dataset = find(pack(tmp_path / "s.tar", {"a.jpg": encoded(1), "a.json": body}))
+    assert dataset.classes == ("5",)
 
 
 def test_sparse_members_are_no_pictures(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ SYMBOLS = ("batch_size", "num_channels", "height", "width")
           "outputs": {"ArgMax": ("n",), "Softmax": ("n", 5)}}, (3, 8, 8), None, "probabilities",
          "of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"),
         ({"ends": (("ArgMax", {"axis": 1, "keepdims": 0}),), "outputs": {"ArgMax": ("n",)}},
-         (3, 8, 8), None, "logits", "'ArgMax' only numbers classes, so 'z' before it is taken"),
+         (3, 8, 8), None, "logits", "'ArgMax' has the best classes only: 'z' before it is taken"),
         ({"outputs": {"p": None, "z": None}}, (3, 8, 8), None, "logits", "'p', 'z'"),
         ({"weights": Z[:, :3], "outputs": {"z": None, "v": None}, "output": "z"}, (3, 8, 8), None,
          "logits", "'z' is taken"),
@@ -122,6 +122,19 @@ def test_forms_that_files_have(
     np.testing.assert_allclose(model.answers(images), z, rtol=0.02 if half else 1e-4, atol=0.01)
 
 
+def test_the_best_few_are_no_answers(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path / "net.onnx"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "two"))
+    model.graph.node.append(helper.make_node("TopK", ["z", "two"], ["best", "numbers"]))
+    del model.graph.output[:]
+    for name, kind in (("best", TensorProto.FLOAT), ("numbers", TensorProto.INT64)):
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    onnx.save(model, tmp_path / "net.onnx")
+    taken = net(tmp_path / "net.onnx", tmp_path)
+    assert taken.num_classes == WEIGHTS.shape[1]
+    assert taken.notes == ["output 'best' has the best classes only: 'z' before it is taken"]
+
+
 def test_an_output_with_ones_behind_its_classes_and_one_number(tmp_path: Path) -> None:
     """(N, C, 1, 1) is flat; one logit, or one probability, becomes those of two classes."""
     model = net(reshaped(tmp_path / "deep.onnx", [0, 5, 1, 1]), tmp_path)
@@ -151,14 +164,14 @@ def test_open_sizes_are_given_by_the_suite(tmp_path: Path) -> None:
     assert turned.input_shape == (224, 224, 3)
 
 
-def test_the_reference_says_what_was_made_of_the_network(tmp_path: Path) -> None:
+def test_the_reference_says_what_was_made_of_the_network(tmp_path: Path, cache: Cache) -> None:
     file = write(tmp_path / "net.onnx", (2, 3, 8, 8), outputs={"ArgMax": (2,), "Softmax": (2, 5)},
                  ends=(("ArgMax", {"axis": 1, "keepdims": 0}), ("Softmax", {})))  # fmt: skip
-    workload = Workload(model=str(file), weights="file", images="photos")
-    made = load(build(workload, Policy(), Cache(tmp_path / "cache")))
+    workload = Workload(model=str(file), weights="file", images="digits")
+    made = load(build(workload, Policy(), cache))
     assert made.output == "probabilities"
     assert made.logits.sum(axis=1) == pytest.approx(np.ones(64))
-    assert made.network == (
+    assert made.facts["network"] == (
         "it answers with probabilities; of the outputs 'ArgMax', 'Softmax', 'Softmax' is taken"
     )
 
@@ -194,10 +207,12 @@ def written(content: bytes) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (written(b""), r"is empty \(0 bytes\)"),
-        (written(b"\n<!DOCTYPE html><html>404"), "is a web page"),
+        (written(b""), r"is an empty file \(0 bytes\)"),
+        (written(b"\n<!DOCTYPE html><html>404"), "is a page of HTML"),
         (written(b"version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
         (written(b"PK\x03\x04archive"), r"zip archive.*torch.onnx.export"),
+        (written(b"<?xml version='1.0'?><net/>"), "a page of HTML or XML"),
+        (written(b"\x1f\x8b\x08\x00"), "is compressed with gzip: unpack it"),
         (written(b"\x80\x02}q"), "is a pickle"),
         (written(b"\x89HDF\r\n"), "HDF5.*tf2onnx"),
         (written(b"\x00no protobuf"), "is not an ONNX file"),
@@ -231,6 +246,13 @@ def test_an_output_by_a_name_that_there_is_not(tmp_path: Path) -> None:
         net(more, tmp_path, output="c").onnx("fp32")
 
 
+def test_weights_beside_it_that_git_has_not_fetched(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", external=True)
+    file.with_name("w.bin").write_text("version https://git-lfs.github.com/spec/v1\nsize 9")
+    with pytest.raises(InputError, match=r"'w.bin', which is a Git LFS pointer.*git lfs pull"):
+        net(file, tmp_path).onnx("fp32")
+
+
 def test_what_a_file_cannot_have_is_unsupported(tmp_path: Path) -> None:
     """The graph tells of a batch size; of one hidden in a reshape, only a run."""
     fixed = net(write(tmp_path / "fixed.onnx", (2, 3, 8, 8)), tmp_path)
@@ -245,6 +267,14 @@ def test_what_a_file_cannot_have_is_unsupported(tmp_path: Path) -> None:
         half.onnx("fp32")
 
 
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_a_network_that_answers_by_chance_is_told_as_such(batch: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "net.onnx", (batch, 3, 8, 8), outputs={"RandomNormalLike": None},
+                 ends=(("RandomNormalLike", {}),))  # fmt: skip
+    with pytest.raises(InputError, match=r"the same images otherwise each time .* a dropout in"):
+        net(file, tmp_path).answers(np.ones((4, 3, 8, 8), np.float32))
+
+
 @pytest.mark.parametrize("batch", ["n", 4])
 def test_a_network_that_depends_on_its_batch_is_told_as_such(batch: Any, tmp_path: Path) -> None:
     file = write(tmp_path / "net.onnx", (batch, 3, 8, 8), ends=(("Softmax", {"axis": 0}),),
@@ -257,7 +287,9 @@ def test_a_network_that_depends_on_its_batch_is_told_as_such(batch: Any, tmp_pat
     assert (net(dead, tmp_path).answers(images) == np.float32(0.2)).all(), "it is no such network"
 
 
-def test_answers_that_are_not_finite_are_the_networks_own_fault(tmp_path: Path) -> None:
+def test_answers_that_are_not_finite_are_the_networks_own_fault(
+    tmp_path: Path, cache: Cache
+) -> None:
     """Of an ONNX file and of torch's, with the first layer that is not."""
     import torch
 
@@ -266,12 +298,11 @@ def test_answers_that_are_not_finite_are_the_networks_own_fault(tmp_path: Path) 
     file = write(tmp_path / "net.onnx", weights=broken)
     words = r"finite, of 64 of 64 images, .* layer that is not: MatMul 'z', whose weights 'w' are"
     with pytest.raises(InputError, match=words):
-        build(Workload(model=str(file), weights="file", images="photos"), Policy(),
-              Cache(tmp_path / "cache"))  # fmt: skip
+        build(Workload(model=str(file), weights="file", images="digits"), Policy(), cache)
     module = digits_net.build(10)
     layer = next(name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear))
     module.get_parameter(f"{layer}.weight").data[0, 0] = torch.nan
     torch.save(module.state_dict(), tmp_path / "broken.pt")
     with pytest.raises(InputError, match=rf"not finite, of 64 .*: Linear {layer}, whose weight is"):
-        build(Workload(model="digits", weights=str(tmp_path / "broken.pt"), images="photos"),
-              Policy(), Cache(tmp_path / "cache"))  # fmt: skip
+        build(Workload(model="digits", weights=str(tmp_path / "broken.pt"), images="digits"),
+              Policy(), cache)  # fmt: skip
