@@ -206,7 +206,7 @@ def test_a_network_that_does_not_answer_in_time_ends_the_search(
     late = Failure("timeout", "no answer within 60 s")
     monkeypatch.setattr(trials._Hurried, "ask", lambda *_: late)
     job = make_job()
-    with pytest.raises(InputError, match="no answer within 60 s; raise policy.prepare_timeout_s"):
+    with pytest.raises(InputError, match="no answer within 60 s; raise policy"):
         tune_driver.run(job, Watch())
     assert not (job.out / RECORDS).exists()
 
