@@ -14,10 +14,14 @@ from gpubench.records import validation
 from gpubench.records.reader import LONGEST, header_of, locate, record_of
 from gpubench.records.record import BEGIN, BESIDE, RECORDS, Header, Record, encode
 
+LOG = "agent.log"
+"""The workers' own, beside the records."""
+
 
 def check_free(directory: Path) -> None:
     """RecordError where a new run would in the end write over what somebody has there."""
-    for name in BESIDE:
+    linked = [LOG] if (directory / LOG).is_symlink() else []  # it would be appended to
+    for name in (*BESIDE, *linked):
         if os.path.lexists(directory / name):
             raise RecordError(
                 f"{directory / name}: is there already, and is not this run's: move it away, or "

@@ -184,3 +184,10 @@ def test_a_record_that_is_whole_when_a_signal_comes_is_kept(
         with pytest.raises(ends):
             writer.append(record(1))
     assert len(read(tmp_path).records) == kept
+
+
+def test_a_planted_log_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "agent.log").symlink_to(tmp_path / "another")
+    with pytest.raises(RecordError, match="is there already, and is not this run's"):
+        Writer(tmp_path, HEADER)
+    assert not (tmp_path / RECORDS).exists()
