@@ -107,7 +107,10 @@ def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:
 
 
 def check_text(path: str | Path) -> None:
-    """Records and processes take names of files as UTF-8. Raises InputError where one is not."""
+    """Records and processes take names of files as UTF-8. Raises InputError where one is not, or
+    holds a null, which no file's name has."""
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r}: no file has a null in its name")
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

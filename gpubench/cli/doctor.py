@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +21,7 @@ from msgspec import Struct
 from gpubench import escape, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
-from gpubench.machine import cores, environment
+from gpubench.machine import cores, environment, processes
 from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders
@@ -238,8 +240,15 @@ def _registered(
     new = {tuple(m for m in modules if m not in imports) for modules in wanted.values()}
     groups = [g for g in new if g and not any(set(g) < set(other) for other in new)]
     with ThreadPoolExecutor(2) as pool:  # two at a time: imports are heavy on small machines
-        for part in pool.map(lambda group: try_imports(group, timeout_s), groups):
-            imports |= part
+        try:
+            for part in pool.map(lambda group: try_imports(group, timeout_s), groups):
+                imports |= part
+        except BaseException:  # the end of the program: leaving the pool waits for its threads
+            pool.shutdown(wait=False, cancel_futures=True)
+            for pid in processes.descendants([os.getpid()]):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise
     return [
         (part, Check(name, "broken", str(part), REINSTALL))
         if isinstance(part, InputError)

@@ -14,10 +14,14 @@ from gpubench.records import validation
 from gpubench.records.reader import LONGEST, header_of, locate, record_of
 from gpubench.records.record import BEGIN, BESIDE, RECORDS, Header, Record, encode
 
+LOG = "agent.log"
+"""The workers' own, beside the records."""
+
 
 def check_free(directory: Path) -> None:
     """RecordError where a new run would in the end write over what somebody has there."""
-    for name in BESIDE:
+    linked = [LOG] if (directory / LOG).is_symlink() else []  # it would be appended to
+    for name in (*BESIDE, *linked):
         if os.path.lexists(directory / name):
             raise RecordError(
                 f"{directory / name}: is there already, and is not this run's: move it away, or "
@@ -83,7 +87,7 @@ class Writer:
 
         A fact that they would refuse is left out; of a record that they would refuse, only that
         stays. It is on disk when this returns. OSError leaves the file as it was; GpubenchError:
-        another file has taken its place.
+        another file has taken its place, or somebody has cut it.
         """
         stored, line = _readable(record)
         self._write(line)
@@ -92,8 +96,14 @@ class Writer:
 
     def _write(self, line: bytes) -> None:
         fd, rest = self._file.fileno(), memoryview(line)
+        size = os.fstat(fd).st_size
+        if size < self._whole:
+            raise GpubenchError(
+                f"{self.path}: was cut to {size:,} bytes by something else during the run; what "
+                "that has removed is measured again with --resume"
+            )
         try:
-            if os.fstat(fd).st_size > self._whole:
+            if size > self._whole:
                 os.ftruncate(fd, self._whole)  # what a killed writer left
             while rest:
                 rest = rest[os.write(fd, rest) :]

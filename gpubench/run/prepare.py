@@ -46,6 +46,8 @@ class Held:
     def __init__(self, earlier: Iterable[Record] = ()) -> None:
         """``earlier``: records of the sessions before."""
         self._digests: dict[tuple[str, ...], str] = {}
+        self.late: dict[object, messages.Reply] = {}
+        """Of workloads whose reference was not there in time: no arm waits for it once more."""
         for record in earlier:
             self.check(record.cell, record.contents)
 
@@ -124,7 +126,10 @@ def prepare(
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
             request = messages.BuildReference(workload, brief)
-            references[key] = _asked(agent, request, InputError.kind, ChangedError.kind)
+            reply = held.late.get(key) or _asked(agent, request, InputError.kind, ChangedError.kind)
+            if isinstance(reply, messages.Failure) and reply.kind == "timeout":
+                held.late[key] = reply
+            references[key] = reply
         same = family(cell)
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)

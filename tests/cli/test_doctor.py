@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -299,3 +304,26 @@ def test_a_cache_others_may_write_to(tmp_path: Path) -> None:
     (check,) = doctor._cache(tmp_path)
     assert check.status == "broken"
     assert "--cache-dir" in check.remedy
+
+
+def test_ending_it_ends_the_imports_that_it_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, both = [], threading.Barrier(2)
+
+    def tried(_: Sequence[str], timeout_s: float) -> dict[str, Any]:
+        with subprocess.Popen(["sleep", str(100 * timeout_s)]) as child:
+            if not both.wait():
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        ended.append(child.returncode)
+        return {}
+
+    class Registry:
+        def names(self) -> list[str]:
+            return ["a", "b"]
+
+        def get(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(name=name, preload=(name,))
+
+    monkeypatch.setattr(doctor, "try_imports", tried)
+    with pytest.raises(KeyboardInterrupt):
+        doctor._registered(Registry(), {}, 1.0)
+    assert set(ended) == {-signal.SIGKILL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_a_file_that_is_replaced_during_the_run_is_seen_and_nothing_is_lost(
     assert [r.repeat for r in read(out).records] == [0, 1, 2]
 
 
+def test_a_file_that_is_cut_during_the_run_is_seen_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    with Writer(tmp_path, HEADER) as writer:
+        writer.append(record(0))
+        one = (tmp_path / RECORDS).stat().st_size
+        writer.append(record(1))
+        os.truncate(tmp_path / RECORDS, one + 100)
+        for _ in range(2):
+            with pytest.raises(GpubenchError, match=f"cut to {one + 100:,} bytes"):
+                writer.append(record(2))
+    with Writer(tmp_path, None) as writer:
+        writer.append(record(1))
+    assert read(tmp_path).records == [record(0), record(1)]
+
+
 @pytest.mark.parametrize(("ends", "kept"), [(KeyboardInterrupt, 2), (OSError, 1)])
 def test_a_record_that_is_whole_when_a_signal_comes_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException], kept: int
@@ -169,3 +184,10 @@ def test_a_record_that_is_whole_when_a_signal_comes_is_kept(
         with pytest.raises(ends):
             writer.append(record(1))
     assert len(read(tmp_path).records) == kept
+
+
+def test_a_planted_log_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "agent.log").symlink_to(tmp_path / "another")
+    with pytest.raises(RecordError, match="is there already, and is not this run's"):
+        Writer(tmp_path, HEADER)
+    assert not (tmp_path / RECORDS).exists()

@@ -134,3 +134,25 @@ def test_what_the_paths_hold_must_stay(
         if isinstance(r, BuildReference | Prepare)
     ]
     assert limits == [7.0] * 3
+
+
+def test_a_reference_that_was_not_there_in_time_is_not_waited_for_again(
+    tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path]
+) -> None:
+    """By the other arm of an A/B, or by the other cells of a search."""
+    asked: list[Request] = []
+
+    class Slow(Agent):
+        def ask(self, request: Request, progress: OnProgress | None = None) -> Reply:
+            asked.append(request)
+            return worker.failure(self.error)
+
+    made = setup.session(str(write_suite()), {}, cache_dir, tmp_path / "run", False, ())
+    agent, held = Slow(CellFailed("timeout", "no answer within 7 s")), prepare.Held()
+    for _ in range(2):
+        for one in prepare.prepare(
+            agent, made.plan.cells, made.plan, made.backends, {}, Silent(), held
+        ):
+            assert isinstance(one, prepare.NotReady)
+            assert "no answer within 7 s" in getattr(one.why, "reason", "")
+    assert len(asked) == 1

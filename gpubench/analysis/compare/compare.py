@@ -220,7 +220,7 @@ def _namesake(own: Summary | None, others: Mapping[str, Summary]) -> str:
         if own and own.cell.label == other.cell.label:
             told = [n for n in own.cell.__struct_fields__
                     if getattr(own.cell, n) != getattr(other.cell, n)]  # fmt: skip
-            return f"; there, one of this name has another {', '.join(told)}"
+            return f"; the one that reads the same there differs in {', '.join(told)}"
     return ""
 
 

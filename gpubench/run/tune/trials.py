@@ -12,7 +12,7 @@ from gpubench import units
 from gpubench.analysis import roofline
 from gpubench.analysis.tune.racing import CHECK
 from gpubench.backends.base import Backend
-from gpubench.errors import CalibrationError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.records.record import Record
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
@@ -81,7 +81,8 @@ class AgentBench:
         """Start the agent, make the references, and measure what hardware can do.
 
         All of it is before the clock of the budget starts. Raises InputError for a model, weights
-        or images that do not serve, and for pictures that were named to calibrate on and cannot be.
+        or images that do not serve, for a network that does not answer in time, and for pictures
+        that were named to calibrate on and cannot be.
         """
         if self._began is not None:
             return
@@ -91,7 +92,10 @@ class AgentBench:
             self.held,
         )  # fmt: skip
         cells = self._plan.cells
-        self._task(cells[0])
+        first = self._task(cells[0])
+        if isinstance(first, NotReady) and self.held.late:
+            assert isinstance(first.why, Failure)  # noqa: S101  # for mypy
+            raise InputError(f"{first.why.reason}; {first.why.remedy}")
         if calibrated := [c for c in cells if c.precision == "int8" and c.calibration]:
             self._asked.strict = True
             self._task(calibrated[0])

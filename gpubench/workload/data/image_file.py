@@ -196,6 +196,8 @@ def opened(path: Path | str, most: int | None = None) -> IO[bytes]:
         file = files.opened(path)
     except FileNotFoundError as error:
         raise Unusable("broken link" if Path(path).is_symlink() else "no such file") from error
+    except ValueError as error:  # a null in its name
+        raise Unusable("unreadable") from error
     except OSError as error:  # permissions, a link to itself
         other = error.errno in files.NO_FILE
         raise Unusable("not a file" if other else "unreadable") from error

@@ -107,6 +107,7 @@ def closed() -> BytesIO:
         (b"GIF89a but no more", "not an image"),
         (b"", "not an image"),
         ("/missing.png", r"\('/missing.png'\): no such file"),
+        ("a\0.png", r"\('a.x00.png'\): unreadable"),
         (np.zeros((8, 8, 3), np.float32), "an array .8, 8, 3. of float32; expected NumPy's"),
         (np.zeros((8, 8, 4), np.uint8), r"an array .8, 8, 4. of uint8; expected \(H, W, 3\)"),
         (np.uint8(7), r"an? uint8 .. of uint8; expected NumPy's"),

@@ -200,6 +200,17 @@ def test_labels_that_a_floor_needs_are_missed_before_anything_is_measured(
     assert not (job.out / RECORDS).exists()
 
 
+def test_a_network_that_does_not_answer_in_time_ends_the_search(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Failure("timeout", "no answer within 60 s")
+    monkeypatch.setattr(trials._Hurried, "ask", lambda *_: late)
+    job = make_job()
+    with pytest.raises(InputError, match="no answer within 60 s; raise policy"):
+        tune_driver.run(job, Watch())
+    assert not (job.out / RECORDS).exists()
+
+
 def test_only_the_same_search_goes_on(make_job: MakeJob) -> None:
     with pytest.raises(KeyboardInterrupt):
         tune_driver.run(make_job(), Watch(1))
