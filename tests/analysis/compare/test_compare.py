@@ -261,7 +261,7 @@ def test_cells_on_one_side_only_are_missing_either_way():
 def test_a_cell_of_the_same_name_that_differs_unseen():
     runs = [make.run([make.cell(images=images)], samples=5) for images in ("a", "b")]
     assert {c.reason for c in compare.compare(*runs)} == {
-        f"{side}: not planned; there, one of this name has another images"
+        f"{side}: not planned; the one that reads the same there differs in images"
         for side in ("baseline", "candidate")
     }
 
