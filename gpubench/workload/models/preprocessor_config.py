@@ -56,6 +56,8 @@ def read(model: Path, spec: Spec, *, fixed: bool) -> Spec:
         return spec
     with files.opened(file) as opened:
         data = opened.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES:,} bytes")
     try:
         config = msgspec.json.decode(data, type=_Config)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

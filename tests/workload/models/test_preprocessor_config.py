@@ -60,6 +60,7 @@ def test_processors(tmp_path: Path, config: dict[str, Any], right: dict[str, Any
         ("{", "not understood"),
         ("[" * 10**5, "not understood"),
         ({"size": "big"}, "not understood.*size"),
+        pytest.param("{}" + " " * 2**20, "more than 1,048,576 bytes", id="too long"),
         ({}, "has no size"),
         (VIT | {"size": 384}, "says 384x384, and the network takes 224x224"),
         (
