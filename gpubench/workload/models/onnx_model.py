@@ -312,6 +312,8 @@ class OnnxModel(Model):
             yes = "its one probability" if kind == "probabilities" else "its one logit"
             no = "what is left of 1" if kind == "probabilities" else "0"
             notes.append(f"{yes} is that of the second of two classes, that of the first is {no}")
+        elif len(shape) > 1:
+            notes.append(f"output {name!r}, {'x'.join(map(str, shape))} for an image, is flattened")
         onnx_graph.end_at(graph, name, found[name].dtype, fixed, shape)
         onnx_graph.settle(graph, given, self.spec.size, fixed)
         at.joinpath(FILE).write_bytes(model.SerializeToString())

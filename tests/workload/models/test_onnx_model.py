@@ -140,6 +140,7 @@ def test_an_output_with_ones_behind_its_classes_and_one_number(tmp_path: Path) -
     model = net(reshaped(tmp_path / "deep.onnx", [0, 5, 1, 1]), tmp_path)
     images = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32)
     assert told(model.onnx("fp32"))[0][1] == ["batch", 5]
+    assert model.notes == ["output 'Reshape', 5x1x1 for an image, is flattened"]
     np.testing.assert_allclose(model.answers(images), images.mean((2, 3)) @ WEIGHTS, atol=1e-5)
 
     z = images.mean((2, 3)) @ WEIGHTS[:, :1]
