@@ -308,7 +308,7 @@ def test_a_mended_folder_says_so(
         now = replace(pool, skipped=skipped)
         monkeypatch.setattr(datasets, "draw", lambda *_, now=now: now)
         path = reference.build(work, Policy(), Cache(tmp_path / "cache"))
-        told.append(reference.load(path).skipped)
+        told.append(reference.load(path).facts.get("images_skipped", ""))
     assert told == ["1 of 6: 1 empty", ""]
 
 
