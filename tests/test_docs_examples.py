@@ -101,8 +101,9 @@ precision = "fp23"
 repeat = 3
 """
 _SAID_AT_TIMES = """
-PASS FAIL pass takes slower faster less more flagged confirmed none could have found fresh after Holm pairs
-undecided unmeasured measured reached worse told apart tried Scaling weak ideal replica cores' used
+PASS FAIL pass takes slower faster less more flagged confirmed none could have found fresh after
+Holm pairs undecided unmeasured measured reached worse told apart tried Scaling weak ideal
+replica cores' used
 """
 VARIES = " ".join([
     *FLAGS, *FLAGS.values(), *VERDICTS, *VERDICTS.values(), *CODES, *CODES.values(), _SAID_AT_TIMES,
