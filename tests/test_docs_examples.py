@@ -137,8 +137,9 @@ def elsewhere(line: str) -> str | None:
 
 
 def words(said: str) -> set[str]:
-    """Of three letters or more, and none of a path's."""
-    return set(re.findall(r"[A-Za-z][A-Za-z'-]{2,}", re.sub(r"\S*/\w\S*", " ", said)))
+    """Of three letters or more, none of a path's, nor what a line is cut off in."""
+    whole = re.sub(r"\S*/\w\S*|\S* \.\.\.$", " ", said, flags=re.M)
+    return set(re.findall(r"[A-Za-z][A-Za-z'-]{2,}", whole))
 
 
 class Session:
