@@ -136,9 +136,10 @@ class Pool:
             rows, answer = job
             self._since[answer] = monotonic()
             try:
-                answer.set_result(engine.run(rows))
-            except InvalidStateError:
-                pass  # it was given up
+                found = engine.run(rows)
+                with suppress(InvalidStateError):  # it was given up
+                    answer.set_result(found)
+                del found
             except Died as error:
                 self._lost(error, answer)
                 return
