@@ -109,7 +109,7 @@ def network(path: Path) -> None:
 def measure(
     condition: str, suites: int, slowed: int, seed: int, out: Path, limit_s: float, beside: str
 ) -> None:
-    """Append one JSON line a suite to ``out``/CONDITION-SEED.jsonl: so many A/A, and slowed ones."""
+    """Append one JSON line a suite to ``out``/CONDITION-SEED.jsonl: so many A/A and slowed ones."""
     sys.path.insert(0, PLUGIN)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLUGIN, os.getenv("PYTHONPATH")]))
     out.mkdir(parents=True, exist_ok=True)
