@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gpubench import units
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import Summary, invalidated, rated
+from gpubench.analysis.summary import Summary, invalidated, raised, rated
 from gpubench.report import formatting
 from gpubench.report.sections import pipeline
 from gpubench.units import count
@@ -105,7 +105,7 @@ def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
 
     Then the attempts that were thrown away for outside evidence.
     """
-    found = Counter(f for s in summaries for f in s.flags).most_common()
+    found = Counter(f for s in summaries for f in raised(s)).most_common()
     thrown = [n for s in summaries if (n := sum(r.invalidated for r in s.records))]
     return found + ([(invalidated(sum(thrown)), len(thrown))] if thrown else [])
 
