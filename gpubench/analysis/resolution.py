@@ -20,35 +20,37 @@ SMALL = "5 %"
 class Resolution(Struct, frozen=True, kw_only=True):
     """Of the rows of one run."""
 
-    ratio: float
+    ratio: float | None
     """Two rows that differ by this factor have intervals that do not touch: twice the typical
-    half-width, on logs."""
+    half-width, on logs. None where no row has an interval."""
     shared: list[str]
     """Flags that are told here and not at each row, the most frequent first; [] on a machine that
     was not busy."""
 
 
-def resolution(summaries: Sequence[Summary]) -> Resolution | None:
-    """Of one run; None where no row has an interval."""
+def resolution(summaries: Sequence[Summary]) -> Resolution:
+    """Of the rows of one run."""
     bounds = [(v.low, v.high) for s in summaries if s.ranked for v in [s.value]]
     halves = [math.log(high / low) / 2 for low, high in bounds if low and high]
-    if not halves:
-        return None
     shared = Counter(f for s in summaries if s.busy for f in (*LOAD, *FOLLOWS) if f in s.flags)
-    ratio = math.exp(min(700.0, 2 * median(halves)))
-    return Resolution(ratio=ratio, shared=[flag for flag, _ in shared.most_common()])
+    return Resolution(
+        ratio=math.exp(min(700.0, 2 * median(halves))) if halves else None,
+        shared=[flag for flag, _ in shared.most_common()],
+    )
 
 
 def sentence(summaries: Sequence[Summary]) -> str:
-    """'The machine was busy (CPU-WITHHELD, DRIFT): this run separates 1.5x, not 5 %.'
+    """'The machine was busy (CPU-WITHHELD, DRIFT): this run separates 1.5\u00d7, not 5 %.'
 
-    'This run separates 3.1 %.' on a machine that was not; '' without an interval.
+    'This run separates 3.1 %.' on a machine that was not.
     """
     found = resolution(summaries)
-    if found is None:
-        return ""
-    many = f"{significant(found.ratio, 2)}\u00d7, not {SMALL}"
-    told = many if found.ratio >= COARSE else percent(found.ratio - 1)
+    if found.ratio is None:
+        told = "no interval of this run says what it separates"
+    elif found.ratio >= COARSE:
+        told = f"this run separates {significant(found.ratio, 2)}\u00d7, not {SMALL}"
+    else:
+        told = f"this run separates {percent(found.ratio - 1)}"
     if found.shared:
-        return f"The machine was busy ({', '.join(found.shared)}): this run separates {told}."
-    return f"This run separates {told}."
+        return f"The machine was busy ({', '.join(found.shared)}): {told}."
+    return f"{told[0].upper()}{told[1:]}."

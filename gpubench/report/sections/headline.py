@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gpubench import units
+from gpubench.analysis import resolution
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, invalidated, raised, rated
 from gpubench.report import formatting
@@ -134,6 +135,8 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         out.append(f"{text}{formatting.flagged(w.summary)}.")
     if not out:
         out.append("No cell gave a result that can be ranked.")
+    busy = dict.fromkeys(s.run for s in summaries if s.busy)
+    out += [resolution.sentence([s for s in summaries if s.run == run]) for run in busy]
     made = counts(summaries)
     cells = ", ".join(f"{n} {name}" for name, n in made.items())
     return [*out, f"{units.count(sum(made.values()), 'cell')}: {cells}."]
