@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LONGER, OF_TIMEOUT = 10, 0.25
 """A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
 this share of `Policy.timeout_s`, at most."""
+PATIENCE = 4
+"""Sampling goes on until it has `MIN_BLOCKS` samples, up to so many times `Policy.duration_s`."""
 BLANK = Samples(replica=0, device="", durations_ns=[])
 """A replica of which nothing is known."""
 
@@ -192,6 +194,8 @@ def measure(
         seconds=policy.duration_s,
         at_least=sampler.at_least,
         at_most=policy.max_samples,
+        wanted=MIN_BLOCKS,
+        patience_s=PATIENCE * policy.duration_s,
         block_s=sampler.block_s,
         claim=claim,
         clock=clock,
