@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import takewhile
 
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
@@ -30,7 +31,7 @@ from gpubench.analysis.summary import (
 )
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.pipeline import STAGES, skipped
-from gpubench.analysis.tables.run import SCALING, of_cells
+from gpubench.analysis.tables.run import FAILED, SCALING, of_cells
 from gpubench.analysis.tables.table import AXES, Table
 from gpubench.analysis.tune.result import Evidence
 from gpubench.records.record import RecordFile
@@ -53,16 +54,19 @@ NARROW = {
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 SHORTFALLS = 10
 """Lines on scaling, and on pipelines, at the end of a run, at most; the worst come first."""
+SKIPS = ("unavailable", "unsupported")
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
 
-def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+def render(
+    files: Sequence[RecordFile], evidence: Evidence | None = None, *, keys: bool = False
+) -> str:
     """The whole report as plain text, as wide as the terminal (140 columns where there is none).
 
-    ``evidence``: of a search, the A/B of what it recommends.
+    ``evidence``: of a search, the A/B of what it recommends. ``keys``: of cells, for ``--cell``.
     """
     console = plain()
     summaries, view = compare.view(files)
@@ -75,7 +79,10 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         console.print(text(line))
     for made in of_cells(summaries, found):
         console.print()
-        console.print(_stages(made, summaries) if made.title == STAGES else grid(made))
+        if made.title == FAILED:
+            console.print(_problems(made, summaries, keys))
+        else:
+            console.print(_stages(made, summaries) if made.title == STAGES else grid(made, keys))
         if made.title == SCALING and (short := scaling.shown(found)):
             console.print(_shortfalls(short))
     for group in wrong_answers.groups(summaries):
@@ -86,7 +93,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         for line in formatting.nodes(file.header):
             console.print(text(line))
         console.print(text(f"Raw records: {file.path}"))
-        console.print(text(f"Run a cell again: {formatting.command(file.header)}"))
+        where = "" if keys else " (gpubench report --keys shows them)"
+        console.print(text(f"Run a cell again: {formatting.command(file.header)}{where}"))
         for note in file.notes:
             console.print(text(f"Note on {file.path}: {note}"))
     return printed(console)
@@ -133,10 +141,20 @@ def _differing(group: wrong_answers.Group) -> RenderableType:
     return Group(Text(), head, *_below(wrong_answers.lines(group)))
 
 
-def grid(table: Table) -> RenderableType:
+def _problems(table: Table, summaries: Sequence[Summary], keys: bool) -> RenderableType:
+    """What was skipped, by its cause; then what failed, a row for each cell."""
+    status = next(n for n, column in enumerate(table.columns) if column.name == "status")
+    left = [row for row in table.rows if row[status] not in (["unavailable"], ["unsupported"])]
+    skipped = _below(problem_lines(summaries, SKIPS))
+    head = [text(table.title, "bold"), *skipped] if skipped else []
+    return Group(*head, *([grid(replace(table, rows=left), keys)] if left else []))
+
+
+def grid(table: Table, keys: bool = False) -> RenderableType:
     """One table; ± is half the 95 % interval."""
     single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
-    places = [n for n, column in enumerate(table.columns) if column.name not in LEFT_OUT]
+    places = [n for n, column in enumerate(table.columns)
+              if column.name not in LEFT_OUT and (keys or column.unit != "key")]  # fmt: skip
     columns = [table.columns[n] for n in places]
     made = terminal_tables.Folding(
         title=table.title,
@@ -226,12 +244,12 @@ def _answers(s: Summary) -> str:
     return units.percent(agree) + told
 
 
-def problem_lines(summaries: Sequence[Summary]) -> list[str]:
-    """Cells that share backend, status, reason and remedy are one line."""
+def problem_lines(summaries: Sequence[Summary], only: Collection[str] = ()) -> list[str]:
+    """Cells that share backend, status, reason and remedy are one line; ``only``: of statuses."""
     same = Counter(
         (p.summary.cell.backend, p.status, p.reason, p.remedy)
         for p in problems(summaries)
-        if p.status not in UNTRIED
+        if p.status not in UNTRIED and (not only or p.status in only)
     )
     return [
         f"{backend}: {status} ({units.count(n, 'cell')}): {reason}{remedy and f' -> {remedy}'}"
