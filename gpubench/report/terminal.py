@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -44,6 +45,7 @@ from gpubench.report.sections import (
     scaling,
     wrong_answers,
 )
+from gpubench.report.terminal_tables import ANSWERS
 from gpubench.suite.types import Rule
 
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
@@ -180,33 +182,12 @@ def _marks(table: Table, row: list[object]) -> object:
 
 
 def summary(files: Sequence[RecordFile]) -> RenderableType:
-    """For the end of a run: a row per cell, then what was skipped or failed, then the headline."""
+    """For the end of a run: rows side by side with what they compete with, the fastest first; what
+    was skipped, failed or is doubtful; and the answer, where the eye is when a command has ended.
+    """
     summaries = summarise(files)
-    bases = baseline_of(summaries)
-    several = len(files) > 1
-    scenarios = {s.cell.scenario for s in summaries}
-    same = f" {summaries[0].cell.scenario}" if len(scenarios) == 1 else ""
     timed = [s for s in summaries if s.timed]
-    single = all(_single(s.throughput) or _single(s.p50) for s in timed)
-    short = partial(formatting.compact, single=single)
-    rows, styles = [], []
-    for s in timed:
-        label = f"{s.run} {s.cell.label}" if several else s.cell.label
-        p50 = short(s.p50, "ns") if s.cell.scenario == "latency" else formatting.NOTHING
-        rows.append({
-            "cell": formatting.line(label.replace(same, "", 1)), "p50": p50,
-            "images/s": short(s.throughput, "images/s"),
-            "speed-up": short(_speedup(s, bases), "x"),
-            terminal_tables.ANSWERS: _answers(s), "flags": formatting.line(", ".join(flags_of(s))),
-        })  # fmt: skip
-        styles.append("red" if not s.ranked else "yellow")
-    note = _NO_INTERVALS if single else "±: half the 95 % interval."
-    note += " agreement: top-1 with the reference; accuracy: with the labels."
-    top: list[RenderableType] = []
-    top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
-    top += [text(words, "dim") for words in accuracy.preprocessing(timed)]
-    told = headline.told(summaries)
-    told += _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
+    told = _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
     told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
     said = [
         *accuracy.doubts(s.parity for s in timed),
@@ -219,8 +200,90 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         text(line, "red" if ": failed" in line.partition(" (")[0] else "dim")
         for line in problem_lines(summaries)
     ]
-    return Group(*top, *problems, *map(text, told),
-                 *(text(words, "yellow") for words in said))  # fmt: skip
+    return Group(
+        *(_compared(files, timed) if timed else []),
+        *map(text, told),
+        *(text(words, "yellow") for words in said),
+        *problems,
+        Text(),
+        *(text(words, "bold") for words in headline.told(summaries)),
+    )
+
+
+def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[RenderableType]:
+    """Their table, below what all rows have in common."""
+    bases = baseline_of(timed)
+    axes = {id(s): _axes(s) for s in timed}
+    first = axes[id(timed[0])].items()
+    shared = dict(one for one in first if all(one in each.items() for each in axes.values()))
+    groups: dict[str, list[Summary]] = {}
+    for s in timed:
+        own = (words for axis, words in axes[id(s)].items() if axis not in shared)
+        groups.setdefault(", ".join(own), []).append(s)
+    beside = any(len(group) > 1 for group in groups.values())
+    answers = {id(s): _answers(s) for s in timed}
+    heads = Counter(words.partition(" [")[0] for words in answers.values())
+    (usual, many), *others = heads.most_common()
+    single = all(_single(s.throughput) or _single(s.p50) for s in timed)
+    short = partial(formatting.compact, single=single)
+    latencies = [s for s in timed if s.cell.scenario == "latency"]
+    flagged = any(map(flags_of, timed))
+    rows: list[dict[str, str] | str] = []
+    styles: list[str] = []
+    for name, group in groups.items():
+        if beside and name:
+            rows.append(name)
+            styles.append("bold")
+        for s in sorted(group, key=_cost):
+            options = [f"{k}={v}" for k, v in sorted(s.cell.options.items())]
+            words = [" ".join([s.cell.backend, *options]), *([] if beside or not name else [name])]
+            row = {"cell": formatting.line(", ".join(words))}
+            if latencies:
+                row["p50"] = short(s.p50, "ns") if s in latencies else formatting.NOTHING
+            row["images/s"] = short(s.throughput, "images/s")
+            if len(bases) > len({*map(id, bases.values())}):
+                row["speed-up"] = short(_speedup(s, bases), "x")
+            if others:
+                found = answers[id(s)]
+                row[ANSWERS] = "" if found.partition(" [")[0] == usual else found
+            if flagged:
+                row["flags"] = formatting.line(", ".join(flags_of(s)))
+            rows.append(row)
+            styles.append("red" if not s.ranked else "yellow")
+    note = _NO_INTERVALS if single else "±: half the 95 % interval."
+    usual = answers[id(timed[0])] if len({*answers.values()}) == 1 else usual
+    where = "in every row" if many == len(timed) else "where nothing else is said"
+    legend = "match: top-1 with the reference's; accuracy: with the labels"
+    note += f" {ANSWERS}: {usual} {where} ({legend})."
+    told = [words for axis, words in shared.items() if axis != "run"]
+    head = f"{formatting.title(files)}: {', '.join(told)}; "
+    head += ", ".join(dict.fromkeys(formatting.machine(f.header) for f in files))
+    return [text(head), terminal_tables.Cells(rows, styles), text(note, "dim")]
+
+
+def _axes(s: Summary) -> dict[str, str]:
+    """In words what a cell and its baseline have in common."""
+    c = s.cell
+    words = {
+        "model": f"{c.model} ({c.weights})", "images": f"images {c.images}", "device": c.device,
+        "precision": c.precision, "scenario": c.scenario, "boundary": c.boundary,
+        "decoder": c.decoder if c.boundary == "pipeline" else "",
+        "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
+        "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
+        "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
+        "dispatch": c.dispatch if c.dispatch != "independent" else "",
+        "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
+        "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",
+    }  # fmt: skip
+    return {axis: word for axis, word in words.items() if word}
+
+
+def _cost(s: Summary) -> float:
+    """What orders a group: the fastest first, and last what has no rank."""
+    latency, value = s.cell.scenario == "latency", s.value.value
+    if not s.ranked or not value:
+        return math.inf
+    return value if latency else 1 / value
 
 
 def _most(lines: list[str]) -> list[str]:
