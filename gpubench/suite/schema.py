@@ -118,8 +118,9 @@ HELP = {
 }
 
 _NO_MODEL = (
-    "of files only those called .onnx, in small letters, are taken; trained weights are given as "
-    "weights (--weights, workload.weights), and their network by its name"
+    "of files only those called .onnx, in small letters, are taken; a file of trained weights (a "
+    "state dict) belongs to --weights (workload.weights), and its network is named: "
+    "--model resnet50 --weights FILE"
 )
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),
