@@ -194,8 +194,12 @@ def test_a_leader_whose_limits_are_open_is_measured_alone_until_they_are_not():
 
 def test_where_no_limit_can_be_kept_nobody_leads():
     goal = search(THROUGHPUT, Limit(P90, 1.0 * MS))
-    found = judge([A], [record(A, 0, GOOD)], goal)
+    records = [record(A, 0, GOOD)]
+    found = judge([A], records, goal)
     assert status(found) == "violates"
+    # the first try may have met other work: what comes closest is measured until it is settled
+    assert (wanted(found, goal), recommended(found)) == ([(A, 1)], None)
+    found = judge([A], [*records, record(A, 1, GOOD), record(A, 2, GOOD)], goal)
     assert (wanted(found, goal), recommended(found)) == ([], None)
 
 
