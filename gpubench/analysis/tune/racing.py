@@ -27,7 +27,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis import stats
+from gpubench.analysis import floors, stats
+from gpubench.analysis.floors import Floor
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tune import constraints, noise, pruning
 from gpubench.analysis.tune import objective as tune_objective
@@ -35,6 +36,7 @@ from gpubench.analysis.tune.constraints import Kept as Kept
 from gpubench.analysis.tune.noise import Noise
 from gpubench.analysis.tune.objective import Best
 from gpubench.analysis.tune.pruning import Outlook
+from gpubench.records.parity import over_repeats
 from gpubench.records.record import FAILURES, Record
 from gpubench.suite.goal import Metric, Search
 from gpubench.suite.types import Cell
@@ -63,7 +65,8 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     cell: Cell
     status: Status
-    """violates: breaks a limit, or is so close that it cannot be promised."""
+    """violates: breaks a limit, or is so close that it cannot be promised. ruled-out: also what
+    this machine cannot do."""
     reason: str = ""
     n: int = 0
     """Good repeats."""
@@ -72,6 +75,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     behind: Estimate | None = None
     """Cost / the leader's cost: 1.10 is 10 % worse. By differences within blocks."""
     limits: tuple[Kept, ...] = ()
+    floor: Floor | None = None
+    """Of accuracy, where one was asked for and judged."""
     repeats: tuple[int, ...] = ()
     """Numbers of the good repeats."""
     least: float | None = None
@@ -106,8 +111,15 @@ class _Tried(Struct, kw_only=True):
     kept: tuple[Kept, ...] = ()
 
     @property
-    def broken(self) -> list[Kept]:
-        return [k for k in self.kept if k.state == "violated" or k.hopeless]
+    def broken(self) -> list[str]:
+        """What is not kept, or cannot be shown to be: more repeats ask for the same answers."""
+        found = [k.text for k in self.kept if k.state == "violated" or k.hopeless]
+        unsure = self.floor is not None and self.floor.state == "undecided"
+        return found + [self.floor.text] * unsure if self.floor else found
+
+    @property
+    def floor(self) -> Floor | None:
+        return floors.of(over_repeats([r.parity for r in self.records.values() if r.parity]))
 
     @property
     def open(self) -> bool:
@@ -281,7 +293,7 @@ def _failure(found: dict[int, Record], search: Search) -> Standing | None:
         said = wrong[0]
         kind = f"{said.kind}: " if said.kind and said.kind not in said.reason else ""
         reason = kind + (said.reason or FAILURES.get(said.kind, "no reason recorded"))
-        status: Status = "ruled-out" if said.status == "ruled-out" else "failed"
+        status: Status = "failed" if said.status == "failed" else "ruled-out"
     elif any(tune_objective.value(r, objective) for r in good):
         return None
     else:
@@ -347,10 +359,10 @@ def _standing(
 ) -> Standing:
     standing = Standing(
         cell=each.cell, status="alive", n=len(each.costs), value=_value(each, within, search),
-        limits=each.kept, repeats=tuple(sorted(each.records)),
+        limits=each.kept, floor=each.floor, repeats=tuple(sorted(each.records)),
     )  # fmt: skip
     if leader is None:
-        return replace(standing, status="violates", reason=_broken(each))
+        return replace(standing, status="violates", reason="; ".join(each.broken))
     if each is leader:
         behind = Estimate(value=1.0, low=1.0, high=1.0, n=standing.n)
         waiting = "; ".join(k.text for k in each.kept if k.state != "met")
@@ -359,7 +371,7 @@ def _standing(
     centre = _centre(each, leader)
     standing = replace(standing, behind=_behind(centre, found, spread))
     if each.broken:
-        return replace(standing, status="violates", reason=_broken(each))
+        return replace(standing, status="violates", reason="; ".join(each.broken))
     ratio = math.exp(centre)
     said = f"{units.percent(abs(ratio - 1))} {'behind' if ratio >= 1 else 'ahead'}"
     surely = noise.at_least(found, spread, search.alpha / LOOKS)
@@ -371,10 +383,6 @@ def _standing(
     reason = f"{said}; {may} better by more than {units.percentage(search.delta)}"
     tied = standing.rounds >= SIDE and ratio <= 1 + search.delta / 2
     return replace(standing, least=least, reason=reason, tied=tied)
-
-
-def _broken(each: _Tried) -> str:
-    return "; ".join(k.text for k in each.broken)
 
 
 def _value(each: _Tried, within: Noise, search: Search) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -146,7 +147,10 @@ class _Walk:
         known = {(r.cell.key, r.repeat) for r in self.records}
         for skip in job.plan.skips:
             if (skip.cell.key, 0) not in known:
-                self._note(skipped(skip, ()))
+                self.records.append(append(self._writer, skipped(skip, ())))
+        for (reason, remedy), n in Counter((s.reason, s.remedy) for s in job.plan.skips).items():
+            words = f"left out: {units.count(n, 'configuration')}: {reason}"
+            self._watcher.said("; ".join(filter(None, (words, remedy))))
         spent = sum(r.wall_s for r in self.records) + verify.spent_s(job.out)
         bench = AgentBench(
             job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent,

@@ -57,6 +57,7 @@ class Proposals:
             if s.status in racing.RANKED and not any(limit.hopeless for limit in s.limits)
         ]  # fmt: skip
         wrong = {answers(r.cell) for r in records if r.kind in WRONG}
+        wrong |= {answers(s.cell) for s in standings if s.floor and s.floor.state == "undecided"}
         doubts = Counter(
             (r.cell.backend, r.cell.precision) for r in records if r.status == "failed"
         )

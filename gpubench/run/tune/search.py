@@ -60,8 +60,10 @@ class Proposer(Protocol):
 
 def _apart(one: Cell, other: Cell) -> tuple[object, ...]:
     """How far from each other: options that were chosen, precision, placement, batch size."""
-    return (len(other.options), other.precision != one.precision, other.cores != one.cores,
-            abs(other.replicas - one.replicas), abs(math.log2(other.batch_size / one.batch_size)))  # fmt: skip
+    return (
+        len(other.options), other.precision != one.precision, other.cores != one.cores,
+        abs(other.replicas - one.replicas), abs(math.log2(other.batch_size / one.batch_size)),
+    )  # fmt: skip
 
 
 def search(
@@ -162,8 +164,11 @@ class _Walk:
                 replace(what, cell=s.cell) if s.status == "unmeasured" else s
                 for s in self._standings
             ]
+        known = {record.cell.key for record in self._records}
         for standing in self._standings:
             cell, reason = standing.cell, standing.reason
+            if cell.key in known:
+                continue
             if standing.status == "ruled-out" and self._said.get(cell.key) != reason:
                 said = Record(cell=cell, repeat=0, status="ruled-out", reason=reason, started=now())
                 self._note(said)
