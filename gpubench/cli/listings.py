@@ -18,7 +18,7 @@ from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
-from gpubench.run.plan import Durations, sampling_s, task_seconds
+from gpubench.run.plan import Durations, sampling_s, task_seconds, undecidable
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import file
 from gpubench.suite.types import MIN_BLOCKS
@@ -62,6 +62,8 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             "order of its own"
         )
     )
+    if reason := undecidable(plan.suite, Cache(session.cache_dir)):
+        parts.append(Text(reason))
     least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)
     if least > policy.duration_s:
         parts.append(

@@ -369,7 +369,7 @@ def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
     line = "tensorrt: unavailable (2 cells): no CUDA device -> run on a machine with an NVIDIA GPU"
     assert line in made
     assert "failed: parity" in made
-    assert "DRIFT (12 cells): level or spread moved" in made
+    assert "CPU-BUSY (12 cells): other processes used" in made
 
 
 @pytest.mark.parametrize(
