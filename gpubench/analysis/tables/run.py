@@ -172,7 +172,7 @@ def _cost(summaries: list[Summary]) -> Table:
         Column("open", "ns", "lower", "load and make ready, slowest replica; median over repeats"),
         Column("first inference", "ns", "lower", "the first run() and sync, slowest replica; "
                "median over repeats"),
-        Column("total", "ns", "lower", "from nothing to the first answer"),
+        Column("total", "ns", "lower", "from nothing to the end of the first inference"),
     )  # fmt: skip
     body = []
     for group in groups.values():
