@@ -19,7 +19,7 @@ from gpubench.records import samples
 from gpubench.records.parity import Parity, PipelineCheck, over_replicas, worst_pipeline
 from gpubench.records.samples import Count, Ns, Samples
 from gpubench.suite.goal import Search
-from gpubench.suite.types import MIN_BLOCKS, Cell, Natural, Rule, Suite
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Natural, Rule, Suite
 
 SCHEMA = 6
 """Of the files that are written, and the only one that is read."""
@@ -46,11 +46,17 @@ FAILURES = {
 WRONG = ("parity", "accuracy")
 """Kinds of failure by answers alone: what was timed is shown, but never ranked."""
 
+WIDE_INTERVAL = 0.25
+"""Relative half-width of an interval from which its row is marked."""
+
 FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
-    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat: lengthen policy.duration_s",
+    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat, whose noise is most of what "
+    f"repeats differ by, or fewer than {MIN_SAMPLES}: lengthen policy.duration_s",
+    "WIDE-INTERVAL": f"the 95 % interval reaches more than {100 * WIDE_INTERVAL:g} % to either "
+    "side: this row tells large differences only; measure more repeats, or a calmer machine",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
     "BUSY-WHILE-IDLE": "this arm's threads ran while its rival was being measured, for more than "
     "1 % of the time of the cores in use; they spin: of onnxruntime `spinning = false` ends that, "
@@ -67,9 +73,10 @@ FLAGS = {
     "CO-TENANT": "another process used the GPU",
     "NODES-DIFFER": "the machines it ran on differ in driver, clocks or library versions",
     "NO-PARITY": "no reference for this workload: answers were not checked",
-    "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
+    "SPEED-ONLY": "random weights or synthetic images: parity says little about accuracy",
 }
-"""Validity flags: everything a reader must know before believing a number."""
+"""Validity flags: everything a reader must know before believing a number. A record has those of
+its repeat, a row those that stand against the row: `gpubench.analysis.summary.Summary.flags`."""
 
 ENERGY_S = 5.0
 """Counters move in steps, and power is a mean over up to a second: shorter windows say little."""

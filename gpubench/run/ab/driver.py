@@ -383,7 +383,7 @@ class _Walk:
 
     def _record(self, arm: Arm, record: Record) -> Record:
         record = append(self._writers[arm], record)
-        self._watcher.recorded(record)
+        self._watcher.recorded(record, arm)
         return record
 
 
