@@ -31,8 +31,9 @@ from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
 from gpubench.run.agent.worker_group import SAMPLES_NEXT, Team
 
-IDLE_LIMIT_S = 0.15
-"""How long a turn waits for its rival's threads to fall asleep; ONNX Runtime's spin for 0.05 s."""
+IDLE_LIMIT_S = 0.3
+"""How long a turn waits for its rival's threads to fall asleep: ONNX Runtime's spin for 0.03 s,
+Intel's OpenMP's for 0.2 s (KMP_BLOCKTIME), and longer where others keep them from their cores."""
 START_TIMEOUT_S = 240.0
 """Of `Preload`: less than the driver waits for it."""
 PRELOADED = [
