@@ -24,6 +24,7 @@ from gpubench.records.record import ENERGY_S
 from gpubench.units import count, percent
 
 SCALING = "Scaling over replicas"
+FAILED = "Skips and failures"
 _REPEATS = Column("repeats", "count", help="fresh-process executions measured")
 
 
@@ -63,7 +64,8 @@ def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Ta
             fields.append((Column(name, "ns", "lower", text), partial(Summary.percentile, q=q)))
     fields += [_speedup(bases, against), *accuracy.bound(rows),
                (_REPEATS, lambda s: len(s.medians))]  # fmt: skip
-    notes = ["Time for one batch, closed loop; every batch is waited for. 95 % intervals."]
+    notes = ["Time for one batch, closed loop; every batch is waited for. "
+             + summary.pooling(rows, "p50")]  # fmt: skip
     return of_rows("Latency per batch", rows, fields, notes)
 
 
@@ -75,7 +77,8 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
         *accuracy.bound(rows),
         (_REPEATS, lambda s: len(s.rates)),
     ]
-    notes = ["Images completed / wall time, never derived from a latency. 95 % intervals."]
+    notes = ["Images completed / wall time, never derived from a latency. "
+             + summary.pooling(rows, "images/s")]  # fmt: skip
     if any(s.cell.scenario == "latency" for s in rows):
         notes.append("This suite has no throughput scenario: each batch was waited for.")
     return of_rows("Throughput", rows, fields, notes)
@@ -229,4 +232,4 @@ def _failures(summaries: list[Summary]) -> Table:
     untried = sum(s.status in UNTRIED for s in summaries)
     notes = [f"{untried} more cells of a search were not measured, which is no problem: its HTML "
              "report says why."]  # fmt: skip
-    return Table("Skips and failures", columns, rows, notes if untried else [])
+    return Table(FAILED, columns, rows, notes if untried else [])
