@@ -6,10 +6,12 @@ computed in one place. Only numpy is imported here: the summary at the end of a 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import PurePath
+from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -17,9 +19,9 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.records.parity import Parity, PipelineCheck, over_repeats
-from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
+from gpubench.records.record import FAILURES, WIDE_INTERVAL, WRONG, Record, RecordFile
 from gpubench.records.samples import window_slices
-from gpubench.suite.types import Cell, Policy
+from gpubench.suite.types import MIN_SAMPLES, Cell, Policy
 from gpubench.units import count
 
 if TYPE_CHECKING:
@@ -31,8 +33,25 @@ QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 UNTRIED = ("ruled-out", "not reached")
 """Statuses of what a search did not measure: no problem, only counted."""
 
+UNSETTLED = ("DRIFT", "NO-STEADY-STATE")
+
 WIDE = "budget ended before the target width"
 """Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
+
+
+LOAD = ("CPU-BUSY", "CPU-WITHHELD", "CPU-STEAL")
+"""Flags that say that something else had the cores."""
+FOLLOWS = ("DRIFT", "NO-STEADY-STATE", "WIDE-INTERVAL")
+"""Flags that a busy machine brings with it."""
+
+
+def most(flags: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Flags that more than half of the repeats have, each with how many have it.
+
+    The one rule by which flags of repeats become one of the row, for reports and verdicts alike.
+    """
+    found = Counter(flag for each in flags for flag in dict.fromkeys(each))
+    return {flag: n for flag, n in found.items() if 2 * n > len(flags)}
 
 
 class Summary(Struct, frozen=True, kw_only=True, dict=True):
@@ -51,6 +70,9 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     cell: Cell
     records: list[Record]
     """One for each repeat; where a task was run again (resume), its last record."""
+    busy: bool = False
+    """Something else had the cores (`LOAD`) in most cells of the run: that, and what follows from
+    it, is said once, by `analysis.resolution.sentence`, and not by `flags_of` at each row."""
     environment: dict[str, Any] = {}
     nodes: list[dict[str, Any]] = []
     """As in the run's `gpubench.records.record.Header`."""
@@ -91,8 +113,42 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def flags(self) -> dict[str, int]:
-        """Validity flags and in how many repeats each was raised."""
-        return dict(Counter(flag for r in self.records for flag in r.flags))
+        """Flags that stand against the row, and in how many repeats: those of `most` of them that
+        change what may be concluded.
+
+        FEW-SAMPLES: see `_starved`. A level that moves within repeats by less than the interval
+        reaches is covered by it. Of two flags with one cause the nearer one counts.
+        """
+        found = most([r.flags for r in self.timed or self.records])
+        half = self.value.relative_half_width or 0.0
+        if "CPU-WITHHELD" in found:
+            found.pop("CPU-BUSY", None)
+        if "FEW-SAMPLES" in found and not self._starved:
+            del found["FEW-SAMPLES"]
+        if not found.keys().isdisjoint(UNSETTLED):
+            moved = median(_moved(r) for r in self.timed or self.records)
+            if self.policy.target_half_width < moved <= half:
+                found = {f: n for f, n in found.items() if f not in UNSETTLED}
+        if half > WIDE_INTERVAL:
+            found["WIDE-INTERVAL"] = len(self.values)
+        return found
+
+    @property
+    def _starved(self) -> bool:
+        """Whether more samples would help: most repeats have fewer than `MIN_SAMPLES`, or the
+        interval is wider than wanted and noise within repeats is more than half of what their
+        values vary by.
+
+        The variance of a median is taken as pi / 2 that of a mean, as of normal noise.
+        """
+        fewest = [min(len(s.durations_ns) for s in r.replicas) for r in self.timed]
+        if median(fewest or [0]) < MIN_SAMPLES or len(self.values) < 2:
+            return True
+        if (self.value.relative_half_width or 0.0) <= self.policy.target_half_width:
+            return False
+        each = [[math.log(x) for s in r.replicas for x in s.batch_ns] for r in self.timed]
+        within = fmean(math.pi / 2 * variance(logs) / len(logs) for logs in each if logs[1:])
+        return within > variance([math.log(v) for v in self.values.values()]) / 2
 
     @cached_property
     def medians(self) -> dict[int, float]:
@@ -252,6 +308,11 @@ def _worked(s: Summary, same: Sequence[Summary]) -> str:
     return "no other batch size was tried"
 
 
+def raised(s: Summary) -> list[str]:
+    """Flags of its own: without those that the run shares because its machine was busy."""
+    return sorted(s.flags.keys() - ((*LOAD, *FOLLOWS) if s.busy else ()))
+
+
 def flags_of(*summaries: Summary) -> list[str]:
     """Flags of a row built from ``summaries``; a status other than ok comes first.
 
@@ -263,13 +324,23 @@ def flags_of(*summaries: Summary) -> list[str]:
             found[s.status] = None
         elif s.broken:
             found[f"{len(s.broken)} of {len(s.records)} repeats failed"] = None
-        found |= dict.fromkeys(sorted(s.flags))
+        found |= dict.fromkeys(raised(s))
     thrown = sum(r.invalidated for s in summaries for r in s.records)
     if thrown:
         found[invalidated(thrown)] = None
     if any(s.wide for s in summaries):
         found[WIDE] = None
     return list(found)
+
+
+def _moved(r: Record) -> float:
+    """By how much the level moved within a repeat: medians of quarters of its samples, relative."""
+    found = [0.0]
+    for s in r.replicas:
+        n, each = len(s.durations_ns), s.batch_ns
+        parts = [median(each[n * i // 4 : n * (i + 1) // 4]) for i in range(4) if n >= 4]
+        found += [(max(parts) - min(parts)) / median(each)] if parts else []
+    return max(found)
 
 
 def invalidated(attempts: int) -> str:
@@ -289,12 +360,16 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
     for record in file.records:
         cells.setdefault(record.cell.key, record.cell)
         found.setdefault(record.cell.key, {})[record.repeat] = record
+    paired = file.header.pairing is not None
+    seen = [most([r.flags for r in rs.values()]) for rs in found.values()]
+    loaded = sum(not flags.keys().isdisjoint(LOAD) for flags in seen)
     return [
         Summary(
             run=run,
+            busy=2 * loaded > len(seen) and not paired and file.header.search is None,
             baseline=suite.baseline,
             policy=suite.policy,
-            arm=file.header.pairing is not None,
+            arm=paired,
             search=file.header.search is not None,
             cell=cell,
             environment=file.header.environment,

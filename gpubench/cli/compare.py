@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.analysis.compare.compare import View
+    from gpubench.records.record import RecordFile
     from gpubench.run.ab.driver import ABJob
 
 delta_option = click.option(
@@ -153,6 +154,7 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
+    _reasons(files, view)
     if quiet and not as_json and code:
         escape.tell(told.headline(view.rows, view.rule, code))
     if view.arms and (left := view.arms.unfinished()).least:
@@ -166,6 +168,16 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
         )
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
     return code
+
+
+def _reasons(files: Sequence[RecordFile], view: View) -> None:
+    """Why there is nothing to compare, each cause once."""
+    from gpubench.analysis.summary import summarise
+    from gpubench.report import terminal
+
+    if not view.rows:
+        for line in dict.fromkeys(terminal.problem_lines(summarise(files))):
+            escape.tell(line)
 
 
 def _tell(
@@ -266,6 +278,7 @@ def compare(
     if output:
         cli_terminal.save(output, _document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
+    _reasons(files, view)
     sys.exit(code)
 
 

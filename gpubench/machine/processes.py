@@ -21,6 +21,8 @@ PR_SET_PDEATHSIG = 1
 SCRATCH = "GPUBENCH_SCRATCH"
 """Environment variable with the run's temporary directory: all that an agent starts inherits it."""
 END_LIMIT_S = 2.0
+LOOK_S = 0.001
+"""A thread that spins uses CPU time within so long, unless others keep it from its core."""
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -123,6 +125,20 @@ def cpu_ns(pids: Collection[int]) -> int:
         with suppress(OSError):
             total += time.clock_gettime_ns(~pid << 3 | 2)  # man 3 clock_getcpuclockid
     return total
+
+
+def await_idle(pids: Collection[int], limit_s: float) -> bool:
+    """Return when these use no CPU, or after ``limit_s``; whether they have come to rest."""
+    end, before = monotonic() + limit_s, cpu_ns(pids)
+    while pids:
+        time.sleep(LOOK_S)
+        now = cpu_ns(pids)
+        if now == before:
+            break
+        if monotonic() >= end:
+            return False
+        before = now
+    return True
 
 
 def delay_ns(pids: Collection[int]) -> int:

@@ -44,7 +44,7 @@ def one_cell(session: RunJob, suite: str) -> Cell:
         more = ", ..." if len(planned) > 3 else ""
         raise InputError(
             f"{suite}: {len(planned)} cells, and one is deployed: {keys}{more}; choose it with "
-            f"--cell KEY (gpubench plan {suite} lists the keys), or by --backend, --precision, "
+            f"--cell KEY (gpubench plan {suite} --keys lists them), or by --backend, --precision, "
             "--batch-size ..."
         )
     for skip in session.plan.skips:

@@ -41,8 +41,8 @@ Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
 MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes, unless `Policy.max_samples` are fewer."""
 MIN_BLOCKS = 10
-"""Of throughput, where a block holds several batches; with fewer samples, or groups of them, nobody
-can tell whether the machine was steady."""
+"""Of throughput, where a block holds several batches, and of latency where they do not take much
+longer; with fewer samples, or groups of them, nobody can tell whether the machine was steady."""
 
 
 def weights_file(weights: str) -> tuple[str, str]:

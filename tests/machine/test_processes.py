@@ -61,6 +61,21 @@ def test_without_a_watch_nothing_is_told_nor_of_who_has_gone() -> None:
     assert not processes.stopped(())
 
 
+def test_a_rest_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a virtual clock: a thread spins for 40 ms, another for ever."""
+    at = [0.0]
+    monkeypatch.setattr(processes.time, "sleep", lambda s: at.__setitem__(0, at[0] + s))
+    monkeypatch.setattr(processes, "monotonic", lambda: at[0])
+    spins = {1: 0.0, 2: 0.04, 3: 1e9}
+    used = lambda pids: sum(round(1e9 * min(at[0], spins[pid])) for pid in pids)  # noqa: E731
+    monkeypatch.setattr(processes, "cpu_ns", used)
+    for pids, rests, waited in (([], True, 0), ([1], True, 0.001), ([1, 2], True, 0.041),
+                                ([2, 3], False, 0.15)):  # fmt: skip
+        at[0] = 0.0
+        assert processes.await_idle(pids, 0.15) == rests
+        assert at[0] == pytest.approx(waited, abs=0.0011)
+
+
 FIRST = """
 import os, signal
 from gpubench.machine.processes import Ending

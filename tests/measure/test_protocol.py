@@ -11,7 +11,7 @@ import pytest
 from gpubench.measure import protocol, stages, steady_state
 from gpubench.measure.loop import Trace
 from gpubench.records.samples import Samples, rates
-from gpubench.suite.types import Policy
+from gpubench.suite.types import MIN_BLOCKS, Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
 
 IMAGES = np.zeros((1, 3, 4, 4), np.float32)
@@ -236,8 +236,18 @@ def test_steady_noise_is_rarely_flagged(count: int) -> None:
 
 @pytest.mark.parametrize("scenario", ["latency", "throughput"])
 def test_few_samples_are_flagged(scenario: str) -> None:
-    assert "FEW-SAMPLES" in run(constant(4e8), scenario=scenario)[1]
+    assert "FEW-SAMPLES" in run(constant(6e8), scenario=scenario)[1]
     assert "FEW-SAMPLES" not in run(constant(4e6), scenario=scenario)[1]
+
+
+@pytest.mark.parametrize(("batch_ns", "samples"), [(1e7, 100), (3e8, 10), (6e8, 7), (2e9, 5)])
+def test_sampling_goes_on_until_there_are_ten_samples_but_not_for_long(
+    batch_ns: float, samples: int
+) -> None:
+    """`Policy.duration_s` is 1 s, and sampling ends after four times as long."""
+    measured, flags, *_ = run(constant(batch_ns))
+    assert len(measured.durations_ns) == pytest.approx(samples, abs=samples // 100)
+    assert ("FEW-SAMPLES" in flags) == (samples < MIN_BLOCKS)
 
 
 @pytest.mark.parametrize("count", [50, 200, 400, 1000])

@@ -24,6 +24,7 @@ from gpubench.records.record import ENERGY_S
 from gpubench.units import count, percent
 
 SCALING = "Scaling over replicas"
+FAILED = "Skips and failures"
 _REPEATS = Column("repeats", "count", help="fresh-process executions measured")
 
 
@@ -232,4 +233,4 @@ def _failures(summaries: list[Summary]) -> Table:
     untried = sum(s.status in UNTRIED for s in summaries)
     notes = [f"{untried} more cells of a search were not measured, which is no problem: its HTML "
              "report says why."]  # fmt: skip
-    return Table("Skips and failures", columns, rows, notes if untried else [])
+    return Table(FAILED, columns, rows, notes if untried else [])

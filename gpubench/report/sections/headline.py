@@ -9,8 +9,9 @@ from typing import Literal
 from msgspec import Struct
 
 from gpubench import units
+from gpubench.analysis import resolution
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import Summary, invalidated, rated
+from gpubench.analysis.summary import Summary, invalidated, raised, rated
 from gpubench.report import formatting
 from gpubench.report.sections import pipeline
 from gpubench.units import count
@@ -105,7 +106,7 @@ def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
 
     Then the attempts that were thrown away for outside evidence.
     """
-    found = Counter(f for s in summaries for f in s.flags).most_common()
+    found = Counter(f for s in summaries for f in raised(s)).most_common()
     thrown = [n for s in summaries if (n := sum(r.invalidated for r in s.records))]
     return found + ([(invalidated(sum(thrown)), len(thrown))] if thrown else [])
 
@@ -134,6 +135,8 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         out.append(f"{text}{formatting.flagged(w.summary)}.")
     if not out:
         out.append("No cell gave a result that can be ranked.")
+    busy = dict.fromkeys(s.run for s in summaries if s.busy)
+    out += [resolution.sentence([s for s in summaries if s.run == run]) for run in busy]
     made = counts(summaries)
     cells = ", ".join(f"{n} {name}" for name, n in made.items())
     return [*out, f"{units.count(sum(made.values()), 'cell')}: {cells}."]

@@ -210,11 +210,11 @@ def staged(repeats: int, **changes) -> list[str]:
 
 
 def test_a_second_stage_that_ended_early_says_so():
-    assert staged(4, launch=0.2) == [WIDE]
-    assert staged(8, launch=0.2) == []  # all that the policy allows
+    assert staged(4, launch=0.05) == [WIDE]
+    assert staged(8, launch=0.05) == []  # all that the policy allows
     assert staged(4, launch=0.0001) == []  # narrow enough
-    assert staged(2, launch=0.2) == []  # the pilot itself is not complete
-    once = make.run([make.cell()], repeats=3, launch=0.2, policy=Policy(repeats=3, max_repeats=3))
+    assert staged(2, launch=0.01) == []  # the pilot itself is not complete
+    once = make.run([make.cell()], repeats=3, launch=0.05, policy=Policy(repeats=3, max_repeats=3))
     assert flags_of(summarise([once])[0]) == []
 
 
@@ -339,7 +339,7 @@ def test_a_cell_with_one_broken_repeat_stays_ranked_and_says_so():
     assert "1 of 3 repeats failed" in found["flags"]
 
 
-def test_flags_are_the_union_over_repeats():
+def test_flags_are_those_of_most_repeats():
     file = make.realistic(samples=40)
     flagged = [r for r in rows(tables(file)["Throughput"])
                if r["backend"] == "onnxruntime" and r["batch"] == 16]  # fmt: skip

@@ -47,7 +47,7 @@ class Watch(Silent):
     def __init__(self, stop: int = 0) -> None:
         self.stop, self.records, self.leads = stop, list[Record](), list[str]()
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         self.records.append(record)
         if len(self.records) == self.stop:
             raise KeyboardInterrupt
@@ -94,7 +94,7 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     class InProof(Watch):
-        def recorded(self, record: Record) -> None:
+        def recorded(self, record: Record, arm: str = "") -> None:
             super().recorded(record)
             if record.stage and record.repeat == 1:
                 raise KeyboardInterrupt
