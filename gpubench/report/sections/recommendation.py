@@ -84,12 +84,13 @@ def gain(found: View, best: Standing) -> str:
 
 
 def ties(found: View, best: Standing) -> list[str]:
-    """'Not told apart from openvino int8, batch 32, 2 replicas; recommended is the simplest'."""
+    """'Not told apart from openvino int8, batch 32, 2 replicas and 3 more; ...'."""
     others = racing.ties(found.standings, best)
     if not others:
         return []
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return [f"Not told apart from {where(found, others[0])}{more}: the simplest is recommended"]
+    rule = f"of those within {units.percentage(racing.ALIKE)} the simplest is recommended"
+    return [f"Not told apart from {where(found, others[0])}{more}; {rule}"]
 
 
 def default(found: View, base: Standing) -> str:
