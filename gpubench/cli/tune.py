@@ -86,7 +86,7 @@ def tune(
     cache_dir: Path | None,
     **chosen: Any,
 ) -> None:
-    """Find the fastest configuration of MODEL on this machine that is still right.
+    """Find the fastest configuration of MODEL on this machine that is still accurate.
 
     Backends, precisions, batch sizes, replicas and runtime options are searched within the limits.
     What is found is compared with today's default in an interleaved A/B, and written to best.toml.

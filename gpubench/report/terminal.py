@@ -253,8 +253,7 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
     note = _NO_INTERVALS if single else "±: half the 95 % interval."
     usual = answers[id(timed[0])] if len({*answers.values()}) == 1 else usual
     where = "in every row" if many == len(timed) else "where nothing else is said"
-    legend = "match: top-1 with the reference's; accuracy: with the labels"
-    note += f" {ANSWERS}: {usual} {where} ({legend})."
+    note += f" {ANSWERS} (top-1 with the reference's answers / with labels): {usual} {where}."
     told = [words for axis, words in shared.items() if axis != "run"]
     head = f"{formatting.title(files)}: {', '.join(told)}; "
     head += ", ".join(dict.fromkeys(formatting.machine(f.header) for f in files))

@@ -43,12 +43,13 @@ def test_the_table_of_a_run_cuts_off_and_breaks_nothing(run, width):
 def test_answers_that_rows_share_are_said_once(run, width, below):
     made = " ".join(plain(terminal.summary([run]), width).split())
     assert made.count("100.0 % / 93.8 %") == 1
-    assert "match / accuracy: 100.0 % / 93.8 % where nothing else is said" in made
+    legend = "match / accuracy (top-1 with the reference's answers / with labels): "
+    assert f"{legend}100.0 % / 93.8 % where nothing else is said" in made
     assert made.count("41.0 % /") == 8
     assert made.count("match / accuracy 41.0 %") == below  # each below its row
     alike = make.run([make.cell(), make.cell(batch_size=8)], samples=20)
     made = " ".join(plain(terminal.summary([alike]), 60).split())
-    assert re.search(r"match / accuracy: 100.0 % / 93.8 % \S* \S* in every row", made)
+    assert re.search(rf"{re.escape(legend)}100.0 % / 93.8 % \S* \S* in every row", made)
 
 
 def test_rows_stand_beside_what_they_compete_with_and_say_no_constant():

@@ -126,12 +126,12 @@ def sureness(found: View) -> str:
 
 
 def answers(found: View, s: Standing) -> str:
-    """'Answers: 99.2 % agree with the reference; accuracy 97.4 % [..], 0.3 points below its'."""
+    """'Answers: 99.2 % match the reference; accuracy 97.4 % [..], 0.3 points below its'."""
     summary = found.summaries[s.cell.key]
     agree, right = accuracy.agreement(summary), accuracy.accuracy(summary)
     if agree is None:
         return "Answers: not checked"
-    words = [f"Answers: {units.percent(agree)} agree with the fp32 reference's"]
+    words = [f"Answers: {units.percent(agree)} match the fp32 reference's"]
     if right.value is not None:
         words.append(f"accuracy {formatting.full(right, 'share of n')}{_drop(summary)}")
     if s.floor:
@@ -226,7 +226,7 @@ def _nothing(found: View) -> list[str]:
         if not result.measured(found):
             could = "could be" if result.causes(found) else "was"
             return [f"No recommendation: nothing {could} measured"]
-        return ["No recommendation: no configuration gave right answers"]
+        return ["No recommendation: no configuration gave answers that match the reference"]
     lines = [*_nearest(found, near), answers(found, near)]
     seen, of = backends(found)
     if not racing.compared(found.standings):
