@@ -38,8 +38,10 @@ def chart(t: Trend) -> dict[str, Any]:
 def _axis(t: Trend) -> dict[str, Any]:
     """Names of runs: the date, and below it the commit."""
     last = len(t.points) - 1
-    some = {round(last * n / (TICKS - 1)) for n in range(TICKS)} | {c.at for c in t.changes}
-    named = {n + 1: [t.points[n].started[:10], t.points[n].commit[:7]] for n in sorted(some)}
+    new = {c.at for c in t.changes}
+    some = {round(last * n / (TICKS - 1)) for n in range(TICKS)}
+    free = {n for n in some if all(abs(n - at) > last / TICKS / 1.5 for at in new)}
+    named = {n + 1: [t.points[n].started[:10], t.points[n].commit[:7]] for n in sorted(new | free)}
     return {
         "values": list(named),
         "labelExpr": f"({json.dumps(named)})[datum.value]",
