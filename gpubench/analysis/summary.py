@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import PurePath
 from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,26 @@ def most(flags: Sequence[Sequence[str]]) -> dict[str, int]:
     return {flag: n for flag, n in found.items() if 2 * n > len(flags)}
 
 
+Values = Callable[["Summary"], dict[int, float]]
+"""Repeat -> a value above 0."""
+
+
+class Session:
+    """The cells of one run: what is fitted to all of them is fitted once."""
+
+    def __init__(self) -> None:
+        self.cells: list[Summary] = []
+        self._fits: dict[tuple[str, str], stats.TwoWay] = {}
+
+    def fit(self, metric: str, values: Values, s: Summary) -> stats.TwoWay:
+        """``metric`` of the cells that are measured like ``s``, which is one of them."""
+        named = metric, s.cell.scenario
+        if named not in self._fits:
+            alike = [c for c in self.cells if c.cell.scenario == s.cell.scenario]
+            self._fits[named] = stats.two_way({c.key: values(c) for c in alike}, s.pilot)
+        return self._fits[named]
+
+
 class Summary(Struct, frozen=True, kw_only=True, dict=True):
     """One cell of one run."""
 
@@ -76,6 +96,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     environment: dict[str, Any] = {}
     nodes: list[dict[str, Any]] = []
     """As in the run's `gpubench.records.record.Header`."""
+    session: Session | None = None
+    """The cells that its intervals are computed with; None: it stands alone, as an arm does."""
 
     @cached_property
     def key(self) -> str:
@@ -174,15 +196,36 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """
         return 0 if self.arm or self.search else self.policy.repeats
 
+    def fit(self, metric: str, values: Values) -> stats.TwoWay:
+        """``values``, called ``metric``, of the cells that its intervals are computed with."""
+        if self.session is None:
+            return stats.two_way({self.key: values(self)}, self.pilot)
+        return self.session.fit(metric, values, self)
+
+    def level(self, metric: str, values: Values) -> Estimate:
+        """Mean of logs over repeats, with its interval: how every value of a cell is computed."""
+        return self.fit(metric, values).level(self.key)
+
     @cached_property
     def p50(self) -> Estimate:
         """Headline latency, ns: mean of logs of the repeats' medians."""
-        return stats.geometric_mean(list(self.medians.values()), self.pilot)
+        return self.level("p50", _medians)
 
     @cached_property
     def throughput(self) -> Estimate:
         """Images/s: mean of logs over repeats."""
-        return stats.geometric_mean(list(self.rates.values()), self.pilot)
+        return self.level("images/s", _rates)
+
+    def percentile(self, q: float) -> Estimate:
+        """Latency, ns: mean of logs of the repeats' percentiles ``q``, if they have the samples."""
+        why = stats.too_few(self.samples_ns, q)
+        least = math.ceil(1 / (1 - q))
+        short = [len(x) for x in self.series_ns.values() if len(x) < least]
+        if not why and short:
+            why = f"n too small: a repeat with {min(short)} of {least}"
+        if why:
+            return Estimate(n=len(self.samples_ns), why=why)
+        return self.level(f"p{100 * q:g}", partial(_percentiles, q=q))
 
     @property
     def value(self) -> Estimate:
@@ -203,23 +246,34 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         half, done = self.value.relative_half_width, len(self.records)
         two_stages = self.pilot > 0 and not self.broken and not self.search
         second = two_stages and self.pilot <= done < self.policy.max_repeats
-        return second and half is not None and half > self.policy.target_half_width
+        wide = self.value.span is not None or (half or 0.0) > self.policy.target_half_width
+        return second and wide
+
+    @cached_property
+    def series_ns(self) -> dict[int, NDArray[np.float64]]:
+        """Repeat -> latencies in its common windows, in the order in which the batches ended."""
+        import numpy as np
+
+        found: dict[int, NDArray[np.float64]] = {}
+        for record in self.timed:
+            series = []
+            for visit in record.visits:
+                each, ends = [], []
+                for x, inside in zip(visit, window_slices(visit), strict=True):
+                    spans = np.asarray(x.durations_ns, np.float64)
+                    each.append(np.asarray(x.batch_ns, np.float64)[inside])
+                    ends.append(x.start_ns + spans.cumsum()[inside])
+                joined = np.concatenate(each)
+                series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
+            found[record.repeat] = np.concatenate(series) if series else np.empty(0)
+        return found
 
     @cached_property
     def samples_ns(self) -> NDArray[np.float64]:
-        """Latencies in all repeats' common windows, in the order in which the batches ended."""
+        """`series_ns` of all repeats, one after the other."""
         import numpy as np
 
-        series = []
-        for visit in (v for r in self.timed for v in r.visits):
-            each, ends = [], []
-            for x, inside in zip(visit, window_slices(visit), strict=True):
-                spans = np.asarray(x.durations_ns, np.float64)
-                each.append(np.asarray(x.batch_ns, np.float64)[inside])
-                ends.append(x.start_ns + spans.cumsum()[inside])
-            joined = np.concatenate(each)
-            series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
-        return np.concatenate(series) if series else np.empty(0)
+        return np.concatenate([np.empty(0), *self.series_ns.values()])
 
     @cached_property
     def parity(self) -> Parity | None:
@@ -231,6 +285,19 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """Boundary ``pipeline``: the worst check of the whole pipeline of all repeats."""
         checks = [r.pipeline for r in self.records if r.pipeline is not None]
         return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
+
+
+def _medians(s: Summary) -> dict[int, float]:
+    return s.medians
+
+
+def _rates(s: Summary) -> dict[int, float]:
+    return s.rates
+
+
+def _percentiles(s: Summary, q: float) -> dict[int, float]:
+    """Of the repeats that have samples enough for one without bias."""
+    return {n: stats.percentile(x, q) for n, x in s.series_ns.items() if len(x) * (1 - q) >= 1}
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -363,7 +430,8 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
     paired = file.header.pairing is not None
     seen = [most([r.flags for r in rs.values()]) for rs in found.values()]
     loaded = sum(not flags.keys().isdisjoint(LOAD) for flags in seen)
-    return [
+    session = Session()
+    session.cells += [
         Summary(
             run=run,
             busy=2 * loaded > len(seen) and not paired and file.header.search is None,
@@ -375,9 +443,11 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             environment=file.header.environment,
             nodes=file.header.nodes,
             records=[record for _, record in sorted(found.get(key, {}).items())],
+            session=None if paired else session,
         )
         for key, cell in cells.items()
     ]
+    return session.cells
 
 
 def run_names(files: Sequence[RecordFile]) -> list[str]:
@@ -432,11 +502,33 @@ def rated(summaries: Sequence[Summary]) -> list[Summary]:
 
 def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
-    if other.cell.scenario == "throughput":
+    if other.cell.scenario != "latency":
         return gain(base, other)
-    return stats.ratio(other.medians, base.medians, (other.pilot, base.pilot))
+    found = log_saved(base, other)
+    return found.estimate() if found else Estimate(why="not measured")
 
 
 def gain(base: Summary, other: Summary) -> Estimate:
     """Images/s of ``other`` / images/s of ``base``."""
-    return stats.ratio(base.rates, other.rates, (base.pilot, other.pilot))
+    found = log_gain(base, other)
+    return found.estimate() if found else Estimate(why="not measured")
+
+
+def log_gain(base: Summary, other: Summary) -> stats.LogRatio | None:
+    """log of `gain`; None where one of them has no images/s."""
+    return _log_ratio(base, other, "images/s", _rates)
+
+
+def log_saved(base: Summary, other: Summary) -> stats.LogRatio | None:
+    """log of the p50 of ``base`` / p50 of ``other``; None where one of them has none."""
+    return _log_ratio(other, base, "p50", _medians)
+
+
+def _log_ratio(base: Summary, other: Summary, metric: str, values: Values) -> stats.LogRatio | None:
+    """log(other / base). Of two runs, or two scenarios: without pooling."""
+    if not values(base) or not values(other):
+        return None
+    same = base.session is not None and base.session is other.session
+    if same and base.cell.scenario == other.cell.scenario:
+        return base.fit(metric, values).ratio(base.key, other.key)
+    return stats.log_ratio(values(base), values(other), (base.pilot, other.pilot))

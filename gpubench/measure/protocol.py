@@ -1,4 +1,4 @@
-"""How one cell is measured: warm-up, sampling, steady state, and how many repeats are enough."""
+"""How one cell is measured: warm-up, sampling, steady state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import resource
 from collections.abc import Callable, Sequence
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -312,20 +312,3 @@ def _block(
     took = max(1, sample(enqueue, finish, iterations=tried, clock=clock).durations[0])
     fits = block_ns <= took <= 2 * block_ns
     return tried if fits else math.ceil(tried * 1.1 * block_ns / took), max(1, took // tried)
-
-
-def repeats_needed(values: Sequence[float], target: float) -> int:
-    """Repeats for a 95 % interval of relative half-width ``target``, from a pilot's ``values``.
-
-    Stein's two-stage rule on logarithms (Stein, "A two-sample test for a linear hypothesis whose
-    power is independent of the variance", Annals of Mathematical Statistics 16, 1945): the sd is
-    the pilot's, with the pilot's degrees of freedom, so the interval keeps its level.
-    """
-    pilot = len(values)
-    if pilot < 2 or min(values) <= 0:
-        return pilot
-    from scipy.special import stdtrit
-
-    sd = stdev(math.log(value) for value in values)
-    quantile = float(stdtrit(pilot - 1, 0.975))
-    return max(pilot, math.ceil((quantile * sd / math.log1p(target)) ** 2))

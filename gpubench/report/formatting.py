@@ -81,6 +81,9 @@ def _estimate(e: Estimate, unit: str) -> Shown:
     decimals = units.digits_for(half) - 1
     decimals -= math.floor(math.log10(abs(value))) if value else 0
     main = _fixed(value, decimals) + suffix
+    if e.span:
+        ends = " to ".join(_fixed(end * factor, decimals) for end in e.span)
+        return Shown(main, f"{e.why}: repeats {ends}")
     if e.low is None or e.high is None:
         return Shown(main, e.why.partition(":")[0])
     bounds = f"[{_fixed(e.low * factor, decimals)}, {_fixed(e.high * factor, decimals)}]"

@@ -12,7 +12,6 @@ from typing import NoReturn
 import msgspec
 
 from gpubench import __version__, escape
-from gpubench.analysis import stats
 from gpubench.analysis.summary import summarise
 from gpubench.errors import GpubenchError, InputError, RecordError, check_text
 from gpubench.pipeline.decoders import base as decoders
@@ -208,7 +207,7 @@ def _figures(session: RunJob, suite: str, now: Record) -> Measured | None:
                 run_id=file.header.run_id,
                 repeats=len(s.timed),
                 p50_ns=s.p50.value if waits else None,
-                p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
+                p99_ns=s.percentile(0.99).value if waits else None,
                 images_per_s=s.throughput.value,
             )
     return None

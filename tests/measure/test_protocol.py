@@ -265,26 +265,6 @@ def test_mser_finds_the_step() -> None:
     assert steady_state.mser([9.0] * 12 + [1.0, 1.1] * 30) == 12
 
 
-def test_stein_needs_more_repeats_when_the_pilot_scatters_more() -> None:
-    quiet = protocol.repeats_needed([100, 100.5, 101], 0.02)
-    loud = protocol.repeats_needed([100, 105, 110], 0.02)
-    assert quiet == 3
-    # t(2, .975) = 4.3027, sd of logs 0.04767: ceil((4.3027 * 0.04767 / log(1.02))^2)
-    assert loud == 108
-
-
-def test_stein_keeps_the_level_of_its_interval() -> None:
-    """Half-width of the final interval, from the pilot's sd, holds the truth 95 % of the time."""
-    rng = np.random.default_rng(8)
-    inside = 0
-    for _ in range(2000):
-        pilot = np.exp(rng.normal(0, 0.03, 4))
-        n = protocol.repeats_needed(list(pilot), 0.02)
-        logs = np.concatenate([np.log(pilot), rng.normal(0, 0.03, n - 4)])
-        inside += abs(logs.mean()) <= np.log1p(0.02)
-    assert inside / 2000 >= 0.94
-
-
 def test_a_job_keeps_every_unit_and_its_claims() -> None:
     clock = VirtualClock(reading_ns=5)
     session = VirtualSession(clock, constant(1e6), enqueue_ns=400)

@@ -59,16 +59,13 @@ def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Ta
     for name, q in summary.QUANTILES.items():
         enough = any(len(s.samples_ns) >= stats.minimum_n(q) for s in rows)
         if enough or name != "p99.9":
-            text = f"nearest rank over all samples; needs {stats.minimum_n(q)} effective samples"
-            fields.append((Column(name, "ns", "lower", text), partial(_percentile, q=q)))
+            text = "of each repeat, geometric mean over repeats; needs "
+            text += f"{stats.minimum_n(q)} independent samples"
+            fields.append((Column(name, "ns", "lower", text), partial(Summary.percentile, q=q)))
     fields += [_speedup(bases, against), *accuracy.bound(rows),
                (_REPEATS, lambda s: len(s.medians))]  # fmt: skip
     notes = ["Time for one batch, closed loop; every batch is waited for. 95 % intervals."]
     return of_rows("Latency per batch", rows, fields, notes)
-
-
-def _percentile(s: Summary, q: float) -> Estimate:
-    return stats.percentile(s.samples_ns, q)
 
 
 def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) -> Table:
@@ -128,8 +125,8 @@ def _scaling(found: Sequence[Diagnosis]) -> Table:
                          each, straggler, flags_of(s, one)]))  # fmt: skip
     notes = [
         "One run's cells only. Efficiency = X_g / (d X_1): images/s of g replicas on d devices.",
-        "A shortfall is shown where the whole interval is below 100 %, and the efficiency by more "
-        f"than {percent(MATTERS, 0)}.",
+        "A shortfall is shown where the whole interval is below 100 %, for all pairs together "
+        f"(Holm), and the efficiency by more than {percent(MATTERS, 0)}.",
     ]
     return with_axes(SCALING, columns, body, notes)
 
