@@ -310,12 +310,14 @@ def _between(series: _Series, begin: int, b: Break, end: int, variance: float) -
 
 
 def _ramps(x: Floats, ends: Sequence[int], margin: float, alpha: float) -> list[Ramp]:
-    """Where a ramp explains better what splits in one direction, or a line what has no split."""
+    """Where a ramp explains better what splits, all of it, or what splits in one direction."""
+    if ramp := _ramp(x, ends[1:-1], margin, alpha):
+        return [ramp]
     means = [float(x[a:b].mean()) for a, b in pairwise(ends)]
     steps = [(end, b > a) for end, (a, b) in zip(ends[1:], pairwise(means), strict=False)]
     groups = [[end for end, _ in group] for _, group in groupby(steps, lambda step: step[1])]
     found = []
-    for i, group in enumerate(groups or [[]]):
+    for i, group in enumerate(groups if groups[1:] else []):
         begin = groups[i - 1][-1] if i else 0
         end = groups[i + 1][0] if i + 1 < len(groups) else len(x)
         ramp = _ramp(x[begin:end], [e - begin for e in group], margin, alpha)
