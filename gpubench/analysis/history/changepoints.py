@@ -201,7 +201,7 @@ def _breaks(series: _Series, ends: list[int], margin: float, alpha: float) -> li
         found, variance = _tested(series.calm, ends, where)
         doubts = [
             b.p if b.p >= alpha or abs(b.effect.mean) <= margin
-            or not _holds(series, ends[i], b.at, ends[i + 2]) else -1.0
+            or not _holds(series, ends[i], b, ends[i + 2]) else -1.0
             for i, b in enumerate(found)
         ]  # fmt: skip
         worst = max(doubts)
@@ -249,13 +249,15 @@ def _p(effect: stats.LogRatio, where: int) -> float:
     return min(1.0, p * where)
 
 
-def _holds(series: _Series, begin: int, at: int, end: int) -> bool:
+def _holds(series: _Series, begin: int, b: Break, end: int) -> bool:
     """Whether neither odd runs nor another order of the same runs would look as much like it."""
     raw = series.raw[begin:end]
-    sides = raw[: at - begin], raw[at - begin :]
-    short, long = sorted(sides, key=len)
-    base, level = (float(median(side.tolist())) for side in (long, short))
-    return _lasts(series, short, base, level) and _ordered(raw)
+    before, after = raw[: b.at - begin], raw[b.at - begin :]
+    long, short, by = before, after, b.effect.mean
+    if len(before) < len(after):
+        long, short, by = after, before, -by
+    base = median(long.tolist())
+    return _lasts(series, short, base, base + by) and _ordered(raw)
 
 
 def _ordered(x: Floats) -> bool:
