@@ -34,7 +34,7 @@ from gpubench.analysis import stats
 from gpubench.analysis.compare import signed_rank
 from gpubench.suite.types import Rule
 
-LEVEL = 0.975
+LEVEL = 0.98
 """Of a single interval. Since looking decides which one is shown, it holds the truth less often: 95
 times in 100, as the simulations in `tests.benchmarks.trust.coverage` find."""
 EARLY, FAR, BURST = 4, math.log(1.5), 1 / 30

@@ -129,7 +129,7 @@ EDGES = Experiment(
     cases=_everywhere([EDGE] * len(KEYS), 2000)
     | {
         f"{name}; {LONG_S:.0f} s": Case(
-            suites(MACHINES[name], [EDGE] * len(KEYS), LONG_S), 2000, 20, 2
+            suites(MACHINES[name], [EDGE] * len(KEYS), LONG_S), 3000, 20, 2
         )
         for name in ("iid", "1/f", virtual_ab.DIRTY)
     },
