@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.analysis.compare.compare import View
+    from gpubench.records.record import RecordFile
     from gpubench.run.ab.driver import ABJob
 
 delta_option = click.option(
@@ -154,6 +155,7 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
+    _reasons(files, view)
     if quiet and not as_json and code:
         escape.tell(told.headline(view.rows, view.rule, code))
     if view.arms and (left := view.arms.unfinished()).pairs:
@@ -165,6 +167,16 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
         )
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
     return code
+
+
+def _reasons(files: Sequence[RecordFile], view: View) -> None:
+    """Why there is nothing to compare, each cause once."""
+    from gpubench.analysis.summary import summarise
+    from gpubench.report import terminal
+
+    if not view.rows:
+        for line in dict.fromkeys(terminal.problem_lines(summarise(files))):
+            escape.tell(line)
 
 
 def _resumed(words: Sequence[str], out: Path, seconds: float) -> str:
@@ -276,6 +288,7 @@ def compare(
     if output:
         cli_terminal.save(output, _document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
+    _reasons(files, view)
     sys.exit(code)
 
 

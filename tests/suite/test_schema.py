@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from gpubench.errors import SuiteError
+from gpubench.measure import protocol
 from gpubench.suite import file, schema, toml_file, types
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 
@@ -37,6 +38,8 @@ def test_help_says_how_many_samples_a_repeat_has_at_least() -> None:
     said = schema.HELP["duration_s"]
     assert f"{types.MIN_SAMPLES} samples" in said
     assert f"{types.MIN_BLOCKS} blocks" in said
+    assert f"four times as long for {types.MIN_BLOCKS} samples" in said
+    assert protocol.PATIENCE == 4
     detail = Path("docs/how-it-measures.md").read_text()
     assert f"at least {types.MIN_SAMPLES} samples, or {types.MIN_BLOCKS} blocks" in detail
 
@@ -129,8 +132,18 @@ WRONG_BY_SCHEMA = [
     (rule("replica = 1"), "exclude[0].replica: unknown key", '"replicas"'),
     (rule(""), "exclude[0]: empty"),
     (rule("device = 'auto'"), 'exclude[0].device = "auto"', "cpu, cuda"),
-    (work("model = 'w.pt'"), 'workload.model = "w.pt"', "only those called .onnx", "as weights"),
-    (work("model = 'A.ONNX'"), 'workload.model = "A.ONNX"', "only those called .onnx, in small"),
+    (
+        work("model = 'w.pt'"),
+        'workload.model = "w.pt"',
+        "only those called .onnx",
+        "as weights",
+        "torch.export",
+    ),
+    (
+        work("model = 'A.ONNX'"),
+        'workload.model = "A.ONNX"',
+        "only those called .onnx or .pt2, in small",
+    ),
     (rule("graph = 1"), "exclude[0].graph = 1", "true or false"),
 ]
 # ... and these need more than a schema.
@@ -147,7 +160,7 @@ WRONG_OTHERWISE = [
     (work("weights = 'PROBE'"), 'workload.weights = "PROBE"', 'did you mean "probe"?'),
     (work("weights = 'no/w.pt'"), 'workload.weights = "no/w.pt"', "no such file"),
     (work(f"weights = '{'x' * 5000}'"), "workload.weights", "no such file"),
-    (work("weights = 'file'"), 'workload.weights = "file"', "only for an .onnx model"),
+    (work("weights = 'file'"), 'workload.weights = "file"', "only for an .onnx or .pt2 model"),
     (work("images = 'digit'"), 'workload.images = "digit"', 'did you mean "digits"?'),
     (work("images = './no'"), 'workload.images = "./no"', "no such folder"),
     (work("model = 'a.onnx'"), "workload.model", "a.onnx", "there is no such file"),

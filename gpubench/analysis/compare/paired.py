@@ -218,10 +218,10 @@ def _unlike(baseline: Cell, candidate: Cell) -> bool:
 def _trend(record: Record) -> float:
     """log(late cost / early cost) within one process; what is early and late: see `_parts`."""
     visits = record.visits
-    if len(visits) == 2:
-        turns = [_turn(v, record.cell) for v in visits]
-        if all(turns):
-            return math.log(turns[1] / turns[0])
+    if (half := len(visits) // 2) and record.cell.scenario == "throughput":
+        first, second = (_rate(record, part) for part in (visits[:half], visits[half:]))
+        if first and second:
+            return math.log(first / second)
     early, late = (median(list(chain(*part)) or [0.0]) for part in _parts(record))
     return math.log(late / early) if early and late else 0.0
 
@@ -238,7 +238,7 @@ def _spread(record: Record) -> float:
 def _parts(record: Record) -> list[list[list[float]]]:
     """The ns per batch of each replica: early and late.
 
-    Its first turn and its second; of a single turn, the first half and the second.
+    Of its turns the first half and the second; so of the samples of a single turn.
     """
     turns = [
         [
@@ -247,20 +247,20 @@ def _parts(record: Record) -> list[list[list[float]]]:
         ]
         for visit in record.visits
     ]
-    if len(turns) == 2:
-        return turns
+    if half := len(turns) // 2:
+        return [
+            [list(chain(*own)) for own in zip(*part, strict=True)]
+            for part in (turns[:half], turns[half:])
+        ]
     return [
         [spans[: len(spans) // 2] for spans in turns[0]],
         [spans[len(spans) - len(spans) // 2 :] for spans in turns[0]],
     ]
 
 
-def _turn(visit: list[Samples], cell: Cell) -> float:
-    """Cost of one turn; 0 where it cannot be computed."""
-    if cell.scenario == "throughput":
-        rate = sum(samples.rates(visit, cell.batch_size))
-        return 1 / rate if rate else 0.0
-    return median(samples.latencies_ns(visit) or [0.0])
+def _rate(record: Record, visits: list[list[Samples]]) -> float | None:
+    """Images/s in some of its turns."""
+    return replace(record, replicas=visits[0], again=[*chain(*visits[1:])]).images_per_s()
 
 
 # ------------------------------------------------------------------------------ rows

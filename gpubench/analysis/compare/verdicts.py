@@ -112,9 +112,11 @@ def exit_code(comparisons: Sequence[Comparison], fail_on: Collection[str] = FAIL
 
     The first that holds, of the verdicts (in lower case) in ``fail_on``: a regression is reported
     before anything else, then a hole in the evidence, then weak evidence. Nothing compared is a
-    hole.
+    hole, whatever ``fail_on`` names, unless it is empty.
     """
-    seen = {c.verdict.lower() for c in comparisons} or {"missing"}
+    if not comparisons:
+        return 4 if fail_on else 0
+    seen = {c.verdict.lower() for c in comparisons}
     bad = seen.intersection(fail_on)
     if bad & {"regressed", "improved"}:
         return 1

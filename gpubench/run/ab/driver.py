@@ -1,9 +1,9 @@
 """Interleaved A/B: pairs of fresh processes, each arm active in turn, until every cell is decided.
 
-Of a pair both processes are open before either is timed; each has two turns, in the order ABBA or
-BAAB, drawn at random. So a drift of the machine that is linear over the pair cancels, and under
-identical arms a pair's difference is as likely d as -d, which is all that the test needs. Where
-both do not fit into memory together they follow one another, in the order AB or BA.
+Of a pair both processes are open before either is timed; then they take short turns, in an order
+drawn at random (`pair_runner.sequence`): what the machine does for longer than a few turns hits
+both alike, and under identical arms a pair's difference is as likely d as -d, which is all that the
+test needs. Where both do not fit into memory together they follow one another, AB or BA.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile
 from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
-from gpubench.run.ab.pair_runner import ARMS, Crew
+from gpubench.run.ab.pair_runner import ARMS, Crew, most_turns, sequence
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
@@ -315,16 +315,18 @@ class _Walk:
     def _pair(self, key: str, left_s: float) -> None:
         ready, repeat = self._ready[key], self._next.get(key, 0)
         begin, started = monotonic(), now()
-        order = random.Random(f"{self._seed}/{key}/{repeat}").choice("AB")  # noqa: S311
+        draw = f"{self._seed}/{key}/{repeat}"
+        first = random.Random(draw).choice("AB")  # noqa: S311
+        blocks = random.Random(f"{draw}/blocks")  # noqa: S311
 
         def ask() -> tuple[dict[Arm, Reply], str]:
             self._watcher.task(ready["candidate"].cell, f"pair {repeat + 1}", left_s)
             apart = key in self._apart
-            turns = {"A": "AB" if apart else "ABBA", "B": "BA" if apart else "BAAB"}[order]
-            take = self._crew.in_sequence if apart else self._crew.resident
-            replies = take({arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS},
-                           turns)  # fmt: skip
-            if apart or not any(map(_full, replies.values())):
+            requests = {arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS}
+            if apart:
+                return self._crew.in_sequence(requests, first), sequence(1, first, blocks)
+            replies, turns = self._crew.resident(requests, first, blocks)
+            if not any(map(_full, replies.values())):
                 return replies, turns
             self._apart.add(key)
             return ask()
@@ -348,12 +350,12 @@ class _Walk:
             self._note(key, pair)
 
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
-        plan, turns = self._sides[arm].plan, 1 if apart else 2
+        plan = self._sides[arm].plan
         policy = plan.suite.policy
-        policy = replace(policy, duration_s=policy.duration_s / turns,
-                         timeout_s=min(policy.timeout_s, _limit_s(self._job)))  # fmt: skip
-        return Measure(ready.cell, policy, ready.artefact, ready.reference,
-                       plan.cores_of(ready.cell), turns=turns, repeat=repeat)  # fmt: skip
+        policy = replace(policy, timeout_s=min(policy.timeout_s, _limit_s(self._job)))
+        measure = Measure(ready.cell, policy, ready.artefact, ready.reference,
+                          plan.cores_of(ready.cell), repeat=repeat)  # fmt: skip
+        return measure if apart else replace(measure, turns=most_turns(measure))
 
     def _note(self, key: str, pair: sequential_test.Pair | None) -> None:
         if pair is not None:
@@ -361,7 +363,7 @@ class _Walk:
 
     def _record(self, arm: Arm, record: Record) -> Record:
         record = append(self._writers[arm], record)
-        self._watcher.recorded(record)
+        self._watcher.recorded(record, arm)
         return record
 
 

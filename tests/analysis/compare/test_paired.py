@@ -18,7 +18,7 @@ from gpubench.errors import InputError
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
 from gpubench.suite.types import Rule
-from tests.report import make
+from tests.report import make, make_pairs
 from tests.report.make_pairs import arms
 
 CELLS = make.grid(backends=("torch-eager", "openvino"), batches=(1,), replicas=(1,))
@@ -276,6 +276,25 @@ def test_a_trend_is_the_second_turn_against_the_first(scenario):
     pair = pair_of(base.records[0], candidate.records[0])
     assert pair.trends == pytest.approx((0.04, -0.02), abs=1e-6)
     assert pair.d == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("scenario", ["latency", "throughput"])
+def test_of_many_turns_the_second_half_is_held_against_the_first(scenario):
+    """And the pair's difference is that of the medians of all samples."""
+    cell = make.cell(scenario=scenario, replicas=2)
+    both = []
+    for costs in ((1.0, 1.0, 1.0, 1.0, 1.5, 1.5), (1.1, 1.1, 1.1, 1.1, 1.1, 3.3)):
+        first, *later = (make_pairs.turn(cell, cost, 11) for cost in costs)
+        again = [one for turn in later for one in turn]
+        both.append(Record(cell=cell, repeat=0, status="ok", replicas=first, again=again))
+    pair = pair_of(*both)
+    early, late = ((1.0, 1.1), (1.5, 1.1))
+    if scenario == "throughput":
+        early, late = ((1.0, 1.1), (4 / 3, 5.5 / 3))
+    expected = [math.log(b / a) for a, b in zip(early, late, strict=True)]
+    assert pair.trends == pytest.approx(expected, abs=0.02)
+    if scenario == "latency":
+        assert pair.d == pytest.approx(math.log(1.1), abs=0.015)
 
 
 def test_a_pair_needs_two_good_records_with_a_value():

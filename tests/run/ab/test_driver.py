@@ -38,7 +38,7 @@ class Watch(Silent):
     def said(self, text: str) -> None:
         self.lines.append(text)
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         self.records.append(record)
         if len(self.records) == self._stop_after:
             raise KeyboardInterrupt
