@@ -257,18 +257,17 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         return self._sum([(square / weight, count), (own.variance * (1 - 1 / weight), own.dof)])
 
     def _sum(self, parts: Sequence[tuple[float, float]]) -> Spread:
-        """Of what has the variances, each with its degrees of freedom, whose intervals hold.
+        """Of what has these (variance, degrees of freedom).
 
-        The squares of their half-widths add up, as Cochran's do; with Satterthwaite's degrees of
-        freedom alone those of three rounds with effects of their own hold the truth 92 times in
-        100.
+        Half-way between Satterthwaite's and Cochran's squared quantiles of t: three to five rounds
+        with effects of their own are held 92 to 95 times in 100 with the former, 95 to 98 with the
+        latter.
         """
+        variance, p = math.fsum(v for v, _ in parts), (1 + LEVEL) / 2
         squares = math.fsum(v**2 / dof for v, dof in parts if v)
-        most = max(dof for _, dof in parts)
-        dof = math.fsum(v for v, _ in parts) ** 2 / squares if squares else most
-        dof, p = max(1.0, min(dof, self.dof)), (1 + LEVEL) / 2
-        square = math.fsum(v * t_quantile(p, d) ** 2 for v, d in parts if v)
-        return Spread(square / t_quantile(p, dof) ** 2, dof)
+        dof = min(self.dof, variance**2 / squares if squares else math.inf)
+        cochran = math.fsum(v * t_quantile(p, d) ** 2 for v, d in parts if v)
+        return Spread((variance + cochran / t_quantile(p, dof) ** 2) / 2, dof)
 
     def _pooled(self, key: str) -> bool:
         """Whether others tell the spread of its level."""

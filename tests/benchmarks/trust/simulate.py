@@ -11,12 +11,12 @@ import os
 import sys
 from pathlib import Path
 
-from tests.benchmarks.trust import coverage, evidence, gates, rivals, show, steadiness
+from tests.benchmarks.trust import coverage, evidence, gates, rivals, sessions, show, steadiness
 
 ALL = (
-    coverage.REPEATS, coverage.PAIRS, gates.AA, gates.POWER, gates.CURVE, gates.DETECTABLE,
-    steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS, gates.ANTAGONIST,
-    gates.DETERMINISM,
+    sessions.SESSIONS, coverage.REPEATS, coverage.PAIRS, gates.AA, gates.POWER, gates.CURVE,
+    gates.DETECTABLE, steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS,
+    gates.ANTAGONIST, gates.DETERMINISM,
 )  # fmt: skip
 EXPERIMENTS = {experiment.name: experiment for experiment in ALL}
 SEED = 20260101
