@@ -126,12 +126,12 @@ REPEATS = Experiment(
         "the truth only 68 times in 100, and tried with another seed than the one shown."
     ),
     cases={
-        name: Case(repeats(draw, truth()), 4000, 200, 20)
+        name: Case(repeats(draw, truth()), 2000, 200, 20)
         for name, (draw, truth, _) in STATIONARY.items()
     }
     | {
-        LONG: Case(repeats(_long, 0.0), 4000, 200, 20),
-        DRIFT: Case(repeats(_drift, 0.0), 4000, 200, 20),
+        LONG: Case(repeats(_long, 0.0), 2000, 200, 20),
+        DRIFT: Case(repeats(_drift, 0.0), 2000, 200, 20),
     },
     rows=_row,
 )

@@ -25,6 +25,8 @@ ROUNDS = 0.01
 """Standard deviation of what all cells of a round share."""
 CELLS = {"quick": 12, "latency": 6, "throughput": 24, "scaling": 15, "pipeline": 15}
 """Suite -> cells of one scenario, about as many as a machine without a GPU measures."""
+BLOCKS = ("throughput", "scaling")
+"""Suites whose samples are blocks of batches: images/s is all they print."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 PINK, TENANT = "1/f", "co-tenant every 30 s"
 KINDS: dict[str, Draw] = {
@@ -74,15 +76,21 @@ def truths(kind: str, n: int) -> dict[str, float]:
     return found | {"images/s": -float(np.log(np.exp(trace).mean()))}
 
 
-def shown(traces: Floats) -> dict[str, Floats]:
+def shown(traces: Floats, rates_only: bool = False) -> dict[str, Floats]:
     """Log values of repeats; shape without the last axis of ``traces``."""
-    told = {name: q for name, q in QUANTILES.items() if traces.shape[-1] * (1 - q) >= 1 - 1e-9}
+    enough = {name: q for name, q in QUANTILES.items() if traces.shape[-1] * (1 - q) >= 1 - 1e-9}
+    told = {} if rates_only else enough
     found = {n: np.apply_along_axis(stats.percentile, -1, traces, q) for n, q in told.items()}
     return found | {"images/s": -np.log(np.exp(traces).mean(-1))}
 
 
 def session(
-    rng: np.random.Generator, policy: Policy, cells: int, kind: str, launch: Floats
+    rng: np.random.Generator,
+    policy: Policy,
+    cells: int,
+    kind: str,
+    launch: Floats,
+    rates_only: bool,
 ) -> tuple[dict[str, Floats], list[int], Floats]:
     """(log values (cells, most repeats), repeats of each cell, traces) of one run.
 
@@ -94,7 +102,7 @@ def session(
     level = launch * rng.normal(size=(cells, most)) + ROUNDS * rng.normal(size=most)
     traces = KINDS[kind](rng, cells * most, n).reshape(cells, most, n) + level[..., None]
     traces += disturbance(rng, kind, at, n)
-    values, repeats = shown(traces), [policy.repeats] * cells
+    values, repeats = shown(traces, rates_only), [policy.repeats] * cells
     if most > policy.repeats:
         fit = fitted(values["p50"], repeats, policy)
         repeats = [min(most, fit.needed(str(c), policy.target_half_width)) for c in range(cells)]
@@ -120,7 +128,7 @@ def judged(
         found: Counter[str] = Counter()
         true = truths(kind, samples(policy))
         for _ in range(count):
-            values, repeats, traces = session(rng, policy, cells, kind, launch)
+            values, repeats, traces = session(rng, policy, cells, kind, launch, suite in BLOCKS)
             for name, logs in values.items():
                 if not enough.get(name, True):
                     continue
@@ -156,7 +164,7 @@ COLUMNS = ("p50", "images/s", "p90", "p99", "ratio of p50", "ratio of images/s")
 
 def _row(case: str, n: Counts) -> list[Row]:
     held = {c: n[f"{c}, held"] / n[f"{c}, shown"] for c in COLUMNS
-            if n.get(f"{c}, shown", 0) > RARE * n["p50, shown"]}  # fmt: skip
+            if n.get(f"{c}, shown", 0) > RARE * n["images/s, shown"]}  # fmt: skip
     ratios = n["ratio of images/s, shown"]
     values = {c: f"{held[c]:.1%}" if c in held else "-" for c in COLUMNS}
     values["a ratio's half-width"] = f"{n['half'] / max(1, ratios):.1%}"
