@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -125,6 +126,7 @@ def repeats(n: int) -> str:
     return count(n, "repeat")
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(p: float, dof: float) -> float:
     """Quantile of Student's t."""
     from scipy.special import stdtrit
@@ -353,6 +355,8 @@ def _fitted(
     keys = list(logs)
     at = {r: n for n, r in enumerate(sorted({r for found in logs.values() for r in found}))}
     nothing = TwoWay(values=values, pilot=pilot, spreads={}, dof=0.0, rounds=(0.0, 0, 1.0))
+    if len(keys) < FEWEST - 1:
+        return nothing, {}
     seen, y = np.zeros((2, len(keys), len(at)))
     for row, key in enumerate(keys):
         for r, log in logs[key].items():
@@ -360,11 +364,13 @@ def _fitted(
     share = seen / seen.sum(1, keepdims=True)
     y = seen * (y - (y * share).sum(1, keepdims=True))  # cells are eliminated
     design = np.diag(seen.sum(0)) - share.T @ seen
-    rank = int(np.linalg.matrix_rank(design, hermitian=True)) if keys else 0
+    sizes, axes = np.linalg.eigh(design)
+    there = sizes > 1e-9 * len(keys)
+    rank = int(there.sum())
     dof = float(seen.sum()) - len(keys) - rank
-    if len(keys) < FEWEST - 1 or dof < 1:
+    if dof < 1:
         return nothing, {}
-    inverse = np.linalg.pinv(design, hermitian=True)
+    inverse = (axes[:, there] / sizes[there]) @ axes[:, there].T
     effects = inverse @ y.sum(0)
     rest = seen * (y - effects + (share @ effects)[:, None])
     own = share @ inverse

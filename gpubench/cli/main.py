@@ -43,7 +43,7 @@ def cli() -> None:
 
     \b
     gpubench run quick            measure, print tables, write a report
-    gpubench tune resnet50        find the fastest configuration that is still right
+    gpubench tune resnet50        find the fastest configuration that is still accurate
     gpubench doctor               what this machine can run, and what is missing
     gpubench ab ci ...            two configurations or versions, interleaved: is one slower?
     gpubench compare OLD NEW      two stored runs, cell by cell

@@ -73,7 +73,7 @@ FLAGS = {
     "CO-TENANT": "another process used the GPU",
     "NODES-DIFFER": "the machines it ran on differ in driver, clocks or library versions",
     "NO-PARITY": "no reference for this workload: answers were not checked",
-    "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
+    "SPEED-ONLY": "random weights or synthetic images: parity says little about accuracy",
 }
 """Validity flags: everything a reader must know before believing a number. A record has those of
 its repeat, a row those that stand against the row: `gpubench.analysis.summary.Summary.flags`."""

@@ -109,9 +109,14 @@ SINGLE = repeats(1)
 def compact(value: Any, unit: str, *, single: bool = False) -> str:
     """One short piece: '11.06 ms ±1.1%', or '11.06 ms (1 repeat)' where there is no interval.
 
-    ``single``: leave '(1 repeat)' out, because a note says it of all.
+    '6.63 to 10.68 ms' are the repeats, where they are too far apart for one. ``single``: leave
+    '(1 repeat)' out, because a note says it of all.
     """
     shown = show(value, unit)
+    if isinstance(value, Estimate) and value.span and value.value:
+        factor, suffix = _scale(value.value, unit)
+        low, high = (units.significant(end * factor, 3) for end in value.span)
+        return f"{low} to {high}{suffix}"
     half = value.relative_half_width if isinstance(value, Estimate) else None
     if half is not None and unit.startswith("share"):  # near 0 and 1 it is lopsided
         return full(value, unit)

@@ -95,8 +95,8 @@ def test_the_course_of_a_search() -> None:
         space, what, bench, Everything(what, bench), (), noted.append,
         lambda standings: told.append(driver.course(standings, what)),
     )  # fmt: skip
-    assert told[0][0].startswith("1 of 40 tried")
+    assert told[0][0].startswith("1 of 40 measured")
     assert told[0][1] == f"leads: {space[0].label}, 556 images/s"
     tried = len({r.cell.key for r in noted if r.status == "ok"})
-    assert told[-1][0] == f"{tried} of 40 tried, {40 - tried} ruled out"
+    assert told[-1][0] == f"{tried} of 40 measured, {40 - tried} ruled out"
     assert space[7].label in told[-1][1]

@@ -98,7 +98,8 @@ def doubts(checks: Iterable[Parity | None]) -> list[str]:
         return said
     return [
         *said,
-        f"The reference itself is right on {worst.reference_correct} of {worst.labelled} images. "
+        f"The reference itself classifies {worst.reference_correct} of {worst.labelled} images "
+        "correctly. "
         "Its preprocessing is assumed, which may be why: give the one that the network was "
         "trained with as [workload.preprocess], or with --preprocess.",
     ]

@@ -120,7 +120,7 @@ def _answers(summary: Summary) -> dict[str, Any]:
     right, drop = accuracy.accuracy(summary), accuracy.drop(summary)
     more = [] if right.value is None else [f"accuracy {formatting.full(right, 'share of n')}"]
     more += [] if drop is None else [f"{0.0 - drop:+.1f} points against the reference's"]
-    return _tile("Answers", units.percent(agree), "agree with the fp32 reference's", *more)
+    return _tile("Answers", units.percent(agree), "match the fp32 reference's", *more)
 
 
 def _limit(kept: Kept) -> dict[str, Any]:

@@ -392,7 +392,7 @@ def test_what_was_assumed_is_said_and_doubted_where_answers_are_wrong(
     file = RecordFile("x", make.header([make.cell()]), [replace(ok, parity=found)])
     said = [note for table in tables(file).values() for note in table.notes]
     assert said.count("Preprocessing: 8x8, no crop (somebody).") == 1
-    words = f"The reference itself is right on {correct} of {labelled} images. Its preprocessing is"
+    words = f"The reference itself classifies {correct} of {labelled} images correctly. Its prepro"
     assert any(note.startswith(words) for note in said) == doubted
     shown = terminal.plain()
     shown.print(terminal.summary([file]))

@@ -80,7 +80,8 @@ def shown(traces: Floats, rates_only: bool = False) -> dict[str, Floats]:
     """Log values of repeats; shape without the last axis of ``traces``."""
     enough = {name: q for name, q in QUANTILES.items() if traces.shape[-1] * (1 - q) >= 1 - 1e-9}
     told = {} if rates_only else enough
-    found = {n: np.apply_along_axis(stats.percentile, -1, traces, q) for n, q in told.items()}
+    # all at once, as `stats.percentile` does it one by one
+    found = {n: np.quantile(traces, q, axis=-1, method="hazen") for n, q in told.items()}
     return found | {"images/s": -np.log(np.exp(traces).mean(-1))}
 
 
@@ -175,7 +176,7 @@ def _row(case: str, n: Counts) -> list[Row]:
 def _cases() -> dict[str, Case]:
     made = {}
     for suite in CELLS:
-        counts = (150, 75, 10) if suite == "latency" else (400, 200, 20)
+        counts = (75, 75, 10) if suite == "latency" else (200, 200, 20)
         for kind in KINDS:
             made[f"{suite}, {kind}"] = Case(judged(suite, kind, (0.01,)), *counts)
         for words, launches in (("0.5 %", (0.005,)), ("3 %", (0.03,)),

@@ -41,7 +41,7 @@ def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
         r"IMPROVED in an interleaved A/B of \d+ pairs$",
         gain,
     )
-    assert answers.startswith("Answers: 100.0 % agree with the fp32 reference's; accuracy 93.8 % [")
+    assert answers.startswith("Answers: 100.0 % match the fp32 reference's; accuracy 93.8 % [")
     assert "p50 latency <= 9.00 ms is kept: 1.5" in limits
     assert "one repeat in 100 would show" in limits
     assert tried.startswith("Measured 66 of 72 configurations, of 3 of 3 backends, in ")
@@ -182,7 +182,10 @@ def test_hostile_text_stays_text():
     cells = [replace(c, model=HOSTILE, options={HOSTILE: HOSTILE} if c.options else {})
              for c in make_tunes.space((1, 8), (1,))]  # fmt: skip
     file = make_tunes.tune(cells, path=f"{HOSTILE}/records.jsonl")
-    assert len(recommendation.lines(file)) == 6
+    lines = recommendation.lines(file)
+    assert len(lines) == 7
+    assert lines[2].startswith("Not told apart from onnxruntime int8, batch 8, 1 replica")
+    assert lines[2].endswith("; of those within 1 % the simplest is recommended")
     assert "<script" not in markdown.render([file]).split("<details>")[0]
     assert recommendation.commands(file)[0].startswith("gpubench run '")
 
