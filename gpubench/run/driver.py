@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
+from gpubench.analysis.stats import two_way
 from gpubench.backends.base import Backend
 from gpubench.errors import ChangedError, GpubenchError, InputError, RecordError
-from gpubench.measure.protocol import repeats_needed
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import WRONG, Header, Record, RecordFile
 from gpubench.records.writer import Writer
@@ -183,15 +183,23 @@ class _Walk:
         return repeat < self._repeats(cell.key)
 
     def _repeats(self, key: str) -> int:
-        """As far as is known by now: the pilot's, then as many as its spread asks for."""
-        pilot = range(self._policy.repeats)
-        if self._policy.max_repeats == len(pilot) or key in self._needed:
-            return self._needed.get(key, len(pilot))
-        if any((key, repeat) not in self._done for repeat in pilot):
-            return len(pilot)
-        values = [value for repeat in pilot if (value := self._done[key, repeat])]
-        needed = repeats_needed(values, self._policy.target_half_width)
-        return self._needed.setdefault(key, needed)
+        """As far as is known by now: the pilot's, then as many as the spread of all asks for."""
+        pilot = self._policy.repeats
+        if self._policy.max_repeats > pilot and not self._needed and not self._missing():
+            alike: dict[str, dict[str, dict[int, float]]] = {}
+            for c in self._plan.cells:
+                values = {n: v for n in range(pilot) if (v := self._done.get((c.key, n)))}
+                alike.setdefault(c.scenario, {})[c.key] = values
+            for cells in alike.values():
+                fit = two_way(cells, pilot)
+                target = self._policy.target_half_width
+                self._needed |= {cell: fit.needed(cell, target) for cell in cells}
+        return max(pilot, self._needed.get(key, pilot))
+
+    def _missing(self) -> bool:
+        """Whether the pilot is not whole yet, of what is still tried."""
+        return any((c.key, n) not in self._done for c in self._plan.cells
+                   if c.key not in self._ended for n in range(self._policy.repeats))  # fmt: skip
 
     def _record(self, record: Record) -> None:
         record = append(self._writer, record)

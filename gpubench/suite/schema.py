@@ -100,8 +100,9 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "duration_s": f"Sampling time of one repeat; longer where {MIN_SAMPLES} samples, or "
-    f"{MIN_BLOCKS} blocks of throughput, take longer.",
+    "duration_s": f"Sampling time of one repeat; up to four times as long for {MIN_BLOCKS} "
+    f"samples; longer where {MIN_SAMPLES} samples, or {MIN_BLOCKS} blocks of throughput, take "
+    "longer.",
     "max_samples": "A repeat stops after this many samples, even before duration_s.",
     "block_s": "About how long a block of the throughput scenario lasts.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
@@ -117,8 +118,9 @@ HELP = {
 }
 
 _NO_MODEL = (
-    "of files only those called .onnx, in small letters, are taken; trained weights are given as "
-    "weights (--weights, workload.weights), and their network by its name"
+    "of files only those called .onnx, in small letters, are taken; a file of trained weights (a "
+    "state dict) belongs to --weights (workload.weights), and its network is named: "
+    "--model resnet50 --weights FILE"
 )
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),

@@ -183,6 +183,9 @@ def test_charts_are_valid_vega_lite_and_hold_every_value(trends):
         assert [p["x"] for p in spec["datasets"]["points"]] == [
             trend.points.index(p) + 1 for p in values
         ]
+    svg = vl_convert.vegalite_to_svg(charts_history.chart(trends[0]) | {"width": 700})
+    for word in ("2026-01-01", "2026-01-13", COMMIT[:7]):  # of the axis, the change among them
+        assert f">{word}<" in svg
     drawn = charts_history.chart(trends[0])["datasets"]
     assert drawn["changes"] == [{"x": 12.5, "side": "slower"}]
     assert [(x["x"], x["x2"]) for x in drawn["levels"]] == [(0.6, 12.4), (12.6, 20.4)]

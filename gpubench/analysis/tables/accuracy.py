@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from gpubench.analysis import stats
+from gpubench import units
+from gpubench.analysis import floors, stats
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables.table import Column, Field, Table, of_rows
@@ -18,6 +19,7 @@ _OF_ALL = (
 )
 DOUBTFUL = 0.6
 """Accuracy of the reference below which an assumption deserves a doubt."""
+AGREE = "agree"
 _TOP1 = Column("accuracy", "share of n", "higher", f"top-1: {_OF_ALL}")
 
 
@@ -84,15 +86,23 @@ def preprocessing(rows: Sequence[Summary]) -> list[str]:
 
 
 def doubts(checks: Iterable[Parity | None]) -> list[str]:
-    """Where the reference's own answers are so wrong that what is assumed may be the cause."""
+    """Floors that are kept as counted and no further; and where the reference's own answers are so
+    wrong that what is assumed may be the cause."""
+    checks = list(checks)
+    unsure = [f for p in checks if p and p.accurate and (f := floors.of(p))
+              if f.state == "undecided"]  # fmt: skip
+    of = units.count(len(unsure), "cell")
+    said = [f"Not settled for {of}: {min(unsure, key=lambda f: f.hits).text}."] if unsure else []
     assumed = [p for p in checks if p and p.assumed and p.labelled]
     worst = min(assumed, key=lambda p: p.reference_correct / p.labelled, default=None)
     if worst is None or worst.reference_correct >= DOUBTFUL * worst.labelled:
-        return []
+        return said
     return [
-        f"The reference itself is right on {worst.reference_correct} of {worst.labelled} images. "
+        *said,
+        f"The reference itself classifies {worst.reference_correct} of {worst.labelled} images "
+        "correctly. "
         "Its preprocessing is assumed, which may be why: give the one that the network was "
-        "trained with as [workload.preprocess], or with --preprocess."
+        "trained with as [workload.preprocess], or with --preprocess.",
     ]
 
 
@@ -119,12 +129,12 @@ def accuracies(rows: Sequence[Summary]) -> Table:
 
 
 def verdict(s: Summary) -> str:
-    """'agree'; else what is wrong."""
+    """`AGREE`; else what is wrong."""
     if s.parity and not s.parity.passed:
         return "WRONG"
     if s.pipeline and not s.pipeline.passed:
         return "WRONG PATH"
-    return "agree" if not s.parity or s.parity.accurate else "BELOW FLOOR"
+    return AGREE if not s.parity or s.parity.accurate else "BELOW FLOOR"
 
 
 def _of(check: str, name: str) -> Callable[[Summary], Any]:

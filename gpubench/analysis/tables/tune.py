@@ -48,7 +48,7 @@ def front(found: View) -> Table:
         (Column("outcome", help="what became of it"),
          lambda s: OUTCOMES[outcome(found, standings[s.key])]),
     ]  # fmt: skip
-    notes = ["Of the measured configurations with right answers. Limits do not count here: "
+    notes = ["Of the measured configurations whose answers match. Limits do not count here: "
              "the front shows what they cost. 95 % intervals."]  # fmt: skip
     return of_rows("Pareto front", summaries, fields, notes)
 

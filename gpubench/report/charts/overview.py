@@ -14,7 +14,7 @@ from gpubench.analysis.scaling.efficiency import efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of, rated
 from gpubench.report import formatting
-from gpubench.report.charts import ranks, vega
+from gpubench.report.charts import vega
 from gpubench.report.charts.vega import Point, layer
 from gpubench.report.sections import headline
 from gpubench.units import count
@@ -103,7 +103,7 @@ def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
     points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
                      {"images/s": formatting.full(s.throughput, "images/s")})
-              for s in rated(timed) if ranks.usable(s.throughput)]  # fmt: skip
+              for s in rated(timed) if s.throughput.usable]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
                   "is better.", points, x=_BATCH, y="images/s", batch=True)  # fmt: skip
 
@@ -114,11 +114,11 @@ def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
     def identity(s: Summary) -> tuple[Any, ...]:
         return s.run, _group(s, True), _series(s), s.cell.batch_size, s.cell.replicas
 
-    slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and ranks.usable(s.p50)}
+    slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and s.p50.usable}
     points = []
     for s in rated(timed):
         other = slow.get(identity(s))
-        if other is None or not ranks.usable(s.throughput):
+        if other is None or not s.throughput.usable:
             continue
         tip = {"images/s": formatting.full(s.throughput, "images/s"),
                "p50 latency": formatting.full(other.p50, "ns")}  # fmt: skip
@@ -161,7 +161,7 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
     shared_device = False
     for s, one, kind in scaling_pairs(timed):
         g, e = s.cell.devices, efficiency(s, one)
-        if not ranks.usable(e):
+        if not e.usable:
             continue
         shared_device |= g < s.cell.replicas
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch

@@ -79,7 +79,7 @@ def _ranks(won: Winner, name: str, summaries: Sequence[Summary]) -> Ranks:
 
 
 def _rows(won: Winner, summaries: Sequence[Summary]) -> tuple[list[Summary], dict[int, Estimate]]:
-    """(best first, their values by id)."""
+    """(the winner, then the others by value; their values by id)."""
     latency = won.measure == "latency"
     rows = [
         s for s in summaries if headline.workload(s) == headline.workload(won.summary) and s.timed
@@ -91,7 +91,8 @@ def _rows(won: Winner, summaries: Sequence[Summary]) -> tuple[list[Summary], dic
         rows = rated(rows)
     values = {id(s): s.p50 if latency else s.throughput for s in rows}
     sign = 1 if latency else -1
-    rows.sort(key=lambda s: (not placed(s, values[id(s)]), sign * (values[id(s)].value or 0)))
+    rows.sort(key=lambda s: (s is not won.summary, not placed(s, values[id(s)]),
+                             sign * (values[id(s)].value or 0)))  # fmt: skip
     if not latency:
         best: dict[object, Summary] = {}
         for s in rows:
@@ -149,16 +150,7 @@ def machines(
 
 def placed(s: Summary, e: Estimate) -> bool:
     """May stand on an axis: ranked, and its interval says something."""
-    return s.ranked and usable(e)
-
-
-def usable(e: Estimate) -> bool:
-    """There is a value, and no interval that would only stretch an axis."""
-    return bool(e.value) and (e.relative_half_width or 0.0) <= USABLE
-
-
-USABLE = 0.5
-"""Half-width of an interval beyond which a value is kept off axes."""
+    return s.ranked and e.usable
 
 
 def _axis(seen: Sequence[Estimate]) -> tuple[float, float, bool]:

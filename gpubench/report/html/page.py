@@ -12,7 +12,7 @@ from gpubench.analysis.scaling.diagnosis import diagnose
 from gpubench.analysis.summary import Summary, flags_of, run_names
 from gpubench.analysis.tables import table
 from gpubench.analysis.tables.pipeline import STAGES
-from gpubench.analysis.tables.run import of_cells
+from gpubench.analysis.tables.run import FAILED, of_cells
 from gpubench.analysis.tables.table import Table
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
@@ -23,8 +23,6 @@ from gpubench.report.sections import answers, headline, scaling, wrong_answers
 from gpubench.report.sections import pipeline as sections_pipeline
 
 SCRIPTS = ("page.js", "charts.js", "compare.js", "samples.js", "tune.js")
-FAILURES = "Skips and failures"
-"""Title of the table that `answers.causes` tells better."""
 
 
 def comparison(view: View, code: int | None = None) -> str:
@@ -117,7 +115,7 @@ def _tables(
              for t, name in JOINED.items() if t in by_title]  # fmt: skip
     one = templating.table(joined.table, of_cell, joined.groups) | {"more": notes}
     rest = [templating.table(t, of_cell, _stages(t)) for t in made
-            if t.title not in (*JOINED, FAILURES)]  # fmt: skip
+            if t.title not in (*JOINED, FAILED)]  # fmt: skip
     return [*([one] if one["rows"] else []), *rest]
 
 

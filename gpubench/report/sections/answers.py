@@ -6,10 +6,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
 
 from msgspec import Struct
 
+from gpubench.analysis import resolution
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import (
     UNTRIED,
@@ -116,7 +116,7 @@ def _right(summaries: Sequence[Summary]) -> tuple[str, bool]:
     checked = [s for s in summaries if s.timed and accuracy.agreement(s) is not None]
     if not checked:
         return "Answers were not checked.", False
-    wrong = [s for s in checked if accuracy.verdict(s) != "agree"]
+    wrong = [s for s in checked if accuracy.verdict(s) != accuracy.AGREE]
     images = min(s.parity.images for s in checked if s.parity) if any(
         s.parity for s in checked) else 0  # fmt: skip
     least = min(accuracy.agreement(s) or 0.0 for s in checked)
@@ -141,14 +141,9 @@ def _right(summaries: Sequence[Summary]) -> tuple[str, bool]:
 def _trust(summaries: Sequence[Summary]) -> list[str]:
     """What this run can tell apart, and how many of its cells have flags."""
     timed = [s for s in summaries if s.timed]
-    halves = [h for s in timed if (h := s.value.relative_half_width) is not None]
-    lines = []
-    if halves:
-        typical = median(halves)
-        told = f"{1 + 2 * typical:.2g}×, not 5 %" if typical > 0.025 else percent(2 * typical)
-        lines.append(f"Intervals are ±{percent(typical)} as a rule: this run separates {told}.")
-    elif timed:
-        lines.append("A single repeat: nothing says how far to trust it.")
+    runs = dict.fromkeys(s.run for s in timed)
+    said = {run: resolution.sentence([s for s in timed if s.run == run]) for run in runs}
+    lines = [f"{run}: {text}" if len(runs) > 1 else text for run, text in said.items()]
     flagged = [s for s in timed if flags_of(s)]
     kinds = Counter(f for s in flagged for f in flags_of(s) if not headline.bad(f))
     marks = ", ".join(f"{f} {n}" for f, n in kinds.most_common(3))
@@ -168,9 +163,10 @@ def _next(file: RecordFile, won: Sequence[Winner]) -> tuple[str, str]:
     c = first.summary.cell
     if head.pairing or head.search:
         return formatting.command(head), "measures it again"
-    if first.rivals:
-        command = formatting.decide(head, c, first.rivals[0])
-        return command, f"decides between {c.backend} and {first.rivals[0]}"
+    backends = {cell.backend for cell in head.planned} - {c.backend}
+    rival = next((name for name in first.rivals if name in backends), None)
+    if rival:
+        return formatting.decide(head, c, rival), f"decides between {c.backend} and {rival}"
     words = ["gpubench", "tune", c.model, "--weights", c.weights, "--images", c.images]
     return shlex.join(words), "finds precision, batch size, replicas and options that are faster"
 

@@ -29,8 +29,10 @@ from gpubench.run.agent import messages, worker
 from gpubench.run.agent.placement import placed
 from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
-from gpubench.run.agent.worker_group import Team
+from gpubench.run.agent.worker_group import SAMPLES_NEXT, Team
 
+IDLE_LIMIT_S = 0.15
+"""How long a turn waits for its rival's threads to fall asleep; ONNX Runtime's spin for 0.05 s."""
 START_TIMEOUT_S = 240.0
 """Of `Preload`: less than the driver waits for it."""
 PRELOADED = [
@@ -160,13 +162,16 @@ class Agent:
             team.others = set(request.others)
             if team.barrier == "warm":
                 team.telemetry.__enter__()
-            team.go(request.timeout_s)
+            if team.barrier in SAMPLES_NEXT:
+                processes.await_idle(team.others, IDLE_LIMIT_S)
+            team.go(request.timeout_s, request.turns)
             self._emit(messages.Progress("released"))
         answers = team.advance(self._closed)
         if answers is not None or team.barrier == "measured":
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            return messages.Waiting(team.barrier, sorted(team.pids() - team.others))
+            pids = sorted(team.pids() - team.others)
+            return messages.Waiting(team.barrier, pids, team.batch_ns, team.sample_ns)
         self._end(request.team)
         return _result(answers, team)
 
