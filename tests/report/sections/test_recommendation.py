@@ -106,6 +106,12 @@ def test_one_backend_alone_is_never_recommended():
     assert lines[-1].endswith("63 not reached; not one of onnxruntime, openvino was reached")
 
 
+def test_backends_that_were_ruled_out_unmeasured_do_not_count_as_measured():
+    lines = recommendation.lines(make_tunes.tune(rounds=3, explored=9))
+    assert ", of 1 of 3 backends, in " in lines[-1]
+    assert "not one of" not in lines[-1]
+
+
 def test_interrupted_searches_recommend_nothing_yet():
     lines = recommendation.lines(make_tunes.tune(rounds=0, explored=30, ended=False))
     assert lines[0].startswith("No recommendation yet: onnxruntime ")
