@@ -13,6 +13,7 @@ from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.tune import UNITS
 from gpubench.analysis.tune import ablation, racing, result
+from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
@@ -217,6 +218,8 @@ def left(found: View) -> str:
     share = result.share_of(found)
     if share is None or found.best is None:
         return ""
+    if share.share > 1 + MARGIN:
+        return "more than the measured peaks allow: the machine was busy while they were measured"
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     return f"{units.percent(share.share)} of the roofline, bound by {share.binds}: {rate}"
 
