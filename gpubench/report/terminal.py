@@ -250,7 +250,10 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
                 row["flags"] = formatting.line(", ".join(flags_of(s)))
             rows.append(row)
             styles.append("red" if not s.ranked else "yellow")
-    note = _NO_INTERVALS if single else "±: half the 95 % interval."
+    note = _NO_INTERVALS if single else "±: half the 95 % interval"
+    note += "" if single else f"{_folded(rows)}."
+    if any(s.p50.span or s.throughput.span for s in timed):
+        note += " a to b: the repeats, too far apart for an interval."
     usual = answers[id(timed[0])] if len({*answers.values()}) == 1 else usual
     where = "in every row" if many == len(timed) else "where nothing else is said"
     note += f" {ANSWERS} (top-1 with the reference's answers / with labels): {usual} {where}."
@@ -258,6 +261,20 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
     head = f"{formatting.title(files)}: {', '.join(told)}; "
     head += ", ".join(dict.fromkeys(formatting.machine(f.header) for f in files))
     return [text(head), terminal_tables.Cells(rows, styles), text(note, "dim")]
+
+
+def _folded(rows: Sequence[dict[str, str] | str]) -> str:
+    """Take the ± out that most rows share, as rows whose noise was pooled do; which, in words."""
+    told = []
+    cells = [row for row in rows if isinstance(row, dict)]
+    for name in ("p50", "images/s", "speed-up"):
+        seen = Counter(row[name].partition(" ±")[2] for row in cells if "±" in row.get(name, ""))
+        share, many = next(iter(seen.most_common(1)), ("", 0))
+        if 2 * many > len(cells) and many > 1:
+            told.append(f"±{share} of {name}")
+            for row in cells:
+                row[name] = row[name].removesuffix(f" ±{share}")
+    return f"; where a row says none, {', '.join(told)}" if told else ""
 
 
 def _axes(s: Summary) -> dict[str, str]:

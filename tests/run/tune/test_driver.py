@@ -96,7 +96,7 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     class InProof(Watch):
         def recorded(self, record: Record, arm: str = "") -> None:
             super().recorded(record)
-            if record.stage and record.repeat == 1:
+            if record.order and record.repeat == 1:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     job, watch = make_job(resume=True, budget=4.0), Watch()
     found = tune_driver.run(job, watch)
     assert found.file.records == records
-    assert all(r.stage for r in watch.records)  # nothing but the proof was left to do
+    assert all(r.order for r in watch.records)  # nothing but the proof was left to do
     assert found.best is not None
     assert fastest(found.best)
     assert found.file.header.search == job.search
