@@ -111,12 +111,10 @@ def timer_overhead(clock: Clock = perf_counter_ns, readings: int = 201) -> int:
 def quiet_collector() -> Iterator[None]:
     """No garbage collection while sampling: a collection inside a sample is not the backend's."""
     was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
+    gc.collect()  # what the fork server has imported is frozen, and stays so
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
         if was_enabled:
             gc.enable()

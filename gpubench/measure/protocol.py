@@ -181,7 +181,7 @@ def measure(
 ) -> Samples:
     """Sample one turn: a repeat, or with ``claim`` a job until no unit of it is left.
 
-    Of several (not ``whole``) no sample is cut, see `joined`.
+    Of several (not ``whole``) none waits for many samples, and none is cut: see `joined`.
 
     ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on;
     ``cores``: that are its own, 0 where it shares them with other replicas. A
@@ -197,7 +197,7 @@ def measure(
         seconds=policy.duration_s,
         at_least=sampler.at_least,
         at_most=policy.max_samples,
-        wanted=MIN_BLOCKS,
+        wanted=MIN_BLOCKS if whole else 0,
         patience_s=PATIENCE * policy.duration_s,
         block_s=sampler.block_s,
         claim=claim,

@@ -76,7 +76,7 @@ def _estimate(e: Estimate, unit: str) -> Shown:
         short = e.why.partition(":")[0]
         return Shown(NOTHING, short)
     factor, suffix = _scale(e.value, unit)
-    half = e.relative_half_width
+    half = None if e.span else e.relative_half_width
     value = e.value * factor
     decimals = units.digits_for(half) - 1
     decimals -= math.floor(math.log10(abs(value))) if value else 0
@@ -120,7 +120,7 @@ def compact(value: Any, unit: str, *, single: bool = False) -> str:
     half = value.relative_half_width if isinstance(value, Estimate) else None
     if half is not None and unit.startswith("share"):  # near 0 and 1 it is lopsided
         return full(value, unit)
-    if half is None:
+    if half is None or math.isinf(half):
         if shown.main == NOTHING or shown.aside == "baseline":
             return shown.aside or NOTHING
         hidden = not shown.aside or (single and shown.aside == SINGLE)

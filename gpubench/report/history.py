@@ -24,6 +24,8 @@ FORMAT = 1
 OPEN, CHANGED = 12, 40
 """Of so many cells (with a change: so many) the charts are drawn at once, of others on demand."""
 
+MOST = 3
+"""Of the cells that drift, or have two states, so many are named in the headline."""
 LATEST = 20
 """Runs of each cell on the terminal, where the headline would else be out of sight."""
 
@@ -53,22 +55,42 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     runs = len({p.run for t in trends for p in t.points})
     many = f"{count(len(trends), 'cell')} over {count(runs, 'run')}"
     changed = [len(t.changes) for t in trends if t.changes]
-    margin = f"\u00b1{100 * rule.delta:g} %"
-    lines = [f"No change of more than {margin} is shown in {many}."]
+    seen = [t.detectable for t in trends if t.detectable is not None]
+    lines = [f"No change is shown in {many}."]
     if changed:
-        n = count(sum(changed), "change")
-        lines = [f"{n} of more than {margin} in {len(changed)} of {many}."]
+        lines = [f"{count(sum(changed), 'change')} in {len(changed)} of {many}."]
+    if seen:
+        lines.append(f"Lasting changes of {percent(min(seen))} or more would be seen "
+                     f"({percent(max(seen))} in the noisiest cell).")  # fmt: skip
+    moved = [f"{name}: {said}." for name, t in zip(names(trends), trends, strict=True)
+             for said in gradual(t)]  # fmt: skip
+    lines += moved[:MOST]
+    lines += [f"{len(moved) - MOST} more cells drift or have two states."] if moved[MOST:] else []
     worst = trends[0]
     if worst.behind > rule.delta:
-        since = next(c for c in reversed(worst.changes) if c.slower)
+        said = next((f"; {_said(worst, c)}" for c in reversed(worst.changes) if c.slower), "")
         lines.append(f"Furthest behind its best level, by {percent(worst.behind)}: "
-                     f"{names(trends)[0]}; {_said(worst, since)}.")  # fmt: skip
-    least = 2 * SHORTEST
-    short = sum(sum(p.used for p in t.points) < least for t in trends)
+                     f"{names(trends)[0]}{said}.")  # fmt: skip
+    runs_needed = 2 * SHORTEST
+    short = sum(sum(p.used for p in t.points) < runs_needed for t in trends)
     if short:
         lines.append(f"Too few runs to look for changes in {short} of {len(trends)} cells: "
-                     f"{least} are needed, {SHORTEST} on either side.")  # fmt: skip
+                     f"{runs_needed} are needed, {SHORTEST} on either side.")  # fmt: skip
     return lines
+
+
+def gradual(t: Trend) -> list[str]:
+    """What it did besides changes: 'drifts by +5.0 % [+4.7, +5.3] over 40 runs, up to run-70'."""
+    said = [
+        f"drifts by {shares(*log_cost(d.ratio.value or 1.0, d.ratio.low, d.ratio.high, t.latency))}"
+        f" over {count(d.last - d.first, 'run')}, up to {t.points[d.last].run}"
+        for d in t.drifts
+    ]
+    if two := t.states:
+        levels = " and ".join(formatting.full(v, t.unit)
+                              for v in (two.fast, two.slow))  # fmt: skip
+        said.append(f"goes to and fro between {levels}, {count(two.switches, 'time')}")
+    return said
 
 
 def names(trends: Sequence[Trend]) -> list[str]:
@@ -91,18 +113,20 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
         [_side(c), name, _effect(t, c), formatting.full(c.before, t.unit),
-         formatting.full(c.after, t.unit), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
+         formatting.full(c.after, t.unit), _when(p), p.run, _commit(p),
+         " and ".join(t.points[i].run for i in c.between), f"{c.p:.2g}"]
         for name, t in pairs for c in t.changes for p in [t.points[c.at]]
     ]  # fmt: skip
     made = Table(
         "Changes",
         (Column("what"), Column("cell"), _EFFECT, Column("before"), Column("after"),
          Column("since", help="start of the first run at the new level"), Column("run"),
-         Column("commit"), Column("p", help="corrected for every place and cell looked at")),
+         Column("commit"), Column("between", help="runs that it came between, with 95 %"),
+         Column("p", help="corrected for every place and cell looked at")),
         changes,
         [f"A change is larger than {100 * rule.delta:g} % and lasts for {SHORTEST} runs or more; "
          f"the chance of any false one in this list is meant to be {100 * rule.alpha:g} %. "
-         "It came between the run named and the one before it."],
+         "The run named is the likeliest one."],
     )  # fmt: skip
     rows = [
         [name, _when(p), p.run, _commit(p), formatting.full(p.value, t.unit),
@@ -198,7 +222,7 @@ def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
 
     cells = [
         {"name": name, "index": i, "open": i < (CHANGED if t.changes else OPEN),
-         "n": len(t.points), "notes": [_said(t, c) for c in t.changes]}
+         "n": len(t.points), "notes": [*(_said(t, c) for c in t.changes), *gradual(t)]}
         for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
     ]  # fmt: skip
     return templating.fill(

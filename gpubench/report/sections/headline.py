@@ -10,13 +10,15 @@ from msgspec import Struct
 
 from gpubench import units
 from gpubench.analysis import resolution
-from gpubench.analysis.stats import Estimate
+from gpubench.analysis.best import best
 from gpubench.analysis.summary import Summary, invalidated, raised, rated
 from gpubench.report import formatting
 from gpubench.report.sections import pipeline
 from gpubench.units import count
 
 Measure = Literal["throughput", "latency"]
+SHOWN = 2
+"""Configurations of the winner's own backend that are named as ties."""
 
 
 class Winner(Struct, frozen=True, kw_only=True):
@@ -28,7 +30,7 @@ class Winner(Struct, frozen=True, kw_only=True):
     summary: Summary
     value: formatting.Shown
     rivals: list[str]
-    """Backends whose best interval overlaps: they cannot be told apart."""
+    """What cannot be told from it: other backends, and other configurations of its own."""
 
 
 def winners(summaries: Sequence[Summary]) -> list[Winner]:
@@ -50,30 +52,27 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
 
 def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
     latency = measure == "latency"
-    sign, unit = (1, "ns") if latency else (-1, "images/s")
     rows = [s for s in group if s.cell.scenario == "latency"] if latency else rated(group)
-    ranked = sorted(
-        (sign * e.value, n, e, s) for n, s in enumerate(rows)
-        if s.ranked and (e := s.p50 if latency else s.throughput).value
-    )  # fmt: skip
-    if not ranked:
+    found = best(rows, latency=latency)
+    if found is None:
         return None
-    _, _, e, best = ranked[0]
-    champions = {s.cell.backend: other for _, _, other, s in reversed(ranked)}
-    rivals = [
-        name
-        for name, other in champions.items()
-        if name != best.cell.backend and _overlap(e, other)
-    ]
-    shown = formatting.show(e, unit)
-    return Winner(measure=measure, workload=workload, summary=best, value=shown, rivals=rivals)
+    shown = formatting.show(found.value, "ns" if latency else "images/s")
+    return Winner(measure=measure, workload=workload, summary=found.summary, value=shown,
+                  rivals=_named(found.ties, found.summary))  # fmt: skip
 
 
-def _overlap(a: Estimate, b: Estimate) -> bool:
-    """Without both intervals nothing tells two values apart."""
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return True
-    return a.low <= b.high and b.low <= a.high
+def _named(ties: Sequence[Summary], won: Summary) -> list[str]:
+    """Other backends, then in what other configurations of the winner's backend differ from it."""
+    backends = dict.fromkeys(s.cell.backend for s in ties if s.cell.backend != won.cell.backend)
+    own = [_differs(s, won) for s in ties if s.cell.backend == won.cell.backend]
+    more = [count(len(own) - SHOWN, "other configuration") + " of it"] if len(own) > SHOWN else []
+    return [*backends, *own[:SHOWN], *more]
+
+
+def _differs(s: Summary, won: Summary) -> str:
+    """'openvino (bf16, 2 replicas)': what `where` says of ``s`` and does not say of ``won``."""
+    own, plain = (where(x).removeprefix(f"{x.cell.backend} ").split(", ") for x in (s, won))
+    return f"{s.cell.backend} ({', '.join(word for word in own if word not in plain)})"
 
 
 def where(s: Summary) -> str:

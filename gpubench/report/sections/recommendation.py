@@ -84,17 +84,22 @@ def gain(found: View, best: Standing) -> str:
 
 
 def ties(found: View, best: Standing) -> list[str]:
-    """'Not told apart from openvino int8, batch 32, 2 replicas; recommended is the simplest'."""
+    """'Not told apart from openvino int8, batch 32, 2 replicas and 3 more; ...'."""
     others = racing.ties(found.standings, best)
     if not others:
         return []
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return [f"Not told apart from {where(found, others[0])}{more}: the simplest is recommended"]
+    rule = f"of those within {units.percentage(racing.ALIKE)} the simplest is recommended"
+    return [f"Not told apart from {where(found, others[0])}{more}; {rule}"]
 
 
 def default(found: View, base: Standing) -> str:
-    """'torch-eager fp32, batch 8, 1 replica: 207 images/s [205, 208]'."""
-    return f"{where(found, base)}: {amount(base.value, found.goal.objective)}"
+    """'torch-eager fp32, batch 8, 1 replica: 207 images/s [205, 208]'; how many sizes of it were
+    measured, where some were not."""
+    sizes = [s.n for s in found.standings if s.cell.key in found.search.baseline]
+    seen, of = sum(n > 0 for n in sizes), len(sizes)
+    some = f", best of {seen} of its {of} batch sizes" if seen < of else ""
+    return f"{where(found, base)}{some}: {amount(base.value, found.goal.objective)}"
 
 
 def times(e: Estimate) -> str:
@@ -113,13 +118,11 @@ def sureness(found: View) -> str:
     own = objective.kind == "throughput" and v.metric.startswith("images/s")
     own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
     by = "" if own else f" by {v.metric}"
-    said = f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
     won, of = found.won
-    if v.verdict != "INCONCLUSIVE" or not of:
-        return said
-    return (
-        f"better in {won} of {units.count(of, 'pair')} of an interleaved A/B, unconfirmed ({said})"
-    )
+    if v.verdict == "INCONCLUSIVE" and of:
+        pairs = f"{won} of {units.count(of, 'pair')} of an interleaved A/B"
+        return f"unconfirmed: better{by} in {pairs} ({v.verdict})"
+    return f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
 
 
 def answers(found: View, s: Standing) -> str:

@@ -197,8 +197,8 @@ class _Hurried:
         if not isinstance(reply, Failure):
             return reply
         if reply.kind == "timeout":
-            words = f"{reply.reason}: building may take half of what is left of the budget"
-            return Failure("timeout", words, f"raise --budget above {units.clock(limit)}")
+            words = f"not built within {units.clock(limit)}, what the budget left for one build"
+            return Failure("timeout", words, "raise --budget")
         if reply.kind == CalibrationError.kind and not self.strict:
             return Failure("error", reply.reason, reply.remedy)
         return reply

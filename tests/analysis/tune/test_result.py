@@ -68,14 +68,18 @@ def test_the_gain_is_that_of_the_pairs_and_the_verdict_the_gates(found):
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 5])
-def test_pairs_too_few_for_an_interval_say_nothing_of_the_gain(found, pairs):
+def test_a_few_pairs_say_more_than_one_repeat_and_give_no_interval(found, pairs):
+    assert found.gain.low is None
     proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=pairs)
     seen = result.view(found.file, proof)
-    assert seen.gain == found.gain
-    assert not seen.paired
-    assert seen.verdict.pairs == pairs
+    assert (seen.paired, seen.gain.n, seen.gain.low) == (True, pairs, None)
+    assert seen.gain.value == pytest.approx(found.gain.value, rel=0.01)
+    assert (seen.verdict.pairs, seen.won) == (pairs, (pairs, pairs))
     gain = recommendation.lines(found.file, proof)[1]
-    assert re.search(r": [\d.]+ (\[.*?\]|\(no interval: \d+ repeats?\)) times the images/s", gain)
+    assert re.search(r": [\d.]+ \(no interval: \d+ pairs?\) times the images/s", gain)
+    assert re.search(
+        rf"unconfirmed: better in {pairs} of {pairs} pairs? of an interleaved A/B", gain
+    )
 
 
 def test_a_gain_without_an_interval_says_so(found):

@@ -153,8 +153,8 @@ def test_an_effect_is_the_cost_so_less_throughput_is_slower():
 
 def test_the_effect_agrees_with_the_gate(session):
     for cell in charts_compare.behind(view(*session))["cells"]:
-        deciding = [p["y"] for p in cell["points"] if p["kind"] == cell["points"][-1]["kind"]]
         (line,) = cell["lines"]
+        deciding = tuple(p["y"] for p in cell["points"] if p["x"] < line["x2"])
         assert line["y"] == pytest.approx(sequential_test._shift(deciding).value, abs=1e-9)
         assert line["low"] < line["y"] < line["high"]
 

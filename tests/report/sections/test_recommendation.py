@@ -182,7 +182,10 @@ def test_hostile_text_stays_text():
     cells = [replace(c, model=HOSTILE, options={HOSTILE: HOSTILE} if c.options else {})
              for c in make_tunes.space((1, 8), (1,))]  # fmt: skip
     file = make_tunes.tune(cells, path=f"{HOSTILE}/records.jsonl")
-    assert len(recommendation.lines(file)) == 6
+    lines = recommendation.lines(file)
+    assert len(lines) == 7
+    assert lines[2].startswith("Not told apart from onnxruntime int8, batch 8, 1 replica")
+    assert lines[2].endswith("; of those within 1 % the simplest is recommended")
     assert "<script" not in markdown.render([file]).split("<details>")[0]
     assert recommendation.commands(file)[0].startswith("gpubench run '")
 
