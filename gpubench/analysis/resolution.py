@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 
 from msgspec import Struct
 
-from gpubench.analysis.summary import FOLLOWS, LOAD, Summary
+from gpubench.analysis.summary import FOLLOWS, LOAD, Summary, log_speedup
 from gpubench.units import percent, significant
 
 COARSE = 1.1
@@ -21,8 +22,8 @@ class Resolution(Struct, frozen=True, kw_only=True):
     """Of the rows of one run."""
 
     ratio: float | None
-    """Two rows that differ by this factor have intervals that do not touch: twice the typical
-    half-width, on logs. None where no row has an interval."""
+    """Two rows that differ by this factor are told apart: the typical half-width of a ratio of two
+    rows, on logs. None where no two rows have an interval."""
     shared: list[str]
     """Flags that are told here and not at each row, the most frequent first; [] on a machine that
     was not busy."""
@@ -30,11 +31,12 @@ class Resolution(Struct, frozen=True, kw_only=True):
 
 def resolution(summaries: Sequence[Summary]) -> Resolution:
     """Of the rows of one run."""
-    bounds = [(v.low, v.high) for s in summaries if s.ranked for v in [s.value]]
-    halves = [math.log(high / low) / 2 for low, high in bounds if low and high]
+    ranked = [s for s in summaries if s.ranked]
+    bounds = [d.interval() for a, b in pairwise(ranked) if (d := log_speedup(a, b))]
+    halves = [(high - low) / 2 for low, high in filter(None, bounds)]
     shared = Counter(f for s in summaries if s.busy for f in (*LOAD, *FOLLOWS) if f in s.flags)
     return Resolution(
-        ratio=math.exp(min(700.0, 2 * median(halves))) if halves else None,
+        ratio=math.exp(min(700.0, median(halves))) if halves else None,
         shared=[flag for flag, _ in shared.most_common()],
     )
 

@@ -39,21 +39,6 @@ WIDE = "budget ended before the target width"
 """Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
 
 
-LOAD = ("CPU-BUSY", "CPU-WITHHELD", "CPU-STEAL")
-"""Flags that say that something else had the cores."""
-FOLLOWS = ("DRIFT", "NO-STEADY-STATE", "WIDE-INTERVAL")
-"""Flags that a busy machine brings with it."""
-
-
-def most(flags: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Flags that more than half of the repeats have, each with how many have it.
-
-    The one rule by which flags of repeats become one of the row, for reports and verdicts alike.
-    """
-    found = Counter(flag for each in flags for flag in dict.fromkeys(each))
-    return {flag: n for flag, n in found.items() if 2 * n > len(flags)}
-
-
 Values = Callable[["Summary"], dict[int, float]]
 """Repeat -> a value above 0."""
 
@@ -72,6 +57,21 @@ class Session:
             alike = [c for c in self.cells if c.cell.scenario == s.cell.scenario]
             self._fits[named] = stats.two_way({c.key: values(c) for c in alike}, s.pilot)
         return self._fits[named]
+
+
+LOAD = ("CPU-BUSY", "CPU-WITHHELD", "CPU-STEAL")
+"""Flags that say that something else had the cores."""
+FOLLOWS = ("DRIFT", "NO-STEADY-STATE", "WIDE-INTERVAL")
+"""Flags that a busy machine brings with it."""
+
+
+def most(flags: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Flags that more than half of the repeats have, each with how many have it.
+
+    The one rule by which flags of repeats become one of the row, for reports and verdicts alike.
+    """
+    found = Counter(flag for each in flags for flag in dict.fromkeys(each))
+    return {flag: n for flag, n in found.items() if 2 * n > len(flags)}
 
 
 class Summary(Struct, frozen=True, kw_only=True, dict=True):
@@ -246,8 +246,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         half, done = self.value.relative_half_width, len(self.records)
         two_stages = self.pilot > 0 and not self.broken and not self.search
         second = two_stages and self.pilot <= done < self.policy.max_repeats
-        wide = self.value.span is not None or (half or 0.0) > self.policy.target_half_width
-        return second and wide
+        return second and half is not None and half > self.policy.target_half_width
 
     @cached_property
     def series_ns(self) -> dict[int, NDArray[np.float64]]:
@@ -427,10 +426,10 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
     for record in file.records:
         cells.setdefault(record.cell.key, record.cell)
         found.setdefault(record.cell.key, {})[record.repeat] = record
+    session = Session()
     paired = file.header.pairing is not None
     seen = [most([r.flags for r in rs.values()]) for rs in found.values()]
     loaded = sum(not flags.keys().isdisjoint(LOAD) for flags in seen)
-    session = Session()
     session.cells += [
         Summary(
             run=run,
@@ -502,9 +501,7 @@ def rated(summaries: Sequence[Summary]) -> list[Summary]:
 
 def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
-    if other.cell.scenario != "latency":
-        return gain(base, other)
-    found = log_saved(base, other)
+    found = log_speedup(base, other)
     return found.estimate() if found else Estimate(why="not measured")
 
 
@@ -514,14 +511,28 @@ def gain(base: Summary, other: Summary) -> Estimate:
     return found.estimate() if found else Estimate(why="not measured")
 
 
+def log_speedup(base: Summary, other: Summary) -> stats.LogRatio | None:
+    """log of `speedup`; None where one of them has no value."""
+    latency = other.cell.scenario == "latency"
+    return _log_ratio(other, base, "p50", _medians) if latency else log_gain(base, other)
+
+
 def log_gain(base: Summary, other: Summary) -> stats.LogRatio | None:
     """log of `gain`; None where one of them has no images/s."""
     return _log_ratio(base, other, "images/s", _rates)
 
 
-def log_saved(base: Summary, other: Summary) -> stats.LogRatio | None:
-    """log of the p50 of ``base`` / p50 of ``other``; None where one of them has none."""
-    return _log_ratio(other, base, "p50", _medians)
+def pooling(rows: Sequence[Summary]) -> str:
+    """'95 % intervals of this session; they pool the residual noise of 12 cells over 5 rounds.'"""
+    own = {"latency": ("p50", _medians), "throughput": ("images/s", _rates)}
+    fits = {(s.run, s.cell.scenario): s.fit(*own[s.cell.scenario]) for s in rows}
+    told = dict.fromkeys(
+        f"{count(f.cells, 'cell')} over {count(f.rounds[1] + 1, 'round')}"
+        for f in fits.values() if f.cells >= stats.FEWEST
+    )  # fmt: skip
+    of = "this session" if len({s.run for s in rows}) < 2 else "each session alone"
+    more = f"; they pool the residual noise of {' and of '.join(told)}" if told else ""
+    return f"95 % intervals of {of}{more}."
 
 
 def _log_ratio(base: Summary, other: Summary, metric: str, values: Values) -> stats.LogRatio | None:

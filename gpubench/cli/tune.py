@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "--images",
-       "--labels", "--calibration", "--preprocess", "--device")  # fmt: skip
+       "--labels", "--calibration", "--preprocess", "--arguments", "--device")  # fmt: skip
 """Those of `options.SELECTION` that mean the same here."""
 
 
@@ -174,14 +174,6 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet:
         screen.print(line, highlight=False)
     if quiet and not as_json and not outcome.best:
         escape.tell(f"error: {lines[0]}")
-    tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
-    answered = {record.cell.key for record in file.records}  # it may be that a size cannot be done
-    today = set(job.search.baseline) - (answered - tried)
-    if lacking := today - tried:
-        screen.print(
-            f"of today's default {len(today) - len(lacking)} of {len(today)} batch sizes were "
-            "measured: a longer --budget measures all",
-        )
     if outcome.best:
         screen.print(f"configuration: {job.out / searching.BEST}", soft_wrap=True)
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)

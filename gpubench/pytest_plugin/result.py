@@ -77,7 +77,8 @@ class Result:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95 % interval of the scenario's metric, relative; None with one repeat."""
+        """Half of the 95 % interval of the scenario's metric, relative; None with one repeat, inf
+        where repeats differ so much that no interval is shown."""
         self._number(self._value)
         return self._value.relative_half_width
 

@@ -102,14 +102,29 @@ def test_two_ways_with_holes_are_the_least_squares():
     assert fit.level("3").low < 1 < fit.level("3").high  # one repeat: the others tell
 
 
-def test_a_noisier_cell_keeps_its_own_spread_and_leaves_the_others_theirs():
-    found = cells(np.random.default_rng(3), 8, 5)
-    for n, factor in enumerate((1.5, 0.6, 1.2, 0.8, 1.1)):
+def test_a_noisier_cell_keeps_its_own_spread() -> None:
+    found = cells(np.random.default_rng(3), 4, 3)
+    quiet = stats.two_way(found)
+    for n, factor in enumerate((1.2, 0.9, 1.0)):
         found["0"][n] *= factor
     fit = stats.two_way(found)
     assert [c for c, s in fit.spreads.items() if s.own] == ["0"]
-    assert fit.level("0").span is not None or fit.level("0").relative_half_width > 0.2
-    assert fit.ratio("1", "2").dof == fit.dof
+    logs = {c: np.log(list(found[c].values())) for c in found}
+    about = logs["0"] - np.mean([logs[c] for c in "123"], axis=0)
+    assert fit.spreads["0"].variance == pytest.approx(np.var(about, ddof=1))
+    assert fit.spreads["1"].variance > quiet.spreads["1"].variance  # it may be hit as well
+
+
+def test_a_wild_cell_leaves_the_others_theirs() -> None:
+    found = cells(np.random.default_rng(3), 4, 3)
+    three = stats.two_way({c: found[c] for c in "123"})
+    for n, factor in enumerate((20.0, 0.1, 1.0)):
+        found["0"][n] *= factor
+    fit = stats.two_way(found)
+    assert fit.level("1") == three.level("1")
+    assert fit.ratio("1", "2") == three.ratio("1", "2")
+    assert fit.level("0").span
+    assert fit.ratio("0", "1").estimate().span
 
 
 @pytest.mark.parametrize("rounds", [0.0, 0.03])

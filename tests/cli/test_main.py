@@ -358,7 +358,7 @@ def test_ab_says_a_regression_with_its_exit_code(
     assert json.loads(passed.stdout)["exit_code"] == 0
     ended = gpubench("ab", suite, *slower, *short, "-o", tmp_path / "short")
     assert ended.returncode == 3, ended.stderr
-    told = r"Pairs still needed: \d+ to \d+, .* --resume -o .*short --budget \d+s"
+    told = r"about \d+ pairs, .* more would decide .*: gpubench ab .* -o .*short --budget 60s"
     assert re.search(told, ended.stdout)
 
 

@@ -33,7 +33,7 @@ def test_the_table_of_a_run_cuts_off_and_breaks_nothing(run, width):
     assert max(map(len, lines)) <= width
     for s in summarise([run]):
         if s.timed and s.cell.scenario == "throughput":
-            rate = formatting.compact(s.throughput, "images/s")
+            rate = formatting.compact(s.throughput, "images/s").partition(" ±")[0]
             assert any(rate in x and s.cell.backend in x for x in lines)
     assert made.count("failed: parity") >= 8
     assert "1 of 3 repeats failed" in made
@@ -50,6 +50,14 @@ def test_answers_that_rows_share_are_said_once(run, width, below):
     alike = make.run([make.cell(), make.cell(batch_size=8)], samples=20)
     made = " ".join(plain(terminal.summary([alike]), 60).split())
     assert re.search(rf"{re.escape(legend)}100.0 % / 93.8 % \S* \S* in every row", made)
+
+
+def test_what_most_rows_share_of_their_intervals_is_said_once(run):
+    cells = [make.cell(batch_size=n) for n in (1, 2, 4, 8)]
+    made = plain(terminal.summary([make.run(cells, samples=20)]), 120)
+    shares = re.findall(r"±([\d.]+%) of (p50|images/s)", made)
+    assert [name for _, name in shares] == ["p50", "images/s"]
+    assert made.count("±") == 1 + len(shares)  # no row repeats it
 
 
 def test_rows_stand_beside_what_they_compete_with_and_say_no_constant():

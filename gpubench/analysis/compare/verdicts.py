@@ -77,15 +77,13 @@ class Comparison(Struct, frozen=True, kw_only=True):
     smallest_detectable: float | None = None
     """The slowdown (0.05: 5 %) that this would have found 95 times in 100; None: none, ever."""
     pairs: int = 0
-    """Pairs of processes behind the interval; 0 for two stored runs."""
+    """Pairs of processes behind the verdict; 0 for two stored runs."""
     interleaved: bool = False
     """Of the two arms of one A/B, and not of two stored runs."""
-    stage: str = ""
-    """Whose pairs the verdict rests on: 'screen' or 'confirm'; '' without a pair."""
     pair_sd: float | None = None
     """Standard deviation of log(candidate / baseline) over the pairs."""
     p: float | None = None
-    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells."""
+    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells and looks."""
     baseline_key: str = ""
     """The baseline's cell where it is another one: A/B of two backends."""
 

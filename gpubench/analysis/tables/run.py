@@ -64,7 +64,8 @@ def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Ta
             fields.append((Column(name, "ns", "lower", text), partial(Summary.percentile, q=q)))
     fields += [_speedup(bases, against), *accuracy.bound(rows),
                (_REPEATS, lambda s: len(s.medians))]  # fmt: skip
-    notes = ["Time for one batch, closed loop; every batch is waited for. 95 % intervals."]
+    notes = ["Time for one batch, closed loop; every batch is waited for. "
+             + summary.pooling(rows)]  # fmt: skip
     return of_rows("Latency per batch", rows, fields, notes)
 
 
@@ -76,7 +77,8 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
         *accuracy.bound(rows),
         (_REPEATS, lambda s: len(s.rates)),
     ]
-    notes = ["Images completed / wall time, never derived from a latency. 95 % intervals."]
+    notes = ["Images completed / wall time, never derived from a latency. "
+             + summary.pooling(rows)]  # fmt: skip
     if any(s.cell.scenario == "latency" for s in rows):
         notes.append("This suite has no throughput scenario: each batch was waited for.")
     return of_rows("Throughput", rows, fields, notes)

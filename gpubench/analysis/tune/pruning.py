@@ -18,6 +18,7 @@ from gpubench.suite.types import Cell
 
 MARGIN = 0.1
 """What a roofline may be too low by."""
+ALIKE = " fails alike: "
 SAME = 2
 """Cells of a backend and precision that fail alike, before the others count as failed too; of those
 that ran out of time one, since the next has less."""
@@ -70,7 +71,7 @@ class Outlook:
     def against(self, cell: Cell) -> str:
         """Why it cannot win; '': it may."""
         if reason := self._failing.get((cell.backend, cell.precision)):
-            return f"as what was tried of {cell.backend} {cell.precision}: {reason}"
+            return f"{cell.backend} {cell.precision}{ALIKE}{reason}"
         if implied := self._implied(cell):
             return implied
         if self._best is None:

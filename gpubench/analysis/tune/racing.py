@@ -45,6 +45,9 @@ ROUNDS = 8
 """Rounds of the race that one configuration is measured in, at most."""
 SIDE = 2
 """Rounds in which two that are called equal were measured side by side, at least."""
+ALIKE = 0.01
+"""What costs no more than the leader by more than this, as was seen, may be recommended for being
+simpler. (Of what was seen 2 % behind too much is 3 % behind, under bursts.)"""
 NEAR = 12
 """Repeats of what may turn out to keep its limits, at most, where nothing else does."""
 LOOKS = 4
@@ -82,7 +85,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     least: float | None = None
     """What ``behind`` is at least, at `stats.LEVEL`; None of what is not alive."""
     tied: bool = False
-    """Alive after SIDE rounds beside the leader, and no more than half of `Search.delta` behind."""
+    """Alive after SIDE rounds beside the leader, may be as good, and was seen to be no more than
+    `Search.delta` behind it."""
 
     @property
     def keeps(self) -> bool:
@@ -214,7 +218,7 @@ def unseen(standings: Sequence[Standing]) -> list[str]:
     return [name for name in dict.fromkeys(open_) if name not in known]
 
 
-def backends(standings: Sequence[Standing]) -> list[str]:
+def backends(standings: Iterable[Standing]) -> list[str]:
     """Of the space, in its order."""
     return list(dict.fromkeys(s.cell.backend for s in standings))
 
@@ -242,14 +246,17 @@ def recommended(standings: Sequence[Standing]) -> Standing | None:
 
 def ties(standings: Sequence[Standing], best: Standing) -> list[Standing]:
     """What the search did not tell apart from ``best``, the simplest first."""
-    found = _equals(standings)
-    return [s for s in found if s is not best] if best in found else []
+    if best.status != "leader" and not best.tied:
+        return []
+    equal = [s for s in standings if (s.status == "leader" or s.tied) and s.keeps and s is not best]
+    return sorted(equal, key=_simplicity)
 
 
 def _equals(standings: Sequence[Standing]) -> list[Standing]:
-    """The leader and what ties with it, the simplest first: what has the least that must be
-    chosen, kept and explained; of equals today's default, which stands first."""
-    equal = [s for s in standings if s.status == "leader" or (s.tied and s.keeps)]
+    """The leader and what ties with it within ALIKE, the simplest first: what has the least that
+    must be chosen, kept and explained; of equals today's default, which stands first."""
+    equal = [s for s in standings
+             if s.status == "leader" or (s.tied and s.keeps and s.ratio <= 1 + ALIKE)]  # fmt: skip
     return sorted(equal, key=_simplicity) if leader(standings) else []
 
 
@@ -381,7 +388,7 @@ def _standing(
     least = math.exp(noise.at_least(found, spread, 1 - stats.LEVEL))
     may = "may be" if least < 1 / (1 + search.delta) else "not"
     reason = f"{said}; {may} better by more than {units.percentage(search.delta)}"
-    tied = standing.rounds >= SIDE and ratio <= 1 + search.delta / 2
+    tied = standing.rounds >= SIDE and ratio <= 1 + search.delta and least <= 1
     return replace(standing, least=least, reason=reason, tied=tied)
 
 
@@ -390,7 +397,11 @@ def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
     centre, n = median(each.costs.values()), len(each.costs)
     half = within.t((1 + stats.LEVEL) / 2) / math.sqrt(n)
     low, high = sorted(math.exp(sign * (centre + x)) for x in (half, -half))
-    return Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+    found = Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+    if (found.relative_half_width or 0.0) <= stats.MOST_HALF_WIDTH:
+        return found
+    ends = sorted(math.exp(sign * x) for x in each.costs.values())
+    return Estimate(value=found.value, n=n, why=stats.USELESS, span=(ends[0], ends[-1]))
 
 
 def _behind(centre: float, found: Sequence[float], spread: Noise) -> Estimate:

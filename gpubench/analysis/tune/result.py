@@ -16,6 +16,7 @@ from itertools import accumulate
 from statistics import geometric_mean
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import roofline, stats
@@ -24,7 +25,7 @@ from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.roofline import Share
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, summarise
-from gpubench.analysis.tune import constraints, objective, racing
+from gpubench.analysis.tune import constraints, objective, pruning, racing
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.errors import InputError
 from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
@@ -153,20 +154,21 @@ def _gain(
     base: Standing | None,
     metric: Metric,
 ) -> tuple[Estimate, bool]:
-    """Of the A/B's pairs where these give an interval, else of the search's own rounds."""
+    """Of the A/B's pairs where these give an interval, else of the search's own rounds; of a few
+    pairs where neither gives one."""
     if best is None or base is None:
         return Estimate(why="nothing to compare"), False
     if best.cell.key == base.cell.key:
         return Estimate(value=1.0, why="today's default is the best"), False
-    if evidence:
-        pairs = _pairs(_logs(evidence, metric))
-        if pairs.low is not None:
-            return pairs, True
+    pairs = _pairs(_logs(evidence, metric)) if evidence else Estimate()
+    if pairs.low is not None:
+        return pairs, True
     before, after = (
         _values([r for r in file.records if r.cell.key == s.cell.key], metric) for s in (base, best)
     )
     low, high = (before, after) if metric.more_is_better else (after, before)
-    return stats.ratio(low, high), False
+    own = stats.ratio(low, high)
+    return (pairs, True) if own.low is None and pairs.value else (own, False)
 
 
 def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
@@ -188,7 +190,7 @@ def _pairs(logs: Sequence[float]) -> Estimate:
         return Estimate(why="no pairs")
     value, low, high = signed_rank.around(logs, sequential_test.LEVEL)
     if low is None or high is None:
-        return Estimate(why=units.count(len(logs), "pair"))
+        return Estimate(value=math.exp(value), n=len(logs), why=units.count(len(logs), "pair"))
     return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(logs))
 
 
@@ -220,11 +222,15 @@ def measured(found: View) -> set[str]:
 def causes(found: View) -> list[tuple[str, str, int]]:
     """(cause, remedy, configurations) of all that could not be measured or failed, each once, the
     most frequent first."""
-    said = {
-        r.cell.key: (FAILURES[r.kind].partition(":")[0] if r.kind in WRONG else r.reason, r.remedy)
-        for r in found.file.records if r.status in ("failed", "unavailable", "unsupported")
-    }  # fmt: skip
-    return [(*cause, n) for cause, n in Counter(said.values()).most_common()]
+    remedies: dict[str, str] = {}
+    counts = Counter[str]()
+    for r in {r.cell.key: r for r in found.file.records if r.status != "ok"}.values():
+        _, alike, cause = r.reason.partition(pruning.ALIKE)
+        if r.status != "ruled-out" or alike:
+            cause = FAILURES[r.kind].partition(":")[0] if r.kind in WRONG else cause or r.reason
+            counts[cause] += 1
+            remedies[cause] = remedies.get(cause) or r.remedy
+    return [(cause, remedies[cause], n) for cause, n in counts.most_common()]
 
 
 def spent_s(found: View) -> float:
@@ -255,11 +261,11 @@ def excess(kept: Kept) -> float:
 
 
 def share_of(found: View) -> Share | None:
-    """Of the roofline, of what is recommended: of all repeats that ended well the one in the middle
-    (of two the lower)."""
+    """Of the roofline, of what is recommended: the repeats' mean of logs, as in every table."""
     own = found.summaries[found.best.cell.key].records if found.best else ()
     known = [share for r in own if r.status == "ok" and (share := roofline.share(r))]
-    return sorted(known, key=lambda x: x.share)[(len(known) - 1) // 2] if known else None
+    mean = stats.geometric_mean([x.share for x in known]).value
+    return replace(known[0], share=mean) if mean else None
 
 
 # ------------------------------------------------------------------------------ course and front

@@ -13,6 +13,7 @@ from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.tune import UNITS
 from gpubench.analysis.tune import ablation, racing, result
+from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
@@ -61,7 +62,7 @@ def amount(e: Estimate, metric: Metric) -> str:
     """'1,234 images/s [1,220, 1,248]'."""
     value, aside = shown(e, metric)
     text = "not known" if value.startswith(formatting.NOTHING) else value
-    return f"{text} {aside}" if aside.startswith("[") else text
+    return f"{text} {aside}" if aside.startswith("[") else f"{text} ({aside})" if e.span else text
 
 
 def shown(e: Estimate, metric: Metric) -> tuple[str, str]:
@@ -84,23 +85,30 @@ def gain(found: View, best: Standing) -> str:
 
 
 def ties(found: View, best: Standing) -> list[str]:
-    """'Not told apart from openvino int8, batch 32, 2 replicas; recommended is the simplest'."""
+    """'Not told apart from openvino int8, batch 32, 2 replicas and 3 more; ...'."""
     others = racing.ties(found.standings, best)
     if not others:
         return []
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return [f"Not told apart from {where(found, others[0])}{more}: the simplest is recommended"]
+    rule = f"of those within {units.percentage(racing.ALIKE)} the simplest is recommended"
+    return [f"Not told apart from {where(found, others[0])}{more}; {rule}"]
 
 
 def default(found: View, base: Standing) -> str:
-    """'torch-eager fp32, batch 8, 1 replica: 207 images/s [205, 208]'."""
-    return f"{where(found, base)}: {amount(base.value, found.goal.objective)}"
+    """'torch-eager fp32, batch 8, 1 replica: 207 images/s [205, 208]'; how many sizes of it were
+    measured, where some were not."""
+    sizes = [s.n for s in found.standings if s.cell.key in found.search.baseline]
+    seen, of = sum(n > 0 for n in sizes), len(sizes)
+    some = f", best of {seen} of its {of} batch sizes" if seen < of else ""
+    return f"{where(found, base)}{some}: {amount(base.value, found.goal.objective)}"
 
 
 def times(e: Estimate) -> str:
     """'11.8 [11.5, 12.1]', '11.8 (no interval: 1 repeat)'."""
     shown = formatting.show(e, "x")
-    aside = shown.aside if shown.aside.startswith("[") else f"(no interval: {shown.aside})"
+    aside = shown.aside
+    if not aside.startswith("["):
+        aside = f"({aside})" if e.span else f"(no interval: {aside})"
     return f"{shown.main.removesuffix('×')} {aside}"
 
 
@@ -113,13 +121,11 @@ def sureness(found: View) -> str:
     own = objective.kind == "throughput" and v.metric.startswith("images/s")
     own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
     by = "" if own else f" by {v.metric}"
-    said = f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
     won, of = found.won
-    if v.verdict != "INCONCLUSIVE" or not of:
-        return said
-    return (
-        f"better in {won} of {units.count(of, 'pair')} of an interleaved A/B, unconfirmed ({said})"
-    )
+    if v.verdict == "INCONCLUSIVE" and of:
+        pairs = f"{won} of {units.count(of, 'pair')} of an interleaved A/B"
+        return f"unconfirmed: better{by} in {pairs} ({v.verdict})"
+    return f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
 
 
 def answers(found: View, s: Standing) -> str:
@@ -183,9 +189,9 @@ def tried(found: View) -> str:
 
 
 def backends(found: View) -> tuple[int, int]:
-    """How many the search came to, and of how many."""
-    of = len(racing.backends(found.standings))
-    return of - len(found.unseen), of
+    """How many were measured, and of how many."""
+    seen = racing.backends(s for s in found.standings if s.n)
+    return len(seen), len(racing.backends(found.standings))
 
 
 def failures(found: View) -> list[str]:
@@ -212,6 +218,8 @@ def left(found: View) -> str:
     share = result.share_of(found)
     if share is None or found.best is None:
         return ""
+    if share.share > 1 + MARGIN:
+        return "more than the measured peaks allow: the machine was busy while they were measured"
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     return f"{units.percent(share.share)} of the roofline, bound by {share.binds}: {rate}"
 

@@ -26,7 +26,7 @@ from gpubench.suite.goal import Limit, Metric, Search
 from gpubench.suite.types import Cell
 
 BASELINE = 0.25
-"""Of the budget: no more sizes of today's default after this, but the first."""
+"""Of the budget: no more sizes of today's default after this, but the first and the last."""
 EXPLORE = (0.55, 0.65)
 """Of the budget: no exploration after this; the second, where the race was decided early."""
 SEARCH = 0.7
@@ -127,9 +127,12 @@ class _Walk:
                 self._measure(min(own, key=partial(_apart, today)), 0)
 
     def baseline(self) -> None:
-        """Today's default in its other sizes, which the rest is held against."""
-        for cell in (c for c in self._cells if c.key in self._search.baseline):
-            if self._bench.elapsed() < BASELINE * self._search.budget_s:
+        """Today's default in its other sizes, which the rest is held against: the largest first,
+        or it would be held against its smallest alone where time is short."""
+        sizes = [c for c in self._cells if c.key in self._search.baseline]
+        for place, cell in enumerate(sizes[-1:] + sizes[:-1]):
+            share = BASELINE if place else SEARCH
+            if self._bench.elapsed() < share * self._search.budget_s:
                 self._measure(cell, 0)
         self._confirm()
 
