@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from io import RawIOBase
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -171,8 +172,11 @@ class Agent:
         if answers is not None or team.barrier == "measured":
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            pids = sorted(team.pids() - team.others)
-            return messages.Waiting(team.barrier, pids, team.batch_ns, team.sample_ns)
+            own, begin = team.pids() - team.others, monotonic()
+            if team.others and team.barrier == "warm":
+                processes.await_idle(own, IDLE_LIMIT_S)
+            return messages.Waiting(team.barrier, sorted(own), team.batch_ns, team.sample_ns,
+                                    monotonic() - begin)  # fmt: skip
         self._end(request.team)
         return _result(answers, team)
 
