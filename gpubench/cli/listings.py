@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpubench import units
+from gpubench.analysis.compare.sequential_test import outlook
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
@@ -21,12 +22,16 @@ from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run.plan import Durations, sampling_s, task_seconds, undecidable
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import file
-from gpubench.suite.types import MIN_BLOCKS
+from gpubench.suite.types import MIN_BLOCKS, Rule
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
     from gpubench.run.driver import RunJob
     from gpubench.suite.types import Option
+
+
+AB_BUDGET_S = 600.0
+"""`gpubench ab --budget`, by default."""
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -62,6 +67,9 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             "order of its own"
         )
     )
+    each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
+    if each:
+        parts.append(Text(f"as an A/B: {outlook(each, AB_BUDGET_S, Rule())}"))
     if reason := undecidable(plan.suite, Cache(session.cache_dir)):
         parts.append(Text(reason))
     least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)
