@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 AB_BUDGET_S = 600.0
 """`gpubench ab --budget`, by default."""
+ENOUGH = 3
+"""Repeats; of two, what the rounds have in common is one difference, whose t is 12.7."""
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -70,6 +72,9 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
     each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
     if each:
         parts.append(Text(f"as an A/B: {outlook(each, AB_BUDGET_S, Rule())}"))
+    if policy.repeats < ENOUGH:
+        few = units.count(policy.repeats, "repeat")
+        parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))
     if reason := undecidable(plan.suite, Cache(session.cache_dir)):
         parts.append(Text(reason))
     least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)
