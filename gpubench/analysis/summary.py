@@ -97,7 +97,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     nodes: list[dict[str, Any]] = []
     """As in the run's `gpubench.records.record.Header`."""
     session: Session | None = None
-    """The cells that its intervals are computed with; None: it stands alone, as an arm does."""
+    """The cells that its intervals are computed with; None: it stands alone, as an arm does, and a
+    configuration of a search, which has no rounds in which all are measured."""
 
     @cached_property
     def key(self) -> str:
@@ -442,7 +443,7 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             environment=file.header.environment,
             nodes=file.header.nodes,
             records=[record for _, record in sorted(found.get(key, {}).items())],
-            session=None if paired else session,
+            session=None if paired or file.header.search else session,
         )
         for key, cell in cells.items()
     ]
