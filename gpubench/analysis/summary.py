@@ -219,12 +219,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     def percentile(self, q: float) -> Estimate:
         """Latency, ns: mean of logs of the repeats' percentiles ``q``, if they have the samples."""
-        why = stats.too_few(self.samples_ns, q)
-        least = math.ceil(1 / (1 - q))
-        short = [len(x) for x in self.series_ns.values() if len(x) < least]
-        if not why and short:
-            why = f"n too small: a repeat with {min(short)} of {least}"
-        if why:
+        if why := stats.too_few(list(self.series_ns.values()), q):
             return Estimate(n=len(self.samples_ns), why=why)
         return self.level(f"p{100 * q:g}", partial(_percentiles, q=q))
 
@@ -297,7 +292,8 @@ def _rates(s: Summary) -> dict[int, float]:
 
 def _percentiles(s: Summary, q: float) -> dict[int, float]:
     """Of the repeats that have samples enough for one without bias."""
-    return {n: stats.percentile(x, q) for n, x in s.series_ns.items() if len(x) * (1 - q) >= 1}
+    return {n: stats.percentile(x, q) for n, x in s.series_ns.items()
+            if len(x) * (1 - q) >= 1 - 1e-9}  # fmt: skip
 
 
 class Problem(Struct, frozen=True, kw_only=True):
