@@ -197,7 +197,7 @@ def measure(
         seconds=policy.duration_s,
         at_least=sampler.at_least,
         at_most=policy.max_samples,
-        wanted=MIN_BLOCKS,
+        wanted=MIN_BLOCKS if whole else 0,
         patience_s=PATIENCE * policy.duration_s,
         block_s=sampler.block_s,
         claim=claim,

@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.measure import protocol, stages, steady_state
 from gpubench.measure.loop import Trace
@@ -248,6 +249,14 @@ def test_sampling_goes_on_until_there_are_ten_samples_but_not_for_long(
     measured, flags, *_ = run(constant(batch_ns))
     assert len(measured.durations_ns) == pytest.approx(samples, abs=samples // 100)
     assert ("FEW-SAMPLES" in flags) == (samples < MIN_BLOCKS)
+
+
+def test_a_turn_of_several_is_not_sampled_for_longer() -> None:
+    clock = VirtualClock()
+    session = VirtualSession(clock, constant(3e8))
+    sampler = protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock)
+    measured = protocol.measure(replace(sampler, at_least=1), Policy(), clock, whole=False)
+    assert len(measured.durations_ns) == 4
 
 
 @pytest.mark.parametrize("count", [50, 200, 400, 1000])
