@@ -64,7 +64,7 @@ class TorchEager(Backend):
 
     def unsupported(self, cell: Cell) -> str | None:
         if cell.model.endswith(".onnx"):
-            return f"model {cell.model!r} is an ONNX file; {self.name} runs torchvision networks"
+            return f"model {cell.model!r} is an ONNX file; {self.name} runs networks of PyTorch"
         if cell.precision not in _DTYPES:
             return f"{cell.precision}: torch has no quantised torchvision network on {cell.device}"
         if cell.device != "cuda":

@@ -64,7 +64,8 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--decoder", {"callback": words, "help": "Of boundary pipeline, such as pil,turbo."}),
     ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
     ("--device", {"help": "auto, cuda or cpu."}),
-    ("--model", {"help": "A torchvision model, digits, or an .onnx file."}),
+    ("--model", {"help": "A torchvision model, digits, timm/NAME, hf/FOLDER, FILE.py:CALLABLE, "
+                         "or an .onnx or .pt2 file."}),
     (
         "--weights",
         {"help": "probe, random, a name such as DEFAULT, or a checkpoint: FILE[#KEY]."},
@@ -74,6 +75,8 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--calibration", {"help": "A folder of images that int8 is calibrated on."}),
     ("--preprocess", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
                       "help": "Of workload.preprocess, such as mean=0.5; repeatable."}),
+    ("--arguments", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
+                     "help": "Of workload.arguments, such as depth=12; repeatable."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
     ("--cell", {"multiple": True, "help": "Only the cell with this key (gpubench plan --keys)."}),
 )  # fmt: skip

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "--images",
-       "--labels", "--calibration", "--preprocess", "--device")  # fmt: skip
+       "--labels", "--calibration", "--preprocess", "--arguments", "--device")  # fmt: skip
 """Those of `options.SELECTION` that mean the same here."""
 
 

@@ -181,7 +181,7 @@ def measure(
 ) -> Samples:
     """Sample one turn: a repeat, or with ``claim`` a job until no unit of it is left.
 
-    Of several (not ``whole``) no sample is cut, see `joined`.
+    Of several (not ``whole``) none waits for many samples, and none is cut: see `joined`.
 
     ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on;
     ``cores``: that are its own, 0 where it shares them with other replicas. A

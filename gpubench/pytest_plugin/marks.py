@@ -76,4 +76,4 @@ def _placed(value: object, directory: Path, *, folder: bool) -> object:
         return value
     path = directory / Path(value).expanduser()
     there = path.is_dir() if folder else Path(weights_file(str(path))[0]).is_file()
-    return str(path) if there or "/" in value or value.endswith(".onnx") else value
+    return str(path) if there or "/" in value or value.endswith((".onnx", ".pt2")) else value

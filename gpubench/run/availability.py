@@ -44,6 +44,7 @@ def preload(cells: Iterable[Cell], backends: Mapping[str, Backend]) -> list[str]
     found: dict[str, None] = {}
     for cell in cells:
         found |= dict.fromkeys(backends[cell.backend].preload)
+        found |= dict.fromkeys(registry.of(cell.model).preload)
         if cell.boundary == "pipeline":
             found |= dict.fromkeys(decoder(cell.decoder).preload)
     return list(found)

@@ -15,7 +15,7 @@ from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.run import availability
 from gpubench.run.availability import Lack
-from gpubench.suite.types import Cell, Suite, weights_file
+from gpubench.suite.types import Cell, Suite, model_path, weights_file
 
 
 class Node(Struct, frozen=True):
@@ -70,7 +70,7 @@ def digest(suite: Suite) -> str:
     """SHA-256 of the suite, its overrides included, and of the files it takes the network from."""
     found = hashlib.sha256(msgspec.json.encode(suite))
     work = suite.workload
-    for path in map(Path, (work.model, weights_file(work.weights)[0])):
+    for path in map(Path, (model_path(work.model), weights_file(work.weights)[0])):
         if path.is_absolute() and path.is_file():
             found.update(cache.digest(path).encode())
     return found.hexdigest()

@@ -39,7 +39,11 @@ from gpubench.suite.types import (
     Preprocess,
     Suite,
     Workload,
+    default_weights,
+    model_path,
+    source_of,
     weights_file,
+    with_path,
 )
 
 WHAT = "suite"
@@ -173,10 +177,15 @@ def _merge(draft: Draft, values: Mapping[str, dict[str, Any]]) -> Data:
     """The file's data with the overrides, ``values`` by section, in it."""
     own: dict[str, dict[str, Any]] = {s: draft.data.get(s, {}) for s in SECTIONS}
     work, policy = _placed(own["workload"], draft.path.parent), values["policy"]
-    said = _preprocess(work.pop("preprocess", {}), values["workload"].get("preprocess", {}))
-    model = values["workload"].get("model")
-    if model and model.endswith(".onnx") != work.get("model", "").endswith(".onnx"):
+    chosen = values["workload"]
+    said = _preprocess(work.pop("preprocess", {}), chosen.get("preprocess", {}))
+    if "arguments" in chosen:
+        said["arguments"] = work.pop("arguments", {}) | chosen["arguments"]
+    model = chosen.get("model")
+    if model and default_weights(model) != default_weights(work.get("model", "")):
         work.pop("weights", None)  # their default follows the kind of model
+    if model and model != work.get("model"):
+        work.pop("arguments", None)
     if "repeats" in policy:
         policy = {"max_repeats": policy["repeats"]} | policy
     merged = draft.data | {
@@ -206,8 +215,11 @@ def _preprocess(own: Data, chosen: Data) -> Data:
 def _placed(work: Data, base: Path) -> Data:
     """With absolute paths."""
     work = dict(work)
-    if work.get("model", "").endswith(".onnx"):
-        work["model"] = _located(base, work["model"])
+    model = work.get("model", "")
+    if path := model_path(model):
+        place = _located(base, path)  # what is called 'hf/...' may also lie elsewhere
+        if source_of(model) != "hf" or _is(Path(place), Path.exists):
+            work["model"] = with_path(model, place)
     for key, keywords in (("weights", WEIGHTS), ("images", IMAGES)):
         if key in work and work[key] not in keywords:
             place = _located(base, work[key])
@@ -222,8 +234,8 @@ def _placed(work: Data, base: Path) -> Data:
 def _convert(path: Path, data: Data, rules: Schema) -> Suite:
     """Data that satisfies the schema -> Suite, with every default filled in."""
     work, policy = data["workload"], data["policy"]
-    if work.get("model", "").endswith(".onnx"):
-        work = {"weights": "file"} | work
+    work = {"weights": default_weights(work.get("model", ""))} | work
+    work["arguments"] = tuple(sorted(work.get("arguments", {}).items()))
     policy = {"max_repeats": policy.get("repeats", Policy().repeats)} | policy
     return Suite(
         name=path.stem,
@@ -367,30 +379,36 @@ def _workload_checks(work: Workload) -> Iterator[Mistake]:
         if any("\ud800" <= c <= "\udfff" for c in named):  # the name of a file; no record holds it
             yield wrong(key, "not UTF-8 text; rename that file or folder")
             return
-    weights = work.weights
-    if work.model.endswith(".onnx"):
-        if not _is(Path(work.model), Path.is_file):
-            yield wrong("model", _lack(Path(work.model)))
+    weights, kind, path = work.weights, source_of(work.model), model_path(work.model)
+    own = default_weights(work.model)
+    if path and kind != "hf" and not _is(Path(path), Path.is_file):
+        yield wrong("model", _lack(Path(path)))
+    if own == "file":
         if weights != "file":
             yield wrong(
                 "weights",
-                "an .onnx file brings its weights",
+                f"an .{kind} file brings its weights",
                 'expected "file", or leave the key out',
             )
     elif weights == "file":
         yield wrong(
-            "weights", "only for an .onnx model", nearest("", ("probe", "random", "DEFAULT"))
+            "weights",
+            "only for an .onnx or .pt2 model",
+            nearest("", ("probe", "random", "DEFAULT")),
         )
     elif weights not in WEIGHTS and not _found(weights_file(weights)[0], Path.is_file):
         known = [*WEIGHTS[:2], "DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2"]
         shouted = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights)
         if not shouted or weights.lower() in WEIGHTS:
-            what = "no such file, keyword or torchvision weights name"
+            what = "no such file, keyword or published weights' name"
             if _found(weights, Path.is_dir):
                 what = "a folder; give the file in it that holds the weights"
             yield wrong("weights", what, nearest(weights, known))
-    if work.output and not work.model.endswith(".onnx"):
-        yield wrong("output", "only for an .onnx model")
+    if work.output and own == "probe":
+        yield wrong("output", "only for a file, 'hf/...', or own code, that has several")
+    if work.arguments and own == "file":
+        text = "a file is not built, and takes none"
+        yield Mistake("workload.arguments", dict(work.arguments), text)
     if work.images not in IMAGES and not _found(work.images, Path.exists):
         yield wrong("images", "no such folder, .tar shard or keyword", nearest(work.images, IMAGES))
     if work.labels and not _found(work.labels, Path.is_file):

@@ -40,6 +40,7 @@ BATCH_SIZE: Schema = {"type": "integer", "minimum": 1, "maximum": 65_536}
 REPLICAS: Schema = {"type": "integer", "minimum": 1, "maximum": 1024}
 CORES: Schema = {"type": "integer", "minimum": 1, "maximum": 4096}
 
+_SCALARS = [{"type": kind} for kind in ("boolean", "integer", "number", "string")]
 NUMBER: Schema = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
 MOST_SIDE = 4096
 SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_SIDE}
@@ -50,16 +51,20 @@ HELP = {
     "baseline": "The backend that speed-ups are relative to; default: the first of axes.backend.",
     "workload": "The work that every backend does.",
     "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
-    "network of gpubench's own), or the path of an .onnx file, for the backends that take one.",
+    "network of gpubench's own), 'timm/NAME', 'hf/FOLDER-OR-ID', own code ('model.py:build', "
+    "'pkg.models:build'), or the path of an .onnx or .pt2 file.",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
-    "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx model.",
+    "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx or .pt2 model; 'DEFAULT' "
+    "of own code: as it returns them.",
     "images": "'digits', 'photos', 'synthetic' (speed only), a folder of images (sub-folders are "
     "classes, if the network's), or WebDataset shards: a .tar file, or a folder of them.",
     "labels": "A file with rows of file name and class. For a folder of pictures.",
     "calibration": "Folder of images that int8 is calibrated on; without it, images of the source "
     "that answers are checked on last.",
-    "output": "The output of an .onnx file that holds the answers; needed where several may.",
+    "output": "Which output of a file, of 'hf/...' or of own code has the answers; needed where "
+    "several may.",
+    "arguments": "What own code is called with, by name; of other networks, their builder.",
     "preprocess": "How a picture becomes the network's input, where neither weights nor file say.",
     "size": "Of the network's input: one side, or [height, width].",
     "resize": "The shorter side before the centre is cut out; default: size x 256/224.",
@@ -118,10 +123,13 @@ HELP = {
 }
 
 _NO_MODEL = (
-    "of files only those called .onnx, in small letters, are taken; a file of trained weights (a "
-    "state dict) belongs to --weights (workload.weights), and its network is named: "
-    "--model resnet50 --weights FILE"
+    "of files only those called .onnx or .pt2, in small letters, are taken; TorchScript is not: "
+    "torch.export.save(torch.export.export(module, (images,)), 'x.pt2') saves its module; a file "
+    "of trained weights (a state dict) belongs to --weights (workload.weights), and its network is "
+    "named, or is own code: --model resnet50 --weights FILE"
 )
+_MODEL = r"\.onnx$|\.pt2$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
+"""How a model is written that is more than a name; see `gpubench.suite.types.source_of`."""
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),
     "integer": (int, "a whole number"),
@@ -156,7 +164,7 @@ class Mistake(NamedTuple):
 def schema(catalog: Catalog) -> Schema:
     """JSON schema (draft 7) of a suite file on this installation."""
     names = sorted(catalog.backends)
-    model = {"anyOf": [_enum(catalog.models), {"type": "string", "pattern": r"\.onnx$"}]}
+    model = {"anyOf": [_enum(catalog.models), {"type": "string", "pattern": _MODEL}]}
     shared = {
         "backend": _enum(names),
         "precision": _enum(get_args(types.Precision)),
@@ -191,6 +199,11 @@ def schema(catalog: Catalog) -> Schema:
                 "labels": {"type": "string"},
                 "calibration": {"type": "string"},
                 "output": {"type": "string"},
+                "arguments": {
+                    "type": "object",
+                    "properties": {},
+                    "additionalProperties": {"anyOf": _SCALARS},
+                },
                 "preprocess": _preprocess(),
             }
         ),
@@ -320,8 +333,8 @@ def _in_table(value: dict[str, Any], rule: Schema, at: str) -> Iterator[Mistake]
     for key, inner in value.items():
         name = key if _PLAIN.fullmatch(key) else show(key)
         place = f"{at}.{name}" if at else name
-        if key in known:
-            yield from mistakes(inner, known[key], place)
+        if key in known or rule["additionalProperties"]:
+            yield from mistakes(inner, known.get(key, rule["additionalProperties"]), place)
         else:
             what = f"unknown key; {hint(key, known)}" if known else "there are no keys here"
             yield Mistake(place, UNSET, what)
@@ -375,9 +388,9 @@ def _is(value: Any, rule: Schema) -> bool:
 
 def _in_range(value: Any, rule: Schema) -> bool:
     if isinstance(value, str):
-        # "pattern" is only ever the suffix of a path
-        suffix = rule.get("pattern", "").replace("\\", "").rstrip("$")
-        return value.endswith(suffix) and len(value) >= rule.get("minLength", 0)
+        return bool(re.search(rule.get("pattern", ""), value)) and len(value) >= rule.get(
+            "minLength", 0
+        )
     finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
     return finite and all(fits(value, rule[k]) for k, (fits, _) in _BOUNDS.items() if k in rule)
 
@@ -398,7 +411,7 @@ def say(rule: Schema) -> str:
         return f"a list of: {say(rule['items'])}"
     words = "a known name" if "enum" in rule else _KINDS[rule["type"]][1]
     if "pattern" in rule:
-        words = "the path of an .onnx file"
+        words = "the path of an .onnx or .pt2 file, 'timm/NAME', 'hf/FOLDER' or 'model.py:build'"
     if rule.get("minLength"):
         words = "a string that is not empty"
     return words + _bounds(rule)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -55,6 +56,38 @@ def weights_file(weights: str) -> tuple[str, str]:
     return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
 
 
+_FILES = {".onnx": "onnx", ".pt2": "pt2"}
+_CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
+
+
+def source_of(model: str) -> str:
+    """Which source has ``model``, by how it is written: 'onnx', 'code', 'timm', ...; '': a name."""
+    file = next((kind for ending, kind in _FILES.items() if model.endswith(ending)), "")
+    code = "code" if _CODE.fullmatch(model) else ""
+    return file or code or model.partition("/")[0] * ("/" in model)
+
+
+def model_path(model: str) -> str:
+    """The file or folder that ``model`` names, or may name ('hf/...'); '': none."""
+    kind = source_of(model)
+    if kind == "code":
+        return model.rpartition(":")[0] if model.rpartition(":")[0].endswith(".py") else ""
+    return model if kind in _FILES.values() else model[3:] if kind == "hf" else ""
+
+
+def with_path(model: str, path: str) -> str:
+    """``model`` with another `model_path`."""
+    before, _, after = model.rpartition(model_path(model))
+    return f"{before}{path}{after}"
+
+
+def default_weights(model: str) -> str:
+    """Those of a model that the suite says none for."""
+    kind = source_of(model)
+    own = dict.fromkeys(_FILES.values(), "file") | dict.fromkeys(("code", "hf"), "DEFAULT")
+    return own.get(kind, "probe")
+
+
 class Preprocess(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a suite says of how a picture becomes the network's input; each in words: `schema.HELP`.
 
@@ -96,8 +129,10 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     calibration: str = ""
     """Images that int8 is calibrated on, a folder; '': the training part of ``images``."""
     output: str = ""
-    """Name of the output that an ONNX file has its answers in; '': found by its shape."""
+    """Of a file or of own code, the output that has the answers; '': found by its shape."""
     preprocess: Preprocess | None = None
+    arguments: tuple[tuple[str, OptionValue], ...] = ()
+    """By name, of the callable that makes the network."""
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,6 +214,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     calibration: str = ""
     output: str = ""
     preprocess: Preprocess | None = None
+    arguments: tuple[tuple[str, OptionValue], ...] = ()
 
     @property
     def key(self) -> str:
@@ -222,7 +258,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _LATER = {
-    field.name: field.default
+    field.name: msgspec.json.decode(msgspec.json.encode(field.default))
     for field in msgspec.structs.fields(Cell)
     if field.default is not msgspec.NODEFAULT
 }

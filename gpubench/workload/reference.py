@@ -20,6 +20,7 @@ from msgspec import Struct
 from gpubench.cache import recipe_of
 from gpubench.errors import ChangedError, InputError
 from gpubench.records.record import IMAGES_SKIPPED, LABELLING, NETWORK, WEIGHTS_TAKEN
+from gpubench.suite.types import model_path
 from gpubench.workload.data import dataset_index, datasets, label_files, preprocess
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.label_files import SYNSETS, WNID
@@ -139,7 +140,7 @@ def contents(workload: Workload, path: Path) -> dict[str, str]:
     """SHA-256 of what the paths of ``workload`` held when `build` made ``path``, by part."""
     made = recipe_of(path)
     found = {"model": made["network"]} if is_file(workload) else {}
-    if workload.model.endswith(".onnx"):  # a file beside it may say it
+    if model_path(workload.model):  # a file beside it may say it
         found["preprocessing"] = sha256(msgspec.json.encode(made["spec"])).hexdigest()
     return found | ({"images": made["images"]} if datasets.is_path(workload.images) else {})
 
@@ -280,7 +281,10 @@ def class_names(own: tuple[str, ...], model: Model) -> tuple[str, ...]:
     (): they have none that is known.
     """
     said = any(not (name.isdigit() or WNID.fullmatch(name)) for name in own)
-    if said or model.is_onnx or model.label_source != "folder" or model.num_classes != SYNSETS:
+    if not said and model.class_names:
+        return model.class_names
+    imagenet = model.knows_imagenet and model.label_source == "folder"
+    if said or not imagenet or model.num_classes != SYNSETS:
         return own if len(own) == model.num_classes else ()  # numbers may be fewer
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 

@@ -294,7 +294,7 @@ def test_a_state_dict_runs_no_code(
     else:
         path.write_bytes(pickle.dumps({"fc.weight": Code()}))
     with pytest.raises(InputError, match=r"evil\.pt"):
-        builder.make("resnet18", str(path), tmp_path)
+        builder.make(Workload(weights=str(path)), tmp_path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -324,7 +324,7 @@ def test_state_dicts_that_are_none(name: str, tmp_path: Path) -> None:
 
     torch.save(odd_states()[name], tmp_path / "odd.pt")
     with pytest.raises(InputError, match=r"odd\.pt"):
-        builder.make("resnet18", str(tmp_path / "odd.pt"), tmp_path)
+        builder.make(Workload(weights=str(tmp_path / "odd.pt")), tmp_path)
 
 
 def test_damaged_state_dicts(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_damaged_state_dicts(tmp_path: Path) -> None:
             damaged[rng.integers(len(damaged))] = rng.integers(256)
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"cut\.pt"):
-            builder.make("resnet18", str(path), tmp_path)
+            builder.make(Workload(weights=str(path)), tmp_path)
 
 
 # ------------------------------------------------------------------------------ the cache

@@ -251,12 +251,34 @@ def test_sampling_goes_on_until_there_are_ten_samples_but_not_for_long(
     assert ("FEW-SAMPLES" in flags) == (samples < MIN_BLOCKS)
 
 
-def test_a_turn_of_several_is_not_sampled_for_longer() -> None:
-    clock = VirtualClock()
-    session = VirtualSession(clock, constant(3e8))
-    sampler = protocol.warm_up(session, IMAGES, make_cell(), Policy(), clock)
-    measured = protocol.measure(replace(sampler, at_least=1), Policy(), clock, whole=False)
-    assert len(measured.durations_ns) == 4
+def in_turns(levels: list[float], ns: float, **policy: float) -> tuple[list[Samples], list[str]]:
+    """So many turns of one process, each at its own level, and the flags of all together."""
+    level, rng, clock = [1.0], random.Random(5), VirtualClock()
+    session = VirtualSession(clock, process(lambda _: ns * level[0] * rng.lognormvariate(0, 0.01)))
+    cell, asked = make_cell(), Policy(**policy)  # type: ignore[arg-type]
+    sampler = protocol.warm_up(session, IMAGES, cell, asked, clock)
+    n = len(levels)
+    sampler = replace(sampler, at_least=protocol.least_of_turn(cell, n))
+    found = []
+    for level[0] in levels:
+        found.append(protocol.measure(sampler, protocol.of_turn(asked, n), clock, whole=False))
+    assert sampler.flags == []
+    return found, protocol.joined(found, asked.target_half_width)
+
+
+def test_turns_share_the_time_and_are_judged_together() -> None:
+    found, flags = in_turns([1.0] * 12, 4e6)
+    assert flags == []
+    assert {len(turn.durations_ns) for turn in found} <= {20, 21, 22}
+    rising = [1 + 0.01 * n for n in range(12)]
+    found, flags = in_turns(rising, 4e6)
+    assert flags == ["DRIFT"]
+    assert sum(turn.truncated for turn in found) == 0
+    found, flags = in_turns([1.0] * 4, 4e8)
+    assert [len(turn.durations_ns) for turn in found] == [3] * 4, "ten samples in all, and no more"
+    assert flags == []
+    _, flags = in_turns([1.0] * 4, 4e8, max_samples=4)
+    assert flags == ["FEW-SAMPLES"]
 
 
 @pytest.mark.parametrize("count", [50, 200, 400, 1000])

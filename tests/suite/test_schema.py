@@ -132,8 +132,18 @@ WRONG_BY_SCHEMA = [
     (rule("replica = 1"), "exclude[0].replica: unknown key", '"replicas"'),
     (rule(""), "exclude[0]: empty"),
     (rule("device = 'auto'"), 'exclude[0].device = "auto"', "cpu, cuda"),
-    (work("model = 'w.pt'"), 'workload.model = "w.pt"', "only those called .onnx", "as weights"),
-    (work("model = 'A.ONNX'"), 'workload.model = "A.ONNX"', "only those called .onnx, in small"),
+    (
+        work("model = 'w.pt'"),
+        'workload.model = "w.pt"',
+        "only those called .onnx",
+        "as weights",
+        "torch.export",
+    ),
+    (
+        work("model = 'A.ONNX'"),
+        'workload.model = "A.ONNX"',
+        "only those called .onnx or .pt2, in small",
+    ),
     (rule("graph = 1"), "exclude[0].graph = 1", "true or false"),
 ]
 # ... and these need more than a schema.
@@ -150,7 +160,7 @@ WRONG_OTHERWISE = [
     (work("weights = 'PROBE'"), 'workload.weights = "PROBE"', 'did you mean "probe"?'),
     (work("weights = 'no/w.pt'"), 'workload.weights = "no/w.pt"', "no such file"),
     (work(f"weights = '{'x' * 5000}'"), "workload.weights", "no such file"),
-    (work("weights = 'file'"), 'workload.weights = "file"', "only for an .onnx model"),
+    (work("weights = 'file'"), 'workload.weights = "file"', "only for an .onnx or .pt2 model"),
     (work("images = 'digit'"), 'workload.images = "digit"', 'did you mean "digits"?'),
     (work("images = './no'"), 'workload.images = "./no"', "no such folder"),
     (work("model = 'a.onnx'"), "workload.model", "a.onnx", "there is no such file"),

@@ -11,7 +11,12 @@ from gpubench.workload.data.dataset_index import About, Kind, Pictures
 
 def model(num_classes: int, source: str | None = "folder", onnx: bool = False) -> SimpleNamespace:
     return SimpleNamespace(
-        num_classes=num_classes, label_source=source, is_onnx=onnx, name="m", weights="w"
+        num_classes=num_classes,
+        label_source=source,
+        class_names=(),
+        name="m",
+        weights="w",
+        knows_imagenet=not onnx,
     )
 
 

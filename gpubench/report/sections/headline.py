@@ -11,7 +11,7 @@ from msgspec import Struct
 from gpubench import units
 from gpubench.analysis import resolution
 from gpubench.analysis.best import best
-from gpubench.analysis.summary import Summary, invalidated, raised, rated
+from gpubench.analysis.summary import Summary, invalidated, pooling, raised, rated
 from gpubench.report import formatting
 from gpubench.report.sections import pipeline
 from gpubench.units import count
@@ -48,6 +48,20 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
         for measure in measures
     ]
     return [winner for winner in found if winner]
+
+
+def workload(s: Summary) -> tuple[str, ...]:
+    """What cells must share to be ranked against each other."""
+    c = s.cell
+    return c.model, c.weights, c.images, c.device, c.boundary
+
+
+def differing(won: Sequence[Winner]) -> list[str]:
+    """Of each workload what tells it from the others: 'resnet18, pipeline'; '' of one alone."""
+    columns = zip(*(workload(w.summary) for w in won), strict=True)
+    vary = [len(set(values)) > 1 for values in columns]
+    return [", ".join(v for v, varies in zip(workload(w.summary), vary, strict=True) if varies)
+            for w in won]  # fmt: skip
 
 
 def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
@@ -100,6 +114,11 @@ def _outcome(status: str) -> str:
     return "skipped" if status in ("unavailable", "unsupported") else status.replace("-", " ")
 
 
+def bad(status: str) -> bool:
+    """A failure, and not a skip."""
+    return _outcome(status) in ("failed", "missing")
+
+
 def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
     """Flags that occur, with the number of cells, the most frequent first.
 
@@ -122,8 +141,8 @@ def told(summaries: Sequence[Summary]) -> list[str]:
 
 def lines(summaries: Sequence[Summary]) -> list[str]:
     """The headline in sentences."""
-    out = []
-    for w in winners(summaries):
+    out, won = [], winners(summaries)
+    for w in won:
         what = "Fastest" if w.measure == "throughput" else "Lowest latency"
         unit = " images/s" if w.measure == "throughput" else " p50 per batch"
         text = f"{what}{f' for {w.workload}' if w.workload else ''}: {where(w.summary)}: "
@@ -132,6 +151,8 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         if w.rivals:
             text += f"; not told apart from {', '.join(w.rivals)}"
         out.append(f"{text}{formatting.flagged(w.summary)}.")
+    if any(w.value.aside.startswith("[") for w in won):
+        out.append(pooling([s for s in summaries if s.ranked]))
     if not out:
         out.append("No cell gave a result that can be ranked.")
     busy = dict.fromkeys(s.run for s in summaries if s.busy)

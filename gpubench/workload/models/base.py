@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import InputError
+from gpubench.workload.models import outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -14,10 +18,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gpubench.workload.data.preprocess import Inputs, Spec
-    from gpubench.workload.models.outputs import Kind
 
 BATCH = 16
 """Images at a time for `Model.answers`."""
+_ALONE = 2
+"""Images that are asked about alone, too."""
+_APART, _APART_INT8 = 0.1, 0.5
+"""Relative difference of an image's answers, alone and among others, that is no rounding. Sums in
+another order tip values to the next step of a quantiser: 0.15 was seen."""
+_AGAIN = 0.01
+"""That of the same images once more."""
 MOST_CLASSES = 1_000_000
 
 
@@ -49,6 +59,16 @@ class Model(ABC):
         return self.spec.shape
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """By number, as far as it says."""
+        return ()
+
+    @property
+    def knows_imagenet(self) -> bool:
+        """Whether a thousand classes are ImageNet's."""
+        return False
+
+    @property
     def label_source(self) -> str | None:
         """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
         return "folder"
@@ -69,7 +89,7 @@ class Model(ABC):
         return None
 
     @property
-    def output_kind(self) -> Kind:
+    def output_kind(self) -> outputs.Kind:
         """What its answers are, as far as it says."""
         return "logits"
 
@@ -100,8 +120,56 @@ class Model(ABC):
         """What computes `answers`."""
 
     @abstractmethod
+    def runner(self) -> Callable[[Inputs], NDArray[Any]]:
+        """On the CPU: images (n, *input_shape), n being ``fixed_batch`` if any -> (n, classes)."""
+
     def answers(self, images: Inputs) -> NDArray[np.float32]:
-        """Reference logits (N, classes) float32 of images (N, *input_shape), on the CPU."""
+        """Reference logits (N, classes) float32 of images (N, *input_shape), on the CPU.
+
+        Raises InputError where the answer to an image is another one each time, or depends on what
+        comes with it.
+        """
+        import numpy as np
+
+        run, fixed = self.runner(), self.fixed_batch
+        size = fixed or min(BATCH, len(images))
+        parts = [np.arange(at, at + size) for at in range(0, len(images), size)]
+        if not fixed:
+            parts[-1] = parts[-1][parts[-1] < len(images)]
+        answers = [run(images[part % len(images)]) for part in parts]  # a full last batch, if fixed
+        found = np.concatenate(answers)[: len(images)].astype(np.float32)
+        again, few = run(images[parts[0] % len(images)]), min(_ALONE, len(images), size)
+        apart = max(self._apart(found[at], again[at]) for at in range(few))
+        if apart > _AGAIN:
+            raise InputError(
+                f"model {self.name!r} answers the same images otherwise each time (relative "
+                f"difference {apart:.2g}), so no answer of it is right: look for a dropout in "
+                "training mode, or for random numbers; give it in eval mode"
+            )
+        if size == 1:
+            return found
+        alone = [run(images[[at] * (fixed or 1)])[0] for at in range(few)]
+        apart = max(self._apart(found[at], alone[at]) for at in range(few))
+        if apart > (_APART_INT8 if self.precision == "int8" else _APART):
+            raise InputError(
+                f"model {self.name!r} answers an image otherwise alone than in a batch of {size} "
+                f"(relative difference {apart:.2g}), so no answer of it is right: look for a batch "
+                "normalisation in training mode, or a Softmax or mean over the batch; give it in "
+                "eval mode"
+            )
+        return found
+
+    def _apart(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+        """Relative difference of two answers (classes,) to an image; 0: one is not finite."""
+        import numpy as np
+
+        with np.errstate(invalid="ignore"):
+            whole = outputs.comparable(np.stack([one, other]), self.output_kind)
+            rows = whole - whole.mean(axis=1, keepdims=True)
+            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
+            size_of = np.maximum(np.linalg.norm(rows[0]), least)
+            apart = np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30)
+        return float(np.nan_to_num(apart, nan=0.0))  # whoever asks whether all is finite says so
 
     @abstractmethod
     def first_not_finite(self, image: Inputs) -> str:
@@ -111,10 +179,14 @@ class Model(ABC):
         """
 
 
-def head(module: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The layer that makes the logits: the last linear one, or SqueezeNet's 1x1 convolution."""
+def head(module: nn.Module, classes: int = 0) -> nn.Linear | nn.Conv2d | None:
+    """The layer that makes the logits: the last linear one, or SqueezeNet's 1x1 convolution.
+
+    Of those with so many outputs, where there are any. None: there is no such layer.
+    """
     from torch import nn
 
-    layers = list(module.modules())
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    return linear[-1] if linear else [la for la in layers if isinstance(la, nn.Conv2d)][-1]
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    good = [part for part in layers if part.weight.shape[0] == classes] or layers
+    linear = [part for part in good if isinstance(part, nn.Linear)]
+    return (linear or good or [None])[-1]

@@ -1,40 +1,40 @@
-"""Building networks, torchvision's and our own: which arguments and weights, how fast again."""
+"""Building networks, whoever's they are: which arguments and weights, how fast again."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec import Struct
 
-from gpubench.errors import InputError
+from gpubench.errors import ChangedError, InputError
 from gpubench.suite.types import weights_file
 from gpubench.units import count
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models import checkpoint, digits_net
+from gpubench.workload.models import checkpoint, registry
 from gpubench.workload.models.base import MOST_CLASSES, head
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gpubench.suite.types import Preprocess
+    from gpubench.suite.types import Workload
+    from gpubench.workload.models.torch_model import TorchSource
 
     State = OrderedDict[str, Tensor]
 
 HERE = "as its weights were made here"
-TORCHVISION = "as torchvision's weights say"
 STATE_DICT = "assumed: a state dict does not say"
-FORMAT = 2
+DIGITS = 10
+"""Classes of weights ``probe``."""
+FORMAT = 3
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _DENSE = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _SHOWN = 3
 """Keys that a message names."""
 
@@ -44,86 +44,125 @@ class Card(Struct, frozen=True, kw_only=True):
 
     name: str
     num_classes: int
-    arguments: dict[str, bool | int]
-    """Of torchvision's builder, beside ``num_classes``."""
+    arguments: dict[str, Any]
+    """Of its builder, beside ``num_classes``."""
     spec: Spec
     held_out_accuracy: float | None = None
     """``probe``, and `digits`: the share of right answers on digits that its fit did not see."""
     taken: str = ""
     """What of a file was taken, where it holds more that fits, or that is left out."""
+    output: str | int | None = None
+    flat: bool = True
+    """Which of its outputs has the answers, see `trial.Shape`; whether it has two dimensions."""
+    fixed_batch: int = 0
+    """0: any."""
+    classes: tuple[str, ...] = ()
+    """Their names by number; (): it does not say."""
+    notes: list[str] = []
+    files: dict[str, str] = {}
+    """SHA-256, by path, of the user's files that it is built by."""
 
 
-def make(name: str, weights: str, at: Path, said: Preprocess | None = None) -> None:
+def make(work: Workload, at: Path) -> None:
     """Fill the cache entry ``at`` with a network's state dict and card.
 
-    ``said``: the suite's own preprocessing.
-
-    ``weights``: probe (of `digits`: the trained ones), random, a file (see
-    `gpubench.suite.types.weights_file`), or a name of torchvision's weights.
-    Raises InputError when the weights do not exist, cannot be had, or do not fit the network.
+    Weights: probe (of `digits`: the trained ones), random, a file (see
+    `gpubench.suite.types.weights_file`), or a name of published ones.
+    Raises InputError when the weights do not exist, cannot be had, or do not fit the network, and
+    for a network that is no classifier of pictures.
     """
     import torch
 
-    accuracy, taken, spec = None, "", _spec(name)
-    arguments = _arguments(name)
-    if weights in ("probe", "random"):
+    from gpubench.workload.models import trial
+
+    name, weights, accuracy, taken = work.model, work.weights, None, ""
+    source = source_of(name)
+    arguments = source.arguments(name) | dict(work.arguments)
+    if made_here := weights in ("probe", "random"):
+        classes = DIGITS if weights == "probe" else source.random_classes
+        spec = source.spec(work, build(name, classes, arguments, idle=True))
         # Pictures fill the frame: cropping a digit's edge away would only cost accuracy.
         spec = msgspec.structs.replace(spec, resize=min(spec.size), source=HERE)
-        spec = _override(spec, said, name, arguments)
-        classes = 10 if weights == "probe" or name == digits_net.NAME else 1000
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            module = _build(name, classes, arguments, initialise=True)
-        if weights == "probe":
-            from gpubench.workload.models import probe_weights
-
-            fit = digits_net.fit if name == digits_net.NAME else probe_weights.fit
-            accuracy = fit(module, spec)
-        state: State = module.state_dict()
     else:
         file, key = weights_file(weights)
         loaded: object = None
-        if Path(file).expanduser().is_file():
+        if Path(file).expanduser().is_file() and weights != "file":
             loaded = checkpoint.read(Path(file).expanduser())
+            spec = source.spec(work, build(name, 1000, arguments, idle=True))
             spec = msgspec.structs.replace(spec, source=STATE_DICT, assumed=True)
         else:
-            spec, arguments, loaded = _published(name, weights)
-        spec = _override(spec, said, name, arguments)
-        state, classes, taken = _chosen(name, file, key, loaded, arguments)
+            published = source.published(work, arguments)
+            spec, loaded = published.spec, published.given
+            arguments |= published.arguments
+    spec, resized = _override(spec, work, arguments)
+    if made_here:
+        module = build(name, classes, resized)
+    elif isinstance(loaded, torch.nn.Module):
+        again = resized != arguments
+        module = source.published(work, resized).given if again else loaded
+        module = torch.nn.Module.eval(module.float()).requires_grad_(False)
+    else:
+        state, classes, taken = _chosen(name, file, key, loaded, resized)
+        module = _with(name, classes, resized, state).float()
+    fixed = source.batch(module)
+    found = trial.examine(module, spec, name, work.output, fixed or 2)
+    if weights == "probe":
+        accuracy = source.fit(trial.plain(module, found), spec, found.classes)
+    state = cast("State", module.state_dict())
     # In place: the dict also carries format versions, which MNASNet needs. Not before its shapes
     # are known to fit: a small file may hold tensors that claim to be vast.
     for key, tensor in state.items():
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         state[key] = tensor.detach().contiguous()
     torch.save(state, at / _STATE)
+    names = source.classes(work) if not made_here else ()
     card = Card(
         name=name,
-        num_classes=classes,
-        arguments=arguments,
+        num_classes=found.classes,
+        arguments=resized,
         spec=spec,
         held_out_accuracy=accuracy,
         taken=taken,
+        output=found.output,
+        flat=found.flat,
+        fixed_batch=fixed,
+        classes=names if len(names) == found.classes else (),
+        notes=found.notes,
+        files=source.files(name),
     )
     (at / _CARD).write_bytes(msgspec.json.encode(card))
 
 
-def _override(
-    spec: Spec, said: Preprocess | None, name: str, arguments: Mapping[str, bool | int]
-) -> Spec:
-    """Raises InputError also for a size that the network cannot take."""
+def _override(spec: Spec, work: Workload, arguments: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
+    """What the suite says in place of ``spec``, and what the network is built with for that.
+
+    Raises InputError also for a size that the network cannot take.
+    """
     import torch
 
-    found = preprocess.override(spec, said, name, fixed=False)
-    if found.size != spec.size:
+    source = source_of(work.model)
+    found = preprocess.override(spec, work.preprocess, work.model, fixed=source.sizes == "fixed")
+    if found.size == spec.size or source.sizes == "any":
+        return found, arguments
+    refused = ""
+    for more in ({}, source.at_size(work.model, found.size)):
         try:
-            with torch.device("meta"), torch.inference_mode():
-                _build(name, 1000, dict(arguments))(torch.empty(2, *found.shape))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"workload.preprocess.size = {list(found.size)}: {name} takes "
-                f"{list(spec.size)}, and not this ({str(error).splitlines()[0]})"
-            ) from error
-    return found
+            module = build(work.model, DIGITS, arguments | more, idle=True)
+            with torch.inference_mode():
+                module(torch.zeros(2, *found.shape, device="meta" if source.meta else "cpu"))
+        except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+            refused = refused or str(error).splitlines()[0]
+        else:
+            return found, arguments | more
+    raise InputError(
+        f"workload.preprocess.size = {list(found.size)}: {work.model} takes {list(spec.size)}, and "
+        f"not this ({refused})"
+    )
+
+
+def source_of(name: str) -> TorchSource:
+    """Where the network of that name comes from; it is none of an ONNX file."""
+    return cast("TorchSource", registry.of(name))
 
 
 def card(state: Path) -> Card:
@@ -135,103 +174,67 @@ def load_module(state: Path) -> nn.Module:
     """The network of a cache entry that `make` filled: fp32, eval, on the CPU, without gradients.
 
     Built without initialising and with its weights mapped from the file, so replicas share them.
+    Raises ChangedError for own code that is not what it was.
     """
     import torch
 
+    from gpubench.workload.models import trial
+
     about = card(state)
     weights = torch.load(state / _STATE, map_location="cpu", mmap=True, weights_only=True)
-    try:
-        with torch.device("meta"):
-            module = _build(about.name, about.num_classes, about.arguments)
-        module.load_state_dict(weights, assign=True)
-        complete = not any(_on_meta(part) for part in module.modules())
-    except (NotImplementedError, RuntimeError):  # a builder that computes with its tensors
-        complete = False
-    if not complete:
-        module = _build(about.name, about.num_classes, about.arguments)
-        module.load_state_dict(weights)
-    return module.eval().requires_grad_(False)
-
-
-def _build(
-    name: str, classes: int, arguments: dict[str, bool | int], initialise: bool = False
-) -> nn.Module:
-    if name == digits_net.NAME:
-        return digits_net.build(classes).eval()
-    from torchvision.models import get_model
-
-    extra = {"init_weights": initialise} if "aux_logits" in arguments else {}
-    module: nn.Module = get_model(name, num_classes=classes, **arguments, **extra)
-    return module.eval()
-
-
-def _arguments(name: str) -> dict[str, bool | int]:
-    """GoogLeNet and Inception: no auxiliary classifiers, which only training uses."""
-    return {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-
-
-def _trained_with(preset: Any) -> Spec:
-    """The preprocessing of torchvision's weights, from their ``transforms()``."""
-    return Spec(
-        size=(preset.crop_size[0], preset.crop_size[-1]),
-        resize=preset.resize_size[0],
-        interpolation=preset.interpolation.value,
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        source=TORCHVISION,
-    )
-
-
-def _spec(name: str) -> Spec:
-    """For weights that bring none: that of the smallest input, which the plain builder expects."""
-    if name == digits_net.NAME:
-        return digits_net.SPEC
-    from torchvision.models import get_model_weights
-
-    every = (_trained_with(member.transforms()) for member in get_model_weights(name))
-    return min(every, key=lambda spec: spec.size)
-
-
-def _published(name: str, weights: str) -> tuple[Spec, dict[str, bool | int], State]:
-    """Torchvision's own weights, downloaded (or found where torch keeps such files)."""
-    import torch
-    from torchvision.models import get_model_weights
-
-    members = get_model_weights(name).__members__
-    if weights not in members:
-        raise InputError(
-            f"weights {weights!r}: {name} has {', '.join(members)} (or 'probe', 'random', a path)"
+    module = _with(about.name, about.num_classes, about.arguments, weights)
+    now = source_of(about.name).files(about.name)
+    if changed := [path for path, sha in about.files.items() if now.get(path) != sha]:
+        raise ChangedError(
+            f"model {about.name!r}: {changed[0]!r} is not what it was when the run began; put it "
+            "back and go on with --resume, or start a new run"
         )
-    member = members[weights]
-    try:
-        state = member.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the file's digest is wrong
-        raise InputError(
-            f"weights {weights!r} of {name}: {member.url} cannot be had ({error}); put that file "
-            f"into {Path(torch.hub.get_dir(), 'checkpoints')}, or use weights = 'probe', which "
-            "need no download"
-        ) from error
-    arguments = _arguments(name)
-    if "aux_logits" in arguments:
-        arguments["transform_input"] = True  # they expect inputs in [-1, 1]
-    if name.startswith("vit_"):
-        arguments["image_size"] = member.meta["min_size"][0]
-    return _trained_with(member.transforms()), arguments, state
+    return trial.plain(module, trial.Shape(about.output, about.num_classes, [], about.flat))
+
+
+def _with(name: str, classes: int, arguments: dict[str, Any], weights: State) -> nn.Module:
+    """The network with these weights, which fit."""
+    complete = False
+    if source_of(name).meta:
+        try:
+            module = build(name, classes, arguments, idle=True)
+            module.load_state_dict(weights, assign=True)
+            complete = not any(_on_meta(part) for part in module.modules())
+        except (NotImplementedError, RuntimeError):  # a builder that computes with its tensors
+            pass
+    if not complete:
+        module = build(name, classes, arguments)
+        module.load_state_dict(weights)
+    return module.requires_grad_(False)
+
+
+def build(name: str, classes: int, arguments: dict[str, Any], idle: bool = False) -> nn.Module:
+    """In eval mode; ``idle``: without values, where that is quicker. The same ones each time."""
+    import torch
+
+    source = source_of(name)
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if idle and source.meta else "cpu"):
+        torch.manual_seed(0)
+        module = source.build(name, classes, arguments)
+    torch.nn.Module.eval(module)  # an exported program has another, which refuses
+    return module
 
 
 def _chosen(
-    name: str, weights: str, key: str, loaded: object, arguments: dict[str, bool | int]
+    name: str,
+    weights: str,
+    key: str,
+    loaded: object,
+    arguments: dict[str, Any],
 ) -> tuple[State, int, str]:
     """The state dict in ``loaded`` that fits, its number of classes, and `Card.taken`.
 
     ``key``: of the one that is wanted; '': any.
     """
-    import torch
-
-    with torch.device("meta"):
-        module = _build(name, 1000, arguments)
-    last = head(module)
-    layer = next(name for name, part in module.named_modules() if part is last) + ".weight"
+    module = build(name, 1000, arguments, idle=True)
+    last = head(module, 1000)
+    named_layers = [where for where, part in module.named_modules() if part is last and last]
+    layer = f"{named_layers[0]}.weight" if named_layers else next(iter(module.state_dict()), "")
     found = checkpoint.candidates(loaded, layer)
     if not found:
         raise InputError(f"weights {weights!r}: {checkpoint.described(loaded)}")
@@ -242,7 +245,7 @@ def _chosen(
             f"weights {weights!r}: that file has no {key!r}; dicts of tensors: {known}"
         )
     for one in named:
-        _tidy(one.state, arguments)
+        _tidy(one.state, source_of(name).dropped)
     judged = [(*_fit(name, one.state, layer, arguments), one) for one in named]
     fitting = [(classes, one) for classes, misfits, one in judged if not misfits]
     if not fitting:
@@ -264,29 +267,27 @@ def _chosen(
     return one.state, classes, taken
 
 
-def _tidy(state: State, arguments: dict[str, bool | int]) -> None:
+def _tidy(state: State, dropped: tuple[str, ...]) -> None:
     """Without the classifiers that only training uses; DenseNet's keys as they are called today."""
     for key in list(state):
-        if "aux_logits" in arguments and key.startswith(_AUXILIARY):
+        if key.startswith(dropped or "\0"):
             del state[key]
         elif key != (today := _DENSE.sub(r"\1\2", key)):
             state[today] = state.pop(key)
 
 
 def _fit(
-    name: str, state: State, layer: str, arguments: dict[str, bool | int]
+    name: str, state: State, layer: str, arguments: dict[str, Any]
 ) -> tuple[int, list[tuple[int, str]]]:
     """Classes of a state dict, and how many of its tensors do not fit the network, in words.
 
     ``layer``: the key of its last weights.
     """
-    import torch
-
     shape = tuple(state[layer].shape) if layer in state else ()
     classes = shape[0] if shape and 0 < shape[0] <= MOST_CLASSES else 1000
-    with warnings.catch_warnings(), torch.device("meta"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # loading onto meta, not assigned: nothing, it says
-        module = _build(name, classes, arguments)
+        module = build(name, classes, arguments, idle=True)
         try:
             module.load_state_dict(state)
         except (RuntimeError, ValueError) as error:

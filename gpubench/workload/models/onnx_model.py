@@ -26,12 +26,11 @@ from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import onnx_graph, outputs, preprocessor_config
-from gpubench.workload.models.base import BATCH, MOST_CLASSES, Model
+from gpubench.workload.models.base import MOST_CLASSES, Model
 from gpubench.workload.models.onnx_export import FILE, TYPES
 from gpubench.workload.models.onnx_external_data import external
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from onnx import ModelProto
 
@@ -45,13 +44,6 @@ FORMAT = 3
 CARD = "network.json"
 ASSUMED_SIDE = 224
 """Pixels, of a network whose file names its sizes instead of saying them."""
-_ALONE = 2
-"""Images that are asked about alone, too."""
-_APART, _APART_INT8 = 0.1, 0.5
-"""Relative difference of an image's answers, alone and among others, that is no rounding. Sums in
-another order tip values to the next step of a quantiser: 0.15 was seen."""
-_AGAIN = 0.01
-"""That of the same images once more."""
 _SOURCE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|"
     r"/onnxruntime_src/\S+:\d+ .*?\) (?=\w)",
@@ -172,47 +164,9 @@ class OnnxModel(Model):
     def engine(self) -> str:
         return f"onnxruntime CPU {self.precision}"
 
-    def answers(self, images: Inputs) -> NDArray[np.float32]:
-        """Also raises InputError where the answer to an image depends on what comes with it."""
-        import numpy as np
-
+    def runner(self) -> Callable[[Inputs], NDArray[Any]]:
         run = self._runner(self._entry / FILE)
-        fixed = self._card.fixed_batch
-        size = fixed or BATCH
-        answers: list[NDArray[Any]] = []
-        for at in range(0, len(images), size):
-            part = images[np.arange(at, at + size) % len(images)]  # a full last batch, if fixed
-            answers.append(run(part)[0])
-        found = np.concatenate(answers)[: len(images)].astype(np.float32)
-        again = run(images[np.arange(size) % len(images)])[0]
-        for at in range(min(_ALONE, len(images), size)):
-            if (apart := self._apart(found[at], again[at])) > _AGAIN:
-                self._bad(
-                    f"answers the same images otherwise each time (relative difference {apart:.2g})"
-                    ", so no answer of it is right: look for a dropout in training mode, or for "
-                    "random numbers; export it in eval mode"
-                )
-        for at in range(min(_ALONE, len(images)) if size > 1 else 0):
-            apart = self._apart(found[at], run(images[[at] * (fixed or 1)])[0][0])
-            if apart > (_APART_INT8 if self.precision == "int8" else _APART):
-                self._bad(
-                    f"answers an image otherwise alone than in a batch of {size} (relative "
-                    f"difference {apart:.2g}), so no answer of it is right: look for a batch "
-                    "normalisation in training mode, or a Softmax or mean over the batch; export "
-                    "it in eval mode"
-                )
-        return found
-
-    def _apart(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-        """Relative difference of two answers (classes,) to an image; NaN: one is not finite."""
-        import numpy as np
-
-        with np.errstate(invalid="ignore"):
-            whole = outputs.comparable(np.stack([one, other]), self._card.kind)
-            rows = whole - whole.mean(axis=1, keepdims=True)
-            least = 1e-3 * np.linalg.norm(whole[0])  # all alike: what is left is rounding
-            size_of = np.maximum(np.linalg.norm(rows[0]), least)
-            return float(np.linalg.norm(rows[1] - rows[0]) / np.maximum(size_of, 1e-30))
+        return lambda images: run(images)[0]
 
     def first_not_finite(self, image: Inputs) -> str:
         import numpy as np

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from gpubench.errors import InputError
 from gpubench.workload.data import builtin, preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models.base import head
@@ -24,8 +25,8 @@ _RIDGE = 0.3
 """Penalty, relative to the mean squared length of a standardised feature vector."""
 
 
-def fit(module: nn.Module, spec: Spec) -> float:
-    """Turn a freshly initialised network with 10 classes into a probe, in place.
+def fit(module: nn.Module, spec: Spec, classes: int = 10) -> float:
+    """Turn a freshly initialised network into a probe, in place: its first ten classes are digits.
 
     Returns its accuracy on digits that were neither fitted nor will ever be in a pool.
     """
@@ -35,13 +36,18 @@ def fit(module: nn.Module, spec: Spec) -> float:
     module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     _damp(module)
     _calibrate(module, inputs[:_CALIBRATE])
-    layer = head(module)
+    layer = head(module, classes)
+    if classes < 10 or layer is None or len(layer.weight) != classes:
+        raise InputError(
+            "weights 'probe' tell ten digits apart, in a last layer that is linear: this network "
+            f"has {classes} classes, and ends in {layer}; give its own weights, or 'random'"
+        )
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, given: seen.append(_pooled(given[0])))
     _forward(module, inputs)
     hook.remove()
     features = torch.cat(seen).double().numpy()
-    target = np.eye(10)[labels[:count]]
+    target = np.eye(classes)[labels[:count]]
     weight, bias = _ridge(features[:_FIT], target[:_FIT], layer.bias is not None)
     if isinstance(layer, torch.nn.Conv2d):
         # SqueezeNet rectifies its local logits before pooling: a common offset, which changes no

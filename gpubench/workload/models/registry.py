@@ -1,91 +1,119 @@
-"""The network a workload names: torchvision's or our own, with weights, or an ONNX file."""
+"""Where networks come from: torchvision, timm, a file, own code; each is an entry point.
+
+How a model is written says which source has it, see `gpubench.suite.types.source_of`; that of a
+third party, registered as 'theirs', has what is written 'theirs/...'. What the driver asks imports
+no library, and nothing of the user's.
+"""
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import re
+from abc import ABC, abstractmethod
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpubench.errors import InputError
-from gpubench.suite.types import weights_file
-from gpubench.workload.models import digits_net
-from gpubench.workload.models.onnx_model import OnnxModel
-from gpubench.workload.models.torch_model import KEYWORDS, TorchModel
+from gpubench import plugins
+from gpubench.errors import InputError, Unavailable
+from gpubench.suite.types import model_path, source_of, weights_file
 
 if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.suite.types import Workload
     from gpubench.workload.models.base import Model
 
-_REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-_ENUM = re.compile(r"[A-Z][A-Z0-9_]*")
+GROUP = "gpubench.models"
+
+
+class Source(ABC):
+    """One place that networks come from. Its module imports its library in `model` only."""
+
+    name: str
+    summary: str
+    """One line for ``gpubench list models``."""
+    preload: tuple[str, ...] = ()
+    """As `gpubench.backends.base.Backend.preload`."""
+
+    def probe(self) -> dict[str, str]:
+        """Versions of what its networks are made with; raises `Unavailable`. For the driver."""
+        return {}
+
+    def names(self) -> tuple[str, ...]:
+        """Models as they are written, as far as they can be listed at no cost. For the driver."""
+        return ()
+
+    def look(self, workload: Workload) -> tuple[str, int] | None:  # noqa: ARG002
+        """Precision and batch size (0: any) that a file says; None: whatever is asked for.
+
+        For the driver. Raises InputError for what cannot be measured, as far as that is cheap to
+        tell.
+        """
+        return None
+
+    @abstractmethod
+    def model(self, workload: Workload, cache: Cache) -> Model:
+        """The network; raises InputError where there is none. For workers: own code may run."""
+
+
+@cache
+def source(name: str) -> Source:
+    """The source that is registered as ``name``. Raises InputError."""
+    found: Source = plugins.get(GROUP, name)
+    return found
+
+
+def of(model: str) -> Source:
+    """The source that has ``model``. Raises InputError, naming the nearest name, for none."""
+    name = source_of(model)
+    if name in plugins.names(GROUP):
+        return source(name)
+    for plain in () if name else (source("digits"), source("torchvision")):
+        if model in plain.names():
+            return plain
+    known = [f"{each}/" for each in plugins.names(GROUP)] if name else names()
+    near = difflib.get_close_matches(f"{name}/" if name else model, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(
+        f"unknown model {model!r}: {hint}`gpubench list models` shows those there are; "
+        "a path ending in .onnx or .pt2 is taken as a file, 'timm/NAME' and 'hf/FOLDER' come from "
+        "those libraries, and 'model.py:build' is a callable"
+    )
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """`digits`, and all of torchvision's classification models, sorted.
-
-    Torchvision's are read from its source, not imported.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    found = {digits_net.NAME}
-    for root in (spec and spec.submodule_search_locations) or ():
-        for file in Path(root, "models").glob("*.py"):
-            found.update(_REGISTERED.findall(file.read_text(encoding="utf-8")))
-    return tuple(sorted(found))
+    """Models that need no more than their name, sorted."""
+    return tuple(sorted([*source("digits").names(), *source("torchvision").names()]))
 
 
 def seen(workload: Workload) -> tuple[str, int] | None:
-    """`OnnxModel.look` of an ONNX file; None: a network of another kind."""
-    if not workload.model.endswith(".onnx"):
-        return None
-    file = Path(workload.model).expanduser()
-    found = file.stat() if file.is_file() else None
+    """`Source.look` of the workload's network; None where it has nothing to say.
+
+    Raises InputError also where the source lacks its library.
+    """
+    path = Path(model_path(workload.model)).expanduser()
+    found = path.stat() if path.is_file() else None
     return _seen(workload, found and (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 @lru_cache(maxsize=64)
-def _seen(workload: Workload, version: object) -> tuple[str, int]:  # noqa: ARG001
-    return _onnx(workload, None).look()
-
-
-def _onnx(workload: Workload, cache: Cache | None) -> OnnxModel:
-    file = Path(workload.model).expanduser()
-    return OnnxModel(file, cache, workload.preprocess, workload.output)
+def _seen(workload: Workload, version: object) -> tuple[str, int] | None:  # noqa: ARG001
+    found = of(workload.model)
+    try:
+        found.probe()
+    except Unavailable as error:
+        words = f"model {workload.model!r}: {error.reason}; {error.remedy}"
+        raise InputError(words) from error
+    return found.look(workload)
 
 
 def is_file(workload: Workload) -> bool:
-    """Whether the network or its weights are a file of the user's."""
-    name, weights = workload.model, workload.weights
-    return name.endswith(".onnx") or (
-        weights not in KEYWORDS and Path(weights_file(weights)[0]).expanduser().is_file()
-    )
+    """Whether the network or its weights are the user's own, and may change."""
+    weights = Path(weights_file(workload.weights)[0]).expanduser()
+    own = source_of(workload.model) == "code" or Path(model_path(workload.model)).exists()
+    return bool(model_path(workload.model) and own) or weights.is_file()
 
 
 def resolve(workload: Workload, cache: Cache) -> Model:
     """The workload's network. Raises InputError, naming the nearest name, when there is none."""
-    name, weights = workload.model, workload.weights
-    if name.endswith(".onnx"):
-        return _onnx(workload, cache)
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"unknown model {name!r}: {hint}`gpubench list models` shows those there are; "
-            "a path ending in .onnx is taken as a file"
-        )
-    known = weights in KEYWORDS or is_file(workload)
-    if not known and not _ENUM.fullmatch(weights):
-        raise InputError(
-            f"weights {weights!r}: no such file; give 'probe', 'random', the path of a state "
-            "dict, or one of torchvision's names, for example 'DEFAULT'"
-        )
-    if name == digits_net.NAME and not known:
-        raise InputError(
-            f"weights {weights!r}: {name} is not torchvision's; give 'probe' (its own, trained "
-            "here), 'random' or the path of a state dict"
-        )
-    return TorchModel(name, weights, cache, workload.preprocess)
+    return of(workload.model).model(workload, cache)

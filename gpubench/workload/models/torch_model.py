@@ -1,41 +1,128 @@
-"""A network of torchvision's, or our own, as the workload's model."""
+"""Networks of PyTorch as the workload's model, wherever they come from."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from gpubench.cache import Cache, content, digest
+from gpubench.errors import InputError, Unsupported
 from gpubench.suite.types import weights_file
-from gpubench.workload.models import builder, digits_net, onnx_export
-from gpubench.workload.models.base import BATCH, Model
+from gpubench.workload.models import builder, onnx_export
+from gpubench.workload.models.base import Model
+from gpubench.workload.models.onnx_model import refusal
+from gpubench.workload.models.registry import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from gpubench.suite.types import Preprocess
+    from gpubench.suite.types import Workload
     from gpubench.workload.data.preprocess import Inputs, Spec
 
 KEYWORDS = ("probe", "random")
 """Weights that are made here."""
 
 
+class Published(Struct, frozen=True):
+    """Weights that a network comes with."""
+
+    given: Any
+    """An OrderedDict of tensors by name; or the network that has them."""
+    spec: Spec
+    arguments: dict[str, Any] = {}
+    """Of the builder, besides those that it is given anyway."""
+
+
+class TorchSource(Source):
+    """A source whose networks are an ``nn.Module``; the rest is done here, for all alike."""
+
+    label_source = "folder"
+    """As `Model.label_source`, of weights that are not made here."""
+    random_classes = 1000
+    dropped: tuple[str, ...] = ()
+    """What keys of weights begin with that only training uses."""
+    meta = False
+    """Whether `build` needs no values, and so no time, where torch's device is ``meta``."""
+    sizes: Literal["tried", "fixed", "any"] = "tried"
+    """Of its networks' input, whether another than `spec` has is tried, refused, or up to them."""
+    knows_imagenet = False
+    """Whether a thousand classes are ImageNet's."""
+
+    def arguments(self, model: str) -> dict[str, Any]:  # noqa: ARG002
+        """Of `build`, before the suite's own."""
+        return {}
+
+    def at_size(self, model: str, size: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG002
+        """More of them, for a network that has to be built for the size of its input."""
+        return {}
+
+    @abstractmethod
+    def build(self, model: str, classes: int, arguments: dict[str, Any]) -> torch.nn.Module:
+        """The network, with weights of no meaning; ``classes`` is a wish. Raises InputError."""
+
+    @abstractmethod
+    def spec(self, workload: Workload, module: torch.nn.Module) -> Spec:
+        """How pictures become its input, before what the suite says; ``module`` may be on meta."""
+
+    def published(self, workload: Workload, arguments: dict[str, Any]) -> Published:  # noqa: ARG002
+        """The weights of that name; ``arguments`` of `build`. Raises InputError for none."""
+        raise InputError(
+            f"weights {workload.weights!r}: {workload.model} has none of its own; give 'probe', "
+            "'random' or the path of a state dict"
+        )
+
+    def fit(self, module: torch.nn.Module, spec: Spec, classes: int) -> float:
+        """Make weights ``probe`` of random ones, in place; returns their accuracy on digits."""
+        from gpubench.workload.models import probe_weights
+
+        return probe_weights.fit(module, spec, classes)
+
+    def classes(self, workload: Workload) -> tuple[str, ...]:  # noqa: ARG002
+        """Names of its classes by number, as far as it says."""
+        return ()
+
+    def batch(self, module: torch.nn.Module) -> int:  # noqa: ARG002
+        """The only batch size that it takes; 0: any."""
+        return 0
+
+    def files(self, model: str) -> dict[str, str]:  # noqa: ARG002
+        """SHA-256, by path, of the user's files that it is made of."""
+        return {}
+
+    def recipe(self, workload: Workload) -> dict[str, Any]:
+        """Whatever else than the words of the suite decides about it."""
+        return {"files": self.files(workload.model)}
+
+    def model(self, workload: Workload, cache: Cache) -> TorchModel:
+        return TorchModel(self, workload, cache)
+
+
 class TorchModel(Model):
-    """A torchvision network, or `digits`, with weights."""
+    """A network of a `TorchSource`, with weights."""
 
     is_onnx = False
     engine = "torch-eager fp32"
 
-    def __init__(
-        self, name: str, weights: str, cache: Cache, said: Preprocess | None = None
-    ) -> None:
-        self.name, self.weights, self._cache, self._said = name, weights, cache, said
+    def __init__(self, source: TorchSource, workload: Workload, cache: Cache) -> None:
+        self.name, self.weights = workload.model, workload.weights
+        self._source, self._workload, self._cache = source, workload, cache
+        file = Path(weights_file(self.weights)[0]).expanduser()
+        shouted = self.weights.upper() == self.weights or self.weights == "file"
+        if self.weights not in KEYWORDS and not file.is_file() and not shouted:
+            raise InputError(
+                f"weights {self.weights!r}: no such file; give 'probe', 'random', the path of a "
+                "state dict, or the name of published ones, for example 'DEFAULT'"
+            )
 
     @property
     def identity(self) -> str:
@@ -54,46 +141,66 @@ class TorchModel(Model):
         return self._card.num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._card.classes
+
+    @property
+    def knows_imagenet(self) -> bool:
+        return self._source.knows_imagenet
+
+    @property
     def label_source(self) -> str | None:
-        trained = "digits" if self.name == digits_net.NAME else "folder"
-        return {"probe": "digits", "random": None}.get(self.weights, trained)
+        return {"probe": "digits", "random": None}.get(self.weights, self._source.label_source)
 
     @property
     def taken(self) -> str:
         return self._card.taken
+
+    @property
+    def notes(self) -> list[str]:
+        return self._card.notes
+
+    @property
+    def fixed_batch(self) -> int | None:
+        return self._card.fixed_batch or None
 
     def state(self) -> Path:
         return self._entry
 
     @cached_property
     def _entry(self) -> Path:
+        work = self._workload
         path, key = weights_file(self.weights)
         file = None if self.weights in KEYWORDS else Path(path).expanduser()
         recipe = {
             "format": builder.FORMAT,
-            "model": self.name,
+            "workload": {k: getattr(work, k) for k in ("model", "arguments", "output")},
             "weights": [digest(file), key] if file and file.is_file() else self.weights,
-            "torch": version("torch"),
-            "torchvision": version("torchvision"),
-        } | ({"preprocess": msgspec.to_builtins(self._said)} if self._said else {})
-        return self._cache.get_or_make(
-            "weights", recipe, lambda at: builder.make(self.name, self.weights, at, self._said)
-        )
+            "preprocess": msgspec.to_builtins(work.preprocess),
+            "versions": {"torch": version("torch")} | self._source.probe(),
+        } | self._source.recipe(work)
+        return self._cache.get_or_make("weights", recipe, lambda at: builder.make(work, at))
 
     def module(self) -> torch.nn.Module:
         return builder.load_module(self.state())
 
     def onnx(self, precision: str, batch: int | None = None) -> Path:
-        return onnx_export.onnx(self._cache, self.state(), precision, batch)
+        fixed = self._card.fixed_batch
+        if reason := refusal(self.name, precision, fixed, precision, batch):
+            raise Unsupported(reason)
+        return onnx_export.onnx(self._cache, self.state(), precision, batch or fixed or None)
 
-    def answers(self, images: Inputs) -> NDArray[np.float32]:
-        import numpy as np
+    def runner(self) -> Callable[[Inputs], NDArray[np.float32]]:
         import torch
 
         module = self.module()
-        parts = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
-        with torch.inference_mode():
-            return np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
+
+        def run(images: Inputs) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                answers: NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+            return answers
+
+        return run
 
     def first_not_finite(self, image: Inputs) -> str:
         import torch
@@ -113,5 +220,5 @@ class TorchModel(Model):
             if not any(True for _ in part.children()):
                 watch(name, part)
         with torch.inference_mode():
-            module(torch.from_numpy(image))
+            module(torch.from_numpy(image[[0] * (self.fixed_batch or 1)]))
         return found[0] if found else ""

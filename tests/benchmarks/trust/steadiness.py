@@ -32,7 +32,7 @@ def traced(kind: str, samples: int) -> Callable[[np.random.Generator, int], Coun
             fresh = virtual_ab.on(machine, rng, {"cell": 0.0})
             cells, verdicts = virtual_ab.suite(["cell"], fresh, RULE)
             said = verdicts["cell"]
-            used = cells["cell"].confirm or cells["cell"].screen
+            used = cells["cell"]
             medians, flagged = virtual_ab.settle(draw(rng, 2 * REPEATS, samples))
             found.update(cells=1, pairs=len(used), flagged=sum(p.unsteady for p in used))
             found["equivalent"] += said.verdict == "EQUIVALENT"

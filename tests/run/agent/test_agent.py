@@ -195,3 +195,18 @@ def test_workers_inherit_imports_that_no_collection_goes_through() -> None:
     words = "import gc, gpubench.run.agent.forkserver_preload; print(gc.get_freeze_count())"
     found = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True)
     assert int(found.stdout) > 1000
+
+
+def test_a_turn_begins_when_the_rival_has_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[tuple[str, set[int]]] = []
+    answers, own = agent.Agent(lambda _: None, closed=-1), team()
+    answers._teams["baseline"] = own
+    monkeypatch.setattr(own, "advance", lambda _: None)
+    monkeypatch.setattr(
+        agent.processes, "await_idle", lambda pids, _: rested.append((own.barrier, set(pids)))
+    )
+    for own.barrier in ("opened", "warm", "again", "measured"):
+        step = Step("baseline", [7], timeout_s=1, turns=12)
+        assert isinstance(answers.handle(msgspec.json.encode(step)), Waiting)
+    assert rested == [("warm", {7}), ("again", {7})]
+    own.end()

@@ -58,7 +58,7 @@ def test_a_network_that_sees_little_is_fitted() -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = builder._build("resnet18", 10, {})
+        module = builder.build("resnet18", 10, {})
     with torch.inference_mode():
         accuracy = probe_weights.fit(module, Spec(size=(32, 32), resize=32))
         pixels, labels = builtin.digits()
@@ -91,7 +91,7 @@ def test_ridge_finds_a_linear_rule() -> None:
 def test_damping_reaches_every_residual_branch(name: str, blocks: int) -> None:
     import torch
 
-    module = builder._build(name, 10, {})
+    module = builder.build(name, 10, {})
     probe_weights._damp(module.requires_grad_(False))
     norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     damped = [m for m in norms if (m.weight == 0.1).all()]

@@ -59,14 +59,14 @@ def test_resolving_and_reading_imports_nothing_heavy() -> None:
         ("nothing like it", "probe", "unknown model 'nothing like it': `gpubench"),
         ("fcn_resnet50", "probe", "unknown model"),
         ("resnet18", "prob", "weights 'prob': no such file; give 'probe'"),
-        ("digits", "DEFAULT", "'DEFAULT': digits is not torchvision's; give 'probe'"),
+        ("digits", "DEFAULT", "'DEFAULT': digits has none of its own; give 'probe'"),
         ("digit", "probe", "'digit': did you mean 'digits'"),
         ("nowhere.onnx", "file", "'nowhere.onnx': no such file"),
     ],
 )
 def test_bad_names(cache: Cache, model: str, weights: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        net(cache, model, weights)
+        net(cache, model, weights).state()
 
 
 def test_random_weights_are_seeded_and_load_back_equal(cache: Cache) -> None:
@@ -97,7 +97,7 @@ def test_families_load_back_equal(cache: Cache, name: str) -> None:
     model = net(cache, name)
     state = model.state()
     card = builder.card(state)
-    plain = builder._build(name, 1000, card.arguments)
+    plain = builder.build(name, 1000, card.arguments)
     plain.load_state_dict(torch.load(state / "state.pt", weights_only=True))
     size = model.input_shape[1]
     assert (logits(load_module(state), size) == logits(plain, size)).all()
@@ -190,7 +190,7 @@ def test_published_weights(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     model = net(cache, "googlenet", "DEFAULT")
     assert (model.num_classes, model.spec.resize, model.spec.size) == (1000, 256, (224, 224))
-    assert (model.spec.source, model.spec.assumed) == (builder.TORCHVISION, False)
+    assert (model.spec.source, model.spec.assumed) == ("as torchvision's weights say", False)
     assert (logits(model.module()) == logits(theirs)).all()
 
 
@@ -211,8 +211,8 @@ def test_preprocessing_given_in_a_suite_is_the_networks(cache: Cache) -> None:
     [
         (
             "vit_b_16",
-            Preprocess(size=(64,)),
-            r"size = \[64, 64\]: vit_b_16 takes \[224, 224\], and",
+            Preprocess(size=(60,)),
+            r"size = \[60, 60\]: vit_b_16 takes \[224, 224\], and",
         ),
         ("inception_v3", Preprocess(size=(32,)), r"size = \[32, 32\]: inception_v3 takes"),
         ("resnet18", Preprocess(layout="NHWC"), 'layout = "NHWC": resnet18 takes NCHW'),
@@ -221,9 +221,12 @@ def test_preprocessing_given_in_a_suite_is_the_networks(cache: Cache) -> None:
     ids=str,
 )
 def test_an_input_that_the_network_cannot_take(name: str, said: Preprocess, message: str) -> None:
-    arguments = builder._arguments(name)
+    work = Workload(model=name, preprocess=said)
+    source = builder.source_of(name)
+    arguments = source.arguments(name)
+    spec = source.spec(work, builder.build(name, 10, arguments, idle=True))
     with pytest.raises(InputError, match=f"workload.preprocess.{message}"):
-        builder._override(builder._spec(name), said, name, arguments)
+        builder._override(spec, work, arguments)
 
 
 def test_an_onnx_file_is_read_and_copied(cache: Cache, tiny_onnx: Callable[..., Path]) -> None:

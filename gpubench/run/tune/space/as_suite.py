@@ -61,11 +61,12 @@ def to_toml(cell: Cell, policy: Policy, name: str, description: str) -> str:
     """
     axes = {key: getattr(cell, key) for key in _AXES + _PIPELINE * (cell.boundary == "pipeline")}
     work = {k: v for k, v in msgspec.structs.asdict(cell.workload).items() if v}
-    said = work.pop("preprocess", None)
+    said, arguments = work.pop("preprocess", None), dict(work.pop("arguments", ()))
     parts = [
         f"# {_string(name)[1:-1]}\n{_pair('description', description)}",
         _table("workload", work),
         _table("workload.preprocess", {k: said.plain(k) for k in said.given} if said else {}),
+        _table("workload.arguments", arguments),
         _table("axes", axes),
         _table(f"axes.options.{_key(cell.backend)}", cell.options),
         _table("policy", _policy(policy)),

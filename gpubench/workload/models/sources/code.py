@@ -1,0 +1,182 @@
+"""The user's own code: a callable that returns a network.
+
+It runs in workers only, and whatever it does there ends with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from gpubench import cache, plugins
+from gpubench.errors import InputError
+from gpubench.suite.schema import show
+from gpubench.suite.types import model_path
+from gpubench.workload.data import preprocess
+from gpubench.workload.models import builder
+from gpubench.workload.models.torch_model import Published, TorchSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from gpubench.suite.types import Workload
+    from gpubench.workload.data.preprocess import Spec
+
+SIDE = 224
+"""Pixels, where the suite does not say."""
+
+
+class Code(TorchSource):
+    name = "code"
+    sizes = "any"
+    summary = "FILE.py:CALLABLE or MODULE:CALLABLE: own code that returns an nn.Module"
+
+    def probe(self) -> dict[str, str]:
+        return plugins.installed("torch")
+
+    def build(self, model: str, classes: int, arguments: dict[str, Any]) -> nn.Module:  # noqa: ARG002
+        """Its number of classes is its own."""
+        import torch
+
+        make = _callable(model)
+        try:
+            module = make(**arguments)
+        except BaseException as error:
+            given = ", ".join(f"{key}={show(value)}" for key, value in arguments.items())
+            hint = ""
+            if isinstance(error, TypeError) and len(traceback.extract_tb(error.__traceback__)) == 1:
+                hint = "; [workload.arguments] are what it is given"
+            elif any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
+                hint = "; build it on the CPU: gpubench moves it to the device of each cell"
+            raise _failed(
+                f"model {model!r}: {_name(model)}({given}) raises", error, hint
+            ) from error
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(f"model {model!r} is TorchScript; return the module it was made of")
+        if not isinstance(module, torch.nn.Module):
+            raise InputError(
+                f"model {model!r}: {_name(model)} returns {type(module).__name__}, and an "
+                "nn.Module is expected"
+            )
+        return module
+
+    def spec(self, workload: Workload, module: nn.Module) -> Spec:  # noqa: ARG002
+        said = workload.preprocess
+        grey = said is not None and said.channels == "grey"
+        return preprocess.assumed((SIDE, SIDE), "grey" if grey else "rgb")
+
+    def published(self, workload: Workload, arguments: dict[str, Any]) -> Published:
+        """'DEFAULT': those that it returns with."""
+        if workload.weights != "DEFAULT":
+            raise InputError(
+                f"weights {workload.weights!r}: expected 'DEFAULT' (as {workload.model} returns "
+                "them), 'probe', 'random' or the path of a state dict"
+            )
+        module = builder.build(workload.model, 0, arguments)
+        return Published(module, self.spec(workload, module))
+
+    def files(self, model: str) -> dict[str, str]:
+        """The modules in use that lie beside it, or in its package."""
+        root = _root(model)
+        found = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+        inside = {Path(file) for file in found if file and file.endswith(".py")}
+        return {
+            str(p): cache.digest(p) for p in sorted(inside) if root in p.parents and p.is_file()
+        }
+
+    def recipe(self, workload: Workload) -> dict[str, Any]:
+        """With the weights that it returns: what it reads on the way may have changed."""
+        module = builder.build(workload.model, 0, dict(workload.arguments))
+        return super().recipe(workload) | {"state": _digest(module)}
+
+
+def _digest(module: nn.Module) -> str:
+    found = hashlib.sha256()
+    for key, tensor in module.state_dict().items():
+        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.device.type == "cpu":
+            found.update(tensor.detach().contiguous().flatten().view(_bytes()).numpy())
+    return found.hexdigest()
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def _name(model: str) -> str:
+    return model.rpartition(":")[2]
+
+
+def _callable(model: str) -> Callable[..., Any]:
+    module, name = _module(model.rpartition(":")[0]), _name(model)
+    found: Callable[..., Any] | None = vars(module).get(name)
+    if found is None or not callable(found):
+        own = [
+            key
+            for key, value in vars(module).items()
+            if callable(value)
+            and not key.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
+        ]
+        what = f"is {type(found).__name__}, which cannot be called" if found else "is not there"
+        raise InputError(
+            f"model {model!r}: {name!r} {what}; callables of {module.__name__}: "
+            f"{', '.join(own[:10]) or 'none'}"
+        )
+    return found
+
+
+@lru_cache
+def _module(place: str) -> ModuleType:
+    """Of a file or by its name, imported once in this process. Raises InputError."""
+    try:
+        if not place.endswith(".py"):
+            sys.path.insert(0, str(Path.cwd()))
+            return importlib.import_module(place)
+        file = Path(place).expanduser().absolute()
+        name = file.stem if file.stem not in sys.modules else f"gpubench_model_{file.stem}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec  # noqa: S101
+        assert spec.loader  # noqa: S101
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(file.parent))
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and place.startswith(error.name or "\0"):
+            hint = f"; install it, or start in the folder that it lies in (this is {Path.cwd()})"
+        raise _failed(f"model {place!r} cannot be imported:", error, hint) from error
+    return module
+
+
+def _failed(what: str, error: BaseException, hint: str) -> InputError:
+    """With the last line of the traceback that is not ours, nor the import system's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<frozen")]
+    at = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    if isinstance(error, SyntaxError):
+        at = f" ({error.filename}:{error.lineno})"
+    words = str(error).strip()[:500]
+    return InputError(f"{what} {type(error).__name__}{words and ': '}{words}{at}{hint}")
+
+
+def _root(model: str) -> Path:
+    """The folder that its own modules lie in."""
+    place = model_path(model)
+    if place:
+        return Path(place).expanduser().absolute().parent
+    top = _module(model.partition(":")[0].partition(".")[0])
+    file = Path(top.__file__ or "")
+    return file.parent if file.name == "__init__.py" else file

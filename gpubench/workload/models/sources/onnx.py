@@ -1,0 +1,29 @@
+"""ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpubench.workload.models.onnx_model import OnnxModel
+from gpubench.workload.models.registry import Source
+
+if TYPE_CHECKING:
+    from gpubench.cache import Cache
+    from gpubench.suite.types import Workload
+
+
+class Onnx(Source):
+    name = "onnx"
+    summary = "FILE.onnx: a classifier, with its weights"
+
+    def look(self, workload: Workload) -> tuple[str, int]:
+        return _model(workload, None).look()
+
+    def model(self, workload: Workload, cache: Cache) -> OnnxModel:
+        return _model(workload, cache)
+
+
+def _model(workload: Workload, cache: Cache | None) -> OnnxModel:
+    file = Path(workload.model).expanduser()
+    return OnnxModel(file, cache, workload.preprocess, workload.output)

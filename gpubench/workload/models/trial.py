@@ -1,0 +1,177 @@
+"""What a module turns out to be, once it is asked: a classifier of pictures, or why not."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from msgspec import Struct
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from gpubench.errors import InputError
+from gpubench.workload.data.preprocess import Spec
+from gpubench.workload.models.base import MOST_CLASSES
+
+_SHOWN = 3
+"""Layers that a message names."""
+
+
+class Shape(Struct, frozen=True):
+    """What `examine` found."""
+
+    output: str | int | None
+    """Which of its outputs has the answers: a key or a position; None: there is one."""
+    classes: int
+    notes: list[str]
+    flat: bool = True
+    """Whether it has two dimensions; else it is flattened."""
+
+
+class Answers(nn.Module):  # type: ignore[misc]
+    """A network that answers with one tensor (batch, classes), whatever it answers with itself."""
+
+    def __init__(self, network: nn.Module, output: str | int | None) -> None:
+        super().__init__()
+        self.network, self.output = network, output
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.network(images)
+        chosen: Tensor = found if self.output is None else found[self.output]
+        return chosen.flatten(1)
+
+
+def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", batch: int = 2) -> Shape:
+    """``module``, in eval mode and on the CPU, asked about ``batch`` grey pictures.
+
+    ``wanted``: which of its outputs the suite says. Raises InputError, with the layer or the shape,
+    for what is no classifier of pictures.
+    """
+    _still(module, name)
+    _alone(module, name)
+    with torch.inference_mode():
+        found = _forward(
+            module, torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype)), name
+        )
+    each = _tensors(found)
+    if wanted and wanted not in map(str, each):
+        known = ", ".join(map(repr, map(str, each))) if len(each) > 1 else "one output only"
+        raise InputError(f"model {name!r} has no output {wanted!r} (workload.output), but {known}")
+    fitting = [key for key, out in each.items() if _fits(out, batch)]
+    chosen = [key for key in each if str(key) == wanted] if wanted else fitting
+    chosen = [key for key in chosen if key == "logits"] or chosen
+    if not chosen or not _fits(each[chosen[0]], batch):
+        shown = ", ".join(f"{key!r} " * (key is not None) + _told(o) for key, o in each.items())
+        raise InputError(
+            f"model {name!r} is no image classifier: for {batch} pictures {spec.shape} it answers "
+            f"{shown or type(found).__name__}, not ({batch}, classes)"
+        )
+    if len(chosen) > 1:
+        shown = ", ".join(f"{key!r} {_told(each[key])}" for key in chosen)
+        raise InputError(
+            f"model {name!r} has several outputs with a number for each class: {shown}; say which, "
+            f'for example [workload] output = "{chosen[0]}"'
+        )
+    [key] = chosen
+    others = [repr(other) for other in each if other != key]
+    notes = [f"of the outputs, {key!r} is taken, and {', '.join(others)} not"] if others else []
+    out = each[key]
+    if out.ndim > 2:
+        notes.append(f"its output {_told(out)} is flattened")
+    return Shape(key, out[0].numel(), notes, out.ndim == 2)
+
+
+def plain(module: nn.Module, found: Shape) -> nn.Module:
+    """``module``, in eval mode; around it what makes one tensor of its answers, where needed."""
+    if found.output is None and found.flat:
+        return module
+    return nn.Module.eval(Answers(module, found.output))
+
+
+def _still(module: nn.Module, name: str) -> None:
+    """Raises InputError for layers that eval mode does not reach, and for what is on a GPU."""
+    for where, part in module.named_modules():
+        without = isinstance(part, _BatchNorm) and part.running_mean is None
+        if without or (part.training and isinstance(part, _BatchNorm | _DropoutNd)):
+            what = "normalises" if isinstance(part, _BatchNorm) else "drops out"
+            raise InputError(
+                f"model {name!r}: layer {where!r} ({type(part).__name__}) {what} in eval mode as "
+                "in training, so an answer depends on its batch, or on chance: let it keep running "
+                "statistics, and let eval() reach it"
+            )
+    for where, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.device.type not in ("cpu", "meta"):
+            raise InputError(
+                f"model {name!r}: {where!r} is on {tensor.device}: build it on the CPU; gpubench "
+                "moves it to the device of each cell"
+            )
+
+
+def _alone(module: nn.Module, name: str) -> None:
+    """Raises InputError unless pictures are all that it has to be given."""
+    try:
+        given = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # a callable that does not say
+        return
+    needed = [
+        p.name
+        for p in given
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in given if p.default is p.empty):
+        raise InputError(
+            f"model {name!r} needs {len(needed)} inputs ({', '.join(needed)}), and is given "
+            "pictures alone: let a callable return a module around it that takes those"
+        )
+
+
+def _forward(module: nn.Module, images: Tensor, name: str) -> Any:
+    """Raises InputError, with the innermost layer, for what it raises."""
+    inside: list[tuple[str, nn.Module, Any]] = []
+    names = {part: where for where, part in module.named_modules()}
+    hooks = [
+        hook
+        for part in names
+        if not isinstance(part, torch.jit.ScriptModule)
+        for hook in (
+            part.register_forward_pre_hook(lambda p, given: inside.append((names[p], p, given))),
+            part.register_forward_hook(lambda *_: inside.pop() and None),
+        )
+    ]
+    try:
+        return module(images)
+    except Exception as error:  # whatever own code raises
+        where, part, given = inside[-1] if inside else ("", module, (images,))
+        shapes = ", ".join(_told(one) for one in given if isinstance(one, Tensor))
+        at = f"layer {where!r} ({type(part).__name__})" if where else type(part).__name__
+        raise InputError(
+            f"model {name!r} raises in its forward, {at} being given {shapes}: "
+            f"{type(error).__name__}: {str(error).strip()[:500]}; its input is "
+            f"{_told(images)}: [workload.preprocess] says another"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensors(found: Any) -> dict[str | int | None, Tensor]:
+    """By key or position; None: all that there is."""
+    if isinstance(found, Tensor):
+        return {None: found}
+    several = dict(enumerate(found)) if isinstance(found, tuple | list) else found
+    pairs = several.items() if isinstance(several, Mapping) else ()
+    return {key: value for key, value in pairs if isinstance(value, Tensor)}
+
+
+def _fits(out: Tensor, batch: int) -> bool:
+    classes = math.prod(out.shape[1:])
+    one = out.ndim >= 2 and classes == max(out.shape[1:])
+    return out.is_floating_point() and one and len(out) == batch and 2 <= classes <= MOST_CLASSES
+
+
+def _told(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))}) {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,244 @@
+"""Networks from wherever they come: each is a `Model` like torchvision's, or says why not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubench.cache import Cache
+from gpubench.errors import ChangedError, InputError
+from gpubench.suite import types
+from gpubench.suite.types import Preprocess, Workload
+from gpubench.workload.models import builder, registry
+from gpubench.workload.models.base import Model
+
+SMALL = Preprocess(size=(32,))
+HEAD = """
+import torch
+from torch import nn
+
+def small(classes=12, width=8):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, 2),
+        nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(width, classes))
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = small()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[..., Model]:
+    """The network of a file with this code after `HEAD`, called ``build``."""
+    count, cache = iter(range(1000)), Cache(tmp_path / "cache")
+
+    def model(code: str = "build = small", call: str = "build", **more: Any) -> Model:
+        file = tmp_path / f"own{next(count)}.py"
+        file.write_text(HEAD + code)
+        given = {"weights": "DEFAULT", "preprocess": SMALL} | more
+        return registry.resolve(Workload(model=f"{file}:{call}", **given), cache)
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("written", "source", "path", "weights"),
+    [
+        ("resnet50", "", "", "probe"),
+        ("timm/vit_tiny_patch16_224.augreg_in21k", "timm", "", "probe"),
+        ("hf/google/vit", "hf", "google/vit", "DEFAULT"),
+        ("hf//models/vit", "hf", "/models/vit", "DEFAULT"),
+        ("my_pkg.models:build", "code", "", "DEFAULT"),
+        ("../x/model.py:build", "code", "../x/model.py", "DEFAULT"),
+        ("timm/model.py:build", "code", "timm/model.py", "DEFAULT"),
+        ("timm/x.onnx", "onnx", "timm/x.onnx", "file"),
+        ("x.pt2", "pt2", "x.pt2", "file"),
+        ("theirs/net", "theirs", "", "probe"),
+    ],
+)
+def test_how_it_is_written_says_where_it_is_from(
+    written: str, source: str, path: str, weights: str
+) -> None:
+    assert types.source_of(written) == source
+    assert types.model_path(written) == path
+    assert types.default_weights(written) == weights
+    if path:
+        assert types.model_path(types.with_path(written, f"/new/{path}")) == f"/new/{path}"
+
+
+def test_own_code_is_a_network_like_any_other(own: Callable[..., Model]) -> None:
+    model = own(arguments=(("classes", 7), ("width", 6)))
+    assert (model.input_shape, model.num_classes) == ((3, 32, 32), 7)
+    assert model.spec.assumed
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    assert model.answers(images).shape == (3, 7)
+    assert model.identity != own(arguments=(("classes", 7),)).identity
+    assert own(arguments=(("classes", 7), ("width", 6))).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        ("{'features': x, 'logits': y}", ""),
+        ("(y, x)", ""),
+        ("{'a': y, 'b': 2 * y}", "a"),
+        ("y[:, :, None, None]", ""),
+    ],
+)
+def test_answers_are_taken_out_of_whatever_holds_them(
+    own: Callable[..., Model], answer: str, wanted: str
+) -> None:
+    code = f"""
+class build(Around):
+    def forward(self, x):
+        y = self.inner(x)
+        return {answer}
+"""
+    model = own(code, output=wanted)
+    assert model.num_classes == 12
+    images = np.ones((2, 3, 32, 32), np.float32)
+    plain = own("build = small").answers(images)
+    np.testing.assert_allclose(model.answers(images), plain, rtol=1e-5)
+    assert model.notes
+
+
+def forward(body: str, signature: str = "self, x") -> str:
+    return f"class build(Around):\n    def forward({signature}):\n        {body}\n"
+
+
+STUCK = "class Stuck({0}):\n    def train(self, mode=True):\n        return super().train(True)\n"
+
+BAD = {
+    "not there": ("", "build", "'build' is not there; callables of .*own.*: small, Around"),
+    "not callable": ("build = 5", "build", "'build' is int, which cannot be called"),
+    "raises on import": ("1 / 0", "build", r"imported: ZeroDivisionError: .*own\d+.py:\d+\)"),
+    "leaves on import": ("raise SystemExit(3)", "build", r"imported: SystemExit: 3 \(.*own"),
+    "no Python": ("def (", "build", r"imported: SyntaxError: .*own\d+.py:\d+\)"),
+    "an unknown import": ("import nowhere_at_all", "build", "No module named 'nowhere_at_all'"),
+    "wrong arguments": ("def build(depth): ...", "build", r"build\(\) raises TypeError: .*'depth'.*"
+                        r"\[workload.arguments\] are"),
+    "no module": ("build = dict", "build", "build returns dict, and an nn.Module is expected"),
+    "TorchScript": ("class build(torch.jit.ScriptModule):\n    pass", "build", "is TorchScript"),
+    "a GPU": ("def build(): raise RuntimeError('Found no NVIDIA driver')", "build",
+              r"Found no NVIDIA driver \(.*own.*\); build it on the CPU"),
+    "no classifier": (forward("return x"), "build", r"no image classifier: for 2 pictures "
+                      r"\(3, 32, 32\) it answers \(2, 3, 32, 32\) float32, not \(2, classes\)"),
+    "no tensor": (forward("return 'cat'"), "build", "it answers str, not"),
+    "several outputs": (forward("y = self.inner(x)\n        return {'a': y, 'b': y}"), "build",
+                        r"'a' \(2, 12\) float32, 'b' .*\[workload\] output = \"a\""),
+    "two inputs": (forward("return self.inner(x)", "self, x, mask"), "build",
+                   r"needs 2 inputs \(x, mask\)"),
+    "a wrong shape": (forward("return self.inner(x[:, :1])"), "build",
+                      r"layer .inner.0. \(Conv2d\) being given \(2, 1, 32, 32\) float32: Runtime"),
+    "statistics of the batch": (
+        STUCK.format("nn.BatchNorm2d") + "def build():\n    m = small()\n    m[1] = Stuck(8)\n"
+        "    return m", "build", r"layer '1' \(Stuck\) normalises in eval mode"),
+    "no statistics": (
+        "def build():\n    m = small()\n    m[1] = nn.BatchNorm2d(8, track_running_stats=False)\n"
+        "    return m", "build", r"layer '1' \(BatchNorm2d\) normalises in eval mode"),
+    "dropout": (
+        STUCK.format("nn.Dropout") + "def build(): return nn.Sequential(small(), Stuck())",
+        "build", r"layer '1' \(Stuck\) drops out in eval mode"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_classifier_is_told_with_its_place(
+    own: Callable[..., Model], case: str, tmp_path: Path
+) -> None:
+    code, call, message = BAD[case]
+    with pytest.raises(InputError, match=message) as caught:
+        own(code, call).state()
+    assert re.search(r"model '.*own\d+\.py", str(caught.value))
+    assert not [usage for usage in Cache(tmp_path / "cache").info() if usage.kind == "weights"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return self.inner(x) + torch.rand(12)", "the same images otherwise each time"),
+        ("y = self.inner(x)\n        return y - y.mean(0)", "otherwise alone than in a batch of"),
+    ],
+)
+def test_answers_that_are_another_each_time(
+    own: Callable[..., Model], body: str, message: str
+) -> None:
+    images = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
+    with pytest.raises(InputError, match=message):
+        own(forward(body)).answers(images)
+
+
+def test_own_code_that_changes_is_another_network_or_is_told(
+    own: Callable[..., Model], tmp_path: Path
+) -> None:
+    model = own()
+    state = model.state()
+    assert list(builder.card(state).files) == [str(tmp_path / "own0.py")]
+    with (tmp_path / "own0.py").open("a") as file:
+        file.write("\n# another\n")
+    with pytest.raises(ChangedError, match=r"own0\.py' is not what it was"):
+        builder.load_module(state)
+
+
+def test_weights_that_own_code_reads_are_part_of_it(
+    own: Callable[..., Model], tmp_path: Path
+) -> None:
+    import torch
+
+    code = f"""
+def build():
+    m = small()
+    m[8].bias.data.fill_(torch.load({str(tmp_path / "w.pt")!r}))
+    return m
+"""
+    torch.save(1.0, tmp_path / "w.pt")
+    before = own(code).module()[8].bias[0]
+    torch.save(2.0, tmp_path / "w.pt")
+    assert (before, own(code).module()[8].bias[0]) == (1, 2)
+
+
+def test_neither_the_driver_nor_a_check_imports_own_code(tmp_path: Path) -> None:
+    file = tmp_path / "marked.py"
+    mark = f"pathlib.Path({str(tmp_path / 'mark')!r}).write_text(str(os.getpid()))"
+    file.write_text(f"import os, pathlib\n{mark}\n")
+    work = Workload(model=f"{file}:build", weights="DEFAULT")
+    assert registry.seen(work) is None
+    assert registry.is_file(work)
+    assert not (tmp_path / "mark").exists()
+    with pytest.raises(InputError):
+        registry.resolve(work, Cache(tmp_path / "cache")).state()
+    assert (tmp_path / "mark").read_text() == str(os.getpid())
+
+
+def test_names_that_no_source_has() -> None:
+    for name, message in (
+        ("tim/resnet18", "did you mean 'timm/'"),
+        ("nobody/x", "unknown model 'nobody/x': `gpubench"),
+    ):
+        with pytest.raises(InputError, match=message):
+            registry.of(name)
+    with pytest.raises(InputError, match="did you mean 'timm/resnet50"):
+        builder.build("timm/resnet500", 10, {})
+
+
+def test_timm_says_how_pictures_become_its_input(cache: Cache) -> None:
+    def model(**more: Any) -> Model:
+        work = Workload(model="timm/test_vit", weights="random", **more)
+        return registry.resolve(work, cache)
+
+    spec = model().spec
+    assert (spec.size, spec.resize, spec.mean) == ((160, 160), 160, (0.5,) * 3)
+    other = model(preprocess=Preprocess(size=(96,)))
+    assert other.input_shape == (3, 96, 96)
+    assert other.answers(np.zeros((2, 3, 96, 96), np.float32)).shape == (2, 1000)
+    with pytest.raises(InputError, match=r"\[workload.arguments\]: .* 'nonsense'"):
+        model(arguments=(("nonsense", 1),)).state()
