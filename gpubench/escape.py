@@ -67,6 +67,7 @@ def tell(text: str) -> None:
 
 ASCII = {"\u00b1": "+-", "\u00d7": "x", "\u00b7": "-", "\u00b0": "", "\u2013": "-", "\u2026": "...",
          "\u2192": "->", "\u2500": "-", "\u2501": "-", "\u2502": "|", "\u2503": "|"}  # fmt: skip
+ASCII |= dict(zip("▁▂▃▄▅▆▇█", "__--==##", strict=True))
 """What our own words and tables have beyond ASCII, for who cannot show it."""
 PLAIN = "gpubench.plain"
 """Errors handler of text streams: what their encoding lacks as `ASCII`, all else as escapes."""

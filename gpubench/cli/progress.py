@@ -150,17 +150,19 @@ def left(remaining_s: float) -> str:
 
 
 def paired(halves: dict[str, tuple[str, str]], record: Record, arm: str) -> str:
-    """Both arms of a pair in one line, once the second is there; ``halves`` is kept until then."""
-    _, _, value = outcome(record).rpartition(": ")
-    halves[arm] = record.cell.label, value
+    """Both arms of a pair in one line, once the second is there; ``halves`` is kept until then.
+
+    'fp32 b1 x1 latency: baseline openvino p50 56.3 us, candidate onnxruntime p50 39.5 us'.
+    """
+    halves[arm] = record.cell.label, outcome(record).rpartition(": ")[2]
     if len(halves) < len(ARMS):
         return ""
-    labels = {label for label, _ in halves.values()}
-    texts = [f"{arm} {label if len(labels) > 1 else ''} {value}" for arm, (label, value)
-             in sorted(halves.items())]  # fmt: skip
+    both = [label.split() for label, _ in halves.values()]
+    shared = [word for word in both[0] if word in both[1]]
+    texts = [" ".join([arm, *(w for w in label.split() if w not in shared), value])
+             for arm, (label, value) in sorted(halves.items())]  # fmt: skip
     halves.clear()
-    same = f"{labels.pop()}: " if len(labels) == 1 else ""
-    return same + ", ".join(" ".join(text.split()) for text in texts)
+    return f"{' '.join(shared)}: {', '.join(texts)}"
 
 
 def outcome(record: Record) -> str:

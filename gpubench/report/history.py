@@ -6,6 +6,7 @@ slower in every row.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -26,8 +27,11 @@ OPEN, CHANGED = 12, 40
 
 MOST = 3
 """Of the cells that drift, or have two states, so many are named in the headline."""
-LATEST = 20
-"""Runs of each cell on the terminal, where the headline would else be out of sight."""
+LATEST = 40
+"""Runs of each cell in its course."""
+BARS = "▁▂▃▄▅▆▇█"
+LEAST_SPAN = 0.1
+"""Of the costs (logs) that fill the height of a course: noise must not look like a change."""
 
 _EFFECT = Column("effect", "", "lower", "change of the time for a batch or an image; + is slower")
 
@@ -105,11 +109,40 @@ def names(trends: Sequence[Trend]) -> list[str]:
     return [n if alike[n] == 1 else f"{n} | {t.key}" for n, t in zip(found, trends, strict=True)]
 
 
-def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> list[Table]:
-    """Changes (where there are any) and runs: a row per run and cell, worst cell first.
+def course(t: Trend) -> str:
+    """The cost of its last runs as bars, higher is slower: '▂▂▁▂|▇▇▇'; '|': the level changed."""
+    cost = {i: math.log(p.value.value) * (1 if t.latency else -1)
+            for i, p in enumerate(t.points) if p.value.value}  # fmt: skip
+    last = range(len(t.points))[-LATEST:]
+    known = [cost[i] for i in last if i in cost]
+    if not known:
+        return ""
+    low, span = min(known), max(LEAST_SPAN, max(known) - min(known))
+    bars = [BARS[round((len(BARS) - 1) * (cost[i] - low) / span)] if i in cost else " "
+            for i in last]  # fmt: skip
+    at = {c.at for c in t.changes}
+    return "".join("|" * (i in at) + bar for i, bar in zip(last, bars, strict=True))
 
-    ``latest``: of each cell the last runs only, so many.
-    """
+
+def cells(trends: Sequence[Trend]) -> Table:
+    """A row per cell, worst first: what became of it at one glance."""
+    rows = [
+        [name, len(t.points), course(t), formatting.full(t.points[-1].value, t.unit),
+         _against(t, t.points[-1]),
+         formatting.NOTHING if t.detectable is None else percent(t.detectable),
+         list(dict.fromkeys(flag for p in t.points[-LATEST:] for flag in p.flags))]
+        for name, t in zip(names(trends), trends, strict=True)
+    ]  # fmt: skip
+    columns = (Column("cell"), Column("runs", "count"), Column("course"), Column("latest"),
+               Column("against best"), Column("detects"), Column("flags", "flags"))  # fmt: skip
+    note = (f"course: the cost of the last {LATEST} runs, higher is slower, | where the level "
+            "changed; detects: the lasting change that would be seen. Every run: -f html, md or "
+            "json.")  # fmt: skip
+    return Table("Cells", columns, rows, [note])
+
+
+def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
+    """Changes (where there are any) and runs: a row per run and cell, worst cell first."""
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
         [_side(c), name, _effect(t, c), formatting.full(c.before, t.unit),
@@ -133,9 +166,8 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
          _against(t, p), marks.get(i, ""), p.flags]
         for name, t in pairs
         for marks in [{c.at: _side(c) for c in t.changes}]
-        for i, p in enumerate(t.points) if latest is None or i >= len(t.points) - latest
+        for i, p in enumerate(t.points)
     ]  # fmt: skip
-    earlier = sum(len(t.points) for t in trends) - len(rows)
     runs = Table(
         "Runs",
         (*map(Column, ("cell", "started", "run", "commit")),
@@ -144,8 +176,7 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
                 "cost against that of the cell's best level; + is slower"),
          Column("change", help="the level changed with this run"), Column("flags", "flags")),
         rows,
-        [f"Of each cell the last {count(latest or 0, 'run')}, without {count(earlier, 'row')} of "
-         "earlier ones: -f html, md and json have all."] if earlier else [],
+        [],
     )  # fmt: skip
     return [table for table in (made, runs) if table.rows]
 
@@ -192,7 +223,8 @@ def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     console = terminal.plain()
     for line in headline(trends, rule):
         console.print(terminal.text(line))
-    for table in tables(trends, rule, LATEST):
+    changes = [table for table in tables(trends, rule) if table.title == "Changes"]
+    for table in [*changes, cells(trends)]:
         console.print()
         console.print(terminal.grid(table))
     for note in notes:

@@ -56,6 +56,8 @@ NARROW = {
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 SHORTFALLS = 10
 """Lines on scaling, and on pipelines, at the end of a run, at most; the worst come first."""
+SAME = "In every row: "
+"""How the note of `gpubench.analysis.tables.table.with_axes` begins."""
 SKIPS = ("unavailable", "unsupported")
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
@@ -155,8 +157,11 @@ def _problems(table: Table, summaries: Sequence[Summary], keys: bool) -> Rendera
 def grid(table: Table, keys: bool = False) -> RenderableType:
     """One table; ± is half the 95 % interval."""
     single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
-    places = [n for n, column in enumerate(table.columns)
-              if column.name not in LEFT_OUT and (keys or column.unit != "key")]  # fmt: skip
+    shown = [(n, c) for n, c in enumerate(table.columns) if c.name not in LEFT_OUT]
+    alike = {n for n, c in shown if c.name in AXES and c.name != "backend"
+             and len(table.rows) > 1 and len({row[n] for row in table.rows}) == 1}  # fmt: skip
+    places = [n for n, c in shown if n not in alike and (keys or c.unit != "key")
+              and (c.unit != "flags" or any(row[n] for row in table.rows))]  # fmt: skip
     columns = [table.columns[n] for n in places]
     made = terminal_tables.Folding(
         title=table.title,
@@ -169,7 +174,12 @@ def grid(table: Table, keys: bool = False) -> RenderableType:
         whole=[c.unit == "key" or c.name in ("backend", "what") for c in columns],
         first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
     )  # fmt: skip
+    same = ", ".join(f"{table.columns[n].name} {table.rows[0][n]}" for n in sorted(alike))
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
+    if same and not any(note.startswith(SAME) for note in notes):
+        notes.append(f"{SAME}{formatting.line(same)}.")
+    elif same:
+        notes = [note.replace(SAME, f"{SAME}{formatting.line(same)}, ", 1) for note in notes]
     return Group(made, *(text(note, "dim") for note in notes))
 
 

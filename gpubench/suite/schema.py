@@ -123,10 +123,10 @@ HELP = {
 }
 
 _NO_MODEL = (
-    "of files only those called .onnx or .pt2, in small letters, are taken; TorchScript is not: "
-    "torch.export.save(torch.export.export(module, (images,)), 'x.pt2') saves its module; a file "
-    "of trained weights (a state dict) belongs to --weights (workload.weights), and its network is "
-    "named, or is own code: --model resnet50 --weights FILE"
+    "of files only those called .onnx or .pt2, in small letters, are taken; trained ones (a state "
+    "dict) are given as weights, their network by its name or as own code: --model resnet50 "
+    "--weights FILE; TorchScript is not taken: torch.export.save(torch.export.export(module, "
+    "(images,)), 'x.pt2') saves its module"
 )
 _MODEL = r"\.onnx$|\.pt2$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
 """How a model is written that is more than a name; see `gpubench.suite.types.source_of`."""

@@ -77,6 +77,15 @@ def test_pairs_of_an_ab_name_both_arms_in_one_line() -> None:
         assert line.endswith("; about 1 min 30 s left")
 
 
+def test_arms_that_are_different_cells_say_once_what_they_share() -> None:
+    first, other = (searches.record(cells(1)[0], 0) for _ in range(2))
+    other = replace(other, cell=replace(other.cell, backend="openvino"))
+    (told,) = lines([(first, "candidate"), (other, "baseline")], 11.0)[1:]
+    shared = first.cell.label.removeprefix(first.cell.backend).strip()
+    values = f"baseline openvino 800 images/s, candidate {first.cell.backend} 800 images/s"
+    assert told == f"screen pair 1: {shared}: {values}; about 1 min 30 s left"
+
+
 @pytest.mark.parametrize("kind", [progress.Lines, progress.Live])
 def test_a_cause_is_told_once(kind: type[progress.Lines | progress.Live]) -> None:
     screen = Console(file=io.StringIO(), width=200)

@@ -80,18 +80,21 @@ def test_throughput_that_falls_is_an_effect_above_zero():
     assert all(row[5].startswith("+") for row in runs.rows[12:20])
 
 
-def test_the_terminal_lists_the_last_runs_and_says_where_the_others_are(monkeypatch):
-    monkeypatch.setattr(history, "LATEST", 3)
+def test_the_terminal_tells_a_cell_at_one_glance(monkeypatch):
     found = analysis.trends(files(changed=1))
-    made = " ".join(history.render(found, "text").split())
-    assert all(made.count(f"run-{n} ") == 3 for n in (17, 18, 19))
-    assert made.count("run-16 ") == 0
-    assert made.count("run-12") == 2  # the change: in the headline and in its table
-    assert "the last 3 runs, without 51 rows of earlier ones: -f html, md and" in made
+    made = history.render(found, "text")
+    rows = made.partition("Cells")[2].splitlines()
+    changed, *others = [line for line in rows if line.startswith(" torch-eager")]
+    before, after = history.course(found[0]).split("|")
+    assert (len(before), len(after)) == (12, 8)
+    assert max(before) < min(after)  # bars sort as they look
+    assert f"{before}|{after}" in changed
+    assert all("|" not in line and "█" not in line for line in others)  # noise is no change
+    assert found[0].points[0].started[:10] not in made  # every run is for the other formats
     for form in ("md", "html", "json"):
         assert history.render(found, form).replace("\\", "").count("run-2") >= 3
-    monkeypatch.setattr(history, "LATEST", 20)
-    assert "left out" not in history.render(found, "text")
+    monkeypatch.setattr(history, "LATEST", 3)
+    assert len(history.course(found[0])) == 3
 
 
 def test_one_run_is_not_several():

@@ -137,6 +137,7 @@ WRONG_BY_SCHEMA = [
         'workload.model = "w.pt"',
         "only those called .onnx",
         "as weights",
+        "--model resnet50 --weights FILE",
         "torch.export",
     ),
     (

@@ -116,7 +116,7 @@ def _right(summaries: Sequence[Summary]) -> tuple[str, bool]:
     checked = [s for s in summaries if s.timed and accuracy.agreement(s) is not None]
     if not checked:
         return "Answers were not checked.", False
-    wrong = [s for s in checked if accuracy.verdict(s) != accuracy.AGREE]
+    wrong = [s for s in checked if accuracy.verdict(s) != accuracy.MATCH]
     images = min(s.parity.images for s in checked if s.parity) if any(
         s.parity for s in checked) else 0  # fmt: skip
     least = min(accuracy.agreement(s) or 0.0 for s in checked)

@@ -371,7 +371,7 @@ def test_answers_show_the_worst_repeat_and_a_wilson_interval():
     records = [make.record(make.cell(), n, rng, passed=n != 1) for n in range(3)]
     made = tables(RecordFile("x", make.header([make.cell()]), records))
     found = rows(made["Answers"])[0]
-    assert found["answers"] == "WRONG"
+    assert found["answers"] == "MISMATCH"
     assert found["relative error"] == 0.31
     found = rows(made["Accuracy"])[0]
     assert found["accuracy"].value == 12 / 32
