@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from gpubench.analysis.compare import compare
 from gpubench.analysis.summary import summarise
 from gpubench.errors import InputError
 from gpubench.records.record import Record, RecordFile
 from gpubench.report import html
 from gpubench.report.charts import ranks
+from gpubench.report.html import page
 from gpubench.report.sections import answers, headline
 from gpubench.report.sections.answers import Answers
 from tests.report import make, make_pairs, make_pipelines
@@ -177,3 +180,16 @@ def test_a_pipeline_begins_with_its_stages():
     first = made.partition('<section id="answer"')[2].partition("</section>")[0]
     assert first.count('<ol class="ranks stages">') == 1
     assert "(pipeline)" in first  # its winner comes first
+
+
+def test_a_comparison_that_decides_nothing_names_the_command_that_would():
+    pair = make_pairs.arms([make.cell()], pairs=2, samples=5, sd=0.2)
+    made = html.render(list(pair))
+    assert ">INCONCLUSIVE</span>" in made
+    out = Path(pair[0].path).parent.parent
+    assert re.search(rf'id="next"><code>gpubench ab .*--resume -o {out}</code>', made)
+    one, two = run(run_id="a"), run(run_id="b")
+    commit = {"directory": {"commit": "abc1234def", "dirty": False}}
+    one = replace(one, header=replace(one.header, environment=one.header.environment | commit))
+    stored = page.comparison(compare.view(one, two))
+    assert 'id="next"><code>gpubench ab quick --baseline-ref abc1234def</code>' in stored
