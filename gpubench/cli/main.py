@@ -89,7 +89,10 @@ def doctor(as_json: bool) -> None:
 @options.format_option(FORMATS, help="Default: by -o's ending, else text.")
 @options.output_option("A file instead of stdout.")
 @options.keys_option
-def report(paths: tuple[str, ...], form: str | None, output: Path | None, keys: bool) -> None:
+@click.option("--one-page", is_flag=True, help="Only the answers, on one sheet; HTML.")
+def report(
+    paths: tuple[str, ...], form: str | None, output: Path | None, keys: bool, one_page: bool
+) -> None:
     """Tables and charts from one or more runs; of an A/B its verdicts too.
 
     Of the directory of a search also what it recommends, and why.
@@ -98,13 +101,15 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None, keys: 
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
     from gpubench.records.reader import read_all, read_evidence
-    from gpubench.report import render
+    from gpubench.report import html, render
 
-    form = options.by_ending(form, output, FORMATS)
+    form = options.by_ending(form, output, FORMATS, "html" if one_page else "text")
+    if one_page and form != "html":
+        raise InputError(f"--one-page is a page of HTML, not of {form}")
     files = read_all(paths)
     searched = len(files) == 1 and files[0].header.search
     evidence = read_evidence(paths[0]) if searched else None
-    body = render(files, form, evidence, keys)
+    body = html.render(files, one_page=True) if one_page else render(files, form, evidence, keys)
     if output is None:
         terminal.write(body + "\n", document=form != "text")
     else:

@@ -19,6 +19,7 @@ _OF_ALL = (
 )
 DOUBTFUL = 0.6
 """Accuracy of the reference below which an assumption deserves a doubt."""
+MATCH = "match"
 _TOP1 = Column("accuracy", "share of n", "higher", f"top-1: {_OF_ALL}")
 
 
@@ -128,12 +129,12 @@ def accuracies(rows: Sequence[Summary]) -> Table:
 
 
 def verdict(s: Summary) -> str:
-    """'match'; else what is wrong."""
+    """`MATCH`; else what is wrong."""
     if s.parity and not s.parity.passed:
         return "MISMATCH"
     if s.pipeline and not s.pipeline.passed:
         return "PIPELINE MISMATCH"
-    return "match" if not s.parity or s.parity.accurate else "LOW ACCURACY"
+    return MATCH if not s.parity or s.parity.accurate else "LOW ACCURACY"
 
 
 def _of(check: str, name: str) -> Callable[[Summary], Any]:

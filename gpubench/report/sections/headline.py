@@ -50,6 +50,20 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
     return [winner for winner in found if winner]
 
 
+def workload(s: Summary) -> tuple[str, ...]:
+    """What cells must share to be ranked against each other."""
+    c = s.cell
+    return c.model, c.weights, c.images, c.device, c.boundary
+
+
+def differing(won: Sequence[Winner]) -> list[str]:
+    """Of each workload what tells it from the others: 'resnet18, pipeline'; '' of one alone."""
+    columns = zip(*(workload(w.summary) for w in won), strict=True)
+    vary = [len(set(values)) > 1 for values in columns]
+    return [", ".join(v for v, varies in zip(workload(w.summary), vary, strict=True) if varies)
+            for w in won]  # fmt: skip
+
+
 def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
     latency = measure == "latency"
     rows = [s for s in group if s.cell.scenario == "latency"] if latency else rated(group)
@@ -98,6 +112,11 @@ def _outcome(status: str) -> str:
     if status.startswith("failed"):
         return "failed"
     return "skipped" if status in ("unavailable", "unsupported") else status.replace("-", " ")
+
+
+def bad(status: str) -> bool:
+    """A failure, and not a skip."""
+    return _outcome(status) in ("failed", "missing")
 
 
 def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
