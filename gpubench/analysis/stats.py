@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -125,6 +126,7 @@ def repeats(n: int) -> str:
     return count(n, "repeat")
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(p: float, dof: float) -> float:
     """Quantile of Student's t."""
     from scipy.special import stdtrit
@@ -257,18 +259,17 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         return self._sum([(square / weight, count), (own.variance * (1 - 1 / weight), own.dof)])
 
     def _sum(self, parts: Sequence[tuple[float, float]]) -> Spread:
-        """Of what has the variances, each with its degrees of freedom, whose intervals hold.
+        """Of what has these (variance, degrees of freedom).
 
-        The squares of their half-widths add up, as Cochran's do; with Satterthwaite's degrees of
-        freedom alone those of three rounds with effects of their own hold the truth 92 times in
-        100.
+        Half-way between Satterthwaite's and Cochran's squared quantiles of t: three to five rounds
+        with effects of their own are held 92 to 95 times in 100 with the former, 95 to 98 with the
+        latter.
         """
+        variance, p = math.fsum(v for v, _ in parts), (1 + LEVEL) / 2
         squares = math.fsum(v**2 / dof for v, dof in parts if v)
-        most = max(dof for _, dof in parts)
-        dof = math.fsum(v for v, _ in parts) ** 2 / squares if squares else most
-        dof, p = max(1.0, min(dof, self.dof)), (1 + LEVEL) / 2
-        square = math.fsum(v * t_quantile(p, d) ** 2 for v, d in parts if v)
-        return Spread(square / t_quantile(p, dof) ** 2, dof)
+        dof = min(self.dof, variance**2 / squares if squares else math.inf)
+        cochran = math.fsum(v * t_quantile(p, d) ** 2 for v, d in parts if v)
+        return Spread((variance + cochran / t_quantile(p, dof) ** 2) / 2, dof)
 
     def _pooled(self, key: str) -> bool:
         """Whether others tell the spread of its level."""
@@ -354,6 +355,8 @@ def _fitted(
     keys = list(logs)
     at = {r: n for n, r in enumerate(sorted({r for found in logs.values() for r in found}))}
     nothing = TwoWay(values=values, pilot=pilot, spreads={}, dof=0.0, rounds=(0.0, 0, 1.0))
+    if len(keys) < FEWEST - 1:
+        return nothing, {}
     seen, y = np.zeros((2, len(keys), len(at)))
     for row, key in enumerate(keys):
         for r, log in logs[key].items():
@@ -361,11 +364,13 @@ def _fitted(
     share = seen / seen.sum(1, keepdims=True)
     y = seen * (y - (y * share).sum(1, keepdims=True))  # cells are eliminated
     design = np.diag(seen.sum(0)) - share.T @ seen
-    rank = int(np.linalg.matrix_rank(design, hermitian=True)) if keys else 0
+    sizes, axes = np.linalg.eigh(design)
+    there = sizes > 1e-9 * len(keys)
+    rank = int(there.sum())
     dof = float(seen.sum()) - len(keys) - rank
-    if len(keys) < FEWEST - 1 or dof < 1:
+    if dof < 1:
         return nothing, {}
-    inverse = np.linalg.pinv(design, hermitian=True)
+    inverse = (axes[:, there] / sizes[there]) @ axes[:, there].T
     effects = inverse @ y.sum(0)
     rest = seen * (y - effects + (share @ effects)[:, None])
     own = share @ inverse

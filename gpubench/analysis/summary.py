@@ -522,13 +522,13 @@ def log_gain(base: Summary, other: Summary) -> stats.LogRatio | None:
     return _log_ratio(base, other, "images/s", _rates)
 
 
-def pooling(rows: Sequence[Summary], metric: str) -> str:
+def pooling(rows: Sequence[Summary]) -> str:
     """'95 % intervals of this session; they pool the residual noise of 12 cells over 5 rounds.'"""
-    values = {"p50": _medians, "images/s": _rates}[metric]
-    fits = {(s.run, s.cell.scenario): s.fit(metric, values) for s in rows}
+    own = {"latency": ("p50", _medians), "throughput": ("images/s", _rates)}
+    fits = {(s.run, s.cell.scenario): s.fit(*own[s.cell.scenario]) for s in rows}
     told = dict.fromkeys(
         f"{count(f.cells, 'cell')} over {count(f.rounds[1] + 1, 'round')}"
-        for f in fits.values() if f.cells > 2
+        for f in fits.values() if f.cells >= stats.FEWEST
     )  # fmt: skip
     of = "this session" if len({s.run for s in rows}) < 2 else "each session alone"
     more = f"; they pool the residual noise of {' and of '.join(told)}" if told else ""

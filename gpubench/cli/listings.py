@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from gpubench.suite.types import Option
 
 
+ENOUGH = 3
+"""Repeats; of two, what the rounds have in common is one difference, whose t is 12.7."""
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
@@ -62,6 +66,9 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             "order of its own"
         )
     )
+    if policy.repeats < ENOUGH:
+        few = units.count(policy.repeats, "repeat")
+        parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))
     if reason := undecidable(plan.suite, Cache(session.cache_dir)):
         parts.append(Text(reason))
     least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)

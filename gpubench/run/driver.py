@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -95,7 +95,8 @@ class _Walk:
         self._ended: set[str] = set()
         """Keys of cells that are not tried again."""
         self._needed: dict[str, int] = {}
-        """Cell key -> repeats that the second stage wants, once its pilot is whole."""
+        """Cell key -> repeats that the second stage wants, once all pilots are whole."""
+        self._gap = ("", 0)
         self.seen = Durations(job.cache_dir)
         self._held = Held()
         if job.resume:  # read only now: whoever wrote to the file before has ended
@@ -180,7 +181,7 @@ class _Walk:
     def _wanted(self, cell: Cell, repeat: int) -> bool:
         if cell.key in self._ended or (cell.key, repeat) in self._done:
             return False
-        return repeat < self._repeats(cell.key)
+        return repeat < self._policy.repeats or repeat < self._repeats(cell.key)
 
     def _repeats(self, key: str) -> int:
         """As far as is known by now: the pilot's, then as many as the spread of all asks for."""
@@ -197,9 +198,14 @@ class _Walk:
         return max(pilot, self._needed.get(key, pilot))
 
     def _missing(self) -> bool:
-        """Whether the pilot is not whole yet, of what is still tried."""
-        return any((c.key, n) not in self._done for c in self._plan.cells
-                   if c.key not in self._ended for n in range(self._policy.repeats))  # fmt: skip
+        """Whether the pilot is not whole yet, of what is still tried. The last gap is looked at
+        first: there are many cells, and this is asked for each."""
+        gaps = ((c.key, n) for c in self._plan.cells for n in range(self._policy.repeats))
+        for key, repeat in chain([self._gap], gaps):
+            if key and key not in self._ended and (key, repeat) not in self._done:
+                self._gap = key, repeat
+                return True
+        return False
 
     def _record(self, record: Record) -> None:
         record = append(self._writer, record)

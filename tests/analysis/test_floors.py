@@ -6,6 +6,8 @@ import pytest
 
 from gpubench.analysis import floors, stats
 from gpubench.analysis.floors import Floor
+from gpubench.analysis.tables import accuracy
+from gpubench.records.parity import Parity
 from gpubench.suite.types import Policy
 
 
@@ -51,3 +53,14 @@ def test_what_no_answers_could_decide_is_told_before(
     found = floors.hopeless(Policy(**policy), pool)  # type: ignore[arg-type]
     assert said in found
     assert bool(found) == bool(said)
+
+
+def test_reports_say_which_floors_the_images_do_not_settle() -> None:
+    def checked(correct: int, least: float | None = 0.9) -> Parity:
+        return Parity(images=16, relative_error=0.0, top1_agreement=1.0, worst_slot=0,
+                      max_relative_error=1.0, min_top1_agreement=0.5, passed=True, labelled=16,
+                      correct=correct, reference_correct=16, min_accuracy=least)  # fmt: skip
+
+    [said] = accuracy.doubts([checked(15), checked(16), checked(3), checked(15, None), None])
+    assert said.startswith("Not settled for 2 cells: min_accuracy 0.9: 93.8 % [71.7, 98.9] of 16 ")
+    assert accuracy.doubts([checked(16, 1.0)]) == []

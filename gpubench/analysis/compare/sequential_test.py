@@ -22,7 +22,6 @@ ordering of hypotheses", 2002).
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -35,7 +34,7 @@ from gpubench.analysis import stats
 from gpubench.analysis.compare import signed_rank
 from gpubench.suite.types import Rule
 
-LEVEL = 0.975
+LEVEL = 0.98
 """Of a single interval. Since looking decides which one is shown, it holds the truth less often: 95
 times in 100, as the simulations in `tests.benchmarks.trust.coverage` find."""
 EARLY, FAR, BURST = 4, math.log(1.5), 1 / 30
@@ -158,45 +157,58 @@ def sharing(n: int, family: int, rule: Rule) -> int:
 
 
 class _Own(Struct, frozen=True):
-    """What a cell says by itself; later pairs change nothing of it."""
+    """What a cell says by itself at the looks that it has reached, whatever comes later."""
 
-    d: tuple[float, ...]
-    looks: tuple[int, ...]
-    """Reached, up to the one that closed it."""
     sign: int = 0
     """+1: from some look on it would be slower, were it alone; -1: faster."""
     closed: int = 0
-    """The look at which the interval lay inside the margin; 0: none."""
-    doubt: str = ""
-    """Why that shows no equivalence all the same."""
+    """The look at which the interval lay inside the margin, and the last; 0: none."""
+    looks: tuple[tuple[int, dict[int, float]], ...] = ()
+    """(pairs, sign -> p of 'the cost lies around the margin or nearer')."""
 
 
-def _own(pairs: Sequence[Pair], rule: Rule) -> _Own:
-    d = tuple(pair.d for pair in pairs[: rule.looks[-1]])
-    margin, sign = math.log1p(rule.delta), 0
-    reached = tuple(n for n in levels(rule) if n <= len(d))
-    for n in reached:
-        sign = sign or next((s for s in (1, -1) if _alone(d[:n], s, rule)), 0)
-        if not sign and n in rule.looks and _shift(d[:n]).inside(margin):
-            looks = tuple(k for k in reached if k <= n)
-            return _Own(d, looks, 0, n, not_steady(pairs[:n], rule))
-    return _Own(d, reached, sign)
+class _Cell(Struct, frozen=True):
+    d: tuple[float, ...]
+    own: _Own
+
+    def distance(self, sign: int, rule: Rule) -> float:
+        """Median distance from the margin of the pairs up to the first look.
+
+        A pair that is not there yet counts as infinitely far out: it puts no other cell ahead.
+        """
+        margin, first = sign * math.log1p(rule.delta), rule.looks[0]
+        sizes = [abs(x - margin) for x in self.d[:first]]
+        return median(sizes + [math.inf] * (first - len(sizes)))
 
 
-def _alone(d: tuple[float, ...], sign: int, rule: Rule) -> bool:
-    return sharing(len(d), 1, rule) > 0 and _chance(d, sign, rule) <= levels(rule)[len(d)]
-
-
-def _chance(d: tuple[float, ...], sign: int, rule: Rule) -> float:
-    """p of 'the cost lies around the margin or nearer', at one look, in the direction ``sign``."""
-    margin = math.log1p(rule.delta)
-    if len(d) == EARLY:
-        return BURST**EARLY if min(sign * x for x in d) > margin + FAR else 1.0
-    return _p_above(d, sign, margin)
+def _read(cells: Cells, rule: Rule) -> dict[str, _Cell]:
+    found = {}
+    for key, pairs in cells.items():
+        d = tuple(pair.d for pair in pairs[: rule.looks[-1]])
+        reached = max((n for n in levels(rule) if n <= len(d)), default=0)
+        found[key] = _Cell(d, _own(d[:reached], rule))
+    return found
 
 
 @lru_cache(maxsize=1 << 14)
-def _p_above(d: tuple[float, ...], sign: int, margin: float) -> float:
+def _own(d: tuple[float, ...], rule: Rule) -> _Own:
+    """Of as many pairs as some look has, or none."""
+    if not d:
+        return _Own()
+    n, looks = len(d), [0, *levels(rule)]
+    before = _own(d[: looks[looks.index(n) - 1]], rule)
+    if before.closed:
+        return before
+    p, level = {sign: _chance(d, sign, rule) for sign in (1, -1)}, levels(rule)[n]
+    sign = before.sign or next((s for s in p if p[s] <= level), 0)
+    equal = not sign and n in rule.looks and _shift(d).inside(math.log1p(rule.delta))
+    return _Own(sign, n if equal else 0, (*before.looks, (n, p)))
+
+
+def _chance(d: tuple[float, ...], sign: int, rule: Rule) -> float:
+    margin = math.log1p(rule.delta)
+    if len(d) == EARLY:
+        return BURST**EARLY if min(sign * x for x in d) > margin + FAR else 1.0
     return signed_rank.p_above([sign * x for x in d], margin)
 
 
@@ -205,92 +217,91 @@ def _shift(d: tuple[float, ...]) -> Shift:
     return Shift(*signed_rank.around(d, LEVEL), len(d))
 
 
-def _different(cells: Mapping[str, _Own], rule: Rule) -> dict[str, tuple[int, float]]:
+def _different(cells: Mapping[str, _Cell], rule: Rule) -> dict[str, tuple[int, float]]:
     """Cell that is called different -> (look, corrected p).
 
     Step-down: whatever has been called different leaves the family, and the others are asked again.
     """
     found: dict[str, tuple[int, float]] = {}
     while True:
-        family = {key: own for key, own in cells.items() if key not in found}
-        far = {
-            sign: sorted(_distance(own, sign, rule) for own in family.values()) for sign in (1, -1)
-        }
+        family = {key: cell for key, cell in cells.items() if key not in found}
         new = {}
-        for key, own in family.items():
-            if own.sign:
-                distance = _distance(own, own.sign, rule)
-                ahead = len(family) - bisect_left(far[own.sign], distance) - 1
-                if said := _look(own, ahead, len(family), rule):
-                    new[key] = said
+        for sign in {cell.own.sign for cell in family.values()} - {0}:
+            far = {key: cell.distance(sign, rule) for key, cell in family.items()}
+            for key, cell in family.items():
+                if cell.own.sign == sign:
+                    ahead = sum(x >= far[key] for x in far.values()) - 1
+                    if said := _first(cell.own, ahead, len(family), rule):
+                        new[key] = said
         if not new:
             return found
         found |= new
 
 
-def _look(own: _Own, ahead: int, family: int, rule: Rule) -> tuple[int, float] | None:
+def _first(own: _Own, ahead: int, family: int, rule: Rule) -> tuple[int, float] | None:
     """(look, corrected p) of the first look that decides; ``ahead``: cells further out."""
-    for n in own.looks:
+    for n, p in own.looks:
         many, level = sharing(n, family, rule), levels(rule)[n]
-        p = many * _chance(own.d[:n], own.sign, rule)
-        if ahead < many and p <= level:
-            return n, p * rule.alpha / level
+        if ahead < many and many * p[own.sign] <= level:
+            return n, many * p[own.sign] * rule.alpha / level
     return None
-
-
-def _distance(own: _Own, sign: int, rule: Rule) -> float:
-    """Median distance from the margin of the pairs up to the first look.
-
-    A pair that is not there yet counts as infinitely far out: it puts no other cell ahead.
-    """
-    margin, first = sign * math.log1p(rule.delta), rule.looks[0]
-    sizes = [abs(x - margin) for x in own.d[:first]]
-    return median(sizes + [math.inf] * (first - len(sizes)))
 
 
 def judge(cells: Cells, rule: Rule) -> dict[str, Verdict]:
     """The verdict on every cell, from these pairs alone and in whatever order the cells come."""
-    own = {key: _own(pairs, rule) for key, pairs in cells.items()}
-    found = _different(own, rule)
-    family = len(cells) - len(found)
-    return {key: _verdict(o, found.get(key), max(1, family), rule) for key, o in own.items()}
+    read = _read(cells, rule)
+    found = _different(read, rule)
+    family = max(1, len(cells) - len(found))
+    return {
+        key: _verdict(pairs, read[key], found.get(key), family, rule)
+        for key, pairs in cells.items()
+    }
 
 
-def _verdict(own: _Own, found: tuple[int, float] | None, family: int, rule: Rule) -> Verdict:
-    n = max(found[0], min(rule.looks[0], len(own.d))) if found else own.closed or len(own.d)
-    effect = _shift(own.d[:n]) if n > 1 else None
+def _verdict(
+    pairs: Sequence[Pair], cell: _Cell, found: tuple[int, float] | None, family: int, rule: Rule
+) -> Verdict:
+    d, closed = cell.d, cell.own.closed
+    n = max(found[0], min(rule.looks[0], len(d))) if found else closed or len(d)
+    effect = _shift(d[:n]) if n > 1 else None
     sd = effect.sd if effect and math.isfinite(effect.half) else None
-    verdict, code, reason = _words(own, effect, found, family, rule)
+    if closed:
+        doubt, inside = not_steady(pairs[:n], rule), f"interval inside \u00b1{_delta(rule)}"
+        told = ("INCONCLUSIVE", "not-steady", doubt) if doubt else (
+            "EQUIVALENT", "inside-margin", inside)  # fmt: skip
+    else:
+        told = _words(cell, effect, found, family, rule)
     return Verdict(
-        verdict=verdict, code=code, reason=reason, effect=effect, pairs=n, pair_sd=sd,
+        verdict=told[0], code=told[1], reason=told[2], effect=effect, pairs=n, pair_sd=sd,
         p=found[1] if found else None,
         smallest_detectable=None if sd is None else smallest_detectable(sd, n, family, rule),
     )  # fmt: skip
 
 
+def _delta(rule: Rule) -> str:
+    return units.percentage(rule.delta)
+
+
 def _words(
-    own: _Own, effect: Shift | None, found: tuple[int, float] | None, family: int, rule: Rule
+    cell: _Cell, effect: Shift | None, found: tuple[int, float] | None, family: int, rule: Rule
 ) -> tuple[str, str, str]:
-    """(verdict, reason code, reason)."""
-    margin, delta = math.log1p(rule.delta), units.percentage(rule.delta)
+    """(verdict, reason code, reason) of what is not inside the margin."""
+    margin, delta, d = math.log1p(rule.delta), _delta(rule), cell.d
     if found:
         n, p = found
-        verdict = "REGRESSED" if own.sign > 0 else "IMPROVED"
         how = (
             f"by more than {math.exp(FAR):.2g}x" if n == EARLY else f"p = {p:.2g} after correction"
         )
-        return verdict, "confirmed", f"{_seen(own.d[:n], rule)}, beyond {delta}: {how}"
-    if own.doubt:
-        return "INCONCLUSIVE", "not-steady", own.doubt
-    if own.closed:
-        return "EQUIVALENT", "inside-margin", f"interval inside \u00b1{delta}"
-    n, bounds = len(own.d), effect.interval() if effect else None
-    low, high = bounds or (min(own.d, default=0.0), max(own.d, default=0.0))
-    if n > 1 and (own.sign or low > margin or high < -margin):
-        return "INCONCLUSIVE", "unconfirmed", f"{_seen(own.d, rule)}; unconfirmed"
-    if n < rule.looks[0]:
-        return "INCONCLUSIVE", "few-pairs", f"{n} of the {rule.looks[0]} pairs of the first look"
-    if _pairs_for(own, family, rule) is None:
+        reason = f"{_seen(d[:n], rule)}, beyond {delta}: {how}"
+        return "REGRESSED" if cell.own.sign > 0 else "IMPROVED", "confirmed", reason
+    bounds = effect.interval() if effect else None
+    low, high = bounds or (min(d, default=0.0), max(d, default=0.0))
+    if len(d) > 1 and (cell.own.sign or low > margin or high < -margin):
+        return "INCONCLUSIVE", "unconfirmed", f"{_seen(d, rule)}; unconfirmed"
+    if len(d) < rule.looks[0]:
+        few = f"{len(d)} of the {rule.looks[0]} pairs of the first look"
+        return "INCONCLUSIVE", "few-pairs", few
+    if _pairs_for(cell, family, rule) is None:
         return "INCONCLUSIVE", "near-margin", f"too near to \u00b1{delta} for its noise"
     return "INCONCLUSIVE", "wide-interval", f"the interval reaches across \u00b1{delta}"
 
@@ -314,16 +325,16 @@ def needs(cells: Cells, rule: Rule) -> dict[str, int]:
 
 def _lacking(cells: Cells, rule: Rule) -> tuple[dict[str, int], dict[str, int]]:
     """The same, and the pairs that decided cells lack for an interval."""
-    own = {key: _own(pairs, rule) for key, pairs in cells.items()}
-    found = _different(own, rule)
+    read = _read(cells, rule)
+    found = _different(read, rule)
     family = max(1, len(cells) - len(found))
     open_ = {
-        key: n - len(o.d)
-        for key, o in own.items()
-        if key not in found and (n := _pairs_for(o, family, rule))
+        key: n - len(cell.d)
+        for key, cell in read.items()
+        if key not in found and (n := _pairs_for(cell, family, rule))
     }
-    order = sorted(open_, key=lambda key: (open_[key], -abs(median(own[key].d or [0.0]))))
-    short = {key: rule.looks[0] - len(own[key].d) for key in found}
+    order = sorted(open_, key=lambda key: (open_[key], -abs(median(read[key].d or [0.0]))))
+    short = {key: rule.looks[0] - len(read[key].d) for key in found}
     return {key: open_[key] for key in order}, {key: n for key, n in short.items() if n > 0}
 
 
@@ -354,26 +365,30 @@ def turn(
     return chosen
 
 
-def _pairs_for(own: _Own, family: int, rule: Rule) -> int | None:
+def _pairs_for(cell: _Cell, family: int, rule: Rule) -> int | None:
     """Pairs at the look that would decide a cell whose effect is what it seems; None: no look."""
-    have, margin = len(own.d), math.log1p(rule.delta)
-    later = [n for n in rule.looks if n > have]
-    if own.closed or not later:
+    d, have = cell.d, len(cell.d)
+    if cell.own.closed or have >= rule.looks[-1]:
         return None
-    reached = [n for n in own.looks if n in rule.looks]
-    if not reached:
-        far = any(all(s * x > margin + FAR for x in own.d) for s in (1, -1))
-        return EARLY if have < EARLY and own.d and far else later[0]
-    effect = _shift(own.d[: reached[-1]])
-    # noise as it seems now: a few bursts among few pairs make an interval far too wide
-    error = effect.sd / math.sqrt(effect.n)
-    size, hope = abs(effect.value), HOPE * error
+    reached = max((n for n in rule.looks if n <= have), default=0)
+    if reached:
+        return _forecast(d[:reached], family, rule)
+    far = math.log1p(rule.delta) + FAR
+    early = d and have < EARLY and any(all(s * x > far for x in d) for s in (1, -1))
+    return EARLY if early else rule.looks[0]
+
+
+@lru_cache(maxsize=1 << 14)
+def _forecast(d: tuple[float, ...], family: int, rule: Rule) -> int | None:
+    """The same, from as many pairs as some look has."""
+    effect, later = _shift(d), [n for n in rule.looks if n > len(d)]
+    sd, size, margin = effect.sd, abs(effect.value), math.log1p(rule.delta)
+    hope = HOPE * sd / math.sqrt(effect.n)
     for n in later:
-        one = effect.sd / math.sqrt(n)
-        beyond, within = _reaches(n, family, rule)
-        if size + hope - margin >= beyond * one or margin - max(0.0, size - hope) >= within * one:
+        beyond, within = (x * sd / math.sqrt(n) for x in _reaches(n, family, rule))
+        if size + hope >= margin + beyond or max(0.0, size - hope) <= margin - within:
             return n
-    return None if have >= FUTILE else later[-1]
+    return None if effect.n >= FUTILE else later[-1]
 
 
 @lru_cache(maxsize=4096)

@@ -44,9 +44,9 @@ SHUFFLES = 299
 """Orders tried, seeded."""
 SWITCHES, APART = 4, 5.0
 """Two states: so often to and fro at least, and so many standard deviations of a state apart."""
-GRADUAL = 8.0
-"""By how much less a ramp's Bayesian information criterion must be than that of one step; than that
-of several, in one direction, it must be less at all."""
+OF_ONE, OF_SEVERAL = 8.0, -16.0
+"""By how much less a ramp's Bayesian information criterion must be than that of one step, or of
+several: such have places that were chosen, and of the two a drift blames nobody wrongly."""
 GENTLE = 4 * SHORTEST
 """Runs that a ramp takes, at least: what takes fewer is a change between two runs."""
 GRID = 40
@@ -201,7 +201,7 @@ def _breaks(series: _Series, ends: list[int], margin: float, alpha: float) -> li
         found, variance = _tested(series.calm, ends, where)
         doubts = [
             b.p if b.p >= alpha or abs(b.effect.mean) <= margin
-            or not _holds(series, ends[i], b.at, ends[i + 2]) else -1.0
+            or not _holds(series, ends[i], b, ends[i + 2]) else -1.0
             for i, b in enumerate(found)
         ]  # fmt: skip
         worst = max(doubts)
@@ -249,13 +249,15 @@ def _p(effect: stats.LogRatio, where: int) -> float:
     return min(1.0, p * where)
 
 
-def _holds(series: _Series, begin: int, at: int, end: int) -> bool:
+def _holds(series: _Series, begin: int, b: Break, end: int) -> bool:
     """Whether neither odd runs nor another order of the same runs would look as much like it."""
     raw = series.raw[begin:end]
-    sides = raw[: at - begin], raw[at - begin :]
-    short, long = sorted(sides, key=len)
-    base, level = (float(median(side.tolist())) for side in (long, short))
-    return _lasts(series, short, base, level) and _ordered(raw)
+    before, after = raw[: b.at - begin], raw[b.at - begin :]
+    long, short, by = before, after, b.effect.mean
+    if len(before) < len(after):
+        long, short, by = after, before, -by
+    base = median(long.tolist())
+    return _lasts(series, short, base, base + by) and _ordered(raw)
 
 
 def _ordered(x: Floats) -> bool:
@@ -334,6 +336,7 @@ def _rise(n: int, first: int, last: int) -> Floats:
 
 
 def _ramp(x: Floats, splits: Sequence[int], margin: float, alpha: float) -> Ramp | None:
+    """The best one, where it explains ``x`` better than one step and than those at ``splits``."""
     import numpy as np
 
     n = len(x)
@@ -341,29 +344,28 @@ def _ramp(x: Floats, splits: Sequence[int], margin: float, alpha: float) -> Ramp
         return None
     knots = np.unique(np.linspace(0, n - 1, min(n, GRID)).round().astype(int)).tolist()
     y = x - x.mean()
-    best: tuple[float, int, int] = (-1.0, 0, n - 1)
-    for a, b in combinations(knots, 2):
-        if b - a >= GENTLE:
-            s = _rise(n, a, b)
-            s = s - s.mean()
-            best = max(best, (float(s @ y) ** 2 / float(s @ s), a, b))
-    gain, first, last = best
+
+    def gain(ends: tuple[int, int]) -> float:
+        s = _rise(n, *ends)
+        s -= s.mean()
+        return float(s @ y) ** 2 / float(s @ s)
+
+    first, last = max((k for k in combinations(knots, 2) if k[1] - k[0] >= GENTLE), key=gain)
     total = float(y @ y)
-    stepped = sum(float(np.square(p - p.mean()).sum()) for p in np.split(x, [*splits]))
-    left = max(total - gain, 1e-12 * total)
-    if left <= 0:
+    left = total - gain((first, last))
+    if left <= 1e-12 * total:
         return None
-    if splits:
-        price = 2 * len(splits) + 1 - 4
-        better = n * math.log(max(stepped, 1e-300) / left) + price * math.log(n)
-        if better < (0.0 if splits[1:] else GRADUAL):
+    split = sum(float(np.square(p - p.mean()).sum()) for p in np.split(x, [*splits]))
+    one = total - float(_explained(x[None, :])[0])
+    for rest, steps, least in ((one, 1, OF_ONE), (split, len(splits), OF_SEVERAL)):
+        better = n * math.log(max(rest, 1e-300) / left) + (2 * steps + 1 - 4) * math.log(n)
+        if steps and better < least:
             return None
     s = _rise(n, first, last)
-    s = s - s.mean()
+    s -= s.mean()
     slope = float(s @ y) / float(s @ s)
-    dof = n - 4
-    error = math.sqrt(_variance(y - slope * s, 4, dof) / float(s @ s))
-    effect = stats.LogRatio(mean=slope, error=error, dof=dof, n=(n, n))
+    error = math.sqrt(_variance(y - slope * s, 4, n - 4) / float(s @ s))
+    effect = stats.LogRatio(mean=slope, error=error, dof=n - 4, n=(n, n))
     p = _p(effect, len(knots) ** 2 // 2)
     if p >= alpha or abs(slope) <= margin:
         return None

@@ -113,20 +113,28 @@ def job_of(s: Summary) -> SharedJob | None:
     told = [one for visit in turns if (one := _told(visit))]
     if not told:
         return None
-    shares, idle, lost, done = zip(*told, strict=True)
+    _, idle, lost, done = zip(*told, strict=True)
     every = [x for visit in turns for x in visit]
     busy = sum(sum(x.durations_ns) for x in every)
     batches = sum(sum(x.batches) for x in every)
     claimed = sum(x.claim_ns for x in every)
     return SharedJob(
         summary=s,
-        share=stats.geometric_mean(shares, s.pilot),
+        share=s.level("share of ideal", _shares),
         idle=[fmean(each) for each in zip(*idle, strict=False)],
         lost=fmean(lost),
         claim_ns=claimed / batches if claimed else None,
         batch_ns=busy / batches,
         batches=[fmean(each) for each in zip(*done, strict=False)],
     )
+
+
+def _shares(s: Summary) -> dict[int, float]:
+    """Repeat -> share of ideal; of a repeat with several turns their mean."""
+    if s.cell.dispatch == "independent":
+        return {}
+    each = {r.repeat: [one[0] for v in r.visits if (one := _told(v))] for r in s.timed}
+    return {n: fmean(found) for n, found in each.items() if found}
 
 
 def _told(visit: Sequence[Samples]) -> tuple[float, list[float], float, list[int]] | None:

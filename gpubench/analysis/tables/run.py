@@ -65,7 +65,7 @@ def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Ta
     fields += [_speedup(bases, against), *accuracy.bound(rows),
                (_REPEATS, lambda s: len(s.medians))]  # fmt: skip
     notes = ["Time for one batch, closed loop; every batch is waited for. "
-             + summary.pooling(rows, "p50")]  # fmt: skip
+             + summary.pooling(rows)]  # fmt: skip
     return of_rows("Latency per batch", rows, fields, notes)
 
 
@@ -78,7 +78,7 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
         (_REPEATS, lambda s: len(s.rates)),
     ]
     notes = ["Images completed / wall time, never derived from a latency. "
-             + summary.pooling(rows, "images/s")]  # fmt: skip
+             + summary.pooling(rows)]  # fmt: skip
     if any(s.cell.scenario == "latency" for s in rows):
         notes.append("This suite has no throughput scenario: each batch was waited for.")
     return of_rows("Throughput", rows, fields, notes)

@@ -218,7 +218,7 @@ def unseen(standings: Sequence[Standing]) -> list[str]:
     return [name for name in dict.fromkeys(open_) if name not in known]
 
 
-def backends(standings: Sequence[Standing]) -> list[str]:
+def backends(standings: Iterable[Standing]) -> list[str]:
     """Of the space, in its order."""
     return list(dict.fromkeys(s.cell.backend for s in standings))
 
@@ -397,7 +397,11 @@ def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
     centre, n = median(each.costs.values()), len(each.costs)
     half = within.t((1 + stats.LEVEL) / 2) / math.sqrt(n)
     low, high = sorted(math.exp(sign * (centre + x)) for x in (half, -half))
-    return Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+    found = Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+    if (found.relative_half_width or 0.0) <= stats.MOST_HALF_WIDTH:
+        return found
+    ends = sorted(math.exp(sign * x) for x in each.costs.values())
+    return Estimate(value=found.value, n=n, why=stats.USELESS, span=(ends[0], ends[-1]))
 
 
 def _behind(centre: float, found: Sequence[float], spread: Noise) -> Estimate:

@@ -16,6 +16,7 @@ from itertools import accumulate
 from statistics import geometric_mean
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import roofline, stats
@@ -260,11 +261,11 @@ def excess(kept: Kept) -> float:
 
 
 def share_of(found: View) -> Share | None:
-    """Of the roofline, of what is recommended: of all repeats that ended well the one in the middle
-    (of two the lower)."""
+    """Of the roofline, of what is recommended: the repeats' mean of logs, as in every table."""
     own = found.summaries[found.best.cell.key].records if found.best else ()
     known = [share for r in own if r.status == "ok" and (share := roofline.share(r))]
-    return sorted(known, key=lambda x: x.share)[(len(known) - 1) // 2] if known else None
+    mean = stats.geometric_mean([x.share for x in known]).value
+    return replace(known[0], share=mean) if mean else None
 
 
 # ------------------------------------------------------------------------------ course and front

@@ -12,6 +12,7 @@ from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy, tune
 from gpubench.analysis.tune import result
 from gpubench.analysis.tune.constraints import Kept
+from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
@@ -96,10 +97,11 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     tiles = []
     if best is not None:
         tiles.append(_tile(recommendation.title(goal), *recommendation.shown(best.value, goal)))
-        times = formatting.show(found.gain, "x")
+        times, _, aside = recommendation.times(found.gain).partition(" ")
+        times = f"{times}×" if found.gain.value else formatting.NOTHING
         what = f"{recommendation.BETTER[goal.kind]} today's default"
         default = found.base and recommendation.default(found, found.base)
-        tiles.append(_tile("Against today's default", times.main, f"{what} {times.aside}".strip(),
+        tiles.append(_tile("Against today's default", times, f"{what} {aside}",
                            recommendation.sureness(found) if found.gain.value else "",
                            default or ""))  # fmt: skip
         tiles.append(_answers(found.summaries[best.cell.key]))
@@ -136,6 +138,8 @@ def _left(found: View) -> list[dict[str, Any]]:
     share = result.share_of(found)
     if share is None or found.best is None:
         return []
+    if share.share > 1 + MARGIN:
+        return [_tile("How much is left", formatting.NOTHING, recommendation.left(found))]
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     side = {"compute": "the measured peak of matrix products",
             "memory": "the measured bandwidth of memory"}[share.binds]  # fmt: skip

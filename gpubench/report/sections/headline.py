@@ -11,7 +11,7 @@ from msgspec import Struct
 from gpubench import units
 from gpubench.analysis import resolution
 from gpubench.analysis.best import best
-from gpubench.analysis.summary import Summary, invalidated, raised, rated
+from gpubench.analysis.summary import Summary, invalidated, pooling, raised, rated
 from gpubench.report import formatting
 from gpubench.report.sections import pipeline
 from gpubench.units import count
@@ -141,8 +141,8 @@ def told(summaries: Sequence[Summary]) -> list[str]:
 
 def lines(summaries: Sequence[Summary]) -> list[str]:
     """The headline in sentences."""
-    out = []
-    for w in winners(summaries):
+    out, won = [], winners(summaries)
+    for w in won:
         what = "Fastest" if w.measure == "throughput" else "Lowest latency"
         unit = " images/s" if w.measure == "throughput" else " p50 per batch"
         text = f"{what}{f' for {w.workload}' if w.workload else ''}: {where(w.summary)}: "
@@ -151,6 +151,8 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         if w.rivals:
             text += f"; not told apart from {', '.join(w.rivals)}"
         out.append(f"{text}{formatting.flagged(w.summary)}.")
+    if any(w.value.aside.startswith("[") for w in won):
+        out.append(pooling([s for s in summaries if s.ranked]))
     if not out:
         out.append("No cell gave a result that can be ranked.")
     busy = dict.fromkeys(s.run for s in summaries if s.busy)

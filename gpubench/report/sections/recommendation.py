@@ -13,6 +13,7 @@ from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.tune import UNITS
 from gpubench.analysis.tune import ablation, racing, result
+from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
@@ -61,7 +62,7 @@ def amount(e: Estimate, metric: Metric) -> str:
     """'1,234 images/s [1,220, 1,248]'."""
     value, aside = shown(e, metric)
     text = "not known" if value.startswith(formatting.NOTHING) else value
-    return f"{text} {aside}" if aside.startswith("[") else text
+    return f"{text} {aside}" if aside.startswith("[") else f"{text} ({aside})" if e.span else text
 
 
 def shown(e: Estimate, metric: Metric) -> tuple[str, str]:
@@ -105,7 +106,9 @@ def default(found: View, base: Standing) -> str:
 def times(e: Estimate) -> str:
     """'11.8 [11.5, 12.1]', '11.8 (no interval: 1 repeat)'."""
     shown = formatting.show(e, "x")
-    aside = shown.aside if shown.aside.startswith("[") else f"(no interval: {shown.aside})"
+    aside = shown.aside
+    if not aside.startswith("["):
+        aside = f"({aside})" if e.span else f"(no interval: {aside})"
     return f"{shown.main.removesuffix('×')} {aside}"
 
 
@@ -186,9 +189,9 @@ def tried(found: View) -> str:
 
 
 def backends(found: View) -> tuple[int, int]:
-    """How many the search came to, and of how many."""
-    of = len(racing.backends(found.standings))
-    return of - len(found.unseen), of
+    """How many were measured, and of how many."""
+    seen = racing.backends(s for s in found.standings if s.n)
+    return len(seen), len(racing.backends(found.standings))
 
 
 def failures(found: View) -> list[str]:
@@ -215,6 +218,8 @@ def left(found: View) -> str:
     share = result.share_of(found)
     if share is None or found.best is None:
         return ""
+    if share.share > 1 + MARGIN:
+        return "more than the measured peaks allow: the machine was busy while they were measured"
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     return f"{units.percent(share.share)} of the roofline, bound by {share.binds}: {rate}"
 

@@ -27,7 +27,7 @@ from gpubench.run.watcher import Watcher
 from gpubench.suite.goal import Metric, Search
 from gpubench.suite.types import Cell, Policy
 
-BUILD = 0.5
+BUILD = 1 / 3
 """Of what is left for the search: the most that one build may take ..."""
 LEAST_BUILD_S = 10.0
 """... but never less than this, or nothing could be built."""

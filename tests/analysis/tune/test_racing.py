@@ -233,3 +233,11 @@ def test_the_roofline_rules_out_what_cannot_keep_a_limit():
 def test_numbers_that_differ_wildly_are_survived():
     found = judge([A, B], [*rounds(A, 1e-6, 1e8, 1e-6), *rounds(B, 1e8, 1e-6, 1e8)], GOAL)
     assert {s.status for s in found} <= {"leader", "alive", "worse"}
+
+
+def test_an_interval_that_says_nothing_is_the_range_of_the_repeats():
+    """The first repeat of all met other work."""
+    [found] = judge([A], rounds(A, 260.0, 10.0, 10.0, 10.0, 10.0), GOAL)
+    assert found.value.value == pytest.approx(800)
+    assert found.value.low is None
+    assert found.value.span == (pytest.approx(8e3 / 260), pytest.approx(800))

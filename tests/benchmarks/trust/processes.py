@@ -44,6 +44,15 @@ def ar1(rng: np.random.Generator, n: int, k: int, phi: float) -> Floats:
     return np.asarray(lfilter([1.0], [1.0, -phi], steps, axis=1))
 
 
+def pink(rng: np.random.Generator, n: int) -> Floats:
+    """1/f noise, standardised; shape (n,)."""
+    each = np.fft.rfftfreq(2 * n)
+    each[0] = np.inf
+    wave = rng.normal(size=len(each)) + 1j * rng.normal(size=len(each))
+    series = np.fft.irfft(wave / np.sqrt(each), 2 * n)[:n]
+    return np.asarray((series - series.mean()) / series.std())
+
+
 def bimodal(rng: np.random.Generator, n: int, k: int) -> Floats:
     """Two modes, as of a clock that has two states."""
     return noise(rng, n, k) + SLOW * (rng.random((n, k)) < SLOW_SHARE)

@@ -50,6 +50,14 @@ def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
     assert re.search(r"\d+\.\d % of the roofline, bound by compute: [\d,]+ images/s$", tried)
 
 
+def test_peaks_that_were_measured_in_a_bad_moment_bound_nothing(file):
+    def slow(r: Record) -> Record:
+        return replace(r, ceiling=r.ceiling and replace(r.ceiling, flops_per_s=1e12))
+
+    lines = recommendation.lines(make_tunes.tune(goal=LIMITED, explored=66, change=slow))
+    assert "; more than the measured peaks allow: the machine was busy while" in lines[-2]
+
+
 def test_without_an_ab_it_says_so(file):
     assert recommendation.lines(file)[1].endswith(
         "from the search's own rounds: no A/B has confirmed it"
@@ -104,6 +112,12 @@ def test_one_backend_alone_is_never_recommended():
     assert "so far: torch-eager fp32, batch " in lines[0]
     assert lines[-1].startswith("Measured 9 of 72 configurations, of 1 of 3 backends, in ")
     assert lines[-1].endswith("63 not reached; not one of onnxruntime, openvino was reached")
+
+
+def test_backends_that_were_ruled_out_unmeasured_do_not_count_as_measured():
+    lines = recommendation.lines(make_tunes.tune(rounds=3, explored=9))
+    assert ", of 1 of 3 backends, in " in lines[-1]
+    assert "not one of" not in lines[-1]
 
 
 def test_interrupted_searches_recommend_nothing_yet():
