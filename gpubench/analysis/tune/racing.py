@@ -400,6 +400,8 @@ def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
     found = Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
     if (found.relative_half_width or 0.0) <= stats.MOST_HALF_WIDTH:
         return found
+    if n < constraints.TWICE:
+        return Estimate(value=found.value, n=n, why=stats.repeats(n))
     ends = sorted(math.exp(sign * x) for x in each.costs.values())
     return Estimate(value=found.value, n=n, why=stats.USELESS, span=(ends[0], ends[-1]))
 

@@ -124,7 +124,7 @@ def sureness(found: View) -> str:
     won, of = found.won
     if v.verdict == "INCONCLUSIVE" and of:
         pairs = f"{won} of {units.count(of, 'pair')} of an interleaved A/B"
-        return f"unconfirmed: better{by} in {pairs} ({v.verdict})"
+        return f"unconfirmed: better{by} in {pairs} ({v.verdict}: {v.reason})"
     return f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
 
 

@@ -100,7 +100,7 @@ def make(work: Workload, at: Path) -> None:
     elif isinstance(loaded, torch.nn.Module):
         again = resized != arguments
         module = source.published(work, resized).given if again else loaded
-        module = torch.nn.Module.eval(module.float()).requires_grad_(False)
+        module = module.float().eval().requires_grad_(False)
     else:
         state, classes, taken = _chosen(name, file, key, loaded, resized)
         module = _with(name, classes, resized, state).float()
@@ -216,8 +216,7 @@ def build(name: str, classes: int, arguments: dict[str, Any], idle: bool = False
     with torch.random.fork_rng(devices=[]), torch.device("meta" if idle and source.meta else "cpu"):
         torch.manual_seed(0)
         module = source.build(name, classes, arguments)
-    torch.nn.Module.eval(module)  # an exported program has another, which refuses
-    return module
+    return module.eval()
 
 
 def _chosen(

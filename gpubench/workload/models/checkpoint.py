@@ -82,19 +82,21 @@ class _List:
 
 
 def read(file: Path) -> Any:
-    """What ``torch.save`` wrote, its tensors on the CPU. Raises InputError with the reason."""
+    """What ``torch.save`` or safetensors wrote, on the CPU. Raises InputError with the reason."""
     import torch
 
     try:
         with file.open("rb") as stream:
             head = stream.read(64)
+        if head[8:10] == b'{"' or file.suffix == ".safetensors":
+            return _safetensors(file)
         if head.startswith(_ZIP):
             names = _of_archive(file)
         elif head.startswith(_PICKLE) and head[2:].startswith(_LEGACY):
             with file.open("rb") as stream:
                 names = {name for _ in range(_PICKLES) for name in _globals(stream)}
         else:
-            raise _Unreadable(_kind(head, file.name))
+            raise _Unreadable(_kind(head))
         inert: dict[str, type] = {name: _stand_in(name) for name in names}
         while True:
             try:
@@ -116,15 +118,24 @@ class _Unreadable(Exception):
     """Why, and what to do."""
 
 
-def _kind(head: bytes, name: str) -> str:
+def _kind(head: bytes) -> str:
     """What a file is that is neither a zip archive nor a pickle of torch's."""
     if known := files.strange(head, *_KINDS):
         return known
-    if head[8:10] == b'{"' or name.endswith(".safetensors"):
-        return "a safetensors file; torch.save(safetensors.torch.load_file(path), 'weights.pth')"
     if head.startswith(_PICKLE):
         return f"a pickle that torch.save has not written; pickles are programs: {_SAVE}"
     return f"no file of torch.save's: it begins with {head[:12]!r}; {_SAVE}"
+
+
+def _safetensors(file: Path) -> Any:
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise _Unreadable("a safetensors file; pip install safetensors") from error
+    try:
+        return load_file(file)
+    except Exception as error:
+        raise _Unreadable(f"no whole safetensors file ({error}); copy it again") from error
 
 
 def _of_archive(file: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Hugging Face's `preprocessor_config.json` beside an ONNX file: how pictures become its input."""
+"""Hugging Face's `preprocessor_config.json`: how pictures become a network's input."""
 
 from __future__ import annotations
 
@@ -58,6 +58,11 @@ def read(model: Path, spec: Spec, *, fixed: bool) -> Spec:
         data = opened.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES:,} bytes")
+    return of(data, spec, NAME, fixed=fixed)
+
+
+def of(data: bytes, spec: Spec, who: str, *, fixed: bool = False) -> Spec:
+    """``spec`` as JSON of that form has it, which is called ``who``. Raises ValueError likewise."""
     try:
         config = msgspec.json.decode(data, type=_Config)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -68,7 +73,7 @@ def read(model: Path, spec: Spec, *, fixed: bool) -> Spec:
     if fixed and size != spec.size:
         said, own = ("x".join(map(str, each)) for each in (size, spec.size))
         raise ValueError(f"says {said}, and the network takes {own}")
-    changes: dict[str, Any] = {"size": size, "resize": resize, "source": f"as {NAME} says"}
+    changes: dict[str, Any] = {"size": size, "resize": resize, "source": f"as {who} says"}
     if config.resample is not None:
         if config.resample not in _FILTERS:
             raise ValueError(f"says resample = {config.resample}, which is none of {_FILTERS}")

@@ -89,7 +89,7 @@ def plain(module: nn.Module, found: Shape) -> nn.Module:
     """``module``, in eval mode; around it what makes one tensor of its answers, where needed."""
     if found.output is None and found.flat:
         return module
-    return nn.Module.eval(Answers(module, found.output))
+    return Answers(module, found.output).eval()
 
 
 def _still(module: nn.Module, name: str) -> None:

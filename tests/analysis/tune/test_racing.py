@@ -237,7 +237,8 @@ def test_numbers_that_differ_wildly_are_survived():
 
 def test_an_interval_that_says_nothing_is_the_range_of_the_repeats():
     """The first repeat of all met other work."""
-    [found] = judge([A], rounds(A, 260.0, 10.0, 10.0, 10.0, 10.0), GOAL)
+    found, once = judge([A, B], [*rounds(A, 260.0, 10.0, 10.0, 10.0, 10.0), *rounds(B, 20.0)], GOAL)
+    assert (once.value.low, once.value.span, once.value.why) == (None, None, "1 repeat")
     assert found.value.value == pytest.approx(800)
     assert found.value.low is None
     assert found.value.span == (pytest.approx(8e3 / 260), pytest.approx(800))
