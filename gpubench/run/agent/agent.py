@@ -76,7 +76,7 @@ class Agent:
             if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
                 filled["uuid"] = next((one.uuid for one in self._visible() if one.index == 0), "")
             return self._once(line, messages.GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
-        if isinstance(request, messages.Prepare):
+        if isinstance(request, messages.Prepare | messages.Inspect):
             timeout = request.timeout_s
         elif isinstance(request, messages.BuildReference):
             timeout = request.policy.prepare_timeout_s

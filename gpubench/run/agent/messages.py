@@ -9,6 +9,7 @@ from msgspec import Struct
 from gpubench.pipeline.core_split import StageTimes
 from gpubench.records.record import Record, Work
 from gpubench.suite.types import Cell, Policy, Workload
+from gpubench.workload.models.inspection import Inspection
 
 PROTOCOL = 7
 """Raised whenever an agent, or a node, of another version would misread a request."""
@@ -42,6 +43,13 @@ class Count(Struct, frozen=True, tag=True):
     """Count the work in one image of a workload."""
 
     workload: Workload
+
+
+class Inspect(Struct, frozen=True, tag=True):
+    """Find out what the network of a workload is."""
+
+    workload: Workload
+    timeout_s: float
 
 
 class Gauge(Struct, frozen=True, tag=True):
@@ -120,7 +128,17 @@ class End(Struct, frozen=True, tag=True):
 
 
 Request = (
-    Preload | BuildReference | Prepare | Count | Gauge | Measure | SplitCores | Begin | Step | End
+    Preload
+    | BuildReference
+    | Prepare
+    | Inspect
+    | Count
+    | Gauge
+    | Measure
+    | SplitCores
+    | Begin
+    | Step
+    | End
 )
 
 
@@ -175,6 +193,12 @@ class Prepared(Struct, frozen=True, tag=True):
     """As `Record.contents`, as far as this step has met them."""
 
 
+class Inspected(Struct, frozen=True, tag=True):
+    """Answer to Inspect."""
+
+    network: Inspection
+
+
 class Counted(Struct, frozen=True, tag=True):
     """Answer to Count."""
 
@@ -200,7 +224,7 @@ class Done(Struct, frozen=True, tag=True):
     """Whether outside evidence speaks against it (heat, power brake, a co-tenant)."""
 
 
-Reply = Progress | Failure | Preloaded | Prepared | Counted | Gauged | Waiting | Done
+Reply = Progress | Failure | Preloaded | Prepared | Inspected | Counted | Gauged | Waiting | Done
 
 
 class Go(Struct, frozen=True, tag=True):
@@ -232,4 +256,6 @@ class AtBarrier(Struct, frozen=True, tag=True):
     """Of one sample, which may be a block of batches; at 'warm'."""
 
 
-WorkerMessage = AtBarrier | Done | Prepared | Preloaded | Counted | Gauged | StageTimes | Failure
+WorkerMessage = (
+    AtBarrier | Done | Prepared | Inspected | Preloaded | Counted | Gauged | StageTimes | Failure
+)
