@@ -254,10 +254,10 @@ def test_plan_runs_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: P
     done = gpubench("plan", suite, "--cache-dir", cache_dir)
     assert done.returncode == 0, done.stderr
     assert "2 cells x 2 repeats" in done.stdout
+    assert "2 repeats: no usable intervals; --repeats 3" in done.stdout
     assert not re.search(r"\b[0-9a-f]{12}\b", done.stdout)
     keyed = gpubench("plan", suite, "--cache-dir", cache_dir, "--keys").stdout
     assert len(re.findall(r"^[0-9a-f]{12}  ", keyed, re.M)) == 2
-    assert "2 repeats: no usable intervals; --repeats 3" in done.stdout
     said = f"a repeat of throughput samples for {MIN_BLOCKS * 0.1:g} s, not 0.2 s"
     assert said in " ".join(done.stdout.split())
     assert "a-machine-that-has-it" in done.stdout
