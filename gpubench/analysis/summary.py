@@ -159,19 +159,19 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     @property
     def _starved(self) -> bool:
         """Whether more samples would help: most repeats have fewer than `MIN_SAMPLES`, or the
-        interval is wider than wanted and noise within repeats is more than half of what their
-        values vary by.
+        interval is wider than wanted and noise within repeats is more than half of its variance.
 
         The variance of a median is taken as pi / 2 that of a mean, as of normal noise.
         """
         fewest = [min(len(s.durations_ns) for s in r.replicas) for r in self.timed]
         if median(fewest or [0]) < MIN_SAMPLES or len(self.values) < 2:
             return True
-        if (self.value.relative_half_width or 0.0) <= self.policy.target_half_width:
+        half = self.value.relative_half_width or 0.0
+        if half <= self.policy.target_half_width:
             return False
         each = [[math.log(x) for s in r.replicas for x in s.batch_ns] for r in self.timed]
         within = fmean(math.pi / 2 * variance(logs) / len(logs) for logs in each if logs[1:])
-        return within > variance([math.log(v) for v in self.values.values()]) / 2
+        return within / len(each) > (half / 2) ** 2 / 2
 
     @cached_property
     def medians(self) -> dict[int, float]:

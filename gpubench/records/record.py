@@ -53,8 +53,8 @@ FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
-    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat, whose noise is most of what "
-    f"repeats differ by, or fewer than {MIN_SAMPLES}: lengthen policy.duration_s",
+    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat, whose noise is most of the "
+    f"interval, or fewer than {MIN_SAMPLES}: lengthen policy.duration_s",
     "WIDE-INTERVAL": f"the 95 % interval reaches more than {100 * WIDE_INTERVAL:g} % to either "
     "side: this row tells large differences only; measure more repeats, or a calmer machine",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",

@@ -162,6 +162,8 @@ class Waiting(Struct, frozen=True, tag=True):
     batch_ns: float = 0.0
     """At 'warm', of its slowest replica; as ``sample_ns`` see `AtBarrier`."""
     sample_ns: float = 0.0
+    rest_s: float = 0.0
+    """At 'warm': for how long its threads went on to use CPU time."""
 
 
 class Prepared(Struct, frozen=True, tag=True):
