@@ -413,7 +413,7 @@ def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
         (
             Estimate(value=621.3, span=(133.0, 2897.0), n=3, why="no usable interval"),
             "images/s",
-            "620 no usable interval: repeats 130 to 2,900",
+            "620 (no usable interval: repeats 130 to 2,900)",
         ),
         (Estimate(why="n too small: 3 of 36"), "ns", "n too small"),
         (None, "ns", "–"),
