@@ -137,7 +137,8 @@ def full(value: Any, unit: str) -> str:
     shown = show(value, unit)
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
-    return f"{shown.main} {shown.aside}".strip()
+    aside = f"({shown.aside})" if isinstance(value, Estimate) and value.span else shown.aside
+    return f"{shown.main} {aside}".strip()
 
 
 def flagged(*summaries: Summary, before: str = "; ") -> str:

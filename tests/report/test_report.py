@@ -147,7 +147,7 @@ def test_a_row_has_one_unit_and_columns_that_say_the_same_are_a_note():
     notes = re.findall(r'<p class="soft">(In every row: .*?)</p>', table)
     assert len(notes) == 1
     assert "boundary compute" in notes[0]
-    assert notes[0].count("match 100 %") == 1
+    assert ", match 100 %" in notes[0]
     assert ">match</button>" not in table
 
 
@@ -433,8 +433,8 @@ def test_digits_follow_the_measured_precision(value, unit, wanted):
 def test_one_repeat_is_said_once_where_all_have_one():
     cells = [make.cell(), make.cell(scenario="throughput")]
     made = plain(terminal.summary([make.run(cells, repeats=1, samples=50)]))
-    assert made.partition("Fastest")[0].count("1 repeat") == 1
-    assert "images/s (1 repeat)." in made
+    assert made.partition("fastest")[0].count("1 repeat") == 1
+    assert "images/s 1 repeat." in made
     assert "have no intervals" in made
     made = report.render([make.run(cells, repeats=1, samples=50)], "text")
     latency = made.partition("Latency per batch")[2].partition("Throughput")[0]
