@@ -129,7 +129,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """Interleaved A/B, both arms resident: the process' further turns one after the other, each in
     the order of replicas."""
     stage: Stage = ""
-    """Interleaved A/B: which question this pair (``repeat``) was measured for."""
+    """Of A/Bs of earlier versions: which question this pair (``repeat``) was measured for."""
     order: str = ""
     """Interleaved A/B: the pair's order of turns, such as 'ABBABAAB', or 'AB' (A: baseline)."""
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
