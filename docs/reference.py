@@ -272,9 +272,9 @@ REFERENCE = ROOT / "reports/reference/quick-epyc-2core"
 """A run that is in the repository: what is shown of it is made by the code as it is now."""
 WIDTH = 120
 SHOWN = ("Latency per batch",)
-CELL = re.compile(r" ?\S+ \w+ (b\d+ x\d+) ")
-"""A row of the summary."""
-SHOWN_CELLS = ("b1 x1", "b8 x2")
+GROUP = re.compile(r"batch \d+, .*replicas?$")
+"""The head of a group of the summary's rows."""
+SHOWN_GROUPS = ("batch 1, 1 replica",)
 
 
 def example_summary() -> str:
@@ -286,18 +286,17 @@ def example_summary() -> str:
 
 
 def example_readme() -> str:
-    """`example_summary` up to its count of cells, and of its rows `SHOWN_CELLS`: for README.md."""
+    """`example_summary`: its head, of its rows `SHOWN_GROUPS`, and its answer: for README.md."""
     lines, shown = [], True
-    for line in example_summary().splitlines():
-        if cell := CELL.match(line):
-            shown = cell[1] in SHOWN_CELLS
-        elif not line.startswith("  "):  # no second line of a row
-            shown = True
+    body, _, answer = example_summary().rpartition("\n\n")
+    for line in body.splitlines():
+        if GROUP.match(line):
+            shown = line in SHOWN_GROUPS
+        elif not line.startswith("  "):
+            shown = not any(map(GROUP.match, lines))  # the head, before all groups
         if shown:
             lines.append(line)
-        if re.match(r"\d+ cells?: ", line):
-            break
-    return "\n".join([*lines, "..."])
+    return "\n".join([*lines, "...", "", answer])
 
 
 def example_report() -> str:

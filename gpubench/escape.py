@@ -1,8 +1,8 @@
 """Text from outside (record files, names of files, libraries' errors), harmless for its reader.
 
-Nothing is left out: what could act on a reader, or hide from one, is written as an escape. HTML is
-escaped by Jinja2, which lets every value pass `visible` first; Markdown, CSV and JUnit add what
-their own formats need where they are written (`gpubench.report`).
+Only colours are left out: what could act on a reader, or hide from one, is written as an escape.
+HTML is escaped by Jinja2, which lets every value pass `visible` first; Markdown, CSV and JUnit add
+what their own formats need where they are written (`gpubench.report`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ _HIDDEN = re.compile(
 )
 """Control characters but for the line feed; what turns the direction of text, or cannot be seen;
 halves of characters, which names of files that are not UTF-8 hold."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Of libraries' errors, which may be made for a terminal."""
 _JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
 _COMMAND = re.compile(r"(?<!\S)::")
 
 
 def visible(text: str) -> str:
     r"""``text`` without a character that acts or hides: escape becomes '\x1b', a tab a space."""
-    return _HIDDEN.sub(_written, text)
+    return _HIDDEN.sub(_written, _COLOUR.sub("", text))
 
 
 def _written(found: re.Match[str]) -> str:
@@ -65,6 +67,7 @@ def tell(text: str) -> None:
 
 ASCII = {"\u00b1": "+-", "\u00d7": "x", "\u00b7": "-", "\u00b0": "", "\u2013": "-", "\u2026": "...",
          "\u2192": "->", "\u2500": "-", "\u2501": "-", "\u2502": "|", "\u2503": "|"}  # fmt: skip
+ASCII |= dict(zip("▁▂▃▄▅▆▇█", "__--==##", strict=True))
 """What our own words and tables have beyond ASCII, for who cannot show it."""
 PLAIN = "gpubench.plain"
 """Errors handler of text streams: what their encoding lacks as `ASCII`, all else as escapes."""

@@ -100,6 +100,22 @@ def test_it_is_a_composite_action_whose_inputs_are_described() -> None:
     assert used == set(ACTION["inputs"])
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/ab-and-ci.md"])
+def test_documents_use_the_action_as_a_path_in_ones_own_checkout(page: str) -> None:
+    root = PATH.parents[3]
+    workflows = re.findall(
+        r"^```yaml\n(name: .*?)^```", (root / page).read_text("utf-8"), re.M | re.S
+    )
+    jobs = [job for text in workflows for job in yaml.safe_load(text)["jobs"].values()]
+    assert jobs
+    for job in jobs:
+        fetch, measure = job["steps"]
+        assert fetch["with"]["submodules"] is True
+        assert re.fullmatch(r"\./tools/gpubench/\.github/actions/gpubench", measure["uses"])
+        assert (root / measure["uses"].removeprefix("./tools/gpubench/") / "action.yml").is_file()
+        assert measure["with"].keys() <= ACTION["inputs"].keys()
+
+
 def test_no_expression_stands_in_a_script() -> None:
     scripts = [s for s in STEPS if "run" in s]
     assert [s["name"] for s in scripts] == ["Install", "Measure"]

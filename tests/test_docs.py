@@ -248,7 +248,7 @@ def parse(words: list[str]) -> None:
     assert not left, words
     for parameter in at.params:
         value = options.get(parameter.name or "")
-        if value and isinstance(parameter.type, click.Choice):
+        if isinstance(value, str) and isinstance(parameter.type, click.Choice):
             parameter.type.convert(value, parameter, context)
         if rest and parameter.required and isinstance(parameter, click.Argument):
             assert value, (words, parameter.name)

@@ -64,6 +64,9 @@ ELSEWHERE = {
     "gpubench ab ci --baseline-ref": "tests/run/ab/test_interpreters.py",
     "gpubench run ci -o run --quiet --require onnxruntime": "tests/cli/test_main.py",
     "uv sync --extra": "pyproject.toml",
+    "uv venv && uv pip install --torch-backend cpu --overrides overrides-cpu.txt .":
+        "overrides-cpu.txt",
+    ".venv/bin/gpubench run quick": ".ci/run",
     'pip install "gpubench[tensorrt]"': "pyproject.toml",
     "pip install tests/data/thirdparty_backend": "tests/backends/test_thirdparty.py",
     "gpubench run ci --model digits --backend torch-eager,onnx-reference":
@@ -104,6 +107,8 @@ _SAID_AT_TIMES = """
 PASS FAIL pass takes slower faster less more flagged confirmed none could have found fresh after
 Holm pairs undecided unmeasured measured reached worse told apart tried Scaling weak ideal
 replica cores' used
+The machine was busy this run separates not what says usable interval cell row flagged where says
+repeats too far for
 """
 VARIES = " ".join([
     *FLAGS, *FLAGS.values(), *VERDICTS, *VERDICTS.values(), *CODES, *CODES.values(), _SAID_AT_TIMES,

@@ -1,14 +1,16 @@
 """Statistics of repeated timings: pure functions on numbers, no records, no formatting.
 
 The sampling unit is the repeat (a fresh process): samples of one process are not independent. So
-the headline is a mean of logs over repeats with Student's t, and percentiles over pooled samples
-use an *effective* sample count (batch means; Law & Kelton, "Simulation Modeling and Analysis").
+every value of a cell, percentiles among them, is a mean of logs over its repeats. Few repeats are
+too few to tell their own spread: cells of one run that were measured in the same rounds tell it
+together (`TwoWay`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -26,6 +28,14 @@ LEVEL = 0.95
 
 MOST_LOG = 700.0
 """Of what is exponentiated: two repeats that differ wildly have an interval beyond any float."""
+MOST_HALF_WIDTH = 0.5
+"""Relative. An interval that is wider says nothing that the repeats themselves do not say."""
+NOISIER = 0.02
+"""A cell keeps its own spread where an F test says at this level that it exceeds the others'."""
+WILD = math.log(1.5)
+"""Standard deviation of logs beyond what somebody else's work does to a repeat."""
+FEWEST = 3
+"""Cells that tell the spread of one another's level: of two nobody knows whose noise it is."""
 LAG1_LIMIT = 0.1
 MIN_BATCHES = 16
 
@@ -40,10 +50,27 @@ class Estimate(Struct, frozen=True, kw_only=True):
     """Sampling units behind it: repeats, pairs, or effective samples for a percentile."""
     why: str = ""
     """Why there is no interval ('1 repeat') or no value ('n too small: 20 of 36')."""
+    span: tuple[float, float] | None = None
+    """Lowest and highest repeat, in place of an interval beyond `MOST_HALF_WIDTH`."""
+
+    @property
+    def usable(self) -> bool:
+        """It may be ranked, tied and drawn: there is a value, and no interval that is too wide."""
+        return self.value is not None and self.span is None
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in another unit."""
+        low, value, high = (
+            None if v is None else v * factor for v in (self.low, self.value, self.high)
+        )
+        span = (self.span[0] * factor, self.span[1] * factor) if self.span else None
+        return Estimate(value=value, low=low, high=high, n=self.n, why=self.why, span=span)
 
     @property
     def relative_half_width(self) -> float | None:
-        """(high - low) / 2 / value; None without an interval."""
+        """(high - low) / 2 / value; None without an interval, inf where it is not usable."""
+        if self.span is not None:
+            return math.inf
         if not self.value or self.low is None or self.high is None:
             return None
         return (self.high - self.low) / 2 / abs(self.value)
@@ -56,6 +83,8 @@ class LogRatio(Struct, frozen=True, kw_only=True):
     error: float
     dof: float
     n: tuple[int, int]
+    span: tuple[float, float] | None = None
+    """Lowest and highest difference of logs that any repeats show."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Bounds of the difference of logs; None with a single repeat."""
@@ -80,8 +109,16 @@ class LogRatio(Struct, frozen=True, kw_only=True):
         n = min(self.n)
         if bounds is None:
             return Estimate(value=math.exp(self.mean), n=n, why=repeats(n))
-        low, high = (math.exp(min(MOST_LOG, bound)) for bound in bounds)
-        return Estimate(value=math.exp(self.mean), low=low, high=high, n=n)
+        low, high = (math.exp(max(-MOST_LOG, min(MOST_LOG, bound))) for bound in bounds)
+        found = Estimate(value=math.exp(self.mean), low=low, high=high, n=n)
+        if self.span is None or (found.relative_half_width or 0.0) <= MOST_HALF_WIDTH:
+            return found
+        ends = math.exp(self.span[0]), math.exp(self.span[1])
+        return Estimate(value=found.value, n=n, why=USELESS, span=ends)
+
+
+USELESS = "no usable interval"
+"""Why an `Estimate` has a `span`."""
 
 
 def repeats(n: int) -> str:
@@ -89,6 +126,7 @@ def repeats(n: int) -> str:
     return count(n, "repeat")
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(p: float, dof: float) -> float:
     """Quantile of Student's t."""
     from scipy.special import stdtrit
@@ -101,7 +139,7 @@ def _moments(logs: Sequence[float], pilot: int) -> tuple[float, float, int]:
 
     The mean is of all; the variance is that of the first ``pilot`` alone (0 or 1: of all) when
     these decided how many repeats there are. With the variance of all, a 95 % interval covers
-    92 % (Stein 1945; the source is with `gpubench.measure.protocol.repeats_needed`).
+    92 % (Stein 1945; the source is with `TwoWay.needed`).
     """
     first = logs[:pilot] if pilot > 1 else logs
     dof = len(first) - 1
@@ -122,15 +160,18 @@ def geometric_mean(values: Sequence[float], pilot: int = 0) -> Estimate:
         return Estimate(value=values[0], n=1, why=repeats(1))
     if min(values) == max(values):  # exp(log(x)) may miss x, and with it the interval
         return Estimate(value=values[0], low=values[0], high=values[0], n=n)
-    mean, variance, dof = _moments([math.log(v) for v in values], pilot)
-    return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=(n, n)).estimate()
+    logs = [math.log(v) for v in values]
+    mean, variance, dof = _moments(logs, pilot)
+    span = min(logs), max(logs)
+    return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=(n, n), span=span).estimate()
 
 
 def paired(base: Sequence[float], candidate: Sequence[float], pilot: int = 0) -> LogRatio:
     """log(candidate / base) over pairs of the same round, so that drift common to both cancels."""
     logs = [math.log(c / b) for b, c in zip(base, candidate, strict=True)]
     mean, variance, dof = _moments(logs, pilot)
-    return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=(len(logs), len(logs)))
+    n, span = (len(logs), len(logs)), (min(logs), max(logs))
+    return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=n, span=span)
 
 
 def welch(
@@ -144,24 +185,211 @@ def welch(
         parts = var_b**2 / dof_b + var_c**2 / dof_c
         dof = variance**2 / parts if parts else dof_b + dof_c
     n = len(base), len(candidate)
-    return LogRatio(mean=mean_c - mean_b, error=math.sqrt(variance), dof=dof, n=n)
+    span = _ends(base, candidate)
+    return LogRatio(mean=mean_c - mean_b, error=math.sqrt(variance), dof=dof, n=n, span=span)
+
+
+def _ends(base: Sequence[float], candidate: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest log(candidate / base) of any two."""
+    return math.log(min(candidate) / max(base)), math.log(max(candidate) / min(base))
+
+
+def log_ratio(
+    base: Mapping[int, float], candidate: Mapping[int, float], pilots: tuple[int, int] = (0, 0)
+) -> LogRatio:
+    """log(candidate / base) from repeat values by round, in the order of the rounds.
+
+    Paired over the rounds that both ran when these are at least two (a second stage may have
+    measured one of them more often), else Welch's on all.
+    """
+    both = [r for r in base if r in candidate]
+    if len(both) > 1:
+        return paired([base[r] for r in both], [candidate[r] for r in both], max(pilots))
+    return welch(list(base.values()), list(candidate.values()), pilots)
 
 
 def ratio(
     base: Mapping[int, float], candidate: Mapping[int, float], pilots: tuple[int, int] = (0, 0)
 ) -> Estimate:
-    """candidate / base from repeat values by round, in the order of the rounds.
-
-    Paired over the rounds that both ran when these are at least two (a second stage may have
-    measured one of them more often), else Welch's on all.
-    """
+    """candidate / base: see `log_ratio`."""
     if not base or not candidate:
         return Estimate(why="not measured")
-    both = [r for r in base if r in candidate]
-    if len(both) > 1:
-        first, second = [base[r] for r in both], [candidate[r] for r in both]
-        return paired(first, second, max(pilots)).estimate()
-    return welch(list(base.values()), list(candidate.values()), pilots).estimate()
+    return log_ratio(base, candidate, pilots).estimate()
+
+
+# ------------------------------------------------------------------------------ cells of one run
+
+
+class Spread(Struct, frozen=True):
+    """Variance of what the rounds leave of a cell's log, and its degrees of freedom."""
+
+    variance: float
+    dof: float
+    own: bool = False
+    """From the cell's own repeats alone: it is noisier than the others."""
+
+
+class TwoWay(Struct, frozen=True, kw_only=True):
+    """log value = cell + round + residual: cells of one run, measured in the same rounds.
+
+    The residual variance is pooled over the cells; one that is noisier (`NOISIER`) keeps its own.
+    A ratio within the run loses the rounds' effects; the level of a cell has them in its interval.
+    """
+
+    values: Mapping[str, Mapping[int, float]]
+    """Cell -> round -> value > 0."""
+    pilot: int
+    """Of how many rounds the spread fixed the number of repeats; 0: of none."""
+    spreads: Mapping[str, Spread]
+    """Empty where the values leave nothing to tell a spread from."""
+    dof: float
+    """Of the pooled residual variance."""
+    rounds: tuple[float, int, float]
+    """Mean square of the rounds' effects, its degrees of freedom, how many residuals of variance
+    1 and effects of variance 1 it is worth: E = residual variance + weight x effects' variance."""
+
+    @property
+    def cells(self) -> int:
+        """That the residual variance is pooled over."""
+        return sum(len(self.values[key]) > 1 for key in self.spreads)
+
+    def _level(self, key: str) -> Spread:
+        """Of one repeat of the cell, its round's effect included."""
+        (square, count, weight), own = self.rounds, self.spreads[key]
+        return self._sum([(square / weight, count), (own.variance * (1 - 1 / weight), own.dof)])
+
+    def _sum(self, parts: Sequence[tuple[float, float]]) -> Spread:
+        """Of what has these (variance, degrees of freedom).
+
+        Half-way between Satterthwaite's and Cochran's squared quantiles of t: three to five rounds
+        with effects of their own are held 92 to 95 times in 100 with the former, 95 to 98 with the
+        latter.
+        """
+        variance, p = math.fsum(v for v, _ in parts), (1 + LEVEL) / 2
+        squares = math.fsum(v**2 / dof for v, dof in parts if v)
+        dof = min(self.dof, variance**2 / squares if squares else math.inf)
+        cochran = math.fsum(v * t_quantile(p, d) ** 2 for v, d in parts if v)
+        return Spread((variance + cochran / t_quantile(p, dof) ** 2) / 2, dof)
+
+    def _pooled(self, key: str) -> bool:
+        """Whether others tell the spread of its level."""
+        return key in self.spreads and self.cells > 2 and self.rounds[1] > 0
+
+    def level(self, key: str) -> Estimate:
+        """Value of a cell with its interval."""
+        found = self.values.get(key, {})
+        if not self._pooled(key):
+            return geometric_mean(list(found.values()), self.pilot)
+        n, one, logs = len(found), self._level(key), [math.log(v) for v in found.values()]
+        mean, span = math.fsum(logs) / n, (min(logs), max(logs))
+        error = math.sqrt(one.variance / n)
+        e = LogRatio(mean=mean, error=error, dof=one.dof, n=(n, n), span=span).estimate()
+        if span[0] == span[1] and e.low and e.high:  # exp(log(x)) may miss x
+            value = next(iter(found.values()))
+            return Estimate(value=value, low=min(value, e.low), high=max(value, e.high), n=n)
+        return e
+
+    def ratio(self, base: str, candidate: str) -> LogRatio:
+        """log(candidate / base), both of them with values."""
+        b, c = self.values[base], self.values[candidate]
+        both = [r for r in b if r in c]
+        spreads = [self.spreads[key] for key in (base, candidate) if key in self.spreads]
+        if len(spreads) < 2 or (not both and not self.rounds[1]):
+            return log_ratio(b, c, (self.pilot, self.pilot))
+        if not both:
+            first, second = (math.fsum(map(math.log, v.values())) / len(v) for v in (b, c))
+            levels = [(self._level(k), len(self.values[k])) for k in (base, candidate)]
+            total = self._sum([(one.variance / n, one.dof) for one, n in levels])
+            span = _ends(list(b.values()), list(c.values()))
+            return LogRatio(mean=second - first, error=math.sqrt(total.variance), dof=total.dof,
+                            n=(len(b), len(c)), span=span)  # fmt: skip
+        logs, n = [math.log(c[r] / b[r]) for r in both], len(both)
+        total = self._sum([(s.variance / n, s.dof) for s in spreads])
+        return LogRatio(mean=math.fsum(logs) / n, error=math.sqrt(total.variance), dof=total.dof,
+                        n=(n, n), span=(min(logs), max(logs)))  # fmt: skip
+
+    def needed(self, key: str, target: float) -> int:
+        """Repeats for a 95 % interval of relative half-width ``target``, from the pilot's rounds.
+
+        Stein's two-stage rule on logarithms (Stein, "A two-sample test for a linear hypothesis
+        whose power is independent of the variance", Annals of Mathematical Statistics 16, 1945):
+        the spread is the pilot's, with the pilot's degrees of freedom, so that the interval keeps
+        its level. These are those of all cells together, and few only for a cell alone.
+        """
+        logs = [math.log(v) for v in self.values.get(key, {}).values()]
+        if self._pooled(key):
+            one = self._level(key)
+        elif len(logs) > 1:
+            one = Spread(_moments(logs, self.pilot)[1] * len(logs), (self.pilot or len(logs)) - 1)
+        else:
+            return len(logs)
+        half = t_quantile((1 + LEVEL) / 2, one.dof) * math.sqrt(one.variance)
+        return max(len(logs), math.ceil((half / math.log1p(target)) ** 2))
+
+
+def two_way(values: Mapping[str, Mapping[int, float]], pilot: int = 0) -> TwoWay:
+    """Least squares; cells and rounds may be missing. ``values``, ``pilot``: as in `TwoWay`.
+
+    A cell that is `WILD` says nothing of the others, the wildest first: it stands alone.
+    """
+    logs = {
+        key: {r: math.log(v) for r, v in found.items() if not pilot or r < pilot}
+        for key, found in values.items()
+    }
+    told = {key: found for key, found in logs.items() if found}
+    while True:
+        fit, sds = _fitted(values, pilot, told)
+        wildest = max(sds, key=lambda key: sds[key], default="")
+        if len(told) <= FEWEST or sds.get(wildest, 0.0) <= WILD:
+            return fit
+        del told[wildest]
+
+
+def _fitted(
+    values: Mapping[str, Mapping[int, float]], pilot: int, logs: Mapping[str, Mapping[int, float]]
+) -> tuple[TwoWay, dict[str, float]]:
+    """The fit to ``logs``, and each cell's own residual sd."""
+    import numpy as np
+    from scipy.special import fdtrc
+
+    keys = list(logs)
+    at = {r: n for n, r in enumerate(sorted({r for found in logs.values() for r in found}))}
+    nothing = TwoWay(values=values, pilot=pilot, spreads={}, dof=0.0, rounds=(0.0, 0, 1.0))
+    if len(keys) < FEWEST - 1:
+        return nothing, {}
+    seen, y = np.zeros((2, len(keys), len(at)))
+    for row, key in enumerate(keys):
+        for r, log in logs[key].items():
+            seen[row, at[r]], y[row, at[r]] = 1.0, log
+    share = seen / seen.sum(1, keepdims=True)
+    y = seen * (y - (y * share).sum(1, keepdims=True))  # cells are eliminated
+    design = np.diag(seen.sum(0)) - share.T @ seen
+    sizes, axes = np.linalg.eigh(design)
+    there = sizes > 1e-9 * len(keys)
+    rank = int(there.sum())
+    dof = float(seen.sum()) - len(keys) - rank
+    if dof < 1:
+        return nothing, {}
+    inverse = (axes[:, there] / sizes[there]) @ axes[:, there].T
+    effects = inverse @ y.sum(0)
+    rest = seen * (y - effects + (share @ effects)[:, None])
+    own = share @ inverse
+    leverage = share + np.diag(inverse) - 2 * own + (own * share).sum(1, keepdims=True)
+    free, squares = (seen * (1 - leverage)).sum(1), (rest**2).sum(1)
+    pooled, counts = float(squares.sum()) / dof, seen.sum(1).tolist()
+    spreads, sds = dict.fromkeys(keys, Spread(pooled, dof)), {}
+    for key, n, d, total in zip(keys, counts, free.tolist(), squares.tolist(), strict=True):
+        if n < 2 or d <= 0:
+            continue
+        # against the fit to all the others: their residuals, and the cell's about their rounds
+        alone, others = Spread(total * (n - 1) / d**2, n - 1, own=True), dof - (n - 1)
+        sds[key] = math.sqrt(alone.variance)
+        theirs = (pooled * dof - total * (n - 1) / d) / max(1.0, others) * (n - 1) / d
+        if others >= 1 and theirs > 0 and fdtrc(n - 1, others, alone.variance / theirs) < NOISIER:
+            spreads[key] = alone
+    weight = float(np.trace(design)) / rank
+    return TwoWay(values=values, pilot=pilot, spreads=spreads, dof=dof,
+                  rounds=(float(y.sum(0) @ effects) / rank, rank, weight)), sds  # fmt: skip
 
 
 def wilson(hits: float, n: int) -> Estimate:
@@ -221,35 +449,38 @@ def inefficiency(series: Floats) -> float:
         batch *= 2
 
 
-def percentile(samples: Floats, q: float) -> Estimate:
-    """Percentile ``q`` (0 < q < 1) of samples in the order measured, repeat after repeat.
+def too_few(series: Sequence[Floats], q: float) -> str:
+    """Why percentile ``q`` of each repeat's samples (in the order measured) has no number; ''.
 
-    Estimator: nearest rank, x[ceil(q n)]. The interval is the order-statistic (binomial) one on
-    the effective count: dependence is measured on the indicator of x <= percentile, which is what
-    the empirical distribution averages. A launch effect between repeats is dependence as well, so
-    few repeats that differ may be too few for a number.
+    A repeat needs enough for one without bias. All together must be as many as an order-statistic
+    interval would need: dependent ones, by the indicator of x <= the repeat's own percentile,
+    count as fewer. What repeats differ by is in the interval over repeats.
     """
     import numpy as np
-    from scipy.special import bdtr
 
-    n, need = len(samples), minimum_n(q)
+    n, need, least = sum(map(len, series)), minimum_n(q), math.ceil(1 / (1 - q) - 1e-9)
     if n < need:
-        return Estimate(n=n, why=f"n too small: {n} of {need}")
-    ordered = np.sort(samples)
-    value = float(ordered[math.ceil(q * n) - 1])
-    effective = int(n / inefficiency((samples <= value).astype(np.float64)))
-    if effective < need:
-        why = f"n too small: {n} dependent samples weigh as {effective} of {need}"
-        return Estimate(n=effective, why=why)
-    tail = (1 - LEVEL) / 2
-    # P(at most k of `effective` samples lie below the true percentile), k = 0 .. effective
-    below = bdtr(np.arange(effective + 1, dtype=float), effective, q)
-    lower = int(np.searchsorted(below, tail, side="right"))
-    upper = int(np.searchsorted(below, 1 - tail, side="left")) + 1
-    scale = n / effective
-    low = float(ordered[max(1, math.floor(lower * scale)) - 1])
-    high = float(ordered[min(n, math.ceil(upper * scale)) - 1])
-    return Estimate(value=value, low=low, high=high, n=effective)
+        return f"n too small: {n} of {need}"
+    fewest = min(map(len, series))
+    if fewest < least:
+        return f"n too small: a repeat with {fewest} of {least}"
+    below = np.concatenate([x <= np.quantile(x, q, method="inverted_cdf") for x in series])
+    effective = int(n / inefficiency(below.astype(np.float64)))
+    return "" if effective >= need else (
+        f"n too small: {n} dependent samples weigh as {effective} of {need}"
+    )  # fmt: skip
+
+
+def percentile(samples: Floats, q: float) -> float:
+    """Percentile ``q`` (0 < q < 1) of one repeat's samples, by Hazen's definition.
+
+    Number 5 of Hyndman and Fan, "Sample quantiles in statistical packages" (1996): its mean over
+    repeats has hardly a bias, where a nearest rank of a hundred samples is half a standard
+    deviation too low at p99.
+    """
+    import numpy as np
+
+    return float(np.quantile(samples, q, method="hazen"))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,10 +6,12 @@ computed in one place. Only numpy is imported here: the summary at the end of a 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import PurePath
+from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -17,9 +19,9 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.records.parity import Parity, PipelineCheck, over_repeats
-from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
+from gpubench.records.record import FAILURES, WIDE_INTERVAL, WRONG, Record, RecordFile
 from gpubench.records.samples import window_slices
-from gpubench.suite.types import Cell, Policy
+from gpubench.suite.types import MIN_SAMPLES, Cell, Policy
 from gpubench.units import count
 
 if TYPE_CHECKING:
@@ -31,8 +33,45 @@ QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 UNTRIED = ("ruled-out", "not reached")
 """Statuses of what a search did not measure: no problem, only counted."""
 
+UNSETTLED = ("DRIFT", "NO-STEADY-STATE")
+
 WIDE = "budget ended before the target width"
 """Shown with the flags: the second stage stopped short of ``policy.target_half_width``."""
+
+
+Values = Callable[["Summary"], dict[int, float]]
+"""Repeat -> a value above 0."""
+
+
+class Session:
+    """The cells of one run: what is fitted to all of them is fitted once."""
+
+    def __init__(self) -> None:
+        self.cells: list[Summary] = []
+        self._fits: dict[tuple[str, str], stats.TwoWay] = {}
+
+    def fit(self, metric: str, values: Values, s: Summary) -> stats.TwoWay:
+        """``metric`` of the cells that are measured like ``s``, which is one of them."""
+        named = metric, s.cell.scenario
+        if named not in self._fits:
+            alike = [c for c in self.cells if c.cell.scenario == s.cell.scenario]
+            self._fits[named] = stats.two_way({c.key: values(c) for c in alike}, s.pilot)
+        return self._fits[named]
+
+
+LOAD = ("CPU-BUSY", "CPU-WITHHELD", "CPU-STEAL")
+"""Flags that say that something else had the cores."""
+FOLLOWS = ("DRIFT", "NO-STEADY-STATE", "WIDE-INTERVAL")
+"""Flags that a busy machine brings with it."""
+
+
+def most(flags: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Flags that more than half of the repeats have, each with how many have it.
+
+    The one rule by which flags of repeats become one of the row, for reports and verdicts alike.
+    """
+    found = Counter(flag for each in flags for flag in dict.fromkeys(each))
+    return {flag: n for flag, n in found.items() if 2 * n > len(flags)}
 
 
 class Summary(Struct, frozen=True, kw_only=True, dict=True):
@@ -51,9 +90,15 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     cell: Cell
     records: list[Record]
     """One for each repeat; where a task was run again (resume), its last record."""
+    busy: bool = False
+    """Something else had the cores (`LOAD`) in most cells of the run: that, and what follows from
+    it, is said once, by `analysis.resolution.sentence`, and not by `flags_of` at each row."""
     environment: dict[str, Any] = {}
     nodes: list[dict[str, Any]] = []
     """As in the run's `gpubench.records.record.Header`."""
+    session: Session | None = None
+    """The cells that its intervals are computed with; None: it stands alone, as an arm does, and a
+    configuration of a search, which has no rounds in which all are measured."""
 
     @cached_property
     def key(self) -> str:
@@ -91,8 +136,42 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def flags(self) -> dict[str, int]:
-        """Validity flags and in how many repeats each was raised."""
-        return dict(Counter(flag for r in self.records for flag in r.flags))
+        """Flags that stand against the row, and in how many repeats: those of `most` of them that
+        change what may be concluded.
+
+        FEW-SAMPLES: see `_starved`. A level that moves within repeats by less than the interval
+        reaches is covered by it. Of two flags with one cause the nearer one counts.
+        """
+        found = most([r.flags for r in self.timed or self.records])
+        half = self.value.relative_half_width or 0.0
+        if "CPU-WITHHELD" in found:
+            found.pop("CPU-BUSY", None)
+        if "FEW-SAMPLES" in found and not self._starved:
+            del found["FEW-SAMPLES"]
+        if not found.keys().isdisjoint(UNSETTLED):
+            moved = median(_moved(r) for r in self.timed or self.records)
+            if self.policy.target_half_width < moved <= half:
+                found = {f: n for f, n in found.items() if f not in UNSETTLED}
+        if half > WIDE_INTERVAL:
+            found["WIDE-INTERVAL"] = len(self.values)
+        return found
+
+    @property
+    def _starved(self) -> bool:
+        """Whether more samples would help: most repeats have fewer than `MIN_SAMPLES`, or the
+        interval is wider than wanted and noise within repeats is more than half of its variance.
+
+        The variance of a median is taken as pi / 2 that of a mean, as of normal noise.
+        """
+        fewest = [min(len(s.durations_ns) for s in r.replicas) for r in self.timed]
+        if median(fewest or [0]) < MIN_SAMPLES or len(self.values) < 2:
+            return True
+        half = self.value.relative_half_width or 0.0
+        if half <= self.policy.target_half_width:
+            return False
+        each = [[math.log(x) for s in r.replicas for x in s.batch_ns] for r in self.timed]
+        within = fmean(math.pi / 2 * variance(logs) / len(logs) for logs in each if logs[1:])
+        return within / len(each) > (half / 2) ** 2 / 2
 
     @cached_property
     def medians(self) -> dict[int, float]:
@@ -118,15 +197,31 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """
         return 0 if self.arm or self.search else self.policy.repeats
 
+    def fit(self, metric: str, values: Values) -> stats.TwoWay:
+        """``values``, called ``metric``, of the cells that its intervals are computed with."""
+        if self.session is None:
+            return stats.two_way({self.key: values(self)}, self.pilot)
+        return self.session.fit(metric, values, self)
+
+    def level(self, metric: str, values: Values) -> Estimate:
+        """Mean of logs over repeats, with its interval: how every value of a cell is computed."""
+        return self.fit(metric, values).level(self.key)
+
     @cached_property
     def p50(self) -> Estimate:
         """Headline latency, ns: mean of logs of the repeats' medians."""
-        return stats.geometric_mean(list(self.medians.values()), self.pilot)
+        return self.level("p50", _medians)
 
     @cached_property
     def throughput(self) -> Estimate:
         """Images/s: mean of logs over repeats."""
-        return stats.geometric_mean(list(self.rates.values()), self.pilot)
+        return self.level("images/s", _rates)
+
+    def percentile(self, q: float) -> Estimate:
+        """Latency, ns: mean of logs of the repeats' percentiles ``q``, if they have the samples."""
+        if why := stats.too_few(list(self.series_ns.values()), q):
+            return Estimate(n=len(self.samples_ns), why=why)
+        return self.level(f"p{100 * q:g}", partial(_percentiles, q=q))
 
     @property
     def value(self) -> Estimate:
@@ -150,20 +245,30 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         return second and half is not None and half > self.policy.target_half_width
 
     @cached_property
-    def samples_ns(self) -> NDArray[np.float64]:
-        """Latencies in all repeats' common windows, in the order in which the batches ended."""
+    def series_ns(self) -> dict[int, NDArray[np.float64]]:
+        """Repeat -> latencies in its common windows, in the order in which the batches ended."""
         import numpy as np
 
-        series = []
-        for visit in (v for r in self.timed for v in r.visits):
-            each, ends = [], []
-            for x, inside in zip(visit, window_slices(visit), strict=True):
-                spans = np.asarray(x.durations_ns, np.float64)
-                each.append(np.asarray(x.batch_ns, np.float64)[inside])
-                ends.append(x.start_ns + spans.cumsum()[inside])
-            joined = np.concatenate(each)
-            series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
-        return np.concatenate(series) if series else np.empty(0)
+        found: dict[int, NDArray[np.float64]] = {}
+        for record in self.timed:
+            series = []
+            for visit in record.visits:
+                each, ends = [], []
+                for x, inside in zip(visit, window_slices(visit), strict=True):
+                    spans = np.asarray(x.durations_ns, np.float64)
+                    each.append(np.asarray(x.batch_ns, np.float64)[inside])
+                    ends.append(x.start_ns + spans.cumsum()[inside])
+                joined = np.concatenate(each)
+                series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
+            found[record.repeat] = np.concatenate(series) if series else np.empty(0)
+        return found
+
+    @cached_property
+    def samples_ns(self) -> NDArray[np.float64]:
+        """`series_ns` of all repeats, one after the other."""
+        import numpy as np
+
+        return np.concatenate([np.empty(0), *self.series_ns.values()])
 
     @cached_property
     def parity(self) -> Parity | None:
@@ -175,6 +280,20 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         """Boundary ``pipeline``: the worst check of the whole pipeline of all repeats."""
         checks = [r.pipeline for r in self.records if r.pipeline is not None]
         return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
+
+
+def _medians(s: Summary) -> dict[int, float]:
+    return s.medians
+
+
+def _rates(s: Summary) -> dict[int, float]:
+    return s.rates
+
+
+def _percentiles(s: Summary, q: float) -> dict[int, float]:
+    """Of the repeats that have samples enough for one without bias."""
+    return {n: stats.percentile(x, q) for n, x in s.series_ns.items()
+            if len(x) * (1 - q) >= 1 - 1e-9}  # fmt: skip
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -252,6 +371,11 @@ def _worked(s: Summary, same: Sequence[Summary]) -> str:
     return "no other batch size was tried"
 
 
+def raised(s: Summary) -> list[str]:
+    """Flags of its own: without those that the run shares because its machine was busy."""
+    return sorted(s.flags.keys() - ((*LOAD, *FOLLOWS) if s.busy else ()))
+
+
 def flags_of(*summaries: Summary) -> list[str]:
     """Flags of a row built from ``summaries``; a status other than ok comes first.
 
@@ -263,13 +387,23 @@ def flags_of(*summaries: Summary) -> list[str]:
             found[s.status] = None
         elif s.broken:
             found[f"{len(s.broken)} of {len(s.records)} repeats failed"] = None
-        found |= dict.fromkeys(sorted(s.flags))
+        found |= dict.fromkeys(raised(s))
     thrown = sum(r.invalidated for s in summaries for r in s.records)
     if thrown:
         found[invalidated(thrown)] = None
     if any(s.wide for s in summaries):
         found[WIDE] = None
     return list(found)
+
+
+def _moved(r: Record) -> float:
+    """By how much the level moved within a repeat: medians of quarters of its samples, relative."""
+    found = [0.0]
+    for s in r.replicas:
+        n, each = len(s.durations_ns), s.batch_ns
+        parts = [median(each[n * i // 4 : n * (i + 1) // 4]) for i in range(4) if n >= 4]
+        found += [(max(parts) - min(parts)) / median(each)] if parts else []
+    return max(found)
 
 
 def invalidated(attempts: int) -> str:
@@ -289,20 +423,27 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
     for record in file.records:
         cells.setdefault(record.cell.key, record.cell)
         found.setdefault(record.cell.key, {})[record.repeat] = record
-    return [
+    session = Session()
+    paired = file.header.pairing is not None
+    seen = [most([r.flags for r in rs.values()]) for rs in found.values()]
+    loaded = sum(not flags.keys().isdisjoint(LOAD) for flags in seen)
+    session.cells += [
         Summary(
             run=run,
+            busy=2 * loaded > len(seen) and not paired and file.header.search is None,
             baseline=suite.baseline,
             policy=suite.policy,
-            arm=file.header.pairing is not None,
+            arm=paired,
             search=file.header.search is not None,
             cell=cell,
             environment=file.header.environment,
             nodes=file.header.nodes,
             records=[record for _, record in sorted(found.get(key, {}).items())],
+            session=None if paired or file.header.search else session,
         )
         for key, cell in cells.items()
     ]
+    return session.cells
 
 
 def run_names(files: Sequence[RecordFile]) -> list[str]:
@@ -357,11 +498,45 @@ def rated(summaries: Sequence[Summary]) -> list[Summary]:
 
 def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
-    if other.cell.scenario == "throughput":
-        return gain(base, other)
-    return stats.ratio(other.medians, base.medians, (other.pilot, base.pilot))
+    found = log_speedup(base, other)
+    return found.estimate() if found else Estimate(why="not measured")
 
 
 def gain(base: Summary, other: Summary) -> Estimate:
     """Images/s of ``other`` / images/s of ``base``."""
-    return stats.ratio(base.rates, other.rates, (base.pilot, other.pilot))
+    found = log_gain(base, other)
+    return found.estimate() if found else Estimate(why="not measured")
+
+
+def log_speedup(base: Summary, other: Summary) -> stats.LogRatio | None:
+    """log of `speedup`; None where one of them has no value."""
+    latency = other.cell.scenario == "latency"
+    return _log_ratio(other, base, "p50", _medians) if latency else log_gain(base, other)
+
+
+def log_gain(base: Summary, other: Summary) -> stats.LogRatio | None:
+    """log of `gain`; None where one of them has no images/s."""
+    return _log_ratio(base, other, "images/s", _rates)
+
+
+def pooling(rows: Sequence[Summary]) -> str:
+    """'95 % intervals of this session; they pool the residual noise of 12 cells over 5 rounds.'"""
+    own = {"latency": ("p50", _medians), "throughput": ("images/s", _rates)}
+    fits = {(s.run, s.cell.scenario): s.fit(*own[s.cell.scenario]) for s in rows}
+    told = dict.fromkeys(
+        f"{count(f.cells, 'cell')} over {count(f.rounds[1] + 1, 'round')}"
+        for f in fits.values() if f.cells >= stats.FEWEST
+    )  # fmt: skip
+    of = "this session" if len({s.run for s in rows}) < 2 else "each session alone"
+    more = f"; they pool the residual noise of {' and of '.join(told)}" if told else ""
+    return f"95 % intervals of {of}{more}."
+
+
+def _log_ratio(base: Summary, other: Summary, metric: str, values: Values) -> stats.LogRatio | None:
+    """log(other / base). Of two runs, or two scenarios: without pooling."""
+    if not values(base) or not values(other):
+        return None
+    same = base.session is not None and base.session is other.session
+    if same and base.cell.scenario == other.cell.scenario:
+        return base.fit(metric, values).ratio(base.key, other.key)
+    return stats.log_ratio(values(base), values(other), (base.pilot, other.pilot))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
 
-from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.records.record import ENERGY_S, Record
@@ -78,9 +78,10 @@ def peak(s: Summary, gauge: Gauge) -> float | None:
 def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
     """Joules per image: mean of logs over repeats. None where no repeat's energy was counted."""
     counted = [r for r in s.timed if r.telemetry.get("energy")]
-    values = [j for r in counted if (j := r.joules_per_image(above_idle=above_idle))]
-    if values or not counted:
-        return stats.geometric_mean(values, s.pilot) if values else None
+    if not counted:
+        return None
+    if _joules(s, above_idle):
+        return s.level(f"energy {above_idle}", partial(_joules, above_idle=above_idle))
     if max(r.telemetry["energy"]["seconds"] for r in counted) < ENERGY_S:
         return Estimate(
             why=f"under {ENERGY_S:g} s: energy needs longer windows "
@@ -89,3 +90,9 @@ def energy(s: Summary, *, above_idle: bool = False) -> Estimate | None:
     if above_idle and all(r.telemetry["energy"].get("idle_watts") is None for r in counted):
         return Estimate(why="no idle power known")
     return Estimate(why="no more than idle" if above_idle else "the counter stood still")
+
+
+def _joules(s: Summary, above_idle: bool) -> dict[int, float]:
+    counted = {r.repeat: r.joules_per_image(above_idle=above_idle) for r in s.timed
+               if r.telemetry.get("energy")}  # fmt: skip
+    return {n: j for n, j in counted.items() if j and j > 0}

@@ -17,7 +17,7 @@ from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
 from gpubench.backends.base import Backend
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.machine.gpu import Gpu, visible_gpus
+from gpubench.machine.gpu import NO_GPU, Gpu, visible_gpus
 from gpubench.suite.types import Cell, Option
 from gpubench.workload.models import quantization
 
@@ -43,7 +43,6 @@ _INSTALL = (
     "gpubench[tensorrt]` with NVIDIA's own package index as an extra index (README, GPU "
     "installation)"
 )
-_NO_GPU = "needs an NVIDIA GPU and its driver: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"
 
 
 class TensorRT(Backend):
@@ -215,7 +214,7 @@ def _gpu() -> Gpu:
     """The GPU that engines are built for: the first that CUDA sees."""
     visible = visible_gpus()
     if not visible:
-        raise Unavailable("no NVIDIA GPU is visible", _NO_GPU)
+        raise Unavailable("no NVIDIA GPU is visible", NO_GPU)
     return visible[0]
 
 
@@ -268,7 +267,7 @@ def _check_target(about: dict[str, Any], index: int) -> None:
     """An engine for another GPU fails to load at best, and is slow at worst."""
     here = {gpu.index: gpu for gpu in visible_gpus()}.get(index)
     if here is None:
-        raise Unavailable(f"CUDA device {index} is not visible", _NO_GPU)
+        raise Unavailable(f"CUDA device {index} is not visible", NO_GPU)
     made = (about["gpu"], about["compute_capability"])
     if made != (here.name, here.compute_capability):
         raise CellFailed("error", f"the engine is for {made[0]}, but device {index} is {here.name}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.analysis.compare.compare import View
+    from gpubench.records.record import RecordFile
     from gpubench.run.ab.driver import ABJob
 
 delta_option = click.option(
@@ -153,19 +155,39 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
     _tell(screen, view, code, as_json, github)
+    _reasons(files, view)
     if quiet and not as_json and code:
         escape.tell(told.headline(view.rows, view.rule, code))
-    if view.arms and (left := view.arms.unfinished()).least:
-        budget_s = min(MOST_S, max(job.budget_s, left.most_s / pairs.SCREEN_SHARE))
+    if view.arms and (left := view.arms.unfinished()).pairs:
         screen.print(
-            f"The budget ended first. Pairs still needed: {left.least} to {left.most}, by how far "
-            f"the next ones agree: {units.clock(max(1, left.least_s))} to "
-            f"{units.clock(max(1, left.most_s))}. Go on with the same command, --resume "
-            f"-o {shlex.quote(str(job.out))} --budget {budget_s:.0f}s, which is for the most",
+            f"The budget ended first: about {units.count(left.pairs, 'pair')}, "
+            f"{units.clock(left.seconds)}, more would decide what is open: "
+            f"{_resumed(sys.argv[1:], job.out, left.seconds)}",
             soft_wrap=True,
         )
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
     return code
+
+
+def _reasons(files: Sequence[RecordFile], view: View) -> None:
+    """Why there is nothing to compare, each cause once."""
+    from gpubench.analysis.summary import summarise
+    from gpubench.report import terminal
+
+    if not view.rows:
+        for line in dict.fromkeys(terminal.problem_lines(summarise(files))):
+            escape.tell(line)
+
+
+def _resumed(words: Sequence[str], out: Path, seconds: float) -> str:
+    """The command again, to go on with what is in ``out``; half as much time again for luck."""
+    kept, valued = list[str](), ("-o", "--output", "--budget")
+    for word, before in zip(words, ["", *words], strict=False):
+        given = word.startswith("-o") or word.partition("=")[0] in (*valued, "--resume")
+        if not given and before not in valued:
+            kept.append(word)
+    budget_s = min(MOST_S, max(60, math.ceil(1.5 * seconds)))
+    return shlex.join(["gpubench", *kept, "--resume", "-o", str(out), "--budget", f"{budget_s}s"])
 
 
 def _tell(
@@ -266,6 +288,7 @@ def compare(
     if output:
         cli_terminal.save(output, _document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
+    _reasons(files, view)
     sys.exit(code)
 
 

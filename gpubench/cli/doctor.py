@@ -22,9 +22,10 @@ from gpubench import escape, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
+from gpubench.machine.gpu import NO_GPU
 from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
-from gpubench.pipeline.decoders import base as decoders
+from gpubench.pipeline.decoders import base as decoders_base
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,12 +66,14 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
     here = environment.collect(["gpubench", "doctor"])
     imports: dict[str, dict[str, Any]] = {}
     backends = [check for _, check in _registered(base, imports, timeout_s)]
+    decoders = [*_decoders(imports, timeout_s, cuda=bool(here["gpus"]))]
     return Report(
         [
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
+            Section("Runtimes", [_runtime(name, found) for name, found in imports.items()]),
             Section("Backends", backends),
-            Section("Decoders", [*_decoders(imports, timeout_s, cuda=bool(here["gpus"]))]),
+            Section("Decoders", decoders),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
             Section("What disturbs measurements", _noise(here)),
         ],
@@ -91,6 +94,7 @@ def render(report: Report) -> RenderableType:
 
     colours = {"ok": "green", "note": "cyan", "warn": "yellow", "missing": "magenta"}
     tables: list[RenderableType] = []
+    told: set[str] = set()
     for section in report.sections:
         table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
         table.show_header = False
@@ -99,7 +103,8 @@ def render(report: Report) -> RenderableType:
         table.add_column(overflow="fold")
         for check in section.checks:
             words = Text(check.detail)
-            if check.remedy:
+            if check.remedy and check.remedy not in told:
+                told.add(check.remedy)
                 words.append(f"\nremedy: {check.remedy}", style="italic")
             status = Text(check.status, style=colours.get(check.status, "bold red"))
             table.add_row(status, Text(check.name), words)
@@ -201,8 +206,8 @@ def _no_gpu(variables: dict[str, str]) -> Check:
     if any(cores.read(vendor) == "0x10de" for vendor in bus.glob("*/vendor")):
         detail = "an NVIDIA device is on the PCI bus, but no driver is loaded"
         return Check("GPU", "missing", detail, "install NVIDIA's driver until nvidia-smi lists it")
-    remedy = "nothing to do for CPU benchmarks; CUDA ones need an NVIDIA GPU with its driver"
-    return Check("GPU", "note", "no NVIDIA GPU and no driver; suites run on the CPU", remedy)
+    detail = "no NVIDIA GPU and no driver: suites run on the CPU, and what needs CUDA is skipped"
+    return Check("GPU", "note", detail, NO_GPU)
 
 
 # ------------------------------------------------------------------------------ backends
@@ -216,10 +221,9 @@ def _decoders(
     imports: dict[str, dict[str, Any]], timeout_s: float, *, cuda: bool
 ) -> Iterator[Check]:
     """A check for each registered decoder; ``cuda``: is there a device for who decodes on one?"""
-    for decoder, check in _registered(decoders, imports, timeout_s):
+    for decoder, check in _registered(decoders_base, imports, timeout_s):
         if check.status == "ok" and decoder.on_device and not cuda:
-            detail = f"decodes on a CUDA device, and none is visible; {check.detail}"
-            check = Check(check.name, "note", detail)
+            check = Check(check.name, "note", "decodes on a CUDA device, and none is visible")
         yield check
 
 
@@ -257,28 +261,38 @@ def _registered(
     ]
 
 
-def _runtimes(backend: base.Backend | decoders.Decoder) -> tuple[str, ...]:
+def _runtimes(backend: base.Backend | decoders_base.Decoder) -> tuple[str, ...]:
     extra = (m for m in _ALTERNATIVES.get(backend.name, ()) if importlib.util.find_spec(m))
     return tuple(dict.fromkeys([*(m.partition(".")[0] for m in backend.preload), *extra]))
 
 
-def _part(backend: base.Backend | decoders.Decoder, imports: dict[str, dict[str, Any]]) -> Check:
+def _runtime(name: str, found: dict[str, Any]) -> Check:
+    """What importing it showed, which is said here once for all that use it."""
+    if "error" in found:
+        remedy = f"reinstall: pip install --force-reinstall {name}"
+        return Check(name, "broken", found["error"], remedy_of(found["error"], remedy))
+    more = {k: v for k, v in found.items() if k not in ("seconds", "version")}
+    words = [f"{key} {_say(value)}" for key, value in more.items()]
+    version = [found["version"]] if found.get("version") else []
+    return Check(name, "ok", "; ".join([*version, *words, f"import {found['seconds']:.1f} s"]))
+
+
+def _part(
+    backend: base.Backend | decoders_base.Decoder, imports: dict[str, dict[str, Any]]
+) -> Check:
     try:
         facts = backend.probe()
     except Unavailable as error:
         return Check(backend.name, "missing", error.reason, error.remedy)
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
         return Check(backend.name, "broken", f"its probe failed: {error!r}", REINSTALL)
-    failed = {name: found["error"] for name, found in imports.items() if "error" in found}
-    if failed:
-        detail = "; ".join(f"import {name} fails: {why}" for name, why in failed.items())
-        remedy = f"reinstall: pip install --force-reinstall {' '.join(failed)}"
-        return Check(backend.name, "broken", detail, remedy_of(detail, remedy))
-    words = [f"{key} {_say(value)}" for key, value in facts.items()]
-    for name, found in imports.items():
-        more = {k: v for k, v in found.items() if k not in ("seconds", "version")}
-        words += [f"{key} {_say(value)}" for key, value in more.items()]
-        words.append(f"import {name} {found['seconds']:.1f} s")
+    if failed := [name for name, found in imports.items() if "error" in found]:
+        return Check(backend.name, "broken", f"{', '.join(failed)} cannot be imported: see above")
+    own = {
+        key: value for key, value in facts.items() if imports.get(key, {}).get("version") != value
+    }
+    words = [f"{key} {_say(value)}" for key, value in own.items()]
+    words += [f"with {', '.join(imports)}"] if imports else []
     return Check(backend.name, "ok", "; ".join(words) or "needs nothing")
 
 

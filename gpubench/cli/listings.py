@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -13,19 +14,26 @@ from rich.table import Table
 from rich.text import Text
 
 from gpubench import units
+from gpubench.analysis.compare.sequential_test import outlook
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
-from gpubench.run.plan import Durations, sampling_s, task_seconds
+from gpubench.run.plan import Durations, sampling_s, task_seconds, undecidable
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import file
-from gpubench.suite.types import MIN_BLOCKS
+from gpubench.suite.types import MIN_BLOCKS, Rule
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
     from gpubench.run.driver import RunJob
     from gpubench.suite.types import Option
+
+
+AB_BUDGET_S = 600.0
+"""`gpubench ab --budget`, by default."""
+ENOUGH = 3
+"""Repeats; of two, what the rounds have in common is one difference, whose t is 12.7."""
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -35,17 +43,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def plan_tables(session: RunJob) -> Group:
-    """Cells in the order of the first round, skips with reasons, and the estimated time."""
+def plan_tables(session: RunJob, keys: bool = False) -> Group:
+    """Cells in the suite's order, skips with reasons, and the estimated time."""
     plan = session.plan
     policy = plan.suite.policy
     seen = Durations(session.cache_dir)
-    table = _table(f"{plan.suite.name}: cells, in the order of round 1", "key", "cell", "one task")
+    table = _table(f"{plan.suite.name}: cells", *["key"] * keys, "cell", "one task")
     total = 0.0
-    for cell in plan.round(0):
+    for cell in plan.cells:
         seconds = task_seconds(cell, policy, seen)
         total += seconds * policy.repeats
-        table.add_row(cell.key, Text(cell.label), units.clock(seconds))
+        table.add_row(*[cell.key] * keys, Text(cell.label), units.clock(seconds))
     parts: list[Table | Text] = [table]
     if plan.skips:
         skips = _table("skipped", "cells", "backend", "why", "remedy")
@@ -57,9 +65,18 @@ def plan_tables(session: RunJob) -> Group:
         Text(
             f"{units.count(len(plan.cells), 'cell')} x {units.count(policy.repeats, 'repeat')} "
             f"(up to {policy.max_repeats}): "
-            f"about {units.clock(total)}, plus preparing what the cache lacks"
+            f"about {units.clock(total)}, plus preparing what the cache lacks; every round in an "
+            "order of its own"
         )
     )
+    each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
+    if each:
+        parts.append(Text(f"as an A/B: {outlook(each, AB_BUDGET_S, Rule())}"))
+    if policy.repeats < ENOUGH:
+        few = units.count(policy.repeats, "repeat")
+        parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))
+    if reason := undecidable(plan.suite, Cache(session.cache_dir)):
+        parts.append(Text(reason))
     least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)
     if least > policy.duration_s:
         parts.append(
@@ -70,6 +87,30 @@ def plan_tables(session: RunJob) -> Group:
             )
         )
     return Group(*parts)
+
+
+def everything() -> Group:
+    """Suites, backends, decoders and models, each as short as it can be said."""
+    short = _table("backends (gpubench list backends: with their options)", "name", "what it is",
+                   "here")  # fmt: skip
+    for name, backend, here in _registered(base):
+        short.add_row(name, Text(backend.summary if backend else ""), Text(here))
+    families: dict[str, list[str]] = {}
+    for name in networks.names():
+        family = (re.match(r"[a-z]+_?", name) or [name])[0]
+        families.setdefault(family, []).append(name.removeprefix(family))
+    words = [f"{f}{{{','.join(more)}}}" if len(more) > 1 else f"{f}{more[0]}"
+             for f, more in families.items()]  # fmt: skip
+    return Group(
+        *(part for made in (_titled("suites", suites()), short, _titled("decoders", decoders()))
+          for part in (made, Text())),
+        Text(f"models (gpubench list models: one a line)\n{'  '.join(words)}"),
+    )  # fmt: skip
+
+
+def _titled(title: str, table: Table) -> Table:
+    table.title = Text(title)
+    return table
 
 
 def backends() -> Table:

@@ -43,7 +43,7 @@ def cli() -> None:
 
     \b
     gpubench run quick            measure, print tables, write a report
-    gpubench tune resnet50        find the fastest configuration that is still right
+    gpubench tune resnet50        find the fastest configuration that is still accurate
     gpubench doctor               what this machine can run, and what is missing
     gpubench ab ci ...            two configurations or versions, interleaved: is one slower?
     gpubench compare OLD NEW      two stored runs, cell by cell
@@ -51,15 +51,17 @@ def cli() -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["backends", "decoders", "models", "suites"]))
-def list_(what: str) -> None:
-    """List the backends, decoders, models or suites that can be named.
+@click.argument(
+    "what", type=click.Choice(["backends", "decoders", "models", "suites"]), required=False
+)
+def list_(what: str | None) -> None:
+    """List what can be named: suites, backends, decoders and models, or one of these in full.
 
     Example: gpubench list backends
     """
     from gpubench.cli import listings
 
-    terminal.console().print(getattr(listings, what)())
+    terminal.console().print(getattr(listings, what or "everything")())
 
 
 @cli.command()
@@ -86,7 +88,11 @@ def doctor(as_json: bool) -> None:
 @click.argument("paths", nargs=-1, required=True)
 @options.format_option(FORMATS, help="Default: by -o's ending, else text.")
 @options.output_option("A file instead of stdout.")
-def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> None:
+@options.keys_option
+@click.option("--one-page", is_flag=True, help="Only the answers, on one sheet; HTML.")
+def report(
+    paths: tuple[str, ...], form: str | None, output: Path | None, keys: bool, one_page: bool
+) -> None:
     """Tables and charts from one or more runs; of an A/B its verdicts too.
 
     Of the directory of a search also what it recommends, and why.
@@ -95,13 +101,15 @@ def report(paths: tuple[str, ...], form: str | None, output: Path | None) -> Non
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
     from gpubench.records.reader import read_all, read_evidence
-    from gpubench.report import render
+    from gpubench.report import html, render
 
-    form = options.by_ending(form, output, FORMATS)
+    form = options.by_ending(form, output, FORMATS, "html" if one_page else "text")
+    if one_page and form != "html":
+        raise InputError(f"--one-page is a page of HTML, not of {form}")
     files = read_all(paths)
     searched = len(files) == 1 and files[0].header.search
     evidence = read_evidence(paths[0]) if searched else None
-    body = render(files, form, evidence)
+    body = html.render(files, one_page=True) if one_page else render(files, form, evidence, keys)
     if output is None:
         terminal.write(body + "\n", document=form != "text")
     else:

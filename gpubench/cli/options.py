@@ -78,7 +78,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--arguments", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
                      "help": "Of workload.arguments, such as depth=12; repeatable."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
-    ("--cell", {"multiple": True, "help": "Only the cell with this key (from a report)."}),
+    ("--cell", {"multiple": True, "help": "Only the cell with this key (gpubench plan --keys)."}),
 )  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Co
     return click.option("-f", "--format", "form", type=click.Choice(formats), **more)
 
 
+keys_option = click.option("--keys", is_flag=True, help="Keys of cells too, for --cell.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."

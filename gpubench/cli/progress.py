@@ -1,7 +1,9 @@
-"""What a person sees while a run goes on: on a terminal a live bar, elsewhere a line a record."""
+"""What a person sees while a run goes on: on a terminal a live bar, elsewhere a few lines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
 from typing import Self
 
 from rich.console import Console
@@ -10,21 +12,27 @@ from rich.text import Text
 
 from gpubench import units
 from gpubench.records.record import Record
+from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.agent import messages
 from gpubench.run.watcher import Watcher
 from gpubench.suite.types import Cell
 
+EVERY_S = 10.0
+"""Seconds between two lines of a log; as a run grows long, a tenth of what it has taken."""
 REFRESH_PER_SECOND = 2
 """Drawing costs CPU time on the machine that is being measured."""
 
 
 class Lines(Watcher):
-    """Not a terminal (a CI log): one line for each step and each record."""
+    """Not a terminal (a CI log): the steps once, then a line now and then, and what went wrong."""
 
-    def __init__(self, console: Console) -> None:
-        self._print = console.print
+    def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
+        self._print, self._clock = console.print, clock
+        self._began = self._due = clock()
         self._total = self._count = 0
-        self._leads = ""
+        self._words = self._left = self._leads = ""
+        self._said: set[str] = set()
+        self._pair: dict[str, tuple[str, str]] = {}
 
     def said(self, text: str) -> None:
         self._print(Text(text))
@@ -32,21 +40,45 @@ class Lines(Watcher):
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0
 
-    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
-        if self._total == 0:
+    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
+        self._words, self._left = words, left(remaining_s)
+        if self._total == 0 and (self._once(words) or (cell and self._now())):
             self._print(Text(f"{words}: {cell.label}" if cell else words))
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         if record.status == "ruled-out":
             return
         self._count += 1
-        count = f"[{self._count}/{self._total}] " if self._total > 0 else ""
-        self._print(Text(f"{count}{outcome(record)}"))
+        if record.status != "ok":
+            self._pair.clear()
+            if self._once(f"{record.cell.backend} {record.status} {record.kind} {record.reason}"):
+                self._print(Text(f"{arm} {outcome(record)}".strip()))
+            return
+        text = outcome(record)
+        if arm:
+            text = paired(self._pair, record, arm)
+        if text and (self._now() or self._count == self._total):
+            count = f"[{self._count}/{self._total}] " if self._total > 0 else ""
+            if arm:  # how many pairs there will be is not known; which one this is, is
+                count = f"{self._words}: "
+            self._print(Text(f"{count}{text}{self._left and f'; {self._left}'}"))
 
     def course(self, tried: str, leads: str) -> None:
         if leads != self._leads:
             self._print(Text(f"{leads}; {tried}"))
         self._leads = leads
+
+    def _once(self, words: str) -> bool:
+        first = words not in self._said
+        self._said.add(words)
+        return first
+
+    def _now(self) -> bool:
+        """Whether a line is due: `EVERY_S` after the last, or a tenth of the time until then."""
+        if (now := self._clock()) < self._due:
+            return False
+        self._due = now + max(EVERY_S, 0.1 * (now - self._began))
+        return True
 
 
 class Live(Watcher):
@@ -65,6 +97,8 @@ class Live(Watcher):
         self._bar: TaskID = self._progress.add_task("", total=None, count="", left="")
         self._total = self._count = 0
         self._leads = ""
+        self._pair: dict[str, tuple[str, str]] = {}
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -81,19 +115,24 @@ class Live(Watcher):
         self._progress.reset(self._bar, total=max(0, total) or None)
 
     def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:
-        left = f"about {units.clock(remaining_s)} left" if remaining_s else ""
         where = f"{cell.label}  {words}" if cell else words
-        self._progress.update(self._bar, description=where, left=left)
+        self._progress.update(self._bar, description=where, left=left(remaining_s))
 
     def step(self, cell: Cell, progress: messages.Progress) -> None:
         if progress.p50_ns:
             words = f"{cell.label}  p50 about {units.duration(progress.p50_ns)}"
             self._progress.update(self._bar, description=words)
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         self._count += 1
+        cause = f"{record.cell.backend} {record.status} {record.kind} {record.reason}"
         if record.status not in ("ok", "ruled-out"):
-            self._progress.console.print(Text(outcome(record)))
+            self._pair.clear()
+            if cause not in self._said:
+                self._said.add(cause)
+                self._progress.console.print(Text(f"{arm} {outcome(record)}".strip()))
+        elif arm and (both := paired(self._pair, record, arm)):
+            self._progress.update(self._bar, description=both)
         if self._total >= 0:
             count = f"{self._count}/{self._total}" if self._total else ""
             self._progress.update(self._bar, completed=self._count, count=count)
@@ -103,6 +142,27 @@ class Live(Watcher):
             self._progress.console.print(Text(leads))
         self._leads = leads
         self._progress.update(self._bar, count=tried)
+
+
+def left(remaining_s: float) -> str:
+    """'about 2 min left', or nothing where that is not known."""
+    return f"about {units.clock(remaining_s)} left" if remaining_s else ""
+
+
+def paired(halves: dict[str, tuple[str, str]], record: Record, arm: str) -> str:
+    """Both arms of a pair in one line, once the second is there; ``halves`` is kept until then.
+
+    'fp32 b1 x1 latency: baseline openvino p50 56.3 us, candidate onnxruntime p50 39.5 us'.
+    """
+    halves[arm] = record.cell.label, outcome(record).rpartition(": ")[2]
+    if len(halves) < len(ARMS):
+        return ""
+    both = [label.split() for label, _ in halves.values()]
+    shared = [word for word in both[0] if word in both[1]]
+    texts = [" ".join([arm, *(w for w in label.split() if w not in shared), value])
+             for arm, (label, value) in sorted(halves.items())]  # fmt: skip
+    halves.clear()
+    return f"{' '.join(shared)}: {', '.join(texts)}"
 
 
 def outcome(record: Record) -> str:

@@ -132,9 +132,10 @@ def _code(file: RecordFile, quiet: bool) -> int:
 @click.command()
 @options.suite_argument
 @options.selection
+@options.keys_option
 @options.cache_option
-def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
-    """Show what a run would do: cells, order, skips, estimated time. Runs nothing.
+def plan(suite: str, cache_dir: Path | None, keys: bool, **chosen: Any) -> None:
+    """Show what a run would do: cells, skips, estimated time. Runs nothing.
 
     Example: gpubench plan gpu --device cuda
     """
@@ -142,7 +143,7 @@ def plan(suite: str, cache_dir: Path | None, **chosen: Any) -> None:
     from gpubench.run import setup
 
     session = setup.session(suite, chosen, cache_dir)
-    terminal.console().print(plan_tables(session))
+    terminal.console().print(plan_tables(session, keys))
 
 
 COMMANDS = (run, plan)

@@ -39,7 +39,8 @@ OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "-
 @click.option("--max-memory", help="Peak of all replicas, such as 2GiB.")
 @click.option("--max-energy", help="Per image, such as 0.5J.")
 @click.option("--min-agreement", help="With the fp32 reference's answers, such as 0.98 or 98%.")
-@click.option("--min-accuracy", help="Top-1, such as 0.75 or 75%; needs images with labels.")
+@click.option("--min-accuracy",
+              help="Top-1, such as 0.75 or 75%, by its interval; needs labels.")  # fmt: skip
 @click.option("--max-accuracy-drop", type=float, metavar="POINTS",
               help="Top-1 below the fp32 reference's on the same images.")  # fmt: skip
 @click.option(
@@ -85,13 +86,13 @@ def tune(
     cache_dir: Path | None,
     **chosen: Any,
 ) -> None:
-    """Find the fastest configuration of MODEL on this machine that is still right.
+    """Find the fastest configuration of MODEL on this machine that is still accurate.
 
     Backends, precisions, batch sizes, replicas and runtime options are searched within the limits.
     What is found is compared with today's default in an interleaved A/B, and written to best.toml.
 
-    Exit codes: 0 a configuration is recommended; 1 none keeps the limits; 2 bad input; 130
-    interrupted.
+    Exit codes: 0 a configuration is recommended; 1 none is: nothing keeps the limits, whether it
+    does is undecided, or fewer than two backends were measured; 2 bad input; 130 interrupted.
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
@@ -118,7 +119,10 @@ def tune(
 
 
 def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
+    from gpubench.analysis.tune import result
+    from gpubench.records.reader import begun, read
     from gpubench.report import formatting
+    from gpubench.report.sections import recommendation
     from gpubench.run.tune import driver as searching
 
     screen = console(quiet)
@@ -131,6 +135,8 @@ def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
             outcome = searching.run(job, watcher)
     except KeyboardInterrupt:
         again = formatting.resume(job.header, job.out)
+        if begun(job.out):
+            screen.print(recommendation.tried(result.view(read(job.out))), highlight=False)
         words = f"interrupted; everything measured is kept. Go on with: {again}"
         screen.print(words, soft_wrap=True)
         return 130
@@ -168,14 +174,6 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet:
         screen.print(line, highlight=False)
     if quiet and not as_json and not outcome.best:
         escape.tell(f"error: {lines[0]}")
-    tried = {record.cell.key for record in file.records if record.status in ("ok", "failed")}
-    answered = {record.cell.key for record in file.records}  # it may be that a size cannot be done
-    today = set(job.search.baseline) - (answered - tried)
-    if lacking := today - tried:
-        screen.print(
-            f"of today's default {len(today) - len(lacking)} of {len(today)} batch sizes were "
-            "measured: a longer --budget measures all",
-        )
     if outcome.best:
         screen.print(f"configuration: {job.out / searching.BEST}", soft_wrap=True)
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)

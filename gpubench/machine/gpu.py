@@ -90,6 +90,8 @@ def asking(nvml: Any) -> Callable[..., Any]:
     return ask
 
 
+NO_GPU = "needs an NVIDIA GPU and its driver: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"
+"""The remedy for whatever computes on one."""
 _LOST = object()
 """Stands for a GPU that NVML gives no handle of, so that the others keep their numbers."""
 

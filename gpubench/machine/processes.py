@@ -21,6 +21,7 @@ PR_SET_PDEATHSIG = 1
 SCRATCH = "GPUBENCH_SCRATCH"
 """Environment variable with the run's temporary directory: all that an agent starts inherits it."""
 END_LIMIT_S = 2.0
+LOOK_S = 0.001
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -123,6 +124,34 @@ def cpu_ns(pids: Collection[int]) -> int:
         with suppress(OSError):
             total += time.clock_gettime_ns(~pid << 3 | 2)  # man 3 clock_getcpuclockid
     return total
+
+
+def await_idle(pids: Collection[int], limit_s: float) -> bool:
+    """Return when these use no CPU, or after ``limit_s``; whether they have come to rest.
+
+    One that others keep from its core uses none for a while, and yet would.
+    """
+    end, before = monotonic() + limit_s, cpu_ns(pids)
+    while pids:
+        time.sleep(LOOK_S)
+        now = cpu_ns(pids)
+        if now == before and not runnable(pids):
+            break
+        if monotonic() >= end:
+            return False
+        before = now
+    return True
+
+
+def runnable(pids: Collection[int]) -> bool:
+    """Whether a thread of these has a core, or waits for one."""
+    for pid in pids:
+        with suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(OSError):
+                    if (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                        return True
+    return False
 
 
 def delay_ns(pids: Collection[int]) -> int:

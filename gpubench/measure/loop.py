@@ -48,13 +48,16 @@ def sample(
     seconds: float = 0,
     at_least: int = 1,
     at_most: int = MOST,
+    wanted: int = 0,
+    patience_s: float = 0,
     block_s: float = 0,
     claim: Callable[[], bool] | None = None,
     clock: Clock = perf_counter_ns,
 ) -> Trace:
     """Time samples of ``iterations`` x ``enqueue()`` followed by one ``finish()``.
 
-    Goes on for ``seconds`` and for at least ``at_least`` samples, but never beyond ``at_most``.
+    Goes on for ``seconds`` and for at least ``at_least`` samples, but never beyond ``at_most``;
+    until ``wanted`` samples where these take no longer than ``patience_s`` in all.
     ``block_s``: where samples turn out to be twice as long as this, or half as long, by the mean of
     all so far, the next ones get as many iterations as fill it: some pictures are much larger.
     With ``claim``, instead, before each sample it is asked whether there is work for one.
@@ -68,7 +71,7 @@ def sample(
     block_ns = block_s * 1e9
     first, stop = clock(), JOB_DONE
     end = first
-    deadline = first + round(seconds * 1e9)
+    deadline, patience = (first + round(s * 1e9) for s in (seconds, patience_s))
     while claim is None or claim():
         begin = clock()
         between += begin - end
@@ -91,7 +94,7 @@ def sample(
         if count >= at_most:
             stop = "max samples"
             break
-        if end >= deadline and count >= at_least:
+        if end >= deadline and count >= at_least and (count >= wanted or end >= patience):
             stop = "time"
             break
     counts = counts if len({*counts}) > 1 else []
@@ -108,12 +111,10 @@ def timer_overhead(clock: Clock = perf_counter_ns, readings: int = 201) -> int:
 def quiet_collector() -> Iterator[None]:
     """No garbage collection while sampling: a collection inside a sample is not the backend's."""
     was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
+    gc.collect()  # what the fork server has imported is frozen, and stays so
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
         if was_enabled:
             gc.enable()

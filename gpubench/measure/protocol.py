@@ -1,4 +1,4 @@
-"""How one cell is measured: warm-up, sampling, steady state, and how many repeats are enough."""
+"""How one cell is measured: warm-up, sampling, steady state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import resource
 from collections.abc import Callable, Sequence
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LONGER, OF_TIMEOUT = 10, 0.25
 """A warm-up that has not settled goes on for so many times `Policy.warmup_s`, and until it has had
 this share of `Policy.timeout_s`, at most."""
+PATIENCE = 4
+"""Sampling goes on until it has `MIN_BLOCKS` samples, up to so many times `Policy.duration_s`."""
 BLANK = Samples(replica=0, device="", durations_ns=[])
 """A replica of which nothing is known."""
 
@@ -175,8 +177,11 @@ def measure(
     late_ns: int = 0,
     claim: Callable[[], bool] | None = None,
     cores: int = 0,
+    whole: bool = True,
 ) -> Samples:
     """Sample one turn: a repeat, or with ``claim`` a job until no unit of it is left.
+
+    Of several (not ``whole``) none waits for many samples, and none is cut: see `joined`.
 
     ``at_ns``: the clock at the common start; ``late_ns``: after it that this replica went on;
     ``cores``: that are its own, 0 where it shares them with other replicas. A
@@ -192,13 +197,15 @@ def measure(
         seconds=policy.duration_s,
         at_least=sampler.at_least,
         at_most=policy.max_samples,
+        wanted=MIN_BLOCKS if whole else 0,
+        patience_s=PATIENCE * policy.duration_s,
         block_s=sampler.block_s,
         claim=claim,
         clock=clock,
     )
     used = Used(*(b - a for a, b in zip(before, _used(others), strict=True)))
     cut, counts = 0, trace.counts
-    if claim is None:
+    if claim is None and whole:
         each = [d / n for d, n in zip(trace.durations, counts, strict=True)] if counts else []
         cut, flags = steady(each or trace.durations, policy.target_half_width)
         few = len(trace.durations) - cut < MIN_BLOCKS
@@ -223,6 +230,28 @@ def measure(
         switches=round(used.switches * kept),
         withheld_ns=round(used.withheld_ns(cores) * kept),
     )
+
+
+def of_turn(policy: Policy, turns: int) -> Policy:
+    """``policy`` for each of so many turns, which share the samples and the time."""
+    return replace(policy, duration_s=policy.duration_s / turns,
+                   max_samples=math.ceil(policy.max_samples / turns))  # fmt: skip
+
+
+def least_of_turn(cell: Cell, turns: int) -> int:
+    """Samples of each of so many turns, at least: of replicas some must be in the common window."""
+    side_by_side = cell.replicas > 1 and cell.scenario == "latency"
+    return max(MIN_SAMPLES if side_by_side else 1, math.ceil(MIN_BLOCKS / turns))
+
+
+def joined(turns: Sequence[Samples], tolerance: float) -> list[str]:
+    """Flags of what one replica measured in all its turns, as one series.
+
+    Nothing is cut from it: turns of two arms are balanced, so that what both go through cancels.
+    """
+    each = [ns for turn in turns for ns in turn.batch_ns]
+    flags = steady(each, tolerance)[1]
+    return [*flags, "FEW-SAMPLES"] if len(each) < MIN_BLOCKS else flags
 
 
 class Used(NamedTuple):
@@ -283,20 +312,3 @@ def _block(
     took = max(1, sample(enqueue, finish, iterations=tried, clock=clock).durations[0])
     fits = block_ns <= took <= 2 * block_ns
     return tried if fits else math.ceil(tried * 1.1 * block_ns / took), max(1, took // tried)
-
-
-def repeats_needed(values: Sequence[float], target: float) -> int:
-    """Repeats for a 95 % interval of relative half-width ``target``, from a pilot's ``values``.
-
-    Stein's two-stage rule on logarithms (Stein, "A two-sample test for a linear hypothesis whose
-    power is independent of the variance", Annals of Mathematical Statistics 16, 1945): the sd is
-    the pilot's, with the pilot's degrees of freedom, so the interval keeps its level.
-    """
-    pilot = len(values)
-    if pilot < 2 or min(values) <= 0:
-        return pilot
-    from scipy.special import stdtrit
-
-    sd = stdev(math.log(value) for value in values)
-    quantile = float(stdtrit(pilot - 1, 0.975))
-    return max(pilot, math.ceil((quantile * sd / math.log1p(target)) ** 2))

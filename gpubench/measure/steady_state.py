@@ -10,12 +10,15 @@ from statistics import fmean, median, stdev
 
 from gpubench.suite.types import MIN_BLOCKS
 
-MOVE = 5
-"""A level drifts when it moves by so many typical steps from group to group."""
+MOVE, OF_FEW = 5, 6
+"""A level drifts when it moves by so many typical steps from group to group; of fewer samples than
+`ENOUGH`."""
 LINE, CURVE = (-7, -5, -3, -1, 1, 3, 5, 7), (7, 1, -3, -5, -5, -3, 1, 7)
 """Orthogonal polynomials on eight points (Fisher & Yates, Statistical Tables), squares' sum 168."""
 SPREAD = 2.3
 """A spread that changes from half to half by so many standard errors (and by the tolerance)."""
+LEFT = 0.7
+"""A warm-up loses more than the rest of this from the first half of it to the second."""
 ENOUGH = 30
 """With fewer samples neither a bend nor a change of the spread can be told from chance."""
 
@@ -42,8 +45,9 @@ def steady(durations: Sequence[float], tolerance: float) -> tuple[int, list[str]
     simulation output", Simulation 69(6), 1997; medians in place of its means, so that one spike is
     not taken for the end of a warm-up. Two parts differ when their means do by more than
     ``tolerance`` (relative) and by four standard errors. A cut beyond the middle is never made: if
-    what lies before and after it differs, NO-STEADY-STATE is flagged, else it was noise (MSER alone
-    would cut there in 7 % of steady traces of 200 samples). DRIFT: see `_drifts`.
+    what lies before and after it differs, NO-STEADY-STATE is flagged, else it was noise. What is
+    cut is a warm-up, see `_warms`: a start that was faster, or another level, is part of what was
+    measured, and shows as DRIFT, see `_drifts`.
     """
     if len(durations) < MIN_BLOCKS:
         return 0, []
@@ -54,7 +58,26 @@ def steady(durations: Sequence[float], tolerance: float) -> tuple[int, list[str]
         if _differ(groups[:best], groups[best:], tolerance * fmean(groups[best:]), 4):
             return 0, ["NO-STEADY-STATE"]
         best = 0
-    return best * width, ["DRIFT"] if _drifts(durations[best * width :], tolerance) else []
+    cut = best * width if best and _warms(groups[:best], groups[best:], tolerance) else 0
+    return cut, ["DRIFT"] if _drifts(durations[cut:], tolerance) else []
+
+
+def _warms(start: Sequence[float], rest: Sequence[float], tolerance: float) -> bool:
+    """Whether ``start`` is what a warm-up has left: slower than ``rest``, and ever less so.
+
+    Slower by more than ``tolerance`` and than what noise explains (else noise would be cut, and
+    always such as is slow). A start that stays where it is, and then ends, is no warm-up: something
+    else changed.
+    """
+    level, noise = fmean(rest), stdev(rest)
+    above = [x - level for x in start]
+    least = max(tolerance * level, 3 * noise * math.sqrt(1 / len(start) + 1 / len(rest)))
+    if fmean(above) <= least:
+        return False
+    drops = [x - y for x, y in pairwise([*above, 0.0])]
+    end = drops.index(max(drops)) + 1
+    half = end // 2
+    return not half or fmean(above[end - half : end]) < LEFT * fmean(above[:half])
 
 
 def _groups(durations: Sequence[float], width: int) -> list[float]:
@@ -81,7 +104,7 @@ def _drifts(durations: Sequence[float], tolerance: float) -> bool:
     if n >= ENOUGH:
         moved = max(moved, _bent(_pieces(durations, 8)))
     level = median(durations)
-    if moved > tolerance * level and moved > MOVE * step:
+    if moved > tolerance * level and moved > (MOVE if n >= ENOUGH else OF_FEW) * step:
         return True
     if n < ENOUGH:
         return False

@@ -62,14 +62,13 @@ class Result:
 
     def percentile_ms(self, q: float) -> float:
         """Time per batch, percentile ``q`` (0.99) over all samples; fails where n is too small."""
-        from gpubench.analysis import stats
 
         __tracebackhide__ = True
         if not 0 < q < 1:
             raise ValueError(
                 f"percentile_ms({q!r}): expected a share between 0 and 1, such as 0.99"
             )
-        return self._number(self._latency(stats.percentile(self._summary.samples_ns, q))) / 1e6
+        return self._number(self._latency(self._summary.percentile(q))) / 1e6
 
     @property
     def images_per_s(self) -> float:
@@ -78,7 +77,8 @@ class Result:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95 % interval of the scenario's metric, relative; None with one repeat."""
+        """Half of the 95 % interval of the scenario's metric, relative; None with one repeat, inf
+        where repeats differ so much that no interval is shown."""
         self._number(self._value)
         return self._value.relative_half_width
 

@@ -193,7 +193,7 @@ class Watch(Watcher):
         self._terminal.ensure_newline()
         self._terminal.write_line(f"gpubench {self._name}: {words}{left}")
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:  # noqa: ARG002
         if record.status != "failed":
             return
         self._failed.add(record.cell.key)

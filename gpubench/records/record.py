@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from statistics import geometric_mean, median
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,7 +19,7 @@ from gpubench.records import samples
 from gpubench.records.parity import Parity, PipelineCheck, over_replicas, worst_pipeline
 from gpubench.records.samples import Count, Ns, Samples
 from gpubench.suite.goal import Search
-from gpubench.suite.types import MIN_BLOCKS, Cell, Natural, Rule, Suite
+from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Natural, Rule, Suite
 
 SCHEMA = 6
 """Of the files that are written, and the only one that is read."""
@@ -46,13 +46,21 @@ FAILURES = {
 WRONG = ("parity", "accuracy")
 """Kinds of failure by answers alone: what was timed is shown, but never ranked."""
 
+WIDE_INTERVAL = 0.25
+"""Relative half-width of an interval from which its row is marked."""
+
 FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
-    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat: lengthen policy.duration_s",
+    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat, whose noise is most of the "
+    f"interval, or fewer than {MIN_SAMPLES}: lengthen policy.duration_s",
+    "WIDE-INTERVAL": f"the 95 % interval reaches more than {100 * WIDE_INTERVAL:g} % to either "
+    "side: this row tells large differences only; measure more repeats, or a calmer machine",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
-    "BUSY-WHILE-IDLE": "this arm's process used CPU time while its rival was being measured",
+    "BUSY-WHILE-IDLE": "this arm's threads ran while its rival was being measured, for more than "
+    "1 % of the time of the cores in use; they spin: of onnxruntime `spinning = false` ends that, "
+    "of torch OMP_WAIT_POLICY=passive",
     "INSTRUMENTED": "Python was traced, profiled or in a debug mode (facts name it): slower",
     "RECOMPILED": "a recompilation happened while sampling",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
@@ -65,9 +73,10 @@ FLAGS = {
     "CO-TENANT": "another process used the GPU",
     "NODES-DIFFER": "the machines it ran on differ in driver, clocks or library versions",
     "NO-PARITY": "no reference for this workload: answers were not checked",
-    "SPEED-ONLY": "random weights or synthetic images: parity says little about right answers",
+    "SPEED-ONLY": "random weights or synthetic images: parity says little about accuracy",
 }
-"""Validity flags: everything a reader must know before believing a number."""
+"""Validity flags: everything a reader must know before believing a number. A record has those of
+its repeat, a row those that stand against the row: `gpubench.analysis.summary.Summary.flags`."""
 
 ENERGY_S = 5.0
 """Counters move in steps, and power is a mean over up to a second: shorter windows say little."""
@@ -117,11 +126,12 @@ class Record(Struct, frozen=True, kw_only=True):
     remedy: str = ""
     replicas: list[Samples] = []
     again: list[Samples] = []
-    """Interleaved A/B, both arms resident: the process' second turn, in the order of replicas."""
+    """Interleaved A/B, both arms resident: the process' further turns one after the other, each in
+    the order of replicas."""
     stage: Stage = ""
     """Interleaved A/B: which question this pair (``repeat``) was measured for."""
     order: str = ""
-    """Interleaved A/B: the pair's order of turns, 'ABBA', 'BAAB', 'AB' or 'BA' (A: baseline)."""
+    """Interleaved A/B: the pair's order of turns, such as 'ABBABAAB', or 'AB' (A: baseline)."""
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
@@ -148,7 +158,8 @@ class Record(Struct, frozen=True, kw_only=True):
     @property
     def visits(self) -> list[list[Samples]]:
         """Samples per replica, once for each time that the process had its turn."""
-        return [each for each in (self.replicas, self.again) if each]
+        every, n = [*self.replicas, *self.again], max(1, len(self.replicas))
+        return [every[at : at + n] for at in range(0, len(every), n)]
 
     def replica_rates(self) -> list[float]:
         """Images/s of each replica inside the common window (of all visits); [] without one."""
@@ -166,9 +177,9 @@ class Record(Struct, frozen=True, kw_only=True):
         return sum(rates) if rates else None
 
     def median_ns(self) -> float | None:
-        """Median ns per batch; over visits the mean of logs."""
-        medians = [median(found) for v in self.visits if (found := samples.latencies_ns(v))]
-        return (geometric_mean(medians) if medians[1:] else medians[0]) if medians else None
+        """Median ns per batch, of all visits together."""
+        found = [ns for visit in self.visits for ns in samples.latencies_ns(visit)]
+        return median(found) if found else None
 
     def joules_per_image(self, *, above_idle: bool = False) -> float | None:
         """Energy in the common window (of all visits) / images completed there; None where none
@@ -206,11 +217,13 @@ class Record(Struct, frozen=True, kw_only=True):
 def merged(records: Sequence[Record]) -> Record:
     """What workers, or nodes, measured of one task, as one; what is not summed is the first's."""
     parities = [record.parity for record in records if record.parity is not None]
+    turns = zip(*(record.visits for record in records), strict=True)
+    first, *later = ([x for own in turn for x in own] for turn in turns)
     pinned = [cores for record in records for cores in record.facts["pinned"]]
     return replace(
         records[0],
-        replicas=[visit for record in records for visit in record.replicas],
-        again=[visit for record in records for visit in record.again],
+        replicas=first,
+        again=[x for turn in later for x in turn],
         parity=over_replicas(parities) if parities else None,
         pipeline=worst_pipeline(record.pipeline for record in records),
         facts=records[0].facts | {"pinned": pinned},

@@ -84,8 +84,8 @@ def header(found: Header) -> None:
 
 def record(found: Record) -> None:
     """The same; called for every record that is read."""
-    for turn in (found.replicas, found.again):
-        if turn and len(turn) != found.cell.replicas:
+    for turn in found.visits:
+        if len(turn) != found.cell.replicas:
             many = found.cell.replicas
             raise ValueError(f"samples of {len(turn)} replicas, but the cell has {many}")
         if len({(s.node, s.replica) for s in turn}) != len(turn):

@@ -18,10 +18,12 @@ def render(
     files: Sequence[RecordFile],
     format: str,  # noqa: A002 (the command's word)
     evidence: Evidence | None = None,
+    keys: bool = False,
 ) -> str:
     """The whole report of one or several runs in one of `FORMATS`.
 
-    ``evidence``: of a search that is reported alone, the A/B of what it recommends.
+    ``evidence``: of a search that is reported alone, the A/B of what it recommends. ``keys``: text
+    shows the keys of cells too, as all other formats always do.
 
     Raises InputError for another format and for an empty list of files.
     """
@@ -31,4 +33,5 @@ def render(
         raise InputError("nothing to report: no record file was given")
     made: Callable[..., str] = import_module(f"{__name__}.{_MODULES[format]}").render
     searched = len(files) == 1 and files[0].header.search is not None and format != "csv"
-    return made(files, evidence) if searched else made(files)
+    more = {"keys": True} if keys and format == "text" else {}
+    return made(files, evidence, **more) if searched else made(files, **more)

@@ -95,7 +95,7 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
     if s.timed and s.cell.scenario == "latency":
         yield "latency p50", "ns", s.p50
         for name, q in summary.QUANTILES.items():
-            yield f"latency {name}", "ns", stats.percentile(s.samples_ns, q)
+            yield f"latency {name}", "ns", s.percentile(q)
     if s.rates:
         yield "throughput", "images/s", s.throughput
     if base is not None and base is not s:

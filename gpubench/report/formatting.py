@@ -22,6 +22,7 @@ from gpubench.analysis.summary import WIDE, Summary, flags_of
 from gpubench.analysis.tables.table import Column, Part
 from gpubench.escape import line as line  # every table's text goes through it
 from gpubench.records.record import FAILURES, FLAGS, Header, RecordFile
+from gpubench.suite.types import Cell
 
 NOTHING = "–"
 
@@ -54,10 +55,13 @@ class Shown(Struct, frozen=True):
     """The interval, or why there is none."""
 
 
-def show(value: Any, unit: str) -> Shown:
-    """Any value that `Table.rows` may hold; ``unit``: one that a `Column` may have."""
+def show(value: Any, unit: str, like: float | None = None) -> Shown:
+    """Any value that `Table.rows` may hold; ``unit``: one that a `Column` may have.
+
+    ``like``: in the unit that this value would have (ms for all of a row).
+    """
     if isinstance(value, Estimate):
-        return _estimate(value, unit)
+        return _estimate(value, unit, like)
     if isinstance(value, Part):
         return Shown(show(value.value, unit).main, units.percent(value.share, 0))
     if isinstance(value, list):
@@ -67,20 +71,23 @@ def show(value: Any, unit: str) -> Shown:
     if isinstance(value, float) and not unit:
         return Shown(f"{value:.2g}")
     if isinstance(value, float) or unit in (*_SCALE, *_STEPS):
-        return _estimate(Estimate(value=value), unit)
+        return _estimate(Estimate(value=value), unit, like)
     return Shown(str(value))
 
 
-def _estimate(e: Estimate, unit: str) -> Shown:
+def _estimate(e: Estimate, unit: str, like: float | None = None) -> Shown:
     if e.value is None:
         short = e.why.partition(":")[0]
         return Shown(NOTHING, short)
-    factor, suffix = _scale(e.value, unit)
-    half = e.relative_half_width
+    factor, suffix = _scale(like or e.value, unit)
+    half = 1.0 if e.span else e.relative_half_width
     value = e.value * factor
     decimals = units.digits_for(half) - 1
     decimals -= math.floor(math.log10(abs(value))) if value else 0
     main = _fixed(value, decimals) + suffix
+    if e.span:
+        ends = " to ".join(_fixed(end * factor, decimals) for end in e.span)
+        return Shown(main, f"{e.why}: repeats {ends}")
     if e.low is None or e.high is None:
         return Shown(main, e.why.partition(":")[0])
     bounds = f"[{_fixed(e.low * factor, decimals)}, {_fixed(e.high * factor, decimals)}]"
@@ -106,13 +113,18 @@ SINGLE = repeats(1)
 def compact(value: Any, unit: str, *, single: bool = False) -> str:
     """One short piece: '11.06 ms ±1.1%', or '11.06 ms (1 repeat)' where there is no interval.
 
-    ``single``: leave '(1 repeat)' out, because a note says it of all.
+    '6.63 to 10.68 ms' are the repeats, where they are too far apart for one. ``single``: leave
+    '(1 repeat)' out, because a note says it of all.
     """
     shown = show(value, unit)
+    if isinstance(value, Estimate) and value.span and value.value:
+        factor, suffix = _scale(value.value, unit)
+        low, high = (units.significant(end * factor, 3) for end in value.span)
+        return f"{low} to {high}{suffix}"
     half = value.relative_half_width if isinstance(value, Estimate) else None
     if half is not None and unit.startswith("share"):  # near 0 and 1 it is lopsided
         return full(value, unit)
-    if half is None:
+    if half is None or math.isinf(half):
         if shown.main == NOTHING or shown.aside == "baseline":
             return shown.aside or NOTHING
         hidden = not shown.aside or (single and shown.aside == SINGLE)
@@ -125,7 +137,8 @@ def full(value: Any, unit: str) -> str:
     shown = show(value, unit)
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
-    return f"{shown.main} {shown.aside}".strip()
+    aside = f"({shown.aside})" if isinstance(value, Estimate) and value.span else shown.aside
+    return f"{shown.main} {aside}".strip()
 
 
 def flagged(*summaries: Summary, before: str = "; ") -> str:
@@ -160,22 +173,33 @@ def command(header: Header, key: str = "KEY") -> str:
     return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
 
 
+def decide(header: Header, best: Cell, rival: str) -> str:
+    """The A/B that tells the run's best cell from the backend ``rival``, at the same batch size."""
+    drop = ("-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
+            "--replicas", "--repeats", "--nnodes", "--node-rank", "--rdzv-endpoint",
+            "--join-timeout", "--node-timeout", "--secret-file")  # fmt: skip
+    only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
+    arms = ["--baseline", f"backend={rival}", "--candidate", f"backend={best.backend}"]
+    return _again(header, drop, *only, *arms, verb="ab")
+
+
 def resume(header: Header, out: str | Path) -> str:
     """The command that goes on with this run, whose results are in ``out``."""
     return _again(header, ("-o", "--output", "--resume"), "--resume", "-o", str(out))
 
 
-def _again(header: Header, drop: Sequence[str], *extra: str) -> str:
-    if header.command[:1] == ["pytest"]:
-        return shlex.join(header.command)
-    verb = "ab" if header.pairing else "tune" if header.search else "run"
+def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> str:
+    """``verb``: another one than the run's own."""
     words = header.command
-    words = words[words.index(verb) + 1 :] if verb in words else [header.suite.name]
+    if words[:1] == ["pytest"] and not verb:
+        return shlex.join(words)
+    own = "ab" if header.pairing else "tune" if header.search else "run"
+    words = words[words.index(own) + 1 :] if own in words else [header.suite.name]
     kept: dict[bool, list[str]] = {False: [], True: []}
     for name, group in _options(words):
         if name not in drop:
             kept[name == "--"] += group
-    return shlex.join(["gpubench", verb, *kept[False], *extra, *kept[True]])
+    return shlex.join(["gpubench", verb or own, *kept[False], *extra, *kept[True]])
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

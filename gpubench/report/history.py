@@ -6,6 +6,7 @@ slower in every row.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -24,8 +25,13 @@ FORMAT = 1
 OPEN, CHANGED = 12, 40
 """Of so many cells (with a change: so many) the charts are drawn at once, of others on demand."""
 
-LATEST = 20
-"""Runs of each cell on the terminal, where the headline would else be out of sight."""
+MOST = 3
+"""Of the cells that drift, or have two states, so many are named in the headline."""
+LATEST = 40
+"""Runs of each cell in its course."""
+BARS = "▁▂▃▄▅▆▇█"
+LEAST_SPAN = 0.1
+"""Of the costs (logs) that fill the height of a course: noise must not look like a change."""
 
 _EFFECT = Column("effect", "", "lower", "change of the time for a batch or an image; + is slower")
 
@@ -53,22 +59,42 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     runs = len({p.run for t in trends for p in t.points})
     many = f"{count(len(trends), 'cell')} over {count(runs, 'run')}"
     changed = [len(t.changes) for t in trends if t.changes]
-    margin = f"\u00b1{100 * rule.delta:g} %"
-    lines = [f"No change of more than {margin} is shown in {many}."]
+    seen = [t.detectable for t in trends if t.detectable is not None]
+    lines = [f"No change is shown in {many}."]
     if changed:
-        n = count(sum(changed), "change")
-        lines = [f"{n} of more than {margin} in {len(changed)} of {many}."]
+        lines = [f"{count(sum(changed), 'change')} in {len(changed)} of {many}."]
+    if seen:
+        lines.append(f"Lasting changes of {percent(min(seen))} or more would be seen "
+                     f"({percent(max(seen))} in the noisiest cell).")  # fmt: skip
+    moved = [f"{name}: {said}." for name, t in zip(names(trends), trends, strict=True)
+             for said in gradual(t)]  # fmt: skip
+    lines += moved[:MOST]
+    lines += [f"{len(moved) - MOST} more cells drift or have two states."] if moved[MOST:] else []
     worst = trends[0]
     if worst.behind > rule.delta:
-        since = next(c for c in reversed(worst.changes) if c.slower)
+        said = next((f"; {_said(worst, c)}" for c in reversed(worst.changes) if c.slower), "")
         lines.append(f"Furthest behind its best level, by {percent(worst.behind)}: "
-                     f"{names(trends)[0]}; {_said(worst, since)}.")  # fmt: skip
-    least = 2 * SHORTEST
-    short = sum(sum(p.used for p in t.points) < least for t in trends)
+                     f"{names(trends)[0]}{said}.")  # fmt: skip
+    runs_needed = 2 * SHORTEST
+    short = sum(sum(p.used for p in t.points) < runs_needed for t in trends)
     if short:
         lines.append(f"Too few runs to look for changes in {short} of {len(trends)} cells: "
-                     f"{least} are needed, {SHORTEST} on either side.")  # fmt: skip
+                     f"{runs_needed} are needed, {SHORTEST} on either side.")  # fmt: skip
     return lines
+
+
+def gradual(t: Trend) -> list[str]:
+    """What it did besides changes: 'drifts by +5.0 % [+4.7, +5.3] over 40 runs, up to run-70'."""
+    said = [
+        f"drifts by {shares(*log_cost(d.ratio.value or 1.0, d.ratio.low, d.ratio.high, t.latency))}"
+        f" over {count(d.last - d.first, 'run')}, up to {t.points[d.last].run}"
+        for d in t.drifts
+    ]
+    if two := t.states:
+        levels = " and ".join(formatting.full(v, t.unit)
+                              for v in (two.fast, two.slow))  # fmt: skip
+        said.append(f"goes to and fro between {levels}, {count(two.switches, 'time')}")
+    return said
 
 
 def names(trends: Sequence[Trend]) -> list[str]:
@@ -83,35 +109,65 @@ def names(trends: Sequence[Trend]) -> list[str]:
     return [n if alike[n] == 1 else f"{n} | {t.key}" for n, t in zip(found, trends, strict=True)]
 
 
-def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> list[Table]:
-    """Changes (where there are any) and runs: a row per run and cell, worst cell first.
+def course(t: Trend) -> str:
+    """The cost of its last runs as bars, higher is slower: '▂▂▁▂|▇▇▇'; '|': the level changed."""
+    cost = {i: math.log(p.value.value) * (1 if t.latency else -1)
+            for i, p in enumerate(t.points) if p.value.value}  # fmt: skip
+    last = range(len(t.points))[-LATEST:]
+    known = [cost[i] for i in last if i in cost]
+    if not known:
+        return ""
+    low, span = min(known), max(LEAST_SPAN, max(known) - min(known))
+    bars = [BARS[round((len(BARS) - 1) * (cost[i] - low) / span)] if i in cost else " "
+            for i in last]  # fmt: skip
+    at = {c.at for c in t.changes}
+    return "".join("|" * (i in at) + bar for i, bar in zip(last, bars, strict=True))
 
-    ``latest``: of each cell the last runs only, so many.
-    """
+
+def cells(trends: Sequence[Trend]) -> Table:
+    """A row per cell, worst first: what became of it at one glance."""
+    rows = [
+        [name, len(t.points), course(t), formatting.full(t.points[-1].value, t.unit),
+         _against(t, t.points[-1]),
+         formatting.NOTHING if t.detectable is None else percent(t.detectable),
+         list(dict.fromkeys(flag for p in t.points[-LATEST:] for flag in p.flags))]
+        for name, t in zip(names(trends), trends, strict=True)
+    ]  # fmt: skip
+    columns = (Column("cell"), Column("runs", "count"), Column("course"), Column("latest"),
+               Column("against best"), Column("detects"), Column("flags", "flags"))  # fmt: skip
+    note = (f"course: the cost of the last {LATEST} runs, higher is slower, | where the level "
+            "changed; detects: the lasting change that would be seen. Every run: -f html, md or "
+            "json.")  # fmt: skip
+    return Table("Cells", columns, rows, [note])
+
+
+def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
+    """Changes (where there are any) and runs: a row per run and cell, worst cell first."""
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
         [_side(c), name, _effect(t, c), formatting.full(c.before, t.unit),
-         formatting.full(c.after, t.unit), _when(p), p.run, _commit(p), f"{c.p:.2g}"]
+         formatting.full(c.after, t.unit), _when(p), p.run, _commit(p),
+         " and ".join(t.points[i].run for i in c.between), f"{c.p:.2g}"]
         for name, t in pairs for c in t.changes for p in [t.points[c.at]]
     ]  # fmt: skip
     made = Table(
         "Changes",
         (Column("what"), Column("cell"), _EFFECT, Column("before"), Column("after"),
          Column("since", help="start of the first run at the new level"), Column("run"),
-         Column("commit"), Column("p", help="corrected for every place and cell looked at")),
+         Column("commit"), Column("between", help="runs that it came between, with 95 %"),
+         Column("p", help="corrected for every place and cell looked at")),
         changes,
         [f"A change is larger than {100 * rule.delta:g} % and lasts for {SHORTEST} runs or more; "
          f"the chance of any false one in this list is meant to be {100 * rule.alpha:g} %. "
-         "It came between the run named and the one before it."],
+         "The run named is the likeliest one."],
     )  # fmt: skip
     rows = [
         [name, _when(p), p.run, _commit(p), formatting.full(p.value, t.unit),
          _against(t, p), marks.get(i, ""), p.flags]
         for name, t in pairs
         for marks in [{c.at: _side(c) for c in t.changes}]
-        for i, p in enumerate(t.points) if latest is None or i >= len(t.points) - latest
+        for i, p in enumerate(t.points)
     ]  # fmt: skip
-    earlier = sum(len(t.points) for t in trends) - len(rows)
     runs = Table(
         "Runs",
         (*map(Column, ("cell", "started", "run", "commit")),
@@ -120,8 +176,7 @@ def tables(trends: Sequence[Trend], rule: Rule, latest: int | None = None) -> li
                 "cost against that of the cell's best level; + is slower"),
          Column("change", help="the level changed with this run"), Column("flags", "flags")),
         rows,
-        [f"Of each cell the last {count(latest or 0, 'run')}, without {count(earlier, 'row')} of "
-         "earlier ones: -f html, md and json have all."] if earlier else [],
+        [],
     )  # fmt: skip
     return [table for table in (made, runs) if table.rows]
 
@@ -168,7 +223,8 @@ def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     console = terminal.plain()
     for line in headline(trends, rule):
         console.print(terminal.text(line))
-    for table in tables(trends, rule, LATEST):
+    changes = [table for table in tables(trends, rule) if table.title == "Changes"]
+    for table in [*changes, cells(trends)]:
         console.print()
         console.print(terminal.grid(table))
     for note in notes:
@@ -198,7 +254,7 @@ def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
 
     cells = [
         {"name": name, "index": i, "open": i < (CHANGED if t.changes else OPEN),
-         "n": len(t.points), "notes": [_said(t, c) for c in t.changes]}
+         "n": len(t.points), "notes": [*(_said(t, c) for c in t.changes), *gradual(t)]}
         for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
     ]  # fmt: skip
     return templating.fill(

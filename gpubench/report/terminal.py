@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import takewhile
 
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
+from rich.table import Table as Grid
 from rich.text import Text
 
 from gpubench import escape, units
@@ -24,18 +27,20 @@ from gpubench.analysis.summary import (
     Summary,
     baseline_of,
     flags_of,
+    pooling,
     problems,
     speedup,
     summarise,
 )
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.pipeline import STAGES, skipped
-from gpubench.analysis.tables.run import SCALING, of_cells
+from gpubench.analysis.tables.run import FAILED, SCALING, of_cells
 from gpubench.analysis.tables.table import AXES, Table
 from gpubench.analysis.tune.result import Evidence
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, terminal_tables
 from gpubench.report.sections import (
+    answers,
     compare,
     headline,
     pipeline,
@@ -43,6 +48,7 @@ from gpubench.report.sections import (
     scaling,
     wrong_answers,
 )
+from gpubench.report.terminal_tables import ANSWERS
 from gpubench.suite.types import Rule
 
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
@@ -53,16 +59,21 @@ NARROW = {
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 SHORTFALLS = 10
 """Lines on scaling, and on pipelines, at the end of a run, at most; the worst come first."""
+SAME = "In every row: "
+"""How the note of `gpubench.analysis.tables.table.with_axes` begins."""
+SKIPS = ("unavailable", "unsupported")
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
 STYLE = {"REGRESSED": "bold red", "MISSING": "red", "INCOMPARABLE": "yellow",
          "INCONCLUSIVE": "yellow", "IMPROVED": "green", "EQUIVALENT": "green"}  # fmt: skip
 
 
-def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str:
+def render(
+    files: Sequence[RecordFile], evidence: Evidence | None = None, *, keys: bool = False
+) -> str:
     """The whole report as plain text, as wide as the terminal (140 columns where there is none).
 
-    ``evidence``: of a search, the A/B of what it recommends.
+    ``evidence``: of a search, the A/B of what it recommends. ``keys``: of cells, for ``--cell``.
     """
     console = plain()
     summaries, view = compare.view(files)
@@ -75,7 +86,10 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         console.print(text(line))
     for made in of_cells(summaries, found):
         console.print()
-        console.print(_stages(made, summaries) if made.title == STAGES else grid(made))
+        if made.title == FAILED:
+            console.print(_problems(made, summaries, keys))
+        else:
+            console.print(_stages(made, summaries) if made.title == STAGES else grid(made, keys))
         if made.title == SCALING and (short := scaling.shown(found)):
             console.print(_shortfalls(short))
     for group in wrong_answers.groups(summaries):
@@ -86,7 +100,8 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         for line in formatting.nodes(file.header):
             console.print(text(line))
         console.print(text(f"Raw records: {file.path}"))
-        console.print(text(f"Run a cell again: {formatting.command(file.header)}"))
+        where = "" if keys else " (gpubench report --keys shows them)"
+        console.print(text(f"Run a cell again: {formatting.command(file.header)}{where}"))
         for note in file.notes:
             console.print(text(f"Note on {file.path}: {note}"))
     return printed(console)
@@ -133,10 +148,23 @@ def _differing(group: wrong_answers.Group) -> RenderableType:
     return Group(Text(), head, *_below(wrong_answers.lines(group)))
 
 
-def grid(table: Table) -> RenderableType:
+def _problems(table: Table, summaries: Sequence[Summary], keys: bool) -> RenderableType:
+    """What was skipped, by its cause; then what failed, a row for each cell."""
+    status = next(n for n, column in enumerate(table.columns) if column.name == "status")
+    left = [row for row in table.rows if row[status] not in (["unavailable"], ["unsupported"])]
+    skipped = _below(problem_lines(summaries, SKIPS))
+    head = [text(table.title, "bold"), *skipped] if skipped else []
+    return Group(*head, *([grid(replace(table, rows=left), keys)] if left else []))
+
+
+def grid(table: Table, keys: bool = False) -> RenderableType:
     """One table; ± is half the 95 % interval."""
     single = bool(table.rows) and all(any(_single(v) for v in row) for row in table.rows)
-    places = [n for n, column in enumerate(table.columns) if column.name not in LEFT_OUT]
+    shown = [(n, c) for n, c in enumerate(table.columns) if c.name not in LEFT_OUT]
+    alike = {n for n, c in shown if c.name in AXES and c.name != "backend"
+             and len(table.rows) > 1 and len({row[n] for row in table.rows}) == 1}  # fmt: skip
+    places = [n for n, c in shown if n not in alike and (keys or c.unit != "key")
+              and (c.unit != "flags" or any(row[n] for row in table.rows))]  # fmt: skip
     columns = [table.columns[n] for n in places]
     made = terminal_tables.Folding(
         title=table.title,
@@ -149,7 +177,12 @@ def grid(table: Table) -> RenderableType:
         whole=[c.unit == "key" or c.name in ("backend", "what") for c in columns],
         first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
     )  # fmt: skip
+    same = ", ".join(f"{table.columns[n].name} {table.rows[0][n]}" for n in sorted(alike))
     notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
+    if same and not any(note.startswith(SAME) for note in notes):
+        notes.append(f"{SAME}{formatting.line(same)}.")
+    elif same:
+        notes = [note.replace(SAME, f"{SAME}{formatting.line(same)}, ", 1) for note in notes]
     return Group(made, *(text(note, "dim") for note in notes))
 
 
@@ -162,33 +195,12 @@ def _marks(table: Table, row: list[object]) -> object:
 
 
 def summary(files: Sequence[RecordFile]) -> RenderableType:
-    """For the end of a run: a row per cell, then what was skipped or failed, then the headline."""
+    """For the end of a run: rows side by side with what they compete with, the fastest first; what
+    was skipped, failed or is doubtful; and the answer, where the eye is when a command has ended.
+    """
     summaries = summarise(files)
-    bases = baseline_of(summaries)
-    several = len(files) > 1
-    scenarios = {s.cell.scenario for s in summaries}
-    same = f" {summaries[0].cell.scenario}" if len(scenarios) == 1 else ""
     timed = [s for s in summaries if s.timed]
-    single = all(_single(s.throughput) or _single(s.p50) for s in timed)
-    short = partial(formatting.compact, single=single)
-    rows, styles = [], []
-    for s in timed:
-        label = f"{s.run} {s.cell.label}" if several else s.cell.label
-        p50 = short(s.p50, "ns") if s.cell.scenario == "latency" else formatting.NOTHING
-        rows.append({
-            "cell": formatting.line(label.replace(same, "", 1)), "p50": p50,
-            "images/s": short(s.throughput, "images/s"),
-            "speed-up": short(_speedup(s, bases), "x"),
-            terminal_tables.ANSWERS: _answers(s), "flags": formatting.line(", ".join(flags_of(s))),
-        })  # fmt: skip
-        styles.append("red" if not s.ranked else "yellow")
-    note = _NO_INTERVALS if single else "±: half the 95 % interval."
-    note += " agreement: top-1 with the reference; accuracy: with the labels."
-    top: list[RenderableType] = []
-    top += [terminal_tables.Cells(rows, styles), Text(note, style="dim")] if rows else []
-    top += [text(words, "dim") for words in accuracy.preprocessing(timed)]
-    told = headline.told(summaries)
-    told += _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
+    told = _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
     told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
     said = [
         *accuracy.doubts(s.parity for s in timed),
@@ -201,8 +213,126 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         text(line, "red" if ": failed" in line.partition(" (")[0] else "dim")
         for line in problem_lines(summaries)
     ]
-    return Group(*top, *problems, *map(text, told),
-                 *(text(words, "yellow") for words in said))  # fmt: skip
+    return Group(
+        *(_compared(files, timed) if timed else []),
+        *map(text, told),
+        *(text(words, "yellow") for words in said),
+        *problems,
+        Text(),
+        _answer(files, summaries),
+    )
+
+
+def _answer(files: Sequence[RecordFile], summaries: Sequence[Summary]) -> RenderableType:
+    """What a newcomer asks, and what to type next."""
+    won = answers.ordered(headline.winners(summaries))
+    found = answers.answers(files, summaries, won, {})
+    cells = ", ".join(f"{n} {name}" for name, n in headline.counts(summaries).items())
+    rows = [
+        ("fastest", [*found.fastest, *pipeline.headline(summaries)], "bold"),
+        ("accuracy", [found.right] if found.found or found.wrong else [], "red" * found.wrong),
+        ("trust", [" ".join(found.trust), f"{units.count(len(summaries), 'cell')}: {cells}."], ""),
+        ("next", [f"{found.command}  ({found.why})"], ""),
+    ]
+    made = Grid.grid(padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, lines, style in rows:
+        if lines:
+            made.add_row(text(name, "bold"), Group(*(text(line, style) for line in lines if line)))
+    return made
+
+
+def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[RenderableType]:
+    """Their table, below what all rows have in common."""
+    bases = baseline_of(timed)
+    axes = {id(s): _axes(s) for s in timed}
+    first = axes[id(timed[0])].items()
+    shared = dict(one for one in first if all(one in each.items() for each in axes.values()))
+    groups: dict[str, list[Summary]] = {}
+    for s in timed:
+        own = (words for axis, words in axes[id(s)].items() if axis not in shared)
+        groups.setdefault(", ".join(own), []).append(s)
+    beside = any(len(group) > 1 for group in groups.values())
+    checked = {id(s): _answers(s) for s in timed}
+    heads = Counter(words.partition(" [")[0] for words in checked.values())
+    (usual, _), *others = heads.most_common()
+    single = all(_single(s.throughput) or _single(s.p50) for s in timed)
+    short = partial(formatting.compact, single=single)
+    latencies = [s for s in timed if s.cell.scenario == "latency"]
+    flagged = any(map(flags_of, timed))
+    rows: list[dict[str, str] | str] = []
+    styles: list[str] = []
+    for name, group in groups.items():
+        if beside and name:
+            rows.append(name)
+            styles.append("bold")
+        for s in sorted(group, key=_cost):
+            options = [f"{k}={v}" for k, v in sorted(s.cell.options.items())]
+            words = [" ".join([s.cell.backend, *options]), *([] if beside or not name else [name])]
+            row = {"cell": formatting.line(", ".join(words))}
+            if latencies:
+                row["p50"] = short(s.p50, "ns") if s in latencies else formatting.NOTHING
+            row["images/s"] = short(s.throughput, "images/s")
+            if len(bases) > len({*map(id, bases.values())}):
+                row["speed-up"] = short(_speedup(s, bases), "x")
+            if others:
+                found = checked[id(s)]
+                row[ANSWERS] = "" if found.partition(" [")[0] == usual else found
+            if flagged:
+                row["flags"] = formatting.line(", ".join(flags_of(s)))
+            rows.append(row)
+            styles.append("red" if not s.ranked else "yellow")
+    note = _NO_INTERVALS if single else "±: half the 95 % interval"
+    note += "" if single else f"{_folded(rows)}. {pooling([s for s in timed if s.ranked])}"
+    if any(" to " in value for row in rows if isinstance(row, dict) for value in row.values()):
+        note += " a to b: the repeats, too far apart for an interval."
+    if others:
+        note += f" {ANSWERS} (top-1 with the reference's answers / with labels): {usual} where "
+        note += "nothing else is said."
+    told = [words for axis, words in shared.items() if axis != "run"]
+    head = f"{formatting.title(files)}: {', '.join(told)}; "
+    head += ", ".join(dict.fromkeys(formatting.machine(f.header) for f in files))
+    return [text(head), terminal_tables.Cells(rows, styles), text(note, "dim")]
+
+
+def _folded(rows: Sequence[dict[str, str] | str]) -> str:
+    """Take the ± out that most rows share, as rows whose noise was pooled do; which, in words."""
+    told = []
+    cells = [row for row in rows if isinstance(row, dict)]
+    for name in ("p50", "images/s", "speed-up"):
+        seen = Counter(row[name].partition(" ±")[2] for row in cells if "±" in row.get(name, ""))
+        share, many = next(iter(seen.most_common(1)), ("", 0))
+        if 2 * many > len(cells) and many > 1:
+            told.append(f"±{share} of {name}")
+            for row in cells:
+                row[name] = row[name].removesuffix(f" ±{share}")
+    return f"; where a row says none, {', '.join(told)}" if told else ""
+
+
+def _axes(s: Summary) -> dict[str, str]:
+    """In words what a cell and its baseline have in common."""
+    c = s.cell
+    words = {
+        "model": f"{c.model} ({c.weights})", "images": f"images {c.images}", "device": c.device,
+        "precision": c.precision, "scenario": c.scenario, "boundary": c.boundary,
+        "decoder": c.decoder if c.boundary == "pipeline" else "",
+        "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
+        "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
+        "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
+        "dispatch": c.dispatch if c.dispatch != "independent" else "",
+        "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
+        "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",
+    }  # fmt: skip
+    return {axis: word for axis, word in words.items() if word}
+
+
+def _cost(s: Summary) -> float:
+    """What orders a group: the fastest first, and last what has no rank."""
+    latency, value = s.cell.scenario == "latency", s.value.value
+    if not s.ranked or not value:
+        return math.inf
+    return value if latency else 1 / value
 
 
 def _most(lines: list[str]) -> list[str]:
@@ -226,12 +356,12 @@ def _answers(s: Summary) -> str:
     return units.percent(agree) + told
 
 
-def problem_lines(summaries: Sequence[Summary]) -> list[str]:
-    """Cells that share backend, status, reason and remedy are one line."""
+def problem_lines(summaries: Sequence[Summary], only: Collection[str] = ()) -> list[str]:
+    """Cells that share backend, status, reason and remedy are one line; ``only``: of statuses."""
     same = Counter(
         (p.summary.cell.backend, p.status, p.reason, p.remedy)
         for p in problems(summaries)
-        if p.status not in UNTRIED
+        if p.status not in UNTRIED and (not only or p.status in only)
     )
     return [
         f"{backend}: {status} ({units.count(n, 'cell')}): {reason}{remedy and f' -> {remedy}'}"

@@ -6,8 +6,6 @@ by its columns, which go on below, behind the ones that say which row it is.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from msgspec import Struct
 from rich import box
 from rich.cells import cell_len
@@ -16,11 +14,10 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-ANSWERS = "agreement / accuracy"
-"""The column of `Cells` that is said once where most rows share it."""
+ANSWERS = "match / accuracy"
+"""A column of `Cells` that may go below."""
 WORDS = 30
-"""Columns that a text takes at most, before it is broken; of flags in `Cells`: `FLAGS`."""
-FLAGS = 24
+"""Columns that a text takes at most, before it is broken."""
 _GAP = 3
 
 
@@ -80,53 +77,49 @@ class Folding(Struct, frozen=True, kw_only=True):
 
 
 class Cells(Struct, frozen=True):
-    """A row per cell. In a window too narrow for all columns, the words go below: no number breaks.
-
-    Of the answers, those that most cells share are then said once.
+    """A row per cell, below its group's name. In a window too narrow for all columns, the flags and
+    then the answers go below their row: no number breaks.
     """
 
-    rows: list[dict[str, str]]
+    rows: list[dict[str, str] | str]
+    """Of a cell, with equal keys; or the name of a group."""
     styles: list[str]
-    """Of the flags."""
+    """Of a group's name, or of a cell's flags."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = {n: max(cell_len(n), *(cell_len(r[n]) for r in self.rows)) for n in self.rows[0]}
-        flags = min(FLAGS, widths["flags"])
-        wide = sum(widths.values()) - widths["flags"] + flags + _GAP * len(widths)
-        yield from self._wide() if wide <= options.max_width else self._narrow(widths, options)
-
-    def _wide(self) -> RenderResult:
-        made = _grid()
-        for name in self.rows[0]:
-            left = name in ("cell", "flags")
-            made.add_column(name, justify="left" if left else "right", no_wrap=name != "flags")
+        cells = [row for row in self.rows if isinstance(row, dict)]
+        indent = "  " if len(cells) < len(self.rows) else ""
+        widths = {n: max(cell_len(n), *(cell_len(r[n]) for r in cells)) for n in cells[0]}
+        widths["cell"] += len(indent)
+        below = []
+        for name in ("flags", ANSWERS):
+            if name in widths and sum(w + 2 for w in widths.values()) > options.max_width:
+                below.append(name)
+                del widths[name]
+        others = sum(w + 2 for name, w in widths.items() if name != "cell")
+        widths["cell"] = max(20, min(widths["cell"], options.max_width - others - 2))
+        yield line(
+            {name: "" if name == "cell" else name for name in widths}, widths, "bold", "bold"
+        )
         for row, style in zip(self.rows, self.styles, strict=True):
-            *texts, flags = row.values()
-            made.add_row(*map(Text, texts), Text(flags, style=style))
-        yield made
-
-    def _narrow(self, widths: dict[str, int], options: ConsoleOptions) -> RenderResult:
-        said = [row[ANSWERS].partition(" [")[0] for row in self.rows]
-        usual, n = Counter(said).most_common(1)[0]
-        kept = {name: w for name, w in widths.items() if name not in (ANSWERS, "flags")}
-        others = sum(w + 2 for name, w in kept.items() if name != "cell")
-        kept["cell"] = max(20, min(widths["cell"], options.max_width - others - 2))
-        yield line({name: name for name in kept}, kept, "bold", "bold")
-        for row, style, answers in zip(self.rows, self.styles, said, strict=True):
-            yield line(row, kept, "", "")
-            notes = [f"{ANSWERS} {answers}"] if answers != usual else []
-            notes += [row["flags"]] if row["flags"] else []
+            if isinstance(row, str):
+                yield Text(row, style=style)
+                continue
+            yield line(row | {"cell": indent + row["cell"]}, widths, "", "", style)
+            notes = [f"{name} {row[name]}" if name == ANSWERS else row[name]
+                     for name in reversed(below) if row[name]]  # fmt: skip
             if notes:
-                yield Padding(Text("; ".join(notes), style=style), (0, 0, 0, 2))
-        where = "" if n == len(said) else ", where nothing else is said"
-        yield Text(f"{ANSWERS}: {usual}{where}.", style="dim")
+                yield Padding(Text("; ".join(notes), style=style), (0, 0, 0, len(indent) + 2))
 
 
-def line(row: dict[str, str], widths: dict[str, int], style: str, first: str) -> Grid:
+def line(
+    row: dict[str, str], widths: dict[str, int], style: str, first: str, flags: str = ""
+) -> Grid:
+    """``first``: style of a verdict; ``flags``: of flags."""
     made = Grid.grid(padding=(0, 2, 0, 0))
     for name, width in widths.items():
-        right = name not in ("verdict", "cell")
-        made.add_column(width=width, justify="right" if right else "left", overflow="fold")
-    texts = [Text(row[name], style=first if name == "verdict" else style) for name in widths]
-    made.add_row(*texts)
+        left = name in ("verdict", "cell", "flags")
+        made.add_column(width=width, justify="left" if left else "right", overflow="fold")
+    styles = {"verdict": first, "flags": flags}
+    made.add_row(*(Text(row[name], style=styles.get(name, style)) for name in widths))
     return made

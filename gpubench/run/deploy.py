@@ -12,7 +12,6 @@ from typing import NoReturn
 import msgspec
 
 from gpubench import __version__, escape
-from gpubench.analysis import stats
 from gpubench.analysis.summary import summarise
 from gpubench.errors import GpubenchError, InputError, RecordError, check_text
 from gpubench.pipeline.decoders import base as decoders
@@ -44,7 +43,7 @@ def one_cell(session: RunJob, suite: str) -> Cell:
         more = ", ..." if len(planned) > 3 else ""
         raise InputError(
             f"{suite}: {len(planned)} cells, and one is deployed: {keys}{more}; choose it with "
-            f"--cell KEY (gpubench plan {suite} lists the keys), or by --backend, --precision, "
+            f"--cell KEY (gpubench plan {suite} --keys lists them), or by --backend, --precision, "
             "--batch-size ..."
         )
     for skip in session.plan.skips:
@@ -208,7 +207,7 @@ def _figures(session: RunJob, suite: str, now: Record) -> Measured | None:
                 run_id=file.header.run_id,
                 repeats=len(s.timed),
                 p50_ns=s.p50.value if waits else None,
-                p99_ns=stats.percentile(s.samples_ns, 0.99).value if waits else None,
+                p99_ns=s.percentile(0.99).value if waits else None,
                 images_per_s=s.throughput.value,
             )
     return None

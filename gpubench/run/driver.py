@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
+from gpubench.analysis.stats import two_way
 from gpubench.backends.base import Backend
 from gpubench.errors import ChangedError, GpubenchError, InputError, RecordError
-from gpubench.measure.protocol import repeats_needed
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import WRONG, Header, Record, RecordFile
 from gpubench.records.writer import Writer
@@ -95,7 +95,8 @@ class _Walk:
         self._ended: set[str] = set()
         """Keys of cells that are not tried again."""
         self._needed: dict[str, int] = {}
-        """Cell key -> repeats that the second stage wants, once its pilot is whole."""
+        """Cell key -> repeats that the second stage wants, once all pilots are whole."""
+        self._gap = ("", 0)
         self.seen = Durations(job.cache_dir)
         self._held = Held()
         if job.resume:  # read only now: whoever wrote to the file before has ended
@@ -180,18 +181,31 @@ class _Walk:
     def _wanted(self, cell: Cell, repeat: int) -> bool:
         if cell.key in self._ended or (cell.key, repeat) in self._done:
             return False
-        return repeat < self._repeats(cell.key)
+        return repeat < self._policy.repeats or repeat < self._repeats(cell.key)
 
     def _repeats(self, key: str) -> int:
-        """As far as is known by now: the pilot's, then as many as its spread asks for."""
-        pilot = range(self._policy.repeats)
-        if self._policy.max_repeats == len(pilot) or key in self._needed:
-            return self._needed.get(key, len(pilot))
-        if any((key, repeat) not in self._done for repeat in pilot):
-            return len(pilot)
-        values = [value for repeat in pilot if (value := self._done[key, repeat])]
-        needed = repeats_needed(values, self._policy.target_half_width)
-        return self._needed.setdefault(key, needed)
+        """As far as is known by now: the pilot's, then as many as the spread of all asks for."""
+        pilot = self._policy.repeats
+        if self._policy.max_repeats > pilot and not self._needed and not self._missing():
+            alike: dict[str, dict[str, dict[int, float]]] = {}
+            for c in self._plan.cells:
+                values = {n: v for n in range(pilot) if (v := self._done.get((c.key, n)))}
+                alike.setdefault(c.scenario, {})[c.key] = values
+            for cells in alike.values():
+                fit = two_way(cells, pilot)
+                target = self._policy.target_half_width
+                self._needed |= {cell: fit.needed(cell, target) for cell in cells}
+        return max(pilot, self._needed.get(key, pilot))
+
+    def _missing(self) -> bool:
+        """Whether the pilot is not whole yet, of what is still tried. The last gap is looked at
+        first: there are many cells, and this is asked for each."""
+        gaps = ((c.key, n) for c in self._plan.cells for n in range(self._policy.repeats))
+        for key, repeat in chain([self._gap], gaps):
+            if key and key not in self._ended and (key, repeat) not in self._done:
+                self._gap = key, repeat
+                return True
+        return False
 
     def _record(self, record: Record) -> None:
         record = append(self._writer, record)

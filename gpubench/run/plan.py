@@ -15,12 +15,14 @@ import msgspec
 from msgspec import Struct
 
 from gpubench import units
+from gpubench.analysis import floors
 from gpubench.backends.base import Backend
 from gpubench.cache import Cache
 from gpubench.errors import CacheError
 from gpubench.run import availability, inventory
 from gpubench.run.availability import Lack
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy, Suite
+from gpubench.workload.data import datasets
 
 
 class Skip(Struct, frozen=True):
@@ -118,6 +120,17 @@ def _no_room(cell: Cell, cores: int, gpus: int) -> Lack | None:
             "use a machine with more cores, fewer --replicas, or a smaller axes.cores",
         )
     return None
+
+
+def undecidable(suite: Suite, cache: Cache) -> str:
+    """Why no cell could be shown to keep min_accuracy with the images that there are; '': it may.
+
+    Raises InputError for images that do not serve.
+    """
+    pool = math.inf
+    if suite.policy.min_accuracy is not None and datasets.is_path(suite.workload.images):
+        pool = len(datasets.find(suite.workload, cache, 0))
+    return floors.hopeless(suite.policy, pool)
 
 
 OPEN_AND_CHECK_S = 1.5

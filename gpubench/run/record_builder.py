@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from gpubench.analysis import floors
 from gpubench.machine import environment
 from gpubench.records.parity import Parity, PipelineCheck
 from gpubench.records.record import FAILURES, Header, Record
@@ -105,13 +106,15 @@ def _pipeline_words(path: PipelineCheck) -> str:
 
 
 def _floors(p: Parity) -> str:
-    """'top-1 accuracy 0.912 (73 of 80) is below min_accuracy 0.95'."""
+    """'top-1 accuracy 0.912 (73 of 80) is below min_accuracy 0.95'; what that is worth."""
     share, theirs = p.correct / p.labelled, p.reference_correct / p.labelled
     drop = 100 * (theirs - share)
     found = f"top-1 accuracy {share:.3f} ({p.correct} of {p.labelled})"
     reasons = []
     if p.min_accuracy is not None and share < p.min_accuracy:
-        reasons.append(f"is below min_accuracy {p.min_accuracy:g}")
+        floor = floors.of(p)
+        unsure = f" ({floor.text})" if floor and floor.state == "undecided" else ""
+        reasons.append(f"is below min_accuracy {p.min_accuracy:g}{unsure}")
     if p.max_accuracy_drop is not None and drop > p.max_accuracy_drop:
         reasons.append(
             f"is {drop:.2f} points below the reference's {theirs:.3f} on the same images "

@@ -215,7 +215,7 @@ def _interleaved(
         again = replace(job, out=out, seed=number, budget_s=budget_s)
         files = ab_driver.run(again, Silent(), agent, broken)
         rows = compare(*files)
-        if any(row.pairs >= ab_driver.LEAST for row in rows):
+        if any(row.pairs > 1 for row in rows):
             yield files
         elif not number:
             why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
@@ -242,7 +242,7 @@ def _cells(judged: list[list[Comparison]], pairs: list[Pair], rule: Rule) -> lis
             label=same[0].label, pairs=len(walls.get(key, ())), pair_sd=sd,
             pair_s=fmean(walls.get(key) or [0.0]),
             smallest_detectable=None if sd is None else sequential_test.smallest_detectable(
-                sd, rule.most, 1, rule),
+                sd, rule.looks[-1], 1, rule),
             verdicts=dict(Counter(r.verdict for r in same)),
             undecided=dict(Counter(r.code for r in same if r.verdict != "EQUIVALENT")),
         ))  # fmt: skip

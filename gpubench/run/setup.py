@@ -74,7 +74,7 @@ def session(
         if key not in {cell.key for cell in cells}:
             raise SuiteError(
                 f"--cell {key!r}: suite {suite.name} has no such cell here; "
-                f"'gpubench plan {suite_name}' lists the keys"
+                f"'gpubench plan {suite_name} --keys' lists them"
             )
     if chosen.get("cell"):
         cells = [cell for cell in cells if cell.key in chosen["cell"]]

@@ -29,8 +29,8 @@ class Watcher:
     def step(self, cell: Cell, progress: Progress) -> None:
         """A live figure of the task in hand."""
 
-    def recorded(self, record: Record) -> None:
-        """A record was written."""
+    def recorded(self, record: Record, arm: str = "") -> None:
+        """A record was written; ``arm``: of an A/B."""
 
     def course(self, tried: str, leads: str) -> None:
         """How far a search is, and what leads now."""

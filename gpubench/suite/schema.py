@@ -105,8 +105,9 @@ HELP = {
     "budget_s": "No new round of repeats starts after this much measuring time.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
-    "duration_s": f"Sampling time of one repeat; longer where {MIN_SAMPLES} samples, or "
-    f"{MIN_BLOCKS} blocks of throughput, take longer.",
+    "duration_s": f"Sampling time of one repeat; up to four times as long for {MIN_BLOCKS} "
+    f"samples; longer where {MIN_SAMPLES} samples, or {MIN_BLOCKS} blocks of throughput, take "
+    "longer.",
     "max_samples": "A repeat stops after this many samples, even before duration_s.",
     "block_s": "About how long a block of the throughput scenario lasts.",
     "timeout_s": "Limit of one task: open, warm up, sample, check.",
@@ -122,10 +123,10 @@ HELP = {
 }
 
 _NO_MODEL = (
-    "of files only those called .onnx or .pt2, in small letters, are taken; TorchScript is not: "
-    "torch.export.save(torch.export.export(module, (images,)), 'x.pt2') saves its module; trained "
-    "weights are given as weights (--weights, workload.weights), and their network by its name or "
-    "as own code"
+    "of files only those called .onnx or .pt2, in small letters, are taken; trained ones (a state "
+    "dict) are given as weights, their network by its name or as own code: --model resnet50 "
+    "--weights FILE; TorchScript is not taken: torch.export.save(torch.export.export(module, "
+    "(images,)), 'x.pt2') saves its module"
 )
 _MODEL = r"\.onnx$|\.pt2$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
 """How a model is written that is more than a name; see `gpubench.suite.types.source_of`."""

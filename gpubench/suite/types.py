@@ -42,8 +42,8 @@ Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
 MIN_SAMPLES = 5
 """Samples of a repeat, however long one takes, unless `Policy.max_samples` are fewer."""
 MIN_BLOCKS = 10
-"""Of throughput, where a block holds several batches; with fewer samples, or groups of them, nobody
-can tell whether the machine was steady."""
+"""Of throughput, where a block holds several batches, and of latency where they do not take much
+longer; with fewer samples, or groups of them, nobody can tell whether the machine was steady."""
 
 
 def weights_file(weights: str) -> tuple[str, str]:
@@ -162,19 +162,24 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Natural = 0
 
 
-class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an interleaved A/B is judged. Effects are ratios of cost; 0.02 is 2 %."""
+class Rule(Struct, frozen=True, kw_only=True):
+    """How an interleaved A/B is judged. Effects are ratios of cost; 0.02 is 2 %.
+
+    Records of earlier versions name what is not there any more; they are judged by this one.
+    """
 
     delta: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     """Differences up to this much do not matter."""
     alpha: Annotated[float, Meta(gt=0, le=0.2)] = 0.01
     """Chance of any false REGRESSED or IMPROVED in the whole suite."""
-    screen: Annotated[float, Meta(gt=0, lt=1)] = 0.1
-    """A cell whose screening p-value is below this is measured again with fresh pairs."""
-    pilot: Annotated[int, Meta(ge=4, le=1000)] = 8
-    """Pairs of every cell before anything is decided."""
-    most: Annotated[int, Meta(ge=8, le=1000)] = 60
-    """Pairs of one cell and stage, at most."""
+    looks: Annotated[tuple[Annotated[int, Meta(ge=4, le=500)], ...], Meta(min_length=1)] = (
+        7, 9, 13, 19, 28, 41, 60, 90, 120,
+    )  # fmt: skip
+    """Numbers of pairs of a cell at which it is looked at, ascending; the last is the most."""
+
+    def __post_init__(self) -> None:
+        if list(self.looks) != sorted({*self.looks}):
+            raise ValueError(f"looks must ascend, not {list(self.looks)}")
 
 
 class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-import msgspec
 import numpy as np
 
-from gpubench.analysis.compare.sequential_test import Pair, Pairs, Verdict, judge, wanted
+from gpubench.analysis.compare.sequential_test import Pair, Verdict, judge, needs
 from gpubench.suite.types import Rule
 
 RULE = Rule()
 SLOWER = math.log1p(0.05)
 MARGIN = math.log1p(RULE.delta)
+Fresh = Callable[[str, int], Sequence[Pair]]
 
 
 def around(centre: float, sd: float, n: int, seed: int = 0) -> list[Pair]:
@@ -24,30 +24,28 @@ def around(centre: float, sd: float, n: int, seed: int = 0) -> list[Pair]:
     return [Pair(d=x) for x in d]
 
 
+def exactly(*d: float) -> list[Pair]:
+    """Pairs of these differences."""
+    return [Pair(d=x) for x in d]
+
+
 def whole(
-    fresh: Callable[[str, int], Sequence[Pair]],
-    keys: Sequence[str],
-    rule: Rule = RULE,
-    at_once: int = 1,
-):
-    """Measure as the driver does: up to ``at_once`` pairs of every wanted cell a round."""
-    cells = {key: Pairs() for key in keys}
-    asked = []
-    while want := wanted(cells, rule):
-        asked.append(want)
-        for key, (stage, size) in want.items():
-            had = cells[key]
-            more = fresh(key, min(at_once, size - len(getattr(had, stage))))
-            cells[key] = msgspec.structs.replace(had, **{stage: [*getattr(had, stage), *more]})
-    return cells, asked
+    fresh: Fresh, keys: Sequence[str], rule: Rule = RULE, at_once: int = 1
+) -> dict[str, list[Pair]]:
+    """Measure as the driver does: up to ``at_once`` pairs of every open cell a round."""
+    cells: dict[str, list[Pair]] = {key: [] for key in keys}
+    while open_ := needs(cells, rule):
+        for key, n in open_.items():
+            cells[key] = [*cells[key], *fresh(key, min(at_once, n))]
+    return cells
 
 
-def normal(seed: int, sd: float, effects: dict[str, float]) -> Callable[[str, int], list[Pair]]:
+def normal(seed: int, sd: float, effects: dict[str, float]) -> Fresh:
     rng = np.random.default_rng(seed)
     return lambda key, n: [Pair(d=float(x)) for x in rng.normal(effects[key], sd, n)]
 
 
-def dirty(seed: int, effects: dict[str, float]) -> Callable[[str, int], list[Pair]]:
+def dirty(seed: int, effects: dict[str, float]) -> Fresh:
     """Every seventh pair is off by 5 to 35 %, in either direction."""
     rng = np.random.default_rng(seed)
 
@@ -58,5 +56,6 @@ def dirty(seed: int, effects: dict[str, float]) -> Callable[[str, int], list[Pai
     return fresh
 
 
-def confirmed(screen: list[Pair], confirm: list[Pair]) -> Verdict:
-    return judge({"a": Pairs(screen=screen, confirm=confirm)}, RULE)["a"]
+def said(pairs: Sequence[Pair], rule: Rule = RULE) -> Verdict:
+    """Of one cell alone."""
+    return judge({"a": pairs}, rule)["a"]

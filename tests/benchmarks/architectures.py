@@ -93,8 +93,8 @@ def page(found: dict[str, dict[str, dict[str, Any]]], weights: str) -> str:
     whole = sum(all(c["status"] == "ok" for c in cells.values()) for cells in found.values())
     lines = [
         "# Architectures and backends\n",
-        f"{len(found)} networks with weights `{weights}`, fp32, batch 1, on a CPU;",
-        f"{whole} are ok with every backend. ok: with the largest relative error of four pictures' answers, against",
+        f"{len(found)} networks, weights `{weights}`, fp32, batch 1, on a CPU; {whole} are ok with",
+        "every backend: with the largest relative error of four pictures' answers, against",
         "eager PyTorch in fp32. Made by",
         f"`python -m tests.benchmarks.architectures` with gpubench {__version__}, {versions}.\n",
         f"| model | {' | '.join(BACKENDS)} |\n|{' --- |' * (len(BACKENDS) + 1)}",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpubench.analysis.compare import sequential_test
-from gpubench.analysis.compare.sequential_test import Pair, Pairs
+from gpubench.analysis.compare.sequential_test import Pair
 from gpubench.suite.types import Rule
 
 
@@ -20,15 +20,10 @@ def _pairs(rng: np.random.Generator, effect: float, n: int) -> list[Pair]:
     return [Pair(d=float(d)) for d in rng.normal(effect, 0.02, n)]
 
 
-def _cells(count: int, n: int) -> dict[str, Pairs]:
-    """Every third cell is slower, so it was flagged and has fresh pairs."""
+def _cells(count: int, n: int) -> dict[str, list[Pair]]:
+    """Every third cell is slower."""
     rng = np.random.default_rng(0)
-    return {
-        str(i): Pairs(screen=_pairs(rng, 0.0, n))
-        if i % 3
-        else Pairs(screen=_pairs(rng, 0.1, n), confirm=_pairs(rng, 0.1, n))
-        for i in range(count)
-    }
+    return {str(i): _pairs(rng, 0.0 if i % 3 else 0.1, n) for i in range(count)}
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -53,7 +48,7 @@ def test_what_to_measure_next(figure: Callable[[str, float, float], None]):
     cells = _cells(30, 60)
     figure(
         "30 cells x 60 pairs: what next, s",
-        _seconds(lambda: sequential_test.wanted(cells, Rule())),
+        _seconds(lambda: sequential_test.needs(cells, Rule())),
         0.05,
     )
 

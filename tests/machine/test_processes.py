@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,6 +60,32 @@ def test_without_a_watch_nothing_is_told_nor_of_who_has_gone() -> None:
     assert delay_ns({2**30}) == 0
     assert delay_ns({os.getpid()}) > 0, "it has waited for a core for at least a moment"
     assert not processes.stopped(())
+
+
+def test_a_rest_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a virtual clock: a thread spins for 40 ms, or for ever; one has no core until 80 ms."""
+    at = [0.0]
+    monkeypatch.setattr(processes.time, "sleep", lambda s: at.__setitem__(0, at[0] + s))
+    monkeypatch.setattr(processes, "monotonic", lambda: at[0])
+    spins = {1: 0.0, 2: 0.04, 3: 1e9, 4: 0.0}
+    used = lambda pids: sum(round(1e9 * min(at[0], spins[pid])) for pid in pids)  # noqa: E731
+    monkeypatch.setattr(processes, "cpu_ns", used)
+    monkeypatch.setattr(processes, "runnable", lambda pids: 4 in pids and at[0] < 0.08)
+    for pids, rests, waited in (([], True, 0), ([1], True, 0.001), ([1, 2], True, 0.041),
+                                ([2, 3], False, 0.15), ([1, 4], True, 0.08)):  # fmt: skip
+        at[0] = 0.0
+        assert processes.await_idle(pids, 0.15) == rests
+        assert at[0] == pytest.approx(waited, abs=0.0011)
+
+
+def test_who_waits_for_something_is_not_runnable() -> None:
+    with waiting(watched=False) as pid:
+        for _ in range(1000):
+            if not processes.runnable({pid, 2**30}):
+                break
+            time.sleep(0.001)
+        assert not processes.runnable({pid, 2**30})
+    assert processes.runnable({os.getpid()})
 
 
 FIRST = """

@@ -7,11 +7,12 @@ from statistics import median
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.measure import protocol, stages, steady_state
 from gpubench.measure.loop import Trace
 from gpubench.records.samples import Samples, rates
-from gpubench.suite.types import Policy
+from gpubench.suite.types import MIN_BLOCKS, Policy
 from tests.measure.virtual import VirtualClock, VirtualSession, constant, make_cell, process
 
 IMAGES = np.zeros((1, 3, 4, 4), np.float32)
@@ -236,8 +237,48 @@ def test_steady_noise_is_rarely_flagged(count: int) -> None:
 
 @pytest.mark.parametrize("scenario", ["latency", "throughput"])
 def test_few_samples_are_flagged(scenario: str) -> None:
-    assert "FEW-SAMPLES" in run(constant(4e8), scenario=scenario)[1]
+    assert "FEW-SAMPLES" in run(constant(6e8), scenario=scenario)[1]
     assert "FEW-SAMPLES" not in run(constant(4e6), scenario=scenario)[1]
+
+
+@pytest.mark.parametrize(("batch_ns", "samples"), [(1e7, 100), (3e8, 10), (6e8, 7), (2e9, 5)])
+def test_sampling_goes_on_until_there_are_ten_samples_but_not_for_long(
+    batch_ns: float, samples: int
+) -> None:
+    """`Policy.duration_s` is 1 s, and sampling ends after four times as long."""
+    measured, flags, *_ = run(constant(batch_ns))
+    assert len(measured.durations_ns) == pytest.approx(samples, abs=samples // 100)
+    assert ("FEW-SAMPLES" in flags) == (samples < MIN_BLOCKS)
+
+
+def in_turns(levels: list[float], ns: float, **policy: float) -> tuple[list[Samples], list[str]]:
+    """So many turns of one process, each at its own level, and the flags of all together."""
+    level, rng, clock = [1.0], random.Random(5), VirtualClock()
+    session = VirtualSession(clock, process(lambda _: ns * level[0] * rng.lognormvariate(0, 0.01)))
+    cell, asked = make_cell(), Policy(**policy)  # type: ignore[arg-type]
+    sampler = protocol.warm_up(session, IMAGES, cell, asked, clock)
+    n = len(levels)
+    sampler = replace(sampler, at_least=protocol.least_of_turn(cell, n))
+    found = []
+    for level[0] in levels:
+        found.append(protocol.measure(sampler, protocol.of_turn(asked, n), clock, whole=False))
+    assert sampler.flags == []
+    return found, protocol.joined(found, asked.target_half_width)
+
+
+def test_turns_share_the_time_and_are_judged_together() -> None:
+    found, flags = in_turns([1.0] * 12, 4e6)
+    assert flags == []
+    assert {len(turn.durations_ns) for turn in found} <= {20, 21, 22}
+    rising = [1 + 0.01 * n for n in range(12)]
+    found, flags = in_turns(rising, 4e6)
+    assert flags == ["DRIFT"]
+    assert sum(turn.truncated for turn in found) == 0
+    found, flags = in_turns([1.0] * 4, 4e8)
+    assert [len(turn.durations_ns) for turn in found] == [3] * 4, "ten samples in all, and no more"
+    assert flags == []
+    _, flags = in_turns([1.0] * 4, 4e8, max_samples=4)
+    assert flags == ["FEW-SAMPLES"]
 
 
 @pytest.mark.parametrize("count", [50, 200, 400, 1000])
@@ -253,26 +294,6 @@ def test_a_ramp_is_never_taken_for_steady(count: int, rise: float) -> None:
 
 def test_mser_finds_the_step() -> None:
     assert steady_state.mser([9.0] * 12 + [1.0, 1.1] * 30) == 12
-
-
-def test_stein_needs_more_repeats_when_the_pilot_scatters_more() -> None:
-    quiet = protocol.repeats_needed([100, 100.5, 101], 0.02)
-    loud = protocol.repeats_needed([100, 105, 110], 0.02)
-    assert quiet == 3
-    # t(2, .975) = 4.3027, sd of logs 0.04767: ceil((4.3027 * 0.04767 / log(1.02))^2)
-    assert loud == 108
-
-
-def test_stein_keeps_the_level_of_its_interval() -> None:
-    """Half-width of the final interval, from the pilot's sd, holds the truth 95 % of the time."""
-    rng = np.random.default_rng(8)
-    inside = 0
-    for _ in range(2000):
-        pilot = np.exp(rng.normal(0, 0.03, 4))
-        n = protocol.repeats_needed(list(pilot), 0.02)
-        logs = np.concatenate([np.log(pilot), rng.normal(0, 0.03, n - 4)])
-        inside += abs(logs.mean()) <= np.log1p(0.02)
-    assert inside / 2000 >= 0.94
 
 
 def test_a_job_keeps_every_unit_and_its_claims() -> None:

@@ -28,6 +28,34 @@ def test_unsteady_traces_are_mostly_flagged(kind: str) -> None:
     assert flagged(processes.unsteady(kind), 200) >= (0.45 if kind == "random walk" else 0.9)
 
 
+@pytest.mark.parametrize("samples", [73, 100, 200])
+@pytest.mark.parametrize("size", [-0.15, -0.05, 0.05, 0.16])
+def test_one_shift_in_the_first_half_is_flagged_and_never_cut(samples: int, size: float) -> None:
+    """A faster start is no warm-up; nor is a slower one that stays where it is, and then ends."""
+    rng = np.random.default_rng(5)
+    for at in range(samples // 8, samples // 2, samples // 20):
+        level = 5e6 * np.where(np.arange(samples) < at, 1.0, 1.0 + size)
+        trace = np.rint(level * rng.lognormal(0, 0.005, samples)).tolist()
+        cut, flags = steady_state.steady(trace, 0.02)
+        assert (cut, bool(flags)) == (0, True), at
+
+
+@pytest.mark.parametrize("height", [0.1, 0.5])
+def test_what_a_warm_up_has_left_is_cut(height: float) -> None:
+    rng = np.random.default_rng(7)
+    decay = 5e6 * (1 + height * np.exp(-np.arange(100) / 5)) * rng.lognormal(0, 0.01, 100)
+    cut, flags = steady_state.steady(np.rint(decay).tolist(), 0.02)
+    assert 5 <= cut <= 30
+    assert flags == []
+
+
+def test_a_slow_stretch_of_noise_at_the_start_is_not_cut() -> None:
+    """Else every median would be a little too fast: noise would only be cut where it is slow."""
+    rng = np.random.default_rng(8)
+    traces = np.rint(5e6 * rng.lognormal(0, 0.03, (200, 100))).tolist()
+    assert sum(steady_state.steady(t, 0.02)[0] > 0 for t in traces) <= 4
+
+
 def test_a_rise_and_fall_that_leaves_both_halves_alike_is_flagged() -> None:
     rng = np.random.default_rng(2)
     hill = 5e6 * (1 + 0.1 * np.sin(np.linspace(0, 2 * np.pi, 200) - np.pi / 2))

@@ -113,8 +113,9 @@ def test_extra_info_says_what_a_reader_must_know(finished: Finished) -> None:
         assert extra["run_id"] == header.run_id
         assert extra["parity"]["passed"] is True
         assert "SPEED-ONLY" in extra["flags"]
-        low, high = extra["interval_s"]
-        assert 0 < low <= bench["stats"]["median"] <= high
+        if extra["interval_s"]:  # of repeats that differ wildly there is none
+            low, high = extra["interval_s"]
+            assert 0 < low <= bench["stats"]["median"] <= high
         assert extra["images_per_s"] > 0
         assert "one repeat" in extra["round"]
     assert finished.json["gpubench"]["comparable"]["cpu.model"]

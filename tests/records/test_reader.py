@@ -5,11 +5,12 @@ import fcntl
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.errors import RecordError
 from gpubench.records import samples as turns
 from gpubench.records.reader import read, read_all
-from gpubench.records.record import SCHEMA, Header, Record
+from gpubench.records.record import SCHEMA, Header, Record, merged
 from gpubench.records.samples import Samples
 from gpubench.records.writer import Writer
 from gpubench.suite.types import Axes, Policy, Suite, Workload
@@ -275,6 +276,23 @@ def test_energy_of_a_short_window_or_of_none_is_refused() -> None:
     assert record().joules_per_image() is None
     assert drawing(1000.0, 10.0).joules_per_image(above_idle=True) is None
     assert drawing(1000.0, 10.0, idle=100.0).joules_per_image(above_idle=True) is None
+
+
+def test_turns_follow_one_another_and_a_median_is_that_of_all_their_samples() -> None:
+    def turn(*ns: int) -> list[Samples]:
+        return [replace(samples(n), durations_ns=list(ns), end_ns=sum(ns)) for n in range(2)]
+
+    each = [turn(10, 10, 10), turn(90), turn(12, 13)]
+    workers = [
+        record(replicas=[each[0][n]], again=[turn[n] for turn in each[1:]], facts={"pinned": [""]})
+        for n in range(2)
+    ]
+    joined = merged(workers)
+    assert joined.visits == each
+    assert joined.median_ns() == 11.0  # of the turns' medians it would be 12.5
+    assert record(replicas=each[0]).visits == each[:1]
+    assert record(replicas=[]).visits == []
+    assert record(replicas=[]).median_ns() is None
 
 
 def test_peak_memory_is_the_host_s_and_on_a_gpu_the_device_s_too() -> None:

@@ -139,6 +139,7 @@ def run(
     factor: float = 1.0,
     samples: int = 200,
     launch: float = 0.01,
+    sigma: float = 0.03,
     policy: Policy | None = None,
     **changes: Any,
 ) -> RecordFile:
@@ -146,7 +147,7 @@ def run(
     policy = policy or Policy(repeats=repeats, max_repeats=repeats)
     rng = np.random.default_rng(seed)
     records = [
-        record(c, n, rng, samples=samples, factor=factor, launch=launch)
+        record(c, n, rng, samples=samples, factor=factor, launch=launch, sigma=sigma)
         for n in range(repeats)
         for c in cells
     ]
@@ -168,7 +169,7 @@ def realistic(seed: int = 0, run_id: str = "20260102-030405", samples: int = 200
                                       reason="worker killed: 3.9 of 4.0 GiB used"))  # fmt: skip
                 continue
             wrong = c.backend == "openvino" and c.precision == "bf16" and c.replicas == 1
-            drift = c.backend == "onnxruntime" and c.batch_size == 16 and repeat == 1
+            drift = c.backend == "onnxruntime" and c.batch_size == 16 and repeat > 0
             crash = c.backend == "torch-eager" and c.batch_size == 4 and c.replicas == 2
             if crash and repeat == 2:
                 records.append(Record(cell=c, repeat=2, status="failed", kind="crash",

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.compare.paired import pair_of
-from gpubench.records.record import Arm, Header, Pairing, Record, RecordFile, Stage
+from gpubench.records.record import Arm, Header, Pairing, Record, RecordFile
 from gpubench.records.samples import Samples
 from gpubench.suite.types import Cell, Policy, Rule
 from tests.report import make
@@ -69,10 +68,10 @@ class _Session:
         self.change = change or (lambda record, arm: record)
         self.rng = [np.random.default_rng((seed, n)) for n in range(len(matches))]
         self.found: dict[Arm, list[Record]] = {"baseline": [], "candidate": []}
-        self.pairs = [sequential_test.Pairs() for _ in matches]
+        self.pairs: list[list[sequential_test.Pair]] = [[] for _ in matches]
         self.repeat = [0] * len(matches)
 
-    def pair(self, n: int, stage: Stage) -> None:
+    def pair(self, n: int) -> None:
         """Measure one more pair of the n-th cells."""
         rng = self.rng[n]
         shared = SHARED * rng.standard_normal()
@@ -90,7 +89,7 @@ class _Session:
             ]
             record = Record(
                 cell=c, repeat=self.repeat[n], status="ok", replicas=visits[0],
-                again=visits[1] if self.turns == 2 else [], stage=stage, order=order,
+                again=visits[1] if self.turns == 2 else [], order=order,
                 parity=make.parity(c, rng), facts={"version": "1.2.3"},
                 started="2026-01-02T03:04:05Z", wall_s=1.7,
             )  # fmt: skip
@@ -102,11 +101,7 @@ class _Session:
         baseline, candidate = records
         made = pair_of(baseline, candidate) if baseline and candidate else None
         if made:
-            have = self.pairs[n]
-            if stage == "confirm":
-                self.pairs[n] = replace(have, confirm=(*have.confirm, made))
-            else:
-                self.pairs[n] = replace(have, screen=(*have.screen, made))
+            self.pairs[n].append(made)
 
 
 def arms(
@@ -116,7 +111,6 @@ def arms(
     sd: float = 0.01,
     seed: int = 0,
     *,
-    confirm: int = 0,
     rule: Rule | None = None,
     samples: int = 11,
     turns: int = 2,
@@ -129,11 +123,11 @@ def arms(
 ) -> tuple[RecordFile, RecordFile]:
     """(baseline, candidate) of one session.
 
-    ``cells``: one cell for both arms, or (baseline's, candidate's). ``pairs`` screening pairs of
-    every cell, then ``confirm`` confirming ones; None: as many of both as `wanted` asks for,
-    as in a real run. ``effect``: how much the candidate costs more (0.05: 5 %), of all cells or by
-    their place. ``sd``: of a pair's log ratio. ``turns`` 2: ABBA or BAAB; 1: AB or BA. ``trends``:
-    log(second turn / first) of each arm's processes. ``change`` edits or drops single records.
+    ``cells``: one cell for both arms, or (baseline's, candidate's). ``pairs`` of every cell; None:
+    as many as `sequential_test.turn` asks for, as in a real run. ``effect``: how much the
+    candidate costs more (0.05: 5 %), of all cells or by their place. ``sd``: of a pair's log ratio.
+    ``turns`` 2: ABBA or BAAB; 1: AB or BA. ``trends``: log(second turn / first) of each arm's
+    processes. ``change`` edits or drops single records.
     ``baseline`` and ``candidate``: fields of the arms' headers, such as ``fingerprint``.
     """
     matches = [c if isinstance(c, tuple) else (c, c) for c in cells]
@@ -142,15 +136,16 @@ def arms(
     effects = [effect.get(n, 0.0) if isinstance(effect, Mapping) else effect for n in places]
     made = _Session(matches, effects, sd, seed, samples, turns, trends, change)
     if pairs is None:
-        while wanted := sequential_test.wanted({str(n): p for n, p in enumerate(made.pairs)}, rule):
-            for key, (stage, _) in wanted.items():
-                made.pair(int(key), "confirm" if stage == "confirm" else "screen")
+        instant = {str(n): 0.0 for n in places}
+        while keys := sequential_test.turn(
+            {str(n): p for n, p in enumerate(made.pairs)}, rule, instant, math.inf
+        ):
+            for key in keys:
+                made.pair(int(key))
     else:
-        stages: list[tuple[Stage, int]] = [("screen", pairs), ("confirm", confirm)]
-        for stage, count in stages:
-            for _ in range(count):
-                for n in range(len(matches)):
-                    made.pair(n, stage)
+        for _ in range(pairs):
+            for n in places:
+                made.pair(n)
     first, second = ([match[side] for match in matches] for side in (0, 1))
     return (
         RecordFile("ab/baseline/records.jsonl",

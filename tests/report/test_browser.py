@@ -12,6 +12,7 @@ from gpubench import report
 from gpubench.analysis.compare.compare import view
 from gpubench.analysis.tune import result
 from gpubench.records.record import RecordFile
+from gpubench.report import html
 from gpubench.report.html import page, tune_page
 from tests.analysis import scaled
 from tests.report import make, make_pairs, make_pipelines, make_tunes
@@ -76,12 +77,14 @@ def test_page_draws_sorts_filters_and_stays_at_home(browser, tmp_path, scheme):
     path = tmp_path / "report.html"
     browser.view(1280, 900, scheme)
     show(browser, path, [make.realistic(samples=60)])
-    assert browser.evaluate("document.querySelectorAll('.chart svg').length") == 4
-    assert browser.evaluate("document.querySelectorAll('#chart-latency path').length") > 20
+    assert browser.evaluate("document.querySelectorAll('#charts .chart svg').length") == 3
+    assert browser.evaluate("document.querySelectorAll('#chart-throughput path').length") > 20
 
-    column = "[...document.querySelectorAll('#latency-per-batch tbody tr')]"
-    value = f"{column}.map(r => r.cells[4].dataset.v)"
-    header = "document.querySelectorAll('#latency-per-batch th')[4]"
+    column = "[...document.querySelectorAll('#measurements tbody tr')]"
+    heads = "[...document.querySelectorAll('#measurements thead tr:last-child th')]"
+    at = f"{heads}.findIndex(h => h.textContent.trim() === 'p50')"
+    value = f"{column}.map(r => r.cells[{at}].dataset.v)"
+    header = f"{heads}[{at}]"
     before = [float(v) for v in browser.evaluate(value)]
     browser.evaluate(f"{header}.querySelector('button').click()")
     after = [float(v) for v in browser.evaluate(value)]
@@ -91,21 +94,30 @@ def test_page_draws_sorts_filters_and_stays_at_home(browser, tmp_path, scheme):
     browser.evaluate(f"{header}.querySelector('button').click()")
     assert [float(v) for v in browser.evaluate(value)] == sorted(before, reverse=True)
 
-    box = "document.querySelector('#latency-per-batch input')"
-    browser.evaluate(f"{box}.value = 'openvino bf16'; {box}.dispatchEvent(new Event('input'))")
-    assert browser.evaluate(f"{column}.filter(r => !r.hidden).length") == 12
-
-    marks = "document.querySelectorAll('#chart-latency .mark-symbol path').length"
+    marks = "document.querySelectorAll('#chart-throughput .mark-symbol path').length"
     count = browser.evaluate(marks)
-    browser.evaluate("document.querySelector('#series button').click()")
-    browser.evaluate("new Promise(done => setTimeout(done, 300))")
-    assert browser.evaluate(marks) < count
+    box = "document.querySelector('#filter')"
+    settle(browser, f"{box}.value = 'openvino bf16'; {box}.dispatchEvent(new Event('input'))")
+    assert browser.evaluate(f"{column}.filter(r => !r.hidden).length") == 12
+    assert browser.evaluate("document.querySelectorAll('.ranks li:not([hidden])').length") < 8
+    assert 0 < browser.evaluate(marks) < count
+    assert browser.evaluate("location.search") == "?filter=openvino+bf16"
+    settle(browser, "document.querySelector('[name=Accuracy]').click()")
+    link = browser.evaluate("location.href") + f"#cell={make.cell().key}"
+    browser.open("about:blank")
+    browser.open(link)
+    browser.evaluate("window.ready")
+    assert browser.evaluate(f"{column}.filter(r => !r.hidden).length") == 12
+    assert browser.evaluate("document.querySelector('[name=Accuracy]').checked")
+    settle(browser, "document.querySelector('#series button').click()")  # the name filters instead
+    assert browser.evaluate(f"{box}.value") == "torch-eager fp32"
+    assert browser.evaluate("document.querySelector(':target').innerText") == make.cell().key
 
     shot = browser.screenshot()
     assert shot.startswith(b"\x89PNG")
     assert len(shot) > 20_000
     assert troubles(browser) == []
-    assert requests(browser) == {path.as_uri()}
+    assert {url.partition("?")[0] for url in requests(browser)} <= {path.as_uri(), "about:blank"}
 
 
 def test_every_section_is_named_in_the_bar_and_only_series_of_the_picture_in_the_legend(
@@ -115,13 +127,21 @@ def test_every_section_is_named_in_the_bar_and_only_series_of_the_picture_in_the
     show(browser, tmp_path / "path.html", [make_pipelines.run()])
     bar = "document.querySelector('nav')"
     assert browser.evaluate(f"{bar}.scrollWidth <= {bar}.clientWidth")
+    links = "[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))"
+    assert browser.evaluate(f"{links}.every(id => document.getElementById(id))")
+    assert count(browser, "#charts") == 0  # one batch size: the ranking says it
+    sizes = make.grid(backends=("torch-eager", "openvino"), replicas=(1,), batches=(1, 4, 16))
+    other = make.grid(backends=("onnxruntime",), replicas=(1,), batches=(1, 4, 16))
+    cells = [*(replace(c, model="resnet50") for c in other), *sizes]
+    show(browser, tmp_path / "sizes.html", [make.run(cells, samples=20)])
     chips = "[...document.querySelectorAll('#series button')].filter(b => b.checkVisibility())"
-    assert browser.evaluate(f"{chips}.length") == 3  # one of each backend; decoders elsewhere
-    ticks = "document.querySelectorAll('#chart-tradeoff .role-axis')[2].textContent"
-    assert "3040" in browser.evaluate(ticks)  # less than a decade is drawn
-    choose = "choice = document.querySelector('#controls select'); choice.value = 2; "
+    name = "document.querySelector('#controls select').selectedOptions[0].textContent"
+    first = (browser.evaluate(f"{chips}.length"), browser.evaluate(name))
+    choose = "choice = document.querySelector('#controls select'); choice.value = 1; "
     settle(browser, choose + "choice.dispatchEvent(new Event('change'))")
-    assert browser.evaluate(f"{chips}.length") == 9
+    both = {first, (browser.evaluate(f"{chips}.length"), browser.evaluate(name))}
+    assert {n for n, _ in both} <= {1, 2, 4}
+    assert len({name for _, name in both}) == 2
     assert troubles(browser) == []
 
 
@@ -136,7 +156,7 @@ def test_without_scripts_the_page_has_no_dead_controls_and_no_empty_charts(
         browser.open(path.as_uri())
         browser.call("DOM.enable")
         root = browser.call("DOM.getDocument")["root"]["nodeId"]
-        for selector in ("#forest", "#cells .filter", "#behind .chart", ".command .copy"):
+        for selector in ("#forest", "#filter", "#behind .chart", ".command .copy"):
             found = browser.call("DOM.querySelector", nodeId=root, selector=selector)
             with pytest.raises(RuntimeError, match="box model"):  # what is not shown has none
                 browser.call("DOM.getBoxModel", nodeId=found["nodeId"])
@@ -167,7 +187,7 @@ def test_a_search_draws_its_charts_and_fits(browser, tmp_path, width, scheme):
     assert count(browser, "#evidence svg .mark-symbol path") >= 8
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     settle(browser, "document.getElementById('runs').open = true")
-    assert count(browser, "#charts .chart svg") > 0
+    assert count(browser, "#measurements tbody tr") > 0
     assert troubles(browser) == []
     assert requests(browser) == {path.as_uri()}
 
@@ -222,11 +242,11 @@ def test_comparison_draws_its_effects_and_pairs_and_the_runs_when_opened(
     assert count(browser, "#runs svg.marks") == 0
     settle(browser, "document.querySelector('nav a[href=\"#runs\"]').click()")
     assert browser.evaluate("document.getElementById('runs').open")
-    assert count(browser, "#charts svg.marks") == 3  # one replica: nothing scales
+    assert count(browser, "#charts svg.marks") == 2  # one replica: nothing scales
 
     rows = "[...document.querySelectorAll('#cells tbody tr')].filter(r => r.checkVisibility())"
     assert browser.evaluate(f"{rows}.length") == 9
-    box = "document.querySelector('#cells input')"
+    box = "document.querySelector('#filter')"
     browser.evaluate(f"{box}.value = 'equivalent'; {box}.dispatchEvent(new Event('input'))")
     assert browser.evaluate(f"{rows}.length") == 3
     assert browser.evaluate("document.querySelector('#cells .shown').textContent") == "3 of 12 rows"
@@ -303,11 +323,15 @@ def test_stages_are_bars_and_thumbnails_are_pictures(browser, tmp_path, width, s
     path = tmp_path / "path.html"
     browser.view(width, 900, scheme)
     show(browser, path, [make_pipelines.run()])
-    assert count(browser, "#stages-latency svg") == 1
-    assert count(browser, "#stages-latency .mark-rect path") == 9 * 7
-    assert count(browser, "#stages-throughput .mark-rect path") == 9 * 7 + 9  # and the ticks
-    names = browser.evaluate("document.querySelector('#stages-throughput').textContent")
-    assert "onnxruntime fp32 b8 x1 turbo" in names
+    assert count(browser, ".stages li") == 2 * 9
+    assert count(browser, ".stages .track i") == 2 * 9 * 7
+    assert count(browser, ".stages .track b") == 9  # overlapped
+    first = "document.querySelector('.stages')"
+    assert "onnxruntime, turbo" in browser.evaluate(f"{first}.textContent")
+    longest = f"Math.max(...[...{first}.querySelectorAll('.track')].map(t => "
+    longest += "t.lastElementChild.getBoundingClientRect().right - t.getBoundingClientRect().left))"
+    shown = browser.evaluate(f"{first}.querySelector('.track').getBoundingClientRect().width")
+    assert browser.evaluate(longest) == pytest.approx(shown, rel=0.02)
     assert count(browser, "#pipeline .swatches li") == 7
     sizes = "[...document.querySelectorAll('#differing img')].map(i => i.naturalWidth)"
     settle(browser, "document.querySelectorAll('#differing details').forEach(d => {d.open = true})")
@@ -341,4 +365,50 @@ def test_hostile_thumbnails_and_names_of_pictures_do_nothing(browser, tmp_path):
         "e.dispatchEvent(new MouseEvent('mousemove', {bubbles: true})))"
     )
     assert not [e for e in browser.events if e["method"] == "Page.javascriptDialogOpening"]
+    assert troubles(browser) == []
+
+
+def test_the_one_page_is_one_sheet_and_loads_nothing(browser, tmp_path):
+    path = tmp_path / "sheet.html"
+    browser.view(1400, 900)
+    cells = make.grid(replicas=(1,), batches=(1, 8), scenarios=("latency",))
+    path.write_text(html.render([make.run(cells, samples=20)], one_page=True), encoding="utf-8")
+    browser.events.clear()
+    browser.open(path.as_uri())
+    assert browser.evaluate("document.documentElement.scrollHeight") <= 900
+    assert browser.pdf().count(b"/Type /Page\n") == 1
+    assert troubles(browser) == []
+    assert requests(browser) == {path.as_uri()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "pipeline", "machines", "skipped"])
+def test_five_answers_are_on_the_first_screen_and_nothing_is_cut_off(browser, tmp_path, kind):
+    cells = make.grid(replicas=(1,), batches=(1, 8))
+    files = {
+        "run": [make.realistic(samples=60)],
+        "pipeline": [make_pipelines.run()],
+        "machines": [make.run(cells, samples=40),
+                     make.run(cells, samples=40, run_id="other", fingerprint="beef",
+                              environment={"cpu": {"model": "Other CPU 7", "cores": 64}})],
+        "skipped": [make.run([], run_id="none", planned=cells)],
+    }[kind]  # fmt: skip
+    path = tmp_path / "first.html"
+    answers = ("#answer .headline", "#right", "#trust", "#next .command", "#next .copy")
+    for width, height in ((1400, 900), (390, 844)):
+        browser.view(width, height)
+        show(browser, path, files)
+        for name in answers:
+            box = f"document.querySelector({name!r}).getBoundingClientRect()"
+            sides = browser.evaluate(f"(b => [b.left, b.top, b.right, b.bottom])({box})")
+            assert min(sides) >= 0, name
+            assert sides[2] <= width, name
+            assert sides[3] <= height, name
+            assert sides[3] - sides[1] >= 14, name  # and is to be seen
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    browser.view(1280, 900)
+    show(browser, path, files)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 1280
+    wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert browser.evaluate(f"{wide}.map(e => e.getAttribute('aria-label'))") == []
     assert troubles(browser) == []

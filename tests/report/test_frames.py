@@ -137,7 +137,7 @@ def test_tables_have_units_bounds_and_types(tmp_path: Path) -> None:
     assert (latency["p50 [ns]"] < latency["p50 high [ns]"]).all()
     fast, wanted = found["Throughput"], {
         "backend": "string", "batch": "Int64", "images/s": "Float64", "images/s low": "Float64",
-        "speed-up": "Float64", "agreement": "Float64", "repeats": "Int64", "flags": "string",
+        "speed-up": "Float64", "match": "Float64", "repeats": "Int64", "flags": "string",
         "cell": "string",
     }  # fmt: skip
     assert {name: str(fast[name].dtype) for name in wanted} == wanted

@@ -103,7 +103,7 @@ def test_a_run_shows_failures_first_then_tables() -> None:
     first = [row[1].strip() for row in cells(text)[:20]]
     assert first[0] == "failed: crash"
     assert first[-3:] == ["unavailable", "unavailable", "unsupported"]
-    assert "**DRIFT** (12 cells)" in text
+    assert "**CPU-BUSY** (12 cells)" in text
     good = github_actions.run_summary([make.run(make.grid(replicas=(1,)))])
     assert good.startswith("## gpubench quick: nothing failed\n")
     assert "### Throughput" in good

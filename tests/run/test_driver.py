@@ -41,7 +41,7 @@ class Watch(Silent):
         self.steps.append(progress.step)
         self.at_step(cell, progress)
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         self.records.append(record)
 
 

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from gpubench.errors import SuiteError
+from gpubench.measure import protocol
 from gpubench.suite import file, schema, toml_file, types
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Workload
 
@@ -37,6 +38,8 @@ def test_help_says_how_many_samples_a_repeat_has_at_least() -> None:
     said = schema.HELP["duration_s"]
     assert f"{types.MIN_SAMPLES} samples" in said
     assert f"{types.MIN_BLOCKS} blocks" in said
+    assert f"four times as long for {types.MIN_BLOCKS} samples" in said
+    assert protocol.PATIENCE == 4
     detail = Path("docs/how-it-measures.md").read_text()
     assert f"at least {types.MIN_SAMPLES} samples, or {types.MIN_BLOCKS} blocks" in detail
 
@@ -134,6 +137,7 @@ WRONG_BY_SCHEMA = [
         'workload.model = "w.pt"',
         "only those called .onnx",
         "as weights",
+        "--model resnet50 --weights FILE",
         "torch.export",
     ),
     (

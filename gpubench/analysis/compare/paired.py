@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.compare.verdicts import MACHINE, Comparison, failures, lost
 from gpubench.analysis.summary import Summary
@@ -22,12 +23,14 @@ from gpubench.records import samples
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
 from gpubench.suite.types import Cell, Rule
-from gpubench.units import percent
 
 Cells = Mapping[str, Summary]
 """By key."""
-LEAST_BOUND = 64
-"""Pairs that a stage may need to reach its level at all, whatever the rule's limit."""
+ONE_BUILD = "one build of each arm: two builds of the same code may differ, too"
+"""Fresh processes average out what differs from launch to launch, not what a build is stuck with:
+an offset of sd 1 % would alarm in one suite in ten (`tests.benchmarks.trust.gates.BUILDS`)."""
+REBUILT = ("tensorrt",)
+"""Backends whose artefact comes out differently each time that it is made."""
 SPOILT_SHARE = 0.25
 """More pairs than this with a flag of `MACHINE` forbid a verdict."""
 
@@ -48,26 +51,22 @@ def join(
 ) -> Arms:
     """Both arms pair by pair, from the summaries of their cells.
 
-    ``delta`` and ``alpha`` may only repeat the rule that the pairs were measured for: it fixed
-    which cells were measured again, and how often. Planned pairs of cells that both arms skipped
+    ``delta`` and ``alpha`` may only repeat the rule that the pairs were measured for: it said which
+    cells were measured how often. Planned pairs of cells that both arms skipped
     are left out. Raises InputError for arms that do not fit together.
     """
     rule = _rule(base, candidate, delta, alpha)
-    pairing = candidate.header.pairing
-    rates = bool(pairing and pairing.rates)
+    pairings = [p for p in (base.header.pairing, candidate.header.pairing) if p]
+    rates = any(p.rates for p in pairings)
+    told = {word.partition("=")[0] for p in pairings for word in p.differs.split(",")}
+    apart = bool(told & {"python", "ref"})
     kept = []
     for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
         one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
         if any(s.status not in ("unavailable", "unsupported") for s in (one, other)):
             pairs = None if lost(one, other) else _join(one, other, by)
-            kept.append(Match(one, other, by, pairs))
-    both = (_pairs(m.pairs) for m in kept if m.pairs)
-    longest = max((len(x) for p in both for x in (p.screen, p.confirm)), default=0)
-    if longest > max(rule.pilot, rule.most, LEAST_BOUND):
-        raise InputError(
-            f"{candidate.path}: {longest} pairs of one cell and stage, but its rule allows "
-            f"{rule.most}; this is not what an A/B wrote"
-        )
+            built = apart or any(cell.backend in REBUILT for cell in (b, c))
+            kept.append(Match(one, other, by, pairs, built))
     return Arms(rule, kept)
 
 
@@ -79,36 +78,39 @@ class Arms(Struct, frozen=True):
 
     def rows(self) -> list[Comparison]:
         """Every pair of planned cells, judged by the rule that the pairs were measured for."""
-        said = sequential_test.judge(self._pairs(), self.rule)
-        return [_row(match, said.get(str(n))) for n, match in enumerate(self.matches)]
+        said, left = sequential_test.judge(self._pairs(), self.rule), self._left()
+        return [
+            _row(match, said.get(str(n)), left.get(str(n))) for n, match in enumerate(self.matches)
+        ]
 
     def unfinished(self) -> Left:
-        """What is still to be measured until no verdict can change.
+        """What would probably decide all that is open, as far as more pairs can."""
+        left = self._left().values()
+        return Left(sum(x.pairs for x in left), math.fsum(x.seconds for x in left))
 
-        A cell with a failure is not measured again.
-        """
-        have, left = self._pairs(), Left()
-        for key, (least, most) in sequential_test.ahead(have, self.rule).items():
+    def _left(self) -> dict[str, Left]:
+        """By their place; a cell with a failure is not measured again."""
+        found = {}
+        for key, pairs in sequential_test.needs(self._pairs(), self.rule).items():
             match = self.matches[int(key)]
             if not failures(match.baseline, match.candidate):
-                each = fmean(r.wall_s for r in match.candidate.records)
-                left = Left(left.least + least, left.least_s + least * each,
-                            left.most + most, left.most_s + most * each)  # fmt: skip
-        return left
+                found[key] = Left(pairs, pairs * fmean(r.wall_s for r in match.candidate.records))
+        return found
 
-    def _pairs(self) -> dict[str, sequential_test.Pairs]:
+    def _pairs(self) -> dict[str, list[sequential_test.Pair]]:
         """By their place: of cells with a result on both sides."""
-        return {str(n): _pairs(m.pairs) for n, m in enumerate(self.matches) if m.pairs is not None}
+        return {
+            str(n): [x.pair for x in m.pairs if x.pair]
+            for n, m in enumerate(self.matches)
+            if m.pairs is not None
+        }
 
 
 class Left(NamedTuple):
-    """Pairs, and the seconds that they take here: those that the rule asks for next, and as many as
-    it can ask for, whatever they say."""
+    """Pairs, and the seconds that they take here."""
 
-    least: int = 0
-    least_s: float = 0.0
-    most: int = 0
-    most_s: float = 0.0
+    pairs: int = 0
+    seconds: float = 0.0
 
 
 class Match(Struct, frozen=True):
@@ -120,6 +122,8 @@ class Match(Struct, frozen=True):
     """Compared by images/s."""
     pairs: list[Both] | None
     """In the order measured; None where a side has no result that may be compared."""
+    built: bool = False
+    """Each arm is a build of its own: two environments, or two engines."""
 
 
 class Both(Struct, frozen=True):
@@ -131,11 +135,6 @@ class Both(Struct, frozen=True):
     """ns per batch, or images/s."""
     pair: sequential_test.Pair | None
     """None where a value is missing."""
-
-    @property
-    def confirms(self) -> bool:
-        """Measured after the screen had flagged the cell."""
-        return self.records[1].stage == "confirm"
 
     @property
     def flags(self) -> list[str]:
@@ -161,7 +160,7 @@ def _rule(
     for name, asked, used in (("delta", delta, a.rule.delta), ("alpha", alpha, a.rule.alpha)):
         if asked is not None and asked != used:
             raise InputError(
-                f"{name} {asked:g}: this A/B was measured for {used:g}, which fixed its numbers of "
+                f"{name} {asked:g}: this A/B was measured for {used:g}, which chose its numbers of "
                 f"pairs; leave {name} out, or measure again with the other one"
             )
     return a.rule
@@ -179,13 +178,6 @@ def _join(baseline: Summary, candidate: Summary, rates: bool) -> list[Both]:
         for r in candidate.records
         if r.status == "ok" and r.repeat in before
     ]
-
-
-def _pairs(both: Sequence[Both]) -> sequential_test.Pairs:
-    def of(confirms: bool) -> list[sequential_test.Pair]:
-        return [x.pair for x in both if x.pair and x.confirms == confirms]
-
-    return sequential_test.Pairs(screen=of(False), confirm=of(True))
 
 
 def pair_of(
@@ -236,10 +228,10 @@ def _unlike(baseline: Cell, candidate: Cell) -> bool:
 def _trend(record: Record) -> float:
     """log(late cost / early cost) within one process; what is early and late: see `_parts`."""
     visits = record.visits
-    if len(visits) == 2:
-        turns = [_turn(v, record.cell) for v in visits]
-        if all(turns):
-            return math.log(turns[1] / turns[0])
+    if (half := len(visits) // 2) and record.cell.scenario == "throughput":
+        first, second = (_rate(record, part) for part in (visits[:half], visits[half:]))
+        if first and second:
+            return math.log(first / second)
     early, late = (median(list(chain(*part)) or [0.0]) for part in _parts(record))
     return math.log(late / early) if early and late else 0.0
 
@@ -256,7 +248,7 @@ def _spread(record: Record) -> float:
 def _parts(record: Record) -> list[list[list[float]]]:
     """The ns per batch of each replica: early and late.
 
-    Its first turn and its second; of a single turn, the first half and the second.
+    Of its turns the first half and the second; so of the samples of a single turn.
     """
     turns = [
         [
@@ -265,31 +257,38 @@ def _parts(record: Record) -> list[list[list[float]]]:
         ]
         for visit in record.visits
     ]
-    if len(turns) == 2:
-        return turns
+    if half := len(turns) // 2:
+        return [
+            [list(chain(*own)) for own in zip(*part, strict=True)]
+            for part in (turns[:half], turns[half:])
+        ]
     return [
         [spans[: len(spans) // 2] for spans in turns[0]],
         [spans[len(spans) - len(spans) // 2 :] for spans in turns[0]],
     ]
 
 
-def _turn(visit: list[Samples], cell: Cell) -> float:
-    """Cost of one turn; 0 where it cannot be computed."""
-    if cell.scenario == "throughput":
-        rate = sum(samples.rates(visit, cell.batch_size))
-        return 1 / rate if rate else 0.0
-    return median(samples.latencies_ns(visit) or [0.0])
+def _rate(record: Record, visits: list[list[Samples]]) -> float | None:
+    """Images/s in some of its turns."""
+    return replace(record, replicas=visits[0], again=[*chain(*visits[1:])]).images_per_s()
 
 
 # ------------------------------------------------------------------------------ rows
 
 
-def _row(match: Match, said: sequential_test.Verdict | None) -> Comparison:
-    """``said``: of the pairs; None where there are none."""
+def _row(match: Match, said: sequential_test.Verdict | None, left: Left | None) -> Comparison:
+    """``said``: of the pairs; None where there are none. ``left``: what would decide it."""
     if said is None or match.pairs is None:
         return _blank(match)
-    used = [x for x in match.pairs if x.confirms == (said.stage == "confirm")]
-    return _doubted(_judged(_blank(match), said, used, match), match, used)
+    places = [n for n, both in enumerate(match.pairs) if both.pair]
+    used = match.pairs[: places[said.pairs] if said.pairs < len(places) else None]
+    row = _judged(_blank(match), said, used, match)
+    if match.built and row.verdict in ("REGRESSED", "IMPROVED"):
+        row = replace(row, reason=f"{row.reason}; {ONE_BUILD}")
+    if left:
+        pairs = units.count(left.pairs, "pair")
+        row = replace(row, reason=f"{row.reason}; about {pairs}, {units.clock(left.seconds)} more")
+    return _doubted(row, match, used)
 
 
 def _blank(match: Match) -> Comparison:
@@ -313,7 +312,7 @@ def _judged(
     row = replace(
         row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
         n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
-        smallest_detectable=said.smallest_detectable, stage=said.stage,
+        smallest_detectable=said.smallest_detectable,
     )  # fmt: skip
     values = [x.values for x in used if x.pair]
     if not values:
@@ -338,7 +337,7 @@ def _doubted(row: Comparison, match: Match, used: Sequence[Both]) -> Comparison:
     if broke:
         row = replace(row, reason=f"{row.reason}; {broke}")
     spoilt = {f: fmean(f in x.flags for x in used) for f in MACHINE if used}
-    flags = [f"{flag} in {percent(s, 0)}" for flag, s in spoilt.items() if s > SPOILT_SHARE]
+    flags = [f"{flag} in {units.percent(s, 0)}" for flag, s in spoilt.items() if s > SPOILT_SHARE]
     if flags:
         reason = f"{', '.join(flags)} of the pairs; else {row.verdict}: {row.reason}"
         return replace(row, verdict="INCONCLUSIVE", code="invalid-machine", reason=reason)

@@ -77,15 +77,13 @@ class Comparison(Struct, frozen=True, kw_only=True):
     smallest_detectable: float | None = None
     """The slowdown (0.05: 5 %) that this would have found 95 times in 100; None: none, ever."""
     pairs: int = 0
-    """Pairs of processes behind the interval; 0 for two stored runs."""
+    """Pairs of processes behind the verdict; 0 for two stored runs."""
     interleaved: bool = False
     """Of the two arms of one A/B, and not of two stored runs."""
-    stage: str = ""
-    """Whose pairs the verdict rests on: 'screen' or 'confirm'; '' without a pair."""
     pair_sd: float | None = None
     """Standard deviation of log(candidate / baseline) over the pairs."""
     p: float | None = None
-    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells."""
+    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells and looks."""
     baseline_key: str = ""
     """The baseline's cell where it is another one: A/B of two backends."""
 
@@ -114,9 +112,11 @@ def exit_code(comparisons: Sequence[Comparison], fail_on: Collection[str] = FAIL
 
     The first that holds, of the verdicts (in lower case) in ``fail_on``: a regression is reported
     before anything else, then a hole in the evidence, then weak evidence. Nothing compared is a
-    hole.
+    hole, whatever ``fail_on`` names, unless it is empty.
     """
-    seen = {c.verdict.lower() for c in comparisons} or {"missing"}
+    if not comparisons:
+        return 4 if fail_on else 0
+    seen = {c.verdict.lower() for c in comparisons}
     bad = seen.intersection(fail_on)
     if bad & {"regressed", "improved"}:
         return 1

@@ -1,6 +1,6 @@
-"""Trend: one cell over many runs, and the runs at which its level changed.
+"""Trend: one cell over many runs, and the runs at which its level changed, or moved.
 
-A run on a machine with another fingerprint belongs to another series. Where a level changed is
+A run on a machine with another fingerprint belongs to another series. What a series did is
 `changepoints`' to say.
 """
 
@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis.compare.verdicts import MACHINE
-from gpubench.analysis.history.changepoints import calmed, changes, places
-from gpubench.analysis.stats import Estimate
+from gpubench.analysis.history.changepoints import calmed, detectable, findings, places
+from gpubench.analysis.stats import Estimate, LogRatio
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError, RecordError
 from gpubench.records.reader import read
@@ -49,20 +49,24 @@ class Point(Struct, frozen=True, kw_only=True):
 
 
 class Level(Struct, frozen=True, kw_only=True):
-    """Of the runs between two changes: their mean of logs, odd runs set aside."""
+    """Of the runs between two changes: mean of logs, odd runs set aside; in a drift a slope."""
 
     first: int
     last: int
     """Indices of points."""
     value: float
-    """ns per batch, or images/s."""
+    """At the first of them: ns per batch, or images/s."""
+    end: float
+    """At the last; the same outside a drift."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
     """A new level."""
 
     at: int
-    """Index of the first run at the new level; it came between this run and the one before."""
+    """Index of the run that is most likely the first at the new level."""
+    between: tuple[int, int]
+    """Indices of runs: it came after the first and not after the second of them, with 95 %."""
     slower: bool
     before: float
     after: float
@@ -71,6 +75,32 @@ class Change(Struct, frozen=True, kw_only=True):
     """after / before of the metric; ``n``: runs on the shorter side."""
     p: float
     """Corrected for every place and every cell that was looked at."""
+
+
+class Drift(Struct, frozen=True, kw_only=True):
+    """A level that moved gradually, which no single run is to blame for."""
+
+    first: int
+    last: int
+    """Indices of the runs between which it moved."""
+    slower: bool
+    before: float
+    after: float
+    ratio: Estimate
+    """after / before of the metric; ``n``: runs that it was fitted to."""
+    p: float
+    """Corrected as that of `Change`."""
+
+
+class States(Struct, frozen=True, kw_only=True):
+    """A machine that goes to and fro between two levels; changes are then not looked for."""
+
+    fast: float
+    slow: float
+    """The levels: ns per batch, or images/s."""
+    switches: int
+    at_slow: list[int]
+    """Indices of the runs at the slower one."""
 
 
 class Trend(Struct, frozen=True, kw_only=True):
@@ -86,7 +116,12 @@ class Trend(Struct, frozen=True, kw_only=True):
     """Oldest first."""
     changes: list[Change]
     levels: list[Level]
-    """One more than changes; none without a run to look at."""
+    """Between changes and drifts; none without a run to look at."""
+    drifts: list[Drift] = []
+    states: States | None = None
+    detectable: float | None = None
+    """The smallest lasting slowdown (0.05: 5 %) that this many runs, with this noise, show 95
+    times in 100 when it comes halfway; None with too few runs to look for any."""
     behind: float
     """How much slower the last level is than the best one: 0.05 is 5 %; 0: it is the best."""
 
@@ -205,27 +240,59 @@ def _costs(t: Trend) -> list[float]:
 
 
 def _searched(t: Trend, delta: float, level: float, alpha: float) -> Trend:
-    """With its changes."""
+    """With what it did."""
     costs = _costs(t)
     if not costs:
         return t
-    breaks = changes(costs, delta, level)
+    found = findings(costs, delta, level)
     sign = 1 if t.latency else -1
     at = [i for i, p in enumerate(t.points) if p.used]
+
+    def value(cost: float) -> float:
+        return math.exp(sign * cost)
+
+    def ratio(effect: LogRatio) -> Estimate:
+        return replace(effect, mean=sign * effect.mean).estimate()
+
     steady = calmed(costs)
-    edges = [0, *(b.at for b in breaks), len(costs)]
+    for ramp in found.ramps:
+        steady = [x - ramp.effect.mean * ramp.share(i) for i, x in enumerate(steady)]
+    edges = [0, *(b.at for b in found.breaks), len(costs)]
     means = [math.fsum(steady[a:b]) / (b - a) for a, b in pairwise(edges)]
+
+    def cost(i: int) -> float:
+        """The level at a run."""
+        own = means[sum(b.at <= i for b in found.breaks)]
+        return own + math.fsum(r.effect.mean * r.share(i) for r in found.ramps)
+
+    bends = {i for r in found.ramps for i in (r.first, r.last) if 0 < i < len(costs) - 1}
+    parts = [*pairwise(sorted({*edges, *bends}))]
     levels = [
-        Level(first=at[a], last=at[b - 1], value=math.exp(sign * mean))
-        for (a, b), mean in zip(pairwise(edges), means, strict=True)
+        Level(first=at[a], last=at[b - 1], value=value(cost(a)), end=value(cost(b - 1)))
+        for a, b in parts
     ]
-    found = [
+    changed = [
         Change(
-            at=after.first, slower=b.effect.mean > 0, before=before.value, after=after.value,
-            ratio=replace(b.effect, mean=sign * b.effect.mean).estimate(),
+            at=at[b.at], between=(at[b.low - 1], at[b.high]), slower=b.effect.mean > 0,
+            before=value(cost(b.at - 1)), after=value(cost(b.at)), ratio=ratio(b.effect),
             p=min(1.0, b.p * alpha / level),
         )
-        for b, (before, after) in zip(breaks, pairwise(levels), strict=True)
+        for b in found.breaks
     ]  # fmt: skip
-    behind = math.expm1(means[-1] - min(means))
-    return replace(t, changes=found, levels=levels, behind=behind)
+    drifts = [
+        Drift(
+            first=at[r.first], last=at[r.last], slower=r.effect.mean > 0,
+            before=value(cost(r.first)), after=value(cost(r.last)), ratio=ratio(r.effect),
+            p=min(1.0, r.p * alpha / level),
+        )
+        for r in found.ramps
+    ]  # fmt: skip
+    states = None
+    if two := found.states:
+        states = States(fast=value(two.low), slow=value(two.high), switches=two.switches,
+                        at_slow=[at[i] for i in two.upper])  # fmt: skip
+    ends = [cost(i) for i in (0, *(b.at for b in found.breaks), *bends, len(costs) - 1)]
+    return replace(
+        t, changes=changed, levels=levels, drifts=drifts, states=states,
+        detectable=detectable(costs, delta, level), behind=math.expm1(ends[-1] - min(ends)),
+    )  # fmt: skip

@@ -1,8 +1,9 @@
 """Why replicas do less than their number promises: the causes of a shortfall, with their evidence.
 
-A shortfall is claimed only where the interval of the efficiency shows it, and a cause only where
-the records show that. Each cause says what it alone would leave of the ideal; its share of the
-shortfall follows on the logarithmic scale, where causes that multiply add up.
+A shortfall is claimed only where the interval of the efficiency shows it, all pairs taken together
+(Holm), and a cause only where the records show that. Each cause says what it alone would leave of
+the ideal; its share of the shortfall follows on the logarithmic scale, where causes that multiply
+add up.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from gpubench.analysis import stats
 from gpubench.analysis.scaling import causes as found_by
 from gpubench.analysis.scaling.causes import MATTERS, Pair
-from gpubench.analysis.scaling.efficiency import efficiency, scaling_pairs
+from gpubench.analysis.scaling.efficiency import chance, efficiency, scaling_pairs
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, but
 from gpubench.units import percent
@@ -107,27 +109,32 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 def diagnose(rows: Sequence[Summary]) -> list[Diagnosis]:
     """Every scaling pair of ``rows``, in their order."""
     pairs = [(s, one, kind, efficiency(s, one)) for s, one, kind in scaling_pairs(rows)]
+    chances = stats.holm([chance(s, one) for s, one, *_ in pairs])
     same_batch = {id(s): one for s, one, kind, _ in pairs if kind == "weak"}
     compute = {
         (but(s, "boundary"), kind): e for s, _, kind, e in pairs if s.cell.boundary == "compute"
     }
     made = []
-    for s, one, kind, e in pairs:
+    for (s, one, kind, e), p in zip(pairs, chances, strict=True):
         base, alone = same_batch.get(id(s), one), compute.get((but(s, "boundary"), kind))
         pair = Pair(many=s, one=one, base=base, efficiency=e, compute=alone)
-        why = _not_shown(e)
+        why = _not_shown(e, p, len(pairs))
         causes, lacks = ([], []) if why else (_causes(pair), found_by.not_recorded(pair))
         made.append(Diagnosis(summary=s, one=one, kind=kind, efficiency=e, why_not=why,
                               causes=causes, not_recorded=lacks))  # fmt: skip
     return made
 
 
-def _not_shown(e: Estimate) -> str:
+def _not_shown(e: Estimate, p: float, pairs: int) -> str:
+    """``p``: of 'it reaches the ideal', corrected for all ``pairs`` (Holm)."""
     if e.value is None or e.high is None:
-        return f"no interval: {e.why}"
+        return e.why if e.span else f"no interval: {e.why}"
     if e.value >= 1 - MATTERS:
         return f"{percent(e.value)} is within {percent(MATTERS, 0)} of the ideal"
-    return "" if e.high < 1 else "the interval reaches the ideal"
+    if e.high >= 1:
+        return "the interval reaches the ideal"
+    shown = p < (1 - stats.LEVEL) / 2
+    return "" if shown else f"one of {pairs} comparisons, by chance perhaps: p = {p:.2g} after Holm"
 
 
 def _causes(p: Pair) -> list[Cause]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import Summary, but, gain, rated
+from gpubench.analysis.summary import Summary, but, gain, log_gain, rated
 from gpubench.records.samples import Samples
 
 MANY = ("batch_size", "replicas", "replicas_per_device", "dispatch")
@@ -45,9 +46,13 @@ def efficiency(s: Summary, one: Summary) -> Estimate:
     each replica has its own device, d is the number of replicas. Replicas that share a device can
     exceed 100 %: one may fill the gaps that the other leaves.
     """
-    e, d = gain(one, s), s.cell.devices
-    parts = [None if v is None else v / d for v in (e.value, e.low, e.high)]
-    return Estimate(value=parts[0], low=parts[1], high=parts[2], n=e.n, why=e.why)
+    return gain(one, s).scaled(1 / s.cell.devices)
+
+
+def chance(s: Summary, one: Summary) -> float:
+    """One-sided p-value of 'the replicas reach the ideal'; 1 where nothing can be said."""
+    found = log_gain(s, one)
+    return found.p_above(-math.log(s.cell.devices)) if found else 1.0
 
 
 def speeds(s: Summary) -> dict[int, list[float]]:
@@ -108,20 +113,28 @@ def job_of(s: Summary) -> SharedJob | None:
     told = [one for visit in turns if (one := _told(visit))]
     if not told:
         return None
-    shares, idle, lost, done = zip(*told, strict=True)
+    _, idle, lost, done = zip(*told, strict=True)
     every = [x for visit in turns for x in visit]
     busy = sum(sum(x.durations_ns) for x in every)
     batches = sum(sum(x.batches) for x in every)
     claimed = sum(x.claim_ns for x in every)
     return SharedJob(
         summary=s,
-        share=stats.geometric_mean(shares, s.pilot),
+        share=s.level("share of ideal", _shares),
         idle=[fmean(each) for each in zip(*idle, strict=False)],
         lost=fmean(lost),
         claim_ns=claimed / batches if claimed else None,
         batch_ns=busy / batches,
         batches=[fmean(each) for each in zip(*done, strict=False)],
     )
+
+
+def _shares(s: Summary) -> dict[int, float]:
+    """Repeat -> share of ideal; of a repeat with several turns their mean."""
+    if s.cell.dispatch == "independent":
+        return {}
+    each = {r.repeat: [one[0] for v in r.visits if (one := _told(v))] for r in s.timed}
+    return {n: fmean(found) for n, found in each.items() if found}
 
 
 def _told(visit: Sequence[Samples]) -> tuple[float, list[float], float, list[int]] | None:

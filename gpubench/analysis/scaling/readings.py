@@ -101,7 +101,7 @@ def switches_per_s(r: Record) -> float | None:
 
 def copies_ns(r: Record) -> float | None:
     """Copy in and copy out of one batch; mean over replicas."""
-    each = [x.stages_ns.get("copy_in", 0) + x.stages_ns.get("copy_out", 0) for x in _every(r)]
+    each = [x.stages_ns.get("copy_in", 0) + x.stages_ns.get("copy_out", 0) for x in r.replicas]
     return fmean(each) if each and all(each) else None
 
 

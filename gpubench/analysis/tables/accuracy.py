@@ -1,4 +1,4 @@
-"""What is said of answers: agreement and accuracy, bound to every row, and the table of both."""
+"""What is said of answers: match and accuracy, bound to every row, and the table of both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from gpubench.analysis import stats
+from gpubench import units
+from gpubench.analysis import floors, stats
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables.table import Column, Field, Table, of_rows
@@ -18,6 +19,7 @@ _OF_ALL = (
 )
 DOUBTFUL = 0.6
 """Accuracy of the reference below which an assumption deserves a doubt."""
+MATCH = "match"
 _TOP1 = Column("accuracy", "share of n", "higher", f"top-1: {_OF_ALL}")
 
 
@@ -66,7 +68,7 @@ def bound(rows: Sequence[Summary]) -> list[Field]:
     fields: list[Field] = []
     if any(agreement(s) is not None for s in rows):
         text = "top-1, with the reference, of what the row timed; worst repeat"
-        fields.append((Column("agreement", "fraction", "higher", text), agreement))
+        fields.append((Column("match", "fraction", "higher", text), agreement))
     if labelled(rows):
         fields.append((_TOP1, accuracy))
     return fields
@@ -84,15 +86,23 @@ def preprocessing(rows: Sequence[Summary]) -> list[str]:
 
 
 def doubts(checks: Iterable[Parity | None]) -> list[str]:
-    """Where the reference's own answers are so wrong that what is assumed may be the cause."""
+    """Floors that are kept as counted and no further; and where the reference's own answers are so
+    wrong that what is assumed may be the cause."""
+    checks = list(checks)
+    unsure = [f for p in checks if p and p.accurate and (f := floors.of(p))
+              if f.state == "undecided"]  # fmt: skip
+    of = units.count(len(unsure), "cell")
+    said = [f"Not settled for {of}: {min(unsure, key=lambda f: f.hits).text}."] if unsure else []
     assumed = [p for p in checks if p and p.assumed and p.labelled]
     worst = min(assumed, key=lambda p: p.reference_correct / p.labelled, default=None)
     if worst is None or worst.reference_correct >= DOUBTFUL * worst.labelled:
-        return []
+        return said
     return [
-        f"The reference itself is right on {worst.reference_correct} of {worst.labelled} images. "
+        *said,
+        f"The reference itself classifies {worst.reference_correct} of {worst.labelled} images "
+        "correctly. "
         "Its preprocessing is assumed, which may be why: give the one that the network was "
-        "trained with as [workload.preprocess], or with --preprocess."
+        "trained with as [workload.preprocess], or with --preprocess.",
     ]
 
 
@@ -119,12 +129,12 @@ def accuracies(rows: Sequence[Summary]) -> Table:
 
 
 def verdict(s: Summary) -> str:
-    """'agree'; else what is wrong."""
+    """`MATCH`; else what is wrong."""
     if s.parity and not s.parity.passed:
-        return "WRONG"
+        return "MISMATCH"
     if s.pipeline and not s.pipeline.passed:
-        return "WRONG PATH"
-    return "agree" if not s.parity or s.parity.accurate else "BELOW FLOOR"
+        return "PIPELINE MISMATCH"
+    return MATCH if not s.parity or s.parity.accurate else "LOW ACCURACY"
 
 
 def _of(check: str, name: str) -> Callable[[Summary], Any]:
@@ -141,9 +151,9 @@ def _parity() -> list[Field]:
          lambda s: s.parity and ("not finite" if s.parity.relative_error is None
                                  else s.parity.relative_error)),
         (Column("tolerance", help="largest relative error allowed"), of("max_relative_error")),
-        (Column("top-1 agreement", "fraction", "higher", "with the reference; worst repeat"),
+        (Column("top-1 match", "fraction", "higher", "with the reference; worst repeat"),
          of("top1_agreement")),
-        (Column("at least", "fraction", help="agreement asked for"), of("min_top1_agreement")),
+        (Column("at least", "fraction", help="match asked for"), of("min_top1_agreement")),
         (Column("worst slot", "count", help="batch slot of the largest error"), of("worst_slot")),
     ]  # fmt: skip
 
@@ -174,9 +184,9 @@ def _pipeline() -> list[Field]:
     """Boundary ``pipeline``: the same, from the encoded pictures on."""
     of = partial(_of, "pipeline")
     return [
-        (Column("pipeline agreement", "fraction", "higher", "top-1, of the whole pipeline from "
+        (Column("pipeline match", "fraction", "higher", "top-1, of the whole pipeline from "
                 "encoded pictures, with the reference's"), of("top1_agreement")),
-        (Column("pipeline at least", "fraction", help="agreement asked for"),
+        (Column("pipeline at least", "fraction", help="match asked for"),
          of("min_top1_agreement")),
         (Column("input off by", "steps", "lower", "largest difference of a value of the network's "
                 "input from the reference's, in steps of 8-bit pixels"), of("max_difference")),

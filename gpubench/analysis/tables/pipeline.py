@@ -211,7 +211,7 @@ def _decoders(summaries: Sequence[Summary]) -> Table:
         Column("largest difference", "steps", "lower", "of a value of the network's input from "
                "the reference's, in steps of 8-bit pixels"),
         Column("mean difference", "steps", "lower", "the same, mean over all values"),
-        Column("top-1 agreement", "fraction", "higher", "of the whole pipeline with the "
+        Column("top-1 match", "fraction", "higher", "of the whole pipeline with the "
                "reference's; the worst of its cells"),
         Column("images", "count", help="that were compared"),
         Column("accuracy", "share of n", "higher", "top-1 of the whole pipeline against labels; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpubench.analysis import stats
 from gpubench.analysis.roofline import Share, against
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
@@ -37,8 +36,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     body: Body = []
     for s, ceiling in held:
         found = shares(s)
-        speeds = [each.flops_per_s / 1e9 for each in found.values()]
-        achieved = stats.geometric_mean(speeds, s.pilot)
+        achieved = s.level("GFLOP/s", _achieved)
         row = [estimate(s), binding(s), achieved, ceiling.flops_per_s / 1e9, ceiling.precision,
                next(iter(found.values())).intensity, ceiling.bytes_per_s / 1e9]  # fmt: skip
         body.append((s, [*([s.cell.scenario] if several else []), *row, flags_of(s)]))
@@ -63,7 +61,16 @@ def shares(s: Summary) -> dict[int, Share]:
 
 def estimate(s: Summary) -> Estimate:
     """The share over repeats."""
-    return stats.geometric_mean([found.share for found in shares(s).values()], s.pilot)
+    return s.level("share of the roofline", _shares)
+
+
+def _shares(s: Summary) -> dict[int, float]:
+    return {n: found.share for n, found in shares(s).items()}
+
+
+def _achieved(s: Summary) -> dict[int, float]:
+    """GFLOP/s."""
+    return {n: found.flops_per_s / 1e9 for n, found in shares(s).items()}
 
 
 def binding(s: Summary) -> str:

@@ -24,6 +24,7 @@ from gpubench.records.record import ENERGY_S
 from gpubench.units import count, percent
 
 SCALING = "Scaling over replicas"
+FAILED = "Skips and failures"
 _REPEATS = Column("repeats", "count", help="fresh-process executions measured")
 
 
@@ -58,16 +59,14 @@ def _latency(rows: list[Summary], bases: dict[int, Summary], against: str) -> Ta
     for name, q in summary.QUANTILES.items():
         enough = any(len(s.samples_ns) >= stats.minimum_n(q) for s in rows)
         if enough or name != "p99.9":
-            text = f"nearest rank over all samples; needs {stats.minimum_n(q)} effective samples"
-            fields.append((Column(name, "ns", "lower", text), partial(_percentile, q=q)))
+            text = "of each repeat, geometric mean over repeats; needs "
+            text += f"{stats.minimum_n(q)} independent samples"
+            fields.append((Column(name, "ns", "lower", text), partial(Summary.percentile, q=q)))
     fields += [_speedup(bases, against), *accuracy.bound(rows),
                (_REPEATS, lambda s: len(s.medians))]  # fmt: skip
-    notes = ["Time for one batch, closed loop; every batch is waited for. 95 % intervals."]
+    notes = ["Time for one batch, closed loop; every batch is waited for. "
+             + summary.pooling(rows)]  # fmt: skip
     return of_rows("Latency per batch", rows, fields, notes)
-
-
-def _percentile(s: Summary, q: float) -> Estimate:
-    return stats.percentile(s.samples_ns, q)
 
 
 def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) -> Table:
@@ -78,7 +77,8 @@ def _throughput(rows: list[Summary], bases: dict[int, Summary], against: str) ->
         *accuracy.bound(rows),
         (_REPEATS, lambda s: len(s.rates)),
     ]
-    notes = ["Images completed / wall time, never derived from a latency. 95 % intervals."]
+    notes = ["Images completed / wall time, never derived from a latency. "
+             + summary.pooling(rows)]  # fmt: skip
     if any(s.cell.scenario == "latency" for s in rows):
         notes.append("This suite has no throughput scenario: each batch was waited for.")
     return of_rows("Throughput", rows, fields, notes)
@@ -127,8 +127,8 @@ def _scaling(found: Sequence[Diagnosis]) -> Table:
                          each, straggler, flags_of(s, one)]))  # fmt: skip
     notes = [
         "One run's cells only. Efficiency = X_g / (d X_1): images/s of g replicas on d devices.",
-        "A shortfall is shown where the whole interval is below 100 %, and the efficiency by more "
-        f"than {percent(MATTERS, 0)}.",
+        "A shortfall is shown where the whole interval is below 100 %, for all pairs together "
+        f"(Holm), and the efficiency by more than {percent(MATTERS, 0)}.",
     ]
     return with_axes(SCALING, columns, body, notes)
 
@@ -174,7 +174,7 @@ def _cost(summaries: list[Summary]) -> Table:
         Column("open", "ns", "lower", "load and make ready, slowest replica; median over repeats"),
         Column("first inference", "ns", "lower", "the first run() and sync, slowest replica; "
                "median over repeats"),
-        Column("total", "ns", "lower", "from nothing to the first answer"),
+        Column("total", "ns", "lower", "from nothing to the end of the first inference"),
     )  # fmt: skip
     body = []
     for group in groups.values():
@@ -232,4 +232,4 @@ def _failures(summaries: list[Summary]) -> Table:
     untried = sum(s.status in UNTRIED for s in summaries)
     notes = [f"{untried} more cells of a search were not measured, which is no problem: its HTML "
              "report says why."]  # fmt: skip
-    return Table("Skips and failures", columns, rows, notes if untried else [])
+    return Table(FAILED, columns, rows, notes if untried else [])

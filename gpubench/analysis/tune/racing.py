@@ -27,20 +27,27 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis import stats
+from gpubench.analysis import floors, stats
+from gpubench.analysis.floors import Floor
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tune import constraints, noise
+from gpubench.analysis.tune import constraints, noise, pruning
 from gpubench.analysis.tune import objective as tune_objective
 from gpubench.analysis.tune.constraints import Kept as Kept
 from gpubench.analysis.tune.noise import Noise
 from gpubench.analysis.tune.objective import Best
 from gpubench.analysis.tune.pruning import Outlook
+from gpubench.records.parity import over_repeats
 from gpubench.records.record import FAILURES, Record
 from gpubench.suite.goal import Metric, Search
 from gpubench.suite.types import Cell
 
 ROUNDS = 8
 """Rounds of the race that one configuration is measured in, at most."""
+SIDE = 2
+"""Rounds in which two that are called equal were measured side by side, at least."""
+ALIKE = 0.01
+"""What costs no more than the leader by more than this, as was seen, may be recommended for being
+simpler. (Of what was seen 2 % behind too much is 3 % behind, under bursts.)"""
 NEAR = 12
 """Repeats of what may turn out to keep its limits, at most, where nothing else does."""
 LOOKS = 4
@@ -61,7 +68,8 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     cell: Cell
     status: Status
-    """violates: breaks a limit, or is so close that it cannot be promised."""
+    """violates: breaks a limit, or is so close that it cannot be promised. ruled-out: also what
+    this machine cannot do."""
     reason: str = ""
     n: int = 0
     """Good repeats."""
@@ -70,10 +78,15 @@ class Standing(Struct, frozen=True, kw_only=True):
     behind: Estimate | None = None
     """Cost / the leader's cost: 1.10 is 10 % worse. By differences within blocks."""
     limits: tuple[Kept, ...] = ()
+    floor: Floor | None = None
+    """Of accuracy, where one was asked for and judged."""
     repeats: tuple[int, ...] = ()
     """Numbers of the good repeats."""
     least: float | None = None
     """What ``behind`` is at least, at `stats.LEVEL`; None of what is not alive."""
+    tied: bool = False
+    """Alive after SIDE rounds beside the leader, may be as good, and was seen to be no more than
+    `Search.delta` behind it."""
 
     @property
     def keeps(self) -> bool:
@@ -102,8 +115,15 @@ class _Tried(Struct, kw_only=True):
     kept: tuple[Kept, ...] = ()
 
     @property
-    def broken(self) -> list[Kept]:
-        return [k for k in self.kept if k.state == "violated" or k.hopeless]
+    def broken(self) -> list[str]:
+        """What is not kept, or cannot be shown to be: more repeats ask for the same answers."""
+        found = [k.text for k in self.kept if k.state == "violated" or k.hopeless]
+        unsure = self.floor is not None and self.floor.state == "undecided"
+        return found + [self.floor.text] * unsure if self.floor else found
+
+    @property
+    def floor(self) -> Floor | None:
+        return floors.of(over_repeats([r.parity for r in self.records.values() if r.parity]))
 
     @property
     def open(self) -> bool:
@@ -130,7 +150,8 @@ def judge(
         (each.cell, k) for each in tried.values() for k in each.kept
         if k.state == "violated" and k.limit.metric.kind == "latency"
     ]  # fmt: skip
-    outlook = Outlook(search.goal, best, beat, slow)
+    failing = pruning.shared(r for found in by_cell.values() for r in found.values())
+    outlook = Outlook(search.goal, best, beat, slow, failing)
     found = []
     for cell in cells:
         key = cell.key
@@ -163,7 +184,8 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
         s for s in standings if s.least is not None and s.least < better and s.rounds < ROUNDS
     ]
     if not rivals and (first.keeps or first.n >= constraints.MOST):
-        return []
+        unchecked = (s for s in _equals(standings) if CHECK not in s.repeats)
+        return [(s.cell, CHECK) for s in (next(unchecked, None),) if s]
     number = 1 + max(CHECK, *(max(s.repeats) for s in (first, *rivals)))
     return [(s.cell, number) for s in (first, *rivals)]
 
@@ -171,23 +193,76 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
 def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:
     """Where nothing keeps the limits: more repeats of what is closest to being shown to.
 
-    Its spread is judged by few repeats until then, and nothing else is left to measure.
+    Its spread is judged by few repeats until then, and nothing else is left to measure. What comes
+    closest of all is measured until it is settled: its first try may have met other work.
     """
-    near = [
-        s for s in standings
-        if s.n < NEAR and s.limits and all(k.state == "met" or k.near for k in s.limits)
-    ]  # fmt: skip
-    first = min(near, key=lambda s: max(map(constraints.beyond, s.limits)), default=None)
+    known = [s for s in standings if s.n and s.limits]
+    near = [s for s in known if s.n < NEAR and all(k.state == "met" or k.near for k in s.limits)]
+    closest = min(known, key=_beyond, default=None)
+    if closest and closest.n < constraints.SETTLED:
+        near.append(closest)
+    first = min(near, key=_beyond, default=None)
     if first is None:
         return []
     return [(first.cell, CHECK if CHECK not in first.repeats else 1 + max(first.repeats))]
 
 
+def _beyond(s: Standing) -> float:
+    return max(map(constraints.beyond, s.limits))
+
+
+def unseen(standings: Sequence[Standing]) -> list[str]:
+    """Backends of which nothing was tried, and that nothing speaks against."""
+    known = {s.cell.backend for s in standings if s.n or s.status == "failed"}
+    open_ = (s.cell.backend for s in standings if s.status == "unmeasured")
+    return [name for name in dict.fromkeys(open_) if name not in known]
+
+
+def backends(standings: Iterable[Standing]) -> list[str]:
+    """Of the space, in its order."""
+    return list(dict.fromkeys(s.cell.backend for s in standings))
+
+
+def compared(standings: Sequence[Standing]) -> bool:
+    """Whether enough backends were tried to recommend one: two, where there are two."""
+    most = len(backends(standings))
+    return most - len(unseen(standings)) >= min(2, most)
+
+
 def recommended(standings: Sequence[Standing]) -> Standing | None:
-    """The leader, where it was checked and all its limits are met; else the best that is so."""
+    """The leader, where it was checked and all its limits are met; else the best that is so.
+
+    Of what is not told apart from the leader the simplest. None until two backends were tried.
+    """
+    if not compared(standings):
+        return None
     sure = [s for s in standings if CHECK in s.repeats and s.n > 1 and s.keeps
             and s.status in RANKED]  # fmt: skip
-    return min(sure, key=lambda s: (s.status != "leader", s.ratio), default=None)
+    best = min(sure, key=lambda s: (s.status != "leader", s.ratio), default=None)
+    if best is None or best.status != "leader":
+        return best
+    return next((s for s in _equals(standings) if s in sure), best)
+
+
+def ties(standings: Sequence[Standing], best: Standing) -> list[Standing]:
+    """What the search did not tell apart from ``best``, the simplest first."""
+    if best.status != "leader" and not best.tied:
+        return []
+    equal = [s for s in standings if (s.status == "leader" or s.tied) and s.keeps and s is not best]
+    return sorted(equal, key=_simplicity)
+
+
+def _equals(standings: Sequence[Standing]) -> list[Standing]:
+    """The leader and what ties with it within ALIKE, the simplest first: what has the least that
+    must be chosen, kept and explained; of equals today's default, which stands first."""
+    equal = [s for s in standings
+             if s.status == "leader" or (s.tied and s.keeps and s.ratio <= 1 + ALIKE)]  # fmt: skip
+    return sorted(equal, key=_simplicity) if leader(standings) else []
+
+
+def _simplicity(s: Standing) -> tuple[object, ...]:
+    cell = s.cell
+    return cell.precision != "fp32", len(cell.options), cell.replicas, cell.batch_size
 
 
 def today(standings: Sequence[Standing], search: Search) -> Standing | None:
@@ -225,7 +300,7 @@ def _failure(found: dict[int, Record], search: Search) -> Standing | None:
         said = wrong[0]
         kind = f"{said.kind}: " if said.kind and said.kind not in said.reason else ""
         reason = kind + (said.reason or FAILURES.get(said.kind, "no reason recorded"))
-        status: Status = "ruled-out" if said.status == "ruled-out" else "failed"
+        status: Status = "failed" if said.status == "failed" else "ruled-out"
     elif any(tune_objective.value(r, objective) for r in good):
         return None
     else:
@@ -291,10 +366,10 @@ def _standing(
 ) -> Standing:
     standing = Standing(
         cell=each.cell, status="alive", n=len(each.costs), value=_value(each, within, search),
-        limits=each.kept, repeats=tuple(sorted(each.records)),
+        limits=each.kept, floor=each.floor, repeats=tuple(sorted(each.records)),
     )  # fmt: skip
     if leader is None:
-        return replace(standing, status="violates", reason=_broken(each))
+        return replace(standing, status="violates", reason="; ".join(each.broken))
     if each is leader:
         behind = Estimate(value=1.0, low=1.0, high=1.0, n=standing.n)
         waiting = "; ".join(k.text for k in each.kept if k.state != "met")
@@ -303,7 +378,7 @@ def _standing(
     centre = _centre(each, leader)
     standing = replace(standing, behind=_behind(centre, found, spread))
     if each.broken:
-        return replace(standing, status="violates", reason=_broken(each))
+        return replace(standing, status="violates", reason="; ".join(each.broken))
     ratio = math.exp(centre)
     said = f"{units.percent(abs(ratio - 1))} {'behind' if ratio >= 1 else 'ahead'}"
     surely = noise.at_least(found, spread, search.alpha / LOOKS)
@@ -313,11 +388,8 @@ def _standing(
     least = math.exp(noise.at_least(found, spread, 1 - stats.LEVEL))
     may = "may be" if least < 1 / (1 + search.delta) else "not"
     reason = f"{said}; {may} better by more than {units.percentage(search.delta)}"
-    return replace(standing, least=least, reason=reason)
-
-
-def _broken(each: _Tried) -> str:
-    return "; ".join(k.text for k in each.broken)
+    tied = standing.rounds >= SIDE and ratio <= 1 + search.delta and least <= 1
+    return replace(standing, least=least, reason=reason, tied=tied)
 
 
 def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
@@ -325,7 +397,13 @@ def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
     centre, n = median(each.costs.values()), len(each.costs)
     half = within.t((1 + stats.LEVEL) / 2) / math.sqrt(n)
     low, high = sorted(math.exp(sign * (centre + x)) for x in (half, -half))
-    return Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+    found = Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
+    if (found.relative_half_width or 0.0) <= stats.MOST_HALF_WIDTH:
+        return found
+    if n < constraints.TWICE:
+        return Estimate(value=found.value, n=n, why=stats.repeats(n))
+    ends = sorted(math.exp(sign * x) for x in each.costs.values())
+    return Estimate(value=found.value, n=n, why=stats.USELESS, span=(ends[0], ends[-1]))
 
 
 def _behind(centre: float, found: Sequence[float], spread: Noise) -> Estimate:

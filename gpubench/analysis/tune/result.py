@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import accumulate
 from statistics import geometric_mean
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import roofline, stats
@@ -24,10 +25,10 @@ from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.roofline import Share
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, summarise
-from gpubench.analysis.tune import objective, racing
+from gpubench.analysis.tune import constraints, objective, pruning, racing
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.errors import InputError
-from gpubench.records.record import Record, RecordFile
+from gpubench.records.record import FAILURES, WRONG, Record, RecordFile
 from gpubench.suite.goal import Goal, Metric, Search
 
 Evidence = tuple[RecordFile, RecordFile]
@@ -71,10 +72,37 @@ class View(Struct, frozen=True, kw_only=True):
     """``gain`` is of the pairs of the A/B."""
     verdict: Comparison | None
     """Of the A/B; None without one, or with one of another configuration."""
+    won: tuple[int, int] = (0, 0)
+    """Of its pairs: in how many the recommended one was better by the objective, and of how many.
+    """
 
     @property
     def goal(self) -> Goal:
         return self.search.goal
+
+    @property
+    def asked(self) -> list[str]:
+        """All limits: 'p99 latency <= 20 ms', 'min_accuracy 0.9'."""
+        least = self.file.header.suite.policy.min_accuracy
+        floor = [] if least is None else [f"min_accuracy {least:g}"]
+        return [limit.text for limit in self.goal.limits] + floor
+
+    @property
+    def unseen(self) -> list[str]:
+        """Backends that the search did not come to."""
+        return racing.unseen(self.standings)
+
+    @property
+    def settled(self) -> bool:
+        """Whether "nothing keeps the limits" is shown, not only what was seen: all that might keep
+        them was measured, and what comes closest was measured again and is beyond them."""
+        near = closest(self)
+        return (
+            self.best is None and self.leader is None and near is not None
+            and not any(s.status == "unmeasured" for s in self.standings)
+            and near.n >= constraints.SETTLED
+            and any(k.state == "violated" for k in near.limits)
+        )  # fmt: skip
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -103,9 +131,11 @@ def view(file: RecordFile, evidence: Evidence | None = None) -> View:
         key = evidence[0].header.planned[0].key
         base = next((s for s in standings if s.cell.key == key), base)
     gain, paired = _gain(file, evidence if verdict else None, best, base, search.goal.objective)
+    logs = _logs(evidence, search.goal.objective) if verdict and evidence else []
     return View(
         file=file, search=search, standings=standings, best=best, leader=leader, base=base,
         gain=gain, paired=paired, verdict=verdict, summaries={s.key: s for s in summarise([file])},
+        won=(sum(x > 0 for x in logs), len(logs)),
     )  # fmt: skip
 
 
@@ -124,21 +154,21 @@ def _gain(
     base: Standing | None,
     metric: Metric,
 ) -> tuple[Estimate, bool]:
-    """Of the A/B's pairs where these give an interval, else of the search's own rounds."""
+    """Of the A/B's pairs where these give an interval, else of the search's own rounds; of a few
+    pairs where neither gives one."""
     if best is None or base is None:
         return Estimate(why="nothing to compare"), False
     if best.cell.key == base.cell.key:
         return Estimate(value=1.0, why="today's default is the best"), False
-    if evidence:
-        before, after = (_values(f.records, metric) for f in evidence)
-        pairs = _pairs(before, after, metric)
-        if pairs.low is not None:
-            return pairs, True
+    pairs = _pairs(_logs(evidence, metric)) if evidence else Estimate()
+    if pairs.low is not None:
+        return pairs, True
     before, after = (
         _values([r for r in file.records if r.cell.key == s.cell.key], metric) for s in (base, best)
     )
     low, high = (before, after) if metric.more_is_better else (after, before)
-    return stats.ratio(low, high), False
+    own = stats.ratio(low, high)
+    return (pairs, True) if own.low is None and pairs.value else (own, False)
 
 
 def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
@@ -147,16 +177,21 @@ def _values(records: Sequence[Record], metric: Metric) -> dict[int, float]:
     return {n: v for n, v in found.items() if v}
 
 
-def _pairs(before: Mapping[int, float], after: Mapping[int, float], metric: Metric) -> Estimate:
-    """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs; none below six."""
+def _logs(evidence: Evidence, metric: Metric) -> list[float]:
+    """Of each pair of the A/B: by how much the recommended one was better."""
+    before, after = (_values(f.records, metric) for f in evidence)
     both = [n for n in before if n in after]
-    logs = [objective.cost(metric, before[n]) - objective.cost(metric, after[n]) for n in both]
+    return [objective.cost(metric, before[n]) - objective.cost(metric, after[n]) for n in both]
+
+
+def _pairs(logs: Sequence[float]) -> Estimate:
+    """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs; none below six."""
     if not logs:
         return Estimate(why="no pairs")
     value, low, high = signed_rank.around(logs, sequential_test.LEVEL)
     if low is None or high is None:
-        return Estimate(why=units.count(len(both), "pair"))
-    return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(both))
+        return Estimate(value=math.exp(value), n=len(logs), why=units.count(len(logs), "pair"))
+    return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(logs))
 
 
 # ------------------------------------------------------------------------------ what was tried
@@ -180,8 +215,22 @@ def nearest(found: View, standings: Iterable[Standing]) -> list[Standing]:
 
 
 def measured(found: View) -> set[str]:
-    """Keys of configurations that were measured, whatever came of it."""
-    return {r.cell.key for r in found.file.records if r.replicas or r.status == "failed"}
+    """Keys of configurations that gave numbers, right answers or not."""
+    return {r.cell.key for r in found.file.records if r.replicas}
+
+
+def causes(found: View) -> list[tuple[str, str, int]]:
+    """(cause, remedy, configurations) of all that could not be measured or failed, each once, the
+    most frequent first."""
+    remedies: dict[str, str] = {}
+    counts = Counter[str]()
+    for r in {r.cell.key: r for r in found.file.records if r.status != "ok"}.values():
+        _, alike, cause = r.reason.partition(pruning.ALIKE)
+        if r.status != "ruled-out" or alike:
+            cause = FAILURES[r.kind].partition(":")[0] if r.kind in WRONG else cause or r.reason
+            counts[cause] += 1
+            remedies[cause] = remedies.get(cause) or r.remedy
+    return [(cause, remedies[cause], n) for cause, n in counts.most_common()]
 
 
 def spent_s(found: View) -> float:
@@ -195,7 +244,8 @@ def closest(found: View) -> Standing | None:
     None where nothing was measured whose answers are right.
     """
     known = [s for s in found.standings if s.status not in NO_RESULT and s.value.value]
-    return min(known, key=lambda s: max(map(excess, s.limits), default=0.0), default=None)
+    return min(known, key=lambda s: (max(map(excess, s.limits), default=0.0), s.ratio),
+               default=None)  # fmt: skip
 
 
 def excess(kept: Kept) -> float:
@@ -211,11 +261,11 @@ def excess(kept: Kept) -> float:
 
 
 def share_of(found: View) -> Share | None:
-    """Of the roofline, of what is recommended: of all repeats that ended well the one in the middle
-    (of two the lower)."""
+    """Of the roofline, of what is recommended: the repeats' mean of logs, as in every table."""
     own = found.summaries[found.best.cell.key].records if found.best else ()
     known = [share for r in own if r.status == "ok" and (share := roofline.share(r))]
-    return sorted(known, key=lambda x: x.share)[(len(known) - 1) // 2] if known else None
+    mean = stats.geometric_mean([x.share for x in known]).value
+    return replace(known[0], share=mean) if mean else None
 
 
 # ------------------------------------------------------------------------------ course and front

@@ -21,6 +21,8 @@ from gpubench.machine.telemetry.gpu_monitor import POWER_CAP, THROTTLED, Watch
 JOIN_LIMIT_S = 10.0
 STEAL_LIMIT = 0.02
 BUSY_LIMIT = 0.10
+TURN_S = 1.0
+"""Of several turns: counters move ten times a second, so a shorter one would get its rival's."""
 IDLE_S = 1.0
 """How long a GPU, or the CPU, is looked at before the first task there."""
 
@@ -98,8 +100,8 @@ class Telemetry:
 
         Offsets in the records' samples count from there. Call it for every turn of the task.
         """
+        self._look = self._look or not self._turns  # short ones follow one another closely
         self._turns.append(at_ns / 1e9)
-        self._look = True
 
     def _observe(self) -> None:
         if not self._indices:
@@ -154,13 +156,15 @@ class Telemetry:
 
     def energy(self, windows: Sequence[tuple[int, int] | None]) -> dict[str, Any] | None:
         """{joules, seconds, source, idle_watts} inside ``windows``: of each turn (begin, end), in
-        ns from the common start that `turn` told. None where nothing counts.
+        ns from the common start that `turn` told. None where nothing counts, and of short turns.
 
         ``source``: 'nvml' (counters of the task's GPUs, whole ones also of slices), 'nvml-power'
         (an older GPU: its power readings, added up) or 'rapl' (all CPU packages).
         """
         turns = zip(self._turns, windows, strict=False)
-        found = self._used([(at + w[0] / 1e9, at + w[1] / 1e9) for at, w in turns if w])
+        spans = [(at + w[0] / 1e9, at + w[1] / 1e9) for at, w in turns if w]
+        short = len(spans) > 1 and min(end - begin for begin, end in spans) < TURN_S
+        found = None if short else self._used(spans)
         if found is None:
             return None
         source = "rapl"

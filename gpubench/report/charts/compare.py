@@ -30,9 +30,10 @@ LOOKS = {
 """Verdict -> colour, shape, filled: no two share shape and filling, so colour is not needed."""
 
 KINDS = {
-    "screen": ("circle", False), "confirm": ("square", True),
-    "baseline": ("circle", False), "candidate": ("square", True),
-}  # fmt: skip
+    "pair": ("circle", False),
+    "baseline": ("circle", False),
+    "candidate": ("square", True),
+}
 """What a point of a cell's chart is -> shape, filled."""
 
 WIDE = 2.5
@@ -140,7 +141,8 @@ def behind(view: View) -> dict[str, Any]:
         points = _pairs(pairs.get(keys, ())) if view.arms else _repeats(c, b, s)
         if not points:
             continue
-        own = [p["x"] for p in points if p["kind"] == (c.stage or points[-1]["kind"])]
+        last = points[-1]["kind"]
+        own = [p["x"] for p in points if p["kind"] == last][: c.pairs or None]
         line = {"x": min(own) - 0.4, "x2": max(own) + 0.4, "y": logs[0], "low": logs[1],
                 "high": logs[2]}  # fmt: skip
         cells.append({"label": c.label, "verdict": c.verdict, "effect": compare.effect(c),
@@ -160,12 +162,11 @@ def _pairs(both: Sequence[Both]) -> list[Point]:
         r, pair = each.records[1], each.pair
         if pair is None:
             continue
-        kind = "confirm" if each.confirms else "screen"
-        tip = {"pair": str(r.repeat + 1), "stage": kind, "order": r.order or "unknown",
+        tip = {"pair": str(r.repeat + 1), "order": r.order or "unknown",
                "d": compare.percent(math.expm1(pair.d), signed=True),
                "flags": ", ".join(each.flags) or "none", "started": r.started}  # fmt: skip
-        points.append({"x": r.repeat + 1, "y": pair.d, "kind": kind, "tip": tip})
-    return sorted(points, key=lambda p: (p["kind"] == "confirm", p["x"]))
+        points.append({"x": r.repeat + 1, "y": pair.d, "kind": "pair", "tip": tip})
+    return points
 
 
 def _repeats(c: Comparison, base: Summary, candidate: Summary) -> list[Point]:

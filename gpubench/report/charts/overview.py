@@ -19,11 +19,16 @@ from gpubench.report.charts.vega import Point, layer
 from gpubench.report.sections import headline
 from gpubench.units import count
 
+LEAST = 3
+"""Batch sizes (or numbers of replicas) that a chart over them needs."""
 _BATCH = "batch size (images per replica)"
 
 
-def build(summaries: Sequence[Summary]) -> dict[str, Any]:
-    """``{series, groups, charts: [{id, title, caption, by, spec, points}]}`` for the page."""
+def build(summaries: Sequence[Summary], first: Summary | None = None) -> dict[str, Any]:
+    """``{series, groups, start, charts: [{id, title, caption, by, spec, points}]}`` for the page.
+
+    ``first``: the cell whose view the page opens on.
+    """
     timed = [s for s in summaries if s.timed]
     series = dict.fromkeys((s.cell.backend, _variant(s)) for s in timed)
     backends = list(dict.fromkeys(backend for backend, _ in series))
@@ -39,12 +44,27 @@ def build(summaries: Sequence[Summary]) -> dict[str, Any]:
     ]
     several = len({s.run for s in timed}) > 1
     groups = list(dict.fromkeys(_group(s, several) for s in timed))
-    made = [_latency(timed), _throughput(timed), _tradeoff(timed), _scaling(timed)]
+    made = [_throughput(timed), _tradeoff(timed), _scaling(timed)]
     for chart in made:
         for point in chart["points"]:
-            point["group"] = groups.index(_group(point.pop("cell"), several))
+            cell = point.pop("cell")
+            point |= {"group": groups.index(_group(cell, several)), "size": cell.cell.batch_size}
+        chart["points"] = _lines(chart)
+    made = [c for c in made if c["points"]]
+    for chart in made:
         chart["spec"] = _spec(chart, looks)
-    return {"series": looks, "groups": groups, "charts": [c for c in made if c["points"]]}
+    start = {"group": groups.index(_group(first, several)), "replicas": first.cell.replicas} if \
+        first else {}  # fmt: skip
+    return {"series": looks, "groups": groups, "charts": made, "start": start}
+
+
+def _lines(chart: dict[str, Any]) -> list[Point]:
+    """Points of pictures over at least `LEAST` sizes: two are better read in the table."""
+    size = "x" if chart["id"] == "scaling" else "size"
+    sizes: dict[tuple[Any, ...], set[float]] = {}
+    for p in chart["points"]:
+        sizes.setdefault((p["group"], p[chart["by"]]), set()).add(p[size])
+    return [p for p in chart["points"] if len(sizes[p["group"], p[chart["by"]]]) >= LEAST]
 
 
 def _variant(s: Summary) -> str:
@@ -80,19 +100,10 @@ def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]
     }  # fmt: skip
 
 
-def _latency(timed: list[Summary]) -> dict[str, Any]:
-    rows = [s for s in timed if s.cell.scenario == "latency"]
-    points = [_point(s, s.cell.batch_size, s.p50, 1e-6,
-                     {"p50": formatting.full(s.p50, "ns")})
-              for s in rows if s.p50.value]  # fmt: skip
-    return _chart("latency", "Latency against batch size", "Median time for one batch; lower is "
-                  "better.", points, x=_BATCH, y="p50 latency (ms)", batch=True)  # fmt: skip
-
-
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
     points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
                      {"images/s": formatting.full(s.throughput, "images/s")})
-              for s in rated(timed) if s.throughput.value]  # fmt: skip
+              for s in rated(timed) if s.throughput.usable]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
                   "is better.", points, x=_BATCH, y="images/s", batch=True)  # fmt: skip
 
@@ -103,11 +114,11 @@ def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
     def identity(s: Summary) -> tuple[Any, ...]:
         return s.run, _group(s, True), _series(s), s.cell.batch_size, s.cell.replicas
 
-    slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and s.p50.value}
+    slow = {identity(s): s for s in timed if s.cell.scenario == "latency" and s.p50.usable}
     points = []
     for s in rated(timed):
         other = slow.get(identity(s))
-        if other is None or not s.throughput.value:
+        if other is None or not s.throughput.usable:
             continue
         tip = {"images/s": formatting.full(s.throughput, "images/s"),
                "p50 latency": formatting.full(other.p50, "ns")}  # fmt: skip
@@ -150,6 +161,8 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
     shared_device = False
     for s, one, kind in scaling_pairs(timed):
         g, e = s.cell.devices, efficiency(s, one)
+        if not e.usable:
+            continue
         shared_device |= g < s.cell.replicas
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
         what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"

@@ -63,7 +63,7 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
                        "front": s.cell.key in front, "tip": tip})  # fmt: skip
     rules = _limits(found)
     text = ("Up and to the left is better. The grey line is the Pareto front: no other "
-            "configuration with right answers is better in both.")  # fmt: skip
+            "configuration whose answers match is better in both.")  # fmt: skip
     text += " Red lines: limits." if rules else ""
     x = _axis([p["x"] for p in points], f"{name} (ms)", "x")
     y = _axis([p["y"] for p in points], "images/s", "y")

@@ -39,6 +39,6 @@ def _entry(name: str, unit: str, e: Estimate, factor: float, s: Summary) -> dict
         lines.append(f"95 % interval: {low} to {high} {unit}")
     lines += [f"flags: {', '.join(found)}"] if (found := flags_of(s)) else []
     entry = {"name": name, "unit": unit, "value": (e.value or 0.0) * factor}
-    if half is not None:
+    if half is not None and bounds:
         entry["range"] = f"± {significant(100 * half, 2)} %"
     return {**entry, "extra": "\n".join(lines)}

@@ -29,8 +29,8 @@ def _has_place(s: Summary, sound: bool) -> bool:
 def named(files: Sequence[RecordFile], *, sound: bool = False) -> dict[str, Summary]:
     """Every cell of `candidates` with a result that may be ranked, under a name of its own.
 
-    ``sound``: only of which no repeat is invalid, for a format that has no place for flags. Raises
-    InputError where there is none: an empty history entry would hide that nothing ran.
+    ``sound``: only those that no outside evidence stands against, for a format that has no place
+    for flags. Raises InputError where there is none: an empty history entry would hide that.
     """
     found = [s for s in summarise(candidates(files)) if _has_place(s, sound)]
     if not found:

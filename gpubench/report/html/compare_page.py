@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from gpubench.analysis.compare.compare import View
@@ -46,6 +48,7 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
     return {
         "title": f"{formatting.title([base, candidate])}: baseline against candidate",
         "headline": sections_compare.headline(found, rule, code), "looks": looks,
+        "next": _decides(view),
         "notes": sections_compare.notes(found, rule, code), "sides": sides(base, candidate),
         "lines": lines, "unseen": len(found) - lines, "total": len(found),
         "delta": percentage(rule.delta), "pairs": sections_compare.paired(found),
@@ -57,6 +60,19 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
         "open": OPEN, "words":
             {look["name"]: look["meaning"] for look in looks} | sections_compare.meanings(found),
     }  # fmt: skip
+
+
+def _decides(view: View) -> tuple[str, str]:
+    """(command that would settle what is left, what it does); ('', '') where nothing is."""
+    head = view.candidate.header
+    commit = _commit(view.base.header.environment.get("directory")).partition(" ")[0]
+    if view.arms and any(c.verdict == "INCONCLUSIVE" for c in view.rows):
+        where = PurePath(view.candidate.path).parent.parent
+        return formatting.resume(head, str(where)), "goes on until the rest is decided"
+    if not view.arms and commit:
+        words = ["gpubench", "ab", head.suite.name, "--baseline-ref", commit]
+        return shlex.join(words), "measures both interleaved, which stored runs cannot make up for"
+    return "", ""
 
 
 def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, list[str]]]:
@@ -88,9 +104,9 @@ def _table(
     names = [*_texts(found[0], pairs), "why"] if found else []
     columns = [
         {"name": n, "css": "num" if n in _NUMBERS else "word" if n == "verdict" else "wide",
-         "help": HELP[n], "better": "", "unit": ""} for n in names
+         "help": HELP[n], "better": "", "unit": "", "group": 0} for n in names
     ]  # fmt: skip
-    return {"title": title, "columns": columns,
+    return {"title": title, "columns": columns, "groups": (), "more": (),
             "rows": [_row(c, pairs, looks) for c in rows]}  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gpubench import __version__, escape
 from gpubench.analysis.stats import Estimate
-from gpubench.analysis.tables.table import Column, Table
+from gpubench.analysis.tables.table import TIMES, Column, Table
 from gpubench.machine import software
 from gpubench.machine.processes import signal_name
 from gpubench.report import formatting
@@ -36,6 +36,11 @@ WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "
 """Columns of short words that stay on one line."""
 WIDE = ("limited by", "shared out", "why", "best without it")
 
+OVERLAP = "Overlap"
+"""The group of the table of stages that is shown; the bars show the stages."""
+SEEN = ("", *TIMES, OVERLAP)
+"""Groups of columns that are shown before any is ticked."""
+
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
 
@@ -48,7 +53,7 @@ class Value(Struct, frozen=True):
     """What the column sorts by; '' sorts last."""
     hint: str
     items: list[tuple[str, str]]
-    """Flags with their meanings."""
+    """Flags with their meanings, or keys with their commands."""
 
 
 def safe_json(value: Any) -> str:
@@ -132,28 +137,98 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
     )
 
 
-def table(table: Table, of_cell: dict[str, str]) -> dict[str, Any]:
-    rows = [
-        [_value(v, c, of_cell) for v, c in zip(row, table.columns, strict=True)]
-        for row in table.rows
-    ]
+def table(
+    table: Table, of_cell: dict[str, str], groups: Sequence[tuple[str, int]] = ()
+) -> dict[str, Any]:
+    """``groups``: as in `Joined`; all but times and what they share are shown when asked for.
+
+    Times of a row have the unit of the first of their group. A column that says the same in every
+    row is a note.
+    """
+    table, merged = _named(table)
+    groups = [(name, width - merged * (not n)) for n, (name, width) in enumerate(groups)]
+    spans = [n for n, (_, width) in enumerate(groups) for _ in range(width)]
+    spans += [0] * (len(table.columns) - len(spans))
+    rows = []
+    for row in table.rows:
+        first: dict[int, float] = {}
+        for v, c, n in zip(row, table.columns, spans, strict=True):
+            number = v.value if isinstance(v, Estimate) else v
+            if c.unit == "ns" and isinstance(number, int | float) and number:
+                first.setdefault(n, number)
+        rows.append([_value(v, c, of_cell, first.get(n) if c.unit == "ns" else None)
+                     for v, c, n in zip(row, table.columns, spans, strict=True)])  # fmt: skip
+    seen = [not groups or groups[n][0] in SEEN for n in spans]
+    same = _constant(table, rows, seen)
+    said = [f"{table.columns[n].name} {v}" for n, v in same.items() if v != formatting.NOTHING]
     columns = [
-        {"name": c.name, "css": "num" if formatting.is_number(c) else "word" if c.name in WORDS else
-         "wide" if c.name in WIDE else "whole" if c.name == "options" else "",
-         "help": c.help, "better": c.better, "unit": c.unit} for c in table.columns
+        {"name": c.name, "group": g, "css": "num" if formatting.is_number(c) else "word"
+         if c.name in WORDS else "wide" if c.name in WIDE else "whole" if c.name == "options"
+         else "", "help": c.help, "better": c.better, "unit": c.unit}
+        for n, (c, g) in enumerate(zip(table.columns, spans, strict=True)) if n not in same
     ]  # fmt: skip
-    name = table.title.lower().replace(" ", "-")
-    return {"id": name, "title": table.title, "columns": columns, "rows": rows,
-            "notes": table.notes}  # fmt: skip
+    left = [sum(1 for c in columns if c["group"] == n and c["unit"] not in _LAST)
+            for n in range(len(groups))]  # fmt: skip
+    notes = [n.removesuffix(".") if n.startswith(_EVERY) else n for n in table.notes]
+    if said and not any(n.startswith(_EVERY) for n in notes):
+        notes.append(_EVERY)
+    notes = [f"{n}{', ' if n != _EVERY and said else ' ' if said else ''}{', '.join(said)}."
+             if n.startswith(_EVERY) else n for n in notes]  # fmt: skip
+    return {
+        "id": table.title.lower().replace(" ", "-"), "title": table.title, "columns": columns,
+        "rows": [[v for n, v in enumerate(row) if n not in same] for row in rows],
+        "notes": notes, "more": (),
+        "groups": [(name, width, name in SEEN)
+                   for (name, _), width in zip(groups, left, strict=True)],
+    }  # fmt: skip
 
 
-def _value(value: Any, column: Column, of_cell: dict[str, str]) -> Value:
-    shown = formatting.show(value, column.unit)
+def _named(table: Table) -> tuple[Table, int]:
+    """Precision and options where they vary beside the backend's name; how many columns less."""
+    names = [c.name for c in table.columns]
+    rows = [[formatting.show(v, c.unit).main for v, c in zip(row, table.columns, strict=True)]
+            for row in table.rows]  # fmt: skip
+    more = [n for n, name in enumerate(names) if name in ("precision", "options")
+            and "backend" in names and len({row[n] for row in rows}) > 1]  # fmt: skip
+    if not more:
+        return table, 0
+    at = names.index("backend")
+    made = []
+    for row, shown in zip(table.rows, rows, strict=True):
+        name = " ".join(shown[n] for n in (at, *more) if shown[n] != formatting.NOTHING)
+        made.append([name if n == at else v for n, v in enumerate(row) if n not in more])
+    columns = tuple(c for n, c in enumerate(table.columns) if n not in more)
+    return Table(table.title, columns, made, table.notes), len(more)
+
+
+_EVERY = "In every row:"
+_LAST = ("flags", "key")
+_FOLDED = ("", "count", "fraction", "share of n")
+"""Units of columns that a note may stand for."""
+
+
+def _constant(
+    table: Table, rows: Sequence[Sequence[Value]], seen: Sequence[bool]
+) -> dict[int, str]:
+    """Place of a ``seen`` column behind the first that says the same in every row -> what."""
+    if len(rows) < 2:
+        return {}
+    found = {}
+    for n, column in enumerate(table.columns):
+        shown = {(row[n].main, row[n].aside) for row in rows}
+        if n and seen[n] and column.unit in _FOLDED and len(shown) == 1:
+            found[n] = " ".join(filter(None, shown.pop()))
+    return found
+
+
+def _value(value: Any, column: Column, of_cell: dict[str, str], like: float | None = None) -> Value:
+    shown = formatting.show(value, column.unit, like)
     if column.unit == "flags":
         items = [(flag, formatting.meaning(flag)) for flag in value]
         return Value("", "", " ".join(value), "", items)
     if column.unit == "key":
-        return Value(value, "", value, of_cell.get(value, ""), [])
+        keys = value if isinstance(value, list) else [value]
+        return Value("", "", " ".join(keys), "", [(key, of_cell.get(key, "")) for key in keys])
     if isinstance(value, Estimate):
         hint = value.why or f"n = {value.n}"
         sort = "" if value.value is None else repr(value.value)

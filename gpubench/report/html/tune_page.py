@@ -12,6 +12,7 @@ from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy, tune
 from gpubench.analysis.tune import result
 from gpubench.analysis.tune.constraints import Kept
+from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
@@ -40,9 +41,12 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     of_cell = {c.key: formatting.command(file.header, c.key) for c in file.header.planned}
     looks = {look["name"]: look | {"path": PATHS[look["shape"]]}
              for look in (compare.legend([found.verdict]) if found.verdict else [])}  # fmt: skip
+    near = found.leader or result.closest(found)
+    sure = not found.unseen and not (found.verdict and found.verdict.verdict == "INCONCLUSIVE")
     shown = {
         "title": f"{formatting.title([file])}: search", "best": found.best is not None,
-        "headline": told[0], "lines": [] if found.best else told[1:],
+        "tone": "bad" if found.settled or not near else "good" if found.best and sure else "warn",
+        "headline": told[0], "lines": _said(found) if found.best else told[1:],
         "commands":
             list(zip(recommendation.commands(file), WHAT, strict=True)) if found.best else [],
         "tiles": _tiles(found), "charts": drawn["charts"], "backends": drawn["backends"],
@@ -60,6 +64,12 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     return page.page([file], listed, {}, {"behind": behind} if behind else {}, shown, drawn)
 
 
+def _said(found: View) -> list[str]:
+    """What no tile says of a recommendation."""
+    tied = recommendation.ties(found, found.best) if found.best else []
+    return tied + recommendation.failures(found)
+
+
 def _sampled(found: View) -> list[str]:
     """Cells whose samples are drawn: hundreds would make the page too large to be quick."""
     near = [s.cell.key for s in found.standings if s.status in ("leader", "alive")][:SAMPLED]
@@ -70,7 +80,8 @@ def _sampled(found: View) -> list[str]:
 def _listed(found: View) -> list[str]:
     """Cells that the run's own tables have: those measured, the best first."""
     measured = result.measured(found)
-    tried = result.nearest(found, [s for s in found.standings if s.cell.key in measured])
+    tried = [s for s in found.standings if s.cell.key in measured or s.status == "failed"]
+    tried = result.nearest(found, tried)
     return [s.cell.key for s in tried[:LISTED]] + [s.cell.key for s in (found.base,) if s]
 
 
@@ -86,18 +97,20 @@ def _tiles(found: View) -> list[dict[str, Any]]:
     tiles = []
     if best is not None:
         tiles.append(_tile(recommendation.title(goal), *recommendation.shown(best.value, goal)))
-        times = formatting.show(found.gain, "x")
+        times, _, aside = recommendation.times(found.gain).partition(" ")
+        times = f"{times}×" if found.gain.value else formatting.NOTHING
         what = f"{recommendation.BETTER[goal.kind]} today's default"
         default = found.base and recommendation.default(found, found.base)
-        tiles.append(_tile("Against today's default", times.main, f"{what} {times.aside}".strip(),
+        tiles.append(_tile("Against today's default", times, f"{what} {aside}",
                            recommendation.sureness(found) if found.gain.value else "",
                            default or ""))  # fmt: skip
         tiles.append(_answers(found.summaries[best.cell.key]))
         tiles += map(_limit, best.limits)
         tiles += _left(found)
-    measured = len(result.measured(found))
-    tiles.append(_tile("Tried", f"{measured} of {len(found.standings)}",
-                       f"configurations, in {units.clock(result.spent_s(found))} of measuring",
+    measured, (seen, of) = len(result.measured(found)), recommendation.backends(found)
+    tiles.append(_tile("Measured", f"{measured} of {len(found.standings)}",
+                       f"configurations, of {seen} of {units.count(of, 'backend')}, in "
+                       f"{units.clock(result.spent_s(found))}",
                        *recommendation.outcomes(found)))  # fmt: skip
     return tiles
 
@@ -109,7 +122,7 @@ def _answers(summary: Summary) -> dict[str, Any]:
     right, drop = accuracy.accuracy(summary), accuracy.drop(summary)
     more = [] if right.value is None else [f"accuracy {formatting.full(right, 'share of n')}"]
     more += [] if drop is None else [f"{0.0 - drop:+.1f} points against the reference's"]
-    return _tile("Answers", units.percent(agree), "agree with the fp32 reference's", *more)
+    return _tile("Answers", units.percent(agree), "match the fp32 reference's", *more)
 
 
 def _limit(kept: Kept) -> dict[str, Any]:
@@ -125,6 +138,8 @@ def _left(found: View) -> list[dict[str, Any]]:
     share = result.share_of(found)
     if share is None or found.best is None:
         return []
+    if share.share > 1 + MARGIN:
+        return [_tile("How much is left", formatting.NOTHING, recommendation.left(found))]
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     side = {"compute": "the measured peak of matrix products",
             "memory": "the measured bandwidth of memory"}[share.binds]  # fmt: skip

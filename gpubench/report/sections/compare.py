@@ -16,6 +16,7 @@ from gpubench.analysis.compare import compare
 from gpubench.analysis.compare.aa_history import ENOUGH
 from gpubench.analysis.compare.compare import View
 from gpubench.analysis.compare.paired import of_one_session
+from gpubench.analysis.compare.sequential_test import EARLY, FAR
 from gpubench.analysis.compare.verdicts import CODES, VERDICTS, Comparison, caveat, exit_code
 from gpubench.analysis.stats import repeats
 from gpubench.analysis.summary import Summary, summarise
@@ -243,6 +244,8 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     words = {"MISSING": "missing or failed", "INCOMPARABLE": "not comparable",
              "INCONCLUSIVE": "undecided"}[worst]  # fmt: skip
     reasons = {c.reason for c in hit}
+    if clear := [c for c in hit if c.code == "unconfirmed"]:
+        first = max(clear, key=lambda c: abs((cost(c) or (0.0,))[0]))
     about = f"{first.label}: {first.reason}" if len(reasons) > 1 or one else first.reason
     return f"{worst}: {share} {words}{', such as' if len(reasons) > 1 else ':'} {about}"
 
@@ -290,9 +293,11 @@ def rule_words(rule: Rule, *, pairs: bool) -> str:
     )
     if not pairs:
         return f"{text}. Two stored runs: the unit is the repeat, a fresh process."
+    looks = ", ".join(map(str, rule.looks))
     return (
-        f"{text}. Interleaved A/B: {rule.pilot} to {rule.most} pairs of a cell and stage; a cell "
-        f"that screens at p < {rule.screen:g} is measured again, and fresh pairs alone decide."
+        f"{text}. Interleaved A/B: every pair counts, and a cell is looked at when it has {EARLY} "
+        f"(for what is {math.exp(FAR):.2g}x beyond the margin in every pair), {looks} pairs; each "
+        "look has its own share of alpha, so when measuring ends does not matter."
     )
 
 

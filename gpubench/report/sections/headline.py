@@ -9,13 +9,16 @@ from typing import Literal
 from msgspec import Struct
 
 from gpubench import units
-from gpubench.analysis.stats import Estimate
-from gpubench.analysis.summary import Summary, invalidated, rated
+from gpubench.analysis import resolution
+from gpubench.analysis.best import best
+from gpubench.analysis.summary import Summary, invalidated, pooling, raised, rated
 from gpubench.report import formatting
 from gpubench.report.sections import pipeline
 from gpubench.units import count
 
 Measure = Literal["throughput", "latency"]
+SHOWN = 2
+"""Configurations of the winner's own backend that are named as ties."""
 
 
 class Winner(Struct, frozen=True, kw_only=True):
@@ -27,7 +30,7 @@ class Winner(Struct, frozen=True, kw_only=True):
     summary: Summary
     value: formatting.Shown
     rivals: list[str]
-    """Backends whose best interval overlaps: they cannot be told apart."""
+    """What cannot be told from it: other backends, and other configurations of its own."""
 
 
 def winners(summaries: Sequence[Summary]) -> list[Winner]:
@@ -47,32 +50,43 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
     return [winner for winner in found if winner]
 
 
+def workload(s: Summary) -> tuple[str, ...]:
+    """What cells must share to be ranked against each other."""
+    c = s.cell
+    return c.model, c.weights, c.images, c.device, c.boundary
+
+
+def differing(won: Sequence[Winner]) -> list[str]:
+    """Of each workload what tells it from the others: 'resnet18, pipeline'; '' of one alone."""
+    columns = zip(*(workload(w.summary) for w in won), strict=True)
+    vary = [len(set(values)) > 1 for values in columns]
+    return [", ".join(v for v, varies in zip(workload(w.summary), vary, strict=True) if varies)
+            for w in won]  # fmt: skip
+
+
 def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
     latency = measure == "latency"
-    sign, unit = (1, "ns") if latency else (-1, "images/s")
     rows = [s for s in group if s.cell.scenario == "latency"] if latency else rated(group)
-    ranked = sorted(
-        (sign * e.value, n, e, s) for n, s in enumerate(rows)
-        if s.ranked and (e := s.p50 if latency else s.throughput).value
-    )  # fmt: skip
-    if not ranked:
+    found = best(rows, latency=latency)
+    if found is None:
         return None
-    _, _, e, best = ranked[0]
-    champions = {s.cell.backend: other for _, _, other, s in reversed(ranked)}
-    rivals = [
-        name
-        for name, other in champions.items()
-        if name != best.cell.backend and _overlap(e, other)
-    ]
-    shown = formatting.show(e, unit)
-    return Winner(measure=measure, workload=workload, summary=best, value=shown, rivals=rivals)
+    shown = formatting.show(found.value, "ns" if latency else "images/s")
+    return Winner(measure=measure, workload=workload, summary=found.summary, value=shown,
+                  rivals=_named(found.ties, found.summary))  # fmt: skip
 
 
-def _overlap(a: Estimate, b: Estimate) -> bool:
-    """Without both intervals nothing tells two values apart."""
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return True
-    return a.low <= b.high and b.low <= a.high
+def _named(ties: Sequence[Summary], won: Summary) -> list[str]:
+    """Other backends, then in what other configurations of the winner's backend differ from it."""
+    backends = dict.fromkeys(s.cell.backend for s in ties if s.cell.backend != won.cell.backend)
+    own = [_differs(s, won) for s in ties if s.cell.backend == won.cell.backend]
+    more = [count(len(own) - SHOWN, "other configuration") + " of it"] if len(own) > SHOWN else []
+    return [*backends, *own[:SHOWN], *more]
+
+
+def _differs(s: Summary, won: Summary) -> str:
+    """'openvino (bf16, 2 replicas)': what `where` says of ``s`` and does not say of ``won``."""
+    own, plain = (where(x).removeprefix(f"{x.cell.backend} ").split(", ") for x in (s, won))
+    return f"{s.cell.backend} ({', '.join(word for word in own if word not in plain)})"
 
 
 def where(s: Summary) -> str:
@@ -100,12 +114,17 @@ def _outcome(status: str) -> str:
     return "skipped" if status in ("unavailable", "unsupported") else status.replace("-", " ")
 
 
+def bad(status: str) -> bool:
+    """A failure, and not a skip."""
+    return _outcome(status) in ("failed", "missing")
+
+
 def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
     """Flags that occur, with the number of cells, the most frequent first.
 
     Then the attempts that were thrown away for outside evidence.
     """
-    found = Counter(f for s in summaries for f in s.flags).most_common()
+    found = Counter(f for s in summaries for f in raised(s)).most_common()
     thrown = [n for s in summaries if (n := sum(r.invalidated for r in s.records))]
     return found + ([(invalidated(sum(thrown)), len(thrown))] if thrown else [])
 
@@ -122,8 +141,8 @@ def told(summaries: Sequence[Summary]) -> list[str]:
 
 def lines(summaries: Sequence[Summary]) -> list[str]:
     """The headline in sentences."""
-    out = []
-    for w in winners(summaries):
+    out, won = [], winners(summaries)
+    for w in won:
         what = "Fastest" if w.measure == "throughput" else "Lowest latency"
         unit = " images/s" if w.measure == "throughput" else " p50 per batch"
         text = f"{what}{f' for {w.workload}' if w.workload else ''}: {where(w.summary)}: "
@@ -132,8 +151,12 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         if w.rivals:
             text += f"; not told apart from {', '.join(w.rivals)}"
         out.append(f"{text}{formatting.flagged(w.summary)}.")
+    if any(w.value.aside.startswith("[") for w in won):
+        out.append(pooling([s for s in summaries if s.ranked]))
     if not out:
         out.append("No cell gave a result that can be ranked.")
+    busy = dict.fromkeys(s.run for s in summaries if s.busy)
+    out += [resolution.sentence([s for s in summaries if s.run == run]) for run in busy]
     made = counts(summaries)
     cells = ", ".join(f"{n} {name}" for name, n in made.items())
     return [*out, f"{units.count(sum(made.values()), 'cell')}: {cells}."]

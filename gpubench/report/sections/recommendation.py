@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -13,7 +12,8 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.tune import UNITS
-from gpubench.analysis.tune import ablation, result
+from gpubench.analysis.tune import ablation, racing, result
+from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
@@ -21,6 +21,8 @@ from gpubench.report import formatting
 from gpubench.report.sections import headline
 from gpubench.suite.goal import Metric
 
+MOST_CAUSES = 3
+"""Causes of failures that are told."""
 FORMAT = 1
 """Version of the layout of JSON reports; a change that breaks readers raises it."""
 
@@ -31,18 +33,18 @@ BETTER = {
 
 
 def lines(file: RecordFile, evidence: Evidence | None = None) -> list[str]:
-    """What; how much better, and how sure; answers; latency and limits; what was tried.
+    """What; how much better, and how sure; answers; latency and limits; what was measured.
 
-    Where nothing keeps the limits: what comes closest, and by how much.
+    Where nothing is shown to keep the limits: what comes closest, and by how much.
     """
     found = result.view(file, evidence)
     if best := found.best:
         head = f"Recommended: {where(found, best)}"
         s = found.summaries[best.cell.key]
         said = [*accuracy.preprocessing([s]), *accuracy.doubts([s.parity])]
-        lines = [gain(found, best), answers(found, best), *said, limits(found, best)]
-        return [head, *lines, tried(found)]
-    return [*_nothing(found), tried(found)]
+        said = [*ties(found, best), answers(found, best), *said, limits(found, best)]
+        return [head, gain(found, best), *said, tried(found), *failures(found)]
+    return [*_nothing(found), tried(found), *failures(found)]
 
 
 def told(files: Sequence[RecordFile], evidence: Evidence | None) -> list[str]:
@@ -60,7 +62,7 @@ def amount(e: Estimate, metric: Metric) -> str:
     """'1,234 images/s [1,220, 1,248]'."""
     value, aside = shown(e, metric)
     text = "not known" if value.startswith(formatting.NOTHING) else value
-    return f"{text} {aside}" if aside.startswith("[") else text
+    return f"{text} {aside}" if aside.startswith("[") else f"{text} ({aside})" if e.span else text
 
 
 def shown(e: Estimate, metric: Metric) -> tuple[str, str]:
@@ -82,15 +84,31 @@ def gain(found: View, best: Standing) -> str:
     return f"{text}: {better} today's default ({default(found, base)}); {sureness(found)}"
 
 
+def ties(found: View, best: Standing) -> list[str]:
+    """'Not told apart from openvino int8, batch 32, 2 replicas and 3 more; ...'."""
+    others = racing.ties(found.standings, best)
+    if not others:
+        return []
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    rule = f"of those within {units.percentage(racing.ALIKE)} the simplest is recommended"
+    return [f"Not told apart from {where(found, others[0])}{more}; {rule}"]
+
+
 def default(found: View, base: Standing) -> str:
-    """'torch-eager fp32, batch 8, 1 replica: 207 images/s [205, 208]'."""
-    return f"{where(found, base)}: {amount(base.value, found.goal.objective)}"
+    """'torch-eager fp32, batch 8, 1 replica: 207 images/s [205, 208]'; how many sizes of it were
+    measured, where some were not."""
+    sizes = [s.n for s in found.standings if s.cell.key in found.search.baseline]
+    seen, of = sum(n > 0 for n in sizes), len(sizes)
+    some = f", best of {seen} of its {of} batch sizes" if seen < of else ""
+    return f"{where(found, base)}{some}: {amount(base.value, found.goal.objective)}"
 
 
 def times(e: Estimate) -> str:
     """'11.8 [11.5, 12.1]', '11.8 (no interval: 1 repeat)'."""
     shown = formatting.show(e, "x")
-    aside = shown.aside if shown.aside.startswith("[") else f"(no interval: {shown.aside})"
+    aside = shown.aside
+    if not aside.startswith("["):
+        aside = f"({aside})" if e.span else f"(no interval: {aside})"
     return f"{shown.main.removesuffix('×')} {aside}"
 
 
@@ -103,18 +121,25 @@ def sureness(found: View) -> str:
     own = objective.kind == "throughput" and v.metric.startswith("images/s")
     own = own or (objective == Metric("latency") and v.metric == "p50 [ns]")
     by = "" if own else f" by {v.metric}"
+    won, of = found.won
+    if v.verdict == "INCONCLUSIVE" and of:
+        pairs = f"{won} of {units.count(of, 'pair')} of an interleaved A/B"
+        return f"unconfirmed: better{by} in {pairs} ({v.verdict}: {v.reason})"
     return f"{v.verdict}{by} in an interleaved A/B of {units.count(v.pairs, 'pair')}"
 
 
 def answers(found: View, s: Standing) -> str:
-    """'Answers: 99.2 % agree with the reference; accuracy 97.4 % [..], 0.3 points below its'."""
+    """'Answers: 99.2 % match the reference; accuracy 97.4 % [..], 0.3 points below its'."""
     summary = found.summaries[s.cell.key]
     agree, right = accuracy.agreement(summary), accuracy.accuracy(summary)
     if agree is None:
         return "Answers: not checked"
-    words = [f"Answers: {units.percent(agree)} agree with the fp32 reference's"]
+    words = [f"Answers: {units.percent(agree)} match the fp32 reference's"]
     if right.value is not None:
         words.append(f"accuracy {formatting.full(right, 'share of n')}{_drop(summary)}")
+    if s.floor:
+        state = {"kept": "is kept", "broken": "is broken"}.get(s.floor.state, "is undecided")
+        words.append(f"{s.floor.name} {s.floor.least:g} {state}")
     return "; ".join(words)
 
 
@@ -151,14 +176,33 @@ def kept(each: Kept) -> str:
 
 
 def tried(found: View) -> str:
-    """'Tried 84 of 412 configurations in 9 min 12 s of measuring: 40 worse, ...'."""
-    space = len(found.standings)
+    """'Measured 84 of 412 configurations, of 3 of 4 backends, in 9 min 12 s: 40 worse, ...'."""
+    seen, of = backends(found)
     text = (
-        f"Tried {len(result.measured(found))} of {space} configuration{'' if space == 1 else 's'} "
-        f"in {units.clock(result.spent_s(found))} of measuring"
+        f"Measured {len(result.measured(found))} of "
+        f"{units.count(len(found.standings), 'configuration')}, of {seen} of "
+        f"{units.count(of, 'backend')}, in {units.clock(result.spent_s(found))}"
     )
     text = ": ".join(filter(None, [text, ", ".join(outcomes(found))]))
-    return "; ".join(filter(None, [text, left(found)]))
+    missed = f"not one of {', '.join(found.unseen)} was reached" if found.unseen else ""
+    return "; ".join(filter(None, [text, missed, left(found)]))
+
+
+def backends(found: View) -> tuple[int, int]:
+    """How many were measured, and of how many."""
+    seen = racing.backends(s for s in found.standings if s.n)
+    return len(seen), len(racing.backends(found.standings))
+
+
+def failures(found: View) -> list[str]:
+    """'Not measured: 180 configurations: calibration needs 128 pictures, ...; remedy'."""
+    told = result.causes(found)
+    lines = [
+        "; ".join(filter(None, (f"{units.count(n, 'configuration')}: {cause}", remedy)))
+        for cause, remedy, n in told[:MOST_CAUSES]
+    ]
+    more = [f"and {len(told) - MOST_CAUSES} more causes"] if len(told) > MOST_CAUSES else []
+    return [f"Failed or left out: {line}" for line in lines + more]
 
 
 def outcomes(found: View) -> list[str]:
@@ -174,32 +218,42 @@ def left(found: View) -> str:
     share = result.share_of(found)
     if share is None or found.best is None:
         return ""
+    if share.share > 1 + MARGIN:
+        return "more than the measured peaks allow: the machine was busy while they were measured"
     rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
     return f"{units.percent(share.share)} of the roofline, bound by {share.binds}: {rate}"
 
 
 def _nothing(found: View) -> list[str]:
-    """Four lines where nothing can be recommended."""
+    """What can be said where nothing is recommended, and how far that is shown."""
     near = found.leader or result.closest(found)
     if near is None:
-        why = Counter(r.reason for r in found.file.records if r.status == "failed" and r.reason)
-        reason = f"; most often: {why.most_common(1)[0][0]}" if why else ""
         if not result.measured(found):
-            return ["Nothing to recommend: nothing was measured"]
-        return [f"Nothing to recommend: no configuration gave right answers{reason}"]
+            could = "could be" if result.causes(found) else "was"
+            return [f"No recommendation: nothing {could} measured"]
+        return ["No recommendation: no configuration gave answers that match the reference"]
+    lines = [*_nearest(found, near), answers(found, near)]
+    seen, of = backends(found)
+    if not racing.compared(found.standings):
+        return [f"No recommendation: {seen} of {units.count(of, 'backend')} measured, a longer "
+                f"--budget measures one of each; so far: {where(found, near)}", *lines]  # fmt: skip
     if found.leader:
-        head = f"Nothing to recommend yet: {where(found, near)} leads, but the search ended before "
-        head += "its answers and limits were checked"
-    else:
-        asked = " and ".join(limit.text for limit in found.goal.limits)
-        head = f"Nothing keeps the limits ({asked}); closest: {where(found, near)}"
-    return [head, *_nearest(found, near), answers(found, near)]
+        return [f"No recommendation yet: {where(found, near)} leads, but the search ended before "
+                "its answers and limits were checked", *lines]  # fmt: skip
+    asked = " and ".join(found.asked)
+    if found.settled:
+        return [f"Nothing keeps the limits ({asked}); closest: {where(found, near)}", *lines]
+    left = sum(s.status == "unmeasured" for s in found.standings)
+    why = f"; {units.count(left, 'configuration')} not reached" if left else ""
+    return [f"Undecided: nothing measured so far is shown to keep the limits ({asked}){why}; "
+            f"closest: {where(found, near)}", *lines]  # fmt: skip
 
 
 def _nearest(found: View, near: Standing) -> list[str]:
     """How close it comes, and what today's default does."""
     objective, base = found.goal.objective, found.base
     words = [f"It has {amount(near.value, objective)}", *map(kept, near.limits)]
+    words += [near.floor.text] if near.floor else []
     worst = max(near.limits, key=result.excess, default=None)
     if worst and worst.state != "met" and worst.value is not None:
         by = result.excess(worst)
@@ -224,14 +278,16 @@ def commands(file: RecordFile) -> list[str]:
 
 
 def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any]:
-    """``{format, lines, recommendation, baseline, gain, verdict, tried, seconds, closest, front,
-    choices, configurations}``; times in ns, ``gain`` and ``worth`` above 1 are better.
+    """``{format, lines, recommendation, baseline, gain, verdict, ties, tried, measured, backends,
+    causes, seconds, closest, front, choices, configurations}``; times in ns, ``gain`` and ``worth``
+    above 1 are better.
 
     ``recommendation``, ``baseline`` and each of ``configurations`` are `racing.Standing`s with the
     cell's key, label and answers.
     """
     found = result.view(file, evidence)
     near = result.closest(found) if found.leader is None else None
+    tied = racing.ties(found.standings, found.best) if found.best else []
     return {
         "format": FORMAT, "path": file.path, "search": found.search, "lines": lines(file, evidence),
         "recommendation": found.best and _plain(found, found.best),
@@ -243,7 +299,11 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
             "key": near.cell.key,
             "beyond": [{"limit": k.limit, "share": result.excess(k)} for k in near.limits],
         },
+        "ties": [s.cell.key for s in tied],
         "tried": result.tally(found), "measured": len(result.measured(found)),
+        "backends": dict(zip(("measured", "of"), backends(found), strict=True)),
+        "causes": [{"cause": c, "remedy": r, "configurations": n}
+                   for c, r, n in result.causes(found)],
         "seconds": result.spent_s(found),
         "roofline": result.share_of(found),
         "front": sorted(result.front(found)),
@@ -261,6 +321,7 @@ def _plain(found: View, s: Standing) -> dict[str, Any]:
         "key": s.cell.key, "label": s.cell.label, "cell": s.cell,
         "outcome": result.outcome(found, s), "status": s.status,
         "reason": s.reason, "n": s.n, "value": s.value, "behind": s.behind, "limits": s.limits,
+        "floor": s.floor and {"least": s.floor.least, "state": s.floor.state},
         "p50_ns": summary.p50, "images_per_s": summary.throughput,
         "agreement": accuracy.agreement(summary), "accuracy": accuracy.accuracy(summary),
         "drop_points": accuracy.drop(summary),

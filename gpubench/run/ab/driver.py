@@ -1,9 +1,9 @@
-"""Interleaved A/B: pairs of fresh processes, each arm active in turn, until no verdict can change.
+"""Interleaved A/B: pairs of fresh processes, each arm active in turn, until every cell is decided.
 
-Of a pair both processes are open before either is timed; each has two turns, in the order ABBA or
-BAAB, drawn at random. So a drift of the machine that is linear over the pair cancels, and under
-identical arms a pair's difference is as likely d as -d, which is all that the test needs. Where
-both do not fit into memory together they follow one another, in the order AB or BA.
+Of a pair both processes are open before either is timed; then they take short turns, in an order
+drawn at random (`pair_runner.sequence`): what the machine does for longer than a few turns hits
+both alike, and under identical arms a pair's difference is as likely d as -d, which is all that the
+test needs. Where both do not fit into memory together they follow one another, AB or BA.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 
 from msgspec import Struct
@@ -24,24 +26,20 @@ from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
 from gpubench.records.reader import begun, read, scan
-from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile, Stage
+from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile
 from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
-from gpubench.run.ab.pair_runner import ARMS, Crew
+from gpubench.run.ab.pair_runner import ARMS, Crew, most_turns, sequence
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
-from gpubench.run.plan import Plan
+from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
 
-SCREEN_SHARE = 0.6
-"""Of the budget; the rest is for measuring flagged cells again."""
-LEAST = 2
-"""Pairs of every cell, whatever the budget: fewer have no interval."""
 LEAST_LIMIT_S = 60.0
 """Of one step, whatever the budget: a sound one may take so long."""
 
@@ -123,9 +121,13 @@ def run(
 
 def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
     first, second = (side.header.pairing for side in job.sides)
+    seen = Durations(job.cache_dir)
+    each = [[task_seconds(cell, side.plan.suite.policy, seen) for cell in side.header.planned]
+            for side in job.sides]  # fmt: skip
+    outlook = sequential_test.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
     watcher.said(
-        f"A/B of {units.count(len(job.sides[0].header.planned), 'cell')}: "
-        f"baseline {first and first.differs}, candidate {second and second.differs}; "
+        f"A/B of {units.count(len(each[0]), 'cell')}: "
+        f"baseline {first and first.differs}, candidate {second and second.differs}; {outlook}; "
         f"records go to {job.out}{more}"
     )
     if job.left_out:
@@ -217,7 +219,7 @@ class _Walk:
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
         self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
-        self._pairs: dict[str, sequential_test.Pairs] = {}
+        self._pairs: dict[str, tuple[sequential_test.Pair, ...]] = {}
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
         self._held = dict.fromkeys(ARMS, held)
@@ -225,8 +227,8 @@ class _Walk:
             self._held["baseline"] = Held()
         self._apart: set[str] = set()
         """Cells whose two processes do not fit into memory together."""
-        self._spent: list[float] = []
-        """Seconds of each pair."""
+        self._spent: dict[str, list[float]] = {}
+        """Seconds of each pair of a cell."""
         self._seed = seed
         self._next: dict[str, int] = {}
         """Number of the next pair."""
@@ -234,8 +236,9 @@ class _Walk:
             for arm, record in zip(ARMS, (b, c), strict=True):
                 self._held[arm].check(record.cell, record.contents)
             key = str(self._cells.index((b.cell, c.cell)))
-            self._note(key, c.stage, pair_of(b, c, self._rates))
+            self._note(key, pair_of(b, c, self._rates))
             self._next[key] = max(self._next.get(key, 0), c.repeat + 1)
+            self._spent.setdefault(key, []).append(c.wall_s)
 
     def measure(self) -> None:
         """All rounds."""
@@ -246,58 +249,36 @@ class _Walk:
                 for writer in self._writers.values():
                     writer.path.unlink(missing_ok=True)  # nothing was measured
             raise
-        self._pairs = {key: self._pairs.get(key, sequential_test.Pairs()) for key in self._ready}
-        begin, promised, round_ = monotonic(), ("", 0), 0
-        while wanted := self._wanted(monotonic() - begin):
+        self._pairs = {key: self._pairs.get(key, ()) for key in self._ready}
+        begin, expected, round_ = monotonic(), 0, 0
+        while keys := self._turn(monotonic() - begin):
             if round_ and self._crew.apart:
                 self._crew.start()  # so that no pair shares a server's memory with another
-            stage = next(iter(wanted.values()))[0]
-            now_promised = stage, sum(n for _, n in wanted.values())
-            if now_promised != promised:
-                promised = now_promised
-                self._watcher.begin(2 * self._left(wanted))
-            keys = sorted(wanted)
-            random.Random(f"{self._seed}/{stage}/{round_}").shuffle(keys)  # noqa: S311
+            ahead = sequential_test.needs(self._pairs, self._job.rule, intervals=True)
+            left = {key: ahead.get(key, 1) for key in keys}
+            if sum(left.values()) != expected:
+                expected = sum(left.values())
+                self._watcher.begin(2 * expected)
+            random.Random(f"{self._seed}/{round_}").shuffle(keys)  # noqa: S311
             for key in keys:
-                if self._open(key, stage, monotonic() - begin):
-                    seconds = self._left(wanted) * (sum(self._spent) / max(1, len(self._spent)))
-                    self._pair(key, "screen" if stage == "screen" else "confirm", seconds)
+                budget_s = self._job.budget_s - (monotonic() - begin)
+                if budget_s > 0 or not self._pairs[key]:
+                    seconds = sum(n * self._pair_s(k) for k, n in left.items())
+                    self._pair(key, max(0.0, min(budget_s, seconds)))
+                    left[key] -= 1
+                    expected -= 1
             round_ += 1
 
-    def _left(self, wanted: Mapping[str, tuple[str, int]]) -> int:
-        """Pairs still to measure in this stage."""
-        return sum(max(0, n - self._have(key, stage)) for key, (stage, n) in wanted.items())
+    def _turn(self, elapsed: float) -> list[str]:
+        pair_s = {key: self._pair_s(key) for key in self._pairs}
+        return sequential_test.turn(
+            self._pairs, self._job.rule, pair_s, self._job.budget_s - elapsed, self._broken
+        )
 
-    def _have(self, key: str, stage: str) -> int:
-        return len(getattr(self._pairs[key], stage))
-
-    def _open(self, key: str, stage: str, elapsed: float) -> bool:
-        """Whether the cell is sound and the budget allows another pair of it."""
-        if key in self._broken:
-            return False
-        have, rule, budget = self._have(key, stage), self._job.rule, self._job.budget_s
-        if stage == "confirm":
-            return elapsed < budget
-        share = 1 if have < rule.pilot else SCREEN_SHARE
-        return have < LEAST or elapsed < share * budget
-
-    def _wanted(self, elapsed: float) -> dict[str, tuple[str, int]]:
-        """What the rule asks for, as far as the budget goes."""
-        rule = self._job.rule
-        wanted = sequential_test.wanted(self._pairs, rule)
-        wanted = {k: v for k, v in wanted.items() if self._open(k, v[0], elapsed)}
-        if wanted or elapsed >= self._job.budget_s:
-            return wanted
-        # Screening has used up its share of the budget, or waits for a cell that broke: what is
-        # flagged by now is measured again. A broken cell counts, as it does for the verdicts.
-        flagged = [k for k, pairs in self._pairs.items() if sequential_test.direction(pairs, rule)]
-        return {
-            k: ("confirm", n)
-            for k in flagged
-            if k not in self._broken
-            and self._have(k, "confirm")
-            < (n := sequential_test.confirm_size(self._pairs[k], len(flagged), rule))
-        }
+    def _pair_s(self, key: str) -> float:
+        """Seconds that a pair of a cell takes; while nothing is known of it, of all."""
+        own = self._spent.get(key) or list(chain(*self._spent.values()))
+        return fmean(own or [0.0])
 
     def _prepare(self) -> None:
         found: dict[Arm, dict[str, Ready]] = {arm: {} for arm in ARMS}
@@ -331,32 +312,34 @@ class _Walk:
         place = self._sides[arm].header.planned.index(record.cell)
         self._record(arm, replace(record, repeat=self._next.get(str(place), 0)))
 
-    def _pair(self, key: str, stage: Stage, left_s: float) -> None:
+    def _pair(self, key: str, left_s: float) -> None:
         ready, repeat = self._ready[key], self._next.get(key, 0)
         begin, started = monotonic(), now()
-        order = random.Random(f"{self._seed}/{key}/{repeat}").choice("AB")  # noqa: S311
+        draw = f"{self._seed}/{key}/{repeat}"
+        first = random.Random(draw).choice("AB")  # noqa: S311
+        blocks = random.Random(f"{draw}/blocks")  # noqa: S311
 
         def ask() -> tuple[dict[Arm, Reply], str]:
-            self._watcher.task(ready["candidate"].cell, f"{stage} pair {repeat + 1}", left_s)
+            self._watcher.task(ready["candidate"].cell, f"pair {repeat + 1}", left_s)
             apart = key in self._apart
-            turns = {"A": "AB" if apart else "ABBA", "B": "BA" if apart else "BAAB"}[order]
-            take = self._crew.in_sequence if apart else self._crew.resident
-            replies = take({arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS},
-                           turns)  # fmt: skip
-            if apart or not any(map(_full, replies.values())):
+            requests = {arm: self._request(arm, ready[arm], apart, repeat) for arm in ARMS}
+            if apart:
+                return self._crew.in_sequence(requests, first), sequence(1, first, blocks)
+            replies, turns = self._crew.resident(requests, first, blocks)
+            if not any(map(_full, replies.values())):
                 return replies, turns
             self._apart.add(key)
             return ask()
 
         (replies, turns), invalidated = valid(ask, lambda got: any(map(spoilt, got[0].values())))
         wall = monotonic() - begin
-        self._spent.append(wall)
+        self._spent.setdefault(key, []).append(wall)
         self._next[key] = repeat + 1
         records: dict[Arm, Record] = {}
         for arm, reply in replies.items():
             record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
-            record = replace(record, stage=stage, order=turns, invalidated=invalidated,
-                             started=started, wall_s=wall)  # fmt: skip
+            record = replace(record, order=turns, invalidated=invalidated, started=started,
+                             wall_s=wall)  # fmt: skip
             records[arm] = self._record(arm, record)
         pair = None
         if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
@@ -364,24 +347,23 @@ class _Walk:
         if pair is None:
             self._broken.add(key)
         else:
-            self._note(key, stage, pair)
+            self._note(key, pair)
 
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
-        plan, turns = self._sides[arm].plan, 1 if apart else 2
+        plan = self._sides[arm].plan
         policy = plan.suite.policy
-        policy = replace(policy, duration_s=policy.duration_s / turns,
-                         timeout_s=min(policy.timeout_s, _limit_s(self._job)))  # fmt: skip
-        return Measure(ready.cell, policy, ready.artefact, ready.reference,
-                       plan.cores_of(ready.cell), turns=turns, repeat=repeat)  # fmt: skip
+        policy = replace(policy, timeout_s=min(policy.timeout_s, _limit_s(self._job)))
+        measure = Measure(ready.cell, policy, ready.artefact, ready.reference,
+                          plan.cores_of(ready.cell), repeat=repeat)  # fmt: skip
+        return measure if apart else replace(measure, turns=most_turns(measure))
 
-    def _note(self, key: str, stage: Stage, pair: sequential_test.Pair | None) -> None:
-        have = self._pairs.get(key, sequential_test.Pairs())
+    def _note(self, key: str, pair: sequential_test.Pair | None) -> None:
         if pair is not None:
-            self._pairs[key] = replace(have, **{stage: (*getattr(have, stage), pair)})
+            self._pairs[key] = (*self._pairs.get(key, ()), pair)
 
     def _record(self, arm: Arm, record: Record) -> Record:
         record = append(self._writers[arm], record)
-        self._watcher.recorded(record)
+        self._watcher.recorded(record, arm)
         return record
 
 

@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from msgspec.structs import replace
+
+from gpubench.measure.protocol import least_of_turn
 from gpubench.records.record import Arm
 from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.measure_task import RIVALS_CPU
 from gpubench.run.agent.messages import Begin, Done, End, Measure, Reply, Step, Waiting
+from gpubench.suite.types import MIN_BLOCKS
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
+TURNS, FEW_TURNS = 12, 2
+"""Of each arm, at most; and where each costs much: a pipeline that must settle, a job whose end
+replicas wait for."""
+LEAST_TURN_S = 0.02
+IDLE_LIMIT = 0.01
+"""Of the time of the cores in use, that an idle arm may take while its rival samples."""
+
+
+def sequence(turns: int, first: str, blocks: random.Random) -> str:
+    """The order in which two arms take so many turns each (1, or an even number): 'ABBABAAB'.
+
+    ABBA and BAAB follow one another, by ``blocks`` in random order, as often one as the other. So
+    what changes linearly over four turns cancels, and what is periodic seldom fits. With the other
+    ``first`` every A is a B: if that is drawn at random, identical arms are as likely to be one way
+    round as the other, whatever the machine does, and a pair's difference is as likely d as -d.
+    """
+    quads = ["ABBA", "BAAB"] * (turns // 4) + ["ABBA"] * (turns // 2 % 2)
+    blocks.shuffle(quads)
+    order = "".join(quads) or "AB"
+    return order if first == "A" else order.translate(str.maketrans("AB", "BA"))
+
+
+def most_turns(measure: Measure) -> int:
+    """Of each arm, however short its samples are."""
+    cell = measure.cell
+    few = cell.dispatch != "independent" or cell.boundary == "pipeline"
+    return FEW_TURNS if few else max(FEW_TURNS, min(TURNS, measure.policy.max_samples // 2 * 2))
+
+
+def turns(measure: Measure, warm: Waiting) -> int:
+    """How many turns share the sampling time of a process that has warmed up.
+
+    As many as there may be, as long as each lasts for `LEAST_TURN_S`, holds enough samples, and
+    twice what it costs: a batch to warm up again, and the wait until its threads sleep.
+    """
+    most = most_turns(measure)
+    least_ns = max(2 * warm.batch_ns, least_of_turn(measure.cell, most) * warm.sample_ns)
+    seconds = max(measure.policy.duration_s, MIN_BLOCKS * warm.sample_ns / 1e9)
+    fit = int(seconds / max(LEAST_TURN_S, least_ns / 1e9, 2 * warm.rest_s))
+    return max(FEW_TURNS, min(most, fit // 2 * 2))
 
 
 class Crew:
@@ -39,38 +85,76 @@ class Crew:
             self.broken[arm] = replies[agent].errors
             self.environments[arm] = replies[agent].environment
 
-    def resident(self, requests: Mapping[Arm, Measure], order: str) -> dict[Arm, Reply]:
-        """Both at once, turns in ``order`` ('ABBA'). A failure of one ends the other unheard."""
-        replies = self._turns(requests, [ARMS["AB".index(letter)] for letter in order])
+    def resident(
+        self, requests: Mapping[Arm, Measure], first: str, blocks: random.Random
+    ) -> tuple[dict[Arm, Reply], str]:
+        """Both at once, and the `sequence` of their turns.
+
+        A failure of one ends the other unheard.
+        """
+        replies, order = self._turns(requests, first, blocks)
         for arm, agent in self.agents.items():
             if not isinstance(replies.get(arm), Done) and agent.running:
                 agent.ask(End(arm))
-        return replies
+        return told_apart(replies), order
 
-    def _turns(self, requests: Mapping[Arm, Measure], turns: list[Arm]) -> dict[Arm, Reply]:
+    def _turns(
+        self, requests: Mapping[Arm, Measure], first: str, blocks: random.Random
+    ) -> tuple[dict[Arm, Reply], str]:
+        both = [ARMS["AB".index(letter)] for letter in sequence(1, first, blocks)]
         pids: dict[Arm, list[int]] = {arm: [] for arm in ARMS}
-        replies: dict[Arm, Reply] = {}
-        for arm in turns[:2]:
+
+        def step(arm: Arm, count: int = 0) -> Reply:
+            others = pids[ARMS[1 - ARMS.index(arm)]]
+            reply = self.agents[arm].ask(Step(arm, others, self._timeout_s, count))
+            if isinstance(reply, Waiting):
+                pids[arm] = reply.pids
+            return reply
+
+        for arm in both:
             reply = self.agents[arm].ask(Begin(arm, requests[arm]))
             if not isinstance(reply, Waiting):
-                return {arm: reply}
+                return {arm: reply}, ""
             pids[arm] = reply.pids
-        # each warms up, then the turns, then each has its answers checked
-        for arm in (*turns[:2], *turns, *turns[:2]):
-            others = pids[ARMS[1 - ARMS.index(arm)]]
-            reply = self.agents[arm].ask(Step(arm, others, self._timeout_s))
-            if isinstance(reply, Done):
-                replies[arm] = reply
-            elif not isinstance(reply, Waiting):
-                return {arm: reply}
-        return replies
+        count = TURNS
+        for arm in both:  # each warms up
+            reply = step(arm)
+            if not isinstance(reply, Waiting):
+                return {arm: reply}, ""
+            count = min(count, turns(requests[arm], reply))
+        order = sequence(count, first, blocks)
+        for letter in order:
+            arm = ARMS["AB".index(letter)]
+            reply = step(arm, count)
+            if not isinstance(reply, Waiting):
+                return {arm: reply}, order
+        replies: dict[Arm, Reply] = {}
+        for arm in both:  # each has its answers checked
+            replies[arm] = step(arm)
+            if not isinstance(replies[arm], Done):
+                return {arm: replies[arm]}, order
+        return replies, order
 
-    def in_sequence(self, requests: Mapping[Arm, Measure], order: str) -> dict[Arm, Reply]:
+    def in_sequence(self, requests: Mapping[Arm, Measure], first: str) -> dict[Arm, Reply]:
         """One after the other."""
         replies: dict[Arm, Reply] = {}
-        for letter in order:
+        for letter in sequence(1, first, random.Random(0)):  # noqa: S311
             arm = ARMS["AB".index(letter)]
             replies[arm] = self.agents[arm].ask(requests[arm])
             if not isinstance(replies[arm], Done):
                 break
         return replies
+
+
+def told_apart(replies: Mapping[Arm, Reply]) -> dict[Arm, Reply]:
+    """What each arm has seen of the other while that was idle, told of the other."""
+    found = dict(replies)
+    for one, other in (ARMS, ARMS[::-1]):
+        seen, told = replies.get(one), found.get(other)
+        if isinstance(seen, Done) and isinstance(told, Done):
+            share = seen.record.facts.get(RIVALS_CPU, 0.0)
+            facts = {k: v for k, v in told.record.facts.items() if k != RIVALS_CPU}
+            flags = told.record.flags + ["BUSY-WHILE-IDLE"] * (share > IDLE_LIMIT)
+            record = replace(told.record, facts=facts | {"idle_cpu_share": share}, flags=flags)
+            found[other] = Done(record, told.invalid)
+    return found

@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from io import RawIOBase
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -29,8 +30,11 @@ from gpubench.run.agent import messages, worker
 from gpubench.run.agent.placement import placed
 from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
-from gpubench.run.agent.worker_group import Team
+from gpubench.run.agent.worker_group import SAMPLES_NEXT, Team
 
+IDLE_LIMIT_S = 0.3
+"""How long a turn waits for its rival's threads to fall asleep: ONNX Runtime's spin for 0.03 s,
+Intel's OpenMP's for 0.2 s (KMP_BLOCKTIME), and longer where others keep them from their cores."""
 START_TIMEOUT_S = 240.0
 """Of `Preload`: less than the driver waits for it."""
 PRELOADED = [
@@ -160,13 +164,19 @@ class Agent:
             team.others = set(request.others)
             if team.barrier == "warm":
                 team.telemetry.__enter__()
-            team.go(request.timeout_s)
+            if team.barrier in SAMPLES_NEXT:
+                processes.await_idle(team.others, IDLE_LIMIT_S)
+            team.go(request.timeout_s, request.turns)
             self._emit(messages.Progress("released"))
         answers = team.advance(self._closed)
         if answers is not None or team.barrier == "measured":
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            return messages.Waiting(team.barrier, sorted(team.pids() - team.others))
+            own, begin = team.pids() - team.others, monotonic()
+            if team.others and team.barrier == "warm":
+                processes.await_idle(own, IDLE_LIMIT_S)
+            return messages.Waiting(team.barrier, sorted(own), team.batch_ns, team.sample_ns,
+                                    monotonic() - begin)  # fmt: skip
         self._end(request.team)
         return _result(answers, team)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
-IDLE_LIMIT = 0.03
-"""Of a core; a runtime's threads may do some housekeeping."""
+RIVALS_CPU = "rivals_cpu_share"
+"""In a worker's facts: CPU time of idle rivals while it sampled, as a share of its cores'."""
 WITHHELD_LIMIT = 0.05
 """Of its cores' time, or on a GPU of the host thread's."""
 
@@ -104,26 +104,30 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         )  # fmt: skip
         sampler = protocol.warm_up(session, images, cell, policy, pipeline=path, blank=blank)
         turns: list[Samples] = []
-        idle = Idle()
+        rivals = CpuTime()
         with quiet_collector():
             protocol.pause(sampler)
-            go = barrier("warm", median(sampler.warmup), sampler.batch_ns)
+            sample_ns = sampler.batch_ns * sampler.iterations
+            go = barrier("warm", median(sampler.warmup), sampler.batch_ns, sample_ns)
             before = session.counters()
-            for turn in range(request.turns):
-                if turn:
-                    with idle:
-                        go = barrier("again")
-                    sampler.warmup.clear()  # recorded with the turn before
-                found = _sample(request, replica, sampler, go, queue)
+            request = replace(request, turns=go.turns or request.turns)
+            while True:
+                turns.append(_sample(request, replica, sampler, go, queue, rivals))
                 if go.iterations:
                     barrier(FINISHED)
-                stages = protocol.stages(session, images) if cell.boundary == "transfer" else {}
+                if len(turns) == request.turns and cell.boundary == "transfer":
+                    stages = protocol.stages(session, images)
+                    turns[0] = replace(turns[0], stages_ns=stages)
                 protocol.pause(sampler)
-                turns.append(replace(found, stages_ns=stages))
+                if len(turns) == request.turns:
+                    break
+                go = barrier("again")
+                sampler.warmup.clear()  # recorded with the turn before
             after = session.counters()
         if request.turns > 1:
-            with idle:
-                barrier("measured")
+            if not go.iterations:
+                sampler.flags.extend(protocol.joined(turns, policy.target_half_width))
+            barrier("measured")
         if path:  # after all turns: as far apart as they are meant to be, a drift cancels
             with quiet_collector():
                 stages = path.stages(sum(turns[-1].batches), policy.block_s)
@@ -142,8 +146,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if after.get("recompilations", 0) > before.get("recompilations", 0):
         flags.append("RECOMPILED")
     if request.turns > 1:
-        facts["idle_cpu_share"] = idle.share
-        flags += ["BUSY-WHILE-IDLE"] if idle.share > IDLE_LIMIT else []
+        facts[RIVALS_CPU] = rivals.share / _in_use(request)
     if slowed := instruments():
         facts["instruments"] = slowed
         flags.append("INSTRUMENTED")
@@ -162,7 +165,12 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
 
 
 def _sample(
-    request: Measure, replica: int, sampler: protocol.Sampler, go: Go, queue: Queue | None
+    request: Measure,
+    replica: int,
+    sampler: protocol.Sampler,
+    go: Go,
+    queue: Queue | None,
+    rivals: CpuTime,
 ) -> Samples:
     """Wait for the common start, then sample: for a time, or for as long as a job lasts."""
     room = len(os.sched_getaffinity(0)) >= request.cores.count(request.cores[replica])
@@ -173,15 +181,28 @@ def _sample(
     late_ns = wait_until(go.at_ns, spin=room)
     if claim is None and (request.cell.replicas > 1 or request.turns > 1 or sampler.pipeline):
         protocol.once_more(sampler, awake_s(request))
-    own = request.cores[replica]
+    own, turns = request.cores[replica], request.turns
     shared = request.cores.count(own) > max(1, len(own))
-    return protocol.measure(sampler, request.policy, at_ns=go.at_ns, late_ns=late_ns, claim=claim,
-                            cores=0 if shared else _cores(request.cell, own))  # fmt: skip
+    if turns > 1:
+        sampler = replace(sampler, at_least=protocol.least_of_turn(request.cell, turns))
+    with rivals.of(go.others):
+        return protocol.measure(
+            sampler, protocol.of_turn(request.policy, turns), at_ns=go.at_ns, late_ns=late_ns,
+            claim=claim, cores=0 if shared else _cores(request.cell, own), whole=turns == 1,
+        )  # fmt: skip
 
 
 def _cores(cell: Cell, own: Cores) -> int:
     """That it can keep busy."""
     return 1 if cell.device == "cuda" else len(own) or len(os.sched_getaffinity(0))
+
+
+def _in_use(request: Measure) -> int:
+    """Cores that all replicas keep busy; on a GPU one of each."""
+    own = {core for cores in request.cores for core in cores}
+    if request.cell.device == "cuda":
+        return len(request.cores)
+    return len(own) or len(os.sched_getaffinity(0))
 
 
 def _withheld(x: Samples, cell: Cell, own: Cores) -> float:
@@ -201,23 +222,19 @@ def wait_until(at_ns: int, *, spin: bool) -> int:
     return now - at_ns
 
 
-class Idle:
-    """The CPU time that this process, all threads, uses while it waits for its next turn.
-
-    And those that it has started: a loader's, which must be stopped then.
-    """
+class CpuTime:
+    """What processes use, all threads, of the time in which they are watched."""
 
     def __init__(self) -> None:
         self._cpu = self._wall = 0
 
-    def __enter__(self) -> None:
-        self._pids = {os.getpid(), *descendants([os.getpid()])}
-        self._cpu -= cpu_ns(self._pids)
-        self._wall -= perf_counter_ns()
-
-    def __exit__(self, *_: object) -> None:
-        self._cpu += cpu_ns(self._pids)
-        self._wall += perf_counter_ns()
+    @contextmanager
+    def of(self, pids: Sequence[int]) -> Iterator[None]:
+        """Watch these meanwhile."""
+        cpu, wall = cpu_ns(pids), perf_counter_ns()
+        yield
+        self._wall += perf_counter_ns() - wall
+        self._cpu += cpu_ns(pids) - cpu
 
     @property
     def share(self) -> float:

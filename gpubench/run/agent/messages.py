@@ -11,7 +11,7 @@ from gpubench.records.record import Record, Work
 from gpubench.suite.types import Cell, Policy, Workload
 from gpubench.workload.models.inspection import Inspection
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raised whenever an agent, or a node, of another version would misread a request."""
 
 
@@ -80,7 +80,7 @@ class Measure(Struct, frozen=True, tag=True):
     uuids: list[str] = []
     """Per device, on CUDA: 'GPU-...' or 'MIG-...'. The agent fills it in."""
     turns: int = 1
-    """How often it samples; between its turns it waits, and the rival has its own."""
+    """How often it samples, at most; between its turns it waits, and the rival has its own."""
     node: int = 0
     first: int = 0
     """The cell's number of this node's first replica."""
@@ -109,11 +109,16 @@ class Begin(Struct, frozen=True, tag=True):
 
 
 class Step(Struct, frozen=True, tag=True):
-    """Let a team go on to its next barrier, or to its end. ``others``: its rivals' processes."""
+    """Let a team go on to its next barrier, or to its end.
+
+    ``others``: its rivals' processes; where it is to sample it does once these are idle.
+    """
 
     team: str
     others: list[int]
     timeout_s: float
+    turns: int = 0
+    """Told with the first turn: how many there will be; 0: as many as `Measure` says."""
 
 
 class End(Struct, frozen=True, tag=True):
@@ -172,6 +177,11 @@ class Waiting(Struct, frozen=True, tag=True):
 
     barrier: str
     pids: list[int]
+    batch_ns: float = 0.0
+    """At 'warm', of its slowest replica; as ``sample_ns`` see `AtBarrier`."""
+    sample_ns: float = 0.0
+    rest_s: float = 0.0
+    """At 'warm': for how long its threads went on to use CPU time."""
 
 
 class Prepared(Struct, frozen=True, tag=True):
@@ -225,6 +235,10 @@ class Go(Struct, frozen=True, tag=True):
     """Of a job: batches of a unit."""
     units: int = 0
     """Of a job: each replica's share, where it is handed out beforehand."""
+    turns: int = 0
+    """As in `Step`."""
+    others: list[int] = []
+    """Processes of rivals, whose CPU time is counted while this one samples."""
 
 
 FINISHED = "finished"
@@ -238,6 +252,8 @@ class AtBarrier(Struct, frozen=True, tag=True):
     p50_ns: float = 0.0
     batch_ns: float = 0.0
     """Of one batch as it will be sampled; at 'warm'."""
+    sample_ns: float = 0.0
+    """Of one sample, which may be a block of batches; at 'warm'."""
 
 
 WorkerMessage = (

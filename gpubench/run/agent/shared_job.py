@@ -14,13 +14,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from gpubench.measure.protocol import of_turn
 from gpubench.run.agent.messages import AtBarrier, Go, Measure
 from gpubench.suite.types import MIN_BLOCKS, Policy
 
 UNIT_NS = 5_000_000
 """A unit lasts at least so long, so that handing it out costs next to nothing."""
-AWAKE_S = 0.02
-"""Iterations for so long end the wait for a turn: caches and clocks have cooled meanwhile."""
+AWAKE_S = 0.002
+"""Iterations for so long, and one at least, end the wait for a turn: caches have cooled."""
 
 
 class JobSize(Struct, frozen=True):
@@ -89,7 +90,8 @@ class Dispatcher:
 
     def warm(self, messages: Sequence[AtBarrier]) -> None:
         """Every replica is warm and tells how fast it is."""
-        self._job = size([message.batch_ns for message in messages], self._request.policy)
+        policy = of_turn(self._request.policy, self._request.turns)
+        self._job = size([message.batch_ns for message in messages], policy)
         slowest = max(message.p50_ns for message in messages)
         self._awake_ns = round(2 * slowest + 1e9 * awake_s(self._request))
 

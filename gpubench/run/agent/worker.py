@@ -63,8 +63,8 @@ def main(connection: Connection, task: Task, replica: int, queue: Queue | None) 
         # A backend's facts may hold a library's own version type: its text will do.
         connection.send_bytes(msgspec.json.encode(message, enc_hook=str))
 
-    def barrier(name: str, p50_ns: float = 0.0, batch_ns: float = 0.0) -> messages.Go:
-        send(messages.AtBarrier(name, p50_ns, batch_ns))
+    def barrier(name: str, *told: float) -> messages.Go:
+        send(messages.AtBarrier(name, *told))
         return msgspec.json.decode(connection.recv_bytes(), type=messages.Go)
 
     try:

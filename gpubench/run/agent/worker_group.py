@@ -13,6 +13,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gpubench.machine.postmortem import Inquest
 from gpubench.machine.processes import descendants
@@ -24,6 +25,8 @@ from gpubench.run.agent.worker import Task
 
 BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
 """How long before its start a common start is announced; and so much more for each worker."""
+SAMPLES_NEXT = ("warm", "again")
+"""Barriers after which a turn begins."""
 EXIT_S, KILL_LIMIT_S = 0.2, 10.0
 """How long workers may take to exit by themselves, all together; and each when it is killed."""
 
@@ -42,7 +45,7 @@ class Team:
         """``dispatcher``: of a job that they share; it is closed with the team."""
         self.barrier = "start"
         """The last one reached."""
-        self.p50_ns = 0.0
+        self.p50_ns = self.batch_ns = self.sample_ns = 0.0
         self.start_s = 0.0
         """From the request until every worker had opened its session."""
         self.others: set[int] = set()
@@ -129,6 +132,8 @@ class Team:
     def _reached(self, messages: list[messages.AtBarrier]) -> None:
         self.barrier = messages[0].name
         self.p50_ns = max(message.p50_ns for message in messages)
+        self.batch_ns = max(message.batch_ns for message in messages)
+        self.sample_ns = max(message.sample_ns for message in messages)
         if self.barrier == "opened":
             self.start_s = monotonic() - self._begin
         if self.barrier == "warm" and self._dispatcher:
@@ -144,17 +149,19 @@ class Team:
             return messages.Failure(kind, f"replica {replica} died after {self.barrier!r}: {why}")
         return msgspec.json.decode(text, type=messages.WorkerMessage)
 
-    def go(self, timeout_s: float) -> None:
-        """Let it pass its barrier, with ``timeout_s`` for what comes."""
+    def go(self, timeout_s: float, turns: int = 0) -> None:
+        """Let it pass its barrier, with ``timeout_s`` for what comes. ``turns``: see `Step`."""
         self._timeout_s = timeout_s
         self._deadline = monotonic() + timeout_s
-        self._release()
+        self._release(turns)
 
-    def _release(self) -> None:
-        at = perf_counter_ns() + BARRIER_DELAY_NS + WAKING_NS * len(self._pipes)
+    def _release(self, turns: int = 0) -> None:
+        many = len(self._pipes)
+        at = perf_counter_ns() + (BARRIER_DELAY_NS + WAKING_NS * many if many > 1 else 0)
         go = messages.Go(at)
-        if self.barrier in ("warm", "again"):
+        if self.barrier in SAMPLES_NEXT:
             go = self._dispatcher.hand_out(at) if self._dispatcher else go
+            go = replace(go, turns=turns, others=sorted(self.others))
             self.telemetry.turn(go.at_ns)
         text = msgspec.json.encode(go)
         for pipe in self._pipes:

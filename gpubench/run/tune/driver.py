@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -146,7 +147,10 @@ class _Walk:
         known = {(r.cell.key, r.repeat) for r in self.records}
         for skip in job.plan.skips:
             if (skip.cell.key, 0) not in known:
-                self._note(skipped(skip, ()))
+                self.records.append(append(self._writer, skipped(skip, ())))
+        for (reason, remedy), n in Counter((s.reason, s.remedy) for s in job.plan.skips).items():
+            words = f"left out: {units.count(n, 'configuration')}: {reason}"
+            self._watcher.said("; ".join(filter(None, (words, remedy))))
         spent = sum(r.wall_s for r in self.records) + verify.spent_s(job.out)
         bench = AgentBench(
             job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent,
@@ -202,12 +206,13 @@ class _Walk:
 
 
 def course(standings: Sequence[Standing], search: Search) -> tuple[str, str]:
-    """('12 of 96 tried, 30 ruled out', 'leads: openvino int8 b8 x2 throughput, 5,120 images/s')."""
-    tried = sum(s.n > 0 or s.status == "failed" for s in standings)
+    """('12 of 96 measured, 3 failed', 'leads: openvino int8 b8 x2 throughput, 5,120 images/s')."""
+    failed = sum(s.status == "failed" and not s.n for s in standings)
     out = sum(s.status == "ruled-out" for s in standings)
-    said = f"{tried} of {len(standings)} tried" + (f", {out} ruled out" if out else "")
+    said = f"{sum(s.n > 0 for s in standings)} of {len(standings)} measured"
+    said += (f", {failed} failed" if failed else "") + (f", {out} ruled out" if out else "")
     leads = racing.leader(standings)
     if leads is None or not leads.value.value:
-        return said, "nothing keeps the limits so far"
+        return said, "nothing measured so far keeps the limits"
     value = search.goal.objective.text(leads.value.value)
     return said, f"leads: {leads.cell.label}, {value}"

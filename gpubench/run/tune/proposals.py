@@ -43,8 +43,8 @@ class Proposals:
         """Those that may keep the limits and beat all that was measured, the most promising first.
 
         Left out is also what gave wrong answers in another size; what a backend computes in a
-        precision that has given wrong ones comes after what has not, and its options after its
-        defaults. While nothing is known to keep the limits, only they count.
+        precision that has failed comes after what has not, and its options after its defaults.
+        While nothing is known to keep the limits, only they count.
         """
         goal = self._search.goal
         tried: dict[str, list[Record]] = {}
@@ -57,7 +57,10 @@ class Proposals:
             if s.status in racing.RANKED and not any(limit.hopeless for limit in s.limits)
         ]  # fmt: skip
         wrong = {answers(r.cell) for r in records if r.kind in WRONG}
-        doubts = Counter((r.cell.backend, r.cell.precision) for r in records if r.kind in WRONG)
+        wrong |= {answers(s.cell) for s in standings if s.floor and s.floor.state == "undecided"}
+        doubts = Counter(
+            (r.cell.backend, r.cell.precision) for r in records if r.status == "failed"
+        )
         left = [c for c in unmeasured if not kept or answers(c) not in wrong]
         for limit in goal.limits:
             bound = objective.cost(limit.metric, limit.bound)

@@ -6,9 +6,11 @@ itself when the one that beat it falls. Nothing here knows how a configuration i
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -24,11 +26,13 @@ from gpubench.suite.goal import Limit, Metric, Search
 from gpubench.suite.types import Cell
 
 BASELINE = 0.25
-"""Of the budget: no more sizes of today's default after this, but the first."""
+"""Of the budget: no more sizes of today's default after this, but the first and the last."""
 EXPLORE = (0.55, 0.65)
 """Of the budget: no exploration after this; the second, where the race was decided early."""
 SEARCH = 0.7
 """Of the budget: no race after this; the rest is the evidence's."""
+UNLIKELY = "by what was measured of others it is unlikely to win within the limits"
+"""Why nothing more was tried."""
 
 
 class Bench(Protocol):
@@ -54,6 +58,14 @@ class Proposer(Protocol):
         """One of ``unmeasured``, or None: nothing more is worth trying."""
 
 
+def _apart(one: Cell, other: Cell) -> tuple[object, ...]:
+    """How far from each other: options that were chosen, precision, placement, batch size."""
+    return (
+        len(other.options), other.precision != one.precision, other.cores != one.cores,
+        abs(other.replicas - one.replicas), abs(math.log2(other.batch_size / one.batch_size)),
+    )  # fmt: skip
+
+
 def search(
     cells: Sequence[Cell],
     search: Search,
@@ -69,6 +81,7 @@ def search(
     ruled out; ``told`` where all stand after each of them.
     """
     walk = _Walk(cells, search, bench, records, note, told)
+    walk.first()
     walk.baseline()
     share, seen = EXPLORE[0], -1
     while walk.measured > seen:  # a race may leave nothing that keeps the limits: explore again
@@ -76,7 +89,7 @@ def search(
         walk.explore(proposer, share * search.budget_s)
         walk.race(SEARCH * search.budget_s)
         share = EXPLORE[1]
-    return walk.end()
+    return walk.end(proposer)
 
 
 @dataclass
@@ -102,10 +115,24 @@ class _Walk:
         """Records so far."""
         return len(self._records)
 
+    def first(self) -> None:
+        """One size of today's default in any case, then what is nearest to it of each backend: no
+        search knows anything before it has seen them all."""
+        today = next((c for c in self._cells if c.key in self._search.baseline), self._cells[0])
+        self._measure(today, 0)
+        for backend in racing.unseen(self._standings):
+            if self._bench.elapsed() < SEARCH * self._search.budget_s:
+                own = (s.cell for s in self._standings
+                       if s.cell.backend == backend and s.status == "unmeasured")  # fmt: skip
+                self._measure(min(own, key=partial(_apart, today)), 0)
+
     def baseline(self) -> None:
-        """Today's default, which the rest is held against: one batch size in any case."""
-        for place, cell in enumerate(c for c in self._cells if c.key in self._search.baseline):
-            if not place or self._bench.elapsed() < BASELINE * self._search.budget_s:
+        """Today's default in its other sizes, which the rest is held against: the largest first,
+        or it would be held against its smallest alone where time is short."""
+        sizes = [c for c in self._cells if c.key in self._search.baseline]
+        for place, cell in enumerate(sizes[-1:] + sizes[:-1]):
+            share = BASELINE if place else SEARCH
+            if self._bench.elapsed() < share * self._search.budget_s:
                 self._measure(cell, 0)
         self._confirm()
 
@@ -130,11 +157,21 @@ class _Walk:
                 self._measure(cell, repeat)
             self._confirm()
 
-    def end(self) -> list[Standing]:
+    def end(self, proposer: Proposer) -> list[Standing]:
         """Say of each cell that was ruled out why. Of what the time did not reach nothing is said:
         it is planned, and has no record."""
+        left = [s.cell for s in self._standings if s.status == "unmeasured"]
+        if left and proposer.next(left, self._records) is None:
+            what = replace(Standing(cell=left[0], status="ruled-out"), reason=UNLIKELY)
+            self._standings = [
+                replace(what, cell=s.cell) if s.status == "unmeasured" else s
+                for s in self._standings
+            ]
+        known = {record.cell.key for record in self._records}
         for standing in self._standings:
             cell, reason = standing.cell, standing.reason
+            if cell.key in known:
+                continue
             if standing.status == "ruled-out" and self._said.get(cell.key) != reason:
                 said = Record(cell=cell, repeat=0, status="ruled-out", reason=reason, started=now())
                 self._note(said)

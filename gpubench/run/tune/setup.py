@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.cache import Cache
-from gpubench.errors import InputError, SuiteError
+from gpubench.errors import CalibrationError, InputError, SuiteError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Rapl
@@ -24,6 +24,7 @@ from gpubench.run.tune.driver import TuneJob
 from gpubench.suite import file as suite_file
 from gpubench.suite.goal import Goal, Search
 from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload
+from gpubench.workload.data import datasets
 
 PLAIN = "quick"
 """The suite whose checks the words for model, weights, images ... go through."""
@@ -33,6 +34,8 @@ ENERGY_S = 8.0
 """Where energy counts, which is refused of windows below 5 s; truncation takes up to half."""
 LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
+CALIBRATES = "calibration_images"
+"""The option of backends that calibrate int8: how many pictures that takes."""
 ACCURACY_IMAGES = 256
 """Where a floor of accuracy is given."""
 
@@ -83,8 +86,11 @@ def job(
         f"tune-{Path(plain.workload.model).stem}", cells, policy(floors, goal, budget_s, seed),
         today[0].backend, f"A search: {goal.objective.name} of {plain.workload.model}",
     )  # fmt: skip
-    plan = planning.make(suite, cells, backends, cores, gpus)
+    cache = Cache(cache_dir)
+    plan = _calibrated(planning.make(suite, cells, backends, cores, gpus), catalog, cache)
     _check_today(today, plan)
+    if reason := planning.undecidable(suite, cache):
+        raise InputError(reason.replace("accuracy_images", "--accuracy-images"))
     keys = tuple(cell.key for cell in today)
     search = Search(goal=goal, baseline=keys, budget_s=budget_s, seed=seed)
     return TuneJob(
@@ -94,7 +100,7 @@ def job(
         backends=backends,
         options=catalog.backends,
         out=output or record_builder.directory(suite.name),
-        cache_dir=Cache(cache_dir).root,
+        cache_dir=cache.root,
         resume=resume,
     )
 
@@ -152,6 +158,32 @@ def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
 def _unsupported(backends: Mapping[str, base.Backend], cell: Cell) -> str | None:
     found = availability.unsupported(cell, backends[cell.backend])
     return found.reason if isinstance(found, availability.Lack) else found
+
+
+def _calibrated(plan: planning.Plan, catalog: Catalog, cache: Cache) -> planning.Plan:
+    """``plan`` less what is int8 where there are too few pictures to calibrate on: no search finds
+    that out configuration by configuration. Raises CalibrationError where they were named."""
+    short: dict[int, CalibrationError | None] = {}
+    skips = []
+    for cell in plan.cells:
+        known = {o.name: o.default for o in catalog.backends[cell.backend]} | cell.options
+        if cell.precision != "int8" or CALIBRATES not in known:
+            continue
+        count = int(known[CALIBRATES])
+        if count not in short:
+            short[count] = datasets.uncalibrated(cell.workload, cache, count)
+        if error := short[count]:
+            if cell.calibration:
+                raise error
+            reason, _, _ = str(error).partition("; ")
+            remedy = f"--calibration FOLDER with at least {count}"
+            skips.append(planning.Skip(cell, "unsupported", reason, remedy))
+    gone = {skip.cell.key for skip in skips}
+    left = [cell for cell in plan.cells if cell.key not in gone]
+    if not left:
+        raise InputError(f"no configuration of the space can run here: {skips[0].reason}; "
+                         f"{skips[0].remedy}")  # fmt: skip
+    return replace(plan, cells=left, skips=plan.skips + skips)
 
 
 def _check_today(today: Sequence[Cell], plan: planning.Plan) -> None:

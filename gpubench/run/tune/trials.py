@@ -27,7 +27,7 @@ from gpubench.run.watcher import Watcher
 from gpubench.suite.goal import Metric, Search
 from gpubench.suite.types import Cell, Policy
 
-BUILD = 0.5
+BUILD = 1 / 3
 """Of what is left for the search: the most that one build may take ..."""
 LEAST_BUILD_S = 10.0
 """... but never less than this, or nothing could be built."""
@@ -197,8 +197,8 @@ class _Hurried:
         if not isinstance(reply, Failure):
             return reply
         if reply.kind == "timeout":
-            words = f"{reply.reason}: building may take half of what is left of the budget"
-            return Failure("timeout", words, f"raise --budget above {units.clock(limit)}")
+            words = f"not built within {units.clock(limit)}, what the budget left for one build"
+            return Failure("timeout", words, "raise --budget")
         if reply.kind == CalibrationError.kind and not self.strict:
             return Failure("error", reply.reason, reply.remedy)
         return reply

@@ -185,11 +185,23 @@ def calibration(workload: Workload, cache: Cache, count: int, seed: int) -> Cali
         digest.update(repr((dataset.name(index), len(data))).encode() + data)
         encoded.append(data)
     if len(encoded) < count:
-        raise CalibrationError(
-            f"calibration needs {count} pictures, and there are {len(encoded)} {words}; set "
-            "workload.calibration to a folder that has more, or option calibration_images lower"
-        )
+        raise _too_few(count, len(encoded), words)
     return Calibration(encoded, f"{count} {words}", digest.hexdigest())
+
+
+def uncalibrated(workload: Workload, cache: Cache, count: int) -> CalibrationError | None:
+    """What `calibration` is sure to raise, by the number of pictures alone: none is decoded."""
+    if not is_path(workload.calibration or workload.images):
+        return None
+    _, usable, words = _training(workload, cache, count)
+    return _too_few(count, len(usable), words) if len(usable) < count else None
+
+
+def _too_few(count: int, found: int, words: str) -> CalibrationError:
+    return CalibrationError(
+        f"calibration needs {count} pictures, and there are {found} {words}; set "
+        "workload.calibration to a folder that has more, or option calibration_images lower"
+    )
 
 
 def _training(

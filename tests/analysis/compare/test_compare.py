@@ -183,10 +183,17 @@ def test_one_repeat_is_never_enough():
     ("flag", "code"),
     [("DRIFT", "unsteady"), ("FEW-SAMPLES", "unsteady"), ("THROTTLED", "invalid-machine")],
 )
-def test_a_flagged_trace_gets_no_verdict(flag, code):
+def test_what_is_flagged_in_most_repeats_gets_no_verdict(flag, code):
+    """One flagged repeat forbids nothing."""
     assert set(UNSTEADY) <= set(FLAGS)
     base, candidate = run(1), run(2, 1.5)
-    shaky = replace(candidate, records=[replace(r, flags=[flag]) for r in candidate.records])
+    once = [replace(r, flags=[flag]) if not r.repeat else r for r in candidate.records]
+    odd = compare.compare(base, replace(candidate, records=once), history=QUIET)
+    assert {c.verdict for c in odd} == {"REGRESSED"}
+    shaky = replace(candidate, records=[
+        replace(r, flags=[flag], replicas=[replace(s, durations_ns=s.durations_ns[:4])
+                                           for s in r.replicas]) for r in candidate.records
+    ])  # fmt: skip
     for other in (shaky, replace(base, records=shaky.records)):
         found = compare.compare(base, other, history=QUIET)
         assert {(c.verdict, c.code) for c in found} == {("INCONCLUSIVE", code)}

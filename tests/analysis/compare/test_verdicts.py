@@ -25,7 +25,7 @@ def test_exit_code_precedence():
         ("none", tuple(verdicts.VERDICTS), 0),
         ("none", (), 0),
         ("regressed", ("MISSING", "INCONCLUSIVE", "INCOMPARABLE", "IMPROVED"), 0),
-        ("regressed", (), 0),
+        ("regressed", (), 4),
         ("regressed,missing", (), 4),
         ("regressed", ("REGRESSED", "MISSING"), 1),
         ("improved", ("IMPROVED", "REGRESSED"), 1),

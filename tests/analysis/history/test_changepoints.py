@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from gpubench.analysis.history import changepoints
-from gpubench.analysis.history.changepoints import SHORTEST, calmed, changes
+from gpubench.analysis.history.changepoints import SHORTEST, Break, calmed, detectable, findings
+
+
+def changes(costs: list[float], delta: float, alpha: float) -> list[Break]:
+    return findings(costs, delta, alpha).breaks
 
 
 def test_series_without_any_noise_are_no_trouble():
@@ -53,20 +57,70 @@ def test_a_change_of_three_sd_is_found_among_twenty_cells():
     assert found >= 45
 
 
-def test_the_segmentation_is_the_best_there_is():
-    """Against every segmentation into levels of three runs or more, by hand."""
-    rng = np.random.default_rng(3)
+def _step(n: int, at: int, by: float) -> np.ndarray:
+    return np.where(np.arange(n) < at, 0.0, math.log1p(by))
+
+
+def _odd(rng: np.random.Generator, x: np.ndarray) -> list[float]:
+    """One run in twenty is 12 % off."""
+    return list(x + math.log(1.12) * (rng.random(len(x)) < 0.05))
+
+
+def test_odd_runs_make_no_change_also_beside_a_real_one() -> None:
+    """Each is tested by itself: a real one carries no false one through."""
+    rng = np.random.default_rng(11)
+    for _ in range(30):
+        noise = 0.01 * rng.standard_normal(200)
+        assert findings(_odd(rng, noise), 0.02, 2e-4) == changepoints.Findings()
+        at = int(rng.integers(20, 180))
+        (found,) = changes(_odd(rng, noise + _step(200, at, 0.1)), 0.02, 2e-4)
+        assert abs(found.at - at) <= 2
+
+
+def test_a_change_came_between_two_runs() -> None:
+    rng, held = np.random.default_rng(12), 0
+    for _ in range(60):
+        at = int(rng.integers(20, 80))
+        (b,) = changes(list(0.01 * rng.standard_normal(100) + _step(100, at, 0.04)), 0.02, 2e-4)
+        assert b.low <= b.at <= b.high
+        held += b.low <= at <= b.high
+    assert held >= 55
+
+
+@pytest.mark.parametrize("length", [60, 100, 200])
+def test_a_slow_drift_is_no_change(length: int) -> None:
+    rng, drifts = np.random.default_rng(13), 0
     for _ in range(20):
-        x = rng.standard_normal(14)
-        x[rng.integers(3, 11) :] += 2
-        ways = [(a,) for a in range(SHORTEST, 12)]
-        ways += [(a, b) for a in range(SHORTEST, 12) for b in range(a + SHORTEST, 12)]
-        for count in (1, 2):
-            best = min(
-                sum(((s - s.mean()) ** 2).sum() for s in np.split(x, way))
-                for way in ways if len(way) == count
-            )  # fmt: skip
-            assert changepoints._left(x, count) == pytest.approx(best)
+        begin = int(rng.integers(0, 201 - length))
+        rise = np.clip((np.arange(200) - begin) / (length - 1), 0, 1)
+        found = findings(list(0.05 * rise + 0.01 * rng.standard_normal(200)), 0.02, 2e-4)
+        drifts += len(found.ramps) == 1 and not found.breaks and found.states is None
+        for ramp in found.ramps:
+            assert ramp.effect.mean == pytest.approx(0.05, abs=0.02)
+    assert drifts >= 18
+
+
+def test_a_machine_of_two_states_is_one_finding() -> None:
+    rng = np.random.default_rng(14)
+    for _ in range(20):
+        slow = rng.random(200) < 1 / 12
+        slow = slow.cumsum() % 2 == 1
+        found = findings(list(0.08 * slow + 0.01 * rng.standard_normal(200)), 0.02, 2e-4)
+        assert (found.breaks, found.ramps) == ([], [])
+        assert found.states
+        assert found.states.high - found.states.low == pytest.approx(0.08, abs=0.01)
+        assert len(set(found.states.upper) ^ set(np.flatnonzero(slow))) <= 4
+
+
+def test_what_would_be_seen_is_seen() -> None:
+    rng, found = np.random.default_rng(15), 0
+    for _ in range(40):
+        x = 0.01 * rng.standard_normal(60)
+        least = detectable(list(x), 0.02, 2e-4)
+        assert least
+        found += bool(changes(list(x + _step(60, 30, least)), 0.02, 2e-4))
+    assert found >= 35
+    assert detectable([0.0] * 5, 0.02, 0.01) is None
 
 
 def test_odd_runs_are_set_aside_levels_are_not():

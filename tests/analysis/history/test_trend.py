@@ -50,6 +50,38 @@ def test_several_changes_and_a_repair():
     assert trend.behind == pytest.approx(0, abs=0.01)
 
 
+def test_a_drift_blames_no_run_and_says_how_far_it_went():
+    trend = trends(runs((15, 0.0), *((1, n / 300) for n in range(30)), (15, 0.1)))[0]
+    assert trend.changes == []
+    (drift,) = trend.drifts
+    assert drift.slower
+    assert drift.first == pytest.approx(15, abs=6)
+    assert drift.last == pytest.approx(45, abs=6)
+    assert drift.ratio.value == pytest.approx(1.1, abs=0.02)
+    assert drift.after / drift.before == pytest.approx(drift.ratio.value)
+    assert trend.behind == pytest.approx(0.1, abs=0.02)
+    assert [level.value == level.end for level in trend.levels] == [True, False, True]
+
+
+def test_two_states_are_one_finding():
+    made = trends(runs(*((6, 0.1 * (n % 2)) for n in range(6))))
+    trend = next(t for t in made if t.latency)
+    assert (trend.changes, trend.drifts, trend.behind) == ([], [], 0)
+    assert trend.states.switches == 5
+    assert trend.states.slow / trend.states.fast == pytest.approx(1.1, abs=0.01)
+    assert trend.states.at_slow == [*range(6, 12), *range(18, 24), *range(30, 36)]
+
+
+def test_a_change_came_between_two_runs_also_where_some_are_left_out():
+    files = runs((10, 0.0), (6, 0.1))
+    files[9] = replace(files[9], records=[replace(r, flags=["CO-TENANT"])
+                                          for r in files[9].records])  # fmt: skip
+    (change,) = trends(files)[0].changes
+    assert change.at == 10
+    assert change.between[0] in (7, 8), "one odd run at either side cannot be told from a change"
+    assert change.between[1] in (10, 11)
+
+
 def test_a_change_within_the_margin_is_none():
     files = runs((15, 0.0), (15, 0.015), sd=0.002)
     assert trends(files)[0].changes == []

@@ -154,7 +154,7 @@ def test_decoders_show_speed_and_what_they_change(tables: dict[str, Table]) -> N
     assert pil["over pil"].why == "reference"
     assert turbo["over pil"].value == pytest.approx(7.52 / 2.22)
     assert (turbo["largest difference"], turbo["mean difference"]) == (24.0, 0.6)
-    assert turbo["top-1 agreement"] == 0.992
+    assert turbo["top-1 match"] == 0.992
     assert (turbo["accuracy"].value, turbo["accuracy"].n) == (247 / 256, 256)
 
 
@@ -171,7 +171,7 @@ def test_without_pil_there_is_no_ratio_and_without_a_check_no_agreement() -> Non
     found = changed(found, lambda r: replace(r, pipeline=None))
     row = of({t.title: t for t in make.tables([found])}["Decoders"], decoder="turbo")
     assert row["over pil"].why == "pil not measured"
-    assert row["top-1 agreement"] is None
+    assert row["top-1 match"] is None
     assert row["accuracy"].why == "not checked"
 
 
@@ -193,7 +193,7 @@ def test_agreement_and_accuracy_are_of_what_the_row_timed(tables: dict[str, Tabl
         assert (alone["accuracy"].value, alone["accuracy"].n) == (1263 / 1297, 1297)
         assert alone["accuracy"].low == pytest.approx(0.9636, abs=1e-4)
         assert (whole["accuracy"].value, whole["accuracy"].n) == (247 / 256, 256)
-        assert (alone["agreement"], whole["agreement"]) == (1 - 3 / 1297, 0.992)
+        assert (alone["match"], whole["match"]) == (1 - 3 / 1297, 0.992)
 
 
 def test_accuracy_table_has_the_drop_and_the_floors(tables: dict[str, Table]) -> None:
@@ -222,7 +222,7 @@ def test_no_labels_no_accuracy_table(run: RecordFile) -> None:
     made = {t.title: t for t in make.tables([changed(run, unlabelled)])}
     assert "Accuracy" not in made
     assert "accuracy" not in {c.name for c in made["Throughput"].columns}
-    assert "agreement" in {c.name for c in made["Throughput"].columns}
+    assert "match" in {c.name for c in made["Throughput"].columns}
 
 
 def below(run: RecordFile, wrong: str = "openvino") -> RecordFile:
@@ -245,7 +245,7 @@ def test_a_cell_below_its_floor_keeps_its_timing_and_is_never_ranked(run: Record
     assert row["speed-up"].why == "not ranked"
     assert row["flags"] == ["failed: accuracy"]
     s = next(s for s in summarise([found]) if s.cell.backend == "openvino")
-    assert accuracy.verdict(s) == "BELOW FLOOR"
+    assert accuracy.verdict(s) == "LOW ACCURACY"
     assert {w.summary.cell.backend for w in headline.winners(summarise([found]))} == {"onnxruntime"}
     assert any(r["status"] == ["failed: accuracy"] for r in rows(made["Skips and failures"]))
 
@@ -266,5 +266,5 @@ def test_a_wrong_path_is_told_apart_from_wrong_computing(run: RecordFile) -> Non
     s = next(s for s in summarise([run]) if s.pipeline)
     bad = replace(s.records[0], pipeline=replace(s.pipeline, passed=False, top1_agreement=0.5))
     s = Summary(run="x", baseline="", policy=s.policy, cell=s.cell, records=[bad, *s.records[1:]])
-    assert accuracy.verdict(s) == "WRONG PATH"
+    assert accuracy.verdict(s) == "PIPELINE MISMATCH"
     assert accuracy.agreement(s) == 0.5

@@ -6,6 +6,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
+from gpubench import units
 from gpubench.analysis.compare import compare
 from gpubench.analysis.history import trend
 from gpubench.analysis.stats import Estimate
@@ -68,14 +69,20 @@ def test_the_gain_is_that_of_the_pairs_and_the_verdict_the_gates(found):
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 5])
-def test_pairs_too_few_for_an_interval_say_nothing_of_the_gain(found, pairs):
+def test_a_few_pairs_say_more_than_one_repeat_and_give_no_interval(found, pairs):
+    assert found.gain.low is None
     proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=pairs)
     seen = result.view(found.file, proof)
-    assert seen.gain == found.gain
-    assert not seen.paired
-    assert seen.verdict.pairs == pairs
+    assert (seen.paired, seen.gain.n, seen.gain.low) == (True, pairs, None)
+    assert seen.gain.value == pytest.approx(found.gain.value, rel=0.01)
+    assert (seen.verdict.pairs, seen.won) == (pairs, (pairs, pairs))
     gain = recommendation.lines(found.file, proof)[1]
-    assert re.search(r": [\d.]+ (\[.*?\]|\(no interval: \d+ repeats?\)) times the images/s", gain)
+    assert re.search(r": [\d.]+ \(no interval: \d+ pairs?\) times the images/s", gain)
+    said = f"better in {pairs} of {units.count(pairs, 'pair')} of an interleaved A/B (INCONCLUSIVE"
+    if seen.verdict.verdict == "IMPROVED":  # so large that four pairs are enough
+        said = f"IMPROVED in an interleaved A/B of {pairs} pairs"
+    assert (seen.verdict.verdict == "IMPROVED") == (pairs == 5)
+    assert said in gain
 
 
 def test_a_gain_without_an_interval_says_so(found):

@@ -44,6 +44,15 @@ def ar1(rng: np.random.Generator, n: int, k: int, phi: float) -> Floats:
     return np.asarray(lfilter([1.0], [1.0, -phi], steps, axis=1))
 
 
+def pink(rng: np.random.Generator, n: int) -> Floats:
+    """1/f noise, standardised; shape (n,)."""
+    each = np.fft.rfftfreq(2 * n)
+    each[0] = np.inf
+    wave = rng.normal(size=len(each)) + 1j * rng.normal(size=len(each))
+    series = np.fft.irfft(wave / np.sqrt(each), 2 * n)[:n]
+    return np.asarray((series - series.mean()) / series.std())
+
+
 def bimodal(rng: np.random.Generator, n: int, k: int) -> Floats:
     """Two modes, as of a clock that has two states."""
     return noise(rng, n, k) + SLOW * (rng.random((n, k)) < SLOW_SHARE)
@@ -129,6 +138,12 @@ def shifts(rng: np.random.Generator, n: int, k: int) -> Floats:
     return level
 
 
+def early_shift(rng: np.random.Generator, n: int, k: int) -> Floats:
+    """One change of the level, by 5 to 17 %, up or down, within the first half."""
+    jump = rng.uniform(0.05, 0.17, (n, 1)) * rng.choice([-1, 1], (n, 1))
+    return np.asarray(jump * (_time(k) > rng.uniform(0.1, 0.5, (n, 1))))
+
+
 def endless(rng: np.random.Generator, n: int, k: int) -> Floats:
     """A warm-up as long as the trace."""
     height, length = rng.uniform(0.1, 0.5, (n, 1)), rng.uniform(0.3, 1.5, (n, 1))
@@ -156,6 +171,7 @@ UNSTEADY: dict[str, Draw] = {
     "linear drift": drift,
     "random walk": walk,
     "level shifts": shifts,
+    "one early shift": early_shift,
     "endless warm-up": endless,
     "long-period oscillation": waves,
     "growing variance": growing,

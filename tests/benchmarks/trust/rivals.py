@@ -16,7 +16,7 @@ from gpubench.suite.types import Policy, Rule
 from tests.benchmarks.trust import popular, virtual_ab
 from tests.benchmarks.trust.evidence import Case, Counts, Experiment, Row, at_most, few
 from tests.benchmarks.trust.processes import NOISE, Floats
-from tests.benchmarks.trust.virtual_ab import Machine
+from tests.benchmarks.trust.virtual_ab import Machine, launched
 from tests.report import make
 
 RULE = Rule()
@@ -72,16 +72,16 @@ def _ask_all(
         found[f"{name}/missed"] += int(CELLS - rule(rng, base, slow).sum())
 
 
-def _moved(rng: np.random.Generator, when: Floats, k: int) -> Floats:
+def _moved(rng: np.random.Generator, t: Floats) -> Floats:
     """Every pair has its session's level."""
-    return np.broadcast_to(rng.normal(0, SESSION, (len(when), 1, 1)), (len(when), 4, k))
+    return np.broadcast_to(rng.normal(0, SESSION, (*t.shape[:2], 1, 1)), t.shape)
 
 
-MACHINE = Machine(_moved, launch=LAUNCH, samples=SAMPLES // 2)
+MACHINE = Machine(_moved, launched(LAUNCH), samples=SAMPLES, turns=10)
 
 
 def interleaved(rng: np.random.Generator, count: int) -> Counts:
-    """The pairs that the gate asked for; the other rules get all samples of the same pairs."""
+    """The pairs that the gate asked for; the other rules get the first eight of every cell."""
     found: Counter[str] = Counter(suites=count, cells=count * CELLS)
     for _ in range(count):
         for what, effect in (("alarms", 0.0), ("missed", math.log1p(EFFECT))):
@@ -101,16 +101,20 @@ def interleaved(rng: np.random.Generator, count: int) -> Counts:
 def _suite(
     rng: np.random.Generator, effect: float
 ) -> tuple[dict[str, sequential_test.Verdict], Floats]:
-    """(verdicts, log costs of every cell's pilot: (arm, cell, pair, sample))."""
-    pilots: dict[str, Floats] = {}
+    """(verdicts, log costs of every cell's first pairs: (arm, cell, pair, sample))."""
+    most = np.zeros((CELLS, RULE.looks[-1]))
+    drawn = virtual_ab.draw(rng, MACHINE, most)
+    at = dict.fromkeys(KEYS, 0)
 
     def fresh(key: str, n: int) -> list[sequential_test.Pair]:
-        pairs, costs = virtual_ab.measure(rng, MACHINE, np.zeros(n), effect)
-        pilots.setdefault(key, costs)
-        return pairs
+        at[key] += n
+        session = KEYS.index(key)
+        return [drawn.pair(session, i, effect) for i in range(at[key] - n, at[key])]
 
-    _, verdicts = virtual_ab.suite(KEYS, fresh, RULE)
-    return verdicts, np.stack([pilots[key] for key in KEYS], axis=1)
+    _, said = virtual_ab.suite(KEYS, fresh, RULE)
+    first = np.moveaxis(drawn.cost[:, :REPEATS], 2, 0).copy()
+    first[1] += effect
+    return said, first
 
 
 DESIGNS: dict[str, tuple[Callable[[np.random.Generator, int], Counts], tuple[str, ...]]] = {
@@ -144,7 +148,7 @@ RIVALS = Experiment(
         f"12 cells; from session to session a cell's level moves by {SESSION:.0%} (sd), from "
         f"process to process by {LAUNCH:.1%}; sample noise {NOISE:.0%}; 8 processes of 80 samples "
         "an arm. A/A suites for false alarms, then all cells 5 % slower for misses (of cells). "
-        "Interleaved: all rules get the very same pilot pairs; the gate goes on from them by its "
+        "Interleaved: all rules get the very same first pairs; the gate goes on from them by its "
         "own rule. Two stored runs cannot tell the session from the code: with sessions this far "
         "apart `gpubench compare` keeps quiet, and misses what only pairs can show."
     ),

@@ -11,15 +11,26 @@ import os
 import sys
 from pathlib import Path
 
-from tests.benchmarks.trust import coverage, evidence, gates, rivals, show, steadiness
+from tests.benchmarks.trust import (
+    coverage,
+    evidence,
+    gates,
+    history,
+    rivals,
+    sessions,
+    show,
+    steadiness,
+)
 
 ALL = (
-    coverage.REPEATS, coverage.PAIRS, gates.AA, gates.POWER, gates.CURVE, gates.DETECTABLE,
-    steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS, gates.ANTAGONIST,
-    gates.DETERMINISM,
+    sessions.SESSIONS, coverage.REPEATS, coverage.PAIRS, gates.AA, gates.EDGES, gates.ALL_3X,
+    gates.MINUTE_3X, gates.ONE_5, gates.ALL_5, gates.POWER, gates.CURVE, gates.DETECTABLE,
+    gates.BUILDS, steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS,
+    gates.ANTAGONIST, gates.DETERMINISM, history.HISTORY,
 )  # fmt: skip
 EXPERIMENTS = {experiment.name: experiment for experiment in ALL}
-SEED = 20260101
+SEED = 20261130
+"""The day's date, fixed before anything was tried with it."""
 HERE = Path(__file__).parents[3] / "reports" / "reference" / "trust"
 
 

@@ -82,10 +82,30 @@ def test_true_medians_are_true(name: str) -> None:
 def test_a_turn_is_where_its_order_puts_it() -> None:
     """An antagonist in the 1st and 4th turn slows the baseline of ABBA and the other of BAAB."""
     for order, sign in (("ABBA", -1), ("BAAB", 1), ("ABAB", 0)):
-        machine = virtual_ab.Machine(virtual_ab.Locked((0, 3)), launch=0.0, orders=(order,))
+        machine = virtual_ab.Machine(
+            virtual_ab.Locked((0, 3)), virtual_ab.launched(0.0), turns=2, orders=(order,)
+        )
         pairs, costs = virtual_ab.measure(np.random.default_rng(1), machine, np.zeros(50))
-        assert np.mean([p.d for p in pairs]) == pytest.approx(sign * 0.1, abs=0.01)
-        assert costs.shape == (2, 50, 2 * machine.samples)
+        assert np.mean([p.d for p in pairs]) == pytest.approx(sign * 0.1, abs=0.02)
+        assert costs.shape == (2, 50, machine.samples)
+
+
+def test_what_happens_for_seconds_is_shared_by_fine_turns() -> None:
+    when = virtual_ab.PAIR_S * np.arange(200.0)[None]
+    coarse, fine = (
+        virtual_ab.draw(np.random.default_rng(3), virtual_ab.Machine(virtual_ab.bursts, turns=n),
+                        when).d.std() for n in (2, 12)
+    )  # fmt: skip
+    assert fine < coarse / 2
+
+
+def test_no_pair_begins_after_the_budget_but_every_cell_has_one() -> None:
+    rng = np.random.default_rng(4)
+    drawn = virtual_ab.draw(rng, virtual_ab.Machine(), np.zeros((1, 200)))
+    effects = dict.fromkeys(gates.KEYS, 0.0)
+    for budget_s, least, most in ((1.0, 10, 10), (200.0, 44, 44), (9e9, 70, 200)):
+        cells, _ = virtual_ab.timed(rng, drawn, 0, effects, budget_s, Rule())
+        assert least <= sum(map(len, cells.values())) <= most
 
 
 def test_an_effect_reaches_the_pairs() -> None:
@@ -97,10 +117,10 @@ def test_an_effect_reaches_the_pairs() -> None:
 
 def test_the_table_can_miss() -> None:
     """A machine that is locked to the order and an order that is not drawn: every suite alarms."""
-    machine = virtual_ab.Machine(virtual_ab.Locked((1, 3)), orders=("ABAB",))
-    counts = gates.identical(machine)(np.random.default_rng(0), 2)
+    machine = virtual_ab.Machine(virtual_ab.Locked((1, 3)), turns=2, orders=("ABAB",))
+    counts = gates.suites(machine, gates.AA_TRUE)(np.random.default_rng(0), 2)
     assert counts["alarms"] == 2
-    (row,) = gates.AA.rows("quiet", counts)
+    (row,) = gates.AA.rows("iid", counts)
     assert row.ok is False
 
 

@@ -161,6 +161,19 @@ def test_of_gpus_all_of_the_task_count(clock: Callable[[], float]) -> None:
         assert (found["source"], found["idle_watts"]) == ("nvml", None)
 
 
+def test_short_turns_have_none_for_counters_are_too_slow_to_tell_them_apart(
+    clock: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml(("A100", "GPU-a"))
+    nvml.__dict__[ENERGY] = lambda gpu: clock() * 1e3 * 100
+    seen = observed(nvml, 0)
+    seen._turns = [0.0, 5.0]
+    monkeypatch.setattr(seen, "_used", lambda spans: (1.0, sum(b - a for a, b in spans)))
+    assert seen.energy([(0, S), (0, S * 9 // 10)]) is None
+    assert (seen.energy([(0, S), (0, 2 * S)]) or {})["seconds"] == 3
+    assert (seen.energy([(0, S // 2)]) or {})["seconds"] == 0.5
+
+
 def test_slices_of_a_gpu_share_its_energy(clock: Callable[[], float]) -> None:
     nvml = FakeNvml(("A100", "GPU-a", ["MIG-1", "MIG-2"]))
     nvml.__dict__[ENERGY] = lambda gpu: clock() * 1e3 * 100

@@ -41,9 +41,7 @@ def test_forest_looks_differ_in_shape_or_filling_and_not_in_colour_alone():
     looks = [(shape, filled) for _, shape, filled in compare.LOOKS.values()]
     assert len(set(looks)) == len(looks)
     assert set(compare.LOOKS) == set(VERDICTS)
-    kinds = list(compare.KINDS.values())
-    assert kinds[0] != kinds[1]
-    assert kinds[2] != kinds[3]
+    assert compare.KINDS["baseline"] != compare.KINDS["candidate"]
 
 
 def test_forest_shades_the_margin_and_cuts_endless_intervals():
@@ -95,19 +93,18 @@ def test_pairs_are_drawn_for_what_is_not_unchanged():
     worst = made["cells"][0]
     key = next(c.key for c in found if c.label == worst["label"])
     records = [r for r in session[1].records if r.cell.key == key]
-    kinds = [p["kind"] for p in worst["points"]]
-    assert kinds == ["screen"] * kinds.count("screen") + ["confirm"] * kinds.count("confirm")
-    assert kinds.count("confirm") == sum(r.stage == "confirm" for r in records) > 0
+    assert [p["x"] for p in worst["points"]] == [r.repeat + 1 for r in records]
     assert worst["points"][0]["tip"]["order"] in ("ABBA", "BAAB")
     (line,) = worst["lines"]
-    assert line["x"] == kinds.count("screen") + 0.6
+    pairs = next(c.pairs for c in found if c.label == worst["label"])
+    assert (line["x"], line["x2"]) == (0.6, pairs + 0.4)
     svg = valid(made["spec"], points=worst["points"], lines=worst["lines"])
     assert "pair, in the order measured" in svg
 
 
 def test_pairs_of_two_backends_are_found():
     cells = [(make.cell(), make.cell(backend="openvino"))]
-    base, candidate = make_pairs.arms(cells, pairs=8, confirm=8, effect=0.2)
+    base, candidate = make_pairs.arms(cells, pairs=16, effect=0.2)
     both = view(base, candidate)
     assert both.rows[0].baseline_key
     (cell,) = compare.behind(both)["cells"]

@@ -91,21 +91,21 @@ def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
     made = pipeline.page(summarise([run]))
     assert [name for name, _ in made["steps"]][:3] == ["read", "decode", "resize + normalise"]
     one, all_at_once = made["charts"]
-    points = one["spec"]["data"]["values"]
-    assert len(points) == 9 * 7
-    assert sum(p["ms"] for p in points if p["row"] == 0) == pytest.approx(
-        min(sum(p["ms"] for p in points if p["row"] == n) for n in range(9))
-    )  # the fastest first
-    ticks = [p["overlapped"] for p in all_at_once["spec"]["data"]["values"] if "overlapped" in p]
+    wide = [sum(width for *_, width in bar.parts) for bar in one["bars"]]
+    assert [len(bar.parts) for bar in one["bars"]] == [7] * 9
+    assert wide == sorted(wide)  # the fastest first
+    assert wide[-1] == pytest.approx(100, abs=0.1)
+    ticks = [bar.overlapped for bar in all_at_once["bars"]]
     assert ticks == sorted(ticks)
     assert len(ticks) == 9
+    assert {bar.overlapped for bar in one["bars"]} == {None}
 
 
 def test_many_cells_have_a_bar_each_up_to_a_limit() -> None:
     cells = make_pipelines.cells(batches=tuple(range(1, 10)), scenarios=("latency",))
     chart = pipeline.page(summarise([make_pipelines.run(cells, repeats=1)]))["charts"][0]
     assert chart["left_out"] == 9 * 9 - pipeline.MOST
-    assert {p["row"] for p in chart["spec"]["data"]["values"]} == set(range(pipeline.MOST))
+    assert len({bar.name for bar in chart["bars"]}) == pipeline.MOST
 
 
 def test_without_a_pipeline_the_page_has_no_such_section() -> None:

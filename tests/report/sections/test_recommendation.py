@@ -33,7 +33,7 @@ def proof(file):
 
 
 def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
-    what, gain, answers, limits, tried = recommendation.lines(file, proof)
+    what, gain, answers, limits, tried, failed = recommendation.lines(file, proof)
     assert what == "Recommended: onnxruntime int8, batch 1, 4 replicas"
     assert re.match(
         r"Throughput 2,\d+ images/s \[2,\d+, 2,\d+\]: 20\.\d+ \[20\.\d+, 20\.\d+\] times the "
@@ -41,12 +41,21 @@ def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
         r"IMPROVED in an interleaved A/B of \d+ pairs$",
         gain,
     )
-    assert answers.startswith("Answers: 100.0 % agree with the fp32 reference's; accuracy 93.8 % [")
+    assert answers.startswith("Answers: 100.0 % match the fp32 reference's; accuracy 93.8 % [")
     assert "p50 latency <= 9.00 ms is kept: 1.5" in limits
     assert "one repeat in 100 would show" in limits
-    assert tried.startswith("Tried 66 of 72 configurations in ")
+    assert tried.startswith("Measured 66 of 72 configurations, of 3 of 3 backends, in ")
+    assert failed == "Failed or left out: 3 configurations: answers outside the tolerance"
     assert "6 ruled out unmeasured" in tried
     assert re.search(r"\d+\.\d % of the roofline, bound by compute: [\d,]+ images/s$", tried)
+
+
+def test_peaks_that_were_measured_in_a_bad_moment_bound_nothing(file):
+    def slow(r: Record) -> Record:
+        return replace(r, ceiling=r.ceiling and replace(r.ceiling, flops_per_s=1e12))
+
+    lines = recommendation.lines(make_tunes.tune(goal=LIMITED, explored=66, change=slow))
+    assert "; more than the measured peaks allow: the machine was busy while" in lines[-2]
 
 
 def test_without_an_ab_it_says_so(file):
@@ -82,8 +91,9 @@ def test_the_default_as_its_own_best_is_said():
 
 
 def test_where_nothing_keeps_the_limits_the_closest_and_by_how_much():
-    file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 5e5),)))
-    head, near, default, answers, tried = recommendation.lines(file)
+    goal = Goal(Metric("throughput"), (Limit(LATENCY, 5e5),))
+    file = make_tunes.tune(make_tunes.space((1,), (1,)), goal)
+    head, near, default, answers, tried, _ = recommendation.lines(file)
     assert head.startswith("Nothing keeps the limits (p50 latency <= 500 us); closest: ")
     assert re.search(r"p50 latency <= 500 us is broken: \d+ us; \d+\.\d % beyond the limit$", near)
     assert default.startswith("Today's default, torch-eager fp32, batch ")
@@ -96,11 +106,35 @@ def test_a_limit_that_is_missed_by_far_is_told_as_a_factor():
     assert re.search(r"; \d\d\.\d times the limit$", recommendation.lines(file)[1])
 
 
+def test_one_backend_alone_is_never_recommended():
+    lines = recommendation.lines(make_tunes.tune(rounds=3, explored=9, ended=False))
+    assert lines[0].startswith("No recommendation: 1 of 3 backends measured, a longer --budget")
+    assert "so far: torch-eager fp32, batch " in lines[0]
+    assert lines[-1].startswith("Measured 9 of 72 configurations, of 1 of 3 backends, in ")
+    assert lines[-1].endswith("63 not reached; not one of onnxruntime, openvino was reached")
+
+
+def test_backends_that_were_ruled_out_unmeasured_do_not_count_as_measured():
+    lines = recommendation.lines(make_tunes.tune(rounds=3, explored=9))
+    assert ", of 1 of 3 backends, in " in lines[-1]
+    assert "not one of" not in lines[-1]
+
+
 def test_interrupted_searches_recommend_nothing_yet():
-    file = make_tunes.tune(rounds=0, explored=9, ended=False)
-    lines = recommendation.lines(file)
-    assert lines[0].startswith("Nothing to recommend yet: torch-eager fp32, batch ")
-    assert "63 not reached" in lines[-1]
+    lines = recommendation.lines(make_tunes.tune(rounds=0, explored=30, ended=False))
+    assert lines[0].startswith("No recommendation yet: onnxruntime ")
+    assert "42 not reached; not one of openvino was reached" in lines[-1]
+
+
+def test_that_nothing_keeps_the_limits_is_undecided_while_something_was_not_measured():
+    goal = Goal(Metric("throughput"), (Limit(LATENCY, 5e5),))
+    for changes, said in (({"ended": False, "explored": 60}, "; 9 configurations not reached; "),
+                          ({"rounds": 0}, "; closest: ")):  # fmt: skip
+        head = recommendation.lines(make_tunes.tune(goal=goal, **changes))[0]
+        assert head.startswith(
+            "Undecided: nothing measured so far is shown to keep the limits (p50"
+        )
+        assert said in head
 
 
 def test_where_everything_broke_the_most_frequent_reason_is_named():
@@ -110,11 +144,10 @@ def test_where_everything_broke_the_most_frequent_reason_is_named():
         return replace(r, status="failed", kind="crash", reason="signal 4", replicas=[])
 
     lines = recommendation.lines(make_tunes.tune(cells, rounds=0, change=crashed))
-    assert lines[0] == (
-        "Nothing to recommend: no configuration gave right answers; most often: signal 4"
-    )
+    assert lines[0] == "No recommendation: nothing could be measured"
+    assert lines[-1] == f"Failed or left out: {len(cells)} configurations: signal 4"
     assert recommendation.lines(make_tunes.tune(cells, explored=0, ended=False))[0] == (
-        "Nothing to recommend: nothing was measured"
+        "No recommendation: nothing was measured"
     )
 
 
@@ -163,7 +196,10 @@ def test_hostile_text_stays_text():
     cells = [replace(c, model=HOSTILE, options={HOSTILE: HOSTILE} if c.options else {})
              for c in make_tunes.space((1, 8), (1,))]  # fmt: skip
     file = make_tunes.tune(cells, path=f"{HOSTILE}/records.jsonl")
-    assert len(recommendation.lines(file)) == 5
+    lines = recommendation.lines(file)
+    assert len(lines) == 7
+    assert lines[2].startswith("Not told apart from onnxruntime int8, batch 8, 1 replica")
+    assert lines[2].endswith("; of those within 1 % the simplest is recommended")
     assert "<script" not in markdown.render([file]).split("<details>")[0]
     assert recommendation.commands(file)[0].startswith("gpubench run '")
 

@@ -106,7 +106,11 @@ def test_static_stands_beside_dynamic():
 
 
 def test_charts_keep_shared_devices_and_jobs_apart():
-    cells = [cell(), cell(2), cell(2, replicas_per_device=2), cell(2, dispatch="dynamic")]
+    few = [cell(), cell(2), cell(2, replicas_per_device=2), cell(2, dispatch="dynamic")]
+    assert not overview.build(summarise([file(*(records(c, [100] * c.replicas) for c in few))]))[
+        "charts"
+    ]  # two numbers of replicas: the table says it
+    cells = [*few, cell(4)]
     drawn = overview.build(summarise([file(*(records(c, [100] * c.replicas) for c in cells))]))
     assert [s["name"] for s in drawn["series"]] == [
         "torch-eager fp32", "torch-eager fp32 2/device", "torch-eager fp32 dynamic"]  # fmt: skip
@@ -114,7 +118,8 @@ def test_charts_keep_shared_devices_and_jobs_apart():
     points = {(p["series"], p["x"]): p["y"] for p in scaling["points"]}
     assert points == {
         ("torch-eager fp32", 1): 1, ("torch-eager fp32", 2): pytest.approx(2),
-        ("torch-eager fp32 dynamic", 1): 1, ("torch-eager fp32 dynamic", 2): pytest.approx(2),
+        ("torch-eager fp32", 4): pytest.approx(4), ("torch-eager fp32 dynamic", 1): 1,
+        ("torch-eager fp32 dynamic", 2): pytest.approx(2),
         ("torch-eager fp32 2/device", 1): pytest.approx(2),
     }  # fmt: skip
     assert scaling["spec"]["encoding"]["x"]["title"] == "devices"

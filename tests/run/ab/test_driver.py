@@ -38,7 +38,7 @@ class Watch(Silent):
     def said(self, text: str) -> None:
         self.lines.append(text)
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         self.records.append(record)
         if len(self.records) == self._stop_after:
             raise KeyboardInterrupt
@@ -72,7 +72,7 @@ def verdicts(files: Arms) -> dict[str, str]:
     return {row.label: row.verdict for row in compare(*files)}
 
 
-def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., driver.ABJob]) -> None:
+def test_a_slower_arm_is_found(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("latency_us=300", "latency_us=600"), Watch())
     [row] = compare(*files)
     assert row.verdict == "REGRESSED"
@@ -81,17 +81,14 @@ def test_a_slower_arm_is_found_on_fresh_pairs(job: Callable[..., driver.ABJob]) 
     base, candidate = files
     assert [r.repeat for r in base.records] == [r.repeat for r in candidate.records]
     assert [r.order for r in base.records] == [r.order for r in candidate.records]
-    assert {r.order for r in base.records} == {"ABBA", "BAAB"}
-    stages = [r.stage for r in base.records]
-    assert stages == sorted(stages, reverse=True)
-    assert set(stages) == {"screen", "confirm"}
-    assert row.pairs == stages.count("confirm") < len(stages)
+    assert {r.order for r in base.records} <= {"ABBA", "BAAB"}
+    assert row.pairs == len(base.records)
     pids = [r.facts["pid"] for f in files for r in f.records]
     assert len(set(pids)) == len(pids)  # a fresh process for each arm and pair
 
 
 def test_each_process_has_two_turns_and_is_idle_between(job: Callable[..., driver.ABJob]) -> None:
-    rule = Rule(pilot=4, most=8)
+    rule = Rule(looks=(8,))
     files = driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch())
     for record in (r for f in files for r in f.records):
         assert len(record.replicas) == len(record.again) == 1
@@ -109,7 +106,7 @@ def test_the_cpu_time_of_both_arms_is_counted_once(job: Callable[..., driver.ABJ
     files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01, policy=long), Watch())
     counted = [r.telemetry["cpu"] for f in files for r in f.records]
     counted = [cpu for cpu in counted if "own_busy_share" in cpu]
-    assert len(counted) >= 2
+    assert counted
     for cpu in counted:
         assert 0 < cpu["own_busy_share"] <= 1.1
         assert 0 <= cpu["other_busy_share"] <= 1.1
@@ -122,18 +119,16 @@ def test_an_arm_that_spins_while_idle_is_flagged(job: Callable[..., driver.ABJob
 
 
 def test_arms_that_do_not_fit_together_follow_one_another(job: Callable[..., driver.ABJob]) -> None:
-    files = driver.run(job("fail=crowded", "fail=crowded", rule=Rule(pilot=6, most=8)), Watch())
+    files = driver.run(job("fail=crowded", "fail=crowded", rule=Rule(looks=(7, 8))), Watch())
     orders = [r.order for r in files[0].records]
     assert set(orders) == {"AB", "BA"}
     assert all(not r.again for f in files for r in f.records)
-    stages = [r.stage for r in files[0].records]
-    last = stages[-1]  # on a noisy machine the screen may flag: then fresh pairs judge
-    assert [row.pairs for row in compare(*files)] == [stages.count(last)]
+    assert [row.pairs for row in compare(*files)] == [len(files[0].records)]
 
 
 @pytest.mark.parametrize("fail", ["open", "run", "sigkill", "wrong", "oom"])
 def test_a_broken_arm_ends_its_cell_only(job: Callable[..., driver.ABJob], fail: str) -> None:
-    made = job("latency_us=0", f"fail={fail}", rule=Rule(pilot=4, most=8))
+    made = job("latency_us=0", f"fail={fail}", rule=Rule(looks=(8,)))
     files = driver.run(made, Watch())
     [row] = compare(*files)
     assert row.verdict == "MISSING"
@@ -144,15 +139,15 @@ def test_a_broken_arm_ends_its_cell_only(job: Callable[..., driver.ABJob], fail:
 
 def test_a_failing_cell_does_not_stop_the_others(job: Callable[..., driver.ABJob]) -> None:
     axes = '[axes.options.fake]\nfail = ["", "sigkill"]'
-    rule = Rule(pilot=4, most=8, alpha=0.2)  # few pairs will do
+    rule = Rule(looks=(7, 9), alpha=0.2)  # few pairs will do
     made = job("latency_us=300", "latency_us=600", axes=axes, rule=rule, budget_s=90)
     files = driver.run(made, Watch())
     assert sorted(verdicts(files).values()) == ["MISSING", "REGRESSED"]
 
 
-def test_the_budget_ends_it_and_two_pairs_remain(job: Callable[..., driver.ABJob]) -> None:
+def test_the_budget_ends_it_and_a_pair_remains(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("latency_us=300", "latency_us=301", budget_s=0.01), Watch())
-    assert [len(f.records) for f in files] == [2, 2]
+    assert [len(f.records) for f in files] == [1, 1]
     assert set(verdicts(files).values()) <= {"INCONCLUSIVE"}
 
 
@@ -166,7 +161,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
             args[6].check(ready.cell, {"model": "0" * 64})
             yield ready
 
-    rule = Rule(pilot=4, most=8)
+    rule = Rule(looks=(8,))
     with pytest.raises(KeyboardInterrupt):
         driver.run(job("latency_us=300", "latency_us=300", rule=rule), Watch(stop_after=7))
     again, resumed = Watch(), job("latency_us=300", "latency_us=300", rule=rule, resume=True)
@@ -214,13 +209,13 @@ def test_two_interpreters_have_their_own_agents_and_environments(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "nothing"))  # ours: must not reach the others
     files = driver.run(
         job("latency_us=300", "latency_us=600", pythons=pythons,
-            rule=Rule(pilot=4, most=8), budget_s=0.001),  # over before the third round begins
+            rule=Rule(looks=(8,)), budget_s=0.001),  # over before the second round begins
         Watch(),
     )  # fmt: skip
     variables = [f.header.environment["variables"] for f in files]
     assert [v["OMP_DYNAMIC"] for v in variables] == ["TRUE", "FALSE"]
     rounds = max(r.repeat for r in files[0].records) + 1
-    assert rounds == driver.LEAST
+    assert rounds == 1
     assert len(starts) == 2 * rounds  # no pair shares a server's memory with another
     assert files[1].header.pairing
     assert "python=" in files[1].header.pairing.differs

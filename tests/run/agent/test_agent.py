@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from selectors import EVENT_READ
 from typing import Any
@@ -186,3 +188,25 @@ def test_a_request_goes_to_its_workers_as_it_came(monkeypatch: pytest.MonkeyPatc
         assert isinstance(found, Measure)
         assert found.uuids == ["GPU-a", "GPU-b"]
         assert replace(found, uuids=[], cores=asked.cores) == asked
+
+
+def test_workers_inherit_imports_that_no_collection_goes_through() -> None:
+    """Torch's are 500,000 objects: 0.2 s, before each worker samples."""
+    words = "import gc, gpubench.run.agent.forkserver_preload; print(gc.get_freeze_count())"
+    found = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True)
+    assert int(found.stdout) > 1000
+
+
+def test_a_turn_begins_when_the_rival_has_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[tuple[str, set[int]]] = []
+    answers, own = agent.Agent(lambda _: None, closed=-1), team()
+    answers._teams["baseline"] = own
+    monkeypatch.setattr(own, "advance", lambda _: None)
+    monkeypatch.setattr(
+        agent.processes, "await_idle", lambda pids, _: rested.append((own.barrier, set(pids)))
+    )
+    for own.barrier in ("opened", "warm", "again", "measured"):
+        step = Step("baseline", [7], timeout_s=1, turns=12)
+        assert isinstance(answers.handle(msgspec.json.encode(step)), Waiting)
+    assert rested == [("warm", {7}), ("warm", set()), ("again", {7})]  # its own: to say how long
+    own.end()

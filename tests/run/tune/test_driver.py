@@ -47,7 +47,7 @@ class Watch(Silent):
     def __init__(self, stop: int = 0) -> None:
         self.stop, self.records, self.leads = stop, list[Record](), list[str]()
 
-    def recorded(self, record: Record) -> None:
+    def recorded(self, record: Record, arm: str = "") -> None:
         self.records.append(record)
         if len(self.records) == self.stop:
             raise KeyboardInterrupt
@@ -94,9 +94,9 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     class InProof(Watch):
-        def recorded(self, record: Record) -> None:
+        def recorded(self, record: Record, arm: str = "") -> None:
             super().recorded(record)
-            if record.stage and record.repeat == 1:
+            if record.order and record.repeat == 1:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     job, watch = make_job(resume=True, budget=4.0), Watch()
     found = tune_driver.run(job, watch)
     assert found.file.records == records
-    assert all(r.stage for r in watch.records)  # nothing but the proof was left to do
+    assert all(r.order for r in watch.records)  # nothing but the proof was left to do
     assert found.best is not None
     assert fastest(found.best)
     assert found.file.header.search == job.search
@@ -261,7 +261,7 @@ def test_a_build_may_take_only_part_of_what_is_left() -> None:
     assert agent.asked == [replace(request, timeout_s=40.0)]
     made, _ = hurried(Failure("timeout", "no answer within 40 s"), 40.0)
     reply = made.ask(request)
-    assert "half of what is left of the budget" in reply.reason
+    assert reply.reason == "not built within 40 s, what the budget left for one build"
     assert "raise --budget" in reply.remedy
 
 

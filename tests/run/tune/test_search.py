@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.analysis.tune import racing
 from gpubench.analysis.tune.racing import Standing
@@ -13,6 +14,7 @@ from gpubench.records.record import Record
 from gpubench.run.tune.search import BASELINE, EXPLORE, SEARCH, search
 from gpubench.suite.goal import Goal, Limit, Metric, Search
 from gpubench.suite.types import Cell
+from tests.analysis.searches import cell
 from tests.run.tune.benches import Bench, Everything, cells
 
 RATE = Metric("throughput")
@@ -174,3 +176,74 @@ def test_bounds_that_a_measurement_exceeds_rule_nothing_out() -> None:
     best = racing.recommended(found)
     assert best is not None
     assert best.cell == space[7]
+
+
+def mixed(**changes: Any) -> list[Cell]:
+    """Three backends, two precisions, four sizes; today's default: a in fp32."""
+    return [
+        cell(backend=backend, precision=precision, batch_size=size, **changes)
+        for backend in "abc" for precision in ("fp32", "int8") for size in (1, 2, 4, 8)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("budget_s", "seen", "best"), [(1.0, 1, False), (5.0, 2, True),
+                                                        (1000.0, 3, True)])  # fmt: skip
+def test_every_backend_comes_before_anything_else(budget_s: float, seen: int, best: bool) -> None:
+    """And one backend alone is not recommended."""
+    space = mixed()
+    what = asked(baseline=space[:4], budget_s=budget_s)
+    found, noted = go(space, what, Bench(lambda c: 10.0 if c.backend == "a" else 20.0))
+    first = [r.cell for r in noted[:seen]]
+    assert [c.backend for c in first] == list("abc"[:seen])
+    assert {(c.precision, c.batch_size) for c in first} == {("fp32", 1)}
+    assert len(racing.backends(found)) - len(racing.unseen(found)) == seen
+    assert (racing.recommended(found) is not None) == best
+
+
+@pytest.mark.parametrize(("kind", "tries"), [("error", 2), ("timeout", 1)])
+def test_what_fails_alike_costs_a_try_or_two_and_the_rest_is_searched(
+    kind: str, tries: int
+) -> None:
+    class Short(Bench):
+        def ready(self, cell: Cell) -> Record | None:
+            found = super().ready(cell)
+            return found and replace(found, kind=kind, reason="no kernels")
+
+    space = mixed()
+    bench = Short(lambda c: 10.0, unready=lambda c: c.precision == "int8")
+    found, noted = go(space, asked(baseline=space[:4]), bench)
+    assert racing.recommended(found) is not None
+    for backend in "abc":
+        own = [r for r in noted if (r.cell.backend, r.cell.precision) == (backend, "int8")]
+        assert [r.status for r in own] == ["failed"] * tries + ["ruled-out"] * (4 - tries)
+        assert own[-1].reason == f"{backend} int8 fails alike: no kernels"
+
+
+def test_a_bad_first_try_does_not_end_in_that_nothing_keeps_the_limits() -> None:
+    """It met other work: twenty times too slow."""
+
+    class Loaded(Bench):
+        def measure(self, cell: Cell, repeat: int) -> Record:
+            self._sd, before = 0.0, self._truth
+            self._truth = (lambda c: 20 * before(c)) if not self.asked else before
+            found = super().measure(cell, repeat)
+            self._truth = before
+            return found
+
+    space = cells(1)
+    limit = Limit(Metric("latency"), 20e6)
+    found, noted = go(space, asked(limit, baseline=space), Loaded(lambda c: 2.0))
+    assert [r.repeat for r in noted][:3] == [0, 1, 2]
+    assert found[0].n >= 3
+
+
+def test_of_what_is_not_told_apart_the_simplest_is_recommended() -> None:
+    space = cells(4)
+    bench = Bench(lambda c: 10.0 if c.options else 10.02, sd=0.01, seed=2)
+    found, _ = go(space, asked(baseline=space[3:]), bench)
+    best = racing.recommended(found)
+    assert best is not None
+    assert best.cell == space[0]
+    tied = racing.ties(found, best)
+    assert {s.cell.key for s in tied} <= {c.key for c in space[1:]}
+    assert racing.leader(found) in tied

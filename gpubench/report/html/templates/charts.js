@@ -1,8 +1,9 @@
-(() => {  // the charts of a run: latency, throughput, trade-off, scaling
+(() => {  // the charts of a run: throughput, trade-off, scaling
   if (!gpubench.data.charts?.length) return;
-  const { series, groups, charts } = gpubench.data;
-  const hidden = new Set(), views = new Map();
-  const state = { group: 0, replicas: null, what: null };
+  const { series, groups, charts, start } = gpubench.data;
+  const views = new Map();
+  const state = { group: charts.some((c) => c.points.some((p) => p.group === start.group)) ? start.group
+    : charts[0].points[0].group, replicas: start.replicas ?? null, what: null };
 
   const options = (field) => {
     const seen = new Map();
@@ -30,7 +31,8 @@
       const values = options(field);
       if (!values.includes(state[field])) state[field] = values[0] ?? null;
     }
-    choice("group", groups.map((_, i) => i), (i) => groups[i], (i) => {
+    const drawn = groups.map((_, i) => i).filter((i) => charts.some((c) => c.points.some((p) => p.group === i)));
+    choice("group", drawn, (i) => groups[i], (i) => {
       state.group = i;
       controls();
       draw();
@@ -53,18 +55,15 @@
       path.setAttribute("d", PATHS[look.shape]);
       path.style.fill = look.colour;
       button.append(look.name);
-      button.setAttribute("aria-pressed", "true");
-      button.addEventListener("click", () => {
-        hidden.has(look.name) ? hidden.delete(look.name) : hidden.add(look.name);
-        button.setAttribute("aria-pressed", String(!hidden.has(look.name)));
-        draw();
-      });
+      button.addEventListener("click", () =>
+        gpubench.filterBy(gpubench.words().join(" ") === look.name.toLowerCase() ? "" : look.name));
       box.append(button);
     });
   }
 
   const chosen = (chart) => chart.points.filter((p) =>
-    p.group === state.group && p[chart.by] === state[chart.by] && !hidden.has(p.series));
+    p.group === state.group && p[chart.by] === state[chart.by]
+    && gpubench.matches(`${p.series} ${p.tip.cell}`));
 
   function draw() {
     const seen = new Set(charts.flatMap((c) => c.points.filter((p) => p.group === state.group).map((p) => p.series)));
@@ -82,6 +81,7 @@
   legend();
   controls();
   draw();
+  gpubench.watching.push(draw);
   for (const chart of charts) {
     gpubench.lazy(document.getElementById(`chart-${chart.id}`), async (element) => {
       const spec = { ...chart.spec, data: { name: "points", values: chosen(chart) } };

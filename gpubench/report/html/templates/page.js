@@ -32,22 +32,43 @@ const gpubench = (() => {
   $("th button").forEach((button) =>
     button.addEventListener("click", () => sortBy(button.closest("th"))));
 
-  $(".filter input").forEach((input) => {
-    const section = input.closest("section"), rows = $("tbody tr, .item", section);
-    const texts = rows.map((row) => row.textContent.toLowerCase());
-    input.addEventListener("input", () => {
-      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      rows.forEach((row, i) => {
-        row.hidden = !words.every((word) => texts[i].includes(word));
-        shown += !row.hidden;
-      });
-      const all = rows.length;
-      const named = `${all} row${all === 1 ? "" : "s"}`;
-      $(".shown", section)[0].textContent = shown < all ? `${shown} of ${named}` : named;
-      if (words.length) $("details.fold", section).forEach((fold) => { fold.open = true; });
-    });
+  // ---- one filter for all rows and charts, and which columns are shown: both are in the address ---
+  const address = new URLSearchParams(location.search), watching = [];
+  const words = () => (address.get("filter") ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+  const matches = (text) => words().every((word) => text.toLowerCase().includes(word));
+
+  function remember(name, value) {
+    value === "" ? address.delete(name) : address.set(name, value);
+    const query = address.size ? `?${address}` : location.pathname;
+    try { history.replaceState(null, "", query + location.hash); } catch { }  // a sandboxed frame
+  }
+
+  const rows = $(".filtered, .item").map((row) => [row, row.textContent]);
+  function filter() {
+    for (const [row, text] of rows) row.hidden = !matches(text);
+    for (const section of $("section:has(.shown)")) {
+      const all = $(".filtered, .item", section), shown = all.filter((row) => !row.hidden).length;
+      const named = `${all.length} row${all.length === 1 ? "" : "s"}`;
+      $(".shown", section)[0].textContent = shown < all.length ? `${shown} of ${named}` : named;
+      if (words().length && shown) $("details.fold", section).forEach((fold) => { fold.open = true; });
+    }
+    watching.forEach((redraw) => redraw());
+  }
+  function filterBy(text) {
+    $("#filter").forEach((input) => { input.value = text; });
+    remember("filter", text);
+    filter();
+  }
+  $("#filter").forEach((input) => {
+    input.value = address.get("filter") ?? "";
+    input.addEventListener("input", () => { remember("filter", input.value); filter(); });
   });
+
+  const boxes = $("[data-group]");
+  const chosen = () => boxes.filter((box) => box.checked).map((box) => box.name).join(",");
+  const first = chosen();
+  if (address.has("show")) boxes.forEach((box) => { box.checked = address.get("show").split(",").includes(box.name); });
+  boxes.forEach((box) => box.addEventListener("change", () => remember("show", chosen() === first ? "" : chosen())));
 
   // ---- copy buttons -----------------------------------------------------------------------
   async function copy(text) {
@@ -115,6 +136,6 @@ const gpubench = (() => {
   }
 
   Object.defineProperty(window, "ready", { get: () => Promise.all(started).then(() => started.length) });
-  addEventListener("DOMContentLoaded", () => { reveal(); flush(); });
-  return { $, data, lazy, embed };
+  addEventListener("DOMContentLoaded", () => { reveal(); if (words().length) filter(); flush(); });
+  return { $, data, lazy, embed, matches, filterBy, watching, words };
 })();

@@ -86,6 +86,7 @@ def _placements(space: Space, axes: toml_file.Data) -> Iterator[tuple[str, Place
 def _placement_mistakes(space: Space, axes: toml_file.Data) -> Iterator[Mistake]:
     if "replicas" in axes and "placement" in axes:
         yield Mistake("axes.replicas", axes["replicas"], "axes.placement has them too; give one")
+        return  # what both say twice is no mistake of its own
     if space.device == "cuda":
         for i, table in enumerate(listed(axes.get("placement", []))):
             if "cores" in table:

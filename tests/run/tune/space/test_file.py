@@ -270,3 +270,10 @@ def test_a_suite_is_no_space(tmp_path: Path) -> None:
     shipped = next(path for path in file.shipped() if path.stem == "quick")
     with pytest.raises(SuiteError, match="mistakes"):
         space.read(shipped, make(), CATALOG)
+
+
+def test_placement_beside_replicas_is_one_mistake(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError) as error:
+        read(tmp_path, "[axes]\nreplicas = 1\nplacement = [{ replicas = 1, cores = 4 }]\n", cores=4)
+    assert "axes.placement has them too; give one" in str(error.value)
+    assert "given twice" not in str(error.value)

@@ -1,0 +1,70 @@
+"""What can be known of a search before anything is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+
+from gpubench.cache import Cache
+from gpubench.errors import CalibrationError
+from gpubench.run import availability
+from gpubench.run import plan as planning
+from gpubench.run.plan import Plan
+from gpubench.run.tune import setup, space
+from gpubench.suite.types import Policy
+from tests.analysis import searches
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> str:
+    """A folder of 16: eight of them may be calibrated on."""
+    for n in range(16):
+        noise = np.random.default_rng(n).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{n}.png")
+    return str(tmp_path)
+
+
+def plan(images: str, policy: Policy | None = None, **changes: Any) -> Plan:
+    kinds = ("torch-eager", "fp32", {}), ("onnxruntime", "int8", {}), ("onnxruntime", "fp32", {})
+    few: dict[str, Any] = {"calibration_images": 8}
+    cells = [
+        searches.cell(backend=backend, precision=precision, options=options, images=images,
+                      **changes)
+        for backend, precision, options in (*kinds, ("onnxruntime", "int8", few))
+    ]  # fmt: skip
+    suite = space.suite("tune", cells, policy or Policy(), "torch-eager", "")
+    return Plan(suite, cells, [], [0, 1])
+
+
+def left(found: Plan) -> list[tuple[str, str, bool]]:
+    return [(c.backend, c.precision, bool(c.options)) for c in found.cells]
+
+
+def test_int8_that_there_are_too_few_pictures_for_is_left_out_at_once(
+    pictures: str, tmp_path: Path
+) -> None:
+    known, cache = availability.catalog(), Cache(tmp_path / "cache")
+    found = setup._calibrated(plan(pictures), known, cache)
+    assert left(found) == [("torch-eager", "fp32", False), ("onnxruntime", "fp32", False),
+                           ("onnxruntime", "int8", True)]  # fmt: skip
+    [skip] = found.skips
+    assert skip.reason.startswith("calibration needs 128 pictures, and there are 8 of the 8 in ")
+    assert skip.remedy == "--calibration FOLDER with at least 128"
+    assert left(setup._calibrated(plan("digits"), known, cache)) == left(plan("digits"))
+    with pytest.raises(CalibrationError, match="needs 128 pictures, and there are 16 in"):
+        setup._calibrated(plan("digits", calibration=pictures), known, cache)
+
+
+def test_a_floor_that_no_answers_could_be_shown_to_keep(pictures: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    asked = Policy(min_accuracy=0.9, accuracy_images=256)
+    said = planning.undecidable(plan(pictures, asked).suite, cache)
+    assert said.startswith("min_accuracy = 0.9 cannot be decided with 16 images, even if all ")
+    assert planning.undecidable(plan("digits", asked).suite, cache) == ""
+    assert planning.undecidable(plan(pictures, replace(asked, min_accuracy=0.5)).suite, cache) == ""
+    assert planning.undecidable(plan(pictures).suite, cache) == ""
