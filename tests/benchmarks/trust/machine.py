@@ -4,7 +4,7 @@
     python -m tests.benchmarks.trust.machine measure --condition bursts -o raw/
     python -m tests.benchmarks.trust.machine report raw/ -o reports/reference/trust/
 
-A suite is two cheap cells (a small generated network on ONNX Runtime, batch 1 and 2, one core).
+A suite is one cheap cell (a small generated network on ONNX Runtime, batch 1, one core).
 One iteration is 20 inferences; the slower arm does 21. Slowed suites are drawn in among the A/A
 ones: 120 beside 299, of which none may alarm to bound the rate at 1 % (95 % confidence). Under
 ``bursts`` another process burns the same core for random times (exponential, mean 0.15 s), with
@@ -51,7 +51,7 @@ model = "{model}"
 images = "synthetic"
 [axes]
 backend = "bundled"
-batch_size = [1, 2]
+batch_size = 1
 device = "cpu"
 cores = 1
 scenario = "latency"
