@@ -12,7 +12,7 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.tune import UNITS
-from gpubench.analysis.tune import ablation, racing, result
+from gpubench.analysis.tune import racing, result
 from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.analysis.tune.result import Evidence, View
@@ -307,10 +307,6 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
         "seconds": result.spent_s(found),
         "roofline": result.share_of(found),
         "front": sorted(result.front(found)),
-        "choices": [
-            {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,
-             "rival": c.rival.cell.key} for c in ablation.of(found)
-        ],
         "configurations": [_plain(found, s) for s in found.standings],
     }  # fmt: skip
 
