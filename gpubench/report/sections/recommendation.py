@@ -279,8 +279,8 @@ def commands(file: RecordFile) -> list[str]:
 
 def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any]:
     """``{format, lines, recommendation, baseline, gain, verdict, ties, tried, measured, backends,
-    causes, seconds, closest, front, choices, configurations}``; times in ns, ``gain`` and ``worth``
-    above 1 are better.
+    causes, seconds, closest, front, configurations}``; times in ns, a ``gain``
+    above 1 is better.
 
     ``recommendation``, ``baseline`` and each of ``configurations`` are `racing.Standing`s with the
     cell's key, label and answers.

@@ -53,9 +53,9 @@ def test_the_recommendation_comes_first_with_its_commands(made):
     first = made.index("Recommended: onnxruntime int8, batch 1, 4 replicas")
     assert first < made.index("gpubench run reports/tune-1/best.toml")
     assert first < made.index("gpubench deploy reports/tune-1/best.toml -o model")
-    for words in ("Against today&#39;s default", "Evidence", "Throughput against latency",
-                  "Course of the search", "Pareto front",
-                  "Not chosen", "How much is left", "Search again", "Environment"):  # fmt: skip
+    for words in ("times the images/s of today&#39;s default", "of the roofline, bound by",
+                  "Evidence", "Throughput against latency", "Course of the search",
+                  "Pareto front", "Not chosen", "Search again", "Environment"):  # fmt: skip
         assert first < made.index(words, first), words
     assert "gpubench tune resnet18" in made
 
