@@ -24,7 +24,6 @@ from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Natural, Rule, S
 SCHEMA = 6
 """Of the files that are written, and the only one that is read."""
 
-Stage = Literal["", "screen", "confirm"]
 Arm = Literal["baseline", "candidate"]
 Status = Literal["ok", "failed", "unavailable", "unsupported", "ruled-out"]
 
@@ -128,8 +127,6 @@ class Record(Struct, frozen=True, kw_only=True):
     again: list[Samples] = []
     """Interleaved A/B, both arms resident: the process' further turns one after the other, each in
     the order of replicas."""
-    stage: Stage = ""
-    """Of A/Bs of earlier versions: which question this pair (``repeat``) was measured for."""
     order: str = ""
     """Interleaved A/B: the pair's order of turns, such as 'ABBABAAB', or 'AB' (A: baseline)."""
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}

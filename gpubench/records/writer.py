@@ -152,7 +152,7 @@ def _readable(record: Record) -> tuple[Record, bytes]:
     except _REFUSED as error:
         why = f"what was measured cannot be stored: {escape.visible(str(error))}"
     lost = Record(cell=record.cell, repeat=record.repeat, status="failed", kind="error", reason=why,
-                  stage=record.stage, order=record.order, started=record.started)  # fmt: skip
+                  order=record.order, started=record.started)  # fmt: skip
     return lost, _line(lost)
 
 

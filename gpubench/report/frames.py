@@ -31,7 +31,7 @@ _CELL_COUNTS = ("batch_size", "replicas", "cores", "replicas_per_device", "loade
 COLUMNS: dict[str, str] = {
     "run": TEXT, "suite": TEXT, "session": TEXT, "arm": TEXT, "fingerprint": TEXT, "cell": TEXT,
     **{name: COUNT if name in _CELL_COUNTS else TEXT for name in CELL}, "options": TEXT,
-    "preprocessing": TEXT, "repeat": COUNT, "stage": TEXT, "order": TEXT, "status": TEXT,
+    "preprocessing": TEXT, "repeat": COUNT, "order": TEXT, "status": TEXT,
     "kind": TEXT, "reason": TEXT, "flags": TEXT, "ranked": TRUTH, "invalidated": COUNT,
     "started": TEXT, "wall_s": NUMBER,
     "latency_median_ns": NUMBER, "latency_mean_ns": NUMBER, "latency_min_ns": NUMBER,
@@ -59,7 +59,7 @@ def read(path: Paths) -> pd.DataFrame:
       machine);
     - which cell: ``cell`` (its key), its axes, such as ``backend``, ``batch_size`` and
       ``scenario``, ``options`` (as JSON), and each option as a column, such as ``option_spinning``;
-    - how it went: ``repeat``, ``stage`` and ``order`` (of an A/B's pair), ``status``, ``kind``,
+    - how it went: ``repeat``, ``order`` (of an A/B's pair), ``status``, ``kind``,
       ``reason``, ``flags`` (separated by '; '), ``ranked`` (may be compared), ``invalidated``
       (attempts), ``started``, ``wall_s``;
     - times of a batch, while all replicas ran: ``latency_median_ns``, ``.._mean_ns``, ``.._min_ns``
@@ -178,7 +178,7 @@ def rows(files: Sequence[RecordFile]) -> Iterator[dict[str, Any]]:
 def _repeat(s: Summary, r: Record) -> dict[str, Any]:
     ranked = s.ranked and r.status == "ok" and bool(r.replicas)
     told = {
-        "repeat": r.repeat, "stage": r.stage or None, "order": r.order or None,
+        "repeat": r.repeat, "order": r.order or None,
         "status": r.status, "kind": r.kind or None, "reason": r.reason or None,
         "flags": "; ".join(r.flags) or None, "ranked": ranked, "invalidated": r.invalidated,
         "started": r.started or None, "wall_s": r.wall_s,

@@ -12,19 +12,15 @@ from msgspec import Struct
 
 from gpubench.backends import base
 from gpubench.cache import Cache
-from gpubench.errors import GpubenchError, InputError, SuiteError
+from gpubench.errors import GpubenchError, InputError
 from gpubench.machine.gpu import visible_gpus
-from gpubench.run import availability
+from gpubench.run import availability, setup
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient
-from gpubench.suite import file as suite_file
 from gpubench.suite.grid import combinations
 from gpubench.suite.types import Precision
 from gpubench.workload.models import registry
 from gpubench.workload.models.inspection import Inspection
-
-PLAIN = "quick"
-"""The shipped suite whose other words do not matter here."""
 
 
 class Taker(Struct, frozen=True):
@@ -48,12 +44,7 @@ class Inspected(Struct, frozen=True):
 
 def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
     """``chosen``: as `Draft.suite`. Raises InputError for what is no classifier of pictures."""
-    try:
-        suite = suite_file.load(PLAIN, availability.catalog(), chosen)
-    except SuiteError as error:
-        raise SuiteError(
-            str(error).replace(f"suite {suite_file.find(PLAIN)}", "the command")
-        ) from (error)
+    suite = setup.of_words(chosen)
     work = suite.workload
     registry.seen(work)
     with tempfile.TemporaryDirectory(prefix="gpubench-inspect-") as folder:

@@ -23,6 +23,9 @@ from gpubench.run.record_builder import command, directory, new_header
 from gpubench.suite import file, grid
 from gpubench.suite.types import Cell, Suite
 
+PLAIN = "quick"
+"""The shipped suite that lends the commands without one its checks."""
+
 
 def check_required(required: Sequence[str], named: Sequence[str]) -> None:
     for name in required:
@@ -34,6 +37,17 @@ def load(suite_name: str, chosen: Mapping[str, Any]) -> Suite:
     """The suite with what the command line says instead."""
     overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
     return file.load(suite_name, catalog(), overrides)
+
+
+def of_words(words: Mapping[str, Any]) -> Suite:
+    """A suite with these words for the workload and the path, all of them checked; what else it
+    says does not matter. Raises SuiteError that names no file."""
+    try:
+        return file.load(PLAIN, catalog(), words)
+    except SuiteError as error:
+        place = f"suite {file.find(PLAIN)}"
+        said = str(error).replace(f"{place}: ", "").replace(place, "the command")
+        raise SuiteError(said) from error
 
 
 def _spread(suite: Suite, nodes: Sequence[inventory.Node]) -> list[Cell]:

@@ -8,11 +8,11 @@ service along, and tests each split it has chosen as if it had not been chosen.
 
 Each split is then tested by itself, against its neighbours, and the weakest is dropped until all
 that is left holds: it is larger than the margin; a t-test says so, at a level shared by every place
-where it could have been, with the error that neighbouring runs' likeness adds; the order of its
-runs matters (a permutation test), because sessions are not normal; and odd runs, as often as the
-series has them, do not happen to lie so. Two other things look like changes and are none: a level
-that moves slowly (splits in one direction that a ramp explains better), and a machine that goes to
-and fro between two states. `tests/benchmarks/trust/history.py` shows how often each is mistaken.
+where it could have been, with the error that neighbouring runs' likeness adds; and odd runs, as
+often as the series has them, do not happen to lie so. Two other things look like changes and are
+none: a level that moves slowly (splits in one direction that a ramp explains better), and a machine
+that goes to and fro between two states. `tests/benchmarks/trust/history.py` shows how often each is
+mistaken.
 """
 
 from __future__ import annotations
@@ -36,12 +36,8 @@ if TYPE_CHECKING:
 
 SHORTEST = 3
 """Runs on either side of a change, at least: a single odd run is no new level."""
-ORDER = 0.01
-"""Share of the orders of a series that may look as much like a change as its own."""
 BY_CHANCE = 0.001
 """How many stretches like a level odd runs alone may be expected to make in its series."""
-SHUFFLES = 299
-"""Orders tried, seeded."""
 SWITCHES, APART = 4, 5.0
 """Two states: so often to and fro at least, and so many standard deviations of a state apart."""
 OF_ONE, OF_SEVERAL = 8.0, -16.0
@@ -249,40 +245,28 @@ def _p(effect: stats.LogRatio, where: int) -> float:
 
 
 def _holds(series: _Series, begin: int, b: Break, end: int) -> bool:
-    """Whether neither odd runs nor another order of the same runs would look as much like it."""
+    """Whether odd runs would hardly look as much like it."""
     raw = series.raw[begin:end]
     before, after = raw[: b.at - begin], raw[b.at - begin :]
     long, short, by = before, after, b.effect.mean
     if len(before) < len(after):
         long, short, by = after, before, -by
     base = median(long.tolist())
-    return _lasts(series, short, base, base + by) and _ordered(raw)
+    return _lasts(series, short, base, base + by)
 
 
-def _ordered(x: Floats) -> bool:
-    """Whether one change explains more of ``x`` than of its runs in any other order.
+def _explained(x: Floats, least: int) -> tuple[float, int]:
+    """Most that two levels explain, as a sum of squares, and the length of the first of them.
 
-    A permutation test, for series whose noise is not normal, such as that of a machine with two
-    states. At `ORDER`, or at what so few runs can show at most.
+    ``least``: runs of either.
     """
     import numpy as np
 
-    level = max(ORDER, 5 / math.comb(len(x), SHORTEST))
-    orders = np.random.default_rng(len(x)).permuted(np.tile(x, (SHUFFLES, 1)), axis=1)
-    own = _explained(x[None, :])[0]
-    hits = 1 + int((_explained(orders) >= own * (1 - 1e-9)).sum())
-    return hits <= level * (SHUFFLES + 1)
-
-
-def _explained(rows: Floats) -> Floats:
-    """Sum of squares that the best two levels of each row explain."""
-    import numpy as np
-
-    n = rows.shape[1]
-    k = np.arange(SHORTEST, n - SHORTEST + 1)
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    left = centred.cumsum(axis=1)[:, k - 1]
-    return np.asarray((left**2 * (n / (k * (n - k)))).max(axis=1))
+    n = len(x)
+    k = np.arange(least, n - least + 1)
+    gains = (x - x.mean()).cumsum()[k - 1] ** 2 * (n / (k * (n - k)))
+    best = int(gains.argmax())
+    return float(gains[best]), int(k[best])
 
 
 def _between(series: _Series, begin: int, b: Break, end: int, variance: float) -> tuple[int, int]:
@@ -355,7 +339,7 @@ def _ramp(x: Floats, splits: Sequence[int], margin: float, alpha: float) -> Ramp
     if left <= 1e-12 * total:
         return None
     split = sum(float(np.square(p - p.mean()).sum()) for p in np.split(x, [*splits]))
-    one = total - float(_explained(x[None, :])[0])
+    one = total - _explained(x, SHORTEST)[0]
     for rest, steps, least in ((one, 1, OF_ONE), (split, len(splits), OF_SEVERAL)):
         better = n * math.log(max(rest, 1e-300) / left) + (2 * steps + 1 - 4) * math.log(n)
         if steps and better < least:
@@ -379,10 +363,8 @@ def _states(series: _Series, shift: float, margin: float) -> States | None:
     ordered, n = np.sort(x), len(x)
     if ordered[-1] - ordered[0] <= margin:
         return None
-    k = np.arange(1, n)
-    left = (ordered - ordered.mean()).cumsum()[:-1] ** 2 * (n / (k * (n - k)))
-    cut = int(left.argmax())
-    threshold = (ordered[cut] + ordered[cut + 1]) / 2
+    _, cut = _explained(ordered, 1)
+    threshold = (ordered[cut - 1] + ordered[cut]) / 2
     upper = x > threshold
     low, high = float(x[~upper].mean()), float(x[upper].mean())
     reach = SHORTEST - 1

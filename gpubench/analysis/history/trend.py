@@ -19,7 +19,15 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis.compare.verdicts import MACHINE
-from gpubench.analysis.history.changepoints import SHORTEST, calmed, detectable, findings, places
+from gpubench.analysis.history.changepoints import (
+    SHORTEST,
+    Break,
+    Ramp,
+    calmed,
+    detectable,
+    findings,
+    places,
+)
 from gpubench.analysis.stats import Estimate, LogRatio, t_quantile
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError, RecordError
@@ -61,36 +69,34 @@ class Level(Struct, frozen=True, kw_only=True):
     """At the last; the same outside a drift."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Moved(Struct, frozen=True, kw_only=True):
+    """From one level to another."""
+
+    slower: bool
+    before: float
+    after: float
+    """The levels on either side."""
+    ratio: Estimate
+    """after / before of the metric; ``n``: runs on the shorter side; of a drift, all."""
+    p: float
+    """Corrected for every place and every cell that was looked at."""
+
+
+class Change(Moved, frozen=True, kw_only=True):
     """A new level."""
 
     at: int
     """Index of the run that is most likely the first at the new level."""
     between: tuple[int, int]
     """Indices of runs: it came after the first and not after the second of them, with 95 %."""
-    slower: bool
-    before: float
-    after: float
-    """The levels on either side."""
-    ratio: Estimate
-    """after / before of the metric; ``n``: runs on the shorter side."""
-    p: float
-    """Corrected for every place and every cell that was looked at."""
 
 
-class Drift(Struct, frozen=True, kw_only=True):
+class Drift(Moved, frozen=True, kw_only=True):
     """A level that moved gradually, which no single run is to blame for."""
 
     first: int
     last: int
     """Indices of the runs between which it moved."""
-    slower: bool
-    before: float
-    after: float
-    ratio: Estimate
-    """after / before of the metric; ``n``: runs that it was fitted to."""
-    p: float
-    """Corrected as that of `Change`."""
 
 
 class States(Struct, frozen=True, kw_only=True):
@@ -255,9 +261,6 @@ def _searched(t: Trend, delta: float, level: float, alpha: float) -> Trend:
     def value(cost: float) -> float:
         return math.exp(sign * cost)
 
-    def ratio(effect: LogRatio) -> Estimate:
-        return replace(effect, mean=sign * effect.mean).estimate()
-
     steady = calmed(costs)
     for ramp in found.ramps:
         steady = [x - ramp.effect.mean * ramp.share(i) for i, x in enumerate(steady)]
@@ -275,22 +278,20 @@ def _searched(t: Trend, delta: float, level: float, alpha: float) -> Trend:
         Level(first=at[a], last=at[b - 1], value=value(cost(a)), end=value(cost(b - 1)))
         for a, b in parts
     ]
+
+    def moved(by: Break | Ramp, first: int, last: int) -> dict[str, Any]:
+        ratio = replace(by.effect, mean=sign * by.effect.mean).estimate()
+        return {"slower": by.effect.mean > 0, "before": value(cost(first)),
+                "after": value(cost(last)), "ratio": ratio,
+                "p": min(1.0, by.p * alpha / level)}  # fmt: skip
+
     changed = [
-        Change(
-            at=at[b.at], between=(at[b.low - 1], at[b.high]), slower=b.effect.mean > 0,
-            before=value(cost(b.at - 1)), after=value(cost(b.at)), ratio=ratio(b.effect),
-            p=min(1.0, b.p * alpha / level),
-        )
+        Change(at=at[b.at], between=(at[b.low - 1], at[b.high]), **moved(b, b.at - 1, b.at))
         for b in found.breaks
-    ]  # fmt: skip
+    ]
     drifts = [
-        Drift(
-            first=at[r.first], last=at[r.last], slower=r.effect.mean > 0,
-            before=value(cost(r.first)), after=value(cost(r.last)), ratio=ratio(r.effect),
-            p=min(1.0, r.p * alpha / level),
-        )
-        for r in found.ramps
-    ]  # fmt: skip
+        Drift(first=at[r.first], last=at[r.last], **moved(r, r.first, r.last)) for r in found.ramps
+    ]
     states = None
     if two := found.states:
         states = States(fast=value(two.low), slow=value(two.high), switches=two.switches,

@@ -1,17 +1,16 @@
-"""The tables of a search: its Pareto front, what choices are worth, and everything not chosen."""
+"""The tables of a search: its Pareto front, and everything not chosen."""
 
 from __future__ import annotations
 
 from functools import partial
 from statistics import geometric_mean
-from typing import Any
 
 from gpubench.analysis import stats, telemetry
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
 from gpubench.analysis.tables import accuracy, roofline
-from gpubench.analysis.tables.table import KEY, Column, Field, Table, of_rows, with_axes
-from gpubench.analysis.tune import ablation, objective, result
+from gpubench.analysis.tables.table import Column, Field, Table, of_rows, with_axes
+from gpubench.analysis.tune import objective, result
 from gpubench.analysis.tune.result import OUTCOMES, View, outcome
 from gpubench.suite.goal import Kind, Metric
 
@@ -25,7 +24,7 @@ BINDS = Column("bound by", help="which side of the roofline is the lower one")
 
 def build(found: View) -> list[Table]:
     """All that have rows."""
-    made = [front(found), worth(found), others(found)]
+    made = [front(found), others(found)]
     return [table for table in made if table.rows]
 
 
@@ -77,24 +76,6 @@ def mean(s: Summary, asked: Metric) -> Estimate:
     if len(values) < 2:
         return stats.geometric_mean(values) if values else Estimate(why="not measured")
     return Estimate(value=geometric_mean(values), n=len(values))
-
-
-def worth(found: View) -> Table:
-    """What each choice of the recommended configuration is worth."""
-    columns = (
-        Column("choice"), Column("recommended"), Column("next best"),
-        Column("worth", "x", "higher", "cost of the best configuration without it / cost of the "
-               "recommended one: 2 is twice the cost"),
-        Column("best without it", help="whatever else it has"), KEY,
-    )  # fmt: skip
-    rows: list[list[Any]] = [
-        [c.name, c.value, c.other, c.worth, c.rival.cell.label, c.rival.cell.key]
-        for c in ablation.of(found)
-    ]
-    notes = ["Best without: of all configurations measured that keep the limits and have another "
-             "value there, the best one, whatever else it has. No sum: choices depend on each "
-             "other. 95 % intervals."]  # fmt: skip
-    return Table("What each choice is worth", columns, rows, notes)
 
 
 def others(found: View) -> Table:

@@ -1,4 +1,4 @@
-"""A search, read: the recommendation and its evidence, what was tried, and what choices are worth.
+"""A search, read: the recommendation and its evidence, and what was tried.
 
 Everything is computed from the records (`racing.judge`), so a search that goes on, or one that was
 interrupted, reads as one that ended. The recommendation's gain over today's default comes from the

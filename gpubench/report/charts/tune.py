@@ -1,4 +1,4 @@
-"""The charts of a search: its Pareto front, its course, and what each choice is worth.
+"""The charts of a search: its Pareto front, and its course.
 
 As in `report.charts.vega` a specification holds no data; colour says the backend, shape what
 became of a configuration.
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench import units
-from gpubench.analysis.tune import ablation, result
+from gpubench.analysis.tune import result
 from gpubench.analysis.tune.racing import Standing
 from gpubench.analysis.tune.result import OUTCOMES, View, outcome
 from gpubench.report import formatting
 from gpubench.report.charts import vega
 from gpubench.report.charts.vega import COLOURS, TIP, Point, layer
-from gpubench.report.sections import headline, recommendation
+from gpubench.report.sections import headline
 from gpubench.suite.goal import Metric
 
 SHAPES = {
@@ -28,15 +28,13 @@ SHAPES = {
 
 FACTOR = {"throughput": 1.0, "latency": 1e-6, "energy": 1.0, "memory": 2.0**-20}
 AXIS = {"throughput": "images/s", "latency": "ms", "energy": "J/image", "memory": "MiB"}
-STEP = 30
-"""Pixels of one choice."""
 
 
 def build(found: View) -> dict[str, Any]:
     """``{charts: [{id, title, caption, spec, points}], backends, shapes}`` for the page."""
     backends = list(dict.fromkeys(s.cell.backend for s in found.standings if s.n))
     colours = {name: f"var(--s{n % COLOURS})" for n, name in enumerate(backends)}
-    made = [_front(found, colours), _course(found, colours), _worth(found)]
+    made = [_front(found, colours), _course(found, colours)]
     seen = {p["state"] for chart in made[:1] for p in chart["points"]}
     return {
         "charts": [chart for chart in made if chart["points"]],
@@ -124,43 +122,6 @@ def _default(found: View, factor: float) -> list[dict[str, Any]]:
     at = {"datum": found.base.value.value * factor, "type": "quantitative"}
     mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
     return [layer(mark, {"y": at, "color": {"value": "var(--soft)"}}, data=vega.NOWHERE)]
-
-
-def _worth(found: View) -> dict[str, Any]:
-    points = []
-    for c in ablation.of(found):
-        e = c.worth
-        if not e.value:
-            continue
-        tip = {"choice": f"{c.name} {c.value}",
-               "best without": recommendation.where(found, c.rival),
-               "worth": f"{recommendation.times(e)} times", "repeats": str(e.n)}  # fmt: skip
-        points.append({"row": f"{c.name} {c.value}\nrather than {c.other}", "x": e.value,
-                       "low": e.low, "high": e.high, "tip": tip})  # fmt: skip
-    spec = _worth_spec(points)
-    text = (
-        "How much worse the best configuration without it is, whatever else that one has: 2 is "
-        "twice the cost. No sum: choices depend on each other. Bars: 95 % intervals."
-    )
-    return _chart("worth", "What each choice is worth", text, spec, points)
-
-
-def _worth_spec(points: Sequence[Point]) -> dict[str, Any]:
-    seen = [v for p in points for v in (p["x"], p["low"], p["high"]) if v]
-    wide = bool(seen) and max(seen) > 4
-    ends = [min([1.0, *seen]), max([1.05, *seen])]
-    scale = {"type": "log" if wide else "linear", "nice": False, "zero": False,
-             "domain": [ends[0] * 0.98, ends[1] * (1.1 if wide else 1.02)]}  # fmt: skip
-    title = "cost of the best without it / cost of the recommended" + (vega.LOG if wide else "")
-    x = vega.quantitative("x", scale=scale, title=title, axis={"format": ",.3~g", "tickCount": 8})
-    y, mean = vega.rows(260), "var(--mean)"
-    one = layer({"type": "rule", "color": "var(--guide)"},
-                {"x": {"datum": 1, "type": "quantitative"}}, data=vega.NOWHERE)  # fmt: skip
-    both = {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y}
-    bars = layer({"type": "rule", "strokeWidth": 2, "color": mean}, both, "datum.low != null")
-    dot = {"type": "point", "size": 80, "filled": True, "opacity": 1, "color": mean}
-    dots = layer(dot, {"x": x, "y": y, **TIP})
-    return vega.layered((STEP + 8) * len(points), "fit-x", [one, bars, dots])
 
 
 def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:

@@ -31,10 +31,10 @@ FOLD_ROWS = 200
 
 WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
          "one replica owns", "answers",
-         "decoder", "loader", "bottleneck", "slower side", "outcome", "choice",
+         "decoder", "loader", "bottleneck", "slower side", "outcome",
          "bound by")  # fmt: skip
 """Columns of short words that stay on one line."""
-WIDE = ("limited by", "shared out", "why", "best without it")
+WIDE = ("limited by", "shared out", "why")
 
 OVERLAP = "Overlap"
 """The group of the table of stages that is shown; the bars show the stages."""

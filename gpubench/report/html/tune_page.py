@@ -6,13 +6,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gpubench import units
 from gpubench.analysis.compare.compare import view
-from gpubench.analysis.summary import Summary
-from gpubench.analysis.tables import accuracy, tune
+from gpubench.analysis.tables import tune
 from gpubench.analysis.tune import result
-from gpubench.analysis.tune.constraints import Kept
-from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.result import Evidence, View
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
@@ -21,7 +17,6 @@ from gpubench.report.charts import tune as charts_tune
 from gpubench.report.html import page, templating
 from gpubench.report.html.compare_page import PATHS
 from gpubench.report.sections import recommendation
-from gpubench.suite.goal import Metric
 
 SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8", "triangle-up": "M7 2l5 9.5H2z"}
 SAMPLED = 20
@@ -44,12 +39,12 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     near = found.leader or result.closest(found)
     sure = not found.unseen and not (found.verdict and found.verdict.verdict == "INCONCLUSIVE")
     shown = {
-        "title": f"{formatting.title([file])}: search", "best": found.best is not None,
+        "title": f"{formatting.title([file])}: search",
         "tone": "bad" if found.settled or not near else "good" if found.best and sure else "warn",
-        "headline": told[0], "lines": _said(found) if found.best else told[1:],
+        "headline": told[0], "lines": told[1:],
         "commands":
             list(zip(recommendation.commands(file), WHAT, strict=True)) if found.best else [],
-        "tiles": _tiles(found), "charts": drawn["charts"], "backends": drawn["backends"],
+        "charts": drawn["charts"], "backends": drawn["backends"],
         "shapes": [
             {"name": text, "path": SHAPES[shape], "filled": filled, "colour": "var(--ink)"}
             for (shape, filled, _), text in drawn["shapes"]
@@ -62,12 +57,6 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     }  # fmt: skip
     listed = [s for key, s in found.summaries.items() if key in shown["listed"]]
     return page.page([file], listed, {}, {"behind": behind} if behind else {}, shown, drawn)
-
-
-def _said(found: View) -> list[str]:
-    """What no tile says of a recommendation."""
-    tied = recommendation.ties(found, found.best) if found.best else []
-    return tied + recommendation.failures(found)
 
 
 def _sampled(found: View) -> list[str]:
@@ -90,64 +79,3 @@ def _behind(found: View, evidence: Evidence | None) -> dict[str, Any]:
     if found.verdict is None or evidence is None:
         return {}
     return compare.behind(replace(view(*evidence), rows=[found.verdict]))
-
-
-def _tiles(found: View) -> list[dict[str, Any]]:
-    best, goal = found.best, found.goal.objective
-    tiles = []
-    if best is not None:
-        tiles.append(_tile(recommendation.title(goal), *recommendation.shown(best.value, goal)))
-        times, _, aside = recommendation.times(found.gain).partition(" ")
-        times = f"{times}×" if found.gain.value else formatting.NOTHING
-        what = f"{recommendation.BETTER[goal.kind]} today's default"
-        default = found.base and recommendation.default(found, found.base)
-        tiles.append(_tile("Against today's default", times, f"{what} {aside}",
-                           recommendation.sureness(found) if found.gain.value else "",
-                           default or ""))  # fmt: skip
-        tiles.append(_answers(found.summaries[best.cell.key]))
-        tiles += map(_limit, best.limits)
-        tiles += _left(found)
-    measured, (seen, of) = len(result.measured(found)), recommendation.backends(found)
-    tiles.append(_tile("Measured", f"{measured} of {len(found.standings)}",
-                       f"configurations, of {seen} of {units.count(of, 'backend')}, in "
-                       f"{units.clock(result.spent_s(found))}",
-                       *recommendation.outcomes(found)))  # fmt: skip
-    return tiles
-
-
-def _answers(summary: Summary) -> dict[str, Any]:
-    agree = accuracy.agreement(summary)
-    if agree is None:
-        return _tile("Answers", formatting.NOTHING, "not checked")
-    right, drop = accuracy.accuracy(summary), accuracy.drop(summary)
-    more = [] if right.value is None else [f"accuracy {formatting.full(right, 'share of n')}"]
-    more += [] if drop is None else [f"{0.0 - drop:+.1f} points against the reference's"]
-    return _tile("Answers", units.percent(agree), "match the fp32 reference's", *more)
-
-
-def _limit(kept: Kept) -> dict[str, Any]:
-    metric = kept.limit.metric
-    value = formatting.NOTHING if kept.value is None else metric.text(kept.value)
-    aside = f"{kept.limit.text}: {'kept' if kept.state == 'met' else 'not yet shown'}"
-    worst = "" if kept.worst is None else metric.text(kept.worst)
-    more = worst and f"one repeat in 100 would show {worst}"
-    return _tile(recommendation.title(metric), value, aside, more)
-
-
-def _left(found: View) -> list[dict[str, Any]]:
-    share = result.share_of(found)
-    if share is None or found.best is None:
-        return []
-    if share.share > 1 + MARGIN:
-        return [_tile("How much is left", formatting.NOTHING, recommendation.left(found))]
-    rate = Metric("throughput").text(1e9 * found.best.cell.total_batch / share.roofline_ns)
-    side = {"compute": "the measured peak of matrix products",
-            "memory": "the measured bandwidth of memory"}[share.binds]  # fmt: skip
-    times = units.significant(1 / share.share) if share.share else formatting.NOTHING
-    more = f"it allows {rate}" + (f", {times} times as many" if share.share < 1 else "")
-    return [_tile("How much is left", units.percent(share.share), "of the roofline",
-                  f"bound by {share.binds}: {side}", more)]  # fmt: skip
-
-
-def _tile(title: str, main: str, aside: str, *more: str) -> dict[str, Any]:
-    return {"title": title, "main": main, "aside": aside, "more": [m for m in more if m]}

@@ -12,7 +12,7 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
 from gpubench.analysis.tables.tune import UNITS
-from gpubench.analysis.tune import ablation, racing, result
+from gpubench.analysis.tune import racing, result
 from gpubench.analysis.tune.pruning import MARGIN
 from gpubench.analysis.tune.racing import Kept, Standing
 from gpubench.analysis.tune.result import Evidence, View
@@ -279,8 +279,8 @@ def commands(file: RecordFile) -> list[str]:
 
 def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any]:
     """``{format, lines, recommendation, baseline, gain, verdict, ties, tried, measured, backends,
-    causes, seconds, closest, front, choices, configurations}``; times in ns, ``gain`` and ``worth``
-    above 1 are better.
+    causes, seconds, closest, front, configurations}``; times in ns, a ``gain``
+    above 1 is better.
 
     ``recommendation``, ``baseline`` and each of ``configurations`` are `racing.Standing`s with the
     cell's key, label and answers.
@@ -307,10 +307,6 @@ def to_json(file: RecordFile, evidence: Evidence | None = None) -> dict[str, Any
         "seconds": result.spent_s(found),
         "roofline": result.share_of(found),
         "front": sorted(result.front(found)),
-        "choices": [
-            {"name": c.name, "value": c.value, "other": c.other, "worth": c.worth,
-             "rival": c.rival.cell.key} for c in ablation.of(found)
-        ],
         "configurations": [_plain(found, s) for s in found.standings],
     }  # fmt: skip
 

@@ -16,18 +16,15 @@ from gpubench.errors import CalibrationError, InputError, SuiteError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Rapl
-from gpubench.run import availability, record_builder
+from gpubench.run import availability, record_builder, setup
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
 from gpubench.run.tune import space
 from gpubench.run.tune.driver import TuneJob
-from gpubench.suite import file as suite_file
 from gpubench.suite.goal import Goal, Search
 from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload
 from gpubench.workload.data import datasets
 
-PLAIN = "quick"
-"""The suite whose checks the words for model, weights, images ... go through."""
 SAMPLE_S = 0.6
 """Of one trial: short, since what may still be best is measured again and again."""
 ENERGY_S = 8.0
@@ -63,7 +60,7 @@ def job(
     if resume and output is None:
         raise SuiteError("--resume: say which search to go on with: -o DIR")
     catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
-    plain = _plain(chosen, catalog)
+    plain = _plain(chosen)
     device = availability.device_of(plain, gpus)
     if device == "cuda" and not gpus:
         raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
@@ -120,16 +117,12 @@ def policy(floors: Mapping[str, Any], goal: Goal, budget_s: float, seed: int) ->
     )  # fmt: skip
 
 
-def _plain(chosen: Mapping[str, Any], catalog: Catalog) -> Suite:
+def _plain(chosen: Mapping[str, Any]) -> Suite:
     """A suite with the words for the workload and the path, all of them checked."""
     given = {key: chosen.get(key) for key in msgspec.structs.asdict(Workload())}
     given["device"] = chosen.get("device")
     given |= {key: v and [v] for key in ("boundary", "decoder") if (v := chosen.get(key))}
-    try:
-        return suite_file.load(PLAIN, catalog, given)
-    except SuiteError as error:
-        mine = str(error).replace(f"suite {suite_file.find(PLAIN)}: ", "")
-        raise SuiteError(mine.replace(f"suite {suite_file.find(PLAIN)}", "the command")) from error
+    return setup.of_words(given)
 
 
 def _check_energy(goal: Goal, device: str) -> None:

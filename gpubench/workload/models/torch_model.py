@@ -107,6 +107,15 @@ class TorchSource(Source):
         return TorchModel(self, workload, cache)
 
 
+def default_only(workload: Workload, whose: str) -> None:
+    """Raises InputError for weights of another name, of a source that has one set of them."""
+    if workload.weights != "DEFAULT":
+        raise InputError(
+            f"weights {workload.weights!r}: expected 'DEFAULT' ({whose}), 'probe', 'random' or "
+            "the path of a state dict"
+        )
+
+
 class TorchModel(Model):
     """A network of a `TorchSource`, with weights."""
 

@@ -84,17 +84,6 @@ def test_the_numbers_are_those_of_the_pairs_that_were_judged():
     assert row.ratio == pytest.approx(math.exp(sequential_test._shift(tuple(d[:7])).value))
 
 
-def test_the_two_stages_of_an_older_record_are_one_row_of_pairs():
-    base, candidate = arms([EAGER], 17, effect=0.1)
-    stages = [
-        replace(f, records=[replace(r, stage="screen" if r.repeat < 8 else "confirm")
-                            for r in f.records])
-        for f in (base, candidate)
-    ]  # fmt: skip
-    assert json.encode(compare(*stages)) == json.encode(compare(base, candidate))
-    assert compare(*stages)[0].verdict == "REGRESSED"
-
-
 def test_the_rule_is_the_sessions_own():
     files = arms([EAGER], effect=0.06, rule=Rule(delta=0.1))
     assert compare(*files)[0].verdict == "EQUIVALENT"

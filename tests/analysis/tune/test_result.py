@@ -13,7 +13,7 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import problems, summarise
 from gpubench.analysis.tables import tune
 from gpubench.analysis.tables.run import of_cells
-from gpubench.analysis.tune import ablation, result
+from gpubench.analysis.tune import result
 from gpubench.errors import InputError
 from gpubench.records.record import Record
 from gpubench.report.sections import recommendation
@@ -150,7 +150,6 @@ def test_a_leader_that_was_not_measured_again_is_not_recommended():
     found = result.view(make_tunes.tune(rounds=0, explored=9, ended=False))
     assert found.best is None
     assert found.leader is not None
-    assert ablation.of(found) == []
 
 
 def test_a_search_without_a_record_has_an_empty_view():
@@ -160,32 +159,6 @@ def test_a_search_without_a_record_has_an_empty_view():
     assert result.closest(found) is None
     assert result.course(found) == []
     assert result.front(found) == set()
-
-
-def test_a_choice_is_worth_what_the_best_without_it_costs(found):
-    best = found.best
-    made = {c.name: c for c in ablation.of(found)}
-    assert made["precision"].value == best.cell.precision == "int8"
-    for name, c in made.items():
-        assert c.value != c.other, name
-        assert c.rival.behind.value == c.worth.value
-    kept = [s for s in found.standings if s.status in ("alive", "worse")]
-    others = [s for s in kept if s.cell.precision != "int8"]
-    assert made["precision"].rival == min(others, key=lambda s: s.behind.value)
-    assert "cores of a replica" not in made  # they follow from the replicas
-    ranks = [c.worth.value for c in ablation.of(found)]
-    assert ranks == sorted(ranks, reverse=True)
-
-
-def test_options_of_one_backend_are_no_choice_of_another(found):
-    own = ablation.Coordinates(found.file.header.planned)
-    eager = next(c for c in found.file.header.planned if c.backend == "torch-eager")
-    spins = next(c for c in found.file.header.planned if c.options)
-    assert own.names(eager) == ["backend", "precision", "batch size", "replicas"]
-    assert own.names(spins)[-1] == "onnxruntime.spinning"
-    assert own.value(spins, "onnxruntime.spinning") == "False"
-    assert own.value(replace(spins, options={}), "onnxruntime.spinning") == "default"
-    assert own.value(eager, "onnxruntime.spinning") == "torch-eager"
 
 
 def test_the_course_only_gets_better_and_ends_at_the_recommended_one(found):
@@ -235,7 +208,7 @@ def test_the_front_is_of_the_latency_that_the_search_is_about():
 
 def test_tables_name_everything_that_was_not_chosen_and_why(found):
     made = {t.title: t for t in tune.build(found)}
-    assert list(made) == ["Pareto front", "What each choice is worth", "Not chosen"]
+    assert list(made) == ["Pareto front", "Not chosen"]
     others = made["Not chosen"]
     assert len(others.rows) == 71
     names = [c.name for c in others.columns]

@@ -214,12 +214,11 @@ def machine(here: dict[str, Any]) -> str:
 
 
 def values(files: tuple[RecordFile, RecordFile], key: str) -> dict[str, list[Any]]:
-    """Repeat values in ms, and stages, of one cell's pairs that both ended well."""
+    """Repeat values in ms, of one cell's pairs that both ended well."""
     both = [{r.repeat: r for r in f.records if r.cell.key == key} for f in files]
     pairs = [(b, both[1][n]) for n, b in both[0].items() if n in both[1]]
     pairs = [(b, c) for b, c in pairs if b.status == c.status == "ok" and b.value() and c.value()]
     return {
-        "stage": [b.stage for b, _ in pairs],
         "baseline_ms": [round((b.value() or 0) / 1e6, 5) for b, _ in pairs],
         "candidate_ms": [round((c.value() or 0) / 1e6, 5) for _, c in pairs],
     }

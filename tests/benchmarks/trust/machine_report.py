@@ -120,7 +120,7 @@ def gate_row(condition: str, kind: str, group: list[Row]) -> list[str]:
         "no alarm" if kind == "same" else "an alarm (exit code 1)",
         f"{hits} alarmed", share(hits, len(group)),
         f"{median(seconds):.0f} (at most {max(seconds):.0f})",
-        f"{median(len(cell['stage']) for cell in cells):.0f}",
+        f"{median(len(cell['baseline_ms']) for cell in cells):.0f}",
         f"{median(sds):.1%} ({sds[int(0.9 * len(sds))]:.1%})" if sds else "none",
     ]  # fmt: skip
 

@@ -16,7 +16,7 @@ def suite(kind: str, n: int) -> dict[str, Any]:
         "label": "x", "verdict": "EQUIVALENT" if some else "MISSING", "code": "", "pairs": n,
         "ratio": 1.0 if some else None, "low": 0.99 if some else None,
         "high": 1.06 if some else None, "pair_sd": 0.01 if some else None,
-        "stage": ["screen"] * n, "baseline_ms": values, "candidate_ms": values,
+        "baseline_ms": values, "candidate_ms": values,
     }  # fmt: skip
     return {"condition": "quiet", "kind": kind, "seed": 1, "seconds": 3.0, "cells": [cell],
             "machine": "CPU one, 2 cores", "beside": "a neighbour"}  # fmt: skip

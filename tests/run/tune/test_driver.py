@@ -188,7 +188,7 @@ def test_bad_words_are_told_before_anything_happens(
     with pytest.raises(InputError) as error:
         make_job(**change)
     assert words in str(error.value)
-    assert suite_file.find(tune_setup.PLAIN).name not in str(error.value)
+    assert suite_file.find(setup.PLAIN).name not in str(error.value)
 
 
 def test_labels_that_a_floor_needs_are_missed_before_anything_is_measured(

@@ -21,7 +21,7 @@ from gpubench.suite.schema import show
 from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder
-from gpubench.workload.models.torch_model import Published, TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,11 +76,7 @@ class Code(TorchSource):
 
     def published(self, workload: Workload, arguments: dict[str, Any]) -> Published:
         """'DEFAULT': those that it returns with."""
-        if workload.weights != "DEFAULT":
-            raise InputError(
-                f"weights {workload.weights!r}: expected 'DEFAULT' (as {workload.model} returns "
-                "them), 'probe', 'random' or the path of a state dict"
-            )
+        default_only(workload, f"as {workload.model} returns them")
         module = builder.build(workload.model, 0, arguments)
         return Published(module, self.spec(workload, module))
 

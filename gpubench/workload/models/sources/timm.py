@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench import plugins
 from gpubench.errors import InputError
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models.torch_model import Published, TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,12 +54,7 @@ class Timm(TorchSource):
 
     def published(self, workload: Workload, arguments: dict[str, Any]) -> Published:
         """From where timm keeps them, or its cache."""
-        if workload.weights != "DEFAULT":
-            raise InputError(
-                f"weights {workload.weights!r}: those that timm has of {workload.model} are called "
-                "'DEFAULT', others by the model's tag ('timm/NAME.TAG'); else 'probe', 'random' or "
-                "the path of a state dict"
-            )
+        default_only(workload, "timm's; others by the model's tag, 'timm/NAME.TAG'")
         try:
             module = _create(workload.model, pretrained=True, **arguments)
         except InputError:

@@ -12,7 +12,7 @@ from gpubench.errors import InputError
 from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import preprocessor_config
-from gpubench.workload.models.torch_model import Published, TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,11 +74,7 @@ class Transformers(TorchSource):
         """'DEFAULT': those that lie in the folder, or at the hub."""
         from transformers import AutoModelForImageClassification
 
-        if workload.weights != "DEFAULT":
-            raise InputError(
-                f"weights {workload.weights!r}: expected 'DEFAULT' (those of {workload.model}), "
-                "'probe', 'random' or the path of a state dict"
-            )
+        default_only(workload, f"those of {workload.model}")
         config = _config(workload.model, arguments)
         module, report = _asked(
             workload.model,
