@@ -14,7 +14,7 @@ from gpubench.analysis.tune.result import View
 from gpubench.suite.types import Cell
 
 AXES = {
-    "backend": "backend", "precision": "precision", "batch size": "batch_size",
+    "backend": "backend", "precision": "precision", "input": "input", "batch size": "batch_size",
     "replicas": "replicas", "replicas per device": "replicas_per_device",
     "cores of a replica": "cores", "decoder": "decoder", "loader": "loader",
     "loading cores": "loader_cores",
