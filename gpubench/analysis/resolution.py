@@ -32,7 +32,8 @@ class Resolution(Struct, frozen=True, kw_only=True):
 def resolution(summaries: Sequence[Summary]) -> Resolution:
     """Of the rows of one run."""
     ranked = [s for s in summaries if s.ranked]
-    bounds = [d.interval() for a, b in pairwise(ranked) if (d := log_speedup(a, b))]
+    pairs = [(a, b) for a, b in pairwise(ranked) if a.cell.scenario == b.cell.scenario]
+    bounds = [d.interval() for a, b in pairs if (d := log_speedup(a, b))]
     halves = [(high - low) / 2 for low, high in filter(None, bounds)]
     shared = Counter(f for s in summaries if s.busy for f in (*LOAD, *FOLLOWS) if f in s.flags)
     return Resolution(

@@ -449,19 +449,23 @@ def inefficiency(series: Floats) -> float:
         batch *= 2
 
 
-def too_few(samples: Floats, q: float) -> str:
-    """Why percentile ``q`` of ``samples`` (in the order measured) has no number; ''.
+def too_few(series: Sequence[Floats], q: float) -> str:
+    """Why percentile ``q`` of each repeat's samples (in the order measured) has no number; ''.
 
-    They must be as many as an order-statistic interval would need: dependent ones, by the indicator
-    of x <= percentile, which is what the empirical distribution averages, count as fewer.
+    A repeat needs enough for one without bias. All together must be as many as an order-statistic
+    interval would need: dependent ones, by the indicator of x <= the repeat's own percentile,
+    count as fewer. What repeats differ by is in the interval over repeats.
     """
     import numpy as np
 
-    n, need = len(samples), minimum_n(q)
+    n, need, least = sum(map(len, series)), minimum_n(q), math.ceil(1 / (1 - q) - 1e-9)
     if n < need:
         return f"n too small: {n} of {need}"
-    value = np.partition(samples, math.ceil(q * n) - 1)[math.ceil(q * n) - 1]
-    effective = int(n / inefficiency((samples <= value).astype(np.float64)))
+    fewest = min(map(len, series))
+    if fewest < least:
+        return f"n too small: a repeat with {fewest} of {least}"
+    below = np.concatenate([x <= np.quantile(x, q, method="inverted_cdf") for x in series])
+    effective = int(n / inefficiency(below.astype(np.float64)))
     return "" if effective >= need else (
         f"n too small: {n} dependent samples weigh as {effective} of {need}"
     )  # fmt: skip

@@ -97,7 +97,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     nodes: list[dict[str, Any]] = []
     """As in the run's `gpubench.records.record.Header`."""
     session: Session | None = None
-    """The cells that its intervals are computed with; None: it stands alone, as an arm does."""
+    """The cells that its intervals are computed with; None: it stands alone, as an arm does, and a
+    configuration of a search, which has no rounds in which all are measured."""
 
     @cached_property
     def key(self) -> str:
@@ -158,19 +159,19 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
     @property
     def _starved(self) -> bool:
         """Whether more samples would help: most repeats have fewer than `MIN_SAMPLES`, or the
-        interval is wider than wanted and noise within repeats is more than half of what their
-        values vary by.
+        interval is wider than wanted and noise within repeats is more than half of its variance.
 
         The variance of a median is taken as pi / 2 that of a mean, as of normal noise.
         """
         fewest = [min(len(s.durations_ns) for s in r.replicas) for r in self.timed]
         if median(fewest or [0]) < MIN_SAMPLES or len(self.values) < 2:
             return True
-        if (self.value.relative_half_width or 0.0) <= self.policy.target_half_width:
+        half = self.value.relative_half_width or 0.0
+        if half <= self.policy.target_half_width:
             return False
         each = [[math.log(x) for s in r.replicas for x in s.batch_ns] for r in self.timed]
         within = fmean(math.pi / 2 * variance(logs) / len(logs) for logs in each if logs[1:])
-        return within > variance([math.log(v) for v in self.values.values()]) / 2
+        return within / len(each) > (half / 2) ** 2 / 2
 
     @cached_property
     def medians(self) -> dict[int, float]:
@@ -218,12 +219,7 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     def percentile(self, q: float) -> Estimate:
         """Latency, ns: mean of logs of the repeats' percentiles ``q``, if they have the samples."""
-        why = stats.too_few(self.samples_ns, q)
-        least = math.ceil(1 / (1 - q))
-        short = [len(x) for x in self.series_ns.values() if len(x) < least]
-        if not why and short:
-            why = f"n too small: a repeat with {min(short)} of {least}"
-        if why:
+        if why := stats.too_few(list(self.series_ns.values()), q):
             return Estimate(n=len(self.samples_ns), why=why)
         return self.level(f"p{100 * q:g}", partial(_percentiles, q=q))
 
@@ -296,7 +292,8 @@ def _rates(s: Summary) -> dict[int, float]:
 
 def _percentiles(s: Summary, q: float) -> dict[int, float]:
     """Of the repeats that have samples enough for one without bias."""
-    return {n: stats.percentile(x, q) for n, x in s.series_ns.items() if len(x) * (1 - q) >= 1}
+    return {n: stats.percentile(x, q) for n, x in s.series_ns.items()
+            if len(x) * (1 - q) >= 1 - 1e-9}  # fmt: skip
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -442,7 +439,7 @@ def _of(run: str, file: RecordFile) -> list[Summary]:
             environment=file.header.environment,
             nodes=file.header.nodes,
             records=[record for _, record in sorted(found.get(key, {}).items())],
-            session=None if paired else session,
+            session=None if paired or file.header.search else session,
         )
         for key, cell in cells.items()
     ]

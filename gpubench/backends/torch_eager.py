@@ -66,7 +66,9 @@ class TorchEager(Backend):
         if cell.model.endswith(".onnx"):
             return f"model {cell.model!r} is an ONNX file; {self.name} runs networks of PyTorch"
         if cell.precision not in _DTYPES:
-            return f"{cell.precision}: torch has no quantised torchvision network on {cell.device}"
+            return (
+                f"{cell.precision}: eager networks are not quantised; onnxruntime and openvino do"
+            )
         if cell.device != "cuda":
             if cell.precision == "tf32":
                 return "tf32 is a mode of NVIDIA's tensor cores; on a CPU use fp32 or bf16"

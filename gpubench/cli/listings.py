@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpubench import units
+from gpubench.analysis.compare.sequential_test import outlook
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
@@ -21,7 +22,7 @@ from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run.plan import Durations, sampling_s, task_seconds, undecidable
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import file
-from gpubench.suite.types import MIN_BLOCKS
+from gpubench.suite.types import MIN_BLOCKS, Rule
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from gpubench.suite.types import Option
 
 
+AB_BUDGET_S = 600.0
+"""`gpubench ab --budget`, by default."""
 ENOUGH = 3
 """Repeats; of two, what the rounds have in common is one difference, whose t is 12.7."""
 
@@ -66,6 +69,9 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             "order of its own"
         )
     )
+    each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
+    if each:
+        parts.append(Text(f"as an A/B: {outlook(each, AB_BUDGET_S, Rule())}"))
     if policy.repeats < ENOUGH:
         few = units.count(policy.repeats, "repeat")
         parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))

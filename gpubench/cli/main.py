@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from gpubench import __version__, escape
-from gpubench.cli import compare, deploy, options, run, terminal, tune
+from gpubench.cli import compare, deploy, inspect, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 from gpubench.machine import processes
 
@@ -183,7 +183,13 @@ def completion(shell: str) -> None:
     click.echo(script.replace("complete -o nosort", "complete -o nosort -o default"))
 
 
-for _command in (*run.COMMANDS, *compare.COMMANDS, *tune.COMMANDS, *deploy.COMMANDS):
+for _command in (
+    *run.COMMANDS,
+    *compare.COMMANDS,
+    *tune.COMMANDS,
+    *deploy.COMMANDS,
+    *inspect.COMMANDS,
+):
     cli.add_command(_command)
 
 

@@ -53,8 +53,8 @@ FLAGS = {
     "DRIFT": "level or spread moved among the samples: the machine was still changing",
     "NO-STEADY-STATE": "warm-up detection would cut more than half of the samples",
     "GROUPED": "an iteration is so short that several share one sample",
-    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat, whose noise is most of what "
-    f"repeats differ by, or fewer than {MIN_SAMPLES}: lengthen policy.duration_s",
+    "FEW-SAMPLES": f"fewer than {MIN_BLOCKS} samples in a repeat, whose noise is most of the "
+    f"interval, or fewer than {MIN_SAMPLES}: lengthen policy.duration_s",
     "WIDE-INTERVAL": f"the 95 % interval reaches more than {100 * WIDE_INTERVAL:g} % to either "
     "side: this row tells large differences only; measure more repeats, or a calmer machine",
     "NO-COMMON-WINDOW": "the replicas did not run at the same time",
@@ -129,7 +129,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """Interleaved A/B, both arms resident: the process' further turns one after the other, each in
     the order of replicas."""
     stage: Stage = ""
-    """Interleaved A/B: which question this pair (``repeat``) was measured for."""
+    """Of A/Bs of earlier versions: which question this pair (``repeat``) was measured for."""
     order: str = ""
     """Interleaved A/B: the pair's order of turns, such as 'ABBABAAB', or 'AB' (A: baseline)."""
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}

@@ -80,7 +80,7 @@ def _estimate(e: Estimate, unit: str, like: float | None = None) -> Shown:
         short = e.why.partition(":")[0]
         return Shown(NOTHING, short)
     factor, suffix = _scale(like or e.value, unit)
-    half = None if e.span else e.relative_half_width
+    half = 1.0 if e.span else e.relative_half_width
     value = e.value * factor
     decimals = units.digits_for(half) - 1
     decimals -= math.floor(math.log10(abs(value))) if value else 0
@@ -137,7 +137,8 @@ def full(value: Any, unit: str) -> str:
     shown = show(value, unit)
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
-    return f"{shown.main} {shown.aside}".strip()
+    aside = f"({shown.aside})" if isinstance(value, Estimate) and value.span else shown.aside
+    return f"{shown.main} {aside}".strip()
 
 
 def flagged(*summaries: Summary, before: str = "; ") -> str:

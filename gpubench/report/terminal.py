@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
+from rich.table import Table as Grid
 from rich.text import Text
 
 from gpubench import escape, units
@@ -26,6 +27,7 @@ from gpubench.analysis.summary import (
     Summary,
     baseline_of,
     flags_of,
+    pooling,
     problems,
     speedup,
     summarise,
@@ -38,6 +40,7 @@ from gpubench.analysis.tune.result import Evidence
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, terminal_tables
 from gpubench.report.sections import (
+    answers,
     compare,
     headline,
     pipeline,
@@ -216,8 +219,28 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         *(text(words, "yellow") for words in said),
         *problems,
         Text(),
-        *(text(words, "bold") for words in headline.told(summaries)),
+        _answer(files, summaries),
     )
+
+
+def _answer(files: Sequence[RecordFile], summaries: Sequence[Summary]) -> RenderableType:
+    """What a newcomer asks, and what to type next."""
+    won = answers.ordered(headline.winners(summaries))
+    found = answers.answers(files, summaries, won, {})
+    cells = ", ".join(f"{n} {name}" for name, n in headline.counts(summaries).items())
+    rows = [
+        ("fastest", [*found.fastest, *pipeline.headline(summaries)], "bold"),
+        ("accuracy", [found.right] if found.found or found.wrong else [], "red" * found.wrong),
+        ("trust", [" ".join(found.trust), f"{units.count(len(summaries), 'cell')}: {cells}."], ""),
+        ("next", [f"{found.command}  ({found.why})"], ""),
+    ]
+    made = Grid.grid(padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, lines, style in rows:
+        if lines:
+            made.add_row(text(name, "bold"), Group(*(text(line, style) for line in lines if line)))
+    return made
 
 
 def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[RenderableType]:
@@ -231,9 +254,9 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
         own = (words for axis, words in axes[id(s)].items() if axis not in shared)
         groups.setdefault(", ".join(own), []).append(s)
     beside = any(len(group) > 1 for group in groups.values())
-    answers = {id(s): _answers(s) for s in timed}
-    heads = Counter(words.partition(" [")[0] for words in answers.values())
-    (usual, many), *others = heads.most_common()
+    checked = {id(s): _answers(s) for s in timed}
+    heads = Counter(words.partition(" [")[0] for words in checked.values())
+    (usual, _), *others = heads.most_common()
     single = all(_single(s.throughput) or _single(s.p50) for s in timed)
     short = partial(formatting.compact, single=single)
     latencies = [s for s in timed if s.cell.scenario == "latency"]
@@ -254,19 +277,19 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
             if len(bases) > len({*map(id, bases.values())}):
                 row["speed-up"] = short(_speedup(s, bases), "x")
             if others:
-                found = answers[id(s)]
+                found = checked[id(s)]
                 row[ANSWERS] = "" if found.partition(" [")[0] == usual else found
             if flagged:
                 row["flags"] = formatting.line(", ".join(flags_of(s)))
             rows.append(row)
             styles.append("red" if not s.ranked else "yellow")
     note = _NO_INTERVALS if single else "±: half the 95 % interval"
-    note += "" if single else f"{_folded(rows)}."
-    if any(s.p50.span or s.throughput.span for s in timed):
+    note += "" if single else f"{_folded(rows)}. {pooling([s for s in timed if s.ranked])}"
+    if any(" to " in value for row in rows if isinstance(row, dict) for value in row.values()):
         note += " a to b: the repeats, too far apart for an interval."
-    usual = answers[id(timed[0])] if len({*answers.values()}) == 1 else usual
-    where = "in every row" if many == len(timed) else "where nothing else is said"
-    note += f" {ANSWERS} (top-1 with the reference's answers / with labels): {usual} {where}."
+    if others:
+        note += f" {ANSWERS} (top-1 with the reference's answers / with labels): {usual} where "
+        note += "nothing else is said."
     told = [words for axis, words in shared.items() if axis != "run"]
     head = f"{formatting.title(files)}: {', '.join(told)}; "
     head += ", ".join(dict.fromkeys(formatting.machine(f.header) for f in files))

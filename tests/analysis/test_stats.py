@@ -39,13 +39,16 @@ def test_minimum_n_is_that_of_the_specification():
 @pytest.mark.parametrize(("q", "need"), [(0.9, 36), (0.99, 368)])
 def test_a_percentile_below_its_minimum_n_has_no_number(q, need):
     series = np.random.default_rng(0).permutation(np.arange(1.0, need))
-    assert stats.too_few(series, q) == f"n too small: {need - 1} of {need}"
-    assert stats.too_few(np.random.default_rng(0).permutation(np.arange(1.0, 2 * need)), q) == ""
+    assert stats.too_few([series], q) == f"n too small: {need - 1} of {need}"
+    more = np.random.default_rng(0).permutation(np.arange(1.0, 2 * need))
+    assert stats.too_few([more], q) == ""
+    assert stats.too_few([more, more + 1e6], q) == ""  # levels are the interval's business
+    assert stats.too_few([more, more[:9]], q).startswith("n too small: a repeat with 9 of 10")
 
 
 def test_dependence_that_eats_the_sample_leaves_no_number():
     series = np.repeat(np.arange(1.0, 11.0), 40)  # ten plateaus
-    why = stats.too_few(series, 0.9)
+    why = stats.too_few([series], 0.9)
     assert why.startswith("n too small: 400 dependent samples weigh as ")
     assert why.endswith(" of 36")
 

@@ -23,4 +23,4 @@ def test_quick(figure: Callable[[str, float, float], None], tmp_path: Path) -> N
         subprocess.run([sys.executable, "-c", CODE, *words, str(tmp_path / "cache")], check=True)
         took[state] = time.monotonic() - begin
     figure("seconds with an empty cache", took["empty"], 240)
-    figure("seconds with a warm cache", took["warm"], 150)
+    figure("seconds with a warm cache", took["warm"], 100)

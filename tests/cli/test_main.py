@@ -254,6 +254,10 @@ def test_plan_runs_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: P
     done = gpubench("plan", suite, "--cache-dir", cache_dir)
     assert done.returncode == 0, done.stderr
     assert "2 cells x 2 repeats" in done.stdout
+    assert "2 repeats: no usable intervals; --repeats 3" in done.stdout
+    assert not re.search(r"\b[0-9a-f]{12}\b", done.stdout)
+    keyed = gpubench("plan", suite, "--cache-dir", cache_dir, "--keys").stdout
+    assert len(re.findall(r"^[0-9a-f]{12}  ", keyed, re.M)) == 2
     said = f"a repeat of throughput samples for {MIN_BLOCKS * 0.1:g} s, not 0.2 s"
     assert said in " ".join(done.stdout.split())
     assert "a-machine-that-has-it" in done.stdout
@@ -465,6 +469,9 @@ def test_version_schema_list_and_completion() -> None:
     assert "quick" in gpubench("list", "suites").stdout
     assert "torch-eager" in gpubench("list", "backends").stdout
     assert "libjpeg-turbo" in gpubench("list", "decoders").stdout
+    everything = gpubench("list").stdout
+    for word in ("quick", "torch-eager", "libjpeg-turbo", "densenet{121,161,169,201}"):
+        assert word in everything
     script = gpubench("completion", "bash").stdout
     assert "_GPUBENCH_COMPLETE" in script
     assert "complete -o nosort -o default " in script  # else no path of a run is completed

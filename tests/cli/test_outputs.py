@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpubench.cli import compare as compare_cli
 from gpubench.cli import options
 from gpubench.errors import GpubenchError
 from gpubench.machine import cores
@@ -32,6 +33,20 @@ from tests.report import make, make_pairs
 )
 def test_the_ending_names_the_format(name: str, form: str | None, found: str) -> None:
     assert options.by_ending(form, Path(name), ("text", "html", "md", "json")) == found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ab", "ci", "--baseline", "a=b", "-q"],
+        ["ab", "ci", "--baseline", "a=b", "-q", "--resume", "-o", "x", "--budget", "1m"],
+        ["ab", "--output=x", "ci", "--baseline", "a=b", "--budget=1m", "-ox", "-q"],
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_given(words: list[str]) -> None:
+    told = "gpubench ab ci --baseline a=b -q --resume -o 'my ab' --budget"
+    assert compare_cli._resumed(words, Path("my ab"), 157) == f"{told} 236s"
+    assert compare_cli._resumed(words, Path("my ab"), 1) == f"{told} 60s"
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "history"])

@@ -151,6 +151,11 @@ def test_a_terminal_gets_colours_and_nothing_else() -> None:
     assert r"\x1b[2J" in rest
 
 
+def test_colours_of_a_library_are_left_out_and_make_nothing_else_act() -> None:
+    assert escape.visible("\x1b[1;31m[E:onnxruntime]\x1b[m broke") == "[E:onnxruntime] broke"
+    assert escape.visible("\x1b\x1b[m[2J") == r"\x1b[2J"
+
+
 def test_a_run_that_is_watched_says_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress, on a terminal and in a log: cells, steps, reasons."""
     from gpubench.cli import progress

@@ -12,6 +12,7 @@ from gpubench import report
 from gpubench.analysis.compare.compare import view
 from gpubench.analysis.tune import result
 from gpubench.records.record import RecordFile
+from gpubench.report import html
 from gpubench.report.html import page, tune_page
 from tests.analysis import scaled
 from tests.report import make, make_pairs, make_pipelines, make_tunes
@@ -365,6 +366,19 @@ def test_hostile_thumbnails_and_names_of_pictures_do_nothing(browser, tmp_path):
     )
     assert not [e for e in browser.events if e["method"] == "Page.javascriptDialogOpening"]
     assert troubles(browser) == []
+
+
+def test_the_one_page_is_one_sheet_and_loads_nothing(browser, tmp_path):
+    path = tmp_path / "sheet.html"
+    browser.view(1400, 900)
+    cells = make.grid(replicas=(1,), batches=(1, 8), scenarios=("latency",))
+    path.write_text(html.render([make.run(cells, samples=20)], one_page=True), encoding="utf-8")
+    browser.events.clear()
+    browser.open(path.as_uri())
+    assert browser.evaluate("document.documentElement.scrollHeight") <= 900
+    assert browser.pdf().count(b"/Type /Page\n") == 1
+    assert troubles(browser) == []
+    assert requests(browser) == {path.as_uri()}
 
 
 @pytest.mark.slow

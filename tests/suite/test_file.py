@@ -405,7 +405,7 @@ def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
         for replicas in (1, 2)
     }
     assert len(cells) == 12
-    assert suite.policy.repeats == suite.policy.max_repeats == 3
+    assert suite.policy.repeats == suite.policy.max_repeats == 5
 
 
 def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None:

@@ -26,6 +26,11 @@ from gpubench.suite.types import Cell, Rule
 
 Cells = Mapping[str, Summary]
 """By key."""
+ONE_BUILD = "one build of each arm: two builds of the same code may differ, too"
+"""Fresh processes average out what differs from launch to launch, not what a build is stuck with:
+an offset of sd 1 % would alarm in one suite in ten (`tests.benchmarks.trust.gates.BUILDS`)."""
+REBUILT = ("tensorrt",)
+"""Backends whose artefact comes out differently each time that it is made."""
 SPOILT_SHARE = 0.25
 """More pairs than this with a flag of `MACHINE` forbid a verdict."""
 
@@ -51,14 +56,17 @@ def join(
     are left out. Raises InputError for arms that do not fit together.
     """
     rule = _rule(base, candidate, delta, alpha)
-    pairing = candidate.header.pairing
-    rates = bool(pairing and pairing.rates)
+    pairings = [p for p in (base.header.pairing, candidate.header.pairing) if p]
+    rates = any(p.rates for p in pairings)
+    told = {word.partition("=")[0] for p in pairings for word in p.differs.split(",")}
+    apart = bool(told & {"python", "ref"})
     kept = []
     for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
         one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
         if any(s.status not in ("unavailable", "unsupported") for s in (one, other)):
             pairs = None if lost(one, other) else _join(one, other, by)
-            kept.append(Match(one, other, by, pairs))
+            built = apart or any(cell.backend in REBUILT for cell in (b, c))
+            kept.append(Match(one, other, by, pairs, built))
     return Arms(rule, kept)
 
 
@@ -114,6 +122,8 @@ class Match(Struct, frozen=True):
     """Compared by images/s."""
     pairs: list[Both] | None
     """In the order measured; None where a side has no result that may be compared."""
+    built: bool = False
+    """Each arm is a build of its own: two environments, or two engines."""
 
 
 class Both(Struct, frozen=True):
@@ -273,6 +283,8 @@ def _row(match: Match, said: sequential_test.Verdict | None, left: Left | None) 
     places = [n for n, both in enumerate(match.pairs) if both.pair]
     used = match.pairs[: places[said.pairs] if said.pairs < len(places) else None]
     row = _judged(_blank(match), said, used, match)
+    if match.built and row.verdict in ("REGRESSED", "IMPROVED"):
+        row = replace(row, reason=f"{row.reason}; {ONE_BUILD}")
     if left:
         pairs = units.count(left.pairs, "pair")
         row = replace(row, reason=f"{row.reason}; about {pairs}, {units.clock(left.seconds)} more")

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
 from statistics import median
 
 from msgspec import Struct
@@ -315,16 +314,12 @@ def _seen(d: tuple[float, ...], rule: Rule) -> str:
     return f"about {size}x {'slower' if sign > 0 else 'faster'} in {won} of {len(d)} pairs"
 
 
-def needs(cells: Cells, rule: Rule) -> dict[str, int]:
+def needs(cells: Cells, rule: Rule, *, intervals: bool = False) -> dict[str, int]:
     """Open cell -> how many more pairs probably decide it, the clearest first.
 
-    Left out: what no further pair can change, and what is given up (see FUTILE).
+    Left out: what no further pair can change, and what is given up (see FUTILE). With ``intervals``
+    what decided cells lack for theirs comes last.
     """
-    return _lacking(cells, rule)[0]
-
-
-def _lacking(cells: Cells, rule: Rule) -> tuple[dict[str, int], dict[str, int]]:
-    """The same, and the pairs that decided cells lack for an interval."""
     read = _read(cells, rule)
     found = _different(read, rule)
     family = max(1, len(cells) - len(found))
@@ -334,8 +329,8 @@ def _lacking(cells: Cells, rule: Rule) -> tuple[dict[str, int], dict[str, int]]:
         if key not in found and (n := _pairs_for(cell, family, rule))
     }
     order = sorted(open_, key=lambda key: (open_[key], -abs(median(read[key].d or [0.0]))))
-    short = {key: rule.looks[0] - len(read[key].d) for key in found}
-    return {key: open_[key] for key in order}, {key: n for key, n in short.items() if n > 0}
+    short = {key: rule.looks[0] - len(read[key].d) for key in found if intervals}
+    return {key: open_[key] for key in order} | {key: n for key, n in short.items() if n > 0}
 
 
 def turn(
@@ -356,7 +351,7 @@ def turn(
     if first or left_s <= 0:
         return first
     chosen: list[str] = []
-    for key, pairs in chain(*(some.items() for some in _lacking(cells, rule))):
+    for key, pairs in needs(cells, rule, intervals=True).items():
         if key not in broken:
             left_s -= pairs * pair_s[key]
             if chosen and left_s < 0:
@@ -450,7 +445,7 @@ def finds(sd: float, pairs: int, family: int, rule: Rule) -> float:
 
 
 def outlook(pair_s: Sequence[float], budget_s: float, rule: Rule) -> str:
-    """'about 11 min where a pair varies by 2 %; --budget 600s finds a slowdown of 6.3 %'.
+    """'about 11 min where a pair varies by 2 %; --budget 10m finds a slowdown of 6.3 %'.
 
     ``pair_s``: seconds that a pair of each cell takes, as far as is known before. What the others
     leave of the budget goes to the one cell that is slower.
@@ -460,10 +455,11 @@ def outlook(pair_s: Sequence[float], budget_s: float, rule: Rule) -> str:
     if pairs >= len(pair_s) + EARLY - 1:
         left = max(left, EARLY)
     least = finds(USUAL_SD, int(left), len(pair_s), rule)
+    words = f"{budget_s:g}s" if budget_s % 60 else f"{budget_s / 60:g}m"
     found = f"finds a slowdown of {100 * least:.2g} %" if least < 1e9 else "decides nothing"
     return (
         f"about {units.clock(USUAL * each)} where a pair varies by {units.percentage(USUAL_SD)}; "
-        f"--budget {budget_s:g}s {found}"
+        f"--budget {words} {found}"
     )
 
 

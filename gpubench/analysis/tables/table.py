@@ -114,7 +114,7 @@ class Joined(Struct, frozen=True):
     """Of each row: the cells that are in it."""
 
 
-ONCE = ("agreement", "accuracy", "repeats")
+ONCE = ("match", "accuracy", "repeats")
 """Columns that several tables bring; the joined one has them once, beside the times."""
 TIMES = ("Latency", "Throughput")
 """Groups that come first."""

@@ -19,7 +19,7 @@ from gpubench.report.sections import headline
 from gpubench.report.sections.headline import Winner
 
 MOST = 14
-"""Rows of one chart; the table holds all."""
+"""Rows of one chart, the best of each backend among them; the table holds all."""
 ROOM = 96.0
 """Per cent of the width that the longest interval takes."""
 
@@ -63,7 +63,10 @@ def _ranks(won: Winner, name: str, summaries: Sequence[Summary]) -> Ranks:
     """
     latency = won.measure == "latency"
     rows, values = _rows(won, summaries)
-    drawn = rows[:MOST]
+    firsts = list({s.cell.backend: s for s in reversed(rows)}.values())  # of each backend
+    rest = [s for s in rows if all(s is not f for f in firsts)][: max(0, MOST - len(firsts))]
+    kept = {id(s) for s in (*firsts, *rest)}
+    drawn = [s for s in rows if id(s) in kept]
     bases = baseline_of(summaries)
     axis = _axis([values[id(s)] for s in drawn if placed(s, values[id(s)])])
     names = table.labels(drawn)

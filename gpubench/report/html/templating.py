@@ -36,6 +36,11 @@ WORDS = ("backend", "precision", "input", "device", "scenario", "boundary", "dis
 """Columns of short words that stay on one line."""
 WIDE = ("limited by", "shared out", "why", "best without it")
 
+OVERLAP = "Overlap"
+"""The group of the table of stages that is shown; the bars show the stages."""
+SEEN = ("", *TIMES, OVERLAP)
+"""Groups of columns that are shown before any is ticked."""
+
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
 
@@ -153,7 +158,8 @@ def table(
                 first.setdefault(n, number)
         rows.append([_value(v, c, of_cell, first.get(n) if c.unit == "ns" else None)
                      for v, c, n in zip(row, table.columns, spans, strict=True)])  # fmt: skip
-    same = _constant(table, rows)
+    seen = [not groups or groups[n][0] in SEEN for n in spans]
+    same = _constant(table, rows, seen)
     said = [f"{table.columns[n].name} {v}" for n, v in same.items() if v != formatting.NOTHING]
     columns = [
         {"name": c.name, "group": g, "css": "num" if formatting.is_number(c) else "word"
@@ -161,7 +167,7 @@ def table(
          else "", "help": c.help, "better": c.better, "unit": c.unit}
         for n, (c, g) in enumerate(zip(table.columns, spans, strict=True)) if n not in same
     ]  # fmt: skip
-    left = [sum(1 for c in columns[: len(columns)] if c["group"] == n and c["unit"] not in _LAST)
+    left = [sum(1 for c in columns if c["group"] == n and c["unit"] not in _LAST)
             for n in range(len(groups))]  # fmt: skip
     notes = [n.removesuffix(".") if n.startswith(_EVERY) else n for n in table.notes]
     if said and not any(n.startswith(_EVERY) for n in notes):
@@ -172,7 +178,7 @@ def table(
         "id": table.title.lower().replace(" ", "-"), "title": table.title, "columns": columns,
         "rows": [[v for n, v in enumerate(row) if n not in same] for row in rows],
         "notes": notes, "more": (),
-        "groups": [(name, width, name in ("", *TIMES, OVERLAP))
+        "groups": [(name, width, name in SEEN)
                    for (name, _), width in zip(groups, left, strict=True)],
     }  # fmt: skip
 
@@ -195,22 +201,22 @@ def _named(table: Table) -> tuple[Table, int]:
     return Table(table.title, columns, made, table.notes), len(more)
 
 
-OVERLAP = "Overlap"
-"""The group of the table of stages that is shown; the bars show the stages."""
 _EVERY = "In every row:"
 _LAST = ("flags", "key")
 _FOLDED = ("", "count", "fraction", "share of n")
 """Units of columns that a note may stand for."""
 
 
-def _constant(table: Table, rows: Sequence[Sequence[Value]]) -> dict[int, str]:
-    """Place of a column behind the first that says the same in every row -> what."""
+def _constant(
+    table: Table, rows: Sequence[Sequence[Value]], seen: Sequence[bool]
+) -> dict[int, str]:
+    """Place of a ``seen`` column behind the first that says the same in every row -> what."""
     if len(rows) < 2:
         return {}
     found = {}
     for n, column in enumerate(table.columns):
         shown = {(row[n].main, row[n].aside) for row in rows}
-        if n and column.unit in _FOLDED and len(shown) == 1:
+        if n and seen[n] and column.unit in _FOLDED and len(shown) == 1:
             found[n] = " ".join(filter(None, shown.pop()))
     return found
 

@@ -254,7 +254,7 @@ class _Walk:
         while keys := self._turn(monotonic() - begin):
             if round_ and self._crew.apart:
                 self._crew.start()  # so that no pair shares a server's memory with another
-            ahead = sequential_test.needs(self._pairs, self._job.rule)
+            ahead = sequential_test.needs(self._pairs, self._job.rule, intervals=True)
             left = {key: ahead.get(key, 1) for key in keys}
             if sum(left.values()) != expected:
                 expected = sum(left.values())

@@ -45,16 +45,16 @@ def most_turns(measure: Measure) -> int:
     return FEW_TURNS if few else max(FEW_TURNS, min(TURNS, measure.policy.max_samples // 2 * 2))
 
 
-def turns(measure: Measure, batch_ns: float, sample_ns: float) -> int:
-    """How many turns share a process' sampling time, where a batch and a sample take so long.
+def turns(measure: Measure, warm: Waiting) -> int:
+    """How many turns share the sampling time of a process that has warmed up.
 
     As many as there may be, as long as each lasts for `LEAST_TURN_S`, holds enough samples, and
-    twice what it is warmed up for again: one batch.
+    twice what it costs: a batch to warm up again, and the wait until its threads sleep.
     """
     most = most_turns(measure)
-    least_ns = max(2 * batch_ns, least_of_turn(measure.cell, most) * sample_ns)
-    seconds = max(measure.policy.duration_s, MIN_BLOCKS * sample_ns / 1e9)
-    fit = int(seconds / max(LEAST_TURN_S, least_ns / 1e9))
+    least_ns = max(2 * warm.batch_ns, least_of_turn(measure.cell, most) * warm.sample_ns)
+    seconds = max(measure.policy.duration_s, MIN_BLOCKS * warm.sample_ns / 1e9)
+    fit = int(seconds / max(LEAST_TURN_S, least_ns / 1e9, 2 * warm.rest_s))
     return max(FEW_TURNS, min(most, fit // 2 * 2))
 
 
@@ -121,7 +121,7 @@ class Crew:
             reply = step(arm)
             if not isinstance(reply, Waiting):
                 return {arm: reply}, ""
-            count = min(count, turns(requests[arm], reply.batch_ns, reply.sample_ns))
+            count = min(count, turns(requests[arm], reply))
         order = sequence(count, first, blocks)
         for letter in order:
             arm = ARMS["AB".index(letter)]

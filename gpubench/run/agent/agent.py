@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from io import RawIOBase
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -31,8 +32,9 @@ from gpubench.run.agent.shared_job import dispatcher
 from gpubench.run.agent.worker import Task
 from gpubench.run.agent.worker_group import SAMPLES_NEXT, Team
 
-IDLE_LIMIT_S = 0.15
-"""How long a turn waits for its rival's threads to fall asleep; ONNX Runtime's spin for 0.05 s."""
+IDLE_LIMIT_S = 0.3
+"""How long a turn waits for its rival's threads to fall asleep: ONNX Runtime's spin for 0.03 s,
+Intel's OpenMP's for 0.2 s (KMP_BLOCKTIME), and longer where others keep them from their cores."""
 START_TIMEOUT_S = 240.0
 """Of `Preload`: less than the driver waits for it."""
 PRELOADED = [
@@ -74,7 +76,7 @@ class Agent:
             if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
                 filled["uuid"] = next((one.uuid for one in self._visible() if one.index == 0), "")
             return self._once(line, messages.GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
-        if isinstance(request, messages.Prepare):
+        if isinstance(request, messages.Prepare | messages.Inspect):
             timeout = request.timeout_s
         elif isinstance(request, messages.BuildReference):
             timeout = request.policy.prepare_timeout_s
@@ -170,8 +172,11 @@ class Agent:
         if answers is not None or team.barrier == "measured":
             team.telemetry.__exit__()  # before its rival ends
         if answers is None:
-            pids = sorted(team.pids() - team.others)
-            return messages.Waiting(team.barrier, pids, team.batch_ns, team.sample_ns)
+            own, begin = team.pids() - team.others, monotonic()
+            if team.others and team.barrier == "warm":
+                processes.await_idle(own, IDLE_LIMIT_S)
+            return messages.Waiting(team.barrier, sorted(own), team.batch_ns, team.sample_ns,
+                                    monotonic() - begin)  # fmt: skip
         self._end(request.team)
         return _result(answers, team)
 

@@ -62,7 +62,7 @@ GRACE_S = 60.0
 
 def limit_s(request: messages.Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
-    if isinstance(request, messages.Prepare | messages.Step):
+    if isinstance(request, messages.Prepare | messages.Inspect | messages.Step):
         return request.timeout_s + GRACE_S
     if isinstance(request, messages.Begin):
         request = request.measure

@@ -9,6 +9,7 @@ from msgspec import Struct
 from gpubench.pipeline.core_split import StageTimes
 from gpubench.records.record import Record, Work
 from gpubench.suite.types import Cell, Input, Policy, Workload
+from gpubench.workload.models.inspection import Inspection
 
 PROTOCOL = 8
 """Raised whenever an agent, or a node, of another version would misread a request."""
@@ -43,6 +44,13 @@ class Count(Struct, frozen=True, tag=True):
     """Count the work in one image of a workload."""
 
     workload: Workload
+
+
+class Inspect(Struct, frozen=True, tag=True):
+    """Find out what the network of a workload is."""
+
+    workload: Workload
+    timeout_s: float
 
 
 class Gauge(Struct, frozen=True, tag=True):
@@ -121,7 +129,17 @@ class End(Struct, frozen=True, tag=True):
 
 
 Request = (
-    Preload | BuildReference | Prepare | Count | Gauge | Measure | SplitCores | Begin | Step | End
+    Preload
+    | BuildReference
+    | Prepare
+    | Inspect
+    | Count
+    | Gauge
+    | Measure
+    | SplitCores
+    | Begin
+    | Step
+    | End
 )
 
 
@@ -163,6 +181,8 @@ class Waiting(Struct, frozen=True, tag=True):
     batch_ns: float = 0.0
     """At 'warm', of its slowest replica; as ``sample_ns`` see `AtBarrier`."""
     sample_ns: float = 0.0
+    rest_s: float = 0.0
+    """At 'warm': for how long its threads went on to use CPU time."""
 
 
 class Prepared(Struct, frozen=True, tag=True):
@@ -172,6 +192,12 @@ class Prepared(Struct, frozen=True, tag=True):
     ns: dict[str, int]
     contents: dict[str, str] = {}
     """As `Record.contents`, as far as this step has met them."""
+
+
+class Inspected(Struct, frozen=True, tag=True):
+    """Answer to Inspect."""
+
+    network: Inspection
 
 
 class Counted(Struct, frozen=True, tag=True):
@@ -199,7 +225,7 @@ class Done(Struct, frozen=True, tag=True):
     """Whether outside evidence speaks against it (heat, power brake, a co-tenant)."""
 
 
-Reply = Progress | Failure | Preloaded | Prepared | Counted | Gauged | Waiting | Done
+Reply = Progress | Failure | Preloaded | Prepared | Inspected | Counted | Gauged | Waiting | Done
 
 
 class Go(Struct, frozen=True, tag=True):
@@ -231,4 +257,6 @@ class AtBarrier(Struct, frozen=True, tag=True):
     """Of one sample, which may be a block of batches; at 'warm'."""
 
 
-WorkerMessage = AtBarrier | Done | Prepared | Preloaded | Counted | Gauged | StageTimes | Failure
+WorkerMessage = (
+    AtBarrier | Done | Prepared | Inspected | Preloaded | Counted | Gauged | StageTimes | Failure
+)

@@ -132,6 +132,10 @@ def _answer(
         from gpubench.workload.models import flops
 
         return messages.Counted(flops.of(registry.resolve(request.workload, cache), cache))
+    if isinstance(request, messages.Inspect):
+        from gpubench.workload.models import inspection
+
+        return messages.Inspected(inspection.inspect(request.workload, cache))
     if isinstance(request, messages.BuildReference):
         from gpubench.workload import reference
 

@@ -23,7 +23,7 @@ from gpubench.suite.types import Cell, Rule
 
 DIRECTORY = "evidence"
 SAMPLE_S = 1.0
-"""Of one process, over its two turns."""
+"""Of one process, over all its turns."""
 
 
 def job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -205,12 +206,9 @@ def _with(name: str, classes: int, arguments: dict[str, Any], weights: State) ->
     """The network with these weights, which fit."""
     complete = False
     if source_of(name).meta:
-        try:
-            module = build(name, classes, arguments, idle=True)
-            module.load_state_dict(weights, assign=True)
-            complete = not any(_on_meta(part) for part in module.modules())
-        except (NotImplementedError, RuntimeError):  # a builder that computes with its tensors
-            pass
+        module = build(name, classes, arguments, idle=True)
+        module.load_state_dict(weights, assign=True)
+        complete = not any(_on_meta(part) for part in module.modules())
     if not complete:
         module = build(name, classes, arguments)
         module.load_state_dict(weights)
@@ -222,7 +220,11 @@ def build(name: str, classes: int, arguments: dict[str, Any], idle: bool = False
     import torch
 
     source = source_of(name)
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if idle and source.meta else "cpu"):
+    if idle and source.meta:
+        # a builder may compute with its tensors, as regnet's does
+        with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+            return source.build(name, classes, arguments).eval()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         module = source.build(name, classes, arguments)
     return module.eval()

@@ -130,6 +130,25 @@ def count_module(module: torch.nn.Module, shape: tuple[int, int, int]) -> Tally:
     return tally
 
 
+def by_module(module: torch.nn.Module, shape: tuple[int, ...], depth: int) -> dict[str, int]:
+    """FLOPs of one image by the name of the module, ``depth`` deep; ``shape``: with its batch.
+
+    The network is on the meta device afterwards.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False, depth=None)
+    with torch.inference_mode(), counter:
+        module.to("meta")(torch.empty(shape, device="meta"))
+    found = {
+        name.partition(".")[2]: sum(counts.values()) // shape[0]
+        for name, counts in counter.get_flop_counts().items()
+    }
+    deep = {name: flops for name, flops in found.items() if name and name.count(".") < depth}
+    return {n: f for n, f in deep.items() if f and not any(o.startswith(f"{n}.") for o in deep)}
+
+
 def count_graph(file: Path) -> Tally:
     """Of an ONNX file that is made for any batch size, or for one.
 

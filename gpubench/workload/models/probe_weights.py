@@ -2,9 +2,10 @@
 
 A plain random network answers nearly the same for every image, so an agreement test passes
 whatever is broken; a deep one also amplifies rounding. A probe is a seeded random network whose
-residual branches are damped and whose normalisations are calibrated, so that it passes information
-on without amplifying noise; its last layer is then fitted, by ridge regression, to scikit-learn's
-digits. It classifies real, labelled images.
+layers are scaled by what they are given, whose residual branches are damped and whose
+normalisations are calibrated, so that it passes information on without amplifying noise; its last
+layer is then fitted, by ridge regression, to scikit-learn's digits. It classifies real, labelled
+images.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from gpubench.workload.data import builtin, preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models.base import head
 
-_CALIBRATE, _FIT, _BATCH = 64, 400, 16
+_SPREAD, _CALIBRATE, _FIT, _BATCH = 32, 64, 400, 16
 _DAMPING = 0.1
+_LAYERS = (nn.Conv2d, nn.Linear)
+_BORN, _SCALE = 0.1, 0.3
+"""Scales of whole branches: as small as this at birth; here."""
+_SHIFT = 1.0
+"""Of what a normalisation hands on to a rectifier, in standard deviations."""
 _RIDGE = 0.3
 """Penalty, relative to the mean squared length of a standardised feature vector."""
 
@@ -30,18 +36,19 @@ def fit(module: nn.Module, spec: Spec, classes: int = 10) -> float:
 
     Returns its accuracy on digits that were neither fitted nor will ever be in a pool.
     """
-    pixels, labels = builtin.digits()
-    count = builtin.FITTED  # the rest judges
-    inputs = [torch.from_numpy(preprocess.apply(spec, p)) for p in pixels[:count]]
-    module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    _damp(module)
-    _calibrate(module, inputs[:_CALIBRATE])
     layer = head(module, classes)
     if classes < 10 or layer is None or len(layer.weight) != classes:
         raise InputError(
             "weights 'probe' tell ten digits apart, in a last layer that is linear: this network "
             f"has {classes} classes, and ends in {layer}; give its own weights, or 'random'"
         )
+    pixels, labels = builtin.digits()
+    count = builtin.FITTED  # the rest judges
+    inputs = [torch.from_numpy(preprocess.apply(spec, p)) for p in pixels[:count]]
+    module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    _damp(module)
+    _spread(module, layer, inputs[:_SPREAD])
+    _calibrate(module, inputs[:_CALIBRATE])
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, given: seen.append(_pooled(given[0])))
     _forward(module, inputs)
@@ -62,26 +69,72 @@ def fit(module: nn.Module, spec: Spec, classes: int = 10) -> float:
 
 
 def _damp(module: nn.Module) -> None:
-    """Scale every residual branch of the convolutional families by its last normalisation.
+    """Prepare normalisations and scales of branches so that depth does not amplify noise.
 
-    Transformers need none (their branches are normalised first), and concatenating families
-    (DenseNet, ShuffleNet, GoogLeNet, Inception) have no residual branches.
+    A rectifier behind a normalisation is nearly linear where most of its inputs are above zero:
+    batch norms with random layers amplify differences at every one otherwise (Yang et al., "A Mean
+    Field Theory of Batch Normalization", 2019). The last norm of a residual branch is small
+    instead, and what scales a whole branch and would hide it at birth is not. Transformers'
+    branches, normalised first, need neither.
     """
+    damped = set()
     for block in module.modules():
         kind = type(block).__name__
-        if kind == "CNBlock":  # ConvNeXt: 1e-6 at birth, which would hide the block
-            torch.nn.init.constant_(block.layer_scale, _DAMPING)
-        elif (
-            kind in ("BasicBlock", "Bottleneck", "ResBottleneckBlock")
-            or getattr(block, "use_res_connect", False)
-            or getattr(block, "apply_residual", False)
+        residual = kind in ("BasicBlock", "Bottleneck", "ResBottleneckBlock")
+        if residual or any(
+            vars(block).get(said) for said in ("use_res_connect", "apply_residual", "has_skip")
         ):
-            norms = [
-                part
-                for name, part in block.named_modules()
-                if isinstance(part, torch.nn.BatchNorm2d) and not name.startswith("downsample")
-            ]
-            torch.nn.init.constant_(norms[-1].weight, _DAMPING)
+            damped.add(
+                [
+                    part
+                    for name, part in block.named_modules()
+                    if isinstance(part, nn.BatchNorm2d) and not name.startswith("downsample")
+                ][-1]
+            )
+        for own in () if isinstance(block, _LAYERS) else block.parameters(recurse=False):
+            if own.numel() > 1 and 0 < own.abs().max() <= _BORN and own.min() == own.max():
+                nn.init.constant_(own, _SCALE)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.affine:
+            # timm's own class has its activation inside, or none.
+            rectified = norm not in damped and type(getattr(norm, "act", None)) is not nn.Identity
+            nn.init.constant_(norm.weight, _DAMPING if norm in damped else 1.0)
+            nn.init.constant_(norm.bias, _SHIFT if rectified else 0.0)
+
+
+def _spread(module: nn.Module, last: nn.Module, inputs: list[torch.Tensor]) -> None:
+    """Scale the weights of every layer but the ``last`` by what it is given, in one pass.
+
+    Each channel then has mean 0 (where there is a bias) and variance 1 over these images, whatever
+    the network is made of: the data-dependent initialisation of Salimans & Kingma, "Weight
+    Normalization" (2016), and of Mishkin & Matas, "All you need is a good init" (2016).
+    """
+
+    def scale(layer: nn.Module, _: object, out: torch.Tensor) -> torch.Tensor:
+        axis = 1 if isinstance(layer, nn.Conv2d) else out.ndim - 1
+        over = [dim for dim in range(out.ndim) if dim != axis]
+        shape = [-1 if dim == axis else 1 for dim in range(out.ndim)]
+        if layer.bias is None:
+            mean, spread = torch.zeros(out.shape[axis]), out.std().expand(out.shape[axis])
+        else:
+            mean, spread = out.mean(over), out.std(over)
+        spread = spread.clamp_min(1e-3 * float(spread.max()) + 1e-12)
+        layer.weight.div_(spread.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        if layer.bias is not None:
+            layer.bias.sub_(mean).div_(spread)
+        return (out - mean.reshape(shape)) / spread.reshape(shape)
+
+    layers = [p for p in module.modules() if isinstance(p, nn.Conv2d | nn.Linear) and p is not last]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+    with torch.inference_mode():
+        module(torch.stack(inputs).contiguous(memory_format=torch.channels_last))
+    for norm in norms:
+        norm.eval()
+    for hook in hooks:
+        hook.remove()
 
 
 def _calibrate(module: nn.Module, inputs: list[torch.Tensor]) -> None:

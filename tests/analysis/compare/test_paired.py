@@ -139,6 +139,23 @@ def test_arms_that_do_not_fit_together_are_input_errors(turn):
         compare(base, replace(candidate, header=replace(candidate.header, pairing=pairing)))
 
 
+@pytest.mark.parametrize(
+    ("differs", "backend", "built"),
+    [
+        (("python=a", "python=b"), "onnxruntime", True),
+        (("backend=onnxruntime,ref=main (12)", "nothing"), "onnxruntime", True),
+        (("backend=onnxruntime", "backend=tensorrt"), "tensorrt", True),
+        (("backend=onnxruntime", "backend=openvino"), "openvino", False),
+    ],
+)
+def test_one_build_of_each_arm_is_said_where_a_second_could_differ(differs, backend, built):
+    cells = [(OTHER, make.cell(backend=backend))]
+    changed = compare(*arms(cells, effect=0.1, differs=differs))[0]
+    assert changed.verdict in ("REGRESSED", "IMPROVED")
+    assert changed.reason.endswith(paired.ONE_BUILD) == built
+    assert paired.ONE_BUILD not in compare(*arms([OTHER], differs=differs))[0].reason
+
+
 # ------------------------------------------------------------------------------ what stands against
 
 

@@ -366,7 +366,7 @@ def test_what_a_budget_finds() -> None:
     assert found[1] == pytest.approx(1.5 * 1.02 * math.exp(0.04) - 1)
     assert found[4] < 0.05 < found[3]
     told = sequential.outlook([4.6] * 10, 600, RULE)
-    assert told == "about 10 min 44 s where a pair varies by 2 %; --budget 600s finds a slowdown " \
+    assert told == "about 10 min 44 s where a pair varies by 2 %; --budget 10m finds a slowdown " \
         "of 6.3 %"  # fmt: skip
     assert "finds a slowdown of 59 %" in sequential.outlook([4.6] * 10, 60, RULE)
     assert "decides nothing" in sequential.outlook([4.6] * 10, 50, RULE)

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate, two_way
 from gpubench.analysis.summary import WIDE, Summary, flags_of, summarise
 from gpubench.analysis.tables.table import Table
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
-from gpubench.report import terminal
+from gpubench.report import csv_report, terminal
 from gpubench.suite.types import Policy
 from tests.report import make
 
@@ -445,3 +446,31 @@ def test_axes_that_agree_become_a_note():
 def test_nothing_measured_gives_no_tables_but_the_missing():
     file = RecordFile("x", make.header([make.cell()]), [])
     assert list(tables(file)) == ["Skips and failures"]
+
+
+def test_rows_of_one_run_have_one_width_and_one_estimator_everywhere():
+    cells = [make.cell(batch_size=b, backend=n) for b in (1, 8) for n in ("openvino", "x", "y")]
+    file = make.run(cells, repeats=3, samples=60, launch=0.02)
+    found = summarise([file])
+    halves = [s.p50.relative_half_width for s in found]
+    assert max(halves) == pytest.approx(min(halves))
+    table = tables(file)["Latency per batch"]
+    assert "they pool the residual noise of 6 cells over 3 rounds" in table.notes[0]
+    assert "of this session" in table.notes[0]
+    for row, s in zip(rows(table), found, strict=True):
+        assert row["p50"] == s.p50
+        assert row["p90"] == s.percentile(0.9)
+        assert f"latency p50,ns,{s.p50.value},{s.p50.low},{s.p50.high}" in csv_report.render([file])
+    paired = [stats.geometric_mean(list(s.medians.values())).relative_half_width for s in found]
+    assert max(paired) > 2 * min(paired)  # each by itself: Student's t of two degrees of freedom
+
+
+def test_a_percentile_comes_from_the_repeats_and_not_from_all_samples():
+    """Processes that differ by 5 %: samples of all together would claim a tenth of the width."""
+    cells = [make.cell(batch_size=b) for b in (1, 2, 4, 8)]
+    found = summarise([make.run(cells, repeats=4, samples=400, launch=0.05)])
+    for s in found:
+        e = s.percentile(0.9)
+        assert e.n == 4
+        assert e.relative_half_width == pytest.approx(s.p50.relative_half_width, rel=0.4)
+        assert s.percentile(0.999).why == "n too small: 1600 of 3688"

@@ -42,7 +42,7 @@ def row(label: str, verdict: str, effect: float | None = None, half: float = 0.0
     return Comparison(**(values | changes))
 
 
-SAID = "slower than 2 %: p = 0.0004 on fresh pairs, after Holm"
+SAID = "about 1.05x slower in 20 of 20 pairs, beyond 2 %: p = 0.0004 after correction"
 ROWS = [
     row("torch-eager fp32 b4 x1 latency", "EQUIVALENT", 0.001, code="inside-margin"),
     row("onnxruntime fp32 b1 x1 latency", "REGRESSED", 0.053, 0.012, code="confirmed", reason=SAID),
@@ -157,6 +157,18 @@ def test_the_effect_agrees_with_the_gate(session):
         deciding = tuple(p["y"] for p in cell["points"] if p["x"] < line["x2"])
         assert line["y"] == pytest.approx(sequential_test._shift(deciding).value, abs=1e-9)
         assert line["low"] < line["y"] < line["high"]
+
+
+def test_what_is_clear_but_not_confirmed_leads_the_undecided():
+    seen = "about 7.0x faster in 8 of 8 pairs; unconfirmed; about 5 pairs, 2 min 37 s more"
+    rows = [
+        row("torch-eager fp32 b1", "INCONCLUSIVE", 0.01, code="wide-interval", reason="wide"),
+        row("openvino fp32 b1", "INCONCLUSIVE", -6 / 7, code="unconfirmed", reason=seen),
+        row("openvino fp32 b8", "INCONCLUSIVE", 0.2, code="unconfirmed", reason="about 1.2x"),
+    ]
+    assert sections_compare.headline(rows, Rule()) == (
+        f"INCONCLUSIVE: 3 of 3 cells are undecided, such as openvino fp32 b1: {seen}"
+    )
 
 
 def test_worst_comes_first_and_nothing_is_lost():

@@ -10,7 +10,7 @@ import pytest
 from gpubench.records.record import Record
 from gpubench.run.ab.pair_runner import ARMS, sequence, told_apart, turns
 from gpubench.run.agent.measure_task import RIVALS_CPU
-from gpubench.run.agent.messages import Done, Failure, Measure, Reply
+from gpubench.run.agent.messages import Done, Failure, Measure, Reply, Waiting
 from gpubench.suite.types import Policy
 from tests.measure.virtual import make_cell
 
@@ -66,7 +66,13 @@ def test_as_many_turns_as_the_sampling_time_holds(
     batch_ms: float, sample_ms: float, policy: dict[str, Any], cell: dict[str, Any], expected: int
 ) -> None:
     asked = Measure(make_cell(**cell), Policy(**policy), "", "", [(0,)])
-    assert turns(asked, batch_ms * MS, sample_ms * MS) == expected
+    assert turns(asked, Waiting("warm", [], batch_ms * MS, sample_ms * MS)) == expected
+
+
+def test_a_turn_lasts_twice_as_long_as_the_rival_takes_to_fall_asleep() -> None:
+    asked = Measure(make_cell(), Policy(duration_s=1), "", "", [(0,)])
+    for rest_s, expected in ((0.0, 12), (0.035, 12), (0.1, 4), (0.3, 2)):
+        assert turns(asked, Waiting("warm", [], MS, MS, rest_s)) == expected
 
 
 def reply(**facts: float) -> Done:

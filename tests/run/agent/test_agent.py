@@ -208,5 +208,5 @@ def test_a_turn_begins_when_the_rival_has_come_to_rest(monkeypatch: pytest.Monke
     for own.barrier in ("opened", "warm", "again", "measured"):
         step = Step("baseline", [7], timeout_s=1, turns=12)
         assert isinstance(answers.handle(msgspec.json.encode(step)), Waiting)
-    assert rested == [("warm", {7}), ("again", {7})]
+    assert rested == [("warm", {7}), ("warm", set()), ("again", {7})]  # its own: to say how long
     own.end()

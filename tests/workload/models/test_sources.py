@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 
 from gpubench.cache import Cache
-from gpubench.errors import ChangedError, InputError
+from gpubench.errors import ChangedError, InputError, Unsupported
 from gpubench.suite import types
 from gpubench.suite.types import Preprocess, Workload
-from gpubench.workload.models import builder, registry
+from gpubench.workload.models import builder, inspection, registry
 from gpubench.workload.models.base import Model
 
 SMALL = Preprocess(size=(32,))
@@ -217,6 +218,132 @@ def test_neither_the_driver_nor_a_check_imports_own_code(tmp_path: Path) -> None
     with pytest.raises(InputError):
         registry.resolve(work, Cache(tmp_path / "cache")).state()
     assert (tmp_path / "mark").read_text() == str(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny image classifier of transformers, as save_pretrained writes it."""
+    transformers = pytest.importorskip("transformers")
+    at = tmp_path_factory.mktemp("hf") / "vit"
+    names = {i: f"thing {i}" for i in range(12)}
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        image_size=32, patch_size=8, id2label=names, label2id={v: k for k, v in names.items()},
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(at)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(at)
+    return at
+
+
+def test_a_folder_of_transformers_is_a_network(folder: Path, cache: Cache) -> None:
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    work = Workload(model=f"hf/{folder}", weights="DEFAULT")
+    model = registry.resolve(work, cache)
+    assert (model.input_shape, model.num_classes) == ((3, 32, 32), 12)
+    assert model.class_names[11] == "thing 11"
+    assert (model.spec.mean, model.spec.source) == ((0.5,) * 3, "as its processor says")
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(images)).logits.numpy()
+    np.testing.assert_allclose(model.answers(images), expected, rtol=1e-5, atol=1e-6)
+    assert registry.is_file(work)
+    with pytest.raises(
+        InputError, match=r"no/such' cannot be had: .* give a folder that save_pret"
+    ):
+        registry.resolve(Workload(model="hf//no/such", weights="DEFAULT"), cache).state()
+
+
+def test_a_folder_without_a_classifiers_weights(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(folder, tmp_path / "vit")
+    state = load_file(copy / "model.safetensors")
+    del state["classifier.weight"]
+    save_file(state, copy / "model.safetensors", {"format": "pt"})
+    work = Workload(model=f"hf/{copy}", weights="DEFAULT")
+    with pytest.raises(
+        InputError, match=r"lack 1 tensors of an image classifier .'classifier.weig"
+    ):
+        registry.resolve(work, Cache(tmp_path / "cache")).state()
+
+
+def exported(file: Path, shape: tuple[int, ...], module: Any = None, fixed: bool = False) -> Path:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    module = module or nn.Sequential(
+        nn.Conv2d(shape[0], 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 5))  # fmt: skip
+    batch = None if fixed else ({0: torch.export.Dim("batch")},)
+    made = torch.export.export(module.eval(), (torch.zeros(2, *shape),), dynamic_shapes=batch)
+    torch.export.save(made, file)
+    return file
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fixed: bool) -> None:
+    file = exported(tmp_path / "x.pt2", (1, 16, 24), fixed=fixed)
+    work = Workload(model=str(file), weights="file")
+    assert registry.seen(work) is None
+    model = registry.resolve(work, cache)
+    assert (model.input_shape, model.num_classes) == ((1, 16, 24), 5)
+    assert (model.spec.channels, model.fixed_batch) == ("grey", 2 if fixed else None)
+    images = np.random.default_rng(0).normal(size=(5, 1, 16, 24)).astype(np.float32)
+    assert model.answers(images).shape == (5, 5)
+    if fixed:
+        with pytest.raises(Unsupported, match="has a fixed batch size of 2, and cannot have 3"):
+            model.onnx("fp32", 3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("data/aotinductor/model/x.so",), "a compiled package of AOTInductor"),
+        (("constants.pkl", "data.pkl"), "is TorchScript; torch.export.save"),
+        (("word/document.xml",), "is no program of torch.export; torch.export.save"),
+        ((), "is no file of torch.export's: File is not a zip file"),
+    ],
+)
+def test_files_that_are_no_programs(tmp_path: Path, parts: Any, message: str) -> None:
+    file = tmp_path / "x.pt2"
+    file.write_bytes(b"text")
+    if parts:
+        with zipfile.ZipFile(file, "w") as archive:
+            for part in parts:
+                archive.writestr(f"x/{part}", b"")
+    with pytest.raises(InputError, match=message):
+        registry.seen(Workload(model=str(file), weights="file"))
+
+
+def test_weights_from_safetensors(cache: Cache, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from gpubench.workload.models import digits_net
+
+    state = digits_net.build(7).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    work = Workload(model="digits", weights=str(tmp_path / "w.safetensors"))
+    assert registry.resolve(work, cache).num_classes == 7
+
+
+def test_what_a_network_is(own: Callable[..., Model], folder: Path, cache: Cache) -> None:
+    model = own()
+    work = Workload(model=model.name, weights="DEFAULT", preprocess=SMALL)
+    found = inspection.inspect(work, cache)
+    assert (found.kind, found.input_shape, found.classes) == ("Sequential", (3, 32, 32), 12)
+    first, second = 2 * 15 * 15 * 8 * 27, 2 * 7 * 7 * 8 * 72
+    assert found.modules == {"0": first, "3": second, "8": 2 * 8 * 12}
+    assert found.flops == sum(found.modules.values())
+    assert found.parameters == 8 * 27 + 8 + 16 + 8 * 72 + 8 + 16 + 8 * 12 + 12
+    of_folder = inspection.inspect(Workload(model=f"hf/{folder}", weights="DEFAULT"), cache)
+    assert of_folder.kind == "ViTForImageClassification"
+    assert {name.split(".")[0] for name in of_folder.modules} == {"vit", "classifier"}
 
 
 def test_names_that_no_source_has() -> None:
