@@ -19,7 +19,6 @@ from gpubench.cache import MANIFEST, Cache
 from gpubench.errors import CellFailed, Unsupported
 from gpubench.workload.models import builder, onnx_graph
 from gpubench.workload.models.base import Model
-from gpubench.workload.models.onnx_export import FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,21 +80,20 @@ class Given(Model):
 
         With all that lies beside it. Raises CellFailed for an opset that is too old.
         """
-        own = file.parent
 
         def make(at: Path) -> None:
             import onnx
 
-            _linked(own, at)
+            _linked(file.parent, at)
             network = onnx.load(file, load_external_data=False)
             try:
                 onnx_graph.give(network, self._dtype, *self.network.spec.affine)
             except ValueError as error:
                 raise CellFailed("error", f"model {self.name!r} {error}") from error
-            (at / FILE).unlink()
-            (at / FILE).write_bytes(network.SerializeToString())
+            (at / file.name).unlink()  # which the other entry has, too
+            (at / file.name).write_bytes(network.SerializeToString())
 
-        return self._cache.get_or_make("onnx", self._recipe(own), make) / FILE
+        return self._cache.get_or_make("onnx", self._recipe(file), make) / file.name
 
     def _recipe(self, own: Path) -> dict[str, Any]:
         spec = msgspec.to_builtins(self.network.spec)
