@@ -372,7 +372,7 @@ def label(baseline: Cell, candidate: Cell) -> str:
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
 
 
-_UNSAID = ("1/device", "compute", "independent", "no decoder", "auto", "0 loading")
+_UNSAID = ("1/device", "compute", "float32 input", "independent", "no decoder", "auto", "0 loading")
 """Where both arms have it, as in `Cell.label`."""
 
 
