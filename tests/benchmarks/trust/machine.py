@@ -4,7 +4,7 @@
     python -m tests.benchmarks.trust.machine measure --condition bursts -o raw/
     python -m tests.benchmarks.trust.machine report raw/ -o reports/reference/trust/
 
-A suite is two cheap cells (a small generated network on ONNX Runtime, batch 1 and 2, one core).
+A suite is one cheap cell (a small generated network on ONNX Runtime, batch 1, one core).
 One iteration is 20 inferences; the slower arm does 21. Slowed suites are drawn in among the A/A
 ones: 120 beside 299, of which none may alarm to bound the rate at 1 % (95 % confidence). Under
 ``bursts`` another process burns the same core for random times (exponential, mean 0.15 s), with
@@ -35,6 +35,7 @@ from gpubench.records.record import RecordFile
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.agent.client import AgentClient
+from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import Silent
 from gpubench.suite.types import Rule
 
@@ -42,15 +43,15 @@ PLUGIN = str(Path(__file__).parent / "plugin")
 """Its backend makes one iteration of so many inferences; 20 unless something else is asked for."""
 SLOWED = "runs=21"
 BUDGET_S = 120.0
-SAMPLE_S = {"quiet": 0.2, "bursts": 0.4}
-"""Of a pair and arm, in two turns: longer where bursts of 0.15 s have to be averaged out."""
+SAMPLE_S = {"quiet": 0.12, "bursts": 0.24}
+"""Of a pair and arm, in turns of 20 ms: longer where bursts of 0.15 s have to be averaged out."""
 SUITE = """
 [workload]
 model = "{model}"
 images = "synthetic"
 [axes]
 backend = "bundled"
-batch_size = [1, 2]
+batch_size = 1
 device = "cpu"
 cores = 1
 scenario = "latency"
@@ -136,6 +137,8 @@ def measure(
         try:
             with AgentClient(driver.modules(job), job.cache_dir, place / "agent.log") as agent:
                 agent.start()
+                # the peaks of the machine, once for all suites
+                ceilings = Ceilings(agent, job.sides[0].plan.cores_of, job.backends)
                 with target.open("a") as file:
                     for number in range(suites):
                         # the n-th of the slowed ones comes with the A/A suite that it is due with
@@ -148,7 +151,7 @@ def measure(
                                 continue
                             if time.monotonic() > end:
                                 return
-                            row = one(jobs[kind], agent, kind, at, place)
+                            row = one(jobs[kind], agent, ceilings, kind, at, place)
                             row |= {"condition": condition, "beside": beside}
                             print(json.dumps(row), file=file, flush=True)
         finally:
@@ -166,10 +169,13 @@ def done(path: Path) -> set[tuple[str, int]]:
     return {(row["kind"], row["seed"]) for row in map(json.loads, whole)}
 
 
-def one(job: driver.ABJob, agent: AgentClient, kind: str, seed: int, place: Path) -> dict[str, Any]:
+def one(
+    job: driver.ABJob, agent: AgentClient, ceilings: Ceilings, kind: str, seed: int, place: Path
+) -> dict[str, Any]:
     """One suite: its verdicts and the values of every pair."""
     begin = time.monotonic()
-    files = driver.run(replace(job, seed=seed, out=place / f"{kind}-{seed}"), Silent(), agent)
+    job = replace(job, seed=seed, out=place / f"{kind}-{seed}")
+    files = driver.run(job, Silent(), agent, ceilings=ceilings)
     found = compare.compare(*files)
     return {
         "kind": kind,

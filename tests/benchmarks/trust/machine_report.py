@@ -40,8 +40,8 @@ def text(rows: list[Row]) -> str:
         f"{places or 'The machine was not recorded'}. Made by "
         "`python -m tests.benchmarks.trust.machine`; the suites' data are in machine.json.",
         "", *(machine_lines(rows)), "",
-        "A suite is two cells: a small network of three convolutions on ONNX Runtime, batch 1 and "
-        "2, one core, 20 inferences an iteration; in a slowed suite the candidate does 21. The "
+        "A suite is one cell: a small network of three convolutions on ONNX Runtime, batch 1, "
+        "one core, 20 inferences an iteration; in a slowed suite the candidate does 21. The "
         f"gate's default rule, a budget of {BUDGET_S:g} s. Bursts: another process burns the same "
         "core for random times (exponential, mean 0.15 s, pauses of 0.3 s). "
         "A CPU machine validates the statistics and the design, not the noise of GPUs.",
