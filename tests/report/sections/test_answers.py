@@ -60,6 +60,13 @@ def test_what_does_not_beat_the_baseline_is_told_with_the_command_that_decides()
     assert "decides between" in found.why
 
 
+def test_what_is_plainer_than_the_winner_is_named_by_what_it_lacks():
+    plain = make.run([make.cell(), make.cell(input="uint8")])
+    one, other = summarise([plain])
+    assert headline._differs(other, one) == "torch-eager (uint8 input)"
+    assert headline._differs(one, other) == "torch-eager (without uint8 input)"
+
+
 def test_the_next_command_tunes_what_was_measured():
     words = "gpubench tune resnet18 --weights probe --images digits"
     assert of(run()).command == words

@@ -131,7 +131,7 @@ def _too_many(space: Space) -> SuiteError:
     words = ", ".join(f"{name} ({size:,})" for name, size in longest)
     return SuiteError(
         f"the space has more than {MAX_CELLS:,} configurations; shorten its axes with --space, or "
-        f"--backend, --precision, --batch-size and --replicas; the longest: {words}"
+        f"--backend, --precision, --input, --batch-size and --replicas; the longest: {words}"
     )
 
 
