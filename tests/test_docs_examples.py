@@ -108,7 +108,7 @@ PASS FAIL pass takes slower faster less more flagged confirmed none could have f
 Holm pairs undecided unmeasured measured reached worse told apart tried Scaling weak ideal
 replica cores' used
 The machine was busy this run separates not what says usable interval cell row flagged where says
-repeats too far for
+has another flag repeats too far for
 """
 VARIES = " ".join([
     *FLAGS, *FLAGS.values(), *VERDICTS, *VERDICTS.values(), *CODES, *CODES.values(), _SAID_AT_TIMES,

@@ -13,7 +13,7 @@ from gpubench.analysis.compare import compare
 from gpubench.analysis.summary import summarise
 from gpubench.errors import InputError
 from gpubench.records.record import Record, RecordFile
-from gpubench.report import html
+from gpubench.report import formatting, html
 from gpubench.report.charts import ranks
 from gpubench.report.html import page
 from gpubench.report.sections import answers, headline
@@ -67,6 +67,20 @@ def test_what_is_plainer_than_the_winner_is_named_by_what_it_lacks():
     assert headline._differs(one, other) == "torch-eager (without uint8 input)"
 
 
+def test_the_command_that_decides_names_in_what_the_arms_differ():
+    cells = [make.cell(backend="a", precision="bf16", options={"fast": True}),
+             make.cell(backend="b"), make.cell(backend="b", batch_size=8)]  # fmt: skip
+    head = make.header(cells)
+    assert formatting.decide(head, cells[0], cells[1]).endswith(
+        "--baseline backend=b,precision=fp32 --candidate backend=a,precision=bf16,fast=true"
+    )
+    same = replace(cells[1], precision="bf16", replicas=2)
+    assert formatting.decide(head, cells[0], same).endswith(
+        " --batch-size 1 --replicas 1 --precision bf16 --baseline backend=b "
+        "--candidate backend=a,fast=true"
+    )
+
+
 def test_the_next_command_tunes_what_was_measured():
     words = "gpubench tune resnet18 --weights probe --images digits"
     assert of(run()).command == words
@@ -95,6 +109,9 @@ def test_trust_is_what_the_run_separates_and_its_flags():
     marked = [replace(r, flags=["CPU-BUSY"]) if r.cell.backend == "openvino" else r
               for r in base.records]  # fmt: skip
     assert of(replace(base, records=marked)).trust[1] == "1 of 2 cells flagged: CPU-BUSY 1."
+    busy = replace(base, records=[replace(r, flags=["DRIFT", "CPU-BUSY"]) for r in base.records])
+    assert of(busy).trust[0].startswith("The machine was busy (CPU-BUSY, DRIFT): ")
+    assert of(busy).trust[1] == "No cell has another flag."
 
 
 def skipped(n: int) -> RecordFile:
@@ -153,6 +170,8 @@ def test_values_without_a_usable_interval_stay_off_the_axis():
     latency = next(c for c in ranked(replace(wild, records=records)) if "Latency" in c.title)
     row = next(r for r in latency.rows if r.label == "openvino")
     assert (row.state, row.at, row.low) == ("no usable interval", None, None)
+    text = html.render([replace(wild, records=records)])
+    assert re.search(r'class="value">[^<]+<small>no usable interval: repeats [\d.]+ to', text)
     assert latency.rows[0].label == "torch-eager"
     assert latency.rows[0].high == pytest.approx(ranks.ROOM)  # the axis ends with what is on it
 
