@@ -18,6 +18,8 @@ from gpubench.suite.types import Cell
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "amp": 2, "int8": 1}
 """Of one number, at best: amp keeps some in fp32, int8 leaves some operators in floating point."""
+GIVEN = {"float32": 4, "float16": 2, "uint8": 1}
+"""Of one number of what the host gives."""
 MARGIN = 1.15
 """Peaks are measured within half a second, and kernels differ: `best` must not be too low."""
 WINOGRAD = 4.0
@@ -80,7 +82,8 @@ def best(cell: Cell, ceiling: Ceiling | None, metric: Metric) -> float | None:
     flops_per_s = MARGIN * ceiling.flops_per_s
     if cell.device == "cuda" and cell.precision != "int8":
         flops_per_s *= WINOGRAD
-    replica = size * (work.weights + cell.batch_size * work.ends)
+    ends = min(size, GIVEN[cell.input]) * cell.batch_size * work.ends
+    replica = size * work.weights + ends
     if metric.kind == "throughput":
         moved = max(0.0, cell.replicas * replica - ceiling.cache_bytes)
         seconds = cell.total_batch * work.flops / flops_per_s

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-    Images = NDArray[np.float32 | np.uint8]
+    Images = NDArray[np.float32 | np.float16 | np.uint8]
     Logits = NDArray[np.float32]
 
 Facts = dict[str, Any]
@@ -75,7 +75,8 @@ class Session(Protocol):
     def copy_in(self, images: Images, /) -> None:
         """Host array (batch, *Model.input_shape), C-contiguous -> the session's own input buffer.
 
-        In the network's own layout and type, float32 where it takes floating point.
+        In the network's own layout, and of ``Model.spec.dtype``: what the cell's ``input`` says; of
+        a network that takes bytes itself, uint8.
         """
 
     def run(self) -> None:

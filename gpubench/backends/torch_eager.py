@@ -103,8 +103,9 @@ class TorchEager(Backend):
         if options["memory_format"] == "channels_last":
             layout = torch.channels_last
         module = module.to(device.kind, dtype, memory_format=layout)
-        shape = (cell.batch_size, *builder.card(state).spec.shape)
-        images = _torch.Input(shape, dtype, stream, layout)
+        spec = builder.card(state).spec
+        given = dtype if spec.dtype == "float32" else getattr(torch, spec.dtype)
+        images = _torch.Input((cell.batch_size, *spec.shape), given, stream, layout)
 
         stack.enter_context(torch.inference_mode())
         autocast = _AUTOCAST[device.kind] if cell.precision == "amp" else None
@@ -117,6 +118,7 @@ class TorchEager(Backend):
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if stream else processor,
             "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
+            "input": str(given).removeprefix("torch."),
             "autocast": autocast,
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
             "tf32_cudnn": torch.backends.cudnn.allow_tf32,

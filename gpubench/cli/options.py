@@ -59,6 +59,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--replicas-per-device", {"callback": _numbers, "help": "Replicas sharing a device: 1,2."}),
     ("--dispatch", {"callback": words, "help": "independent, static, dynamic, or several."}),
     ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
+    ("--input", {"callback": words, "help": "What the host gives: float32, float16, uint8."}),
     ("--scenario", {"callback": words, "help": "latency, throughput, or latency,throughput."}),
     ("--boundary", {"callback": words, "help": "compute, transfer, pipeline, or several."}),
     ("--decoder", {"callback": words, "help": "Of boundary pipeline, such as pil,turbo."}),

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from gpubench.run.tune.driver import Outcome, TuneJob
 
 path = click.Path(path_type=Path)
-OWN = ("--backend", "--precision", "--batch-size", "--replicas", "--weights", "--images",
-       "--labels", "--calibration", "--preprocess", "--arguments", "--device")  # fmt: skip
+OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--weights",
+       "--images", "--labels", "--calibration", "--preprocess", "--arguments",
+       "--device")  # fmt: skip
 """Those of `options.SELECTION` that mean the same here."""
 
 

@@ -308,6 +308,7 @@ def _axes(s: Summary) -> dict[str, str]:
     words = {
         "model": f"{c.model} ({c.weights})", "images": f"images {c.images}", "device": c.device,
         "precision": c.precision, "scenario": c.scenario, "boundary": c.boundary,
+        "input": f"{c.input} input" if c.input != "float32" else "",
         "decoder": c.decoder if c.boundary == "pipeline" else "",
         "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
         "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),

@@ -16,7 +16,7 @@ from gpubench.pipeline import loader
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import Decoder
 from gpubench.suite.types import Catalog, Cell, Suite
-from gpubench.workload.models import registry
+from gpubench.workload.models import given_input, registry
 from gpubench.workload.models.onnx_model import refusal
 
 decoder = functools.cache(decoders.get)
@@ -66,7 +66,9 @@ def unsupported(cell: Cell, backend: Backend) -> str | Lack | None:
 def _unsupported(cell: Cell) -> str | None:
     """Why its network cannot be had so, or why there is no such path, or None."""
     if network := registry.seen(cell.workload):
-        own, fixed = network
+        own, fixed, dtype = network
+        if reason := given_input.refusal(cell.model, dtype, cell.input):
+            return reason
         asked = own if own == "fp32" else cell.precision  # of fp32, backends make others
         if reason := refusal(cell.model, own, fixed, asked, cell.batch_size):
             return reason

@@ -56,7 +56,7 @@ class Held:
         for part, digest in contents.items():
             words = {
                 "model": f"model {cell.model!r}, weights {cell.weights!r}",
-                "preprocessing": f"preprocessing of model {cell.model!r}",
+                "preprocessing": f"preprocessing of model {cell.model!r} as {cell.input}",
                 "images": f"images {cell.images!r}" + (cell.labels and f", labels {cell.labels!r}"),
                 "calibration": f"calibration images {cell.calibration or cell.images!r}",
             }.get(part, part)  # another version may know more parts
@@ -122,10 +122,10 @@ def prepare(
             yield NotReady(cell, lacking)
             continue
         workload = cell.workload
-        key = replace(workload, calibration="")
+        key = (replace(workload, calibration=""), cell.input)
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
-            request = messages.BuildReference(workload, brief)
+            request = messages.BuildReference(workload, brief, cell.input)
             reply = held.late.get(key) or _asked(agent, request, InputError.kind, ChangedError.kind)
             if isinstance(reply, messages.Failure) and reply.kind == "timeout":
                 held.late[key] = reply

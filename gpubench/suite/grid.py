@@ -39,13 +39,15 @@ def combinations(
     places = list(itertools.product(axes.replicas, axes.replicas_per_device))
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
     paths = list(_paths(axes))
-    points = (axes.precision, axes.batch_size, places, axes.scenario, paths, axes.dispatch)
+    kinds = list(itertools.product(axes.precision, axes.input))
+    points = (kinds, axes.batch_size, places, axes.scenario, paths, axes.dispatch)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            precision, batch_size, (replicas, per_device), scenario, path, dispatch = point
+            kind, batch_size, (replicas, per_device), scenario, path, dispatch = point
+            precision, taken = kind
             boundary, decoder, loader, loader_cores = path
             yield Cell(
                 **work,
@@ -63,6 +65,7 @@ def combinations(
                 decoder=decoder,
                 loader=loader if scenario == "throughput" else "auto",
                 loader_cores=loader_cores if device == "cpu" and scenario == "throughput" else 0,
+                input=taken,
             )
 
 

@@ -79,6 +79,8 @@ HELP = {
     "backend": "Backends to measure: `gpubench list backends`.",
     "device": "'auto' is CUDA where present, else the CPU.",
     "precision": "fp32 never uses TF32; amp is automatic mixed precision, not the same as fp16.",
+    "input": "What the host gives the network. uint8: pixels as they are, a quarter of the bytes; "
+    "cast, scale and normalisation are part of the network then. float16: half of the bytes.",
     "batch_size": "Images per call, per replica.",
     "replicas": "Sessions at the same time, each in a process of its own, with its own GPU or its "
     "own equal share of the cores.",
@@ -168,6 +170,7 @@ def schema(catalog: Catalog) -> Schema:
     shared = {
         "backend": _enum(names),
         "precision": _enum(get_args(types.Precision)),
+        "input": _enum(get_args(types.Input)),
         "batch_size": BATCH_SIZE,
         "replicas": REPLICAS,
         "replicas_per_device": REPLICAS,

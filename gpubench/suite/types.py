@@ -20,6 +20,7 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "amp", "int8"]
 Scenario = Literal["latency", "throughput"]
 Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
+Input = Literal["float32", "float16", "uint8"]
 Dispatch = Literal["independent", "static", "dynamic"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["rgb", "bgr", "grey"]
@@ -210,6 +211,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     they are clearly faster."""
     loader_cores: Natural = 0
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
+    input: Input = "float32"
+    """What the host gives; other than float32, the network itself makes what it takes of it."""
     labels: str = ""
     calibration: str = ""
     output: str = ""
@@ -231,6 +234,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         words = [self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}"]
         words += [f"{self.replicas_per_device}/device"] if self.replicas_per_device > 1 else []
         words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
+        words += [f"{self.input} input"] if self.input != "float32" else []
         words += [self.dispatch] if self.dispatch != "independent" else []
         if self.boundary == "pipeline":
             words += [self.decoder] + ([self.loader] if self.loader != "auto" else [])
@@ -337,6 +341,7 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     decoder: tuple[str, ...] = ("pil",)
     loader: tuple[Loader, ...] = ("auto",)
     loader_cores: tuple[Natural, ...] = (0,)
+    input: tuple[Input, ...] = ("float32",)
     options: dict[str, dict[str, tuple[OptionValue, ...]]] = {}
 
 

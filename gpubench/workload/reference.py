@@ -25,7 +25,7 @@ from gpubench.workload.data import dataset_index, datasets, label_files, preproc
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.label_files import SYNSETS, WNID
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models import outputs
+from gpubench.workload.models import given_input, outputs
 from gpubench.workload.models.registry import is_file, resolve
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.cache import Cache
-    from gpubench.suite.types import Policy, Workload
+    from gpubench.suite.types import Input, Policy, Workload
     from gpubench.workload.data.dataset_index import Pictures
     from gpubench.workload.data.datasets import Pool
     from gpubench.workload.data.preprocess import Inputs
@@ -106,13 +106,15 @@ class Reference(_About, frozen=True, kw_only=True):
                 )
 
 
-def build(workload: Workload, policy: Policy, cache: Cache) -> Path:
+def build(workload: Workload, policy: Policy, cache: Cache, dtype: Input = "float32") -> Path:
     """Make (or find in the cache) the workload's reference; returns what `load` takes.
+
+    ``dtype``: of what the host gives, see `gpubench.suite.types.Cell.input`.
 
     Slow and heavy (it imports torch): for a worker process. Raises InputError for images, models
     or weights that do not exist.
     """
-    model = resolve(workload, cache)
+    model = given_input.given(resolve(workload, cache), dtype, cache)
     count = max(policy.parity_images, policy.accuracy_images, datasets.POOL)
     pool = datasets.draw(datasets.find(workload, cache, count), count, policy.seed)
     labels = match(pool.dataset, model, bool(workload.labels))

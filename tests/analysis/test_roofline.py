@@ -142,6 +142,15 @@ def test_the_bound_of_weights_that_no_cache_holds() -> None:
     assert whole == pytest.approx(roofline.MARGIN * 50)
 
 
+def test_bytes_from_the_host_take_less_of_the_memory() -> None:
+    slow = ceiling(work=replace(WORK, weights=0.0, ends=25e6), bytes_per_s=1e9)
+    for given, precision, size in (("uint8", "fp32", 1), ("float16", "fp32", 2),
+                                   ("float32", "fp32", 4), ("float32", "fp16", 2)):  # fmt: skip
+        cell = make.cell(input=given, precision=precision)
+        bound = roofline.MARGIN / (size * 25e-3)
+        assert roofline.best(cell, slow, RATE) == pytest.approx(bound)
+
+
 def test_replicas_share_the_memory_and_have_their_part_of_the_units() -> None:
     slow, cell = ceiling(bytes_per_s=1e9), make.cell(replicas=4)
     alone = 4 * (25e6 + 150e3) / 1e9

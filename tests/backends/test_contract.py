@@ -10,14 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
+from gpubench.pipeline.loader.ring_buffer import Ring
 from gpubench.run.tune.space import options as space_options
-from gpubench.suite.types import Cell, Option
-from gpubench.workload.models import builder
+from gpubench.suite.types import Cell, Input, Option
+from gpubench.workload.models import builder, given_input
 from tests.backends import contract, tiny
 
 NAMES = base.names()
@@ -130,6 +132,49 @@ def test_unsupported_is_pure_and_cheap(name: str) -> None:
     for reason in first:
         assert reason is None or reason.strip()
     assert None in first, "a backend that supports nothing"
+
+
+@pytest.mark.parametrize("given", ["float16", "uint8"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NAMES]
+)
+def test_sessions_are_given_what_the_cell_says(
+    name: str, given: Input, stand_in: tiny.Model, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the network makes of it what it takes; also of a loader's own arrays."""
+    monkeypatch.setattr(builder, "load_module", _tiny_of)
+    backend, cell = base.get(name), tiny.cell(name, input=given)
+    if reason := backend.unsupported(cell):
+        pytest.skip(f"unsupported: {reason}")
+    model: Any = given_input.Given(stand_in, given, cache)  # type: ignore[arg-type]
+    try:
+        backend.probe()
+        artefact = backend.prepare(cell, model, cache)
+        session = base.open_session(backend, cell, artefact, base.Device("cpu", 0, (0,)))
+    except Unavailable as error:
+        pytest.skip(f"{error.reason}; {error.remedy}")
+    arrays = Ring(2, cell.batch_size, model.spec, 1, encoded=False).slots
+    rng = np.random.default_rng(0)
+    with session:
+        taken = session.attach(arrays)
+        assert taken == (name in TAKES_ARRAYS), "a host that gives bytes copies none"
+        for array in (np.empty_like(arrays[0]), *arrays):
+            array[...] = rng.integers(0, 256, array.shape)
+            if not backend.computes:
+                continue
+            floats = model._normalised(array)
+            assert contract.same(contract.answer(session, array), tiny.reference(floats), 1e-4)
+    plain = tiny.cell(name)
+    if backend.computes:
+        assert backend.prepare(plain, stand_in, cache) != artefact  # type: ignore[arg-type]
+
+
+def _tiny_of(state: Path) -> Any:
+    """As `builder.load_module` has it."""
+    from gpubench.workload.models import trial
+
+    about, module = builder.card(state), tiny.module()
+    return trial.Normalised(module, about.own, about.spec.dtype) if about.own else module
 
 
 @pytest.fixture(scope="module")

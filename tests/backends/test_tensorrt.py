@@ -242,6 +242,17 @@ def test_another_network_library_gpu_or_driver_makes_another(
     assert len(set(found)) == prepared.builds() == 6
 
 
+def test_what_the_host_gives_makes_another(prepared: Prepared) -> None:
+    from gpubench.workload.models import given_input
+    from gpubench.workload.models.onnx_model import OnnxModel
+
+    own = OnnxModel(prepared.onnx, prepared.cache)
+    for dtype in ("float32", "uint8", "float16"):
+        model = given_input.given(own, dtype, prepared.cache)  # type: ignore[arg-type]
+        prepared.backend.prepare(cell(input=dtype), model, prepared.cache)
+    assert prepared.builds() == 3
+
+
 def test_timings_are_kept_between_builds(prepared: Prepared) -> None:
     prepared()
     prepared(batch_size=8)

@@ -121,7 +121,7 @@ class Model:
     """Stands in for `gpubench.workload.models.base.Model`."""
 
     name, weights, is_onnx = "tiny", "random", False
-    num_classes = CLASSES
+    num_classes, spec = CLASSES, SPEC
     input_shape = (3, CROP, CROP)
     identity, precision = "tiny", "fp32"
 

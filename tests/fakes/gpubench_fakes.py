@@ -90,6 +90,8 @@ class Fake:
         return {"fake": "1.0"}
 
     def unsupported(self, cell: Cell) -> str | None:
+        if cell.input != "float32":
+            return "fake: it computes from float32, and normalises nothing"
         return "fake: told to support nothing" if _told(cell, "unsupported") else None
 
     def prepare(self, cell: Cell, model: Any, cache: Any) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.errors import (
     CalibrationError,
@@ -77,6 +78,25 @@ def test_pictures_that_cannot_calibrate_end_the_run_and_other_input_the_cell(
         assert (record.status, record.reason) == ("unsupported", "its file is for batches of 1")
     with pytest.raises(InputError, match="too few"):
         prepared(CalibrationError("too few"))
+
+
+def test_each_input_has_a_reference_and_an_artefact_of_its_own(
+    tmp_path: Path, cache_dir: Path, write_suite: Callable[..., Path]
+) -> None:
+    suite = write_suite(backend='["null"]', input='["float32", "uint8"]')
+    made = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
+    given = [cell.input for cell in made.plan.cells]
+    assert sorted(given) == ["float32"] * 2 + ["uint8"] * 2
+    one = {"preprocessing": "a"}, {"preprocessing": "b"}  # which is no change of it
+    agent = Holding({}, [{}] * 4)
+    found = prepare.prepare(agent, made.plan.cells, made.plan, made.backends, {}, Silent())
+    assert all(isinstance(each, prepare.Ready) for each in found)
+    references = [r.input for r in agent.asked if isinstance(r, BuildReference)]
+    assert sorted(references) == ["float32", "uint8"]
+    assert sum(isinstance(r, Prepare) for r in agent.asked) == 4  # of two batch sizes
+    held = prepare.Held()
+    for dtype, contents in zip(("float32", "uint8"), one, strict=True):
+        held.check(replace(made.plan.cells[0], input=dtype), contents)
 
 
 class Holding(Agent):

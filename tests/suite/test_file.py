@@ -19,6 +19,7 @@ from gpubench.suite import file, grid
 from gpubench.suite.types import (
     Axes,
     Catalog,
+    Cell,
     Option,
     Policy,
     Preprocess,
@@ -393,6 +394,21 @@ def test_shipped_suites_are_valid(path: Path, installed: Catalog) -> None:
     jsonschema.Draft7Validator(file.schema(installed)).validate(
         tomllib.loads(path.read_text(encoding="utf-8"))
     )
+
+
+def test_what_the_host_gives_is_an_axis_and_float32_changes_no_key(installed: Catalog) -> None:
+    plain = grid.expand(file.load("quick", installed), "cpu", 2)
+    three = ["float32", "uint8", "float16"]
+    cells = grid.expand(file.load("quick", installed, {"input": three}), "cpu", 2)
+    assert [c.input for c in cells if c.batch_size == 1][:3:2] == ["float32", "uint8"]
+    assert len(cells) == len({c.key for c in cells}) == 3 * len(plain)
+    assert {c.key for c in cells if c.input == "float32"} == {c.key for c in plain}
+    for cell in cells:
+        old = {k: v for k, v in msgspec.to_builtins(cell).items() if k != "input"}
+        assert (msgspec.convert(old, Cell).key == cell.key) == (cell.input == "float32")
+        assert ("uint8 input" in cell.label) == (cell.input == "uint8")
+    with pytest.raises(SuiteError, match=r'--input = "int8": unknown; did you mean "uint8"'):
+        file.load("quick", installed, {"input": ["int8"]})
 
 
 def test_quick_is_what_the_readme_says(installed: Catalog) -> None:

@@ -372,7 +372,7 @@ def label(baseline: Cell, candidate: Cell) -> str:
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
 
 
-_UNSAID = ("1/device", "compute", "independent", "no decoder", "auto", "0 loading")
+_UNSAID = ("1/device", "compute", "float32 input", "independent", "no decoder", "auto", "0 loading")
 """Where both arms have it, as in `Cell.label`."""
 
 
@@ -384,5 +384,5 @@ def _words(c: Cell, same: bool) -> list[str]:
     if c.boundary == "pipeline":
         path = [c.decoder, c.loader, f"{c.loader_cores} loading"]
     return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
-            f"{c.replicas_per_device}/device", c.scenario, c.boundary, c.dispatch,
-            *path]  # fmt: skip
+            f"{c.replicas_per_device}/device", c.scenario, c.boundary,
+            f"{c.input} input", c.dispatch, *path]  # fmt: skip

@@ -28,7 +28,7 @@ from gpubench.analysis.history.changepoints import (
     findings,
     places,
 )
-from gpubench.analysis.stats import Estimate, LogRatio, t_quantile
+from gpubench.analysis.stats import Estimate, t_quantile
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError, RecordError
 from gpubench.records.reader import read

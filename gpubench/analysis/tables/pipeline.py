@@ -226,7 +226,7 @@ def _decoders(summaries: Sequence[Summary]) -> Table:
                                 *_differences(group), flags_of(*group)]))  # fmt: skip
     notes = ["A faster decoder or resize that changes answers is a trade: read both sides."]
     pooled = ("backend", "precision", "options", "batch", "replicas", "per device", "cores",
-              "dispatch", "boundary", "loader", "loading cores")  # fmt: skip
+              "input", "dispatch", "boundary", "loader", "loading cores")  # fmt: skip
     return with_axes("Decoders", columns, body, notes, pooled, ("decoder",))
 
 

@@ -262,7 +262,13 @@ def _equals(standings: Sequence[Standing]) -> list[Standing]:
 
 def _simplicity(s: Standing) -> tuple[object, ...]:
     cell = s.cell
-    return cell.precision != "fp32", len(cell.options), cell.replicas, cell.batch_size
+    return (
+        cell.precision != "fp32",
+        cell.input != "float32",
+        len(cell.options),
+        cell.replicas,
+        cell.batch_size,
+    )
 
 
 def today(standings: Sequence[Standing], search: Search) -> Standing | None:

@@ -55,7 +55,7 @@ def transform(spec: Spec, pixels: torch.Tensor, out: torch.Tensor) -> None:
         made = functional.crop(resized, top, left, *spec.size)
         if spec.channels == "bgr":
             made = made.flip(0)
-        if spec.dtype == "float32":
+        if spec.dtype != "uint8":
             mean, std = map(list, spec.normalisation)
             made = functional.to_dtype(made, torch.float32, scale=True)
             made = functional.normalize(made, mean, std, inplace=True)

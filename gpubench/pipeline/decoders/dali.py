@@ -150,7 +150,7 @@ def transforming(spec: Spec, batch: int, index: int | None) -> Any:
             )
         normal = fn.crop_mirror_normalize(
             cropped,
-            dtype=types.FLOAT if spec.dtype == "float32" else types.UINT8,
+            dtype=types.UINT8 if spec.dtype == "uint8" else types.FLOAT,
             output_layout=spec.layout[1:],
             mean=[255 * value for value in mean],
             std=[255 * value for value in std],

@@ -77,8 +77,7 @@ class TurboPreprocessor:
         self._planes = np.empty((3, *spec.size), np.uint8)
         arranged = self._planes[::-1] if spec.channels == "bgr" else self._planes
         self._arranged = arranged if spec.layout == "NCHW" else arranged.transpose(1, 2, 0)
-        mean, std = map(spec.per_channel, spec.normalisation)
-        self._factor, self._offset = 1 / (255 * std), -mean / std
+        self._factor, self._offset = spec.affine
 
     def decode(self, data: bytes) -> Decoded:
         """Pixels at the scale that is needed. Raises Unusable."""
@@ -116,10 +115,13 @@ class TurboPreprocessor:
         if kept.shape != planes.shape:  # smaller than the crop: black around it
             planes.fill(0)
         planes[:, y : y + kept.shape[1], x : x + kept.shape[2]] = kept
-        np.copyto(out, self._arranged)
-        if spec.dtype == "float32":
-            np.multiply(out, self._factor, out=out)
-            np.add(out, self._offset, out=out)
+        if spec.dtype == "uint8":
+            np.copyto(out, self._arranged)
+            return
+        values = out if out.dtype == np.float32 else np.empty(spec.shape, np.float32)
+        np.copyto(values, self._arranged)
+        np.multiply(values, self._factor, out=values)
+        np.add(values, self._offset, out=out)
 
     def _tensor(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """(1, 3, H, W), channels last also by its first stride: what the SIMD resize looks at."""

@@ -54,6 +54,7 @@ def _benchmark(fullname: str, s: Summary) -> dict[str, Any]:
             "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
             "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,
             "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch,
+            **({"input": c.input} if c.input != "float32" else {}),
             **{name: getattr(c, name) for name in path}, **c.options,
         },
         "param": c.label,

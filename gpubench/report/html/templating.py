@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
-WORDS = ("backend", "precision", "device", "scenario", "boundary", "dispatch", "scaling",
+WORDS = ("backend", "precision", "input", "device", "scenario", "boundary", "dispatch", "scaling",
          "one replica owns", "answers",
          "decoder", "loader", "bottleneck", "slower side", "outcome",
          "bound by")  # fmt: skip

@@ -81,15 +81,19 @@ def _named(ties: Sequence[Summary], won: Summary) -> list[str]:
 
 
 def _differs(s: Summary, won: Summary) -> str:
-    """'openvino (bf16, 2 replicas)': what `where` says of ``s`` and does not say of ``won``."""
+    """'openvino (bf16, 2 replicas)': what `where` says of ``s`` and does not say of ``won``; of one
+    that has nothing more: 'openvino (without uint8 input)'."""
     own, plain = (where(x).removeprefix(f"{x.cell.backend} ").split(", ") for x in (s, won))
-    return f"{s.cell.backend} ({', '.join(word for word in own if word not in plain)})"
+    more = [word for word in own if word not in plain]
+    less = [word for word in plain if word not in own]  # it is plainer in all in which it differs
+    return f"{s.cell.backend} ({', '.join(more or ['without ' + ', '.join(less)])})"
 
 
 def where(s: Summary) -> str:
     """'openvino bf16, batch 64, 4 replicas, 2 per device, dynamic'."""
     c, many = s.cell, "" if s.cell.replicas == 1 else "s"
     many += f", {c.replicas_per_device} per device" if c.replicas_per_device > 1 else ""
+    many += f", {c.input} input" if c.input != "float32" else ""
     many += f", {c.dispatch}" if c.dispatch != "independent" else ""
     many += f", {c.decoder} decoding" if c.boundary == "pipeline" else ""
     many += f", {c.loader}" if c.boundary == "pipeline" and c.loader != "auto" else ""

@@ -12,8 +12,8 @@ from gpubench.suite import toml_file
 from gpubench.suite.file import Draft, listed
 from gpubench.suite.types import Cell, Suite
 
-FIELDS = ("backend", "device", "model", "weights", "precision", "batch_size", "replicas",
-          "replicas_per_device", "dispatch")  # fmt: skip
+FIELDS = ("backend", "device", "model", "weights", "precision", "input", "batch_size",
+          "replicas", "replicas_per_device", "dispatch")  # fmt: skip
 """What the arms may differ in besides a backend's options; the rest would be another question."""
 SAME = ("images", "cores", "scenario", "boundary")
 

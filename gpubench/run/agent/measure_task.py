@@ -156,6 +156,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         flags.append("FROZEN")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
+    facts["copied_in_bytes"] = images.nbytes
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],

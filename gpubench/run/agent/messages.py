@@ -8,10 +8,10 @@ from msgspec import Struct
 
 from gpubench.pipeline.core_split import StageTimes
 from gpubench.records.record import Record, Work
-from gpubench.suite.types import Cell, Policy, Workload
+from gpubench.suite.types import Cell, Input, Policy, Workload
 from gpubench.workload.models.inspection import Inspection
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Raised whenever an agent, or a node, of another version would misread a request."""
 
 
@@ -29,6 +29,7 @@ class BuildReference(Struct, frozen=True, tag=True):
 
     workload: Workload
     policy: Policy
+    input: Input = "float32"
 
 
 class Prepare(Struct, frozen=True, tag=True):

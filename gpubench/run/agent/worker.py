@@ -125,7 +125,7 @@ def _answer(
         return _gauge(request)
     from gpubench.cache import Cache, recipe_of
     from gpubench.workload.data import datasets
-    from gpubench.workload.models import registry
+    from gpubench.workload.models import given_input, registry
 
     cache = Cache(Path(cache_dir))
     if isinstance(request, messages.Count):
@@ -139,12 +139,12 @@ def _answer(
     if isinstance(request, messages.BuildReference):
         from gpubench.workload import reference
 
-        path = reference.build(request.workload, request.policy, cache)
+        path = reference.build(request.workload, request.policy, cache, request.input)
         contents = reference.contents(request.workload, path)
     elif isinstance(request, messages.Prepare):
         pin(request.cores)
         cell = request.cell
-        network = registry.resolve(cell.workload, cache)
+        network = given_input.given(registry.resolve(cell.workload, cache), cell.input, cache)
         if network.fixed_batch not in (None, cell.batch_size):
             network.onnx(network.precision, cell.batch_size)  # says why not
         path = base.get(cell.backend).prepare(cell, network, cache)

@@ -57,7 +57,8 @@ class Desk:
         self._cores = usable_cores()
         self._cells: dict[tuple[str, int], dict[str, Cell]] = {}
         self._broken: dict[str, str] = {}
-        self._reference = ""
+        self._references: dict[str, str] = {}
+        """By what the host gives."""
         self._artefacts: dict[str, str] = {}
 
     def start(self) -> None:
@@ -76,8 +77,8 @@ class Desk:
         if isinstance(reply, messages.Prepared):
             if isinstance(own, messages.Prepare):
                 self._artefacts[family(own.cell)] = reply.path
-            else:
-                self._reference = reply.path
+            elif isinstance(own, messages.BuildReference):
+                self._references[own.input] = reply.path
             return messages.Prepared("", reply.ns, reply.contents)
         return reply
 
@@ -85,7 +86,7 @@ class Desk:
         policy = self._suite.policy
         if isinstance(request, messages.BuildReference):
             self._say("images and reference answers")
-            return messages.BuildReference(self._suite.workload, policy)
+            return messages.BuildReference(self._suite.workload, policy, request.input)
         if isinstance(request, messages.Prepare):
             cell = self._cell(request.cell)
             self._say(f"preparing {cell.label}")
@@ -109,13 +110,14 @@ class Desk:
                 f"has room for {here}"
             )
         artefact = self._artefacts.get(family(cell))
-        if artefact is None or not self._reference:
+        reference = self._references.get(cell.input)
+        if artefact is None or reference is None:
             raise wire.Refused(f"{cell.label} was not prepared here")
         self._say(f"measuring {cell.label}: {count} of {cell.replicas} replicas")
         return messages.Begin(
             TEAM,
             messages.Measure(
-                cell, self._suite.policy, artefact, self._reference, self._places(cell)[:count],
+                cell, self._suite.policy, artefact, reference, self._places(cell)[:count],
                 node=self._node.rank, first=asked.first, repeat=asked.repeat,
             ),
         )  # fmt: skip

@@ -64,7 +64,7 @@ def _speed(made: Manifest) -> str:
 def _runtime(made: Manifest) -> str:
     """The package that runs the artefact without gpubench; '' where none does as it was checked."""
     cell = made.cell
-    if cell.backend == "torch-eager" and cell.model != "digits":
+    if cell.backend == "torch-eager" and cell.model != "digits" and cell.input == "float32":
         return "torch"
     onnx = made.artefact.endswith(".onnx") and cell.precision != "bf16"
     if cell.backend == "openvino" or (cell.backend == "onnxruntime" and onnx):

@@ -97,7 +97,7 @@ class Proposals:
 
 def answers(cell: Cell) -> tuple[object, ...]:
     """The same for cells whose answers are the same but for rounding: other sizes of one thing."""
-    return cell.backend, cell.precision, tuple(sorted(cell.options.items()))
+    return cell.backend, cell.precision, cell.input, tuple(sorted(cell.options.items()))
 
 
 def _point(coordinates: Coordinates) -> Coordinates:

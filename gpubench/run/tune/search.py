@@ -61,7 +61,8 @@ class Proposer(Protocol):
 def _apart(one: Cell, other: Cell) -> tuple[object, ...]:
     """How far from each other: options that were chosen, precision, placement, batch size."""
     return (
-        len(other.options), other.precision != one.precision, other.cores != one.cores,
+        len(other.options), other.precision != one.precision, other.input != one.input,
+        other.cores != one.cores,
         abs(other.replicas - one.replicas), abs(math.log2(other.batch_size / one.batch_size)),
     )  # fmt: skip
 

@@ -53,8 +53,8 @@ def job(
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
-    precision, batch_size, replicas (lists). ``floors``: what answers must keep, fields of the
-    policy. None: not given. ``file``: of `--space`. ``baseline``: 'KEY=VALUE,...'.
+    precision, input, batch_size, replicas (lists). ``floors``: what answers must keep, fields of
+    the policy. None: not given. ``file``: of `--space`. ``baseline``: 'KEY=VALUE,...'.
     Raises InputError.
     """
     if resume and output is None:
@@ -71,7 +71,7 @@ def job(
     )  # fmt: skip
     if file is not None:
         asked = space.read(file, asked, catalog)
-    axes = ("backend", "precision", "batch_size", "replicas")
+    axes = ("backend", "precision", "input", "batch_size", "replicas")
     asked = space.chosen(asked, {key: chosen.get(key) for key in axes})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
     words = arms.parse("--baseline", baseline, same=()).values if baseline else {}

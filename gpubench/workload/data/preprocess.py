@@ -11,13 +11,13 @@ from msgspec import Struct
 
 from gpubench.errors import InputError
 from gpubench.suite.schema import show
-from gpubench.suite.types import Channels, Interpolation, Layout, Preprocess
+from gpubench.suite.types import Channels, Input, Interpolation, Layout, Preprocess
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Inputs = NDArray[np.float32 | np.uint8]
+    Inputs = NDArray[np.float32 | np.float16 | np.uint8]
     """As a network takes them: of `Spec.shape` and `Spec.dtype`."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,8 +42,11 @@ class Spec(Struct, frozen=True, kw_only=True):
     """What the pixel values 0 and 255 are mapped to, before mean and std."""
     channels: Channels = "rgb"
     layout: Layout = "NCHW"
-    dtype: Literal["float32", "uint8"] = "float32"
-    """uint8: pixels as they are, mean 0, std 1, range [0, 255]."""
+    dtype: Input = "float32"
+    """Of the array, whatever the network computes in.
+
+    uint8: pixels as they are, mean 0, std 1, range [0, 255].
+    """
     source: str = ""
     """Who says so, in words."""
     assumed: bool = False
@@ -62,6 +65,21 @@ class Spec(Struct, frozen=True, kw_only=True):
             *(0.0,) * count, *(1.0,) * count, 0.0, 255.0,
         ):  # fmt: skip
             raise ValueError("a network that takes bytes normalises them itself")
+
+    def given(self, dtype: Input) -> Spec:
+        """The same for a host that gives ``dtype``, and a network that normalises bytes itself."""
+        if dtype != "uint8":
+            return msgspec.structs.replace(self, dtype=dtype)
+        mean, std = (0.0,) * self.depth, (1.0,) * self.depth
+        return msgspec.structs.replace(self, dtype=dtype, mean=mean, std=std, range=(0.0, 255.0))
+
+    @property
+    def affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Factor and offset of each channel, as `per_channel`, that make the input of pixels."""
+        mean, std = self.normalisation
+        factor = [1 / (255 * one) for one in std]
+        offset = [-value / one for value, one in zip(mean, std, strict=True)]
+        return self.per_channel(factor), self.per_channel(offset)
 
     @property
     def depth(self) -> int:
@@ -166,13 +184,13 @@ def words(spec: Spec) -> str:
     parts += [spec.interpolation]
     if (spec.mean, spec.std, spec.channels) == (IMAGENET_MEAN, IMAGENET_STD, "rgb"):
         parts += ["ImageNet's mean and std"]
-    elif spec.dtype == "float32":
+    elif spec.dtype != "uint8":
         parts += [f"mean {_few(spec.mean)}, std {_few(spec.std)}"]
-    if spec.dtype == "float32" and spec.range != (0, 1):
+    if spec.dtype != "uint8" and spec.range != (0, 1):
         parts += [f"range {_few(spec.range)}"]
     parts += [spec.channels] if spec.channels != "rgb" else []
     parts += [spec.layout] if spec.layout != "NCHW" else []
-    parts += ["bytes"] if spec.dtype == "uint8" else []
+    parts += {"uint8": ["bytes"], "float16": ["float16"]}.get(spec.dtype, [])
     return ", ".join(parts) + (f" ({spec.source})" if spec.source else "")
 
 
@@ -214,14 +232,15 @@ def apply(spec: Spec, image: NDArray[np.uint8]) -> Inputs:
     pixels: NDArray[Any] = np.asarray(resized.crop(box)).reshape(height, width, spec.depth)
     if spec.channels == "bgr":
         pixels = pixels[..., ::-1]
-    if spec.dtype == "float32":
+    if spec.dtype != "uint8":
         least, most = spec.range
         pixels = pixels.astype(np.float32)
         pixels /= np.float32(255 / (most - least))
         pixels += np.float32(least)
         pixels -= np.array(spec.mean, np.float32)
         pixels /= np.array(spec.std, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if spec.layout == "NCHW" else pixels)
+    arranged = pixels.transpose(2, 0, 1) if spec.layout == "NCHW" else pixels
+    return np.ascontiguousarray(arranged, spec.dtype)
 
 
 def shown(spec: Spec, inputs: Inputs) -> NDArray[np.uint8]:

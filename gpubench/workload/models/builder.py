@@ -48,6 +48,8 @@ class Card(Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
     """Of its builder, beside ``num_classes``."""
     spec: Spec
+    own: Spec | None = None
+    """What the network itself takes, where it is given ``spec`` (see `given_input`)."""
     held_out_accuracy: float | None = None
     """``probe``, and `digits`: the share of right answers on digits that its fit did not see."""
     taken: str = ""
@@ -131,7 +133,13 @@ def make(work: Workload, at: Path) -> None:
         notes=found.notes,
         files=source.files(name),
     )
-    (at / _CARD).write_bytes(msgspec.json.encode(card))
+    write_card(at, card)
+
+
+def write_card(at: Path, about: Card) -> None:
+    """In the place of the card in ``at``, if there is one, which other entries may share."""
+    (at / _CARD).unlink(missing_ok=True)
+    (at / _CARD).write_bytes(msgspec.json.encode(about))
 
 
 def _override(spec: Spec, work: Workload, arguments: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
@@ -190,7 +198,8 @@ def load_module(state: Path) -> nn.Module:
             f"model {about.name!r}: {changed[0]!r} is not what it was when the run began; put it "
             "back and go on with --resume, or start a new run"
         )
-    return trial.plain(module, trial.Shape(about.output, about.num_classes, [], about.flat))
+    module = trial.plain(module, trial.Shape(about.output, about.num_classes, [], about.flat))
+    return trial.Normalised(module, about.own, about.spec.dtype).eval() if about.own else module
 
 
 def _with(name: str, classes: int, arguments: dict[str, Any], weights: State) -> nn.Module:

@@ -21,6 +21,8 @@ from gpubench.suite.types import Layout
 from gpubench.workload.models.onnx_external_data import tensors
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
     from gpubench.workload.models.outputs import Kind
@@ -44,6 +46,9 @@ _TYPES = {1: "float32", 2: "uint8", 10: "float16", 11: "float32", 16: "bfloat16"
 _PRECISIONS = {1: "fp32", 10: "fp16", 11: "fp32", 16: "bf16"}
 FLOATING = tuple(_PRECISIONS)
 _FLOAT, _INT64, _DOUBLE = 1, 7, 11
+_ONNX = ("", "ai.onnx")
+_BROADCASTS = 7
+"""Opset from which on a product with one number for each channel is as NumPy's."""
 _ENDS: dict[str, Kind] = {
     "Softmax": "probabilities",
     "Sigmoid": "probabilities",
@@ -220,6 +225,49 @@ def settle(graph: GraphProto, given: Input, size: tuple[int, int], batch: int) -
             dim.dim_value = wanted
         else:
             dim.dim_param = BATCH
+
+
+def give(
+    model: ModelProto, dtype: str, factor: NDArray[np.float32], offset: NDArray[np.float32]
+) -> None:
+    """Let the input be ``dtype``, as the host gives it, and make what it was of that in the graph.
+
+    uint8: pixels, times ``factor``, plus ``offset``, in float32. Raises ValueError.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    graph, opset = model.graph, max(o.version for o in model.opset_import if o.domain in _ONNX)
+    if opset < _BROADCASTS:
+        raise ValueError(f"has opset {opset}, in which its input cannot be cast and normalised: "
+                         f"export it in {_BROADCASTS} or later")  # fmt: skip
+    [value] = inputs(graph)
+    own, name = value.type.tensor_type.elem_type, value.name
+    nodes = [part for part in _messages(graph) if part.DESCRIPTOR.name == "NodeProto"]
+    taken = {each.name for each in (*graph.initializer, *graph.input)}
+    taken.update(out for node in nodes for out in node.output)
+    made, at, free = [], name, f"{name}_given"
+    while any(each.startswith(free) for each in taken):
+        free += "_"
+    wanted = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    steps: list[tuple[str, Any]] = [("Cast", own)] if wanted != own else []
+    if dtype == "uint8":
+        steps = [("Cast", _FLOAT), ("Mul", factor), ("Add", offset)]
+        steps += [("Cast", own)] if own != _FLOAT else []
+    for number, (kind, by) in enumerate(steps):
+        out, more = f"{free}{number}", []
+        if kind != "Cast":
+            more = [f"{free}{kind}"]
+            graph.initializer.append(numpy_helper.from_array(by, *more))
+        made.append(helper.make_node(kind, [at, *more], [out], **({} if more else {"to": by})))
+        at = out
+    for node in nodes:  # also those of graphs inside nodes, which use names from outside
+        for place, taken_in in enumerate(node.input):
+            node.input[place] = at if taken_in == name else taken_in
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*made, *rest])
+    value.type.tensor_type.elem_type = wanted
 
 
 def doubles(model: ModelProto) -> bool:

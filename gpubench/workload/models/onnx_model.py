@@ -135,8 +135,10 @@ class OnnxModel(Model):
     def module(self) -> NoReturn:
         self.state()
 
-    def look(self) -> tuple[str, int]:
-        """Its precision and batch size (0: any) as its graph has them; nothing is run or written.
+    def look(self) -> tuple[str, int, str]:
+        """Its precision, batch size (0: any) and `Spec.dtype` as its graph has them.
+
+        Nothing is run or written.
 
         Raises InputError for a file that is no classifier of images, or that cannot be run.
         """
@@ -150,7 +152,7 @@ class OnnxModel(Model):
                 "is bf16, which ONNX Runtime on the CPU, which makes the reference, cannot run: "
                 "give an fp32 or fp16 file, or a torchvision network with precision = 'bf16'"
             )
-        return self.precision, self._input.batch
+        return self.precision, self._input.batch, self.spec.dtype
 
     def onnx(self, precision: str, batch: int | None = None) -> Path:
         own = self.precision

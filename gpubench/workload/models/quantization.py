@@ -25,6 +25,7 @@ from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.data import datasets, image_file, preprocess
 from gpubench.workload.models import onnx_export, onnx_graph
+from gpubench.workload.models.given_input import Given
 from gpubench.workload.models.onnx_export import FILE
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
     nor fp32, for too few usable calibration pictures, and for calibration options where nothing
     is to be calibrated; CellFailed when ONNX Runtime cannot quantise the network.
     """
+    if isinstance(model, Given):  # calibrated in fp32, once, whatever the host gives
+        return model.in_front(onnx(cell, model.network, cache, target))
     if model.precision == "int8":
         changed = _changed(cell, OPTIONS)
         if changed or cell.calibration:

@@ -42,8 +42,10 @@ class Source(ABC):
         """Models as they are written, as far as they can be listed at no cost. For the driver."""
         return ()
 
-    def look(self, workload: Workload) -> tuple[str, int] | None:  # noqa: ARG002
-        """Precision and batch size (0: any) that a file says; None: whatever is asked for.
+    def look(self, workload: Workload) -> tuple[str, int, str] | None:  # noqa: ARG002
+        """Precision, batch size (0: any) and type of input that a file says.
+
+        None: whatever is asked for.
 
         For the driver. Raises InputError for what cannot be measured, as far as that is cheap to
         tell.
@@ -86,7 +88,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted([*source("digits").names(), *source("torchvision").names()]))
 
 
-def seen(workload: Workload) -> tuple[str, int] | None:
+def seen(workload: Workload) -> tuple[str, int, str] | None:
     """`Source.look` of the workload's network; None where it has nothing to say.
 
     Raises InputError also where the source lacks its library.
@@ -97,7 +99,7 @@ def seen(workload: Workload) -> tuple[str, int] | None:
 
 
 @lru_cache(maxsize=64)
-def _seen(workload: Workload, version: object) -> tuple[str, int] | None:  # noqa: ARG001
+def _seen(workload: Workload, version: object) -> tuple[str, int, str] | None:  # noqa: ARG001
     found = of(workload.model)
     try:
         found.probe()

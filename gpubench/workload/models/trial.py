@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -43,6 +43,32 @@ class Answers(nn.Module):  # type: ignore[misc]
         found = self.network(images)
         chosen: Tensor = found if self.output is None else found[self.output]
         return chosen.flatten(1)
+
+
+class Normalised(nn.Module):  # type: ignore[misc]
+    """A network that is given ``dtype``, and makes of it what it takes, ``spec``, in float32."""
+
+    def __init__(self, network: nn.Module, spec: Spec, dtype: str) -> None:
+        super().__init__()
+        self.network, self.bytes, self.dtype = network, dtype == "uint8", torch.float32
+        factor, offset = map(torch.from_numpy, spec.affine)
+        self.factor: Tensor
+        self.offset: Tensor
+        self.register_buffer("factor", factor, persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
+
+    def _apply(self, change: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalised:
+        """Moved with the network, and never cast with it: in 16 bits all pixels would be off."""
+        factor, offset = self.factor, self.offset
+        super()._apply(change, recurse)
+        self.dtype = self.factor.dtype
+        self.factor, self.offset = (one.to(self.factor.device) for one in (factor, offset))
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = images.float() * self.factor + self.offset if self.bytes else images
+        found: Tensor = self.network(values.to(self.dtype))
+        return found
 
 
 def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", batch: int = 2) -> Shape:

@@ -338,6 +338,8 @@ def test_two_backends_are_labelled_by_what_differs():
          "torch-eager fp32 b1 -> b8 x1 latency (device cpu -> cuda, cores 1 -> 0)"),
         ({"dispatch": "static"}, {"replicas_per_device": 2},
          "torch-eager fp32 b1 x1 1/device -> 2/device latency static -> independent"),
+        ({"boundary": "transfer"}, {"boundary": "transfer", "input": "uint8"},
+         "torch-eager fp32 b1 x1 latency transfer float32 input -> uint8 input"),
         ({"dispatch": "static"}, {"dispatch": "static", "backend": "openvino"},
          "torch-eager -> openvino fp32 b1 x1 latency static"),
     ],

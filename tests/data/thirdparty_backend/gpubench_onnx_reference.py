@@ -37,7 +37,7 @@ class Session:
     def __exit__(self, *exc_info):
         pass
 
-    def copy_in(self, images):  # (batch, *model.input_shape)
+    def copy_in(self, images):  # (batch, *model.input_shape) of model.spec.dtype
         self.inputs = {self.network.input_names[0]: images}
 
     def run(self):  # one batch; may return before it is done

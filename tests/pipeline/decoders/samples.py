@@ -34,6 +34,7 @@ ARRANGED = [
     Spec(size=(48, 48), resize=64, range=(-1, 1), mean=(0, 0.1, 0.2), std=(1, 2, 3), layout="NHWC",
          channels="bgr"),
     Spec(size=(48, 48), resize=50, range=(0, 255), mean=(0, 0, 0), std=(1, 1, 1), dtype="uint8"),
+    Spec(size=(48, 40), resize=50, dtype="float16"),
     Spec(size=(32, 32), resize=32, channels="grey", mean=(0.5,), std=(0.25,)),
 ]  # fmt: skip
 """What networks that are not torchvision's take."""

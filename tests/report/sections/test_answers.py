@@ -60,6 +60,13 @@ def test_what_does_not_beat_the_baseline_is_told_with_the_command_that_decides()
     assert "decides between" in found.why
 
 
+def test_what_is_plainer_than_the_winner_is_named_by_what_it_lacks():
+    plain = make.run([make.cell(), make.cell(input="uint8")])
+    one, other = summarise([plain])
+    assert headline._differs(other, one) == "torch-eager (uint8 input)"
+    assert headline._differs(one, other) == "torch-eager (without uint8 input)"
+
+
 def test_the_command_that_decides_names_in_what_the_arms_differ():
     cells = [make.cell(backend="a", precision="bf16", options={"fast": True}),
              make.cell(backend="b"), make.cell(backend="b", batch_size=8)]  # fmt: skip

@@ -128,6 +128,13 @@ def test_nothing_is_measured_that_was_not_prepared(desk: Desk, cell: Cell) -> No
     assert "not prepared here" in say(desk, share(cell)).reason
 
 
+def test_each_input_has_a_reference_of_its_own(desk: Desk, cell: Cell) -> None:
+    prepare(desk, cell)
+    say(desk, BuildReference(cell.workload, Policy(), "uint8"))
+    assert asked(desk)[-1] == BuildReference(desk._suite.workload, desk._suite.policy, "uint8")
+    assert {*desk._references} == {"float32", "uint8"}
+
+
 def test_modules_are_never_imported_for_somebody_else(desk: Desk) -> None:
     assert "a Preload is nothing that a node does" in say(desk, Preload(["os"], "/etc")).reason
     assert asked(desk) == []

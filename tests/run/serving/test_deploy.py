@@ -246,12 +246,16 @@ def snippets(folder: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.parametrize("given", ["float32", "uint8", "float16"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_the_snippets_of_the_readme_answer_as_the_reference(
-    deploy: Deployed, reference: Reference, backend: str, tmp_path: Path
+    deploy: Deployed, reference: Reference, backend: str, given: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "moved"
-    shutil.copytree(deploy(backend=[backend]), folder)
+    shutil.copytree(deploy(backend=[backend], input=[given]), folder)
+    said = (folder / manifest.README).read_text()
+    assert f"takes preprocessed batches, {given}\n(N, 3, 32, 32)" in said
+    assert ("cast, scale and normalisation are part of the network" in said) == (given == "uint8")
     with_gpubench, without, _ = snippets(folder)
     assert "gpubench" not in without
     for at in (0, 1, 2):
@@ -262,7 +266,8 @@ def test_the_snippets_of_the_readme_answer_as_the_reference(
         )
         assert bare != without
         exec(bare.replace('"picture', f'"{folder}/picture'), scope)  # noqa: S102
-        np.testing.assert_allclose(scope["logits"][0], reference.logits[at], atol=1e-3)
+        near = 1e-2 if given == "float16" else 1e-3
+        np.testing.assert_allclose(scope["logits"][0], reference.logits[at], atol=near)
         assert scope["labels"] == [str(n) for n in range(10)]
     code = [sys.executable, "-c", with_gpubench]
     done = subprocess.run(code, cwd=folder, capture_output=True, text=True, check=True)

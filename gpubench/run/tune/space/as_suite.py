@@ -13,6 +13,8 @@ from gpubench.suite.types import Axes, Cell, OptionValue, Policy, Suite
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _AXES = ("backend", "device", "precision", "batch_size", "replicas", "replicas_per_device", "cores",
          "scenario", "boundary", "dispatch")  # fmt: skip
+_INPUT = ("input",)
+"""Written where it is not float32."""
 _PIPELINE = ("decoder", "loader", "loader_cores")
 """Axes of boundary ``pipeline`` only."""
 _SINGLE = ("device", "cores")
@@ -35,7 +37,7 @@ def suite(
     cores = {cell.cores for cell in cells}
     fields: dict[str, Any] = {
         key: tuple(dict.fromkeys(getattr(cell, key) for cell in cells))
-        for key in (*_AXES, *_PIPELINE) if key not in _SINGLE
+        for key in (*_AXES, *_INPUT, *_PIPELINE) if key not in _SINGLE
     }  # fmt: skip
     axes = Axes(
         **fields,
@@ -59,7 +61,8 @@ def to_toml(cell: Cell, policy: Policy, name: str, description: str) -> str:
     ``name`` stands in a comment: a suite is called as its file is. Paths in ``cell`` must be
     absolute, as those of a suite's cells are.
     """
-    axes = {key: getattr(cell, key) for key in _AXES + _PIPELINE * (cell.boundary == "pipeline")}
+    more = _INPUT * (cell.input != "float32") + _PIPELINE * (cell.boundary == "pipeline")
+    axes = {key: getattr(cell, key) for key in _AXES + more}
     work = {k: v for k, v in msgspec.structs.asdict(cell.workload).items() if v}
     said, arguments = work.pop("preprocess", None), dict(work.pop("arguments", ()))
     parts = [

@@ -12,14 +12,27 @@ from gpubench.errors import SuiteError
 from gpubench.run.tune.space import options as space_options
 from gpubench.suite import schema
 from gpubench.suite.goal import Goal
-from gpubench.suite.types import Boundary, Catalog, OptionValue, Precision, Scenario, Workload
+from gpubench.suite.types import (
+    Boundary,
+    Catalog,
+    Input,
+    OptionValue,
+    Precision,
+    Scenario,
+    Workload,
+)
 
 BATCH_SIZES = {"cpu": 32, "cuda": 128}
 """The largest that is tried by default: beyond, rates hardly rise and latencies double."""
-FIELDS = {"backend": "backends", "precision": "precisions", "batch_size": "batch_sizes"}
+INPUTS: tuple[Input, ...] = ("float32", "uint8")
+"""Tried by default where what the host gives is timed; float16 moves more, and rounds."""
+FIELDS = {"backend": "backends", "precision": "precisions", "input": "inputs"} | {
+    "batch_size": "batch_sizes"
+}
 """Axis of a suite -> field of `Space`."""
 RULES = {
     "precision": {"type": "string", "enum": list(get_args(Precision))},
+    "input": {"type": "string", "enum": list(get_args(Input))},
     "batch_size": schema.BATCH_SIZE,
     "replicas": schema.REPLICAS,
 }
@@ -50,6 +63,7 @@ class Space(Struct, frozen=True, kw_only=True):
     decoder: str = "pil"
     backends: tuple[str, ...]
     precisions: tuple[Precision, ...]
+    inputs: tuple[Input, ...] = ("float32",)
     batch_sizes: tuple[int, ...]
     placements: tuple[Placement, ...]
     options: dict[str, dict[str, tuple[OptionValue, ...]]]
@@ -85,6 +99,7 @@ def default(
         decoder=decoder,
         backends=tuple(name for name in sorted(catalog.backends) if name != "null"),
         precisions=get_args(Precision),
+        inputs=("float32",) if boundary == "compute" else INPUTS,
         batch_sizes=tuple(2**i for i in range(most.bit_length())),
         placements=tuple(_on_gpus(gpus, goal) if device == "cuda" else _on_cores(cores)),
         options={
@@ -114,7 +129,8 @@ def _on_gpus(n: int, goal: Goal) -> Iterator[Placement]:
 
 
 def chosen(space: Space, overrides: Mapping[str, Any]) -> Space:
-    """``space`` with what the command line says: backend, precision, batch_size, replicas.
+    """``space`` with what the command line says: backend, precision, input, batch_size,
+    replicas.
 
     Values are lists; None means not given. Raises SuiteError naming the option.
     """

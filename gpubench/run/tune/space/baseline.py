@@ -11,7 +11,7 @@ from gpubench.run.tune.space.axes import RULES, Placement, Space, no_room, place
 from gpubench.run.tune.space.grid import cell_of, fields_of
 from gpubench.suite import schema
 from gpubench.suite.schema import nearest, same
-from gpubench.suite.types import Catalog, Cell, Precision
+from gpubench.suite.types import Catalog, Cell, Input, Precision
 
 
 def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[Cell]:
@@ -44,7 +44,8 @@ def baseline(words: Mapping[str, str], space: Space, catalog: Catalog) -> list[C
             raise _no_baseline(o.name, words[o.name], why)
     place = _place(given, space)
     sizes = (given["batch_size"],) if "batch_size" in given else space.batch_sizes
-    return [cell_of(space, backend, precision, place, size, kept) for size in sizes]
+    taken: Input = given.get("input", "float32")
+    return [cell_of(space, backend, precision, place, size, kept, taken) for size in sizes]
 
 
 def _place(given: Mapping[str, Any], space: Space) -> Placement:

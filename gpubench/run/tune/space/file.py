@@ -34,7 +34,7 @@ def schema(catalog: Catalog) -> Schema:
     axes = suite["axes"]["properties"]
     table, scalar_or_list = suite_schema.table, suite_schema.scalar_or_list
     places = {"replicas": REPLICAS, "cores": CORES, "replicas_per_device": REPLICAS}
-    taken = ("backend", "precision", "batch_size", "replicas", "options")
+    taken = ("backend", "precision", "input", "batch_size", "replicas", "options")
     own = {key: axes[key] for key in taken}
     own["placement"] = scalar_or_list(table(places, required=["replicas"]))
     rule = suite["exclude"]["items"]["properties"]

@@ -17,10 +17,10 @@ from gpubench.run.tune.space import options as space_options
 from gpubench.run.tune.space.axes import Placement, Space
 from gpubench.suite.grid import MAX_CELLS
 from gpubench.suite.schema import nearest, same, show
-from gpubench.suite.types import Catalog, Cell, Option, OptionValue, Precision
+from gpubench.suite.types import Catalog, Cell, Input, Option, OptionValue, Precision
 
 Unsupported = Callable[[Cell], str | None]
-AXES = ("backend", "precision", "batch_size", "replicas", "cores", "replicas_per_device")
+AXES = ("backend", "precision", "input", "batch_size", "replicas", "cores", "replicas_per_device")
 MOST_TRIED = 20 * MAX_CELLS
 """Combinations asked after, supported or not."""
 
@@ -61,10 +61,10 @@ def grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
             raise _too_many(space)
         options, fields = catalog.backends[backend], fields_of(space, precision)
         combinations = list(space_options.combinations(options, values, fields))
-        for each, placement, batch_size in itertools.product(
-            combinations, space.placements, space.batch_sizes
+        for each, placement, batch_size, given in itertools.product(
+            combinations, space.placements, space.batch_sizes, space.inputs
         ):
-            yield cell_of(space, backend, precision, placement, batch_size, each)
+            yield cell_of(space, backend, precision, placement, batch_size, each, given)
 
 
 def count(values: Mapping[str, Sequence[OptionValue]]) -> int:
@@ -99,6 +99,7 @@ def cell_of(
     placement: Placement,
     batch_size: int,
     options: dict[str, OptionValue],
+    given: Input = "float32",
 ) -> Cell:
     """One cell of ``space``; ``options`` are canonical."""
     return Cell(
@@ -114,6 +115,7 @@ def cell_of(
         options=options,
         replicas_per_device=min(placement.replicas_per_device, placement.replicas),
         decoder=space.decoder if space.boundary == "pipeline" else "pil",
+        input=given,
     )
 
 
@@ -121,6 +123,7 @@ def _too_many(space: Space) -> SuiteError:
     """Says which axes are long, the longest first."""
     sizes = {
         "precision": len(space.precisions),
+        "input": len(space.inputs),
         "batch_size": len(space.batch_sizes),
         "placement": len(space.placements),
     } | {f"options.{b}": count(space.options.get(b, {})) for b in space.backends}
@@ -128,7 +131,7 @@ def _too_many(space: Space) -> SuiteError:
     words = ", ".join(f"{name} ({size:,})" for name, size in longest)
     return SuiteError(
         f"the space has more than {MAX_CELLS:,} configurations; shorten its axes with --space, or "
-        f"--backend, --precision, --batch-size and --replicas; the longest: {words}"
+        f"--backend, --precision, --input, --batch-size and --replicas; the longest: {words}"
     )
 
 

@@ -17,7 +17,7 @@ class Onnx(Source):
     name = "onnx"
     summary = "FILE.onnx: a classifier, with its weights"
 
-    def look(self, workload: Workload) -> tuple[str, int]:
+    def look(self, workload: Workload) -> tuple[str, int, str]:
         return _model(workload, None).look()
 
     def model(self, workload: Workload, cache: Cache) -> OnnxModel:

@@ -120,7 +120,7 @@ def test_of_what_is_installed(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
         '[axes]\nbackend = ["openvino", "onnxruntime"]\nprecision = ["fp32", "int8"]\n'
-        'batch_size = 8\n[axes.options.openvino]\ncalibration = "percentile"\n'
+        'batch_size = 8\ninput = "float32"\n[axes.options.openvino]\ncalibration = "percentile"\n'
         "calibration_images = [128, 512]\n"
     )
     catalog = availability.catalog()
@@ -199,7 +199,10 @@ WRONG: list[tuple[str, ...]] = [
     ("[[exclude]]\nbatch_size = 3", 'exclude[0] = {"batch_size": 3}: matches no cell'),
     ("[[exclude]]\nbackend = 'torch-eager'\nfuse = true", "exclude[0]", "matches no cell"),
     ("[[exclude]]\nmethod = 'a'\nprecision = 'fp32'", "exclude[0]", "matches no cell"),
-    (f"[[exclude]]\nbatch_size = {[*range(1, 2000)]}", "exclude: more than 1,000 combinations"),
+    (
+        f"[axes]\ninput = 'float32'\n[[exclude]]\nbatch_size = {[*range(1, 2000)]}",
+        "exclude: more than 1,000 combinations",
+    ),
     ("[axes\n", "not valid TOML", "line 1"),
     ("a = 1\na = 2\n\n", "not valid TOML", "line 2"),
     (f"x = {'[' * 5000}", "not valid TOML"),

@@ -59,7 +59,8 @@ def test_scenario_follows_the_goal() -> None:
 
 
 def test_what_means_the_same_is_one_cell() -> None:
-    found = space.chosen(make(), {"backend": ["tiled"], "batch_size": [1], "replicas": [1]})
+    narrow = {"backend": ["tiled"], "batch_size": [1], "replicas": [1], "input": ["float32"]}
+    found = space.chosen(make(), narrow)
     cells = space.cells(found, CATALOG, anything)
     fp32 = [cell.options for cell in cells if cell.precision == "fp32"]
     assert fp32 == [
@@ -142,9 +143,20 @@ def test_the_backend_of_a_third_party_is_searched(
     (about / "entry_points.txt").write_text("[gpubench.backends]\ntheirs = their_backend:Theirs\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     catalog = availability.catalog()
-    found = space.chosen(make(catalog), {"batch_size": [8], "replicas": [1]})
+    narrow = {"batch_size": [8], "replicas": [1], "input": ["float32"]}
+    found = space.chosen(make(catalog), narrow)
     theirs = [c for c in space.cells(found, catalog, supported) if c.backend == "theirs"]
     assert [(c.precision, c.options) for c in theirs] == [("fp16", {}), ("fp16", {"tile": 2})]
+
+
+def test_what_the_host_gives_is_searched_where_it_is_timed() -> None:
+    for boundary, tried in (("compute", {"float32"}), ("transfer", {"float32", "uint8"})):
+        cells = space.cells(make(boundary=boundary), CATALOG, anything)
+        assert {cell.input for cell in cells} == tried
+    asked = space.chosen(make(), {"input": ["float16"], "batch_size": [1], "backend": ["null"]})
+    assert {cell.input for cell in space.cells(asked, CATALOG, anything)} == {"float16"}
+    with pytest.raises(SuiteError, match='--input = "int8": unknown; did you mean "uint8"'):
+        space.chosen(make(), {"input": ["int8"]})
 
 
 def test_nothing_left(installed: Catalog) -> None:
@@ -168,6 +180,7 @@ def test_coordinates_have_every_option_with_an_effect() -> None:
     assert space.coordinates(cell, OPTIONS) == {
         "backend": "tiled",
         "precision": "int8",
+        "input": "float32",
         "batch_size": 1,
         "replicas": 1,
         "cores": 2,

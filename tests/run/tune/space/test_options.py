@@ -59,6 +59,7 @@ def test_chosen_narrows_and_widens() -> None:
         {
             "backend": ["null"],
             "precision": ["bf16", "bf16"],
+            "input": ["float32"],
             "batch_size": [3],
             "replicas": [1, 3],
             "device": None,
