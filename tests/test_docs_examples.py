@@ -113,7 +113,7 @@ _SENTENCES = [re.compile(words.replace(" ", r"\s+")) for words in (
     r"[Tt]his run separates [\d.]+(×, not 5)?( %)?\.",
     r"[Nn]o interval of this run says what it separates\.",
     r"\d+ of \d+ cells flagged: [A-Z\d, -]+\.",
-    r"No cell is flagged\.",
+    r"No cell (is flagged|has another flag)\.",
     r"; where a row says none, [^.;]+?(\.\d[^.;]+?)*(?=[.;] )",
     r"a to b: the repeats, too far apart for an interval\.",
     r"no usable interval",

@@ -25,8 +25,8 @@ class Resolution(Struct, frozen=True, kw_only=True):
     """Two rows that differ by this factor are told apart: the typical half-width of a ratio of two
     rows, on logs. None where no two rows have an interval."""
     shared: list[str]
-    """Flags that are told here and not at each row, the most frequent first; [] on a machine that
-    was not busy."""
+    """Flags that are told here and not at each row: what had the cores, then what follows from it,
+    the most frequent first; [] on a machine that was not busy."""
 
 
 def resolution(summaries: Sequence[Summary]) -> Resolution:
@@ -38,7 +38,7 @@ def resolution(summaries: Sequence[Summary]) -> Resolution:
     shared = Counter(f for s in summaries if s.busy for f in (*LOAD, *FOLLOWS) if f in s.flags)
     return Resolution(
         ratio=math.exp(min(700.0, median(halves))) if halves else None,
-        shared=[flag for flag, _ in shared.most_common()],
+        shared=sorted(shared, key=lambda f: (f in FOLLOWS, -shared[f])),
     )
 
 

@@ -67,10 +67,11 @@ def _warms(start: Sequence[float], rest: Sequence[float], tolerance: float) -> b
 
     Slower by more than ``tolerance`` and than what noise explains (else noise would be cut, and
     always such as is slow). A start that stays where it is, and then ends, is no warm-up: something
-    else changed.
+    else changed. Its course is that of eighths: from one of many groups to the next there is more
+    noise than decay.
     """
     level, noise = fmean(rest), stdev(rest)
-    above = [x - level for x in start]
+    above = [x - level for x in _pieces(start, min(8, len(start)))]
     least = max(tolerance * level, 3 * noise * math.sqrt(1 / len(start) + 1 / len(rest)))
     if fmean(above) <= least:
         return False

@@ -75,6 +75,14 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
         said = next((f"; {_said(worst, c)}" for c in reversed(worst.changes) if c.slower), "")
         lines.append(f"Furthest behind its best level, by {percent(worst.behind)}: "
                      f"{names(trends)[0]}{said}.")  # fmt: skip
+    off = [(name, *t.latest) for name, t in zip(names(trends), trends, strict=True) if t.latest]
+    if off:
+        name, runs_off, least = max(off, key=lambda o: (o[2], -o[1]))
+        more = f" (and {len(off) - 1} more)" if off[1:] else ""
+        which = "run" if runs_off == 1 else f"{runs_off} runs"
+        way = "slower" if least > 0 else "faster"
+        lines.append(f"The latest {which} of {name}{more}: {way} by {percent(abs(least))}; only "
+                     f"{SHORTEST} runs make a change.")  # fmt: skip
     runs_needed = 2 * SHORTEST
     short = sum(sum(p.used for p in t.points) < runs_needed for t in trends)
     if short:

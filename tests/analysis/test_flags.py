@@ -80,8 +80,9 @@ def test_a_busy_machine_is_said_once_and_not_at_every_row() -> None:
     assert [flags_of(s) for s in busy] == [["RECOMPILED"]] * 3 + [[]]
     assert headline.flags(busy) == [("RECOMPILED", 3)]
     assert "CPU-WITHHELD" in busy[0].flags, "verdicts know of it all the same"
-    found = resolution(busy)
-    assert found.shared[0] == "CPU-WITHHELD"
+    drifting = summarise([flagged(*[["DRIFT"]] * 3, cells=4, launch=0.05)])
+    more = [replace(s, busy=True) for s in drifting]
+    assert resolution([*busy, *more]).shared[0] == "CPU-WITHHELD", "the cause comes first"
     assert sentence(busy).startswith("The machine was busy (CPU-WITHHELD")
     assert ", not 5 %." in sentence(busy)
 

@@ -49,6 +49,15 @@ def test_what_a_warm_up_has_left_is_cut(height: float) -> None:
     assert flags == []
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_smooth_warm_up_of_many_samples_is_cut(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    decay = 5e6 * (1 + 0.5 * np.exp(-np.arange(1000) / 50)) * rng.lognormal(0, 0.01, 1000)
+    cut, flags = steady_state.steady(np.rint(decay).tolist(), 0.05)
+    assert 100 <= cut <= 350
+    assert flags == []
+
+
 def test_a_slow_stretch_of_noise_at_the_start_is_not_cut() -> None:
     """Else every median would be a little too fast: noise would only be cut where it is slow."""
     rng = np.random.default_rng(8)

@@ -109,6 +109,17 @@ def test_without_a_change_it_says_so():
     assert "Too few runs to look for changes in 3 of 3 cells: 6 are needed" in " ".join(few.split())
 
 
+@pytest.mark.parametrize(("after", "told"), [(1, "run"), (2, "2 runs"), (0, "")])
+def test_the_latest_runs_are_told_before_they_can_be_a_change(after, told):
+    lines = history.headline(analysis.trends(files(after=after)), Rule())
+    assert lines[0].startswith("No change is shown")
+    said = [line for line in lines if line.startswith("The latest ")]
+    assert len(said) == bool(told)
+    if told:
+        name = CELLS[0].label
+        assert said[0].startswith(f"The latest {told} of {name}: slower by ")
+
+
 def test_a_repair_is_not_behind():
     """Slower, then as before: changes, but no cell is behind its best level."""
     made = files(after=12)

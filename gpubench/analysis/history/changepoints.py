@@ -107,7 +107,7 @@ def findings(costs: Sequence[float], delta: float, alpha: float) -> Findings:
     import ruptures
 
     calm, margin = calmed(costs), math.log1p(delta)
-    series = _Series(np.array(costs) - calm[0], np.array(calm) - calm[0], _odd(costs, calm))
+    series = _Series(np.array(costs) - calm[0], np.array(calm) - calm[0])
     x = series.calm
     if states := _states(series, calm[0], margin):
         return Findings(states=states)
@@ -122,7 +122,7 @@ def findings(costs: Sequence[float], delta: float, alpha: float) -> Findings:
     flat = x.copy()
     for ramp in ramps:
         flat -= ramp.effect.mean * _rise(len(x), ramp.first, ramp.last)
-    level = _Series(series.raw - x + flat, flat, series.odd)
+    level = _Series(series.raw - x + flat, flat)
     return Findings(breaks=_breaks(level, ends, margin, alpha), ramps=ramps)
 
 
@@ -149,8 +149,11 @@ class _Series(NamedTuple):
     raw: Floats
     calm: Floats
     """`calmed`."""
-    odd: float
-    """Share of odd runs."""
+
+    def odd(self, by: float) -> float:
+        """Share of odd runs that are off by half of ``by`` or more: lesser ones do not look so."""
+        off = abs(self.raw - self.calm)
+        return (float(((off > 0) & (off >= abs(by) / 2)).sum()) + 0.5) / len(off)
 
 
 def _noise(costs: Sequence[float]) -> float:
@@ -174,10 +177,6 @@ def calmed(costs: Sequence[float]) -> list[float]:
     return [m if abs(x - m) > limit else x for x, m in zip(costs, near, strict=True)]
 
 
-def _odd(costs: Sequence[float], calm: Sequence[float]) -> float:
-    return (sum(a != b for a, b in zip(costs, calm, strict=True)) + 0.5) / len(costs)
-
-
 def _lasts(series: _Series, run: Floats, base: float, level: float) -> bool:
     """Whether odd runs alone would hardly make a stretch like ``run`` in such a series.
 
@@ -187,7 +186,7 @@ def _lasts(series: _Series, run: Floats, base: float, level: float) -> bool:
     from scipy.special import bdtrc
 
     n, far = len(series.raw), int((abs(run - level) < abs(run - base)).sum())
-    expected = n * float(bdtrc(far - 1, len(run), series.odd))
+    expected = n * float(bdtrc(far - 1, len(run), series.odd(level - base)))
     return expected < max(BY_CHANCE, 1.01 * n * (0.5 / n) ** SHORTEST)
 
 
@@ -297,7 +296,7 @@ def _between(series: _Series, begin: int, b: Break, end: int, variance: float) -
     if variance <= 0:
         return b.at, b.at
     levels = (float(series.calm[begin : b.at].mean()), float(series.calm[b.at : end].mean()))
-    most = math.log(1 / series.odd)
+    most = math.log(1 / series.odd(b.effect.mean))
     before, after = (np.minimum((x - level) ** 2 / (2 * variance), most) for level in levels)
     gains = np.concatenate([[0.0], (before - after).cumsum()])[SHORTEST : len(x) - SHORTEST + 1]
     weight = np.exp(gains.min() - gains)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from msgspec import Struct
@@ -18,8 +19,8 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis.compare.verdicts import MACHINE
-from gpubench.analysis.history.changepoints import calmed, detectable, findings, places
-from gpubench.analysis.stats import Estimate, LogRatio
+from gpubench.analysis.history.changepoints import SHORTEST, calmed, detectable, findings, places
+from gpubench.analysis.stats import Estimate, LogRatio, t_quantile
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError, RecordError
 from gpubench.records.reader import read
@@ -122,6 +123,9 @@ class Trend(Struct, frozen=True, kw_only=True):
     detectable: float | None = None
     """The smallest lasting slowdown (0.05: 5 %) that this many runs, with this noise, show 95
     times in 100 when it comes halfway; None with too few runs to look for any."""
+    latest: tuple[int, float] | None = None
+    """So many of the last runs, no change yet, cost at least this much more (0.05: 5 %; below 0:
+    less) than those before, beyond what their spread explains."""
     behind: float
     """How much slower the last level is than the best one: 0.05 is 5 %; 0: it is the best."""
 
@@ -294,5 +298,22 @@ def _searched(t: Trend, delta: float, level: float, alpha: float) -> Trend:
     ends = [cost(i) for i in (0, *(b.at for b in found.breaks), *bends, len(costs) - 1)]
     return replace(
         t, changes=changed, levels=levels, drifts=drifts, states=states,
-        detectable=detectable(costs, delta, level), behind=math.expm1(ends[-1] - min(ends)),
+        detectable=detectable(costs, delta, level),
+        latest=_latest(costs[edges[-2]:], delta, level) if not found.ramps and not states else None,
+        behind=math.expm1(ends[-1] - min(ends)),
     )  # fmt: skip
+
+
+def _latest(costs: Sequence[float], delta: float, level: float) -> tuple[int, float] | None:
+    """`Trend.latest`, of the runs since the last change: the interval for one more run decides."""
+    for many in range(SHORTEST, 0, -1):
+        before, last = calmed(costs[:-many]), costs[-many:]
+        if len(before) < SHORTEST:
+            continue
+        middle, n = fmean(before), len(before)
+        reach = t_quantile(1 - level / (2 * SHORTEST), n - 1) * stdev(before) * math.sqrt(1 + 1 / n)
+        off = [x - middle for x in last]
+        least = min(off, key=abs)
+        if abs(least) > max(reach, math.log1p(delta)) and max(off) * min(off) > 0:
+            return many, math.expm1(least)
+    return None

@@ -185,7 +185,8 @@ def _trust(summaries: Sequence[Summary]) -> list[str]:
     if flagged:
         lines.append(f"{len(flagged)} of {count(len(timed), 'cell')} flagged: {marks}.")
     elif timed:
-        lines.append("No cell is flagged.")
+        busy = any(s.busy for s in timed)  # then the sentence above has named flags
+        lines.append("No cell has another flag." if busy else "No cell is flagged.")
     return lines
 
 

@@ -57,6 +57,16 @@ def test_a_change_of_three_sd_is_found_among_twenty_cells():
     assert found >= 45
 
 
+@pytest.mark.parametrize("size", [0.1, math.log(23.34)])
+def test_shortest_levels_are_found_however_noise_scatters(size):
+    """A run of normal noise beyond 3 sd is no odd run that could look like a step of 25 sd."""
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        x = 0.004 * rng.standard_normal(40)
+        x[-SHORTEST:] += size
+        assert [b.at for b in changes(list(x), 0.02, 0.01 / 3)] == [40 - SHORTEST]
+
+
 def _step(n: int, at: int, by: float) -> np.ndarray:
     return np.where(np.arange(n) < at, 0.0, math.log1p(by))
 

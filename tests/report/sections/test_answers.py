@@ -102,6 +102,9 @@ def test_trust_is_what_the_run_separates_and_its_flags():
     marked = [replace(r, flags=["CPU-BUSY"]) if r.cell.backend == "openvino" else r
               for r in base.records]  # fmt: skip
     assert of(replace(base, records=marked)).trust[1] == "1 of 2 cells flagged: CPU-BUSY 1."
+    busy = replace(base, records=[replace(r, flags=["DRIFT", "CPU-BUSY"]) for r in base.records])
+    assert of(busy).trust[0].startswith("The machine was busy (CPU-BUSY, DRIFT): ")
+    assert of(busy).trust[1] == "No cell has another flag."
 
 
 def skipped(n: int) -> RecordFile:
@@ -160,6 +163,8 @@ def test_values_without_a_usable_interval_stay_off_the_axis():
     latency = next(c for c in ranked(replace(wild, records=records)) if "Latency" in c.title)
     row = next(r for r in latency.rows if r.label == "openvino")
     assert (row.state, row.at, row.low) == ("no usable interval", None, None)
+    text = html.render([replace(wild, records=records)])
+    assert re.search(r'class="value">[^<]+<small>no usable interval: repeats [\d.]+ to', text)
     assert latency.rows[0].label == "torch-eager"
     assert latency.rows[0].high == pytest.approx(ranks.ROOM)  # the axis ends with what is on it
 
