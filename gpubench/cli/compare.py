@@ -56,7 +56,9 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 @click.option(
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
 )
-@click.option("--budget", default="10m", help="No pair starts after this.", show_default=True)
+@click.option(
+    "--budget", default=options.AB_BUDGET, help="No pair starts after this.", show_default=True
+)
 @fail_on_option
 @options.github_option
 @partial(options.selection, without=("--repeats",))

@@ -17,6 +17,7 @@ from gpubench import units
 from gpubench.analysis.compare.sequential_test import outlook
 from gpubench.backends import base
 from gpubench.cache import Cache
+from gpubench.cli import options
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run.plan import Durations, sampling_s, task_seconds, undecidable
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from gpubench.suite.types import Option
 
 
-AB_BUDGET_S = 600.0
-"""`gpubench ab --budget`, by default."""
 ENOUGH = 3
 """Repeats; of two, what the rounds have in common is one difference, whose t is 12.7."""
 
@@ -71,7 +70,8 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
     )
     each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
     if each:
-        parts.append(Text(f"as an A/B: {outlook(each, AB_BUDGET_S, Rule())}"))
+        budget_s = options.seconds("--budget", options.AB_BUDGET)
+        parts.append(Text(f"as an A/B: {outlook(each, budget_s, Rule())}"))
     if policy.repeats < ENOUGH:
         few = units.count(policy.repeats, "repeat")
         parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))

@@ -176,6 +176,10 @@ def by_ending(
     raise InputError(f"-o {output}: no format ends in .{ending}; known endings: {known}")
 
 
+AB_BUDGET = "10m"
+"""`gpubench ab --budget`, where it is not said."""
+
+
 def seconds(option: str, words: str) -> float:
     """'10m', '90s', '1h' or '600' -> seconds. InputError names ``option``; a week is the most."""
     number, unit = (words[:-1], words[-1]) if words[-1:] in UNITS else (words, "s")

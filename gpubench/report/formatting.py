@@ -54,6 +54,11 @@ class Shown(Struct, frozen=True):
     aside: str = ""
     """The interval, or why there is none."""
 
+    def words(self, unit: str = "") -> str:
+        """'160 images/s [120, 230]' with a ``unit`` that ``main`` lacks; '11 ms (1 repeat)'."""
+        aside = self.aside if not self.aside or self.aside[0] == "[" else f"({self.aside})"
+        return f"{self.main}{unit} {aside}".rstrip()
+
 
 def show(value: Any, unit: str, like: float | None = None) -> Shown:
     """Any value that `Table.rows` may hold; ``unit``: one that a `Column` may have.
@@ -137,8 +142,7 @@ def full(value: Any, unit: str) -> str:
     shown = show(value, unit)
     if shown.main == NOTHING or shown.aside == "baseline":
         return shown.aside or NOTHING
-    aside = f"({shown.aside})" if isinstance(value, Estimate) and value.span else shown.aside
-    return f"{shown.main} {aside}".strip()
+    return shown.words()
 
 
 def flagged(*summaries: Summary, before: str = "; ") -> str:
@@ -173,14 +177,28 @@ def command(header: Header, key: str = "KEY") -> str:
     return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
 
 
-def decide(header: Header, best: Cell, rival: str) -> str:
-    """The A/B that tells the run's best cell from the backend ``rival``, at the same batch size."""
-    drop = ("-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
+def decide(header: Header, best: Cell, rival: Cell) -> str:
+    """The A/B that tells the run's best cell from its ``rival`` of another backend, at the same
+    batch size and number of replicas; each arm with its own precision and options."""
+    drop = ["-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
             "--replicas", "--repeats", "--nnodes", "--node-rank", "--rdzv-endpoint",
-            "--join-timeout", "--node-timeout", "--secret-file")  # fmt: skip
+            "--join-timeout", "--node-timeout", "--secret-file"]  # fmt: skip
     only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
-    arms = ["--baseline", f"backend={rival}", "--candidate", f"backend={best.backend}"]
-    return _again(header, drop, *only, *arms, verb="ab")
+    arms = {"--baseline": (rival, [f"backend={rival.backend}"]),
+            "--candidate": (best, [f"backend={best.backend}"])}  # fmt: skip
+    for axis in ("precision", "dispatch", "replicas_per_device"):
+        option, planned = "--" + axis.replace("_", "-"), {getattr(c, axis) for c in header.planned}
+        if getattr(best, axis) != getattr(rival, axis):
+            for cell, words in arms.values():
+                words.append(f"{axis}={getattr(cell, axis)}")
+        elif len(planned) > 1:
+            drop.append(option)
+            only += [option, str(getattr(best, axis))]
+    for option, (cell, words) in arms.items():
+        words += [f"{k}={str(v).lower() if v is True or v is False else v}"
+                  for k, v in sorted(cell.options.items())]  # fmt: skip
+        only += [option, ",".join(words)]
+    return _again(header, drop, *only, verb="ab")
 
 
 def resume(header: Header, out: str | Path) -> str:

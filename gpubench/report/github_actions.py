@@ -15,13 +15,14 @@ import msgspec
 
 from gpubench import escape, units
 from gpubench.analysis.compare.verdicts import Comparison
+from gpubench.analysis.scaling.diagnosis import diagnose
 from gpubench.analysis.summary import Problem, problems, summarise
 from gpubench.analysis.tables import pipeline
 from gpubench.analysis.tables.run import of_cells
 from gpubench.analysis.tables.table import Table
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, markdown
-from gpubench.report.sections import compare, headline
+from gpubench.report.sections import compare
 from gpubench.suite.types import Rule
 
 LIMIT = 60_000
@@ -72,7 +73,7 @@ def run_summary(files: Sequence[RecordFile]) -> str:
     verdict = ", ".join(f"{n} {word}" for n, word in bad if n) or "nothing failed"
     lines = [f"## gpubench {markdown.escape(_short(formatting.title(files)))}: {verdict}", ""]
     lines += [
-        *markdown.listed(map(_short, headline.told(summaries))),
+        *markdown.answers(files, summaries, diagnose(summaries), _short),
         *markdown.flags(summaries, _short),
     ]
     for table in sorted(of_cells(summaries), key=lambda table: table.title != OPEN[0]):

@@ -1,4 +1,4 @@
-"""Markdown for GitHub: a headline, tables, long ones folded, environment at the end."""
+"""Markdown for GitHub: the answers, tables, long ones folded, environment at the end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gpubench.analysis.tables.table import Table
 from gpubench.analysis.tune.result import Evidence
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
+from gpubench.report.sections import answers as answered
 from gpubench.report.sections import compare, headline, recommendation, scaling, wrong_answers
 from gpubench.suite.types import Rule
 
@@ -50,10 +51,10 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         lines += ["", "## Verdict", "", verdict]
     if advice := recommendation.told(files, evidence):
         lines += ["", "## Recommendation", "", *listed(advice)]
-    lines += ["", *listed(headline.told(summaries)), ""]
+    found = diagnose(summaries)
+    lines += ["", *answers(files, summaries, found), ""]
     if said := flags(summaries):
         lines += ["**Flags in this report**", "", *said, ""]
-    found = diagnose(summaries)
     for made in of_cells(summaries, found):
         lines += [*section(made), ""]
         lines += _shortfalls(found) if made.title == SCALING else []
@@ -64,6 +65,17 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
 def listed(lines: Iterable[str]) -> list[str]:
     """Untrusted lines as a list."""
     return [f"- {escape(line)}" for line in lines]
+
+
+def answers(
+    files: Sequence[RecordFile],
+    summaries: Sequence[Summary],
+    found: Sequence[Diagnosis],
+    cut: Callable[[str], str] = str,
+) -> list[str]:
+    """What a newcomer asks, as a list; ``cut`` shortens a sentence."""
+    return [f"- **{name}**: {' '.join(escape(cut(line)) for line in lines)}"
+            for name, lines, _ in answered.told(files, summaries, found)]  # fmt: skip
 
 
 def flags(summaries: Sequence[Summary], cut: Callable[[str], str] = str) -> list[str]:
@@ -148,7 +160,7 @@ def _shortfalls(found: Sequence[Diagnosis]) -> list[str]:
         body += [f"  - {escape(text)}" for text in [scaling.lacks(d)] if text]
     if len(shown) > OPEN_ROWS:
         body = folded(f"{len(shown)} shortfalls", body)
-    return [f"### {scaling.TITLE}", "", scaling.NOTE, "", *body, ""] if shown else []
+    return [f"### {scaling.TITLE}", "", scaling.note(found), "", *body, ""] if shown else []
 
 
 def _differing(summaries: Sequence[Summary]) -> list[str]:

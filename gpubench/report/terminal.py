@@ -57,8 +57,8 @@ NARROW = {
     110: ("verdict", "cell", "baseline", "candidate", "effect"),
 }
 """Below so many columns, these of a comparison's; the others move to a line of words."""
-SHORTFALLS = 10
-"""Lines on scaling, and on pipelines, at the end of a run, at most; the worst come first."""
+MOST = 10
+"""Lines on pipelines at the end of a run."""
 SAME = "In every row: "
 """How the note of `gpubench.analysis.tables.table.with_axes` begins."""
 SKIPS = ("unavailable", "unsupported")
@@ -81,8 +81,10 @@ def render(
         console.print(comparison(view.rows, rule=view.rule))
         console.print()
     found = diagnose(summaries)
-    told = [*recommendation.told(files, evidence), *headline.told(summaries)]
-    for line in [*told, *formatting.differences(files)]:
+    for line in recommendation.told(files, evidence):
+        console.print(text(line))
+    console.print(_answers(answers.told(files, summaries, found)))
+    for line in formatting.differences(files):
         console.print(text(line))
     for made in of_cells(summaries, found):
         console.print()
@@ -201,7 +203,6 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
     summaries = summarise(files)
     timed = [s for s in summaries if s.timed]
     told = _most([f"Pipeline: {line}" for line in pipeline.lines(summaries)])
-    told += _most([f"Scaling: {line}" for line in scaling.lines(diagnose(summaries))])
     said = [
         *accuracy.doubts(s.parity for s in timed),
         *skipped(summaries),
@@ -219,27 +220,18 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         *(text(words, "yellow") for words in said),
         *problems,
         Text(),
-        _answer(files, summaries),
+        _answers(answers.told(files, summaries, diagnose(summaries))),
     )
 
 
-def _answer(files: Sequence[RecordFile], summaries: Sequence[Summary]) -> RenderableType:
+def _answers(rows: Sequence[tuple[str, list[str], bool]]) -> RenderableType:
     """What a newcomer asks, and what to type next."""
-    won = answers.ordered(headline.winners(summaries))
-    found = answers.answers(files, summaries, won, {})
-    cells = ", ".join(f"{n} {name}" for name, n in headline.counts(summaries).items())
-    rows = [
-        ("fastest", [*found.fastest, *pipeline.headline(summaries)], "bold"),
-        ("accuracy", [found.right] if found.found or found.wrong else [], "red" * found.wrong),
-        ("trust", [" ".join(found.trust), f"{units.count(len(summaries), 'cell')}: {cells}."], ""),
-        ("next", [f"{found.command}  ({found.why})"], ""),
-    ]
     made = Grid.grid(padding=(0, 2, 0, 0))
     made.add_column(no_wrap=True)
     made.add_column(overflow="fold")
-    for name, lines, style in rows:
-        if lines:
-            made.add_row(text(name, "bold"), Group(*(text(line, style) for line in lines if line)))
+    for name, lines, bad in rows:
+        style = "red" if bad else "bold" if name == "fastest" else ""
+        made.add_row(text(name, "bold"), Group(*(text(line, style) for line in lines)))
     return made
 
 
@@ -254,7 +246,7 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
         own = (words for axis, words in axes[id(s)].items() if axis not in shared)
         groups.setdefault(", ".join(own), []).append(s)
     beside = any(len(group) > 1 for group in groups.values())
-    checked = {id(s): _answers(s) for s in timed}
+    checked = {id(s): _checked(s) for s in timed}
     heads = Counter(words.partition(" [")[0] for words in checked.values())
     (usual, _), *others = heads.most_common()
     single = all(_single(s.throughput) or _single(s.p50) for s in timed)
@@ -283,7 +275,7 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
                 row["flags"] = formatting.line(", ".join(flags_of(s)))
             rows.append(row)
             styles.append("red" if not s.ranked else "yellow")
-    note = _NO_INTERVALS if single else "±: half the 95 % interval"
+    note = _NO_INTERVALS if single else "±: half the interval"
     note += "" if single else f"{_folded(rows)}. {pooling([s for s in timed if s.ranked])}"
     if any(" to " in value for row in rows if isinstance(row, dict) for value in row.values()):
         note += " a to b: the repeats, too far apart for an interval."
@@ -336,8 +328,8 @@ def _cost(s: Summary) -> float:
 
 
 def _most(lines: list[str]) -> list[str]:
-    more = len(lines) - SHORTFALLS
-    return lines[:SHORTFALLS] + ([f"{more} more: gpubench report"] if more > 0 else [])
+    more = len(lines) - MOST
+    return lines[:MOST] + ([f"{more} more: gpubench report"] if more > 0 else [])
 
 
 def _speedup(s: Summary, bases: dict[int, Summary]) -> Estimate:
@@ -347,7 +339,7 @@ def _speedup(s: Summary, bases: dict[int, Summary]) -> Estimate:
     return speedup(base, s) if base else Estimate()
 
 
-def _answers(s: Summary) -> str:
+def _checked(s: Summary) -> str:
     """'100.0 % / 97.4 % [96.4, 98.2]': of what the row timed."""
     agree, right = accuracy.agreement(s), accuracy.accuracy(s)
     if agree is None:

@@ -102,8 +102,10 @@ def test_the_table_in_every_format() -> None:
     files = [records(cell, 250_000_000, ceiling()) for cell in cells]
     file = replace(files[0], records=[r for f in files for r in f.records],
                    header=replace(files[0].header, planned=cells))  # fmt: skip
-    for shown in (terminal.render([file]), markdown.render([file]), html.render([file])):
-        assert tables_roofline.TITLE in shown
+    page = html.render([file])  # one table of all cells, with groups of columns
+    assert ">Roofline<" in page
+    assert tables_roofline.TITLE in terminal.render([file])
+    for shown in (terminal.render([file]), markdown.render([file]), page):
         assert "64.0 %" in shown
         assert "compute" in shown
     assert "share of the roofline,ratio,0.64" in csv_report.render([file])

@@ -283,6 +283,15 @@ def test_report_guesses_the_format_from_the_ending(measured: Path, tmp_path: Pat
     assert (tmp_path / "x.html").read_text().lstrip().lower().startswith("<!doctype html")
 
 
+def test_one_page_is_html_and_nothing_else(measured: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert gpubench("report", measured, "--one-page", "-o", out).returncode == 0
+    assert "<script" not in out.read_text()
+    done = gpubench("report", measured, "--one-page", "-f", "md")
+    assert done.returncode == 2
+    assert "--one-page is a page of HTML, not of md" in done.stderr
+
+
 def test_compare_a_run_with_itself(measured: Path) -> None:
     done = gpubench("compare", measured, measured, "--json")
     assert done.returncode in (0, 3)  # two repeats are few, so it may be inconclusive

@@ -20,7 +20,7 @@ from gpubench.records.record import FLAGS, Record, RecordFile
 from gpubench.report import formatting, json_report, markdown, terminal
 from gpubench.report.charts import overview
 from gpubench.report.html import templating
-from gpubench.report.sections import headline
+from gpubench.report.sections import answers, headline
 from gpubench.suite.types import Policy
 from tests.report import make
 
@@ -283,8 +283,8 @@ def test_headline_never_crowns_wrong_answers(run):
     for won in headline.winners(summarise([run])):
         assert won.summary.ranked
     wrong = [replace(r, status="failed", kind="parity") for r in run.records if r.replicas]
-    lines = headline.lines(summarise([replace(run, records=wrong)]))
-    assert lines[0] == "No cell gave a result that can be ranked."
+    told = answers.told([run], summarise([replace(run, records=wrong)]), [])
+    assert told[0] == ("fastest", ["No cell gave a result that can be ranked."], False)
 
 
 def test_pareto_front_is_the_upper_left_of_the_ranked():
@@ -409,7 +409,7 @@ def test_summary_has_a_row_per_timed_cell_and_groups_problems(run):
         (Estimate(value=1759.3, low=1739.0, high=1779.8), "images/s", "1,760 [1,740, 1,780]"),
         (Estimate(value=1759.3, low=1500.0, high=2100.0), "images/s", "1,800 [1,500, 2,100]"),
         (Estimate(value=0.955, low=0.944, high=0.966), "fraction", "95.5 % [94.4, 96.6]"),
-        (Estimate(value=5e6, n=1, why="1 repeat"), "ns", "5.00 ms 1 repeat"),
+        (Estimate(value=5e6, n=1, why="1 repeat"), "ns", "5.00 ms (1 repeat)"),
         (
             Estimate(value=621.3, span=(133.0, 2897.0), n=3, why="no usable interval"),
             "images/s",
@@ -434,7 +434,7 @@ def test_one_repeat_is_said_once_where_all_have_one():
     cells = [make.cell(), make.cell(scenario="throughput")]
     made = plain(terminal.summary([make.run(cells, repeats=1, samples=50)]))
     assert made.partition("fastest")[0].count("1 repeat") == 1
-    assert "images/s 1 repeat." in made
+    assert "images/s (1 repeat)." in made
     assert "have no intervals" in made
     made = report.render([make.run(cells, repeats=1, samples=50)], "text")
     latency = made.partition("Latency per batch")[2].partition("Throughput")[0]
@@ -443,7 +443,7 @@ def test_one_repeat_is_said_once_where_all_have_one():
     left = [r for r in mixed.records if r.repeat == 0 or r.cell == cells[1]]
     made = plain(terminal.summary([replace(mixed, records=left)]))
     assert "ms (1 repeat)" in made
-    assert "half the 95 % interval" in made
+    assert "half the interval" in made
     assert "±?" not in made
 
 

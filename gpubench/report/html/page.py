@@ -59,7 +59,7 @@ def page(
     named = list(zip(run_names(files), files, strict=True))
     headers = {name: f.header for name, f in named}
     of_cell = {s.key: formatting.command(headers[s.run], s.key) for s in reversed(summaries)}
-    places = _machines(named)
+    places = answers.places(files)
     some = bool(drawn["charts"] or samples["cells"] or evidence or (tuned and tuned["charts"]))
     stages, lines = pipeline.page(summaries), sections_pipeline.headline(summaries)
     return templating.fill(
@@ -140,25 +140,8 @@ def _constants(files: Sequence[RecordFile], summaries: Sequence[Summary]) -> lis
                 "decoder": "{} decoder"}  # fmt: skip
         words = [text.format(same[a]) for a, text in said.items() if a in same]
         words += [f"{units.count(same['cores'], 'core')} a replica"] if "cores" in same else []
-    machines = dict.fromkeys(_place(f) for f in files)
+    machines = dict.fromkeys(answers.place(f) for f in files)
     return words + (list(machines) if len(machines) == 1 else [])
-
-
-def _place(file: RecordFile) -> str:
-    """'AMD EPYC 7B13 (2 cores)'."""
-    cpu = file.header.environment.get("cpu")
-    cores = cpu.get("usable") or cpu.get("cores") if isinstance(cpu, dict) else None
-    many = f" ({units.count(cores, 'core')})" if type(cores) is int else ""
-    return formatting.machine(file.header) + many
-
-
-def _machines(named: Sequence[tuple[str, RecordFile]]) -> dict[str, str]:
-    """Run -> its machine, where runs of several are on the page; else {}."""
-    if len({f.header.fingerprint for _, f in named}) < 2:
-        return {}
-    places = [_place(f) for _, f in named]
-    return {name: place if places.count(place) == 1 else f"{place}, run {name}"
-            for (name, _), place in zip(named, places, strict=True)}  # fmt: skip
 
 
 def _run(name: str, file: RecordFile) -> dict[str, Any]:
@@ -167,7 +150,8 @@ def _run(name: str, file: RecordFile) -> dict[str, Any]:
     own = [head.started[:16].replace("T", " "), f"run {run}", f"raw records: {file.path}"]
     others = [_sections(environment) for environment in head.nodes]
     return {
-        "name": name, "machine": _place(file), "path": file.path, "own": own, "notes": file.notes,
+        "name": name, "machine": answers.place(file), "path": file.path, "own": own,
+        "notes": file.notes,
         "description": head.suite.description,
         "sections": {} if others else _sections(head.environment),
         "nodes": list(zip(formatting.nodes(head), others, strict=True)),

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from gpubench.analysis import resolution
+from gpubench.analysis.scaling.diagnosis import Diagnosis
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import (
     UNTRIED,
@@ -18,12 +19,13 @@ from gpubench.analysis.summary import (
     flags_of,
     gain,
     problems,
+    run_names,
     speedup,
 )
 from gpubench.analysis.tables import accuracy, table
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
-from gpubench.report.sections import headline
+from gpubench.report.sections import headline, pipeline, scaling
 from gpubench.report.sections.headline import Winner
 from gpubench.units import count, percent
 
@@ -53,13 +55,31 @@ class Answers(Struct, frozen=True, kw_only=True):
     """What the command is for."""
 
 
+def told(
+    files: Sequence[RecordFile], summaries: Sequence[Summary], found: Sequence[Diagnosis]
+) -> list[tuple[str, list[str], bool]]:
+    """What every report but the page begins with: (what is asked, sentences, is it wrong)."""
+    won = ordered(headline.winners(summaries))
+    said = answers(files, summaries, won, places(files))
+    made = headline.counts(summaries)
+    cells = ", ".join(f"{n} {name}" for name, n in made.items())
+    rows = [
+        ("fastest", [*said.fastest, *pipeline.headline(summaries)], False),
+        ("accuracy", [said.right] if said.found or said.wrong else [], said.wrong),
+        ("trust", [" ".join(said.trust), f"{count(sum(made.values()), 'cell')}: {cells}."], False),
+        ("scaling", scaling.lines(found), False),
+        ("next", [f"{said.command}  ({said.why})"], False),
+    ]
+    return [(name, kept, bad) for name, lines, bad in rows if (kept := [*filter(None, lines)])]
+
+
 def answers(
     files: Sequence[RecordFile],
     summaries: Sequence[Summary],
     won: Sequence[Winner],
-    places: dict[str, str],
+    places: Mapping[str, str],
 ) -> Answers:
-    """``won``: as `ordered` has them. ``places``: run -> machine, where there are several."""
+    """``won``: as `ordered` has them. ``places``: as `places` names them."""
     right, wrong = _right(summaries)
     command, why = _next(files[0], won)
     failed = len(causes(summaries)) > 0
@@ -72,6 +92,23 @@ def answers(
     )  # fmt: skip
 
 
+def place(file: RecordFile) -> str:
+    """'AMD EPYC 7B13 (2 cores)'."""
+    cpu = file.header.environment.get("cpu")
+    cores = cpu.get("usable") or cpu.get("cores") if isinstance(cpu, dict) else None
+    many = f" ({count(cores, 'core')})" if type(cores) is int else ""
+    return formatting.machine(file.header) + many
+
+
+def places(files: Sequence[RecordFile]) -> dict[str, str]:
+    """Run -> its machine, where there are runs of several; else {}."""
+    if len({f.header.fingerprint for f in files}) < 2:
+        return {}
+    made = [place(f) for f in files]
+    return {name: where if made.count(where) == 1 else f"{where}, run {name}"
+            for name, where in zip(run_names(files), made, strict=True)}  # fmt: skip
+
+
 def ordered(won: Sequence[Winner]) -> list[Winner]:
     """The widest boundary first, and latency before images/s."""
     width = {"pipeline": 0, "transfer": 1, "compute": 2}
@@ -80,7 +117,7 @@ def ordered(won: Sequence[Winner]) -> list[Winner]:
 
 
 def fastest(
-    won: Sequence[Winner], summaries: Sequence[Summary], places: dict[str, str]
+    won: Sequence[Winner], summaries: Sequence[Summary], places: Mapping[str, str]
 ) -> list[str]:
     """'openvino is 2.4× [2.3, 2.5] faster than torch-eager at batch 1: latency 5.6 ms.' of each."""
     timed = [s for s in summaries if s.timed]
@@ -101,11 +138,9 @@ def fastest(
         text += f", {c.replicas} replicas" if c.replicas > 1 else ""
         text += f" on {places[s.run]}" if places else ""
         text += f" ({name})" if name else ""
-        if latency:
-            text += f": {formatting.full(s.p50, 'ns')} for one batch"
-        else:
-            shown = formatting.show(s.throughput, "images/s")
-            text += f": {' '.join(filter(None, (shown.main, 'images/s', shown.aside)))}"
+        shown = formatting.show(*((s.p50, "ns") if latency else (s.throughput, "images/s")))
+        text += f": {shown.words(unit='' if latency else ' images/s')}"
+        text += " for one batch" if latency else ""
         text += f"; not told apart from {', '.join(w.rivals)}" if w.rivals else ""
         said.append(f"{text}{formatting.flagged(s)}.")
     return said
@@ -164,10 +199,10 @@ def _next(file: RecordFile, won: Sequence[Winner]) -> tuple[str, str]:
     c = first.summary.cell
     if head.pairing or head.search:
         return formatting.command(head), "measures it again"
-    backends = {cell.backend for cell in head.planned} - {c.backend}
-    rival = next((name for name in first.rivals if name in backends), None)
-    if rival:
-        return formatting.decide(head, c, rival), f"decides between {c.backend} and {rival}"
+    rivals = [s.cell for s in first.ties if s.cell.backend != c.backend]
+    if rivals:
+        name = rivals[0].backend
+        return formatting.decide(head, c, rivals[0]), f"decides between {c.backend} and {name}"
     words = ["gpubench", "tune", c.model, "--weights", c.weights, "--images", c.images]
     return shlex.join(words), "finds precision, batch size, replicas and options that are faster"
 

@@ -1,4 +1,4 @@
-"""What a reader should take away first: the winners, what went wrong, and which flags occurred."""
+"""The winners of a run, outcomes by their number, and which flags occurred."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench import units
-from gpubench.analysis import resolution
 from gpubench.analysis.best import best
-from gpubench.analysis.summary import Summary, invalidated, pooling, raised, rated
+from gpubench.analysis.summary import Summary, invalidated, raised, rated
 from gpubench.report import formatting
-from gpubench.report.sections import pipeline
 from gpubench.units import count
 
 Measure = Literal["throughput", "latency"]
@@ -28,9 +25,10 @@ class Winner(Struct, frozen=True, kw_only=True):
     workload: str
     """Empty when the report holds a single one."""
     summary: Summary
-    value: formatting.Shown
+    ties: list[Summary]
+    """What cannot be told from it, the better ones first."""
     rivals: list[str]
-    """What cannot be told from it: other backends, and other configurations of its own."""
+    """These in words: other backends, and other configurations of its own."""
 
 
 def winners(summaries: Sequence[Summary]) -> list[Winner]:
@@ -70,8 +68,7 @@ def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | Non
     found = best(rows, latency=latency)
     if found is None:
         return None
-    shown = formatting.show(found.value, "ns" if latency else "images/s")
-    return Winner(measure=measure, workload=workload, summary=found.summary, value=shown,
+    return Winner(measure=measure, workload=workload, summary=found.summary, ties=found.ties,
                   rivals=_named(found.ties, found.summary))  # fmt: skip
 
 
@@ -132,31 +129,3 @@ def flags(summaries: Sequence[Summary]) -> list[tuple[str, int]]:
 def marks(summaries: Sequence[Summary]) -> list[str]:
     """'DRIFT (2 cells): what it means', one for each flag."""
     return [f"{f} ({count(n, 'cell')}): {formatting.meaning(f)}" for f, n in flags(summaries)]
-
-
-def told(summaries: Sequence[Summary]) -> list[str]:
-    """`lines`, and what a compute-only number leaves out of pipelines."""
-    return lines(summaries) + pipeline.headline(summaries)
-
-
-def lines(summaries: Sequence[Summary]) -> list[str]:
-    """The headline in sentences."""
-    out, won = [], winners(summaries)
-    for w in won:
-        what = "Fastest" if w.measure == "throughput" else "Lowest latency"
-        unit = " images/s" if w.measure == "throughput" else " p50 per batch"
-        text = f"{what}{f' for {w.workload}' if w.workload else ''}: {where(w.summary)}: "
-        aside = w.value.aside
-        text += w.value.main + unit + (f" {aside}" if aside.startswith("[") else f" ({aside})")
-        if w.rivals:
-            text += f"; not told apart from {', '.join(w.rivals)}"
-        out.append(f"{text}{formatting.flagged(w.summary)}.")
-    if any(w.value.aside.startswith("[") for w in won):
-        out.append(pooling([s for s in summaries if s.ranked]))
-    if not out:
-        out.append("No cell gave a result that can be ranked.")
-    busy = dict.fromkeys(s.run for s in summaries if s.busy)
-    out += [resolution.sentence([s for s in summaries if s.run == run]) for run in busy]
-    made = counts(summaries)
-    cells = ", ".join(f"{n} {name}" for name, n in made.items())
-    return [*out, f"{units.count(sum(made.values()), 'cell')}: {cells}."]

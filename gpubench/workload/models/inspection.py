@@ -40,7 +40,7 @@ class Inspection(Struct, frozen=True, kw_only=True):
     """Of one picture, a multiplication and an addition being two; None: see ``uncounted``."""
     uncounted: str
     modules: dict[str, int]
-    """FLOPs by the module that they are in; of an ONNX file, by operator."""
+    """FLOPs by the module that they are in; {} of an ONNX file."""
     notes: list[str]
     sha256: str
 

@@ -107,10 +107,14 @@ def _spread(module: nn.Module, last: nn.Module, inputs: list[torch.Tensor]) -> N
 
     Each channel then has mean 0 (where there is a bias) and variance 1 over these images, whatever
     the network is made of: the data-dependent initialisation of Salimans & Kingma, "Weight
-    Normalization" (2016), and of Mishkin & Matas, "All you need is a good init" (2016).
+    Normalization" (2016), and of Mishkin & Matas, "All you need is a good init" (2016). A gate
+    (squeeze and excitation) stays as it was born, nearly constant: one that varies as much as that
+    would multiply the noise of all that it gates.
     """
 
-    def scale(layer: nn.Module, _: object, out: torch.Tensor) -> torch.Tensor:
+    def scale(layer: nn.Module, given: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+        if isinstance(layer, nn.Conv2d) and given[0].shape[2:] == (1, 1):  # of a pooled picture
+            return out
         axis = 1 if isinstance(layer, nn.Conv2d) else out.ndim - 1
         over = [dim for dim in range(out.ndim) if dim != axis]
         shape = [-1 if dim == axis else 1 for dim in range(out.ndim)]

@@ -7,6 +7,7 @@ The real protocol, gate and statistics judge; only time is virtual. Writes simul
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -34,11 +35,28 @@ SEED = 20261130
 HERE = Path(__file__).parents[3] / "reports" / "reference" / "trust"
 
 
+def held(output: Path, seed: int, quick: bool) -> dict[str, dict[str, evidence.Counts]]:
+    """Experiment -> case -> sums in ``output``, of experiments whose cases are still the same."""
+    path = output / "simulation.json"
+    before = json.loads(path.read_bytes()) if path.exists() else {}
+    if (before.get("seed"), before.get("quick")) != (seed, quick):
+        return {}
+    return {
+        one["name"]: one["counts"]
+        for one in before["experiments"]
+        if one["name"] in EXPERIMENTS
+        and one["counts"].keys() == EXPERIMENTS[one["name"]].cases.keys()
+    }
+
+
 def write(names: list[str], seed: int, quick: bool, output: Path, workers: int) -> list[str]:
-    """Run experiments, write the three files, and name the promises that were not kept."""
+    """Run experiments, write the three files, and name the promises that were not kept.
+
+    What ``output`` holds of other experiments, of the same seed, stays.
+    """
     chosen = [EXPERIMENTS[name] for name in names]
-    counts = evidence.run(chosen, seed, quick, workers)
-    results = [(e, show.rows(e, counts[e.name], quick)) for e in chosen]
+    counts = held(output, seed, quick) | evidence.run(chosen, seed, quick, workers)
+    results = [(e, show.rows(e, counts[e.name], quick)) for e in ALL if e.name in counts]
     how = f"Seed {seed}" + (", --quick: too few repetitions to show anything" if quick else "")
     output.mkdir(parents=True, exist_ok=True)
     (output / "simulation.md").write_text(show.markdown(results, how), "utf-8")
@@ -52,7 +70,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
     parser.add_argument("--only", action="append", choices=EXPERIMENTS, metavar="NAME",
-                        help=f"one of {', '.join(EXPERIMENTS)}; may be repeated")  # fmt: skip
+                        help=f"one of {', '.join(EXPERIMENTS)}; may be repeated; the "
+                        "others stay as the output has them")  # fmt: skip
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="directory")

@@ -42,6 +42,18 @@ def test_the_number_of_workers_and_the_run_change_no_byte(tmp_path: Path) -> Non
     ).read_bytes()
 
 
+def test_what_the_output_holds_of_other_experiments_stays(tmp_path: Path) -> None:
+    simulate.write(["determinism", "short-turns"], 3, True, tmp_path / "both", 1)
+    for name in ("short-turns", "determinism"):
+        simulate.write([name], 3, True, tmp_path / "one by one", 1)
+    for name in ("simulation.md", "simulation.json"):
+        both = (tmp_path / "both" / name).read_bytes()
+        assert (tmp_path / "one by one" / name).read_bytes() == both
+    simulate.write(["determinism"], 4, True, tmp_path / "both", 1)
+    found = json.loads((tmp_path / "both" / "simulation.json").read_bytes())
+    assert [e["name"] for e in found["experiments"]] == ["determinism"], "of another seed"
+
+
 def test_a_promise_that_is_not_kept_is_shown_as_missed() -> None:
     experiment = Experiment(
         name="x", title="Title <b>", about="about 5%", rows=lambda case, n: [],

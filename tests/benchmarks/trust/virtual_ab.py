@@ -8,6 +8,7 @@ added.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from msgspec import Struct
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.compare.sequential_test import Pair
 from gpubench.measure import steady_state
+from gpubench.run.ab.pair_runner import sequence
 from gpubench.suite.types import Rule
 from tests.benchmarks.trust.processes import Draw, Floats, noise
 
@@ -24,6 +26,8 @@ TOLERANCE = 0.02
 """`Policy.target_half_width`: what `measure.steady_state` takes for a drift."""
 SETUP_S, SAMPLING_S = 2.6, 1.0
 PAIR_S = SETUP_S + 2 * SAMPLING_S
+KEPT = 500
+"""Orders that the pairs of one draw share."""
 
 Slowdown = Callable[[np.random.Generator, Floats], Floats]
 """(rng, seconds of the samples of each session: (sessions, pairs, slots, samples)) -> log slowdown.
@@ -131,8 +135,8 @@ class Machine(Struct, frozen=True):
     """Of a process."""
     turns: int = 12
     """Of each process; their samples have one median."""
-    orders: tuple[str, ...] = ("ABBA", "BAAB")
-    """One is drawn for each pair, and repeated."""
+    orders: tuple[str, ...] = ()
+    """Another rule than the product's: one is drawn for each pair, and repeated."""
 
 
 class Drawn(Struct, frozen=True):
@@ -153,6 +157,12 @@ class Drawn(Struct, frozen=True):
                     spreads=(spreads[0], spreads[1]), unsteady=unsteady)  # fmt: skip
 
 
+def _orders(rng: np.random.Generator, turns: int, pairs: int) -> list[str]:
+    """As many as there are pairs, and enough that which there are does not matter."""
+    blocks = random.Random(int(rng.integers(2**63)))
+    return [sequence(turns, blocks.choice("AB"), blocks) for _ in range(min(pairs, KEPT))]
+
+
 def draw(rng: np.random.Generator, machine: Machine, start_s: Floats) -> Drawn:
     """Pairs that begin at ``start_s``: (sessions, pairs)."""
     turns, each = machine.turns, -(-machine.samples // machine.turns)
@@ -160,8 +170,9 @@ def draw(rng: np.random.Generator, machine: Machine, start_s: Floats) -> Drawn:
     slots, k = np.arange(2 * turns), (np.arange(each) + 0.5) / each
     at = SETUP_S + slot_s * (slots[:, None] + k)
     slow = machine.slowdown(rng, start_s[:, :, None, None] + at)
+    orders = machine.orders or _orders(rng, turns, start_s.size)
     # (pairs, arm, turn) -> slot
-    rows = [[[s for s in slots if order[s % 4] == arm] for arm in "AB"] for order in machine.orders]
+    rows = [[[s for s in slots if o[s % len(o)] == arm] for arm in "AB"] for o in orders]
     drawn = np.array(rows)[rng.integers(len(rows), size=start_s.shape)]
     shape = (*start_s.shape, 2, turns * each)
     seen = np.take_along_axis(slow[:, :, None], drawn[..., None], axis=3).reshape(shape)

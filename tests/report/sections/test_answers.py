@@ -13,7 +13,7 @@ from gpubench.analysis.compare import compare
 from gpubench.analysis.summary import summarise
 from gpubench.errors import InputError
 from gpubench.records.record import Record, RecordFile
-from gpubench.report import html
+from gpubench.report import formatting, html
 from gpubench.report.charts import ranks
 from gpubench.report.html import page
 from gpubench.report.sections import answers, headline
@@ -58,6 +58,20 @@ def test_what_does_not_beat_the_baseline_is_told_with_the_command_that_decides()
         "--candidate backend=[a-z-]+", found.command,
     )  # fmt: skip
     assert "decides between" in found.why
+
+
+def test_the_command_that_decides_names_in_what_the_arms_differ():
+    cells = [make.cell(backend="a", precision="bf16", options={"fast": True}),
+             make.cell(backend="b"), make.cell(backend="b", batch_size=8)]  # fmt: skip
+    head = make.header(cells)
+    assert formatting.decide(head, cells[0], cells[1]).endswith(
+        "--baseline backend=b,precision=fp32 --candidate backend=a,precision=bf16,fast=true"
+    )
+    same = replace(cells[1], precision="bf16", replicas=2)
+    assert formatting.decide(head, cells[0], same).endswith(
+        " --batch-size 1 --replicas 1 --precision bf16 --baseline backend=b "
+        "--candidate backend=a,fast=true"
+    )
 
 
 def test_the_next_command_tunes_what_was_measured():

@@ -238,12 +238,15 @@ def test_a_bad_first_try_does_not_end_in_that_nothing_keeps_the_limits() -> None
 
 
 def test_of_what_is_not_told_apart_the_simplest_is_recommended() -> None:
-    space = cells(4)
-    bench = Bench(lambda c: 10.0 if c.options else 10.02, sd=0.01, seed=2)
-    found, _ = go(space, asked(baseline=space[3:]), bench)
-    best = racing.recommended(found)
-    assert best is not None
-    assert best.cell == space[0]
-    tied = racing.ties(found, best)
-    assert {s.cell.key for s in tied} <= {c.key for c in space[1:]}
-    assert racing.leader(found) in tied
+    space, simplest = cells(4), 0
+    for seed in range(20):
+        bench = Bench(lambda c: 10.0 if c.options else 10.02, sd=0.01, seed=seed)
+        found, _ = go(space, asked(baseline=space[3:]), bench)
+        best = racing.recommended(found)
+        assert best is not None
+        assert best not in racing.ties(found, best)
+        (plain,) = [s for s in found if s.cell == space[0]]
+        alike = plain.status == "leader" or (plain.tied and plain.ratio <= 1 + racing.ALIKE)
+        assert (best is plain) == alike, seed
+        simplest += alike
+    assert simplest >= 5, "else this says little"

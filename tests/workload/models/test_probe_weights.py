@@ -71,6 +71,24 @@ def test_a_network_that_sees_little_is_fitted() -> None:
     assert (answers == np.asarray(labels[builtin.FITTED :][:99])).mean() >= 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "floor"), [("regnet_y_400mf", 0.8), ("mobilenet_v3_small", 0.85)])
+def test_gates_do_not_multiply_noise(name: str, floor: float) -> None:
+    """Squeeze and excitation: 200 digits that were not fitted; bf16 answers as fp32 does."""
+    import torch
+
+    module, spec = builder.build(name, 10, {}), Spec(size=(224, 224), resize=224)
+    with torch.inference_mode():
+        probe_weights.fit(module, spec)
+        pixels, labels = builtin.digits()
+        unseen = pixels[builtin.FITTED :][:200]
+        images = torch.from_numpy(np.stack([preprocess.apply(spec, p) for p in unseen]))
+        answers = torch.cat([module(some).argmax(1) for some in images.split(20)]).numpy()
+        rounded = module.bfloat16()(images[:40].bfloat16()).argmax(1).numpy()
+    assert (answers == np.asarray(labels[builtin.FITTED :][:200])).mean() >= floor
+    assert (rounded == answers[:40]).mean() >= 0.8
+
+
 def test_ridge_finds_a_linear_rule() -> None:
     rng = np.random.default_rng(0)
     rule = rng.normal(size=(400, 20))
