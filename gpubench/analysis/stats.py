@@ -38,6 +38,8 @@ FEWEST = 3
 """Cells that tell the spread of one another's level: of two nobody knows whose noise it is."""
 LAG1_LIMIT = 0.1
 MIN_BATCHES = 16
+TAIL = 0.9
+"""The percentile that must have a number for a higher one to have one."""
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
@@ -454,7 +456,8 @@ def too_few(series: Sequence[Floats], q: float) -> str:
 
     A repeat needs enough for one without bias. All together must be as many as an order-statistic
     interval would need: dependent ones, by the indicator of x <= the repeat's own percentile,
-    count as fewer. What repeats differ by is in the interval over repeats.
+    count as fewer. What repeats differ by is in the interval over repeats. Where dependence is too
+    strong for a p90, the few samples beyond a higher one cannot show that it is not.
     """
     import numpy as np
 
@@ -464,6 +467,8 @@ def too_few(series: Sequence[Floats], q: float) -> str:
     fewest = min(map(len, series))
     if fewest < least:
         return f"n too small: a repeat with {fewest} of {least}"
+    if q > TAIL and (why := too_few(series, TAIL)):
+        return why
     below = np.concatenate([x <= np.quantile(x, q, method="inverted_cdf") for x in series])
     effective = int(n / inefficiency(below.astype(np.float64)))
     return "" if effective >= need else (

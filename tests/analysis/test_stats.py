@@ -303,3 +303,11 @@ def test_repeats_that_differ_beyond_any_float_show_their_range() -> None:
     e = stats.geometric_mean([1e-40, 1e60])
     assert e.value == pytest.approx(1e10)
     assert e.span == pytest.approx((1e-40, 1e60))
+
+
+def test_a_higher_percentile_needs_the_lower_ones_number():
+    """Slow stretches make a p90 dependent; ten samples beyond p99 hardly show it."""
+    slow = np.repeat(np.random.default_rng(4).standard_normal(8), 60)
+    series = slow + 1e-3 * np.random.default_rng(5).standard_normal(480) + 10
+    assert "dependent" in stats.too_few([series], 0.9)
+    assert stats.too_few([series], 0.99) == stats.too_few([series], 0.9)
