@@ -205,9 +205,9 @@ def _until(end: float) -> Iterator[int]:
 def _interleaved(
     job: ab_driver.ABJob, agent: AgentClient, broken: Mapping[str, str], end: float, say: Say
 ) -> Iterator[Pair]:
-    """A/A comparisons until ``end``, at least one; those that measured nothing are left out.
+    """A/A comparisons until ``end``, at least one; those too short for a verdict are left out.
 
-    Raises GpubenchError when the first one measured nothing.
+    Raises GpubenchError when the first one is.
     """
     for number in _until(end):
         budget_s = max(LEAST_S, end - time.monotonic())
@@ -215,11 +215,11 @@ def _interleaved(
         again = replace(job, out=out, seed=number, budget_s=budget_s)
         files = ab_driver.run(again, Silent(), agent, broken)
         rows = compare(*files)
-        if any(row.pairs > 1 for row in rows):
+        if any(row.pairs >= job.rule.looks[0] for row in rows):  # fewer cannot alarm
             yield files
         elif not number:
             why = next((f"{r.label}: {r.verdict}, {r.reason}" for r in rows), "there is none")
-            raise GpubenchError(f"the A/A comparison measured no cell: {why}")
+            raise GpubenchError(f"the A/A comparison decided no cell: {why}")
         counts = Counter(row.verdict for row in rows)
         words = ", ".join(f"{n} {word}" for word, n in counts.items())
         say(f"A/A comparison {number + 1}: {words}")

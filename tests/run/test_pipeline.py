@@ -210,9 +210,8 @@ def test_interleaved_arms_stand_still_while_the_other_is_measured(
     suite = write_suite(boundary='["pipeline"]', scenario='["throughput"]', batch_size="[4]",
                         loader=f'["{loader}"]', decoder='["fake-exact"]',
                         policy={"duration_s": 0.2})  # fmt: skip
-    rule = Rule(pilot=4, most=8)
     specs = arms.parse("--baseline", ()), arms.parse("--candidate", ())
-    job = ab_setup.comparison(str(suite), {}, specs, (None, None), rule, 3.0, cache_dir,
+    job = ab_setup.comparison(str(suite), {}, specs, (None, None), Rule(), 3.0, cache_dir,
                            tmp_path / "ab", False, ())  # fmt: skip
     files = ab_driver.run(job, Silent())
     records = [record for file in files for record in file.records]
