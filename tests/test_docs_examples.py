@@ -110,7 +110,7 @@ replica cores' used
 """
 _SENTENCES = [re.compile(words.replace(" ", r"\s+")) for words in (
     r"The machine was busy \([A-Z, -]+\): ",
-    r"[Tt]his run separates [\d.]+(×, not 5)?( %)?\.",
+    r"[Tt]his run separates (rows that differ by [\d.]+ % or more|[\d.]+×, not 5 %)\.",
     r"[Nn]o interval of this run says what it separates\.",
     r"\d+ of \d+ cells flagged: [A-Z\d, -]+\.",
     r"No cell (is flagged|has another flag)\.",

@@ -45,7 +45,7 @@ def resolution(summaries: Sequence[Summary]) -> Resolution:
 def sentence(summaries: Sequence[Summary]) -> str:
     """'The machine was busy (CPU-WITHHELD, DRIFT): this run separates 1.5\u00d7, not 5 %.'
 
-    'This run separates 3.1 %.' on a machine that was not.
+    'This run separates rows that differ by 3.1 % or more.' on a machine that was not.
     """
     found = resolution(summaries)
     if found.ratio is None:
@@ -53,7 +53,7 @@ def sentence(summaries: Sequence[Summary]) -> str:
     elif found.ratio >= COARSE:
         told = f"this run separates {significant(found.ratio, 2)}\u00d7, not {SMALL}"
     else:
-        told = f"this run separates {percent(found.ratio - 1)}"
+        told = f"this run separates rows that differ by {percent(found.ratio - 1)} or more"
     if found.shared:
         return f"The machine was busy ({', '.join(found.shared)}): {told}."
     return f"{told[0].upper()}{told[1:]}."

@@ -89,7 +89,7 @@ def test_a_busy_machine_is_said_once_and_not_at_every_row() -> None:
     calm = summarise([flagged(*loud, cells=2, sigma=0.001, launch=0.001)])
     assert all("CPU-WITHHELD" in flags_of(s) for s in calm[:2])
     assert sentence(calm).startswith("This run separates ")
-    assert sentence(calm).endswith(" %.")
+    assert sentence(calm).endswith(" % or more.")
 
 
 def test_two_rows_that_differ_by_what_is_separated_are_told_apart() -> None:

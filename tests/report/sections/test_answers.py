@@ -103,7 +103,7 @@ def test_right_is_told_in_words_and_wrong_with_who():
 
 
 def test_trust_is_what_the_run_separates_and_its_flags():
-    assert re.match(r"This run separates .* %\.$", of(run()).trust[0])
+    assert re.match(r"This run separates rows that differ by .* % or more\.$", of(run()).trust[0])
     assert of(run()).trust[1] == "No cell is flagged."
     base = run()
     marked = [replace(r, flags=["CPU-BUSY"]) if r.cell.backend == "openvino" else r
