@@ -192,7 +192,7 @@ def one(
                 "high": row.high,
                 "pairs": row.pairs,
                 "pair_sd": row.pair_sd,
-                **values(files, row.key),
+                **values(files, (row.baseline_key or row.key, row.key)),
             }
             for row in found
         ],
@@ -213,9 +213,12 @@ def machine(here: dict[str, Any]) -> str:
     )
 
 
-def values(files: tuple[RecordFile, RecordFile], key: str) -> dict[str, list[Any]]:
-    """Repeat values in ms, of one cell's pairs that both ended well."""
-    both = [{r.repeat: r for r in f.records if r.cell.key == key} for f in files]
+def values(files: tuple[RecordFile, RecordFile], keys: tuple[str, str]) -> dict[str, list[Any]]:
+    """Repeat values in ms, of one cell's pairs that both ended well; ``keys``: its arms'."""
+    both = [
+        {r.repeat: r for r in f.records if r.cell.key == key}
+        for f, key in zip(files, keys, strict=True)
+    ]
     pairs = [(b, both[1][n]) for n, b in both[0].items() if n in both[1]]
     pairs = [(b, c) for b, c in pairs if b.status == c.status == "ok" and b.value() and c.value()]
     return {
