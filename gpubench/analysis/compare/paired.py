@@ -208,6 +208,7 @@ def _both(
             trends=(_trend(baseline), _trend(candidate)),
             spreads=(_spread(baseline), _spread(candidate)),
             unsteady=not flags.isdisjoint(("DRIFT", "NO-STEADY-STATE")),
+            coarse=len(baseline.order) <= len("ABBA"),
         )
     return Both((baseline, candidate), values, pair)
 

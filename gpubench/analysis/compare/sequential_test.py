@@ -39,7 +39,7 @@ times in 100, as the simulations in `tests.benchmarks.trust.coverage` find."""
 EARLY, FAR, BURST = 4, math.log(1.5), 1 / 30
 """So many pairs that are all more than FAR beyond the margin decide, before any rank test could.
 This look alone assumes something of the noise: that pairs of identical arms are off by so much, in
-one direction, at most once in 30, each by itself."""
+one direction, at most once in 30, each by itself: not where turns are few (`Pair.coarse`)."""
 EARLY_SHARE, FIRST_SHARE = 0.02, 0.4
 """Of alpha: that of the look at EARLY pairs and of the first rank test; the later looks share the
 rest equally."""
@@ -82,6 +82,9 @@ class Pair(Struct, frozen=True, kw_only=True):
     """Likewise: late - early spread, the median distance from the median as a share of it."""
     unsteady: bool = False
     """Flagged DRIFT or NO-STEADY-STATE in either arm."""
+    coarse: bool = False
+    """Each arm had two turns at most: who comes and goes in step with them may hit one arm alone,
+    pair after pair, as often as the draw allows. The look at EARLY pairs is not for such."""
 
 
 Cells = Mapping[str, Sequence[Pair]]
@@ -169,6 +172,8 @@ class _Own(Struct, frozen=True):
 class _Cell(Struct, frozen=True):
     d: tuple[float, ...]
     own: _Own
+    early: bool
+    """Its pairs may decide at EARLY."""
 
     def distance(self, sign: int, rule: Rule) -> float:
         """Median distance from the margin of the pairs up to the first look.
@@ -185,18 +190,19 @@ def _read(cells: Cells, rule: Rule) -> dict[str, _Cell]:
     for key, pairs in cells.items():
         d = tuple(pair.d for pair in pairs[: rule.looks[-1]])
         reached = max((n for n in levels(rule) if n <= len(d)), default=0)
-        found[key] = _Cell(d, _own(d[:reached], rule))
+        early = not any(pair.coarse for pair in pairs[:EARLY])
+        found[key] = _Cell(d, _own(d[:reached], rule, early), early)
     return found
 
 
 @lru_cache(maxsize=1 << 14)
-def _own(d: tuple[float, ...], rule: Rule) -> _Own:
-    """Of as many pairs as some look has, or none."""
+def _own(d: tuple[float, ...], rule: Rule, early: bool) -> _Own:
+    """Of as many pairs as some look has, or none; ``early``: `_Cell.early`."""
     if not d:
         return _Own()
     n, looks = len(d), [0, *levels(rule)]
-    before = _own(d[: looks[looks.index(n) - 1]], rule)
-    if before.closed:
+    before = _own(d[: looks[looks.index(n) - 1]], rule, early)
+    if before.closed or (n == EARLY and not early):
         return before
     p, level = {sign: _chance(d, sign, rule) for sign in (1, -1)}, levels(rule)[n]
     sign = before.sign or next((s for s in p if p[s] <= level), 0)
@@ -369,8 +375,8 @@ def _pairs_for(cell: _Cell, family: int, rule: Rule) -> int | None:
     if reached:
         return _forecast(d[:reached], family, rule)
     far = math.log1p(rule.delta) + FAR
-    early = d and have < EARLY and any(all(s * x > far for x in d) for s in (1, -1))
-    return EARLY if early else rule.looks[0]
+    soon = cell.early and d and have < EARLY and any(all(s * x > far for x in d) for s in (1, -1))
+    return EARLY if soon else rule.looks[0]
 
 
 @lru_cache(maxsize=1 << 14)

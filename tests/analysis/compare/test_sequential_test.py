@@ -82,6 +82,14 @@ def test_four_pairs_far_beyond_the_margin_decide(sign: int) -> None:
     assert (said(nearer).code, needs({"a": nearer}, RULE)) == ("unconfirmed", {"a": 3})
 
 
+def test_pairs_of_few_turns_wait_for_a_rank_test() -> None:
+    """What comes and goes in step with two turns hits one arm in four pairs 1 time in 8."""
+    pairs = [Pair(d=FARTHER, coarse=True) for _ in range(9)]
+    assert said(pairs[:4]).code == "unconfirmed"
+    assert needs({"a": pairs[:3]}, RULE) == {"a": 4}
+    assert (said(pairs).verdict, said(pairs).pairs) == ("REGRESSED", 9)
+
+
 def test_four_far_pairs_are_not_enough_where_too_many_cells_share_them() -> None:
     far = {str(n): exactly(*[FARTHER] * 4) for n in range(20)}
     waiting: dict[str, list[Pair]] = {f"w{n}": [] for n in range(80)}
