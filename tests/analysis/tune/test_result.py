@@ -79,10 +79,7 @@ def test_a_few_pairs_say_more_than_one_repeat_and_give_no_interval(found, pairs)
     gain = recommendation.lines(found.file, proof)[1]
     assert re.search(r": [\d.]+ \(no interval: \d+ pairs?\) times the images/s", gain)
     said = f"better in {pairs} of {units.count(pairs, 'pair')} of an interleaved A/B (INCONCLUSIVE"
-    if seen.verdict.verdict == "IMPROVED":  # so large that four pairs are enough
-        said = f"IMPROVED in an interleaved A/B of {pairs} pairs"
-    assert (seen.verdict.verdict == "IMPROVED") == (pairs == 5)
-    assert said in gain
+    assert said in gain  # one turn an arm: however far apart, a few pairs decide nothing
 
 
 def test_a_gain_without_an_interval_says_so(found):
