@@ -60,6 +60,7 @@ def comparison(
     cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
+    specs = arms.opened(specs[0]), arms.opened(specs[1])
     own = _places(revisions)
     draft, notes = _draft(suite_name, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
@@ -101,8 +102,10 @@ def comparison(
         )  # fmt: skip
         header = msgspec.structs.replace(new_header(plan), pairing=pairing, planned=cells)
         python = python or (Path(sys.executable) if apart else None)
-        where = (revision.project, revision.commit) if revision else (None, "")
-        sides.append(driver.Side(arm, plan, header, python, *where))
+        directory_ = revision.project if revision else None
+        commit, stored = revision.commit if revision else "", specs[place].stored
+        notes += stored.notes if stored else ()
+        sides.append(driver.Side(arm, plan, header, python, directory_, commit, stored))
     if resume and output is None:
         raise SuiteError("--resume: say which A/B to go on with: -o DIR")
     return driver.ABJob(
@@ -115,6 +118,7 @@ def comparison(
         seed=secrets.randbits(32),  # afresh: a fixed one would repeat an unlucky order for ever
         left_out=tuple(c.label for grid in grids for c in grid if c.key not in kept),
         notes=(*notes, *_told(own, revisions)),
+        same_input=any(revisions) and not any(spec.named & {*arms.NETWORK} for spec in specs),
         resume=resume,
         required=tuple(required),
     )
@@ -129,7 +133,7 @@ def _places(revisions: tuple[Made | None, Made | None]) -> list[Places]:
     if top is None:
         return [Places(), Places()]
     worktree = Tree(WORKING_TREE, top)
-    trees = [Tree(r.name, r.tree) if r else worktree for r in revisions]
+    trees = [Tree(r.name, r.tree, r.notes) if r else worktree for r in revisions]
     return [Places(tree, other, worktree) for tree, other in zip(trees, trees[::-1], strict=True)]
 
 
