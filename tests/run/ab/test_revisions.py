@@ -335,8 +335,10 @@ def test_sources_beside_the_repository_are_found(project: Project) -> None:
     assert (made.project / "../../libs/far").resolve() == far
     assert (made.tree / "../libs/next").resolve() == far.parent / "next"
     [note] = made.notes
-    assert note == (f"{project.top}/app/pyproject.toml: tool.uv.sources.lost = '../../libs/lost' "
-                    f"leads to {far.parent}/lost, which is not there")  # fmt: skip
+    assert note.startswith(
+        f"{project.top}/app/pyproject.toml: tool.uv.sources.lost = '../../libs/lost' leads to "
+        f"{far.parent}/lost, which is not there"
+    )
 
 
 def test_another_input_is_another_question(project: Project) -> None:
