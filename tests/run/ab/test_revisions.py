@@ -425,6 +425,29 @@ def test_networks_are_checked_each_against_its_own_reference(
     assert row.label.endswith(f"(model {tmp_path}/a.onnx -> {tmp_path}/b.onnx)")
 
 
+CODE = """
+import torch
+
+def build():
+    torch.manual_seed({seed})
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 10))
+"""
+
+
+@pytest.mark.slow
+def test_modules_of_the_project_are_each_commits_own(project: Project) -> None:
+    """Also where they lie in the working directory, and are not installed."""
+    named = SUITE.replace("../models/net.onnx", "own.net:build").replace("fake", "torch-eager")
+    project.write("suites/gate.toml", named.replace("[axes]", "preprocess.size = 16\n[axes]"))
+    project.write("own/net.py", CODE.format(seed=1))
+    project.commit("one")
+    project.write("own/net.py", CODE.format(seed=2))
+    files = driver.run(project.ab("one"), Watch())
+    assert [r.status for f in files for r in f.records] == ["ok", "ok"]
+    entries = [path for path in (project.cache / "reference").iterdir() if path.is_dir()]
+    assert len(entries) == 2  # one would be the head's for both
+
+
 @pytest.mark.slow
 def test_the_gate_is_red_for_a_slower_model(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
