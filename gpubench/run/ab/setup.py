@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def comparison(
     chosen: Mapping[str, Any],
     specs: tuple[arms.Spec, arms.Spec],
     pythons: tuple[Path | None, Path | None],
-    rule: Rule,
+    rule: Rule | Callable[[Mapping[str, float]], Rule],
     budget_s: float,
     cache_dir: Path | None,
     output: Path | None,
@@ -42,7 +42,8 @@ def comparison(
 ) -> driver.ABJob:
     """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``.
 
-    ``reference``: the baseline's interpreter was made from (name, commit).
+    ``rule``: or what makes one of the suite's ``gate``. ``reference``: the baseline's interpreter
+    was made from (name, commit).
     """
     cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
@@ -58,6 +59,7 @@ def comparison(
     matched = [pair for pair in matched if not wanted or {c.key for c in pair} & {*wanted}]
     backends = {n: base.get(n) for n in sorted({c.backend for pair in matched for c in pair})}
     check_required(required, sorted(backends))
+    rule = rule if isinstance(rule, Rule) else rule(suites[1].gate)
     token = uuid.uuid4().hex[:12]
     sides = []
     for place, arm in enumerate(ARMS):
