@@ -51,16 +51,19 @@ def changes(base: Answers, candidate: Answers) -> Changes | None:
 def p_lost(lost: int, gained: int, n: int, margin: float, level: float) -> float:
     """One-sided p-value of 'of ``n`` pictures the true share lost less that gained is at most
     ``margin``' (-1 to 1), for a test at ``level``."""
-    apart = lost + gained
-    if not margin:
-        return p_more(lost, apart, 0.5)
-    spare = SPARE * level
-    low, high = bounds(apart, n, spare)
-    if -margin > high:  # no such share can be
+    spare = SPARE * level if margin else 0.0
+    return _p_lost(lost, gained, margin, spare, bounds(lost + gained, n, spare))
+
+
+def _p_lost(
+    lost: int, gained: int, margin: float, spare: float, apart: tuple[float, float]
+) -> float:
+    """``apart``: bounds of the share lost or gained."""
+    if -margin > apart[1]:  # no such share can be
         return spare
-    share = low if margin > 0 else high
+    share = apart[0] if margin > 0 else apart[1]
     chance = min(1.0, 0.5 + margin / (2 * share)) if share else 1.0
-    return min(1.0, spare + p_more(lost, apart, chance))
+    return min(1.0, spare + p_more(lost, lost + gained, chance if margin else 0.5))
 
 
 def p_more(hits: int, n: int, chance: float) -> float:
@@ -83,12 +86,13 @@ def interval(lost: int, gained: int, n: int, level: float = 0.95) -> tuple[float
     """Of the true share gained less that lost, at least at ``level``: what `p_lost` does not rule
     out in either direction."""
     tail = (1 - level) / 2
+    apart = bounds(lost + gained, n, SPARE * tail)
 
     def most(worse: int, better: int) -> float:
         low, high = -1.0, 1.0
-        for _ in range(30):
+        for _ in range(25):
             middle = (low + high) / 2
-            within = p_lost(worse, better, n, -middle, tail) > tail
+            within = _p_lost(worse, better, -middle, SPARE * tail, apart) > tail
             low, high = (middle, high) if within else (low, middle)
         return high
 

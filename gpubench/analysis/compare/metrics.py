@@ -141,22 +141,30 @@ def _told(row: Comparison, verdict: str, code: str, reason: str) -> Comparison:
 
 
 def _pictures(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
-    """Accuracy or agreement, from the same pictures; either is one family over all cells."""
-    tests = [_Pictured.of(cell) for cell in cells]
+    """Accuracy or agreement, from the same pictures."""
+    return of_pictures([Pictured.of(cell) for cell in cells], rule)
+
+
+def of_pictures(tests: Sequence[Pictured], rule: Rule) -> list[Comparison]:
+    """One metric of all cells, which are one family in both directions (Holm 1979)."""
     asked = [t for t in tests if t.found]
-    corrected = stats.holm([p for t in asked for p in t.chances(rule)])
+    level = rule.alpha / (2 * max(1, len(asked)))
+    corrected = stats.holm([p for t in asked for p in t.chances(rule.delta, level)])
     chances = {id(t): corrected[2 * n : 2 * n + 2] for n, t in enumerate(asked)}
     return [t.judged(rule, chances.get(id(t), [1.0, 1.0])) for t in tests]
 
 
-class _Pictured(Struct, frozen=True):
+class Pictured(Struct, frozen=True):
+    """What both arms answered, of one cell."""
+
     row: Comparison
     found: answers.Changes | None
     why: tuple[str, str, str] = ("", "", "")
     """(verdict, code, reason) where there is nothing to test."""
 
     @classmethod
-    def of(cls, cell: Cell) -> _Pictured:
+    def of(cls, cell: Cell) -> Pictured:
+        """From the records of both sides."""
         both = [s.parity.answers if s.parity else None for s in cell.sides]
         sides = zip(("baseline", "candidate"), both, strict=True)
         lacking = [name for name, given in sides if given is None]
@@ -177,18 +185,21 @@ class _Pictured(Struct, frozen=True):
             return cls(cell.row, None, ("INCONCLUSIVE", "no-answers", reason))
         return cls(cell.row, found)
 
-    def chances(self, rule: Rule) -> tuple[float, float]:
-        """p of 'not worse', and of 'not better', than the margin."""
+    def chances(self, margin: float, level: float) -> tuple[float, float]:
+        """p of 'not worse', and of 'not better', than the margin; ``level``: of one such test."""
         f = self.found
         if f is None or not f.changed:
             return 1.0, 1.0
         if self.row.judged == "agreement":
-            return answers.p_more(f.changed, f.asked, rule.delta), 1.0
-        level, n = rule.alpha, f.labelled
-        return (answers.p_lost(f.lost, f.gained, n, rule.delta, level),
-                answers.p_lost(f.gained, f.lost, n, rule.delta, level))  # fmt: skip
+            return answers.p_more(f.changed, f.asked, margin), 1.0
+        worse, better = (f.lost, f.gained), (f.gained, f.lost)
+        first, second = (
+            answers.p_lost(*each, f.labelled, margin, level) for each in (worse, better)
+        )
+        return first, second
 
     def judged(self, rule: Rule, corrected: Sequence[float]) -> Comparison:
+        """``corrected``: its `chances`, over all cells."""
         f = self.found
         if f is None:
             return _told(self.row, *self.why)
