@@ -53,6 +53,14 @@ class Answers(Struct, frozen=True, kw_only=True):
     """Likewise; -1: not known."""
 
 
+class Changed(Struct, frozen=True, kw_only=True):
+    """Interleaved A/B: pictures that the candidate answered otherwise than the baseline."""
+
+    pictures: Natural
+    shown: Annotated[list[Disagreement], Meta(max_length=1000)]
+    """The first MOST_SHOWN: ``expected`` is the baseline's answer; scores (-1) are not known."""
+
+
 class Parity(Struct, frozen=True, kw_only=True):
     """Answers against the fp32 eager reference on the same images, every batch slot."""
 

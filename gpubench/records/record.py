@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gpubench.records import samples
 from gpubench.records.parity import (
-    Disagreement,
+    Changed,
     Parity,
     PipelineCheck,
     over_replicas,
@@ -139,9 +139,8 @@ class Record(Struct, frozen=True, kw_only=True):
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
-    changed: Annotated[list[Disagreement], Meta(max_length=1000)] = []
-    """Interleaved A/B, the candidate's first pair: pictures answered otherwise than by the
-    baseline, the first MOST_SHOWN. ``expected`` is the baseline's answer; scores are not known."""
+    changed: Changed | None = None
+    """Of an A/B's candidate, in the first pair, where some picture is."""
     pipeline: PipelineCheck | None = None
     """Boundary ``pipeline`` only."""
     ceiling: Ceiling | None = None

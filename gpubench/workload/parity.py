@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gpubench import escape
 from gpubench.errors import CellFailed, InputError
-from gpubench.records.parity import MOST_SHOWN, Answers, Disagreement, Parity
+from gpubench.records.parity import MOST_SHOWN, Answers, Changed, Disagreement, Parity
 from gpubench.suite.types import Policy
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
@@ -129,14 +129,14 @@ def kept(
 
 def changed(
     base: Reference, candidate: Reference, before: Answers, after: Answers
-) -> list[Disagreement]:
-    """The first MOST_SHOWN pictures to which two arms gave different answers, as the candidate's
-    network saw them; [] where they were not asked about the same."""
-    if before.pictures != after.pictures:
-        return []
+) -> Changed | None:
+    """Pictures to which two arms gave different answers, as the candidate's network saw them; None
+    where they were not asked about the same, or none is."""
+    if before.pictures != after.pictures or before.given == after.given:
+        return None
     both = list(zip(before.given, after.given, strict=True))
     differ = [n for n, (old, new) in enumerate(both) if old != new]
-    return [
+    shown = [
         Disagreement(
             name=_short(candidate.names[n], MOST_NAME), answer=_class(candidate, both[n][1]),
             score=-1.0, expected=_class(base, both[n][0]), expected_score=-1.0,
@@ -145,6 +145,7 @@ def changed(
         )
         for n in differ[:MOST_SHOWN]
     ]  # fmt: skip
+    return Changed(pictures=len(differ), shown=shown)
 
 
 def _compare(

@@ -25,7 +25,7 @@ from gpubench.analysis.compare.paired import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
-from gpubench.records.parity import Disagreement
+from gpubench.records.parity import Changed
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile
 from gpubench.records.writer import Writer, check_free
@@ -379,17 +379,17 @@ class _Walk:
         return record
 
 
-def _changed(ready: Mapping[Arm, Ready], base: Record, candidate: Record) -> list[Disagreement]:
-    """Pictures of the first pair to which the candidate gave other answers, if it has any."""
+def _changed(ready: Mapping[Arm, Ready], base: Record, candidate: Record) -> Changed | None:
+    """What the first pair's answers differ in, if the candidate has any."""
     before, after = (r.parity.answers if r.parity else None for r in (base, candidate))
     if before is None or after is None or before.given == after.given:
-        return []
+        return None
     from gpubench.workload import parity, reference
 
     with suppress(OSError, ValueError):  # another version may have left another form of it
         first, second = (reference.load(Path(ready[arm].reference)) for arm in ARMS)
         return parity.changed(first, second, before, after)
-    return []
+    return None
 
 
 def _full(reply: Reply) -> bool:
