@@ -127,9 +127,7 @@ def rows(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
             blank = [c for c in blank if "cuda" in {s.cell.device for s in c.sides}]
         judge: Callable[[Sequence[Cell], Rule], list[Comparison]]
         judge = {"pictures": _pictures, "none": _exact, "pairs": _noisy}[METRICS[name].noise]
-        times = rule.alpha / own[name].alpha  # so that every row's p stands beside the whole alpha
-        for row in judge(blank, own[name]):
-            found.append(row if row.p is None else replace(row, p=min(1.0, times * row.p)))
+        found += judge(blank, own[name])
     return found
 
 
@@ -221,7 +219,7 @@ class Pictured(Struct, frozen=True):
         seen = f"{f.changed:,} of {f.asked:,} answers changed"
         if not agreement:
             seen += f": {f.lost:,} right before, {f.gained:,} right now"
-        margin = f"{100 * rule.delta:.3g} points"
+        margin = f"{100 * rule.delta:.3g} point{'' if rule.delta == 0.01 else 's'}"
         p = min(corrected)
         if p < rule.alpha:
             verdict = "REGRESSED" if corrected[0] <= corrected[1] else "IMPROVED"
@@ -299,8 +297,11 @@ def _of_pairs(cell: Cell, said: sequential_test.Verdict) -> Comparison:
     effect = said.effect.value if said.effect else math.log(after / before)
     ends = [math.exp(x) for x in (said.effect.interval() or ())] if said.effect else []
     low, high = ends or (None, None)
+    reason = said.reason
+    if name.endswith("memory"):
+        reason = reason.replace("x slower ", "x more ").replace("x faster ", "x less ")
     return replace(
-        cell.row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
+        cell.row, verdict=said.verdict, code=said.code, reason=reason, p=said.p,
         baseline=before, candidate=after, ratio=math.exp(effect), low=low, high=high,
         n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
         smallest_detectable=said.smallest_detectable,

@@ -96,7 +96,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     pair_sd: float | None = None
     """Standard deviation of log(candidate / baseline) over the pairs."""
     p: float | None = None
-    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells and looks."""
+    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells and looks: at
+    most the metric's share of alpha."""
     baseline_key: str = ""
     """The baseline's cell where it is another one: A/B of two backends."""
 

@@ -27,7 +27,6 @@ from gpubench.report import formatting
 from gpubench.report.formatting import percent as percent  # of every number here
 from gpubench.suite import gate
 from gpubench.suite.types import Rule
-from gpubench.units import significant
 
 UNCHANGED = "EQUIVALENT"
 """Rows of this verdict are folded into one line with their count."""
@@ -210,6 +209,11 @@ def several(found: Sequence[Comparison]) -> bool:
     return any(c.judged != "speed" for c in found)
 
 
+def name(c: Comparison) -> str:
+    """Of a row: the cell's label, with what is judged unless that is speed."""
+    return c.label if c.judged == "speed" else f"{c.label}, {metric(c)}"
+
+
 def metric(c: Comparison) -> str:
     """'p50', 'host memory'."""
     return c.metric.partition(" [")[0]
@@ -236,7 +240,7 @@ def sentence(c: Comparison) -> str:
     if c.smallest_detectable is not None:
         parts.append(f"would have found {percent(c.smallest_detectable)}")
     if c.p is not None:
-        parts.append(f"p = {significant(c.p, 2)}")
+        parts.append(f"p = {c.p:.2g}")
     level = " (95 %)" if c.low is not None and c.high is not None else ""
     what = "time" if c.judged == "speed" else metric(c)
     told = f"{before} -> {after}, {what} {effect(c)}{level}"
@@ -277,9 +281,11 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     margin = within(rule, mixed)
     if mixed and worst in ("REGRESSED", "IMPROVED"):
         own = [c for c in rows if (c.key, c.baseline_key) == (first.key, first.baseline_key)]
-        said = " and ".join(filter(None, map(phrase, own)))
+        *said, last = [words for c in own if (words := phrase(c))]
+        told = f"{', '.join(said)} and {last}" if said else last
+        how = "worse" if worst == "REGRESSED" else "better"
         start = worst if worst == "REGRESSED" or code else "PASS"
-        return f"{start}: {share} {worst.lower()}{more} {first.label}: {said}"
+        return f"{start}: {share} {how}{more} {first.label}: {told}"
     if worst == "REGRESSED":
         return f"{worst}: {share} slower{more} {first.label} {change(first)}"
     if worst == "IMPROVED":
@@ -296,14 +302,13 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     reasons = {c.reason for c in hit}
     if clear := [c for c in hit if c.code == "unconfirmed"]:
         first = max(clear, key=lambda c: abs((cost(c) or (0.0,))[0]))
-    name = f"{first.label}, {metric(first)}" if mixed else first.label
-    about = f"{name}: {first.reason}" if len(reasons) > 1 or one else first.reason
+    about = f"{name(first)}: {first.reason}" if len(reasons) > 1 or one else first.reason
     return f"{worst}: {share} {words}{', such as' if len(reasons) > 1 else ':'} {about}"
 
 
 def within(rule: Rule, mixed: bool) -> str:
     """'within ±2 %'."""
-    return "within its margin" if mixed else f"within \u00b1{units.percentage(rule.delta)}"
+    return "each within its margin" if mixed else f"within \u00b1{units.percentage(rule.delta)}"
 
 
 def counts(found: Sequence[Comparison]) -> dict[str, int]:
@@ -321,7 +326,7 @@ def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     if several(rows):
         names = ", ".join(dict.fromkeys(map(metric, rows)))
         many = units.count(len(rows), "verdict")
-        return f"{UNCHANGED}: {many} of {names}, each {within(rule, True)}"
+        return f"{UNCHANGED}: {many} of {names}, {within(rule, True)}"
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)
     return (
         f"{UNCHANGED}: {units.count(len(rows), 'cell')} unchanged {within(rule, False)}; "
@@ -355,7 +360,8 @@ def rule_words(rule: Rule, *, pairs: bool) -> str:
         own = metrics.rules(rule)
         text += (
             f". Beside speed: {', '.join(_margin(*each) for each in rule.metrics)}; of alpha speed "
-            f"has {units.percentage(own['speed'].alpha)}, the others share the rest"
+            f"has {units.percentage(own['speed'].alpha)}, the others share the rest; their effect: "
+            "+ is more, of answers in percentage points"
         )
     if not pairs:
         return f"{text}. Two stored runs: the unit is the repeat, a fresh process."
