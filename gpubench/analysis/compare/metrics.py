@@ -170,9 +170,9 @@ class Pictured(Struct, frozen=True):
         if before is None or after is None:
             reason = f"no record of the answers of the {' and the '.join(lacking)}"
             return cls(cell.row, None, ("INCONCLUSIVE", "no-answers", reason))
-        if cell.sides[0].cell.images == cell.sides[1].cell.images and (
-            _images(cell.sides[0]) != _images(cell.sides[1])
-        ):
+        held = [next((r.contents["images"] for r in s.records if "images" in r.contents), "")
+                for s in cell.sides]  # fmt: skip
+        if all(held) and held[0] != held[1]:
             reason = "differs: what the images hold (SHA-256)"
             return cls(cell.row, None, ("INCOMPARABLE", "other-pictures", reason))
         if (found := answers.changes(before, after)) is None:
@@ -229,10 +229,6 @@ class Pictured(Struct, frozen=True):
             return _told(row, "EQUIVALENT", "inside-margin", reason)
         reason = f"{seen}: too few pictures to tell \u00b1{margin} (policy.accuracy_images)"
         return _told(row, "INCONCLUSIVE", "few-pictures", reason)
-
-
-def _images(s: Summary) -> str:
-    return next((r.contents["images"] for r in s.records if "images" in r.contents), "")
 
 
 # ------------------------------------------------------------------------------ bytes and times
