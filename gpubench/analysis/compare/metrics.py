@@ -116,6 +116,19 @@ def more(found: Mapping[str, Pairs], rule: Rule) -> dict[str, int]:
     return wanted
 
 
+def outlook(pair_s: Sequence[float], budget_s: float, rule: Rule) -> str:
+    """`sequential_test.outlook`, and from how many pairs on a change of another metric shows."""
+    own, names = rules(rule), paired(rule)
+    text = sequential_test.outlook(pair_s, budget_s, own["speed"])
+    able = [n for n in rule.looks if sequential_test.sharing(n, len(pair_s), own[names[0]])
+            ] if names else []  # fmt: skip
+    if able:
+        has = int(budget_s / math.fsum(pair_s))
+        text += f"; a change of {', '.join(names)} shows from {able[0]} pairs on"
+        text += f", and the budget has {has} a cell" if has < able[0] else ""
+    return text
+
+
 def rows(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
     """A row for each metric and cell that has it, in the order of ``rule``."""
     own, found = rules(rule), list[Comparison]()

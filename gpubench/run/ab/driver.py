@@ -136,7 +136,7 @@ def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
     seen = Durations(job.cache_dir)
     each = [[task_seconds(cell, side.plan.suite.policy, seen) for cell in side.header.planned]
             for side in job.sides]  # fmt: skip
-    outlook = sequential_test.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
+    outlook = metrics.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
     watcher.said(
         f"A/B of {units.count(len(each[0]), 'cell')}: "
         f"baseline {first and first.differs}, candidate {second and second.differs}; {outlook}; "

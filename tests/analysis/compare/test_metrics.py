@@ -143,6 +143,14 @@ def test_alpha_is_shared_and_speed_keeps_its_first_look() -> None:
         several["speed"]).keys()  # fmt: skip
 
 
+def test_the_outlook_says_when_another_metric_could_be_called() -> None:
+    rule = gate.rule({}, ["memory", "accuracy"])
+    told = metrics.outlook([4.6], 60.0, rule)
+    assert told.endswith("a change of memory shows from 19 pairs on, and the budget has 13 a cell")
+    assert metrics.outlook([4.6], 600.0, rule).endswith("shows from 19 pairs on")
+    assert "pairs on" not in metrics.outlook([4.6], 600.0, gate.rule({}, ["accuracy"]))
+
+
 def test_two_stored_runs_judge_answers_memory_and_size_but_no_times() -> None:
     def stored(edit: Callable[[Record], Record], seed: int) -> RecordFile:
         file = make.run([CELL], seed=seed, repeats=5, run_id=str(seed), samples=30)
