@@ -50,7 +50,6 @@ OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--w
 )  # fmt: skip
 @click.option("--budget", default="10m", show_default=True,
               help="Time for measuring and building; 30 % of it proves the result.")  # fmt: skip
-@click.option("--space", "file", type=path, help="A TOML file that restricts or extends the space.")
 @click.option(
     "--baseline", multiple=True,
     help="KEY=VALUE,...: what is to be beaten.  [default: torch-eager, fp32]",
@@ -77,7 +76,6 @@ def tune(
     max_accuracy_drop: float | None,
     accuracy_images: int | None,
     budget: str,
-    file: Path | None,
     baseline: tuple[str, ...],
     seed: int,
     output: Path | None,
@@ -112,7 +110,7 @@ def tune(
     job = setup.job(
         chosen | {"model": model},
         goal.Goal(goal.metric("--objective", objective), tuple(limits)),
-        floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline, file=file,
+        floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline,
         cache_dir=cache_dir, output=output, resume=resume,
     )  # fmt: skip
     job = msgspec.structs.replace(job, out=output or claimed(job.out))

@@ -20,14 +20,6 @@ from gpubench.run.tune import driver as tune_driver
 from gpubench.run.tune import setup, trials, verify
 from gpubench.run.tune.driver import BEST, FINISHED
 
-SPACE = """
-[axes]
-precision = "fp32"
-batch_size = 4
-replicas = 1
-[axes.options.fake]
-latency_us = [500.0, 2000.0]
-"""
 Tune = Callable[..., Result]
 
 
@@ -40,11 +32,10 @@ def go(
     monkeypatch.setattr(setup, "SAMPLE_S", 0.04)
     monkeypatch.setattr(trials, "monotonic", partial(next, itertools.count(0.0, 0.04)))
     monkeypatch.setattr(driver, "monotonic", partial(next, itertools.count(0.0, 0.3)))
-    space = tmp_path / "space.toml"
-    space.write_text(SPACE)
     plain = [
-        tiny_onnx, "--images", "synthetic", "--device", "cpu", "--backend", "fake", "--space",
-        space, "--baseline", "backend=fake,latency_us=2000", "--cache-dir", cache_dir,
+        tiny_onnx, "--images", "synthetic", "--device", "cpu", "--backend", "fake",
+        "--precision", "fp32", "--batch-size", "4", "--replicas", "1",
+        "--baseline", "backend=fake,latency_us=2000", "--cache-dir", cache_dir,
         "-o", tmp_path / "out",
     ]  # fmt: skip
 
@@ -126,7 +117,6 @@ def test_an_interrupt_says_how_to_go_on(
         ),
         (("--baseline", "colour=red"), "--baseline colour=red"),
         (("--batch-size", "0"), "--batch-size"),
-        (("--space", "nothere.toml"), "nothere.toml"),
     ],
 )
 def test_bad_words(go: Tune, tmp_path: Path, words: tuple[str, str], said: str) -> None:
