@@ -51,7 +51,8 @@ def test_a_search_leaves_what_it_found_and_says_it_again(
 ) -> None:
     out = tmp_path / "out"
     done = go("--budget", "1.5s")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 3, done.output  # one pair, after which the time is over
+    assert "its gain is not confirmed; a longer --budget" in done.output
     assert "throughput of" in done.output
     assert "2 configurations" in done.output
     assert "Recommended: fake fp32, batch 4" in done.output
@@ -66,8 +67,9 @@ def test_a_search_leaves_what_it_found_and_says_it_again(
     assert isinstance(other.exception, InputError)
     assert "holds another search" in str(other.exception)
     again = go("--budget", "1.5s", "--resume", "--json")
-    assert again.exit_code == 0, again.output
-    assert json.loads(again.output) == json.loads((out / FINISHED).read_text())
+    assert again.exit_code == 3, again.output
+    assert again.stderr.startswith("warning: exit code 3: its gain")
+    assert json.loads(again.stdout) == json.loads((out / FINISHED).read_text())
     assert (out / RECORDS).read_bytes() == before
     assert not (out / BEST).exists()  # only its result is shown
 
@@ -154,7 +156,7 @@ def test_two_real_backends(tmp_path: Path) -> None:
              "--batch-size", "1,8", "--max-accuracy-drop", "5", "--accuracy-images", "64",
              "--device", "cpu", "--budget", "15s", "-o", str(out)]  # fmt: skip
     done = CliRunner().invoke(cli, ["tune", *words])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code in (0, 3), done.output  # so short an A/B may not decide
     checked = [r.parity for r in read(out).records if r.repeat == 1 and r.status == "ok"]
     assert all(parity and parity.max_accuracy_drop == 5 for parity in checked)
     assert checked

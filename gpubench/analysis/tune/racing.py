@@ -185,18 +185,18 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
     ]
     if not rivals and (first.keeps or first.n >= constraints.MOST):
         simplest = _equals(standings)[0]
-        rivals = _simpler(standings, simplest, search)
+        rivals = _simpler(standings, simplest)
         if not rivals:
             return [] if CHECK in simplest.repeats else [(simplest.cell, CHECK)]
     number = 1 + max(CHECK, *(max(s.repeats) for s in (first, *rivals)))
     return [(s.cell, number) for s in (first, *rivals)]
 
 
-def _simpler(standings: Sequence[Standing], taken: Standing, search: Search) -> list[Standing]:
+def _simpler(standings: Sequence[Standing], taken: Standing) -> list[Standing]:
     """One that may turn out to be alike and simpler than ``taken``, or that itself, if so far few
     rounds speak for it; [] where there is none."""
     near = [s for s in standings if s.least is not None and s.least <= 1 + ALIKE and s.keeps
-            and s.rounds < ROUNDS and s.ratio <= 1 + search.delta
+            and s.rounds < ROUNDS
             and (s is taken or simplicity(s.cell) < simplicity(taken.cell))]  # fmt: skip
     return sorted(near, key=lambda s: simplicity(s.cell))[:1]
 

@@ -91,6 +91,15 @@ class View(Struct, frozen=True, kw_only=True):
         return racing.unseen(self.standings)
 
     @property
+    def unconfirmed(self) -> bool:
+        """Whether the A/B has not decided about the recommended one, where today's default keeps
+        the limits as well and is another."""
+        if not self.best or not self.base or self.best.cell == self.base.cell:
+            return False
+        undecided = self.verdict is None or self.verdict.verdict == "INCONCLUSIVE"
+        return undecided and not racing.breaks(self.base)
+
+    @property
     def settled(self) -> bool:
         """Whether "nothing keeps the limits" is shown, not only what was seen: all that might keep
         them was measured, and what comes closest was measured again and is beyond them."""

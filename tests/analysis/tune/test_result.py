@@ -131,6 +131,17 @@ def test_what_an_interrupted_search_did_not_reach_is_not_missing():
     assert result.tally(result.view(file))["unmeasured"] == 52
 
 
+def test_a_gain_is_confirmed_by_a_verdict_or_needs_none(found):
+    def proven(pairs):
+        proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=pairs)
+        return not result.view(found.file, proof).unconfirmed
+
+    assert (not found.unconfirmed, proven(1), proven(None)) == (False, False, True)
+    slow = result.view(make_tunes.tune(goal=LIMITED))
+    assert slow.verdict is None
+    assert not slow.unconfirmed, "today's default breaks the limit"
+
+
 def test_where_nothing_keeps_the_limits_the_nearest_is_named():
     file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e5),)))
     found = result.view(file)

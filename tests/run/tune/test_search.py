@@ -247,4 +247,4 @@ def test_of_what_is_not_told_apart_the_simplest_is_recommended() -> None:
         assert best not in racing.ties(found, best)
         (plain,) = [s for s in found if s.cell == space[0]]
         simplest += best is plain
-    assert simplest >= 18
+    assert simplest >= 16
