@@ -1,7 +1,8 @@
-"""What `TorchCompile` and `AotInductor` share: inductor's compiler, its settings, its folder."""
+"""What backends that compile share: inductor's compiler and settings, and entries of the cache."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sysconfig
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from gpubench.backends.torch_eager import TorchEager
+from gpubench.cache import copy_entry
 from gpubench.errors import Unavailable
 from gpubench.suite.types import Cell, Option
 
@@ -28,6 +30,8 @@ OPTIONS = (
         "freezing", "inline the weights as constants: folds batch-norm, packs weights on CPU"
     ),
 )
+STATE = "state.json"
+"""In an entry that names another one, the network's."""
 
 
 def compiler() -> Facts:
@@ -94,3 +98,21 @@ def directory(stack: ExitStack, source: Path | None = None) -> Path:
     if source and source.is_dir():
         shutil.copytree(source, path, dirs_exist_ok=True)
     return path
+
+
+def state_of(artefact: Path) -> Path:
+    """The entry that ``artefact`` names."""
+    return artefact / str(json.loads((artefact / STATE).read_text()))
+
+
+def export(artefact: Path, folder: Path) -> Path:
+    """Copy both entries, the second naming the first by where it lies to it."""
+    copy_entry(state_of(artefact), folder / "state")
+    copied = copy_entry(artefact, folder / "compiled")
+    (copied / STATE).write_text(json.dumps("../state"))
+    return copied
+
+
+def first_line(error: BaseException) -> str:
+    """What matters of what may be a page."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

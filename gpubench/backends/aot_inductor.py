@@ -111,7 +111,7 @@ class AotInductor(TorchEager):
         try:
             program = torch.export.export(module, (images,))
         except Exception as error:  # whatever it meets in somebody's network
-            first = str(error).strip().partition("\n")[0][:300]
+            first = _inductor.first_line(error)
             raise CellFailed("error", f"torch.export refuses the network: {first}") from error
         torch._inductor.aoti_compile_and_package(program, package_path=str(at / _PACKAGE))
         last = images.is_contiguous(memory_format=torch.channels_last)

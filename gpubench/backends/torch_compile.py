@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from gpubench.backends import _inductor
 from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, TorchSession
-from gpubench.cache import copy_entry
 from gpubench.errors import CellFailed
 from gpubench.suite.types import Cell, Option
 
@@ -81,20 +80,15 @@ class TorchCompile(TorchEager):
                 device = Device(cell.device, 0, tuple(range(cell.cores)))
                 self._open_with(work, cell, state, device, stack)
                 shutil.copytree(work, at / _INDUCTOR, ignore=_NOT_KEPT)
-            (at / "state.json").write_text(json.dumps(str(state)))
+            (at / _inductor.STATE).write_text(json.dumps(str(state)))
 
         return cache.get_or_make("torch-compile", recipe, make)
 
     def export(self, artefact: Path, folder: Path) -> Path:
-        """Both entries of the cache, the second naming the first by where it lies to it."""
-        state = Path(json.loads((artefact / "state.json").read_text()))
-        copy_entry(state, folder / "state")
-        copied = copy_entry(artefact, folder / "compiled")
-        (copied / "state.json").write_text(json.dumps("../state"))
-        return copied
+        return _inductor.export(artefact, folder)
 
     def _open(self, cell: Cell, artefact: Path, device: Device, stack: ExitStack) -> TorchSession:
-        state = artefact / json.loads((artefact / "state.json").read_text())
+        state = _inductor.state_of(artefact)
         work = _inductor.directory(stack, artefact / _INDUCTOR)
         return self._open_with(work, cell, state, device, stack)
 

@@ -105,8 +105,8 @@ class TorchEager(Backend):
         stream = _torch.enter_device(stack, device)
         if device.kind == "cuda":
             _check_hardware(cell.precision)
-        options = cell.chosen(self.options)
-        _set_backends(stack, cell.precision == "tf32", bool(options["cudnn_benchmark"]))
+        benchmark = bool(cell.options.get("cudnn_benchmark", False))
+        _set_backends(stack, cell.precision == "tf32", benchmark)
         return stream
 
     def _module(self, cell: Cell, state: Path) -> torch.nn.Module:
@@ -130,7 +130,7 @@ class TorchEager(Backend):
     def _layout(self, cell: Cell) -> torch.memory_format:
         import torch
 
-        chosen = cell.chosen(self.options)["memory_format"]
+        chosen = cell.options.get("memory_format")
         return torch.channels_last if chosen == "channels_last" else torch.contiguous_format
 
     def _session(
@@ -139,8 +139,8 @@ class TorchEager(Backend):
         """``forward`` as the cell says, ready to run; ``dtype``: of its weights."""
         import torch
 
-        options = cell.chosen(self.options)
-        if options["cuda_graph"] and images.stream is not None:
+        graph = bool(cell.options.get("cuda_graph", False))
+        if graph and images.stream is not None:
             forward = _captured(forward, images.tensor, images.stream)
         images.sync()
         processor = f"cpu, {torch.backends.cpu.get_cpu_capability()}"
@@ -154,7 +154,7 @@ class TorchEager(Backend):
             "tf32_cudnn": torch.backends.cudnn.allow_tf32,
             "channels_last": images.tensor.is_contiguous(memory_format=torch.channels_last),
             "threads": torch.get_num_threads(),
-            "cuda_graph": options["cuda_graph"],
+            "cuda_graph": graph,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         }
         if images.stream is not None:

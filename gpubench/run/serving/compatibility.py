@@ -19,7 +19,7 @@ from gpubench.run.serving.manifest import Machine, Manifest
 from gpubench.suite.types import Cell
 from gpubench.workload.models import quantization
 
-ENGINES = ("tensorrt", "torch-compile", "aot-inductor")
+ENGINES = ("tensorrt", "torch-tensorrt", "torch-compile", "aot-inductor")
 """Backends, and providers of ONNX Runtime, whose artefact is machine code for one device."""
 
 
