@@ -84,8 +84,9 @@ class AotInductor(TorchEager):
         """
         state = model.state()
         if compiled_package.is_package(cell.model):
-            compiled_in = sorted({*cell.chosen(self.options)} - {*_KEPT})
-            if said := [name for name in compiled_in if name in cell.options]:
+            chosen = cell.chosen(self.options)
+            compiled_in = [option for option in self.options if option.name not in _KEPT]
+            if said := [o.name for o in compiled_in if chosen[o.name] != o.default]:
                 raise Unsupported(f"model {cell.model!r} is compiled already: leave {said[0]} out")
             given = {"state": str(state), "batch_size": cell.batch_size}
             return cache.get_or_make(self.name, given, lambda at: _bring(cell, state, at))

@@ -169,6 +169,7 @@ class TorchTensorRT(TorchEager):
     ) -> TorchSession:
         """A session whose engines are kept in, and taken from, ``work``."""
         import torch
+        import torch_tensorrt  # noqa: F401  # which registers its backend
         from torch._dynamo.utils import counters
 
         from gpubench.workload.models import builder
@@ -179,14 +180,13 @@ class TorchTensorRT(TorchEager):
             "reuse_cached_engines": True,
             "engine_cache_dir": str(work),
         }
-        engines: list[int] = []
+        parts: list[Any] = []
 
         def convert(graph: torch.fx.GraphModule, examples: list[torch.Tensor]) -> Forward:
             backend = torch._dynamo.lookup_backend("torch_tensorrt")
-            found: Any = backend(graph, examples, options=settings)
-            engines.append(_whole(found))
-            forward: Forward = found
-            return forward
+            found: Forward = backend(graph, examples, options=settings)
+            parts.append(found)
+            return found
 
         torch._dynamo.reset()
         counters.clear()
@@ -198,12 +198,11 @@ class TorchTensorRT(TorchEager):
         try:
             forward(images.tensor)
         except Exception as error:
-            if isinstance(error.__cause__, CellFailed):  # of `convert`, through dynamo
-                raise error.__cause__ from None
+            error = getattr(error, "inner_exception", error)  # dynamo's of the backend's own
             raise CellFailed(
                 "error", f"Torch-TensorRT refuses it: {_inductor.first_line(error)}"
             ) from error
-        session = self._told(cell, forward, images, sum(engines))
+        session = self._told(cell, forward, images, sum(map(_whole, parts)))
         session.recompiled = lambda: {"recompilations": counters["frames"]["total"]}
         return session
 
