@@ -102,9 +102,11 @@ def comparison(
             python = revision.python
         elif python:
             words.append(f"python={python}")
+        tree = own[place].tree
+        plain = tree.name if tree else "nothing"
         pairing = Pairing(
-            session=token, arm=arm, differs=",".join(filter(None, words)) or "nothing", rule=rule,
-            tree=_tree(own[place]),
+            session=token, arm=arm, differs=",".join(filter(None, words)) or plain, rule=rule,
+            tree=str(tree.top) if tree else "",
         )  # fmt: skip
         header = msgspec.structs.replace(new_header(plan), pairing=pairing, planned=cells)
         python = python or (Path(sys.executable) if apart else None)
@@ -141,10 +143,6 @@ def _places(revisions: tuple[Made | None, Made | None]) -> list[Places]:
     worktree = Tree(WORKING_TREE, top)
     trees = [Tree(r.name, r.tree, r.notes) if r else worktree for r in revisions]
     return [Places(tree, other, worktree) for tree, other in zip(trees, trees[::-1], strict=True)]
-
-
-def _tree(own: Places) -> str:
-    return str(own.tree.top) if own.tree else ""
 
 
 def _draft(

@@ -130,6 +130,8 @@ def test_a_pull_request_that_swaps_the_model_is_measured(project: Project) -> No
     assert before.status == after.status == "ok"
     assert before.contents["model"] != after.contents["model"]
     assert after.median_ns() > 4 * before.median_ns()  # type: ignore[operator]
+    told = [file.header.pairing.differs for file in files if file.header.pairing]
+    assert told == [f"ref=base ({git(project.top, 'rev-parse', 'base')[:12]})", "the working tree"]
     [row] = compare(*files)
     assert row.label == "fake fp32 b1 x1 latency"  # the folders are no difference
     assert git(project.top, "status", "--porcelain") == ""
