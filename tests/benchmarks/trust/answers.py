@@ -181,7 +181,7 @@ FAMILY = Experiment(
         f"which is the hardest case. Speed has {metrics.SPEED_SHARE:.0%} of alpha."
     ),
     cases={
-        f"{what}, pair sd {sd:.0%}": Case(family(at, sd), 600, 30, 3)
+        f"{what}, pair sd {sd:.0%}": Case(family(at, sd), 2000, 50, 3)
         for what, at in (("identical", 0.0), ("at every margin", 1.0))
         for sd in (0.01, 0.05)
     },
