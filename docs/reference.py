@@ -32,7 +32,6 @@ from gpubench.records import reader, record
 from gpubench.report import terminal
 from gpubench.report.formatting import STATUSES
 from gpubench.run import availability
-from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
 from gpubench.suite.gate import METRICS
 from gpubench.suite.schema import mistakes, say
@@ -134,16 +133,6 @@ def _keys(section: str) -> str:
         if key.rpartition(".")[0] == section
     ]
     return table(["key", "default", "takes", "meaning"], rows)
-
-
-def _space() -> str:
-    axes = space_file.schema(_catalog())["properties"]["axes"]["properties"]
-    rows = []
-    for key, rule in axes.items():
-        told = rule.get("description", "How many replicas, and on how many cores each.")
-        takes = "a table, or a list of those" if key == "placement" else _takes(rule)
-        rows.append([f"`axes.{key}`", takes, told])
-    return table(["key", "takes", "meaning"], rows)
 
 
 def _suites() -> str:
@@ -358,7 +347,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys axes": lambda: _keys("axes"),
     "keys policy": lambda: _keys("policy"),
     "keys gate": lambda: _keys("gate"),
-    "keys space": _space,
     "suites": _suites,
     "tolerances": _tolerances,
     "backends": _backend_table,

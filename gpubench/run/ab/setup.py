@@ -62,6 +62,10 @@ def comparison(
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
     specs = arms.opened(specs[0]), arms.opened(specs[1])
+    for spec, revision in zip(specs, revisions, strict=True):
+        if spec.stored and revision:
+            text = f"a deployment is of no commit; leave {spec.option}-ref out"
+            raise SuiteError(f"{spec.option} {spec.words}: {text}")
     own = _places(revisions)
     draft, notes = _draft(suite_name, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
