@@ -27,6 +27,7 @@ from gpubench.report import exports, frames
 from gpubench.run import availability
 from gpubench.suite import file as suite_file
 from gpubench.suite import grid
+from gpubench.suite.gate import METRICS
 from gpubench.suite.types import Axes, Policy, Preprocess, Workload
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +101,7 @@ def test_every_key_of_a_suite_is_described_with_its_default() -> None:
               "policy": Policy}  # fmt: skip
     for name, struct in tables.items():
         expected |= {f"{name}.{field}" for field in struct.__struct_fields__}
+    expected |= {f"gate.{name}" for name in METRICS}
     keys = {key for key in documented if key in expected or "." in key}
     assert keys == expected
     policy, work = Policy(), Workload()
