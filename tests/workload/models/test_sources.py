@@ -305,6 +305,24 @@ def test_a_folder_of_transformers_is_a_network(folder: Path, cache: Cache) -> No
         registry.resolve(Workload(model="hf//no/such", weights="DEFAULT"), cache).state()
 
 
+def test_a_folder_of_a_type_with_several_heads_and_one_without_a_processor(
+    tmp_path: Path, cache: Cache
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DeiTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        image_size=32, patch_size=8, num_labels=5,
+    )  # fmt: skip
+    transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "deit")
+    bare = Workload(model=f"hf/{tmp_path / 'deit'}", weights="DEFAULT")
+    with pytest.raises(InputError, match=r"or say what it does in \[workload.preprocess\]"):
+        registry.resolve(bare, cache).state()
+    said = Preprocess(mean=(0.5,), std=(0.5,))
+    model = registry.resolve(Workload(model=bare.model, weights="DEFAULT", preprocess=said), cache)
+    assert (model.input_shape, model.num_classes) == ((3, 32, 32), 5)
+    assert type(model.module().network).__name__ == "DeiTForImageClassificationWithTeacher"
+
+
 def test_a_folder_without_a_classifiers_weights(folder: Path, tmp_path: Path) -> None:
     import shutil
 
