@@ -90,7 +90,7 @@ def test_a_package_is_moved_opened_and_taken_as_a_model(
 
     with monkeypatch.context() as patch:
         patch.setattr("gpubench.backends._inductor.vector_units", lambda: "AVX1")
-        with pytest.raises(CellFailed, match="compiled for .*, and this CPU has AVX1"):
+        with pytest.raises(CellFailed, match=r"compiled for .*, and this CPU has AVX1"):
             BACKEND.open(cell, entry, CORE)
 
     file = Path(shutil.copy(entry / "model.pt2", tmp_path / "own.pt2"))
