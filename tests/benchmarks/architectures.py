@@ -3,7 +3,8 @@
 Each network, with random weights (``--weights probe``: the fitted ones), goes through `gpubench
 run` with every backend, one process at a time; parity against eager fp32 is checked as always. A
 cell that is not ok has the reason that gpubench gave. Results are kept after every network, so that
-an interrupted run goes on where it was: README.md and architectures.json below -o.
+an interrupted run goes on where it was, and further backends (``--backend``) join the others:
+README.md and architectures.json below -o.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 from gpubench import __version__
-from gpubench.errors import GpubenchError
-from gpubench.records.reader import read
+from gpubench.backends import base
+from gpubench.machine.environment import cpu_model
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.messages import BuildReference, Done, Measure, Prepare, Prepared
+from gpubench.suite.types import Cell, Policy
 
 HERE = Path(__file__).parents[2] / "reports" / "reference" / "models"
-BACKENDS = ("torch-eager", "onnxruntime", "openvino", "torch-compile")
-PACKAGES = ("torch", "torchvision", "timm", "openvino", "onnx", "onnxscript")
+BACKENDS = ("torch-eager", "onnxruntime", "openvino", "torch-compile", "aot-inductor")
+PACKAGES = ("torch", "torchvision", "timm", "onnxruntime-gpu", "openvino", "onnx", "onnxscript")
+MOST = 500
+"""Characters of a reason."""
 TORCHVISION = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2",
     "densenet121", "googlenet", "inception_v3", "squeezenet1_1", "shufflenet_v2_x1_0",
@@ -44,66 +50,60 @@ TIMM = (
 )  # fmt: skip
 MODELS = (*TORCHVISION, *(f"timm/{name}" for name in TIMM))
 
-SUITE = """
-[axes]
-backend = {backends}
-device = "cpu"
-scenario = "latency"
-[policy]
-repeats = 1
-warmup_iterations = 1
-warmup_s = 0.01
-duration_s = 0.05
-max_samples = 5
-parity_images = 4
-timeout_s = 600
-prepare_timeout_s = 1200
-"""
+POLICY = Policy(
+    repeats=1, warmup_iterations=1, warmup_s=0.01, duration_s=0.05, max_samples=5,
+    parity_images=4, timeout_s=900, prepare_timeout_s=1800,
+)  # fmt: skip
 
 
-def measured(model: str, weights: str, cache_dir: Path) -> dict[str, dict[str, Any]]:
-    """By backend, what became of its cell."""
-    with tempfile.TemporaryDirectory() as folder:
-        suite, out = Path(folder, "architectures.toml"), Path(folder, "out")
-        suite.write_text(SUITE.format(backends=json.dumps(BACKENDS)))
-        words = ["run", suite, "--model", model, "--weights", weights, "-q", "-o", out]
-        done = subprocess.run(
-            [sys.executable, "-m", "gpubench", *map(str, words), "--cache-dir", str(cache_dir)],
-            capture_output=True, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        try:
-            records = read(out).records
-        except GpubenchError:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            return {name: {"status": "failed", "reason": said[-1][:500]} for name in BACKENDS}
-    return {
-        record.cell.backend: {
-            "status": record.status,
-            "reason": " ".join(filter(None, (record.kind, record.reason)))[:500],
-            "relative_error": record.parity and record.parity.relative_error,
-        }
-        for record in records
-    }
+def measured(agent: AgentClient, cell: Cell, core: int) -> dict[str, Any]:
+    """What becomes of a cell: as `gpubench run` does it, but for rooflines."""
+    begin = monotonic()
+
+    def told(status: str, reason: str = "", error: float | None = None) -> dict[str, Any]:
+        seconds = round(monotonic() - begin)
+        return {"status": status, "reason": reason[:MOST], "relative_error": error} | (
+            {"seconds": seconds}
+        )
+
+    if why := base.get(cell.backend).unsupported(cell):
+        return told("unsupported", why)
+    reference = agent.ask(BuildReference(cell.workload, POLICY))
+    if not isinstance(reference, Prepared):
+        return told("failed", f"reference: {reference}")
+    artefact = agent.ask(Prepare(cell, (core,), POLICY.prepare_timeout_s))
+    if not isinstance(artefact, Prepared):
+        return told("failed", getattr(artefact, "reason", str(artefact)))
+    done = agent.ask(Measure(cell, POLICY, artefact.path, reference.path, [(core,)]))
+    if not isinstance(done, Done):
+        return told("failed", getattr(done, "reason", str(done)))
+    parity = done.record.parity
+    return told(done.record.status, done.record.reason, parity and parity.relative_error)
 
 
-def page(found: dict[str, dict[str, dict[str, Any]]], weights: str) -> str:
+def page(kept: dict[str, Any]) -> str:
     """A table of models and backends, and why what is not ok is not."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    whole = sum(all(c["status"] == "ok" for c in cells.values()) for cells in found.values())
+    networks, about = kept["networks"], kept["made"]
+    backends = [name for name in BACKENDS if any(name in cells for cells in networks.values())]
+    whole = sum(
+        all(cells.get(name, {}).get("status") == "ok" for name in backends)
+        for cells in networks.values()
+    )
     lines = [
         "# Architectures and backends\n",
-        f"{len(found)} networks, weights `{weights}`, fp32, batch 1, on a CPU; {whole} are ok with",
-        "every backend: with the largest relative error of four pictures' answers, against",
-        "eager PyTorch in fp32. Made by",
-        f"`python -m tests.benchmarks.architectures` with gpubench {__version__}, {versions}.\n",
-        f"| model | {' | '.join(BACKENDS)} |\n|{' --- |' * (len(BACKENDS) + 1)}",
+        f"{len(networks)} networks, weights `{about['weights']}`, fp32, batch 1, on a CPU; {whole}",
+        "are ok with every backend: with the largest relative error of the answers to four",
+        "pictures, against eager PyTorch in fp32. Made by",
+        f"`{about['command']}` until {about['date']}, with gpubench {__version__},",
+        f"{', '.join(f'{name} {number}' for name, number in about['versions'].items())}; "
+        f"{about['cpu']}.\n",
+        f"| model | {' | '.join(backends)} |\n|{' --- |' * (len(backends) + 1)}",
     ]
     reasons: dict[str, int] = {}
-    for model, cells in found.items():
+    for model, cells in networks.items():
         row = []
-        for name in BACKENDS:
-            cell = cells.get(name, {"status": "not measured", "reason": "no record"})
+        for name in backends:
+            cell = cells.get(name, {"status": "not measured", "reason": "not measured"})
             error = cell.get("relative_error")
             text = "ok" + (f" {error:.0e}" if error is not None else "")
             if cell["status"] != "ok":
@@ -118,21 +118,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--weights", default="random", choices=("random", "probe"))
+    parser.add_argument("--backend", default=",".join(BACKENDS), help="several, comma-separated")
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="directory")
     parser.add_argument("--cache-dir", type=Path, help="default: a new one for every network")
     given = parser.parse_args()
-    os.nice(19)
+    backends = given.backend.split(",")
     given.output.mkdir(parents=True, exist_ok=True)
-    kept = given.output / "architectures.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
-    for model in given.models:
-        if model in found:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found[model] = measured(model, given.weights, given.cache_dir or Path(folder))
-        kept.write_text(json.dumps(found, indent=1) + "\n")
-        (given.output / "README.md").write_text(page(found, given.weights))
-        print(model, {name: cell["status"] for name, cell in found[model].items()}, flush=True)
+    file = given.output / "architectures.json"
+    kept = json.loads(file.read_text()) if file.exists() else {"made": {}, "networks": {}}
+    core = sorted(os.sched_getaffinity(0))[-1]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    modules = list(dict.fromkeys(m for name in backends for m in base.get(name).preload))
+    with (
+        TemporaryDirectory() as folder,
+        AgentClient(modules, given.cache_dir or Path(folder), given.output / "agent.log") as agent,
+    ):
+        agent.start()
+        for model in given.models:
+            cells = kept["networks"].setdefault(model, {})
+            for name in backends:
+                if name in cells:
+                    continue
+                cell = Cell(
+                    backend=name, device="cpu", model=model, weights=given.weights,
+                    images="digits", precision="fp32", batch_size=1, replicas=1, cores=1,
+                    scenario="latency", boundary="compute",
+                )  # fmt: skip
+                cells[name] = measured(agent, cell, core)
+                kept["made"] |= {
+                    "command": "python -m tests.benchmarks.architectures",
+                    "weights": given.weights,
+                    "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
+                    "cpu": cpu_model(),
+                    "versions": {package: version(package) for package in PACKAGES},
+                }
+                file.write_text(json.dumps(kept, indent=1) + "\n")
+                (given.output / "README.md").write_text(page(kept))
+                print(model, name, cells[name], flush=True)
 
 
 if __name__ == "__main__":
