@@ -4,8 +4,12 @@ benchmark.py is in timm's repository and not in its wheel: its path is the argum
 `InferenceBenchmarkRunner` and our worker each hold the network in a process of their own, with the
 same cores, threads and memory format, in fp32 and inference mode, and take turns (ABBA and BAAB, as
 in an A/B): a turn is one `run()` of theirs, a turn of ours whatever our loop does in one. Theirs
-are the images/s that it prints, ours those of our record; their ratio, by pairs of fresh workers,
-with the interval of Hodges & Lehmann at 95 %.
+are the images/s that it prints, ours those of our record, both the median of a dozen turns, of
+which others' work on the machine hits some; their ratio, by pairs of which each has a fresh worker
+of ours, with the interval of Hodges & Lehmann at 95 %.
+
+benchmark.py is told --use-train-size, since it takes a network's larger test size otherwise
+(ResNet-18: 288 pixels, not 224), and gpubench the size that the network is built for.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from math import exp, log
 from pathlib import Path
-from statistics import harmonic_mean
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,13 +35,14 @@ from gpubench.analysis.compare import signed_rank
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.machine.environment import cpu_model
+from gpubench.records import samples
 from gpubench.run.ab.pair_runner import sequence
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient
 from gpubench.suite.types import Cell, Policy
 
 MODELS = ("resnet18", "vit_tiny_patch16_224", "mobilenetv4_conv_small")
-TURNS, WARM, LEAST = 8, 2, 5
+TURNS, WARM, LEAST = 12, 2, 5
 """Of each arm in a pair; iterations of theirs before a turn; in it at least."""
 REACH = 0.02
 THEIRS = """
@@ -49,7 +54,8 @@ spec = importlib.util.spec_from_file_location("benchmark", path)
 benchmark = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(benchmark)
 runner = benchmark.InferenceBenchmarkRunner(
-    model_name=model, device="cpu", batch_size=size, channels_last=layout == "channels_last"
+    model_name=model, device="cpu", batch_size=size, channels_last=layout == "channels_last",
+    use_train_size=True,
 )
 print(json.dumps(benchmark.torch.get_num_threads()), flush=True)
 for line in sys.stdin:
@@ -112,9 +118,9 @@ def pair(
             assert isinstance(reply := step(TURNS), messages.Waiting), reply
     done = step()
     assert isinstance(done, messages.Done), done
-    ours = done.record.images_per_s()
-    assert ours, done.record
-    return ours / harmonic_mean(rates)  # theirs over all turns: images by time, as ours
+    size = request.cell.batch_size
+    ours = [sum(samples.rates(visit, size)) for visit in done.record.visits]
+    return median(ours) / median(rates)
 
 
 @contextmanager
@@ -144,7 +150,7 @@ def main() -> None:
     parser.add_argument("--memory-format", default="contiguous")
     parser.add_argument("--cores", default=str(sorted(os.sched_getaffinity(0))[0]))
     parser.add_argument("--pairs", type=int, default=12)
-    parser.add_argument("--turn", type=float, default=0.3, help="seconds")
+    parser.add_argument("--turn", type=float, default=0.15, help="seconds")
     parser.add_argument("-o", "--output", type=Path, help="JSON; goes on where it was")
     given = parser.parse_args()
     cores = tuple(int(core) for core in given.cores.split(","))
