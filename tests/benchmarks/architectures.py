@@ -1,10 +1,10 @@
 """Which backend takes which architecture: `python -m tests.benchmarks.architectures`.
 
-Each network, with random weights (``--weights probe``: the fitted ones), goes through `gpubench
-run` with every backend, one process at a time; parity against eager fp32 is checked as always. A
-cell that is not ok has the reason that gpubench gave. Results are kept after every network, so that
-an interrupted run goes on where it was, and further backends (``--backend``) join the others:
-README.md and architectures.json below -o.
+Each network, with random weights, goes through every backend in fp32, as `gpubench run` does it;
+parity against eager fp32 is checked as always. With ``--weights probe`` it is fitted first, and
+checked in what ``--backend`` says, such as torch-eager:bf16 or openvino:int8. A cell that is not ok
+has the reason that gpubench gave. Results are kept after every cell, so that an interrupted run
+goes on where it was, and several may share an output: README.md and architectures.json below -o.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import json
 import os
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
+
+from msgspec.structs import replace
 
 from gpubench import __version__
 from gpubench.backends import base
@@ -25,12 +28,20 @@ from gpubench.machine.environment import cpu_model
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import BuildReference, Done, Measure, Prepare, Prepared
 from gpubench.suite.types import Cell, Policy
+from gpubench.workload.models import builder
 
 HERE = Path(__file__).parents[2] / "reports" / "reference" / "models"
 BACKENDS = ("torch-eager", "onnxruntime", "openvino", "torch-compile", "aot-inductor")
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime-gpu", "openvino", "onnx", "onnxscript")
 MOST = 500
 """Characters of a reason."""
+WORDS = {
+    "random": "## Parity\n\n{} networks with random weights, fp32, batch 1: the largest relative "
+    "error of the answers to four pictures, against eager PyTorch.",
+    "probe": "## Probe weights, bf16 and int8\n\n{} networks with probe weights: their accuracy "
+    "on 100 digits that were not fitted; in another precision the share of answers to 64 further "
+    "digits that are those of eager PyTorch in fp32 / their largest relative error.",
+}
 TORCHVISION = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2",
     "densenet121", "googlenet", "inception_v3", "squeezenet1_1", "shufflenet_v2_x1_0",
@@ -54,107 +65,138 @@ POLICY = Policy(
     repeats=1, warmup_iterations=1, warmup_s=0.01, duration_s=0.05, max_samples=5,
     parity_images=4, timeout_s=900, prepare_timeout_s=1800,
 )  # fmt: skip
+ANSWERS = 64
+"""That are compared where rounding may change them: of probes, and in another precision."""
 
 
 def measured(agent: AgentClient, cell: Cell, core: int) -> dict[str, Any]:
     """What becomes of a cell: as `gpubench run` does it, but for rooflines."""
-    begin = monotonic()
+    begin, policy = monotonic(), POLICY
+    if cell.weights == "probe":
+        policy = replace(policy, parity_images=ANSWERS)
 
-    def told(status: str, reason: str = "", error: float | None = None) -> dict[str, Any]:
+    def told(status: str, reason: str = "", **more: Any) -> dict[str, Any]:
         seconds = round(monotonic() - begin)
-        return {"status": status, "reason": reason[:MOST], "relative_error": error} | (
-            {"seconds": seconds}
-        )
+        return {"status": status, "reason": reason[:MOST], "seconds": seconds} | more
 
     if why := base.get(cell.backend).unsupported(cell):
         return told("unsupported", why)
-    reference = agent.ask(BuildReference(cell.workload, POLICY))
-    if not isinstance(reference, Prepared):
-        return told("failed", f"reference: {reference}")
-    artefact = agent.ask(Prepare(cell, (core,), POLICY.prepare_timeout_s))
-    if not isinstance(artefact, Prepared):
-        return told("failed", getattr(artefact, "reason", str(artefact)))
-    done = agent.ask(Measure(cell, POLICY, artefact.path, reference.path, [(core,)]))
+    artefact = agent.ask(Prepare(cell, (core,), policy.prepare_timeout_s))
+    reference = agent.ask(BuildReference(cell.workload, policy))
+    for reply in (artefact, reference):
+        if not isinstance(reply, Prepared):
+            return told("failed", getattr(reply, "reason", str(reply)))
+    done = agent.ask(Measure(cell, policy, artefact.path, reference.path, [(core,)]))
     if not isinstance(done, Done):
         return told("failed", getattr(done, "reason", str(done)))
-    parity = done.record.parity
-    return told(done.record.status, done.record.reason, parity and parity.relative_error)
+    more: dict[str, Any] = {}
+    if parity := done.record.parity:
+        more = {"relative_error": parity.relative_error, "match": parity.top1_agreement}
+    if cell.weights == "probe" and (Path(artefact.path) / "model.json").exists():
+        more["held_out"] = builder.card(Path(artefact.path)).held_out_accuracy
+    return told(done.record.status, done.record.reason, **more)
 
 
 def page(kept: dict[str, Any]) -> str:
-    """A table of models and backends, and why what is not ok is not."""
+    """Tables of models and backends, and why what is not ok is not."""
     networks, about = kept["networks"], kept["made"]
-    backends = [name for name in BACKENDS if any(name in cells for cells in networks.values())]
-    whole = sum(
-        all(cells.get(name, {}).get("status") == "ok" for name in backends)
-        for cells in networks.values()
-    )
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
         "# Architectures and backends\n",
-        f"{len(networks)} networks, weights `{about['weights']}`, fp32, batch 1, on a CPU; {whole}",
-        "are ok with every backend: with the largest relative error of the answers to four",
-        "pictures, against eager PyTorch in fp32. Made by",
-        f"`{about['command']}` until {about['date']}, with gpubench {__version__},",
-        f"{', '.join(f'{name} {number}' for name, number in about['versions'].items())}; "
-        f"{about['cpu']}.\n",
-        f"| model | {' | '.join(backends)} |\n|{' --- |' * (len(backends) + 1)}",
+        f"`python -m tests.benchmarks.architectures`, last on {about['date']}: gpubench "
+        f"{__version__}, {versions}; {about['cpu']}, a core for each.",
+    ]
+    for weights, words in WORDS.items():
+        chosen = {model: found[weights] for model, found in networks.items() if weights in found}
+        chosen = {model: chosen[model] for model in MODELS if model in chosen}
+        columns = list(dict.fromkeys(name for cells in chosen.values() for name in cells))
+        columns.sort(key=lambda name: (":" in name, BACKENDS.index(name.partition(":")[0])))
+        if chosen:
+            lines += ["", words.format(len(chosen)), *_table(chosen, columns, weights)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(
+    networks: dict[str, dict[str, dict[str, Any]]], columns: list[str], weights: str
+) -> list[str]:
+    extra = ["held out"] if weights == "probe" else []
+    heads = [name.replace(":", " ") for name in columns]
+    lines = [
+        "; ".join(
+            f"{name.replace(':', ' ')} {sum(found[name]['status'] == 'ok' for found in tried)} of "
+            f"{len(tried)} ok"
+            for name in columns
+            for tried in [[found for found in networks.values() if name in found]]
+        )
+        + ".",
+        "",
+        f"| model | {' | '.join(extra + heads)} |",
+        f"|{' --- |' * (len(extra + heads) + 1)}",
     ]
     reasons: dict[str, int] = {}
     for model, cells in networks.items():
-        row = []
-        for name in backends:
-            cell = cells.get(name, {"status": "not measured", "reason": "not measured"})
-            error = cell.get("relative_error")
-            text = "ok" + (f" {error:.0e}" if error is not None else "")
-            if cell["status"] != "ok":
-                text = f"{cell['status']} [{reasons.setdefault(cell['reason'], len(reasons) + 1)}]"
-            row.append(text)
+        held = [cell["held_out"] for cell in cells.values() if cell.get("held_out") is not None]
+        row = [f"{held[0]:.2f}" if held else ""] if extra else []
+        for name in columns:
+            cell = cells.get(name)
+            if cell is None:
+                row.append("")
+            elif cell["status"] != "ok":
+                reason = reasons.setdefault(cell["reason"], len(reasons) + 1)
+                row.append(f"{cell['status']} [{weights[0]}{reason}]")
+            elif ":" in name:
+                row.append(f"{cell['match']:.2f} / {cell['relative_error']:.2g}")
+            else:
+                row.append(f"{cell['relative_error']:.0e}")
         lines.append(f"| {model} | {' | '.join(row)} |")
-    lines += ["", *(f"{number}. {reason}" for reason, number in reasons.items())]
-    return "\n".join(lines).rstrip() + "\n"
+    return lines + [f"\n[{weights[0]}{number}] {reason}" for reason, number in reasons.items()]
+
+
+def keep(file: Path, model: str, weights: str, name: str, cell: dict[str, Any]) -> None:
+    """Add to what there is by now, which another process may have added to."""
+    kept = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    kept["networks"].setdefault(model, {}).setdefault(weights, {})[name] = cell
+    kept["made"] = {
+        "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
+        "cpu": cpu_model(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    file.write_text(json.dumps(kept, indent=1) + "\n")
+    (file.parent / "README.md").write_text(page(kept))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--weights", default="random", choices=("random", "probe"))
-    parser.add_argument("--backend", default=",".join(BACKENDS), help="several, comma-separated")
+    parser.add_argument("--weights", default="random", choices=WORDS)
+    parser.add_argument("--backend", default=",".join(BACKENDS), help="NAME[:PRECISION],...")
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="directory")
-    parser.add_argument("--cache-dir", type=Path, help="default: a new one for every network")
+    parser.add_argument("--cache-dir", type=Path, help="default: a new one")
     given = parser.parse_args()
-    backends = given.backend.split(",")
+    columns = given.backend.split(",")
     given.output.mkdir(parents=True, exist_ok=True)
     file = given.output / "architectures.json"
-    kept = json.loads(file.read_text()) if file.exists() else {"made": {}, "networks": {}}
     core = sorted(os.sched_getaffinity(0))[-1]
     os.environ["OMP_NUM_THREADS"] = "1"
-    modules = list(dict.fromkeys(m for name in backends for m in base.get(name).preload))
-    with (
-        TemporaryDirectory() as folder,
-        AgentClient(modules, given.cache_dir or Path(folder), given.output / "agent.log") as agent,
-    ):
-        agent.start()
-        for model in given.models:
-            cells = kept["networks"].setdefault(model, {})
-            for name in backends:
-                if name in cells:
+    names = [column.partition(":")[0] for column in columns]
+    modules = list(dict.fromkeys(m for name in names for m in base.get(name).preload))
+    with TemporaryDirectory() as folder:
+        place = given.cache_dir or Path(folder)
+        with AgentClient(modules, place, Path(folder, "agent.log")) as agent:
+            agent.start()
+            for model, column in product(given.models, columns):
+                kept = json.loads(file.read_text())["networks"] if file.exists() else {}
+                if column in kept.get(model, {}).get(given.weights, {}):
                     continue
+                backend, _, precision = column.partition(":")
                 cell = Cell(
-                    backend=name, device="cpu", model=model, weights=given.weights,
-                    images="digits", precision="fp32", batch_size=1, replicas=1, cores=1,
-                    scenario="latency", boundary="compute",
+                    backend=backend, device="cpu", model=model, weights=given.weights,
+                    images="digits", precision=precision or "fp32", batch_size=1, replicas=1,
+                    cores=1, scenario="latency", boundary="compute",
                 )  # fmt: skip
-                cells[name] = measured(agent, cell, core)
-                kept["made"] |= {
-                    "command": "python -m tests.benchmarks.architectures",
-                    "weights": given.weights,
-                    "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
-                    "cpu": cpu_model(),
-                    "versions": {package: version(package) for package in PACKAGES},
-                }
-                file.write_text(json.dumps(kept, indent=1) + "\n")
-                (given.output / "README.md").write_text(page(kept))
-                print(model, name, cells[name], flush=True)
+                found = measured(agent, cell, core)
+                keep(file, model, given.weights, column, found)
+                print(model, given.weights, column, found, flush=True)
 
 
 if __name__ == "__main__":

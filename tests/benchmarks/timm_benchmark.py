@@ -42,7 +42,7 @@ from gpubench.run.agent.client import AgentClient
 from gpubench.suite.types import Cell, Policy
 
 MODELS = ("resnet18", "vit_tiny_patch16_224", "mobilenetv4_conv_small")
-TURNS, WARM, LEAST = 12, 2, 5
+TURNS, WARM, LEAST = 12, 1, 2
 """Of each arm in a pair; iterations of theirs before a turn; in it at least."""
 REACH = 0.02
 THEIRS = """
