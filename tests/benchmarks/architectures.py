@@ -52,8 +52,9 @@ TORCHVISION = (
 TIMM = (
     "vit_tiny_patch16_224", "vit_small_patch32_224", "deit_tiny_patch16_224",
     "deit3_small_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224",
-    "swinv2_cr_tiny_ns_224", "convnext_nano", "convnextv2_nano", "mobilenetv4_conv_small",
-    "mobilenetv4_hybrid_medium", "efficientnet_lite0", "tf_efficientnetv2_b0",
+    "swinv2_cr_tiny_ns_224", "convnext_atto", "convnext_nano", "convnextv2_nano",
+    "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "efficientnet_lite0",
+    "tf_efficientnetv2_b0",
     "efficientvit_b0", "maxvit_pico_rw_256", "coatnet_nano_rw_224", "mobilevit_xs",
     "mobileone_s0", "repvgg_a0", "ghostnet_100", "hrnet_w18_small", "dla34", "res2net50_26w_4s",
     "resnest14d", "xcit_nano_12_p16_224", "poolformer_s12", "levit_128s", "fastvit_t8",
