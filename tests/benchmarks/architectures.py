@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from gpubench import __version__
 from gpubench.backends import base
 from gpubench.machine.environment import cpu_model
+from gpubench.run import record_builder
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import BuildReference, Done, Measure, Prepare, Prepared
 from gpubench.suite.types import Cell, Policy
@@ -91,11 +92,12 @@ def measured(agent: AgentClient, cell: Cell, core: int) -> dict[str, Any]:
     if not isinstance(done, Done):
         return told("failed", getattr(done, "reason", str(done)))
     more: dict[str, Any] = {}
-    if parity := done.record.parity:
+    record = record_builder.measured(cell, 0, done, {})  # which judges its answers
+    if parity := record.parity:
         more = {"relative_error": parity.relative_error, "match": parity.top1_agreement}
     if cell.weights == "probe" and (Path(artefact.path) / "model.json").exists():
         more["held_out"] = builder.card(Path(artefact.path)).held_out_accuracy
-    return told(done.record.status, done.record.reason, **more)
+    return told(record.status, record.reason, **more)
 
 
 def page(kept: dict[str, Any]) -> str:
