@@ -207,7 +207,8 @@ def _quantise(
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    activation, extra = quantization.QuantType.QUInt8, {"WeightSymmetric": True}
+    activation = quantization.QuantType.QUInt8
+    extra: dict[str, Any] = {"WeightSymmetric": True}
     if target == "tensorrt":
         activation = quantization.QuantType.QInt8
         extra |= {"ActivationSymmetric": True, "AddQDQPairToWeight": True}
