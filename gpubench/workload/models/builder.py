@@ -108,7 +108,7 @@ def make(work: Workload, at: Path) -> None:
         state, classes, taken = _chosen(name, file, key, loaded, resized)
         module = _with(name, classes, resized, state).float()
     fixed = source.batch(module)
-    found = trial.examine(module, spec, name, work.output, fixed or 2)
+    found = trial.examine(module, spec, name, work.output, fixed)
     if weights == "probe":
         accuracy = source.fit(trial.plain(module, found), spec, found.classes)
     state = cast("State", module.state_dict())
@@ -227,7 +227,8 @@ def build(name: str, classes: int, arguments: dict[str, Any], idle: bool = False
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         module = source.build(name, classes, arguments)
-    return module.eval()
+        module.eval()  # which own code may let return nothing
+    return module.float()
 
 
 def _chosen(
