@@ -14,13 +14,14 @@ import click
 import pytest
 import yaml
 
+from gpubench.cli.compare import VERDICT
 from gpubench.cli.main import cli
 
 PATH = Path(__file__).parent.parent / ".github/actions/gpubench/action.yml"
 ACTION: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
 HOSTILE = "$(touch pwned); `touch pwned` && touch pwned | \"'\\ * ${IFS} %0A\n::error::x\n--json -q"
-EVENT_BASE = "github.event.pull_request.base.sha"
+EVENT_BASE = "github.event.pull_request.base.sha || github.event.before"
 STUB = """#!{python}
 import json, os, sys
 with open(os.environ["LOG"], "a") as log:
@@ -129,7 +130,8 @@ def test_no_expression_stands_in_a_script() -> None:
 def test_only_official_actions_are_used_by_their_major_tag() -> None:
     used = [s["uses"] for s in STEPS if "uses" in s]
     assert [re.sub(r"\d+$", "N", u) for u in used] == [
-        "astral-sh/setup-uv@vN", "actions/cache@vN", "actions/upload-artifact@vN",
+        "astral-sh/setup-uv@vN", "actions/cache@vN",
+        "actions/upload-artifact@vN", "actions/upload-artifact@vN",
     ]  # fmt: skip
 
 
@@ -137,7 +139,11 @@ def test_records_are_uploaded_even_when_the_job_fails() -> None:
     upload = step("actions/upload-artifact")
     assert upload["if"].startswith("always() && ")
     assert upload["with"]["path"] == "${{ steps.measure.outputs.directory }}"
-    assert STEPS[-1] is upload
+    verdict = STEPS[-1]
+    assert STEPS[-2] is upload
+    assert verdict["if"].startswith(upload["if"])
+    assert verdict["with"]["path"] == f"{upload['with']['path']}/{VERDICT}"
+    assert verdict["with"]["name"] == f"{upload['with']['name']}-verdict"
 
 
 def test_the_cache_leaves_environments_of_base_commits_out() -> None:
@@ -274,6 +280,15 @@ def test_the_base_of_another_checkout_is_the_events(
     git(job / "work", "checkout", "-q", "FETCH_HEAD")
     _, _, ((_, *words),) = run(job, "Measure", event_base=commits["old/one"])
     assert f"--baseline-ref={commits['old/one']}" in words
+
+
+def test_the_base_of_a_push_is_what_the_branch_was(job: Path) -> None:
+    before = git(job / "origin", "rev-parse", "old/one")
+    assert f"--baseline-ref={before}" in run(job, "Measure", event_base=before)[2][0]
+    code, out, commands = run(job, "Measure", event_base="0" * 40)
+    assert (code, len(commands)) == (2, 1)
+    assert out == "::error title=gpubench action::this push made the branch: name base-ref, for " \
+                  "example main\n"  # fmt: skip
 
 
 def test_a_commit_may_be_named_and_a_whole_history_stays_whole(job: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
 import gpubench
@@ -72,7 +74,7 @@ def of_reference(reference: str, root: Path) -> tuple[Path, str]:
             into = {"UV_PROJECT_ENVIRONMENT": str(python.parents[1])}
             _run("--baseline-ref: uv sync", sync, environ | into)
             if not has_gpubench(python):
-                install = [uv, "pip", "install", "-q", "--python", str(python), _own()]
+                install = [uv, "pip", "install", "-q", "--python", str(python), own_source()]
                 _run("--baseline-ref: uv pip install", install, environ)
             ready.touch()
     return existing("--baseline-ref", python), commit
@@ -112,12 +114,19 @@ def has_gpubench(python: Path) -> bool:
         return False
 
 
-def _own() -> str:
-    """What to install so that an environment has this gpubench."""
+def own_source() -> str:
+    """What to install so that an environment has this gpubench: where ours was installed from."""
     checkout = Path(gpubench.__file__).parents[1]
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
-    return f"gpubench=={gpubench.__version__}"
+    told = distribution("gpubench").read_text("direct_url.json")  # PEP 610; none: an index
+    if told is None:
+        return f"gpubench=={gpubench.__version__}"
+    direct = json.loads(told)
+    vcs = direct.get("vcs_info")
+    return f"gpubench @ {vcs['vcs']}+{direct['url']}@{vcs['commit_id']}" if vcs else (
+        f"gpubench @ {direct['url']}"
+    )  # fmt: skip
 
 
 def _git(what: str, at: Path, *words: str, read: str = "") -> str:
