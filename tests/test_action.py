@@ -377,9 +377,10 @@ def test_the_projects_environment_is_made_and_gpubench_added_where_it_lacks(
     if has_gpubench:
         assert len(commands) == 1
     else:
-        assert commands[1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
-        assert Path(commands[1][-1]).resolve() == PATH.parents[3]
-        assert (Path(commands[1][-1]) / "pyproject.toml").is_file()
+        assert commands[1:-1] == ([["uv", "sync"]] if project else [])  # for developers only?
+        assert commands[-1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
+        assert Path(commands[-1][-1]).resolve() == PATH.parents[3]
+        assert (Path(commands[-1][-1]) / "pyproject.toml").is_file()
     told = (job / "LOG.told").read_text(encoding="utf-8").splitlines()[0]
     assert told.endswith(f" {job}/work/.venv")  # not beside the root of a workspace
     added = Path((job / "GITHUB_PATH").read_text(encoding="utf-8").strip())

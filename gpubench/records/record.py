@@ -40,6 +40,7 @@ FAILURES = {
     "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
     "limit": "broke a limit of the search when it was measured again beside today's default",
     "not-run": "the run ended before this task was measured",
+    "incomparable": "its rival in the A/B answers another question",
 }
 
 WRONG = ("parity", "accuracy")
@@ -239,6 +240,8 @@ class Pairing(Struct, frozen=True, kw_only=True):
     rule: Rule
     rates: bool = False
     """Compared by images/s, whatever the scenario: of a search for throughput."""
+    tree: str = ""
+    """Of an A/B of commits: the folder that this arm has the repository's files in."""
 
 
 class Header(Struct, frozen=True, kw_only=True):
