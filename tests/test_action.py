@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx.parser
 import pytest
 import yaml
 
 from gpubench.cli.compare import VERDICT
 from gpubench.cli.main import cli
+from tests import fake_uv
 
 PATH = Path(__file__).parent.parent / ".github/actions/gpubench/action.yml"
 ACTION: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
@@ -78,15 +80,23 @@ def run(job: Path, name: str, code: int = 0, **inputs: str) -> tuple[int, str, l
         key: re.sub(r"\$\{\{ (.+?) \}\}", lambda m: given[m[1]], value)
         for key, value in step(name).get("env", {}).items()
     }
+    values |= {"CODE": str(code)} | ({"PATH": own_path(job)} if name != "Install" else {})
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
-        cwd=job / "work", env={**os.environ, **values, "CODE": str(code)},
+        cwd=job / "work" / given["inputs.working-directory"], env={**os.environ, **values},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     log = job / "LOG"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     assert not list(job.rglob("pwned"))
     return done.returncode, done.stdout, [json.loads(line) for line in lines]
+
+
+def own_path(job: Path) -> str:
+    """PATH with what steps before have added to it."""
+    added = job / "GITHUB_PATH"
+    lines = added.read_text(encoding="utf-8").splitlines() if added.exists() else []
+    return os.pathsep.join([*reversed(lines), os.environ["PATH"]])
 
 
 # ------------------------------------------------------------------------------ the file
@@ -101,11 +111,10 @@ def test_it_is_a_composite_action_whose_inputs_are_described() -> None:
     assert used == set(ACTION["inputs"])
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/ab-and-ci.md"])
-def test_documents_use_the_action_as_a_path_in_ones_own_checkout(page: str) -> None:
+def test_documents_use_the_action_as_a_path_in_ones_own_checkout() -> None:
     root = PATH.parents[3]
     workflows = re.findall(
-        r"^```yaml\n(name: .*?)^```", (root / page).read_text("utf-8"), re.M | re.S
+        r"^```yaml\n(name: .*?)^```", (root / "docs/ci.md").read_text("utf-8"), re.M | re.S
     )
     jobs = [job for text in workflows for job in yaml.safe_load(text)["jobs"].values()]
     assert jobs
@@ -386,3 +395,104 @@ def test_the_projects_environment_is_made_and_gpubench_added_where_it_lacks(
     added = Path((job / "GITHUB_PATH").read_text(encoding="utf-8").strip())
     assert [p.name for p in added.iterdir()] == ["gpubench"]
     assert (added / "gpubench").readlink() == job / "work/.venv/bin/gpubench"
+
+
+# ------------------------------------------------------------------------------ all of it
+
+CODE = """
+from torch import nn
+def build():
+    more = [nn.Conv2d(8, 8, 3, padding=1) for _ in range({layers})]
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), *more, nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(8, 10))
+"""
+OWN_SUITE = """
+[workload]
+model = "{model}"
+[workload.preprocess]
+size = 64
+[axes]
+backend = "{backend}"
+device = "cpu"
+cores = 1
+scenario = "latency"
+[policy]
+duration_s = 0.1
+warmup_s = 0.02
+parity_images = 4
+"""
+
+
+def file(layers: int) -> bytes:
+    """The same as an .onnx file."""
+    side = ", ".join(["n", "3", "64", "64"])
+    body = "\n".join(f"x{n + 1} = Conv<pads = [1, 1, 1, 1]>(x{n}, w)" for n in range(layers))
+    weights = ", ".join(f"{(n % 7 - 3) / 20}" for n in range(8 * 8 * 9))
+    first = ", ".join(f"{(n % 5 - 2) / 10}" for n in range(8 * 3 * 9))
+    last = ", ".join(f"{n % 11 - 5}" for n in range(8 * 10))
+    text = f"""<ir_version: 9, opset_import: ["": 17]>
+    birds (float[{side}] images) => (float[n, 10] logits)
+    <float[8, 8, 3, 3] w = {{{weights}}}, float[8, 3, 3, 3] f = {{{first}}},
+     float[8, 10] l = {{{last}}}> {{
+        x0 = Conv<strides = [2, 2]>(images, f)
+        {body}
+        pooled = GlobalAveragePool(x{layers})
+        flat = Flatten(pooled)
+        logits = MatMul(flat, l)
+    }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("event", ["pull_request", "push"])
+def test_a_slower_network_of_somebody_elses_repository_fails_its_job(
+    event: str, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of theirs: own code, from a fork, checked out as GitHub does; and a file, pushed."""
+    origin, who = job / "origin", ("-c", "user.name=a", "-c", "user.email=a@b")
+    project = origin / "apps/birds"
+    project.mkdir(parents=True)
+    network = "model.py:build" if event == "pull_request" else "birds.onnx"
+    backend = "torch-eager" if event == "pull_request" else "onnxruntime"
+    (project / "gate.toml").write_text(OWN_SUITE.format(model=network, backend=backend))
+    (project / "pyproject.toml").write_text("[project]\nname = 'birds'\nversion = '0'\n")
+
+    def commit(layers: int) -> str:
+        (project / "model.py").write_text(CODE.format(layers=layers))
+        (project / "birds.onnx").write_bytes(file(layers))
+        git(origin, "add", ".")
+        git(origin, *who, "commit", "-qm", f"{layers} layers")
+        return git(origin, "rev-parse", "HEAD")
+
+    before = commit(1)
+    git(origin, "checkout", "-q", "-b", "x$(touch${IFS}pwned);`touch${IFS}pwned`")
+    after = commit(30)
+    if event == "pull_request":
+        git(origin, "checkout", "-q", "--detach", "main")
+        git(origin, *who, "merge", "-q", "--no-ff", "-m", "merge", after)
+        git(origin, "update-ref", "refs/pull/1/merge", "HEAD")
+        monkeypatch.setenv("GITHUB_REF", "refs/pull/1/merge")
+    checked_out = git(origin, "rev-parse", "HEAD")
+    git(job / "work", "fetch", "-q", "--depth=1", "origin", checked_out)
+    git(job / "work", "checkout", "-q", "--detach", checked_out)
+    monkeypatch.setenv("GITHUB_SHA", checked_out)
+    monkeypatch.setenv("GITHUB_ACTION_PATH", str(PATH.parent))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(job / "summary"))
+    fake_uv.install(job / "uv")
+    monkeypatch.setenv("PATH", f"{job / 'uv'}{os.pathsep}{os.environ['PATH']}")
+    inputs = {"working_directory": "apps/birds", "suite": "gate.toml", "budget": "3m",
+              "cache_path": str(job / "cache"), "event_base": before}  # fmt: skip
+    assert run(job, "Install", **inputs)[0] == 0
+    code, out, _ = run(job, "Measure", **inputs)
+    assert code == 1, out
+    assert re.search(
+        r"^::error title=gpubench%3A REGRESSED|^::error title=gpubench: REG", out, re.M
+    )
+    assert "REGRESSED" in (job / "summary").read_text()
+    where = (job / "GITHUB_OUTPUT").read_text(encoding="utf-8").strip().partition("=")[2]
+    [found] = json.loads(Path(where, VERDICT).read_text())["comparisons"]
+    assert found["verdict"] == "REGRESSED"
+    assert found["ratio"] > 1.5
+    assert git(job / "work", "status", "--porcelain", "--untracked-files=no") == ""

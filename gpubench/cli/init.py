@@ -125,8 +125,10 @@ def _suite(
         own, batch = net.precision, net.batch or 1
         takers = {t.backend: t.why for t in found.backends}
         takers |= {t.backend: "" for t in found.backends if own in t.precisions}
-        said = [f"{net.kind}: {' x '.join(map(str, net.input_shape))}, {net.classes:,} "
-                f"{net.answers}; {net.preprocessing}"]  # fmt: skip
+        said = [
+            f"{net.kind}: {' x '.join(map(str, net.input_shape))}, {net.classes:,} {net.answers}",
+            f"pictures: {net.preprocessing}",
+        ]
         notes = [f"pictures: {net.preprocessing}; what it was trained with belongs into "
                  "[workload.preprocess]"] if "assumed" in net.preprocessing else []  # fmt: skip
     else:

@@ -212,6 +212,7 @@ def test_a_change_is_compared_with_what_it_comes_from(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_merge_request_of_gitlab_gets_its_reports(checkout: Path) -> None:
     script = scripts("gitlab", checkout)
 
