@@ -37,8 +37,10 @@ SERVICES = {
 or, of a project in a folder of it, '-' and the folder."""
 LIKE = "ci"
 """The shipped suite whose cores, scenario and policy a new one has."""
-SLOW = ("torch-compile",)
+SLOW = ("aot-inductor", "torch-compile")
 """Backends that are left out unless asked for: they would compile for minutes at every change."""
+BUDGET = "5m"
+"""Of a first A/B, so that all of it ends within ten minutes."""
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 """A path that means itself in YAML, in Groovy and in a shell."""
 _ASKED = ("--backend", "--batch-size", "--precision", "--device", "--weights", "--images",
@@ -146,7 +148,11 @@ def _suite(
             "precision": words.get("precision", own),
             "batch_size": words.get("batch_size", batch)}  # fmt: skip
     axes |= {"cores": like["axes"]["cores"]} if words["device"] == "cpu" else {}
-    head = [f"Is {model} slower after a change? `gpubench schema` lists all keys.", *said]
+    head = [
+        f"Is {model} slower after a change? `gpubench schema` lists all keys; [gate] judges",
+        "answers, memory, size and start as well.",
+        *said,
+    ]
     parts = [
         "".join(f"# {escape.line(line)}\n" for line in head),
         table("workload", _work(asked.workload, words, folder)),
@@ -187,7 +193,7 @@ def _cost(suite: Path, cache_dir: Path | None) -> str:
 
     if not find_spec("torch"):
         return f"{setup.load(str(suite), {}).name}: gpubench plan tells how long it takes"
-    return listings.as_ab(setup.session(str(suite), {}, cache_dir))
+    return listings.as_ab(setup.session(str(suite), {}, cache_dir), BUDGET)
 
 
 # ------------------------------------------------------------------------------ what runs it
@@ -301,8 +307,8 @@ def _next(made: Mapping[Path, str], suite: Path) -> Iterator[str]:
         own = [p for p in own if (p.exists() or steps) and str(p) not in _ignored(top, own)]
         named = [*map(str, made), *(p.name for p in own)]
         steps += [shlex.join(["git", "add", *named]), "git commit -m 'Measure speed'"]
-        last = f"{gpubench} ab {shlex.quote(str(suite))} --baseline-ref HEAD"
-        steps += [f"{last}      # after a change: is it slower?"]
+        again = f"{gpubench} ab {shlex.quote(str(suite))} --baseline-ref HEAD --budget {BUDGET}"
+        steps += [f"{again}  # after a change: is it slower?"]
     else:
         steps += [f"{gpubench} run {shlex.quote(str(suite))}"]
     yield from (f"{'next' * (not n):<6}{step}" for n, step in enumerate(steps))

@@ -72,11 +72,11 @@ def test_a_suite_for_a_file_is_what_inspect_knows(onnx: Path, cache_dir: Path) -
     assert (suite_file, workflow) == ("gpubench.toml", ".github/workflows/speed.yml")
     assert note.startswith("note: pictures: 16x16, ")
     assert "assumed" in note
-    assert re.match(r"as an A/B: about \d.*; --budget 10m finds a slowdown of [\d.]+ %", cost)
+    assert re.match(r"as an A/B: about \d.*; --budget 5m finds a slowdown of [\d.]+ %", cost)
     assert [step[6:].split()[:2] for step in steps] == [
         ["uv", "init"], ["uv", "add"], ["git", "add"], ["git", "commit"], ["uv", "run"],
     ] or steps[-1][6:].startswith("gpubench ab")  # fmt: skip
-    assert "gpubench ab gpubench.toml --baseline-ref HEAD " in steps[-1]
+    assert "gpubench ab gpubench.toml --baseline-ref HEAD --budget 5m " in steps[-1]
 
 
 def test_own_code_runs_in_workers_only(project: Path, tmp_path: Path, cache_dir: Path) -> None:
