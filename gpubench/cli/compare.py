@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gpubench.analysis.compare.compare import View
     from gpubench.records.record import RecordFile
     from gpubench.run.ab.driver import ABJob
+    from gpubench.run.ab.setup import SuiteFrom
 
 delta_option = click.option(
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
@@ -51,7 +52,15 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 @click.option("--candidate", multiple=True, help="KEY=VALUE,...: what the candidate is to be.")
 @click.option("--baseline-python", type=path, help="Interpreter (or venv) of the baseline.")
 @click.option("--candidate-python", type=path, help="Interpreter (or venv) of the candidate.")
-@click.option("--baseline-ref", help="Git commit: its environment is made with uv.")
+@click.option("--baseline-ref", help="Git commit: its files, in an environment made with uv.")
+@click.option("--candidate-ref", help="The same of the candidate; default: the working tree.")
+@click.option(
+    "--suite-from",
+    type=click.Choice(["head", "base"]),
+    default="head",
+    show_default=True,
+    help="Of two commits, whose suite says what is measured: the candidate's or the baseline's.",
+)
 @delta_option
 @click.option(
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
@@ -75,6 +84,8 @@ def ab(
     baseline_python: Path | None,
     candidate_python: Path | None,
     baseline_ref: str | None,
+    candidate_ref: str | None,
+    suite_from: SuiteFrom,
     delta: str,
     alpha: str,
     budget: str,
@@ -113,24 +124,28 @@ def ab(
         alpha=options.percentage("--alpha", alpha, MOST_ALPHA),
     )
     limit = options.seconds("--budget", budget)
-    if baseline_ref and baseline_python:
-        raise InputError("--baseline-ref and --baseline-python: give one of them")
-    given = (("--baseline-python", baseline_python), ("--candidate-python", candidate_python))
-    before, after = (interpreters.existing(name, p) if p else None for name, p in given)
-    reference = None
-    if baseline_ref:
-        before, commit = interpreters.of_reference(baseline_ref, Cache(cache_dir).root)
-        reference = baseline_ref, commit
-    if before or after:  # both by path, so that both start in the same way
-        before, after = before or Path(sys.executable), after or Path(sys.executable)
-    elif specs[0].values == specs[1].values and not specs[0].values:
+    pythons: list[Path | None] = []
+    revisions: list[interpreters.Made | None] = []
+    for arm, python, ref in (
+        ("--baseline", baseline_python, baseline_ref),
+        ("--candidate", candidate_python, candidate_ref),
+    ):
+        if python and ref is not None:
+            raise InputError(f"{arm}-ref and {arm}-python: give one of them")
+        pythons.append(interpreters.existing(f"{arm}-python", python) if python else None)
+        revisions.append(
+            None
+            if ref is None
+            else interpreters.of_reference(f"{arm}-ref", ref, Cache(cache_dir).root)
+        )
+    if not any((*pythons, *revisions)) and specs[0].values == specs[1].values == {}:
         raise InputError(
             "nothing differs between the arms: name it with --baseline KEY=VALUE and --candidate "
             "KEY=VALUE, with --baseline-python, or with --baseline-ref"
         )
     job = ab_setup.comparison(
-        suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume,
-        require or (), reference,
+        suite, chosen, specs, (pythons[0], pythons[1]), rule, limit, cache_dir, output, resume,
+        require or (), (revisions[0], revisions[1]), suite_from,
     )  # fmt: skip
     job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_ab(job, quiet or as_json, as_json, failing, github))

@@ -239,6 +239,8 @@ class Pairing(Struct, frozen=True, kw_only=True):
     rule: Rule
     rates: bool = False
     """Compared by images/s, whatever the scenario: of a search for throughput."""
+    tree: str = ""
+    """Of an A/B of commits: the folder that this arm has the repository's files in."""
 
 
 class Header(Struct, frozen=True, kw_only=True):

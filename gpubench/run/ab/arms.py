@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from gpubench.errors import SuiteError
+from gpubench.run.ab.revisions import AbsentError, Places
 from gpubench.suite import toml_file
 from gpubench.suite.file import Draft, listed
 from gpubench.suite.types import Cell, Suite
@@ -16,6 +17,8 @@ FIELDS = ("backend", "device", "model", "weights", "precision", "input", "batch_
           "replicas", "replicas_per_device", "dispatch")  # fmt: skip
 """What the arms may differ in besides a backend's options; the rest would be another question."""
 SAME = ("images", "cores", "scenario", "boundary")
+FILES = ("model", "weights", "images")
+"""Of which a suite has one: they tell no cells of an arm apart."""
 
 
 class Spec(Struct, frozen=True):
@@ -50,17 +53,22 @@ def parse(option: str, texts: Sequence[str], same: Collection[str] = SAME) -> Sp
     return Spec(option, values)
 
 
-def suite_of(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> Suite:
-    """The suite as this arm measures it. Raises SuiteError.
+def suite_of(
+    spec: Spec, draft: Draft, chosen: Mapping[str, Any], own: Places | None = None
+) -> Suite:
+    """The suite as this arm measures it, with its ``own`` files. Raises SuiteError.
 
     What is wrong with the arm begins with the arm's option; a mistake in the suite or in ``chosen``
     is both arms', and told as theirs.
     """
     try:
-        return draft.suite(_overrides(spec, draft, chosen))
+        return draft.suite(_overrides(spec, draft, chosen), own or str)
+    except AbsentError:
+        raise
     except SuiteError as error:
         draft.suite(chosen)  # raises what is wrong with both arms
-        raise SuiteError(f"{spec.option} {spec.words}: {error}") from error
+        whose = spec.words or (own and own.tree and own.tree.name)
+        raise SuiteError(f"{spec.option} {whose}: {error}") from error
 
 
 def _overrides(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +135,6 @@ def _identity(cell: Cell, named: set[str]) -> object:
     free = named | ({"cores"} if named & shared else set())
     # A lone replica shares its device with nobody, whatever the suite says.
     free |= {"replicas_per_device"} if "replicas" in named else set()
-    fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in free]
+    fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in free and f not in FILES]
     options = {} if "backend" in named else cell.options
     return repr((fields, sorted((k, v) for k, v in options.items() if k not in named)))

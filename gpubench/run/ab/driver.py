@@ -53,6 +53,9 @@ class Side(Struct, frozen=True):
     header: Header
     python: Path | None = None
     """Its interpreter; None: this one."""
+    directory: Path | None = None
+    """The working directory of its processes, which own code may be imported from; None: this
+    one's."""
     commit: str = ""
     """What its environment was made from."""
 
@@ -72,6 +75,8 @@ class ABJob(Struct, frozen=True):
     """Of the orders; kept in the headers, so that a resumed A/B goes on drawing."""
     left_out: tuple[str, ...] = ()
     """Labels of cells that have no counterpart in the other arm."""
+    notes: tuple[str, ...] = ()
+    """What is to be told of the arms."""
     resume: bool = False
     required: tuple[str, ...] = ()
 
@@ -98,11 +103,11 @@ def run(
         watcher.begin(0)
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
         made = {
-            python: agent
-            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, python))
-            for python in {side.python for side in job.sides}
+            place: agent
+            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, *place))
+            for place in {(side.python, side.directory) for side in job.sides}
         }
-        crew = Crew({side.arm: made[side.python] for side in job.sides},
+        crew = Crew({side.arm: made[side.python, side.directory] for side in job.sides},
                     min(policy.timeout_s, _limit_s(job)))  # fmt: skip
         if agent is None:
             watcher.task(None, "starting workers (imports, once)", 0)
@@ -132,6 +137,8 @@ def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
     )
     if job.left_out:
         watcher.said(f"without a counterpart: {'; '.join(job.left_out)}")
+    for note in job.notes:
+        watcher.said(note)
 
 
 def _placed(job: ABJob) -> ABJob:

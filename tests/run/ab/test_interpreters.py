@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.errors import InputError
 from gpubench.run.ab import interpreters
@@ -56,12 +57,15 @@ def calls(tmp_path: Path) -> list[str]:
 
 
 def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Path) -> None:
-    python, commit = interpreters.of_reference("one", tmp_path / "cache")
+    made = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    python, commit = made.python, made.commit
     assert commit == git(repository, "rev-parse", "one")
     assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
     assert python.parents[2].name == "app"
     assert len(calls(tmp_path)) == 1
-    assert interpreters.of_reference(commit[:10], tmp_path / "cache")[0] == python
+    assert interpreters.of_reference("--baseline-ref", commit[:10], tmp_path / "cache") == replace(
+        made, reference=commit[:10]
+    )
     assert len(calls(tmp_path)) == 1
     assert git(repository, "worktree", "list").count("\n") == 0
     assert git(repository, "status", "--porcelain") == ""
@@ -78,10 +82,10 @@ def test_a_base_that_only_fetch_head_knows(
     git(shallow, "tag", "-f", "here")
     monkeypatch.chdir(shallow / "app")
     with pytest.raises(InputError, match=r"HEAD~1.*this clone is shallow.*fetch-depth: 0"):
-        interpreters.of_reference("HEAD~1", tmp_path / "cache")
-    python, commit = interpreters.of_reference("FETCH_HEAD", tmp_path / "cache")
-    assert commit == base
-    tree = python.parents[2]
+        interpreters.of_reference("--baseline-ref", "HEAD~1", tmp_path / "cache")
+    made = interpreters.of_reference("--baseline-ref", "FETCH_HEAD", tmp_path / "cache")
+    assert made.commit == base
+    tree = made.project
     assert (tree / "pyproject.toml").read_text() == "# one"
     assert git(tree, "status", "--porcelain", "--untracked-files=no") == ""
     assert git(tree, "rev-list", "--count", "HEAD") == "1"
@@ -95,7 +99,7 @@ def test_a_hooks_variables_do_not_lead_into_the_users_tree(
     branch = git(repository, "symbolic-ref", "HEAD")
     for name, value in {"GIT_DIR": ".git", "GIT_INDEX_FILE": ".git/index"}.items():
         monkeypatch.setenv(name, str(repository / value))
-    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    python = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache").python
     for name in ("GIT_DIR", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name)
     assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
@@ -104,9 +108,10 @@ def test_a_hooks_variables_do_not_lead_into_the_users_tree(
 
 
 def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path) -> None:
-    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    python = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache").python
     python.unlink()
-    assert interpreters.of_reference("one", tmp_path / "cache")[0].exists()
+    again = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    assert again.python.exists()
     assert len(calls(tmp_path)) == 2
 
 
@@ -115,14 +120,14 @@ def test_an_unknown_reference_is_bad_input(
     repository: Path, tmp_path: Path, reference: str
 ) -> None:
     with pytest.raises(InputError, match="git knows no such commit: git rev-parse"):
-        interpreters.of_reference(reference, tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", reference, tmp_path / "cache")
 
 
 def test_no_repository_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = "--baseline-ref 'main': needs the project's git repository as current directory"
     with pytest.raises(InputError, match=told):
-        interpreters.of_reference("main", tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", "main", tmp_path / "cache")
 
 
 def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Path) -> None:
@@ -132,13 +137,13 @@ def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Pat
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "three")
     with pytest.raises(InputError, match=r"no pyproject\.toml at that commit"):
-        interpreters.of_reference("HEAD", tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache")
 
 
 def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
     with pytest.raises(InputError, match="no such package"):
-        interpreters.of_reference("one", tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
 
 
 def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:
