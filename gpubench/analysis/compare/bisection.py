@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
@@ -116,10 +117,9 @@ def look(evidence: Evidence, last: int, skipped: Collection[int], rule: Rule) ->
 
 
 class _Search:
-    def __init__(
-        self, evidence: Evidence, last: int, skipped: frozenset[int], rule: Rule
-    ) -> None:
-        self._evidence, self._last, self._skipped, self._rule = evidence, last, skipped, rule
+    def __init__(self, evidence: Evidence, last: int, skipped: frozenset[int], rule: Rule) -> None:
+        self._evidence = {one: pairs for one, pairs in evidence.items() if not {*one[:2]} & skipped}
+        self._last, self._skipped, self._rule = last, skipped, rule
         self._found: list[Stretch] = []
         self._wanted: Wanted | None = None
         self._seen = (0.0, (0, last))
@@ -154,7 +154,8 @@ class _Search:
             return
         inside = [n for n in range(first + 1, last) if n not in self._skipped]
         if not inside and not depth:
-            return self._say(first, last, "step")  # the first pairs are the proof
+            self._say(first, last, "step")  # the first pairs are the proof
+            return
         nodes = _Nodes(self._evidence, first, last, pairs, self._rule)
         if doubtful := nodes.doubtful():
             self._measure(nodes, doubtful)
@@ -175,9 +176,10 @@ class _Search:
 
     def _cut(self, first: int, node: int, last: int, depth: int) -> None:
         if depth:
-            return self._say(first, last, "spread")
-        self._stretch(first, node, depth + 1)
-        self._stretch(node, last, depth + 1)
+            self._say(first, last, "spread")
+        else:
+            self._stretch(first, node, depth + 1)
+            self._stretch(node, last, depth + 1)
 
     def _prove(self, nodes: _Nodes, depth: int) -> None:
         low, high = nodes.suspects()
@@ -223,7 +225,9 @@ def _ends(pairs: Sequence[Pair], differ: Rule, alike: Rule) -> tuple[str, int]:
         return "alike", 0
     if not sequential_test.needs(cells, differ):
         return "near-margin", 0
-    return "undecided", next(n for n in sequential_test.levels(differ) if n > len(pairs)) - len(pairs)
+    return "undecided", next(n for n in sequential_test.levels(differ) if n > len(pairs)) - len(
+        pairs
+    )
 
 
 def _middle(inside: Sequence[int], low: int, high: int) -> int | None:
@@ -252,7 +256,7 @@ class _Nodes:
             if first <= one.first and one.second <= last and pairs
         }
         places = sorted({first, last, *(n for one in within for n in one[:2])})
-        self._count = {n: 0 for n in places[1:-1]}
+        self._count = dict.fromkeys(places[1:-1], 0)
         for one, own in within.items():
             for n in {one.first, one.second} & {*self._count}:
                 self._count[n] += len(own) if not one.proof else 0
@@ -300,8 +304,7 @@ def _spread(d: Sequence[float], centre: float) -> float:
 
 def _steps(places: tuple[int, ...]) -> Iterator[tuple[float, list[float]]]:
     """(prior weight, level of each place) of every way in which the change may have come."""
-    gaps = [(n, after - before)
-            for n, (before, after) in enumerate(zip(places, places[1:], strict=False), 1)]  # fmt: skip
+    gaps = [(n, after - before) for n, (before, after) in enumerate(pairwise(places), 1)]
     total = sum(size for _, size in gaps)
     twos = sum(a * b for n, a in gaps for m, b in gaps if n < m)
     for n, size in gaps:

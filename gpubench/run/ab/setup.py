@@ -50,17 +50,18 @@ def comparison(
     resume: bool,
     required: Sequence[str],
     revisions: tuple[Made | None, Made | None] = (None, None),
-    suite_from: SuiteFrom = "head",
+    suite_from: SuiteFrom | Made = "head",
 ) -> driver.ABJob:
     """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``.
 
     ``revisions``: arms that are commits, with interpreters of their own; an arm that is none has
     the working tree's files. A file that one arm lacks leaves its cells unavailable there.
+    ``suite_from``: a third commit may say what is measured.
     """
     cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    own = _places(revisions)
+    own = _places(revisions, suite_from)
     draft, notes = _draft(suite_name, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
     for place, spec in enumerate(specs):
@@ -123,14 +124,18 @@ def comparison(
 # ------------------------------------------------------------------------------ commits
 
 
-def _places(revisions: tuple[Made | None, Made | None]) -> list[Places]:
+def _places(
+    revisions: tuple[Made | None, Made | None], suite_from: SuiteFrom | Made
+) -> list[Places]:
     """Whose files each arm has; [...] that change nothing where no arm is a commit."""
     top = next((r.top for r in revisions if r), None)
     if top is None:
         return [Places(), Places()]
     worktree = Tree(WORKING_TREE, top)
     trees = [Tree(r.name, r.tree) if r else worktree for r in revisions]
-    return [Places(tree, other, worktree) for tree, other in zip(trees, trees[::-1], strict=True)]
+    third = None if isinstance(suite_from, str) else Tree(suite_from.name, suite_from.tree)
+    both = zip(trees, trees[::-1], strict=True)
+    return [Places(tree, third or other, worktree) for tree, other in both]
 
 
 def _tree(own: Places) -> str:
@@ -138,10 +143,13 @@ def _tree(own: Places) -> str:
 
 
 def _draft(
-    suite_name: str, own: Sequence[Places], suite_from: SuiteFrom
+    suite_name: str, own: Sequence[Places], suite_from: SuiteFrom | Made
 ) -> tuple[file.Draft, list[str]]:
     """The suite of one arm, and in what the other's differs."""
     found = str(file.find(suite_name).absolute())
+    if not isinstance(suite_from, str):
+        third = Places(Tree(suite_from.name, suite_from.tree), own[0].worktree)
+        return file.read(third.of(found), catalog()), []
     first, second = own if suite_from == "base" else own[::-1]
     draft = file.read(first.of(found), catalog())
     if first.tree is None or second.tree is None:
