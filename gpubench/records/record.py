@@ -40,6 +40,7 @@ FAILURES = {
     "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
     "limit": "broke a limit of the search when it was measured again beside today's default",
     "not-run": "the run ended before this task was measured",
+    "incomparable": "its rival in the A/B answers another question",
 }
 
 WRONG = ("parity", "accuracy")

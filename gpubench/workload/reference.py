@@ -59,6 +59,13 @@ class _About(Struct, frozen=True, kw_only=True):
     """Of every record, see `gpubench.records.record.NOTED`: what was left out, taken or assumed."""
 
 
+class About(_About, frozen=True, kw_only=True):
+    """What is known of a reference without its arrays."""
+
+    outputs: int
+    """Numbers that an image is answered with."""
+
+
 class Labels(Struct, frozen=True):
     """Which classes of a network those of a data set are."""
 
@@ -374,6 +381,18 @@ def load(path: Path) -> Reference:
         path=path,
         **msgspec.structs.asdict(about),
     )
+
+
+def about(path: Path) -> About | None:
+    """Of the reference that `build` left at ``path``; None: another version's has another form."""
+    import numpy as np
+
+    try:
+        said = msgspec.json.decode((path / "about.json").read_bytes(), type=_About)
+        logits = np.load(path / "logits.npy", mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return About(outputs=logits.shape[1], **msgspec.structs.asdict(said))
 
 
 def batches(batch_size: int, pool: int, at_least: int) -> list[NDArray[np.intp]]:

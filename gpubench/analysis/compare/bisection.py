@@ -15,9 +15,9 @@ Three questions, in this order, of the whole row and then of every stretch that 
    Taylor, "Robust statistical modeling using the t distribution", 1989): a pair that somebody
    else's work has hit weighs little.
 3. Is it so? The two neighbours that remain are compared by fresh pairs, and by the rule of an A/B
-   again. Nothing is claimed without that, so the chance of a wrong claim is that of the test,
-   whatever the search assumed: the n-th pair of neighbours that is tried has the n-th part of
-   alpha, alpha / 2^n, and all of them together no more than alpha.
+   again: by more than the margin, or half of the whole change where that is less. Nothing is claimed
+   without that, so the chance of a wrong claim is that of the test, whatever the search
+   assumed: the n-th neighbours that are tried have alpha / 2^n, all of them together alpha.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Search:
         self._wanted: Wanted | None = None
         self._seen = (0.0, (0, last))
         self._close = replace(rule, delta=rule.delta / 2)
-        """Of what is left over, and of neighbours: the change as a whole was shown to matter."""
+        """Of what is left over: the change as a whole was shown to matter."""
 
     def outlook(self) -> Outlook:
         self._stretch(0, self._last, 0)
@@ -183,7 +183,11 @@ class _Search:
 
     def _prove(self, nodes: _Nodes, depth: int) -> None:
         low, high = nodes.suspects()
-        rule = replace(self._close, alpha=self._rule.alpha / 2 ** self._attempt(low, high))
+        half = math.expm1(abs(nodes.ends) / 2)
+        rule = Rule(
+            delta=min(self._rule.delta, max(self._close.delta, half)),
+            alpha=self._rule.alpha / 2 ** self._attempt(low, high), looks=self._rule.looks,
+        )  # fmt: skip
         pairs = self._pairs(low, high, proof=True)
         known, more = _ends(pairs, rule, rule)
         if known != "differ" or (shift(pairs).value > 0) != (nodes.size > 0):
@@ -247,9 +251,9 @@ class _Nodes:
     ) -> None:
         self.first, self.last = first, last
         d = tuple(pair.d for pair in ends)
-        self.size = shift(ends).value
-        """log(last / first)."""
-        self._spread = _spread(d, self.size)
+        self.ends = shift(ends).value
+        """log(last / first), by the pairs of the ends alone."""
+        self._spread = _spread(d, self.ends)
         within = {
             one: tuple(pair.d for pair in pairs)
             for one, pairs in evidence.items()
@@ -262,8 +266,9 @@ class _Nodes:
                 self._count[n] += len(own) if not one.proof else 0
         self._like, self.size = _likeness(
             tuple(places), tuple((one.first, one.second, own) for one, own in within.items()),
-            self.size, self._spread, math.log1p(rule.delta) / 2,
+            self.ends, self._spread, math.log1p(rule.delta) / 2,
         )  # fmt: skip
+        """`self.size`: the same by all pairs."""
 
     def doubtful(self) -> int | None:
         """The version of which it is least known what it is like."""

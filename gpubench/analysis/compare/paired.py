@@ -6,6 +6,7 @@ Records are joined into pairs of processes here; what they say `sequential_test.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import fmean, median
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis.compare import sequential_test
-from gpubench.analysis.compare.verdicts import MACHINE, Comparison, failures, lost
+from gpubench.analysis.compare.verdicts import MACHINE, Comparison, apart, failures, lost
 from gpubench.analysis.summary import Summary
 from gpubench.errors import InputError
 from gpubench.records import samples
@@ -60,13 +61,14 @@ def join(
     rates = any(p.rates for p in pairings)
     told = {word.partition("=")[0] for p in pairings for word in p.differs.split(",")}
     apart = bool(told & {"python", "ref"})
+    trees = tuple(p.tree for p in pairings)
     kept = []
     for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
         one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
         if any(s.status not in ("unavailable", "unsupported") for s in (one, other)):
             pairs = None if lost(one, other) else _join(one, other, by)
             built = apart or any(cell.backend in REBUILT for cell in (b, c))
-            kept.append(Match(one, other, by, pairs, built))
+            kept.append(Match(one, other, by, pairs, built, trees))
     return Arms(rule, kept)
 
 
@@ -124,6 +126,8 @@ class Match(Struct, frozen=True):
     """In the order measured; None where a side has no result that may be compared."""
     built: bool = False
     """Each arm is a build of its own: two environments, or two engines."""
+    trees: Sequence[str] = ("", "")
+    """Where either arm's files of the repository lie."""
 
 
 class Both(Struct, frozen=True):
@@ -300,10 +304,13 @@ def _blank(match: Match) -> Comparison:
         what = "batch sizes" if b.cell.scenario == c.cell.scenario else "scenarios"
         metric += f" ({what} differ)"
     code, reason = lost(b, c) or ("", "")
-    return Comparison(
-        key=c.key, label=label(b.cell, c.cell), metric=metric, verdict="MISSING", code=code,
-        reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
+    row = Comparison(
+        key=c.key, label=label(b.cell, c.cell, match.trees), metric=metric, verdict="MISSING",
+        code=code, reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
     )  # fmt: skip
+    if words := apart(b, c):
+        return replace(row, verdict="INCOMPARABLE", code="different-question", reason=words)
+    return row
 
 
 def _judged(
@@ -348,11 +355,11 @@ def _doubted(row: Comparison, match: Match, used: Sequence[Both]) -> Comparison:
 # ------------------------------------------------------------------------------ labels
 
 
-def label(baseline: Cell, candidate: Cell) -> str:
+def label(baseline: Cell, candidate: Cell, trees: Sequence[str] = ("", "")) -> str:
     """The candidate's label, with 'old -> new' wherever the baseline's cell differs.
 
     'torch-eager -> onnxruntime fp32 b1 x1 latency'. Options belong to a backend, so those of two
-    backends stand with their names.
+    backends stand with their names. Of paths what is in the arms' ``trees`` counts.
     """
     if baseline == candidate:
         return candidate.label
@@ -365,12 +372,20 @@ def label(baseline: Cell, candidate: Cell) -> str:
     for name in sorted({*baseline.options, *candidate.options}) if same else ():
         old, new = (str(c.options.get(name, "unset")) for c in (baseline, candidate))
         words.append(f"{name}={new}" if old == new else f"{name}={old} -> {new}")
-    unseen = [
-        f"{name} {old} -> {new}"
-        for name in ("model", "weights", "images", "device", "cores")
-        if (old := getattr(baseline, name)) != (new := getattr(candidate, name))
-    ]
+    unseen = []
+    for name in ("model", "weights", "images", "device", "cores"):
+        old, new = (
+            _within(str(getattr(c, name)), tree)
+            for c, tree in zip((baseline, candidate), trees, strict=True)
+        )
+        unseen += [f"{name} {old} -> {new}"] if old != new else []
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
+
+
+def _within(path: str, tree: str) -> str:
+    """Without the folder ``tree`` that it begins with, and without '..'."""
+    inside = tree and path.startswith(f"{tree}/")
+    return os.path.normpath(path.removeprefix(f"{tree}/")) if inside else path
 
 
 _UNSAID = ("1/device", "compute", "float32 input", "independent", "no decoder", "auto", "0 loading")

@@ -14,7 +14,7 @@ from gpubench.records.record import FAILURES
 VERDICTS = {
     "REGRESSED": "slower by more than the margin",
     "MISSING": "failed, skipped or not planned in an arm",
-    "INCOMPARABLE": "the two runs were not made on the same kind of machine",
+    "INCOMPARABLE": "not made on the same kind of machine, or another question",
     "INCONCLUSIVE": "neither a change nor its absence is shown",
     "IMPROVED": "faster by more than the margin",
     "EQUIVALENT": "the whole interval lies inside the margin",
@@ -29,6 +29,7 @@ CODES = sequential_test.CODES | {
     "unsteady": "samples drift or are too few: no settled machine was measured",
     "invalid-machine": "heat, a pause, other processes or replicas that ran apart spoilt it",
     "different-machine": "the fingerprints differ",
+    "different-question": "the arms' networks take inputs of different sizes",
     "failed": "it broke on one side or on both",
     "skipped": "skipped on one side: unavailable or unsupported there",
     "no-record": "planned, but the file holds no record of it",
@@ -133,6 +134,12 @@ def lost(baseline: Summary | None, candidate: Summary | None) -> tuple[str, str]
         return None
     worst = min((code for (code, _), _ in holes), key=list(CODES).index)
     return worst, "; ".join(f"{name}: {words}" for (_, words), name in holes)
+
+
+def apart(baseline: Summary, candidate: Summary) -> str:
+    """Why the arms of an A/B answer two questions; ''."""
+    both = (*baseline.broken, *candidate.broken)
+    return next((r.reason for r in both if r.kind == "incomparable"), "")
 
 
 def _hole(s: Summary | None) -> tuple[str, str]:

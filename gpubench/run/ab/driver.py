@@ -29,9 +29,10 @@ from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile
 from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
+from gpubench.run.ab.arms import Stored
 from gpubench.run.ab.pair_runner import ARMS, Crew, most_turns, sequence
 from gpubench.run.agent.client import AgentClient
-from gpubench.run.agent.messages import Failure, Measure, Reply
+from gpubench.run.agent.messages import Failure, Measure, Prepared, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
@@ -39,6 +40,7 @@ from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
+from gpubench.workload import reference
 
 LEAST_LIMIT_S = 60.0
 """Of one step, whatever the budget: a sound one may take so long."""
@@ -58,6 +60,8 @@ class Side(Struct, frozen=True):
     one's."""
     commit: str = ""
     """What its environment was made from."""
+    stored: Stored | None = None
+    """A deployment that it is."""
 
 
 class ABJob(Struct, frozen=True):
@@ -79,6 +83,8 @@ class ABJob(Struct, frozen=True):
     """What is to be told of the arms."""
     pairs: int = 0
     """So many of every cell, whatever they say; 0: until every verdict is final."""
+    same_input: bool = False
+    """Networks whose inputs differ in size are not compared: nobody has asked for another one."""
     resume: bool = False
     required: tuple[str, ...] = ()
 
@@ -229,6 +235,7 @@ class _Walk:
         self._ready: dict[str, dict[Arm, Ready]] = {}
         self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
         self._pairs: dict[str, tuple[sequential_test.Pair, ...]] = {}
+        self._said: set[str] = set()
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
         self._held = dict.fromkeys(ARMS, held)
@@ -302,8 +309,12 @@ class _Walk:
                 self._lost(arm, skipped(skip, required))
             agent, broken = self._crew.agents[arm], self._crew.broken[arm]
             backends, watcher = self._job.backends, self._watcher
+            stored = self._sides[arm].stored
+            made = None
+            if stored:
+                made = Prepared(str(stored.artefact), {}, {"deployment": stored.contents})
             for task in prepare(agent, plan.cells, plan, backends, broken, watcher,
-                                self._held[arm], _limit_s(self._job)):  # fmt: skip
+                                self._held[arm], _limit_s(self._job), made):  # fmt: skip
                 if isinstance(task, Ready):
                     found[arm][task.cell.key] = task
                 else:
@@ -311,7 +322,7 @@ class _Walk:
         for place, cells in enumerate(self._cells):
             both = zip(ARMS, cells, strict=True)
             ready = {arm: found[arm][cell.key] for arm, cell in both if cell.key in found[arm]}
-            if len(ready) == len(ARMS):
+            if len(ready) == len(ARMS) and self._comparable(ready):
                 self._ready[str(place)] = ready
         for arm, plan in plans.items():  # once where both arms use one interpreter
             ceilings = self._ceilings.get("baseline")
@@ -319,6 +330,38 @@ class _Walk:
                 ceilings = Ceilings(self._crew.agents[arm], plan.cores_of, self._job.backends)
             self._ceilings[arm] = ceilings
             ceilings.measure([one[arm].cell for one in self._ready.values()], self._watcher)
+
+    def _comparable(self, ready: Mapping[Arm, Ready]) -> bool:
+        """Whether both arms answer the same question; records where they do not, and says what
+        else differs."""
+        first, second = (reference.about(Path(ready[arm].reference)) for arm in ARMS)
+        if first is None or second is None:  # another version has left another form of it
+            return True
+        shapes = [" x ".join(map(str, about.spec.shape)) for about in (first, second)]
+        if shapes[0] != shapes[1]:
+            words = f"the network's input is {shapes[0]} in the baseline, {shapes[1]} here"
+            self._told(words)
+            if self._job.same_input:
+                remedy = (
+                    "name both networks, with --baseline model=..., to compare them all the same"
+                )
+                for arm, one in ready.items():
+                    failure = Failure("incomparable", words, remedy)
+                    self._lost(arm, failed(one.cell, 0, failure, self._job.required))
+                return False
+        if first.outputs != second.outputs:
+            self._told(f"{first.outputs} classes in the baseline, {second.outputs} here: speed is "
+                       "compared, answers cannot be")  # fmt: skip
+        images = [one.contents.get("images") for one in ready.values()]
+        if images[0] != images[1]:
+            self._told("the arms have other pictures: speed is compared, answers cannot be")
+        return True
+
+    def _told(self, words: str) -> None:
+        """Once."""
+        if words not in self._said:
+            self._said.add(words)
+            self._watcher.said(words)
 
     def _lost(self, arm: Arm, record: Record) -> None:
         """Record what cannot be measured, and overwrite no earlier pair of it."""

@@ -66,10 +66,11 @@ def _sync(option: str, revision: Revision, python: Path) -> None:
     environ, venv = software.environ_of_another(), python.parents[1]
     shutil.rmtree(venv, ignore_errors=True)  # it may be half made
     sync = [uv, "sync", "-q", "--no-dev", "--project", str(revision.project)]
-    run(f"{option}: uv sync{lacks}", sync, environ | {"UV_PROJECT_ENVIRONMENT": str(venv)})
+    what, log = f"{option} {revision.reference!r}", revision.root / "uv.log"
+    run(f"{what}{lacks}: uv sync", sync, environ | {"UV_PROJECT_ENVIRONMENT": str(venv)}, log=log)
     if not has_gpubench(python):
         install = [uv, "pip", "install", "-q", "--python", str(python), _own()]
-        run(f"{option}: uv pip install", install, environ)
+        run(f"{what}: uv pip install gpubench", install, environ, log=log)
 
 
 def has_gpubench(python: Path) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from gpubench import files, units
 from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError, SuiteError
 from gpubench.machine import software
@@ -33,6 +34,8 @@ class Tree(Struct, frozen=True):
     name: str
     """In words: 'main (5319bc7abcde)', or `WORKING_TREE`."""
     top: Path
+    lacks: tuple[str, ...] = ()
+    """Of a `Revision`, its notes."""
 
 
 class Revision(Struct, frozen=True, kw_only=True):
@@ -94,17 +97,21 @@ class Places:
         if self.tree is None or top is None:
             return path
         own = Path(path) if top == self.tree.top else self.tree.top / below
+        lacks = "".join(f"; {note}" for note in self.tree.lacks)
         if os.path.lexists(own):
+            if self.tree.lacks and (file := next(filter(_is_pointer, _files(own)), None)):
+                name = file.relative_to(self.tree.top)
+                raise SuiteError(f"'{name}' of {self.tree.name} is a Git LFS pointer{lacks}")
             return str(own)
         for other in self._others:
-            if os.path.lexists(found := other.top / below):
+            if os.path.lexists(found := Path(path) if top == other.top else other.top / below):
                 ignored = _answers(other.top, "check-ignore", "-q", below) is not None
                 if other == self.worktree and ignored:
                     return str(found)
                 sparse = (_answers(self.tree.top, "ls-files", "-t", below) or "").startswith("S")
                 hint = ", whose sparse checkout leaves it out" if sparse else ""
                 raise AbsentError(
-                    f"'{below}' is in {other.name}, and not in {self.tree.name}{hint}"
+                    f"'{below}' is in {other.name}, and not in {self.tree.name}{hint}{lacks}"
                 )
         return str(own)
 
@@ -143,7 +150,11 @@ def revision(option: str, reference: str, root: Path) -> Revision:
             tree.mkdir(parents=True)
             _clone(asked, top, tree, commit)
             made.touch()
-        notes = [*_submodules(asked, top, tree), *_neighbours(asked, top, tree, place)]
+        notes = [
+            *_submodules(asked, top, tree),
+            *_large_files(asked, top, tree),
+            *_neighbours(asked, top, tree, place),
+        ]
     return Revision(
         reference=reference, commit=commit, top=top, tree=tree, project=tree / here, root=place,
         notes=tuple(notes),
@@ -189,9 +200,13 @@ def _clone(what: str, top: Path, tree: Path, commit: str) -> None:
         for key in ("core.sparseCheckout", "core.sparseCheckoutCone"):
             git(what, tree, "config", key, _answers(top, "config", "--get", key) or "false")
         shutil.copyfile(inside("info/sparse-checkout"), tree / ".git/info/sparse-checkout")
-    partial = _answers(top, "config", "--get-regexp", r"^remote\..*\.promisor$")
-    lacks = "; this clone is partial: git archive -o /dev/null with that commit fetches its files"
-    git(what + lacks * bool(partial), tree, "checkout", "-q", "--detach", commit)
+    git(what, tree, "checkout", "-q", "--detach", commit)
+    # Of a partial clone: git says it, and reports success.
+    if lacking := git(what, tree, "ls-files", "--deleted", "-z").split("\0")[:-1]:
+        raise InputError(
+            f"{what}: this clone lacks {units.count(len(lacking), 'file')} of {commit[:12]}, the "
+            f"first {lacking[0]!r}; where it is partial: git archive -o /dev/null {commit[:12]}"
+        )
 
 
 def _submodules(what: str, top: Path, tree: Path) -> Iterator[str]:
@@ -217,6 +232,37 @@ def _staged(line: str) -> tuple[str, str, str]:
     facts, _, path = line.partition("\t")
     mode, name, _ = facts.split()
     return mode, name, path
+
+
+def _large_files(what: str, top: Path, tree: Path) -> Iterator[str]:
+    """Fetch what Git LFS keeps elsewhere, as the user's repository would; what could not be."""
+    kept = git(what, tree, "ls-files", "-z", "--", ":(attr:filter=lfs)").split("\0")
+    left = [name for name in kept if name and _is_pointer(tree / name)]
+    if not left:
+        return
+    many = f"{units.count(len(left), 'file')} of Git LFS, the first '{left[0]}'"
+    if _answers(tree, "lfs", "version") is None:
+        yield f"{many}: git lfs is not installed; install it and start again"
+        return
+    config = git(what, top, "rev-parse", "--path-format=absolute", "--git-path", "config")
+    environ = software.environ_of_another() | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        git(what, tree, "lfs", "install", "--local", "--skip-repo")
+        pull = software.git(tree, "-c", f"include.path={config}", "lfs", "pull")
+        run("git lfs pull", pull, environ)
+    except InputError as error:
+        yield f"{many}: {error}"
+
+
+def _is_pointer(file: Path) -> bool:
+    with suppress(OSError), files.opened(file) as content:
+        return content.read(len(files.POINTER)) == files.POINTER
+    return False
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """A file, or those below a folder."""
+    yield from (place,) if place.is_file() else filter(Path.is_file, place.rglob("*"))
 
 
 def _neighbours(what: str, top: Path, tree: Path, root: Path) -> Iterator[str]:
@@ -274,8 +320,15 @@ def _answers(at: Path, *words: str | Path) -> str | None:
     return None
 
 
-def run(what: str, command: Sequence[str], environ: Mapping[str, str], read: str = "") -> str:
-    """The command's output; it reads ``read``. InputError begins with ``what``."""
+def run(
+    what: str,
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    read: str = "",
+    log: Path | None = None,
+) -> str:
+    """The command's output; it reads ``read``. InputError begins with ``what``, and names the
+    ``log`` that has all it said."""
     try:
         done = run_tied(command, environ, f"{read}\n" if read else "", LIMIT_S)
     except FileNotFoundError as error:
@@ -283,6 +336,9 @@ def run(what: str, command: Sequence[str], environ: Mapping[str, str], read: str
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{what} was not done after {LIMIT_S:g} s") from error
     if done.returncode:
-        tail = done.stderr.strip()[-600:]
-        raise InputError(f"{what} failed: {tail}".rstrip(": "))
+        told = done.stderr.strip()[-600:]
+        if log:
+            files.put(log, os.fsencode(done.stderr))
+            told += f" (all of it: {log})"
+        raise InputError(f"{what} failed: {told}".rstrip(": "))
     return done.stdout.strip()

@@ -61,6 +61,7 @@ def comparison(
     cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
+    specs = arms.opened(specs[0]), arms.opened(specs[1])
     own = _places(revisions, suite_from)
     draft, notes = _draft(suite_name, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
@@ -102,8 +103,10 @@ def comparison(
         )  # fmt: skip
         header = msgspec.structs.replace(new_header(plan), pairing=pairing, planned=cells)
         python = python or (Path(sys.executable) if apart else None)
-        where = (revision.project, revision.commit) if revision else (None, "")
-        sides.append(driver.Side(arm, plan, header, python, *where))
+        directory_ = revision.project if revision else None
+        commit, stored = revision.commit if revision else "", specs[place].stored
+        notes += stored.notes if stored else ()
+        sides.append(driver.Side(arm, plan, header, python, directory_, commit, stored))
     if resume and output is None:
         raise SuiteError("--resume: say which A/B to go on with: -o DIR")
     return driver.ABJob(
@@ -116,6 +119,7 @@ def comparison(
         seed=secrets.randbits(32),  # afresh: a fixed one would repeat an unlucky order for ever
         left_out=tuple(c.label for grid in grids for c in grid if c.key not in kept),
         notes=(*notes, *_told(own, revisions)),
+        same_input=any(revisions) and not any(spec.named & {*arms.NETWORK} for spec in specs),
         resume=resume,
         required=tuple(required),
     )
@@ -132,10 +136,14 @@ def _places(
     if top is None:
         return [Places(), Places()]
     worktree = Tree(WORKING_TREE, top)
-    trees = [Tree(r.name, r.tree) if r else worktree for r in revisions]
-    third = None if isinstance(suite_from, str) else Tree(suite_from.name, suite_from.tree)
+    trees = [_made(r) if r else worktree for r in revisions]
+    third = None if isinstance(suite_from, str) else _made(suite_from)
     both = zip(trees, trees[::-1], strict=True)
     return [Places(tree, third or other, worktree) for tree, other in both]
+
+
+def _made(revision: Made) -> Tree:
+    return Tree(revision.name, revision.tree, revision.notes)
 
 
 def _tree(own: Places) -> str:
@@ -148,7 +156,7 @@ def _draft(
     """The suite of one arm, and in what the other's differs."""
     found = str(file.find(suite_name).absolute())
     if not isinstance(suite_from, str):
-        third = Places(Tree(suite_from.name, suite_from.tree), own[0].worktree)
+        third = Places(_made(suite_from), own[0].worktree)
         return file.read(third.of(found), catalog()), []
     first, second = own if suite_from == "base" else own[::-1]
     draft = file.read(first.of(found), catalog())

@@ -14,6 +14,7 @@ import shutil
 import site
 import sys
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 from gpubench import files
@@ -42,7 +43,8 @@ class Releases(Row):
                 f"--package {package!r}: expected the name of one package, such as onnxruntime"
             )
         self._package, self._root, self._here = package, root, _installed()
-        if _plain(package) not in self._here:
+        module = _plain(package).replace("-", "_")  # a sister package may be what brings it
+        if _plain(package) not in self._here and find_spec(module) is None:
             raise InputError(
                 f"--package {package!r}: is not installed here, so nothing that is measured "
                 f"would use it: uv pip install {package}"
@@ -114,10 +116,10 @@ class Releases(Row):
                     if NO_SUCH not in str(error):
                         raise
                     run(option, install, environ)  # it needs other versions of something
-                below = site.getsitepackages()
                 (inside,) = where.glob("lib/python*/site-packages")
-                line = f"import site; [site.addsitedir(p) for p in {below!r}]\n"
-                files.put(inside / "gpubench-below.pth", line.encode())
+                below = [f"import site; site.addsitedir({p!r})" for p in site.getsitepackages()]
+                files.put(inside / "gpubench-below.pth", "\n".join(below).encode())
+                interpreters.existing(option, python)
                 ready.touch()
         return interpreters.existing(option, python)
 

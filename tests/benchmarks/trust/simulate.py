@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.trust import (
+    bisections,
     coverage,
     evidence,
     gates,
@@ -28,6 +29,7 @@ ALL = (
     gates.MINUTE_3X, gates.ONE_5, gates.ALL_5, gates.POWER, gates.CURVE, gates.DETECTABLE,
     gates.BUILDS, steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS,
     gates.ANTAGONIST, gates.DETERMINISM, history.HISTORY,
+    bisections.BISECT, bisections.BISECT_RULES,
 )  # fmt: skip
 EXPERIMENTS = {experiment.name: experiment for experiment in ALL}
 SEED = 20261130

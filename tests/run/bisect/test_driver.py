@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpubench.cli.main import cli
-from gpubench.errors import InputError, RecordError
 from gpubench.run.bisect import driver, setup
-from gpubench.run.bisect.driver import BisectJob, Outcome
+from gpubench.run.bisect.driver import BisectJob
 from gpubench.suite.types import Rule
 from tests.run.ab.test_driver import Watch
 from tests.run.ab.test_interpreters import git
