@@ -15,8 +15,8 @@ Three questions, in this order, of the whole row and then of every stretch that 
    Taylor, "Robust statistical modeling using the t distribution", 1989): a pair that somebody
    else's work has hit weighs little.
 3. Is it so? The two neighbours that remain are compared by fresh pairs, and by the rule of an A/B
-   again: by more than the margin, or half of the whole change where that is less. Nothing is claimed
-   without that, so the chance of a wrong claim is that of the test, whatever the search
+   again: do they differ by more than the margin, or half of the change where that is less? Nothing
+   is claimed without that, so the chance of a wrong claim is that of the test, whatever the search
    assumed: the n-th neighbours that are tried have alpha / 2^n, all of them together alpha.
 """
 
@@ -48,7 +48,8 @@ SEVERAL = 0.1
 HALF = 0.5
 """Where a version between two steps is taken to lie."""
 PATIENCE = 12
-"""Pairs of one version after which the likeliest is taken: it may lie where no two tell apart."""
+"""Pairs of one version after which the likeliest is taken, or twice what should have been enough:
+it may lie where no two tell apart."""
 FREEDOM = 4
 """Degrees of freedom of the noise: outliers weigh little, and normal noise hardly less."""
 SPREADS = (0.4, 0.57, 0.8, 1.13, 1.6, 2.26, 3.2)
@@ -269,11 +270,14 @@ class _Nodes:
             self.ends, self._spread, math.log1p(rule.delta) / 2,
         )  # fmt: skip
         """`self.size`: the same by all pairs."""
+        self._enough = -math.log(1 - SURE) * 2 * (self._spread / (HALF * self.ends)) ** 2
+        """Pairs that probably tell what a version is like."""
 
     def doubtful(self) -> int | None:
         """The version of which it is least known what it is like."""
+        most = max(PATIENCE, 2 * self._enough)
         doubts = {n: max(like) for n, like in self._like.items()
-                  if max(like) < SURE and self._count[n] < PATIENCE}  # fmt: skip
+                  if max(like) < SURE and self._count[n] < most}  # fmt: skip
         return min(doubts, key=lambda n: (doubts[n], n)) if doubts else None
 
     def between(self) -> list[int]:
@@ -297,8 +301,7 @@ class _Nodes:
 
     def batch(self) -> int:
         """Pairs that are measured before anybody looks again: a third of what probably decides."""
-        nats = (self.size * HALF / self._spread) ** 2 / 2
-        return max(1, min(4, math.ceil(-math.log(1 - SURE) / nats / 3)))
+        return max(1, min(4, math.ceil(self._enough / 3)))
 
 
 def _spread(d: Sequence[float], centre: float) -> float:
