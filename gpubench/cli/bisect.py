@@ -169,7 +169,7 @@ def _size(effect: Shift) -> str:
 
 def _shown(job: BisectJob, outcome: Outcome, first: int, second: int) -> str:
     words = ["gpubench", "ab", job.suite, *job.row.words(first, second), *_selected(job, outcome)]
-    return shlex.join([*words, "--delta", units.percentage(job.rule.delta / 2).replace(" ", "")])
+    return shlex.join([*words, "--delta", units.percentage(job.rule.delta).replace(" ", "")])
 
 
 def _selected(job: BisectJob, outcome: Outcome) -> Iterator[str]:
