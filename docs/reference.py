@@ -32,8 +32,8 @@ from gpubench.records import reader, record
 from gpubench.report import terminal
 from gpubench.report.formatting import STATUSES
 from gpubench.run import availability
-from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
+from gpubench.suite.gate import METRICS
 from gpubench.suite.schema import mistakes, say
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Preprocess, Workload
 from gpubench.workload.parity import TOLERANCES
@@ -99,7 +99,7 @@ def suite_keys() -> dict[str, tuple[str, str, str]]:
         "axes": Axes,
         "policy": Policy,
     }
-    found = {key: _key(key, rule, {}) for key, rule in top.items() if key not in structs}
+    found = {key: _key(key, rule, {}) for key, rule in top.items() if key not in (*structs, "gate")}
     for section, struct in structs.items():
         defaults = {f.name: f.default for f in msgspec.structs.fields(struct)}
         rules: Mapping[str, Any] = {"properties": top}
@@ -107,6 +107,9 @@ def suite_keys() -> dict[str, tuple[str, str, str]]:
             rules = rules["properties"][part]
         for name, rule in rules["properties"].items():
             found[f"{section}.{name}"] = _key(f"{section}.{name}", rule, defaults)
+    for name, rule in top["gate"]["properties"].items():
+        margin = METRICS[name].margin * (100 if METRICS[name].points else 1)
+        found[f"gate.{name}"] = f"{margin:g}", _takes(rule), rule["description"]
     return found
 
 
@@ -130,16 +133,6 @@ def _keys(section: str) -> str:
         if key.rpartition(".")[0] == section
     ]
     return table(["key", "default", "takes", "meaning"], rows)
-
-
-def _space() -> str:
-    axes = space_file.schema(_catalog())["properties"]["axes"]["properties"]
-    rows = []
-    for key, rule in axes.items():
-        told = rule.get("description", "How many replicas, and on how many cores each.")
-        takes = "a table, or a list of those" if key == "placement" else _takes(rule)
-        rows.append([f"`axes.{key}`", takes, told])
-    return table(["key", "takes", "meaning"], rows)
 
 
 def _suites() -> str:
@@ -353,7 +346,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys workload.preprocess": lambda: _keys("workload.preprocess"),
     "keys axes": lambda: _keys("axes"),
     "keys policy": lambda: _keys("policy"),
-    "keys space": _space,
+    "keys gate": lambda: _keys("gate"),
     "suites": _suites,
     "tolerances": _tolerances,
     "backends": _backend_table,

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from gpubench.run.ab.driver import ABJob
     from gpubench.run.ab.setup import SuiteFrom
 
+metric_option = click.option(
+    "--metric",
+    multiple=True,
+    metavar="NAME[=MARGIN]",
+    help="Judged beside speed, in place of the suite's [gate]: "
+    "p99, accuracy, agreement, memory, device_memory, size, cold_start, preparation.",
+)
 delta_option = click.option(
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
 )
@@ -61,7 +68,8 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
     show_default=True,
     help="Of two commits, whose suite says what is measured: the candidate's or the baseline's.",
 )
-@delta_option
+@click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@metric_option
 @click.option(
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
 )
@@ -86,7 +94,8 @@ def ab(
     baseline_ref: str | None,
     candidate_ref: str | None,
     suite_from: SuiteFrom,
-    delta: str,
+    delta: str | None,
+    metric: tuple[str, ...],
     alpha: str,
     budget: str,
     fail_on: str,
@@ -115,14 +124,14 @@ def ab(
     from gpubench.run.ab import arms, interpreters
     from gpubench.run.ab import setup as ab_setup
     from gpubench.run.record_builder import claimed
-    from gpubench.suite.types import Rule
+    from gpubench.suite import gate
 
     failing = parse_fail_on(fail_on)
     specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
-    rule = Rule(
-        delta=options.percentage("--delta", delta),
-        alpha=options.percentage("--alpha", alpha, MOST_ALPHA),
-    )
+    margin = None if delta is None else options.percentage("--delta", delta)
+    chance = options.percentage("--alpha", alpha, MOST_ALPHA)
+    gate.parse(metric)  # before anything is made
+    rule = partial(gate.rule, words=metric, delta=margin, alpha=chance)
     limit = options.seconds("--budget", budget)
     pythons: list[Path | None] = []
     revisions: list[interpreters.Made | None] = []
@@ -237,6 +246,7 @@ def _tell(
 @click.argument("base")
 @click.argument("candidate", required=False)
 @click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@metric_option
 @click.option("--alpha", help="Chance of a false alarm in the suite.  [default: 1%]")
 @fail_on_option
 @click.option(
@@ -252,6 +262,7 @@ def compare(
     base: str,
     candidate: str | None,
     delta: str | None,
+    metric: tuple[str, ...],
     alpha: str | None,
     fail_on: str,
     allow_different: tuple[str, ...],
@@ -299,8 +310,9 @@ def compare(
         )
     allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
     view = compared(
-        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
-    )
+        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions,
+        judged=metric,
+    )  # fmt: skip
     code = exit_code(view.rows, failing)
     if output:
         cli_terminal.save(output, _document(form, view, code))

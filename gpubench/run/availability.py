@@ -66,11 +66,13 @@ def unsupported(cell: Cell, backend: Backend) -> str | Lack | None:
 def _unsupported(cell: Cell) -> str | None:
     """Why its network cannot be had so, or why there is no such path, or None."""
     if network := registry.seen(cell.workload):
-        own, fixed, dtype = network
-        if reason := given_input.refusal(cell.model, dtype, cell.input):
+        if reason := network.refusal(cell):
             return reason
-        asked = own if own == "fp32" else cell.precision  # of fp32, backends make others
-        if reason := refusal(cell.model, own, fixed, asked, cell.batch_size):
+        if reason := given_input.refusal(cell.model, network.dtype, cell.input):
+            return reason
+        own = network.precision  # of fp32, backends make others, where they still can
+        asked = own if own == "fp32" and not network.backend else cell.precision
+        if reason := refusal(cell.model, own, network.batch, asked, cell.batch_size):
             return reason
     if cell.boundary != "pipeline":
         return None

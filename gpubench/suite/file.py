@@ -255,6 +255,7 @@ def _convert(path: Path, data: Data, rules: Schema) -> Suite:
         policy=msgspec.convert(policy, Policy),
         exclude=exclusions(data),
         baseline=data["baseline"],
+        gate={name: float(margin) for name, margin in data.get("gate", {}).items()},
     )
 
 

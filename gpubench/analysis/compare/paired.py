@@ -16,13 +16,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare import metrics, sequential_test
 from gpubench.analysis.compare.verdicts import MACHINE, Comparison, apart, failures, lost
 from gpubench.analysis.summary import Summary
 from gpubench.errors import InputError
 from gpubench.records import samples
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
+from gpubench.suite import gate
 from gpubench.suite.types import Cell, Rule
 
 Cells = Mapping[str, Summary]
@@ -49,14 +50,15 @@ def join(
     second: Cells,
     delta: float | None,
     alpha: float | None,
+    judged: Sequence[str] = (),
 ) -> Arms:
     """Both arms pair by pair, from the summaries of their cells.
 
-    ``delta`` and ``alpha`` may only repeat the rule that the pairs were measured for: it said which
-    cells were measured how often. Planned pairs of cells that both arms skipped
-    are left out. Raises InputError for arms that do not fit together.
+    ``delta``, ``alpha`` and ``judged`` may only repeat the rule that the pairs were measured for:
+    it said which cells were measured how often. Planned pairs of cells that both arms skipped are
+    left out. Raises InputError for arms that do not fit together.
     """
-    rule = _rule(base, candidate, delta, alpha)
+    rule = _rule(base, candidate, delta, alpha, judged)
     pairings = [p for p in (base.header.pairing, candidate.header.pairing) if p]
     rates = any(p.rates for p in pairings)
     told = {word.partition("=")[0] for p in pairings for word in p.differs.split(",")}
@@ -80,10 +82,26 @@ class Arms(Struct, frozen=True):
 
     def rows(self) -> list[Comparison]:
         """Every pair of planned cells, judged by the rule that the pairs were measured for."""
-        said, left = sequential_test.judge(self._pairs(), self.rule), self._left()
-        return [
+        speed = metrics.rules(self.rule)["speed"]
+        said, left = sequential_test.judge(self._pairs(), speed), self._left()
+        rows = [
             _row(match, said.get(str(n)), left.get(str(n))) for n, match in enumerate(self.matches)
         ]
+        return rows + self._others()
+
+    def _others(self) -> list[Comparison]:
+        """Of what is judged beside speed."""
+        whole = {n: m for n, m in enumerate(self.matches)
+                 if m.pairs and not failures(m.baseline, m.candidate)}  # fmt: skip
+        cells = [metrics.Cell(_blank(m), (m.baseline, m.candidate), m.told)
+                 for m in whole.values()]  # fmt: skip
+        of = {(m.baseline.key, m.candidate.key): m for m in whole.values()}
+        rows = []
+        for row in metrics.rows(cells, self.rule):
+            match = of[row.baseline_key or row.key, row.key]
+            timed = row.judged in ("p99", "cold_start")
+            rows.append(_doubted(row, match, (match.pairs or [])[: row.pairs]) if timed else row)
+        return rows
 
     def unfinished(self) -> Left:
         """What would probably decide all that is open, as far as more pairs can."""
@@ -92,8 +110,11 @@ class Arms(Struct, frozen=True):
 
     def _left(self) -> dict[str, Left]:
         """By their place; a cell with a failure is not measured again."""
-        found = {}
-        for key, pairs in sequential_test.needs(self._pairs(), self.rule).items():
+        speed, found = metrics.rules(self.rule)["speed"], {}
+        others = {name: {str(n): metrics.pairs(name, m.told) for n, m in enumerate(self.matches)}
+                  for name in metrics.paired(self.rule)}  # fmt: skip
+        more = metrics.more(others, self.rule)
+        for key, pairs in sequential_test.needs(self._pairs(), speed, more=more).items():
             match = self.matches[int(key)]
             if not failures(match.baseline, match.candidate):
                 found[key] = Left(pairs, pairs * fmean(r.wall_s for r in match.candidate.records))
@@ -129,6 +150,11 @@ class Match(Struct, frozen=True):
     trees: Sequence[str] = ("", "")
     """Where either arm's files of the repository lie."""
 
+    @property
+    def told(self) -> list[tuple[Record, Record, sequential_test.Pair]]:
+        """Its pairs, with what they say of speed."""
+        return [(*x.records, x.pair) for x in self.pairs or () if x.pair]
+
 
 class Both(Struct, frozen=True):
     """One pair of processes, both of which ended well."""
@@ -147,7 +173,11 @@ class Both(Struct, frozen=True):
 
 
 def _rule(
-    base: RecordFile, candidate: RecordFile, delta: float | None, alpha: float | None
+    base: RecordFile,
+    candidate: RecordFile,
+    delta: float | None,
+    alpha: float | None,
+    judged: Sequence[str],
 ) -> Rule:
     a, b = base.header.pairing, candidate.header.pairing
     if a is None or b is None or (a.arm, b.arm) != ("baseline", "candidate"):
@@ -167,6 +197,13 @@ def _rule(
                 f"{name} {asked:g}: this A/B was measured for {used:g}, which chose its numbers of "
                 f"pairs; leave {name} out, or measure again with the other one"
             )
+    wanted = gate.rule(dict(candidate.header.suite.gate), judged).metrics if judged else ()
+    if wanted not in ((), a.rule.metrics):
+        own = ", ".join(name for name, _ in a.rule.metrics) or "nothing"
+        raise InputError(
+            f"--metric {','.join(judged)}: this A/B was measured to judge {own} beside speed, "
+            "which shared out its chance of a false alarm; leave --metric out, or measure again"
+        )
     return a.rule
 
 

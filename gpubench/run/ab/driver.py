@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -20,11 +20,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare import metrics, sequential_test
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
+from gpubench.records.parity import Changed
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile
 from gpubench.records.writer import Writer, check_free
@@ -137,7 +138,7 @@ def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
     seen = Durations(job.cache_dir)
     each = [[task_seconds(cell, side.plan.suite.policy, seen) for cell in side.header.planned]
             for side in job.sides]  # fmt: skip
-    outlook = sequential_test.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
+    outlook = metrics.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
     watcher.said(
         f"A/B of {units.count(len(each[0]), 'cell')}: "
         f"baseline {first and first.differs}, candidate {second and second.differs}; {outlook}; "
@@ -234,7 +235,12 @@ class _Walk:
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
         self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
+        self._rule = metrics.rules(job.rule)["speed"]
         self._pairs: dict[str, tuple[sequential_test.Pair, ...]] = {}
+        self._others: dict[str, dict[str, list[sequential_test.Pair]]] = {
+            name: {} for name in metrics.paired(job.rule)
+        }
+        """What the pairs say of other metrics than speed."""
         self._said: set[str] = set()
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
@@ -252,7 +258,7 @@ class _Walk:
             for arm, record in zip(ARMS, (b, c), strict=True):
                 self._held[arm].check(record.cell, record.contents)
             key = str(self._cells.index((b.cell, c.cell)))
-            self._note(key, pair_of(b, c, self._rates))
+            self._note(key, b, c)
             self._next[key] = max(self._next.get(key, 0), c.repeat + 1)
             self._spent.setdefault(key, []).append(c.wall_s)
 
@@ -270,7 +276,8 @@ class _Walk:
         while keys := self._turn(monotonic() - begin):
             if round_ and self._crew.apart:
                 self._crew.start()  # so that no pair shares a server's memory with another
-            ahead = sequential_test.needs(self._pairs, self._job.rule, intervals=True)
+            more = metrics.more(self._others, self._job.rule)
+            ahead = sequential_test.needs(self._pairs, self._rule, intervals=True, more=more)
             left = {key: ahead.get(key, 1) for key in keys}
             if sum(left.values()) != expected:
                 expected = sum(left.values())
@@ -292,8 +299,9 @@ class _Walk:
             return sorted(own - self._broken)
         pair_s = {key: self._pair_s(key) for key in self._pairs}
         return sequential_test.turn(
-            self._pairs, self._job.rule, pair_s, self._job.budget_s - elapsed, self._broken
-        )
+            self._pairs, self._rule, pair_s, self._job.budget_s - elapsed, self._broken,
+            metrics.more(self._others, self._job.rule),
+        )  # fmt: skip
 
     def _pair_s(self, key: str) -> float:
         """Seconds that a pair of a cell takes; while nothing is known of it, of all."""
@@ -392,18 +400,17 @@ class _Walk:
         self._spent.setdefault(key, []).append(wall)
         self._next[key] = repeat + 1
         records: dict[Arm, Record] = {}
-        for arm, reply in replies.items():
+        for arm in sorted(replies):  # the baseline first: the candidate's says what changed
+            reply = replies[arm]
             record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, order=turns, invalidated=invalidated, started=started,
                              wall_s=wall)  # fmt: skip
+            if base := records.get("baseline"):
+                record = replace(record, changed=_changed(ready, base, record))
             records[arm] = self._record(arm, record)
-        pair = None
-        if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
-            pair = pair_of(records["baseline"], records["candidate"], self._rates)
-        if pair is None:
+        both = len(records) == len(ARMS) and all(r.status == "ok" for r in records.values())
+        if not (both and self._note(key, records["baseline"], records["candidate"])):
             self._broken.add(key)
-        else:
-            self._note(key, pair)
 
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
         plan = self._sides[arm].plan
@@ -413,14 +420,32 @@ class _Walk:
                           plan.cores_of(ready.cell), repeat=repeat)  # fmt: skip
         return measure if apart else replace(measure, turns=most_turns(measure))
 
-    def _note(self, key: str, pair: sequential_test.Pair | None) -> None:
+    def _note(self, key: str, base: Record, candidate: Record) -> bool:
+        """Whether they are a pair."""
+        pair = pair_of(base, candidate, self._rates)
         if pair is not None:
             self._pairs[key] = (*self._pairs.get(key, ()), pair)
+            for name, cells in self._others.items():
+                cells.setdefault(key, []).extend(metrics.pairs(name, [(base, candidate, pair)]))
+        return pair is not None
 
     def _record(self, arm: Arm, record: Record) -> Record:
         record = append(self._writers[arm], record)
         self._watcher.recorded(record, arm)
         return record
+
+
+def _changed(ready: Mapping[Arm, Ready], base: Record, candidate: Record) -> Changed | None:
+    """What the first pair's answers differ in, if the candidate has any."""
+    before, after = (r.parity.answers if r.parity else None for r in (base, candidate))
+    if before is None or after is None or before.given == after.given:
+        return None
+    from gpubench.workload import parity, reference
+
+    with suppress(OSError, ValueError):  # another version may have left another form of it
+        first, second = (reference.load(Path(ready[arm].reference)) for arm in ARMS)
+        return parity.changed(first, second, before, after)
+    return None
 
 
 def _full(reply: Reply) -> bool:

@@ -282,7 +282,10 @@ def _neighbours(what: str, top: Path, tree: Path, root: Path) -> Iterator[str]:
                 continue
             known.add(link)
             if not real.exists():
-                yield f"{as_if}: {name} = {path!r} leads to {real}, which is not there"
+                yield (
+                    f"{as_if}: {name} = {path!r} leads to {real}, which is not there: put it back, "
+                    "or name an environment that is made, with --baseline-python"
+                )
             elif not os.path.lexists(link):
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(real)

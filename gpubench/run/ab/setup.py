@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +43,7 @@ def comparison(
     chosen: Mapping[str, Any],
     specs: tuple[arms.Spec, arms.Spec],
     pythons: tuple[Path | None, Path | None],
-    rule: Rule,
+    rule: Rule | Callable[[Mapping[str, float]], Rule],
     budget_s: float,
     cache_dir: Path | None,
     output: Path | None,
@@ -56,12 +56,17 @@ def comparison(
 
     ``revisions``: arms that are commits, with interpreters of their own; an arm that is none has
     the working tree's files. A file that one arm lacks leaves its cells unavailable there.
-    ``suite_from``: a third commit may say what is measured.
+    ``suite_from``: a third commit may say what is measured. ``rule``: or what makes one of the
+    suite's ``gate``.
     """
     cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
     chosen = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
     specs = arms.opened(specs[0]), arms.opened(specs[1])
+    for spec, revision in zip(specs, revisions, strict=True):
+        if spec.stored and revision:
+            text = f"a deployment is of no commit; leave {spec.option}-ref out"
+            raise SuiteError(f"{spec.option} {spec.words}: {text}")
     own = _places(revisions, suite_from)
     draft, notes = _draft(suite_name, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
@@ -80,6 +85,7 @@ def comparison(
     matched = [pair for pair in matched if not wanted or {c.key for c in pair} & {*wanted}]
     backends = {n: base.get(n) for n in sorted({c.backend for pair in matched for c in pair})}
     check_required(required, sorted(backends))
+    rule = rule if isinstance(rule, Rule) else rule(suites[1].gate)
     token = uuid.uuid4().hex[:12]
     apart = any((*pythons, *revisions))  # both by path, so that both start in the same way
     sides = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,10 +141,36 @@ def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Pat
         interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache")
 
 
-def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
-    with pytest.raises(InputError, match="no such package"):
+def test_what_uv_says_is_passed_on_and_kept(repository: Path, tmp_path: Path) -> None:
+    words = "echo begin; for i in $(seq 200); do echo building; done; echo no such package"
+    (tmp_path / "tools" / "uv").write_text(f"#!/bin/sh\n({words}) >&2\nexit 1\n")
+    told = r"^--baseline-ref 'one': uv sync failed: .*no such package \(all of it: (\S+)\)"
+    with pytest.raises(InputError, match=re.compile(told, re.S)) as caught:
         interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    log = Path(re.search(r"all of it: (\S+)\)", str(caught.value))[1])  # type: ignore[index]
+    assert log.read_text().startswith("begin\n")
+
+
+def test_a_source_that_is_not_there_is_named(repository: Path, tmp_path: Path) -> None:
+    """Until now uv's own words alone: distribution not found, below the cache."""
+    source = '[tool.uv.sources]\nlib = { path = "../../lib" }\n'
+    (repository / "app/pyproject.toml").write_text(source)
+    git(repository, "commit", "-qam", "three")
+    (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho not found >&2\nexit 1\n")
+    lost = f"tool.uv.sources.lib = '../../lib' leads to {tmp_path}/lib, which is not there.*"
+    with pytest.raises(InputError, match=f"^--baseline-ref 'HEAD'; .*{lost}: uv sync failed"):
+        interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache")
+
+
+def test_a_base_without_gpubench_is_given_ours(repository: Path, tmp_path: Path) -> None:
+    bare = UV.replace('" "$@"', f'" $(cat {tmp_path}/flags) "$@"')
+    uv = bare.replace("--python) exit 0;;", f"--python) echo > {tmp_path}/flags; exit 0;;")
+    (tmp_path / "flags").write_text("-S")
+    (tmp_path / "tools" / "uv").write_text(uv)
+    made = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    sync, install = calls(tmp_path)
+    assert sync.startswith("sync -q --no-dev --project")
+    assert install == f"pip install -q --python {made.python} {interpreters._own()}"
 
 
 def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,21 @@ def test_own_code_is_a_network_like_any_other(own: Callable[..., Model]) -> None
     assert own(arguments=(("classes", 7), ("width", 6))).num_classes == 7
 
 
+def test_a_file_of_a_package_is_imported_as_part_of_it(tmp_path: Path, cache: Cache) -> None:
+    inner = tmp_path / "their_pkg" / "nets"
+    inner.mkdir(parents=True)
+    for folder in (inner.parent, inner):
+        (folder / "__init__.py").touch()
+    (inner.parent / "parts.py").write_text(HEAD)
+    (inner / "net.py").write_text("from ..parts import small\nfrom . import net as again\n")
+    model = registry.resolve(
+        Workload(model=f"{inner / 'net.py'}:small", weights="DEFAULT", preprocess=SMALL), cache
+    )
+    assert model.num_classes == 12
+    names = {Path(file).name for file in builder.card(model.state()).files}
+    assert names == {"__init__.py", "parts.py", "net.py"}
+
+
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [

@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import traceback
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -135,12 +136,23 @@ def _callable(model: str) -> Callable[..., Any]:
 
 @lru_cache
 def _module(place: str) -> ModuleType:
-    """Of a file or by its name, imported once in this process. Raises InputError."""
+    """Of a file or by its name, imported once in this process. Raises InputError.
+
+    A file of a package as part of it, from the folder that the package lies in: so its relative
+    imports work.
+    """
     try:
         if not place.endswith(".py"):
             sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(place)
         file = Path(place).expanduser().absolute()
+        if packages := _packages(file):
+            sys.path.insert(0, str(packages[-1].parent))
+            parts = file.with_suffix("").relative_to(packages[-1].parent).parts
+            found = importlib.import_module(".".join(parts))
+            if Path(found.__file__ or "").resolve() != file.resolve():
+                raise ImportError(f"{'.'.join(parts)!r} is {found.__file__}")
+            return found
         name = file.stem if file.stem not in sys.modules else f"gpubench_model_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec  # noqa: S101
@@ -168,11 +180,17 @@ def _failed(what: str, error: BaseException, hint: str) -> InputError:
     return InputError(f"{what} {type(error).__name__}{words and ': '}{words}{at}{hint}")
 
 
+def _packages(file: Path) -> list[Path]:
+    """Folders of the package that ``file`` is of, the innermost first; []: of none."""
+    return list(takewhile(lambda at: (at / "__init__.py").is_file(), file.parents))
+
+
 def _root(model: str) -> Path:
     """The folder that its own modules lie in."""
     place = model_path(model)
     if place:
-        return Path(place).expanduser().absolute().parent
+        file = Path(place).expanduser().absolute()
+        return (_packages(file) or [file.parent])[-1]
     top = _module(model.partition(":")[0].partition(".")[0])
     file = Path(top.__file__ or "")
     return file.parent if file.name == "__init__.py" else file

@@ -170,7 +170,7 @@ def test_too_many() -> None:
         space.cells(wide, CATALOG, anything)
     deep = make()
     deep.options["tiled"]["tile"] = tuple(range(1, 10_002))
-    with pytest.raises(SuiteError, match=r"--space.* longest: options\.tiled \("):
+    with pytest.raises(SuiteError, match=r"--backend.* longest: options\.tiled \("):
         space.cells(deep, CATALOG, anything)
 
 
