@@ -60,7 +60,7 @@ DEFAULTS = {
 """Where the default is no plain value."""
 ABROAD = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "reports/README.md")
 """Documents of the repository that the site shows as well; so are those below `FOLDERS`."""
-FOLDERS = ("reports/reference/trust",)
+FOLDERS = ("reports/reference/trust", "reports/reference/models")
 
 
 # ------------------------------------------------------------------------------ Markdown

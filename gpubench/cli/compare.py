@@ -226,6 +226,7 @@ def _tell(
 ) -> None:
     """Verdicts on the terminal or as JSON; on GitHub in the job's summary as well."""
     from gpubench.report import github_actions, json_report, terminal
+    from gpubench.report.sections import compare as told
 
     found, rule = view.rows, view.rule
     if as_json:
@@ -234,6 +235,8 @@ def _tell(
         )
     else:
         screen.print(terminal.comparison(found, rule=rule, code=code, everything=everything))
+        if said := told.unjudged(view):
+            screen.print(said)
     if github_actions.wanted(asked):
         github_actions.publish(
             github_actions.summary(found, rule=rule, code=code),

@@ -168,9 +168,9 @@ def test_a_base_without_gpubench_is_given_ours(repository: Path, tmp_path: Path)
     (tmp_path / "flags").write_text("-S")
     (tmp_path / "tools" / "uv").write_text(uv)
     made = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
-    sync, install = calls(tmp_path)
+    sync, *_, install = calls(tmp_path)
     assert sync.startswith("sync -q --no-dev --project")
-    assert install == f"pip install -q --python {made.python} {interpreters._own()}"
+    assert install.startswith(f"pip install -q --python {made.python} ")
 
 
 def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:

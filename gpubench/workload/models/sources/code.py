@@ -22,6 +22,7 @@ from gpubench.suite.schema import show
 from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder
+from gpubench.workload.models.base import ON_CPU, of_gpu, worded
 from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ class Code(TorchSource):
         make = _callable(model)
         try:
             module = make(**arguments)
+            if isinstance(module, torch.nn.Module):
+                module.eval()
         except BaseException as error:
             given = ", ".join(f"{key}={show(value)}" for key, value in arguments.items())
             hint = ""
             if isinstance(error, TypeError) and len(traceback.extract_tb(error.__traceback__)) == 1:
                 hint = "; [workload.arguments] are what it is given"
-            elif any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
-                hint = "; build it on the CPU: gpubench moves it to the device of each cell"
+            elif of_gpu(error):
+                hint = f"; {ON_CPU}"
             raise _failed(
                 f"model {model!r}: {_name(model)}({given}) raises", error, hint
             ) from error
@@ -67,6 +70,12 @@ class Code(TorchSource):
             raise InputError(
                 f"model {model!r}: {_name(model)} returns {type(module).__name__}, and an "
                 "nn.Module is expected"
+            )
+        lazy = torch.nn.parameter.is_lazy
+        if late := [key for key, each in module.named_parameters() if lazy(each)]:
+            raise InputError(
+                f"model {model!r}: {late[0]!r} has no shape before the first picture: let "
+                f"{_name(model)} call the module once before it returns it"
             )
         return module
 
@@ -176,8 +185,7 @@ def _failed(what: str, error: BaseException, hint: str) -> InputError:
     at = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):
         at = f" ({error.filename}:{error.lineno})"
-    words = str(error).strip()[:500]
-    return InputError(f"{what} {type(error).__name__}{words and ': '}{words}{at}{hint}")
+    return InputError(f"{what} {worded(error)}{at}{hint}")
 
 
 def _packages(file: Path) -> list[Path]:
