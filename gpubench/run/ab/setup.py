@@ -103,9 +103,11 @@ def comparison(
             python = revision.python
         elif python:
             words.append(f"python={python}")
+        tree = own[place].tree
+        plain = tree.name if tree else "nothing"
         pairing = Pairing(
-            session=token, arm=arm, differs=",".join(filter(None, words)) or "nothing", rule=rule,
-            tree=_tree(own[place]),
+            session=token, arm=arm, differs=",".join(filter(None, words)) or plain, rule=rule,
+            tree=str(tree.top) if tree else "",
         )  # fmt: skip
         header = msgspec.structs.replace(new_header(plan), pairing=pairing, planned=cells)
         python = python or (Path(sys.executable) if apart else None)
@@ -150,10 +152,6 @@ def _places(
 
 def _made(revision: Made) -> Tree:
     return Tree(revision.name, revision.tree, revision.notes)
-
-
-def _tree(own: Places) -> str:
-    return str(own.tree.top) if own.tree else ""
 
 
 def _draft(

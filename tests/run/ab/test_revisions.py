@@ -471,6 +471,8 @@ def test_the_gate_is_red_for_a_slower_model(
         [*WITHOUT_PAGE, *words], cwd=clone / "app", capture_output=True, text=True, check=False
     )
     assert done.returncode == 1, done.stderr
-    assert "1 REGRESSED" in done.stdout + done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "1 REGRESSED" in said
+    assert "candidate the working tree" in said
     assert git(clone, "status", "--porcelain") == ""
     assert git(clone, "worktree", "list").count("\n") == 0
