@@ -7,7 +7,7 @@ import os
 import shutil
 import sysconfig
 import tempfile
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,22 @@ def hardware(device: str) -> str:
     return str(torch.backends.cpu.get_cpu_capability())
 
 
+def untried() -> AbstractContextManager[None]:
+    """Until left, inductor believes a CPU's flags: else it compiles a trial of its vector units."""
+    import torch._inductor.config
+
+    patched: AbstractContextManager[None] = torch._inductor.config.patch("cpp.vec_isa_ok", True)
+    return patched
+
+
+def vector_units() -> str:
+    """Those of this CPU that inductor uses, by its names."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    with untried():
+        return str(pick_vec_isa())
+
+
 def enter(stack: ExitStack, work: Path, threads: int, **settings: Any) -> None:
     """Until ``stack`` closes, inductor's own cache is ``work``, and its settings are these."""
     for name, path in (
@@ -86,9 +102,9 @@ def enter(stack: ExitStack, work: Path, threads: int, **settings: Any) -> None:
 
     settings |= {
         "cpp.threads": threads or -1,  # compiled in, so it must be part of the cache key
-        "cpp.vec_isa_ok": True,  # else each process starts another one to try its vector unit
         "compile_threads": 1,  # no pool of compilers beside a measurement
     }
+    stack.enter_context(untried())
     stack.enter_context(torch._inductor.config.patch(settings))
 
 

@@ -137,12 +137,18 @@ class AotInductor(TorchEager):
         layout = torch.channels_last if about.channels_last else torch.contiguous_format
         images = _torch.Input(about.shape, getattr(torch, about.dtype), stream, layout)
         stack.enter_context(torch.inference_mode())
-        with _unpacking(stack):
+        with _unpacking(stack), _inductor.untried():
             package: Any = torch._inductor.aoti_load_package(
                 str(artefact / _PACKAGE),
                 bool(cell.options.get("cuda_graph")),  # no events of its own in a capture
                 device.index if stream else -1,
             )
+        target = package.get_metadata().get(
+            "AOTI_COMPUTE_CAPABILITY" if stream else "AOTI_CPU_ISA", ""
+        )
+        here = target if stream else _inductor.vector_units()
+        if not {*target.split()} <= {*here.split()}:
+            raise CellFailed("error", f"compiled for {target}, and this CPU has {here}")
         forward = package
         if about.output is not None or not about.flat:
 
@@ -152,10 +158,9 @@ class AotInductor(TorchEager):
                 return chosen.flatten(1)
 
         session = self._session(cell, forward, images, about.weights)
-        target = "AOTI_COMPUTE_CAPABILITY" if stream else "AOTI_CPU_ISA"
         session.facts |= {
             "compiled_by": about.torch or "not known",
-            "compiled_for": package.get_metadata().get(target, ""),
+            "compiled_for": target,
             "package_bytes": (artefact / _PACKAGE).stat().st_size,
         }
         return session

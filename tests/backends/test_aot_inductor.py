@@ -88,6 +88,11 @@ def test_a_package_is_moved_opened_and_taken_as_a_model(
     with pytest.raises(CellFailed, match=r"compiled by torch 2\.0\.0, and this is"):
         BACKEND.open(cell, moved, CORE)
 
+    with monkeypatch.context() as patch:
+        patch.setattr("gpubench.backends._inductor.vector_units", lambda: "AVX1")
+        with pytest.raises(CellFailed, match=r"compiled for .*, and this CPU has AVX1"):
+            BACKEND.open(cell, entry, CORE)
+
     file = Path(shutil.copy(entry / "model.pt2", tmp_path / "own.pt2"))
     _check_as_model(file, cache, monkeypatch)
 

@@ -253,6 +253,9 @@ def _exact(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
     for cell in cells:
         name = cell.row.judged
         first, second = ([v for r in s.timed if (v := value(name, r))] for s in cell.sides)
+        if not first and not second and name == "preparation":
+            found.append(_told(cell.row, "EQUIVALENT", "identical", "nothing is prepared"))
+            continue
         if not first or not second:
             found.append(_unknown(cell.row))
             continue

@@ -83,7 +83,7 @@ class Arms(Struct, frozen=True):
     def rows(self) -> list[Comparison]:
         """Every pair of planned cells, judged by the rule that the pairs were measured for."""
         speed = metrics.rules(self.rule)["speed"]
-        said, left = sequential_test.judge(self._pairs(), speed), self._left()
+        said, left = sequential_test.judge(self._pairs(), speed), self._left({})
         rows = [
             _row(match, said.get(str(n)), left.get(str(n))) for n, match in enumerate(self.matches)
         ]
@@ -105,15 +105,14 @@ class Arms(Struct, frozen=True):
 
     def unfinished(self) -> Left:
         """What would probably decide all that is open, as far as more pairs can."""
-        left = self._left().values()
-        return Left(sum(x.pairs for x in left), math.fsum(x.seconds for x in left))
-
-    def _left(self) -> dict[str, Left]:
-        """By their place; a cell with a failure is not measured again."""
-        speed, found = metrics.rules(self.rule)["speed"], {}
         others = {name: {str(n): metrics.pairs(name, m.told) for n, m in enumerate(self.matches)}
                   for name in metrics.paired(self.rule)}  # fmt: skip
-        more = metrics.more(others, self.rule)
+        left = self._left(metrics.more(others, self.rule)).values()
+        return Left(sum(x.pairs for x in left), math.fsum(x.seconds for x in left))
+
+    def _left(self, more: Mapping[str, int]) -> dict[str, Left]:
+        """By their place, for speed and ``more``; a cell with a failure is not measured again."""
+        speed, found = metrics.rules(self.rule)["speed"], {}
         for key, pairs in sequential_test.needs(self._pairs(), speed, more=more).items():
             match = self.matches[int(key)]
             if not failures(match.baseline, match.candidate):

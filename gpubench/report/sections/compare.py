@@ -386,6 +386,17 @@ def notes(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> l
     return [note for note in (*said, exit_words(found, code)) if note]
 
 
+def unjudged(view: View) -> str:
+    """What the first pair's answers differ in, where nobody asked for a verdict on it; ''."""
+    if not dict(view.rule.metrics).keys().isdisjoint(("accuracy", "agreement")):
+        return ""
+    seen = [r.changed.pictures for s in view.sides()[1].values() for r in s.records if r.changed]
+    if not seen:
+        return ""
+    cells, most = units.count(len(seen), "cell"), units.count(max(seen), "picture")
+    return f"Not judged: {cells} gave other answers, to up to {most} (--metric accuracy,agreement)."
+
+
 def meanings(found: Sequence[Comparison]) -> dict[str, str]:
     """Reason code -> what it means, of those that occur, the most urgent cell's first."""
     return {c.code: CODES[c.code] for c in ordered(found) if c.code in CODES}

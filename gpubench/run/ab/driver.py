@@ -82,6 +82,8 @@ class ABJob(Struct, frozen=True):
     """Labels of cells that have no counterpart in the other arm."""
     notes: tuple[str, ...] = ()
     """What is to be told of the arms."""
+    pairs: int = 0
+    """So many of every cell, whatever they say; 0: until every verdict is final."""
     same_input: bool = False
     """Networks whose inputs differ in size are not compared: nobody has asked for another one."""
     resume: bool = False
@@ -291,6 +293,10 @@ class _Walk:
             round_ += 1
 
     def _turn(self, elapsed: float) -> list[str]:
+        if most := self._job.pairs:
+            going = elapsed < self._job.budget_s
+            own = {key for key, pairs in self._pairs.items() if going and len(pairs) < most}
+            return sorted(own - self._broken)
         pair_s = {key: self._pair_s(key) for key in self._pairs}
         return sequential_test.turn(
             self._pairs, self._rule, pair_s, self._job.budget_s - elapsed, self._broken,

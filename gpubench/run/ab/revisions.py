@@ -77,7 +77,7 @@ class Places:
         """``tree``: the arm's; ``other``: its rival's; ``worktree``: the user's own. None: all
         paths stay as they are."""
         self.tree = tree
-        self._worktree = worktree
+        self.worktree = worktree
         self._others = [one for one in (other, worktree) if one and one != tree]
         self.shared: dict[str, str] = {}
         """Path -> why it is the same in both arms."""
@@ -106,7 +106,7 @@ class Places:
         for other in self._others:
             if os.path.lexists(found := Path(path) if top == other.top else other.top / below):
                 ignored = _answers(other.top, "check-ignore", "-q", below) is not None
-                if other == self._worktree and ignored:
+                if other == self.worktree and ignored:
                     return str(found)
                 sparse = (_answers(self.tree.top, "ls-files", "-t", below) or "").startswith("S")
                 hint = ", whose sparse checkout leaves it out" if sparse else ""
@@ -137,16 +137,7 @@ def revision(option: str, reference: str, root: Path) -> Revision:
     ``option``, where git does not know the reference or cannot give its files.
     """
     asked = f"{option} {reference!r}"
-    needs = f"{asked}: needs the project's git repository as current directory"
-    top = Path(git(needs, Path(), "rev-parse", "--show-toplevel"))
-    verify = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
-    unknown = f"{asked}: git knows no such commit"
-    if git(needs, Path(), "rev-parse", "--is-shallow-repository") == "true":
-        unknown += (
-            "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
-            "fetch-depth: 0 of actions/checkout"
-        )
-    commit = git(unknown, Path(), *verify, f"{reference}^{{commit}}")
+    top, commit = resolved(option, reference)
     here = Path.cwd().resolve().relative_to(top.resolve())
     slug = hashlib.sha256(os.fsencode(top)).hexdigest()[:8]
     place = root / REFS / f"{commit[:12]}-{slug}"
@@ -168,6 +159,21 @@ def revision(option: str, reference: str, root: Path) -> Revision:
         reference=reference, commit=commit, top=top, tree=tree, project=tree / here, root=place,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def resolved(option: str, reference: str) -> tuple[Path, str]:
+    """(top of the repository of the working directory, commit). Raises InputError as `revision`."""
+    asked = f"{option} {reference!r}"
+    needs = f"{asked}: needs the project's git repository as current directory"
+    top = Path(git(needs, Path(), "rev-parse", "--show-toplevel"))
+    verify = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
+    unknown = f"{asked}: git knows no such commit"
+    if git(needs, Path(), "rev-parse", "--is-shallow-repository") == "true":
+        unknown += (
+            "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
+            "fetch-depth: 0 of actions/checkout"
+        )
+    return top, git(unknown, Path(), *verify, f"{reference}^{{commit}}")
 
 
 def _clone(what: str, top: Path, tree: Path, commit: str) -> None:

@@ -50,13 +50,14 @@ def comparison(
     resume: bool,
     required: Sequence[str],
     revisions: tuple[Made | None, Made | None] = (None, None),
-    suite_from: SuiteFrom = "head",
+    suite_from: SuiteFrom | Made = "head",
 ) -> driver.ABJob:
     """Both arms of an interleaved A/B: (baseline, candidate) in ``specs`` and ``pythons``.
 
     ``revisions``: arms that are commits, with interpreters of their own; an arm that is none has
     the working tree's files. A file that one arm lacks leaves its cells unavailable there.
-    ``rule``: or what makes one of the suite's ``gate``.
+    ``suite_from``: a third commit may say what is measured. ``rule``: or what makes one of the
+    suite's ``gate``.
     """
     cores, gpus = usable_cores(), len(visible_gpus())
     wanted = chosen.get("cell") or ()
@@ -66,7 +67,7 @@ def comparison(
         if spec.stored and revision:
             text = f"a deployment is of no commit; leave {spec.option}-ref out"
             raise SuiteError(f"{spec.option} {spec.words}: {text}")
-    own = _places(revisions)
+    own = _places(revisions, suite_from)
     draft, notes = _draft(suite_name, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
     for place, spec in enumerate(specs):
@@ -133,14 +134,22 @@ def comparison(
 # ------------------------------------------------------------------------------ commits
 
 
-def _places(revisions: tuple[Made | None, Made | None]) -> list[Places]:
+def _places(
+    revisions: tuple[Made | None, Made | None], suite_from: SuiteFrom | Made
+) -> list[Places]:
     """Whose files each arm has; [...] that change nothing where no arm is a commit."""
     top = next((r.top for r in revisions if r), None)
     if top is None:
         return [Places(), Places()]
     worktree = Tree(WORKING_TREE, top)
-    trees = [Tree(r.name, r.tree, r.notes) if r else worktree for r in revisions]
-    return [Places(tree, other, worktree) for tree, other in zip(trees, trees[::-1], strict=True)]
+    trees = [_made(r) if r else worktree for r in revisions]
+    third = None if isinstance(suite_from, str) else _made(suite_from)
+    both = zip(trees, trees[::-1], strict=True)
+    return [Places(tree, third or other, worktree) for tree, other in both]
+
+
+def _made(revision: Made) -> Tree:
+    return Tree(revision.name, revision.tree, revision.notes)
 
 
 def _tree(own: Places) -> str:
@@ -148,10 +157,13 @@ def _tree(own: Places) -> str:
 
 
 def _draft(
-    suite_name: str, own: Sequence[Places], suite_from: SuiteFrom
+    suite_name: str, own: Sequence[Places], suite_from: SuiteFrom | Made
 ) -> tuple[file.Draft, list[str]]:
     """The suite of one arm, and in what the other's differs."""
     found = str(file.find(suite_name).absolute())
+    if not isinstance(suite_from, str):
+        third = Places(_made(suite_from), own[0].worktree)
+        return file.read(third.of(found), catalog()), []
     first, second = own if suite_from == "base" else own[::-1]
     draft = file.read(first.of(found), catalog())
     if first.tree is None or second.tree is None:

@@ -181,9 +181,13 @@ FAMILY = Experiment(
         f"which is the hardest case. Speed has {metrics.SPEED_SHARE:.0%} of alpha."
     ),
     cases={
-        f"{what}, pair sd {sd:.0%}": Case(family(at, sd), 600, 30, 3)
-        for what, at in (("identical", 0.0), ("at every margin", 1.0))
-        for sd in (0.01, 0.05)
+        f"{what}, pair sd {sd:.0%}": Case(family(at, sd), count, 50, 3)
+        for what, at, sd, count in (
+            ("identical", 0.0, 0.01, 300),
+            ("identical", 0.0, 0.05, 300),
+            ("at every margin", 1.0, 0.05, 600),
+            ("at every margin", 1.0, 0.01, 2000),
+        )
     },
     rows=_family_row,
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.trust import (
     answers,
+    bisections,
     coverage,
     evidence,
     gates,
@@ -29,7 +30,7 @@ ALL = (
     gates.MINUTE_3X, gates.ONE_5, gates.ALL_5, gates.POWER, gates.CURVE, gates.DETECTABLE,
     gates.BUILDS, steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS,
     gates.ANTAGONIST, gates.DETERMINISM, history.HISTORY, answers.EQUAL, answers.POWER,
-    answers.FAMILY,
+    answers.FAMILY, bisections.BISECT, bisections.BISECT_RULES,
 )  # fmt: skip
 EXPERIMENTS = {experiment.name: experiment for experiment in ALL}
 SEED = 20261130

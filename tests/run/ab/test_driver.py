@@ -11,11 +11,12 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis.compare.compare import compare
+from gpubench.analysis.compare.compare import compare, view
 from gpubench.analysis.summary import summarise
 from gpubench.errors import ChangedError, InputError, RecordError
 from gpubench.records.record import Record, RecordFile, Work
 from gpubench.records.writer import Writer
+from gpubench.report.sections import compare as told
 from gpubench.report.sections import wrong_answers
 from gpubench.run import roofline
 from gpubench.run.ab import arms, driver
@@ -305,6 +306,12 @@ def test_an_ab_records_and_shows_which_answers_changed(job: Callable[..., driver
     assert rows["agreement"].changed == (changed.pictures, len(first.given))
     assert rows["agreement"].verdict == "REGRESSED"
     assert rows["size"].verdict == "EQUIVALENT"
+    both = view(base, candidate)
+    assert not told.unjudged(both)
+    assert told.unjudged(replace(both, rule=Rule())) == (
+        f"Not judged: 1 cell gave other answers, to up to {changed.pictures} pictures "
+        "(--metric accuracy,agreement)."
+    )
     [group, _] = wrong_answers.groups(summarise([base, candidate]))
     assert group.rival == "baseline"
     assert group.head.endswith(f": {units.count(changed.pictures, 'image')} changed")
