@@ -147,7 +147,7 @@ class AotInductor(TorchEager):
             "AOTI_COMPUTE_CAPABILITY" if stream else "AOTI_CPU_ISA", ""
         )
         here = target if stream else _inductor.vector_units()
-        if not {*target.split()} <= {*here.split()}:
+        if not {*target.lower().split()} <= {*here.lower().split()}:
             raise CellFailed("error", f"compiled for {target}, and this CPU has {here}")
         forward = package
         if about.output is not None or not about.flat:
