@@ -25,6 +25,7 @@ from rich.console import Console
 from gpubench import backends
 from gpubench.analysis.compare.verdicts import CODES, VERDICTS
 from gpubench.backends import base as _backends
+from gpubench.cli.init import SERVICES
 from gpubench.cli.main import cli
 from gpubench.pipeline import decoders
 from gpubench.pipeline.decoders import base as _decoders
@@ -316,10 +317,14 @@ def trimmed(printed: str) -> str:
     return "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
 
 
+LANGUAGES = {".py": "python", ".yml": "yaml", "": "groovy"}
+"""Of a file's ending, where it is not the ending itself; '': Jenkinsfile."""
+
+
 def _file(name: str) -> Callable[[], str]:
     """A file of the repository, whole."""
     path = ROOT / name
-    language = {".py": "python"}.get(path.suffix, path.suffix.lstrip("."))
+    language = LANGUAGES.get(path.suffix, path.suffix.lstrip("."))
     body = path.read_text("utf-8").rstrip()
     return lambda: f'```{language} title="{path.name}"\n{body}\n```'
 
@@ -339,6 +344,7 @@ FILES = (
     "suites/quick.toml",
     "tests/data/thirdparty_backend/gpubench_onnx_reference.py",
     "tests/data/thirdparty_backend/pyproject.toml",
+    *(f"gpubench/cli/ci/{file}" for file, _ in SERVICES.values()),
 )
 BLOCKS: dict[str, Callable[[], str]] = {
     "keys top": lambda: _keys(""),

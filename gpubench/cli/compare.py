@@ -49,8 +49,13 @@ MOST_ALPHA = 0.2
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
 COMPARE_FORMATS = ("html", "md", "json")
-EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
+EXPORTS = (
+    "pytest-benchmark", "github-action-benchmark", "bencher", "openmetrics", "junit", "csv",
+    "parquet",
+)  # fmt: skip
 """`gpubench.report.exports.FORMATS`, without the import."""
+VERDICT = "verdict.json"
+"""Of an A/B, beside its report: what --json prints."""
 
 
 @click.command()
@@ -164,6 +169,7 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     from gpubench.analysis.compare.compare import view as compared
     from gpubench.analysis.compare.verdicts import exit_code
     from gpubench.records.record import RECORDS
+    from gpubench.report import json_report
     from gpubench.report.html import page
     from gpubench.report.sections import compare as told
     from gpubench.run.ab import driver as pairs
@@ -180,6 +186,8 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     view = compared(*files)
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
+    verdict = json_report.comparisons(view.rows, rule=view.rule, code=code)
+    cli_terminal.save(job.out / VERDICT, verdict + "\n")
     _tell(screen, view, code, as_json, github)
     _reasons(files, view)
     if quiet and not as_json and code:

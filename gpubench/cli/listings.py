@@ -68,10 +68,8 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             "order of its own"
         )
     )
-    each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
-    if each:
-        budget_s = options.seconds("--budget", options.AB_BUDGET)
-        parts.append(Text(f"as an A/B: {outlook(each, budget_s, gate.rule(plan.suite.gate))}"))
+    if plan.cells:
+        parts.append(Text(as_ab(session)))
     if policy.repeats < ENOUGH:
         few = units.count(policy.repeats, "repeat")
         parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))
@@ -87,6 +85,14 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             )
         )
     return Group(*parts)
+
+
+def as_ab(session: RunJob, budget: str = options.AB_BUDGET) -> str:
+    """What its cells take in an A/B, and what ``budget`` finds."""
+    plan, seen = session.plan, Durations(session.cache_dir)
+    each = [2 * task_seconds(cell, plan.suite.policy, seen) for cell in plan.cells]
+    budget_s = options.seconds("--budget", budget)
+    return f"as an A/B: {outlook(each, budget_s, gate.rule(plan.suite.gate))}"
 
 
 def everything() -> Group:

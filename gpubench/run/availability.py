@@ -15,6 +15,7 @@ from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline import loader
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import Decoder
+from gpubench.suite.grid import combinations
 from gpubench.suite.types import Catalog, Cell, Suite
 from gpubench.workload.models import given_input, registry
 from gpubench.workload.models.onnx_model import refusal
@@ -156,6 +157,19 @@ def device_of(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
     """The one that its cells are for here."""
     wanted = suite.axes.device
     return wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
+
+
+def refusals(suite: Suite, device: Literal["cpu", "cuda"]) -> dict[str, str]:
+    """Backend -> why it cannot take the suite's network in fp32, by the words alone; '': it can.
+
+    Imports nothing, so that it works where no runtime is installed.
+    """
+    cell = next(combinations(suite, device, 1))
+    found = {}
+    for backend in filter(lambda one: one.computes, map(base.get, base.names())):
+        asked = replace(cell, backend=backend.name, precision="fp32", batch_size=1, options={})
+        found[backend.name] = backend.unsupported(asked) or ""
+    return found
 
 
 def backends_of(suite: Suite) -> dict[str, base.Backend]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from importlib.metadata import distribution
 from pathlib import Path
 
 import msgspec
@@ -65,11 +67,15 @@ def _sync(option: str, revision: Revision, python: Path) -> None:
     lacks = "".join(f"; {note}" for note in revision.notes)
     environ, venv = software.environ_of_another(), python.parents[1]
     shutil.rmtree(venv, ignore_errors=True)  # it may be half made
-    sync = [uv, "sync", "-q", "--no-dev", "--project", str(revision.project)]
+    into = environ | {"UV_PROJECT_ENVIRONMENT": str(venv)}
     what, log = f"{option} {revision.reference!r}", revision.root / "uv.log"
-    run(f"{what}{lacks}: uv sync", sync, environ | {"UV_PROJECT_ENVIRONMENT": str(venv)}, log=log)
-    if not has_gpubench(python):
-        install = [uv, "pip", "install", "-q", "--python", str(python), _own()]
+    for more in (["--no-dev"], []):  # where gpubench is for developers: as they have locked it
+        sync = [uv, "sync", "-q", *more, "--project", str(revision.project)]
+        run(f"{what}{lacks}: uv sync", sync, into, log=log)
+        if has_gpubench(python):
+            break
+    else:
+        install = [uv, "pip", "install", "-q", "--python", str(python), own_source()]
         run(f"{what}: uv pip install gpubench", install, environ, log=log)
 
 
@@ -81,9 +87,15 @@ def has_gpubench(python: Path) -> bool:
         return False
 
 
-def _own() -> str:
-    """What to install so that an environment has this gpubench."""
+def own_source() -> str:
+    """What to install so that an environment has this gpubench: where ours was installed from."""
     checkout = Path(gpubench.__file__).parents[1]
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
-    return f"gpubench=={gpubench.__version__}"
+    told = distribution("gpubench").read_text("direct_url.json")  # PEP 610; none: an index
+    if told is None:
+        return f"gpubench=={gpubench.__version__}"
+    direct = json.loads(told)
+    if vcs := direct.get("vcs_info"):
+        return f"gpubench @ {vcs['vcs']}+{direct['url']}@{vcs['commit_id']}"
+    return f"gpubench @ {direct['url']}"

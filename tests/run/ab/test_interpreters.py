@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from gpubench import __version__
 from gpubench.errors import InputError
 from gpubench.run.ab import interpreters
 
@@ -70,6 +73,49 @@ def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Pa
     assert len(calls(tmp_path)) == 1
     assert git(repository, "worktree", "list").count("\n") == 0
     assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_gpubench_that_developers_have_locked_comes_before_another(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(commit: str, has: Callable[[str], bool]) -> list[str]:
+        before = len(calls(tmp_path))
+        monkeypatch.setattr(interpreters, "has_gpubench", lambda _: has(calls(tmp_path)[-1]))
+        interpreters.of_reference("--baseline-ref", commit, tmp_path / "cache")
+        return calls(tmp_path)[before:]
+
+    plain, all_groups = of("one", lambda done: "--no-dev" not in done)
+    assert plain.replace(" --no-dev", "") == all_groups
+    *synced, last = of("two", lambda done: done.startswith("pip install"))
+    assert len(synced) == 2
+    assert last.endswith(f" {interpreters.own_source()}")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, f"gpubench=={__version__}"),
+        (
+            {"url": "file:///x/gpubench.whl", "archive_info": {}},
+            "gpubench @ file:///x/gpubench.whl",
+        ),
+        (
+            {"url": "https://host/g", "vcs_info": {"vcs": "git", "commit_id": "5319bc7"}},
+            "gpubench @ git+https://host/g@5319bc7",
+        ),
+    ],
+)
+def test_another_environment_gets_gpubench_from_where_ours_came(
+    told: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return None if told is None else json.dumps(told)
+
+    monkeypatch.setattr(interpreters.gpubench, "__file__", str(tmp_path / "site/gpubench/x.py"))
+    monkeypatch.setattr(interpreters, "distribution", lambda _: Installed())
+    assert interpreters.own_source() == expected
 
 
 def test_a_base_that_only_fetch_head_knows(

@@ -21,6 +21,8 @@ from gpubench.suite.types import Catalog, Cell, Input, Option, OptionValue, Prec
 
 Unsupported = Callable[[Cell], str | None]
 _AXES = ("backend", "precision", "input", "batch_size", "replicas", "cores", "replicas_per_device")
+_MOST = 3 * MAX_CELLS
+"""More than a suite may have: a search measures some. One GPU has 11,000, eight have 16,000."""
 _MOST_TRIED = 20 * MAX_CELLS
 """Combinations asked after, supported or not."""
 
@@ -29,7 +31,7 @@ def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell
     """Every configuration that its backend supports, in a fixed order, each once.
 
     Raises SuiteError for an unknown backend or one that declares its options wrongly, and where
-    there is no cell, or more than `MAX_CELLS`.
+    there is no cell, or more than `_MOST`.
     """
     found: dict[str, Cell] = {}
     reasons: dict[str, None] = {}
@@ -38,7 +40,7 @@ def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell
             reasons[f"{cell.backend}: {reason}"] = None
         else:
             found.setdefault(cell.key, cell)
-        if len(found) > MAX_CELLS or n > _MOST_TRIED:
+        if len(found) > _MOST or n > _MOST_TRIED:
             raise _too_many(space)
     if not found:
         why = "; ".join(list(reasons)[:3])
@@ -54,7 +56,7 @@ def _grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
         space_options.check(name, catalog.backends[name])
     for backend, precision in itertools.product(space.backends, space.precisions):
         values = space.options.get(backend, {})
-        if _count(values) > MAX_CELLS:
+        if _count(values) > _MOST:
             raise _too_many(space)
         options, fields = catalog.backends[backend], fields_of(space, precision)
         combinations = list(space_options.combinations(options, values, fields))
@@ -117,7 +119,7 @@ def _too_many(space: Space) -> SuiteError:
     longest = sorted(sizes.items(), key=lambda item: -item[1])[:4]
     words = ", ".join(f"{name} ({size:,})" for name, size in longest)
     return SuiteError(
-        f"the space has more than {MAX_CELLS:,} configurations; shorten its axes with "
+        f"the space has more than {_MOST:,} configurations; shorten its axes with "
         f"--backend, --precision, --input, --batch-size and --replicas; the longest: {words}"
     )
 
