@@ -15,6 +15,7 @@ import click
 from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
+from gpubench.errors import InputError
 
 if TYPE_CHECKING:
     from gpubench.analysis.compare.bisection import Stretch
@@ -30,7 +31,14 @@ FOUND, ALIKE, UNDECIDED, MISSING = 0, 1, 3, 4
 @click.option("--good", required=True, help="A commit, or a release, before the change.")
 @click.option("--bad", required=True, help="One after it.")
 @click.option("--package", help="Bisect the releases of this library, and not commits.")
-@click.option("--delta", default="2%", show_default=True, help="A change up to this is none.")
+@click.option(
+    "--metric",
+    metavar="NAME[=MARGIN]",
+    default="speed",
+    show_default=True,
+    help="What has changed: as in `gpubench ab`.",
+)
+@click.option("--delta", help="A change up to this is none.  [default: the metric's; of speed 2%]")
 @click.option("--budget", default=BUDGET, show_default=True, help="No pair starts after this.")
 @partial(options.selection, without=("--repeats",))
 @options.output_option("Directory of its A/Bs.", stdout=False)
@@ -43,7 +51,8 @@ def bisect(
     good: str,
     bad: str,
     package: str | None,
-    delta: str,
+    metric: str,
+    delta: str | None,
     budget: str,
     output: Path | None,
     resume: bool,
@@ -70,12 +79,19 @@ def bisect(
     """
     from gpubench.cache import Cache
     from gpubench.run.bisect import driver, setup
+    from gpubench.suite import gate
     from gpubench.suite.types import Rule
 
+    ((name, margin), *more) = gate.parse([metric]).items()
+    if more or name == "preparation":
+        raise InputError(f"--metric {metric!r}: one that can be measured again, such as memory")
+    margin = margin or gate.METRICS[name].margin
+    if delta is not None:
+        margin = options.percentage("--delta", delta)
     limit = options.seconds("--budget", budget)
     job = setup.bisection(
-        suite, chosen, (good, bad), package, Rule(delta=options.percentage("--delta", delta)),
-        limit, Cache(cache_dir).root, output, resume,
+        suite, chosen, (good, bad), package, Rule(delta=margin),
+        limit, Cache(cache_dir).root, output, resume, name,
     )  # fmt: skip
     quiet = quiet or as_json
     screen = cli_terminal.console(quiet)
@@ -86,7 +102,7 @@ def bisect(
         again = _again(sys.argv[1:], job.out)
         screen.print(f"interrupted; what was measured is kept. Go on with {again}", soft_wrap=True)
         sys.exit(130)
-    code = _code(outcome)
+    code = _code(job, outcome)
     if as_json:
         document = escape.document(_facts(job, outcome, code))
         cli_terminal.write(document, document=True)
@@ -95,20 +111,20 @@ def bisect(
     sys.exit(code)
 
 
-def _code(outcome: Outcome) -> int:
+def _code(job: BisectJob, outcome: Outcome) -> int:
     verdicts = {row.verdict for row in outcome.ends}
+    whats = {stretch.what for stretch in outcome.outlook.stretches}
     if not verdicts or verdicts == {"MISSING"}:
         return MISSING
-    if verdicts <= {"EQUIVALENT"}:
+    if whats == {"alike"} if job.metric != "speed" else verdicts <= {"EQUIVALENT"}:
         return ALIKE
-    whats = {stretch.what for stretch in outcome.outlook.stretches}
     return FOUND if "step" in whats and not whats & {"undecided", "unproven"} else UNDECIDED
 
 
 def _lines(job: BisectJob, outcome: Outcome, code: int) -> Iterator[str]:
     """What a person is told in the end."""
     row, found = job.row, outcome.outlook.stretches
-    if code in (ALIKE, MISSING) or not outcome.differ:
+    if code in (ALIKE, MISSING) or (job.metric == "speed" and not outcome.differ):
         for end in outcome.ends:
             yield f"{end.label}: {end.verdict}: {end.reason}"
         words = {ALIKE: "good and bad do not differ", MISSING: "good and bad were not measured"}
@@ -135,7 +151,7 @@ def _told(job: BisectJob, outcome: Outcome, stretch: Stretch) -> Iterator[str]:
 
     first, second = stretch.first, stretch.second
     versions, effect = job.row.versions, stretch.effect
-    size = f": {_size(effect)}" if effect else ""
+    size = f": {_size(effect, job.metric)}" if effect else ""
     if stretch.what == "step":
         few = versions[first + 1 : second + 1]
         head = (
@@ -144,7 +160,8 @@ def _told(job: BisectJob, outcome: Outcome, stretch: Stretch) -> Iterator[str]:
             else f"one of these {len(few)}, of which but the last could not be measured: "
         )
         yield f"{head}{'; '.join(v.line for v in few)}{size}"
-        yield f"  the chance that this is wrong is at most {units.percentage(job.rule.alpha)}"
+        if not job.exact:
+            yield f"  the chance that this is wrong is at most {units.percentage(job.rule.alpha)}"
         yield f"  see it again: {_shown(job, outcome, first, second)}"
         return
     where = f"after {versions[first].line}, up to {versions[second].line}"
@@ -158,10 +175,15 @@ def _told(job: BisectJob, outcome: Outcome, stretch: Stretch) -> Iterator[str]:
         )
 
 
-def _size(effect: Shift) -> str:
+def _size(effect: Shift, metric: str) -> str:
     """'5.1 % slower [4.2, 6.0], 13 pairs'."""
+    from gpubench.suite.gate import METRICS
+
+    words = METRICS[metric].words
+    if METRICS[metric].points:
+        return f"{100 * abs(effect.value):.3g} points {words[effect.value < 0]}"
     percent = [100 * math.expm1(x) for x in (effect.value, *(effect.interval() or ()))]
-    way = "slower" if percent[0] > 0 else "faster"
+    way = words[percent[0] < 0]
     sizes = sorted(percent[1:]) if percent[0] > 0 else sorted(-x for x in percent[1:])
     interval = f" [{sizes[0]:.1f}, {sizes[1]:.1f}]" if sizes else ""
     return f"{abs(percent[0]):.1f} % {way}{interval}, {units.count(effect.n, 'pair')}"
@@ -169,6 +191,8 @@ def _size(effect: Shift) -> str:
 
 def _shown(job: BisectJob, outcome: Outcome, first: int, second: int) -> str:
     words = ["gpubench", "ab", job.suite, *job.row.words(first, second), *_selected(job, outcome)]
+    if job.metric != "speed":
+        return shlex.join([*words, "--metric", job.metric])
     return shlex.join([*words, "--delta", units.percentage(job.rule.delta).replace(" ", "")])
 
 
@@ -204,7 +228,9 @@ def _again(words: list[str], out: Path) -> str:
 
 def _facts(job: BisectJob, outcome: Outcome, code: int) -> dict[str, Any]:
     """The same for programs."""
-    versions = job.row.versions
+    from gpubench.suite.gate import METRICS
+
+    versions, points = job.row.versions, METRICS[job.metric].points
 
     def of(stretch: Stretch) -> dict[str, Any]:
         effect = stretch.effect
@@ -212,13 +238,13 @@ def _facts(job: BisectJob, outcome: Outcome, code: int) -> dict[str, Any]:
             "what": stretch.what,
             "after": versions[stretch.first].name,
             "candidates": [v.name for v in versions[stretch.first + 1 : stretch.second + 1]],
-            "effect": effect and math.expm1(effect.value),
+            "effect": effect and (effect.value if points else math.expm1(effect.value)),
             "interval": effect and [math.expm1(x) for x in effect.interval() or ()],
             "pairs": effect.n if effect else 0,
         }
 
     return {
-        "exit_code": code, "kind": job.row.kind, "cell": outcome.cell,
+        "exit_code": code, "kind": job.row.kind, "metric": job.metric, "cell": outcome.cell,
         "good": versions[0].name, "bad": versions[-1].name,
         "found": [of(stretch) for stretch in outcome.outlook.stretches],
         "alpha": job.rule.alpha, "pairs": outcome.pairs, "measured": outcome.built,

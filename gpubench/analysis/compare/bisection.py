@@ -117,6 +117,30 @@ def look(evidence: Evidence, last: int, skipped: Collection[int], rule: Rule) ->
     return _Search(evidence, last, frozenset(skipped), rule).outlook()
 
 
+def by_value(evidence: Evidence, last: int, skipped: Collection[int], margin: float) -> Outlook:
+    """The same of what has no noise: one pair with the good version tells a value.
+
+    Versions between others that differ by more than ``margin`` are looked at until none is left, so
+    every such step is found.
+    """
+    levels = {0: 0.0} | {one.second: pairs[0].d for one, pairs in evidence.items()
+                         if one.first == 0 and pairs and one.second not in skipped}  # fmt: skip
+    if last not in levels:
+        return Outlook([], Wanted(Comparison(0, last), 1))
+    found, wanted, inside = [], None, [n for n in range(1, last) if n not in skipped]
+    for low, high in pairwise(sorted(levels)):
+        if abs(size := levels[high] - levels[low]) > margin:
+            middle = _middle(inside, low, high)
+            if middle and wanted is None:
+                wanted = Wanted(Comparison(0, middle), 1)
+            what = "undecided" if middle else "step"
+            found.append(Stretch(low, high, what, Shift(size, None, None, 1)))
+    if not found:
+        what = "spread" if abs(levels[last]) > margin else "alike"
+        found = [Stretch(0, last, what, Shift(levels[last], None, None, 1))]
+    return Outlook(found, wanted)
+
+
 class _Search:
     def __init__(self, evidence: Evidence, last: int, skipped: frozenset[int], rule: Rule) -> None:
         self._evidence = {one: pairs for one, pairs in evidence.items() if not {*one[:2]} & skipped}

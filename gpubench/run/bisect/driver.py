@@ -17,18 +17,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import files, units
-from gpubench.analysis.compare import bisection, verdicts
+from gpubench.analysis.compare import answers, bisection, metrics, verdicts
 from gpubench.analysis.compare.bisection import Comparison, Outlook
 from gpubench.analysis.compare.compare import view
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.analysis.compare.sequential_test import Pair
 from gpubench.errors import InputError, RecordError
 from gpubench.records.reader import begun, read
-from gpubench.records.record import RECORDS, RecordFile
+from gpubench.records.record import RECORDS, Record, RecordFile
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.bisect.row import Arm, Row
 from gpubench.run.watcher import Watcher
+from gpubench.suite.gate import METRICS
 from gpubench.suite.types import Cell, Rule
 
 STATE = "bisection.json"
@@ -49,7 +50,14 @@ class BisectJob(Struct, frozen=True):
     """Wall time after which no pair begins, environments included."""
     out: Path
     cache_dir: Path
+    metric: str = "speed"
+    """A key of `gpubench.suite.gate.METRICS`; its margin is the rule's."""
     resume: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """One pair tells all: the same version has the same value again."""
+        return METRICS[self.metric].noise != "pairs"
 
 
 class State(Struct):
@@ -98,7 +106,8 @@ def _state(job: BisectJob) -> State:
     path, row = job.out / STATE, job.row
     question = {
         "suite": job.suite, "chosen": {k: v for k, v in job.chosen.items() if v}, "cell": job.cell,
-        "rule": msgspec.to_builtins(job.rule), "versions": [v.name for v in row.versions],
+        "rule": msgspec.to_builtins(job.rule), "metric": job.metric,
+        "versions": [v.name for v in row.versions],
     }  # fmt: skip
     question = msgspec.json.decode(msgspec.json.encode(question))
     if not path.exists():
@@ -142,8 +151,7 @@ class _Walk:
         row, seen = self._job.row, (0, 0)
         self._watcher.said(self._first_line())
         while True:
-            skipped = self._state.skipped
-            outlook = bisection.look(self._evidence, self._last, skipped, self._job.rule)
+            outlook = self._look()
             late = self._evidence and self._left() <= 0
             if outlook.wanted is None or late or (self._ends and not self._go_on(outlook.wanted)):
                 return self._outcome(outlook)
@@ -157,8 +165,16 @@ class _Walk:
             if not self._measure(one, pairs):
                 return self._outcome(outlook)
 
+    def _look(self) -> Outlook:
+        skipped, rule = self._state.skipped, self._job.rule
+        if self._job.exact:
+            return bisection.by_value(self._evidence, self._last, skipped, rule.delta)
+        return bisection.look(self._evidence, self._last, skipped, rule)
+
     def _go_on(self, wanted: bisection.Wanted) -> bool:
         """Whether more pairs of the ends are wanted, or their A/B says that they differ."""
+        if self._job.metric != "speed":
+            return True
         more = wanted.comparison == self._all and bool(self._state.cell)
         return more or any(row.verdict in DIFFER for row in self._ends)
 
@@ -226,7 +242,8 @@ class _Walk:
         )  # fmt: skip
         if label := job.cell or self._state.cell * (one != self._all):
             made = only(made, label)
-        return made if one == self._all else replace(made, pairs=pairs)
+        whole = one == self._all and job.metric == "speed"
+        return made if whole else replace(made, pairs=pairs)
 
     def _place(self, one: Comparison) -> Path:
         names = [self._job.row.versions[n].name for n in one[:2]]
@@ -246,7 +263,7 @@ class _Walk:
         if one == self._all:
             self._ends, self._cells = view(*both).rows, both[1].header.planned
             self._choose(both)
-        found = _pairs(both, self._state.cell)
+        found = _pairs(both, self._state.cell, self._job.metric)
         if found or one in self._evidence:
             self._evidence[one] = found
         for version, file in zip(one[:2], both, strict=True):
@@ -280,8 +297,24 @@ def only(job: driver.ABJob, label: str) -> driver.ABJob:
     return replace(job, sides=(sides[0], sides[1]), left_out=())
 
 
-def _pairs(both: tuple[RecordFile, RecordFile], label: str) -> list[Pair]:
-    """Of the cell, in the order measured."""
+def _pairs(both: tuple[RecordFile, RecordFile], label: str, metric: str) -> list[Pair]:
+    """Of the cell, in the order measured; what is worse is above 0."""
     first, second = ({r.repeat: r for r in file.records if r.cell.label == label} for file in both)
-    found = (pair_of(first[n], record) for n, record in sorted(second.items()) if n in first)
-    return [pair for pair in found if pair is not None]
+    joined = [(first[n], record) for n, record in sorted(second.items()) if n in first]
+    found = [(b, c, pair) for b, c in joined if (pair := pair_of(b, c)) is not None]
+    if metric == "speed":
+        return [pair for _, _, pair in found]
+    if METRICS[metric].points:
+        return [Pair(d=d) for b, c, _ in found if (d := _worse(b, c, metric)) is not None]
+    return metrics.pairs(metric, found)
+
+
+def _worse(first: Record, second: Record, metric: str) -> float | None:
+    """Share of the pictures that are answered otherwise, or (accuracy) wrongly and were not."""
+    both = [r.parity and r.parity.answers for r in (first, second)]
+    found = answers.changes(both[0], both[1]) if both[0] and both[1] else None
+    if found is None:
+        return None
+    if metric == "agreement":
+        return found.changed / found.asked
+    return (found.lost - found.gained) / found.labelled if found.labelled else None

@@ -29,6 +29,7 @@ def bisection(
     cache_root: Path,
     output: Path | None,
     resume: bool,
+    metric: str = "speed",
 ) -> BisectJob:
     """``ends``: good and bad, commits or releases of ``package``. Raises InputError."""
     if resume and output is None:
@@ -44,6 +45,11 @@ def bisection(
             f"--cell {wanted[0]!r}: suite {suite.name} has no such cell here; "
             f"'gpubench plan {suite_name} --keys' lists them"
         )
+    if metric != "speed" and len(cells) > 1 and not labels:
+        raise SuiteError(
+            f"--metric {metric}: follows one cell, and the suite has {len(cells)}: name it with "
+            "--cell"
+        )
     row = Releases(package, *ends, cache_root) if package else Commits(*ends, cache_root)
     return BisectJob(
         row=row,
@@ -54,5 +60,6 @@ def bisection(
         budget_s=budget_s,
         out=output or claimed(directory(f"bisect-{suite.name}")),
         cache_dir=cache_root,
+        metric=metric,
         resume=resume,
     )

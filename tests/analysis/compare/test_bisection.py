@@ -178,3 +178,23 @@ def test_identical_numbers_are_no_trouble() -> None:
     """Of a virtual clock, or a counter: no spread at all."""
     got = bisect(stairs(16, {6: 0.05}), [0.0] * 400)
     assert said(got.found) == [(5, 6, "step")]
+
+
+def test_by_value_every_step_is_found_with_one_pair_a_version() -> None:
+    levels, evidence = stairs(32, {3: 0.02, 20: -0.01, 21: 0.05}), dict[Comparison, list[Pair]]()
+
+    def look() -> Outlook:
+        return bisection.by_value(evidence, 32, {10}, 0.005)
+
+    while wanted := look().wanted:
+        assert wanted.pairs == 1
+        assert 10 not in wanted.comparison
+        evidence[wanted.comparison] = [Pair(d=levels[wanted.comparison.second])]
+    assert said(look()) == [(2, 3, "step"), (19, 20, "step"), (20, 21, "step")]
+    assert len(evidence) < 17
+
+
+def test_by_value_what_came_bit_by_bit_has_no_step() -> None:
+    evidence = {Comparison(0, n): [Pair(d=0.004 * n)] for n in range(1, 5)}
+    assert said(bisection.by_value(evidence, 4, (), 0.005)) == [(0, 4, "spread")]
+    assert said(bisection.by_value(evidence, 4, (), 0.02)) == [(0, 4, "alike")]

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
+from gpubench.analysis.compare.sequential_test import Shift
 from gpubench.cli.main import cli
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import software
-from gpubench.records.record import Record, RecordFile
+from gpubench.records.record import ARTEFACT_BYTES, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run.ab.driver import ABJob
 from gpubench.run.bisect import driver, setup
@@ -56,6 +57,8 @@ class Machine:
         self.cost: Callable[[int, int], float] = lambda version, batch: float(version >= 5) * 0.1
         self.broken: set[int] = set()
         """Versions that fail while they are measured."""
+        self.bytes: Callable[[int], int] = lambda version: 1000
+        """Of what the backend made of the model."""
         self.interrupt = 0
         """The run that is interrupted."""
         self.runs: list[tuple[str, int]] = []
@@ -74,6 +77,8 @@ class Machine:
             at = ("baseline", "candidate").index(arm)
             if broken[1 - at] and not broken[at]:
                 return None
+            bytes_ = self.bytes((first, second)[at])
+            record = replace(record, facts=record.facts | {ARTEFACT_BYTES: bytes_})
             failed = replace(record, status="failed", kind="crash", reason="signal 11", replicas=[])
             return failed if broken[at] else record
 
@@ -202,6 +207,18 @@ def test_ends_that_do_not_differ_end_it(machine: Machine, job: Callable[..., Bis
     assert machine.runs == [("v0..v8", 0)]
 
 
+def test_what_has_no_noise_takes_one_pair_a_version(
+    machine: Machine, job: Callable[..., BisectJob]
+) -> None:
+    machine.cost = lambda version, batch: 0.0
+    machine.bytes = lambda version: 1000 + 200 * (version >= 3) + 100 * (version >= 7)
+    outcome = driver.run(job(metric="size", rule=Rule(delta=0.01)), Watch())
+    assert said(outcome) == [(2, 3, "step"), (6, 7, "step")]
+    assert {pairs for _, pairs in machine.runs} == {1}
+    assert outcome.pairs == len(machine.runs)
+    assert outcome.outlook.stretches[0].effect == Shift(math.log(1.2), None, None, 1)
+
+
 # ------------------------------------------------------------------------------ the command
 
 
@@ -263,6 +280,16 @@ def test_exit_codes(bisect: Callable[..., Result], machine: Machine, tmp_path: P
     assert "Not finished: gpubench bisect" in late.output
     with pytest.raises(InputError, match="suite tiny has no such cell here"):
         bisect("--cell", "nothing")
+
+
+def test_a_metric_is_one_that_can_be_measured_again(bisect: Callable[..., Result]) -> None:
+    for metric, told in (
+        ("preparation", "--metric 'preparation': one that can be measured again"),
+        ("beauty", "--metric 'beauty': expected one of speed"),
+        ("memory", "--metric memory: follows one cell, and the suite has 2: name it with --cell"),
+    ):
+        with pytest.raises(InputError, match=told):
+            bisect("--metric", metric)
 
 
 # ------------------------------------------------------------------------------ for real
