@@ -1,9 +1,8 @@
 """The same commits through gpubench's gate and through the rules that people use.
 
-    python -m tests.benchmarks.rivals.measure run --condition shared --action .../index.js -o raw/
-    python -m tests.benchmarks.rivals.measure run --condition reserved --core 0 --action ... -o raw/
-    python -m tests.benchmarks.rivals.measure truth -o raw/
-    python -m tests.benchmarks.rivals.measure report raw/ -o reports/reference/trust/
+    python -m tests.benchmarks.rivals.measure run --condition shared --action .../index.js -o OUT
+    python -m tests.benchmarks.rivals.measure run --condition reserved --core 0 --action ... -o OUT
+    python -m tests.benchmarks.rivals.measure report -o OUT      # reports/reference/trust
 
 A scratch repository holds a network of 100 equal layers (`project/`). Its commits change the README
 only, or add layers, and the model file that the network is exported to: exact extra work. Every
@@ -23,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,23 +75,24 @@ def commit(head: Path, number: int, kind: str) -> None:
     git(head, "commit", "-q", "-a", "-m", f"{kind} {number}")
 
 
+def reserve(core: int | None) -> tuple[str, ...]:
+    """What precedes a command that has the core for itself: other work gets 5 % of its time."""
+    return () if core is None else ("chrt", "-r", "1", "taskset", "-c", str(core))
+
+
 def run(
     condition: str, only: str, seed: int, core: int | None, action: Path, out: Path, end: float
 ) -> None:
-    """Append one JSON line a commit to ``out``/CONDITION-SEED.jsonl."""
+    """Append one JSON line a commit to ``out``/rivals.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
-    target = out / f"{condition}-{seed}.jsonl"
-    finished = {row["number"] for row in machine.kept(target)}
-    prefix = () if core is None else ("taskset", "-c", str(core))
-    with ExitStack() as held:
-        scratch = held.enter_context(TemporaryDirectory(prefix="rivals-"))
-        file = held.enter_context(target.open("a"))
-        if condition == "bursts":
-            burner = subprocess.Popen(
-                [*prefix, sys.executable, "-c", machine.BURSTS], start_new_session=True
-            )
-            held.callback(burner.wait)
-            held.callback(burner.kill)
+    target = out / "rivals.jsonl"
+    finished = {
+        row["number"]
+        for row in machine.kept(target)
+        if (row["condition"], row["seed"]) == (condition, seed)
+    }
+    prefix = reserve(core)
+    with TemporaryDirectory(prefix="rivals-") as scratch, target.open("a") as file:
         place = Path(scratch)
         tools = rules.Tools(prefix, action, place / "cache")
         base, head = repository(place)
@@ -130,68 +129,25 @@ def _store(tools: rules.Tools, base: Path, place: Path, at: int) -> tuple[float,
     return time.monotonic(), path, seconds
 
 
-def truth(core: int | None, out: Path, seconds: float) -> None:
-    """Write ``out``/truth.json: layers -> medians of one inference in turns of 50 ms, ms."""
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="rivals-") as scratch:
-        base, head = repository(Path(scratch))
-        trees = {}
-        for kind in LAYERS:
-            commit(head, 0, kind)
-            trees[kind] = Path(scratch) / f"{LAYERS[kind]}.onnx"
-            shutil.copy(head / "model.onnx", trees[kind])
-        prefix = [] if core is None else ["taskset", "-c", str(core)]
-        said = subprocess.run(
-            [*prefix, sys.executable, "-c", TRUTH, str(seconds), *map(str, trees.values())],
-            cwd=base, check=True, text=True, capture_output=True,
-        ).stdout  # fmt: skip
-    turns = dict(zip(trees, json.loads(said), strict=True))
-    (out / "truth.json").write_text(json.dumps(turns, indent=1) + "\n")
-
-
-TRUTH = """
-import json, random, sys, time
-from pathlib import Path
-from statistics import median
-import numpy as np
-from classify import open_model, picture
-arms = [(open_model(Path(path)), []) for path in sys.argv[2:]]
-image, end = picture(np.random.default_rng(0)), time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
-    for arm, kept in random.sample(arms, len(arms)):
-        until, times = time.perf_counter() + 0.05, []
-        while (begin := time.perf_counter()) < until:
-            arm.run(None, image)
-            times.append(time.perf_counter() - begin)
-        kept.append(round(1e3 * median(times), 5))
-print(json.dumps([kept for _, kept in arms]))
-"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
-    measure, true = commands.add_parser("run"), commands.add_parser("truth")
+    measure = commands.add_parser("run")
     measure.add_argument("--condition", choices=table.CONDITIONS, required=True)
     measure.add_argument("--only", default="", choices=tuple(LAYERS), help="this kind of commit")
     measure.add_argument("--seed", type=int, default=0)
     measure.add_argument("--action", type=Path, required=True)
     measure.add_argument("--minutes", type=float, default=600)
-    true.add_argument("--seconds", type=float, default=60)
     show = commands.add_parser("report")
-    show.add_argument("raw", type=Path)
-    for command in (measure, true):
-        command.add_argument("--core", type=int, help="the only one that is used")
-    for command in (measure, true, show):
+    measure.add_argument("--core", type=int, help="that others are kept from (needs root)")
+    for command in (measure, show):
         command.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     if given.command == "run":
         end = time.monotonic() + 60 * given.minutes
         run(given.condition, given.only, given.seed, given.core, given.action, given.output, end)
-    elif given.command == "truth":
-        truth(given.core, given.output, given.seconds)
     else:
-        table.write(given.raw, given.output)
+        table.write(given.output)
 
 
 if __name__ == "__main__":
