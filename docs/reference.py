@@ -25,6 +25,7 @@ from rich.console import Console
 from gpubench import backends
 from gpubench.analysis.compare.verdicts import CODES, VERDICTS
 from gpubench.backends import base as _backends
+from gpubench.cli.init import SERVICES
 from gpubench.cli.main import cli
 from gpubench.pipeline import decoders
 from gpubench.pipeline.decoders import base as _decoders
@@ -32,8 +33,8 @@ from gpubench.records import reader, record
 from gpubench.report import terminal
 from gpubench.report.formatting import STATUSES
 from gpubench.run import availability
-from gpubench.run.tune.space import file as space_file
 from gpubench.suite import file as suite_file
+from gpubench.suite.gate import METRICS
 from gpubench.suite.schema import mistakes, say
 from gpubench.suite.types import Axes, Catalog, Option, Policy, Preprocess, Workload
 from gpubench.workload.parity import TOLERANCES
@@ -60,7 +61,7 @@ DEFAULTS = {
 """Where the default is no plain value."""
 ABROAD = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "reports/README.md")
 """Documents of the repository that the site shows as well; so are those below `FOLDERS`."""
-FOLDERS = ("reports/reference/trust",)
+FOLDERS = ("reports/reference/trust", "reports/reference/models")
 
 
 # ------------------------------------------------------------------------------ Markdown
@@ -99,7 +100,7 @@ def suite_keys() -> dict[str, tuple[str, str, str]]:
         "axes": Axes,
         "policy": Policy,
     }
-    found = {key: _key(key, rule, {}) for key, rule in top.items() if key not in structs}
+    found = {key: _key(key, rule, {}) for key, rule in top.items() if key not in (*structs, "gate")}
     for section, struct in structs.items():
         defaults = {f.name: f.default for f in msgspec.structs.fields(struct)}
         rules: Mapping[str, Any] = {"properties": top}
@@ -107,6 +108,9 @@ def suite_keys() -> dict[str, tuple[str, str, str]]:
             rules = rules["properties"][part]
         for name, rule in rules["properties"].items():
             found[f"{section}.{name}"] = _key(f"{section}.{name}", rule, defaults)
+    for name, rule in top["gate"]["properties"].items():
+        margin = METRICS[name].margin * (100 if METRICS[name].points else 1)
+        found[f"gate.{name}"] = f"{margin:g}", _takes(rule), rule["description"]
     return found
 
 
@@ -130,16 +134,6 @@ def _keys(section: str) -> str:
         if key.rpartition(".")[0] == section
     ]
     return table(["key", "default", "takes", "meaning"], rows)
-
-
-def _space() -> str:
-    axes = space_file.schema(_catalog())["properties"]["axes"]["properties"]
-    rows = []
-    for key, rule in axes.items():
-        told = rule.get("description", "How many replicas, and on how many cores each.")
-        takes = "a table, or a list of those" if key == "placement" else _takes(rule)
-        rows.append([f"`axes.{key}`", takes, told])
-    return table(["key", "takes", "meaning"], rows)
 
 
 def _suites() -> str:
@@ -323,10 +317,14 @@ def trimmed(printed: str) -> str:
     return "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
 
 
+LANGUAGES = {".py": "python", ".yml": "yaml", "": "groovy"}
+"""Of a file's ending, where it is not the ending itself; '': Jenkinsfile."""
+
+
 def _file(name: str) -> Callable[[], str]:
     """A file of the repository, whole."""
     path = ROOT / name
-    language = {".py": "python"}.get(path.suffix, path.suffix.lstrip("."))
+    language = LANGUAGES.get(path.suffix, path.suffix.lstrip("."))
     body = path.read_text("utf-8").rstrip()
     return lambda: f'```{language} title="{path.name}"\n{body}\n```'
 
@@ -346,6 +344,7 @@ FILES = (
     "suites/quick.toml",
     "tests/data/thirdparty_backend/gpubench_onnx_reference.py",
     "tests/data/thirdparty_backend/pyproject.toml",
+    *(f"gpubench/cli/ci/{file}" for file, _ in SERVICES.values()),
 )
 BLOCKS: dict[str, Callable[[], str]] = {
     "keys top": lambda: _keys(""),
@@ -353,7 +352,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys workload.preprocess": lambda: _keys("workload.preprocess"),
     "keys axes": lambda: _keys("axes"),
     "keys policy": lambda: _keys("policy"),
-    "keys space": _space,
+    "keys gate": lambda: _keys("gate"),
     "suites": _suites,
     "tolerances": _tolerances,
     "backends": _backend_table,

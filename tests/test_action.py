@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx.parser
 import pytest
 import yaml
 
+from gpubench.cli.compare import VERDICT
 from gpubench.cli.main import cli
+from tests import fake_uv
 
 PATH = Path(__file__).parent.parent / ".github/actions/gpubench/action.yml"
 ACTION: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
 HOSTILE = "$(touch pwned); `touch pwned` && touch pwned | \"'\\ * ${IFS} %0A\n::error::x\n--json -q"
-EVENT_BASE = "github.event.pull_request.base.sha"
+EVENT_BASE = "github.event.pull_request.base.sha || github.event.before"
 STUB = """#!{python}
 import json, os, sys
 with open(os.environ["LOG"], "a") as log:
@@ -77,15 +80,23 @@ def run(job: Path, name: str, code: int = 0, **inputs: str) -> tuple[int, str, l
         key: re.sub(r"\$\{\{ (.+?) \}\}", lambda m: given[m[1]], value)
         for key, value in step(name).get("env", {}).items()
     }
+    values |= {"CODE": str(code)} | ({"PATH": own_path(job)} if name != "Install" else {})
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
-        cwd=job / "work", env={**os.environ, **values, "CODE": str(code)},
+        cwd=job / "work" / given["inputs.working-directory"], env={**os.environ, **values},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     log = job / "LOG"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     assert not list(job.rglob("pwned"))
     return done.returncode, done.stdout, [json.loads(line) for line in lines]
+
+
+def own_path(job: Path) -> str:
+    """PATH with what steps before have added to it."""
+    added = job / "GITHUB_PATH"
+    lines = added.read_text(encoding="utf-8").splitlines() if added.exists() else []
+    return os.pathsep.join([*reversed(lines), os.environ["PATH"]])
 
 
 # ------------------------------------------------------------------------------ the file
@@ -100,11 +111,10 @@ def test_it_is_a_composite_action_whose_inputs_are_described() -> None:
     assert used == set(ACTION["inputs"])
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/ab-and-ci.md"])
-def test_documents_use_the_action_as_a_path_in_ones_own_checkout(page: str) -> None:
+def test_documents_use_the_action_as_a_path_in_ones_own_checkout() -> None:
     root = PATH.parents[3]
     workflows = re.findall(
-        r"^```yaml\n(name: .*?)^```", (root / page).read_text("utf-8"), re.M | re.S
+        r"^```yaml\n(name: .*?)^```", (root / "docs/ci.md").read_text("utf-8"), re.M | re.S
     )
     jobs = [job for text in workflows for job in yaml.safe_load(text)["jobs"].values()]
     assert jobs
@@ -129,7 +139,8 @@ def test_no_expression_stands_in_a_script() -> None:
 def test_only_official_actions_are_used_by_their_major_tag() -> None:
     used = [s["uses"] for s in STEPS if "uses" in s]
     assert [re.sub(r"\d+$", "N", u) for u in used] == [
-        "astral-sh/setup-uv@vN", "actions/cache@vN", "actions/upload-artifact@vN",
+        "astral-sh/setup-uv@vN", "actions/cache@vN",
+        "actions/upload-artifact@vN", "actions/upload-artifact@vN",
     ]  # fmt: skip
 
 
@@ -137,7 +148,11 @@ def test_records_are_uploaded_even_when_the_job_fails() -> None:
     upload = step("actions/upload-artifact")
     assert upload["if"].startswith("always() && ")
     assert upload["with"]["path"] == "${{ steps.measure.outputs.directory }}"
-    assert STEPS[-1] is upload
+    verdict = STEPS[-1]
+    assert STEPS[-2] is upload
+    assert verdict["if"].startswith(upload["if"])
+    assert verdict["with"]["path"] == f"{upload['with']['path']}/{VERDICT}"
+    assert verdict["with"]["name"] == f"{upload['with']['name']}-verdict"
 
 
 def test_the_cache_leaves_environments_of_base_commits_out() -> None:
@@ -276,6 +291,15 @@ def test_the_base_of_another_checkout_is_the_events(
     assert f"--baseline-ref={commits['old/one']}" in words
 
 
+def test_the_base_of_a_push_is_what_the_branch_was(job: Path) -> None:
+    before = git(job / "origin", "rev-parse", "old/one")
+    assert f"--baseline-ref={before}" in run(job, "Measure", event_base=before)[2][0]
+    code, out, commands = run(job, "Measure", event_base="0" * 40)
+    assert (code, len(commands)) == (2, 1)
+    assert out == "::error title=gpubench action::this push made the branch: name base-ref, for " \
+                  "example main\n"  # fmt: skip
+
+
 def test_a_commit_may_be_named_and_a_whole_history_stays_whole(job: Path) -> None:
     old = git(job / "origin", "rev-parse", "old/one")
     git(job / "work", "fetch", "-q", "--unshallow")
@@ -362,11 +386,113 @@ def test_the_projects_environment_is_made_and_gpubench_added_where_it_lacks(
     if has_gpubench:
         assert len(commands) == 1
     else:
-        assert commands[1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
-        assert Path(commands[1][-1]).resolve() == PATH.parents[3]
-        assert (Path(commands[1][-1]) / "pyproject.toml").is_file()
+        assert commands[1:-1] == ([["uv", "sync"]] if project else [])  # for developers only?
+        assert commands[-1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
+        assert Path(commands[-1][-1]).resolve() == PATH.parents[3]
+        assert (Path(commands[-1][-1]) / "pyproject.toml").is_file()
     told = (job / "LOG.told").read_text(encoding="utf-8").splitlines()[0]
     assert told.endswith(f" {job}/work/.venv")  # not beside the root of a workspace
     added = Path((job / "GITHUB_PATH").read_text(encoding="utf-8").strip())
     assert [p.name for p in added.iterdir()] == ["gpubench"]
     assert (added / "gpubench").readlink() == job / "work/.venv/bin/gpubench"
+
+
+# ------------------------------------------------------------------------------ all of it
+
+CODE = """
+from torch import nn
+def build():
+    more = [nn.Conv2d(8, 8, 3, padding=1) for _ in range({layers})]
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), *more, nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(8, 10))
+"""
+OWN_SUITE = """
+[workload]
+model = "{model}"
+[workload.preprocess]
+size = 64
+[axes]
+backend = "{backend}"
+device = "cpu"
+cores = 1
+scenario = "latency"
+[policy]
+duration_s = 0.1
+warmup_s = 0.02
+parity_images = 4
+"""
+
+
+def file(layers: int) -> bytes:
+    """The same as an .onnx file."""
+    side = ", ".join(["n", "3", "64", "64"])
+    body = "\n".join(f"x{n + 1} = Conv<pads = [1, 1, 1, 1]>(x{n}, w)" for n in range(layers))
+    weights = ", ".join(f"{(n % 7 - 3) / 20}" for n in range(8 * 8 * 9))
+    first = ", ".join(f"{(n % 5 - 2) / 10}" for n in range(8 * 3 * 9))
+    last = ", ".join(f"{n % 11 - 5}" for n in range(8 * 10))
+    text = f"""<ir_version: 9, opset_import: ["": 17]>
+    birds (float[{side}] images) => (float[n, 10] logits)
+    <float[8, 8, 3, 3] w = {{{weights}}}, float[8, 3, 3, 3] f = {{{first}}},
+     float[8, 10] l = {{{last}}}> {{
+        x0 = Conv<strides = [2, 2]>(images, f)
+        {body}
+        pooled = GlobalAveragePool(x{layers})
+        flat = Flatten(pooled)
+        logits = MatMul(flat, l)
+    }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("event", ["pull_request", "push"])
+def test_a_slower_network_of_somebody_elses_repository_fails_its_job(
+    event: str, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of theirs: own code, from a fork, checked out as GitHub does; and a file, pushed."""
+    origin, who = job / "origin", ("-c", "user.name=a", "-c", "user.email=a@b")
+    project = origin / "apps/birds"
+    project.mkdir(parents=True)
+    network = "model.py:build" if event == "pull_request" else "birds.onnx"
+    backend = "torch-eager" if event == "pull_request" else "onnxruntime"
+    (project / "gate.toml").write_text(OWN_SUITE.format(model=network, backend=backend))
+    (project / "pyproject.toml").write_text("[project]\nname = 'birds'\nversion = '0'\n")
+
+    def commit(layers: int) -> str:
+        (project / "model.py").write_text(CODE.format(layers=layers))
+        (project / "birds.onnx").write_bytes(file(layers))
+        git(origin, "add", ".")
+        git(origin, *who, "commit", "-qm", f"{layers} layers")
+        return git(origin, "rev-parse", "HEAD")
+
+    before = commit(1)
+    git(origin, "checkout", "-q", "-b", "x$(touch${IFS}pwned);`touch${IFS}pwned`")
+    after = commit(30)
+    if event == "pull_request":
+        git(origin, "checkout", "-q", "--detach", "main")
+        git(origin, *who, "merge", "-q", "--no-ff", "-m", "merge", after)
+        git(origin, "update-ref", "refs/pull/1/merge", "HEAD")
+        monkeypatch.setenv("GITHUB_REF", "refs/pull/1/merge")
+    checked_out = git(origin, "rev-parse", "HEAD")
+    git(job / "work", "fetch", "-q", "--depth=1", "origin", checked_out)
+    git(job / "work", "checkout", "-q", "--detach", checked_out)
+    monkeypatch.setenv("GITHUB_SHA", checked_out)
+    monkeypatch.setenv("GITHUB_ACTION_PATH", str(PATH.parent))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(job / "summary"))
+    fake_uv.install(job / "uv")
+    monkeypatch.setenv("PATH", f"{job / 'uv'}{os.pathsep}{os.environ['PATH']}")
+    inputs = {"working_directory": "apps/birds", "suite": "gate.toml", "budget": "9m",
+              "cache_path": str(job / "cache"), "event_base": before}  # fmt: skip
+    assert run(job, "Install", **inputs)[0] == 0
+    code, out, _ = run(job, "Measure", **inputs)
+    assert code == 1, out
+    assert re.search(
+        r"^::error title=gpubench%3A REGRESSED|^::error title=gpubench: REG", out, re.M
+    )
+    assert "REGRESSED" in (job / "summary").read_text()
+    where = (job / "GITHUB_OUTPUT").read_text(encoding="utf-8").strip().partition("=")[2]
+    [found] = json.loads(Path(where, VERDICT).read_text())["comparisons"]
+    assert found["verdict"] == "REGRESSED"
+    assert found["ratio"] > 1.5
+    assert git(job / "work", "status", "--porcelain", "--untracked-files=no") == ""

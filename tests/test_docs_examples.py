@@ -62,6 +62,7 @@ ELSEWHERE = {
     "gpubench ab ci --baseline-python .venv-old --candidate-python .venv-new":
         "tests/run/ab/test_interpreters.py",
     "gpubench ab ci --baseline-ref": "tests/run/ab/test_interpreters.py",
+    "gpubench init model.py:build": "tests/cli/test_init.py",
     "gpubench run ci -o run --quiet --require onnxruntime": "tests/cli/test_main.py",
     "uv sync --extra": "pyproject.toml",
     "uv venv && uv pip install --torch-backend cpu --overrides overrides-cpu.txt .":
@@ -187,8 +188,9 @@ class Session:
     def type(self, line: str) -> str:
         if elsewhere(line):
             return ""
-        # verdicts of an A/B on a machine that does other things end in 0 or 1
-        return self.shell(SMALLER.get(line, line), code=None if " ab " in line else 0)
+        # verdicts of an A/B on a machine that does other things end in 0, 1 or 3
+        by_verdict = {"ab", "tune"} & {*line.split()}
+        return self.shell(SMALLER.get(line, line), code=None if by_verdict else 0)
 
     def step(self, step: Step) -> None:
         if step.kind in ("bash", "console", "sh"):

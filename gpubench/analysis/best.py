@@ -1,4 +1,4 @@
-"""Which configuration is the best, and which cannot be told from it."""
+"""Which configuration is the best, which cannot be told from it, and which of these is taken."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from msgspec import Struct
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, log_gain, log_speedup
+from gpubench.suite.types import Cell
+
+ALIKE = 0.01
+"""What costs no more than the best by more than this, as was seen, may be taken for being simpler.
+(Of what was seen 2 % behind too much is 3 % behind, under bursts.)"""
 
 
 class Best(Struct, frozen=True):
@@ -26,8 +31,8 @@ def best(rows: Sequence[Summary], *, latency: bool) -> Best | None:
     ``ties``: a confidence set of the best (multiple comparisons with the best; Hsu, "Constrained
     simultaneous confidence intervals for multiple comparisons with the best", 1984). Each rival,
     whatever its backend, is told apart by a one-sided test; all tests together are wrong 5 times in
-    100 at most (Bonferroni). Among equals the simplest wins: of those whose own interval holds the
-    best value. Rows without a usable interval are left out where others have one.
+    100 at most (Bonferroni). Of the best and those ties within `ALIKE` of it the simplest is taken.
+    Rows without a usable interval are left out where others have one.
     """
     sign = 1 if latency else -1
     valued = [(s, s.p50 if latency else s.throughput) for s in rows if s.ranked]
@@ -38,8 +43,9 @@ def best(rows: Sequence[Summary], *, latency: bool) -> Best | None:
     first, top = found[0]
     level = (1 - stats.LEVEL) / max(1, len(found) - 1)
     equal = [(s, e) for s, e in found[1:] if _chance(s, first, latency) >= level]
-    alike = [(s, e) for s, e in equal if e.low and e.high and e.low <= (top.value or 0.0) <= e.high]
-    taken, value = min([(first, top), *alike], key=lambda f: _complexity(f[0]))
+    near = (top.value or 0.0) * (1 + ALIKE) ** sign
+    alike = [(s, e) for s, e in equal if sign * (e.value or 0.0) <= sign * near]
+    taken, value = min([(first, top), *alike], key=lambda f: simplicity(f[0].cell))
     return Best(taken, value, [s for s, _ in [(first, top), *equal] if s is not taken])
 
 
@@ -49,8 +55,9 @@ def _chance(other: Summary, first: Summary, latency: bool) -> float:
     return found.p_above(0.0) if found else 1.0
 
 
-def _complexity(s: Summary) -> tuple[int, int, int, bool]:
-    """Fewer replicas before smaller batches before fewer options before fp32; what is equal in all
-    stays in its order."""
-    c = s.cell
-    return c.replicas, c.batch_size, len(c.options), c.precision != "fp32"
+def simplicity(c: Cell) -> tuple[bool, bool, int, int, int]:
+    """To sort by: what has the least that must be chosen, kept and explained comes first.
+
+    fp32, float32 input, few options, few replicas, small batches, in this order.
+    """
+    return c.precision != "fp32", c.input != "float32", len(c.options), c.replicas, c.batch_size

@@ -156,6 +156,10 @@ class Backend(Protocol):
     roofline: bool = True
     """False: no ceiling is measured for its cells."""
 
+    def probe_to_open(self) -> Facts:
+        """As `probe`, where nothing is prepared: without what only that needs."""
+        return self.probe()
+
     def in_flight(self, cell: Cell, cores: int) -> int:  # noqa: ARG002
         """The most that its `Session.in_flight` will be on so many cores, or 1. A loader has room
         for that."""

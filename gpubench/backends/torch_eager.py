@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Device, Facts
     from gpubench.cache import Cache
+    from gpubench.workload.data.preprocess import Spec
     from gpubench.workload.models.base import Model
 
     Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -91,43 +92,72 @@ class TorchEager(Backend):
 
         from gpubench.workload.models import builder
 
-        options = cell.chosen(self.options)
+        stream = self._enter(cell, device, stack)
+        module = self._module(cell, state)
+        images = self._input(cell, builder.card(state).spec, stream)
+        stack.enter_context(torch.inference_mode())
+        forward = self._compiled(module, cell, images.tensor)
+        dtype = str(next(module.parameters()).dtype)
+        return self._session(cell, forward, images, dtype)
+
+    def _enter(self, cell: Cell, device: Device, stack: ExitStack) -> torch.cuda.Stream | None:
+        """Set torch's process-wide state as the cell says, until ``stack`` closes."""
         stream = _torch.enter_device(stack, device)
         if device.kind == "cuda":
             _check_hardware(cell.precision)
-        _set_backends(stack, cell.precision == "tf32", bool(options["cudnn_benchmark"]))
+        benchmark = bool(cell.options.get("cudnn_benchmark", False))
+        _set_backends(stack, cell.precision == "tf32", benchmark)
+        return stream
 
-        module = builder.load_module(state)
+    def _module(self, cell: Cell, state: Path) -> torch.nn.Module:
+        """The network in the type and layout that the cell says, on its device."""
+        import torch
+
+        from gpubench.workload.models import builder
+
         dtype = getattr(torch, _DTYPES[cell.precision])
-        layout = torch.contiguous_format
-        if options["memory_format"] == "channels_last":
-            layout = torch.channels_last
-        module = module.to(device.kind, dtype, memory_format=layout)
-        spec = builder.card(state).spec
-        given = dtype if spec.dtype == "float32" else getattr(torch, spec.dtype)
-        images = _torch.Input((cell.batch_size, *spec.shape), given, stream, layout)
+        module = builder.load_module(state)
+        module = module.to(cell.device, dtype, memory_format=self._layout(cell))
+        return _autocast(module, cell) if cell.precision == "amp" else module
 
-        stack.enter_context(torch.inference_mode())
-        autocast = _AUTOCAST[device.kind] if cell.precision == "amp" else None
-        forward = self._compiled(_autocast(module, device.kind, autocast), cell, images.tensor)
-        if options["cuda_graph"] and stream is not None:
-            forward = _captured(forward, images.tensor, stream)
+    def _input(self, cell: Cell, spec: Spec, stream: torch.cuda.Stream | None) -> _torch.Input:
+        import torch
+
+        own = _DTYPES[cell.precision] if spec.dtype == "float32" else spec.dtype
+        shape = (cell.batch_size, *spec.shape)
+        return _torch.Input(shape, getattr(torch, own), stream, self._layout(cell))
+
+    def _layout(self, cell: Cell) -> torch.memory_format:
+        import torch
+
+        chosen = cell.options.get("memory_format")
+        return torch.channels_last if chosen == "channels_last" else torch.contiguous_format
+
+    def _session(
+        self, cell: Cell, forward: Forward, images: _torch.Input, dtype: str
+    ) -> TorchSession:
+        """``forward`` as the cell says, ready to run; ``dtype``: of its weights."""
+        import torch
+
+        graph = bool(cell.options.get("cuda_graph", False))
+        if graph and images.stream is not None:
+            forward = _captured(forward, images.tensor, images.stream)
         images.sync()
         processor = f"cpu, {torch.backends.cpu.get_cpu_capability()}"
         facts: Facts = {
             "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if stream else processor,
-            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
-            "input": str(given).removeprefix("torch."),
-            "autocast": autocast,
+            "device": torch.cuda.get_device_name() if images.stream else processor,
+            "dtype": dtype.removeprefix("torch."),
+            "input": str(images.tensor.dtype).removeprefix("torch."),
+            "autocast": _AUTOCAST[cell.device] if cell.precision == "amp" else None,
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
             "tf32_cudnn": torch.backends.cudnn.allow_tf32,
             "channels_last": images.tensor.is_contiguous(memory_format=torch.channels_last),
             "threads": torch.get_num_threads(),
-            "cuda_graph": options["cuda_graph"],
+            "cuda_graph": graph,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         }
-        if device.kind == "cuda":
+        if images.stream is not None:
             facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
         return TorchSession(forward, images, facts)
 
@@ -186,19 +216,22 @@ def _check_hardware(precision: str) -> None:
         )
 
 
-def _autocast(module: torch.nn.Module, device: str, dtype: str | None) -> Forward:
-    """``module``, in autocast where ``dtype`` says so; entered in each call, as in deployment."""
+def _autocast(module: torch.nn.Module, cell: Cell) -> torch.nn.Module:
+    """``module``, in autocast; entered in each call, as in deployment."""
     import torch
 
-    plain: Forward = module
-    if dtype is None:
-        return plain
+    dtype = getattr(torch, _AUTOCAST[cell.device])
 
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, dtype=getattr(torch, dtype)):
-            return plain(images)
+    class Autocast(torch.nn.Module):  # type: ignore[misc]  # which torch.export takes, too
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
 
-    return forward
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(cell.device, dtype=dtype):
+                return self.network(images)
+
+    return Autocast().eval()
 
 
 def _captured(forward: Forward, images: torch.Tensor, stream: torch.cuda.Stream) -> Forward:

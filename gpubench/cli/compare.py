@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from gpubench.analysis.compare.compare import View
     from gpubench.records.record import RecordFile
     from gpubench.run.ab.driver import ABJob
+    from gpubench.run.ab.setup import SuiteFrom
 
+metric_option = click.option(
+    "--metric",
+    multiple=True,
+    metavar="NAME[=MARGIN]",
+    help="Judged beside speed, in place of the suite's [gate]: "
+    "p99, accuracy, agreement, memory, device_memory, size, cold_start, preparation.",
+)
 delta_option = click.option(
     "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
 )
@@ -41,8 +49,13 @@ MOST_ALPHA = 0.2
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
 COMPARE_FORMATS = ("html", "md", "json")
-EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet")
+EXPORTS = (
+    "pytest-benchmark", "github-action-benchmark", "bencher", "openmetrics", "junit", "csv",
+    "parquet",
+)  # fmt: skip
 """`gpubench.report.exports.FORMATS`, without the import."""
+VERDICT = "verdict.json"
+"""Of an A/B, beside its report: what --json prints."""
 
 
 @click.command()
@@ -51,8 +64,17 @@ EXPORTS = ("pytest-benchmark", "github-action-benchmark", "bencher", "junit", "c
 @click.option("--candidate", multiple=True, help="KEY=VALUE,...: what the candidate is to be.")
 @click.option("--baseline-python", type=path, help="Interpreter (or venv) of the baseline.")
 @click.option("--candidate-python", type=path, help="Interpreter (or venv) of the candidate.")
-@click.option("--baseline-ref", help="Git commit: its environment is made with uv.")
-@delta_option
+@click.option("--baseline-ref", help="Git commit: its files, in an environment made with uv.")
+@click.option("--candidate-ref", help="The same of the candidate; default: the working tree.")
+@click.option(
+    "--suite-from",
+    type=click.Choice(["head", "base"]),
+    default="head",
+    show_default=True,
+    help="Of two commits, whose suite says what is measured: the candidate's or the baseline's.",
+)
+@click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@metric_option
 @click.option(
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
 )
@@ -75,7 +97,10 @@ def ab(
     baseline_python: Path | None,
     candidate_python: Path | None,
     baseline_ref: str | None,
-    delta: str,
+    candidate_ref: str | None,
+    suite_from: SuiteFrom,
+    delta: str | None,
+    metric: tuple[str, ...],
     alpha: str,
     budget: str,
     fail_on: str,
@@ -104,33 +129,37 @@ def ab(
     from gpubench.run.ab import arms, interpreters
     from gpubench.run.ab import setup as ab_setup
     from gpubench.run.record_builder import claimed
-    from gpubench.suite.types import Rule
+    from gpubench.suite import gate
 
     failing = parse_fail_on(fail_on)
     specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
-    rule = Rule(
-        delta=options.percentage("--delta", delta),
-        alpha=options.percentage("--alpha", alpha, MOST_ALPHA),
-    )
+    margin = None if delta is None else options.percentage("--delta", delta)
+    chance = options.percentage("--alpha", alpha, MOST_ALPHA)
+    gate.parse(metric)  # before anything is made
+    rule = partial(gate.rule, words=metric, delta=margin, alpha=chance)
     limit = options.seconds("--budget", budget)
-    if baseline_ref and baseline_python:
-        raise InputError("--baseline-ref and --baseline-python: give one of them")
-    given = (("--baseline-python", baseline_python), ("--candidate-python", candidate_python))
-    before, after = (interpreters.existing(name, p) if p else None for name, p in given)
-    reference = None
-    if baseline_ref:
-        before, commit = interpreters.of_reference(baseline_ref, Cache(cache_dir).root)
-        reference = baseline_ref, commit
-    if before or after:  # both by path, so that both start in the same way
-        before, after = before or Path(sys.executable), after or Path(sys.executable)
-    elif specs[0].values == specs[1].values and not specs[0].values:
+    pythons: list[Path | None] = []
+    revisions: list[interpreters.Made | None] = []
+    for arm, python, ref in (
+        ("--baseline", baseline_python, baseline_ref),
+        ("--candidate", candidate_python, candidate_ref),
+    ):
+        if python and ref is not None:
+            raise InputError(f"{arm}-ref and {arm}-python: give one of them")
+        pythons.append(interpreters.existing(f"{arm}-python", python) if python else None)
+        revisions.append(
+            None
+            if ref is None
+            else interpreters.of_reference(f"{arm}-ref", ref, Cache(cache_dir).root)
+        )
+    if not any((*pythons, *revisions)) and specs[0].values == specs[1].values == {}:
         raise InputError(
             "nothing differs between the arms: name it with --baseline KEY=VALUE and --candidate "
             "KEY=VALUE, with --baseline-python, or with --baseline-ref"
         )
     job = ab_setup.comparison(
-        suite, chosen, specs, (before, after), rule, limit, cache_dir, output, resume,
-        require or (), reference,
+        suite, chosen, specs, (pythons[0], pythons[1]), rule, limit, cache_dir, output, resume,
+        require or (), (revisions[0], revisions[1]), suite_from,
     )  # fmt: skip
     job = msgspec.structs.replace(job, out=output or claimed(job.out))
     sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
@@ -140,6 +169,7 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     from gpubench.analysis.compare.compare import view as compared
     from gpubench.analysis.compare.verdicts import exit_code
     from gpubench.records.record import RECORDS
+    from gpubench.report import json_report
     from gpubench.report.html import page
     from gpubench.report.sections import compare as told
     from gpubench.run.ab import driver as pairs
@@ -156,6 +186,8 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
     view = compared(*files)
     code = exit_code(view.rows, failing)
     cli_terminal.save_report(job.out, page.comparison(view, code))
+    verdict = json_report.comparisons(view.rows, rule=view.rule, code=code)
+    cli_terminal.save(job.out / VERDICT, verdict + "\n")
     _tell(screen, view, code, as_json, github)
     _reasons(files, view)
     if quiet and not as_json and code:
@@ -202,6 +234,7 @@ def _tell(
 ) -> None:
     """Verdicts on the terminal or as JSON; on GitHub in the job's summary as well."""
     from gpubench.report import github_actions, json_report, terminal
+    from gpubench.report.sections import compare as told
 
     found, rule = view.rows, view.rule
     if as_json:
@@ -210,6 +243,8 @@ def _tell(
         )
     else:
         screen.print(terminal.comparison(found, rule=rule, code=code, everything=everything))
+        if said := told.unjudged(view):
+            screen.print(said)
     if github_actions.wanted(asked):
         github_actions.publish(
             github_actions.summary(found, rule=rule, code=code),
@@ -222,6 +257,7 @@ def _tell(
 @click.argument("base")
 @click.argument("candidate", required=False)
 @click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@metric_option
 @click.option("--alpha", help="Chance of a false alarm in the suite.  [default: 1%]")
 @fail_on_option
 @click.option(
@@ -237,6 +273,7 @@ def compare(
     base: str,
     candidate: str | None,
     delta: str | None,
+    metric: tuple[str, ...],
     alpha: str | None,
     fail_on: str,
     allow_different: tuple[str, ...],
@@ -284,8 +321,9 @@ def compare(
         )
     allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
     view = compared(
-        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions
-    )
+        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions,
+        judged=metric,
+    )  # fmt: skip
     code = exit_code(view.rows, failing)
     if output:
         cli_terminal.save(output, _document(form, view, code))

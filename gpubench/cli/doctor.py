@@ -307,7 +307,7 @@ def _compiler() -> Check:
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
         if name and (found := shutil.which(name)):
             return Check("C++ compiler", "ok", found)
-    detail = "none found; torch-compile needs one on the CPU"
+    detail = "none found; torch-compile and aot-inductor need one on the CPU"
     return Check("C++ compiler", "missing", detail, "apt-get install g++")
 
 

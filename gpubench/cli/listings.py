@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpubench import units
-from gpubench.analysis.compare.sequential_test import outlook
+from gpubench.analysis.compare.metrics import outlook
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.cli import options
@@ -22,8 +22,8 @@ from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run.plan import Durations, sampling_s, task_seconds, undecidable
 from gpubench.run.tune.space import options as space_options
-from gpubench.suite import file
-from gpubench.suite.types import MIN_BLOCKS, Rule
+from gpubench.suite import file, gate
+from gpubench.suite.types import MIN_BLOCKS
 from gpubench.workload.models import registry as networks
 
 if TYPE_CHECKING:
@@ -68,10 +68,8 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             "order of its own"
         )
     )
-    each = [2 * task_seconds(cell, policy, seen) for cell in plan.cells]
-    if each:
-        budget_s = options.seconds("--budget", options.AB_BUDGET)
-        parts.append(Text(f"as an A/B: {outlook(each, budget_s, Rule())}"))
+    if plan.cells:
+        parts.append(Text(as_ab(session)))
     if policy.repeats < ENOUGH:
         few = units.count(policy.repeats, "repeat")
         parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))
@@ -87,6 +85,14 @@ def plan_tables(session: RunJob, keys: bool = False) -> Group:
             )
         )
     return Group(*parts)
+
+
+def as_ab(session: RunJob, budget: str = options.AB_BUDGET) -> str:
+    """What its cells take in an A/B, and what ``budget`` finds."""
+    plan, seen = session.plan, Durations(session.cache_dir)
+    each = [2 * task_seconds(cell, plan.suite.policy, seen) for cell in plan.cells]
+    budget_s = options.seconds("--budget", budget)
+    return f"as an A/B: {outlook(each, budget_s, gate.rule(plan.suite.gate))}"
 
 
 def everything() -> Group:

@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from gpubench import __version__, escape
-from gpubench.cli import compare, deploy, inspect, options, run, terminal, tune
+from gpubench.cli import bisect, compare, deploy, init, inspect, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 from gpubench.machine import processes
 
@@ -186,9 +186,11 @@ def completion(shell: str) -> None:
 for _command in (
     *run.COMMANDS,
     *compare.COMMANDS,
+    *bisect.COMMANDS,
     *tune.COMMANDS,
     *deploy.COMMANDS,
     *inspect.COMMANDS,
+    *init.COMMANDS,
 ):
     cli.add_command(_command)
 

@@ -27,6 +27,7 @@ OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--w
        "--images", "--labels", "--calibration", "--preprocess", "--arguments",
        "--device")  # fmt: skip
 """Those of `options.SELECTION` that mean the same here."""
+UNCONFIRMED = "exit code 3: its gain is not confirmed; a longer --budget gives the A/B more pairs"
 
 
 @click.command()
@@ -50,7 +51,6 @@ OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--w
 )  # fmt: skip
 @click.option("--budget", default="10m", show_default=True,
               help="Time for measuring and building; 30 % of it proves the result.")  # fmt: skip
-@click.option("--space", "file", type=path, help="A TOML file that restricts or extends the space.")
 @click.option(
     "--baseline", multiple=True,
     help="KEY=VALUE,...: what is to be beaten.  [default: torch-eager, fp32]",
@@ -77,7 +77,6 @@ def tune(
     max_accuracy_drop: float | None,
     accuracy_images: int | None,
     budget: str,
-    file: Path | None,
     baseline: tuple[str, ...],
     seed: int,
     output: Path | None,
@@ -93,7 +92,8 @@ def tune(
     What is found is compared with today's default in an interleaved A/B, and written to best.toml.
 
     Exit codes: 0 a configuration is recommended; 1 none is: nothing keeps the limits, whether it
-    does is undecided, or fewer than two backends were measured; 2 bad input; 130 interrupted.
+    does is undecided, or fewer than two backends were measured; 2 bad input; 3 one is, but the A/B
+    did not confirm its gain in time; 130 interrupted.
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
@@ -112,7 +112,7 @@ def tune(
     job = setup.job(
         chosen | {"model": model},
         goal.Goal(goal.metric("--objective", objective), tuple(limits)),
-        floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline, file=file,
+        floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline,
         cache_dir=cache_dir, output=output, resume=resume,
     )  # fmt: skip
     job = msgspec.structs.replace(job, out=output or claimed(job.out))
@@ -163,7 +163,8 @@ def _write(job: TuneJob, outcome: Outcome) -> None:
 
 
 def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet: bool) -> int:
-    """The result for whoever asked."""
+    """The result for whoever asked, and the exit code."""
+    from gpubench.analysis.tune import result
     from gpubench.report.sections import recommendation
     from gpubench.run.tune import driver as searching
 
@@ -173,12 +174,16 @@ def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet:
     lines = recommendation.lines(file, evidence)
     for line in lines:
         screen.print(line, highlight=False)
-    if quiet and not as_json and not outcome.best:
-        escape.tell(f"error: {lines[0]}")
+    unconfirmed = result.view(file, evidence).unconfirmed
+    why = f"error: {lines[0]}" if not outcome.best else f"warning: {UNCONFIRMED}" * unconfirmed
+    if quiet and why and (unconfirmed or not as_json):
+        escape.tell(why)
+    if unconfirmed:
+        screen.print(UNCONFIRMED, soft_wrap=True)
     if outcome.best:
         screen.print(f"configuration: {job.out / searching.BEST}", soft_wrap=True)
     screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
-    return 0 if outcome.best else 1
+    return 1 if not outcome.best else 3 if unconfirmed else 0
 
 
 def _part(option: str, words: str | None) -> float | None:

@@ -73,10 +73,9 @@ OPENVINO_REPORTER = "openvino_telemetry"
 
 def libraries() -> dict[str, str]:
     """Versions of the installed packages that take part in computing."""
-    found = {
-        re.sub(r"[-_.]+", "-", str(d.metadata["Name"] or "")).lower(): d.version
-        for d in distributions()
-    }
+    found: dict[str, str] = {}
+    for d in distributions():  # the first on the path is what is imported
+        found.setdefault(re.sub(r"[-_.]+", "-", str(d.metadata["Name"] or "")).lower(), d.version)
     return {name: found[name] for name in sorted(found) if LIBRARIES.fullmatch(name)}
 
 

@@ -15,6 +15,7 @@ from gpubench.suite.types import Natural
 Share = Annotated[float, Meta(ge=0, le=1)]
 Error = Annotated[float, Meta(ge=0)]
 Score = Annotated[float, Meta(ge=-1, le=1)]
+Answer = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Picture = Annotated[str, Meta(max_length=8192, pattern=r"\A(/9j/[A-Za-z0-9+/]+={0,2})?\Z")]
 """Base64 that begins as a JPEG does: readers put it into a page as it is."""
 
@@ -39,6 +40,25 @@ class Disagreement(Struct, frozen=True, kw_only=True):
     """The right answer; '': not known."""
     thumbnail: Picture = ""
     """What the network saw: a small JPEG, base64."""
+
+
+class Answers(Struct, frozen=True, kw_only=True):
+    """What a cell answered to each picture that it was asked about, for the same of another arm."""
+
+    pictures: str
+    """Digest of their names and labels and of the number of classes: only equal ones are paired."""
+    given: list[Answer]
+    """Class by picture; -1: not finite. One asked about several times: a wrong answer, if any."""
+    labels: list[Answer]
+    """Likewise; -1: not known."""
+
+
+class Changed(Struct, frozen=True, kw_only=True):
+    """Interleaved A/B: pictures that the candidate answered otherwise than the baseline."""
+
+    pictures: Natural
+    shown: Annotated[list[Disagreement], Meta(max_length=1000)]
+    """The first MOST_SHOWN: ``expected`` is the baseline's answer; scores (-1) are not known."""
 
 
 class Parity(Struct, frozen=True, kw_only=True):
@@ -80,6 +100,8 @@ class Parity(Struct, frozen=True, kw_only=True):
     """Different images answered otherwise than by the reference at least once."""
     disagreements: Annotated[list[Disagreement], Meta(max_length=1000)] = []
     """The first MOST_SHOWN of them."""
+    answers: Answers | None = None
+    """Of the first repeat, which asks about the most images."""
 
 
 def over_repeats(checks: Sequence[Parity]) -> Parity | None:
@@ -106,6 +128,7 @@ def over_repeats(checks: Sequence[Parity]) -> Parity | None:
         accurate=all(p.accurate for p in checks),
         disagreeing=apart.disagreeing,
         disagreements=apart.disagreements,
+        answers=next((p.answers for p in checks if p.answers), None),
     )
 
 

@@ -1,7 +1,8 @@
 """Results as they are stored: one header line, then one JSON line for each task.
 
 Raw nanoseconds are stored and every statistic is derived when the file is read. Schemas 1 to 5 were
-never released and are not read any more; 6 holds what 5 did.
+never released and are not read any more; 6 holds what 5 did. What came later has a default, and is
+passed over by who does not know it: `Parity.answers`, `Record.changed`, fact ``artefact_bytes``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from gpubench.records import samples
-from gpubench.records.parity import Parity, PipelineCheck, over_replicas, worst_pipeline
+from gpubench.records.parity import (
+    Changed,
+    Parity,
+    PipelineCheck,
+    over_replicas,
+    worst_pipeline,
+)
 from gpubench.records.samples import Count, Ns, Samples
 from gpubench.suite.goal import Search
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Natural, Rule, Suite
@@ -40,6 +47,7 @@ FAILURES = {
     "gpu-lost": "the GPU fell off its bus: NVML no longer reaches it",
     "limit": "broke a limit of the search when it was measured again beside today's default",
     "not-run": "the run ended before this task was measured",
+    "incomparable": "its rival in the A/B answers another question",
 }
 
 WRONG = ("parity", "accuracy")
@@ -132,6 +140,8 @@ class Record(Struct, frozen=True, kw_only=True):
     prepare_ns: Annotated[dict[str, Ns], Meta(max_length=1000)] = {}
     """What preparing cost when it was done (export, build, compile), by step, cached or not."""
     parity: Parity | None = None
+    changed: Changed | None = None
+    """Of an A/B's candidate, in the first pair, where some picture is."""
     pipeline: PipelineCheck | None = None
     """Boundary ``pipeline`` only."""
     ceiling: Ceiling | None = None
@@ -239,6 +249,8 @@ class Pairing(Struct, frozen=True, kw_only=True):
     rule: Rule
     rates: bool = False
     """Compared by images/s, whatever the scenario: of a search for throughput."""
+    tree: str = ""
+    """Of an A/B of commits: the folder that this arm has the repository's files in."""
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -295,6 +307,8 @@ NOTED = {
     LABELLING: "",
 }
 """Facts that are a note of the whole run, said once -> what stands before them."""
+ARTEFACT_BYTES = "artefact_bytes"
+"""In `Record.facts`: of all files that the backend made of the model."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

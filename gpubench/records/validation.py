@@ -102,6 +102,8 @@ def record(found: Record) -> None:
         raise ValueError("parity: more right answers than labels")
     if parity and parity.disagreeing < len(parity.disagreements):
         raise ValueError("parity: more disagreements than were counted")
+    if parity and parity.answers and len(parity.answers.given) != len(parity.answers.labels):
+        raise ValueError("parity: not a label for each answer")
     if found.pipeline and found.pipeline.labelled < max(
         found.pipeline.correct, found.pipeline.correct5
     ):

@@ -19,7 +19,7 @@ from msgspec import Struct
 from gpubench import units
 from gpubench.analysis.stats import Estimate, repeats
 from gpubench.analysis.summary import WIDE, Summary, flags_of
-from gpubench.analysis.tables.table import Column, Part
+from gpubench.analysis.tables.table import Amount, Column, Part
 from gpubench.escape import line as line  # every table's text goes through it
 from gpubench.records.record import FAILURES, FLAGS, Header, RecordFile
 from gpubench.suite.types import Cell
@@ -67,17 +67,52 @@ def show(value: Any, unit: str, like: float | None = None) -> Shown:
     """
     if isinstance(value, Estimate):
         return _estimate(value, unit, like)
+    if isinstance(value, Amount):
+        return _amount(value)
     if isinstance(value, Part):
         return Shown(show(value.value, unit).main, units.percent(value.share, 0))
     if isinstance(value, list):
         return Shown(", ".join(show(v, unit).main for v in value) or NOTHING)
     if value is None or value == "":
         return Shown(NOTHING)
+    if unit == "spread":
+        return Shown(percent(value, value))
     if isinstance(value, float) and not unit:
         return Shown(f"{value:.2g}")
     if isinstance(value, float) or unit in (*_SCALE, *_STEPS):
         return _estimate(Estimate(value=value), unit, like)
     return Shown(str(value))
+
+
+def percent(
+    share: float, half: float | None = None, *, signed: bool = False, unit: str = " %"
+) -> str:
+    """0.0534 -> '5.3 %', with as many decimals as a half-width of ``half`` supports.
+
+    None where it is 10 % or more, else 1; 2 below 0.3 %, 3 below 0.03 %.
+    """
+    fitting = math.ceil(-math.log10(100 * half / 3)) if half else 1
+    decimals = min(3, max(int(not half or half < 0.1), fitting))
+    text = f"{100 * share:{'+' if signed else ''},.{decimals}f}"
+    text = text.replace("-", "", 1) if float(text.replace(",", "")) == 0 else text
+    return text + unit
+
+
+def _amount(a: Amount) -> Shown:
+    if a.unit == "bytes":
+        return Shown(units.size(a.value))
+    if a.unit in ("change", "points"):
+        unit = " %" if a.unit == "change" else " points"
+        half = None if a.low is None or a.high is None else (a.high - a.low) / 2
+        main = percent(a.value, half, signed=True, unit=unit)
+        if a.low is None or a.high is None:
+            return Shown(main)
+        ends = (percent(end, half, signed=True, unit="") for end in (a.low, a.high))
+        return Shown(main, f"[{', '.join(ends)}]")
+    if a.unit == "share":
+        return Shown(percent(a.value))
+    rate = a.unit == "images/s"
+    return Shown(f"{units.significant(a.value, 4)}/s" if rate else units.duration(a.value, 4))
 
 
 def _estimate(e: Estimate, unit: str, like: float | None = None) -> Shown:

@@ -151,8 +151,8 @@ def _series(values: list[Any], column: Column) -> pd.Series[Any]:
 
 NO_UNIT = ("x", "fraction", "share", "share of n", "count", "flags", "key")
 """Of a `Column`: what is no unit."""
-_VERDICT_NUMBERS = ("baseline", "candidate", "ratio", "low", "high", "smallest_detectable",
-                    "pair_sd", "p")  # fmt: skip
+_VERDICT_NUMBERS = ("baseline", "candidate", "ratio", "difference", "low", "high",
+                    "smallest_detectable", "pair_sd", "p")  # fmt: skip
 
 
 def frame(files: Sequence[RecordFile]) -> pd.DataFrame:

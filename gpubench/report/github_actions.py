@@ -133,7 +133,7 @@ def commands(comparisons: Sequence[Comparison]) -> list[str]:
     levels = dict.fromkeys(("MISSING", "INCOMPARABLE", "INCONCLUSIVE"), "warning")
     levels["REGRESSED"] = "error"
     found: list[Annotation] = [
-        (levels[c.verdict], f"{c.verdict} {c.label}", compare.sentence(c))
+        (levels[c.verdict], f"{c.verdict} {compare.name(c)}", compare.sentence(c))
         for c in compare.ordered(comparisons)
         if c.verdict in levels
     ]

@@ -21,7 +21,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
     """``{format, runs: [{run, path, header, notes}], tables: [{title, columns, rows, notes}],
     scaling: [{run, cell, one, scaling, efficiency, shown, why_not, causes, not_recorded}],
     pipelines: [{run, cell, breakdown, facts}],
-    disagreements: [{run, cells, disagreeing, images}]}``.
+    disagreements: [{run, than, cells, disagreeing, images}]}``.
 
     The two arms of an interleaved A/B also have ``comparison``: what `comparisons` gives. A search
     that is reported alone has ``recommendation``: what `recommendation.to_json` gives.

@@ -103,21 +103,14 @@ def comparison(
         return "\n".join(lines)
     lines += [compare.counted(comparisons), ""]
     changed, unchanged = compare.split(comparisons)
-    pairs = compare.paired(comparisons)
     if everything:
         changed, unchanged = changed + unchanged, []
-    lines += [*_verdict_rows(changed, pairs), ""] if changed else []
+    open_, shut = (compare.table(rows, comparisons) for rows in (changed, unchanged))
+    lines += [*table_rows(open_, open_.rows), ""] if changed else []
     if unchanged:
-        words = compare.folded(unchanged, rule)
-        lines += [*folded(words, _verdict_rows(unchanged, pairs)), ""]
+        lines += [*folded(compare.folded(unchanged, rule), table_rows(shut, shut.rows)), ""]
     notes = [*compare.notes(comparisons, rule, code), f"{compare.LEGEND}."]
     return "\n".join([*lines, *listed(notes)]) + "\n"
-
-
-def _verdict_rows(comparisons: Sequence[Comparison], pairs: bool) -> list[str]:
-    rows = [compare.row(c, pairs=pairs) | {"why": compare.why(c)} for c in comparisons]
-    right = [name not in ("verdict", "cell", "why") for name in rows[0]]
-    return grid(list(rows[0]), right, [list(row.values()) for row in rows])
 
 
 def section(table: Table) -> list[str]:

@@ -52,9 +52,12 @@ from gpubench.report.terminal_tables import ANSWERS
 from gpubench.suite.types import Rule
 
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
+ORDER = ("verdict", "cell", "metric", "baseline", "candidate", "effect", "pairs", "repeats",
+         "pair sd", "finds")  # fmt: skip
+"""Of a comparison's columns; why is said below."""
 NARROW = {
-    92: ("verdict", "cell", "effect"),
-    110: ("verdict", "cell", "baseline", "candidate", "effect"),
+    92: ("verdict", "cell", "metric", "effect"),
+    110: ("verdict", "cell", "metric", "baseline", "candidate", "effect"),
 }
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 MOST = 10
@@ -380,9 +383,8 @@ def comparison(
     head = text(compare.headline(comparisons, rule, code), f"bold {STYLE[worst]}")
     if not comparisons:
         return head
-    pairs = compare.paired(comparisons)
     changed, unchanged = compare.split(comparisons)
-    rows = _Rows(changed + (unchanged if everything else []), pairs)
+    rows = _Rows(changed + (unchanged if everything else []), comparisons)
     parts: list[RenderableType] = [head, Text(compare.counted(comparisons))]
     parts += [Text(), rows] if rows.comparisons else []
     if unchanged:
@@ -398,16 +400,16 @@ class _Rows(Struct, frozen=True):
     """A line of numbers per cell, and why below it: sentences would break the columns."""
 
     comparisons: list[Comparison]
-    pairs: bool
+    found: Sequence[Comparison]
+    """All that were compared."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = [
-            {name: formatting.line(said) for name, said in compare.row(c, pairs=self.pairs).items()}
-            for c in self.comparisons
-        ]
-        kept = next((k for least, k in NARROW.items() if options.max_width < least), tuple(rows[0]))
-        names = [name for name in rows[0] if name in kept]
-        more = [name for name in rows[0] if name not in kept]
+        rows = [{name: formatting.line(said) for name, said in row.items()}
+                for row in compare.texts(self.comparisons, self.found)]  # fmt: skip
+        every = [name for name in ORDER if name in rows[0]]
+        kept = next((k for least, k in NARROW.items() if options.max_width < least), every)
+        names = [name for name in every if name in kept]
+        more = [name for name in every if name not in kept]
         widths = {n: max(cell_len(n), *(cell_len(row[n]) for row in rows)) for n in names}
         others = sum(w + 2 for name, w in widths.items() if name != "cell")
         widths["cell"] = max(20, min(widths["cell"], options.max_width - others))

@@ -118,7 +118,7 @@ def line(
     """``first``: style of a verdict; ``flags``: of flags."""
     made = Grid.grid(padding=(0, 2, 0, 0))
     for name, width in widths.items():
-        left = name in ("verdict", "cell", "flags")
+        left = name in ("verdict", "cell", "metric", "flags")
         made.add_column(width=width, justify="left" if left else "right", overflow="fold")
     styles = {"verdict": first, "flags": flags}
     made.add_row(*(Text(row[name], style=styles.get(name, style)) for name in widths))

@@ -15,6 +15,7 @@ from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline import loader
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import Decoder
+from gpubench.suite.grid import combinations
 from gpubench.suite.types import Catalog, Cell, Suite
 from gpubench.workload.models import given_input, registry
 from gpubench.workload.models.onnx_model import refusal
@@ -66,11 +67,13 @@ def unsupported(cell: Cell, backend: Backend) -> str | Lack | None:
 def _unsupported(cell: Cell) -> str | None:
     """Why its network cannot be had so, or why there is no such path, or None."""
     if network := registry.seen(cell.workload):
-        own, fixed, dtype = network
-        if reason := given_input.refusal(cell.model, dtype, cell.input):
+        if reason := network.refusal(cell):
             return reason
-        asked = own if own == "fp32" else cell.precision  # of fp32, backends make others
-        if reason := refusal(cell.model, own, fixed, asked, cell.batch_size):
+        if reason := given_input.refusal(cell.model, network.dtype, cell.input):
+            return reason
+        own = network.precision  # of fp32, backends make others, where they still can
+        asked = own if own == "fp32" and not network.backend else cell.precision
+        if reason := refusal(cell.model, own, network.batch, asked, cell.batch_size):
             return reason
     if cell.boundary != "pipeline":
         return None
@@ -154,6 +157,19 @@ def device_of(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
     """The one that its cells are for here."""
     wanted = suite.axes.device
     return wanted if wanted != "auto" else ("cuda" if gpus else "cpu")
+
+
+def refusals(suite: Suite, device: Literal["cpu", "cuda"]) -> dict[str, str]:
+    """Backend -> why it cannot take the suite's network in fp32, by the words alone; '': it can.
+
+    Imports nothing, so that it works where no runtime is installed.
+    """
+    cell = next(combinations(suite, device, 1))
+    found = {}
+    for backend in filter(lambda one: one.computes, map(base.get, base.names())):
+        asked = replace(cell, backend=backend.name, precision="fp32", batch_size=1, options={})
+        found[backend.name] = backend.unsupported(asked) or ""
+    return found
 
 
 def backends_of(suite: Suite) -> dict[str, base.Backend]:

@@ -103,11 +103,12 @@ def prepare(
     watcher: Watcher,
     held: Held | None = None,
     limit_s: float = math.inf,
+    made: messages.Prepared | None = None,
 ) -> Iterator[Ready | NotReady]:
     """Reference and artefact of every cell, when it is asked for.
 
     ``broken``: modules that ``agent`` cannot import. ``limit_s``: of one step, where the policy has
-    more.
+    more. ``made``: the artefact, where there is one already.
 
     Raises InputError for a model, weights or images that do not serve: no cell could be measured;
     for images that int8 cannot be calibrated on; and for what is no longer as it was ``held``.
@@ -131,6 +132,8 @@ def prepare(
                 held.late[key] = reply
             references[key] = reply
         same = family(cell)
+        if made:
+            artefacts[same] = made
         if same not in artefacts and isinstance(references[key], messages.Prepared):
             watcher.task(cell, "export, build, compile", 0)
             cores = plan.cores_of(cell)[0]

@@ -86,22 +86,25 @@ class Draft(Struct, frozen=True):
     data: Data
     rules: Schema
 
-    def suite(self, overrides: Mapping[str, Any] | None = None) -> Suite:
+    def suite(
+        self, overrides: Mapping[str, Any] | None = None, own: Callable[[str], str] = str
+    ) -> Suite:
         """The suite, with ``overrides`` in place of what the file says.
 
         They come from the command line: keys of `Workload`, `Axes` and `Policy`; values, or lists
         of them, may be strings ("8"). None means not given. A single ``repeats`` also sets
         ``max_repeats``. Paths are relative to the suite file, in overrides to the working
-        directory. Raises SuiteError with all mistakes.
+        directory; ``own`` says of each absolute one what takes its place. Raises SuiteError with
+        all mistakes.
         """
         given = {key: value for key, value in (overrides or {}).items() if value is not None}
         values, places, found = self._typed(given)
         if not found:
-            suite = _convert(self.path, _merge(self, values), self.rules)
-            own = suite
+            suite = _convert(self.path, _merge(self, values, own), self.rules)
+            plain = suite
             if values["axes"]:
-                own = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
-            found = list(itertools.islice(_cross_checks(suite, own, self.data), MOST + 1))
+                plain = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
+            found = list(itertools.islice(_cross_checks(suite, plain, self.data), MOST + 1))
         if found:
             raise toml_file.error(WHAT, self.path, found, places)
         return suite
@@ -173,23 +176,27 @@ def load(name_or_path: str, catalog: Catalog, overrides: Mapping[str, Any] | Non
 # ------------------------------------------------------------------------------ reading
 
 
-def _merge(draft: Draft, values: Mapping[str, dict[str, Any]]) -> Data:
+def _merge(
+    draft: Draft, values: Mapping[str, dict[str, Any]], instead: Callable[[str], str]
+) -> Data:
     """The file's data with the overrides, ``values`` by section, in it."""
     own: dict[str, dict[str, Any]] = {s: draft.data.get(s, {}) for s in SECTIONS}
-    work, policy = _placed(own["workload"], draft.path.parent), values["policy"]
-    chosen = values["workload"]
+    work, policy, chosen = dict(own["workload"]), values["policy"], values["workload"]
     said = _preprocess(work.pop("preprocess", {}), chosen.get("preprocess", {}))
     if "arguments" in chosen:
         said["arguments"] = work.pop("arguments", {}) | chosen["arguments"]
     model = chosen.get("model")
     if model and default_weights(model) != default_weights(work.get("model", "")):
         work.pop("weights", None)  # their default follows the kind of model
-    if model and model != work.get("model"):
+    if model and (model_path(model) or model != work.get("model")):
         work.pop("arguments", None)
+    work = {key: value for key, value in work.items() if key not in chosen}
     if "repeats" in policy:
         policy = {"max_repeats": policy["repeats"]} | policy
     merged = draft.data | {
-        "workload": work | _placed(values["workload"], Path.cwd()) | said,
+        "workload": _placed(work, draft.path.parent, instead)
+        | _placed(chosen, Path.cwd(), instead)
+        | said,
         "axes": own["axes"] | values["axes"],
         "policy": own["policy"] | policy,
     }
@@ -212,22 +219,25 @@ def _preprocess(own: Data, chosen: Data) -> Data:
     return {"preprocess": said} if said else {}
 
 
-def _placed(work: Data, base: Path) -> Data:
-    """With absolute paths."""
+def _placed(work: Data, base: Path, instead: Callable[[str], str]) -> Data:
+    """With absolute paths: below ``base``, or what is taken ``instead``."""
     work = dict(work)
     model = work.get("model", "")
     if path := model_path(model):
-        place = _located(base, path)  # what is called 'hf/...' may also lie elsewhere
+        place = instead(_located(base, path))  # what is called 'hf/...' may also lie elsewhere
         if source_of(model) != "hf" or _is(Path(place), Path.exists):
             work["model"] = with_path(model, place)
-    for key, keywords in (("weights", WEIGHTS), ("images", IMAGES)):
-        if key in work and work[key] not in keywords:
-            place = _located(base, work[key])
-            found = weights_file(place)[0] if key == "weights" else place
-            work[key] = place if _is(Path(found), Path.exists) else work[key]
+    if work.get("weights", "probe") not in WEIGHTS:
+        path, key = weights_file(_located(base, work["weights"]))
+        place = instead(path)
+        found = _is(Path(place), Path.exists)
+        work["weights"] = f"{place}#{key}" if found and key else place if found else work["weights"]
+    if work.get("images", "digits") not in IMAGES:
+        place = instead(_located(base, work["images"]))
+        work["images"] = place if _is(Path(place), Path.exists) else work["images"]
     for key in ("labels", "calibration"):
         if work.get(key):
-            work[key] = _located(base, work[key])
+            work[key] = instead(_located(base, work[key]))
     return work
 
 
@@ -245,6 +255,7 @@ def _convert(path: Path, data: Data, rules: Schema) -> Suite:
         policy=msgspec.convert(policy, Policy),
         exclude=exclusions(data),
         baseline=data["baseline"],
+        gate={name: float(margin) for name, margin in data.get("gate", {}).items()},
     )
 
 

@@ -21,6 +21,7 @@ from msgspec import UNSET
 
 from gpubench import escape
 from gpubench.suite import types
+from gpubench.suite.gate import METRICS, Metric
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Catalog, Option
 
 Schema = dict[str, Any]
@@ -98,6 +99,8 @@ HELP = {
     "dispatch": "Throughput over replicas. independent: each runs for itself. static, dynamic: one "
     "job, handed out in equal shares beforehand, or batch by batch to whoever is free.",
     "options": "Per backend, its own options: a value, or a list that becomes an axis.",
+    "gate": "What `gpubench ab` and `gpubench compare` judge, and how much of it does not matter: "
+    "shares (0.02 is 2 %); of accuracy and agreement percentage points.",
     "policy": "How long to measure and when to stop; times in seconds.",
     "exclude": "Drops every cell that matches all pairs of the rule; a list matches any of its "
     "values. Keys are axes or names of options.",
@@ -212,6 +215,7 @@ def schema(catalog: Catalog) -> Schema:
         ),
         "axes": table(axes, required=["backend"]),
         "policy": _policy(),
+        "gate": table({name: _margin(metric) for name, metric in METRICS.items()}),
         "exclude": {
             "type": "array",
             "items": table({k: scalar_or_list(v) for k, v in rule.items()}) | {"minProperties": 1},
@@ -256,6 +260,12 @@ def _policy() -> Schema:
             kind.setdefault("maximum", limit)
         out[name] = kind
     return table(out)
+
+
+def _margin(metric: Metric) -> Schema:
+    least = "exclusiveMinimum" if metric.noise == "pairs" else "minimum"
+    most = 100 if metric.points else 1
+    return {"type": "number", least: 0, "exclusiveMaximum": most, "description": metric.help}
 
 
 def _preprocess() -> Schema:

@@ -177,6 +177,8 @@ class Rule(Struct, frozen=True, kw_only=True):
         7, 9, 13, 19, 28, 41, 60, 90, 120,
     )  # fmt: skip
     """Numbers of pairs of a cell at which it is looked at, ascending; the last is the most."""
+    metrics: tuple[tuple[str, Annotated[float, Meta(ge=0, lt=1)]], ...] = ()
+    """What is judged beside speed, and its margin: see `gpubench.suite.gate`."""
 
     def __post_init__(self) -> None:
         if list(self.looks) != sorted({*self.looks}):
@@ -356,3 +358,5 @@ class Suite(Struct, frozen=True, kw_only=True):
     exclude: tuple[dict[str, OptionValue], ...] = ()
     baseline: str
     """The backend that speed-ups are relative to."""
+    gate: dict[str, float] = {}
+    """Metric -> margin, as the suite says it: see `gpubench.suite.gate`."""

@@ -6,16 +6,18 @@ Right answers by label, the floors of accuracy, and the images that were answere
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 from io import BytesIO
 from math import inf
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubench import escape
 from gpubench.errors import CellFailed, InputError
-from gpubench.records.parity import MOST_SHOWN, Disagreement, Parity
+from gpubench.records.parity import MOST_SHOWN, Answers, Changed, Disagreement, Parity
 from gpubench.suite.types import Policy
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
@@ -99,8 +101,51 @@ def check(
         accurate=accurate(counts, policy) if whole else True,
         disagreeing=disagreeing,
         disagreements=shown,
+        answers=kept(
+            reference, picked, answers, wrong, max(policy.parity_images, policy.accuracy_images)
+        ),
         **counts,
     )
+
+
+def kept(
+    reference: Reference,
+    picked: NDArray[np.intp],
+    answers: NDArray[np.intp],
+    wrong: NDArray[np.bool_],
+    most: int,
+) -> Answers:
+    """What a record keeps of (batches, slots) ``answers``: one for each of the first ``most``
+    images, which whatever batch size asks about."""
+    given = np.full(len(reference.labels), -1)
+    given[picked] = answers
+    given[picked[wrong]] = answers[wrong]
+    n = min(most, int(picked.max()) + 1)  # `reference.batches` begins at the first
+    labels = reference.labels[:n].tolist()
+    about = [reference.names[:n], labels, reference.logits.shape[1]]
+    pictures = sha256(msgspec.json.encode(about)).hexdigest()[:16]
+    return Answers(pictures=pictures, given=given[:n].tolist(), labels=labels)
+
+
+def changed(
+    base: Reference, candidate: Reference, before: Answers, after: Answers
+) -> Changed | None:
+    """Pictures to which two arms gave different answers, as the candidate's network saw them; None
+    where they were not asked about the same, or none is."""
+    if before.pictures != after.pictures or before.given == after.given:
+        return None
+    both = list(zip(before.given, after.given, strict=True))
+    differ = [n for n, (old, new) in enumerate(both) if old != new]
+    shown = [
+        Disagreement(
+            name=_short(candidate.names[n], MOST_NAME), answer=_class(candidate, both[n][1]),
+            score=-1.0, expected=_class(base, both[n][0]), expected_score=-1.0,
+            label=_class(candidate, after.labels[n]) if after.labels[n] >= 0 else "",
+            thumbnail=thumbnail(candidate.images[n], candidate.spec),
+        )
+        for n in differ[:MOST_SHOWN]
+    ]  # fmt: skip
+    return Changed(pictures=len(differ), shown=shown)
 
 
 def _compare(
@@ -200,10 +245,6 @@ def disagreements(
 
 
 def _told(reference: Reference, image: int, logits: NDArray[np.float32]) -> Disagreement:
-    def name(number: int) -> str:
-        known = reference.classes
-        return _short(known[number] if number < len(known) else str(number), MOST_CLASS)
-
     def score(answers: NDArray[np.float32], at: int) -> float:
         return float(outputs.scores(answers[None].astype(np.float64), reference.output)[0, at])
 
@@ -212,13 +253,21 @@ def _told(reference: Reference, image: int, logits: NDArray[np.float32]) -> Disa
     label = int(reference.labels[image])
     return Disagreement(
         name=_short(reference.names[image], MOST_NAME),
-        answer=name(answer) if finite else "not finite",
+        answer=_class(reference, answer if finite else -1),
         score=score(logits, answer) if finite else -1.0,
-        expected=name(expected),
+        expected=_class(reference, expected),
         expected_score=score(reference.logits[image], expected),
-        label=name(label) if label >= 0 else "",
+        label=_class(reference, label) if label >= 0 else "",
         thumbnail=thumbnail(reference.images[image], reference.spec),
     )
+
+
+def _class(reference: Reference, number: int) -> str:
+    """Its name, or its number; -1: there is none."""
+    if number < 0:
+        return "not finite"
+    known = reference.classes
+    return _short(known[number] if number < len(known) else str(number), MOST_CLASS)
 
 
 def _short(text: str, most: int) -> str:

@@ -59,6 +59,13 @@ class _About(Struct, frozen=True, kw_only=True):
     """Of every record, see `gpubench.records.record.NOTED`: what was left out, taken or assumed."""
 
 
+class About(_About, frozen=True, kw_only=True):
+    """What is known of a reference without its arrays."""
+
+    outputs: int
+    """Numbers that an image is answered with."""
+
+
 class Labels(Struct, frozen=True):
     """Which classes of a network those of a data set are."""
 
@@ -164,9 +171,10 @@ def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
     """Which of the network's classes the labels of a data set are, if any.
 
     Digits count for a network of digits only, all others for any other network. Numbers are the
-    network's own, from 0, and not all need occur. Names of ImageNet's classes have its numbers
-    where the network has a thousand. Any other names, as many as the network has classes, are
-    numbered in sorted order, as ImageFolder does. ``by_file``: a file says the labels.
+    network's own, from 0, and not all need occur. Names are looked up among the network's own,
+    or ImageNet's where it has a thousand and none of its own. WordNet ids, and names of a network
+    that has none, are numbered in sorted order, as ImageFolder does, where they are as many as its
+    classes. ``by_file``: a file says the labels.
     """
     about, wanted = dataset.about, model.num_classes
     if model.label_source is None:
@@ -180,10 +188,17 @@ def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
     used = set(dataset.arrays["labels"].tolist())
     folders = about.kind == "folder" and not (by_file or about.archives)
     names = [name for i, name in enumerate(about.classes) if i in used or not folders]
-    if all(map(label_files.is_number, names)):
+    own = _synonyms(model.class_names)
+    if own and (numbers := _by_name(names, own)):
+        said = ""
+    elif all(map(label_files.is_number, names)):
         numbers, said = _numbered(names, wanted, folders)
     elif wanted == SYNSETS and (numbers := _imagenet(names)):
         said = f"{_some(names, folders)}: taken for classes of ImageNet, by name"
+    elif own and not all(map(WNID.fullmatch, names)):
+        unknown = [name for name in names if not _by_name([name], own)]
+        numbers, shown = {}, _some([*model.class_names], folders=False)
+        said = f"{_some(unknown, folders)} that the network does not have: it knows {shown}"
     else:
         if len(about.classes) == wanted:  # of which some have no pictures here
             names = list(about.classes)
@@ -193,6 +208,15 @@ def match(dataset: Pictures, model: Model, by_file: bool) -> Labels:
             said = f"{_some(left, folders)} without pictures: no classes; {said}".rstrip("; ")
     said = "; ".join(filter(None, (said, about.notes)))
     return Labels(tuple(numbers.get(n, -1) for n in about.classes) if numbers else (), said)
+
+
+def _synonyms(classes: tuple[str, ...]) -> dict[str, int]:
+    """Name -> number, of 'tench, Tinca tinca' both names; -1: of more than one class."""
+    found: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        for one in {name, *(part.strip() for part in name.split(","))}:
+            found[one] = -1 if one in found else number
+    return found
 
 
 def _some(names: list[str], folders: bool) -> str:
@@ -259,6 +283,11 @@ def _imagenet(names: list[str]) -> dict[str, int]:
 
     exact = {name: number for number, name in enumerate(_IMAGENET_CATEGORIES)}
     exact |= {wnid: exact[words[0]] for wnid, words in Imagenette._WNID_TO_CLASS.items()}
+    return _by_name(names, exact)
+
+
+def _by_name(names: list[str], exact: dict[str, int]) -> dict[str, int]:
+    """Name -> number, where ``exact`` has all of them, but for case, spaces and dashes; else {}."""
     plain: dict[str, int] = {}
     for name, number in exact.items():
         plain[_plain(name)] = -1 if _plain(name) in plain else number  # a dog, and a garment
@@ -374,6 +403,18 @@ def load(path: Path) -> Reference:
         path=path,
         **msgspec.structs.asdict(about),
     )
+
+
+def about(path: Path) -> About | None:
+    """Of the reference that `build` left at ``path``; None: another version's has another form."""
+    import numpy as np
+
+    try:
+        said = msgspec.json.decode((path / "about.json").read_bytes(), type=_About)
+        logits = np.load(path / "logits.npy", mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return About(outputs=logits.shape[1], **msgspec.structs.asdict(said))
 
 
 def batches(batch_size: int, pool: int, at_least: int) -> list[NDArray[np.intp]]:

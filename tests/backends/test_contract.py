@@ -23,14 +23,22 @@ from gpubench.workload.models import builder, given_input
 from tests.backends import contract, tiny
 
 NAMES = base.names()
-SLOW = {"torch-compile"}
-TAKES_ARRAYS = {"torch-eager", "torch-compile", "onnxruntime", "openvino"}
+SLOW = {"torch-compile", "aot-inductor"}
+TAKES_ARRAYS = {"torch-eager", "torch-compile", "aot-inductor", "onnxruntime", "openvino"}
 """As they are, of a loader; fp32 on a CPU."""
 KINDS = {"bool": bool, "int": int, "float": float, "str": str}
 
 
 def test_the_built_ins_are_registered() -> None:
-    expected = {"torch-eager", "torch-compile", "onnxruntime", "tensorrt", "openvino", "null"}
+    expected = {
+        "torch-eager",
+        "torch-compile",
+        "aot-inductor",
+        "onnxruntime",
+        "tensorrt",
+        "openvino",
+        "null",
+    }
     assert expected <= set(NAMES)
 
 

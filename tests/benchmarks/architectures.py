@@ -1,9 +1,10 @@
 """Which backend takes which architecture: `python -m tests.benchmarks.architectures`.
 
-Each network, with random weights (``--weights probe``: the fitted ones), goes through `gpubench
-run` with every backend, one process at a time; parity against eager fp32 is checked as always. A
-cell that is not ok has the reason that gpubench gave. Results are kept after every network, so that
-an interrupted run goes on where it was: README.md and architectures.json below -o.
+Each network, with random weights, goes through every backend in fp32, as `gpubench run` does it;
+parity against eager fp32 is checked as always. With ``--weights probe`` it is fitted first, and
+checked in what ``--backend`` says, such as torch-eager:bf16 or openvino:int8. A cell that is not ok
+has the reason that gpubench gave. Results are kept after every cell, so that an interrupted run
+goes on where it was, and several may share an output: README.md and architectures.json below -o.
 """
 
 from __future__ import annotations
@@ -11,20 +12,37 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
+from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
+from msgspec.structs import replace
+
 from gpubench import __version__
-from gpubench.errors import GpubenchError
-from gpubench.records.reader import read
+from gpubench.backends import base
+from gpubench.machine.environment import cpu_model
+from gpubench.run import record_builder
+from gpubench.run.agent.client import AgentClient
+from gpubench.run.agent.messages import BuildReference, Done, Measure, Prepare, Prepared
+from gpubench.suite.types import Cell, Policy
+from gpubench.workload.models import builder
 
 HERE = Path(__file__).parents[2] / "reports" / "reference" / "models"
-BACKENDS = ("torch-eager", "onnxruntime", "openvino", "torch-compile")
-PACKAGES = ("torch", "torchvision", "timm", "openvino", "onnx", "onnxscript")
+BACKENDS = ("torch-eager", "onnxruntime", "openvino", "torch-compile", "aot-inductor")
+PACKAGES = ("torch", "torchvision", "timm", "onnxruntime-gpu", "openvino", "onnx", "onnxscript")
+MOST = 500
+"""Characters of a reason."""
+WORDS = {
+    "random": "## Parity\n\n{} networks with random weights, fp32, batch 1: the largest relative "
+    "error of the answers to four pictures, against eager PyTorch.",
+    "probe": "## Probe weights, bf16 and int8\n\n{} networks with probe weights: their accuracy "
+    "on 100 digits that were not fitted; in another precision the share of answers to 64 further "
+    "digits that are those of eager PyTorch in fp32 / their largest relative error.",
+}
 TORCHVISION = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2",
     "densenet121", "googlenet", "inception_v3", "squeezenet1_1", "shufflenet_v2_x1_0",
@@ -35,8 +53,9 @@ TORCHVISION = (
 TIMM = (
     "vit_tiny_patch16_224", "vit_small_patch32_224", "deit_tiny_patch16_224",
     "deit3_small_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224",
-    "swinv2_cr_tiny_ns_224", "convnext_nano", "convnextv2_nano", "mobilenetv4_conv_small",
-    "mobilenetv4_hybrid_medium", "efficientnet_lite0", "tf_efficientnetv2_b0",
+    "swinv2_cr_tiny_ns_224", "convnext_atto", "convnext_nano", "convnextv2_nano",
+    "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "efficientnet_lite0",
+    "tf_efficientnetv2_b0",
     "efficientvit_b0", "maxvit_pico_rw_256", "coatnet_nano_rw_224", "mobilevit_xs",
     "mobileone_s0", "repvgg_a0", "ghostnet_100", "hrnet_w18_small", "dla34", "res2net50_26w_4s",
     "resnest14d", "xcit_nano_12_p16_224", "poolformer_s12", "levit_128s", "fastvit_t8",
@@ -44,95 +63,143 @@ TIMM = (
 )  # fmt: skip
 MODELS = (*TORCHVISION, *(f"timm/{name}" for name in TIMM))
 
-SUITE = """
-[axes]
-backend = {backends}
-device = "cpu"
-scenario = "latency"
-[policy]
-repeats = 1
-warmup_iterations = 1
-warmup_s = 0.01
-duration_s = 0.05
-max_samples = 5
-parity_images = 4
-timeout_s = 600
-prepare_timeout_s = 1200
-"""
+POLICY = Policy(
+    repeats=1, warmup_iterations=1, warmup_s=0.01, duration_s=0.05, max_samples=5,
+    parity_images=4, timeout_s=900, prepare_timeout_s=1800,
+)  # fmt: skip
+ANSWERS = 64
+"""That are compared where rounding may change them: of probes, and in another precision."""
 
 
-def measured(model: str, weights: str, cache_dir: Path) -> dict[str, dict[str, Any]]:
-    """By backend, what became of its cell."""
-    with tempfile.TemporaryDirectory() as folder:
-        suite, out = Path(folder, "architectures.toml"), Path(folder, "out")
-        suite.write_text(SUITE.format(backends=json.dumps(BACKENDS)))
-        words = ["run", suite, "--model", model, "--weights", weights, "-q", "-o", out]
-        done = subprocess.run(
-            [sys.executable, "-m", "gpubench", *map(str, words), "--cache-dir", str(cache_dir)],
-            capture_output=True, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        try:
-            records = read(out).records
-        except GpubenchError:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            return {name: {"status": "failed", "reason": said[-1][:500]} for name in BACKENDS}
-    return {
-        record.cell.backend: {
-            "status": record.status,
-            "reason": " ".join(filter(None, (record.kind, record.reason)))[:500],
-            "relative_error": record.parity and record.parity.relative_error,
-        }
-        for record in records
-    }
+def measured(agent: AgentClient, cell: Cell, core: int) -> dict[str, Any]:
+    """What becomes of a cell: as `gpubench run` does it, but for rooflines."""
+    begin, policy = monotonic(), POLICY
+    if cell.weights == "probe":
+        policy = replace(policy, parity_images=ANSWERS)
+
+    def told(status: str, reason: str = "", **more: Any) -> dict[str, Any]:
+        seconds = round(monotonic() - begin)
+        return {"status": status, "reason": reason[:MOST], "seconds": seconds} | more
+
+    if why := base.get(cell.backend).unsupported(cell):
+        return told("unsupported", why)
+    artefact = agent.ask(Prepare(cell, (core,), policy.prepare_timeout_s))
+    reference = agent.ask(BuildReference(cell.workload, policy))
+    for reply in (artefact, reference):
+        if not isinstance(reply, Prepared):
+            return told("failed", getattr(reply, "reason", str(reply)))
+    done = agent.ask(Measure(cell, policy, artefact.path, reference.path, [(core,)]))
+    if not isinstance(done, Done):
+        return told("failed", getattr(done, "reason", str(done)))
+    more: dict[str, Any] = {}
+    record = record_builder.measured(cell, 0, done, {})  # which judges its answers
+    if parity := record.parity:
+        more = {"relative_error": parity.relative_error, "match": parity.top1_agreement}
+    if cell.weights == "probe" and (Path(artefact.path) / "model.json").exists():
+        more["held_out"] = builder.card(Path(artefact.path)).held_out_accuracy
+    return told(record.status, record.reason, **more)
 
 
-def page(found: dict[str, dict[str, dict[str, Any]]], weights: str) -> str:
-    """A table of models and backends, and why what is not ok is not."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    whole = sum(all(c["status"] == "ok" for c in cells.values()) for cells in found.values())
+def page(kept: dict[str, Any]) -> str:
+    """Tables of models and backends, and why what is not ok is not."""
+    networks, about = kept["networks"], kept["made"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
         "# Architectures and backends\n",
-        f"{len(found)} networks, weights `{weights}`, fp32, batch 1, on a CPU; {whole} are ok with",
-        "every backend: with the largest relative error of four pictures' answers, against",
-        "eager PyTorch in fp32. Made by",
-        f"`python -m tests.benchmarks.architectures` with gpubench {__version__}, {versions}.\n",
-        f"| model | {' | '.join(BACKENDS)} |\n|{' --- |' * (len(BACKENDS) + 1)}",
+        f"`python -m tests.benchmarks.architectures`, last on {about['date']}: gpubench "
+        f"{__version__}, {versions}; {about['cpu']}, a core for each.",
+    ]
+    for weights, words in WORDS.items():
+        chosen = {model: found[weights] for model, found in networks.items() if weights in found}
+        chosen = {model: chosen[model] for model in MODELS if model in chosen}
+        columns = list(dict.fromkeys(name for cells in chosen.values() for name in cells))
+        columns.sort(key=lambda name: (":" in name, BACKENDS.index(name.partition(":")[0])))
+        if chosen:
+            lines += ["", words.format(len(chosen)), *_table(chosen, columns, weights)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(
+    networks: dict[str, dict[str, dict[str, Any]]], columns: list[str], weights: str
+) -> list[str]:
+    extra = ["held out"] if weights == "probe" else []
+    heads = [name.replace(":", " ") for name in columns]
+    lines = [
+        "; ".join(
+            f"{name.replace(':', ' ')} {sum(found[name]['status'] == 'ok' for found in tried)} of "
+            f"{len(tried)} ok"
+            for name in columns
+            for tried in [[found for found in networks.values() if name in found]]
+        )
+        + ".",
+        "",
+        f"| model | {' | '.join(extra + heads)} |",
+        f"|{' --- |' * (len(extra + heads) + 1)}",
     ]
     reasons: dict[str, int] = {}
-    for model, cells in found.items():
-        row = []
-        for name in BACKENDS:
-            cell = cells.get(name, {"status": "not measured", "reason": "no record"})
-            error = cell.get("relative_error")
-            text = "ok" + (f" {error:.0e}" if error is not None else "")
-            if cell["status"] != "ok":
-                text = f"{cell['status']} [{reasons.setdefault(cell['reason'], len(reasons) + 1)}]"
-            row.append(text)
+    for model, cells in networks.items():
+        held = [cell["held_out"] for cell in cells.values() if cell.get("held_out") is not None]
+        row = [f"{held[0]:.2f}" if held else ""] if extra else []
+        for name in columns:
+            cell = cells.get(name)
+            if cell is None:
+                row.append("")
+            elif cell["status"] != "ok":
+                reason = reasons.setdefault(cell["reason"], len(reasons) + 1)
+                row.append(f"{cell['status']} [{weights[0]}{reason}]")
+            elif ":" in name:
+                row.append(f"{cell['match']:.2f} / {cell['relative_error']:.2g}")
+            else:
+                row.append(f"{cell['relative_error']:.0e}")
         lines.append(f"| {model} | {' | '.join(row)} |")
-    lines += ["", *(f"{number}. {reason}" for reason, number in reasons.items())]
-    return "\n".join(lines).rstrip() + "\n"
+    return lines + [f"\n[{weights[0]}{number}] {reason}" for reason, number in reasons.items()]
+
+
+def keep(file: Path, model: str, weights: str, name: str, cell: dict[str, Any]) -> None:
+    """Add to what there is by now, which another process may have added to."""
+    kept = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    kept["networks"].setdefault(model, {}).setdefault(weights, {})[name] = cell
+    kept["made"] = {
+        "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
+        "cpu": cpu_model(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    file.write_text(json.dumps(kept, indent=1) + "\n")
+    (file.parent / "README.md").write_text(page(kept))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--weights", default="random", choices=("random", "probe"))
+    parser.add_argument("--weights", default="random", choices=WORDS)
+    parser.add_argument("--backend", default=",".join(BACKENDS), help="NAME[:PRECISION],...")
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="directory")
-    parser.add_argument("--cache-dir", type=Path, help="default: a new one for every network")
+    parser.add_argument("--cache-dir", type=Path, help="default: a new one")
     given = parser.parse_args()
-    os.nice(19)
+    columns = given.backend.split(",")
     given.output.mkdir(parents=True, exist_ok=True)
-    kept = given.output / "architectures.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
-    for model in given.models:
-        if model in found:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found[model] = measured(model, given.weights, given.cache_dir or Path(folder))
-        kept.write_text(json.dumps(found, indent=1) + "\n")
-        (given.output / "README.md").write_text(page(found, given.weights))
-        print(model, {name: cell["status"] for name, cell in found[model].items()}, flush=True)
+    file = given.output / "architectures.json"
+    core = sorted(os.sched_getaffinity(0))[-1]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    names = [column.partition(":")[0] for column in columns]
+    modules = list(dict.fromkeys(m for name in names for m in base.get(name).preload))
+    with TemporaryDirectory() as folder:
+        place = given.cache_dir or Path(folder)
+        with AgentClient(modules, place, Path(folder, "agent.log")) as agent:
+            agent.start()
+            for model, column in product(given.models, columns):
+                kept = json.loads(file.read_text())["networks"] if file.exists() else {}
+                if column in kept.get(model, {}).get(given.weights, {}):
+                    continue
+                backend, _, precision = column.partition(":")
+                cell = Cell(
+                    backend=backend, device="cpu", model=model, weights=given.weights,
+                    images="digits", precision=precision or "fp32", batch_size=1, replicas=1,
+                    cores=1, scenario="latency", boundary="compute",
+                )  # fmt: skip
+                found = measured(agent, cell, core)
+                keep(file, model, given.weights, column, found)
+                print(model, given.weights, column, found, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -115,7 +116,8 @@ class FakeSession:
     def __init__(self, cell: Cell, device: Device) -> None:
         self.facts: Facts = {"device": str(device), "pid": os.getpid()}
         self._fail = str(cell.options.get("fail", ""))
-        self._busy_ns = round(float(cell.options.get("latency_us", 0.0)) * 1000)
+        busy_us = float(cell.options.get("latency_us", 0.0)) + _busy_us(cell.model)
+        self._busy_ns = round(busy_us * 1000)
         self._runs = 0
         if (slow := float(cell.options.get("slow_one", 1.0))) > 1 and self._first(cell.key):
             self._busy_ns = round(self._busy_ns * slow)
@@ -196,6 +198,13 @@ class Missing(Fake):
 
     def probe(self) -> Facts:
         raise Unavailable("fake: not on this machine", "pip install a-machine-that-has-it")
+
+
+def _busy_us(model: str) -> float:
+    """What a model's file says of itself: 'busy_us=300' somewhere in it."""
+    file = Path(model)
+    said = re.search(rb"busy_us=(\d+)", file.read_bytes()) if file.is_file() else None
+    return float(said[1]) if said else 0.0
 
 
 def _spin() -> None:

@@ -24,6 +24,10 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     *(("torch-compile", p, {}) for p in ("fp32", "tf32", "fp16", "amp")),
     ("torch-compile", "fp16", {"mode": "reduce-overhead"}),
     ("torch-compile", "fp16", {"cuda_graph": True}),
+    *(("aot-inductor", p, {}) for p in ("fp32", "tf32", "fp16", "amp")),
+    ("aot-inductor", "fp16", {"memory_format": "channels_last", "cuda_graph": True}),
+    *(("torch-tensorrt", p, {"path": w}) for p in ("fp32", "fp16") for w in ("export", "compile")),
+    ("torch-tensorrt", "fp16", {"cuda_graph": True}),
     *(("onnxruntime", p, {}) for p in ("fp32", "tf32", "fp16")),
     ("onnxruntime", "fp16", {"cuda_graph": True}),
     ("onnxruntime", "fp16", {"prefer_nhwc": True}),
@@ -85,7 +89,10 @@ def test_contract(
             assert not session.facts["engine_built_at_open"]
 
 
-@pytest.mark.parametrize("name", ["torch-eager", "torch-compile", "onnxruntime", "tensorrt"])
+@pytest.mark.parametrize(
+    "name",
+    ["torch-eager", "torch-compile", "aot-inductor", "onnxruntime", "tensorrt", "torch-tensorrt"],
+)
 def test_fp32_is_not_tf32(name: str, model: tiny.Model, cache: Cache) -> None:
     """In a batch large enough that tensor cores pay, or tf32 would prove nothing about fp32."""
     images = tiny.images(256)

@@ -61,7 +61,7 @@ def test_both_arms(counts: Counter[str], write_suite: Suite, tmp_path: Path) -> 
 def test_a_search(counts: Counter[str], fakes: None, tiny_onnx: Path, tmp_path: Path) -> None:
     words = {"model": str(tiny_onnx), "images": "digits", "device": "cpu", "backend": ["fake"]}
     tune_setup.job(words, Goal(Metric("throughput")), {}, budget_s=60.0, seed=1,
-                  baseline=["backend=fake"], file=None, cache_dir=tmp_path, output=None,
+                  baseline=["backend=fake"], cache_dir=tmp_path, output=None,
                   resume=False)  # fmt: skip
     assert counts == {"read": 1, "schema": 1, "whole": 1}
 

@@ -17,9 +17,10 @@ from gpubench.cache import Cache
 from gpubench.errors import CellFailed, ChangedError, InputError
 from gpubench.records.parity import Parity, over_replicas
 from gpubench.suite.types import Policy, Workload
+from gpubench.workload.data import datasets
 from gpubench.workload.models.registry import resolve
 from gpubench.workload.parity import TOLERANCES, check
-from gpubench.workload.reference import Reference, batches, build, contents, load
+from gpubench.workload.reference import Labels, Reference, batches, build, contents, load, match
 from tests.backends.onnx_files import conv_net
 
 Outputs = list[NDArray[np.float32]]
@@ -330,3 +331,29 @@ def test_what_paths_hold_is_told_and_a_changed_picture_is_seen(
     assert other["preprocessing"] != before["preprocessing"]
     plain = Workload(model="digits", images="digits")
     assert contents(plain, path) == {}
+
+
+def test_names_of_the_networks_own_classes_have_its_numbers(tmp_path: Path) -> None:
+    from PIL import Image
+
+    class Named:
+        weights, label_source, num_classes = "DEFAULT", "folder", 4
+        class_names = ("zebra", "red fox, Vulpes, crane", "ant, crane", "bee")
+
+    def matched(*folders: str) -> Labels:
+        made = tmp_path / "-".join(folders)
+        for name in folders:
+            (made / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(made / name / "x.png")
+        work = Workload(images=str(made))
+        pictures = datasets.find(work, Cache(tmp_path / "cache"), 1)
+        return match(pictures, Named(), False)  # type: ignore[arg-type]
+
+    assert matched("Ant", "Red_Fox", "bee", "zebra") == Labels((2, 1, 3, 0))
+    assert matched("bee", "zebra") == Labels((3, 0))
+    assert matched("0", "3") == Labels((0, 3))
+    assert matched("ant", "bee", "cow", "dog") == Labels(
+        said="2 folders ('cow', 'dog') that the network does not have: it knows 4 classes "
+        "('zebra', 'red fox, Vulpes, crane', 'ant, crane', …)"
+    )
+    assert matched("zebra", "crane").numbers == ()

@@ -21,12 +21,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench.analysis import stats
-from gpubench.analysis.compare import aa_history, paired
+from gpubench.analysis.compare import aa_history, metrics, paired
 from gpubench.analysis.compare.verdicts import MACHINE, UNSTEADY, Comparison, failures, lost
 from gpubench.analysis.summary import UNTRIED, Summary, run_names, summarise
 from gpubench.errors import InputError
 from gpubench.machine import environment
 from gpubench.records.record import RecordFile
+from gpubench.suite import gate
 from gpubench.suite.types import Rule
 from gpubench.units import percent, percentage
 
@@ -65,6 +66,7 @@ def view(
     alpha: float | None = None,
     allow_different: Sequence[str] = (),
     history: Sequence[RecordFile] = (),
+    judged: Sequence[str] = (),
 ) -> View:
     """Compare every cell that either file planned; cells that neither could measure are left out.
 
@@ -75,17 +77,17 @@ def view(
     ``allow_different`` names parts of the environment ('libraries.torch', 'libraries') that may
     differ between two stored runs; InputError for one that no environment has. ``history``: A/A
     sessions; those of another machine than the baseline's, and the two runs themselves, do not
-    count. ``summaries``: of both runs, in any order, where they are at hand.
+    count. ``summaries``: of both runs, in any order, where they are at hand. ``judged``: words of
+    ``--metric``; else what the candidate's suite says.
     """
     summaries = summarise([base, candidate]) if summaries is None else summaries
     before, after = _sides(base, candidate, summaries)
     if paired.of_one_session(base, candidate):
-        arms = paired.join(base, candidate, before, after, delta, alpha)
+        arms = paired.join(base, candidate, before, after, delta, alpha, judged)
         return View(base=base, candidate=candidate, summaries=summaries, rule=arms.rule,
                     rows=arms.rows(), arms=arms)  # fmt: skip
-    rule = Rule()
-    delta = rule.delta if delta is None else delta
-    alpha = rule.alpha if alpha is None else alpha
+    rule = gate.rule(candidate.header.suite.gate, judged, delta, alpha)
+    delta, alpha = rule.delta, metrics.rules(rule)["speed"].alpha
     apart = machine_differences(base, candidate, allow_different)
     sessions = aa_history.by_cell(_normal(history, base, candidate))
     limits = aa_history.limits(sessions)
@@ -102,9 +104,8 @@ def view(
         row = _measured(b, c, test)
         if row.code == "not-planned":
             row = replace(row, reason=row.reason + _namesake(b or c, after if b else before))
-        if apart and not row.verdict:
-            reason = f"differs: {'; '.join(apart)}"
-            row = replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
+        if not row.verdict:
+            row = _apart(row, apart)
         if test and not row.verdict:
             tested.append(replace(test, at=len(found)))
         found.append(row)
@@ -116,8 +117,18 @@ def view(
         row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha, known)
         effect = _detectable(test, delta, alpha / (2 * n))
         found[test.at] = _doubted(replace(row, smallest_detectable=effect), test)
-    return View(base=base, candidate=candidate, summaries=summaries, rows=found,
-                rule=replace(rule, delta=delta, alpha=alpha))  # fmt: skip
+    whole = [metrics.Cell(Comparison(key=key, label=c.cell.label, metric="", verdict=""), (b, c))
+             for key, c in after.items() if (b := before.get(key)) and not lost(b, c)]  # fmt: skip
+    others = [_apart(row, apart) for row in metrics.rows(whole, rule)]
+    return View(base=base, candidate=candidate, summaries=summaries, rows=found + others, rule=rule)
+
+
+def _apart(row: Comparison, apart: Sequence[str]) -> Comparison:
+    """Of two kinds of machine: answers and bytes are those of any."""
+    if not apart or gate.METRICS[row.judged].noise != "pairs":
+        return row
+    reason = f"differs: {'; '.join(apart)}"
+    return replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
 
 
 def _sides(

@@ -6,6 +6,7 @@ Records are joined into pairs of processes here; what they say `sequential_test.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import fmean, median
@@ -15,13 +16,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis.compare import sequential_test
-from gpubench.analysis.compare.verdicts import MACHINE, Comparison, failures, lost
+from gpubench.analysis.compare import metrics, sequential_test
+from gpubench.analysis.compare.verdicts import MACHINE, Comparison, apart, failures, lost
 from gpubench.analysis.summary import Summary
 from gpubench.errors import InputError
 from gpubench.records import samples
 from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
+from gpubench.suite import gate
 from gpubench.suite.types import Cell, Rule
 
 Cells = Mapping[str, Summary]
@@ -48,25 +50,27 @@ def join(
     second: Cells,
     delta: float | None,
     alpha: float | None,
+    judged: Sequence[str] = (),
 ) -> Arms:
     """Both arms pair by pair, from the summaries of their cells.
 
-    ``delta`` and ``alpha`` may only repeat the rule that the pairs were measured for: it said which
-    cells were measured how often. Planned pairs of cells that both arms skipped
-    are left out. Raises InputError for arms that do not fit together.
+    ``delta``, ``alpha`` and ``judged`` may only repeat the rule that the pairs were measured for:
+    it said which cells were measured how often. Planned pairs of cells that both arms skipped are
+    left out. Raises InputError for arms that do not fit together.
     """
-    rule = _rule(base, candidate, delta, alpha)
+    rule = _rule(base, candidate, delta, alpha, judged)
     pairings = [p for p in (base.header.pairing, candidate.header.pairing) if p]
     rates = any(p.rates for p in pairings)
     told = {word.partition("=")[0] for p in pairings for word in p.differs.split(",")}
     apart = bool(told & {"python", "ref"})
+    trees = tuple(p.tree for p in pairings)
     kept = []
     for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
         one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
         if any(s.status not in ("unavailable", "unsupported") for s in (one, other)):
             pairs = None if lost(one, other) else _join(one, other, by)
             built = apart or any(cell.backend in REBUILT for cell in (b, c))
-            kept.append(Match(one, other, by, pairs, built))
+            kept.append(Match(one, other, by, pairs, built, trees))
     return Arms(rule, kept)
 
 
@@ -78,20 +82,38 @@ class Arms(Struct, frozen=True):
 
     def rows(self) -> list[Comparison]:
         """Every pair of planned cells, judged by the rule that the pairs were measured for."""
-        said, left = sequential_test.judge(self._pairs(), self.rule), self._left()
-        return [
+        speed = metrics.rules(self.rule)["speed"]
+        said, left = sequential_test.judge(self._pairs(), speed), self._left({})
+        rows = [
             _row(match, said.get(str(n)), left.get(str(n))) for n, match in enumerate(self.matches)
         ]
+        return rows + self._others()
+
+    def _others(self) -> list[Comparison]:
+        """Of what is judged beside speed."""
+        whole = {n: m for n, m in enumerate(self.matches)
+                 if m.pairs and not failures(m.baseline, m.candidate)}  # fmt: skip
+        cells = [metrics.Cell(_blank(m), (m.baseline, m.candidate), m.told)
+                 for m in whole.values()]  # fmt: skip
+        of = {(m.baseline.key, m.candidate.key): m for m in whole.values()}
+        rows = []
+        for row in metrics.rows(cells, self.rule):
+            match = of[row.baseline_key or row.key, row.key]
+            timed = row.judged in ("p99", "cold_start")
+            rows.append(_doubted(row, match, (match.pairs or [])[: row.pairs]) if timed else row)
+        return rows
 
     def unfinished(self) -> Left:
         """What would probably decide all that is open, as far as more pairs can."""
-        left = self._left().values()
+        others = {name: {str(n): metrics.pairs(name, m.told) for n, m in enumerate(self.matches)}
+                  for name in metrics.paired(self.rule)}  # fmt: skip
+        left = self._left(metrics.more(others, self.rule)).values()
         return Left(sum(x.pairs for x in left), math.fsum(x.seconds for x in left))
 
-    def _left(self) -> dict[str, Left]:
-        """By their place; a cell with a failure is not measured again."""
-        found = {}
-        for key, pairs in sequential_test.needs(self._pairs(), self.rule).items():
+    def _left(self, more: Mapping[str, int]) -> dict[str, Left]:
+        """By their place, for speed and ``more``; a cell with a failure is not measured again."""
+        speed, found = metrics.rules(self.rule)["speed"], {}
+        for key, pairs in sequential_test.needs(self._pairs(), speed, more=more).items():
             match = self.matches[int(key)]
             if not failures(match.baseline, match.candidate):
                 found[key] = Left(pairs, pairs * fmean(r.wall_s for r in match.candidate.records))
@@ -124,6 +146,13 @@ class Match(Struct, frozen=True):
     """In the order measured; None where a side has no result that may be compared."""
     built: bool = False
     """Each arm is a build of its own: two environments, or two engines."""
+    trees: Sequence[str] = ("", "")
+    """Where either arm's files of the repository lie."""
+
+    @property
+    def told(self) -> list[tuple[Record, Record, sequential_test.Pair]]:
+        """Its pairs, with what they say of speed."""
+        return [(*x.records, x.pair) for x in self.pairs or () if x.pair]
 
 
 class Both(Struct, frozen=True):
@@ -143,7 +172,11 @@ class Both(Struct, frozen=True):
 
 
 def _rule(
-    base: RecordFile, candidate: RecordFile, delta: float | None, alpha: float | None
+    base: RecordFile,
+    candidate: RecordFile,
+    delta: float | None,
+    alpha: float | None,
+    judged: Sequence[str],
 ) -> Rule:
     a, b = base.header.pairing, candidate.header.pairing
     if a is None or b is None or (a.arm, b.arm) != ("baseline", "candidate"):
@@ -163,6 +196,13 @@ def _rule(
                 f"{name} {asked:g}: this A/B was measured for {used:g}, which chose its numbers of "
                 f"pairs; leave {name} out, or measure again with the other one"
             )
+    wanted = gate.rule(dict(candidate.header.suite.gate), judged).metrics if judged else ()
+    if wanted not in ((), a.rule.metrics):
+        own = ", ".join(name for name, _ in a.rule.metrics) or "nothing"
+        raise InputError(
+            f"--metric {','.join(judged)}: this A/B was measured to judge {own} beside speed, "
+            "which shared out its chance of a false alarm; leave --metric out, or measure again"
+        )
     return a.rule
 
 
@@ -300,10 +340,13 @@ def _blank(match: Match) -> Comparison:
         what = "batch sizes" if b.cell.scenario == c.cell.scenario else "scenarios"
         metric += f" ({what} differ)"
     code, reason = lost(b, c) or ("", "")
-    return Comparison(
-        key=c.key, label=label(b.cell, c.cell), metric=metric, verdict="MISSING", code=code,
-        reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
+    row = Comparison(
+        key=c.key, label=label(b.cell, c.cell, match.trees), metric=metric, verdict="MISSING",
+        code=code, reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
     )  # fmt: skip
+    if words := apart(b, c):
+        return replace(row, verdict="INCOMPARABLE", code="different-question", reason=words)
+    return row
 
 
 def _judged(
@@ -348,11 +391,11 @@ def _doubted(row: Comparison, match: Match, used: Sequence[Both]) -> Comparison:
 # ------------------------------------------------------------------------------ labels
 
 
-def label(baseline: Cell, candidate: Cell) -> str:
+def label(baseline: Cell, candidate: Cell, trees: Sequence[str] = ("", "")) -> str:
     """The candidate's label, with 'old -> new' wherever the baseline's cell differs.
 
     'torch-eager -> onnxruntime fp32 b1 x1 latency'. Options belong to a backend, so those of two
-    backends stand with their names.
+    backends stand with their names. Of paths what is in the arms' ``trees`` counts.
     """
     if baseline == candidate:
         return candidate.label
@@ -365,12 +408,20 @@ def label(baseline: Cell, candidate: Cell) -> str:
     for name in sorted({*baseline.options, *candidate.options}) if same else ():
         old, new = (str(c.options.get(name, "unset")) for c in (baseline, candidate))
         words.append(f"{name}={new}" if old == new else f"{name}={old} -> {new}")
-    unseen = [
-        f"{name} {old} -> {new}"
-        for name in ("model", "weights", "images", "device", "cores")
-        if (old := getattr(baseline, name)) != (new := getattr(candidate, name))
-    ]
+    unseen = []
+    for name in ("model", "weights", "images", "device", "cores"):
+        old, new = (
+            _within(str(getattr(c, name)), tree)
+            for c, tree in zip((baseline, candidate), trees, strict=True)
+        )
+        unseen += [f"{name} {old} -> {new}"] if old != new else []
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
+
+
+def _within(path: str, tree: str) -> str:
+    """Without the folder ``tree`` that it begins with, and without '..'."""
+    inside = tree and path.startswith(f"{tree}/")
+    return os.path.normpath(path.removeprefix(f"{tree}/")) if inside else path
 
 
 _UNSAID = ("1/device", "compute", "float32 input", "independent", "no decoder", "auto", "0 loading")

@@ -87,6 +87,7 @@ class Pair(Struct, frozen=True, kw_only=True):
     pair after pair, as often as the draw allows. The look at EARLY pairs is not for such."""
 
 
+NOTHING: Mapping[str, int] = {}
 Cells = Mapping[str, Sequence[Pair]]
 """Cell -> its pairs in the order in which they were measured."""
 
@@ -320,11 +321,13 @@ def _seen(d: tuple[float, ...], rule: Rule) -> str:
     return f"about {size}x {'slower' if sign > 0 else 'faster'} in {won} of {len(d)} pairs"
 
 
-def needs(cells: Cells, rule: Rule, *, intervals: bool = False) -> dict[str, int]:
+def needs(
+    cells: Cells, rule: Rule, *, intervals: bool = False, more: Mapping[str, int] = NOTHING
+) -> dict[str, int]:
     """Open cell -> how many more pairs probably decide it, the clearest first.
 
     Left out: what no further pair can change, and what is given up (see FUTILE). With ``intervals``
-    what decided cells lack for theirs comes last.
+    what decided cells lack for theirs comes after; last come ``more``, which other metrics want.
     """
     read = _read(cells, rule)
     found = _different(read, rule)
@@ -336,7 +339,8 @@ def needs(cells: Cells, rule: Rule, *, intervals: bool = False) -> dict[str, int
     }
     order = sorted(open_, key=lambda key: (open_[key], -abs(median(read[key].d or [0.0]))))
     short = {key: rule.looks[0] - len(read[key].d) for key in found if intervals}
-    return {key: open_[key] for key in order} | {key: n for key, n in short.items() if n > 0}
+    own = {key: open_[key] for key in order} | {key: n for key, n in short.items() if n > 0}
+    return own | {key: max(n, own.get(key, 0)) for key, n in more.items()}
 
 
 def turn(
@@ -345,19 +349,20 @@ def turn(
     pair_s: Mapping[str, float],
     left_s: float,
     broken: Collection[str] = (),
+    more: Mapping[str, int] = NOTHING,
 ) -> list[str]:
     """The cells of which one more pair is measured now; none: measuring has ended.
 
     Every cell gets a first pair. Then all that are open take turns; where the ``left_s`` seconds
     of the budget will not do for all of them, the clearest ones: as many as they will do for, at
     least one. What is left is for the intervals of cells that are decided already. ``pair_s``:
-    seconds that a pair takes; ``broken``: cells of which no more is wanted.
+    seconds that a pair takes; ``broken``: cells of which no more is wanted; ``more``: see `needs`.
     """
     first = [key for key, pairs in cells.items() if not pairs and key not in broken]
     if first or left_s <= 0:
         return first
     chosen: list[str] = []
-    for key, pairs in needs(cells, rule, intervals=True).items():
+    for key, pairs in needs(cells, rule, intervals=True, more=more).items():
         if key not in broken:
             left_s -= pairs * pair_s[key]
             if chosen and left_s < 0:

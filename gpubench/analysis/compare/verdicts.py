@@ -12,11 +12,11 @@ from gpubench.errors import InputError
 from gpubench.records.record import FAILURES
 
 VERDICTS = {
-    "REGRESSED": "slower by more than the margin",
+    "REGRESSED": "slower, or worse in what else is judged, by more than the margin",
     "MISSING": "failed, skipped or not planned in an arm",
-    "INCOMPARABLE": "the two runs were not made on the same kind of machine",
+    "INCOMPARABLE": "not made on the same kind of machine, or another question",
     "INCONCLUSIVE": "neither a change nor its absence is shown",
-    "IMPROVED": "faster by more than the margin",
+    "IMPROVED": "faster, or better, by more than the margin",
     "EQUIVALENT": "the whole interval lies inside the margin",
 }
 """Every verdict, the most urgent first."""
@@ -25,10 +25,17 @@ CODES = sequential_test.CODES | {
     "beyond-history": "the change is larger than the machine's A/A sessions allow for",
     "no-history": "looks changed, but too few A/A sessions of this machine say what is normal",
     "within-history": "looks changed, but A/A sessions of this machine have differed as much",
+    "identical": "both arms have exactly the same",
+    "few-pictures": "some answers changed, and the pictures are too few to tell the margin",
+    "once": "made once in each arm, so nothing is known of its noise",
+    "no-figure": "not recorded, or of too few samples",
+    "no-answers": "no answers, or no labels, in the records of one side",
+    "other-pictures": "asked about other pictures, or with other classes",
     "few-repeats": "fewer than two repeats on one side: no interval",
     "unsteady": "samples drift or are too few: no settled machine was measured",
     "invalid-machine": "heat, a pause, other processes or replicas that ran apart spoilt it",
     "different-machine": "the fingerprints differ",
+    "different-question": "the arms' networks take inputs of different sizes",
     "failed": "it broke on one side or on both",
     "skipped": "skipped on one side: unavailable or unsupported there",
     "no-record": "planned, but the file holds no record of it",
@@ -54,22 +61,29 @@ _ALLOWED = (*sorted(FAIL_ON, key=[v.lower() for v in VERDICTS].index), "improved
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """One cell in two runs, or in the two arms of an interleaved A/B."""
+    """One metric of a cell in two runs, or in the two arms of an interleaved A/B."""
 
     key: str
     label: str
     metric: str
-    """'p50 [ns]' (lower is better) or 'images/s' (higher is better). Where the arms' batch sizes
-    or scenarios differ 'images/s (batch sizes differ)': their latencies cannot be compared."""
+    """'p50 [ns]' (in brackets: lower is better) or 'images/s' (higher is better). Where the arms'
+    batch sizes or scenarios differ 'images/s (batch sizes differ)': their latencies cannot be
+    compared. Of others `metrics.TITLES`: 'host memory [bytes]', 'accuracy', ..."""
+    judged: str = "speed"
+    """Which of `gpubench.suite.gate.METRICS` it is."""
     baseline: float | None = None
     candidate: float | None = None
     ratio: float | None = None
     """candidate / baseline of the metric."""
+    difference: float | None = None
+    """candidate - baseline, of accuracy and agreement in place of the ratio: shares of pictures."""
     low: float | None = None
     high: float | None = None
-    """95 % interval of the ratio."""
+    """95 % interval of the ratio, or of the difference."""
+    changed: tuple[int, int] | None = None
+    """Pictures answered otherwise than by the baseline, of so many."""
     n: tuple[int, int] = (0, 0)
-    """Repeats (pairs) of the baseline and of the candidate."""
+    """Repeats (pairs; pictures) of the baseline and of the candidate."""
     verdict: str
     code: str = ""
     """Why, for programs: a key of `CODES`."""
@@ -83,7 +97,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     pair_sd: float | None = None
     """Standard deviation of log(candidate / baseline) over the pairs."""
     p: float | None = None
-    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells and looks."""
+    """Of the test that gave REGRESSED or IMPROVED, corrected for the number of cells and looks: at
+    most the metric's share of alpha."""
     baseline_key: str = ""
     """The baseline's cell where it is another one: A/B of two backends."""
 
@@ -133,6 +148,12 @@ def lost(baseline: Summary | None, candidate: Summary | None) -> tuple[str, str]
         return None
     worst = min((code for (code, _), _ in holes), key=list(CODES).index)
     return worst, "; ".join(f"{name}: {words}" for (_, words), name in holes)
+
+
+def apart(baseline: Summary, candidate: Summary) -> str:
+    """Why the arms of an A/B answer two questions; ''."""
+    both = (*baseline.broken, *candidate.broken)
+    return next((r.reason for r in both if r.kind == "incomparable"), "")
 
 
 def _hole(s: Summary | None) -> tuple[str, str]:

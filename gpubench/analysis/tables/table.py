@@ -33,10 +33,21 @@ class Part(Struct, frozen=True):
     share: float
 
 
+class Amount(Struct, frozen=True):
+    """A value whose unit is its row's: ns, bytes, images/s, share; or a change (of a cost, or in
+    points), with its 95 % interval."""
+
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+
+
 class Column(Struct, frozen=True):
     """``unit``: ns, bytes, images/s, x (ratio), fraction, share (a fraction that may be small),
     share of n (the same, shown with its n), points (percentage points), steps (of 8-bit pixels),
-    MHz, °C, W, J, GFLOP/s, GB/s, FLOP/byte, count, flags, key (of the cell) or '' (text)."""
+    MHz, °C, W, J, GFLOP/s, GB/s, FLOP/byte, amount (an `Amount`), spread (a small fraction), count,
+    flags, key (of the cell) or '' (text)."""
 
     name: str
     unit: str = ""

@@ -13,7 +13,9 @@ short, a single one drops only what costs at least 1.5 times as much.
 leader, itself the luckiest of many. Each look at it has a quarter (`LOOKS`). What is not called
 worse is measured further only while it can be better than the leader by more than `Search.delta`,
 at `stats.LEVEL`: so what is as good and no better does not keep a race going, and what looked far
-worse twice is left alone, though two bursts could have hit it.
+worse twice is left alone, though two bursts could have hit it. Then what is near and simpler than
+the leader, the simplest first, until one was within `best.ALIKE` in as many rounds: the luckiest of
+many leads, and few rounds say no more than that.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import floors, stats
+from gpubench.analysis.best import ALIKE, simplicity
 from gpubench.analysis.floors import Floor
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tune import constraints, noise, pruning
@@ -45,9 +48,6 @@ ROUNDS = 8
 """Rounds of the race that one configuration is measured in, at most."""
 SIDE = 2
 """Rounds in which two that are called equal were measured side by side, at least."""
-ALIKE = 0.01
-"""What costs no more than the leader by more than this, as was seen, may be recommended for being
-simpler. (Of what was seen 2 % behind too much is 3 % behind, under bursts.)"""
 NEAR = 12
 """Repeats of what may turn out to keep its limits, at most, where nothing else does."""
 LOOKS = 4
@@ -85,8 +85,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     least: float | None = None
     """What ``behind`` is at least, at `stats.LEVEL`; None of what is not alive."""
     tied: bool = False
-    """Alive after SIDE rounds beside the leader, may be as good, and was seen to be no more than
-    `Search.delta` behind it."""
+    """Alive after SIDE rounds beside the leader, may be as good but for ALIKE, and was seen to be
+    no more than `Search.delta` behind it."""
 
     @property
     def keeps(self) -> bool:
@@ -184,10 +184,21 @@ def wanted(standings: Sequence[Standing], search: Search) -> list[tuple[Cell, in
         s for s in standings if s.least is not None and s.least < better and s.rounds < ROUNDS
     ]
     if not rivals and (first.keeps or first.n >= constraints.MOST):
-        unchecked = (s for s in _equals(standings) if CHECK not in s.repeats)
-        return [(s.cell, CHECK) for s in (next(unchecked, None),) if s]
+        simplest = _equals(standings)[0]
+        rivals = _simpler(standings, simplest)
+        if not rivals:
+            return [] if CHECK in simplest.repeats else [(simplest.cell, CHECK)]
     number = 1 + max(CHECK, *(max(s.repeats) for s in (first, *rivals)))
     return [(s.cell, number) for s in (first, *rivals)]
+
+
+def _simpler(standings: Sequence[Standing], taken: Standing) -> list[Standing]:
+    """One that may turn out to be alike and simpler than ``taken``, or that itself, if so far few
+    rounds speak for it; [] where there is none."""
+    near = [s for s in standings if s.least is not None and s.least <= 1 + ALIKE and s.keeps
+            and s.rounds < ROUNDS
+            and (s is taken or simplicity(s.cell) < simplicity(taken.cell))]  # fmt: skip
+    return sorted(near, key=lambda s: simplicity(s.cell))[:1]
 
 
 def _nearest(standings: Sequence[Standing]) -> list[tuple[Cell, int]]:
@@ -249,26 +260,15 @@ def ties(standings: Sequence[Standing], best: Standing) -> list[Standing]:
     if best.status != "leader" and not best.tied:
         return []
     equal = [s for s in standings if (s.status == "leader" or s.tied) and s.keeps and s is not best]
-    return sorted(equal, key=_simplicity)
+    return sorted(equal, key=lambda s: simplicity(s.cell))
 
 
 def _equals(standings: Sequence[Standing]) -> list[Standing]:
-    """The leader and what ties with it within ALIKE, the simplest first: what has the least that
-    must be chosen, kept and explained; of equals today's default, which stands first."""
+    """The leader and what ties with it within ALIKE, the simplest first; of equals today's default,
+    which stands first."""
     equal = [s for s in standings
              if s.status == "leader" or (s.tied and s.keeps and s.ratio <= 1 + ALIKE)]  # fmt: skip
-    return sorted(equal, key=_simplicity) if leader(standings) else []
-
-
-def _simplicity(s: Standing) -> tuple[object, ...]:
-    cell = s.cell
-    return (
-        cell.precision != "fp32",
-        cell.input != "float32",
-        len(cell.options),
-        cell.replicas,
-        cell.batch_size,
-    )
+    return sorted(equal, key=lambda s: simplicity(s.cell)) if leader(standings) else []
 
 
 def today(standings: Sequence[Standing], search: Search) -> Standing | None:
@@ -394,7 +394,7 @@ def _standing(
     least = math.exp(noise.at_least(found, spread, 1 - stats.LEVEL))
     may = "may be" if least < 1 / (1 + search.delta) else "not"
     reason = f"{said}; {may} better by more than {units.percentage(search.delta)}"
-    tied = standing.rounds >= SIDE and ratio <= 1 + search.delta and least <= 1
+    tied = standing.rounds >= SIDE and ratio <= 1 + search.delta and least <= 1 + ALIKE
     return replace(standing, least=least, reason=reason, tied=tied)
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from itertools import accumulate
 from statistics import geometric_mean
 
 from msgspec import Struct
@@ -93,6 +91,15 @@ class View(Struct, frozen=True, kw_only=True):
         return racing.unseen(self.standings)
 
     @property
+    def unconfirmed(self) -> bool:
+        """Whether the A/B has not decided about the recommended one, where today's default keeps
+        the limits as well and is another."""
+        if not self.best or not self.base or self.best.cell == self.base.cell:
+            return False
+        undecided = self.verdict is None or self.verdict.verdict == "INCONCLUSIVE"
+        return undecided and not racing.breaks(self.base)
+
+    @property
     def settled(self) -> bool:
         """Whether "nothing keeps the limits" is shown, not only what was seen: all that might keep
         them was measured, and what comes closest was measured again and is beyond them."""
@@ -103,18 +110,6 @@ class View(Struct, frozen=True, kw_only=True):
             and near.n >= constraints.SETTLED
             and any(k.state == "violated" for k in near.limits)
         )  # fmt: skip
-
-
-class Moment(Struct, frozen=True, kw_only=True):
-    """One measurement of a search."""
-
-    seconds: float
-    """Since the start, at its end."""
-    record: Record
-    value: float | None
-    """The objective's; None: none, or one that may not be ranked."""
-    best: float | None
-    """Of the best configuration measured so far that keeps the limits: its final estimate."""
 
 
 def view(file: RecordFile, evidence: Evidence | None = None) -> View:
@@ -268,38 +263,7 @@ def share_of(found: View) -> Share | None:
     return replace(known[0], share=mean) if mean else None
 
 
-# ------------------------------------------------------------------------------ course and front
-
-
-def course(found: View) -> list[Moment]:
-    """Every measurement in the order of time, with the best so far."""
-    metric = found.goal.objective
-    ranks = {s.cell.key: s for s in found.standings if s.status in racing.RANKED}
-    best: float | None = None
-    made = []
-    for seconds, record in _clock(found.file):
-        value = objective.value(record, metric) if record.status == "ok" else None
-        final = s.value.value if (s := ranks.get(record.cell.key)) else None
-        if value and final:
-            best = min(filter(None, (best, final)), key=lambda v: objective.cost(metric, v))
-        made.append(Moment(seconds=seconds, record=record, value=value, best=best))
-    return made
-
-
-def _clock(file: RecordFile) -> list[tuple[float, Record]]:
-    """(seconds since the start at which it ended, record) of every measurement, in that order.
-
-    Where a time cannot be read, the time spent measuring so far stands for it.
-    """
-    ran = [r for r in file.records if r.replicas or r.status == "failed"]
-    try:
-        start = datetime.fromisoformat(file.header.started)
-        ends = [(datetime.fromisoformat(r.started) - start).total_seconds() + r.wall_s for r in ran]
-    except (ValueError, TypeError, OverflowError):
-        ends = [-1.0]
-    if min(ends, default=0.0) < 0:
-        ends = list(accumulate(r.wall_s for r in ran))
-    return sorted(zip(ends, ran, strict=True), key=lambda each: each[0])
+# ------------------------------------------------------------------------------ the front
 
 
 def latency_of(goal: Goal) -> Metric:

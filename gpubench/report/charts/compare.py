@@ -45,7 +45,8 @@ _ARROW = {"left": "M1,-1L-0.5,0L1,1", "right": "M-1,-1L0.5,0L-1,1"}
 
 
 def forest(found: Sequence[Comparison], rule: Rule) -> dict[str, Any]:
-    """``{spec, points, step}``: a line per cell that has an effect, worst first."""
+    """``{spec, points, step}``: a line per cell whose speed has an effect, worst first."""
+    found = [c for c in found if c.judged == "speed"]
     rows = [(c, logs) for c in compare.ordered(found) if (logs := compare.cost(c))]
     margin = math.log1p(rule.delta)
     limit = max([3 * margin, *(WIDE * abs(x) for _, (x, _, _) in rows if abs(x) > margin)])
@@ -57,7 +58,7 @@ def forest(found: Sequence[Comparison], rule: Rule) -> dict[str, Any]:
             "row": name, "verdict": c.verdict, "x": x, "low": ends[0], "high": ends[1],
             "beyond": [side for side, end, v in zip(("left", "right"), ends, (low, high),
                                                      strict=True) if end != v],
-            "tip": compare.row(c, pairs=compare.paired(found)) | {"why": compare.why(c)},
+            "tip": compare.texts([c], found)[0],
         })  # fmt: skip
     seen = [v for p in points for v in (p["x"], p["low"], p["high"]) if v is not None]
     reach = max([1.3 * margin, *(1.05 * abs(v) for v in seen)])
@@ -133,7 +134,7 @@ def behind(view: View) -> dict[str, Any]:
     pairs = {(m.baseline.key, m.candidate.key): m.pairs for m in view.arms.matches if m.pairs
              } if view.arms else {}  # fmt: skip
     cells = []
-    for c in compare.split(view.rows)[0]:
+    for c in compare.split([c for c in view.rows if c.judged == "speed"])[0]:
         keys, logs = (c.baseline_key or c.key, c.key), compare.cost(c)
         b, s = first.get(keys[0]), second.get(keys[1])
         if b is None or s is None or logs is None:

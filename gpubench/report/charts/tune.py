@@ -1,4 +1,4 @@
-"""The charts of a search: its Pareto front, and its course.
+"""The chart of a search: its Pareto front.
 
 As in `report.charts.vega` a specification holds no data; colour says the backend, shape what
 became of a configuration.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gpubench import units
 from gpubench.analysis.tune import result
 from gpubench.analysis.tune.racing import Standing
 from gpubench.analysis.tune.result import OUTCOMES, View, outcome
@@ -26,18 +25,15 @@ SHAPES = {
 }  # fmt: skip
 """What became of it -> shape, filled, size; no two alike, so colour is not needed."""
 
-FACTOR = {"throughput": 1.0, "latency": 1e-6, "energy": 1.0, "memory": 2.0**-20}
-AXIS = {"throughput": "images/s", "latency": "ms", "energy": "J/image", "memory": "MiB"}
-
 
 def build(found: View) -> dict[str, Any]:
     """``{charts: [{id, title, caption, spec, points}], backends, shapes}`` for the page."""
     backends = list(dict.fromkeys(s.cell.backend for s in found.standings if s.n))
     colours = {name: f"var(--s{n % COLOURS})" for n, name in enumerate(backends)}
-    made = [_front(found, colours), _course(found, colours)]
-    seen = {p["state"] for chart in made[:1] for p in chart["points"]}
+    chart = _front(found, colours)
+    seen = {p["state"] for p in chart["points"]}
     return {
-        "charts": [chart for chart in made if chart["points"]],
+        "charts": [chart] if chart["points"] else [],
         "backends": list(colours.items()),
         "shapes": [(SHAPES[name], OUTCOMES[name]) for name in SHAPES if name in seen],
     }  # fmt: skip
@@ -65,8 +61,10 @@ def _front(found: View, colours: dict[str, str]) -> dict[str, Any]:
     text += " Red lines: limits." if rules else ""
     x = _axis([p["x"] for p in points], f"{name} (ms)", "x")
     y = _axis([p["y"] for p in points], "images/s", "y")
-    spec = _spec(x, y, [vega.front(), *_marks(colours)], rules)
-    return _chart("front", "Throughput against latency", text, spec, points)
+    marks = {"layer": [vega.front(), *_marks(colours)], "encoding": {"x": x, "y": y}}
+    spec = vega.layered(340, "fit", [*rules, marks])
+    return {"id": "front", "title": "Throughput against latency", "caption": text, "spec": spec,
+            "points": points}  # fmt: skip
 
 
 def _why(found: View, s: Standing) -> str:
@@ -80,48 +78,11 @@ def _limits(found: View) -> list[dict[str, Any]]:
     mark = {"type": "rule", "color": "var(--bad)", "strokeDash": [2, 3], "strokeWidth": 1.5}
     return [
         layer(mark, {"color": {"value": "var(--bad)"}, axes[limit.metric]: {
-            "datum": limit.bound * FACTOR[limit.metric.kind], "type": "quantitative"}},
+            "datum": limit.bound * (1e-6 if limit.metric.kind == "latency" else 1.0),
+            "type": "quantitative"}},
             data=vega.NOWHERE)
         for limit in found.goal.limits if limit.metric in axes
     ]  # fmt: skip
-
-
-def _course(found: View, colours: dict[str, str]) -> dict[str, Any]:
-    metric = found.goal.objective
-    factor, states = FACTOR[metric.kind], {s.cell.key: s for s in found.standings}
-    points: list[Point] = []
-    for moment in result.course(found):
-        if moment.value is None or (s := states.get(moment.record.cell.key)) is None:
-            continue
-        tip = {"configuration": headline.where(found.summaries[s.cell.key]),
-               metric.name: metric.text(moment.value),
-               "after": units.clock(moment.seconds),
-               "round": f"race, round {n}" if (n := moment.record.repeat) else "exploration",
-               "outcome": _why(found, s)}  # fmt: skip
-        points.append({"x": moment.seconds, "y": moment.value * factor,
-                       "best": moment.best and moment.best * factor, "backend": s.cell.backend,
-                       "state": state if (state := outcome(found, s)) in SHAPES else "failed",
-                       "tip": tip})  # fmt: skip
-    y = _axis([p["y"] for p in points], f"{metric.name} ({AXIS[metric.kind]})", "y")
-    x = vega.quantitative("x", axis={"grid": False}, title="seconds since the start",
-                          scale={"nice": False, "padding": 8, "zero": True})  # fmt: skip
-    ink = "var(--ink)"
-    line = {"type": "line", "strokeWidth": 2, "interpolate": "step-after", "color": ink}
-    course = {"y": {"field": "best"}, "color": {"value": ink}, "order": {"field": "x"}}
-    layers = [layer(line, course, "datum.best != null"), *_marks(colours)]
-    text = ("Every measurement, in the order of time. Line: the best configuration so far that "
-            "keeps the limits, by what is known of it in the end.")  # fmt: skip
-    behind = _default(found, factor)
-    text += " Dashed: today's default." if behind else ""
-    return _chart("course", "Course of the search", text, _spec(x, y, layers, behind), points)
-
-
-def _default(found: View, factor: float) -> list[dict[str, Any]]:
-    if found.base is None or not found.base.value.value:
-        return []
-    at = {"datum": found.base.value.value * factor, "type": "quantitative"}
-    mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "color": "var(--soft)"}
-    return [layer(mark, {"y": at, "color": {"value": "var(--soft)"}}, data=vega.NOWHERE)]
 
 
 def _axis(values: Sequence[float], title: str, field: str) -> dict[str, Any]:
@@ -148,16 +109,3 @@ def _marks(colours: dict[str, str]) -> list[dict[str, Any]]:
         edge = {"stroke": {"value": "var(--ink)"}} if state == "best" else {"color": colour}
         made.append(layer(mark, {**edge, "fill": fill, **TIP}, f"datum.state == '{state}'"))
     return made
-
-
-def _spec(
-    x: dict[str, Any], y: dict[str, Any], layers: Sequence[Any], behind: Sequence[Any]
-) -> dict[str, Any]:
-    """``behind``: layers with places of their own."""
-    return vega.layered(340, "fit", [*behind, {"layer": layers, "encoding": {"x": x, "y": y}}])
-
-
-def _chart(
-    name: str, title: str, caption: str, spec: dict[str, Any], points: list[Point]
-) -> dict[str, Any]:
-    return {"id": name, "title": title, "caption": caption, "spec": spec, "points": points}

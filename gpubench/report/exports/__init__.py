@@ -18,6 +18,7 @@ from gpubench.report.exports import (
     github_action_benchmark,
     junit,
     naming,
+    openmetrics,
     pytest_benchmark,
     repeats,
 )
@@ -32,12 +33,15 @@ FORMATS: dict[str, Exporter] = {
     "pytest-benchmark": lambda files, _: {"": pytest_benchmark.render(files)},
     "github-action-benchmark": lambda files, _: github_action_benchmark.render(files),
     "bencher": lambda files, _: {"": bencher.render(files)},
+    "openmetrics": lambda files, _: {"": openmetrics.render(files)},
     "junit": lambda files, view: {"": junit.render(files, view)},
     "csv": lambda files, _: {"": repeats.csv(files)},
     "parquet": lambda files, _: {"": repeats.parquet(files)},
 }
 
-HISTORIES = ("pytest-benchmark", "github-action-benchmark", "bencher")
+HISTORIES = ("pytest-benchmark", "github-action-benchmark", "bencher", "openmetrics")
+SOUND = ("bencher", "openmetrics")
+"""Those that have no place for flags."""
 BINARY = ("parquet",)
 
 
@@ -71,7 +75,7 @@ def left_out(files: Sequence[RecordFile], format: str) -> list[str]:  # noqa: A0
     say so."""
     if format not in HISTORIES:
         return []
-    return naming.left_out(files, sound=format == "bencher")
+    return naming.left_out(files, sound=format in SOUND)
 
 
 def text(documents: Documents, format: str) -> str:  # noqa: A002

@@ -1,4 +1,4 @@
-"""JUnit XML, for every CI that shows tests: a cell is a test case.
+"""JUnit XML, for every CI that shows tests: a cell is a test case, and each metric of it.
 
 Of a comparison REGRESSED is a failure, MISSING an error, INCONCLUSIVE and INCOMPARABLE are skipped.
 Of a run a cell that failed is a failure, one that left no record an error, a skipped one skipped.
@@ -71,10 +71,10 @@ def _compared(files: Sequence[RecordFile], view: View) -> Iterable[Case]:
                    kind="MISSING", message=text)  # fmt: skip
     for c in view.rows:
         keys = {c.key} if c.interleaved else {c.key, c.baseline_key or c.key}
-        seconds = sum(wall.get(key, 0.0) for key in keys)
+        seconds = sum(wall.get(key, 0.0) for key in keys) if c.judged == "speed" else 0.0
         text = f"{c.verdict}: {compare.sentence(c)}"
         yield Case(
-            name=c.label, group=f"gpubench.{files[-1].header.suite.name}", seconds=seconds,
+            name=compare.name(c), group=f"gpubench.{files[-1].header.suite.name}", seconds=seconds,
             outcome=OUTCOMES.get(c.verdict, ""), kind=f"{c.verdict} {c.code}".strip(),
             message=text, output=text,
         )  # fmt: skip

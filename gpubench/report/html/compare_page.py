@@ -25,18 +25,6 @@ PATHS = {
 }  # fmt: skip
 """Vega's shapes in a box of 14 x 14."""
 
-HELP = {
-    "verdict": "what the rule says of the cell", "cell": "the candidate's cell",
-    "baseline": "median time of a batch, or images/s", "candidate": "the same of the candidate",
-    "effect": "change of the time for a batch or an image: + is slower; 95 % interval; of an A/B "
-    "from its pairs, so it may differ a little from what the two medians suggest",
-    "pairs": "pairs of processes behind the effect", "repeats": "of baseline and candidate",
-    "pair sd": "spread of the change over the pairs",
-    "finds": "the slowdown that would have been found 95 times in 100",
-    "why": "reason code and reason",
-}  # fmt: skip
-_NUMBERS = ("baseline", "candidate", "effect", "pairs", "repeats", "pair sd", "finds")
-
 
 def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, Any]:
     """Everything but the runs' own tables."""
@@ -44,13 +32,15 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
     changed, unchanged = sections_compare.split(found)
     looks = [look | {"path": PATHS[look["shape"]]} for look in compare.legend(found)]
     by_name = {look["name"]: look for look in looks}
-    lines = len(drawn["forest"]["points"])
+    lines, cells = len(drawn["forest"]["points"]), sum(c.judged == "speed" for c in found)
     return {
         "title": f"{formatting.title([base, candidate])}: baseline against candidate",
         "headline": sections_compare.headline(found, rule, code), "looks": looks,
         "next": _decides(view),
-        "notes": sections_compare.notes(found, rule, code), "sides": sides(base, candidate),
-        "lines": lines, "unseen": len(found) - lines, "total": len(found),
+        "notes": [*sections_compare.notes(found, rule, code),
+                  *filter(None, [sections_compare.unjudged(view)])],
+        "sides": sides(base, candidate),
+        "lines": lines, "unseen": cells - lines, "total": len(found),
         "delta": percentage(rule.delta), "pairs": sections_compare.paired(found),
         "changed": _table("Changed cells", changed, found, by_name),
         "unchanged": _table("Unchanged cells", unchanged, found, by_name),
@@ -100,37 +90,20 @@ def _table(
     looks: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """As the page's other tables are; a verdict has its look, and sorts by its urgency."""
-    pairs = sections_compare.paired(found)
-    names = [*_texts(found[0], pairs), "why"] if found else []
+    made = sections_compare.table(rows, found, title)
     columns = [
-        {"name": n, "css": "num" if n in _NUMBERS else "word" if n == "verdict" else "wide",
-         "help": HELP[n], "better": "", "unit": "", "group": 0} for n in names
+        {"name": c.name, "css": "num" if formatting.is_number(c) else "word"
+         if c.name in ("verdict", "metric") else "wide", "help": c.help, "better": "", "unit": "",
+         "group": 0} for c in made.columns
     ]  # fmt: skip
-    return {"title": title, "columns": columns, "groups": (), "more": (),
-            "rows": [_row(c, pairs, looks) for c in rows]}  # fmt: skip
-
-
-def _texts(c: Comparison, pairs: bool) -> dict[str, str]:
-    """As `sections.compare.row`, but the effect comes first: a phone shows three columns."""
-    row = sections_compare.row(c, pairs=pairs)
-    return {name: row[name] for name in ("verdict", "cell", "effect")} | row
-
-
-def _row(c: Comparison, pairs: bool, looks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    sort = {
-        "verdict": str(list(looks).index(c.verdict)), "baseline": c.baseline,
-        "candidate": c.candidate, "effect": (sections_compare.cost(c) or (None,))[0],
-        "pairs": c.pairs,
-        "repeats": sum(c.n), "pair sd": c.pair_sd, "finds": c.smallest_detectable,
-    }  # fmt: skip
-    made = []
-    for name, text in _texts(c, pairs).items():
-        main, bracket, aside = text.partition(" [")
-        key = sort.get(name, text)
-        made.append({"main": main, "aside": bracket.lstrip() + aside, "hint": "",
-                     "sort": "" if key is None else str(key),
-                     "look": looks[c.verdict] if name == "verdict" else None})  # fmt: skip
-    meaning = sections_compare.meanings([c]).get(c.code, "")
-    made.append({"main": c.reason or formatting.NOTHING, "aside": c.code, "hint": meaning,
-                 "sort": sections_compare.why(c), "look": None})  # fmt: skip
-    return made
+    body = []
+    for c, values in zip(rows, made.rows, strict=True):
+        row: list[dict[str, Any]] = []
+        for column, value in zip(made.columns, values, strict=True):
+            shown, own = formatting.show(value, column.unit), getattr(value, "value", value)
+            row.append({"main": shown.main, "aside": shown.aside, "hint": "", "look": None,
+                        "sort": "" if own is None else str(own)})  # fmt: skip
+        row[0] |= {"look": looks[c.verdict], "sort": str(list(looks).index(c.verdict))}
+        row[-1]["hint"] = sections_compare.meanings([c]).get(c.code, "")
+        body.append(row)
+    return {"title": title, "columns": columns, "groups": (), "more": (), "rows": body}

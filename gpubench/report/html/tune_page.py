@@ -37,7 +37,7 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     looks = {look["name"]: look | {"path": PATHS[look["shape"]]}
              for look in (compare.legend([found.verdict]) if found.verdict else [])}  # fmt: skip
     near = found.leader or result.closest(found)
-    sure = not found.unseen and not (found.verdict and found.verdict.verdict == "INCONCLUSIVE")
+    sure = not found.unseen and not found.unconfirmed
     shown = {
         "title": f"{formatting.title([file])}: search",
         "tone": "bad" if found.settled or not near else "good" if found.best and sure else "warn",

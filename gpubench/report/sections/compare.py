@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from gpubench import units
-from gpubench.analysis.compare import compare
+from gpubench.analysis.compare import compare, metrics
 from gpubench.analysis.compare.aa_history import ENOUGH
 from gpubench.analysis.compare.compare import View
 from gpubench.analysis.compare.paired import of_one_session
@@ -20,10 +21,12 @@ from gpubench.analysis.compare.sequential_test import EARLY, FAR
 from gpubench.analysis.compare.verdicts import CODES, VERDICTS, Comparison, caveat, exit_code
 from gpubench.analysis.stats import repeats
 from gpubench.analysis.summary import Summary, summarise
+from gpubench.analysis.tables.table import Amount, Column, Table
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
+from gpubench.report.formatting import percent as percent  # of every number here
+from gpubench.suite import gate
 from gpubench.suite.types import Rule
-from gpubench.units import significant
 
 UNCHANGED = "EQUIVALENT"
 """Rows of this verdict are folded into one line with their count."""
@@ -42,7 +45,7 @@ LEGEND = (
     "finds: the slowdown that would have been found 95 times in 100; baseline, candidate: median "
     "time of a batch, or images/s where it ends in /s"
 )
-"""Of the columns of `row`."""
+"""Of the columns of `table`."""
 
 NEEDS_HISTORY = (
     f"two stored runs do so only beyond what {ENOUGH} A/A sessions or more of this machine and "
@@ -93,45 +96,38 @@ def split(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Compariso
 
 
 def cost(c: Comparison) -> tuple[float, float | None, float | None] | None:
-    """log(candidate / baseline) of the cost with its bounds: above 0 is slower."""
-    return log_cost(c.ratio, c.low, c.high, c.metric.endswith("[ns]")) if c.ratio else None
+    """log(candidate / baseline) of the cost with its bounds: above 0 is slower, or more."""
+    return log_cost(c.ratio, c.low, c.high, c.metric.endswith("]")) if c.ratio else None
 
 
 def log_cost(
-    ratio: float, low: float | None, high: float | None, latency: bool
+    ratio: float, low: float | None, high: float | None, less_is_better: bool
 ) -> tuple[float, float | None, float | None]:
-    """The same of a ratio of latencies, or of images/s, which are better when higher."""
+    """The same of a ratio of latencies or bytes, or of images/s, which are better when higher."""
     bounds = [math.log(v) if v else None for v in (low, high)]
-    if latency:
+    if less_is_better:
         return math.log(ratio), bounds[0], bounds[1]
     worst, best = (None if v is None else -v for v in reversed(bounds))
     return -math.log(ratio), worst, best
 
 
-def percent(share: float, half: float | None = None, *, signed: bool = False) -> str:
-    """0.0534 -> '5.3 %', with as many decimals as a half-width of ``half`` supports.
-
-    None where it is 10 % or more, else 1; 2 below 0.3 %, 3 below 0.03 %.
-    """
-    fitting = math.ceil(-math.log10(100 * half / 3)) if half else 1
-    decimals = min(3, max(int(not half or half < 0.1), fitting))
-    text = f"{100 * share:{'+' if signed else ''},.{decimals}f}"
-    return f"{text.replace('-', '', 1) if float(text.replace(',', '')) == 0 else text} %"
-
-
 def effect(c: Comparison) -> str:
-    """'+5.3 % [+4.1, +6.6]', or '–' where there is none."""
+    """'+5.3 % [+4.1, +6.6]', '-1.5 points [-2.3, -0.8]', or '–' where there is none."""
+    return formatting.full(change_of(c), "amount")
+
+
+def change_of(c: Comparison) -> Amount | None:
+    """Of its cost, or in points; None where there is no effect."""
+    if c.difference is not None:
+        return Amount(c.difference, "points", c.low, c.high)
     logs = cost(c)
-    return formatting.NOTHING if logs is None else shares(*logs)
+    return None if logs is None else Amount(_shares(*logs)[0], "change", *_shares(*logs)[1:3])
 
 
 def shares(*logs: float | None) -> str:
     """(value, low, high) of logs of a cost: '+5.3 % [+4.1, +6.6]'."""
-    value, low, high, half = _shares(*logs)
-    if low is None or high is None:
-        return percent(value, signed=True)
-    ends = (percent(v, half, signed=True).removesuffix(" %") for v in (low, high))
-    return f"{percent(value, half, signed=True)} [{', '.join(ends)}]"
+    value, low, high, _ = _shares(*logs)
+    return formatting.full(Amount(value, "change", low, high), "amount")
 
 
 def _shares(*logs: float | None) -> tuple[float, float | None, float | None, float | None]:
@@ -156,35 +152,71 @@ def change(c: Comparison) -> str:
     return f"{text} ({percent(ends[0], half).removesuffix(' %')} to {percent(ends[1], half)})"
 
 
-def values(c: Comparison) -> tuple[str, str]:
-    """Baseline and candidate: ('1.234 ms', '1.300 ms'), or images/s: ('5,310/s', '5,301/s')."""
-    latency = c.metric.endswith("[ns]")
-
-    def shown(value: float | None) -> str:
-        if value is None:
-            return formatting.NOTHING
-        return units.duration(value, 4) if latency else f"{significant(value, 4)}/s"
-
-    return shown(c.baseline), shown(c.candidate)
+def amount(c: Comparison, value: float | None) -> Amount | None:
+    """The baseline's or the candidate's, in the unit of its metric."""
+    bracket = c.metric.partition("[")[2].removesuffix("]")
+    unit = bracket or ("share" if gate.METRICS[c.judged].points else "images/s")
+    return None if value is None else Amount(value, unit)
 
 
-def row(c: Comparison, *, pairs: bool) -> dict[str, str]:
-    """One comparison as every table shows it; ``pairs``: those of an interleaved A/B."""
-    base, candidate = values(c)
-    found = {
-        "verdict": c.verdict, "cell": c.label, "baseline": base, "candidate": candidate,
-        "effect": effect(c),
+_COLUMNS = (
+    Column("verdict", help="what the rule says of the row"),
+    Column("cell", help="the candidate's cell"),
+    Column("metric", help="what is judged"),
+    Column("effect", "amount", help="change of the time for a batch or an image: + is slower; of "
+           "others, of bytes or time; 95 % interval; of an A/B from its pairs, so it may differ a "
+           "little from what the two medians suggest"),
+    Column("baseline", "amount", help="median time of a batch, or images/s; or what else is "
+           "judged"),
+    Column("candidate", "amount", help="the same of the candidate"),
+    Column("pairs", "count", help="pairs of processes behind the effect"),
+    Column("repeats", "count", help="of baseline and candidate"),
+    Column("pair sd", "spread", help="spread of the change over the pairs"),
+    Column("finds", "spread", help="the slowdown that would have been found 95 times in 100"),
+    Column("why", help="reason code and reason"),
+)  # fmt: skip
+
+
+def table(rows: Sequence[Comparison], found: Sequence[Comparison], title: str = "Cells") -> Table:
+    """Some ``rows`` of all that were ``found``: the one layout of verdicts, for every report."""
+    left = {"repeats"} if paired(found) else {"pairs", "pair sd"}
+    left |= set() if several(found) else {"metric"}
+    columns = tuple(c for c in _COLUMNS if c.name not in left)
+    body = [_row(c) for c in rows]
+    return Table(title, columns, [[each[c.name] for c in columns] for each in body], [])
+
+
+def _row(c: Comparison) -> dict[str, Any]:
+    return {
+        "verdict": c.verdict, "cell": c.label, "metric": metric(c), "effect": change_of(c),
+        "baseline": amount(c, c.baseline), "candidate": amount(c, c.candidate),
+        "pairs": c.pairs or None, "repeats": f"{c.n[0]}, {c.n[1]}", "pair sd": c.pair_sd,
+        "finds": c.smallest_detectable, "why": why(c),
     }  # fmt: skip
-    if pairs:
-        found["pairs"] = str(c.pairs) if c.pairs else formatting.NOTHING
-        found["pair sd"] = (
-            formatting.NOTHING if c.pair_sd is None else percent(c.pair_sd, c.pair_sd)
-        )
-    else:
-        found["repeats"] = f"{c.n[0]}, {c.n[1]}"
-    least = c.smallest_detectable
-    found["finds"] = formatting.NOTHING if least is None else percent(least)
-    return found
+
+
+def texts(rows: Sequence[Comparison], found: Sequence[Comparison]) -> list[dict[str, str]]:
+    """The rows of `table` in words, by column."""
+    made = table(rows, found)
+    return [
+        {c.name: formatting.full(v, c.unit) for c, v in zip(made.columns, row, strict=True)}
+        for row in made.rows
+    ]
+
+
+def several(found: Sequence[Comparison]) -> bool:
+    """Whether more than speed is judged."""
+    return any(c.judged != "speed" for c in found)
+
+
+def name(c: Comparison) -> str:
+    """Of a row: the cell's label, with what is judged unless that is speed."""
+    return c.label if c.judged == "speed" else f"{c.label}, {metric(c)}"
+
+
+def metric(c: Comparison) -> str:
+    """'p50', 'host memory'."""
+    return c.metric.partition(" [")[0]
 
 
 def why(c: Comparison) -> str:
@@ -197,21 +229,37 @@ def sentence(c: Comparison) -> str:
 
     Of the time, so + is slower in any metric; for formats that have one message for it.
     """
-    if not c.ratio:
+    if not c.ratio and c.difference is None:
         return why(c)
-    before, after = values(c)
+    before, after = (formatting.full(amount(c, v), "amount") for v in (c.baseline, c.candidate))
     first, second = c.n
-    several = ("" if first == second else f"{first} and ") + repeats(second)
-    parts = [units.count(c.pairs, "pair") if c.pairs else several]
+    apart = ("" if first == second else f"{first} and ") + repeats(second)
+    parts = [units.count(c.pairs, "pair") if c.pairs else apart if c.ratio else ""]
     if c.pair_sd is not None:
         parts.append(f"pair sd {percent(c.pair_sd, c.pair_sd)}")
     if c.smallest_detectable is not None:
         parts.append(f"would have found {percent(c.smallest_detectable)}")
     if c.p is not None:
-        parts.append(f"p = {significant(c.p, 2)}")
+        parts.append(f"p = {c.p:.2g}")
     level = " (95 %)" if c.low is not None and c.high is not None else ""
-    told = f"{before} -> {after}, time {effect(c)}{level}"
-    return "; ".join(filter(None, (told, ", ".join(parts), why(c))))
+    what = "time" if c.judged == "speed" else metric(c)
+    told = f"{before} -> {after}, {what} {effect(c)}{level}"
+    return "; ".join(filter(None, (told, ", ".join(filter(None, parts)), why(c))))
+
+
+def phrase(c: Comparison) -> str:
+    """'5.1 % [4.2, 6.0] slower', '3 of 1,000 answers changed (undecided)'; '' of no change."""
+    size = change_of(c)
+    if size is None or c.verdict == UNCHANGED:
+        return ""
+    open_ = " (undecided)" if c.verdict == "INCONCLUSIVE" else ""
+    if c.changed and (c.judged == "agreement" or open_):
+        return f"{c.changed[0]:,} of {c.changed[1]:,} answers changed{open_}"
+    more = size.value < 0 if size.unit == "points" else size.value > 0
+    if (size.value < 0) and size.low is not None and size.high is not None:
+        size = Amount(-size.value, size.unit, -size.high, -size.low)
+    told = formatting.full(size, "amount").replace("+", "")
+    return f"{told} {gate.METRICS[c.judged].words[not more]}{open_}"
 
 
 def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> str:
@@ -226,10 +274,18 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     if code == 1 and worst != "REGRESSED":  # only --fail-on improved makes it so
         worst = "IMPROVED"
     hit = [c for c in rows if c.verdict == worst]
-    one = len(hit) == 1
-    share = f"{len(hit)} of {units.count(len(rows), 'cell')} {'is' if one else 'are'}"
+    one, mixed = len(hit) == 1, several(rows)
+    what = "verdict" if mixed else "cell"
+    share = f"{len(hit)} of {units.count(len(rows), what)} {'is' if one else 'are'}"
     first, more = hit[0], ":" if one else ", most of all"
-    margin = f"within \u00b1{units.percentage(rule.delta)}"
+    margin = within(rule, mixed)
+    if mixed and worst in ("REGRESSED", "IMPROVED"):
+        own = [c for c in rows if (c.key, c.baseline_key) == (first.key, first.baseline_key)]
+        *said, last = [words for c in own if (words := phrase(c))]
+        told = f"{', '.join(said)} and {last}" if said else last
+        how = "worse" if worst == "REGRESSED" else "better"
+        start = worst if worst == "REGRESSED" or code else "PASS"
+        return f"{start}: {share} {how}{more} {first.label}: {told}"
     if worst == "REGRESSED":
         return f"{worst}: {share} slower{more} {first.label} {change(first)}"
     if worst == "IMPROVED":
@@ -246,8 +302,13 @@ def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -
     reasons = {c.reason for c in hit}
     if clear := [c for c in hit if c.code == "unconfirmed"]:
         first = max(clear, key=lambda c: abs((cost(c) or (0.0,))[0]))
-    about = f"{first.label}: {first.reason}" if len(reasons) > 1 or one else first.reason
+    about = f"{name(first)}: {first.reason}" if len(reasons) > 1 or one else first.reason
     return f"{worst}: {share} {words}{', such as' if len(reasons) > 1 else ':'} {about}"
+
+
+def within(rule: Rule, mixed: bool) -> str:
+    """'within ±2 %'."""
+    return "each within its margin" if mixed else f"within \u00b1{units.percentage(rule.delta)}"
 
 
 def counts(found: Sequence[Comparison]) -> dict[str, int]:
@@ -262,16 +323,20 @@ def counted(found: Sequence[Comparison]) -> str:
 
 def folded(rows: Sequence[Comparison], rule: Rule) -> str:
     """One line in place of the unchanged rows."""
+    if several(rows):
+        names = ", ".join(dict.fromkeys(map(metric, rows)))
+        many = units.count(len(rows), "verdict")
+        return f"{UNCHANGED}: {many} of {names}, {within(rule, True)}"
     worst = max(max(abs(v or 0.0) for v in (cost(c) or (0.0,))) for c in rows)
-    cells, margin = units.count(len(rows), "cell"), units.percentage(rule.delta)
     return (
-        f"{UNCHANGED}: {cells} unchanged within \u00b1{margin}; "
+        f"{UNCHANGED}: {units.count(len(rows), 'cell')} unchanged {within(rule, False)}; "
         f"no interval reaches beyond {percent(math.expm1(worst))}"
     )
 
 
 def reach(found: Sequence[Comparison]) -> str:
-    """What the comparison could have found."""
+    """What the comparison could have found, of speed."""
+    found = [c for c in found if c.judged == "speed"]
     least = [c.smallest_detectable for c in found if c.smallest_detectable is not None]
     if not least:
         text = "It could not have confirmed a slowdown of any size, in any cell"
@@ -291,6 +356,13 @@ def rule_words(rule: Rule, *, pairs: bool) -> str:
         "chance of any false alarm in the whole comparison is at most "
         f"{units.percentage(rule.alpha)} (alpha)"
     )
+    if rule.metrics:
+        own = metrics.rules(rule)
+        text += (
+            f". Beside speed: {', '.join(_margin(*each) for each in rule.metrics)}; of alpha speed "
+            f"has {units.percentage(own['speed'].alpha)}, the others share the rest; their effect: "
+            "+ is more, of answers in percentage points"
+        )
     if not pairs:
         return f"{text}. Two stored runs: the unit is the repeat, a fresh process."
     looks = ", ".join(map(str, rule.looks))
@@ -301,12 +373,28 @@ def rule_words(rule: Rule, *, pairs: bool) -> str:
     )
 
 
+def _margin(name: str, margin: float) -> str:
+    points = gate.METRICS[name].points
+    return f"{name} \u00b1{f'{100 * margin:.6g} points' if points else units.percentage(margin)}"
+
+
 def notes(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> list[str]:
     """What must be said with every comparison; ``code``: the exit code, where it is another."""
     apart = any(c.code == "different-machine" for c in found)
     said = [reach(found), ALLOW if apart else "", rule_words(rule, pairs=paired(found)),
             caveat(found)]  # fmt: skip
     return [note for note in (*said, exit_words(found, code)) if note]
+
+
+def unjudged(view: View) -> str:
+    """What the first pair's answers differ in, where nobody asked for a verdict on it; ''."""
+    if not dict(view.rule.metrics).keys().isdisjoint(("accuracy", "agreement")):
+        return ""
+    seen = [r.changed.pictures for s in view.sides()[1].values() for r in s.records if r.changed]
+    if not seen:
+        return ""
+    cells, most = units.count(len(seen), "cell"), units.count(max(seen), "picture")
+    return f"Not judged: {cells} gave other answers, to up to {most} (--metric accuracy,agreement)."
 
 
 def meanings(found: Sequence[Comparison]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gpubench import units
+from gpubench.analysis.best import ALIKE
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary
 from gpubench.analysis.tables import accuracy
@@ -90,7 +91,7 @@ def ties(found: View, best: Standing) -> list[str]:
     if not others:
         return []
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    rule = f"of those within {units.percentage(racing.ALIKE)} the simplest is recommended"
+    rule = f"of those within {units.percentage(ALIKE)} the simplest is recommended"
     return [f"Not told apart from {where(found, others[0])}{more}; {rule}"]
 
 

@@ -1,4 +1,5 @@
-"""Images to which a cell gave another answer than the reference: the wrong answers first."""
+"""Images to which a cell gave another answer than the reference, or than the baseline of an A/B:
+the wrong answers first."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from gpubench.units import count, percent
 
 TITLE = "Answers that differ"
 NOTE = (
-    "Images answered otherwise than by the reference in any repeat, the wrong answers first. "
+    "Images answered otherwise than by the reference in any repeat, or than by the baseline of an "
+    "A/B in the first pair, the wrong answers first. "
     "Scores are the network's probabilities: its own, or a softmax of its logits."
 )
 OPEN = 12
@@ -32,6 +34,8 @@ BUDGET = 600_000
 class Group(Struct, frozen=True, kw_only=True):
     """Cells that differ from the reference on the same images, with the same answers."""
 
+    rival: str = "reference"
+    """Whom they differ from."""
     cells: list[Summary]
     disagreeing: int
     """Different images; of them ``images`` are listed."""
@@ -39,29 +43,35 @@ class Group(Struct, frozen=True, kw_only=True):
 
     @property
     def head(self) -> str:
-        """'openvino fp32 b8 x1 latency and 3 more cells: 5 images'."""
+        """'openvino fp32 b8 x1 latency and 3 more cells: 5 images'; of an A/B '... changed'."""
         more = len(self.cells) - 1
         others = f" and {count(more, 'more cell')}" if more else ""
         n, listed = self.disagreeing, len(self.images)
         some = f", {listed} of them listed" if listed < n else ""
-        return f"{self.cells[0].cell.label}{others}: {count(n, 'image')}{some}"
+        what = "changed" if self.rival == "baseline" else ""
+        told = f"{self.cells[0].cell.label}{others}: {count(n, 'image')} {what}".rstrip()
+        return told + some
 
 
 def groups(summaries: Sequence[Summary]) -> list[Group]:
-    """In plan order."""
-    same: dict[object, list[Summary]] = {}
-    for s in summaries:
-        if s.parity and s.parity.disagreements:
-            told = tuple(replace(d, thumbnail="", score=0, expected_score=0)
-                         for d in s.parity.disagreements)  # fmt: skip
-            same.setdefault((s.run, s.cell.model, s.cell.images, told), []).append(s)
-    found = []
-    for cells in same.values():
-        checks = [s.parity for s in cells if s.parity]
-        images = sorted(checks[0].disagreements, key=_gravity)
-        most = max(len(images), *(p.disagreeing for p in checks))
-        found.append(Group(cells=cells, disagreeing=most, images=images))
-    return found
+    """In plan order; first what changed between the arms of an A/B."""
+    same: dict[tuple[Any, ...], list[tuple[Summary, int, list[Disagreement]]]] = {}
+    each = [(s, "baseline", x.pictures, x.shown) for s in summaries for r in s.records
+            if (x := r.changed)]  # fmt: skip
+    each += [(s, "reference", s.parity.disagreeing, s.parity.disagreements)
+             for s in summaries if s.parity and s.parity.disagreements]  # fmt: skip
+    for s, rival, many, images in each:
+        told = tuple(replace(d, thumbnail="", score=0, expected_score=0) for d in images)
+        place = (rival, s.run, s.cell.model, s.cell.images, told)
+        same.setdefault(place, []).append((s, many, images))
+    return [
+        Group(
+            rival=place[0], cells=[s for s, _, _ in rows],
+            images=sorted(rows[0][2], key=_gravity),
+            disagreeing=max(len(rows[0][2]), *(many for _, many, _ in rows)),
+        )
+        for place, rows in same.items()
+    ]  # fmt: skip
 
 
 def _gravity(d: Disagreement) -> int:
@@ -72,10 +82,10 @@ def _gravity(d: Disagreement) -> int:
     return 0 if d.expected == d.label else 1
 
 
-def outcome(d: Disagreement) -> str:
+def outcome(d: Disagreement, rival: str = "reference") -> str:
     """What the label says of it."""
     return (
-        "wrong, the reference right", "both wrong", "label not known", "right, the reference wrong"
+        f"wrong, the {rival} right", "both wrong", "label not known", f"right, the {rival} wrong"
     )[_gravity(d)]  # fmt: skip
 
 
@@ -84,17 +94,18 @@ def score(value: float) -> str:
     return percent(value) if 0 <= value <= 1 else "not finite"
 
 
-def sentence(d: Disagreement) -> str:
+def sentence(d: Disagreement, rival: str = "reference") -> str:
     """'digits/7.jpg: 4 (61.0 %); reference: 7 (58.0 %); label: 7: wrong, the reference right'."""
-    text = f"{d.name}: {d.answer} ({score(d.score)}); "
-    text += f"reference: {d.expected} ({score(d.expected_score)})"
-    return text + (f"; label: {d.label}: {outcome(d)}" if d.label else f"; {outcome(d)}")
+    one, other = (f" ({score(x)})" if rival == "reference" else ""
+                  for x in (d.score, d.expected_score))  # fmt: skip
+    text = f"{d.name}: {d.answer}{one}; {rival}: {d.expected}{other}"
+    return f"{text}; {f'label: {d.label}: ' if d.label else ''}{outcome(d, rival)}"
 
 
 def lines(group: Group, most: int = MOST_SHOWN) -> list[str]:
     """A line for each image."""
     more = len(group.images) - most
-    told = [sentence(d) for d in group.images[:most]]
+    told = [sentence(d, group.rival) for d in group.images[:most]]
     return told + ([f"{more} more: gpubench report -f json"] if more > 0 else [])
 
 
@@ -102,7 +113,7 @@ def plain(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """All of them as JSON-able values."""
     return [
         {
-            "run": g.cells[0].run, "cells": [s.key for s in g.cells],
+            "run": g.cells[0].run, "than": g.rival, "cells": [s.key for s in g.cells],
             "disagreeing": g.disagreeing,
             "images": [replace(d, thumbnail=thumbnail(d.thumbnail)) for d in g.images],
         }
@@ -115,19 +126,20 @@ def page(summaries: Sequence[Summary]) -> dict[str, Any]:
     left, made = BUDGET, []
     several = len({s.run for s in summaries}) > 1
     for g in groups(summaries):
-        items = []
+        items, scored = [], g.rival == "reference"
         for d in g.images:
             picture = thumbnail(d.thumbnail)
             picture = picture if len(picture) <= left else ""
             left -= len(picture)
             items.append({
-                "name": d.name, "picture": picture, "label": d.label, "outcome": outcome(d),
-                "wrong": _gravity(d) < 2, "answer": d.answer, "score": score(d.score),
-                "expected": d.expected, "expected_score": score(d.expected_score),
+                "name": d.name, "picture": picture, "label": d.label,
+                "outcome": outcome(d, g.rival),
+                "wrong": _gravity(d) < 2, "answer": d.answer, "score": score(d.score) * scored,
+                "expected": d.expected, "expected_score": score(d.expected_score) * scored,
             })  # fmt: skip
         head = f"{g.cells[0].run}: {g.head}" if several else g.head
         also = [s.cell.label for s in g.cells[1:]]
-        made.append({"head": head, "also": also, "images": items})
+        made.append({"head": head, "also": also, "rival": g.rival, "images": items})
     total = sum(len(g["images"]) for g in made)
     return {"title": TITLE, "note": NOTE, "open": total <= OPEN, "groups": made} if made else {}
 

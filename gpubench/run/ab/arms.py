@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
-from gpubench.errors import SuiteError
+from gpubench.errors import InputError, SuiteError
+from gpubench.run.ab.revisions import AbsentError, Places
+from gpubench.run.serving import compatibility, manifest
 from gpubench.suite import toml_file
 from gpubench.suite.file import Draft, listed
 from gpubench.suite.types import Cell, Suite
 
-FIELDS = ("backend", "device", "model", "weights", "precision", "input", "batch_size",
-          "replicas", "replicas_per_device", "dispatch")  # fmt: skip
+AXES = ("backend", "device", "precision", "input", "batch_size", "replicas", "replicas_per_device",
+        "dispatch", "decoder", "loader", "loader_cores")  # fmt: skip
+NETWORK = ("model", "weights", "output", "calibration")
+"""Keys of the workload that make other answers to the same question."""
+TABLES = ("preprocess", "arguments")
+"""Likewise, each key of them: 'preprocess.mean'."""
+FIELDS = (*AXES, *NETWORK, *(f"{table}.KEY" for table in TABLES))
 """What the arms may differ in besides a backend's options; the rest would be another question."""
-SAME = ("images", "cores", "scenario", "boundary")
+SINGLE = ("device", *NETWORK)
+SAME = {
+    "images": "use --images",
+    "labels": "use --labels",
+    "cores": "set axes.cores in the suite",
+    "scenario": "use --scenario",
+    "boundary": "use --boundary",
+}
+"""What must be the same in both arms, and how both are told."""
+
+
+class Stored(Struct, frozen=True):
+    """What `gpubench deploy` has written, as an arm."""
+
+    cell: Cell
+    artefact: Path
+    contents: str
+    """SHA-256 over its files."""
+    notes: tuple[str, ...]
+    """What differs from where it was checked."""
 
 
 class Spec(Struct, frozen=True):
@@ -24,51 +54,99 @@ class Spec(Struct, frozen=True):
     option: str
     """'--baseline' or '--candidate', for messages."""
     values: dict[str, str]
+    stored: Stored | None = None
 
     @property
     def words(self) -> str:
         """'backend=onnxruntime,precision=bf16'."""
         return ",".join(f"{key}={value}" for key, value in self.values.items())
 
+    @property
+    def named(self) -> set[str]:
+        """What it differs in, or may."""
+        own = {*AXES, *self.stored.cell.options} if self.stored else set()
+        return own | {*self.values}
 
-def parse(option: str, texts: Sequence[str], same: Collection[str] = SAME) -> Spec:
-    """('backend=onnxruntime,precision=bf16', 'threads=2') -> Spec.
+
+def parse(option: str, texts: Sequence[str], same: Collection[str] = tuple(SAME)) -> Spec:
+    """('backend=onnxruntime,precision=bf16', 'preprocess.mean=[0.5, 0.5, 0.5]') -> Spec.
 
     ``same``: what must not be given.
     """
     values: dict[str, str] = {}
-    for pair in (part for text in texts for part in text.split(",")):
+    for pair in (part for text in texts for part in re.split(r",(?![^\[]*\])", text)):
         key, equals, value = (word.strip() for word in pair.partition("="))
         if not (key and equals and value):
             raise SuiteError(f"{option} {pair!r}: expected KEY=VALUE, such as backend=onnxruntime")
         if key in same:
-            how = "set axes.cores in the suite" if key == "cores" else f"use --{key}"
-            raise SuiteError(f"{option} {pair!r}: {key} must be the same in both arms; {how}")
+            raise SuiteError(
+                f"{option} {pair!r}: {key} must be the same in both arms, or they answer different "
+                f"questions; {SAME[key]}"
+            )
         if key in values:
             raise SuiteError(f"{option} {pair!r}: {key} is given twice")
         values[key] = value
     return Spec(option, values)
 
 
-def suite_of(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> Suite:
-    """The suite as this arm measures it. Raises SuiteError.
+def opened(spec: Spec) -> Spec:
+    """With what a ``deployment=DIR`` in it says. Raises InputError, Unavailable."""
+    folder = spec.values.get("deployment")
+    if folder is None:
+        return spec
+    if more := spec.values.keys() - {"deployment", *NETWORK}:
+        raise SuiteError(
+            f"{spec.option} {spec.words}: {min(more)} is the deployment's own; beside deployment "
+            "only model and weights can be named: where the network that it was made of lies now"
+        )
+    root = Path(folder).absolute()
+    try:
+        made = manifest.read(root)
+        manifest.verify(root, made)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            compatibility.check(made, compatibility.machine(made.cell, made.decoder))
+    except InputError as error:
+        raise InputError(f"{spec.option} {spec.words}: {error}") from error
+    artefact = root / manifest.inside(root, made.artefact)
+    contents = manifest.digest_of(made)
+    notes = tuple(f"{folder}: {warning.message}" for warning in caught)
+    return msgspec.structs.replace(spec, stored=Stored(made.cell, artefact, contents, notes))
+
+
+def suite_of(
+    spec: Spec, draft: Draft, chosen: Mapping[str, Any], own: Places | None = None
+) -> Suite:
+    """The suite as this arm measures it, with its ``own`` files. Raises SuiteError.
 
     What is wrong with the arm begins with the arm's option; a mistake in the suite or in ``chosen``
     is both arms', and told as theirs.
     """
     try:
-        return draft.suite(_overrides(spec, draft, chosen))
+        return draft.suite(_overrides(spec, draft, chosen), own or str)
+    except AbsentError:
+        raise
     except SuiteError as error:
         draft.suite(chosen)  # raises what is wrong with both arms
-        raise SuiteError(f"{spec.option} {spec.words}: {error}") from error
+        whose = spec.words or (own and own.tree and own.tree.name)
+        hint = "; it is checked against the network that it was made of: name that with model=..."
+        raise SuiteError(f"{spec.option} {whose}: {error}{hint if spec.stored else ''}") from error
 
 
 def _overrides(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """What takes the place of the suite's words in this arm."""
-    fields = {key: value for key, value in spec.values.items() if key in FIELDS}
-    axes = {k: v if k in ("model", "weights", "device") else [v] for k, v in fields.items()}
-    overrides = {key: value for key, value in {**chosen, **axes}.items() if value is not None}
-    options = {key: value for key, value in spec.values.items() if key not in FIELDS}
+    overrides = {key: value for key, value in chosen.items() if value is not None}
+    options: dict[str, str] = {}
+    if spec.stored:
+        overrides |= _as_deployed(spec.stored.cell)
+    for key, value in spec.values.items():
+        table, _, name = key.partition(".")
+        if key in (*AXES, *NETWORK):
+            overrides[key] = value if key in SINGLE else [value]
+        elif table in TABLES and name:
+            overrides[table] = overrides.get(table, {}) | {name: toml_file.value(value)}
+        elif key != "deployment":
+            options[key] = value
     names, known = listed(overrides.get("backend", draft.backends)), draft.known_options
     if not options or not known.keys() >= {*names}:  # the check says which is unknown
         return overrides
@@ -86,6 +164,21 @@ def _overrides(spec: Spec, draft: Draft, chosen: Mapping[str, Any]) -> dict[str,
     return {**overrides, "options": {name: tables[name] for name in kept}, "backend": kept}
 
 
+def _as_deployed(cell: Cell) -> dict[str, Any]:
+    """All that it was deployed with; what is asked of it is the suite's."""
+    said: dict[str, Any] = {
+        key: value if key in SINGLE else [value]
+        for key in (*AXES, *NETWORK)
+        if (value := getattr(cell, key)) != ""
+    }
+    if cell.preprocess:
+        said["preprocess"] = {key: cell.preprocess.plain(key) for key in cell.preprocess.given}
+    if cell.arguments:
+        said["arguments"] = dict(cell.arguments)
+    options = {name: [value] for name, value in cell.options.items()}
+    return said | {"options": {cell.backend: options}}
+
+
 def match(
     baseline: Spec, candidate: Spec, before: Sequence[Cell], after: Sequence[Cell]
 ) -> list[tuple[Cell, Cell]]:
@@ -94,7 +187,7 @@ def match(
     Cells of one arm without a counterpart are left out. Raises SuiteError where there is more
     than one counterpart, or none at all.
     """
-    named = {*baseline.values, *candidate.values}
+    named = baseline.named | candidate.named
     first, second = _by_identity(baseline, before, named), _by_identity(candidate, after, named)
     pairs = [(first[key], cell) for key, cell in second.items() if key in first]
     if not pairs:
@@ -127,6 +220,6 @@ def _identity(cell: Cell, named: set[str]) -> object:
     free = named | ({"cores"} if named & shared else set())
     # A lone replica shares its device with nobody, whatever the suite says.
     free |= {"replicas_per_device"} if "replicas" in named else set()
-    fields = [getattr(cell, f) for f in (*FIELDS, *SAME) if f not in free]
+    fields = [getattr(cell, f) for f in (*AXES, "cores", "scenario", "boundary") if f not in free]
     options = {} if "backend" in named else cell.options
     return repr((fields, sorted((k, v) for k, v in options.items() if k not in named)))

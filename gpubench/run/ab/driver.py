@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -20,18 +20,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpubench import units
-from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare import metrics, sequential_test
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
+from gpubench.records.parity import Changed
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import RECORDS, Arm, Header, Record, RecordFile
 from gpubench.records.writer import Writer, check_free
 from gpubench.run import availability
+from gpubench.run.ab.arms import Stored
 from gpubench.run.ab.pair_runner import ARMS, Crew, most_turns, sequence
 from gpubench.run.agent.client import AgentClient
-from gpubench.run.agent.messages import Failure, Measure, Reply
+from gpubench.run.agent.messages import Failure, Measure, Prepared, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
@@ -39,6 +41,7 @@ from gpubench.run.record_builder import failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
+from gpubench.workload import reference
 
 LEAST_LIMIT_S = 60.0
 """Of one step, whatever the budget: a sound one may take so long."""
@@ -53,8 +56,13 @@ class Side(Struct, frozen=True):
     header: Header
     python: Path | None = None
     """Its interpreter; None: this one."""
+    directory: Path | None = None
+    """The working directory of its processes, which own code may be imported from; None: this
+    one's."""
     commit: str = ""
     """What its environment was made from."""
+    stored: Stored | None = None
+    """A deployment that it is."""
 
 
 class ABJob(Struct, frozen=True):
@@ -72,6 +80,12 @@ class ABJob(Struct, frozen=True):
     """Of the orders; kept in the headers, so that a resumed A/B goes on drawing."""
     left_out: tuple[str, ...] = ()
     """Labels of cells that have no counterpart in the other arm."""
+    notes: tuple[str, ...] = ()
+    """What is to be told of the arms."""
+    pairs: int = 0
+    """So many of every cell, whatever they say; 0: until every verdict is final."""
+    same_input: bool = False
+    """Networks whose inputs differ in size are not compared: nobody has asked for another one."""
     resume: bool = False
     required: tuple[str, ...] = ()
 
@@ -98,11 +112,11 @@ def run(
         watcher.begin(0)
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
         made = {
-            python: agent
-            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, python))
-            for python in {side.python for side in job.sides}
+            place: agent
+            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, *place))
+            for place in {(side.python, side.directory) for side in job.sides}
         }
-        crew = Crew({side.arm: made[side.python] for side in job.sides},
+        crew = Crew({side.arm: made[side.python, side.directory] for side in job.sides},
                     min(policy.timeout_s, _limit_s(job)))  # fmt: skip
         if agent is None:
             watcher.task(None, "starting workers (imports, once)", 0)
@@ -124,7 +138,7 @@ def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
     seen = Durations(job.cache_dir)
     each = [[task_seconds(cell, side.plan.suite.policy, seen) for cell in side.header.planned]
             for side in job.sides]  # fmt: skip
-    outlook = sequential_test.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
+    outlook = metrics.outlook([*map(sum, zip(*each, strict=True))], job.budget_s, job.rule)
     watcher.said(
         f"A/B of {units.count(len(each[0]), 'cell')}: "
         f"baseline {first and first.differs}, candidate {second and second.differs}; {outlook}; "
@@ -132,6 +146,8 @@ def _tell(job: ABJob, watcher: Watcher, more: str) -> None:
     )
     if job.left_out:
         watcher.said(f"without a counterpart: {'; '.join(job.left_out)}")
+    for note in job.notes:
+        watcher.said(note)
 
 
 def _placed(job: ABJob) -> ABJob:
@@ -219,7 +235,13 @@ class _Walk:
         self._cells = list(zip(*(side.header.planned for side in job.sides), strict=True))
         self._ready: dict[str, dict[Arm, Ready]] = {}
         self._ceilings: dict[Arm, Ceilings] = {"baseline": ceilings} if ceilings else {}
+        self._rule = metrics.rules(job.rule)["speed"]
         self._pairs: dict[str, tuple[sequential_test.Pair, ...]] = {}
+        self._others: dict[str, dict[str, list[sequential_test.Pair]]] = {
+            name: {} for name in metrics.paired(job.rule)
+        }
+        """What the pairs say of other metrics than speed."""
+        self._said: set[str] = set()
         self._broken: set[str] = set()
         """Cells of which an arm failed: they are not tried again."""
         self._held = dict.fromkeys(ARMS, held)
@@ -236,7 +258,7 @@ class _Walk:
             for arm, record in zip(ARMS, (b, c), strict=True):
                 self._held[arm].check(record.cell, record.contents)
             key = str(self._cells.index((b.cell, c.cell)))
-            self._note(key, pair_of(b, c, self._rates))
+            self._note(key, b, c)
             self._next[key] = max(self._next.get(key, 0), c.repeat + 1)
             self._spent.setdefault(key, []).append(c.wall_s)
 
@@ -254,7 +276,8 @@ class _Walk:
         while keys := self._turn(monotonic() - begin):
             if round_ and self._crew.apart:
                 self._crew.start()  # so that no pair shares a server's memory with another
-            ahead = sequential_test.needs(self._pairs, self._job.rule, intervals=True)
+            more = metrics.more(self._others, self._job.rule)
+            ahead = sequential_test.needs(self._pairs, self._rule, intervals=True, more=more)
             left = {key: ahead.get(key, 1) for key in keys}
             if sum(left.values()) != expected:
                 expected = sum(left.values())
@@ -270,10 +293,15 @@ class _Walk:
             round_ += 1
 
     def _turn(self, elapsed: float) -> list[str]:
+        if most := self._job.pairs:
+            going = elapsed < self._job.budget_s
+            own = {key for key, pairs in self._pairs.items() if going and len(pairs) < most}
+            return sorted(own - self._broken)
         pair_s = {key: self._pair_s(key) for key in self._pairs}
         return sequential_test.turn(
-            self._pairs, self._job.rule, pair_s, self._job.budget_s - elapsed, self._broken
-        )
+            self._pairs, self._rule, pair_s, self._job.budget_s - elapsed, self._broken,
+            metrics.more(self._others, self._job.rule),
+        )  # fmt: skip
 
     def _pair_s(self, key: str) -> float:
         """Seconds that a pair of a cell takes; while nothing is known of it, of all."""
@@ -289,8 +317,12 @@ class _Walk:
                 self._lost(arm, skipped(skip, required))
             agent, broken = self._crew.agents[arm], self._crew.broken[arm]
             backends, watcher = self._job.backends, self._watcher
+            stored = self._sides[arm].stored
+            made = None
+            if stored:
+                made = Prepared(str(stored.artefact), {}, {"deployment": stored.contents})
             for task in prepare(agent, plan.cells, plan, backends, broken, watcher,
-                                self._held[arm], _limit_s(self._job)):  # fmt: skip
+                                self._held[arm], _limit_s(self._job), made):  # fmt: skip
                 if isinstance(task, Ready):
                     found[arm][task.cell.key] = task
                 else:
@@ -298,7 +330,7 @@ class _Walk:
         for place, cells in enumerate(self._cells):
             both = zip(ARMS, cells, strict=True)
             ready = {arm: found[arm][cell.key] for arm, cell in both if cell.key in found[arm]}
-            if len(ready) == len(ARMS):
+            if len(ready) == len(ARMS) and self._comparable(ready):
                 self._ready[str(place)] = ready
         for arm, plan in plans.items():  # once where both arms use one interpreter
             ceilings = self._ceilings.get("baseline")
@@ -306,6 +338,38 @@ class _Walk:
                 ceilings = Ceilings(self._crew.agents[arm], plan.cores_of, self._job.backends)
             self._ceilings[arm] = ceilings
             ceilings.measure([one[arm].cell for one in self._ready.values()], self._watcher)
+
+    def _comparable(self, ready: Mapping[Arm, Ready]) -> bool:
+        """Whether both arms answer the same question; records where they do not, and says what
+        else differs."""
+        first, second = (reference.about(Path(ready[arm].reference)) for arm in ARMS)
+        if first is None or second is None:  # another version has left another form of it
+            return True
+        shapes = [" x ".join(map(str, about.spec.shape)) for about in (first, second)]
+        if shapes[0] != shapes[1]:
+            words = f"the network's input is {shapes[0]} in the baseline, {shapes[1]} here"
+            self._told(words)
+            if self._job.same_input:
+                remedy = (
+                    "name both networks, with --baseline model=..., to compare them all the same"
+                )
+                for arm, one in ready.items():
+                    failure = Failure("incomparable", words, remedy)
+                    self._lost(arm, failed(one.cell, 0, failure, self._job.required))
+                return False
+        if first.outputs != second.outputs:
+            self._told(f"{first.outputs} classes in the baseline, {second.outputs} here: speed is "
+                       "compared, answers cannot be")  # fmt: skip
+        images = [one.contents.get("images") for one in ready.values()]
+        if images[0] != images[1]:
+            self._told("the arms have other pictures: speed is compared, answers cannot be")
+        return True
+
+    def _told(self, words: str) -> None:
+        """Once."""
+        if words not in self._said:
+            self._said.add(words)
+            self._watcher.said(words)
 
     def _lost(self, arm: Arm, record: Record) -> None:
         """Record what cannot be measured, and overwrite no earlier pair of it."""
@@ -336,18 +400,17 @@ class _Walk:
         self._spent.setdefault(key, []).append(wall)
         self._next[key] = repeat + 1
         records: dict[Arm, Record] = {}
-        for arm, reply in replies.items():
+        for arm in sorted(replies):  # the baseline first: the candidate's says what changed
+            reply = replies[arm]
             record = outcome(ready[arm], repeat, reply, self._ceilings[arm], self._job.required)
             record = replace(record, order=turns, invalidated=invalidated, started=started,
                              wall_s=wall)  # fmt: skip
+            if base := records.get("baseline"):
+                record = replace(record, changed=_changed(ready, base, record))
             records[arm] = self._record(arm, record)
-        pair = None
-        if len(records) == len(ARMS) and all(r.status == "ok" for r in records.values()):
-            pair = pair_of(records["baseline"], records["candidate"], self._rates)
-        if pair is None:
+        both = len(records) == len(ARMS) and all(r.status == "ok" for r in records.values())
+        if not (both and self._note(key, records["baseline"], records["candidate"])):
             self._broken.add(key)
-        else:
-            self._note(key, pair)
 
     def _request(self, arm: Arm, ready: Ready, apart: bool, repeat: int) -> Measure:
         plan = self._sides[arm].plan
@@ -357,14 +420,32 @@ class _Walk:
                           plan.cores_of(ready.cell), repeat=repeat)  # fmt: skip
         return measure if apart else replace(measure, turns=most_turns(measure))
 
-    def _note(self, key: str, pair: sequential_test.Pair | None) -> None:
+    def _note(self, key: str, base: Record, candidate: Record) -> bool:
+        """Whether they are a pair."""
+        pair = pair_of(base, candidate, self._rates)
         if pair is not None:
             self._pairs[key] = (*self._pairs.get(key, ()), pair)
+            for name, cells in self._others.items():
+                cells.setdefault(key, []).extend(metrics.pairs(name, [(base, candidate, pair)]))
+        return pair is not None
 
     def _record(self, arm: Arm, record: Record) -> Record:
         record = append(self._writers[arm], record)
         self._watcher.recorded(record, arm)
         return record
+
+
+def _changed(ready: Mapping[Arm, Ready], base: Record, candidate: Record) -> Changed | None:
+    """What the first pair's answers differ in, if the candidate has any."""
+    before, after = (r.parity.answers if r.parity else None for r in (base, candidate))
+    if before is None or after is None or before.given == after.given:
+        return None
+    from gpubench.workload import parity, reference
+
+    with suppress(OSError, ValueError):  # another version may have left another form of it
+        first, second = (reference.load(Path(ready[arm].reference)) for arm in ARMS)
+        return parity.changed(first, second, before, after)
+    return None
 
 
 def _full(reply: Reply) -> bool:

@@ -91,12 +91,19 @@ class AgentClient:
     """A running agent. Restarts it when it died; every process it made ends with it."""
 
     def __init__(
-        self, modules: list[str], cache_dir: Path, log: Path, python: Path | None = None
+        self,
+        modules: list[str],
+        cache_dir: Path,
+        log: Path,
+        python: Path | None = None,
+        directory: Path | None = None,
     ) -> None:
-        """``python``: another interpreter, which has a gpubench of its own."""
+        """``python``: another interpreter, which has a gpubench of its own; ``directory``: another
+        one to work in."""
         self._modules, self._cache_dir = modules, str(cache_dir)
         self._log = log
         self._python, self._other = python or Path(sys.executable), python is not None
+        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
@@ -148,6 +155,7 @@ class AgentClient:
                 stdout=log,
                 stderr=log,
                 pass_fds=(requests_in, replies_out),
+                cwd=self._directory,
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
                 env=ENVIRON
                 | environ_of_python(self._other)

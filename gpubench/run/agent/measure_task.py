@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpubench.backends import base
+from gpubench.cache import MANIFEST
 from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
@@ -23,7 +24,7 @@ from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import Record
+from gpubench.records.record import ARTEFACT_BYTES, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -133,6 +134,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 stages = path.stages(sum(turns[-1].batches), policy.block_s)
                 turns[0] = replace(turns[0], stages_ns=stages)
         parity = _check(session, backend, reference, slots, cell.precision, policy)
+        if parity and request.repeat:
+            parity = replace(parity, answers=None)
         facts, checked = dict(session.facts), None
         if route and path:
             if parity is not None:
@@ -141,6 +144,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             facts["pipeline"] = route.facts
         frozen = stopped({os.getpid(), *descendants([os.getpid()])})
     facts |= reference.facts
+    facts[ARTEFACT_BYTES] = _size(Path(request.artefact))
 
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):
@@ -191,6 +195,13 @@ def _sample(
             sampler, protocol.of_turn(request.policy, turns), at_ns=go.at_ns, late_ns=late_ns,
             claim=claim, cores=0 if shared else _cores(request.cell, own), whole=turns == 1,
         )  # fmt: skip
+
+
+def _size(artefact: Path) -> int:
+    """Bytes of a file, or of all in a folder; of an entry of the cache, all but its manifest."""
+    entry = artefact.parent if (artefact.parent / MANIFEST).is_file() else artefact
+    files = entry.rglob("*") if entry.is_dir() else [entry]
+    return sum(file.stat().st_size for file in files if file.is_file() and file.name != MANIFEST)
 
 
 def _cores(cell: Cell, own: Cores) -> int:

@@ -84,7 +84,8 @@ def load(
 class Classifier:
     """Callable from any thread. One replica runs in a thread, several in a process each.
 
-    torch-compile has a process of its own: opening it resets what the process has compiled.
+    What torch.compile compiles has a process of its own: opening it resets what the process has
+    compiled.
 
     Batches have the cell's size: what is left over is filled up with zeros, and takes as long.
     """
@@ -109,7 +110,7 @@ class Classifier:
             for replica, own in enumerate(cores)
         ]  # fmt: skip
         self._setup = setups[0]
-        apart = cell.replicas > 1 or cell.backend == "torch-compile"
+        apart = cell.replicas > 1 or cell.backend in ("torch-compile", "torch-tensorrt")
         self._pool = Pool([partial(Remote if apart else Local, s) for s in setups], timeout_s)
         claims.callback(self._pool.close)
         # also when it is forgotten, or the interpreter ends

@@ -19,7 +19,7 @@ from gpubench.run.serving.manifest import Machine, Manifest
 from gpubench.suite.types import Cell
 from gpubench.workload.models import quantization
 
-ENGINES = ("tensorrt", "torch-compile")
+ENGINES = ("tensorrt", "torch-tensorrt", "torch-compile", "aot-inductor")
 """Backends, and providers of ONNX Runtime, whose artefact is machine code for one device."""
 
 
@@ -34,7 +34,7 @@ def machine(cell: Cell, decoder: str) -> Machine:
         raise Unavailable(
             "no NVIDIA GPU is visible", "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES"
         )
-    facts = base.get(cell.backend).probe() | decoders.get(decoder).probe()
+    facts = base.get(cell.backend).probe_to_open() | decoders.get(decoder).probe()
     return Machine(
         cpu=environment.cpu_model(),
         int8=quantization.instructions(),

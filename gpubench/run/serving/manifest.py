@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -121,6 +122,11 @@ def read(root: Path) -> Manifest:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a deployment's manifest ({error}); deploy again") from error
     return made
+
+
+def digest_of(manifest: Manifest) -> str:
+    """SHA-256 over its files."""
+    return sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest()
 
 
 class _Version(Struct):

@@ -45,7 +45,6 @@ def job(
     budget_s: float,
     seed: int,
     baseline: Sequence[str],
-    file: Path | None,
     cache_dir: Path | None,
     output: Path | None,
     resume: bool,
@@ -54,7 +53,7 @@ def job(
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
     precision, input, batch_size, replicas (lists). ``floors``: what answers must keep, fields of
-    the policy. None: not given. ``file``: of `--space`. ``baseline``: 'KEY=VALUE,...'.
+    the policy. None: not given. ``baseline``: 'KEY=VALUE,...'.
     Raises InputError.
     """
     if resume and output is None:
@@ -69,8 +68,6 @@ def job(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
         boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0],
     )  # fmt: skip
-    if file is not None:
-        asked = space.read(file, asked, catalog)
     axes = ("backend", "precision", "input", "batch_size", "replicas")
     asked = space.chosen(asked, {key: chosen.get(key) for key in axes})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))

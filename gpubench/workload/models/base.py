@@ -23,12 +23,13 @@ BATCH = 16
 """Images at a time for `Model.answers`."""
 _ALONE = 2
 """Images that are asked about alone, too."""
-_APART, _APART_INT8 = 0.1, 0.5
-"""Relative difference of an image's answers, alone and among others, that is no rounding. Sums in
-another order tip values to the next step of a quantiser: 0.15 was seen."""
+_APART = {"fp32": 0.01, "int8": 0.5}
+"""Relative difference of an image's answers, alone and among others, that is no rounding; 0.1 in
+other precisions. Sums in another order tip values to the next step of a quantiser: 0.15 seen."""
 _AGAIN = 0.01
 """That of the same images once more."""
 MOST_CLASSES = 1_000_000
+ON_CPU = "build it on the CPU: gpubench moves it to the device of each cell"
 
 
 class Model(ABC):
@@ -150,7 +151,7 @@ class Model(ABC):
             return found
         alone = [run(images[[at] * (fixed or 1)])[0] for at in range(few)]
         apart = max(self._apart(found[at], alone[at]) for at in range(few))
-        if apart > (_APART_INT8 if self.precision == "int8" else _APART):
+        if apart > _APART.get(self.precision, 0.1):
             raise InputError(
                 f"model {self.name!r} answers an image otherwise alone than in a batch of {size} "
                 f"(relative difference {apart:.2g}), so no answer of it is right: look for a batch "
@@ -177,6 +178,17 @@ class Model(ABC):
 
         '': all are, or it cannot be told.
         """
+
+
+def of_gpu(error: BaseException) -> bool:
+    """Whether it says that there is no GPU."""
+    return any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda"))
+
+
+def worded(error: BaseException) -> str:
+    """'ValueError: why', on one line, of what own code raises."""
+    words = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}{words and ': '}{words}"
 
 
 def head(module: nn.Module, classes: int = 0) -> nn.Linear | nn.Conv2d | None:

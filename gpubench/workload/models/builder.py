@@ -32,7 +32,7 @@ HERE = "as its weights were made here"
 STATE_DICT = "assumed: a state dict does not say"
 DIGITS = 10
 """Classes of weights ``probe``."""
-FORMAT = 4
+FORMAT = 5
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _DENSE = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -108,7 +108,7 @@ def make(work: Workload, at: Path) -> None:
         state, classes, taken = _chosen(name, file, key, loaded, resized)
         module = _with(name, classes, resized, state).float()
     fixed = source.batch(module)
-    found = trial.examine(module, spec, name, work.output, fixed or 2)
+    found = trial.examine(module, spec, name, work.output, fixed)
     if weights == "probe":
         accuracy = source.fit(trial.plain(module, found), spec, found.classes)
     state = cast("State", module.state_dict())
@@ -227,7 +227,8 @@ def build(name: str, classes: int, arguments: dict[str, Any], idle: bool = False
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         module = source.build(name, classes, arguments)
-    return module.eval()
+        module.eval()  # which own code may let return nothing
+    return module.float()
 
 
 def _chosen(

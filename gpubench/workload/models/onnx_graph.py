@@ -41,8 +41,12 @@ _OTHERS = (
     (b"\x89HDF", "an HDF5 file, as Keras writes it: convert it with tf2onnx"),
 )
 """How files of other kinds begin, and what to do."""
-_TYPES = {1: "float32", 2: "uint8", 10: "float16", 11: "float32", 16: "bfloat16"}
-"""Type of the input -> NumPy's name of what its copy takes (of a double, see `single`)."""
+_TYPES = {1: "float32", 2: "uint8", 6: "uint8", 7: "uint8", 10: "float16", 11: "float32",
+          16: "bfloat16"}  # fmt: skip
+"""Type of the input -> NumPy's name of what its copy takes (of a double, see `single`; of whole
+numbers, see `give`)."""
+WHOLE = (6, 7)
+"""int32, int64: pixels, of which every backend is given a quarter or an eighth of the bytes."""
 _PRECISIONS = {1: "fp32", 10: "fp16", 11: "fp32", 16: "bf16"}
 FLOATING = tuple(_PRECISIONS)
 _FLOAT, _INT64, _DOUBLE = 1, 7, 11
@@ -135,7 +139,8 @@ def image_input(graph: GraphProto, layout: Layout | None = None) -> Input:
     told = f"{known.get(kind, f'of type {kind}')} ({', '.join(map(_told, dims))})"
     wanted = (
         "not pictures: (batch, channels, height, width) or (batch, height, width, channels), of "
-        f"1 or 3 channels and at most {MOST_SIDE} pixels a side, in floating point or uint8"
+        f"1 or 3 channels and at most {MOST_SIDE} pixels a side, in floating point, uint8, int32 "
+        "or int64"
     )
     wrong = ValueError(f"input {name!r} is {told}, {wanted}")
     if kind not in _TYPES or len(shape) != 4 or not 0 <= shape[0] <= MOST_BATCH:
@@ -228,17 +233,22 @@ def settle(graph: GraphProto, given: Input, size: tuple[int, int], batch: int) -
 
 
 def give(
-    model: ModelProto, dtype: str, factor: NDArray[np.float32], offset: NDArray[np.float32]
+    model: ModelProto,
+    dtype: str,
+    factor: NDArray[np.float32] | None = None,
+    offset: NDArray[np.float32] | None = None,
 ) -> None:
     """Let the input be ``dtype``, as the host gives it, and make what it was of that in the graph.
 
-    uint8: pixels, times ``factor``, plus ``offset``, in float32. Raises ValueError.
+    uint8: pixels, times ``factor``, plus ``offset``, in float32; without these only cast. Raises
+    ValueError.
     """
     import numpy as np
     from onnx import helper, numpy_helper
 
     graph, opset = model.graph, max(o.version for o in model.opset_import if o.domain in _ONNX)
-    if opset < _BROADCASTS:
+    normalised = dtype == "uint8" and factor is not None
+    if normalised and opset < _BROADCASTS:
         raise ValueError(f"has opset {opset}, in which its input cannot be cast and normalised: "
                          f"export it in {_BROADCASTS} or later")  # fmt: skip
     [value] = inputs(graph)
@@ -251,7 +261,7 @@ def give(
         free += "_"
     wanted = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     steps: list[tuple[str, Any]] = [("Cast", own)] if wanted != own else []
-    if dtype == "uint8":
+    if normalised:
         steps = [("Cast", _FLOAT), ("Mul", factor), ("Add", offset)]
         steps += [("Cast", own)] if own != _FLOAT else []
     for number, (kind, by) in enumerate(steps):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gpubench.workload.models.onnx_graph import Input
 
 T = TypeVar("T")
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the copy of the same file would be another."""
 CARD = "network.json"
 ASSUMED_SIDE = 224
@@ -238,6 +238,10 @@ class OnnxModel(Model):
         if 0 in given.size:
             high, wide = self.spec.size
             notes.append(f"the file leaves height and width open, {high}x{wide} here")
+        [value] = onnx_graph.inputs(model.graph)
+        if value.type.tensor_type.elem_type in onnx_graph.WHOLE:
+            onnx_graph.give(model, "uint8", None)
+            notes.append("the file takes whole numbers, which are given as bytes and cast here")
         if onnx_graph.doubles(model):
             onnx.load_external_data_for_model(model, str(at))
             for name in beside:

@@ -23,6 +23,7 @@ from gpubench.workload.models.base import head
 _SPREAD, _CALIBRATE, _FIT, _BATCH = 32, 64, 400, 16
 _DAMPING = 0.1
 _LAYERS = (nn.Conv2d, nn.Linear)
+_RECTIFIERS = (nn.ReLU, nn.ReLU6)
 _BORN, _SCALE = 0.1, 0.3
 """Scales of whole branches: as small as this at birth; here."""
 _SHIFT = 1.0
@@ -107,10 +108,19 @@ def _spread(module: nn.Module, last: nn.Module, inputs: list[torch.Tensor]) -> N
 
     Each channel then has mean 0 (where there is a bias) and variance 1 over these images, whatever
     the network is made of: the data-dependent initialisation of Salimans & Kingma, "Weight
-    Normalization" (2016), and of Mishkin & Matas, "All you need is a good init" (2016). A gate
-    (squeeze and excitation) stays as it was born, nearly constant: one that varies as much as that
-    would multiply the noise of all that it gates.
+    Normalization" (2016), and of Mishkin & Matas, "All you need is a good init" (2016). What goes
+    into a rectifier without a normalisation (SqueezeNet, AlexNet, VGG) is shifted as in `_damp`. A
+    gate (squeeze and excitation) stays as it was born, nearly constant: one that varies as much as
+    that would multiply the noise of all that it gates.
     """
+    scaled: list[tuple[nn.Module, torch.Tensor]] = []  # the last one, and what came of it
+
+    def shift(_: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        layer, out = scaled[-1]
+        if given[0] is not out or layer.bias is None:
+            return None
+        layer.bias.add_(_SHIFT)
+        return (given[0] + _SHIFT,)
 
     def scale(layer: nn.Module, given: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
         if isinstance(layer, nn.Conv2d) and given[0].shape[2:] == (1, 1):  # of a pooled picture
@@ -126,10 +136,14 @@ def _spread(module: nn.Module, last: nn.Module, inputs: list[torch.Tensor]) -> N
         layer.weight.div_(spread.reshape(-1, *[1] * (layer.weight.ndim - 1)))
         if layer.bias is not None:
             layer.bias.sub_(mean).div_(spread)
-        return (out - mean.reshape(shape)) / spread.reshape(shape)
+        out = (out - mean.reshape(shape)) / spread.reshape(shape)
+        scaled[:] = [(layer, out)]
+        return out
 
     layers = [p for p in module.modules() if isinstance(p, nn.Conv2d | nn.Linear) and p is not last]
     hooks = [layer.register_forward_hook(scale) for layer in layers]
+    rectifiers = [part for part in module.modules() if isinstance(part, _RECTIFIERS)]
+    hooks += [part.register_forward_pre_hook(shift) for part in rectifiers]
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.train()

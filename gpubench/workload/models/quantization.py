@@ -7,6 +7,11 @@ that answers are checked on. Two recipes, since what one runtime fuses another r
   takes neither zero points nor int32 biases).
 - ``cpu``: uint8 activations with a zero point, int8 weights, int32 biases. ONNX Runtime makes
   integer convolutions of all of ResNet-18's 20 with it, and of 9 with the other recipe.
+
+Of networks with attention or layer normalisations only convolutions and products are quantised, as
+NNCF does with ``ModelType.TRANSFORMER`` (nncf/quantization/algorithms/min_max/onnx_backend.py,
+nncf/onnx/quantization/ignored_patterns.py): sums, norms, softmax and what it is multiplied by stay
+in floating point, whose ranges eight bits do not hold.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from gpubench.workload.models.base import Model
 
 Target = Literal["cpu", "tensorrt"]
-FORMAT = 1
+FORMAT = 2
 """Raised whenever `onnx` would make something else of the same recipe."""
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """Option ``calibration`` -> ONNX Runtime's name."""
@@ -55,6 +60,9 @@ OPTIONS = (
     ),
 )  # fmt: skip
 """Of every backend that has int8."""
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MOVED = ("Reshape", "Transpose", "Cast", "Squeeze", "Unsqueeze", "Expand")
+"""What may stand between a softmax and the product with its weights."""
 _ABOUT = "quantised.json"
 _BATCH = 8
 """Images at a time while calibrating; histograms keep all activations of one batch."""
@@ -199,11 +207,13 @@ def _quantise(
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    activation, extra = quantization.QuantType.QUInt8, {"WeightSymmetric": True}
+    activation = quantization.QuantType.QUInt8
+    extra: dict[str, Any] = {"WeightSymmetric": True}
     if target == "tensorrt":
         activation = quantization.QuantType.QInt8
         extra |= {"ActivationSymmetric": True, "AddQDQPairToWeight": True}
         extra |= {"DedicatedQDQPair": True, "QuantizeBias": False}
+    linear: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=target_file.parent) as folder:
         inlined, ready = Path(folder, "inlined.onnx"), Path(folder, "ready.onnx")
         network = onnx.load(source)  # with weights kept beside it, which the next step cannot read
@@ -211,6 +221,9 @@ def _quantise(
         fixed = int(taken.type.tensor_type.shape.dim[0].dim_value)
         onnx.save(network, inlined)
         quant_pre_process(str(inlined), str(ready), skip_symbolic_shape=True)
+        if (weighted := _attention(ready)) is not None:
+            linear = {"op_types_to_quantize": list(_LINEAR), "nodes_to_exclude": weighted}
+            extra |= {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
         quantization.quantize_static(
             str(ready),
             str(target_file),
@@ -222,7 +235,31 @@ def _quantise(
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod[METHODS[method]],
             extra_options=extra | {"CalibStridedMinMax": 1},
+            **linear,
         )
+
+
+def _attention(file: Path) -> list[str] | None:
+    """Of a network with layer normalisations or attention, the products with softmax's weights.
+
+    None: of another one. Nodes without a name get one.
+    """
+    import onnx
+
+    network = onnx.load(file)
+    weights: set[str] = set()
+    products: list[str] = []
+    for number, node in enumerate(network.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+        if node.op_type == "MatMul" and weights.intersection(node.input):
+            products.append(node.name)
+        elif node.op_type == "Softmax" or (
+            node.op_type in _MOVED and node.input and node.input[0] in weights
+        ):
+            weights.update(node.output)
+    onnx.save(network, file)
+    layers = any("LayerNormalization" in node.op_type for node in network.graph.node)
+    return products if layers or products else None
 
 
 class _Reader:

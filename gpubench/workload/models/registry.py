@@ -13,16 +13,45 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from gpubench import plugins
 from gpubench.errors import InputError, Unavailable
 from gpubench.suite.types import model_path, source_of, weights_file
 
 if TYPE_CHECKING:
     from gpubench.cache import Cache
-    from gpubench.suite.types import Workload
+    from gpubench.suite.types import Cell, Workload
     from gpubench.workload.models.base import Model
 
 GROUP = "gpubench.models"
+
+
+class Look(Struct, frozen=True):
+    """What a file says of its network."""
+
+    precision: str
+    batch: int
+    """0: any."""
+    dtype: str
+    """Of its input, as `Spec.dtype`."""
+    backend: str = ""
+    """The only one that runs it, as it is compiled; '': any."""
+    device: str = ""
+    """The only one, then."""
+
+    def refusal(self, cell: Cell) -> str | None:
+        """Why a file that is compiled cannot be run as ``cell`` says, or None."""
+        if not self.backend:
+            return None
+        what = f"model {cell.model!r} is a compiled package"
+        if cell.backend != self.backend:
+            return f"{what}, which only {self.backend} runs"
+        if cell.device != self.device:
+            return f"{what} for {self.device}: compile it for {cell.device}"
+        if cell.input not in ("float32", self.dtype):
+            return f"{what} that takes {self.dtype}: leave input = {cell.input!r} out"
+        return None
 
 
 class Source(ABC):
@@ -42,10 +71,8 @@ class Source(ABC):
         """Models as they are written, as far as they can be listed at no cost. For the driver."""
         return ()
 
-    def look(self, workload: Workload) -> tuple[str, int, str] | None:  # noqa: ARG002
-        """Precision, batch size (0: any) and type of input that a file says.
-
-        None: whatever is asked for.
+    def look(self, workload: Workload) -> Look | None:  # noqa: ARG002
+        """What a file says; None: whatever is asked for.
 
         For the driver. Raises InputError for what cannot be measured, as far as that is cheap to
         tell.
@@ -88,7 +115,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted([*source("digits").names(), *source("torchvision").names()]))
 
 
-def seen(workload: Workload) -> tuple[str, int, str] | None:
+def seen(workload: Workload) -> Look | None:
     """`Source.look` of the workload's network; None where it has nothing to say.
 
     Raises InputError also where the source lacks its library.
@@ -99,7 +126,7 @@ def seen(workload: Workload) -> tuple[str, int, str] | None:
 
 
 @lru_cache(maxsize=64)
-def _seen(workload: Workload, version: object) -> tuple[str, int, str] | None:  # noqa: ARG001
+def _seen(workload: Workload, version: object) -> Look | None:  # noqa: ARG001
     found = of(workload.model)
     try:
         found.probe()

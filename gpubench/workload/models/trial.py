@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from gpubench.errors import InputError
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models.base import MOST_CLASSES
+from gpubench.workload.models.base import MOST_CLASSES, ON_CPU, of_gpu, worded
 
 _SHOWN = 3
 """Layers that a message names."""
@@ -71,18 +71,18 @@ class Normalised(nn.Module):  # type: ignore[misc]
         return found
 
 
-def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", batch: int = 2) -> Shape:
-    """``module``, in eval mode and on the CPU, asked about ``batch`` grey pictures.
+def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", fixed: int = 0) -> Shape:
+    """``module``, in eval mode and on the CPU, asked about grey pictures.
 
-    ``wanted``: which of its outputs the suite says. Raises InputError, with the layer or the shape,
-    for what is no classifier of pictures.
+    ``wanted``: which of its outputs the suite says. ``fixed``: the only batch size; 0: any.
+    Raises InputError, with the layer or the shape, for what is no classifier of pictures.
     """
     _still(module, name)
     _alone(module, name)
+    batch = fixed or 2
+    images = torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype))
     with torch.inference_mode():
-        found = _forward(
-            module, torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype)), name
-        )
+        found = _forward(module, images, name)
     each = _tensors(found)
     if wanted and wanted not in map(str, each):
         known = ", ".join(map(repr, map(str, each))) if len(each) > 1 else "one output only"
@@ -103,6 +103,15 @@ def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", batch: i
             f'for example [workload] output = "{chosen[0]}"'
         )
     [key] = chosen
+    if not fixed:
+        with torch.inference_mode():
+            alone = _tensors(_forward(module, images[:1], name)).get(key)
+        if alone is None or alone.shape != (1, *each[key].shape[1:]):
+            shown = _told(alone) if isinstance(alone, Tensor) else "something else"
+            raise InputError(
+                f"model {name!r} answers {batch} pictures with {_told(each[key])}, and one alone "
+                f"with {shown}: look for a squeeze, or a batch size written into it"
+            )
     others = [repr(other) for other in each if other != key]
     notes = [f"of the outputs, {key!r} is taken, and {', '.join(others)} not"] if others else []
     out = each[key]
@@ -131,10 +140,7 @@ def _still(module: nn.Module, name: str) -> None:
             )
     for where, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type not in ("cpu", "meta"):
-            raise InputError(
-                f"model {name!r}: {where!r} is on {tensor.device}: build it on the CPU; gpubench "
-                "moves it to the device of each cell"
-            )
+            raise InputError(f"model {name!r}: {where!r} is on {tensor.device}: {ON_CPU}")
 
 
 def _alone(module: nn.Module, name: str) -> None:
@@ -170,14 +176,14 @@ def _forward(module: nn.Module, images: Tensor, name: str) -> Any:
     ]
     try:
         return module(images)
-    except Exception as error:  # whatever own code raises
+    except BaseException as error:  # whatever own code raises, and how it leaves
         where, part, given = inside[-1] if inside else ("", module, (images,))
         shapes = ", ".join(_told(one) for one in given if isinstance(one, Tensor))
         at = f"layer {where!r} ({type(part).__name__})" if where else type(part).__name__
+        other = f"its input is {_told(images)}: [workload.preprocess] says another"
         raise InputError(
-            f"model {name!r} raises in its forward, {at} being given {shapes}: "
-            f"{type(error).__name__}: {str(error).strip()[:500]}; its input is "
-            f"{_told(images)}: [workload.preprocess] says another"
+            f"model {name!r} raises in its forward, {at} being given {shapes}: {worded(error)}; "
+            f"{ON_CPU if of_gpu(error) else other}"
         ) from error
     finally:
         for hook in hooks:

@@ -131,6 +131,17 @@ def test_what_an_interrupted_search_did_not_reach_is_not_missing():
     assert result.tally(result.view(file))["unmeasured"] == 52
 
 
+def test_a_gain_is_confirmed_by_a_verdict_or_needs_none(found):
+    def proven(pairs):
+        proof = make_tunes.evidence(found.best.cell, found.base.cell, pairs=pairs)
+        return not result.view(found.file, proof).unconfirmed
+
+    assert (not found.unconfirmed, proven(1), proven(None)) == (False, False, True)
+    slow = result.view(make_tunes.tune(goal=LIMITED))
+    assert slow.verdict is None
+    assert not slow.unconfirmed, "today's default breaks the limit"
+
+
 def test_where_nothing_keeps_the_limits_the_nearest_is_named():
     file = make_tunes.tune(goal=Goal(Metric("throughput"), (Limit(LATENCY, 1e5),)))
     found = result.view(file)
@@ -154,25 +165,7 @@ def test_a_search_without_a_record_has_an_empty_view():
     found = result.view(file)
     assert (found.best, found.leader, found.base) == (None, None, None)
     assert result.closest(found) is None
-    assert result.course(found) == []
     assert result.front(found) == set()
-
-
-def test_the_course_only_gets_better_and_ends_at_the_recommended_one(found):
-    moments = result.course(found)
-    best = [m.best for m in moments if m.best]
-    assert best == sorted(best)
-    assert best[-1] == found.best.value.value
-    times = [m.seconds for m in moments]
-    assert times == sorted(times)
-    assert times[0] == pytest.approx(2.0 + 1.7)
-
-
-@pytest.mark.parametrize("started", ["", "soon", "0001-01-01T00:00:00+23:59", "2026-01-02"])
-def test_where_times_cannot_be_read_measuring_time_stands_for_them(file, started):
-    records = [replace(r, started=started) for r in file.records]
-    moments = result.course(result.view(replace_records(file, records)))
-    assert [m.seconds for m in moments[:2]] == pytest.approx([1.7, 3.4])
 
 
 def replace_records(file, records):

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.trust import (
+    answers,
+    bisections,
     coverage,
     evidence,
     gates,
@@ -27,7 +29,8 @@ ALL = (
     sessions.SESSIONS, coverage.REPEATS, coverage.PAIRS, gates.AA, gates.EDGES, gates.ALL_3X,
     gates.MINUTE_3X, gates.ONE_5, gates.ALL_5, gates.POWER, gates.CURVE, gates.DETECTABLE,
     gates.BUILDS, steadiness.REFUSED, steadiness.KEPT, steadiness.SHORT, rivals.RIVALS,
-    gates.ANTAGONIST, gates.DETERMINISM, history.HISTORY,
+    gates.ANTAGONIST, gates.DETERMINISM, history.HISTORY, answers.EQUAL, answers.POWER,
+    answers.FAMILY, bisections.BISECT, bisections.BISECT_RULES,
 )  # fmt: skip
 EXPERIMENTS = {experiment.name: experiment for experiment in ALL}
 SEED = 20261130

@@ -11,7 +11,15 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.suite.types import Rule
-from tests.benchmarks.trust import evidence, gates, processes, show, simulate, virtual_ab
+from tests.benchmarks.trust import (
+    answers,
+    evidence,
+    gates,
+    processes,
+    show,
+    simulate,
+    virtual_ab,
+)
 from tests.benchmarks.trust.evidence import Case, Experiment, Row, at_most, bounds
 
 
@@ -150,3 +158,19 @@ def test_chunks_add_up() -> None:
     split = replace(gates.DETERMINISM, cases={name: small})
     counts = evidence.run([split], 1, False, 1)["determinism"]
     assert counts[name]["suites"] == 5 * one  # in chunks of 2, 2 and 1
+
+
+def test_answers_alarm_at_the_margin_hardly_ever_and_planted_errors_are_found() -> None:
+    rng = np.random.default_rng(5)
+    edge = answers.suites(1000, 0.02, answers.MARGIN / answers.RIGHT)(rng, 100)
+    assert edge["alarms"] == 0
+    found = answers.suites(10_000, 0.01, 0.02 / answers.RIGHT)(rng, 10)
+    assert found["REGRESSED"] >= 95
+    assert answers.suites(10_000, 0.002, 0.0)(rng, 10)["EQUIVALENT"] >= 95
+
+
+def test_all_metrics_together_alarm_no_more_than_one_alone() -> None:
+    counts = answers.family(1.0, 0.01)(np.random.default_rng(6), 12)
+    assert counts["suites"] == 12
+    assert counts["alarms"] <= 1
+    assert answers.family(4.0, 0.01)(np.random.default_rng(6), 1)["others"] == 1

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
 from math import inf
@@ -222,15 +221,12 @@ class Found(Struct, frozen=True):
     cells: int
 
 
-Make = Callable[[Truth, Search, Bench], Proposer]
-
-
-def answer(asked: Asked, make: Make, seed: int) -> Found:
+def answer(asked: Asked, seed: int) -> Found:
     """One search."""
     truth = Truth(asked, seed)
     bench = Bench(truth, seed)
     wanted = Search(goal=truth.goal, baseline=truth.today, budget_s=BUDGET_S, seed=seed)
-    proposer = _Timed(make(truth, wanted, bench))
+    proposer = _Timed(proposals.Proposals(truth.cells, wanted, bench.best, truth.options))
     standings = search(truth.cells, wanted, bench, proposer, (), lambda record: None)
     top = racing.recommended(standings)
     return Found(
@@ -243,48 +239,10 @@ def answer(asked: Asked, make: Make, seed: int) -> Found:
     )
 
 
-def _whole(truth: Truth, asked: Search, bench: Bench) -> Proposer:
-    """What `gpubench tune` asks: every configuration is predicted."""
-    return proposals.Proposals(truth.cells, asked, bench.best, truth.options)
-
-
-class _Part:
-    """The same of 1,500 configurations only, those that a seed names; today's default is among
-    them by itself, since a search measures it first."""
-
-    SIZE = 1500
-
-    def __init__(self, truth: Truth, asked: Search, bench: Bench, *, anew: bool) -> None:
-        self._whole, self._anew, self._seed = _whole(truth, asked, bench), anew, asked.seed
-        self._first = self._drawn(truth.cells, "")
-        had: set[object] = set()
-        for cell in truth.cells:  # and one of each value of each axis and option
-            values = set(truth.coordinates(cell).items())
-            if values - had:
-                self._first.add(cell.key)
-                had |= values
-
-    def _drawn(self, cells: Sequence[Cell], word: object) -> set[str]:
-        some = random.Random(f"{self._seed}/{word}").sample(cells, min(self.SIZE, len(cells)))
-        return {cell.key for cell in some}
-
-    def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:
-        some = self._drawn(unmeasured, len(records)) if self._anew else self._first
-        return self._whole.next([c for c in unmeasured if c.key in some], records)
-
-
-WAYS: dict[str, Make] = {
-    "every configuration": _whole,
-    "1,500, drawn once": partial(_Part, anew=False),
-    "1,500, drawn each step": partial(_Part, anew=True),
-}
-
-
 class Row(Struct, frozen=True):
-    """All searches of one question by one way of proposing."""
+    """All searches of one question."""
 
     asked: str
-    way: str
     outcomes: list[Found]
 
     @property
@@ -301,14 +259,14 @@ class Row(Struct, frozen=True):
             f"{100 * r:.1f} %" if r < inf else "nothing" for r in (median(regrets), regrets[-1])
         ]
         return [
-            self.asked, f"{median(x.cells for x in o):,.0f}", self.way, *ends,
+            self.asked, f"{median(x.cells for x in o):,.0f}", *ends,
             *(w.replace("%", " %") for w in within), f"{sum(x.broken for x in o)}",
             f"{median(x.tasks for x in o):g}", f"{1e3 * median(x.took_s for x in o):.0f}",
             f"{1e3 * max(x.slowest_s for x in o):.0f}", "kept" if self.kept else "**MISSED**",
         ]  # fmt: skip
 
 
-HEAD = ["question", "configurations", "proposed by", "regret: median", "worst", "within 2 %",
+HEAD = ["question", "configurations", "regret: median", "worst", "within 2 %",
         "5 %", "10 %", "breaks a limit", "measurements", "ms a proposal", "most", ""]  # fmt: skip
 TEXT = f"""# What a search finds in spaces that are too large to measure
 
@@ -333,21 +291,13 @@ def _name(asked: Asked) -> str:
     return f"{asked.machine.name}: {asked.objective.name}{bound}"
 
 
-def _one(job: tuple[Asked, str, int]) -> Found:
-    asked, way, seed = job
-    return answer(asked, WAYS[way], seed)
-
-
-def run(seeds: int, workers: int, ways: Sequence[str] = tuple(WAYS)) -> list[Row]:
-    """Every question, by every way of proposing, on the same seeds."""
-    lines = [(asked, way) for asked in QUESTIONS for way in ways]
-    jobs = [(asked, way, seed) for asked, way in lines for seed in range(seeds)]
+def run(seeds: int, workers: int) -> list[Row]:
+    """Every question, on the same seeds."""
     with ProcessPoolExecutor(workers) as pool:
-        found = list(pool.map(_one, jobs))
-    return [
-        Row(_name(asked), way, found[seeds * i : seeds * (i + 1)])
-        for i, (asked, way) in enumerate(lines)
-    ]
+        return [
+            Row(_name(asked), list(pool.map(partial(answer, asked), range(seeds))))
+            for asked in QUESTIONS
+        ]
 
 
 def markdown(rows: Sequence[Row], seeds: int) -> str:
@@ -367,7 +317,7 @@ def main() -> int:
     text = markdown(rows, given.seeds)
     (given.output / "replay-large.md").write_text(text, "utf-8")
     print(text)
-    return 0 if all(row.kept for row in rows if row.way == next(iter(WAYS))) else 1
+    return 0 if all(row.kept for row in rows) else 1
 
 
 if __name__ == "__main__":

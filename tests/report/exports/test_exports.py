@@ -73,7 +73,7 @@ def test_a_path_without_records_and_half_an_ab_are_said_so(tmp_path: Path) -> No
         read_all([tmp_path])
 
 
-@pytest.mark.parametrize("form", ["pytest-benchmark", "github-action-benchmark", "bencher"])
+@pytest.mark.parametrize("form", exports.HISTORIES)
 def test_a_history_holds_the_candidate_unless_the_baseline_is_asked_for(form: str) -> None:
     both = arms(1.0)
     _, candidate = both
@@ -81,12 +81,36 @@ def test_a_history_holds_the_candidate_unless_the_baseline_is_asked_for(form: st
     assert exports.export(both[:1], form) != exports.export([candidate], form)
 
 
-@pytest.mark.parametrize("form", ["pytest-benchmark", "github-action-benchmark", "bencher"])
+@pytest.mark.parametrize("form", exports.HISTORIES)
 def test_a_history_of_nothing_is_refused(form: str) -> None:
     broken = [Record(cell=c, repeat=0, status="failed", kind="crash") for c in CELLS[:1]]
     file = RecordFile("x/records.jsonl", make.header(CELLS[:1]), broken)
     with pytest.raises(InputError, match=r"x/records\.jsonl: no cell has a result"):
         exports.export([file], form)
+
+
+def test_openmetrics_is_what_its_grammar_says_in_plain_numbers_of_four_digits() -> None:
+    file = make.realistic(samples=40)
+    *lines, end = exports.export([file], "openmetrics")[""].decode().splitlines()
+    assert end == "# EOF"
+    sample = re.compile(r'(\w+)\{cell="((?:[^"\\\n]|\\["\\n])+)"\} (\d+(?:\.\d+)?)')
+    found: dict[str, dict[str, float]] = {}
+    for line in lines:
+        if meta := re.fullmatch(r"# (TYPE|UNIT|HELP) (\w+) \S.*", line):
+            metric = found.setdefault(meta[2], {})
+            assert metric == {}  # before its samples
+        else:
+            parts = sample.fullmatch(line)
+            assert parts, line
+            found[parts[1]][parts[2]] = float(parts[3])
+    seconds, rates = found["gpubench_batch_seconds"], found["gpubench_images_per_second"]
+    for name, s in naming.named([file], sound=True).items():
+        own = naming.measures(s)
+        assert rates[name] == pytest.approx(own["throughput"].value, rel=1e-3)
+        if "latency" in own:
+            assert seconds[name] == pytest.approx((own["latency"].value or 0) / 1e9, rel=1e-3)
+    assert max(rates.values()) > 1000
+    assert exports.left_out([file], "openmetrics") == exports.left_out([file], "bencher")
 
 
 def test_bad_requests_are_named() -> None:
@@ -304,8 +328,8 @@ def test_no_format_shows_invalid_repeats_as_if_they_were_none(flag: str) -> None
     kept = load(bencher.render([file]), "bencher")
     for form in exports.FORMATS:
         made = exports.export([file], form)
-        if form != "parquet" and (form != "bencher" or flag == "DRIFT"):
-            assert (flag in str(made)) == (form != "bencher")
+        if form != "parquet" and (form not in exports.SOUND or flag == "DRIFT"):
+            assert (flag in str(made)) == (form not in exports.SOUND)
     [bad] = {naming.title(c) for c in CELLS[:2] if c.key == spoilt.cell.key}
     assert (bad in kept) == (flag == "DRIFT")
     assert (exports.left_out([file], "bencher") == [f"{bad}: {flag}"]) == (flag != "DRIFT")

@@ -54,7 +54,7 @@ def test_the_recommendation_comes_first_with_its_commands(made):
     assert first < made.index("gpubench run reports/tune-1/best.toml")
     assert first < made.index("gpubench deploy reports/tune-1/best.toml -o model")
     for words in ("times the images/s of today&#39;s default", "of the roofline, bound by",
-                  "Evidence", "Throughput against latency", "Course of the search",
+                  "Evidence", "Throughput against latency",
                   "Pareto front", "Not chosen", "Search again", "Environment"):  # fmt: skip
         assert first < made.index(words, first), words
     assert "gpubench tune resnet18" in made
@@ -62,19 +62,17 @@ def test_the_recommendation_comes_first_with_its_commands(made):
 
 def test_charts_have_text_for_who_cannot_see_them(made):
     charts = [a for t, a in Tags(made).seen if a.get("role") == "img"]
-    assert len(charts) >= 4
+    assert len(charts) >= 3
     assert all(len(a["aria-label"]) > 20 for a in charts)
 
 
 def test_points_are_those_of_the_view(file, made):
-    found, charts = result.view(file), {c["id"]: c for c in data(made)["tune"]["charts"]}
-    front = charts["front"]["points"]
+    found, [chart] = result.view(file), data(made)["tune"]["charts"]
+    front = chart["points"]
     timed = [s for s in found.standings if found.summaries[s.cell.key].timed]
     assert len(front) == len(timed)
     assert sum(p["front"] for p in front) == len(result.front(found))
     assert [p["state"] for p in front].count("best") == 1
-    course = charts["course"]["points"]
-    assert len(course) == sum(m.value is not None for m in result.course(found))
 
 
 @pytest.mark.parametrize("objective", [Metric("throughput"), Metric("latency", 0.9)])
@@ -84,12 +82,10 @@ def test_chart_specifications_are_valid_vega_lite(objective):
 
     goal = Goal(objective, (*LIMITED.limits, Limit(Metric("throughput"), 5.0)))
     file = make_tunes.tune(make_tunes.space((1, 8), (1, 2)), goal)
-    charts = tune.build(result.view(file))["charts"]
-    assert [c["id"] for c in charts] == ["front", "course"]
-    for chart in charts:
-        spec = chart["spec"] | {"data": {"name": "points", "values": chart["points"]}, "width": 400}
-        altair.Chart.from_dict(spec, validate=True)
-        assert "<svg" in vl_convert.vegalite_to_svg(spec)
+    [chart] = tune.build(result.view(file))["charts"]
+    spec = chart["spec"] | {"data": {"name": "points", "values": chart["points"]}, "width": 400}
+    altair.Chart.from_dict(spec, validate=True)
+    assert "<svg" in vl_convert.vegalite_to_svg(spec)
 
 
 @pytest.mark.parametrize(

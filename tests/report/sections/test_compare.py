@@ -20,6 +20,7 @@ from gpubench.report.charts import compare as charts_compare
 from gpubench.report.html import page
 from gpubench.report.sections import compare as sections_compare
 from gpubench.suite.types import Rule
+from tests.analysis.compare import test_metrics
 from tests.report import make, make_pairs
 from tests.report.test_report import HOSTILE, Tags, plain
 
@@ -517,3 +518,49 @@ def test_the_end_of_an_ab_is_told_from_one_view(session, summarised):
     both.arms.unfinished()
     exports.export(session, "junit", both)
     assert sorted(summarised) == sorted(c.key for f in session for c in f.header.planned)
+
+
+# ------------------------------------------------------------------------------ beside speed
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """An A/B whose candidate needs more memory, and answers otherwise."""
+    wrong = test_metrics.answering(range(80))
+    words = ["memory", "accuracy", "agreement", "size"]
+    return view(*test_metrics.arms(words, candidate=wrong, memory=1.2))
+
+
+def test_a_headline_joins_what_became_worse_of_one_cell(judged):
+    said = sections_compare.headline(judged.rows, judged.rule)
+    assert re.fullmatch(
+        r"REGRESSED: 3 of 5 verdicts are worse, most of all torch-eager fp32 b1 x1 latency: "
+        r"20\.\d+ % \[[\d., ]+\] more host memory, 8\.0 points \[[\d., ]+\] less accurate and "
+        r"80 of 1,000 answers changed",
+        said,
+    )
+    slow = row("x", "REGRESSED", 0.051, 0.008)
+    few = test_metrics.found(["accuracy"], candidate=test_metrics.answering((1, 5, 9)))["accuracy"]
+    both = [slow, replace(few, key=slow.key, label="x")]
+    assert sections_compare.headline(both, RULE) == (
+        "REGRESSED: 1 of 2 verdicts is worse: x: 5.1 % [4.3, 5.9] slower and 3 of 1,000 answers "
+        "changed (undecided)"
+    )
+
+
+def test_every_format_names_the_metric(judged):
+    rows, rule = judged.rows, judged.rule
+    head = ["verdict", "cell", "metric", "baseline", "candidate", "effect", "pairs"]
+    made = plain(terminal.comparison(rows, rule=rule), 130)
+    assert any(line.split()[:7] == head for line in made.splitlines())
+    assert "accuracy \u00b10.5 points" in " ".join(made.split())
+    assert "more in 19 of 19 pairs" in made
+    assert "| REGRESSED | torch-eager fp32 b1 x1 latency | accuracy |" in markdown.comparison(rows)
+    assert sum("latency%2C accuracy::" in line for line in github_actions.commands(rows)) == 1
+    cases = re.findall(b'testcase name="([^"]+)"', exports.export(
+        test_metrics.arms(["size"]), "junit", judged)[""])  # fmt: skip
+    assert len(set(cases)) == len(cases) == 5
+    assert json.loads(json_report.comparisons(rows))["comparisons"][1]["judged"] != "speed"
+    assert "metric" in page.comparison(judged)
+    assert "each within its margin" in made
+    assert [p["row"] for p in charts_compare.forest(rows, rule)["points"]] == [rows[0].label]

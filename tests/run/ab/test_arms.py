@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from gpubench.errors import SuiteError
+from gpubench.errors import InputError, SuiteError
 from gpubench.run.ab import arms
 from gpubench.suite import file
-from gpubench.suite.types import Catalog, Option
+from gpubench.suite.types import Catalog, Option, Preprocess
 from tests.measure.virtual import make_cell
 
 
@@ -19,8 +21,9 @@ from tests.measure.virtual import make_cell
         ("backend=", "expected KEY=VALUE"),
         ("backend=a,backend=b", "given twice"),
         ("scenario=latency", "must be the same in both arms"),
-        ("images=photos", "must be the same in both arms; use --images"),
-        ("cores=2", "must be the same in both arms; set axes.cores in the suite"),
+        ("images=photos", "must be the same in both arms.*; use --images"),
+        ("labels=x.csv", "answer different questions; use --labels"),
+        ("cores=2", "must be the same in both arms.*; set axes.cores in the suite"),
     ],
 )
 def test_bad_specs_are_named(text: str, words: str) -> None:
@@ -32,6 +35,27 @@ def test_specs_add_up() -> None:
     spec = arms.parse("--baseline", ["backend=onnxruntime, precision=fp32", "threads=2"])
     assert spec.values == {"backend": "onnxruntime", "precision": "fp32", "threads": "2"}
     assert spec.words == "backend=onnxruntime,precision=fp32,threads=2"
+
+
+def test_a_value_may_be_a_list() -> None:
+    spec = arms.parse("--baseline", ["preprocess.mean=[0.1, 0.2,0.3],arguments.depth=2"])
+    assert spec.values == {"preprocess.mean": "[0.1, 0.2,0.3]", "arguments.depth": "2"}
+
+
+def test_what_a_deployment_is_cannot_be_asked_for(tmp_path: Path) -> None:
+    spec = arms.parse("--baseline", [f"deployment={tmp_path},precision=bf16"])
+    with pytest.raises(SuiteError, match="precision is the deployment's own"):
+        arms.opened(spec)
+    with pytest.raises(InputError, match=r"^--baseline deployment=.*gpubench deploy"):
+        arms.opened(arms.parse("--baseline", [f"deployment={tmp_path}"]))
+
+
+def test_decoders_are_told_apart() -> None:
+    """An arm may have both, and may be one of them."""
+    both = [make_cell(boundary="pipeline", decoder=name) for name in ("pil", "turbo")]
+    assert len(arms.match(*specs("batch_size=1", "batch_size=1"), both, both)) == 2
+    [pair] = arms.match(*specs("decoder=pil", "decoder=turbo"), both[:1], both[1:])
+    assert [cell.decoder for cell in pair] == ["pil", "turbo"]
 
 
 def specs(baseline: str, candidate: str) -> tuple[arms.Spec, arms.Spec]:
@@ -115,12 +139,23 @@ def test_an_option_narrows_the_suite_to_the_backends_that_have_it(tmp_path) -> N
         ("nonsense=1", "^--candidate nonsense=1: nonsense='1': there is no such key"),
         ("level=9", "^--candidate level=9: .*level"),
         ("precision=fp7", "^--candidate precision=fp7: .*fp7"),
+        ("preprocess.colour=1", r"^--candidate preprocess.colour=1: .*--preprocess colour"),
+        ("preprocess=1", "there is no such key"),
         ("fast=true,level=1", "^--candidate fast=true,level=1: no backend has all of these"),
     ],
 )
 def test_impossible_specs_are_refused(tmp_path, spec: str, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SuiteError, match=words):
         suite(tmp_path, spec)
+
+
+def test_the_network_may_differ(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "pictures").mkdir()
+    words = f"calibration={tmp_path}/pictures,preprocess.mean=0.5,model=timm/x,arguments.depth=2"
+    work = suite(tmp_path, words, preprocess={"size": 32}).workload
+    assert (work.model, work.arguments) == ("timm/x", (("depth", 2),))
+    assert work.calibration == f"{tmp_path}/pictures"
+    assert work.preprocess == Preprocess(size=(32,), mean=(0.5,))
 
 
 def test_a_mistake_of_both_arms_is_not_blamed_on_one(tmp_path) -> None:  # type: ignore[no-untyped-def]

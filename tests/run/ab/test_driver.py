@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gpubench.analysis.compare.compare import compare
+from gpubench import units
+from gpubench.analysis.compare.compare import compare, view
+from gpubench.analysis.summary import summarise
 from gpubench.errors import ChangedError, InputError, RecordError
 from gpubench.records.record import Record, RecordFile, Work
 from gpubench.records.writer import Writer
+from gpubench.report.sections import compare as told
+from gpubench.report.sections import wrong_answers
 from gpubench.run import roofline
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
@@ -21,6 +25,7 @@ from gpubench.run.agent import client
 from gpubench.run.agent.messages import Counted, Gauge, Gauged, Request
 from gpubench.run.prepare import prepare
 from gpubench.run.watcher import Silent
+from gpubench.suite import gate
 from gpubench.suite.types import Rule
 from tests.conftest import FAKES
 
@@ -277,3 +282,37 @@ def test_both_arms_carry_the_roofline_which_is_measured_once(
     assert found
     assert all(ceiling == found[0] is not None for ceiling in found)
     assert len(asked) == 2
+
+
+def test_an_ab_records_and_shows_which_answers_changed(job: Callable[..., driver.ABJob]) -> None:
+    rule = gate.rule({}, ["agreement=0", "accuracy", "memory", "cold_start", "size"])
+    loose = POLICY | {"min_top1_agreement": 0.1, "max_relative_error": 10.0}
+    made = job("latency_us=200", "fail=wrong-slot", rule=rule, budget_s=1.0, policy=loose,
+               batch_size="[4]")  # fmt: skip
+    base, candidate = driver.run(made, Watch())
+    for file in (base, candidate):
+        first, *later = (r.parity.answers for r in file.records if r.parity)
+        assert first
+        assert len(first.given) == len(first.labels) > 1
+        assert later == [None] * (len(file.records) - 1)
+    changed = candidate.records[0].changed
+    assert changed
+    assert changed.pictures == len(changed.shown) > 0
+    assert all(d.expected != d.answer for d in changed.shown)
+    assert changed.shown[0].thumbnail
+    assert not any(r.changed for r in (*base.records, *candidate.records[1:]))
+    rows = {c.judged: c for c in compare(base, candidate)}
+    assert [*rows] == ["speed", "accuracy", "agreement", "memory", "size", "cold_start"]
+    assert rows["agreement"].changed == (changed.pictures, len(first.given))
+    assert rows["agreement"].verdict == "REGRESSED"
+    assert rows["size"].verdict == "EQUIVALENT"
+    both = view(base, candidate)
+    assert not told.unjudged(both)
+    assert told.unjudged(replace(both, rule=Rule())) == (
+        f"Not judged: 1 cell gave other answers, to up to {changed.pictures} pictures "
+        "(--metric accuracy,agreement)."
+    )
+    [group, _] = wrong_answers.groups(summarise([base, candidate]))
+    assert group.rival == "baseline"
+    assert group.head.endswith(f": {units.count(changed.pictures, 'image')} changed")
+    assert f"; baseline: {group.images[0].expected};" in wrong_answers.lines(group)[0]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from gpubench import __version__
 from gpubench.errors import InputError
 from gpubench.run.ab import interpreters
 
@@ -56,15 +61,61 @@ def calls(tmp_path: Path) -> list[str]:
 
 
 def test_an_environment_is_made_once_for_a_commit(repository: Path, tmp_path: Path) -> None:
-    python, commit = interpreters.of_reference("one", tmp_path / "cache")
+    made = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    python, commit = made.python, made.commit
     assert commit == git(repository, "rev-parse", "one")
     assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
     assert python.parents[2].name == "app"
     assert len(calls(tmp_path)) == 1
-    assert interpreters.of_reference(commit[:10], tmp_path / "cache")[0] == python
+    assert interpreters.of_reference("--baseline-ref", commit[:10], tmp_path / "cache") == replace(
+        made, reference=commit[:10]
+    )
     assert len(calls(tmp_path)) == 1
     assert git(repository, "worktree", "list").count("\n") == 0
     assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_gpubench_that_developers_have_locked_comes_before_another(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(commit: str, has: Callable[[str], bool]) -> list[str]:
+        before = len(calls(tmp_path))
+        monkeypatch.setattr(interpreters, "has_gpubench", lambda _: has(calls(tmp_path)[-1]))
+        interpreters.of_reference("--baseline-ref", commit, tmp_path / "cache")
+        return calls(tmp_path)[before:]
+
+    plain, all_groups = of("one", lambda done: "--no-dev" not in done)
+    assert plain.replace(" --no-dev", "") == all_groups
+    *synced, last = of("two", lambda done: done.startswith("pip install"))
+    assert len(synced) == 2
+    assert last.endswith(f" {interpreters.own_source()}")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, f"gpubench=={__version__}"),
+        (
+            {"url": "file:///x/gpubench.whl", "archive_info": {}},
+            "gpubench @ file:///x/gpubench.whl",
+        ),
+        (
+            {"url": "https://host/g", "vcs_info": {"vcs": "git", "commit_id": "5319bc7"}},
+            "gpubench @ git+https://host/g@5319bc7",
+        ),
+    ],
+)
+def test_another_environment_gets_gpubench_from_where_ours_came(
+    told: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return None if told is None else json.dumps(told)
+
+    monkeypatch.setattr(interpreters.gpubench, "__file__", str(tmp_path / "site/gpubench/x.py"))
+    monkeypatch.setattr(interpreters, "distribution", lambda _: Installed())
+    assert interpreters.own_source() == expected
 
 
 def test_a_base_that_only_fetch_head_knows(
@@ -78,10 +129,10 @@ def test_a_base_that_only_fetch_head_knows(
     git(shallow, "tag", "-f", "here")
     monkeypatch.chdir(shallow / "app")
     with pytest.raises(InputError, match=r"HEAD~1.*this clone is shallow.*fetch-depth: 0"):
-        interpreters.of_reference("HEAD~1", tmp_path / "cache")
-    python, commit = interpreters.of_reference("FETCH_HEAD", tmp_path / "cache")
-    assert commit == base
-    tree = python.parents[2]
+        interpreters.of_reference("--baseline-ref", "HEAD~1", tmp_path / "cache")
+    made = interpreters.of_reference("--baseline-ref", "FETCH_HEAD", tmp_path / "cache")
+    assert made.commit == base
+    tree = made.project
     assert (tree / "pyproject.toml").read_text() == "# one"
     assert git(tree, "status", "--porcelain", "--untracked-files=no") == ""
     assert git(tree, "rev-list", "--count", "HEAD") == "1"
@@ -95,7 +146,7 @@ def test_a_hooks_variables_do_not_lead_into_the_users_tree(
     branch = git(repository, "symbolic-ref", "HEAD")
     for name, value in {"GIT_DIR": ".git", "GIT_INDEX_FILE": ".git/index"}.items():
         monkeypatch.setenv(name, str(repository / value))
-    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    python = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache").python
     for name in ("GIT_DIR", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name)
     assert (python.parents[2] / "pyproject.toml").read_text() == "# one"
@@ -104,9 +155,10 @@ def test_a_hooks_variables_do_not_lead_into_the_users_tree(
 
 
 def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path) -> None:
-    python, _ = interpreters.of_reference("one", tmp_path / "cache")
+    python = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache").python
     python.unlink()
-    assert interpreters.of_reference("one", tmp_path / "cache")[0].exists()
+    again = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    assert again.python.exists()
     assert len(calls(tmp_path)) == 2
 
 
@@ -115,14 +167,14 @@ def test_an_unknown_reference_is_bad_input(
     repository: Path, tmp_path: Path, reference: str
 ) -> None:
     with pytest.raises(InputError, match="git knows no such commit: git rev-parse"):
-        interpreters.of_reference(reference, tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", reference, tmp_path / "cache")
 
 
 def test_no_repository_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = "--baseline-ref 'main': needs the project's git repository as current directory"
     with pytest.raises(InputError, match=told):
-        interpreters.of_reference("main", tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", "main", tmp_path / "cache")
 
 
 def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Path) -> None:
@@ -132,13 +184,39 @@ def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Pat
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "three")
     with pytest.raises(InputError, match=r"no pyproject\.toml at that commit"):
-        interpreters.of_reference("HEAD", tmp_path / "cache")
+        interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache")
 
 
-def test_what_uv_says_is_passed_on(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
-    with pytest.raises(InputError, match="no such package"):
-        interpreters.of_reference("one", tmp_path / "cache")
+def test_what_uv_says_is_passed_on_and_kept(repository: Path, tmp_path: Path) -> None:
+    words = "echo begin; for i in $(seq 200); do echo building; done; echo no such package"
+    (tmp_path / "tools" / "uv").write_text(f"#!/bin/sh\n({words}) >&2\nexit 1\n")
+    told = r"^--baseline-ref 'one': uv sync failed: .*no such package \(all of it: (\S+)\)"
+    with pytest.raises(InputError, match=re.compile(told, re.S)) as caught:
+        interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    log = Path(re.search(r"all of it: (\S+)\)", str(caught.value))[1])  # type: ignore[index]
+    assert log.read_text().startswith("begin\n")
+
+
+def test_a_source_that_is_not_there_is_named(repository: Path, tmp_path: Path) -> None:
+    """Until now uv's own words alone: distribution not found, below the cache."""
+    source = '[tool.uv.sources]\nlib = { path = "../../lib" }\n'
+    (repository / "app/pyproject.toml").write_text(source)
+    git(repository, "commit", "-qam", "three")
+    (tmp_path / "tools" / "uv").write_text("#!/bin/sh\necho not found >&2\nexit 1\n")
+    lost = f"tool.uv.sources.lib = '../../lib' leads to {tmp_path}/lib, which is not there.*"
+    with pytest.raises(InputError, match=f"^--baseline-ref 'HEAD'; .*{lost}: uv sync failed"):
+        interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache")
+
+
+def test_a_base_without_gpubench_is_given_ours(repository: Path, tmp_path: Path) -> None:
+    bare = UV.replace('" "$@"', f'" $(cat {tmp_path}/flags) "$@"')
+    uv = bare.replace("--python) exit 0;;", f"--python) echo > {tmp_path}/flags; exit 0;;")
+    (tmp_path / "flags").write_text("-S")
+    (tmp_path / "tools" / "uv").write_text(uv)
+    made = interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+    sync, *_, install = calls(tmp_path)
+    assert sync.startswith("sync -q --no-dev --project")
+    assert install.startswith(f"pip install -q --python {made.python} ")
 
 
 def test_an_interpreter_that_hangs_has_no_gpubench(monkeypatch: pytest.MonkeyPatch) -> None:

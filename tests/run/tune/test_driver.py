@@ -20,7 +20,7 @@ from gpubench.run.agent.client import OnProgress
 from gpubench.run.agent.messages import Failure, Prepare, Prepared, Reply, Request
 from gpubench.run.tune import driver as tune_driver
 from gpubench.run.tune import setup as tune_setup
-from gpubench.run.tune import trials, verify
+from gpubench.run.tune import space, trials, verify
 from gpubench.run.tune.driver import TuneJob
 from gpubench.run.watcher import Silent
 from gpubench.suite import file as suite_file
@@ -32,15 +32,13 @@ from tests.run.tune.benches import cells
 
 RATE = Metric("throughput")
 FAST = Goal(RATE)
-SPACE = """
-[axes]
-precision = "fp32"
-batch_size = [1, 4]
-replicas = 1
-[axes.options.fake]
-latency_us = [500.0, 2000.0]
-"""
+LATENCIES = {"latency_us": (500.0, 2000.0)}
 MakeJob = Callable[..., TuneJob]
+
+
+def _with(default: Any, options: Any, *given: Any, **more: Any) -> Any:
+    found = default(*given, **more)
+    return replace(found, options=found.options | options)
 
 
 class Watch(Silent):
@@ -64,18 +62,19 @@ def make_job(
     monkeypatch.setattr(verify, "SAMPLE_S", 0.04)
     monkeypatch.setattr(trials, "monotonic", partial(next, itertools.count(0.0, 0.04)))
     monkeypatch.setattr(ab_driver, "monotonic", partial(next, itertools.count(0.0, 0.3)))
+    whole = space.default
 
-    def make(space: str = SPACE, goal: Goal = FAST, resume: bool = False, budget: float = 3.0,
+    def make(options: Any = LATENCIES, goal: Goal = FAST, resume: bool = False, budget: float = 3.0,
              baseline: str = "backend=fake,latency_us=2000", floors: Any = None, out: str = "out",
              **chosen: Any) -> TuneJob:  # fmt: skip
-        file = tmp_path / "space.toml"
-        file.write_text(space)
+        found = partial(_with, whole, {"fake": options})
+        monkeypatch.setattr(space, "default", found)
         words = {"model": str(tiny_onnx), "images": "synthetic", "device": "cpu",
-                 "backend": ["fake"], "boundary": "transfer"} | chosen  # fmt: skip
+                 "backend": ["fake"], "boundary": "transfer", "precision": ["fp32"],
+                 "batch_size": [1, 4], "replicas": [1]} | chosen  # fmt: skip
         job = tune_setup.job(
             words, goal, floors or {}, budget_s=budget, seed=0,
-            baseline=[baseline], file=file, cache_dir=cache_dir,
-            output=tmp_path / out, resume=resume,
+            baseline=[baseline], cache_dir=cache_dir, output=tmp_path / out, resume=resume,
         )  # fmt: skip
         policy = replace(job.plan.suite.policy, **POLICY | {"repeats": 1, "max_repeats": 1})
         suite = replace(job.plan.suite, policy=policy)
@@ -144,7 +143,7 @@ def test_what_breaks_in_the_proof_is_not_recommended(
 ) -> None:
     faults = iter(["p99 latency 30 ms: limit 20 ms", ""])
     monkeypatch.setattr(verify, "fault", lambda *_, **__: next(faults))
-    job = make_job(SPACE.replace("[500.0,", "[500.0, 1000.0,"), batch_size=[4])
+    job = make_job({"latency_us": (500.0, 1000.0, 2000.0)}, batch_size=[4])
     found = tune_driver.run(job, Watch())
     assert found.best is not None
     assert not fastest(found.best)
@@ -157,8 +156,8 @@ def test_what_breaks_in_the_proof_is_not_recommended(
 
 
 def test_what_breaks_is_recorded_and_the_search_goes_on(make_job: MakeJob) -> None:
-    space = SPACE + 'fail = ["", "prepare", "wrong"]\n'
-    found = tune_driver.run(make_job(space, batch_size=[4], budget=6.0), Watch())
+    options = LATENCIES | {"fail": ("", "prepare", "wrong")}
+    found = tune_driver.run(make_job(options, batch_size=[4], budget=6.0), Watch())
     assert found.best is not None
     assert fastest(found.best)
     kinds = {r.cell.options["fail"]: r.kind for r in found.file.records if r.status == "failed"}
@@ -179,7 +178,6 @@ def test_what_breaks_is_recorded_and_the_search_goes_on(make_job: MakeJob) -> No
         ({"baseline": "backend=nothere"}, "--baseline backend=nothere"),
         ({"baseline": "backend=fake-missing"}, "not on this machine"),
         ({"baseline": "backend"}, "expected KEY=VALUE"),
-        ({"space": "axes = 3"}, "axes"),
     ],
 )
 def test_bad_words_are_told_before_anything_happens(
@@ -225,7 +223,7 @@ def test_only_the_same_search_goes_on(make_job: MakeJob) -> None:
         tune_driver.run(make_job(), Watch())
     with pytest.raises(InputError, match="-o DIR"):
         tune_setup.job({}, Goal(RATE), {}, budget_s=1, seed=0, baseline=(),
-                      file=None, cache_dir=None, output=None, resume=True)  # fmt: skip
+                      cache_dir=None, output=None, resume=True)  # fmt: skip
 
 
 def test_a_run_is_no_search(make_job: MakeJob, write_suite: Any, cache_dir: Path) -> None:

@@ -246,7 +246,5 @@ def test_of_what_is_not_told_apart_the_simplest_is_recommended() -> None:
         assert best is not None
         assert best not in racing.ties(found, best)
         (plain,) = [s for s in found if s.cell == space[0]]
-        alike = plain.status == "leader" or (plain.tied and plain.ratio <= 1 + racing.ALIKE)
-        assert (best is plain) == alike, seed
-        simplest += alike
-    assert simplest >= 5, "else this says little"
+        simplest += best is plain
+    assert simplest >= 16

@@ -61,6 +61,7 @@ SYMBOLS = ("batch_size", "num_channels", "height", "width")
         ({"kind": DOUBLE}, (3, 8, 8), None, "logits", "double precision"),
         ({"kind": DOUBLE, "external": True}, (3, 8, 8), None, "logits", "double precision"),
         ({"fed": DOUBLE}, (3, 8, 8), None, "logits", "double precision"),
+        ({"fed": TensorProto.INT64}, (3, 8, 8), None, "logits", "given as bytes and cast here"),
         ({"outputs": {"z": None}}, (3, 8, 8), None, "logits", ""),
         ({"outputs": {"z": ("unk__1", "unk__2")}}, (3, 8, 8), None, "logits", ""),
         # a literal 1, or 4, in what is reshaped to
@@ -105,7 +106,7 @@ def test_forms_that_files_have(
 
     random = np.random.default_rng(1)
     images = random.normal(size=(6, *shape)).astype(np.float32)
-    if how.get("fed") == BYTES:
+    if how.get("fed") in (BYTES, TensorProto.INT64):
         images = random.integers(0, 255, (6, *shape)).astype(np.uint8)
         assert model.spec.dtype == "uint8"
     axes = (1, 2) if shape[2] == 3 and shape[0] != 3 else (2, 3)

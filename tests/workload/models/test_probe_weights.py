@@ -71,10 +71,47 @@ def test_a_network_that_sees_little_is_fitted() -> None:
     assert (answers == np.asarray(labels[builtin.FITTED :][:99])).mean() >= 0.8
 
 
+def test_rectifiers_stay_nearly_linear_without_normalisations() -> None:
+    """Fifteen layers deep, as SqueezeNet and VGG are: most of what a rectifier is given passes."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [nn.Conv2d(16 if at else 3, 16, 3, padding=1) for at in range(15)]
+            self.plain = nn.Sequential(*(part for conv in layers for part in (conv, nn.ReLU())))
+            self.last = nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.last(self.plain(x).mean((2, 3)))
+            return found
+
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        module, spec = Net(), Spec(size=(16, 16), resize=16)
+        accuracy = probe_weights.fit(module, spec)
+        pixels, _ = builtin.digits()
+        x = torch.from_numpy(np.stack([preprocess.apply(spec, p) for p in pixels[500:540]]))
+        passed = []
+        for part in module.plain:
+            if isinstance(part, nn.ReLU):
+                passed.append(float((x > 0).float().mean()))
+            x = part(x)
+    assert accuracy >= 0.5, "sixteen features"
+    assert min(passed) >= 0.7
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "floor"), [("regnet_y_400mf", 0.8), ("mobilenet_v3_small", 0.85)])
-def test_gates_do_not_multiply_noise(name: str, floor: float) -> None:
-    """Squeeze and excitation: 200 digits that were not fitted; bf16 answers as fp32 does."""
+@pytest.mark.parametrize(
+    ("name", "floor"),
+    [("regnet_y_400mf", 0.8), ("mobilenet_v3_small", 0.85), ("squeezenet1_1", 0.85)],
+)
+def test_depth_does_not_multiply_noise(name: str, floor: float) -> None:
+    """With squeeze and excitation, and without norms.
+
+    200 digits that were not fitted; bf16 answers as fp32 does.
+    """
     import torch
 
     module, spec = builder.build(name, 10, {}), Spec(size=(224, 224), resize=224)

@@ -63,6 +63,54 @@ def test_each_runtime_gets_the_recipe_that_it_can_fuse(cache: Cache) -> None:
             assert not zero[node.input[2]].any(), "symmetric"
 
 
+def _attention_net(path: Path) -> Path:
+    """Patches, a layer norm, one head of attention, their mean: (batch, 3, 8, 8) -> (batch, 4)."""
+    random = np.random.default_rng(0)
+    sizes = {"w": (8, 3, 4, 4), "scale": (8,), "q": (8, 8), "k": (8, 8), "v": (8, 8), "f": (8, 4)}
+    weights = {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    node = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            node("Conv", ["images", "w"], ["c"], strides=[4, 4]),
+            node("Reshape", ["c", "flat"], ["r"]),
+            node("Transpose", ["r"], ["t"], perm=[0, 2, 1]),
+            node("LayerNormalization", ["t", "scale"], ["n"]),
+            *(node("MatMul", ["n", name], [f"n{name}"]) for name in "qkv"),
+            node("Transpose", ["nk"], ["kt"], perm=[0, 2, 1]),
+            node("MatMul", ["nq", "kt"], ["qk"]),
+            node("Softmax", ["qk"], ["s"]),
+            node("MatMul", ["s", "nv"], ["o"]),
+            node("Add", ["o", "t"], ["a"]),
+            node("ReduceMean", ["a", "one"], ["m"], keepdims=0),
+            node("MatMul", ["m", "f"], ["logits"]),
+        ],
+        "net",
+        [onnx.helper.make_tensor_value_info("images", 1, ["batch", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("logits", 1, ["batch", 4])],
+        [
+            *(onnx.numpy_helper.from_array(array, name) for name, array in weights.items()),
+            onnx.numpy_helper.from_array(np.array([0, 8, -1]), "flat"),
+            onnx.numpy_helper.from_array(np.array([1]), "one"),
+        ],
+    )
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+def test_attention_is_quantised_where_it_is_linear(
+    cache: Cache, tmp_path: Path, target: quantization.Target
+) -> None:
+    file = _attention_net(tmp_path / "attention.onnx")
+    made = _made(cache, target, model=str(file), weights="file", images="photos")
+    nodes, floating = quantization.operators(made)
+    assert (nodes["Conv"], nodes["MatMul"]) == (1, 5)
+    assert floating["MatMul"] == 1, "what softmax gives weights to"
+    assert {"LayerNormalization", "Softmax", "Add", "ReduceMean"} <= set(floating)
+    assert not {"Softmax", "Add", "LayerNormalization"} & set(nodes)
+
+
 def test_the_same_file_again_and_another_for_each_setting(cache: Cache) -> None:
     first = _made(cache)
     assert _made(cache) == first

@@ -15,7 +15,8 @@ import pytest
 from gpubench.cache import Cache
 from gpubench.errors import ChangedError, InputError, Unsupported
 from gpubench.suite import types
-from gpubench.suite.types import Preprocess, Workload
+from gpubench.suite.types import Policy, Preprocess, Workload
+from gpubench.workload import reference
 from gpubench.workload.models import builder, inspection, registry
 from gpubench.workload.models.base import Model
 
@@ -86,6 +87,21 @@ def test_own_code_is_a_network_like_any_other(own: Callable[..., Model]) -> None
     assert own(arguments=(("classes", 7), ("width", 6))).num_classes == 7
 
 
+def test_a_file_of_a_package_is_imported_as_part_of_it(tmp_path: Path, cache: Cache) -> None:
+    inner = tmp_path / "their_pkg" / "nets"
+    inner.mkdir(parents=True)
+    for folder in (inner.parent, inner):
+        (folder / "__init__.py").touch()
+    (inner.parent / "parts.py").write_text(HEAD)
+    (inner / "net.py").write_text("from ..parts import small\nfrom . import net as again\n")
+    model = registry.resolve(
+        Workload(model=f"{inner / 'net.py'}:small", weights="DEFAULT", preprocess=SMALL), cache
+    )
+    assert model.num_classes == 12
+    names = {Path(file).name for file in builder.card(model.state()).files}
+    assert names == {"__init__.py", "parts.py", "net.py"}
+
+
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
@@ -140,6 +156,16 @@ BAD = {
                    r"needs 2 inputs \(x, mask\)"),
     "a wrong shape": (forward("return self.inner(x[:, :1])"), "build",
                       r"layer .inner.0. \(Conv2d\) being given \(2, 1, 32, 32\) float32: Runtime"),
+    "leaves in its forward": (forward("raise SystemExit(3)"), "build",
+                              r"raises in its forward, build being .*: SystemExit: 3; its input"),
+    "a GPU in its forward": (forward("return self.inner(x.cuda())"), "build",
+                             "raises in its forward.*; build it on the CPU: gpubench moves"),
+    "no batch of one": (forward("return self.inner(x).squeeze()"), "build",
+                        r"answers 2 pictures with \(2, 12\) float32, and one alone with \(12\)"),
+    "lazy": ("def build(): return nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten())", "build",
+             "'0.weight' has no shape before the first picture"),
+    "no eval mode": ("class build(Around):\n    def train(self, mode=True): raise ValueError(5)",
+                     "build", r"build\(\) raises ValueError: 5 \(.*own"),
     "statistics of the batch": (
         STUCK.format("nn.BatchNorm2d") + "def build():\n    m = small()\n    m[1] = Stuck(8)\n"
         "    return m", "build", r"layer '1' \(Stuck\) normalises in eval mode"),
@@ -167,15 +193,38 @@ def test_what_is_no_classifier_is_told_with_its_place(
     ("body", "message"),
     [
         ("return self.inner(x) + torch.rand(12)", "the same images otherwise each time"),
+        ("return nn.functional.dropout(self.inner(x))", "the same images otherwise each time"),
+        ("x = nn.functional.batch_norm(x, None, None, training=True)\n        return self.inner(x)",
+         "otherwise alone than in a batch of"),
         ("y = self.inner(x)\n        return y - y.mean(0)", "otherwise alone than in a batch of"),
     ],
-)
+)  # fmt: skip
 def test_answers_that_are_another_each_time(
     own: Callable[..., Model], body: str, message: str
 ) -> None:
     images = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
+    images *= np.arange(1, 6, dtype=np.float32)[:, None, None, None]
     with pytest.raises(InputError, match=message):
         own(forward(body)).answers(images)
+
+
+def test_a_network_in_double_or_half_precision_is_one_in_fp32(own: Callable[..., Model]) -> None:
+    images = np.ones((2, 3, 32, 32), np.float32)
+    expected = own().answers(images)
+    for kind, most in (("double", 1e-6), ("half", 1e-2)):
+        found = own(f"def build(): return small().{kind}()").answers(images)
+        np.testing.assert_allclose(found, expected, rtol=most, atol=most)
+
+
+def test_answers_that_are_not_finite_are_told_with_the_layer(
+    own: Callable[..., Model], tmp_path: Path
+) -> None:
+    broken = own(
+        "def build():\n    m = small()\n    m[3].weight.data[0] = float('nan')\n    return m"
+    )
+    work = Workload(model=broken.name, weights="DEFAULT", preprocess=SMALL, images="photos")
+    with pytest.raises(InputError, match=r"own0.*not finite.*: Conv2d 3, whose weight is not fin"):
+        reference.build(work, Policy(), Cache(tmp_path / "cache"))
 
 
 def test_own_code_that_changes_is_another_network_or_is_told(
@@ -254,6 +303,24 @@ def test_a_folder_of_transformers_is_a_network(folder: Path, cache: Cache) -> No
         InputError, match=r"no/such' cannot be had: .* give a folder that save_pret"
     ):
         registry.resolve(Workload(model="hf//no/such", weights="DEFAULT"), cache).state()
+
+
+def test_a_folder_of_a_type_with_several_heads_and_one_without_a_processor(
+    tmp_path: Path, cache: Cache
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DeiTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        image_size=32, patch_size=8, num_labels=5,
+    )  # fmt: skip
+    transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "deit")
+    bare = Workload(model=f"hf/{tmp_path / 'deit'}", weights="DEFAULT")
+    with pytest.raises(InputError, match=r"or say what it does in \[workload.preprocess\]"):
+        registry.resolve(bare, cache).state()
+    said = Preprocess(mean=(0.5,), std=(0.5,))
+    model = registry.resolve(Workload(model=bare.model, weights="DEFAULT", preprocess=said), cache)
+    assert (model.input_shape, model.num_classes) == ((3, 32, 32), 5)
+    assert type(model.module().network).__name__ == "DeiTForImageClassificationWithTeacher"
 
 
 def test_a_folder_without_a_classifiers_weights(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ a third party's backend is searched without any change here.
 from gpubench.run.tune.space.as_suite import suite, to_toml
 from gpubench.run.tune.space.axes import Placement, Space, chosen, default
 from gpubench.run.tune.space.baseline import baseline
-from gpubench.run.tune.space.file import read
 from gpubench.run.tune.space.grid import cells, coordinates
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "chosen",
     "coordinates",
     "default",
-    "read",
     "suite",
     "to_toml",
 ]

@@ -67,12 +67,12 @@ def to_toml(cell: Cell, policy: Policy, name: str, description: str) -> str:
     said, arguments = work.pop("preprocess", None), dict(work.pop("arguments", ()))
     parts = [
         f"# {_string(name)[1:-1]}\n{_pair('description', description)}",
-        _table("workload", work),
-        _table("workload.preprocess", {k: said.plain(k) for k in said.given} if said else {}),
-        _table("workload.arguments", arguments),
-        _table("axes", axes),
-        _table(f"axes.options.{_key(cell.backend)}", cell.options),
-        _table("policy", _policy(policy)),
+        table("workload", work),
+        table("workload.preprocess", {k: said.plain(k) for k in said.given} if said else {}),
+        table("workload.arguments", arguments),
+        table("axes", axes),
+        table(f"axes.options.{_key(cell.backend)}", cell.options),
+        table("policy", _policy(policy)),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -84,13 +84,20 @@ def _policy(policy: Policy) -> dict[str, OptionValue]:
     return {key: value for key, value in fields.items() if value != plain[key]}
 
 
-def _table(name: str, pairs: Mapping[str, Any]) -> str:
+def table(name: str, pairs: Mapping[str, Any]) -> str:
+    """A table of a suite; '' without ``pairs``."""
     return "".join([f"[{name}]\n", *(_pair(k, v) for k, v in pairs.items())]) if pairs else ""
 
 
 def _pair(key: str, value: Any) -> str:
+    return f"{_key(key)} = {_value(value)}\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
     text = _string(value) if isinstance(value, str) else str(value)
-    return f"{_key(key)} = {text.lower() if isinstance(value, bool) else text}\n"
+    return text.lower() if isinstance(value, bool) else text
 
 
 def _key(key: str) -> str:

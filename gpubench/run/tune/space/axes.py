@@ -26,7 +26,7 @@ BATCH_SIZES = {"cpu": 32, "cuda": 128}
 """The largest that is tried by default: beyond, rates hardly rise and latencies double."""
 INPUTS: tuple[Input, ...] = ("float32", "uint8")
 """Tried by default where what the host gives is timed; float16 moves more, and rounds."""
-FIELDS = {"backend": "backends", "precision": "precisions", "input": "inputs"} | {
+_FIELDS = {"backend": "backends", "precision": "precisions", "input": "inputs"} | {
     "batch_size": "batch_sizes"
 }
 """Axis of a suite -> field of `Space`."""
@@ -54,7 +54,7 @@ class Placement(Struct, frozen=True):
 
 
 class Space(Struct, frozen=True, kw_only=True):
-    """The values of every axis of a search; its cells are their product less what is excluded."""
+    """The values of every axis of a search; its cells are their product."""
 
     workload: Workload
     device: Literal["cpu", "cuda"]
@@ -71,8 +71,6 @@ class Space(Struct, frozen=True, kw_only=True):
     cores: int
     """CPU cores that may be used here."""
     gpus: int = 0
-    exclude: tuple[dict[str, OptionValue], ...] = ()
-    """Drops each cell that matches all pairs of one of them, as in a suite."""
 
 
 def default(
@@ -146,15 +144,15 @@ def chosen(space: Space, overrides: Mapping[str, Any]) -> Space:
     if "replicas" in given:
         placements: list[Placement] = []
         for n in given.pop("replicas"):
-            found = placements_of(space, n)
+            found = _placements_of(space, n)
             if reason := next((r for p in found if (r := no_room(space, p))), None):
                 raise SuiteError(f"--replicas {n}: {reason}")
             placements += found
         given["placements"] = tuple(placements)
-    return replace(space, **{FIELDS.get(key, key): value for key, value in given.items()})
+    return replace(space, **{_FIELDS.get(key, key): value for key, value in given.items()})
 
 
-def placements_of(space: Space, replicas: int) -> list[Placement]:
+def _placements_of(space: Space, replicas: int) -> list[Placement]:
     """Those of ``space`` with so many replicas; where it has none, one that uses all devices."""
     each = -(-replicas // max(1, space.gpus)) if space.device == "cuda" else 1
     found = [p for p in space.placements if p.replicas == replicas]

@@ -16,12 +16,14 @@ from gpubench.errors import SuiteError
 from gpubench.run.tune.space import options as space_options
 from gpubench.run.tune.space.axes import Placement, Space
 from gpubench.suite.grid import MAX_CELLS
-from gpubench.suite.schema import nearest, same, show
+from gpubench.suite.schema import nearest, show
 from gpubench.suite.types import Catalog, Cell, Input, Option, OptionValue, Precision
 
 Unsupported = Callable[[Cell], str | None]
-AXES = ("backend", "precision", "input", "batch_size", "replicas", "cores", "replicas_per_device")
-MOST_TRIED = 20 * MAX_CELLS
+_AXES = ("backend", "precision", "input", "batch_size", "replicas", "cores", "replicas_per_device")
+_MOST = 3 * MAX_CELLS
+"""More than a suite may have: a search measures some. One GPU has 11,000, eight have 16,000."""
+_MOST_TRIED = 20 * MAX_CELLS
 """Combinations asked after, supported or not."""
 
 
@@ -29,35 +31,32 @@ def cells(space: Space, catalog: Catalog, unsupported: Unsupported) -> list[Cell
     """Every configuration that its backend supports, in a fixed order, each once.
 
     Raises SuiteError for an unknown backend or one that declares its options wrongly, and where
-    there is no cell, or more than `MAX_CELLS`.
+    there is no cell, or more than `_MOST`.
     """
     found: dict[str, Cell] = {}
     reasons: dict[str, None] = {}
-    for n, cell in enumerate(grid(space, catalog)):
-        known = values_of(cell, catalog.backends[cell.backend]) if space.exclude else {}
-        if any(matches(rule, known) for rule in space.exclude):
-            continue
+    for n, cell in enumerate(_grid(space, catalog)):
         if reason := unsupported(cell):
             reasons[f"{cell.backend}: {reason}"] = None
         else:
             found.setdefault(cell.key, cell)
-        if len(found) > MAX_CELLS or n > MOST_TRIED:
+        if len(found) > _MOST or n > _MOST_TRIED:
             raise _too_many(space)
     if not found:
-        why = "; ".join(list(reasons)[:3]) or "the rules in exclude match all of them"
+        why = "; ".join(list(reasons)[:3])
         raise SuiteError(f"no configuration of the space can run here: {why}")
     return list(found.values())
 
 
-def grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
-    """The product of the axes, options that mean the same once, whatever is excluded."""
+def _grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
+    """The product of the axes, options that mean the same once."""
     for name in space.backends:
         if name not in catalog.backends:
             raise SuiteError(f"--backend {show(name)}: {nearest(name, catalog.backends)}")
         space_options.check(name, catalog.backends[name])
     for backend, precision in itertools.product(space.backends, space.precisions):
         values = space.options.get(backend, {})
-        if count(values) > MAX_CELLS:
+        if _count(values) > _MOST:
             raise _too_many(space)
         options, fields = catalog.backends[backend], fields_of(space, precision)
         combinations = list(space_options.combinations(options, values, fields))
@@ -67,7 +66,7 @@ def grid(space: Space, catalog: Catalog) -> Iterator[Cell]:
             yield cell_of(space, backend, precision, placement, batch_size, each, given)
 
 
-def count(values: Mapping[str, Sequence[OptionValue]]) -> int:
+def _count(values: Mapping[str, Sequence[OptionValue]]) -> int:
     """Combinations of a backend's options."""
     return math.prod(len(each) for each in values.values())
 
@@ -80,16 +79,6 @@ def fields_of(space: Space, precision: Precision) -> dict[str, str]:
         "scenario": space.scenario,
         "boundary": space.boundary,
     }
-
-
-def values_of(cell: Cell, options: Sequence[Option]) -> dict[str, OptionValue]:
-    """What a rule may name: axes, and options that have an effect, with their defaults."""
-    return {name: getattr(cell, name) for name in AXES} | space_options.effective(options, cell)
-
-
-def matches(rule: Mapping[str, OptionValue], known: Mapping[str, OptionValue]) -> bool:
-    """Whether all pairs of ``rule`` are in ``known``."""
-    return all(key in known and same(known[key], value) for key, value in rule.items())
 
 
 def cell_of(
@@ -126,11 +115,11 @@ def _too_many(space: Space) -> SuiteError:
         "input": len(space.inputs),
         "batch_size": len(space.batch_sizes),
         "placement": len(space.placements),
-    } | {f"options.{b}": count(space.options.get(b, {})) for b in space.backends}
+    } | {f"options.{b}": _count(space.options.get(b, {})) for b in space.backends}
     longest = sorted(sizes.items(), key=lambda item: -item[1])[:4]
     words = ", ".join(f"{name} ({size:,})" for name, size in longest)
     return SuiteError(
-        f"the space has more than {MAX_CELLS:,} configurations; shorten its axes with --space, or "
+        f"the space has more than {_MOST:,} configurations; shorten its axes with "
         f"--backend, --precision, --input, --batch-size and --replicas; the longest: {words}"
     )
 
@@ -141,4 +130,4 @@ def coordinates(cell: Cell, options: tuple[Option, ...]) -> dict[str, OptionValu
     ``options``: those of its backend. {'backend': 'openvino', ..., 'openvino.num_streams': 2}.
     """
     named = {f"{cell.backend}.{k}": v for k, v in space_options.effective(options, cell).items()}
-    return {name: getattr(cell, name) for name in AXES} | named
+    return {name: getattr(cell, name) for name in _AXES} | named

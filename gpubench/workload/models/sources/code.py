@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import traceback
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from gpubench.suite.schema import show
 from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder
+from gpubench.workload.models.base import ON_CPU, of_gpu, worded
 from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
@@ -50,13 +52,15 @@ class Code(TorchSource):
         make = _callable(model)
         try:
             module = make(**arguments)
+            if isinstance(module, torch.nn.Module):
+                module.eval()
         except BaseException as error:
             given = ", ".join(f"{key}={show(value)}" for key, value in arguments.items())
             hint = ""
             if isinstance(error, TypeError) and len(traceback.extract_tb(error.__traceback__)) == 1:
                 hint = "; [workload.arguments] are what it is given"
-            elif any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
-                hint = "; build it on the CPU: gpubench moves it to the device of each cell"
+            elif of_gpu(error):
+                hint = f"; {ON_CPU}"
             raise _failed(
                 f"model {model!r}: {_name(model)}({given}) raises", error, hint
             ) from error
@@ -66,6 +70,12 @@ class Code(TorchSource):
             raise InputError(
                 f"model {model!r}: {_name(model)} returns {type(module).__name__}, and an "
                 "nn.Module is expected"
+            )
+        lazy = torch.nn.parameter.is_lazy
+        if late := [key for key, each in module.named_parameters() if lazy(each)]:
+            raise InputError(
+                f"model {model!r}: {late[0]!r} has no shape before the first picture: let "
+                f"{_name(model)} call the module once before it returns it"
             )
         return module
 
@@ -135,12 +145,23 @@ def _callable(model: str) -> Callable[..., Any]:
 
 @lru_cache
 def _module(place: str) -> ModuleType:
-    """Of a file or by its name, imported once in this process. Raises InputError."""
+    """Of a file or by its name, imported once in this process. Raises InputError.
+
+    A file of a package as part of it, from the folder that the package lies in: so its relative
+    imports work.
+    """
     try:
         if not place.endswith(".py"):
             sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(place)
         file = Path(place).expanduser().absolute()
+        if packages := _packages(file):
+            sys.path.insert(0, str(packages[-1].parent))
+            parts = file.with_suffix("").relative_to(packages[-1].parent).parts
+            found = importlib.import_module(".".join(parts))
+            if Path(found.__file__ or "").resolve() != file.resolve():
+                raise ImportError(f"{'.'.join(parts)!r} is {found.__file__}")
+            return found
         name = file.stem if file.stem not in sys.modules else f"gpubench_model_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec  # noqa: S101
@@ -164,15 +185,20 @@ def _failed(what: str, error: BaseException, hint: str) -> InputError:
     at = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):
         at = f" ({error.filename}:{error.lineno})"
-    words = str(error).strip()[:500]
-    return InputError(f"{what} {type(error).__name__}{words and ': '}{words}{at}{hint}")
+    return InputError(f"{what} {worded(error)}{at}{hint}")
+
+
+def _packages(file: Path) -> list[Path]:
+    """Folders of the package that ``file`` is of, the innermost first; []: of none."""
+    return list(takewhile(lambda at: (at / "__init__.py").is_file(), file.parents))
 
 
 def _root(model: str) -> Path:
     """The folder that its own modules lie in."""
     place = model_path(model)
     if place:
-        return Path(place).expanduser().absolute().parent
+        file = Path(place).expanduser().absolute()
+        return (_packages(file) or [file.parent])[-1]
     top = _module(model.partition(":")[0].partition(".")[0])
     file = Path(top.__file__ or "")
     return file.parent if file.name == "__init__.py" else file

@@ -1,20 +1,23 @@
-"""Programs that torch.export has saved."""
+"""Programs that torch.export has saved, and packages that AOTInductor has made of them."""
 
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from gpubench import cache, plugins
-from gpubench.errors import InputError
+from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
-from gpubench.workload.models.torch_model import Published, TorchSource
+from gpubench.workload.models import compiled_package
+from gpubench.workload.models.registry import Look
+from gpubench.workload.models.torch_model import Published, TorchModel, TorchSource
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from gpubench.cache import Cache
     from gpubench.suite.types import Workload
     from gpubench.workload.data.preprocess import Spec
 
@@ -23,32 +26,34 @@ _SAVE = "torch.export.save(torch.export.export(module, (images,)), 'x.pt2') save
 
 class Exported(TorchSource):
     name = "pt2"
-    summary = "FILE.pt2: a program of torch.export, with its weights"
+    summary = "FILE.pt2: a program of torch.export, or of AOTInductor, with its weights"
     sizes = "fixed"
 
     def probe(self) -> dict[str, str]:
         return plugins.installed("torch")
 
-    def look(self, workload: Workload) -> None:
-        """Raises InputError for what is no such program, by the names of its parts."""
+    def look(self, workload: Workload) -> Look | None:
+        """Of a compiled package; None: of a program.
+
+        Raises InputError for what is neither, by the names of its parts.
+        """
         file = workload.model
-        try:
-            with zipfile.ZipFile(Path(file).expanduser()) as archive:
-                parts = [name.partition("/")[2] for name in archive.namelist()]
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"model {file!r} is no file of torch.export's: {error}") from error
-        if is_package(parts):
-            raise InputError(
-                f"model {file!r} is a compiled package of AOTInductor, whose network none of the "
-                f"other backends can be given; give the program that it was compiled from: {_SAVE}"
-            )
+        if compiled_package.is_package(file):
+            about = compiled_package.read(file)
+            dtype = "uint8" if about.dtype == "uint8" else "float32"
+            backend, device = compiled_package.BACKEND, about.device
+            return Look(about.precision, about.batch, dtype, backend=backend, device=device)
+        parts = compiled_package.parts(file)
         if "constants.pkl" in parts or not any(part.startswith("models/") for part in parts):
             kind = "TorchScript" if "constants.pkl" in parts else "no program of torch.export"
             raise InputError(f"model {file!r} is {kind}; {_SAVE}, the module being what it was of")
+        return None
 
     def build(self, model: str, classes: int, arguments: dict[str, Any]) -> nn.Module:  # noqa: ARG002
         import torch
 
+        if compiled_package.is_package(model):
+            return _compiled(model)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of another version of torch
@@ -87,13 +92,38 @@ class Exported(TorchSource):
         module = builder.build(workload.model, 0, {})
         return Published(module, self.spec(workload, module))
 
+    def model(self, workload: Workload, cache: Cache) -> TorchModel:
+        kind = _Compiled if compiled_package.is_package(workload.model) else TorchModel
+        return kind(self, workload, cache)
+
     def files(self, model: str) -> dict[str, str]:
         return {model: cache.digest(Path(model).expanduser())}
 
 
-def is_package(parts: list[str]) -> bool:
-    """Whether an archive with these parts is what AOTInductor has compiled."""
-    return any(part.startswith("data/aotinductor/") for part in parts)
+class _Compiled(TorchModel):
+    """A package, whose answers are compared with its own: nothing else computes its network."""
+
+    engine = "the compiled package itself"
+
+    @property
+    def notes(self) -> list[str]:
+        about = compiled_package.read(self.name)
+        return [
+            *super().notes,
+            f"compiled for {about.device} {about.target}".rstrip(),
+            "its answers are compared with its own only, as nothing else runs it",
+        ]
+
+    def onnx(self, precision: str, batch: int | None = None) -> Path:  # noqa: ARG002
+        raise Unsupported(f"model {self.name!r} is compiled, and no network to export")
+
+
+def _compiled(model: str) -> nn.Module:
+    """The package, with `images` as a program has it."""
+    about, module = compiled_package.read(model), compiled_package.module(model)
+    dtype = "uint8" if about.dtype == "uint8" else "float32"  # which it makes its own of
+    module.images = SimpleNamespace(shape=(about.batch or "any", *about.shape), dtype=dtype)
+    return module
 
 
 def _images(program: Any, model: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.workload.models.onnx_model import OnnxModel
-from gpubench.workload.models.registry import Source
+from gpubench.workload.models.registry import Look, Source
 
 if TYPE_CHECKING:
     from gpubench.cache import Cache
@@ -17,8 +17,8 @@ class Onnx(Source):
     name = "onnx"
     summary = "FILE.onnx: a classifier, with its weights"
 
-    def look(self, workload: Workload) -> tuple[str, int, str]:
-        return _model(workload, None).look()
+    def look(self, workload: Workload) -> Look:
+        return Look(*_model(workload, None).look())
 
     def model(self, workload: Workload, cache: Cache) -> OnnxModel:
         return _model(workload, cache)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpubench.workload.data.preprocess import Spec
 
 _TYPE = "model_type"
-_LEFT_OUT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+_LEFT_OUT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 
 
 class Transformers(TorchSource):
@@ -57,11 +57,19 @@ class Transformers(TorchSource):
             ) from error
         return module
 
-    def spec(self, workload: Workload, module: nn.Module) -> Spec:  # noqa: ARG002
-        """As its image processor says."""
+    def spec(self, workload: Workload, module: nn.Module) -> Spec:
+        """As its image processor says; without one, where the suite says, at the network's size."""
         from transformers import AutoImageProcessor
 
-        said = _asked(workload.model, AutoImageProcessor.from_pretrained).to_dict()
+        try:
+            said = _asked(workload.model, AutoImageProcessor.from_pretrained).to_dict()
+        except InputError as error:
+            side = getattr(module.config, "image_size", 224)
+            if workload.preprocess is None or not isinstance(side, int):
+                raise InputError(
+                    f"{error}; or say what it does in [workload.preprocess]"
+                ) from error
+            return preprocess.assumed((side, side))
         data = msgspec.json.encode(said, enc_hook=str)
         try:
             return preprocessor_config.of(data, preprocess.assumed((224, 224)), "its processor")
@@ -121,7 +129,11 @@ def _asked(model: str, ask: Any, **more: Any) -> Any:
     try:
         return ask(place, **more)
     except Exception as error:  # its hub's client has many kinds
-        words = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
+        words = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        if "Unrecognized configuration class" in words:
+            raise InputError(
+                f"model {model!r} is no image classifier of transformers: {words}"
+            ) from error
         local = "" if Path(place).is_absolute() else ", and there is no such folder"
         raise InputError(
             f"model {model!r} cannot be had: {type(error).__name__}: {words}{local}; give a folder "

@@ -1,0 +1,134 @@
+"""What backends that compile share: inductor's compiler and settings, and entries of the cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sysconfig
+import tempfile
+from contextlib import AbstractContextManager, ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from gpubench.backends.torch_eager import TorchEager
+from gpubench.cache import copy_entry
+from gpubench.errors import Unavailable
+from gpubench.suite.types import Cell, Option
+
+if TYPE_CHECKING:
+    from gpubench.backends.base import Facts
+
+OPTIONS = (
+    # inductor gives the weights of frozen convolutions a layout of its own
+    replace(TorchEager.options[0], when={"freezing": (False,)}),
+    *TorchEager.options[1:],
+    Option.flag(
+        "freezing", "inline the weights as constants: folds batch-norm, packs weights on CPU"
+    ),
+)
+STATE = "state.json"
+"""In an entry that names another one, the network's."""
+
+
+def compiler() -> Facts:
+    """Where the C++ compiler is; raises Unavailable where it, or what it needs, is not."""
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    if found is None:
+        raise Unavailable(
+            "inductor needs a C++ compiler, and there is no g++ on PATH",
+            "apt-get install g++ (or set CXX to another one)",
+        )
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise Unavailable(
+            "inductor compiles against Python.h, which this Python came without",
+            "apt-get install python3-dev",
+        )
+    return {"c++": found}
+
+
+def recipe(cell: Cell, state: Path) -> dict[str, Any]:
+    """All that generated code depends on, for the cache. Raises Unavailable as `compiler`."""
+    return {
+        "state": str(state),
+        "torch": version("torch"),
+        "triton": version("triton") if cell.device == "cuda" else None,
+        "compiler": compiler()["c++"],
+        "device": [cell.device, hardware(cell.device)],
+        "precision": cell.precision,
+        "batch_size": cell.batch_size,
+        "threads": cell.cores,
+        "options": cell.options,
+    }
+
+
+def hardware(device: str) -> str:
+    """The GPU's name, or the CPU's vector units: what generated code depends on."""
+    import torch
+
+    if device == "cuda" and torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {torch.version.cuda}"
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def untried() -> AbstractContextManager[None]:
+    """Until left, inductor believes a CPU's flags: else it compiles a trial of its vector units."""
+    import torch._inductor.config
+
+    patched: AbstractContextManager[None] = torch._inductor.config.patch("cpp.vec_isa_ok", True)
+    return patched
+
+
+def vector_units() -> str:
+    """Those of this CPU that inductor uses, by its names."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    with untried():
+        return str(pick_vec_isa())
+
+
+def enter(stack: ExitStack, work: Path, threads: int, **settings: Any) -> None:
+    """Until ``stack`` closes, inductor's own cache is ``work``, and its settings are these."""
+    for name, path in (
+        ("TORCHINDUCTOR_CACHE_DIR", work),
+        ("TRITON_CACHE_DIR", work / "triton"),  # inductor sets it for good if it is not set
+    ):
+        os.environ[name] = str(path)
+        stack.callback(os.environ.pop, name, None)
+    import torch._inductor.config
+
+    settings |= {
+        "cpp.threads": threads or -1,  # compiled in, so it must be part of the cache key
+        "compile_threads": 1,  # no pool of compilers beside a measurement
+    }
+    stack.enter_context(untried())
+    stack.enter_context(torch._inductor.config.patch(settings))
+
+
+def directory(stack: ExitStack, source: Path | None = None) -> Path:
+    """A private directory with a copy of ``source`` (if there is one), until ``stack`` closes."""
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpubench-inductor-")))
+    if source and source.is_dir():
+        shutil.copytree(source, path, dirs_exist_ok=True)
+    return path
+
+
+def state_of(artefact: Path) -> Path:
+    """The entry that ``artefact`` names."""
+    return artefact / str(json.loads((artefact / STATE).read_text()))
+
+
+def export(artefact: Path, folder: Path) -> Path:
+    """Copy both entries, the second naming the first by where it lies to it."""
+    copy_entry(state_of(artefact), folder / "state")
+    copied = copy_entry(artefact, folder / "compiled")
+    (copied / STATE).write_text(json.dumps("../state"))
+    return copied
+
+
+def first_line(error: BaseException) -> str:
+    """What matters of what may be a page."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

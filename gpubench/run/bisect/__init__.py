@@ -1,0 +1,1 @@
+"""Which commit, or which release of a library, brought a change."""

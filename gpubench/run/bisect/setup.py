@@ -1,0 +1,65 @@
+"""Words of the command line -> the job of a bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpubench.errors import InputError, SuiteError
+from gpubench.machine.cores import usable_cores
+from gpubench.machine.gpu import visible_gpus
+from gpubench.run.availability import device_of
+from gpubench.run.bisect.commits import Commits
+from gpubench.run.bisect.driver import BisectJob
+from gpubench.run.bisect.releases import Releases
+from gpubench.run.record_builder import claimed, directory
+from gpubench.run.setup import load
+from gpubench.suite import grid
+from gpubench.suite.types import Rule
+
+
+def bisection(
+    suite_name: str,
+    chosen: Mapping[str, Any],
+    ends: tuple[str, str],
+    package: str | None,
+    rule: Rule,
+    budget_s: float,
+    cache_root: Path,
+    output: Path | None,
+    resume: bool,
+    metric: str = "speed",
+) -> BisectJob:
+    """``ends``: good and bad, commits or releases of ``package``. Raises InputError."""
+    if resume and output is None:
+        raise InputError("--resume: say which bisection to go on with: -o DIR")
+    suite = load(suite_name, chosen)
+    cells = grid.expand(suite, device_of(suite, len(visible_gpus())), len(usable_cores()))
+    wanted = tuple(chosen.get("cell") or ())
+    labels = [cell.label for cell in cells if cell.key in wanted]
+    if len(wanted) > 1:
+        raise SuiteError(f"--cell: a bisection follows one cell, not {len(wanted)}")
+    if len(labels) < len(wanted):
+        raise SuiteError(
+            f"--cell {wanted[0]!r}: suite {suite.name} has no such cell here; "
+            f"'gpubench plan {suite_name} --keys' lists them"
+        )
+    if metric != "speed" and len(cells) > 1 and not labels:
+        raise SuiteError(
+            f"--metric {metric}: follows one cell, and the suite has {len(cells)}: name it with "
+            "--cell"
+        )
+    row = Releases(package, *ends, cache_root) if package else Commits(*ends, cache_root)
+    return BisectJob(
+        row=row,
+        suite=suite_name,
+        chosen={key: value for key, value in chosen.items() if key != "cell" and value is not None},
+        cell=labels[0] if labels else "",
+        rule=rule,
+        budget_s=budget_s,
+        out=output or claimed(directory(f"bisect-{suite.name}")),
+        cache_dir=cache_root,
+        metric=metric,
+        resume=resume,
+    )
