@@ -161,12 +161,17 @@ def measure(
 
 
 def done(path: Path) -> set[tuple[str, int]]:
-    """(kind, seed) of the suites in ``path``, from which a line that was cut off is removed."""
+    """(kind, seed) of the suites in ``path``."""
+    return {(row["kind"], row["seed"]) for row in kept(path)}
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The rows of ``path``, from which a line that was cut off is removed."""
     if not path.exists():
-        return set()
+        return []
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     path.write_text("".join(whole))
-    return {(row["kind"], row["seed"]) for row in map(json.loads, whole)}
+    return [json.loads(line) for line in whole]
 
 
 def one(
