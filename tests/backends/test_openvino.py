@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -65,13 +64,16 @@ def test_a_precision_that_the_cpu_lacks_is_not_run_as_fp32(
         with pytest.raises(Unavailable, match=f"no {precision.lower()} units") as caught:
             BACKEND.prepare(cell, model, None)  # type: ignore[arg-type]
         assert "fp32" in caught.value.remedy
+        failed, facts = None, {}
         try:
-            with BACKEND.open(cell, onnx_file, CPU) as session:  # AVX-512 without units converts
-                assert session.facts["layers_by_type"][session.facts["precision"]] > 0
-                assert session.facts["precision"] == OPENVINO[precision]
-        except CellFailed as failed:
-            assert failed.kind == "fallback"
-            assert re.search(r"computes in (f32|bf16)", str(failed))
+            with BACKEND.open(cell, onnx_file, CPU) as session:
+                facts = session.facts
+        except CellFailed as error:
+            failed = error
+        if failed:
+            assert (failed.kind, "computes in" in str(failed)) == ("fallback", True)
+        else:  # AVX-512 without units of its own converts
+            assert facts["precision"] == OPENVINO[precision] in facts["layers_by_type"]
     if "BF16" in able:
         cell = tiny.cell("openvino", precision="bf16")
         with BACKEND.open(cell, onnx_file, CPU) as session:
