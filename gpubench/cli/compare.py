@@ -79,7 +79,10 @@ VERDICT = "verdict.json"
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
 )
 @click.option(
-    "--budget", default=options.AB_BUDGET, help="No pair starts after this.", show_default=True
+    "--budget",
+    default=options.AB_BUDGET,
+    show_default=True,
+    help="Of measuring: no pair starts after this. Environments and builds come before.",
 )
 @fail_on_option
 @options.github_option
@@ -180,7 +183,8 @@ def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github
             files = pairs.run(job, watcher)
     except KeyboardInterrupt:
         kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
-        some = (job.out / "candidate" / RECORDS).exists()
+        path = job.out / "candidate" / RECORDS
+        some = path.exists() and len(path.read_bytes().splitlines()) > 1  # the header is one
         screen.print(f"interrupted; {kept if some else 'nothing was measured'}")
         return 130
     view = compared(*files)

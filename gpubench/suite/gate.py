@@ -61,6 +61,8 @@ def parse(words: Iterable[str]) -> dict[str, float | None]:
         name, given, text = word.partition("=")
         if (metric := METRICS.get(name)) is None:
             raise InputError(f"--metric {word!r}: expected one of {', '.join(METRICS)}")
+        if name in found:
+            raise InputError(f"--metric {word!r}: {name} is given twice")
         found[name] = _margin(word, metric, text) if given else None
     return found
 

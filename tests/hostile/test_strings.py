@@ -377,6 +377,17 @@ def test_parquet_holds_the_words_as_they_are(run: Path, tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / "x.parquet")["backend"].str.startswith("=1+1|").all()
 
 
+def test_openmetrics_has_one_sample_a_line(run: Path, tmp_path: Path) -> None:
+    ok("export", run, "-f", "openmetrics", "-o", tmp_path / "x.txt")
+    *lines, end = (tmp_path / "x.txt").read_text().splitlines()
+    samples = [line for line in lines if not line.startswith(("# TYPE ", "# UNIT ", "# HELP "))]
+    assert samples
+    assert end == "# EOF"
+    for line in samples:
+        assert re.fullmatch(r'gpubench_\w+\{cell="(?:[^"\\]|\\.)*"\} [\d.e-]+', line), line
+        assert not acting(line), acting(line)
+
+
 def test_github_is_told_in_single_lines_without_commands(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,5 +411,6 @@ def test_github_is_told_in_single_lines_without_commands(
 def test_exports_are_all_here() -> None:
     """A new format needs a test above."""
     assert set(exports.FORMATS) == {
-        "pytest-benchmark", "github-action-benchmark", "bencher", "junit", "csv", "parquet",
+        "pytest-benchmark", "github-action-benchmark", "bencher", "openmetrics", "junit", "csv",
+        "parquet",
     }  # fmt: skip

@@ -25,6 +25,11 @@ def test_what_is_no_metric_or_margin_is_shown(word: str) -> None:
         gate.parse([word])
 
 
+def test_a_metric_has_one_margin() -> None:
+    with pytest.raises(InputError, match="--metric 'p99=9%': p99 is given twice"):
+        gate.parse(["p99=5%", "size,p99=9%"])
+
+
 def test_the_command_line_takes_the_place_of_the_suite() -> None:
     said = {"speed": 0.05, "accuracy": 1.0, "size": 0.0}
     assert gate.rule(said).delta == 0.05

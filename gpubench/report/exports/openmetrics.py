@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpubench import escape
 from gpubench.records.record import RecordFile
 from gpubench.report.exports.naming import measures, named
 from gpubench.units import significant
@@ -37,4 +38,4 @@ def render(files: Sequence[RecordFile]) -> bytes:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return escape.line(value).replace("\\", "\\\\").replace('"', '\\"')
