@@ -203,7 +203,9 @@ def _resumed(job: ABJob, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple
         if old.fingerprint != new.fingerprint:
             found = environment.changes(old.environment, new.environment)
             told = ", ".join(f"{key}: {both}" for key, both in found.items()) or "its fingerprint"
-            raise RecordError(f"{file.path}: the machine was another ({told}); start a new run")
+            raise RecordError(
+                f"{file.path}: was measured on another machine ({told}); start a new run"
+            )
         _check_same(file.path, old, new)
     first, second = (headers[arm].planned for arm in ARMS)
     rival = {c.key: b.key for b, c in zip(first, second, strict=True)}
