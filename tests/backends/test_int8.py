@@ -224,7 +224,7 @@ def test_a_bad_calibration_is_caught_and_its_timing_kept(tmp_path: Path, cache: 
         for record in records:
             assert (record.status, record.kind) == ("failed", "parity"), record.reason
             assert record.parity is not None
-            assert record.parity.top1_agreement < 0.6
+            assert record.parity.top1_agreement < 0.8  # how far below is the CPU's, as training is
             assert record.replicas[0].durations_ns, "the timing is kept"
 
 

@@ -66,6 +66,8 @@ def _runtime(made: Manifest) -> str:
     cell = made.cell
     if cell.backend == "torch-eager" and cell.model != "digits" and cell.input == "float32":
         return "torch"
+    if cell.backend == "aot-inductor" and cell.device == "cpu" and not cell.model.endswith(".pt2"):
+        return "torch"
     onnx = made.artefact.endswith(".onnx") and cell.precision != "bf16"
     if cell.backend == "openvino" or (cell.backend == "onnxruntime" and onnx):
         return cell.backend

@@ -247,7 +247,9 @@ def snippets(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("given", ["float32", "uint8", "float16"])
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "backend", ["onnxruntime", "openvino", pytest.param("aot-inductor", marks=pytest.mark.slow)]
+)
 def test_the_snippets_of_the_readme_answer_as_the_reference(
     deploy: Deployed, reference: Reference, backend: str, given: str, tmp_path: Path
 ) -> None:
