@@ -201,7 +201,11 @@ def _resumed(job: ABJob, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple
     for arm, file in files.items():
         old, new = file.header, headers[arm]
         if old.fingerprint != new.fingerprint:
-            raise RecordError(f"{file.path}: was measured on another machine; start a new run")
+            found = environment.changes(old.environment, new.environment)
+            told = ", ".join(f"{key}: {both}" for key, both in found.items()) or "its fingerprint"
+            raise RecordError(
+                f"{file.path}: was measured on another machine ({told}); start a new run"
+            )
         _check_same(file.path, old, new)
     first, second = (headers[arm].planned for arm in ARMS)
     rival = {c.key: b.key for b, c in zip(first, second, strict=True)}
