@@ -62,6 +62,7 @@ ELSEWHERE = {
     "gpubench ab ci --baseline-python .venv-old --candidate-python .venv-new":
         "tests/run/ab/test_interpreters.py",
     "gpubench ab ci --baseline-ref": "tests/run/ab/test_interpreters.py",
+    "gpubench bisect ci": "tests/run/bisect/test_driver.py",
     "gpubench init model.py:build": "tests/cli/test_init.py",
     "gpubench run ci -o run --quiet --require onnxruntime": "tests/cli/test_main.py",
     "uv sync --extra": "pyproject.toml",
