@@ -66,6 +66,7 @@ ELSEWHERE = {
     "gpubench init model.py:build": "tests/cli/test_init.py",
     "gpubench run ci -o run --quiet --require onnxruntime": "tests/cli/test_main.py",
     "uv sync --extra": "pyproject.toml",
+    "uv sync --no-dev --extra": "pyproject.toml",
     "uv venv && uv pip install --torch-backend cpu --overrides overrides-cpu.txt .":
         "overrides-cpu.txt",
     ".venv/bin/gpubench run quick": ".ci/run",
