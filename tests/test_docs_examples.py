@@ -109,7 +109,7 @@ repeat = 3
 _SAID_AT_TIMES = """
 PASS FAIL pass takes slower faster less more flagged confirmed none could have found fresh after
 Holm pairs undecided unmeasured measured reached worse told apart tried Scaling weak ideal
-replica cores' used AMD EPYC
+replica cores' used below AMD EPYC
 """
 _SENTENCES = [re.compile(words.replace(" ", r"\s+")) for words in (
     r"The machine was busy \([A-Z, -]+\): ",
