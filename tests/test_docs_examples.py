@@ -109,7 +109,7 @@ repeat = 3
 _SAID_AT_TIMES = """
 PASS FAIL pass takes slower faster less more flagged confirmed none could have found fresh after
 Holm pairs undecided unmeasured measured reached worse told apart tried Scaling weak ideal
-replica cores' used below AMD EPYC
+replica cores' used
 """
 _SENTENCES = [re.compile(words.replace(" ", r"\s+")) for words in (
     r"The machine was busy \([A-Z, -]+\): ",
@@ -120,6 +120,8 @@ _SENTENCES = [re.compile(words.replace(" ", r"\s+")) for words in (
     r"; where a row says none, [^.;]+?(\.\d[^.;]+?)*(?=[.;] )",
     r"a to b: the repeats, too far apart for an interval\.",
     r"no usable interval",
+    r", [\d.]+ points (below|above) the reference's",
+    r"\bAMD EPYC\b",
 )]  # fmt: skip
 """As a whole, and not by their words: they depend on what the machine did, too."""
 VARIES = " ".join([

@@ -39,7 +39,12 @@ FOUND, ALIKE, UNDECIDED, MISSING = 0, 1, 3, 4
     help="What has changed: as in `gpubench ab`.",
 )
 @click.option("--delta", help="A change up to this is none.  [default: the metric's; of speed 2%]")
-@click.option("--budget", default=BUDGET, show_default=True, help="No pair starts after this.")
+@click.option(
+    "--budget",
+    default=BUDGET,
+    show_default=True,
+    help="No pair starts after this, environments included.",
+)
 @partial(options.selection, without=("--repeats",))
 @options.output_option("Directory of its A/Bs.", stdout=False)
 @click.option("--resume", is_flag=True, help="Go on with the bisection in the output directory.")
@@ -85,12 +90,13 @@ def bisect(
     ((name, margin), *more) = gate.parse([metric]).items()
     if more or name == "preparation":
         raise InputError(f"--metric {metric!r}: one that can be measured again, such as memory")
-    margin = margin or gate.METRICS[name].margin
     if delta is not None:
         margin = options.percentage("--delta", delta)
+    elif margin is None:
+        margin = gate.METRICS[name].margin
     limit = options.seconds("--budget", budget)
     job = setup.bisection(
-        suite, chosen, (good, bad), package, Rule(delta=margin),
+        suite, chosen, (good, bad), package, Rule(delta=max(margin, sys.float_info.epsilon)),
         limit, Cache(cache_dir).root, output, resume, name,
     )  # fmt: skip
     quiet = quiet or as_json
@@ -100,7 +106,9 @@ def bisect(
             outcome = driver.run(job, watcher)
     except KeyboardInterrupt:
         again = _again(sys.argv[1:], job.out)
-        screen.print(f"interrupted; what was measured is kept. Go on with {again}", soft_wrap=True)
+        kept = f"what was measured is kept. Go on with {again}"
+        some = (job.out / driver.STATE).exists()
+        screen.print(f"interrupted; {kept if some else 'nothing was measured'}", soft_wrap=True)
         sys.exit(130)
     code = _code(job, outcome)
     if as_json:

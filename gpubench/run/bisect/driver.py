@@ -28,7 +28,7 @@ from gpubench.records.record import RECORDS, Record, RecordFile
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.bisect.row import Arm, Row
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.gate import METRICS
 from gpubench.suite.types import Cell, Rule
 
@@ -184,7 +184,7 @@ class _Walk:
         notes = "".join(f"; {note}" for note in row.notes)
         return (
             f"{units.count(self._last, row.kind)} to choose from, {names}{notes}; records go to "
-            f"{self._job.out}"
+            f"{self._job.out}{NOTHING_STORED if self._job.resume and not self._state.begun else ''}"
         )
 
     def _left(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ class Arm(NamedTuple):
     """Of a commit: its interpreter and its files."""
 
 
-class Row:
+class Row(ABC):
     """The versions, the good one first, and how each is measured."""
 
     def __init__(self, kind: str, versions: Sequence[Version], notes: Sequence[str] = ()) -> None:
@@ -40,13 +41,13 @@ class Row:
             return "--bad" if place else "--good"
         return f"{self.kind} {self.versions[place].name}"
 
+    @abstractmethod
     def arm(self, place: int) -> Arm:
         """Its environment, made where it is not there yet. Raises InputError where it cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def words(self, first: int, second: int) -> list[str]:
         """What `gpubench ab` compares two of them by."""
-        raise NotImplementedError
 
     def suite_of(self) -> Made | None:
         """The commit whose suite is measured; None: the working tree's."""

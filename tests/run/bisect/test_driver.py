@@ -283,6 +283,18 @@ def test_exit_codes(bisect: Callable[..., Result], machine: Machine, tmp_path: P
         bisect("--cell", "nothing")
 
 
+def test_a_margin_of_nothing_is_a_margin(
+    bisect: Callable[..., Result], machine: Machine, tmp_path: Path
+) -> None:
+    machine.cost = lambda version, batch: 0.0
+    machine.bytes = lambda version: 1000 + (version >= 5)
+    assert bisect("--batch-size", "1", "--metric", "size").exit_code == 1
+    shutil.rmtree(tmp_path / "out")
+    strict = bisect("--batch-size", "1", "--metric", "size=0", "--resume")
+    assert "--resume: nothing is stored there yet" in strict.output
+    assert (strict.exit_code, "v5 (a line): 0.1 % larger" in strict.output) == (0, True)
+
+
 def test_a_metric_is_one_that_can_be_measured_again(bisect: Callable[..., Result]) -> None:
     for metric, told in (
         ("preparation", "--metric 'preparation': one that can be measured again"),
