@@ -149,8 +149,8 @@ def _suite(
             "batch_size": words.get("batch_size", batch)}  # fmt: skip
     axes |= {"cores": like["axes"]["cores"]} if words["device"] == "cpu" else {}
     head = [
-        f"Is {model} slower after a change? `gpubench schema` lists all keys; [gate] judges",
-        "answers, memory, size and start as well.",
+        f"Is {model} slower after a change, and does it answer as before? [gate] takes accuracy,",
+        "memory, size and more; `gpubench schema` lists all keys.",
         *said,
     ]
     parts = [
@@ -160,6 +160,7 @@ def _suite(
         table("workload.arguments", words.get("arguments", {})),
         table("axes", axes | {"scenario": like["axes"]["scenario"]}),
         table("policy", like["policy"]),
+        table("gate", {"agreement": 1}),
     ]
     return "\n".join(part for part in parts if part), notes
 

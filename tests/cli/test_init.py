@@ -64,6 +64,7 @@ def test_a_suite_for_a_file_is_what_inspect_knows(onnx: Path, cache_dir: Path) -
     assert suite.workload.model == str(onnx)
     assert suite.axes.backend == ("onnxruntime", "openvino")  # no backend of PyTorch takes it
     assert (suite.axes.device, suite.axes.cores, suite.axes.batch_size) == ("cpu", 1, (1,))
+    assert suite.gate == {"agreement": 1}  # what answers otherwise is told, and fails where sure
     assert suite.policy == setup.load("ci", {}).policy
     text = Path("gpubench.toml").read_text()
     assert "3 x 16 x 16, 10 logits" in text
