@@ -463,6 +463,13 @@ def test_page_escapes_hostile_comparisons():
     assert "{{7*7}}" in made
 
 
+def test_a_note_of_both_arms_stands_once_on_the_page():
+    both = [replace(make.run([make.cell()], samples=5), notes=["of both", only]) for only in "ab"]
+    made = page.comparison(view(*both))
+    notes = re.findall(r'<p class="note">(.*?)</p>', made)
+    assert [n for n in notes if n in ("of both", "a", "b")] == ["of both", "a", "b"]
+
+
 def test_page_of_nothing_compared_is_a_page():
     file = make.run([make.cell()], samples=5)
     made = page.comparison(replace(view(file, file), rows=[]))
