@@ -339,7 +339,7 @@ def reach(found: Sequence[Comparison]) -> str:
     found = [c for c in found if c.judged == "speed"]
     least = [c.smallest_detectable for c in found if c.smallest_detectable is not None]
     if not least:
-        if any(c.verdict in ("REGRESSED", "IMPROVED") for c in found):
+        if paired(found) and any(c.verdict in ("REGRESSED", "IMPROVED") for c in found):
             return "From so few pairs it cannot be said how small a slowdown would have been found."
         text = "It could not have confirmed a slowdown of any size, in any cell"
         judged = any(c.verdict not in ("MISSING", "INCOMPARABLE") for c in found)
