@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -74,6 +75,18 @@ def console(quiet: bool = False) -> Console:
     if not screen.is_terminal:
         screen.width = 120
     return screen
+
+
+@contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Say what takes a while: gone when done on a terminal; else a line on standard error."""
+    screen = console()
+    if screen.is_terminal:
+        with screen.status(words):
+            yield
+    else:
+        print(words, file=sys.stderr, flush=True)
+        yield
 
 
 def never_fail() -> None:
