@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,8 @@ from gpubench import escape, units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
-    import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
-
     from gpubench.records.record import RecordFile
-    from gpubench.run.cluster.coordinator import Cluster
+    from gpubench.run.cluster.ray_cluster import Cluster
     from gpubench.run.driver import RunJob
 
 
@@ -39,12 +37,8 @@ def run(
     quiet: bool,
     github: bool,
     cache_dir: Path | None,
-    nnodes: int | None,
-    node_rank: int | None,
-    rdzv_endpoint: str | None,
-    secret_file: Path | None,
-    node_timeout: str,
-    join_timeout: str,
+    ray: str | None,
+    insecure_cluster: bool,
     **chosen: Any,
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
@@ -53,34 +47,14 @@ def run(
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
     from gpubench.run import setup
-    from gpubench.run.cluster import rendezvous
+    from gpubench.run.cluster.ray_cluster import Cluster
     from gpubench.run.record_builder import claimed
 
-    member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
-    if member is None:
-        session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
-        session = replace(session, out=output or claimed(session.out))
-        sys.exit(_run(session, quiet, github))
-    limits = (
-        options.seconds("--node-timeout", node_timeout),
-        options.seconds("--join-timeout", join_timeout),
-    )
-    key = rendezvous.secret(member, secret_file, os.environ)
-    screen = terminal.console(quiet)
-    if member.rank > 0:
-        from gpubench.run.cluster import node
-
-        own = setup.load(suite, chosen)
-        sys.exit(node.run(member, key, own, cache_dir, output, limits[1], screen))
-    from gpubench.run.cluster.coordinator import Cluster
-    from gpubench.run.cluster.transport import connector
-
-    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    connect, tell = connector(member, limits[1]), escape.tell
-    with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
+    with nullcontext() if ray is None else Cluster(ray, insecure_cluster) as cluster:
         session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
         session = replace(session, out=output or claimed(session.out))
-        sys.exit(_run(session, quiet, github, cluster))
+        code = _run(session, quiet, github, cluster)
+    sys.exit(code)
 
 
 def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
@@ -94,8 +68,6 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
     try:
         with watcher:
             file = driver.run(session, watcher, cluster)
-        if cluster:
-            cluster.finish()  # imports for the report may keep the beats from being sent
     except KeyboardInterrupt:
         again = formatting.resume(session.header, out)
         words = f"interrupted; finished records are kept. Go on with: {again}"

@@ -216,8 +216,7 @@ def decide(header: Header, best: Cell, rival: Cell) -> str:
     """The A/B that tells the run's best cell from its ``rival`` of another backend, at the same
     batch size and number of replicas; each arm with its own precision and options."""
     drop = ["-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
-            "--replicas", "--repeats", "--nnodes", "--node-rank", "--rdzv-endpoint",
-            "--join-timeout", "--node-timeout", "--secret-file"]  # fmt: skip
+            "--replicas", "--repeats", "--ray", "--insecure-cluster"]  # fmt: skip
     only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
     arms = {"--baseline": (rival, [f"backend={rival.backend}"]),
             "--candidate": (best, [f"backend={best.backend}"])}  # fmt: skip
@@ -255,15 +254,24 @@ def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> 
     return shlex.join(["gpubench", verb or own, *kept[False], *extra, *kept[True]])
 
 
+_ALONE = ("--quiet", "--resume", "--json", "--insecure-cluster")
+"""Options without a value."""
+
+
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """(option or '', its words), in every form that click takes: --o v, --o=v, -o v, -ov, -qov."""
+    after = [*words[1:], "-"]
+    words = [  # the value of --ray may be left out
+        "--ray=" if word == "--ray" and next_.startswith("-") else word
+        for word, next_ in zip(words, after, strict=True)
+    ]
     left = iter(words)
     for word in left:
         if word == "--":
             yield word, [word, *left]
         elif word.startswith("--"):
             name, attached, _ = word.partition("=")
-            alone = attached or name in ("--quiet", "--resume", "--json")
+            alone = attached or name in _ALONE
             yield name, [word, *([] if alone else islice(left, 1))]
         elif word.startswith("-") and word != "-":
             rest = word[1:].lstrip("q")
