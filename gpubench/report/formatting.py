@@ -39,7 +39,7 @@ _SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"),
           "share": (100.0, " %"), "share of n": (100.0, " %"), "points": (1.0, " points"),
           "steps": (1.0, ""), "MHz": (1.0, " MHz"),
           "°C": (1.0, " °C"), "W": (1.0, " W"), "GFLOP/s": (1.0, ""), "GB/s": (1.0, ""),
-          "FLOP/byte": (1.0, "")}  # fmt: skip
+          "FLOP/byte": (1.0, ""), "cost": (1.0, ""), "kWh": (1.0, " kWh")}  # fmt: skip
 _STEPS = {
     "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
     "J": (("J", 1.0), ("mJ", 1e3), ("uJ", 1e6)),

@@ -124,6 +124,7 @@ HELP = {
     "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
     "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
     "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole pipeline's answers.",
+    "max_latency": "Such as p99=20ms: where machines are compared, what keeps it is chosen from.",
     "seed": "Seeds the order of tasks.",
 }
 
