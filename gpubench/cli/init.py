@@ -113,8 +113,8 @@ def _suite(
     """The file's text, and what its author should know. Raises what `gpubench inspect` does."""
     from gpubench.run import availability, setup
     from gpubench.run import inspect as inspecting
-    from gpubench.run.tune.space.as_suite import table
     from gpubench.suite import file
+    from gpubench.suite.as_toml import table
 
     words = {k: v for k, v in chosen.items() if v is not None} | {"model": model}
     words["device"] = words.get("device", "cpu")

@@ -152,8 +152,12 @@ class Draft(Struct, frozen=True):
 def read(name_or_path: str, catalog: Catalog) -> Draft:
     """Read a suite. Raises SuiteError with all mistakes that show in single keys."""
     path = find(name_or_path)
-    rules = schema(catalog)
-    data = _renamed(toml_file.read(path, WHAT))
+    return draft(path, toml_file.read(path, WHAT), catalog)
+
+
+def draft(path: Path, data: Data, catalog: Catalog) -> Draft:
+    """Of what the file ``path`` says, or would say. Raises SuiteError as `read` does."""
+    rules, data = schema(catalog), _renamed(data)
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
         raise toml_file.error(WHAT, path, found, {})
     return Draft(path, data, rules)

@@ -57,7 +57,7 @@ def weights_file(weights: str) -> tuple[str, str]:
     return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
 
 
-_FILES = {".onnx": "onnx", ".pt2": "pt2"}
+_FILES = {".onnx": "onnx", ".pt2": "pt2", ".cloudpickle": "cloudpickle"}
 _CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
 
 
