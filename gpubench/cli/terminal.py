@@ -6,11 +6,9 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from gpubench import escape, files
-from gpubench.errors import GpubenchError, InputError
+from gpubench import escape
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -97,33 +95,8 @@ def write(body: str, document: bool = False) -> None:
 
 def show_run(screen: Console, quiet: bool) -> Watcher:
     """Who tells a person how a run goes."""
-    from gpubench.cli import progress
-    from gpubench.run import watcher
+    from gpubench.run import progress, watcher
 
     if quiet:
         return watcher.Silent()
     return (progress.Live if screen.is_terminal else progress.Lines)(screen)
-
-
-def save(path: Path, body: str | bytes) -> None:
-    """Write ``body``, whole or not at all; InputError where that cannot be done."""
-    content = body if isinstance(body, bytes) else body.encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # such as /dev/stdout
-            path.write_bytes(content)
-        else:
-            files.put(path, content)
-    except OSError as error:
-        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
-
-
-def save_report(directory: Path, body: str) -> None:
-    """The report of a run that has just ended; GpubenchError where it cannot be written."""
-    try:
-        save(directory / "report.html", body)
-    except InputError as error:
-        raise GpubenchError(
-            f"{error}; every record is kept: make room, then "
-            f"gpubench report {directory} -o {directory / 'report.html'}"
-        ) from error

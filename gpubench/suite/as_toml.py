@@ -67,10 +67,10 @@ def _work(work: Workload, folder: Path | None) -> dict[str, str]:
     """Without the tables, and without what says nothing."""
     fields = msgspec.structs.asdict(work)
     found = {k: v for k, v in fields.items() if v and k not in ("preprocess", "arguments")}
-    for key, value in found.items() if folder else ():
-        path = Path(model_path(value) if key == "model" else value)
+    for key, said in found.items() if folder else ():
+        path = Path(model_path(said) if key == "model" else said)
         if path.parent == folder:
-            found[key] = with_path(value, path.name) if key == "model" else path.name
+            found[key] = with_path(said, path.name) if key == "model" else path.name
     return found
 
 
@@ -84,7 +84,7 @@ def _policy(policy: Policy) -> dict[str, OptionValue]:
     """What differs from the default; that of ``max_repeats`` is ``repeats``."""
     fields, plain = msgspec.structs.asdict(policy), msgspec.structs.asdict(Policy())
     plain["max_repeats"] = policy.repeats
-    return {key: value for key, value in fields.items() if value != plain[key]}
+    return {key: said for key, said in fields.items() if said != plain[key]}
 
 
 def table(name: str, pairs: Mapping[str, Any]) -> str:
@@ -92,15 +92,16 @@ def table(name: str, pairs: Mapping[str, Any]) -> str:
     return "".join([f"[{name}]\n", *(_pair(k, v) for k, v in pairs.items())]) if pairs else ""
 
 
-def _pair(key: str, value: Any) -> str:
-    return f"{_key(key)} = {_value(value)}\n"
+def _pair(key: str, given: Any) -> str:
+    return f"{_key(key)} = {value(given)}\n"
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    text = _string(value) if isinstance(value, str) else str(value)
-    return text.lower() if isinstance(value, bool) else text
+def value(given: Any) -> str:
+    """As TOML has it: true, 3, 0.5, "text", [1, 2]."""
+    if isinstance(given, list):
+        return f"[{', '.join(map(value, given))}]"
+    text = _string(given) if isinstance(given, str) else str(given)
+    return text.lower() if isinstance(given, bool) else text
 
 
 def _key(key: str) -> str:

@@ -163,6 +163,19 @@ def draft(path: Path, data: Data, catalog: Catalog) -> Draft:
     return Draft(path, data, rules)
 
 
+def by_table(said: Data, catalog: Catalog) -> Data:
+    """``said`` with keys of `SECTIONS` that stand alone (``batch_size``) in their tables."""
+    rules = schema(catalog)["properties"]
+    data: Data = {key: value for key, value in said.items() if key in rules}
+    for key in said.keys() - data.keys():
+        section = next((s for s in SECTIONS if key in rules[s]["properties"]), None)
+        if section and isinstance(data.get(section, {}), dict):
+            data[section] = data.get(section, {}) | {key: said[key]}
+        else:
+            data[key] = said[key]  # which the check knows no better
+    return data
+
+
 def _renamed(data: Data) -> Data:
     """With keys of the policy that have former names under those of today."""
     policy = data.get("policy")
