@@ -17,6 +17,7 @@ from gpubench import escape, units
 from gpubench.records.record import Record
 from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.agent import messages
+from gpubench.run.screen import console
 from gpubench.run.watcher import Silent, Watcher
 from gpubench.suite.types import Cell
 
@@ -29,8 +30,8 @@ REFRESH_PER_SECOND = 2
 class Lines(Watcher):
     """Not a terminal (a CI log): the steps once, then a line now and then, and what went wrong."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
-        self._print, self._clock = console.print, clock
+    def __init__(self, where: Console | Told, clock: Callable[[], float] = monotonic) -> None:
+        self._print, self._clock = where.print, clock
         self._began = self._due = clock()
         self._total = self._count = 0
         self._words = self._left = self._leads = ""
@@ -202,13 +203,17 @@ def shown(progress: bool | Watcher) -> Watcher:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if progress and hasattr(shell, "kernel"):
         return Live(NotebookBar())
-    if not progress or not sys.stderr:
+    screen = console()
+    if not progress:
         return Silent()
-    screen = Console(stderr=True, markup=False, force_jupyter=False)
-    if screen.is_terminal:
-        return Live(screen)
-    screen.width = 120
-    return Lines(screen)
+    return Live(screen) if screen.is_terminal else Lines(Told())
+
+
+class Told:
+    """Lines where there is no display: on stderr, so that a script's own output is its own."""
+
+    def print(self, line: Text) -> None:
+        escape.tell(line.plain)
 
 
 def left(remaining_s: float) -> str:
