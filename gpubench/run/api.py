@@ -8,6 +8,7 @@ is changed, and whatever is measured is measured in fresh processes.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from gpubench.run.watcher import Watcher
 from gpubench.suite import as_toml, file, gate, goal
 from gpubench.suite.types import MOST_ALPHA, MOST_IMAGES, source_of
 from gpubench.suite.types import Suite as Checked
+from gpubench.workload.data import given, transforms
 from gpubench.workload.models.sources import pickled
 
 if TYPE_CHECKING:
@@ -128,7 +130,7 @@ def run(
     >>> run = gpubench.run("digits", backend="torch-eager", batch_size=[1, 8], repeats=3)
     >>> run.fastest
     """
-    with _home([suite_or_model, overrides.get("model")], output, resume) as home:
+    with _home([suite_or_model], overrides, output, resume) as home:
         source, chosen = _words(suite_or_model, overrides, home)
         job = setup.session(source, chosen, _path(cache_dir), home, resume, require, cluster)
         job = replace(job, out=home or claimed(job.out))
@@ -156,7 +158,7 @@ def plan(
     Arguments as of `run`; ``keys``: shows the cells' keys, too.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch) if _live([suite_or_model, overrides.get("model")]) else None
+        home = Path(scratch) if _live([suite_or_model], overrides) else None
         source, chosen = _words(suite_or_model, overrides, home)
         return Plan(setup.session(source, chosen, _path(cache_dir)), keys)
 
@@ -202,9 +204,8 @@ def ab(
     judged = [f"{k}={v}" for k, v in metric.items()] if isinstance(metric, Mapping) else [*metric]
     gate.parse(judged)  # before anything is made
     limit = goal.seconds("--budget", str(budget))
-    given = [suite_or_model, overrides.get("model")]
-    given += [arm.get("model") if isinstance(arm, Mapping) else arm for arm in named.values()]
-    with _home(given, output, resume) as home:
+    live = [arm.get("model") if isinstance(arm, Mapping) else arm for arm in named.values()]
+    with _home([suite_or_model, *live], overrides, output, resume) as home:
         specs = [_spec(option, arm, home) for option, arm in named.items()]
         pythons, revisions = list[Path | None](), list[interpreters.Made | None]()
         for arm, python, ref in (
@@ -295,7 +296,7 @@ def tune(
     }
     beaten = [baseline] if isinstance(baseline, str) else baseline
     words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
-    with _home([model], output, resume) as home:
+    with _home([model], chosen, output, resume) as home:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
         job = tune_setup.job(
             asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
@@ -341,22 +342,25 @@ def open(path: Place) -> Run | Comparison | Search:  # noqa: A001  # as `gzip.op
 # ------------------------------------------------------------------------------ what is asked
 
 
-def _live(given: Sequence[Any]) -> list[Any]:
-    """What of it must be stored to be measured: modules, their builders, pictures."""
-    return [value for value in given if pickled.is_live(value)]
+def _live(what: Sequence[Any], said: Mapping[str, Any]) -> list[Any]:
+    """What must be stored to be measured: modules, their builders, pictures."""
+    found = [value for value in (*what, said.get("model")) if pickled.is_live(value)]
+    return found + [images for images in [said.get("images")] if given.is_held(images)]
 
 
 @contextmanager
-def _home(given: Sequence[Any], output: Place | None, resume: bool) -> Iterator[Path | None]:
-    """Where the records go, as far as that is said; made for what is live in ``given``, which is
-    removed again where nothing came of it."""
-    live = _live(given)
+def _home(
+    what: Sequence[Any], said: Mapping[str, Any], output: Place | None, resume: bool
+) -> Iterator[Path | None]:
+    """Where the records go, as far as that is said; made for what is live, which is removed again
+    where nothing came of it."""
+    live = _live(what, said)
     if not live:
         yield _path(output)
         return
     if resume and output is None:
         raise SuiteError("--resume: say which run to go on with: -o DIR (output=)")
-    place = Path(output) if output else claimed(directory(pickled.name_of(live[-1])))
+    place = Path(output) if output else claimed(directory(pickled.name_of(live[0])))
     new = not place.exists()
     place.mkdir(parents=True, exist_ok=True)
     before = {*place.iterdir()}
@@ -365,17 +369,17 @@ def _home(given: Sequence[Any], output: Place | None, resume: bool) -> Iterator[
     except GpubenchError:
         if not (place / RECORDS).exists() and not any(place.glob(f"*/{RECORDS}")):
             for path in {*place.iterdir()} - before:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             if new or output is None:
                 place.rmdir()
         raise
 
 
 def _words(
-    what: Any, given: Mapping[str, Any], home: Path | None
+    what: Any, said: Mapping[str, Any], home: Path | None
 ) -> tuple[setup.Source, dict[str, Any]]:
     """The suite, and what replaces its words. ``home``: where what is live is stored."""
-    chosen = _replaced(given, home)
+    chosen = _replaced(said, home)
     if isinstance(what, Suite):
         return what.draft, chosen
     if isinstance(what, Mapping):
@@ -404,14 +408,24 @@ def _of_model(model: str, name: str) -> file.Draft:
     return file.draft(Path(f"{name}.toml"), data, known)
 
 
-def _replaced(given: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
+def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
     """Keyword arguments as words of a suite."""
-    chosen = {key: value for key, value in given.items() if value is not None}
+    chosen = {key: value for key, value in said.items() if value is not None}
     if pickled.is_live(chosen.get("model")):
         assert home  # noqa: S101
         chosen["model"] = str(pickled.dump(chosen["model"], home))
+    if given.is_held(images := chosen.get("images")):
+        assert home  # noqa: S101
+        count = 2 * int(chosen.get("accuracy_images", 0))
+        place, rows = given.store(images, chosen.pop("labels", None), home, count)
+        chosen["images"] = place
+        chosen |= {"labels": rows} if rows else {}
+        if "preprocess" not in chosen and (transform := given.transform_of(images)) is not None:
+            chosen["preprocess"] = transform
+    if "preprocess" in chosen:
+        chosen["preprocess"] = transforms.read(chosen["preprocess"])
     if (size := chosen.pop("input_size", None)) is not None:
-        chosen["preprocess"] = {"size": _plain(size)} | dict(chosen.get("preprocess") or {})
+        chosen["preprocess"] = {"size": _plain(size)} | chosen.get("preprocess", {})
     return {key: _plain(value) for key, value in chosen.items()}
 
 
