@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from gpubench.errors import InputError
 from gpubench.workload.data.transforms import read
@@ -22,18 +23,21 @@ def test_those_of_published_weights() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [v1, v2])
-def test_a_chain_of_them(module: Any) -> None:
+OF_V2 = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+@pytest.mark.parametrize(("module", "scaled"), [(v1, v1.ToTensor()), (v2, OF_V2)])
+def test_a_chain_of_them(module: Any, scaled: Any) -> None:
     kind = v1.InterpolationMode.BICUBIC
     chain = module.Compose([
         module.Resize(40, interpolation=kind),
-        module.Compose([module.CenterCrop((32, 24)), module.ToTensor()]),
+        module.Compose([module.CenterCrop((32, 24)), scaled]),
         module.Normalize(MEAN, STD),
     ])  # fmt: skip
     assert read(chain) == {
         "resize": 40, "size": [32, 24], "interpolation": "bicubic", "mean": MEAN, "std": STD,
     }  # fmt: skip
-    squeezed = module.Compose([module.Grayscale(), module.Resize((28, 28)), module.ToTensor()])
+    squeezed = module.Compose([module.Grayscale(), module.Resize((28, 28)), scaled])
     assert read(squeezed) == {
         "channels": "grey", "size": [28, 28], "crop": False, "interpolation": "bilinear",
         "mean": [0.0], "std": [1.0],
