@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec.structs import replace
 
 from gpubench import escape, units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
-    from gpubench.records.record import RecordFile
-    from gpubench.run.cluster.ray_cluster import Cluster
-    from gpubench.run.driver import RunJob
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from gpubench.run.results import Run
 
 
 @click.command()
@@ -46,35 +48,35 @@ def run(
     \b
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
-    from gpubench.run import setup
+    from gpubench.run import api
     from gpubench.run.cluster.ray_cluster import Cluster
-    from gpubench.run.record_builder import claimed
+    from gpubench.run.record_builder import command
 
+    screen = terminal.console(quiet)
+    measured = partial(
+        api.run, suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
+        progress=terminal.show_run(screen, quiet), command=command(), **chosen,
+    )  # fmt: skip
     with nullcontext() if ray is None else Cluster(ray, insecure_cluster) as cluster:
-        session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
-        session = replace(session, out=output or claimed(session.out))
-        code = _run(session, quiet, github, cluster)
+        code = _run(partial(measured, cluster=cluster), screen, quiet, github)
     sys.exit(code)
 
 
-def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
-    from gpubench.report import formatting, github_actions, render
+def _run(measured: Callable[[], Run], screen: Console, quiet: bool, asked: bool) -> int:
+    from gpubench.report import formatting, github_actions, save_report
     from gpubench.report import terminal as terminal_report
-    from gpubench.run import driver
+    from gpubench.run.api import Interrupted
 
-    screen = terminal.console(quiet)
-    watcher = terminal.show_run(screen, quiet)
-    out = session.out
     try:
-        with watcher:
-            file = driver.run(session, watcher, cluster)
-    except KeyboardInterrupt:
-        again = formatting.resume(session.header, out)
+        made = measured()
+    except Interrupted as error:
+        again = formatting.resume(error.header, error.directory)
         words = f"interrupted; finished records are kept. Go on with: {again}"
         screen.print(words, soft_wrap=True)
         return 130
+    file, out = made.file, made.directory
     screen.print(terminal_report.summary([file]))
-    terminal.save_report(out, render([file], "html"))
+    save_report(out, made.document("html"))
     screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
     if github_actions.wanted(asked):
         github_actions.publish(
@@ -82,23 +84,17 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
             github_actions.run_commands([file]),
             write=print,
         )
-    return _code(file, quiet)
+    return _code(made, quiet)
 
 
-def _code(file: RecordFile, quiet: bool) -> int:
+def _code(made: Run, quiet: bool) -> int:
     """The exit code; why it is not 0 is told on stderr where the tables do not tell it."""
-    from gpubench.analysis.summary import summarise
-    from gpubench.report import terminal as terminal_report
-
-    broken = [r for r in file.records if r.status == "failed"]
-    nothing = not broken and not any(r.status == "ok" for r in file.records)
-    if quiet and (broken or nothing):
-        for line in terminal_report.problem_lines(summarise([file])):
-            escape.tell(line)
-    if nothing:
-        cells = units.count(len(file.header.planned), "cell")
+    for line in made.problems if quiet and not made.ok else ():
+        escape.tell(line)
+    if not any(record.status in ("ok", "failed") for record in made.file.records):
+        cells = units.count(len(made.file.header.planned), "cell")
         escape.tell(f"error: nothing was measured: of {cells} all were skipped")
-    return 1 if broken or nothing else 0
+    return 0 if made.ok else 1
 
 
 @click.command()
@@ -111,11 +107,9 @@ def plan(suite: str, cache_dir: Path | None, keys: bool, **chosen: Any) -> None:
 
     Example: gpubench plan gpu --device cuda
     """
-    from gpubench.cli.listings import plan_tables
-    from gpubench.run import setup
+    from gpubench.run import api
 
-    session = setup.session(suite, chosen, cache_dir)
-    terminal.console().print(plan_tables(session, keys))
+    terminal.console().print(api.plan(suite, keys=keys, cache_dir=cache_dir, **chosen))
 
 
 COMMANDS = (run, plan)

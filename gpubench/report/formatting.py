@@ -306,9 +306,9 @@ def _quota(environment: dict[str, Any]) -> list[str]:
     return [f"a quota of {cpus:g} CPUs"] if isinstance(cpus, int | float) else []
 
 
-def nodes(header: Header) -> list[str]:
+def nodes(environments: Sequence[dict[str, Any]]) -> list[str]:
     """One line for each machine of a run on several: 'node 1: host b, 2 x H100, driver 550, ..'."""
-    return [f"node {rank}: {', '.join(_node(each))}" for rank, each in enumerate(header.nodes)]
+    return [f"node {rank}: {', '.join(_node(each))}" for rank, each in enumerate(environments)]
 
 
 def _node(environment: dict[str, Any]) -> Iterator[str]:
@@ -334,6 +334,8 @@ def _node(environment: dict[str, Any]) -> Iterator[str]:
         yield f"kernel {of('os', 'kernel')}"
     if isinstance(versions, dict):
         yield from (f"{k} {versions[k]}" for k in ("torch", "onnxruntime") if k in versions)
+    if environment.get("engine"):
+        yield str(environment["engine"])
 
 
 def differences(files: Sequence[RecordFile]) -> list[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from gpubench.cli import compare as compare_cli
-from gpubench.cli import options
 from gpubench.errors import GpubenchError
 from gpubench.machine import cores
 from gpubench.records.writer import Writer
+from gpubench.report import by_ending
 from gpubench.run.record_builder import claimed
 from tests.hostile.commands import gpubench, told
 from tests.report import make, make_pairs
@@ -32,7 +32,7 @@ from tests.report import make, make_pairs
     ],
 )
 def test_the_ending_names_the_format(name: str, form: str | None, found: str) -> None:
-    assert options.by_ending(form, Path(name), ("text", "html", "md", "json")) == found
+    assert by_ending(form, Path(name), ("text", "html", "md", "json")) == found
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ import pytest
 
 from gpubench import escape
 from gpubench.cli import main, terminal
-from gpubench.cli.terminal import save
 from gpubench.errors import InputError
 from gpubench.records.reader import read
 from gpubench.records.writer import Writer
-from gpubench.report import FORMATS, render
+from gpubench.report import FORMATS, render, save
 from tests.report import make
 
 

@@ -16,7 +16,7 @@ from gpubench.suite.goal import Limit
 from gpubench.units import count
 
 PRICE = "price_per_hour"
-"""In an environment: of the machine's devices that the run used, as whoever ran it said."""
+"""In an environment: of a GPU, or of a machine without, as whoever ran it said."""
 MILLION = 1e6
 
 
@@ -111,7 +111,8 @@ def _cost(s: Summary) -> Estimate | None:
     price, rate = s.environment.get(PRICE), s.throughput
     if not isinstance(price, int | float) or not rate.value:
         return None
-    each = price / 3600 * MILLION
+    used = s.cell.devices if s.cell.device == "cuda" else 1
+    each = used * price / 3600 * MILLION
     low, high = (None if v is None else each / v for v in (rate.high, rate.low))
     return Estimate(value=each / rate.value, low=low, high=high, n=rate.n, why=rate.why)
 

@@ -199,6 +199,7 @@ class Peer:
         self.node: Node
         self.environment: dict[str, Any] = {}
         self._lost = ""
+        self._over = False
 
     @property
     def name(self) -> str:
@@ -230,6 +231,8 @@ class Peer:
         """Its answer; where the machine is lost, now or earlier, a Failure that says how."""
         import ray
 
+        if self._over:
+            raise KeyboardInterrupt
         if self._lost:
             return self._gone(self._lost)
         try:
@@ -237,6 +240,8 @@ class Peer:
                 msgspec.json.encode(request)
             ):
                 reply = _reply(ray.get(part))
+                if self._over:
+                    raise KeyboardInterrupt
                 if not isinstance(reply, messages.Progress):
                     return reply
                 if progress is not None:
@@ -244,6 +249,11 @@ class Peer:
         except ray.exceptions.RayError as error:
             return self._gone(f"{self.name}: {_reason(error)}")
         return self._gone(f"{self.name}: it said nothing")
+
+    def leave(self) -> None:
+        """End its agent; whoever waits for its answer is interrupted, and nothing is stored."""
+        self._over = True
+        self.stop()
 
     def _gone(self, why: str) -> messages.Failure:
         self._lost = why
