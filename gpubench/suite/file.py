@@ -16,8 +16,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
-from gpubench.errors import InputError, SuiteError
-from gpubench.suite import goal, toml_file
+from gpubench.errors import SuiteError
+from gpubench.suite import toml_file
 from gpubench.suite.grid import MAX_CELLS, combinations, matches
 from gpubench.suite.schema import (
     MOST,
@@ -358,12 +358,6 @@ def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
     if policy.max_repeats < policy.repeats:
         text = f"below policy.repeats, which is {policy.repeats}"
         yield Mistake("policy.max_repeats", policy.max_repeats, text)
-    if policy.max_latency:
-        try:
-            goal.max_latency("policy.max_latency", policy.max_latency)
-        except InputError:
-            text = "not a percentile and a time, such as p99=20ms"
-            yield Mistake("policy.max_latency", policy.max_latency, text)
     if policy.timeout_s <= (least := policy.warmup_s + policy.duration_s):
         text = f"no task can end in time: warmup_s + duration_s = {least:g}"
         yield Mistake("policy.timeout_s", policy.timeout_s, text)

@@ -431,6 +431,8 @@ def say(rule: Schema) -> str:
         words = "the path of an .onnx or .pt2 file, 'timm/NAME', 'hf/FOLDER' or 'model.py:build'"
     if rule.get("minLength"):
         words = "a string that is not empty"
+    if "examples" in rule:
+        words = f"a string such as {show(rule['examples'][0])}"
     return words + _bounds(rule)
 
 
