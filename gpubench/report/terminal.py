@@ -102,7 +102,7 @@ def render(
     for line in headline.marks(summaries):
         console.print(text(line))
     for file in files:
-        for line in formatting.nodes(file.header):
+        for line in formatting.nodes(file.header.nodes):
             console.print(text(line))
         console.print(text(f"Raw records: {file.path}"))
         where = "" if keys else " (gpubench report --keys shows them)"

@@ -125,6 +125,7 @@ HELP = {
     "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
     "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
     "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole pipeline's answers.",
+    "max_latency": "Such as p99=20ms: where machines are compared, what keeps it is chosen from.",
     "seed": "Seeds the order of tasks.",
 }
 
@@ -430,6 +431,8 @@ def say(rule: Schema) -> str:
         words = "the path of an .onnx or .pt2 file, 'timm/NAME', 'hf/FOLDER' or 'model.py:build'"
     if rule.get("minLength"):
         words = "a string that is not empty"
+    if "examples" in rule:
+        words = f"a string such as {show(rule['examples'][0])}"
     return words + _bounds(rule)
 
 

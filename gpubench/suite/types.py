@@ -162,6 +162,11 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     min_accuracy: Annotated[float, Meta(gt=0, le=1)] | None = None
     max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
     min_pipeline_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    max_latency: Annotated[
+        str,
+        Meta(pattern=r"^((p\d\d?(\.\d\d?)?=)?\d+(\.\d+)?(ns|us|ms|s))?$", examples=["p99=20ms"]),
+    ] = ""
+    """As `gpubench.suite.goal.max_latency` reads it; '': none."""
     seed: Natural = 0
 
 
