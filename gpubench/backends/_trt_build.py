@@ -93,8 +93,7 @@ def make_log(trt: Any) -> Any:
 def failed(what: str, errors: list[str]) -> CellFailed:
     """What TensorRT could not do, in its own words."""
     words = "; ".join(errors) or "TensorRT gave no reason"
-    short = "out of memory" in words.lower() or "outofmemory" in words.lower()
-    return CellFailed("out-of-memory" if short else "error", f"{what}: {words}"[:2000])
+    return CellFailed("error", f"{what}: {words}"[:2000])
 
 
 def build(
