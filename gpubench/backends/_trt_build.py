@@ -21,8 +21,9 @@ from msgspec import Struct
 from gpubench.errors import CellFailed, Unavailable
 
 RTX = "tensorrt_rtx"
-MINIMUM = {"tensorrt": (10, 12), RTX: (1, 1)}
-"""Oldest usable release of each flavour; 10.12 completed strong typing."""
+MINIMUM = {"tensorrt": (10, 12), RTX: (1, 4)}
+"""Oldest usable release of each flavour: 10.12 completed strong typing; 1.4 is the oldest that the
+registry of Python packages has, and has all that is asked of it."""
 
 UPGRADE = {
     "tensorrt": "pip install -U 'gpubench[tensorrt]' with NVIDIA's own package index as an extra "
@@ -43,6 +44,8 @@ class BuildSettings(Struct, frozen=True, kw_only=True):
     """0: the library's default, all of the device's memory."""
     current_gpu: bool = True
     """TensorRT for RTX: build for the GPU that is present; False: for all it supports."""
+    user_memory: bool = False
+    """TensorRT for RTX: an engine that allocates nothing itself, as capture needs it."""
 
 
 class Built(Struct, frozen=True):
@@ -131,6 +134,7 @@ def build(
     if plan is None:
         raise failed(f"{flavour} cannot build an engine from {onnx.name}", log.errors)
     flags = ["TF32"] if config.get_flag(trt.BuilderFlag.TF32) else []
+    flags += ["REQUIRE_USER_ALLOCATION"] * (flavour == RTX and settings.user_memory)
     return Built(bytes(plan), b"" if flavour == RTX else _timings_trt(timings), flags)
 
 
@@ -171,6 +175,8 @@ def _timings_trt(timings: Any) -> bytes:
 
 def _choose_gpu_rtx(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None:
     """Its default leaves out Turing and is not specialised to the GPU that is present."""
+    if settings.user_memory:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if not settings.current_gpu:
         return
     config.num_compute_capabilities = 1

@@ -45,6 +45,12 @@ def test_tf32_is_set_only_when_asked_for(rtx: Any, tmp_path: Path) -> None:
     assert build(rtx, "tensorrt_rtx", file, settings).flags == ["TF32"]
 
 
+def test_an_engine_that_can_be_captured_is_built(rtx: Any, tmp_path: Path) -> None:
+    settings = BuildSettings(batch_size=4, current_gpu=False, user_memory=True)
+    built = build(rtx, "tensorrt_rtx", conv_net(tmp_path / "net.onnx"), settings)
+    assert built.flags == ["REQUIRE_USER_ALLOCATION"]
+
+
 def test_weights_in_a_file_beside_the_network(rtx: Any, tmp_path: Path) -> None:
     file = conv_net(tmp_path / "net.onnx", external="net.data")
     assert build(rtx, "tensorrt_rtx", file, ANY_GPU).plan
