@@ -125,7 +125,8 @@ class OnnxRuntime(Backend):
             return f"provider {cell.options['provider']!r} does not run on {cell.device}"
         if cell.precision not in ("fp32", "tf32", "fp16", "bf16", "int8"):
             return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and int8"
-        if reason := quantization.unsupported(cell) or _ort_int8.unsupported(cell, provider):
+        rests = ("tf32", "fp16", "bf16") if provider == _TENSORRT else ("fp32",)
+        if reason := _ort_int8.unsupported(cell, provider) or quantization.unsupported(cell, rests):
             return reason
         own = cell.precision == "fp16" and cell.model.endswith(".onnx")  # so it is what was asked
         if cell.device == "cpu" and cell.precision not in ("fp32", "int8") and not own:
@@ -232,7 +233,8 @@ class OnnxRuntime(Backend):
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
             if cell.precision == "int8":
-                facts |= quantization.facts(file, rest="tf32")  # as `unsupported` says
+                rest = quantization.rest_of(cell)  # which TensorRT then may use, as it may TF32
+                facts |= quantization.facts(file, "tf32" if rest == "tf32" else f"{rest} or tf32")
             if provider == _TENSORRT:
                 facts |= {"engines": engines, "engine_built_at_open": _engines(artefact) != engines}
             opened = CudaSession(session, cell.batch_size, facts, device, stream)
@@ -276,8 +278,9 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
     """Options of the providers that run on CUDA."""
     common = {"device_id": str(device.index)}
     if provider == _TENSORRT:
+        used = {precision, options["int8_rest"] if precision == "int8" else ""}
         return common | {
-            f"trt_{kind}_enable": _flag(precision == kind) for kind in ("fp16", "bf16", "int8")
+            f"trt_{kind}_enable": _flag(kind in used) for kind in ("fp16", "bf16", "int8")
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),

@@ -94,7 +94,7 @@ class TensorRT(Backend):
             return "TensorRT runs on NVIDIA GPUs only"
         if cell.precision == "amp":
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
-        return quantization.unsupported(cell)
+        return quantization.unsupported(cell, ("fp32", "tf32", "fp16", "bf16"))
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
         """The engine for this cell and the first visible GPU; built when the cache has none.
@@ -109,7 +109,7 @@ class TensorRT(Backend):
             _check_rtx(trt, device)
         int8 = cell.precision == "int8"
         onnx = (
-            quantization.onnx(cell, model, cache, "tensorrt")
+            quantization.onnx(cell, model, cache, "tensorrt", quantization.rest_of(cell))
             if int8
             else model.onnx(cell.precision)
         )
@@ -131,7 +131,7 @@ class TensorRT(Backend):
             built = trt_build.build(trt, flavour, onnx, settings, timings)
             about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
             if int8:
-                about |= quantization.facts(onnx)
+                about |= quantization.facts(onnx, "tf32" * settings.tf32)
             if flavour == RTX:
                 kernels = self._compiled(trt, built.plan, settings, Device("cuda", device.index))
                 (directory / KERNELS).write_bytes(kernels)
@@ -187,7 +187,7 @@ def _settings(cell: Cell, flavour: str) -> BuildSettings:
     options = cell.chosen(TensorRT.options)
     return BuildSettings(
         batch_size=cell.batch_size,
-        tf32=cell.precision == "tf32",
+        tf32="tf32" in (cell.precision, options["int8_rest"]),
         optimization_level=int(options["optimization_level"]),
         avg_timing_iterations=int(options["avg_timing_iterations"]),
         workspace_mib=int(options["workspace_mib"]),
