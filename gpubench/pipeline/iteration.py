@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import cycle
 from statistics import fmean, median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubench.measure.loop import Clock, sample
 from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gpubench.pipeline.readers import DeviceReader, Reader
     from gpubench.workload.models.outputs import Kind
 
-    Data = Reader | DeviceReader
+    Data: TypeAlias = Reader | DeviceReader
 
 _Running = tuple[Any, Callable[[Any], object], Any]
 """A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
