@@ -44,6 +44,9 @@ class Device(Struct, frozen=True):
     """On CPU, the cores this replica is pinned to; its thread pools have this many threads."""
     uuid: str = ""
     """On CUDA, the driver's name of it: 'GPU-...', or 'MIG-...' of a slice."""
+    number: int | None = None
+    """On CUDA, which of the machine's GPUs that may be used it is; None: ``index``. A worker sees
+    its own alone, as index 0."""
 
     @property
     def threads(self) -> int:
@@ -53,7 +56,8 @@ class Device(Struct, frozen=True):
     def __str__(self) -> str:
         if self.kind != "cuda":
             return f"cpu:{','.join(map(str, self.cores))}"
-        return f"cuda:{self.uuid if self.uuid.startswith('MIG-') else self.index}"
+        number = self.index if self.number is None else self.number
+        return f"cuda:{self.uuid if self.uuid.startswith('MIG-') else number}"
 
 
 @runtime_checkable
@@ -119,7 +123,8 @@ class Session(Protocol):
         return self.copy_out()
 
     def counters(self) -> dict[str, int]:
-        """Read before and after sampling: a rise of ``recompilations`` flags the record."""
+        """Read before and after sampling: a rise of ``recompilations`` flags the record, and so does
+        ``compiled_at_open``, what had to be compiled although `Backend.prepare` is for that."""
         return {}
 
 

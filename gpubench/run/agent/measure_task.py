@@ -45,25 +45,25 @@ WITHHELD_LIMIT = 0.05
 
 
 def _device(request: Measure, replica: int) -> base.Device:
-    """Where the replica runs; this process is pinned, and sees its own slice of a GPU only."""
+    """Where the replica runs; this process is pinned, and sees its own GPU only."""
     cell, cores = request.cell, request.cores[replica]
     pin(cores)
     if cell.device != "cuda":
         return base.Device(cell.device, 0, cores)
-    index = replica // cell.replicas_per_device
-    uuid = request.uuids[index] if index < len(request.uuids) else ""
-    return base.Device(cell.device, 0 if _show(uuid) else index, uuid=uuid)
+    number = replica // cell.replicas_per_device
+    uuid = request.uuids[number] if number < len(request.uuids) else ""
+    return base.Device(cell.device, 0 if _show(uuid) else number, uuid=uuid, number=number)
 
 
 def _show(uuid: str) -> bool:
-    """Let this process see the MIG slice ``uuid``, if it is one, and nothing else.
+    """Let this process, which has not touched CUDA, see the GPU or MIG slice ``uuid`` alone.
 
-    CUDA shows a process one slice at most, and does so by its name: the first of all, unless the
-    environment says which.
+    So it is device 0 in all of them: what is compiled for a device holds its number. False where
+    the driver did not say which one it is.
     """
-    if uuid.startswith("MIG-"):
+    if uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = uuid
-    return uuid.startswith("MIG-")
+    return bool(uuid)
 
 
 def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Done:
@@ -149,6 +149,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     flags = sampler.flags
     if after.get("recompilations", 0) > before.get("recompilations", 0):
         flags.append("RECOMPILED")
+    if after.get("compiled_at_open"):
+        flags.append("COMPILED-AT-OPEN")
     if request.turns > 1:
         facts[RIVALS_CPU] = rivals.share / _in_use(request)
     if slowed := instruments():
