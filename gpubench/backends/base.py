@@ -96,7 +96,8 @@ class Session(Protocol):
 
     in_flight: int = 0
     """Batches whose answers may be outstanding (see `enqueue_out`) while the next one is run, so
-    that this many are computed, or copied, at the same time."""
+    that this many are computed, or copied, at the same time. On CUDA copies in (of arrays that are
+    attached), work and copies out overlap, each on a stream of its own."""
     device_input: torch.Tensor | None = None
     """What `run` reads, where that is always the same tensor on a CUDA device: a decoder there
     writes into it, on the session's stream, in place of `copy_in`."""
@@ -104,6 +105,17 @@ class Session(Protocol):
     def close(self) -> None:
         """Release what the session holds; more than once does no harm."""
         return
+
+    def host_copy(self, images: Images, /) -> Images:
+        """A copy in memory that the device reads by itself (page-locked), if there is such."""
+        return images.copy()
+
+    def convert(self, images: Images, /) -> bool:  # noqa: ARG002
+        """The host's part of `copy_in` alone: the network's type, in page-locked memory.
+
+        False: it has none that could be told apart.
+        """
+        return False
 
     def attach(self, arrays: Sequence[Images], /) -> bool:  # noqa: ARG002
         """Be ready for `copy_in` of these very arrays (of the session's shape).
@@ -123,8 +135,9 @@ class Session(Protocol):
         return self.copy_out()
 
     def counters(self) -> dict[str, int]:
-        """Read before and after sampling: a rise of ``recompilations`` flags the record, and so does
-        ``compiled_at_open``, what had to be compiled although `Backend.prepare` is for that."""
+        """Read before and after sampling: a rise of ``recompilations`` flags the record. So does
+        ``compiled_at_open``: what had to be compiled there, although `Backend.prepare` is for that.
+        """
         return {}
 
 

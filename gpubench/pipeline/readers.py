@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -130,9 +130,11 @@ class Reader:
         """``images`` -> the session."""
         self._session.copy_in(self.images)
 
-    def give(self, slot: Any) -> None:
-        """A batch of the loader -> the session."""
+    def give(self, slot: Any) -> Sequence[int]:
+        """A batch of the loader -> the session; where its pictures are in the data set."""
         self._session.copy_in(slot.images)
+        indices: Sequence[int] = slot.indices
+        return indices
 
     def host(self) -> Inputs:
         """What is handed over next, (batch, *spec.shape)."""
@@ -229,12 +231,13 @@ class DeviceReader:
         else:
             self._session.copy_in(self.host())
 
-    def give(self, slot: Any) -> None:
-        """A batch of encoded pictures -> the session."""
+    def give(self, slot: Any) -> Sequence[int]:
+        """A batch of encoded pictures -> the session; where those are that were used."""
         self._encoded, self._indices = [*slot.encoded], [*map(int, slot.indices)]
         self._decode()
         self._transform()
         self.hand_over()
+        return self._indices
 
     def host(self) -> Inputs:
         """What is handed over next, (batch, *spec.shape), copied from the device."""

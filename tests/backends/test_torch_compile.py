@@ -93,7 +93,7 @@ def test_open_compiles_nothing_and_recompiling_is_counted(
 def test_tritons_own_module_is_kept_and_loads_without_a_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its real cache: a kernel's files with absolute paths stay behind, what calls the driver not."""
+    """Of a cache of its own making: a kernel's files, with absolute paths, stay behind."""
     if not (shutil.which("gcc") or shutil.which("clang")):
         pytest.skip("Triton needs a C compiler")
     build = pytest.importorskip("triton.runtime.build")

@@ -19,7 +19,9 @@ from gpubench.cache import MANIFEST
 from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
+from gpubench.measure.in_flight import Transfers
 from gpubench.measure.loop import quiet_collector
+from gpubench.measure.stages import alone
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
@@ -40,6 +42,8 @@ Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 RIVALS_CPU = "rivals_cpu_share"
 """In a worker's facts: CPU time of idle rivals while it sampled, as a share of its cores'."""
+ARRAYS = 3
+"""Different batches that are copied in, in turn, where copies overlap."""
 WITHHELD_LIMIT = 0.05
 """Of its cores' time, or on a GPU of the host thread's."""
 
@@ -91,7 +95,10 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         session = base.open_session(backend, cell, Path(request.artefact), own)
         stack.enter_context(session)
         opened = perf_counter_ns()
-        path = route.lead_to(session) if route else None
+        path, transfers = route.lead_to(session) if route else None, None
+        if session.in_flight and (cell.boundary, cell.scenario) == ("transfer", "throughput"):
+            some = [_images(reference, indices) for indices in slots[:ARRAYS]]
+            path = transfers = Transfers(session, some, attach=cell.device == "cuda")
         session.copy_in(images)
         session.sync()
         before_first = perf_counter_ns()
@@ -117,7 +124,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 if go.iterations:
                     barrier(FINISHED)
                 if len(turns) == request.turns and cell.boundary == "transfer":
-                    stages = protocol.stages(session, images)
+                    stages = transfers.stages(0, 0) if transfers else alone(session, images)
                     turns[0] = replace(turns[0], stages_ns=stages)
                 protocol.pause(sampler)
                 if len(turns) == request.turns:
@@ -129,7 +136,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             if not go.iterations:
                 sampler.flags.extend(protocol.joined(turns, policy.target_half_width))
             barrier("measured")
-        if path:  # after all turns: as far apart as they are meant to be, a drift cancels
+        if route and path:  # after all turns: as far apart as they are meant to be, a drift cancels
             with quiet_collector():
                 stages = path.stages(sum(turns[-1].batches), policy.block_s)
                 turns[0] = replace(turns[0], stages_ns=stages)
@@ -137,6 +144,10 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         if parity and request.repeat:
             parity = replace(parity, answers=None)
         facts, checked = dict(session.facts), None
+        if transfers:
+            facts["transfers"] = transfers.facts
+            if parity is not None:
+                transfers.check()
         if route and path:
             if parity is not None:
                 path.resume()
