@@ -102,6 +102,10 @@ class Input:
             self.tensor = self._own
             self.tensor.copy_(self._from_numpy(images))
             return
+        self.upload()
+
+    def upload(self) -> None:
+        """See `Session.upload`."""
         self.tensor.copy_(self._staging, non_blocking=True)
         self._copied.record(self.stream)
 
@@ -215,6 +219,7 @@ class TensorSession(Session):
         self.attach: Callable[[Sequence[Images]], bool] = images.attach
         self.copy_in: Callable[[Images], None] = images.copy_in
         self.convert: Callable[[Images], bool] = images.convert
+        self.upload: Callable[[], None] = images.upload
         self.host_copy: Callable[[Images], Images] = images.host_copy
         self.sync: Callable[[], None] = images.sync
         self._answers: Answers | None = None
@@ -224,6 +229,18 @@ class TensorSession(Session):
 
     def copy_out(self) -> Logits:
         return logits_of(self._logits)
+
+    def mark(self) -> torch.cuda.Event | None:
+        if self._input.stream is None:
+            return None
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self._input.stream)
+        return event
+
+    def between_ns(self, first: torch.cuda.Event, second: torch.cuda.Event, /) -> int:
+        return round(float(first.elapsed_time(second)) * 1e6)
 
     def enqueue_out(self) -> Ticket | None:
         return self._answers.enqueue(self._logits) if self._answers else None

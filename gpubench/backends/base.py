@@ -111,11 +111,15 @@ class Session(Protocol):
         return images.copy()
 
     def convert(self, images: Images, /) -> bool:  # noqa: ARG002
-        """The host's part of `copy_in` alone: the network's type, in page-locked memory.
+        """The host's part of `copy_in`, alone: the network's type, in page-locked memory.
 
         False: it has none that could be told apart.
         """
         return False
+
+    def upload(self) -> None:
+        """The rest of `copy_in`, of what was converted last."""
+        return
 
     def attach(self, arrays: Sequence[Images], /) -> bool:  # noqa: ARG002
         """Be ready for `copy_in` of these very arrays (of the session's shape).
@@ -133,6 +137,14 @@ class Session(Protocol):
         """The second: wait for them. Tickets are collected in their order, each once."""
         self.sync()
         return self.copy_out()
+
+    def mark(self) -> Any:
+        """Have the device note when it gets here; None where it has no clock that can be read."""
+        return None
+
+    def between_ns(self, first: Any, second: Any, /) -> int:  # noqa: ARG002
+        """The device's time from one `mark` to a later one, both of which it has passed."""
+        return 0
 
     def counters(self) -> dict[str, int]:
         """Read before and after sampling: a rise of ``recompilations`` flags the record. So does

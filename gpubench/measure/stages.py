@@ -56,14 +56,9 @@ def alone(session: Session, images: Images, clock: Clock = perf_counter_ns) -> d
     ``convert``, where the session tells it apart, is the host's part of the copy in, and is then
     not in ``copy_in``.
     """
-    parts: dict[str, Callable[[], object]] = {
-        "copy_in": lambda: session.copy_in(images),
-        "run": session.run,
-        "copy_out": session.copy_out,
-    }
+    parts: dict[str, Callable[[], object]] = {"copy_in": lambda: session.copy_in(images)}
     if session.convert(images):
-        parts = {"convert": lambda: session.convert(images)} | parts
-    took = {name: round(median(ns)) for name, ns in each_alone(parts, session.sync, clock).items()}
-    if "convert" in took:
-        took["copy_in"] = max(0, took["copy_in"] - took["convert"])
-    return took
+        parts = {"convert": lambda: session.convert(images), "copy_in": session.upload}
+    parts |= {"run": session.run, "copy_out": session.copy_out}
+    took = each_alone(parts, session.sync, clock)
+    return {name: round(median(ns)) for name, ns in took.items()}

@@ -19,6 +19,7 @@ from gpubench.cache import MANIFEST
 from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
+from gpubench.measure.device_time import device_time, phase
 from gpubench.measure.in_flight import Transfers
 from gpubench.measure.loop import quiet_collector
 from gpubench.measure.stages import alone
@@ -92,8 +93,9 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             own = replace(device, cores=route.session_cores)
             pin(own.cores)  # a runtime's threads inherit it
         begin = perf_counter_ns()
-        session = base.open_session(backend, cell, Path(request.artefact), own)
-        stack.enter_context(session)
+        with phase(cell, "open"):
+            session = base.open_session(backend, cell, Path(request.artefact), own)
+            stack.enter_context(session)
         opened = perf_counter_ns()
         path, transfers = route.lead_to(session) if route else None, None
         if session.in_flight and (cell.boundary, cell.scenario) == ("transfer", "throughput"):
@@ -102,15 +104,17 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         session.copy_in(images)
         session.sync()
         before_first = perf_counter_ns()
-        session.run()
-        session.sync()
+        with phase(cell, "first"):
+            session.run()
+            session.sync()
         first = perf_counter_ns() - before_first
         barrier("opened")
         blank = Samples(
             replica=request.first + replica, node=request.node, device=str(device),
             durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
         )  # fmt: skip
-        sampler = protocol.warm_up(session, images, cell, policy, pipeline=path, blank=blank)
+        with phase(cell, "warm-up"):
+            sampler = protocol.warm_up(session, images, cell, policy, pipeline=path, blank=blank)
         turns: list[Samples] = []
         rivals = CpuTime()
         with quiet_collector():
@@ -120,11 +124,13 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             before = session.counters()
             request = replace(request, turns=go.turns or request.turns)
             while True:
-                turns.append(_sample(request, replica, sampler, go, queue, rivals))
+                with phase(cell, "sample"):
+                    turns.append(_sample(request, replica, sampler, go, queue, rivals))
                 if go.iterations:
                     barrier(FINISHED)
                 if len(turns) == request.turns and cell.boundary == "transfer":
-                    stages = transfers.stages(0, 0) if transfers else alone(session, images)
+                    with phase(cell, "stages"):
+                        stages = transfers.stages(0, 0) if transfers else alone(session, images)
                     turns[0] = replace(turns[0], stages_ns=stages)
                 protocol.pause(sampler)
                 if len(turns) == request.turns:
@@ -137,13 +143,19 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 sampler.flags.extend(protocol.joined(turns, policy.target_half_width))
             barrier("measured")
         if route and path:  # after all turns: as far apart as they are meant to be, a drift cancels
-            with quiet_collector():
+            with quiet_collector(), phase(cell, "stages"):
                 stages = path.stages(sum(turns[-1].batches), policy.block_s)
                 turns[0] = replace(turns[0], stages_ns=stages)
-        parity = _check(session, backend, reference, slots, cell.precision, policy)
+        copies = cell.boundary != "compute"
+        with quiet_collector(), phase(cell, "device time"):
+            own_time = device_time(session, images, copies=copies)
+        with phase(cell, "check"):
+            parity = _check(session, backend, reference, slots, cell.precision, policy)
         if parity and request.repeat:
             parity = replace(parity, answers=None)
         facts, checked = dict(session.facts), None
+        if own_time:
+            facts["device_time_ns"] = own_time
         if transfers:
             facts["transfers"] = transfers.facts
             if parity is not None:
