@@ -68,7 +68,7 @@ class ReplicaPipeline:
                 self._loader = self._stack.enter_context(
                     loading.Loader(
                         reference.path, cell.decoder, spec, cell.batch_size, kind=cell.loader,
-                        cores=self._loading, more=running - 1,
+                        cores=self._loading, more=running - 1 + getattr(decoder, "ahead", 0),
                         pin=cell.device == "cuda",
                         seed=seed + number,
                     )
@@ -76,7 +76,8 @@ class ReplicaPipeline:
             common = (data, cell.decoder, spec, cell.batch_size)
             self._reader: Reader | DeviceReader
             if decoder.on_device:
-                self._reader = DeviceReader(*common, index, start)
+                threads = max(1, len(self._loading))
+                self._reader = DeviceReader(*common, index, start, threads=threads)
             else:
                 self._reader = Reader(*common, self._loading, start)
             self._stack.callback(self._reader.close)

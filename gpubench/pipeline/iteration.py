@@ -11,7 +11,8 @@ slots: what is counted in a sample was loaded in it, but for what little then la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from statistics import fmean, median
 from time import perf_counter_ns
@@ -98,7 +99,7 @@ class Overlapped:
     def __init__(
         self,
         feed: Loader,
-        give: Callable[[Any], object],
+        give: Callable[[Any], Sequence[int] | None],
         session: Session,
         data: Data,
         kind: Kind = "logits",
@@ -110,6 +111,8 @@ class Overlapped:
         self.settle = len(feed.slots)
         self._held: list[Any] = []
         self._ahead = min(session.in_flight, max(1, self.settle - SPARE))
+        self._given: deque[Callable[[], object]] = deque()
+        """Of batches that the decoder has and the session has not: how their slots are released."""
         self.running = self._in_flight()
 
     def _in_flight(self) -> InFlight:
@@ -121,11 +124,21 @@ class Overlapped:
         Where a session can fetch answers later, those of a batch before.
         """
         slot = self._feed.next()
-        self.running.run(self._give(slot), lambda: self._feed.release(slot))
+        self._compute(self.running, slot, lambda: self._feed.release(slot))
+
+    def _compute(self, running: InFlight, slot: Any, answered: Callable[[], object]) -> None:
+        self._given.append(answered)
+        if (indices := self._give(slot)) is not None:
+            running.run(indices, self._given.popleft())
 
     def finish(self) -> None:
-        """Answer the batches that are still running, if any."""
-        self.running.collect()
+        """Compute and answer the batches that are still on their way, if any."""
+        self._finish(self.running)
+
+    def _finish(self, running: InFlight) -> None:
+        while self._given:
+            running.run(self._data.flush(), self._given.popleft())
+        running.collect()
 
     def hold(self) -> None:
         """Take every slot: the loader has no room, and waits."""
@@ -157,10 +170,10 @@ class Overlapped:
         held, running = cycle(self._held), self._in_flight()
 
         def compute() -> None:
-            running.run(self._give(next(held)))
+            self._compute(running, next(held), lambda: None)
 
         each = self.settle if self._ahead else 1  # else they would not overlap
-        session = sample(compute, running.collect, iterations=each, seconds=seconds,
+        session = sample(compute, lambda: self._finish(running), iterations=each, seconds=seconds,
                          at_least=LEAST_STAGES, clock=clock)  # fmt: skip
         self.resume()
         for _ in range(self.settle):

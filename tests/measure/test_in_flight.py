@@ -96,6 +96,7 @@ def test_the_hosts_part_of_a_copy_in_is_told_apart() -> None:
 
         def upload(self) -> None:
             clock.ns += 300
+            self._now = BATCHES[0]
 
     found = alone(Slow(), BATCHES[0], clock)
     assert found == {"convert": 700, "copy_in": 300, "run": 0, "copy_out": 0}
