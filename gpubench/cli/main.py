@@ -75,7 +75,7 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.cli import doctor as surgery
 
-    with terminal.console().status("importing every runtime, each in a process of its own ..."):
+    with terminal.waiting("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
         terminal.write(surgery.to_json(report) + "\n", document=True)
@@ -101,9 +101,9 @@ def report(
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
     from gpubench.records.reader import read_all, read_evidence
-    from gpubench.report import html, render
+    from gpubench.report import by_ending, html, render, save
 
-    form = options.by_ending(form, output, FORMATS, "html" if one_page else "text")
+    form = by_ending(form, output, FORMATS, "html" if one_page else "text")
     if one_page and form != "html":
         raise InputError(f"--one-page is a page of HTML, not of {form}")
     files = read_all(paths)
@@ -113,7 +113,7 @@ def report(
     if output is None:
         terminal.write(body + "\n", document=form != "text")
     else:
-        terminal.save(output, body)
+        save(output, body)
 
 
 @cli.command()

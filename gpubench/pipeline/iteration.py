@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from statistics import fmean, median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubench.measure.in_flight import InFlight
 from gpubench.measure.loop import Clock, sample
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpubench.pipeline.readers import DeviceReader, Reader
     from gpubench.workload.models.outputs import Kind
 
-    Data = Reader | DeviceReader
+    Data: TypeAlias = Reader | DeviceReader
 
 SPARE = 2
 """Slots that do not count as in flight: one is being handed over, one is being filled."""

@@ -384,7 +384,7 @@ def comparison(
     if not comparisons:
         return head
     changed, unchanged = compare.split(comparisons)
-    rows = _Rows(changed + (unchanged if everything else []), comparisons)
+    rows = Verdicts(changed + (unchanged if everything else []), comparisons)
     parts: list[RenderableType] = [head, Text(compare.counted(comparisons))]
     parts += [Text(), rows] if rows.comparisons else []
     if unchanged:
@@ -396,7 +396,7 @@ def comparison(
     return Group(*parts, *(Text(note, style="dim") for note in notes))
 
 
-class _Rows(Struct, frozen=True):
+class Verdicts(Struct, frozen=True):
     """A line of numbers per cell, and why below it: sentences would break the columns."""
 
     comparisons: list[Comparison]

@@ -23,6 +23,8 @@ from gpubench.run.record_builder import command, directory, new_header
 from gpubench.suite import file, grid
 from gpubench.suite.types import Cell, Suite
 
+Source = str | file.Draft
+"""The name or the path of a suite, or what its file would say."""
 PLAIN = "quick"
 """The shipped suite that lends the commands without one its checks."""
 
@@ -33,10 +35,15 @@ def check_required(required: Sequence[str], named: Sequence[str]) -> None:
             raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
 
 
-def load(suite_name: str, chosen: Mapping[str, Any]) -> Suite:
+def read(suite: Source) -> file.Draft:
+    """What is asked for, as far as a file says it."""
+    return suite if isinstance(suite, file.Draft) else file.read(suite, catalog())
+
+
+def load(suite: Source, chosen: Mapping[str, Any]) -> Suite:
     """The suite with what the command line says instead."""
     overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    return file.load(suite_name, catalog(), overrides)
+    return read(suite).suite(overrides)
 
 
 def of_words(words: Mapping[str, Any]) -> Suite:
@@ -61,7 +68,7 @@ def _spread(suite: Suite, nodes: Sequence[inventory.Node]) -> list[Cell]:
 
 
 def session(
-    suite_name: str,
+    source: Source,
     chosen: Mapping[str, Any],
     cache_dir: Path | None,
     output: Path | None = None,
@@ -73,7 +80,7 @@ def session(
 
     ``cluster``: the other nodes, which are waited for here.
     """
-    suite = load(suite_name, chosen)
+    suite = load(source, chosen)
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
@@ -88,7 +95,7 @@ def session(
         if key not in {cell.key for cell in cells}:
             raise SuiteError(
                 f"--cell {key!r}: suite {suite.name} has no such cell here; "
-                f"'gpubench plan {suite_name} --keys' lists them"
+                f"'gpubench plan {suite.name} --keys' lists them"
             )
     if chosen.get("cell"):
         cells = [cell for cell in cells if cell.key in chosen["cell"]]

@@ -53,7 +53,8 @@ HELP = {
     "workload": "The work that every backend does.",
     "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
     "network of gpubench's own), 'timm/NAME', 'hf/FOLDER-OR-ID', own code ('model.py:build', "
-    "'pkg.models:build'), or the path of an .onnx or .pt2 file.",
+    "'pkg.models:build'), or the path of an .onnx or .pt2 file (or the "
+    ".cloudpickle of a live module that `gpubench.run` has kept).",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
     "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx or .pt2 model; 'DEFAULT' "
@@ -133,7 +134,9 @@ _NO_MODEL = (
     "--weights FILE; TorchScript is not taken: torch.export.save(torch.export.export(module, "
     "(images,)), 'x.pt2') saves its module"
 )
-_MODEL = r"\.onnx$|\.pt2$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
+_MODEL = (
+    r"\.onnx$|\.pt2$|\.cloudpickle$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
+)
 """How a model is written that is more than a name; see `gpubench.suite.types.source_of`."""
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),

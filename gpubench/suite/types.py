@@ -33,6 +33,8 @@ Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_S = 604_800
 """A week, and below what the operating system's timers take (2**31 ms)."""
 MOST_REPEATS, MOST_IMAGES = 1000, 100_000
+MOST_ALPHA = 0.2
+"""Chance of a false alarm."""
 MOST_SAMPLES = 10_000_000
 """Of one repeat: each is a number in the record."""
 Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
@@ -57,7 +59,7 @@ def weights_file(weights: str) -> tuple[str, str]:
     return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
 
 
-_FILES = {".onnx": "onnx", ".pt2": "pt2"}
+_FILES = {".onnx": "onnx", ".pt2": "pt2", ".cloudpickle": "cloudpickle"}
 _CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
 
 
@@ -171,7 +173,7 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     delta: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     """Differences up to this much do not matter."""
-    alpha: Annotated[float, Meta(gt=0, le=0.2)] = 0.01
+    alpha: Annotated[float, Meta(gt=0, le=MOST_ALPHA)] = 0.01
     """Chance of any false REGRESSED or IMPROVED in the whole suite."""
     looks: Annotated[tuple[Annotated[int, Meta(ge=4, le=500)], ...], Meta(min_length=1)] = (
         7, 9, 13, 19, 28, 41, 60, 90, 120,
