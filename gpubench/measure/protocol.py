@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from gpubench.machine import cgroups, processes
 from gpubench.measure.loop import TIMER_SHARE, Clock, sample, timer_overhead
-from gpubench.measure.stages import each_alone
 from gpubench.measure.steady_state import settled, steady
 from gpubench.records.samples import Samples
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy
@@ -33,7 +32,7 @@ BLANK = Samples(replica=0, device="", durations_ns=[])
 
 
 class Pipeline(Protocol):
-    """What a cell with boundary ``pipeline`` is to the protocol."""
+    """What a cell with boundary ``pipeline``, or one that overlaps, is to the protocol."""
 
     settle: int
     """Iterations after `resume` before anything is sampled."""
@@ -86,7 +85,8 @@ def steps(
     """(enqueue, finish) of a cell: what one iteration does, and what ends a sample.
 
     ``latency`` waits for every batch, ``throughput`` for a block of batches. ``transfer`` moves
-    a host array in and the logits out in every iteration, which waits by itself.
+    a host array in and the logits out in every iteration, which waits by itself; at full load a
+    `measure.in_flight.Transfers` takes its place where a session can overlap these.
     """
     run, sync = session.run, session.sync
     if cell.boundary == "transfer":
@@ -282,17 +282,6 @@ def _used(others: set[int]) -> Used:
     delay_ns = processes.delay_ns({os.getpid(), *others})
     return Used(perf_counter_ns(), own_ns + processes.cpu_ns(others), delay_ns,
                 cgroups.throttled_ns(), own.ru_nivcsw)  # fmt: skip
-
-
-def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
-    """Median ns of what a transfer consists of, in turn and each waited for."""
-    parts = {
-        "copy_in": lambda: session.copy_in(images),
-        "run": session.run,
-        "copy_out": session.copy_out,
-    }
-    took = each_alone(parts, session.sync, clock)
-    return {name: round(median(ns)) for name, ns in took.items()}
 
 
 def _block(

@@ -70,6 +70,8 @@ FLAGS = {
     "of torch OMP_WAIT_POLICY=passive",
     "INSTRUMENTED": "Python was traced, profiled or in a debug mode (facts name it): slower",
     "RECOMPILED": "a recompilation happened while sampling",
+    "COMPILED-AT-OPEN": "opening compiled what preparing should have left in the cache: its "
+    "cold start is not that of a deployment",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
     "CPU-WITHHELD": "for more than 5 % of the time work was ready and had no core: a CPU quota, or "
     "other processes",
