@@ -302,11 +302,14 @@ WEIGHTS_TAKEN = "weights_taken"
 """In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 LABELLING = "labelling"
 """In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
+SOAKED = "soaked"
+"""In `Record.facts`: for how long it ran before anything was recorded (`Policy.soak_s`)."""
 NOTED = {
     IMAGES_SKIPPED: "images skipped: ",
     WEIGHTS_TAKEN: "weights: ",
     NETWORK: "network: ",
     LABELLING: "",
+    SOAKED: "all samples: ",
 }
 """Facts that are a note of the whole run, said once -> what stands before them."""
 ARTEFACT_BYTES = "artefact_bytes"

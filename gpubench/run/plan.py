@@ -203,4 +203,5 @@ def _seconds(stored: bytes) -> dict[str, float]:
 
 
 def _key(cell: Cell, policy: Policy) -> str:
-    return f"{cell.key} {policy.warmup_iterations} {policy.warmup_s + policy.soak_s:g} {policy.duration_s:g}"
+    before_s = policy.soak_s + policy.warmup_s
+    return f"{cell.key} {policy.warmup_iterations} {before_s:g} {policy.duration_s:g}"

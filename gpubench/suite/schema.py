@@ -97,9 +97,9 @@ HELP = {
     "loader": "Boundary pipeline: prefetch by threads or processes; auto measures both first.",
     "loader_cores": "Boundary pipeline, CPU: of a replica's cores, those that prefetch; 0: shared "
     "out by measurement.",
-    "cache": "Latency at boundary compute. warm: the same batch over and over. rotating: another one "
-    "each time, out of more than the last-level cache (of a GPU L2) holds. cold: that, and the cache "
-    "is emptied before each batch, off the clock.",
+    "cache": "Latency at boundary compute. warm: the same batch over and over. rotating: another "
+    "each time, out of more than the last-level cache (of a GPU L2) holds. cold: that, and the "
+    "cache is emptied before each batch, off the clock.",
     "dispatch": "Throughput over replicas. independent: each runs for itself. static, dynamic: one "
     "job, handed out in equal shares beforehand, or batch by batch to whoever is free.",
     "options": "Per backend, its own options: a value, or a list that becomes an axis.",

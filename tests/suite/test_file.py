@@ -396,6 +396,19 @@ def test_shipped_suites_are_valid(path: Path, installed: Catalog) -> None:
     )
 
 
+def test_caches_matter_to_the_latency_of_computing_alone(installed: Catalog) -> None:
+    both = {"scenario": ["latency", "throughput"], "boundary": ["compute", "transfer"]}
+    suite = file.load("quick", installed, both | {"backend": ["torch-eager"], "batch_size": [1]})
+    axes = msgspec.structs.replace(suite.axes, cache=("warm", "rotating", "cold"))
+    cells = grid.expand(msgspec.structs.replace(suite, axes=axes), "cpu", 2)
+    marks: dict[tuple[str, str], set[str]] = {}
+    for c in cells:
+        marks.setdefault((c.scenario, c.boundary), set()).add(c.cache)
+        assert (" cold cache" in c.label) == (c.cache == "cold")
+    assert marks.pop(("latency", "compute")) == {"warm", "rotating", "cold"}
+    assert set(map(frozenset, marks.values())) == {frozenset(["warm"])}
+
+
 ALIKE = {
     "memory_format": ("layout", {"contiguous": "NCHW", "channels_last": "NHWC"}),
     "prefer_nhwc": ("layout", {False: "NCHW", True: "NHWC"}),

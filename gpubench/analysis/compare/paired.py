@@ -424,7 +424,16 @@ def _within(path: str, tree: str) -> str:
     return os.path.normpath(path.removeprefix(f"{tree}/")) if inside else path
 
 
-_UNSAID = ("warm cache", "1/device", "compute", "float32 input", "independent", "no decoder", "auto", "0 loading")
+_UNSAID = (
+    "warm cache",
+    "1/device",
+    "compute",
+    "float32 input",
+    "independent",
+    "no decoder",
+    "auto",
+    "0 loading",
+)
 """Where both arms have it, as in `Cell.label`."""
 
 
