@@ -123,6 +123,9 @@ class CudaSession(_torch.TensorSession):
         self._binding = self._run = None
         self.stack.close()
 
+    def counters(self) -> dict[str, int]:
+        return {"compiled_at_open": int(self.facts.get("engine_built_at_open", False))}
+
     def run(self) -> None:
         self._run(self._binding, self._options)
 

@@ -28,9 +28,10 @@ class TrtSession(_torch.TensorSession):
 
     def __init__(
         self, trt: Any, flavour: str, plan: bytes, batch: int, device: Device, graph: bool,
-        *, user_memory: bool = False, kernels: bytes = b"",
+        *, user_memory: bool = False, kernels: bytes = b"", shared: TrtSession | None = None,
     ) -> None:  # fmt: skip
-        """``user_memory``: as the engine was built; ``kernels``: as `compiled_rtx` gave them."""
+        """``user_memory``: as the engine was built; ``kernels``: as `compiled_rtx` gave them;
+        ``shared``: another session, with the same engine."""
         self._stack = ExitStack()
         self._user_memory, self._kernels, self._kept = user_memory, kernels, False
         try:
@@ -39,7 +40,7 @@ class TrtSession(_torch.TensorSession):
             assert stream is not None, "TensorRT cells are CUDA cells"  # noqa: S101
             self._stream = stream
             self._handle = stream.cuda_stream
-            self._load(trt, flavour, plan)
+            self._load(trt, flavour, plan, shared)
             self._bind(trt, batch)
             if flavour == RTX:
                 self._give_memory_rtx()
@@ -56,9 +57,12 @@ class TrtSession(_torch.TensorSession):
             self.close()
             raise
 
-    def _load(self, trt: Any, flavour: str, plan: bytes) -> None:
-        self._runtime = trt.Runtime(self._log)
-        engine = self._runtime.deserialize_cuda_engine(plan)
+    def _load(self, trt: Any, flavour: str, plan: bytes, shared: TrtSession | None) -> None:
+        if shared is not None:
+            engine = shared._engine
+        else:
+            self._runtime = trt.Runtime(self._log)
+            engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise self._failed("the engine cannot be loaded")
         context = (
@@ -196,6 +200,9 @@ class TrtSession(_torch.TensorSession):
                 del held[name]
         if stack is not None:
             stack.close()
+
+    def counters(self) -> dict[str, int]:
+        return {"compiled_at_open": int(bool(self._kernels) and not self._kept)}
 
     def run(self) -> None:
         if self._replay is not None:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.backends import _ort_int8, _torch
+from gpubench.backends import _ort_int8, _streams, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Backend, Device
 from gpubench.cache import copy_entry
@@ -57,7 +57,7 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-_CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search")
+_CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search", "streams")
 _LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 """What the TensorRT provider is linked against; of TensorRT 10, whatever else is installed."""
 _OF_THIS_PROCESS = ("user_compute_stream", "trt_engine_cache_path")
@@ -94,6 +94,7 @@ class OnnxRuntime(Backend):
         Option.flag(
             "cuda_graph", "capture the network once and replay it; CUDA only", when=_OWN_ON_CUDA
         ),
+        _streams.option(provider=("auto",)),
         Option.flag(
             "prefer_nhwc", "NHWC layout in convolutions; CUDA provider only", when=_OWN_ON_CUDA
         ),
@@ -126,6 +127,8 @@ class OnnxRuntime(Backend):
         if cell.precision not in ("fp32", "tf32", "fp16", "bf16", "int8"):
             return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and int8"
         rests = ("tf32", "fp16", "bf16") if provider == _TENSORRT else ("fp32",)
+        if cell.device == "cuda" and (reason := _streams.unsupported(cell)):
+            return reason
         if reason := _ort_int8.unsupported(cell, provider) or quantization.unsupported(cell, rests):
             return reason
         own = cell.precision == "fp16" and cell.model.endswith(".onnx")  # so it is what was asked
@@ -219,6 +222,12 @@ class OnnxRuntime(Backend):
                     )
             return CpuSession(session, cell.batch_size, facts)
 
+        count = int(options["streams"])
+        return _streams.several(count, lambda _: self._on_cuda(cell, artefact, device, provider))
+
+    def _on_cuda(self, cell: Cell, artefact: Path, device: Device, provider: str) -> CudaSession:
+        """With a stream of its own, and the network's weights as well."""
+        options = cell.chosen(self.options)
         with ExitStack() as stack:
             stream = _torch.enter_device(stack, device)  # torch also brings in cuBLAS and cuDNN
             settings = _cuda(provider, cell.precision, device, options) | {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
+from gpubench.backends import _streams
 from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
 from gpubench.backends.base import Backend, Device
@@ -54,6 +55,7 @@ class TensorRT(Backend):
             ("auto", *FLAVOURS),
         ),
         Option.flag("cuda_graph", "capture the engine once and replay it"),
+        _streams.option(),
         # 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
         Option.whole(
             "optimization_level",
@@ -94,6 +96,8 @@ class TensorRT(Backend):
             return "TensorRT runs on NVIDIA GPUs only"
         if cell.precision == "amp":
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
+        if reason := _streams.unsupported(cell):
+            return reason
         return quantization.unsupported(cell, ("fp32", "tf32", "fp16", "bf16"))
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
@@ -166,15 +170,19 @@ class TensorRT(Backend):
             )
         graph = bool(cell.options.get("cuda_graph"))
         own, kernels = about["settings"].get("user_memory", False), _kernels(artefact, about)
-        session = TrtSession(trt, about["flavour"], plan, cell.batch_size, device, graph,
-                             user_memory=own, kernels=kernels)  # fmt: skip
+
+        def opened(shared: TrtSession | None) -> TrtSession:
+            return TrtSession(trt, about["flavour"], plan, cell.batch_size, device, graph,
+                              user_memory=own, kernels=kernels, shared=shared)  # fmt: skip
+
+        session = _streams.several(int(cell.chosen(self.options)["streams"]), opened)
         session.facts = {
             "precision": cell.precision,
             "engine_bytes": len(plan),
             **{name: about[name] for name in _SHOWN if name in about},
             **session.facts,
         }
-        return session
+        return session  # type: ignore[no-any-return]
 
 
 _SHOWN = (

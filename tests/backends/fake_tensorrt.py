@@ -300,7 +300,8 @@ class FakeTorch:
 
     @contextmanager
     def _graph(self, graph: FakeGraph, stream: Any, capture_error_mode: str) -> Iterator[Self]:
-        assert (stream, capture_error_mode) == (self.streams[-1], "thread_local")
+        assert stream in self.streams
+        assert capture_error_mode == "thread_local"
         if self._error:
             raise RuntimeError(self._error)
         self.capturing = graph
@@ -313,6 +314,8 @@ class FakeTorch:
         address = 4096 * (len(self.memory) + 1) + self._offset
         self.memory[address] = FakeTensor(np.zeros(shape, dtype), address)
         return self.memory[address]
+
+    empty = zeros
 
     def linspace(self, start: float, stop: float, count: int, device: str) -> FakeTensor:
         return FakeTensor(np.linspace(start, stop, count), 0)
