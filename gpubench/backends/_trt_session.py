@@ -57,7 +57,7 @@ class TrtSession(_torch.TensorSession):
             self.close()
             raise
 
-    def _load(self, trt: Any, flavour: str, plan: bytes, shared: TrtSession | None) -> None:
+    def _load(self, trt: Any, flavour: str, plan: bytes, shared: Any) -> None:
         if shared is not None:
             engine = shared._engine
         else:

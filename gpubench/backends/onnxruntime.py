@@ -31,7 +31,7 @@ from gpubench.workload.models import quantization
 if TYPE_CHECKING:
     import onnxruntime
 
-    from gpubench.backends.base import Facts
+    from gpubench.backends.base import Facts, Session
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
@@ -207,7 +207,7 @@ class OnnxRuntime(Backend):
         (copied / _ONNX).write_text(json.dumps(f"../onnx/{file.name}"))
         return copied
 
-    def open(self, cell: Cell, artefact: Path, device: Device) -> CpuSession | CudaSession:
+    def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
         """A session on what `prepare` made. Raises CellFailed on any fallback."""
         options = cell.chosen(self.options)
         provider = _PROVIDERS[str(options["provider"]), cell.device]
@@ -223,7 +223,10 @@ class OnnxRuntime(Backend):
             return CpuSession(session, cell.batch_size, facts)
 
         count = int(options["streams"])
-        return _streams.several(count, lambda _: self._on_cuda(cell, artefact, device, provider))
+        made: Session = _streams.several(
+            count, lambda _: self._on_cuda(cell, artefact, device, provider)
+        )
+        return made
 
     def _on_cuda(self, cell: Cell, artefact: Path, device: Device, provider: str) -> CudaSession:
         """With a stream of its own, and the network's weights as well."""
