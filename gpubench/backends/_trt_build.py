@@ -5,7 +5,8 @@ precision and one file serves TensorRT 10, 11 and TensorRT for RTX. Nothing here
 ``tensorrt_rtx``; ``tensorrt`` times kernels on the current device.
 
 Functions whose name ends in ``_rtx`` use what only that flavour has, ``_trt`` what only the other
-does; tests/backends/test_tensorrt_contract.py holds every name against the real bindings.
+does, ``_trt11`` what that has since 11.1; tests/backends/test_tensorrt_contract.py holds every name
+against the real bindings.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class BuildSettings(Struct, frozen=True, kw_only=True):
     """The library's own default is 1; 8 is that of NVIDIA's trtexec, and less fickle."""
     workspace_mib: int = 0
     """0: the library's default, all of the device's memory."""
+    build_route: str = ""
+    """Of TensorRT's compiler, '-name=value ...'; '': as it chooses itself."""
     current_gpu: bool = True
     """TensorRT for RTX: build for the GPU that is present; False: for all it supports."""
     user_memory: bool = False
@@ -129,6 +132,8 @@ def build(
     if flavour == RTX:
         _choose_gpu_rtx(trt, config, settings, log)
     else:
+        if settings.build_route:
+            _choose_route_trt11(config, settings.build_route, log)
         timings = _attach_timing_cache_trt(config, timing_cache, log)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -166,6 +171,17 @@ def _attach_timing_cache_trt(config: Any, stored: bytes, log: Any) -> Any:
         if timings is not None and config.set_timing_cache(timings, False):
             return timings
     raise failed("an empty timing cache was refused", log.errors)
+
+
+def _choose_route_trt11(config: Any, route: str, log: Any) -> None:
+    """Raises CellFailed where this library has no such choice, naming those that it has."""
+    known = config.all_build_routes
+    try:
+        config.build_route = route
+    except (RuntimeError, ValueError) as error:
+        log.errors.append(str(error))
+    if config.build_route != route:
+        raise failed(f"build_route = {route!r} is refused", [*log.errors, f"known: {known}"[:1000]])
 
 
 def _timings_trt(timings: Any) -> bytes:

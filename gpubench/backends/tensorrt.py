@@ -74,6 +74,13 @@ class TensorRT(Backend):
         Option.whole(
             "workspace_mib", "scratch memory that kernels may ask for; 0: all of the GPU's", 0
         ),
+        # not searched: what there is to choose, a library says only when it is loaded
+        Option(
+            name="build_route",
+            kind="str",
+            default="",
+            help="TensorRT 11.1 and later: what its compiler is told, '-name=value ...'",
+        ),
         *quantization.OPTIONS,
     )
     preload = ("torch",)
@@ -111,6 +118,8 @@ class TensorRT(Backend):
         trt = trt_build.load_flavour(flavour)
         if flavour == RTX:
             _check_rtx(trt, device)
+        if cell.options.get("build_route"):
+            _check_routes(trt, flavour)
         int8 = cell.precision == "int8"
         onnx = (
             quantization.onnx(cell, model, cache, "tensorrt", quantization.rest_of(cell))
@@ -199,6 +208,7 @@ def _settings(cell: Cell, flavour: str) -> BuildSettings:
         optimization_level=int(options["optimization_level"]),
         avg_timing_iterations=int(options["avg_timing_iterations"]),
         workspace_mib=int(options["workspace_mib"]),
+        build_route=str(options["build_route"]),
         user_memory=flavour == RTX and bool(options["cuda_graph"]),
     )
 
@@ -248,6 +258,14 @@ def _check_rtx(trt: Any, device: Gpu) -> None:
             f"capability {device.compute_capability})",
             UPGRADE["tensorrt"],
         )
+
+
+def _check_routes(trt: Any, flavour: str) -> None:
+    found = tuple(map(int, trt.__version__.split(".")[:2]))
+    if flavour == RTX or found < (11, 1):
+        here = f"{flavour} {trt.__version__}"
+        raise Unavailable(f"build_route is of TensorRT 11.1 and later, not of {here}",
+                          UPGRADE["tensorrt"])  # fmt: skip
 
 
 def _choose(wanted: str) -> str:

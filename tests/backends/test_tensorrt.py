@@ -213,6 +213,7 @@ def test_an_engine_is_built_once(prepared: Prepared) -> None:
         {"options": {"optimization_level": 4}},
         {"options": {"avg_timing_iterations": 1}},
         {"options": {"workspace_mib": 64}},
+        {"options": {"flavour": "tensorrt_rtx", "optimization_level": 5}},
     ],
 )
 def test_what_decides_about_an_engine_makes_another(
@@ -290,6 +291,16 @@ def test_an_rtx_engine_brings_its_kernels_and_can_be_captured(
     (artefact.parent / "kernels.bin").write_bytes(b"a plot")
     with pytest.raises(CellFailed, match=r"kernels.bin is not what was written there"):
         prepared.backend.open(cell(options=options), artefact, Device("cuda", 0))
+
+
+def test_build_routes_need_a_library_that_has_them(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unavailable, match=r"of TensorRT 11.1 and later, not of tensorrt 10.16.1"):
+        prepared(options={"build_route": "-conv=off"})
+    monkeypatch.setattr(prepared.trt, "__version__", "11.4.0")
+    with pytest.raises(Unavailable, match=r"not of tensorrt_rtx"):
+        prepared(options={"build_route": "-conv=off", "flavour": "tensorrt_rtx"})
 
 
 def test_rtx_has_kernels_for_what_it_names(

@@ -131,6 +131,33 @@ def test_what_the_builder_is_told() -> None:
     assert trt.called("set_compute_capability") == [("CURRENT", 0)]
 
 
+def test_a_build_route_is_taken_or_told() -> None:
+    class Routed(FakeTrt):
+        def Builder(self, log: Any) -> Any:  # noqa: N802
+            builder = super().Builder(log)
+            routes = self.answers.get("routes", "")
+
+            class Config(Bag):
+                all_build_routes = '{"conv": ["on", "off"]}'
+                build_route = property(lambda own: own.chosen, lambda own, v: own.choose(v))
+
+                def choose(self, value: str) -> None:
+                    self.chosen = routes and value
+
+            self.config = builder.create_builder_config()
+            config = Config(**vars(self.config), chosen="")
+            builder.create_builder_config = lambda: config
+            self.config = config
+            return builder
+
+    settings = BuildSettings(batch_size=4, build_route="-conv=off")
+    trt = Routed(routes="any")
+    build(trt, "tensorrt", Path("net.onnx"), settings)
+    assert trt.config.chosen == "-conv=off"
+    with pytest.raises(CellFailed, match=r"build_route = '-conv=off' is refused: known: .*conv"):
+        build(Routed(), "tensorrt", Path("net.onnx"), settings)
+
+
 def test_timings_are_reused_and_those_of_another_device_are_dropped() -> None:
     trt = FakeTrt()
     kept = build(trt, "tensorrt", Path("net.onnx"), ANY_GPU, b"old")

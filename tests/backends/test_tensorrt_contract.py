@@ -24,9 +24,10 @@ SOURCES = [Path(str(m.__file__)) for m in (_trt_build, _trt_session, tensorrt)]
 FOUND = trt_names.walk(*SOURCES)
 
 
-def names(flavour: str) -> list[str]:
-    """Names that the backend uses with ``flavour``."""
+def names(flavour: str, release: str = "") -> list[str]:
+    """Names that the backend uses with ``flavour``; of 11.1 and later, ``release``, all of them."""
     scopes = {"all", "rtx" if flavour == "tensorrt_rtx" else "trt"}
+    scopes |= {"trt11"} if release.startswith("11") else set()
     return sorted(name for name, where in FOUND.names.items() if where & scopes)
 
 
@@ -63,7 +64,7 @@ def bindings(
     subprocess.run(["sh", str(script), str(folder / "lib"), major], check=True, timeout=60)
     flavour = "tensorrt_rtx" if "rtx" in request.param else "tensorrt"
     paths = {"LD_LIBRARY_PATH": str(folder / "lib"), "PYTHONPATH": str(folder / "wheel")}
-    return {"flavour": flavour, **paths}
+    return {"flavour": flavour, "release": request.param.partition("==")[2], **paths}
 
 
 def _fetch(requirement: str, target: Path) -> None:
@@ -92,7 +93,7 @@ def test_every_name_is_accounted_for() -> None:
 
 
 def test_every_release_has_every_name(bindings: dict[str, str]) -> None:
-    wanted = names(bindings["flavour"])
+    wanted = names(bindings["flavour"], bindings["release"])
     assert len(wanted) > 60
     assert missing(bindings["flavour"] + "_bindings", wanted, bindings) == []
 

@@ -35,7 +35,9 @@ RETURNS = {
     "EngineInspector.get_engine_information": PLAIN,
     "ExecutionContextAllocationStrategy.USER_MANAGED": PLAIN,
     "IBuilderConfig.add_optimization_profile": PLAIN,
+    "IBuilderConfig.all_build_routes": PLAIN,
     "IBuilderConfig.avg_timing_iterations": PLAIN,
+    "IBuilderConfig.build_route": PLAIN,
     "IBuilderConfig.builder_optimization_level": PLAIN,
     "IBuilderConfig.clear_flag": PLAIN,
     "IBuilderConfig.create_timing_cache": "ITimingCache",
@@ -110,7 +112,7 @@ HARMLESS = {"tuple", "bytes", "int", "failed"}
 
 
 class Walk(ast.NodeVisitor):
-    """Collects ``names`` ('Class.attribute' -> scopes: 'all', 'rtx', 'trt') and ``problems``."""
+    """Collects ``names`` ('Class.attribute' -> scopes: all, rtx, trt, trt11) and ``problems``."""
 
     def __init__(self) -> None:
         self.names: dict[str, set[str]] = {}
@@ -142,7 +144,9 @@ class Walk(ast.NodeVisitor):
         outer = self.local, self.scope
         given = {a.arg: PARAMETERS.get(a.arg, PLAIN) for a in node.args.args}
         self.local = self.local | given
-        self.scope = next((s for s in ("rtx", "trt") if node.name.endswith("_" + s)), self.scope)
+        self.scope = next(
+            (s for s in ("rtx", "trt", "trt11") if node.name.endswith("_" + s)), self.scope
+        )
         self.generic_visit(node)
         self.local, self.scope = outer
 
