@@ -81,7 +81,7 @@ ELSEWHERE = {
     "gpubench run scaling --ray": "tests/run/cluster",
     "gpubench doctor --ray": "tests/run/cluster",
     "gpubench fleet": "tests/run/test_fleet.py",
-    "gpubench run ci --model digits --backend onnxruntime --batch-size 1 --replicas 1,2 --repeats 3":
+    "gpubench run ci --model digits --backend onnxruntime --batch-size 1 --replicas 1,2":
         "tests/run/cluster",
     "ray start": "tests/run/cluster",
     "srun": "tests/run/cluster",

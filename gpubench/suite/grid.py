@@ -40,13 +40,13 @@ def combinations(
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
     paths = list(_paths(axes))
     kinds = list(itertools.product(axes.precision, axes.input))
-    points = (kinds, axes.batch_size, places, axes.scenario, paths, axes.dispatch)
+    points = (kinds, axes.batch_size, places, axes.scenario, paths, axes.dispatch, axes.cache)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            kind, batch_size, (replicas, per_device), scenario, path, dispatch = point
+            kind, batch_size, (replicas, per_device), scenario, path, dispatch, cache = point
             precision, taken = kind
             boundary, decoder, loader, loader_cores = path
             yield Cell(
@@ -66,6 +66,7 @@ def combinations(
                 loader=loader if scenario == "throughput" else "auto",
                 loader_cores=loader_cores if device == "cpu" and scenario == "throughput" else 0,
                 input=taken,
+                cache=cache if (scenario, boundary) == ("latency", "compute") else "warm",
             )
 
 
