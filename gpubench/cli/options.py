@@ -54,6 +54,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
     ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
     ("--replicas-per-device", {"callback": _numbers, "help": "Replicas sharing a device: 1,2."}),
+    ("--sharing", {"callback": words, "help": "Of a GPU: auto, mps, time-slicing, or several."}),
     ("--dispatch", {"callback": words, "help": "independent, static, dynamic, or several."}),
     ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
     ("--input", {"callback": words, "help": "What the host gives: float32, float16, uint8."}),

@@ -220,7 +220,7 @@ def decide(header: Header, best: Cell, rival: Cell) -> str:
     only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
     arms = {"--baseline": (rival, [f"backend={rival.backend}"]),
             "--candidate": (best, [f"backend={best.backend}"])}  # fmt: skip
-    for axis in ("precision", "input", "dispatch", "replicas_per_device"):
+    for axis in ("precision", "input", "dispatch", "replicas_per_device", "sharing"):
         option, planned = "--" + axis.replace("_", "-"), {getattr(c, axis) for c in header.planned}
         if getattr(best, axis) != getattr(rival, axis):
             for cell, words in arms.values():

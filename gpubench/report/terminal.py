@@ -317,6 +317,7 @@ def _axes(s: Summary) -> dict[str, str]:
         "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
         "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
         "cache": f"{c.cache} cache" if c.cache != "warm" else "",
+        "sharing": c.sharing if c.sharing != "auto" else "",
         "dispatch": c.dispatch if c.dispatch != "independent" else "",
         "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
         "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",

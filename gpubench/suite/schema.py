@@ -87,6 +87,8 @@ HELP = {
     "replicas": "Sessions at the same time, each in a process of its own, with its own GPU or its "
     "own equal share of the cores.",
     "replicas_per_device": "Replicas that share one GPU, or one set of cores.",
+    "sharing": "How replicas share a GPU: mps, through NVIDIA's service, whose daemon must run; "
+    "time-slicing, in turns, even if it does; auto: as the machine is.",
     "cores": "CPU cores of one device (of one replica, unless replicas share it); 0: the machine's "
     "cores / the most devices of a cell.",
     "scenario": "latency: wait for every batch. throughput: keep the device saturated, wait once a "
@@ -186,6 +188,7 @@ def schema(catalog: Catalog) -> Schema:
         "batch_size": BATCH_SIZE,
         "replicas": REPLICAS,
         "replicas_per_device": REPLICAS,
+        "sharing": _enum(get_args(types.Sharing)),
         "scenario": _enum(get_args(types.Scenario)),
         "boundary": _enum(get_args(types.Boundary)),
         "dispatch": _enum(get_args(types.Dispatch)),
