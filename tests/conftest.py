@@ -110,9 +110,18 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """Of networks, their exports and their answers: what is slow to make is made once."""
-    return Cache(tmp_path_factory.mktemp("networks"))
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of all test processes: what is slow to make is made once."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(made_once: Path) -> Cache:
+    """Of networks, their exports and their answers."""
+    return Cache(made_once / "networks")
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def _suite(
     asked = setup.of_words(words)
     own, batch = "fp32", 1
     if find_spec("torch"):
-        with terminal.console().status("building the network, in a process of its own ..."):
+        with terminal.waiting("building the network, in a process of its own ..."):
             found = inspecting.inspect(words, cache_dir)
         net = found.network
         own, batch = net.precision, net.batch or 1

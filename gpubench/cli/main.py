@@ -75,7 +75,7 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.cli import doctor as surgery
 
-    with terminal.console().status("importing every runtime, each in a process of its own ..."):
+    with terminal.waiting("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
         terminal.write(surgery.to_json(report) + "\n", document=True)

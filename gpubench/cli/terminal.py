@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gpubench import escape
@@ -13,6 +15,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.run.watcher import Watcher
+
+
+@contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Say what takes a while: gone when done on a terminal; else a line on standard error."""
+    screen = console()
+    if screen.is_terminal:
+        with screen.status(words):
+            yield
+    else:
+        print(words, file=sys.stderr, flush=True)
+        yield
 
 
 def never_fail() -> None:

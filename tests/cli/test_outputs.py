@@ -83,6 +83,13 @@ def test_runs_that_begin_in_one_second_have_directories_of_their_own(tmp_path: P
     found = [claimed(place) for _ in range(3)]
     assert [path.name for path in found] == [place.name, f"{place.name}-2", f"{place.name}-3"]
     assert all(path.is_dir() for path in found)
+    assert (place.parent / ".gitignore").read_text().endswith("\n*\n")
+
+
+def test_a_folder_of_runs_that_was_there_is_left_to_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    claimed(tmp_path / "reports" / "ci-20260101T120000Z")
+    assert not (tmp_path / "reports" / ".gitignore").exists()
 
 
 def test_a_pipe_is_no_suite(tmp_path: Path) -> None:
