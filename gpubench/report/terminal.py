@@ -115,7 +115,13 @@ def render(
 def plain() -> Console:
     """What takes plain text, as wide as the terminal (140 columns where there is none)."""
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
-    return Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        legacy_windows=False,
+        force_jupyter=False,
+    )
 
 
 def printed(console: Console) -> str:
