@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
+from gpubench import plugins
 from gpubench.backends import _trt_build as trt_build
-from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
+from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings
 from gpubench.backends.base import Backend
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine.gpu import NO_GPU, Gpu, visible_gpus
@@ -39,9 +40,8 @@ _NOT_RTX = ("9.0", "10.0", "10.3")
 """Compute capabilities of data-centre GPUs that TensorRT for RTX has no kernels for."""
 
 _INSTALL = (
-    "RTX and GeForce GPUs: `uv sync --extra tensorrt-rtx`; any GPU: `pip install "
-    "gpubench[tensorrt]` with NVIDIA's own package index as an extra index (README, GPU "
-    "installation)"
+    "RTX and GeForce GPUs: pip install 'gpubench[tensorrt-rtx]'; any GPU: pip install "
+    "'gpubench[tensorrt]' with NVIDIA's own package index as an extra index (docs, Installing)"
 )
 
 
@@ -192,7 +192,7 @@ def _installed(flavour: str) -> str:
             found = version(name)
         except PackageNotFoundError:
             continue
-        require_version(flavour, found)
+        plugins.check(flavour, found, UPGRADE[flavour])
         return found
     return "unknown"  # not from a package; checked when it is loaded
 

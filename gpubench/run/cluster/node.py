@@ -267,7 +267,7 @@ def run(
     log = (output or record_builder.directory(suite.name)) / f"node{member.rank}.log"
     own, backends = inventory.here(member.rank, suite), availability.backends_of(suite)
     station = Station(member, connector(member, join_limit_s), key, say, tell, _leave)
-    used = availability.used(backends, availability.decoders_of(suite)).items()
+    used = availability.used(*availability.named_by(suite)).items()
     modules = {m: None for name, part in used if name not in own.lacks for m in part.preload}
     with AgentClient(list(modules), Cache(cache_dir).root, log) as agent:
         try:
