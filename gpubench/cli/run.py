@@ -133,15 +133,22 @@ def _code(file: RecordFile, quiet: bool) -> int:
 @options.suite_argument
 @options.selection
 @options.keys_option
+@click.option(
+    "--extras", is_flag=True, help="Only which extras of gpubench bring what the suite lacks here."
+)
 @options.cache_option
-def plan(suite: str, cache_dir: Path | None, keys: bool, **chosen: Any) -> None:
+def plan(suite: str, cache_dir: Path | None, keys: bool, extras: bool, **chosen: Any) -> None:
     """Show what a run would do: cells, skips, estimated time. Runs nothing.
 
     Example: gpubench plan gpu --device cuda
     """
     from gpubench.cli.listings import plan_tables
-    from gpubench.run import setup
+    from gpubench.run import availability, setup
 
+    if extras:
+        lacks = availability.lacks(*availability.named_by(setup.load(suite, chosen)))
+        terminal.write(",".join(availability.extras(lacks)) + "\n")
+        return
     session = setup.session(suite, chosen, cache_dir)
     terminal.console().print(plan_tables(session, keys))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -131,6 +132,15 @@ def lack(part: Part) -> Lack | None:
     except Exception as error:  # noqa: BLE001  # a third party's module may raise anything
         return broken("probe", error)
     return None
+
+
+def extras(lacks: Mapping[str, Lack]) -> list[str]:
+    """Of gpubench, those that bring what is lacking."""
+    named = (_EXTRAS.findall(lack.remedy) for lack in lacks.values())
+    return sorted({extra for found in named for words in found for extra in words.split(",")})
+
+
+_EXTRAS = re.compile(r"gpubench\[([\w,-]+)\]")
 
 
 def broken(method: str, error: Exception) -> Lack:
