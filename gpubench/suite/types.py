@@ -337,6 +337,7 @@ class Catalog(Struct, frozen=True):
 
     backends: dict[str, tuple[Option, ...]]
     models: tuple[str, ...]
+    """Empty: not known, as what has them is not installed."""
     decoders: tuple[str, ...] = ("pil",)
 
 
