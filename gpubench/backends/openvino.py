@@ -24,7 +24,7 @@ _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """Precision -> OpenVINO's inference precision."""
 _RESTS = ("fp32", "bf16")
 """What it can be of what int8 leaves."""
-_SEVERAL: When = {"scenario": ("throughput",), "boundary": ("compute", "pipeline")}
+_SEVERAL: When = {"scenario": ("throughput",)}
 """Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 
@@ -38,8 +38,7 @@ class OpenVINO(Backend):
         Option.choice("device_name", "OpenVINO's device; GPU is an Intel one", ("CPU", "GPU")),
         Option.choice(
             "hint",
-            "performance hint; throughput keeps several batches in flight (but not at "
-            "boundary transfer)",
+            "performance hint; throughput keeps several batches in flight",
             ("latency", "throughput"),
             search=("latency", "throughput"),
             when=_SEVERAL,

@@ -76,13 +76,12 @@ class Transfers:
         """``batches``: what is copied in, in turn. ``attach``: by the device itself, if it can."""
         self._session = session
         self._batches = [session.host_copy(images) for images in batches]
-        attached = attach and session.attach(self._batches)
-        self.facts = {
-            "in_flight": session.in_flight,
-            "page_locked": attached,
-            "crosses_as": str(batches[0].dtype) if attached else "the network's type",
-        }
-        """The device converts what it reads by itself; else the host has."""
+        self.facts: dict[str, Any] = {"in_flight": session.in_flight}
+        if attach:
+            locked = session.attach(self._batches)
+            crosses_as = str(batches[0].dtype) if locked else "the network's type"
+            self.facts |= {"page_locked": locked, "crosses_as": crosses_as}
+        """What the device reads by itself it also converts; else the host has."""
         self._turn = cycle(range(len(batches)))
         self._running = InFlight(session, session.in_flight)
         self.settle = session.in_flight + 1

@@ -42,7 +42,7 @@ from gpubench.workload.data import given, transforms
 from gpubench.workload.models.sources import pickled
 
 if TYPE_CHECKING:
-    from gpubench.run.cluster.coordinator import Cluster
+    from gpubench.run.cluster.ray_cluster import Cluster
 
 Place = str | Path
 Progress = bool | Watcher
@@ -121,7 +121,7 @@ def run(
     ``output``: the run's directory; by default one in ``reports/``. It holds a suite's file, too,
     which repeats this. ``resume``: go on with the run in it. ``require``: backends whose skip is a
     failure. ``progress``: False shows nothing. ``command``: what the records say was typed; by
-    default what repeats it. ``cluster``: the other machines, see `gpubench run --nnodes`.
+    default what repeats it. ``cluster``: the machines to run on, see `gpubench run --ray`.
 
     Raises InputError (or what is derived from it) for what is wrong with all that, before anything
     is measured; `Interrupted`, a KeyboardInterrupt, when it is stopped.
@@ -141,8 +141,6 @@ def run(
         try:
             with _shown(progress) as watcher:
                 found = driver.run(job, watcher, cluster)
-            if cluster:
-                cluster.finish()  # imports for a report may keep the beats from being sent
         except KeyboardInterrupt as error:
             _beside(suite, job.out)
             raise Interrupted(job.out, job.header) from error
@@ -291,8 +289,15 @@ def tune(
     floors = {
         "min_top1_agreement": _share("--min-agreement", min_agreement),
         "min_accuracy": _share("--min-accuracy", min_accuracy),
-        "max_accuracy_drop": _within("--max-accuracy-drop", max_accuracy_drop, 100, "1"),
-        "accuracy_images": _within("--accuracy-images", accuracy_images, MOST_IMAGES, "256"),
+        "max_accuracy_drop": _within(
+            "--max-accuracy-drop", max_accuracy_drop, 100, "0 to 100 points, such as 1"
+        ),
+        "accuracy_images": _within(
+            "--accuracy-images",
+            accuracy_images,
+            MOST_IMAGES,
+            f"a whole number up to {MOST_IMAGES}, such as 256",
+        ),
     }
     beaten = [baseline] if isinstance(baseline, str) else baseline
     words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
@@ -465,9 +470,9 @@ def _share(option: str, value: float | str | None) -> float | None:
     return part
 
 
-def _within(option: str, value: float | None, most: int, example: str) -> float | None:
+def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
     if value is not None and not 0 <= value <= most:
-        raise InputError(f"{option} {value:g}: expected 0 to {most}, such as {example}")
+        raise InputError(f"{option} {value}: expected {expected}")
     return value
 
 

@@ -87,6 +87,8 @@ HELP = {
     "replicas": "Sessions at the same time, each in a process of its own, with its own GPU or its "
     "own equal share of the cores.",
     "replicas_per_device": "Replicas that share one GPU, or one set of cores.",
+    "sharing": "How replicas share a GPU: mps, through NVIDIA's service, whose daemon must run; "
+    "time-slicing, in turns, even if it does; auto: as the machine is.",
     "cores": "CPU cores of one device (of one replica, unless replicas share it); 0: the machine's "
     "cores / the most devices of a cell.",
     "scenario": "latency: wait for every batch. throughput: keep the device saturated, wait once a "
@@ -130,6 +132,7 @@ HELP = {
     "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
     "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
     "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole pipeline's answers.",
+    "max_latency": "Such as p99=20ms: where machines are compared, what keeps it is chosen from.",
     "seed": "Seeds the order of tasks.",
 }
 
@@ -177,7 +180,8 @@ class Mistake(NamedTuple):
 def schema(catalog: Catalog) -> Schema:
     """JSON schema (draft 7) of a suite file on this installation."""
     names = sorted(catalog.backends)
-    model = {"anyOf": [_enum(catalog.models), {"type": "string", "pattern": _MODEL}]}
+    plain = _enum(catalog.models) if catalog.models else {"type": "string", "minLength": 1}
+    model = {"anyOf": [plain, {"type": "string", "pattern": _MODEL}]}
     shared = {
         "backend": _enum(names),
         "precision": _enum(get_args(types.Precision)),
@@ -185,6 +189,7 @@ def schema(catalog: Catalog) -> Schema:
         "batch_size": BATCH_SIZE,
         "replicas": REPLICAS,
         "replicas_per_device": REPLICAS,
+        "sharing": _enum(get_args(types.Sharing)),
         "scenario": _enum(get_args(types.Scenario)),
         "boundary": _enum(get_args(types.Boundary)),
         "dispatch": _enum(get_args(types.Dispatch)),
@@ -436,6 +441,8 @@ def say(rule: Schema) -> str:
         words = "the path of an .onnx or .pt2 file, 'timm/NAME', 'hf/FOLDER' or 'model.py:build'"
     if rule.get("minLength"):
         words = "a string that is not empty"
+    if "examples" in rule:
+        words = f"a string such as {show(rule['examples'][0])}"
     return words + _bounds(rule)
 
 

@@ -463,6 +463,17 @@ def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
     assert suite.policy.repeats == suite.policy.max_repeats == 5
 
 
+def test_how_replicas_share_a_gpu_is_an_axis_where_they_do(installed: Catalog) -> None:
+    ways = {"sharing": ["mps", "time-slicing"], "replicas": [1, 2], "replicas_per_device": [1, 2]}
+    suite = file.load("quick", installed, ways | {"batch_size": [1], "backend": ["torch-eager"]})
+    found = [(c.replicas, c.replicas_per_device, c.sharing) for c in grid.expand(suite, "cuda", 2)]
+    assert sorted(found) == [(1, 1, "auto"), (2, 1, "auto"), (2, 2, "mps"), (2, 2, "time-slicing")]
+    assert {c.sharing for c in grid.expand(suite, "cpu", 2)} == {"auto"}
+    assert "2/device mps" in next(
+        c.label for c in grid.expand(suite, "cuda", 2) if c.sharing == "mps"
+    )
+
+
 def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None:
     cells = grid.expand(file.load("scaling", installed), "cpu", 4)
     points = {(c.batch_size, c.replicas) for c in cells if c.dispatch == "independent"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,8 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.cache import MANIFEST
+from gpubench.errors import Unavailable
+from gpubench.machine import gpu
 from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
@@ -44,6 +47,7 @@ Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 RIVALS_CPU = "rivals_cpu_share"
 """In a worker's facts: CPU time of idle rivals while it sampled, as a share of its cores'."""
+START_MPS = "`nvidia-cuda-mps-control -d` starts one, `echo quit | nvidia-cuda-mps-control` ends it"
 ARRAYS = 3
 """Different batches that are copied in, in turn, where copies overlap."""
 WITHHELD_LIMIT = 0.05
@@ -58,7 +62,16 @@ def _device(request: Measure, replica: int) -> base.Device:
         return base.Device(cell.device, 0, cores)
     number = replica // cell.replicas_per_device
     uuid = request.uuids[number] if number < len(request.uuids) else ""
+    _share(cell)
     return base.Device(cell.device, 0 if _show(uuid) else number, uuid=uuid, number=number)
+
+
+def _share(cell: Cell) -> None:
+    """Before CUDA is touched. Raises Unavailable where there is no MPS, and it was asked for."""
+    if cell.sharing == "time-slicing":  # where there is no daemon, CUDA goes on without
+        os.environ["CUDA_MPS_PIPE_DIRECTORY"] = str(Path(tempfile.gettempdir(), "no-mps"))
+    if cell.sharing == "mps" and gpu.mps() is None:
+        raise Unavailable("sharing = 'mps': no MPS daemon serves this machine", START_MPS)
 
 
 def _show(uuid: str) -> bool:
@@ -158,6 +171,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         if parity and request.repeat:
             parity = replace(parity, answers=None)
         facts, checked = dict(session.facts), None
+        if cell.device == "cuda" and cell.replicas_per_device > 1:
+            facts["sharing"] = gpu.mps() or "time slicing"
         if own_time:
             facts["device_time_ns"] = own_time
         if transfers:
