@@ -426,6 +426,7 @@ def _within(path: str, tree: str) -> str:
 
 _UNSAID = (
     "warm cache",
+    "auto sharing",
     "1/device",
     "compute",
     "float32 input",
