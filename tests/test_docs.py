@@ -180,7 +180,7 @@ def test_other_tools_words_are_given_for_every_command_option_key_column_and_fla
     wanted = {*cli.commands, *reference().suite_keys(), *FLAGS, *VERDICTS, *columns()}
     wanted |= {o.name for b in reference().shipped_backends() for o in b.options}
     wanted |= {o for _, command in reference().commands() for p in command.params
-               if isinstance(p, click.Option) for o in p.opts}  # fmt: skip
+               if isinstance(p, click.Option) and not p.hidden for o in p.opts}  # fmt: skip
     assert wanted - named == set()
 
 

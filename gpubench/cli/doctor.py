@@ -392,3 +392,14 @@ def _steal(hypervisor: bool) -> Check:
     detail = f"yes; {units.percent(share)} of the CPU time since boot was stolen by the hypervisor"
     remedy = "use dedicated cores, and believe intervals rather than medians"
     return _judged("virtual machine", detail, share > 0.01, remedy, "note")
+
+
+def cluster(address: str, insecure: bool) -> list[str]:
+    """The machines of a Ray cluster, and what makes their measurements incomparable."""
+    from gpubench.report import formatting
+    from gpubench.run.cluster.ray_cluster import Cluster
+
+    with Cluster(address, insecure) as found:
+        seen = found.environments
+    apart = environment.node_differences(seen)
+    return [*formatting.nodes(seen), *(f"differs: {line}" for line in apart or ["nothing"])]

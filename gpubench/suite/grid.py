@@ -40,7 +40,7 @@ def combinations(
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
     paths = list(_paths(axes))
     kinds = list(itertools.product(axes.precision, axes.input))
-    ways = list(itertools.product(axes.dispatch, axes.sharing))
+    ways = list(itertools.product(axes.dispatch, axes.sharing, axes.cache))
     points = (kinds, axes.batch_size, places, axes.scenario, paths, ways)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
@@ -48,7 +48,7 @@ def combinations(
             itertools.product(*points), itertools.product(*options.values())
         ):
             kind, batch_size, (replicas, per_device), scenario, path, way = point
-            (precision, taken), (dispatch, sharing) = kind, way
+            (precision, taken), (dispatch, sharing, cache) = kind, way
             shared = device == "cuda" and min(per_device, replicas) > 1
             boundary, decoder, loader, loader_cores = path
             yield Cell(
@@ -69,6 +69,7 @@ def combinations(
                 loader=loader if scenario == "throughput" else "auto",
                 loader_cores=loader_cores if device == "cpu" and scenario == "throughput" else 0,
                 input=taken,
+                cache=cache if (scenario, boundary) == ("latency", "compute") else "warm",
             )
 
 

@@ -56,6 +56,7 @@ def _benchmark(fullname: str, s: Summary) -> dict[str, Any]:
             "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch,
             **({"input": c.input} if c.input != "float32" else {}),
             **({"sharing": c.sharing} if c.sharing != "auto" else {}),
+            **({"cache": c.cache} if c.cache != "warm" else {}),
             **{name: getattr(c, name) for name in path}, **c.options,
         },
         "param": c.label,

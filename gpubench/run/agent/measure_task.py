@@ -22,6 +22,7 @@ from gpubench.machine import gpu
 from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
+from gpubench.measure.caches import preparing
 from gpubench.measure.device_time import device_time, phase
 from gpubench.measure.in_flight import Transfers
 from gpubench.measure.loop import quiet_collector
@@ -30,7 +31,7 @@ from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import ARTEFACT_BYTES, Record
+from gpubench.records.record import ARTEFACT_BYTES, SOAKED, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -127,14 +128,17 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
         )  # fmt: skip
         with phase(cell, "warm-up"):
-            sampler = protocol.warm_up(session, images, cell, policy, pipeline=path, blank=blank)
+            before = preparing(session, [_images(reference, indices) for indices in slots], cell)
+            sampler = protocol.warm_up(
+                session, images, cell, policy, pipeline=path, blank=blank, before=before
+            )
         turns: list[Samples] = []
         rivals = CpuTime()
         with quiet_collector():
             protocol.pause(sampler)
             sample_ns = sampler.batch_ns * sampler.iterations
             go = barrier("warm", median(sampler.warmup), sampler.batch_ns, sample_ns)
-            before = session.counters()
+            counted = session.counters()
             request = replace(request, turns=go.turns or request.turns)
             while True:
                 with phase(cell, "sample"):
@@ -185,7 +189,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     facts[ARTEFACT_BYTES] = _size(Path(request.artefact))
 
     flags = sampler.flags
-    if after.get("recompilations", 0) > before.get("recompilations", 0):
+    if after.get("recompilations", 0) > counted.get("recompilations", 0):
         flags.append("RECOMPILED")
     if after.get("compiled_at_open"):
         flags.append("COMPILED-AT-OPEN")
@@ -201,6 +205,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
     facts["copied_in_bytes"] = images.nbytes
+    if policy.soak_s:
+        facts[SOAKED] = f"begun after {policy.soak_s:g} s under load"
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],
