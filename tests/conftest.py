@@ -27,8 +27,7 @@ LEFT_OUT = pytest.StashKey[int]()
 # Where it is set (container images do), each of hundreds of processes compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # One of several test processes; a pytest that a test starts is none of them.
-ONE_OF_SEVERAL = any(os.environ.pop(f"PYTEST_XDIST_{name}", None)
-                     for name in ("WORKER", "WORKER_COUNT", "TESTRUNUID"))  # fmt: skip
+ONE_OF_SEVERAL = os.environ.pop("PYTEST_XDIST_WORKER", "") != ""
 sys.dont_write_bytecode = False
 no_telemetry()  # of the runtimes that tests import themselves
 POLICY = {

@@ -19,17 +19,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from gpubench import plugins
 from gpubench.errors import CellFailed, Unavailable
 
 RTX = "tensorrt_rtx"
-MINIMUM = {"tensorrt": (10, 12), RTX: (1, 4)}
-"""Oldest usable release of each flavour: 10.12 completed strong typing; 1.4 is the oldest that the
-registry of Python packages has, and has all that is asked of it."""
-
 UPGRADE = {
     "tensorrt": "pip install -U 'gpubench[tensorrt]' with NVIDIA's own package index as an extra "
-    "index (README, GPU installation)",
-    RTX: "uv sync --extra tensorrt-rtx, or pip install -U 'gpubench[tensorrt-rtx]'",
+    "index (docs, Installing)",
+    RTX: "pip install -U 'gpubench[tensorrt-rtx]'",
 }
 
 
@@ -60,24 +57,13 @@ class Built(Struct, frozen=True):
     """Names of the builder flags that were set."""
 
 
-def require_version(flavour: str, version: str) -> None:
-    """Raises Unavailable when ``version`` of ``flavour`` is too old."""
-    need = MINIMUM[flavour]
-    found = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if found < need:
-        raise Unavailable(
-            f"{flavour} {version} is installed, {'.'.join(map(str, need))} or newer is needed",
-            UPGRADE[flavour],
-        )
-
-
 def load_flavour(flavour: str) -> Any:
     """Import a flavour's module. Raises Unavailable when it cannot be loaded or is too old."""
     try:
         trt = import_module(flavour)
     except (ImportError, OSError) as error:
         raise Unavailable(f"{flavour} cannot be loaded: {error}", UPGRADE[flavour]) from error
-    require_version(flavour, trt.__version__)
+    plugins.check(flavour, trt.__version__, UPGRADE[flavour])
     return trt
 
 

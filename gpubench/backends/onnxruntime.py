@@ -14,11 +14,12 @@ import ctypes
 import json
 from collections import Counter
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from platform import machine
 from typing import TYPE_CHECKING, Any
 
+from gpubench import plugins
 from gpubench.backends import _ort_int8, _streams, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Backend, Device
@@ -47,8 +48,9 @@ _PROVIDERS = {
 _OWN_ON_CPU: When = {"device": ("cpu",), "provider": ("auto",)}
 _OWN_ON_CUDA: When = {"device": ("cuda",), "provider": ("auto",)}
 _REMEDIES = {
-    "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime",
-    _TENSORRT: "pip install onnxruntime-gpu, and TensorRT 10 from NVIDIA's index",
+    "CUDAExecutionProvider": "pip uninstall onnxruntime, then pip install "
+    "'gpubench[onnxruntime-gpu]'",
+    _TENSORRT: "pip install 'gpubench[onnxruntime-gpu]', and TensorRT 10 from NVIDIA's index",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of other onnxruntimes",
 }
 _LEVELS = {
@@ -111,14 +113,9 @@ class OnnxRuntime(Backend):
     preload: tuple[str, ...] = ("onnxruntime",)
 
     def probe(self) -> Facts:
-        for name in _DISTRIBUTIONS:
-            try:
-                return {name: version(name)}
-            except PackageNotFoundError:
-                continue
-        raise Unavailable(
-            "onnxruntime is not installed", "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        )
+        # a build for CUDA is there for x86-64 only; others come from NVIDIA
+        suits = "onnxruntime-gpu" if machine() == "x86_64" and visible_gpus() else "onnxruntime"
+        return plugins.installed(next(filter(plugins.is_here, _DISTRIBUTIONS), suits))
 
     def unsupported(self, cell: Cell) -> str | None:
         provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))

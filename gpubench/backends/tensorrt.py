@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
+from gpubench import plugins
 from gpubench.backends import _streams
 from gpubench.backends import _trt_build as trt_build
-from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings, require_version
+from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings
 from gpubench.backends.base import Backend, Device
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine.gpu import NO_GPU, Gpu, visible_gpus
@@ -37,9 +38,8 @@ _DISTRIBUTIONS = {
 }
 _LIBRARIES = {"tensorrt": "nvinfer", RTX: "tensorrt_rtx"}
 _INSTALL = (
-    "RTX and GeForce GPUs: `uv sync --extra tensorrt-rtx`; any GPU: `pip install "
-    "gpubench[tensorrt]` with NVIDIA's own package index as an extra index (README, GPU "
-    "installation)"
+    "RTX and GeForce GPUs: pip install 'gpubench[tensorrt-rtx]'; any GPU: pip install "
+    "'gpubench[tensorrt]' with NVIDIA's own package index as an extra index (docs, Installing)"
 )
 
 
@@ -224,7 +224,7 @@ def _installed(flavour: str) -> str:
             found = version(name)
         except PackageNotFoundError:
             continue
-        require_version(flavour, found)
+        plugins.check(flavour, found, UPGRADE[flavour])
         return found
     return "unknown"  # not from a package; checked when it is loaded
 

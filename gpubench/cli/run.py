@@ -101,14 +101,21 @@ def _code(made: Run, quiet: bool) -> int:
 @options.suite_argument
 @options.selection
 @options.keys_option
+@click.option(
+    "--extras", is_flag=True, help="Only which extras of gpubench bring what the suite lacks here."
+)
 @options.cache_option
-def plan(suite: str, cache_dir: Path | None, keys: bool, **chosen: Any) -> None:
+def plan(suite: str, cache_dir: Path | None, keys: bool, extras: bool, **chosen: Any) -> None:
     """Show what a run would do: cells, skips, estimated time. Runs nothing.
 
     Example: gpubench plan gpu --device cuda
     """
-    from gpubench.run import api
+    from gpubench.run import api, availability, setup
 
+    if extras:
+        lacks = availability.lacks(*availability.named_by(setup.load(suite, chosen)))
+        terminal.write(",".join(availability.extras(lacks)) + "\n")
+        return
     terminal.console().print(api.plan(suite, keys=keys, cache_dir=cache_dir, **chosen))
 
 

@@ -115,7 +115,13 @@ def render(
 def plain() -> Console:
     """What takes plain text, as wide as the terminal (140 columns where there is none)."""
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
-    return Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        legacy_windows=False,
+        force_jupyter=False,
+    )
 
 
 def printed(console: Console) -> str:
@@ -316,8 +322,8 @@ def _axes(s: Summary) -> dict[str, str]:
         "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
         "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
         "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
-        "sharing": c.sharing if c.sharing != "auto" else "",
         "cache": f"{c.cache} cache" if c.cache != "warm" else "",
+        "sharing": c.sharing if c.sharing != "auto" else "",
         "dispatch": c.dispatch if c.dispatch != "independent" else "",
         "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
         "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",

@@ -289,8 +289,15 @@ def tune(
     floors = {
         "min_top1_agreement": _share("--min-agreement", min_agreement),
         "min_accuracy": _share("--min-accuracy", min_accuracy),
-        "max_accuracy_drop": _within("--max-accuracy-drop", max_accuracy_drop, 100, "1"),
-        "accuracy_images": _within("--accuracy-images", accuracy_images, MOST_IMAGES, "256"),
+        "max_accuracy_drop": _within(
+            "--max-accuracy-drop", max_accuracy_drop, 100, "0 to 100 points, such as 1"
+        ),
+        "accuracy_images": _within(
+            "--accuracy-images",
+            accuracy_images,
+            MOST_IMAGES,
+            f"a whole number up to {MOST_IMAGES}, such as 256",
+        ),
     }
     beaten = [baseline] if isinstance(baseline, str) else baseline
     words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
@@ -463,9 +470,9 @@ def _share(option: str, value: float | str | None) -> float | None:
     return part
 
 
-def _within(option: str, value: float | None, most: int, example: str) -> float | None:
+def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
     if value is not None and not 0 <= value <= most:
-        raise InputError(f"{option} {value:g}: expected 0 to {most}, such as {example}")
+        raise InputError(f"{option} {value}: expected {expected}")
     return value
 
 

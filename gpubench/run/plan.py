@@ -78,7 +78,8 @@ def make(
     Raises InputError for a network that none of them could measure.
     """
     named = {cell.backend: backends[cell.backend] for cell in cells}
-    lacks = availability.lacks(named, {c.decoder for c in cells if c.boundary == "pipeline"})
+    decoders = {c.decoder for c in cells if c.boundary == "pipeline"}
+    lacks = availability.lacks(named, decoders, {c.model for c in cells})
     run: list[Cell] = []
     skips: list[Skip] = []
     for cell in cells:
@@ -86,7 +87,7 @@ def make(
         here = lacking or _no_room(cell, len(cores), gpus)
         lack = inventory.missing(cell, nodes) if nodes else here
         reason: str | Lack | None = None
-        if lack is None or cell.backend not in lacks:
+        if lack is None or not {cell.backend, availability.source(cell.model)} & lacks.keys():
             reason = availability.unsupported(cell, backends[cell.backend])
             reason = reason or inventory.apart(cell, nodes)
         if isinstance(reason, str):

@@ -65,7 +65,9 @@ def console(quiet: bool = False) -> Console:
             )
 
     file = cast("IO[str]", _Stdout()) if sys.stdout else None
-    screen = Patient(quiet=quiet, file=file, markup=False)  # words from outside may look like it
+    screen = Patient(
+        quiet=quiet, file=file, markup=False, force_jupyter=False
+    )  # words from outside may look like it
     if not screen.is_terminal:
         screen.width = 120
     return screen

@@ -40,15 +40,15 @@ def combinations(
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
     paths = list(_paths(axes))
     kinds = list(itertools.product(axes.precision, axes.input))
-    ways = list(itertools.product(axes.dispatch, axes.sharing, axes.cache))
-    points = (kinds, axes.batch_size, places, axes.scenario, paths, ways)
+    ways = list(itertools.product(axes.dispatch, axes.sharing))
+    points = (kinds, axes.batch_size, places, axes.scenario, paths, ways, axes.cache)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            kind, batch_size, (replicas, per_device), scenario, path, way = point
-            (precision, taken), (dispatch, sharing, cache) = kind, way
+            kind, batch_size, (replicas, per_device), scenario, path, way, cache = point
+            (precision, taken), (dispatch, sharing) = kind, way
             shared = device == "cuda" and min(per_device, replicas) > 1
             boundary, decoder, loader, loader_cores = path
             yield Cell(

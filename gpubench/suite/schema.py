@@ -180,7 +180,8 @@ class Mistake(NamedTuple):
 def schema(catalog: Catalog) -> Schema:
     """JSON schema (draft 7) of a suite file on this installation."""
     names = sorted(catalog.backends)
-    model = {"anyOf": [_enum(catalog.models), {"type": "string", "pattern": _MODEL}]}
+    plain = _enum(catalog.models) if catalog.models else {"type": "string", "minLength": 1}
+    model = {"anyOf": [plain, {"type": "string", "pattern": _MODEL}]}
     shared = {
         "backend": _enum(names),
         "precision": _enum(get_args(types.Precision)),

@@ -22,8 +22,8 @@ Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Input = Literal["float32", "float16", "uint8"]
 Dispatch = Literal["independent", "static", "dynamic"]
-Sharing = Literal["auto", "mps", "time-slicing"]
 Caches = Literal["warm", "rotating", "cold"]
+Sharing = Literal["auto", "mps", "time-slicing"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["rgb", "bgr", "grey"]
 Layout = Literal["NCHW", "NHWC"]
@@ -337,6 +337,7 @@ class Catalog(Struct, frozen=True):
 
     backends: dict[str, tuple[Option, ...]]
     models: tuple[str, ...]
+    """Empty: not known, as what has them is not installed."""
     decoders: tuple[str, ...] = ("pil",)
 
 

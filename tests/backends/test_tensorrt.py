@@ -95,7 +95,7 @@ def test_probe_with_both_flavours(installed: Callable[..., None]) -> None:
 @pytest.mark.parametrize(
     ("here", "reason", "remedy"),
     [
-        ({}, "neither tensorrt nor tensorrt_rtx is installed", "uv sync --extra tensorrt-rtx"),
+        ({}, "neither tensorrt nor tensorrt_rtx is installed", "gpubench[tensorrt-rtx]"),
         ({"modules": "tensorrt_bindings"}, "tensorrt is installed without its native", "NVIDIA's"),
         (
             {"modules": "tensorrt tensorrt_bindings"},
@@ -104,12 +104,12 @@ def test_probe_with_both_flavours(installed: Callable[..., None]) -> None:
         ),
         (
             {"modules": "tensorrt tensorrt_libs", "tensorrt": "10.9.0.34"},
-            "tensorrt 10.9.0.34 is installed, 10.12 or newer is needed",
+            "tensorrt 10.9.0.34 is installed, and gpubench needs >=10.12",
             "pip install -U 'gpubench[tensorrt]' with NVIDIA's own package index",
         ),
         (
             {"modules": "tensorrt_rtx tensorrt_rtx_libs", "tensorrt_rtx": "1.0.0.21"},
-            "tensorrt_rtx 1.0.0.21 is installed, 1.4 or newer",
+            "tensorrt_rtx 1.0.0.21 is installed, and gpubench needs >=1.4",
             "gpubench[tensorrt-rtx]",
         ),
         (

@@ -262,9 +262,7 @@ def mine() -> dict[str, Any]:
         "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
         "root": (logging.root.level, list(logging.root.handlers)), "loggers": loggers,
         "warnings": list(warnings.filters), "threads": set(threading.enumerate()),
-        "files": sorted(
-            str(fd.readlink()) for fd in Path("/proc/self/fd").glob("*") if fd.exists()
-        ),
+        "files": sorted(str(f.readlink()) for f in Path("/proc/self/fd").glob("*") if f.exists()),
         "main": sys.modules["__main__"], "streams": (sys.stdout, sys.stderr, sys.excepthook),
         "affinity": os.sched_getaffinity(0),
         "switch": sys.getswitchinterval(),

@@ -17,14 +17,13 @@ from gpubench.units import count
 
 AXES = ("model", "weights", "images", "device", "backend", "precision", "input", "cache", "options",
         "batch", "replicas", "per device", "sharing", "cores", "boundary", "dispatch", "decoder",
-        "loader",
-        "loading cores")  # fmt: skip
+        "loader", "loading cores")  # fmt: skip
 ALWAYS = ("backend", "precision", "batch", "replicas")
 """Axes shown even when all rows agree; the others then move into a note."""
 _NUMERIC = ("batch", "replicas", "per device", "cores", "loading cores")
 _SILENT = {"input": "float32", "cache": "warm", "options": "", "cores": 0, "per device": 1,
-           "sharing": "auto",
-           "dispatch": "independent", "decoder": "", "loader": "", "loading cores": ""}  # fmt: skip
+           "sharing": "auto", "dispatch": "independent", "decoder": "", "loader": "",
+           "loading cores": ""}  # fmt: skip
 """Values that a note does not mention."""
 
 

@@ -25,7 +25,7 @@ class NvJpeg(Decoder):
     on_device = True
 
     def probe(self) -> Facts:
-        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
+        return plugins.installed("torch", "torchvision")
 
     def unsupported(self, device: str) -> str | None:
         return None if device == "cuda" else "nvjpeg decodes on a CUDA device"

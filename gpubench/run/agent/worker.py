@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from gpubench import __version__, errors
+from gpubench import __version__, errors, plugins
 from gpubench.backends import base
 from gpubench.machine import environment
 from gpubench.machine.cores import pin
@@ -81,6 +81,8 @@ def failure(error: BaseException) -> messages.Failure:
     """What an exception means for the cell."""
     if isinstance(error, errors.GpubenchError):
         return messages.Failure(error.kind, _text(error), _text(error.remedy))
+    if lack := plugins.lacking(error):
+        return messages.Failure(lack.kind, lack.reason, lack.remedy)
     words = _text(f"{type(error).__name__}: {_text(error)}".strip())[:2000]
     made = errors.CellFailed("out-of-memory" if isinstance(error, MemoryError) else "error", words)
     if made.kind == "out-of-memory":
