@@ -123,7 +123,7 @@ def test_streams_of_openvino_are_tried_where_batches_overlap(installed: Catalog)
         return {name for c in cells if c.backend == "openvino" for name in c.options}
 
     for boundary in ("compute", "transfer", "pipeline"):
-        assert tried(boundary) == {"hint", "num_streams"}
+        assert tried(boundary) >= {"hint", "num_streams"}
 
 
 def test_the_backend_of_a_third_party_is_searched(
