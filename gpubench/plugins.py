@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import Any
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata, version
+from typing import Any, NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from gpubench.errors import InputError, Unavailable
+
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
+"""Module -> the package that has it, where they are called otherwise."""
 
 
 def names(group: str) -> list[str]:
@@ -29,13 +38,112 @@ def get(group: str, name: str) -> Any:
         raise InputError(f"{kind} {name!r} ({entry.value}) cannot be loaded: {error!r}") from error
 
 
-def installed(*packages: str, remedy: str = "") -> dict[str, str]:
-    """Their versions. Raises Unavailable for one that is not there."""
+def installed(*packages: str, extra: str = "", remedy: str = "") -> dict[str, str]:
+    """Their versions.
+
+    ``extra``: of gpubench, which brings all of them; '': whichever does. Raises Unavailable for one
+    that is not there, or is older than what gpubench declares of it.
+    """
+    found: dict[str, str] = {}
+    for name in packages:
+        declared = _declared(name)
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError as error:
+            what = f"'gpubench[{extra or declared.extra}]'" if extra or declared.extra else name
+            raise Unavailable(
+                f"{name} is not installed", remedy or f"pip install {what}"
+            ) from error
+        check(name, found[name])
+    return found
+
+
+def check(package: str, found: str, remedy: str = "") -> None:
+    """Raises Unavailable where gpubench declares that it needs another version than ``found``."""
+    need = _declared(package).need
+    if not serves(found, need):
+        raise Unavailable(
+            f"{package} {found} is installed, and gpubench needs {need}",
+            remedy or f"pip install '{package}{need}'",
+        )
+
+
+def is_here(package: str) -> bool:
+    """Whether it is installed, in whichever version."""
     try:
-        return {name: version(name) for name in packages}
-    except PackageNotFoundError as error:
-        name = error.name
-        raise Unavailable(f"{name} is not installed", remedy or f"pip install {name}") from error
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def lacking(error: BaseException) -> Unavailable | None:
+    """What is missing, or too old, where ``error`` says that a module cannot be found.
+
+    None for what gpubench does not declare: that is its user's own.
+    """
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    top = error.name.partition(".")[0]
+    name = _DISTRIBUTIONS.get(top, top)
+    if _declared(name) == _Declared():
+        return None
+    try:
+        installed(name)
+    except Unavailable as lack:
+        return lack
+    return None
+
+
+def serves(found: str, need: str | SpecifierSet) -> bool:
+    """Whether version ``found`` is one of ``need``.
+
+    A vendor's build, such as 2.11.0a0+abc.nv26.01, counts as the release that it is called after.
+    """
+    try:
+        base = Version(found).base_version
+    except InvalidVersion:
+        return True  # of no release at all: its maker knows
+    return SpecifierSet(str(need)).contains(base, prereleases=True)
+
+
+def extras() -> list[str]:
+    """Of gpubench, those all of whose packages are installed; without those that another has."""
+    core = _brings()[""].keys()
+    brings = {extra: brought.keys() - core for extra, brought in _brings().items()}
+    here = {extra: names for extra, names in brings.items() if names and all(map(is_here, names))}
+    return sorted(e for e, names in here.items() if not any(names < o for o in here.values()))
+
+
+class _Declared(NamedTuple):
+    """What gpubench says of a package that it uses."""
+
+    need: SpecifierSet = SpecifierSet()
+    extra: str = ""
+    """The smallest that brings it; '': gpubench itself does."""
+
+
+@cache
+def _brings() -> Mapping[str, Mapping[str, SpecifierSet]]:
+    """What gpubench's extras, and '' for itself, bring where this machine's markers hold."""
+    about = metadata("gpubench")
+    every = [Requirement(one) for one in about.get_all("Requires-Dist") or ()]
+    return {
+        extra: {
+            canonicalize_name(one.name): one.specifier
+            for one in every
+            if not one.marker or one.marker.evaluate({"extra": extra})
+        }
+        for extra in ("", *(about.get_all("Provides-Extra") or ()))
+    }
+
+
+def _declared(package: str) -> _Declared:
+    name = canonicalize_name(package)
+    having = [extra for extra, brought in _brings().items() if name in brought]
+    if not having:
+        return _Declared()
+    smallest = min(having, key=lambda extra: len(_brings()[extra]))
+    return _Declared(_brings()[smallest][name], smallest)
 
 
 def _entries(group: str) -> Mapping[str, EntryPoint]:

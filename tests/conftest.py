@@ -26,6 +26,8 @@ SIDE = 16
 LEFT_OUT = pytest.StashKey[int]()
 # Where it is set (container images do), each of hundreds of processes compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# One of several test processes; a pytest that a test starts is none of them.
+ONE_OF_SEVERAL = os.environ.pop("PYTEST_XDIST_WORKER", "") != ""
 sys.dont_write_bytecode = False
 no_telemetry()  # of the runtimes that tests import themselves
 POLICY = {
@@ -113,7 +115,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder of all test processes: what is slow to make is made once."""
     base = tmp_path_factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    path = (base.parent if ONE_OF_SEVERAL else base) / "made-once"
     path.mkdir(exist_ok=True)
     return path
 

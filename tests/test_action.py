@@ -369,6 +369,9 @@ def environment(job: Path, *, has_gpubench: bool) -> None:
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\nexit {0 if has_gpubench else 1}\n", encoding="utf-8")
     python.chmod(0o755)
+    gpubench = python.with_name("gpubench")
+    gpubench.write_text('#!/bin/sh\necho "$@" >> "$LOG.plan"\necho onnxruntime,torch\n')
+    gpubench.chmod(0o755)
 
 
 @pytest.mark.parametrize("has_gpubench", [True, False])
@@ -380,16 +383,21 @@ def test_the_projects_environment_is_made_and_gpubench_added_where_it_lacks(
     environment(job, has_gpubench=has_gpubench)
     if project:
         (job / "work/pyproject.toml").touch()
-    code, out, commands = run(job, "Install")
+    words = "--delta 3% --backend onnxruntime,torch-eager --device=cpu --model"
+    code, out, commands = run(job, "Install", suite="-x.toml", args=words)
     assert code == 0, out
     assert commands[0] == (["uv", "sync", "--no-dev"] if project else ["uv", "venv", "--clear"])
     if has_gpubench:
         assert len(commands) == 1
     else:
-        assert commands[1:-1] == ([["uv", "sync"]] if project else [])  # for developers only?
-        assert commands[-1][:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
-        assert Path(commands[-1][-1]).resolve() == PATH.parents[3]
-        assert (Path(commands[-1][-1]) / "pyproject.toml").is_file()
+        *before, core, more = commands[1:]
+        assert before == ([["uv", "sync"]] if project else [])  # for developers only?
+        install = ["uv", "pip", "install", "--python", ".venv/bin/python", "--editable"]
+        assert core == [*install, str(PATH.parents[3])]
+        assert more == [*install, f"{PATH.parents[3]}[onnxruntime,torch]"]
+        asked = (job / "LOG.plan").read_text(encoding="utf-8")
+        backends = "--backend=onnxruntime,torch-eager"
+        assert asked == f"plan --extras {backends} --device=cpu -- -x.toml\n"
     told = (job / "LOG.told").read_text(encoding="utf-8").splitlines()[0]
     assert told.endswith(f" {job}/work/.venv")  # not beside the root of a workspace
     added = Path((job / "GITHUB_PATH").read_text(encoding="utf-8").strip())

@@ -29,6 +29,12 @@ SMALLER = {
     "gpubench tune resnet50 --max-latency p99=200ms --max-accuracy-drop 1 -o tuned":
         "gpubench tune digits --backend onnxruntime --baseline backend=onnxruntime --batch-size 8 "
         "--replicas 1 --max-latency p99=200ms --max-accuracy-drop 9 --budget 60s -o tuned",
+    "gpubench tune digits --backend onnxruntime,openvino --baseline "
+    "backend=onnxruntime,precision=fp32 --max-latency p99=20ms --max-accuracy-drop 1 --budget 5m "
+    "-o runs/tune2":
+        "gpubench tune digits --backend onnxruntime,openvino --baseline "
+        "backend=onnxruntime,precision=fp32 --max-latency p99=20ms --max-accuracy-drop 1 "
+        "--budget 150s -o runs/tune2",
     "gpubench run quick --model resnet50 --precision fp32,bf16":
         "gpubench plan quick --model resnet50 --precision fp32,bf16",
     "gpubench run latency --backend onnxruntime,openvino --batch-size 1,4":
@@ -78,12 +84,14 @@ ELSEWHERE = {
     "gpubench deploy reports/tune-resnet50-20260101T120000Z/best.toml": "docs/tune-and-deploy.md",
     "gpubench report reports/quick-20260101T120000Z": "docs/reading-results.md",
     "gpubench report runs/before runs/after": "tests/report",
-    "gpubench run scaling --nnodes": "tests/run/cluster",
-    "gpubench run ci --model digits --backend onnxruntime --batch-size 1 --replicas 1,2,4":
+    "gpubench run scaling --ray": "tests/run/cluster",
+    "gpubench doctor --ray": "tests/run/cluster",
+    "gpubench fleet": "tests/run/test_fleet.py",
+    "gpubench run ci --model digits --backend onnxruntime --batch-size 1 --replicas 1,2":
         "tests/run/cluster",
-    "torchrun": "tests/run/cluster",
+    "ray start": "tests/run/cluster",
     "srun": "tests/run/cluster",
-    "export GPUBENCH_SECRET": "tests/run/cluster",
+    "export RAY_AUTH_MODE": "tests/run/cluster",
     "gpubench tune resnet50 --max-latency p99=200ms --max-accuracy-drop 1\n": "README.md",
     "pytest suites/ci.toml": "tests/pytest_plugin",
     "gpubench compare runs/trend": "tests/analysis/compare",

@@ -61,7 +61,7 @@ class TorchEager(Backend):
     preload: tuple[str, ...] = ("torch", "torchvision")
 
     def probe(self) -> Facts:
-        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
+        return plugins.installed("torch", "torchvision")
 
     def unsupported(self, cell: Cell) -> str | None:
         if cell.model.endswith(".onnx"):

@@ -22,7 +22,7 @@ from gpubench import escape, files
 from gpubench.cli import options, terminal
 from gpubench.errors import InputError
 from gpubench.machine import software
-from gpubench.suite.types import Workload, model_path, weights_file, with_path
+from gpubench.suite.types import Workload, model_path, source_of, weights_file, with_path
 
 TEMPLATES = Path(__file__).parent / "ci"
 SERVICES = {
@@ -90,8 +90,10 @@ def init(
         return
     with _written(made):
         cost = _cost(suite, cache_dir)
+    extras = ["cuda" if chosen.get("device") == "cuda" else "cpu"]
+    extras += [kind for kind in ("hf", "timm") if source_of(model) == kind]
     lines = [*map(str, made), *(f"note: {note}" for note in (*notes, *_unknown_to_git(suite)))]
-    terminal.write("\n".join([*lines, cost, *_next(made, suite)]) + "\n")
+    terminal.write("\n".join([*lines, cost, *_next(made, suite, extras)]) + "\n")
 
 
 def _only_model() -> str:
@@ -290,8 +292,8 @@ def _written(made: Mapping[Path, str]) -> Iterator[None]:
         raise
 
 
-def _next(made: Mapping[Path, str], suite: Path) -> Iterator[str]:
-    """Commands, from here to a verdict."""
+def _next(made: Mapping[Path, str], suite: Path, extras: Sequence[str]) -> Iterator[str]:
+    """Commands, from here to a verdict; ``extras``: of gpubench, what the suite needs."""
     from gpubench.run.ab.interpreters import own_source
 
     by_uv = "UV_RUN_RECURSION_DEPTH" in os.environ or not shutil.which("gpubench")
@@ -301,7 +303,7 @@ def _next(made: Mapping[Path, str], suite: Path) -> Iterator[str]:
     if not project.is_file():
         steps += ["uv init --bare"]
     if not project.is_file() or not re.search(r"[\"']gpubench\b", project.read_text("utf-8")):
-        steps += [f"uv add --dev {shlex.quote(own_source())}"]
+        steps += [f"uv add --dev {shlex.quote(own_source(extras))}"]
     if top := _repository(Path.cwd().resolve()):
         own = [Path(name).absolute() for name in ("pyproject.toml", "uv.lock")]
         own = [p for p in own if (p.exists() or steps) and str(p) not in _ignored(top, own)]

@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from gpubench import __version__, escape
-from gpubench.cli import bisect, compare, deploy, init, inspect, options, run, terminal, tune
+from gpubench.cli import bisect, compare, deploy, fleet, init, inspect, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 from gpubench.machine import processes
 
@@ -66,8 +66,11 @@ def list_(what: str | None) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def doctor(as_json: bool) -> None:
+@options.several
+def doctor(as_json: bool, ray: str | None, insecure_cluster: bool) -> None:
     """Say what this machine can run, what is missing, and the exact remedy.
+
+    With --ray, what the machines of a cluster are, and in what they differ.
 
     Exit code 1: something is installed but broken.
 
@@ -75,6 +78,9 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.cli import doctor as surgery
 
+    if ray is not None:
+        terminal.write("".join(f"{line}\n" for line in surgery.cluster(ray, insecure_cluster)))
+        return
     with terminal.waiting("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
@@ -187,6 +193,7 @@ for _command in (
     *run.COMMANDS,
     *compare.COMMANDS,
     *bisect.COMMANDS,
+    *fleet.COMMANDS,
     *tune.COMMANDS,
     *deploy.COMMANDS,
     *inspect.COMMANDS,

@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from gpubench.errors import InputError
+
 Command = Callable[..., Any]
 
 
@@ -52,6 +54,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
     ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
     ("--replicas-per-device", {"callback": _numbers, "help": "Replicas sharing a device: 1,2."}),
+    ("--sharing", {"callback": words, "help": "Of a GPU: auto, mps, time-slicing, or several."}),
     ("--dispatch", {"callback": words, "help": "independent, static, dynamic, or several."}),
     ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
     ("--input", {"callback": words, "help": "What the host gives: float32, float16, uint8."}),
@@ -116,17 +119,21 @@ github_option = click.option(
 )
 
 
+def _gone(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise InputError(
+            f"{parameter.opts[0]} is gone: several machines are a Ray cluster now. `ray start` on "
+            f"each, then `gpubench {ctx.info_name} ... --ray`"
+        )
+
+
 NODES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--nnodes", {"type": int,
-                  "help": "Machines that measure together: the same command on each."}),
-    ("--node-rank", {"type": int, "help": "Which of them this is; rank 0 writes the records."}),
-    ("--rdzv-endpoint", {"metavar": "HOST:PORT", "help": "An address of rank 0."}),
-    ("--secret-file", {"type": click.Path(path_type=Path), "help": "What the nodes share; needed "
-                       "off loopback. Or in GPUBENCH_SECRET."}),
-    ("--node-timeout", {"default": "15s", "show_default": True,
-                        "help": "A node silent for so long is lost."}),
-    ("--join-timeout", {"default": "5m", "show_default": True,
-                        "help": "How long nodes wait for one another."}),
+    ("--ray", {"is_flag": False, "flag_value": "", "metavar": "[ADDRESS]",
+               "help": "Run on all machines of a Ray cluster: the one at ADDRESS, of RAY_ADDRESS, "
+               "or that runs here."}),
+    ("--insecure-cluster", {"is_flag": True,
+                            "help": "Though it asks nobody for a token."}),
+    ("--nnodes", {"expose_value": False, "hidden": True, "callback": _gone}),
 )  # fmt: skip
 
 

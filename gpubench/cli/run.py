@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,10 @@ import click
 
 from gpubench import escape, units
 from gpubench.cli import options, terminal
-from gpubench.suite import goal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
     from rich.console import Console
 
     from gpubench.run.results import Run
@@ -41,12 +39,8 @@ def run(
     quiet: bool,
     github: bool,
     cache_dir: Path | None,
-    nnodes: int | None,
-    node_rank: int | None,
-    rdzv_endpoint: str | None,
-    secret_file: Path | None,
-    node_timeout: str,
-    join_timeout: str,
+    ray: str | None,
+    insecure_cluster: bool,
     **chosen: Any,
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
@@ -54,8 +48,8 @@ def run(
     \b
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
-    from gpubench.run import api, setup
-    from gpubench.run.cluster import rendezvous
+    from gpubench.run import api
+    from gpubench.run.cluster.ray_cluster import Cluster
     from gpubench.run.record_builder import command
 
     screen = terminal.console(quiet)
@@ -63,26 +57,9 @@ def run(
         api.run, suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
         progress=terminal.show_run(screen, quiet), command=command(), **chosen,
     )  # fmt: skip
-    member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
-    if member is None:
-        sys.exit(_run(measured, screen, quiet, github))
-    limits = (
-        goal.seconds("--node-timeout", node_timeout),
-        goal.seconds("--join-timeout", join_timeout),
-    )
-    key = rendezvous.secret(member, secret_file, os.environ)
-    if member.rank > 0:
-        from gpubench.run.cluster import node
-
-        own = setup.load(suite, chosen)
-        sys.exit(node.run(member, key, own, cache_dir, output, limits[1], screen))
-    from gpubench.run.cluster.coordinator import Cluster
-    from gpubench.run.cluster.transport import connector
-
-    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    connect, tell = connector(member, limits[1]), escape.tell
-    with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
-        sys.exit(_run(partial(measured, cluster=cluster), screen, quiet, github))
+    with nullcontext() if ray is None else Cluster(ray, insecure_cluster) as cluster:
+        code = _run(partial(measured, cluster=cluster), screen, quiet, github)
+    sys.exit(code)
 
 
 def _run(measured: Callable[[], Run], screen: Console, quiet: bool, asked: bool) -> int:
@@ -124,14 +101,21 @@ def _code(made: Run, quiet: bool) -> int:
 @options.suite_argument
 @options.selection
 @options.keys_option
+@click.option(
+    "--extras", is_flag=True, help="Only which extras of gpubench bring what the suite lacks here."
+)
 @options.cache_option
-def plan(suite: str, cache_dir: Path | None, keys: bool, **chosen: Any) -> None:
+def plan(suite: str, cache_dir: Path | None, keys: bool, extras: bool, **chosen: Any) -> None:
     """Show what a run would do: cells, skips, estimated time. Runs nothing.
 
     Example: gpubench plan gpu --device cuda
     """
-    from gpubench.run import api
+    from gpubench.run import api, availability, setup
 
+    if extras:
+        lacks = availability.lacks(*availability.named_by(setup.load(suite, chosen)))
+        terminal.write(",".join(availability.extras(lacks)) + "\n")
+        return
     terminal.console().print(api.plan(suite, keys=keys, cache_dir=cache_dir, **chosen))
 
 

@@ -102,7 +102,7 @@ def render(
     for line in headline.marks(summaries):
         console.print(text(line))
     for file in files:
-        for line in formatting.nodes(file.header):
+        for line in formatting.nodes(file.header.nodes):
             console.print(text(line))
         console.print(text(f"Raw records: {file.path}"))
         where = "" if keys else " (gpubench report --keys shows them)"
@@ -322,6 +322,8 @@ def _axes(s: Summary) -> dict[str, str]:
         "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
         "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
         "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
+        "cache": f"{c.cache} cache" if c.cache != "warm" else "",
+        "sharing": c.sharing if c.sharing != "auto" else "",
         "dispatch": c.dispatch if c.dispatch != "independent" else "",
         "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
         "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",

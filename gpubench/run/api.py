@@ -42,7 +42,7 @@ from gpubench.workload.data import given, transforms
 from gpubench.workload.models.sources import pickled
 
 if TYPE_CHECKING:
-    from gpubench.run.cluster.coordinator import Cluster
+    from gpubench.run.cluster.ray_cluster import Cluster
 
 Place = str | Path
 Progress = bool | Watcher
@@ -121,7 +121,7 @@ def run(
     ``output``: the run's directory; by default one in ``reports/``. It holds a suite's file, too,
     which repeats this. ``resume``: go on with the run in it. ``require``: backends whose skip is a
     failure. ``progress``: False shows nothing. ``command``: what the records say was typed; by
-    default what repeats it. ``cluster``: the other machines, see `gpubench run --nnodes`.
+    default what repeats it. ``cluster``: the machines to run on, see `gpubench run --ray`.
 
     Raises InputError (or what is derived from it) for what is wrong with all that, before anything
     is measured; `Interrupted`, a KeyboardInterrupt, when it is stopped.
@@ -141,8 +141,6 @@ def run(
         try:
             with _shown(progress) as watcher:
                 found = driver.run(job, watcher, cluster)
-            if cluster:
-                cluster.finish()  # imports for a report may keep the beats from being sent
         except KeyboardInterrupt as error:
             _beside(suite, job.out)
             raise Interrupted(job.out, job.header) from error

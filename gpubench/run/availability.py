@@ -1,8 +1,9 @@
-"""What this machine and this installation lack for a cell: backends, decoders, devices."""
+"""What this machine and this installation lack for a cell: backends, decoders, models, devices."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -20,6 +21,8 @@ from gpubench.suite.types import Catalog, Cell, Suite
 from gpubench.workload.models import given_input, registry
 from gpubench.workload.models.onnx_model import refusal
 
+Part = Backend | Decoder | registry.Source
+"""What needs libraries."""
 decoder = functools.cache(decoders.get)
 """By name; looking through what is installed takes longer than a plan has for each of its cells."""
 
@@ -32,7 +35,12 @@ def decoders_of(suite: Suite) -> list[str]:
 def parts(cell: Cell) -> list[str]:
     """What a machine may lack for it, as keys of `gpubench.run.inventory.Node.lacks`."""
     path = [named(cell.decoder)] if cell.boundary == "pipeline" else []
-    return [cell.backend, *path]
+    return [cell.backend, source(cell.model), *path]
+
+
+def source(model: str) -> str:
+    """What its network comes from, among backends that may be called the same."""
+    return f"models of {registry.of(model).name}"
 
 
 def named(name: str) -> str:
@@ -98,6 +106,7 @@ def family(cell: Cell) -> str:
         cell,
         replicas=1,
         replicas_per_device=1,
+        sharing="auto",
         dispatch="independent",
         scenario="latency",
         boundary="compute",
@@ -115,8 +124,8 @@ class Lack(Struct, frozen=True):
     remedy: str
 
 
-def lack(part: Backend | Decoder) -> Lack | None:
-    """Why a backend or a decoder cannot run here, by its own probe."""
+def lack(part: Part) -> Lack | None:
+    """Why it cannot run here, by its own probe."""
     try:
         part.probe()
     except Unavailable as error:
@@ -126,19 +135,36 @@ def lack(part: Backend | Decoder) -> Lack | None:
     return None
 
 
+def extras(lacks: Mapping[str, Lack]) -> list[str]:
+    """Of gpubench, those that bring what is lacking."""
+    named = (_EXTRAS.findall(lack.remedy) for lack in lacks.values())
+    return sorted({extra for found in named for words in found for extra in words.split(",")})
+
+
+_EXTRAS = re.compile(r"gpubench\[([\w,-]+)\]")
+
+
 def broken(method: str, error: Exception) -> Lack:
-    """The ``method`` of a backend or a decoder raised what it should not."""
+    """The ``method`` of such a part raised what it should not."""
     return Lack(f"its {method} failed: {error!r}", "report it to the backend's authors")
 
 
-def used(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str, Backend | Decoder]:
-    """All of them, named as in `parts`."""
-    return dict(backends) | {named(name): decoder(name) for name in decoders}
+def used(
+    backends: Mapping[str, Backend], decoders: Iterable[str], models: Iterable[str]
+) -> dict[str, Part]:
+    """All of them, and what the models come from, named as in `parts`."""
+    return (
+        dict(backends)
+        | {named(name): decoder(name) for name in decoders}
+        | {source(model): registry.of(model) for model in models}
+    )
 
 
-def lacks(backends: Mapping[str, Backend], decoders: Iterable[str]) -> dict[str, Lack]:
+def lacks(
+    backends: Mapping[str, Backend], decoders: Iterable[str] = (), models: Iterable[str] = ()
+) -> dict[str, Lack]:
     """What of these cannot run here, by `parts`, and why."""
-    found = used(backends, decoders).items()
+    found = used(backends, decoders, models).items()
     return {name: why for name, part in found if (why := lack(part))}
 
 
@@ -150,7 +176,8 @@ def catalog() -> Catalog:
             backends[name] = tuple(base.get(name).options)
         except InputError:
             backends[name] = ()  # a broken plug-in; whoever names it is told
-    return Catalog(backends=backends, models=registry.names(), decoders=tuple(decoders.names()))
+    models = registry.names() if registry.listed() else ()
+    return Catalog(backends=backends, models=models, decoders=tuple(decoders.names()))
 
 
 def device_of(suite: Suite, gpus: int) -> Literal["cpu", "cuda"]:
@@ -175,3 +202,8 @@ def refusals(suite: Suite, device: Literal["cpu", "cuda"]) -> dict[str, str]:
 def backends_of(suite: Suite) -> dict[str, base.Backend]:
     """Those that it names."""
     return {name: base.get(name) for name in sorted(suite.axes.backend)}
+
+
+def named_by(suite: Suite) -> tuple[dict[str, base.Backend], list[str], list[str]]:
+    """Its backends, decoders and models, as `used` and `lacks` take them."""
+    return backends_of(suite), decoders_of(suite), [suite.workload.model]

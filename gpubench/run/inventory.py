@@ -26,7 +26,7 @@ class Node(Struct, frozen=True):
     cores: int
     gpus: int
     lacks: dict[str, Lack] = {}
-    """By backend, and by decoder ('decoder pil')."""
+    """By what is named in `gpubench.run.availability.parts`."""
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ def cores_of_a_device(most: int, nodes: Sequence[Node]) -> int:
 
 def here(rank: int, suite: Suite) -> Node:
     """This machine as node ``rank``, with what it lacks for ``suite``."""
-    lacks = availability.lacks(availability.backends_of(suite), availability.decoders_of(suite))
+    lacks = availability.lacks(*availability.named_by(suite))
     return Node(rank, platform.node(), len(usable_cores()), len(visible_gpus()), lacks)
 
 

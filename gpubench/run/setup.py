@@ -11,15 +11,14 @@ import msgspec
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import SuiteError
-from gpubench.machine import environment
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.run import inventory
 from gpubench.run import plan as planning
 from gpubench.run.availability import catalog, device_of
-from gpubench.run.cluster.coordinator import Cluster
+from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.driver import RunJob
-from gpubench.run.record_builder import command, directory, new_header
+from gpubench.run.record_builder import directory, new_header
 from gpubench.suite import file, grid
 from gpubench.suite.types import Cell, Suite
 
@@ -78,14 +77,13 @@ def session(
 ) -> RunJob:
     """Read the suite, resolve its device, and sort its cells into runnable and skipped.
 
-    ``cluster``: the other nodes, which are waited for here.
+    ``cluster``: the nodes to run on.
     """
     suite = load(source, chosen)
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
-        here = environment.collect(command())
-        cluster.gather(inventory.digest(suite), inventory.here(0, suite), here)
+        cluster.gather(suite)
         cells = _spread(suite, cluster.nodes)
     else:
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))

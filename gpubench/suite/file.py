@@ -358,8 +358,9 @@ def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
     if policy.max_repeats < policy.repeats:
         text = f"below policy.repeats, which is {policy.repeats}"
         yield Mistake("policy.max_repeats", policy.max_repeats, text)
-    if policy.timeout_s <= (least := policy.warmup_s + policy.duration_s):
-        text = f"no task can end in time: warmup_s + duration_s = {least:g}"
+    if policy.timeout_s <= (least := policy.soak_s + policy.warmup_s + policy.duration_s):
+        soak = "soak_s + " * bool(policy.soak_s)
+        text = f"no task can end in time: {soak}warmup_s + duration_s = {least:g}"
         yield Mistake("policy.timeout_s", policy.timeout_s, text)
     if suite.baseline not in axes.backend:
         text = f"not measured; {nearest(suite.baseline, axes.backend)}"

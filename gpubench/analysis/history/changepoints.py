@@ -1,10 +1,9 @@
 """What a short, noisy series of numbers did: where its level changed, drifted, or came and went.
 
-Where it could have changed is `ruptures`' answer: exact segmentation into constant means under a
-penalty (Killick, Fearnhead & Eckley, "Optimal detection of changepoints with a linear
-computational cost", JASA 107, 2012). It needs numpy and scipy alone. Apache Otava, the other
-maintained choice, pins numpy to one minor release, brings clients of four databases and of a chat
-service along, and tests each split it has chosen as if it had not been chosen.
+Where it could have changed is what exact segmentation into constant means under a penalty says
+(`segments`). Of the libraries for it, ruptures has no wheels for Python 3.14, and its pruning at
+times misses the optimum where segments have a least length; Apache Otava pins numpy to one minor
+release, brings clients of four databases along, and tests each split as if it had not been chosen.
 
 Each split is then tested by itself, against its neighbours, and the weakest is dropped until all
 that is left holds: it is larger than the margin; a t-test says so, at a level shared by every place
@@ -100,7 +99,6 @@ def findings(costs: Sequence[float], delta: float, alpha: float) -> Findings:
     if not places(costs):
         return Findings()
     import numpy as np
-    import ruptures
 
     calm, margin = calmed(costs), math.log1p(delta)
     series = _Series(np.array(costs) - calm[0], np.array(calm) - calm[0])
@@ -110,8 +108,7 @@ def findings(costs: Sequence[float], delta: float, alpha: float) -> Findings:
     # Schwarz' criterion: a change has a place and a mean; and what is far below the margin, in
     # the shortest of segments, is not looked for
     penalty = max(2 * _noise(calm) ** 2 * math.log(len(x)), SHORTEST / 2 * (margin / 2) ** 2)
-    search = ruptures.KernelCPD(kernel="linear", min_size=SHORTEST).fit(x)
-    ends = [0, *map(int, search.predict(pen=penalty))]
+    ends = [0, *segments(x, penalty)]
     ramps = _ramps(x, ends, margin, alpha)
     for ramp in ramps:
         ends = [e for e in ends if not ramp.first < e <= ramp.last or e == len(x)]
@@ -120,6 +117,31 @@ def findings(costs: Sequence[float], delta: float, alpha: float) -> Findings:
         flat -= ramp.effect.mean * _rise(len(x), ramp.first, ramp.last)
     level = _Series(series.raw - x + flat, flat)
     return Findings(breaks=_breaks(level, ends, margin, alpha), ramps=ramps)
+
+
+def segments(x: NDArray[np.float64], penalty: float) -> list[int]:
+    """Where the segments of constant mean end, the last at len(x), that cost least.
+
+    The cost: squared distances from the means, and ``penalty`` for each change; none is shorter
+    than SHORTEST. Exact: optimal partitioning (Jackson et al., "An algorithm for optimal
+    partitioning of data on an interval", IEEE Signal Processing Letters 12, 2005).
+    """
+    import numpy as np
+
+    sums, squares = (np.concatenate([[0.0], np.cumsum(x**power)]) for power in (1, 2))
+    best, last = np.full(len(x) + 1, np.inf), [0] * (len(x) + 1)
+    best[0] = -penalty
+    for end in range(SHORTEST, len(x) + 1):
+        starts = np.arange(end - SHORTEST + 1)
+        within = squares[end] - squares[starts] - (sums[end] - sums[starts]) ** 2 / (end - starts)
+        costs = best[starts] + within + penalty
+        last[end] = int(costs.argmin())
+        best[end] = costs[last[end]]
+    ends, end = [], len(x)
+    while end:
+        ends.append(end)
+        end = last[end]
+    return ends[::-1]
 
 
 def detectable(costs: Sequence[float], delta: float, alpha: float) -> float | None:

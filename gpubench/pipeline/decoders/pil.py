@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from gpubench import plugins
 from gpubench.pipeline.decoders.base import Decoder
 from gpubench.workload.data import image_file, preprocess
 
@@ -25,7 +25,7 @@ class Pil(Decoder):
     preload: tuple[str, ...] = ("PIL.Image",)
 
     def probe(self) -> Facts:
-        return {"pillow": version("pillow")}
+        return plugins.installed("pillow")
 
     def open(self, spec: Spec, index: int | None = None) -> PilPreprocessor:  # noqa: ARG002
         return PilPreprocessor(spec, self.probe())

@@ -23,7 +23,7 @@ class Torchvision(Decoder):
     preload: tuple[str, ...] = ("torch", "torchvision")
 
     def probe(self) -> Facts:
-        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
+        return plugins.installed("torch", "torchvision")
 
     def open(self, spec: Spec, index: int | None = None) -> TorchvisionPreprocessor:  # noqa: ARG002
         return TorchvisionPreprocessor(spec, self.probe())

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+from collections.abc import Sequence
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 import gpubench
+from gpubench import plugins
 from gpubench.cache import Cache
 from gpubench.errors import InputError
 from gpubench.machine import software
 from gpubench.machine.import_check import try_imports
 from gpubench.run.ab import revisions
 from gpubench.run.ab.revisions import Revision, run
+
+RUNTIMES = ("torch", "onnxruntime", "openvino")
 
 
 def existing(option: str, python: Path) -> Path:
@@ -72,10 +78,11 @@ def _sync(option: str, revision: Revision, python: Path) -> None:
     for more in (["--no-dev"], []):  # where gpubench is for developers: as they have locked it
         sync = [uv, "sync", "-q", *more, "--project", str(revision.project)]
         run(f"{what}{lacks}: uv sync", sync, into, log=log)
-        if has_gpubench(python):
-            break
-    else:
-        install = [uv, "pip", "install", "-q", "--python", str(python), own_source()]
+        if has_gpubench(python) and has_runtimes(python):
+            return
+    if not has_gpubench(python):
+        source = own_source(plugins.extras())
+        install = [uv, "pip", "install", "-q", "--python", str(python), source]
         run(f"{what}: uv pip install gpubench", install, environ, log=log)
 
 
@@ -87,15 +94,24 @@ def has_gpubench(python: Path) -> bool:
         return False
 
 
-def own_source() -> str:
+def has_runtimes(python: Path) -> bool:
+    """Whether ``python`` has the libraries of those that are here, in whichever version."""
+    here = [name for name in RUNTIMES if find_spec(name)]
+    look = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))"
+    environ = software.environ_of_python(other=True)
+    return subprocess.run([python, "-c", look, *here], env=environ, check=False).returncode == 0
+
+
+def own_source(extras: Sequence[str] = ()) -> str:
     """What to install so that an environment has this gpubench: where ours was installed from."""
+    chosen = f"[{','.join(extras)}]" if extras else ""
     checkout = Path(gpubench.__file__).parents[1]
     if (checkout / "pyproject.toml").is_file():
-        return str(checkout)
+        return f"{checkout}{chosen}"
     told = distribution("gpubench").read_text("direct_url.json")  # PEP 610; none: an index
     if told is None:
-        return f"gpubench=={gpubench.__version__}"
+        return f"gpubench{chosen}=={gpubench.__version__}"
     direct = json.loads(told)
     if vcs := direct.get("vcs_info"):
-        return f"gpubench @ {vcs['vcs']}+{direct['url']}@{vcs['commit_id']}"
-    return f"gpubench @ {direct['url']}"
+        return f"gpubench{chosen} @ {vcs['vcs']}+{direct['url']}@{vcs['commit_id']}"
+    return f"gpubench{chosen} @ {direct['url']}"

@@ -135,7 +135,7 @@ def _check_energy(goal: Goal, device: str) -> None:
 def _here(backends: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
     """Those of ``backends`` that run on this machine. InputError for one of ``named`` that does
     not, and where none is left."""
-    lacks = availability.lacks({name: base.get(name) for name in backends}, ())
+    lacks = availability.lacks({name: base.get(name) for name in backends})
     for name in named:
         if name in lacks:
             raise InputError(f"--backend {name}: {lacks[name].reason}; {lacks[name].remedy}")

@@ -7,10 +7,10 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench import plugins
 from gpubench.cache import Cache, content
 from gpubench.errors import CellFailed, InputError
 from gpubench.workload.models import builder
@@ -34,8 +34,9 @@ def onnx(cache: Cache, state: Path, precision: str, batch: int | None) -> Path:
 
     Its input is "images" (batch, 3, H, W), its output "logits" (batch, classes), both of the
     type of TYPES. fp16 and bf16 are cast after batch-norms are folded into convolutions, in fp32.
-    Raises InputError for another precision, CellFailed when the exporter fails or writes another
-    opset or type than it was asked for (it only warns when its converter gives up).
+    Raises InputError for another precision, Unavailable without what it is made with, CellFailed
+    when the exporter fails or writes another opset or type than it was asked for (it only warns
+    when its converter gives up).
     """
     if precision not in TYPES:
         raise InputError(f"precision {precision!r}: ONNX export knows {', '.join(TYPES)}")
@@ -46,7 +47,7 @@ def onnx(cache: Cache, state: Path, precision: str, batch: int | None) -> Path:
         "dtype": dtype,
         "batch": batch,
         "opset": _OPSET[dtype],
-        "versions": {name: version(name) for name in ("torch", "onnx", "onnxscript")},
+        "versions": plugins.installed("torch", "onnx", "onnxscript"),
     }
     entry = cache.get_or_make("onnx", recipe, lambda at: _export(state, dtype, batch, at / FILE))
     return entry / FILE

@@ -99,6 +99,8 @@ def of(model: str) -> Source:
     for plain in () if name else (source("digits"), source("torchvision")):
         if model in plain.names():
             return plain
+    if not name and not listed():  # its library is what tells
+        return source("torchvision")
     known = [f"{each}/" for each in plugins.names(GROUP)] if name else names()
     near = difflib.get_close_matches(f"{name}/" if name else model, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -107,6 +109,11 @@ def of(model: str) -> Source:
         "a path ending in .onnx or .pt2 is taken as a file, 'timm/NAME' and 'hf/FOLDER' come from "
         "those libraries, and 'model.py:build' is a callable"
     )
+
+
+def listed() -> bool:
+    """Whether it is known which names torchvision has: it is installed."""
+    return bool(source("torchvision").names())
 
 
 @cache

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import Struct
 
+from gpubench import plugins
 from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError, Unsupported
 from gpubench.suite.types import weights_file
@@ -57,6 +57,9 @@ class TorchSource(Source):
     """Of its networks' input, whether another than `spec` has is tried, refused, or up to them."""
     knows_imagenet = False
     """Whether a thousand classes are ImageNet's."""
+
+    def probe(self) -> dict[str, str]:
+        return plugins.installed("torch")
 
     def arguments(self, model: str) -> dict[str, Any]:  # noqa: ARG002
         """Of `build`, before the suite's own."""
@@ -186,7 +189,7 @@ class TorchModel(Model):
             "workload": {k: getattr(work, k) for k in ("model", "arguments", "output")},
             "weights": [digest(file), key] if file and file.is_file() else self.weights,
             "preprocess": msgspec.to_builtins(work.preprocess),
-            "versions": {"torch": version("torch")} | self._source.probe(),
+            "versions": self._source.probe(),
         } | self._source.recipe(work)
         return self._cache.get_or_make("weights", recipe, lambda at: builder.make(work, at))
 

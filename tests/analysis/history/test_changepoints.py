@@ -1,4 +1,6 @@
 import math
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -148,3 +150,22 @@ def test_a_change_needs_room_on_either_side():
     for n in range(2 * SHORTEST):
         assert changes([0.0] * (n // 2) + [1.0] * (n - n // 2), 0.02, 0.01) == []
     assert [b.at for b in changes([0.0] * 3 + [1.0] * 3, 0.02, 0.01)] == [3]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_segments_cost_least_of_all(seed: int) -> None:
+    """Against every way to cut twelve numbers."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 1, 12) + np.repeat([0, 3, -1], 4) * (seed % 2)
+
+    def cost(ends: Sequence[int]) -> float:
+        parts = [x[a:b] for a, b in pairwise([0, *ends])]
+        return sum(((p - p.mean()) ** 2).sum() + 1.5 for p in parts)
+
+    every = [
+        [*cut, len(x)]
+        for count in range(4)
+        for cut in combinations(range(1, len(x)), count)
+        if min(b - a for a, b in pairwise([0, *cut, len(x)])) >= changepoints.SHORTEST
+    ]
+    assert changepoints.segments(x, 1.5) == min(every, key=cost)

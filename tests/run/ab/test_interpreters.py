@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gpubench import __version__
+from gpubench import __version__, plugins
 from gpubench.errors import InputError
 from gpubench.run.ab import interpreters
 
@@ -88,7 +89,30 @@ def test_a_gpubench_that_developers_have_locked_comes_before_another(
     assert plain.replace(" --no-dev", "") == all_groups
     *synced, last = of("two", lambda done: done.startswith("pip install"))
     assert len(synced) == 2
-    assert last.endswith(f" {interpreters.own_source()}")
+    assert last.endswith(f" {interpreters.own_source(plugins.extras())}")  # as much as is here
+
+
+def test_an_environment_without_runtimes_is_made_with_those_of_developers(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of gpubench's own checkout, where what measures is in extras."""
+    monkeypatch.setattr(interpreters, "has_gpubench", lambda _: True)
+    for runtimes, syncs in ((True, 1), (False, 2)):
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        monkeypatch.setattr(interpreters, "has_runtimes", lambda _, has=runtimes: has)
+        before = len(calls(tmp_path))
+        interpreters.of_reference("--baseline-ref", "one", tmp_path / "cache")
+        made = calls(tmp_path)[before:]
+        assert ["sync -q --no-dev" in call for call in made] == [True, False][:syncs]
+
+
+def test_runtimes_are_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(sys.executable)
+    assert interpreters.has_runtimes(here)
+    monkeypatch.setattr(interpreters, "RUNTIMES", ("gpubench_fakes_of_nobody",))
+    assert interpreters.has_runtimes(here)  # nobody misses what is not here
+    monkeypatch.setattr(interpreters, "find_spec", lambda name: name)
+    assert not interpreters.has_runtimes(here)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +140,8 @@ def test_another_environment_gets_gpubench_from_where_ours_came(
     monkeypatch.setattr(interpreters.gpubench, "__file__", str(tmp_path / "site/gpubench/x.py"))
     monkeypatch.setattr(interpreters, "distribution", lambda _: Installed())
     assert interpreters.own_source() == expected
+    with_extras = expected.replace("gpubench", "gpubench[cpu,timm]", 1)
+    assert interpreters.own_source(["cpu", "timm"]) == with_extras
 
 
 def test_a_base_that_only_fetch_head_knows(

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gpubench import cache, plugins
+from gpubench import cache
 from gpubench.errors import InputError
 from gpubench.suite.schema import show
 from gpubench.suite.types import model_path
@@ -41,9 +41,6 @@ class Code(TorchSource):
     name = "code"
     sizes = "any"
     summary = "FILE.py:CALLABLE or MODULE:CALLABLE: own code that returns an nn.Module"
-
-    def probe(self) -> dict[str, str]:
-        return plugins.installed("torch")
 
     def build(self, model: str, classes: int, arguments: dict[str, Any]) -> nn.Module:  # noqa: ARG002
         """Its number of classes is its own."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gpubench import cache, plugins
+from gpubench import cache
 from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import compiled_package
@@ -28,9 +28,6 @@ class Exported(TorchSource):
     name = "pt2"
     summary = "FILE.pt2: a program of torch.export, or of AOTInductor, with its weights"
     sizes = "fixed"
-
-    def probe(self) -> dict[str, str]:
-        return plugins.installed("torch")
 
     def look(self, workload: Workload) -> Look | None:
         """Of a compiled package; None: of a program.

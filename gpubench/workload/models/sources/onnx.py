@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench import plugins
 from gpubench.workload.models.onnx_model import OnnxModel
 from gpubench.workload.models.registry import Look, Source
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 class Onnx(Source):
     name = "onnx"
     summary = "FILE.onnx: a classifier, with its weights"
+
+    def probe(self) -> dict[str, str]:
+        return plugins.installed("onnx")
 
     def look(self, workload: Workload) -> Look:
         return Look(*_model(workload, None).look())

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from gpubench.suite.types import Workload
 
-REMEDY = "pip install 'gpubench[timm]'"
-
 
 class Timm(TorchSource):
     name = "timm"
@@ -26,7 +24,7 @@ class Timm(TorchSource):
     knows_imagenet = True
 
     def probe(self) -> dict[str, str]:
-        return plugins.installed("torch", "timm", remedy=REMEDY)
+        return plugins.installed("torch", "timm", extra="timm")
 
     def at_size(self, model: str, size: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG002
         return {"img_size": list(size)}

@@ -31,7 +31,7 @@ class Torchvision(TorchSource):
     knows_imagenet = True
 
     def probe(self) -> dict[str, str]:
-        return plugins.installed("torch", "torchvision", remedy="pip install torch torchvision")
+        return plugins.installed("torch", "torchvision")
 
     def names(self) -> tuple[str, ...]:
         return _names()

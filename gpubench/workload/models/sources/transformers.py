@@ -30,7 +30,7 @@ class Transformers(TorchSource):
     preload = ("transformers",)
 
     def probe(self) -> dict[str, str]:
-        return plugins.installed("torch", "transformers", remedy="pip install 'gpubench[hf]'")
+        return plugins.installed("torch", "transformers", extra="hf")
 
     def arguments(self, model: str) -> dict[str, Any]:
         """Its configuration, so that nothing is asked of the hub once it is prepared."""
