@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_chatter_on_stdout_is_no_result(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_library_that_finds_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "ImportError: libtorch_cpu.so: failed to map segment from shared object"
     assert import_check.remedy_of(why, "reinstall") == "reinstall"
-    monkeypatch.setattr(import_check.resource, "getrlimit", lambda _: (2**31, -1))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**31, -1))
     assert "`ulimit -v 2097152` allows: raise that" in import_check.remedy_of(why, "reinstall")
     assert import_check.remedy_of("No module named 'x'", "reinstall") == "reinstall"
 
