@@ -11,20 +11,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpubench.report.frames import read as read
     from gpubench.report.frames import tables as tables
+    from gpubench.run.api import Interrupted as Interrupted
+    from gpubench.run.api import Suite as Suite
+    from gpubench.run.api import ab as ab
+    from gpubench.run.api import open as open  # noqa: A004
+    from gpubench.run.api import plan as plan
+    from gpubench.run.api import run as run
+    from gpubench.run.api import tune as tune
+    from gpubench.run.results import Comparison as Comparison
+    from gpubench.run.results import Plan as Plan
+    from gpubench.run.results import Run as Run
+    from gpubench.run.results import Search as Search
     from gpubench.run.serving import load as load
 
 __version__ = "0.1.0"
 
 
 _PUBLIC = {"load": "run.serving", "read": "report.frames", "tables": "report.frames"}
+_PUBLIC |= dict.fromkeys(("Interrupted", "Suite", "ab", "open", "plan", "tune"), "run.api")
+_PUBLIC |= dict.fromkeys(("Comparison", "Plan", "Run", "Search"), "run.results")
 
 
 def __getattr__(name: str) -> Any:
-    """``load``, ``read`` and ``tables``, which import what they need only when asked for."""
+    """What is public, which imports what it needs only when asked for."""
+    if name == "run":  # a package that can be called, so that it is both
+        return import_module(f"{__name__}.run")
     if name in _PUBLIC:
         return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, "run"})

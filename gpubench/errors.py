@@ -15,7 +15,26 @@ GpubenchError                 base; the command line prints it without a traceba
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_NO_MEMORY = (
+    *("outofmemory", "badalloc", "allocfailed", "cudaerrormemoryallocation", "allocatorfail"),
+    *("failedtoallocate", "cannotallocate", "cantallocate", "unabletoallocate"),
+    *("allocationfailed", "couldnotallocate", "couldnotbeallocated", "insufficientgpumemory"),
+    "smallerthanrequestedbytes",  # of the limit of ONNX Runtime's arena
+)
+"""How libraries say that memory has ended, in small letters without anything else."""
+_PERHAPS = (
+    "unabletofindanengine",  # torch, once no plan of cuDNN's got its workspace
+    "couldnotfindanyimplementation",  # TensorRT, of a layer all of whose kernels want more
+    "insufficientworkspace",
+    *("cublasstatusnotinitialized", "cudnnstatusnotinitialized"),  # their handles take memory
+)
+"""Likewise, what they say of other causes too."""
+MAYBE_MEMORY = (
+    "the library says this of a lack of memory, and of other causes, too: try a smaller batch"
+)
 
 
 class GpubenchError(Exception):
@@ -79,11 +98,16 @@ class Unavailable(GpubenchError):
 class CellFailed(GpubenchError):
     """A cell broke while it was prepared or measured.
 
-    ``kind`` is one of `records.record.FAILURES`, for example ``parity`` or ``out-of-memory``.
+    ``kind`` is one of `records.record.FAILURES`, for example ``parity`` or ``out-of-memory``; an
+    ``error`` whose words are those of a lack of memory is one.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
+        if kind == "error" and says_no_memory(reason):
+            kind = "out-of-memory"
+        elif kind == "error" and _says(_PERHAPS, reason):
+            self.remedy = MAYBE_MEMORY
         self.kind = kind
         self.reason = reason
 
@@ -93,7 +117,18 @@ def told(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, GpubenchError):
         return error.kind, str(error), error.remedy
     kind = "out-of-memory" if isinstance(error, MemoryError) else "error"
-    return kind, f"{type(error).__name__}: {error}".strip(": "), ""
+    made = CellFailed(kind, f"{type(error).__name__}: {error}".strip(": "))
+    return made.kind, made.reason, made.remedy
+
+
+def says_no_memory(words: str) -> bool:
+    """Whether an error's words mean that the device or the host ran out of memory."""
+    return _says(_NO_MEMORY, words)
+
+
+def _says(texts: tuple[str, ...], words: str) -> bool:
+    plain = re.sub(r"[^a-z]", "", words.lower())
+    return any(text in plain for text in texts)
 
 
 def raised(kind: str, reason: str, remedy: str = "") -> GpubenchError:

@@ -26,6 +26,8 @@ SIDE = 16
 LEFT_OUT = pytest.StashKey[int]()
 # Where it is set (container images do), each of hundreds of processes compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# One of several test processes; a pytest that a test starts is none of them.
+ONE_OF_SEVERAL = os.environ.pop("PYTEST_XDIST_WORKER", "") != ""
 sys.dont_write_bytecode = False
 no_telemetry()  # of the runtimes that tests import themselves
 POLICY = {
@@ -110,9 +112,18 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """Of networks, their exports and their answers: what is slow to make is made once."""
-    return Cache(tmp_path_factory.mktemp("networks"))
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of all test processes: what is slow to make is made once."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if ONE_OF_SEVERAL else base) / "made-once"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(made_once: Path) -> Cache:
+    """Of networks, their exports and their answers."""
+    return Cache(made_once / "networks")
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ class FakeNvml:
     NVMLError_GpuIsLost = GpuIsLost
     NVML_DEVICE_MIG_ENABLE = 1
     NVML_NVLINK_MAX_LINKS = 18
+    NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES = 0, 1
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
     nvmlClocksEventReasonGpuIdle = 0x1
     nvmlClocksEventReasonApplicationsClocksSetting = 0x2
@@ -68,6 +69,10 @@ class FakeNvml:
             "nvmlDeviceGetMemoryInfo": Bag(total=80 << 30, used=2 << 30),
             "nvmlDeviceGetTotalEnergyConsumption": 1_000_000,
             "nvmlDeviceGetComputeRunningProcesses": [],
+            "nvmlDeviceGetMPSComputeRunningProcesses": [],
+            "nvmlDeviceGetMaxClockInfo": 1980,
+            "nvmlDeviceGetUtilizationRates": Bag(gpu=75, memory=30),
+            "nvmlDeviceGetPcieThroughput": 2_000_000,
             "nvmlDeviceGetGraphicsRunningProcesses": [],
             "nvmlDeviceGetCudaComputeCapability": (9, 0),
             "nvmlDeviceGetPciInfo": Bag(busId="00000000:65:00.0"),

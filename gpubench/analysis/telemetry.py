@@ -51,7 +51,21 @@ def _gpu(*path: str) -> Callable[[Record], Iterable[float | None]]:
     return lambda r: [number(gpu, *path) for gpu in r.telemetry.get("gpus", [])]
 
 
+def _own(name: str) -> Callable[[Record], Iterable[float | None]]:
+    return lambda r: [number(r.facts, "device_time_ns", name)]
+
+
 GAUGES = (
+    Gauge("GPU time", "ns", max, _own("run"),
+          "of one batch by the GPU's clock, from its first piece of work to its last"),
+    Gauge("GPU copy in", "ns", max, _own("copy_in"), "of one batch by the GPU's clock"),
+    Gauge("outside the GPU", "ns", max, _own("outside"),
+          "of one batch that is waited for: the launch before, the wait after"),
+    Gauge("cost of GPU time", "ns", max, _own("cost"),
+          "what reading the GPU's clock added to a batch; no sample has it"),
+    Gauge("GPU busy", "fraction", min, _gpu("utilisation"),
+          "share of the time in which anything ran on a GPU, of the idlest; NVML's"),
+    Gauge("PCIe in", "bytes", max, _gpu("pcie_in_bytes_per_s"), "most that came in a second"),
     Gauge("start", "ns", max, _start, "until every replica had started and opened its session"),
     Gauge("start skew", "ns", max, _skew,
           "how long after the common start the last replica went on"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ _TYPES = {"tensor(float)": ("float32", 1), "tensor(float16)": ("float16", 10)} |
     "tensor(bfloat16)": ("bfloat16", 16), "tensor(uint8)": ("uint8", 2)
 }  # fmt: skip
 """Type of an input or output -> torch's name and ONNX's number."""
+_CYCLES = 1 << 25
+"""Of a GPU's clock, 20 ms or so: longer than it takes to enqueue a graph."""
 
 
 class CpuSession(Session):
@@ -111,7 +113,9 @@ class CudaSession(_torch.TensorSession):
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._run: Any = session.run_with_iobinding
         if facts["provider_options"].get("enable_cuda_graph") == "1":
-            self.run()  # captures; what it wrote is poisoned, as above
+            self.run()  # captures; what it wrote is poisoned, as below
+            self.sync()
+            facts["replay_waits"] = waits(self.run, stream)
             self._logits.fill_(float("nan"))
             self.sync()
 
@@ -119,8 +123,26 @@ class CudaSession(_torch.TensorSession):
         self._binding = self._run = None
         self.stack.close()
 
+    def counters(self) -> dict[str, int]:
+        return {"compiled_at_open": int(self.facts.get("engine_built_at_open", False))}
+
     def run(self) -> None:
         self._run(self._binding, self._options)
+
+
+def waits(run: Callable[[], object], stream: Any) -> bool:
+    """Whether ``run`` returns only once ``stream`` has done all its work.
+
+    Replays of a CUDA graph did in releases before 1.28 (microsoft/onnxruntime, pull request 28686),
+    whatever the options of the run said: batches then never queue up.
+    """
+    import torch
+
+    torch.cuda._sleep(_CYCLES)
+    run()
+    done = bool(stream.query())
+    stream.synchronize()
+    return done
 
 
 def _shape(node: Any, batch: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from gpubench.backends.base import Device, Images, Logits
 
-    Ticket = tuple[torch.Tensor, torch.cuda.Event]
+    Ticket = tuple[torch.Tensor, torch.Tensor, torch.cuda.Event, torch.cuda.Event]
+    """On the device, on the host, and the events that each is full."""
 
 _NO_CUDA = "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES; torch must be a CUDA build"
 
@@ -97,15 +98,30 @@ class Input:
             else:
                 self._buffers.copy_in(held[1])
             return
-        source = self._from_numpy(images)
-        if self.stream is None:
+        if not self.convert(images):
             self.tensor = self._own
-            self.tensor.copy_(source)
+            self.tensor.copy_(self._from_numpy(images))
             return
-        self._copied.synchronize()  # the copy before may still be reading the staging memory
-        self._staging.copy_(source)
+        self.upload()
+
+    def upload(self) -> None:
+        """See `Session.upload`."""
         self.tensor.copy_(self._staging, non_blocking=True)
         self._copied.record(self.stream)
+
+    def convert(self, images: Images) -> bool:
+        """See `Session.convert`; of an attached array the device does it."""
+        if self.stream is None or id(images) in self._attached:
+            return False
+        self._copied.synchronize()  # the copy before may still be reading the staging memory
+        self._staging.copy_(self._from_numpy(images))
+        return True
+
+    def host_copy(self, images: Images) -> Images:
+        """See `Session.host_copy`."""
+        source = self._from_numpy(images)
+        found: Images = (source.clone() if self.stream is None else source.pin_memory()).numpy()
+        return found
 
     def sync(self) -> None:
         if self.stream is not None:
@@ -149,6 +165,50 @@ class Buffers:
         free.record(self._stream)
 
 
+class Answers:
+    """Logits on their way to page-locked memory, by a stream of their own, while the next batch is
+    computed.
+
+    What the next run may write over is put aside on the device first, which takes next to no time.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        import torch
+
+        self._stream, self._on, self._make = stream, torch.cuda.stream, torch.empty
+        self._event = torch.cuda.Event
+        self._fetching = torch.cuda.Stream()
+        self._free: list[Ticket] = []
+
+    def enqueue(self, logits: torch.Tensor) -> Ticket:
+        """Behind all that was enqueued before; the ticket is good for one `collect`."""
+        ticket = self._free.pop() if self._free else self._ticket(logits)
+        aside, host, full, done = ticket
+        aside.copy_(logits)
+        full.record(self._stream)
+        self._fetching.wait_event(full)
+        with self._on(self._fetching):
+            host.copy_(aside, non_blocking=True)
+        done.record(self._fetching)
+        return ticket
+
+    def collect(self, ticket: Ticket) -> Logits:
+        _, host, _, done = ticket
+        done.synchronize()
+        answers = logits_of(host)
+        self._free.append(ticket)  # whoever takes it may write to both: all was read
+        return answers
+
+    def _ticket(self, logits: torch.Tensor) -> Ticket:
+        shape, dtype = logits.shape, logits.dtype
+        return (
+            self._make(shape, dtype=dtype, device=logits.device),
+            self._make(shape, dtype=dtype, pin_memory=True),
+            self._event(),
+            self._event(),
+        )
+
+
 class TensorSession(Session):
     """A session whose input and logits are torch's tensors; `run` writes to ``_logits``."""
 
@@ -158,36 +218,37 @@ class TensorSession(Session):
         self._input = images
         self.attach: Callable[[Sequence[Images]], bool] = images.attach
         self.copy_in: Callable[[Images], None] = images.copy_in
+        self.convert: Callable[[Images], bool] = images.convert
+        self.upload: Callable[[], None] = images.upload
+        self.host_copy: Callable[[Images], Images] = images.host_copy
         self.sync: Callable[[], None] = images.sync
+        self._answers: Answers | None = None
         if images.stream is not None:
             self.in_flight, self.device_input = 1, images.tensor
-            self._free: list[Ticket] = []
+            self._answers = Answers(images.stream)
 
     def copy_out(self) -> Logits:
         return logits_of(self._logits)
 
-    def enqueue_out(self) -> Ticket | None:
-        """On CUDA, enqueue the logits' copy to the host behind the last run, before the next."""
-        import torch
-
+    def mark(self) -> torch.cuda.Event | None:
         if self._input.stream is None:
             return None
-        if self._free:
-            host, done = self._free.pop()
-        else:
-            host = torch.empty(self._logits.shape, dtype=self._logits.dtype, pin_memory=True)
-            done = torch.cuda.Event()
-        host.copy_(self._logits, non_blocking=True)
-        done.record(self._input.stream)
-        return host, done
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self._input.stream)
+        return event
+
+    def between_ns(self, first: torch.cuda.Event, second: torch.cuda.Event, /) -> int:
+        return round(float(first.elapsed_time(second)) * 1e6)
+
+    def enqueue_out(self) -> Ticket | None:
+        return self._answers.enqueue(self._logits) if self._answers else None
 
     def collect(self, ticket: Ticket | None, /) -> Logits:
-        if ticket is None:
+        if ticket is None or self._answers is None:
             return super().collect(ticket)
-        host, done = ticket
-        done.synchronize()
-        self._free.append(ticket)
-        return logits_of(host)
+        return self._answers.collect(ticket)
 
 
 def logits_of(tensor: torch.Tensor) -> Logits:

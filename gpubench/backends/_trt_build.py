@@ -5,7 +5,8 @@ precision and one file serves TensorRT 10, 11 and TensorRT for RTX. Nothing here
 ``tensorrt_rtx``; ``tensorrt`` times kernels on the current device.
 
 Functions whose name ends in ``_rtx`` use what only that flavour has, ``_trt`` what only the other
-does; tests/backends/test_tensorrt_contract.py holds every name against the real bindings.
+does, ``_trt11`` what that has since 11.1; tests/backends/test_tensorrt_contract.py holds every name
+against the real bindings.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ class BuildSettings(Struct, frozen=True, kw_only=True):
     """The library's own default is 1; 8 is that of NVIDIA's trtexec, and less fickle."""
     workspace_mib: int = 0
     """0: the library's default, all of the device's memory."""
+    build_route: str = ""
+    """Of TensorRT's compiler, '-name=value ...'; '': as it chooses itself."""
     current_gpu: bool = True
     """TensorRT for RTX: build for the GPU that is present; False: for all it supports."""
+    user_memory: bool = False
+    """TensorRT for RTX: an engine that allocates nothing itself, as capture needs it."""
 
 
 class Built(Struct, frozen=True):
@@ -80,8 +85,7 @@ def make_log(trt: Any) -> Any:
 def failed(what: str, errors: list[str]) -> CellFailed:
     """What TensorRT could not do, in its own words."""
     words = "; ".join(errors) or "TensorRT gave no reason"
-    short = "out of memory" in words.lower() or "outofmemory" in words.lower()
-    return CellFailed("out-of-memory" if short else "error", f"{what}: {words}"[:2000])
+    return CellFailed("error", f"{what}: {words}"[:2000])
 
 
 def build(
@@ -114,11 +118,14 @@ def build(
     if flavour == RTX:
         _choose_gpu_rtx(trt, config, settings, log)
     else:
+        if settings.build_route:
+            _choose_route_trt11(config, settings.build_route, log)
         timings = _attach_timing_cache_trt(config, timing_cache, log)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise failed(f"{flavour} cannot build an engine from {onnx.name}", log.errors)
     flags = ["TF32"] if config.get_flag(trt.BuilderFlag.TF32) else []
+    flags += ["REQUIRE_USER_ALLOCATION"] * (flavour == RTX and settings.user_memory)
     return Built(bytes(plan), b"" if flavour == RTX else _timings_trt(timings), flags)
 
 
@@ -152,6 +159,17 @@ def _attach_timing_cache_trt(config: Any, stored: bytes, log: Any) -> Any:
     raise failed("an empty timing cache was refused", log.errors)
 
 
+def _choose_route_trt11(config: Any, route: str, log: Any) -> None:
+    """Raises CellFailed where this library has no such choice, naming those that it has."""
+    known = config.all_build_routes
+    try:
+        config.build_route = route
+    except (RuntimeError, ValueError) as error:
+        log.errors.append(str(error))
+    if config.build_route != route:
+        raise failed(f"build_route = {route!r} is refused", [*log.errors, f"known: {known}"[:1000]])
+
+
 def _timings_trt(timings: Any) -> bytes:
     content = timings.serialize()
     return b"" if content is None else bytes(content)
@@ -159,6 +177,8 @@ def _timings_trt(timings: Any) -> bytes:
 
 def _choose_gpu_rtx(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None:
     """Its default leaves out Turing and is not specialised to the GPU that is present."""
+    if settings.user_memory:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if not settings.current_gpu:
         return
     config.num_compute_capabilities = 1

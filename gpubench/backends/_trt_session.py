@@ -27,17 +27,23 @@ class TrtSession(_torch.TensorSession):
     """
 
     def __init__(
-        self, trt: Any, flavour: str, plan: bytes, batch: int, device: Device, graph: bool
-    ) -> None:
+        self, trt: Any, flavour: str, plan: bytes, batch: int, device: Device, graph: bool,
+        *, user_memory: bool = False, kernels: bytes = b"", shared: TrtSession | None = None,
+    ) -> None:  # fmt: skip
+        """``user_memory``: as the engine was built; ``kernels``: as `compiled_rtx` gave them;
+        ``shared``: another session, with the same engine."""
         self._stack = ExitStack()
+        self._user_memory, self._kernels, self._kept = user_memory, kernels, False
         try:
             self._log = make_log(trt)
             stream = _torch.enter_device(self._stack, device)  # before the engine is loaded
             assert stream is not None, "TensorRT cells are CUDA cells"  # noqa: S101
             self._stream = stream
             self._handle = stream.cuda_stream
-            self._load(trt, flavour, plan)
+            self._load(trt, flavour, plan, shared)
             self._bind(trt, batch)
+            if flavour == RTX:
+                self._give_memory_rtx()
             self._execute = self._context.execute_async_v3
             self._replay: Callable[[], None] | None = None
             if graph:
@@ -45,13 +51,18 @@ class TrtSession(_torch.TensorSession):
                     self._check_capture_rtx()
                 self._replay = self._capture()
             self.facts = self._facts(trt, graph)
+            if kernels:
+                self.facts["kernels_loaded"] = self._kept
         except BaseException:
             self.close()
             raise
 
-    def _load(self, trt: Any, flavour: str, plan: bytes) -> None:
-        self._runtime = trt.Runtime(self._log)
-        engine = self._runtime.deserialize_cuda_engine(plan)
+    def _load(self, trt: Any, flavour: str, plan: bytes, shared: Any) -> None:
+        if shared is not None:
+            engine = shared._engine
+        else:
+            self._runtime = trt.Runtime(self._log)
+            engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise self._failed("the engine cannot be loaded")
         context = (
@@ -67,7 +78,29 @@ class TrtSession(_torch.TensorSession):
         settings.dynamic_shapes_kernel_specialization_strategy = (
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
+        if self._user_memory:
+            settings.set_execution_context_allocation_strategy(
+                trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
+        self._cache = settings.create_runtime_cache()
+        self._kept = bool(self._kernels) and self._cache.deserialize(self._kernels)
+        if not settings.set_runtime_cache(self._cache):
+            raise self._failed("a cache of kernels is refused")
         return engine.create_execution_context(settings)
+
+    def _give_memory_rtx(self) -> None:
+        """What such an engine wants for its activations, once it knows its shapes."""
+        import torch
+
+        if self._user_memory:
+            size = self._context.update_device_memory_size_for_shapes()
+            self._scratch = torch.zeros((max(1, size),), dtype=torch.uint8, device="cuda")
+            self._context.set_device_memory(self._scratch.data_ptr(), size)
+
+    def compiled_rtx(self) -> bytes:
+        """The kernels that this flavour has compiled for this GPU, of what ran so far."""
+        content = self._cache.serialize()
+        return b"" if content is None else bytes(content)
 
     def _bind(self, trt: Any, batch: int) -> None:
         """Give every tensor of the engine an address that lives as long as the session."""
@@ -167,6 +200,9 @@ class TrtSession(_torch.TensorSession):
                 del held[name]
         if stack is not None:
             stack.close()
+
+    def counters(self) -> dict[str, int]:
+        return {"compiled_at_open": int(bool(self._kernels) and not self._kept)}
 
     def run(self) -> None:
         if self._replay is not None:

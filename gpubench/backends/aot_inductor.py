@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench.backends import _inductor, _torch
 from gpubench.backends.base import Device
@@ -60,12 +61,12 @@ class AotInductor(TorchEager):
     name = "aot-inductor"
     summary = "PyTorch, compiled ahead of time by AOTInductor; CPU and CUDA; as torch-compile"
     options = (
-        *_inductor.OPTIONS,
+        # it is torch-compile's compiler, with which `tune` tries what is left out here
+        *(o if o.name != "cudnn_benchmark" else replace(o, search=()) for o in _inductor.OPTIONS),
         Option.choice(
             "mode",
             "inductor's settings, as torch.compile's mode",
             ("default", "max-autotune-no-cudagraphs"),
-            search=("default", "max-autotune-no-cudagraphs"),
         ),
     )
     preload = (*TorchEager.preload, "torch.export", "torch._inductor.package")

@@ -44,6 +44,9 @@ class Device(Struct, frozen=True):
     """On CPU, the cores this replica is pinned to; its thread pools have this many threads."""
     uuid: str = ""
     """On CUDA, the driver's name of it: 'GPU-...', or 'MIG-...' of a slice."""
+    number: int | None = None
+    """On CUDA, which of the machine's GPUs that may be used it is; None: ``index``. A worker sees
+    its own alone, as index 0."""
 
     @property
     def threads(self) -> int:
@@ -53,7 +56,8 @@ class Device(Struct, frozen=True):
     def __str__(self) -> str:
         if self.kind != "cuda":
             return f"cpu:{','.join(map(str, self.cores))}"
-        return f"cuda:{self.uuid if self.uuid.startswith('MIG-') else self.index}"
+        number = self.index if self.number is None else self.number
+        return f"cuda:{self.uuid if self.uuid.startswith('MIG-') else number}"
 
 
 @runtime_checkable
@@ -92,13 +96,29 @@ class Session(Protocol):
 
     in_flight: int = 0
     """Batches whose answers may be outstanding (see `enqueue_out`) while the next one is run, so
-    that this many are computed, or copied, at the same time."""
+    that this many are computed, or copied, at the same time. On CUDA copies in (of arrays that are
+    attached), work and copies out overlap, each on a stream of its own."""
     device_input: torch.Tensor | None = None
     """What `run` reads, where that is always the same tensor on a CUDA device: a decoder there
     writes into it, on the session's stream, in place of `copy_in`."""
 
     def close(self) -> None:
         """Release what the session holds; more than once does no harm."""
+        return
+
+    def host_copy(self, images: Images, /) -> Images:
+        """A copy in memory that the device reads by itself (page-locked), if there is such."""
+        return images.copy()
+
+    def convert(self, images: Images, /) -> bool:  # noqa: ARG002
+        """The host's part of `copy_in`, alone: the network's type, in page-locked memory.
+
+        False: it has none that could be told apart.
+        """
+        return False
+
+    def upload(self) -> None:
+        """The rest of `copy_in`, of what was converted last."""
         return
 
     def attach(self, arrays: Sequence[Images], /) -> bool:  # noqa: ARG002
@@ -118,8 +138,18 @@ class Session(Protocol):
         self.sync()
         return self.copy_out()
 
+    def mark(self) -> Any:
+        """Have the device note when it gets here; None where it has no clock that can be read."""
+        return None
+
+    def between_ns(self, first: Any, second: Any, /) -> int:  # noqa: ARG002
+        """The device's time from one `mark` to a later one, both of which it has passed."""
+        return 0
+
     def counters(self) -> dict[str, int]:
-        """Read before and after sampling: a rise of ``recompilations`` flags the record."""
+        """Read before and after sampling: a rise of ``recompilations`` flags the record. So does
+        ``compiled_at_open``: what had to be compiled there, although `Backend.prepare` is for that.
+        """
         return {}
 
 

@@ -20,7 +20,7 @@ from platform import machine
 from typing import TYPE_CHECKING, Any
 
 from gpubench import plugins
-from gpubench.backends import _ort_int8, _torch
+from gpubench.backends import _ort_int8, _streams, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Backend, Device
 from gpubench.cache import copy_entry
@@ -32,7 +32,7 @@ from gpubench.workload.models import quantization
 if TYPE_CHECKING:
     import onnxruntime
 
-    from gpubench.backends.base import Facts
+    from gpubench.backends.base import Facts, Session
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
@@ -59,7 +59,7 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-_CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search")
+_CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search", "streams")
 _LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 """What the TensorRT provider is linked against; of TensorRT 10, whatever else is installed."""
 _OF_THIS_PROCESS = ("user_compute_stream", "trt_engine_cache_path")
@@ -96,6 +96,7 @@ class OnnxRuntime(Backend):
         Option.flag(
             "cuda_graph", "capture the network once and replay it; CUDA only", when=_OWN_ON_CUDA
         ),
+        _streams.option(provider=("auto",)),
         Option.flag(
             "prefer_nhwc", "NHWC layout in convolutions; CUDA provider only", when=_OWN_ON_CUDA
         ),
@@ -122,7 +123,10 @@ class OnnxRuntime(Backend):
             return f"provider {cell.options['provider']!r} does not run on {cell.device}"
         if cell.precision not in ("fp32", "tf32", "fp16", "bf16", "int8"):
             return f"{cell.precision}: here ONNX Runtime runs fp32, tf32, fp16 and int8"
-        if reason := quantization.unsupported(cell) or _ort_int8.unsupported(cell, provider):
+        rests = ("tf32", "fp16", "bf16") if provider == _TENSORRT else ("fp32",)
+        if cell.device == "cuda" and (reason := _streams.unsupported(cell)):
+            return reason
+        if reason := _ort_int8.unsupported(cell, provider) or quantization.unsupported(cell, rests):
             return reason
         own = cell.precision == "fp16" and cell.model.endswith(".onnx")  # so it is what was asked
         if cell.device == "cpu" and cell.precision not in ("fp32", "int8") and not own:
@@ -200,7 +204,7 @@ class OnnxRuntime(Backend):
         (copied / _ONNX).write_text(json.dumps(f"../onnx/{file.name}"))
         return copied
 
-    def open(self, cell: Cell, artefact: Path, device: Device) -> CpuSession | CudaSession:
+    def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
         """A session on what `prepare` made. Raises CellFailed on any fallback."""
         options = cell.chosen(self.options)
         provider = _PROVIDERS[str(options["provider"]), cell.device]
@@ -215,6 +219,15 @@ class OnnxRuntime(Backend):
                     )
             return CpuSession(session, cell.batch_size, facts)
 
+        count = int(options["streams"])
+        made: Session = _streams.several(
+            count, lambda _: self._on_cuda(cell, artefact, device, provider)
+        )
+        return made
+
+    def _on_cuda(self, cell: Cell, artefact: Path, device: Device, provider: str) -> CudaSession:
+        """With a stream of its own, and the network's weights as well."""
+        options = cell.chosen(self.options)
         with ExitStack() as stack:
             stream = _torch.enter_device(stack, device)  # torch also brings in cuBLAS and cuDNN
             settings = _cuda(provider, cell.precision, device, options) | {
@@ -229,7 +242,8 @@ class OnnxRuntime(Backend):
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
             if cell.precision == "int8":
-                facts |= quantization.facts(file, rest="tf32")  # as `unsupported` says
+                rest = quantization.rest_of(cell)  # which TensorRT then may use, as it may TF32
+                facts |= quantization.facts(file, "tf32" if rest == "tf32" else f"{rest} or tf32")
             if provider == _TENSORRT:
                 facts |= {"engines": engines, "engine_built_at_open": _engines(artefact) != engines}
             opened = CudaSession(session, cell.batch_size, facts, device, stream)
@@ -273,8 +287,9 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
     """Options of the providers that run on CUDA."""
     common = {"device_id": str(device.index)}
     if provider == _TENSORRT:
+        used = {precision, options["int8_rest"] if precision == "int8" else ""}
         return common | {
-            f"trt_{kind}_enable": _flag(precision == kind) for kind in ("fp16", "bf16", "int8")
+            f"trt_{kind}_enable": _flag(kind in used) for kind in ("fp16", "bf16", "int8")
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),

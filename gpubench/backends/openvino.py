@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-"""Precision -> OpenVINO's inference precision; of int8 that of what is not quantised."""
-_SEVERAL: When = {"scenario": ("throughput",), "boundary": ("compute", "pipeline")}
+_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""Precision -> OpenVINO's inference precision."""
+_RESTS = ("fp32", "bf16")
+"""What it can be of what int8 leaves."""
+_SEVERAL: When = {"scenario": ("throughput",)}
 """Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
 
@@ -36,8 +38,7 @@ class OpenVINO(Backend):
         Option.choice("device_name", "OpenVINO's device; GPU is an Intel one", ("CPU", "GPU")),
         Option.choice(
             "hint",
-            "performance hint; throughput keeps several batches in flight (but not at "
-            "boundary transfer)",
+            "performance hint; throughput keeps several batches in flight",
             ("latency", "throughput"),
             search=("latency", "throughput"),
             when=_SEVERAL,
@@ -59,9 +60,9 @@ class OpenVINO(Backend):
     def unsupported(self, cell: Cell) -> str | None:
         if cell.device != "cpu":
             return f"OpenVINO has no {cell.device} device (an Intel GPU is device_name = 'GPU')"
-        if cell.precision not in _TYPES:
-            return f"{cell.precision}: here OpenVINO runs {', '.join(_TYPES)}"
-        if reason := quantization.unsupported(cell):
+        if cell.precision not in (*_TYPES, "int8"):
+            return f"{cell.precision}: here OpenVINO runs {', '.join(_TYPES)}, int8"
+        if reason := quantization.unsupported(cell, _RESTS):
             return reason
         if cell.precision == "int8" and cell.options.get("device_name", "CPU") != "CPU":
             return "int8: proof that it is computed in exists for OpenVINO's CPU device only"
@@ -89,16 +90,17 @@ class OpenVINO(Backend):
                 f"OpenVINO finds no {name} device, only {', '.join(core.available_devices)}",
                 "install the Intel GPU's compute runtime (intel-opencl-icd), or use 'CPU'",
             )
-        if cell.precision == "int8":
-            return quantization.onnx(cell, model, cache, "cpu")
         own = model.precision == cell.precision == "fp16"  # of a file, whatever it is computed in
         able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-        if cell.precision != "fp32" and cell.precision.upper() not in able and not own:
+        wanted = _floating(cell)
+        if wanted != "fp32" and wanted.upper() not in able and not own:
             raise Unavailable(
-                f"{core.get_property(name, 'FULL_DEVICE_NAME')} has no {cell.precision} units "
+                f"{core.get_property(name, 'FULL_DEVICE_NAME')} has no {wanted} units "
                 f"(OpenVINO says: {', '.join(able)})",
                 "use precision fp32, or a CPU with AVX512_BF16 or AMX",
             )
+        if cell.precision == "int8":
+            return quantization.onnx(cell, model, cache, "cpu")
         return model.onnx("fp16" if own else "fp32")
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> OpenVINOSession:
@@ -106,7 +108,7 @@ class OpenVINO(Backend):
         import openvino
 
         options = cell.chosen(self.options)
-        core, wanted = openvino.Core(), _TYPES[cell.precision]
+        core, wanted = openvino.Core(), _TYPES[_floating(cell)]
         able = core.get_property(str(options["device_name"]), "OPTIMIZATION_CAPABILITIES")
         own = cell.precision == "fp16" and cell.model.endswith(".onnx")
         if own and "FP16" not in able:
@@ -132,8 +134,13 @@ class OpenVINO(Backend):
                 f"{facts['device']}; use precision = 'fp32'",
             )
         if cell.precision == "int8":
-            facts |= quantization.facts(artefact) | _integer(compiled)
+            facts |= quantization.facts(artefact, _floating(cell)) | _integer(compiled)
         return OpenVINOSession(compiled, facts)
+
+
+def _floating(cell: Cell) -> str:
+    """The precision of a cell; of int8 that of what is not quantised."""
+    return quantization.rest_of(cell) if cell.precision == "int8" else cell.precision
 
 
 class _Ticket:

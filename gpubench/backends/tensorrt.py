@@ -14,31 +14,29 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from gpubench import plugins
+from gpubench.backends import _streams
 from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings
-from gpubench.backends.base import Backend
+from gpubench.backends.base import Backend, Device
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine.gpu import NO_GPU, Gpu, visible_gpus
 from gpubench.suite.types import Cell, Option
 from gpubench.workload.models import quantization
 
 if TYPE_CHECKING:
-    from gpubench.backends.base import Device, Facts, Session
+    from gpubench.backends.base import Facts, Session
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
 FLAVOURS = ("tensorrt", RTX)
 """In the order of preference."""
-PLAN, ABOUT = "engine.plan", "engine.json"
+PLAN, ABOUT, KERNELS = "engine.plan", "engine.json", "kernels.bin"
 
 _DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt_cu13", "tensorrt_cu12", "tensorrt_cu13_bindings"),
     RTX: (RTX, "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
 }
 _LIBRARIES = {"tensorrt": "nvinfer", RTX: "tensorrt_rtx"}
-_NOT_RTX = ("9.0", "10.0", "10.3")
-"""Compute capabilities of data-centre GPUs that TensorRT for RTX has no kernels for."""
-
 _INSTALL = (
     "RTX and GeForce GPUs: pip install 'gpubench[tensorrt-rtx]'; any GPU: pip install "
     "'gpubench[tensorrt]' with NVIDIA's own package index as an extra index (docs, Installing)"
@@ -57,6 +55,7 @@ class TensorRT(Backend):
             ("auto", *FLAVOURS),
         ),
         Option.flag("cuda_graph", "capture the engine once and replay it"),
+        _streams.option(),
         # 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
         Option.whole(
             "optimization_level",
@@ -75,6 +74,13 @@ class TensorRT(Backend):
         Option.whole(
             "workspace_mib", "scratch memory that kernels may ask for; 0: all of the GPU's", 0
         ),
+        # not searched: what there is to choose, a library says only when it is loaded
+        Option(
+            name="build_route",
+            kind="str",
+            default="",
+            help="TensorRT 11.1 and later: what its compiler is told, '-name=value ...'",
+        ),
         *quantization.OPTIONS,
     )
     preload = ("torch",)
@@ -90,8 +96,6 @@ class TensorRT(Backend):
         if not found:  # what is there but unusable tells more than what is not there
             raise max(problems, key=lambda problem: problem.remedy != _INSTALL)
         device = _gpu()
-        if set(found) == {RTX}:
-            _check_rtx(device)
         return {"flavours": found, "gpu": device.name, "driver": device.driver}
 
     def unsupported(self, cell: Cell) -> str | None:
@@ -99,7 +103,9 @@ class TensorRT(Backend):
             return "TensorRT runs on NVIDIA GPUs only"
         if cell.precision == "amp":
             return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
-        return quantization.unsupported(cell)
+        if reason := _streams.unsupported(cell):
+            return reason
+        return quantization.unsupported(cell, ("fp32", "tf32", "fp16", "bf16"))
 
     def prepare(self, cell: Cell, model: Model, cache: Cache) -> Path:
         """The engine for this cell and the first visible GPU; built when the cache has none.
@@ -108,18 +114,22 @@ class TensorRT(Backend):
         refuses the network.
         """
         device = _gpu()
-        flavour = _choose(str(cell.chosen(self.options)["flavour"]), device)
+        flavour = _choose(str(cell.chosen(self.options)["flavour"]))
         trt = trt_build.load_flavour(flavour)
+        if flavour == RTX:
+            _check_rtx(trt, device)
+        if cell.options.get("build_route"):
+            _check_routes(trt, flavour)
         int8 = cell.precision == "int8"
         onnx = (
-            quantization.onnx(cell, model, cache, "tensorrt")
+            quantization.onnx(cell, model, cache, "tensorrt", quantization.rest_of(cell))
             if int8
             else model.onnx(cell.precision)
         )
         network = trt_build.inspect_onnx(onnx)
         if int8 and not network.quantized:
             raise CellFailed("error", f"{onnx.name} has no QuantizeLinear nodes: it is not int8")
-        settings = _settings(cell)
+        settings = _settings(cell, flavour)
         target = {
             "flavour": flavour,
             "version": trt.__version__,
@@ -127,20 +137,34 @@ class TensorRT(Backend):
             "compute_capability": device.compute_capability,
             "driver": device.driver,
         }
-        recipe = target | {"format": 1, "onnx": network.sha256, "settings": to_builtins(settings)}
+        recipe = target | {"format": 2, "onnx": network.sha256, "settings": to_builtins(settings)}
 
         def make(directory: Path) -> None:
             timings = cache.stored("timing", target)  # of kernels: the last build's
             built = trt_build.build(trt, flavour, onnx, settings, timings)
             about = recipe | {"sha256": _sha256(built.plan), "builder_flags": built.flags}
             if int8:
-                about |= quantization.facts(onnx)
+                about |= quantization.facts(onnx, "tf32" * settings.tf32)
+            if flavour == RTX:
+                kernels = self._compiled(trt, built.plan, settings, Device("cuda", device.index))
+                (directory / KERNELS).write_bytes(kernels)
+                about["kernels"] = _sha256(kernels)
             (directory / PLAN).write_bytes(built.plan)
             (directory / ABOUT).write_text(json.dumps(about, indent=1))
             if built.timing_cache:
                 cache.store("timing", target, lambda _: built.timing_cache)
 
         return cache.get_or_make("engine", recipe, make) / PLAN
+
+    def _compiled(self, trt: Any, plan: bytes, settings: BuildSettings, device: Device) -> bytes:
+        """What TensorRT for RTX compiles when it first runs: a deployment has it from then on."""
+        from gpubench.backends._trt_session import TrtSession
+
+        size, own = settings.batch_size, settings.user_memory
+        with TrtSession(trt, RTX, plan, size, device, False, user_memory=own) as session:
+            session.run()
+            session.sync()
+            return session.compiled_rtx()
 
     def open(self, cell: Cell, artefact: Path, device: Device) -> Session:
         """Load an engine that ``prepare`` left in the cache, on the same kind of GPU."""
@@ -154,14 +178,20 @@ class TensorRT(Backend):
                 "error", f"engine of {about['flavour']} {about['version']}, not {trt.__version__}"
             )
         graph = bool(cell.options.get("cuda_graph"))
-        session = TrtSession(trt, about["flavour"], plan, cell.batch_size, device, graph)
+        own, kernels = about["settings"].get("user_memory", False), _kernels(artefact, about)
+
+        def opened(shared: TrtSession | None) -> TrtSession:
+            return TrtSession(trt, about["flavour"], plan, cell.batch_size, device, graph,
+                              user_memory=own, kernels=kernels, shared=shared)  # fmt: skip
+
+        session = _streams.several(int(cell.chosen(self.options)["streams"]), opened)
         session.facts = {
             "precision": cell.precision,
             "engine_bytes": len(plan),
             **{name: about[name] for name in _SHOWN if name in about},
             **session.facts,
         }
-        return session
+        return session  # type: ignore[no-any-return]
 
 
 _SHOWN = (
@@ -170,14 +200,16 @@ _SHOWN = (
 )
 
 
-def _settings(cell: Cell) -> BuildSettings:
+def _settings(cell: Cell, flavour: str) -> BuildSettings:
     options = cell.chosen(TensorRT.options)
     return BuildSettings(
         batch_size=cell.batch_size,
-        tf32=cell.precision == "tf32",
+        tf32="tf32" in (cell.precision, options["int8_rest"]),
         optimization_level=int(options["optimization_level"]),
         avg_timing_iterations=int(options["avg_timing_iterations"]),
         workspace_mib=int(options["workspace_mib"]),
+        build_route=str(options["build_route"]),
+        user_memory=flavour == RTX and bool(options["cuda_graph"]),
     )
 
 
@@ -218,16 +250,25 @@ def _gpu() -> Gpu:
     return visible[0]
 
 
-def _check_rtx(device: Gpu) -> None:
-    if device.compute_capability in _NOT_RTX:
+def _check_rtx(trt: Any, device: Gpu) -> None:
+    """By what the library itself names: it has no kernels for most GPUs of data centres."""
+    if "SM" + device.compute_capability.replace(".", "") not in trt.ComputeCapability.__members__:
         raise Unavailable(
-            f"TensorRT for RTX has no kernels for {device.name} (compute capability "
-            f"{device.compute_capability})",
+            f"TensorRT for RTX {trt.__version__} has no kernels for {device.name} (compute "
+            f"capability {device.compute_capability})",
             UPGRADE["tensorrt"],
         )
 
 
-def _choose(wanted: str, device: Gpu) -> str:
+def _check_routes(trt: Any, flavour: str) -> None:
+    found = tuple(map(int, trt.__version__.split(".")[:2]))
+    if flavour == RTX or found < (11, 1):
+        here = f"{flavour} {trt.__version__}"
+        raise Unavailable(f"build_route is of TensorRT 11.1 and later, not of {here}",
+                          UPGRADE["tensorrt"])  # fmt: skip
+
+
+def _choose(wanted: str) -> str:
     """The flavour to use; raises Unavailable when what is wanted cannot be used here."""
     if wanted == "auto":
         try:
@@ -237,8 +278,6 @@ def _choose(wanted: str, device: Gpu) -> str:
         else:
             return "tensorrt"
     _installed(wanted)
-    if wanted == RTX:
-        _check_rtx(device)
     return wanted
 
 
@@ -258,6 +297,16 @@ def _read_plan(artefact: Path) -> tuple[bytes, dict[str, Any]]:
     if _sha256(plan) != about["sha256"]:
         raise CellFailed("error", f"{artefact} is not the engine that was written there")
     return plan, about
+
+
+def _kernels(artefact: Path, about: dict[str, Any]) -> bytes:
+    """Those of TensorRT for RTX beside a plan; likewise."""
+    if "kernels" not in about:
+        return b""
+    kernels = (artefact.parent / KERNELS).read_bytes()
+    if _sha256(kernels) != about["kernels"]:
+        raise CellFailed("error", f"{artefact.parent / KERNELS} is not what was written there")
+    return kernels
 
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH

@@ -33,8 +33,13 @@ _NOT_KEPT = shutil.ignore_patterns("precompiled_headers", "locks", "triton")
 """Parts of inductor's cache that are left behind.
 
 Headers take 100 MB. Triton's own cache holds absolute paths; inductor's entry bundles its kernels
-and lays them out again where there is none.
+and lays them out again where there is none. The modules in C (``.so``) by which it calls the driver
+are not in that bundle: they are kept, or each open would run the C compiler.
 """
+_RECORDED = "recorded_non_static_inputs"
+"""Inductor counts them of each graph that it records; the pictures are one."""
+_TIMES = 3
+"""Calls until a graph mode replays: the first runs, the second records."""
 
 
 class TorchCompile(TorchEager):
@@ -79,7 +84,7 @@ class TorchCompile(TorchEager):
                 work = _inductor.directory(stack, at / _INDUCTOR)
                 device = Device(cell.device, 0, tuple(range(cell.cores)))
                 self._open_with(work, cell, state, device, stack)
-                shutil.copytree(work, at / _INDUCTOR, ignore=_NOT_KEPT)
+                keep(work, at / _INDUCTOR)
             (at / _inductor.STATE).write_text(json.dumps(str(state)))
 
         return cache.get_or_make("torch-compile", recipe, make)
@@ -102,16 +107,32 @@ class TorchCompile(TorchEager):
 
         torch._dynamo.reset()
         counters.clear()
+        helpers = _modules(work)
         session = super()._open(cell, state, device, stack)
+        told = counters["inductor"]
+        compiled = told["fxgraph_cache_miss"] + len(_modules(work) - helpers)
         session.facts |= {
             "graphs": counters["stats"]["unique_graphs"],
             "graph_breaks": sum(counters["graph_break"].values()),
-            "inductor_cache_hits": counters["inductor"]["fxgraph_cache_hit"],
-            "inductor_cache_misses": counters["inductor"]["fxgraph_cache_miss"],
+            "inductor_cache_hits": told["fxgraph_cache_hit"],
+            "inductor_cache_misses": told["fxgraph_cache_miss"],
+            "compiled_at_open": compiled,
         }
         if not session.facts["graphs"] or counters["frames"]["ok"] < counters["frames"]["total"]:
             raise CellFailed("fallback", "torch.compile ran the network eagerly, uncompiled")
-        session.recompiled = lambda: {"recompilations": counters["frames"]["total"]}
+        if cell.options.get("mode") in _GRAPH_MODES:
+            skips, recorded = (told[f"cudagraph_{n}"] for n in ("skips", _RECORDED))
+            if skips or not recorded:
+                raise CellFailed(
+                    "fallback",
+                    f"mode = {cell.options['mode']!r} ran without CUDA graphs: inductor skipped "
+                    f"{skips} and recorded {'some' if recorded else 'none'} (its log says why); "
+                    "use 'default' or 'max-autotune-no-cudagraphs', with cuda_graph = true",
+                )
+        session.recompiled = lambda: {
+            "recompilations": counters["frames"]["total"],
+            "compiled_at_open": compiled,
+        }
         return session
 
     def _compiled(self, forward: Forward, cell: Cell, example: torch.Tensor) -> Forward:
@@ -123,5 +144,20 @@ class TorchCompile(TorchEager):
             fullgraph=bool(cell.options.get("fullgraph", False)),
             dynamic=False,
         )
-        compiled(example)  # it compiles when first called
+        for _ in range(_TIMES if cell.options.get("mode") in _GRAPH_MODES else 1):
+            compiled(example)  # it compiles when first called
         return compiled
+
+
+def keep(work: Path, to: Path) -> None:
+    """Copy what a session needs of inductor's cache."""
+    shutil.copytree(work, to, ignore=_NOT_KEPT)
+    for module in _modules(work):
+        kept = to / module.relative_to(work)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(module, kept)
+
+
+def _modules(work: Path) -> set[Path]:
+    """Those that Triton had the C compiler make, each in a folder of its own."""
+    return set((work / "triton").rglob("*.so"))

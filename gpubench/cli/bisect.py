@@ -16,6 +16,7 @@ from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
 from gpubench.errors import InputError
+from gpubench.suite import goal
 
 if TYPE_CHECKING:
     from gpubench.analysis.compare.bisection import Stretch
@@ -91,10 +92,10 @@ def bisect(
     if more or name == "preparation":
         raise InputError(f"--metric {metric!r}: one that can be measured again, such as memory")
     if delta is not None:
-        margin = options.percentage("--delta", delta)
+        margin = goal.percentage("--delta", delta)
     elif margin is None:
         margin = gate.METRICS[name].margin
-    limit = options.seconds("--budget", budget)
+    limit = goal.seconds("--budget", budget)
     job = setup.bisection(
         suite, chosen, (good, bad), package, Rule(delta=max(margin, sys.float_info.epsilon)),
         limit, Cache(cache_dir).root, output, resume, name,

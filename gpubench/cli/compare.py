@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
 from gpubench.errors import InputError
-from gpubench.suite.types import MOST_S
+from gpubench.records.record import RECORDS
+from gpubench.report import by_ending, save, save_report
+from gpubench.suite import goal
+from gpubench.suite.types import MOST_ALPHA, MOST_S
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.analysis.compare.compare import View
     from gpubench.records.record import RecordFile
-    from gpubench.run.ab.driver import ABJob
-    from gpubench.run.ab.setup import SuiteFrom
+    from gpubench.run.results import Comparison
 
 metric_option = click.option(
     "--metric",
@@ -44,8 +45,6 @@ fail_on_option = click.option(
     show_default=True,
 )
 path = click.Path(path_type=Path)
-MOST_ALPHA = 0.2
-"""Limit of `suite.types.Rule.alpha`."""
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
 COMPARE_FORMATS = ("html", "md", "json")
@@ -80,7 +79,7 @@ VERDICT = "verdict.json"
 )
 @click.option(
     "--budget",
-    default=options.AB_BUDGET,
+    default=goal.BUDGET,
     show_default=True,
     help="Of measuring: no pair starts after this. Environments and builds come before.",
 )
@@ -95,17 +94,6 @@ VERDICT = "verdict.json"
 @options.cache_option
 def ab(
     suite: str,
-    baseline: tuple[str, ...],
-    candidate: tuple[str, ...],
-    baseline_python: Path | None,
-    candidate_python: Path | None,
-    baseline_ref: str | None,
-    candidate_ref: str | None,
-    suite_from: SuiteFrom,
-    delta: str | None,
-    metric: tuple[str, ...],
-    alpha: str,
-    budget: str,
     fail_on: str,
     github: bool,
     output: Path | None,
@@ -114,7 +102,7 @@ def ab(
     as_json: bool,
     quiet: bool,
     cache_dir: Path | None,
-    **chosen: Any,
+    **asked: Any,
 ) -> None:
     """Compare two arms of a suite, interleaved: the verdict is the exit code.
 
@@ -128,82 +116,50 @@ def ab(
     Example: gpubench ab ci --backend onnxruntime --baseline-ref main
     """
     from gpubench.analysis.compare.verdicts import parse_fail_on
-    from gpubench.cache import Cache
-    from gpubench.run.ab import arms, interpreters
-    from gpubench.run.ab import setup as ab_setup
-    from gpubench.run.record_builder import claimed
-    from gpubench.suite import gate
+    from gpubench.run import api
+    from gpubench.run.record_builder import command
 
     failing = parse_fail_on(fail_on)
-    specs = (arms.parse("--baseline", baseline), arms.parse("--candidate", candidate))
-    margin = None if delta is None else options.percentage("--delta", delta)
-    chance = options.percentage("--alpha", alpha, MOST_ALPHA)
-    gate.parse(metric)  # before anything is made
-    rule = partial(gate.rule, words=metric, delta=margin, alpha=chance)
-    limit = options.seconds("--budget", budget)
-    pythons: list[Path | None] = []
-    revisions: list[interpreters.Made | None] = []
-    for arm, python, ref in (
-        ("--baseline", baseline_python, baseline_ref),
-        ("--candidate", candidate_python, candidate_ref),
-    ):
-        if python and ref is not None:
-            raise InputError(f"{arm}-ref and {arm}-python: give one of them")
-        pythons.append(interpreters.existing(f"{arm}-python", python) if python else None)
-        revisions.append(
-            None
-            if ref is None
-            else interpreters.of_reference(f"{arm}-ref", ref, Cache(cache_dir).root)
-        )
-    if not any((*pythons, *revisions)) and specs[0].values == specs[1].values == {}:
-        raise InputError(
-            "nothing differs between the arms: name it with --baseline KEY=VALUE and --candidate "
-            "KEY=VALUE, with --baseline-python, or with --baseline-ref"
-        )
-    job = ab_setup.comparison(
-        suite, chosen, specs, (pythons[0], pythons[1]), rule, limit, cache_dir, output, resume,
-        require or (), (revisions[0], revisions[1]), suite_from,
-    )  # fmt: skip
-    job = msgspec.structs.replace(job, out=output or claimed(job.out))
-    sys.exit(_ab(job, quiet or as_json, as_json, failing, github))
-
-
-def _ab(job: ABJob, quiet: bool, as_json: bool, failing: Collection[str], github: bool) -> int:
-    from gpubench.analysis.compare.compare import view as compared
-    from gpubench.analysis.compare.verdicts import exit_code
-    from gpubench.records.record import RECORDS
-    from gpubench.report import json_report
-    from gpubench.report.html import page
-    from gpubench.report.sections import compare as told
-    from gpubench.run.ab import driver as pairs
-
-    screen = cli_terminal.console(quiet)
+    screen = cli_terminal.console(quiet or as_json)
     try:
-        with cli_terminal.show_run(screen, quiet) as watcher:
-            files = pairs.run(job, watcher)
-    except KeyboardInterrupt:
-        kept = f"finished pairs are kept. Go on with the same command and --resume -o {job.out}"
-        path = job.out / "candidate" / RECORDS
+        made = api.ab(
+            suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
+            progress=cli_terminal.show_run(screen, quiet or as_json), command=command(), **asked,
+        )  # fmt: skip
+    except api.Interrupted as error:
+        out = error.directory
+        kept = f"finished pairs are kept. Go on with the same command and --resume -o {out}"
+        path = out / "candidate" / RECORDS
         some = path.exists() and len(path.read_bytes().splitlines()) > 1  # the header is one
         screen.print(f"interrupted; {kept if some else 'nothing was measured'}")
-        return 130
-    view = compared(*files)
+        sys.exit(130)
+    sys.exit(_ab(made, screen, quiet or as_json, as_json, failing, github))
+
+
+def _ab(
+    made: Comparison, screen: Console, quiet: bool, as_json: bool, failing: Collection[str],
+    github: bool,
+) -> int:  # fmt: skip
+    from gpubench.analysis.compare.verdicts import exit_code
+    from gpubench.report.sections import compare as told
+    from gpubench.run.results import document
+
+    view, out = made.view, made.directory
     code = exit_code(view.rows, failing)
-    cli_terminal.save_report(job.out, page.comparison(view, code))
-    verdict = json_report.comparisons(view.rows, rule=view.rule, code=code)
-    cli_terminal.save(job.out / VERDICT, verdict + "\n")
+    save_report(out, document("html", view, code))
+    save(out / VERDICT, document("json", view, code))
     _tell(screen, view, code, as_json, github)
-    _reasons(files, view)
+    _reasons(made.files, view)
     if quiet and not as_json and code:
         escape.tell(told.headline(view.rows, view.rule, code))
     if view.arms and (left := view.arms.unfinished()).pairs:
         screen.print(
             f"The budget ended first: about {units.count(left.pairs, 'pair')}, "
             f"{units.clock(left.seconds)}, more would decide what is open: "
-            f"{_resumed(sys.argv[1:], job.out, left.seconds)}",
+            f"{_resumed(sys.argv[1:], out, left.seconds)}",
             soft_wrap=True,
         )
-    screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
+    screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
     return code
 
 
@@ -300,11 +256,12 @@ def compare(
     from gpubench.analysis.compare.verdicts import exit_code, parse_fail_on
     from gpubench.cache import Cache
     from gpubench.records.reader import read_all
+    from gpubench.run.results import document
 
-    form = options.by_ending(None, output, COMPARE_FORMATS, "html")
+    form = by_ending(None, output, COMPARE_FORMATS, "html")
     failing = parse_fail_on(fail_on)
-    margin = None if delta is None else options.percentage("--delta", delta)
-    chance = None if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA)
+    margin = None if delta is None else goal.percentage("--delta", delta)
+    chance = None if alpha is None else goal.percentage("--alpha", alpha, MOST_ALPHA)
     files = read_all([base, candidate] if candidate else [base])
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
@@ -330,21 +287,10 @@ def compare(
     )  # fmt: skip
     code = exit_code(view.rows, failing)
     if output:
-        cli_terminal.save(output, _document(form, view, code))
+        save(output, document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
     _reasons(files, view)
     sys.exit(code)
-
-
-def _document(form: str, view: View, code: int) -> str:
-    from gpubench.report import json_report, markdown
-    from gpubench.report.html import page
-
-    if form == "html":
-        return page.comparison(view, code)
-    if form == "json":
-        return json_report.comparisons(view.rows, rule=view.rule, code=code) + "\n"
-    return markdown.comparison(view.rows, rule=view.rule, code=code)
 
 
 @click.command()
@@ -370,7 +316,7 @@ def selftest(
     if not 0 < minutes < 24 * 60:
         raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
     screen = cli_terminal.console(quiet=as_json)
-    rule = Rule(delta=options.percentage("--delta", delta))
+    rule = Rule(delta=goal.percentage("--delta", delta))
     result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
     if as_json:
         cli_terminal.write(escape.document(result), document=True)
@@ -404,7 +350,7 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
         cli_terminal.write(exports.text(documents, form), document=True)
     else:
         for name, content in documents.items():
-            cli_terminal.save(output / name if name else output, content)
+            save(output / name if name else output, content)
 
 
 @click.command()
@@ -424,16 +370,16 @@ def history(
     from gpubench.report import history as shown
     from gpubench.suite.types import Rule
 
-    form = options.by_ending(form, output, TREND_FORMATS)
+    form = by_ending(form, output, TREND_FORMATS)
     rule, notes = Rule(), list[str]()
     rule = Rule(
-        delta=rule.delta if delta is None else options.percentage("--delta", delta),
-        alpha=rule.alpha if alpha is None else options.percentage("--alpha", alpha, MOST_ALPHA),
+        delta=rule.delta if delta is None else goal.percentage("--delta", delta),
+        alpha=rule.alpha if alpha is None else goal.percentage("--alpha", alpha, MOST_ALPHA),
     )
     found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
     body = shown.render(found, form, rule=rule, notes=notes)
     if output:
-        cli_terminal.save(output, body)
+        save(output, body)
     else:
         cli_terminal.write(body, document=form != "text")
 

@@ -355,14 +355,29 @@ def _noise(here: dict[str, Any]) -> list[Check]:
 
 
 def _gpu_noise(gpu: dict[str, Any]) -> list[Check]:
+    """By names that hold whatever CUDA_VISIBLE_DEVICES shows; a slice's are its GPU's."""
     name, checks = f"GPU {gpu['index']}", []
-    if gpu.get("clocks") == "floating":
-        detail = "application clocks at their default; NVML does not say whether clocks are locked"
-        remedy = f"sudo nvidia-smi -i {gpu['index']} -lgc MHZ, below {gpu['max_sm_clock_mhz']} MHz"
+    smi = f"sudo nvidia-smi -i {gpu['pci_bus_id'] if gpu['mig'] else gpu['uuid']}"
+    if gpu.get("clocks") != "application" and (most := gpu.get("max_sm_clock_mhz")):
+        known = "application clocks at their default" if gpu.get("clocks") else "no such clocks"
+        detail = f"{known}; NVML does not say whether clocks are locked, records show if they moved"
+        remedy = f"{smi} -lgc MHZ, below {most} MHz; undo with -rgc"
         checks.append(Check(f"{name} clocks", "note", detail, remedy))
     if gpu.get("persistence") is False:
-        remedy = f"sudo nvidia-smi -i {gpu['index']} -pm 1"
+        remedy = f"{smi} -pm 1"
         checks.append(Check(f"{name} persistence", "warn", "off: every start is slower", remedy))
+    cap, usual = gpu.get("power_cap_w"), gpu.get("power_default_w")
+    if cap and usual and cap < usual:
+        detail = f"{cap:g} W, by default {usual:g} W"
+        checks.append(Check(f"{name} power limit", "warn", detail, f"{smi} -pl {usual:g}"))
+    width, widest = gpu.get("pcie_width"), gpu.get("pcie_width_max")
+    if width and widest and width < widest:
+        detail = f"PCIe x{width} of x{widest}: copies take longer"
+        checks.append(Check(f"{name} bus", "warn", detail, "another slot, or reseat it"))
+    if mps := gpu.get("mps"):
+        share = mps.get("active_thread_percentage")
+        detail = f"replicas share it through MPS{'' if share is None else f', {share:g} % each'}"
+        checks.append(Check(f"{name} MPS", "note", detail))
     return checks
 
 
@@ -377,3 +392,14 @@ def _steal(hypervisor: bool) -> Check:
     detail = f"yes; {units.percent(share)} of the CPU time since boot was stolen by the hypervisor"
     remedy = "use dedicated cores, and believe intervals rather than medians"
     return _judged("virtual machine", detail, share > 0.01, remedy, "note")
+
+
+def cluster(address: str, insecure: bool) -> list[str]:
+    """The machines of a Ray cluster, and what makes their measurements incomparable."""
+    from gpubench.report import formatting
+    from gpubench.run.cluster.ray_cluster import Cluster
+
+    with Cluster(address, insecure) as found:
+        seen = found.environments
+    apart = environment.node_differences(seen)
+    return [*formatting.nodes(seen), *(f"differs: {line}" for line in apart or ["nothing"])]

@@ -115,15 +115,15 @@ def _suite(
     """The file's text, and what its author should know. Raises what `gpubench inspect` does."""
     from gpubench.run import availability, setup
     from gpubench.run import inspect as inspecting
-    from gpubench.run.tune.space.as_suite import table
     from gpubench.suite import file
+    from gpubench.suite.as_toml import table
 
     words = {k: v for k, v in chosen.items() if v is not None} | {"model": model}
     words["device"] = words.get("device", "cpu")
     asked = setup.of_words(words)
     own, batch = "fp32", 1
     if find_spec("torch"):
-        with terminal.console().status("building the network, in a process of its own ..."):
+        with terminal.waiting("building the network, in a process of its own ..."):
             found = inspecting.inspect(words, cache_dir)
         net = found.network
         own, batch = net.precision, net.batch or 1
@@ -191,12 +191,11 @@ def _path(key: str, value: str) -> str:
 
 def _cost(suite: Path, cache_dir: Path | None) -> str:
     """How long it takes, as far as can be told; raises what is wrong with the suite."""
-    from gpubench.cli import listings
-    from gpubench.run import setup
+    from gpubench.run import plan_view, setup
 
     if not find_spec("torch"):
         return f"{setup.load(str(suite), {}).name}: gpubench plan tells how long it takes"
-    return listings.as_ab(setup.session(str(suite), {}, cache_dir), BUDGET)
+    return plan_view.as_ab(setup.session(str(suite), {}, cache_dir), BUDGET)
 
 
 # ------------------------------------------------------------------------------ what runs it

@@ -37,7 +37,7 @@ def inspect(model: str, as_json: bool, cache_dir: Path | None, **chosen: Any) ->
 
     from gpubench.run import inspect as inspecting
 
-    with terminal.console().status("building the network, in a process of its own ..."):
+    with terminal.waiting("building the network, in a process of its own ..."):
         found = inspecting.inspect(chosen | {"model": model}, cache_dir)
     if as_json:
         terminal.write(msgspec.json.encode(found).decode() + "\n", document=True)

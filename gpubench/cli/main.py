@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from gpubench import __version__, escape
-from gpubench.cli import bisect, compare, deploy, init, inspect, options, run, terminal, tune
+from gpubench.cli import bisect, compare, deploy, fleet, init, inspect, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 from gpubench.machine import processes
 
@@ -75,8 +75,11 @@ def list_(what: str | None) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def doctor(as_json: bool) -> None:
+@options.several
+def doctor(as_json: bool, ray: str | None, insecure_cluster: bool) -> None:
     """Say what this machine can run, what is missing, and the exact remedy.
+
+    With --ray, what the machines of a cluster are, and in what they differ.
 
     Exit code 1: something is installed but broken.
 
@@ -84,7 +87,10 @@ def doctor(as_json: bool) -> None:
     """
     from gpubench.cli import doctor as surgery
 
-    with terminal.console().status("importing every runtime, each in a process of its own ..."):
+    if ray is not None:
+        terminal.write("".join(f"{line}\n" for line in surgery.cluster(ray, insecure_cluster)))
+        return
+    with terminal.waiting("importing every runtime, each in a process of its own ..."):
         report = surgery.collect()
     if as_json:
         terminal.write(surgery.to_json(report) + "\n", document=True)
@@ -110,9 +116,9 @@ def report(
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
     from gpubench.records.reader import read_all, read_evidence
-    from gpubench.report import html, render
+    from gpubench.report import by_ending, html, render, save
 
-    form = options.by_ending(form, output, FORMATS, "html" if one_page else "text")
+    form = by_ending(form, output, FORMATS, "html" if one_page else "text")
     if one_page and form != "html":
         raise InputError(f"--one-page is a page of HTML, not of {form}")
     files = read_all(paths)
@@ -122,7 +128,7 @@ def report(
     if output is None:
         terminal.write(body + "\n", document=form != "text")
     else:
-        terminal.save(output, body)
+        save(output, body)
 
 
 @cli.command()
@@ -196,6 +202,7 @@ for _command in (
     *run.COMMANDS,
     *compare.COMMANDS,
     *bisect.COMMANDS,
+    *fleet.COMMANDS,
     *tune.COMMANDS,
     *deploy.COMMANDS,
     *inspect.COMMANDS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from gpubench.errors import InputError
-from gpubench.suite.types import MOST_S
 
 Command = Callable[..., Any]
-UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
@@ -57,6 +54,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--batch-size", {"callback": _numbers, "help": "Batch sizes, such as 1,8."}),
     ("--replicas", {"callback": _numbers, "help": "Numbers of replicas, such as 1,2."}),
     ("--replicas-per-device", {"callback": _numbers, "help": "Replicas sharing a device: 1,2."}),
+    ("--sharing", {"callback": words, "help": "Of a GPU: auto, mps, time-slicing, or several."}),
     ("--dispatch", {"callback": words, "help": "independent, static, dynamic, or several."}),
     ("--precision", {"callback": words, "help": "Precisions, such as fp32,bf16."}),
     ("--input", {"callback": words, "help": "What the host gives: float32, float16, uint8."}),
@@ -121,76 +119,24 @@ github_option = click.option(
 )
 
 
+def _gone(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise InputError(
+            f"{parameter.opts[0]} is gone: several machines are a Ray cluster now. `ray start` on "
+            f"each, then `gpubench {ctx.info_name} ... --ray`"
+        )
+
+
 NODES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--nnodes", {"type": int,
-                  "help": "Machines that measure together: the same command on each."}),
-    ("--node-rank", {"type": int, "help": "Which of them this is; rank 0 writes the records."}),
-    ("--rdzv-endpoint", {"metavar": "HOST:PORT", "help": "An address of rank 0."}),
-    ("--secret-file", {"type": click.Path(path_type=Path), "help": "What the nodes share; needed "
-                       "off loopback. Or in GPUBENCH_SECRET."}),
-    ("--node-timeout", {"default": "15s", "show_default": True,
-                        "help": "A node silent for so long is lost."}),
-    ("--join-timeout", {"default": "5m", "show_default": True,
-                        "help": "How long nodes wait for one another."}),
+    ("--ray", {"is_flag": False, "flag_value": "", "metavar": "[ADDRESS]",
+               "help": "Run on all machines of a Ray cluster: the one at ADDRESS, of RAY_ADDRESS, "
+               "or that runs here."}),
+    ("--insecure-cluster", {"is_flag": True,
+                            "help": "Though it asks nobody for a token."}),
+    ("--nnodes", {"expose_value": False, "hidden": True, "callback": _gone}),
 )  # fmt: skip
 
 
 def several(command: Command) -> Command:
     """The options of a run over several machines."""
     return _with(command, NODES)
-
-
-def fraction(words: str) -> float:
-    """'2%' or '0.02' -> 0.02; nan: no number."""
-    try:
-        return float(words.rstrip("% ")) / (100 if "%" in words else 1)
-    except ValueError:
-        return math.nan
-
-
-def percentage(option: str, words: str, most: float = 1.0) -> float:
-    """'2%' or '0.02' -> 0.02, above 0 and below ``most``. Raises InputError naming ``option``."""
-    if not 0 < (value := fraction(words)) < most:
-        raise InputError(
-            f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
-        )
-    return value
-
-
-ENDINGS = {"txt": "text", "text": "text", "html": "html", "htm": "html", "md": "md",
-           "markdown": "md", "csv": "csv", "json": "json"}  # fmt: skip
-
-
-def by_ending(
-    form: str | None, output: Path | None, formats: Collection[str], otherwise: str = "text"
-) -> str:
-    """The format that was asked for, or the one that the file's ending names.
-
-    ``otherwise``: of what has no ending. Raises InputError for one that names no format.
-    """
-    ending = output.suffix[1:].lower() if output else ""
-    if form or not ending:
-        return form or otherwise
-    if (found := ENDINGS.get(ending)) in formats:
-        return str(found)
-    known = ", ".join(f".{known}" for known, form in ENDINGS.items() if form in formats)
-    raise InputError(f"-o {output}: no format ends in .{ending}; known endings: {known}")
-
-
-AB_BUDGET = "10m"
-"""`gpubench ab --budget`, where it is not said."""
-
-
-def seconds(option: str, words: str) -> float:
-    """'10m', '90s', '1h' or '600' -> seconds. InputError names ``option``; a week is the most."""
-    number, unit = (words[:-1], words[-1]) if words[-1:] in UNITS else (words, "s")
-    try:
-        value = float(number) * UNITS[unit]
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= MOST_S:
-        shown = words if len(words) <= 40 else words[:40] + "..."
-        raise InputError(
-            f"{option} {shown!r}: expected a time of at most a week, such as 10m, 90s or 1h"
-        )
-    return value

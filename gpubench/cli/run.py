@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec.structs import replace
 
 from gpubench import escape, units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
-    import scipy.special  # noqa: F401  # its import in mid-run could hold up the beats
+    from collections.abc import Callable
 
-    from gpubench.records.record import RecordFile
-    from gpubench.run.cluster.coordinator import Cluster
-    from gpubench.run.driver import RunJob
+    from rich.console import Console
+
+    from gpubench.run.results import Run
 
 
 @click.command()
@@ -39,12 +39,8 @@ def run(
     quiet: bool,
     github: bool,
     cache_dir: Path | None,
-    nnodes: int | None,
-    node_rank: int | None,
-    rdzv_endpoint: str | None,
-    secret_file: Path | None,
-    node_timeout: str,
-    join_timeout: str,
+    ray: str | None,
+    insecure_cluster: bool,
     **chosen: Any,
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
@@ -52,57 +48,35 @@ def run(
     \b
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
-    from gpubench.run import setup
-    from gpubench.run.cluster import rendezvous
-    from gpubench.run.record_builder import claimed
+    from gpubench.run import api
+    from gpubench.run.cluster.ray_cluster import Cluster
+    from gpubench.run.record_builder import command
 
-    member = rendezvous.membership(nnodes, node_rank, rdzv_endpoint, os.environ)
-    if member is None:
-        session = setup.session(suite, chosen, cache_dir, output, resume, require or ())
-        session = replace(session, out=output or claimed(session.out))
-        sys.exit(_run(session, quiet, github))
-    limits = (
-        options.seconds("--node-timeout", node_timeout),
-        options.seconds("--join-timeout", join_timeout),
-    )
-    key = rendezvous.secret(member, secret_file, os.environ)
     screen = terminal.console(quiet)
-    if member.rank > 0:
-        from gpubench.run.cluster import node
-
-        own = setup.load(suite, chosen)
-        sys.exit(node.run(member, key, own, cache_dir, output, limits[1], screen))
-    from gpubench.run.cluster.coordinator import Cluster
-    from gpubench.run.cluster.transport import connector
-
-    screen.print(f"{member.endpoint}: waiting for {member.nnodes - 1} more node(s)")
-    connect, tell = connector(member, limits[1]), escape.tell
-    with Cluster(connect, member.nnodes, key, *limits, tell) as cluster:
-        session = setup.session(suite, chosen, cache_dir, output, resume, require or (), cluster)
-        session = replace(session, out=output or claimed(session.out))
-        sys.exit(_run(session, quiet, github, cluster))
+    measured = partial(
+        api.run, suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
+        progress=terminal.show_run(screen, quiet), command=command(), **chosen,
+    )  # fmt: skip
+    with nullcontext() if ray is None else Cluster(ray, insecure_cluster) as cluster:
+        code = _run(partial(measured, cluster=cluster), screen, quiet, github)
+    sys.exit(code)
 
 
-def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = None) -> int:
-    from gpubench.report import formatting, github_actions, render
+def _run(measured: Callable[[], Run], screen: Console, quiet: bool, asked: bool) -> int:
+    from gpubench.report import formatting, github_actions, save_report
     from gpubench.report import terminal as terminal_report
-    from gpubench.run import driver
+    from gpubench.run.api import Interrupted
 
-    screen = terminal.console(quiet)
-    watcher = terminal.show_run(screen, quiet)
-    out = session.out
     try:
-        with watcher:
-            file = driver.run(session, watcher, cluster)
-        if cluster:
-            cluster.finish()  # imports for the report may keep the beats from being sent
-    except KeyboardInterrupt:
-        again = formatting.resume(session.header, out)
+        made = measured()
+    except Interrupted as error:
+        again = formatting.resume(error.header, error.directory)
         words = f"interrupted; finished records are kept. Go on with: {again}"
         screen.print(words, soft_wrap=True)
         return 130
+    file, out = made.file, made.directory
     screen.print(terminal_report.summary([file]))
-    terminal.save_report(out, render([file], "html"))
+    save_report(out, made.document("html"))
     screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
     if github_actions.wanted(asked):
         github_actions.publish(
@@ -110,23 +84,17 @@ def _run(session: RunJob, quiet: bool, asked: bool, cluster: Cluster | None = No
             github_actions.run_commands([file]),
             write=print,
         )
-    return _code(file, quiet)
+    return _code(made, quiet)
 
 
-def _code(file: RecordFile, quiet: bool) -> int:
+def _code(made: Run, quiet: bool) -> int:
     """The exit code; why it is not 0 is told on stderr where the tables do not tell it."""
-    from gpubench.analysis.summary import summarise
-    from gpubench.report import terminal as terminal_report
-
-    broken = [r for r in file.records if r.status == "failed"]
-    nothing = not broken and not any(r.status == "ok" for r in file.records)
-    if quiet and (broken or nothing):
-        for line in terminal_report.problem_lines(summarise([file])):
-            escape.tell(line)
-    if nothing:
-        cells = units.count(len(file.header.planned), "cell")
+    for line in made.problems if quiet and not made.ok else ():
+        escape.tell(line)
+    if not any(record.status in ("ok", "failed") for record in made.file.records):
+        cells = units.count(len(made.file.header.planned), "cell")
         escape.tell(f"error: nothing was measured: of {cells} all were skipped")
-    return 1 if broken or nothing else 0
+    return 0 if made.ok else 1
 
 
 @click.command()
@@ -142,15 +110,13 @@ def plan(suite: str, cache_dir: Path | None, keys: bool, extras: bool, **chosen:
 
     Example: gpubench plan gpu --device cuda
     """
-    from gpubench.cli.listings import plan_tables
-    from gpubench.run import availability, setup
+    from gpubench.run import api, availability, setup
 
     if extras:
         lacks = availability.lacks(*availability.named_by(setup.load(suite, chosen)))
         terminal.write(",".join(availability.extras(lacks)) + "\n")
         return
-    session = setup.session(suite, chosen, cache_dir)
-    terminal.console().print(plan_tables(session, keys))
+    terminal.console().print(api.plan(suite, keys=keys, cache_dir=cache_dir, **chosen))
 
 
 COMMANDS = (run, plan)

@@ -3,77 +3,30 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from gpubench import escape, files
-from gpubench.errors import GpubenchError, InputError
+from gpubench import escape
+from gpubench.run.screen import console as console
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.segment import Segment
+    from rich.console import Console
 
     from gpubench.run.watcher import Watcher
 
 
-class _Stdout:
-    """Standard output; whatever makes it fail (a full disk), its reader has gone."""
-
-    def write(self, text: str) -> int:
-        try:
-            return sys.stdout.write(text)
-        except OSError as error:
-            raise BrokenPipeError from error
-
-    def flush(self) -> None:
-        try:
-            sys.stdout.flush()
-        except OSError as error:
-            raise BrokenPipeError from error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
-
-
-def console(quiet: bool = False) -> Console:
-    """Where people read; a pipe or a log gets lines of 120 columns."""
-    from rich.console import Console
-
-    class Patient(Console):
-        """Goes on in silence when its reader is gone: a run is worth more than its output.
-
-        And whatever it is given to print is text, not a command to the terminal or to a CI.
-        """
-
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-        def render(
-            self, renderable: RenderableType, options: ConsoleOptions | None = None
-        ) -> Iterator[Segment]:
-            for segment in super().render(renderable, options):
-                text = segment.text if segment.control else escape.visible(segment.text)
-                yield segment._replace(text=text)
-
-        def print(self, *objects: Any, **options: Any) -> None:
-            if self.is_terminal:
-                return super().print(*objects, **options)
-            with self.capture() as taken:
-                super().print(*objects, **options)
-            text = escape.terminal(taken.get())  # a long word may have been broken before '::'
-            return super().print(
-                text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=""
-            )
-
-    file = cast("IO[str]", _Stdout()) if sys.stdout else None
-    screen = Patient(quiet=quiet, file=file, markup=False)  # words from outside may look like it
-    if not screen.is_terminal:
-        screen.width = 120
-    return screen
+@contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Say what takes a while: gone when done on a terminal; else a line on standard error."""
+    screen = console()
+    if screen.is_terminal:
+        with screen.status(words):
+            yield
+    else:
+        print(words, file=sys.stderr, flush=True)
+        yield
 
 
 def never_fail() -> None:
@@ -97,33 +50,8 @@ def write(body: str, document: bool = False) -> None:
 
 def show_run(screen: Console, quiet: bool) -> Watcher:
     """Who tells a person how a run goes."""
-    from gpubench.cli import progress
-    from gpubench.run import watcher
+    from gpubench.run import progress, watcher
 
     if quiet:
         return watcher.Silent()
     return (progress.Live if screen.is_terminal else progress.Lines)(screen)
-
-
-def save(path: Path, body: str | bytes) -> None:
-    """Write ``body``, whole or not at all; InputError where that cannot be done."""
-    content = body if isinstance(body, bytes) else body.encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # such as /dev/stdout
-            path.write_bytes(content)
-        else:
-            files.put(path, content)
-    except OSError as error:
-        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from error
-
-
-def save_report(directory: Path, body: str) -> None:
-    """The report of a run that has just ended; GpubenchError where it cannot be written."""
-    try:
-        save(directory / "report.html", body)
-    except InputError as error:
-        raise GpubenchError(
-            f"{error}; every record is kept: make room, then "
-            f"gpubench report {directory} -o {directory / 'report.html'}"
-        ) from error

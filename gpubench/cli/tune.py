@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from gpubench import escape
-from gpubench.cli.options import SELECTION, cache_option, fraction, seconds, selection
-from gpubench.cli.terminal import console, save, save_report, show_run, write
-from gpubench.errors import GpubenchError, InputError
-from gpubench.suite import goal
-from gpubench.suite.types import MOST_IMAGES
+from gpubench.cli.options import SELECTION, cache_option, selection
+from gpubench.cli.terminal import console, show_run, write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.run.tune.driver import Outcome, TuneJob
+    from gpubench.run.results import Search
 
 path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--weights",
@@ -67,24 +63,12 @@ UNCONFIRMED = "exit code 3: its gain is not confirmed; a longer --budget gives t
 @cache_option
 def tune(
     model: str,
-    objective: str,
-    max_latency: tuple[str, ...],
-    min_throughput: str | None,
-    max_memory: str | None,
-    max_energy: str | None,
-    min_agreement: str | None,
-    min_accuracy: str | None,
-    max_accuracy_drop: float | None,
-    accuracy_images: int | None,
-    budget: str,
-    baseline: tuple[str, ...],
-    seed: int,
     output: Path | None,
     resume: bool,
     as_json: bool,
     quiet: bool,
     cache_dir: Path | None,
-    **chosen: Any,
+    **asked: Any,
 ) -> None:
     """Find the fastest configuration of MODEL on this machine that is still accurate.
 
@@ -97,115 +81,52 @@ def tune(
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
-    from gpubench.run.record_builder import claimed
-    from gpubench.run.tune import setup
-
-    limits = [goal.max_latency("--max-latency", words) for words in max_latency]
-    for option, words in zip(goal.LIMITS, (min_throughput, max_memory, max_energy), strict=True):
-        limits += [goal.limit(option, words)] if words is not None else []
-    floors = {
-        "min_top1_agreement": _part("--min-agreement", min_agreement),
-        "min_accuracy": _part("--min-accuracy", min_accuracy),
-        "max_accuracy_drop": _points(max_accuracy_drop),
-        "accuracy_images": _images(accuracy_images),
-    }
-    job = setup.job(
-        chosen | {"model": model},
-        goal.Goal(goal.metric("--objective", objective), tuple(limits)),
-        floors, budget_s=seconds("--budget", budget), seed=seed, baseline=baseline,
-        cache_dir=cache_dir, output=output, resume=resume,
-    )  # fmt: skip
-    job = msgspec.structs.replace(job, out=output or claimed(job.out))
-    sys.exit(_tune(job, quiet or as_json, as_json))
-
-
-def _tune(job: TuneJob, quiet: bool, as_json: bool) -> int:
-    from gpubench.analysis.tune import result
-    from gpubench.records.reader import begun, read
     from gpubench.report import formatting
     from gpubench.report.sections import recommendation
-    from gpubench.run.tune import driver as searching
+    from gpubench.run import api
+    from gpubench.run.record_builder import command
 
+    quiet = quiet or as_json
     screen = console(quiet)
-    if searching.finished(job):
-        outcome = searching.outcome(job)
-        screen.print(f"{job.out}: this search is over; its result:")
-        return _tell(screen, job, outcome, as_json, quiet)
     try:
-        with show_run(screen, quiet) as watcher:
-            outcome = searching.run(job, watcher)
-    except KeyboardInterrupt:
-        again = formatting.resume(job.header, job.out)
-        if begun(job.out):
-            screen.print(recommendation.tried(result.view(read(job.out))), highlight=False)
+        found = api.tune(
+            model, output=output, resume=resume, cache_dir=cache_dir, command=command(),
+            progress=show_run(screen, quiet), **asked,
+        )  # fmt: skip
+    except api.Interrupted as error:
+        from gpubench.analysis.tune import result
+        from gpubench.records.reader import begun, read
+
+        if begun(error.directory):
+            tried = recommendation.tried(result.view(read(error.directory)))
+            screen.print(tried, highlight=False)
+        again = formatting.resume(error.header, error.directory)
         words = f"interrupted; everything measured is kept. Go on with: {again}"
         screen.print(words, soft_wrap=True)
-        return 130
-    _write(job, outcome)
-    return _tell(screen, job, outcome, as_json, quiet)
+        sys.exit(130)
+    sys.exit(_tell(screen, found, as_json, quiet))
 
 
-def _write(job: TuneJob, outcome: Outcome) -> None:
-    """What a search leaves beside its records; `run.tune.driver.FINISHED` last."""
-    from gpubench.report import render
-    from gpubench.report.sections import recommendation
-    from gpubench.run.tune import driver as searching
-
-    file, evidence = outcome.file, outcome.evidence
-    save_report(job.out, render([file], "html", evidence))
-    try:
-        if outcome.best:
-            save(job.out / searching.BEST, searching.best_toml(job, outcome.best))
-        result = escape.encoded(recommendation.to_json(file, evidence), indent=1)
-        save(job.out / searching.FINISHED, result + "\n")
-    except InputError as error:
-        raise GpubenchError(f"{error}; every record is kept: make room, then --resume") from error
-
-
-def _tell(screen: Console, job: TuneJob, outcome: Outcome, as_json: bool, quiet: bool) -> int:
+def _tell(screen: Console, found: Search, as_json: bool, quiet: bool) -> int:
     """The result for whoever asked, and the exit code."""
-    from gpubench.analysis.tune import result
     from gpubench.report.sections import recommendation
-    from gpubench.run.tune import driver as searching
 
-    file, evidence = outcome.file, outcome.evidence
+    file, evidence = found.file, found.evidence
     if as_json:
         write(escape.document(recommendation.to_json(file, evidence)), document=True)
     lines = recommendation.lines(file, evidence)
     for line in lines:
         screen.print(line, highlight=False)
-    unconfirmed = result.view(file, evidence).unconfirmed
-    why = f"error: {lines[0]}" if not outcome.best else f"warning: {UNCONFIRMED}" * unconfirmed
+    unconfirmed = found.unconfirmed
+    why = f"error: {lines[0]}" if not found.best else f"warning: {UNCONFIRMED}" * unconfirmed
     if quiet and why and (unconfirmed or not as_json):
         escape.tell(why)
     if unconfirmed:
         screen.print(UNCONFIRMED, soft_wrap=True)
-    if outcome.best:
-        screen.print(f"configuration: {job.out / searching.BEST}", soft_wrap=True)
-    screen.print(f"report: {job.out / 'report.html'}", soft_wrap=True)
-    return 1 if not outcome.best else 3 if unconfirmed else 0
-
-
-def _part(option: str, words: str | None) -> float | None:
-    """'0.98' or '98%' -> 0.98; 1 and 100% too."""
-    value = None if words is None else fraction(words)
-    if value is not None and not 0 < value <= 1:
-        raise InputError(f"{option} {words!r}: expected a share, such as 0.98 or 98%")
-    return value
-
-
-def _points(drop: float | None) -> float | None:
-    if drop is not None and not 0 <= drop <= 100:
-        raise InputError(f"--max-accuracy-drop {drop:g}: expected 0 to 100 points, such as 1")
-    return drop
-
-
-def _images(count: int | None) -> int | None:
-    if count is not None and not 0 <= count <= MOST_IMAGES:
-        raise InputError(
-            f"--accuracy-images {count}: expected a whole number up to {MOST_IMAGES}, such as 256"
-        )
-    return count
+    if found.best:
+        screen.print(f"configuration: {found.suite}", soft_wrap=True)
+    screen.print(f"report: {found.directory / 'report.html'}", soft_wrap=True)
+    return 1 if not found.best else 3 if unconfirmed else 0
 
 
 COMMANDS = (tune,)

@@ -266,11 +266,13 @@ def _virtualisation() -> Environment:
 
 def _gpus(nvml: Any = None) -> list[Environment]:
     found = gpu.visible_gpus(nvml)
+    mps = gpu.mps() if found else None
     with gpu.session(nvml) as library:
         return [
             {name: getattr(one, name) for name in one.__struct_fields__}
             | _gpu_settings(library, one.uuid)
             | topology.links(library, one)
+            | {"mps": mps}
             for one in found
         ]
 
@@ -287,6 +289,7 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
     chosen = ask("nvmlDeviceGetApplicationsClock", handle, nvml.NVML_CLOCK_SM)
     default = ask("nvmlDeviceGetDefaultApplicationsClock", handle, nvml.NVML_CLOCK_SM)
     cap = ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+    usual = ask("nvmlDeviceGetPowerManagementDefaultLimit", handle)
     ecc = ask("nvmlDeviceGetEccMode", handle)
     persistence = ask("nvmlDeviceGetPersistenceMode", handle)
     return {
@@ -295,6 +298,7 @@ def _gpu_settings(nvml: Any, uuid: str) -> Environment:
         "application_sm_clock_mhz": chosen,
         "clocks": None if chosen is None else "floating" if chosen == default else "application",
         "power_cap_w": None if cap is None else cap / 1000,
+        "power_default_w": None if usual is None else usual / 1000,
         "persistence": None if persistence is None else bool(persistence),
         "ecc": None if ecc is None else bool(ecc[0]),
         "compute_mode": ask("nvmlDeviceGetComputeMode", handle),

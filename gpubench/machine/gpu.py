@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -88,6 +90,33 @@ def asking(nvml: Any) -> Callable[..., Any]:
             return None
 
     return ask
+
+
+def mps(environ: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """What MPS, through which processes share a GPU's units at the same time, gives to each.
+
+    {"active_thread_percentage": of the units, or None where its daemon does not say}. None where no
+    daemon serves who starts here: processes that share a GPU then take turns (time slicing).
+    """
+    environ = os.environ if environ is None else environ
+    pipes = Path(environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")  # noqa: S108
+    if not (pipes / "control").exists():
+        return None
+    control = shutil.which("nvidia-cuda-mps-control", path=environ.get("PATH"))
+    share = environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "")
+    if control is not None:  # in a container only its pipes may be there
+        try:
+            asked = subprocess.run(
+                [control], input="get_default_active_thread_percentage\n", text=True, timeout=5,
+                capture_output=True, check=True, env=dict(environ),
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return None  # the pipes of one that has ended
+        share = share or asked.stdout.strip()
+    try:
+        return {"active_thread_percentage": float(share)}
+    except ValueError:
+        return {"active_thread_percentage": None}
 
 
 NO_GPU = "needs an NVIDIA GPU and its driver: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"

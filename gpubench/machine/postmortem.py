@@ -8,24 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gpubench.errors import says_no_memory
 from gpubench.machine.cores import read
 from gpubench.machine.processes import signal_name
 
 TAIL = 1 << 16
 """Bytes of the log that are looked at."""
-NO_MEMORY = (
-    *("outofmemory", "badalloc", "allocfailed", "cudaerrormemoryallocation"),
-    *("failedtoallocate", "cannotallocate", "cantallocate"),
-)
-"""How libraries say it, in small letters without anything else."""
 _ABORT = re.compile(r"terminate called.*(?:\n\s*what\(\):.*)?|Fatal Python error: .*")
 _PLACE = re.compile(r'File "(?:.*/)?([^/"]+)", line (\d+) in (\S+)')
-
-
-def says_no_memory(words: str) -> bool:
-    """Whether an error's words mean that the device or the host ran out of memory."""
-    plain = re.sub(r"[^a-z]", "", words.lower())
-    return any(text in plain for text in NO_MEMORY)
 
 
 class Inquest:

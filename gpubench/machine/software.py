@@ -48,7 +48,7 @@ SECRET = re.compile(
 SECRET_VALUE = re.compile(r"://|[@?\n]|[^\W_]{33,}")
 """In a value that no setting has: an address, a user's name in one, a query, a long token."""
 
-CLUSTER_SECRET = "GPUBENCH_SECRET"  # noqa: S105  # the variable's name
+CLUSTER_SECRET = "RAY_AUTH_TOKEN"  # noqa: S105  # the variable's name
 PRIVATE = re.compile(
     rf"{CLUSTER_SECRET}|GIT_(DIR|WORK_TREE|IMPLICIT_WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX|NAMESPACE"
     r"|(ALTERNATE_)?OBJECT_DIRECTOR(Y|IES)|CONFIG|CONFIG_PARAMETERS|GRAFT_FILE|SHALLOW_FILE"

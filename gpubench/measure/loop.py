@@ -52,6 +52,7 @@ def sample(
     patience_s: float = 0,
     block_s: float = 0,
     claim: Callable[[], bool] | None = None,
+    before: Callable[[], object] | None = None,
     clock: Clock = perf_counter_ns,
 ) -> Trace:
     """Time samples of ``iterations`` x ``enqueue()`` followed by one ``finish()``.
@@ -60,6 +61,7 @@ def sample(
     until ``wanted`` samples where these take no longer than ``patience_s`` in all.
     ``block_s``: where samples turn out to be twice as long as this, or half as long, by the mean of
     all so far, the next ones get as many iterations as fill it: some pictures are much larger.
+    ``before``: done before each sample, off the clock (of the device's work, too: it waits).
     With ``claim``, instead, before each sample it is asked whether there is work for one.
     The caller must have drained earlier work. No sample is dropped here.
     """
@@ -73,6 +75,8 @@ def sample(
     end = first
     deadline, patience = (first + round(s * 1e9) for s in (seconds, patience_s))
     while claim is None or claim():
+        if before is not None:
+            before()
         begin = clock()
         between += begin - end
         for _ in repeat(None, iterations):

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from gpubench.machine import cgroups, processes
 from gpubench.measure.loop import TIMER_SHARE, Clock, sample, timer_overhead
-from gpubench.measure.stages import each_alone
 from gpubench.measure.steady_state import settled, steady
 from gpubench.records.samples import Samples
 from gpubench.suite.types import MIN_BLOCKS, MIN_SAMPLES, Cell, Policy
@@ -33,7 +32,7 @@ BLANK = Samples(replica=0, device="", durations_ns=[])
 
 
 class Pipeline(Protocol):
-    """What a cell with boundary ``pipeline`` is to the protocol."""
+    """What a cell with boundary ``pipeline``, or one that overlaps, is to the protocol."""
 
     settle: int
     """Iterations after `resume` before anything is sampled."""
@@ -78,6 +77,8 @@ class Sampler(Struct, frozen=True):
     """Boundary ``pipeline``: what is held while this replica waits."""
     blank: Samples = BLANK
     """Who samples, and what is known of it beforehand."""
+    before: Callable[[], object] | None = None
+    """Of each sample, which then is one iteration: see `measure.caches`."""
 
 
 def steps(
@@ -86,7 +87,8 @@ def steps(
     """(enqueue, finish) of a cell: what one iteration does, and what ends a sample.
 
     ``latency`` waits for every batch, ``throughput`` for a block of batches. ``transfer`` moves
-    a host array in and the logits out in every iteration, which waits by itself.
+    a host array in and the logits out in every iteration, which waits by itself; at full load a
+    `measure.in_flight.Transfers` takes its place where a session can overlap these.
     """
     run, sync = session.run, session.sync
     if cell.boundary == "transfer":
@@ -111,31 +113,40 @@ def warm_up(
     *,
     pipeline: Pipeline | None = None,
     blank: Samples = BLANK,
+    before: Callable[[], object] | None = None,
 ) -> Sampler:
     """Run at least ``policy.warmup_iterations`` and ``policy.warmup_s``, then size the samples.
 
     Until it has settled it goes on, each time half as long again (at most: LONGER, OF_TIMEOUT).
-    ``pipeline``: of a cell with boundary ``pipeline``. ``blank``: see `Sampler`.
+    ``pipeline``: of a cell with boundary ``pipeline``. ``blank``, ``before``: see `Sampler`.
+    Before all that it runs for ``policy.soak_s``.
     """
     enqueue, finish = (
         (pipeline.enqueue, pipeline.finish) if pipeline else steps(session, images, cell)
     )
-    least, seconds = policy.warmup_iterations, policy.warmup_s
-    warmup = sample(enqueue, finish, seconds=seconds, at_least=least, clock=clock).durations
+    least, seconds, begin = policy.warmup_iterations, policy.warmup_s, clock()
+    while (left := policy.soak_s - (clock() - begin) / 1e9) > 0:
+        sample(enqueue, finish, seconds=min(1.0, left), clock=clock)
+    warmup = sample(
+        enqueue, finish, seconds=seconds, at_least=least, before=before, clock=clock
+    ).durations
     most = min(LONGER * policy.warmup_s, OF_TIMEOUT * policy.timeout_s)
     while (left := most - sum(warmup) / 1e9) > 0 and not settled(warmup, policy.target_half_width):
-        more = sample(enqueue, finish, seconds=left, at_most=len(warmup) // 2, clock=clock)
+        more = sample(enqueue, finish, seconds=left, at_most=len(warmup) // 2, before=before,
+                      clock=clock)  # fmt: skip
         warmup += more.durations
     last = warmup[-max(5, len(warmup) // 2) :]
     typical = max(1.0, median(last))
     sampler = Sampler(enqueue, finish, 1, MIN_SAMPLES, warmup, [], typical, pipeline=pipeline,
-                      blank=blank)  # fmt: skip
+                      blank=blank, before=before)  # fmt: skip
     if cell.scenario == "throughput":
         iterations, trial = _block(enqueue, finish, policy.block_s, max(1.0, fmean(last)), clock)
         warmup.append(trial)
         at_least = MIN_BLOCKS if iterations > 1 else MIN_SAMPLES
         return replace(sampler, iterations=iterations, at_least=at_least, batch_ns=trial,
                        block_s=policy.block_s)  # fmt: skip
+    if before is not None:
+        return sampler
     overhead = timer_overhead(clock)
     iterations = math.ceil(overhead * TIMER_SHARE / max(typical - overhead, typical / 2))
     if iterations == 1:
@@ -158,7 +169,8 @@ def once_more(sampler: Sampler, seconds: float = 0, clock: Clock = perf_counter_
     if sampler.pipeline:
         sampler.pipeline.resume()
         least = sampler.pipeline.settle
-    more = sample(sampler.enqueue, sampler.finish, seconds=seconds, at_least=least, clock=clock)
+    more = sample(sampler.enqueue, sampler.finish, seconds=seconds, at_least=least,
+                  before=sampler.before, clock=clock)  # fmt: skip
     sampler.warmup.extend(more.durations)
 
 
@@ -201,6 +213,7 @@ def measure(
         patience_s=PATIENCE * policy.duration_s,
         block_s=sampler.block_s,
         claim=claim,
+        before=sampler.before,
         clock=clock,
     )
     used = Used(*(b - a for a, b in zip(before, _used(others), strict=True)))
@@ -282,17 +295,6 @@ def _used(others: set[int]) -> Used:
     delay_ns = processes.delay_ns({os.getpid(), *others})
     return Used(perf_counter_ns(), own_ns + processes.cpu_ns(others), delay_ns,
                 cgroups.throttled_ns(), own.ru_nivcsw)  # fmt: skip
-
-
-def stages(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
-    """Median ns of what a transfer consists of, in turn and each waited for."""
-    parts = {
-        "copy_in": lambda: session.copy_in(images),
-        "run": session.run,
-        "copy_out": session.copy_out,
-    }
-    took = each_alone(parts, session.sync, clock)
-    return {name: round(median(ns)) for name, ns in took.items()}
 
 
 def _block(

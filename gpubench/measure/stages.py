@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 from gpubench.measure.loop import Clock, sample
+
+if TYPE_CHECKING:
+    from gpubench.backends.base import Images, Session
 
 Parts = Mapping[str, Callable[[], object]]
 """Steps of one batch, by name, in their order."""
@@ -44,3 +48,17 @@ def each_alone(
             took[name] += sample(part, finish, clock=clock).durations
         whole.append(sum(ns[-1] for ns in took.values()))
     return took
+
+
+def alone(session: Session, images: Images, clock: Clock = perf_counter_ns) -> dict[str, int]:
+    """Median ns of what a transfer consists of, in turn and each waited for.
+
+    ``convert``, where the session tells it apart, is the host's part of the copy in, and is then
+    not in ``copy_in``.
+    """
+    parts: dict[str, Callable[[], object]] = {"copy_in": lambda: session.copy_in(images)}
+    if session.convert(images):
+        parts = {"convert": lambda: session.convert(images), "copy_in": session.upload}
+    parts |= {"run": session.run, "copy_out": session.copy_out}
+    took = each_alone(parts, session.sync, clock)
+    return {name: round(median(ns)) for name, ns in took.items()}

@@ -12,12 +12,13 @@ slots: what is counted in a sample was loaded in it, but for what little then la
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from statistics import fmean, median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gpubench.measure.in_flight import InFlight
 from gpubench.measure.loop import Clock, sample
 from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
 from gpubench.workload.models import outputs
@@ -31,10 +32,7 @@ if TYPE_CHECKING:
     from gpubench.pipeline.readers import DeviceReader, Reader
     from gpubench.workload.models.outputs import Kind
 
-    Data = Reader | DeviceReader
-
-_Running = tuple[Any, Callable[[Any], object], Any]
-"""A batch that was enqueued: its slot, how that is released, and the ticket of its answers."""
+    Data: TypeAlias = Reader | DeviceReader
 
 SPARE = 2
 """Slots that do not count as in flight: one is being handed over, one is being filled."""
@@ -101,40 +99,46 @@ class Overlapped:
     def __init__(
         self,
         feed: Loader,
-        give: Callable[[Any], object],
+        give: Callable[[Any], Sequence[int] | None],
         session: Session,
         data: Data,
         kind: Kind = "logits",
     ) -> None:
-        """``give``: a batch of the feed -> the session's input. ``data``: for the stages alone."""
+        """``give``: a batch of the feed -> the session's input; tells where in the data set its
+        pictures are. ``data``: for the stages alone."""
         self._feed, self._give, self._session, self._data = feed, give, session, data
         self._kind = kind
         self.settle = len(feed.slots)
         self._held: list[Any] = []
-        self._running: deque[_Running] = deque()
         self._ahead = min(session.in_flight, max(1, self.settle - SPARE))
+        self._given: deque[Callable[[], object]] = deque()
+        """Of batches that the decoder has and the session has not: how their slots are released."""
+        self.running = self._in_flight()
+
+    def _in_flight(self) -> InFlight:
+        return InFlight(self._session, self._ahead, lambda given: postprocess(given, self._kind))
 
     def enqueue(self) -> None:
-        """Take a batch, compute, answer, give its slot back."""
-        self._compute(self._feed.next(), self._feed.release)
+        """Take a batch, compute, answer, give its slot back.
 
-    def _compute(self, slot: Any, release: Callable[[Any], object]) -> None:
-        """Where a session can fetch answers later, those of a batch before."""
-        self._give(slot)
-        self._session.run()
-        self._running.append((slot, release, self._session.enqueue_out()))
-        self._answer(self._ahead)
+        Where a session can fetch answers later, those of a batch before.
+        """
+        slot = self._feed.next()
+        self._compute(self.running, slot, lambda: self._feed.release(slot))
 
-    def _answer(self, left: int) -> None:
-        """Answer the oldest batches until so many are ``left`` running."""
-        while len(self._running) > left:
-            slot, release, ticket = self._running.popleft()
-            postprocess(self._session.collect(ticket), self._kind)
-            release(slot)
+    def _compute(self, running: InFlight, slot: Any, answered: Callable[[], object]) -> None:
+        self._given.append(answered)
+        if (indices := self._give(slot)) is not None:
+            running.run(indices, self._given.popleft())
 
     def finish(self) -> None:
-        """Answer the batches that are still running, if any."""
-        self._answer(0)
+        """Compute and answer the batches that are still on their way, if any."""
+        self._finish(self.running)
+
+    def _finish(self, running: InFlight) -> None:
+        while self._given:
+            running.run(self._data.flush(), self._given.popleft())
+        running.collect()
 
     def hold(self) -> None:
         """Take every slot: the loader has no room, and waits."""
@@ -163,13 +167,13 @@ class Overlapped:
         loaded = len(took["read"])
         mine = answering(self._data, self._session, self._kind)
         found = means(took | each_alone(mine, sync, clock))
-        held = cycle(self._held)
+        held, running = cycle(self._held), self._in_flight()
 
         def compute() -> None:
-            self._compute(next(held), lambda _: None)
+            self._compute(running, next(held), lambda: None)
 
         each = self.settle if self._ahead else 1  # else they would not overlap
-        session = sample(compute, self.finish, iterations=each, seconds=seconds,
+        session = sample(compute, lambda: self._finish(running), iterations=each, seconds=seconds,
                          at_least=LEAST_STAGES, clock=clock)  # fmt: skip
         self.resume()
         for _ in range(self.settle):

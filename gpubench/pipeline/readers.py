@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -130,9 +130,19 @@ class Reader:
         """``images`` -> the session."""
         self._session.copy_in(self.images)
 
-    def give(self, slot: Any) -> None:
-        """A batch of the loader -> the session."""
+    def give(self, slot: Any) -> Sequence[int] | None:
+        """A batch of the loader -> the session; where its pictures are in the data set.
+
+        Of a decoder that works ahead it is a batch that was given before, None at first: then
+        `flush` gives the last ones.
+        """
         self._session.copy_in(slot.images)
+        indices: Sequence[int] = slot.indices
+        return indices
+
+    def flush(self) -> Sequence[int]:
+        """Nothing is ever held back: see `give`."""
+        raise AssertionError
 
     def host(self) -> Inputs:
         """What is handed over next, (batch, *spec.shape)."""
@@ -182,18 +192,22 @@ class DeviceReader:
 
     def __init__(
         self, data: Pictures, decoder: str, spec: Spec, batch: int, index: int, start: int,
-        kind: str = "cuda",
+        kind: str = "cuda", threads: int = 1,
     ) -> None:  # fmt: skip
-        """``kind``: of device ``index``, as torch calls it."""
+        """``kind``: of device ``index``, as torch calls it. ``threads``: of the decoder's own."""
         self.positions = Positions(data, start)
         self._device = f"{kind}:{index}"
         self._data, self._name, self._batch, self._index = data, decoder, batch, index
-        self._spec = spec
+        self._spec, self._threads = spec, threads
         self._indices, self._encoded = [0] * batch, [b""] * batch
-        self._pixels: Any = None
-        self.facts: dict[str, Any] = {}
+        self._begun: deque[tuple[list[bytes], list[int], Any]] = deque()
+        """Batches that are decoded and not transformed yet, with their positions."""
         self.refused: dict[int, str] = {}
         """Of ``positions.unusable``, what could be read and not decoded."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(self._decoder.facts)
 
     def close(self) -> None:
         """Nothing of it runs by itself."""
@@ -202,9 +216,12 @@ class DeviceReader:
         """``session``, which is open, is what is fed: its stream is current from now on."""
         import torch
 
-        made = decoders.get(self._name).open(self._spec, self._index)
+        decoder = decoders.get(self._name)
+        self._ahead = getattr(decoder, "ahead", 0)
+        made = decoder.open(self._spec, self._index)
         self._decoder = cast("decoders.DevicePreprocessor", made)
-        self.facts = dict(made.facts)
+        if hasattr(made, "threads"):
+            self.lanes = made.threads = self._threads
         shape, dtype = (self._batch, *self._spec.shape), getattr(torch, self._spec.dtype)
         self._images = torch.zeros(shape, dtype=dtype, device=self._device)
         self._session = session
@@ -216,11 +233,16 @@ class DeviceReader:
         self._transform()
 
     def parts(self) -> Parts:
-        return {"read": self._read, "decode": self._decode, "transform": self._transform}
+        return {"read": self._read, "decode": self._decode_and_wait, "transform": self._transform}
 
     def put(self, encoded: list[bytes], names: list[str]) -> None:
         with told(self._name, f"{names[0]} .. {names[-1]}"):
-            self._decoder.transform(self._decoder.decode(encoded), self._images)
+            while True:
+                try:
+                    self._decoder.transform(self._decoder.decode(encoded), self._images)
+                except decoders.Again:
+                    continue
+                return
 
     def hand_over(self) -> None:
         """Within device memory where the session has its input there, else through the host."""
@@ -229,12 +251,17 @@ class DeviceReader:
         else:
             self._session.copy_in(self.host())
 
-    def give(self, slot: Any) -> None:
-        """A batch of encoded pictures -> the session."""
+    def give(self, slot: Any) -> Sequence[int] | None:
+        """A batch of encoded pictures -> the session; where those are that were used."""
         self._encoded, self._indices = [*slot.encoded], [*map(int, slot.indices)]
         self._decode()
-        self._transform()
+        return self.flush() if len(self._begun) > self._ahead else None
+
+    def flush(self) -> Sequence[int]:
+        """The oldest batch that was given, and is not in the session's input yet, goes there."""
+        indices = self._transform()
         self.hand_over()
+        return indices
 
     def host(self) -> Inputs:
         """What is handed over next, (batch, *spec.shape), copied from the device."""
@@ -253,26 +280,48 @@ class DeviceReader:
                     self._indices[row], self._encoded[row] = self.positions.read()
             with self._told():
                 try:
-                    self._pixels = self._decoder.decode(self._encoded)
+                    pixels = self._decoder.decode(self._encoded)
                 except Unusable:
                     if not self._refuse():
                         raise
                 else:
+                    self._begun.append(([*self._encoded], [*self._indices], pixels))
                     return
+
+    def _decode_and_wait(self) -> None:
+        self._decode()
+        if settle := getattr(self._decoder, "settle", None):
+            self._again(lambda: settle(self._begun[0][2]))
 
     def _refuse(self) -> bool:
         """Whether there are pictures that cannot be decoded, each alone."""
         before = len(self.refused)
+        decode = self._decoder.decode
+        check = getattr(self._decoder, "check", lambda data: decode([data]))
         for index, data in zip(self._indices, self._encoded, strict=True):
             try:
-                self._decoder.decode([data])
+                check(data)
             except Unusable as error:
                 self.refused[index] = self.positions.unusable[index] = str(error)
         return len(self.refused) > before
 
-    def _transform(self) -> None:
-        with self._told():
-            self._decoder.transform(self._pixels, self._images)
+    def _transform(self) -> list[int]:
+        """The oldest batch; where its pictures are in the data set."""
+        self._again(lambda: self._decoder.transform(self._begun[0][2], self._images))
+        return self._begun.popleft()[1]
+
+    def _again(self, step: Callable[[], object]) -> None:
+        """Do it; where all that was decoded is lost, decode it once more first."""
+        while True:
+            try:
+                with self._told():
+                    step()
+            except decoders.Again:
+                lost, self._begun = self._begun, deque()
+                for self._encoded, self._indices, _ in lost:
+                    self._decode()
+                continue
+            return
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -70,6 +70,8 @@ FLAGS = {
     "of torch OMP_WAIT_POLICY=passive",
     "INSTRUMENTED": "Python was traced, profiled or in a debug mode (facts name it): slower",
     "RECOMPILED": "a recompilation happened while sampling",
+    "COMPILED-AT-OPEN": "opening compiled what preparing should have left in the cache: its "
+    "cold start is not that of a deployment",
     "CPU-STEAL": "more than 2 % of the CPU time was taken by the hypervisor",
     "CPU-WITHHELD": "for more than 5 % of the time work was ready and had no core: a CPU quota, or "
     "other processes",
@@ -169,7 +171,16 @@ class Record(Struct, frozen=True, kw_only=True):
         return [every[at : at + n] for at in range(0, len(every), n)]
 
     def replica_rates(self) -> list[float]:
-        """Images/s of each replica inside the common window (of all visits); [] without one."""
+        """Images/s of each replica inside the common window (of all visits); [] without one.
+
+        Where the caches are seen to before each batch, of the batches' own time.
+        """
+        if self.cell.cache != "warm":
+            return [
+                self.cell.batch_size * sum(sum(s.batches) for s in turns) * 1e9
+                / max(1, sum(sum(s.durations_ns) for s in turns))
+                for turns in zip(*self.visits, strict=True)
+            ]  # fmt: skip
         spans = [(s, window) for s in self.visits if (window := samples.window_ns(s))]
         total = sum(end - start for _, (start, end) in spans)
         rates = [0.0] * (len(self.replicas) if spans else 0)
@@ -196,6 +207,8 @@ class Record(Struct, frozen=True, kw_only=True):
         packages, whoever used them. ``above_idle``: without what was drawn before the run.
         """
         energy, rate = self.telemetry.get("energy"), self.images_per_s()
+        if self.cell.cache != "warm":  # whatever emptied the caches drew power, too
+            return None
         if not energy or not rate or energy["seconds"] < ENERGY_S:
             return None
         watts: float = energy["joules"] / energy["seconds"]
@@ -300,11 +313,14 @@ WEIGHTS_TAKEN = "weights_taken"
 """In `Record.facts`: which of the state dicts of a file, and what of the file was left out."""
 LABELLING = "labelling"
 """In `Record.facts`: 'no accuracy: ...' and why, or 'labels: ...' and what is odd about them."""
+SOAKED = "soaked"
+"""In `Record.facts`: for how long it ran before anything was recorded (`Policy.soak_s`)."""
 NOTED = {
     IMAGES_SKIPPED: "images skipped: ",
     WEIGHTS_TAKEN: "weights: ",
     NETWORK: "network: ",
     LABELLING: "",
+    SOAKED: "all samples: ",
 }
 """Facts that are a note of the whole run, said once -> what stands before them."""
 ARTEFACT_BYTES = "artefact_bytes"

@@ -61,7 +61,8 @@ class Samples(Struct, frozen=True, kw_only=True):
     """How long after the announced common start it went on."""
     stages_ns: dict[str, Ns] = {}
     """Per batch, each waited for, measured apart after the samples while all replicas still run.
-    Boundary ``transfer``: median of copy_in, run and copy_out. ``pipeline``: mean of read, decode,
+    Boundary ``transfer``: median of copy_in, run and copy_out, before them on CUDA convert (the
+    host's part of copying in) where the host does it. ``pipeline``: mean of read, decode,
     transform, copy_in, run, copy_out and postprocess, one after the other; with throughput also
     ``loader`` and ``session``, the two groups that overlap, each alone at full speed."""
     claim_ns: Ns = 0

@@ -22,8 +22,8 @@ from gpubench.analysis.telemetry import GAUGES, energy, peak
 from gpubench.records.record import RecordFile
 
 CELL = ("backend", "device", "model", "weights", "images", "precision", "batch_size", "replicas",
-        "cores", "scenario", "boundary", "replicas_per_device", "dispatch", "decoder", "loader",
-        "loader_cores", "input")  # fmt: skip
+        "cores", "scenario", "boundary", "replicas_per_device", "sharing", "dispatch", "decoder",
+        "loader", "loader_cores", "input", "cache")  # fmt: skip
 HEAD = ("run", "cell", *CELL, "options", "preprocessing", "status", "reason", "remedy", "flags",
         "metric", "unit", "value", "low", "high", "n", "note")  # fmt: skip
 

@@ -39,7 +39,7 @@ _SCALE = {"images/s": (1.0, ""), "x": (1.0, "×"), "fraction": (100.0, " %"),
           "share": (100.0, " %"), "share of n": (100.0, " %"), "points": (1.0, " points"),
           "steps": (1.0, ""), "MHz": (1.0, " MHz"),
           "°C": (1.0, " °C"), "W": (1.0, " W"), "GFLOP/s": (1.0, ""), "GB/s": (1.0, ""),
-          "FLOP/byte": (1.0, "")}  # fmt: skip
+          "FLOP/byte": (1.0, ""), "cost": (1.0, ""), "kWh": (1.0, " kWh")}  # fmt: skip
 _STEPS = {
     "ns": (("s", 1e-9), ("ms", 1e-6), ("us", 1e-3), ("ns", 1.0)),
     "J": (("J", 1.0), ("mJ", 1e3), ("uJ", 1e6)),
@@ -216,12 +216,11 @@ def decide(header: Header, best: Cell, rival: Cell) -> str:
     """The A/B that tells the run's best cell from its ``rival`` of another backend, at the same
     batch size and number of replicas; each arm with its own precision and options."""
     drop = ["-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
-            "--replicas", "--repeats", "--nnodes", "--node-rank", "--rdzv-endpoint",
-            "--join-timeout", "--node-timeout", "--secret-file"]  # fmt: skip
+            "--replicas", "--repeats", "--ray", "--insecure-cluster"]  # fmt: skip
     only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
     arms = {"--baseline": (rival, [f"backend={rival.backend}"]),
             "--candidate": (best, [f"backend={best.backend}"])}  # fmt: skip
-    for axis in ("precision", "input", "dispatch", "replicas_per_device"):
+    for axis in ("precision", "input", "dispatch", "replicas_per_device", "sharing"):
         option, planned = "--" + axis.replace("_", "-"), {getattr(c, axis) for c in header.planned}
         if getattr(best, axis) != getattr(rival, axis):
             for cell, words in arms.values():
@@ -255,15 +254,24 @@ def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> 
     return shlex.join(["gpubench", verb or own, *kept[False], *extra, *kept[True]])
 
 
+_ALONE = ("--quiet", "--resume", "--json", "--insecure-cluster")
+"""Options without a value."""
+
+
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """(option or '', its words), in every form that click takes: --o v, --o=v, -o v, -ov, -qov."""
+    after = [*words[1:], "-"]
+    words = [  # the value of --ray may be left out
+        "--ray=" if word == "--ray" and next_.startswith("-") else word
+        for word, next_ in zip(words, after, strict=True)
+    ]
     left = iter(words)
     for word in left:
         if word == "--":
             yield word, [word, *left]
         elif word.startswith("--"):
             name, attached, _ = word.partition("=")
-            alone = attached or name in ("--quiet", "--resume", "--json")
+            alone = attached or name in _ALONE
             yield name, [word, *([] if alone else islice(left, 1))]
         elif word.startswith("-") and word != "-":
             rest = word[1:].lstrip("q")
@@ -298,9 +306,9 @@ def _quota(environment: dict[str, Any]) -> list[str]:
     return [f"a quota of {cpus:g} CPUs"] if isinstance(cpus, int | float) else []
 
 
-def nodes(header: Header) -> list[str]:
+def nodes(environments: Sequence[dict[str, Any]]) -> list[str]:
     """One line for each machine of a run on several: 'node 1: host b, 2 x H100, driver 550, ..'."""
-    return [f"node {rank}: {', '.join(_node(each))}" for rank, each in enumerate(header.nodes)]
+    return [f"node {rank}: {', '.join(_node(each))}" for rank, each in enumerate(environments)]
 
 
 def _node(environment: dict[str, Any]) -> Iterator[str]:
@@ -326,6 +334,8 @@ def _node(environment: dict[str, Any]) -> Iterator[str]:
         yield f"kernel {of('os', 'kernel')}"
     if isinstance(versions, dict):
         yield from (f"{k} {versions[k]}" for k in ("torch", "onnxruntime") if k in versions)
+    if environment.get("engine"):
+        yield str(environment["engine"])
 
 
 def differences(files: Sequence[RecordFile]) -> list[str]:

@@ -44,7 +44,7 @@ def render(files: Sequence[RecordFile], evidence: Evidence | None = None) -> str
         lines += [f"Run {escape(name)}, {escape(head.started)}, on {escape(machine)}. "
                   f"Raw records: {escape(file.path)}"]  # fmt: skip
         lines += [f"> **Note:** {escape(note)}" for note in file.notes]
-        lines += ["", *listed(formatting.nodes(head))] if head.nodes else []
+        lines += ["", *listed(formatting.nodes(head.nodes))] if head.nodes else []
     lines += [f"> **{escape(line)}**" for line in formatting.differences(files)]
     if view:
         verdict = comparison(view.rows, rule=view.rule).rstrip("\n")

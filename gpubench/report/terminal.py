@@ -102,7 +102,7 @@ def render(
     for line in headline.marks(summaries):
         console.print(text(line))
     for file in files:
-        for line in formatting.nodes(file.header):
+        for line in formatting.nodes(file.header.nodes):
             console.print(text(line))
         console.print(text(f"Raw records: {file.path}"))
         where = "" if keys else " (gpubench report --keys shows them)"
@@ -115,7 +115,13 @@ def render(
 def plain() -> Console:
     """What takes plain text, as wide as the terminal (140 columns where there is none)."""
     width = max(80, shutil.get_terminal_size((140, 50)).columns)
-    return Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        legacy_windows=False,
+        force_jupyter=False,
+    )
 
 
 def printed(console: Console) -> str:
@@ -316,6 +322,8 @@ def _axes(s: Summary) -> dict[str, str]:
         "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
         "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
         "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
+        "cache": f"{c.cache} cache" if c.cache != "warm" else "",
+        "sharing": c.sharing if c.sharing != "auto" else "",
         "dispatch": c.dispatch if c.dispatch != "independent" else "",
         "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
         "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",
@@ -384,7 +392,7 @@ def comparison(
     if not comparisons:
         return head
     changed, unchanged = compare.split(comparisons)
-    rows = _Rows(changed + (unchanged if everything else []), comparisons)
+    rows = Verdicts(changed + (unchanged if everything else []), comparisons)
     parts: list[RenderableType] = [head, Text(compare.counted(comparisons))]
     parts += [Text(), rows] if rows.comparisons else []
     if unchanged:
@@ -396,7 +404,7 @@ def comparison(
     return Group(*parts, *(Text(note, style="dim") for note in notes))
 
 
-class _Rows(Struct, frozen=True):
+class Verdicts(Struct, frozen=True):
     """A line of numbers per cell, and why below it: sentences would break the columns."""
 
     comparisons: list[Comparison]

@@ -106,6 +106,7 @@ def family(cell: Cell) -> str:
         cell,
         replicas=1,
         replicas_per_device=1,
+        sharing="auto",
         dispatch="independent",
         scenario="latency",
         boundary="compute",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from itertools import chain, count
 from pathlib import Path
 from time import monotonic
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 from gpubench import units
 from gpubench.analysis.stats import two_way
 from gpubench.backends.base import Backend
+from gpubench.cache import Cache
 from gpubench.errors import ChangedError, GpubenchError, InputError, RecordError
 from gpubench.records.reader import begun, read, scan
 from gpubench.records.record import WRONG, Header, Record, RecordFile
@@ -22,8 +22,8 @@ from gpubench.records.writer import Writer
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient, Asked
 from gpubench.run.agent.messages import Done, Failure, Measure, Reply
-from gpubench.run.cluster.coordinator import Cluster
 from gpubench.run.cluster.node_group import Nodes
+from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
 from gpubench.run.record_builder import failed, measured, now, skipped
@@ -66,13 +66,19 @@ def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> Record
         watcher.said(_begins(job, len(cells)) + (NOTHING_STORED if anew else ""))
         if cells:
             modules = availability.preload(cells, job.backends)
-            own = AgentClient(modules, job.cache_dir, job.out / "agent.log")
-            with own, Nodes(cluster, job.plan, own) if cluster else nullcontext(own) as agent:
+            with _agent(job, modules, cluster) as agent:
                 try:
                     walk.measure(agent, cells)
                 finally:
                     walk.seen.save()
     return read(job.out)
+
+
+def _agent(job: RunJob, modules: list[str], cluster: Cluster | None) -> AgentClient | Nodes:
+    if cluster:
+        asked_for = "" if job.cache_dir == Cache(None).root else str(job.cache_dir)
+        return Nodes(cluster.peers, job.plan, modules, asked_for, cluster.differ)
+    return AgentClient(modules, job.cache_dir, job.out / "agent.log")
 
 
 def _begins(job: RunJob, cells: int) -> str:

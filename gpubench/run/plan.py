@@ -146,7 +146,8 @@ def task_seconds(cell: Cell, policy: Policy, seen: Durations) -> float:
     checked = policy.parity_images + policy.accuracy_images / policy.repeats
     iterations = policy.warmup_iterations + MIN_SAMPLES + checked / cell.batch_size
     at_least = iterations * cell.batch_size * ITERATION_S if cell.device == "cpu" else 0.0
-    return OPEN_AND_CHECK_S + max(policy.warmup_s + sampling_s(cell, policy), at_least)
+    opened = OPEN_AND_CHECK_S + policy.soak_s
+    return opened + max(policy.warmup_s + sampling_s(cell, policy), at_least)
 
 
 def sampling_s(cell: Cell, policy: Policy) -> float:
@@ -203,4 +204,5 @@ def _seconds(stored: bytes) -> dict[str, float]:
 
 
 def _key(cell: Cell, policy: Policy) -> str:
-    return f"{cell.key} {policy.warmup_iterations} {policy.warmup_s:g} {policy.duration_s:g}"
+    before_s = policy.soak_s + policy.warmup_s
+    return f"{cell.key} {policy.warmup_iterations} {before_s:g} {policy.duration_s:g}"

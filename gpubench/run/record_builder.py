@@ -152,7 +152,15 @@ def directory(name: str) -> Path:
 
 
 def claimed(place: Path) -> Path:
-    """``place``, made for one run; place-2 and so on where others began in the same second."""
+    """``place``, made for one run; place-2 and so on where others began in the same second.
+
+    Git leaves out a folder of runs that begins here: a repository stays as clean as it was.
+    """
+    if not place.parent.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (place.parent / ".gitignore").write_text(
+            "# runs of gpubench; to commit them, delete this\n*\n"
+        )
     names = (place.with_name(f"{place.name}-{n}") for n in itertools.count(2))
     for found in itertools.chain([place], names):
         with suppress(FileExistsError):

@@ -11,18 +11,19 @@ import msgspec
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import SuiteError
-from gpubench.machine import environment
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.run import inventory
 from gpubench.run import plan as planning
 from gpubench.run.availability import catalog, device_of
-from gpubench.run.cluster.coordinator import Cluster
+from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.driver import RunJob
-from gpubench.run.record_builder import command, directory, new_header
+from gpubench.run.record_builder import directory, new_header
 from gpubench.suite import file, grid
 from gpubench.suite.types import Cell, Suite
 
+Source = str | file.Draft
+"""The name or the path of a suite, or what its file would say."""
 PLAIN = "quick"
 """The shipped suite that lends the commands without one its checks."""
 
@@ -33,10 +34,15 @@ def check_required(required: Sequence[str], named: Sequence[str]) -> None:
             raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
 
 
-def load(suite_name: str, chosen: Mapping[str, Any]) -> Suite:
+def read(suite: Source) -> file.Draft:
+    """What is asked for, as far as a file says it."""
+    return suite if isinstance(suite, file.Draft) else file.read(suite, catalog())
+
+
+def load(suite: Source, chosen: Mapping[str, Any]) -> Suite:
     """The suite with what the command line says instead."""
     overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    return file.load(suite_name, catalog(), overrides)
+    return read(suite).suite(overrides)
 
 
 def of_words(words: Mapping[str, Any]) -> Suite:
@@ -61,7 +67,7 @@ def _spread(suite: Suite, nodes: Sequence[inventory.Node]) -> list[Cell]:
 
 
 def session(
-    suite_name: str,
+    source: Source,
     chosen: Mapping[str, Any],
     cache_dir: Path | None,
     output: Path | None = None,
@@ -71,14 +77,13 @@ def session(
 ) -> RunJob:
     """Read the suite, resolve its device, and sort its cells into runnable and skipped.
 
-    ``cluster``: the other nodes, which are waited for here.
+    ``cluster``: the nodes to run on.
     """
-    suite = load(suite_name, chosen)
+    suite = load(source, chosen)
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
-        here = environment.collect(command())
-        cluster.gather(inventory.digest(suite), inventory.here(0, suite), here)
+        cluster.gather(suite)
         cells = _spread(suite, cluster.nodes)
     else:
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))
@@ -88,7 +93,7 @@ def session(
         if key not in {cell.key for cell in cells}:
             raise SuiteError(
                 f"--cell {key!r}: suite {suite.name} has no such cell here; "
-                f"'gpubench plan {suite_name} --keys' lists them"
+                f"'gpubench plan {suite.name} --keys' lists them"
             )
     if chosen.get("cell"):
         cells = [cell for cell in cells if cell.key in chosen["cell"]]

@@ -1,6 +1,6 @@
 """Who is told how a run goes.
 
-`gpubench.cli.progress` shows it in a terminal, `gpubench.pytest_plugin` in pytest's.
+`gpubench.run.progress` shows it in a terminal, `gpubench.pytest_plugin` in pytest's.
 """
 
 from __future__ import annotations

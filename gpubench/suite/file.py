@@ -152,11 +152,28 @@ class Draft(Struct, frozen=True):
 def read(name_or_path: str, catalog: Catalog) -> Draft:
     """Read a suite. Raises SuiteError with all mistakes that show in single keys."""
     path = find(name_or_path)
-    rules = schema(catalog)
-    data = _renamed(toml_file.read(path, WHAT))
+    return draft(path, toml_file.read(path, WHAT), catalog)
+
+
+def draft(path: Path, data: Data, catalog: Catalog) -> Draft:
+    """Of what the file ``path`` says, or would say. Raises SuiteError as `read` does."""
+    rules, data = schema(catalog), _renamed(data)
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
         raise toml_file.error(WHAT, path, found, {})
     return Draft(path, data, rules)
+
+
+def by_table(said: Data, catalog: Catalog) -> Data:
+    """``said`` with keys of `SECTIONS` that stand alone (``batch_size``) in their tables."""
+    rules = schema(catalog)["properties"]
+    data: Data = {key: value for key, value in said.items() if key in rules}
+    for key in said.keys() - data.keys():
+        section = next((s for s in SECTIONS if key in rules[s]["properties"]), None)
+        if section and isinstance(data.get(section, {}), dict):
+            data[section] = data.get(section, {}) | {key: said[key]}
+        else:
+            data[key] = said[key]  # which the check knows no better
+    return data
 
 
 def _renamed(data: Data) -> Data:
@@ -341,8 +358,9 @@ def _cross_checks(suite: Suite, own: Suite, data: Data) -> Iterator[Mistake]:
     if policy.max_repeats < policy.repeats:
         text = f"below policy.repeats, which is {policy.repeats}"
         yield Mistake("policy.max_repeats", policy.max_repeats, text)
-    if policy.timeout_s <= (least := policy.warmup_s + policy.duration_s):
-        text = f"no task can end in time: warmup_s + duration_s = {least:g}"
+    if policy.timeout_s <= (least := policy.soak_s + policy.warmup_s + policy.duration_s):
+        soak = "soak_s + " * bool(policy.soak_s)
+        text = f"no task can end in time: {soak}warmup_s + duration_s = {least:g}"
         yield Mistake("policy.timeout_s", policy.timeout_s, text)
     if suite.baseline not in axes.backend:
         text = f"not measured; {nearest(suite.baseline, axes.backend)}"

@@ -1,6 +1,6 @@
 """What a search is for: an objective, the limits that must be kept, and today's default.
 
-The words of the command line are read here: 'p99', 'p99=20ms', '2GiB', '0.5J'.
+The words of the command line are read here: 'p99', 'p99=20ms', '2GiB', '0.5J', '10m', '2%'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from gpubench import units
 from gpubench.errors import InputError
-from gpubench.suite.types import Natural, Scenario, Seconds
+from gpubench.suite.types import MOST_S, Natural, Scenario, Seconds
 
 Kind = Literal["throughput", "latency", "energy", "memory"]
 KINDS: dict[str, str] = {
@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
 }
 _QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
 _NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z/%]*)")
+_SPANS = {"s": 1, "m": 60, "h": 3600}
 _TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 _SIZES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
 _JOULES = {"J": 1.0, "MJ": 1e-3}  # upper case: 'mJ', never a megajoule
@@ -144,3 +145,39 @@ def _amount(option: str, words: str, unit: Mapping[str, float], example: str) ->
         if 0 < value < math.inf:
             return value
     raise InputError(f"{option} {words!r}: expected such as {example}")
+
+
+def fraction(words: str) -> float:
+    """'2%' or '0.02' -> 0.02; nan: no number."""
+    try:
+        return float(words.rstrip("% ")) / (100 if "%" in words else 1)
+    except ValueError:
+        return math.nan
+
+
+def percentage(option: str, words: str, most: float = 1.0) -> float:
+    """'2%' or '0.02' -> 0.02, above 0 and below ``most``. Raises InputError naming ``option``."""
+    if not 0 < (value := fraction(words)) < most:
+        raise InputError(
+            f"{option} {words!r}: expected a share between 0 and {most:g}, such as 2% or 0.02"
+        )
+    return value
+
+
+BUDGET = "10m"
+"""Of an A/B and of a search, where it is not said."""
+
+
+def seconds(option: str, words: str) -> float:
+    """'10m', '90s', '1h' or '600' -> seconds. InputError names ``option``; a week is the most."""
+    number, unit = (words[:-1], words[-1]) if words[-1:] in _SPANS else (words, "s")
+    try:
+        value = float(number) * _SPANS[unit]
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MOST_S:
+        shown = words if len(words) <= 40 else words[:40] + "..."
+        raise InputError(
+            f"{option} {shown!r}: expected a time of at most a week, such as 10m, 90s or 1h"
+        )
+    return value

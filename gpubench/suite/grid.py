@@ -40,14 +40,16 @@ def combinations(
     cores = axes.cores or max(1, machine_cores // max(-(-n // each) for n, each in places))
     paths = list(_paths(axes))
     kinds = list(itertools.product(axes.precision, axes.input))
-    points = (kinds, axes.batch_size, places, axes.scenario, paths, axes.dispatch)
+    ways = list(itertools.product(axes.dispatch, axes.sharing))
+    points = (kinds, axes.batch_size, places, axes.scenario, paths, ways, axes.cache)
     for backend in axes.backend:
         options = axes.options.get(backend, {})
         for point, values in itertools.product(
             itertools.product(*points), itertools.product(*options.values())
         ):
-            kind, batch_size, (replicas, per_device), scenario, path, dispatch = point
-            precision, taken = kind
+            kind, batch_size, (replicas, per_device), scenario, path, way, cache = point
+            (precision, taken), (dispatch, sharing) = kind, way
+            shared = device == "cuda" and min(per_device, replicas) > 1
             boundary, decoder, loader, loader_cores = path
             yield Cell(
                 **work,
@@ -61,11 +63,13 @@ def combinations(
                 boundary=boundary,
                 options=dict(zip(options, values, strict=True)),
                 replicas_per_device=min(per_device, replicas),
+                sharing=sharing if shared else "auto",
                 dispatch=dispatch if scenario == "throughput" else "independent",
                 decoder=decoder,
                 loader=loader if scenario == "throughput" else "auto",
                 loader_cores=loader_cores if device == "cpu" and scenario == "throughput" else 0,
                 input=taken,
+                cache=cache if (scenario, boundary) == ("latency", "compute") else "warm",
             )
 
 

@@ -53,7 +53,8 @@ HELP = {
     "workload": "The work that every backend does.",
     "model": "A torchvision classification model (`gpubench list models`), 'digits' (a small "
     "network of gpubench's own), 'timm/NAME', 'hf/FOLDER-OR-ID', own code ('model.py:build', "
-    "'pkg.models:build'), or the path of an .onnx or .pt2 file.",
+    "'pkg.models:build'), or the path of an .onnx or .pt2 file (or the "
+    ".cloudpickle of a live module that `gpubench.run` has kept).",
     "weights": "'probe' (made offline from real digits), 'random' (speed only), a torchvision "
     "weights name such as DEFAULT, or the path of a state dict or checkpoint, with the key of one "
     "where it holds several ('last.ckpt#model_ema'); 'file' with an .onnx or .pt2 model; 'DEFAULT' "
@@ -86,6 +87,8 @@ HELP = {
     "replicas": "Sessions at the same time, each in a process of its own, with its own GPU or its "
     "own equal share of the cores.",
     "replicas_per_device": "Replicas that share one GPU, or one set of cores.",
+    "sharing": "How replicas share a GPU: mps, through NVIDIA's service, whose daemon must run; "
+    "time-slicing, in turns, even if it does; auto: as the machine is.",
     "cores": "CPU cores of one device (of one replica, unless replicas share it); 0: the machine's "
     "cores / the most devices of a cell.",
     "scenario": "latency: wait for every batch. throughput: keep the device saturated, wait once a "
@@ -96,6 +99,9 @@ HELP = {
     "loader": "Boundary pipeline: prefetch by threads or processes; auto measures both first.",
     "loader_cores": "Boundary pipeline, CPU: of a replica's cores, those that prefetch; 0: shared "
     "out by measurement.",
+    "cache": "Latency at boundary compute. warm: the same batch over and over. rotating: another "
+    "each time, out of more than the last-level cache (of a GPU L2) holds. cold: that, and the "
+    "cache is emptied before each batch, off the clock.",
     "dispatch": "Throughput over replicas. independent: each runs for itself. static, dynamic: one "
     "job, handed out in equal shares beforehand, or batch by batch to whoever is free.",
     "options": "Per backend, its own options: a value, or a list that becomes an axis.",
@@ -108,6 +114,8 @@ HELP = {
     "max_repeats": "Upper bound when the interval is still too wide; default: repeats.",
     "target_half_width": "Relative half-width of the 95 % interval to aim at: 0.02 is 2 %.",
     "budget_s": "No new round of repeats starts after this much measuring time.",
+    "soak_s": "Under load for so long before the warm-up, unrecorded: what is sustained, and not a "
+    "boost of the first minute.",
     "warmup_iterations": "At least this many warm-up iterations ...",
     "warmup_s": "... and at least this long; up to ten times as long, until it has settled.",
     "duration_s": f"Sampling time of one repeat; up to four times as long for {MIN_BLOCKS} "
@@ -124,6 +132,7 @@ HELP = {
     "min_accuracy": "Least top-1 accuracy, 0 to 1; below it the cell fails.",
     "max_accuracy_drop": "Percentage points of accuracy below the reference's, at most.",
     "min_pipeline_agreement": "Boundary pipeline: least agreement of the whole pipeline's answers.",
+    "max_latency": "Such as p99=20ms: where machines are compared, what keeps it is chosen from.",
     "seed": "Seeds the order of tasks.",
 }
 
@@ -133,7 +142,9 @@ _NO_MODEL = (
     "--weights FILE; TorchScript is not taken: torch.export.save(torch.export.export(module, "
     "(images,)), 'x.pt2') saves its module"
 )
-_MODEL = r"\.onnx$|\.pt2$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
+_MODEL = (
+    r"\.onnx$|\.pt2$|\.cloudpickle$|:[^\W\d]\w*$|^[\w-]+/[^.~/].*(?<!\.pt)(?<!\.pth)(?<!\.ts)$|^hf/"
+)
 """How a model is written that is more than a name; see `gpubench.suite.types.source_of`."""
 _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "string": (str, "a string"),
@@ -178,9 +189,11 @@ def schema(catalog: Catalog) -> Schema:
         "batch_size": BATCH_SIZE,
         "replicas": REPLICAS,
         "replicas_per_device": REPLICAS,
+        "sharing": _enum(get_args(types.Sharing)),
         "scenario": _enum(get_args(types.Scenario)),
         "boundary": _enum(get_args(types.Boundary)),
         "dispatch": _enum(get_args(types.Dispatch)),
+        "cache": _enum(get_args(types.Caches)),
         "decoder": _enum(sorted(catalog.decoders)),
         "loader": _enum(get_args(types.Loader)),
         "loader_cores": {"type": "integer", "minimum": 0, "maximum": 1024},
@@ -428,6 +441,8 @@ def say(rule: Schema) -> str:
         words = "the path of an .onnx or .pt2 file, 'timm/NAME', 'hf/FOLDER' or 'model.py:build'"
     if rule.get("minLength"):
         words = "a string that is not empty"
+    if "examples" in rule:
+        words = f"a string such as {show(rule['examples'][0])}"
     return words + _bounds(rule)
 
 

@@ -22,6 +22,8 @@ Boundary = Literal["compute", "transfer", "pipeline"]
 Loader = Literal["auto", "threads", "processes"]
 Input = Literal["float32", "float16", "uint8"]
 Dispatch = Literal["independent", "static", "dynamic"]
+Caches = Literal["warm", "rotating", "cold"]
+Sharing = Literal["auto", "mps", "time-slicing"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["rgb", "bgr", "grey"]
 Layout = Literal["NCHW", "NHWC"]
@@ -33,6 +35,8 @@ Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_S = 604_800
 """A week, and below what the operating system's timers take (2**31 ms)."""
 MOST_REPEATS, MOST_IMAGES = 1000, 100_000
+MOST_ALPHA = 0.2
+"""Chance of a false alarm."""
 MOST_SAMPLES = 10_000_000
 """Of one repeat: each is a number in the record."""
 Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
@@ -57,7 +61,7 @@ def weights_file(weights: str) -> tuple[str, str]:
     return (path, key) if mark and not os.path.lexists(weights) else (weights, "")
 
 
-_FILES = {".onnx": "onnx", ".pt2": "pt2"}
+_FILES = {".onnx": "onnx", ".pt2": "pt2", ".cloudpickle": "cloudpickle"}
 _CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
 
 
@@ -145,6 +149,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Equal to ``repeats`` switches the second stage off."""
     target_half_width: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     budget_s: Seconds = 600.0
+    soak_s: Annotated[float, Meta(ge=0, le=MOST_S)] = 0.0
     warmup_iterations: Samples = 10
     warmup_s: Seconds = 0.3
     duration_s: Seconds = 1.0
@@ -160,6 +165,11 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     min_accuracy: Annotated[float, Meta(gt=0, le=1)] | None = None
     max_accuracy_drop: Annotated[float, Meta(ge=0, le=100)] | None = None
     min_pipeline_agreement: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    max_latency: Annotated[
+        str,
+        Meta(pattern=r"^((p\d\d?(\.\d\d?)?=)?\d+(\.\d+)?(ns|us|ms|s))?$", examples=["p99=20ms"]),
+    ] = ""
+    """As `gpubench.suite.goal.max_latency` reads it; '': none."""
     seed: Natural = 0
 
 
@@ -171,7 +181,7 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     delta: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     """Differences up to this much do not matter."""
-    alpha: Annotated[float, Meta(gt=0, le=0.2)] = 0.01
+    alpha: Annotated[float, Meta(gt=0, le=MOST_ALPHA)] = 0.01
     """Chance of any false REGRESSED or IMPROVED in the whole suite."""
     looks: Annotated[tuple[Annotated[int, Meta(ge=4, le=500)], ...], Meta(min_length=1)] = (
         7, 9, 13, 19, 28, 41, 60, 90, 120,
@@ -204,6 +214,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, OptionValue] = {}
     replicas_per_device: Positive = 1
     """Replicas that share one GPU, or one set of ``cores``: replica i runs on device i // this."""
+    sharing: Sharing = "auto"
+    """How replicas share a GPU; auto: through MPS where its daemon runs, else in turns."""
     dispatch: Dispatch = "independent"
     """How replicas share a job of many batches."""
     decoder: str = "pil"
@@ -213,6 +225,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     they are clearly faster."""
     loader_cores: Natural = 0
     """Of the replica's ``cores``, those that prefetch; 0: shared out by measurement."""
+    cache: Caches = "warm"
+    """Latency at boundary ``compute``: what the caches hold when a batch begins."""
     input: Input = "float32"
     """What the host gives; other than float32, the network itself makes what it takes of it."""
     labels: str = ""
@@ -235,7 +249,9 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Short and unambiguous within a suite: 'onnxruntime fp32 b8 x2 latency'."""
         words = [self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}"]
         words += [f"{self.replicas_per_device}/device"] if self.replicas_per_device > 1 else []
+        words += [self.sharing] if self.sharing != "auto" else []
         words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
+        words += [f"{self.cache} cache"] if self.cache != "warm" else []
         words += [f"{self.input} input"] if self.input != "float32" else []
         words += [self.dispatch] if self.dispatch != "independent" else []
         if self.boundary == "pipeline":
@@ -337,6 +353,7 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: tuple[Positive, ...] = (1,)
     replicas: tuple[Positive, ...] = (1,)
     replicas_per_device: tuple[Positive, ...] = (1,)
+    sharing: tuple[Sharing, ...] = ("auto",)
     cores: Natural = 0
     scenario: tuple[Scenario, ...] = ("latency", "throughput")
     boundary: tuple[Boundary, ...] = ("compute",)
@@ -345,6 +362,7 @@ class Axes(Struct, frozen=True, forbid_unknown_fields=True):
     loader: tuple[Loader, ...] = ("auto",)
     loader_cores: tuple[Natural, ...] = (0,)
     input: tuple[Input, ...] = ("float32",)
+    cache: tuple[Caches, ...] = ("warm",)
     options: dict[str, dict[str, tuple[OptionValue, ...]]] = {}
 
 

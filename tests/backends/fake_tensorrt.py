@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 CLASSES = 4
+OWN_MEMORY = b"a plan that allocates nothing"
 
 
 class FakeTrt:
@@ -21,10 +22,11 @@ class FakeTrt:
 
     __version__ = "10.16.1"
     NetworkDefinitionCreationFlag = Bag(STRONGLY_TYPED=1)
-    BuilderFlag = Bag(TF32="TF32")
+    BuilderFlag = Bag(TF32="TF32", REQUIRE_USER_ALLOCATION="REQUIRE_USER_ALLOCATION")
     MemoryPoolType = Bag(WORKSPACE="WORKSPACE")
     ProfilingVerbosity = Bag(DETAILED="DETAILED")
-    ComputeCapability = Bag(CURRENT="CURRENT")
+    ComputeCapability = Bag(CURRENT="CURRENT", __members__=("CURRENT", "SM80", "SM89"))
+    ExecutionContextAllocationStrategy = Bag(USER_MANAGED="USER_MANAGED")
     DynamicShapesKernelSpecializationStrategy = Bag(EAGER="EAGER")
     LayerInformationFormat = Bag(JSON="JSON")
     TensorIOMode = Bag(INPUT="in", OUTPUT="out")
@@ -79,13 +81,17 @@ class FakeTrt:
             "create_timing_cache", Bag(serialize=lambda: content + b"+"), content
         )
         profile = self._given({}, set_shape=None)
-        return self._given(
+        builder = self._given(
             {},
             create_network=network,
             create_builder_config=self.config,
             create_optimization_profile=profile,
-            build_serialized_network=b"a plan",
         )
+        own = {"REQUIRE_USER_ALLOCATION"}
+        builder.build_serialized_network = lambda *given: self.say(
+            "build_serialized_network", OWN_MEMORY if own <= self.flags else b"a plan", *given
+        )
+        return builder
 
     def OnnxParser(self, network: Any, log: Any) -> Any:  # noqa: N802
         errors = [Bag(desc=lambda: "unknown operator Foo")]
@@ -109,10 +115,31 @@ class FakeTrt:
                 "device_memory_size_v2": 1024,
             },
             create_execution_context=self.context,
-            create_runtime_config=Bag(),
             create_engine_inspector=Bag(get_engine_information=lambda _: INSPECTED),
         )
-        return self._given({}, deserialize_cuda_engine=engine)
+        engine.create_runtime_config = lambda: self._settings(engine)
+
+        def deserialize(plan: bytes) -> Any:
+            engine.own_memory = plan == OWN_MEMORY
+            self.context.needs = 64 if engine.own_memory else 0
+            return self.say("deserialize_cuda_engine", engine, plan)
+
+        return Bag(deserialize_cuda_engine=deserialize)
+
+    def _settings(self, engine: Any) -> Any:
+        """For a context of TensorRT for RTX, which holds to that library's own rules."""
+        kernels = self._given({}, serialize=b"kernels", deserialize=True)
+        settings = self._given({}, create_runtime_cache=kernels, set_runtime_cache=True)
+        strategies: list[str] = []
+        settings.set_execution_context_allocation_strategy = strategies.append
+
+        def context(given: Any) -> Any:
+            managed = strategies == ["USER_MANAGED"]
+            answer = self.context if engine.own_memory == managed else None
+            return self.say("create_execution_context", answer, given)
+
+        engine.create_execution_context = context
+        return settings
 
 
 class _Context:
@@ -120,6 +147,7 @@ class _Context:
         self._trt = trt
         self._batch = 0
         self._tensors: dict[str, FakeTensor] = {}
+        self.needs = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> Any:
         self._batch = shape[0]
@@ -137,12 +165,23 @@ class _Context:
         self._tensors[name] = torch.memory[address]
         return self._trt.say("set_tensor_address", True, name)
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        assert self._batch, "it has to know its shapes"
+        return self.needs
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        torch = self._trt.torch
+        assert torch is not None
+        self.needs -= torch.memory[address].numel()
+        assert size == torch.memory[address].numel()
+
     def is_stream_capturable(self, stream: int) -> Any:
         return self._trt.say("is_stream_capturable", True, stream)
 
     def execute_async_v3(self, stream: int) -> Any:
         torch = self._trt.torch
         assert torch is not None
+        assert self.needs == 0, "no memory for its activations"
         answers = self._trt.say("execute_async_v3", [True], stream, bool(torch.capturing))
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if answer and torch.capturing is not None:
@@ -261,7 +300,8 @@ class FakeTorch:
 
     @contextmanager
     def _graph(self, graph: FakeGraph, stream: Any, capture_error_mode: str) -> Iterator[Self]:
-        assert (stream, capture_error_mode) == (self.streams[-1], "thread_local")
+        assert stream in self.streams
+        assert capture_error_mode == "thread_local"
         if self._error:
             raise RuntimeError(self._error)
         self.capturing = graph
@@ -274,6 +314,8 @@ class FakeTorch:
         address = 4096 * (len(self.memory) + 1) + self._offset
         self.memory[address] = FakeTensor(np.zeros(shape, dtype), address)
         return self.memory[address]
+
+    empty = zeros
 
     def linspace(self, start: float, stop: float, count: int, device: str) -> FakeTensor:
         return FakeTensor(np.linspace(start, stop, count), 0)

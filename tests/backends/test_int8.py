@@ -13,7 +13,7 @@ from gpubench.backends import _ort_int8, _trt_build, base, openvino
 from gpubench.backends._trt_build import BuildSettings
 from gpubench.backends.base import Device
 from gpubench.cache import Cache
-from gpubench.errors import CellFailed, InputError
+from gpubench.errors import CellFailed, InputError, Unavailable
 from gpubench.records.record import Record
 from gpubench.run import driver, setup
 from gpubench.run.watcher import Silent
@@ -30,8 +30,10 @@ def _cell(backend: str, **changes: Any) -> Cell:
     return tiny.cell(backend, **(base | changes))
 
 
-def _file(cell: Cell, cache: Cache, target: quantization.Target = "cpu") -> Path:
-    return quantization.onnx(cell, registry.resolve(cell.workload, cache), cache, target)
+def _file(
+    cell: Cell, cache: Cache, target: quantization.Target = "cpu", rest: str = "fp32"
+) -> Path:
+    return quantization.onnx(cell, registry.resolve(cell.workload, cache), cache, target, rest)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -51,6 +53,20 @@ def test_products_are_computed_in_integers(name: str, cache: Cache) -> None:
         assert sum(facts["products_by_type"].values()) == 5
         assert not [kind for kind in facts["products_by_type"] if "f32" in kind]
         assert facts["precision"] == "f32", "of what is not quantised"
+
+
+def test_openvino_computes_the_rest_in_what_was_said(cache: Cache) -> None:
+    cell, backend = _cell("openvino", options={"int8_rest": "bf16"}), base.get("openvino")
+    assert backend.unsupported(cell) is None
+    try:
+        artefact = backend.prepare(cell, registry.resolve(cell.workload, cache), cache)
+    except Unavailable as missing:
+        assert "no bf16 units" in missing.reason  # noqa: PT017
+        return
+    with backend.open(cell, artefact, CPU) as session:
+        assert session.facts["precision"] == "bf16"
+        assert session.facts["quantised"]["rest"] == "bf16"
+        assert sum(session.facts["products_by_type"].values()) == 5
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -102,7 +118,20 @@ def test_an_own_file_runs_as_it_is(tmp_path: Path, cache: Cache) -> None:
         ),
         ("openvino", {"options": {"device_name": "GPU"}}, "CPU device only"),
         ("tensorrt", {"device": "cuda"}, None),
-        ("onnxruntime", {"device": "cuda", "options": {"provider": "tensorrt"}}, None),
+        ("tensorrt", {"device": "cuda", "options": {"int8_rest": "bf16"}}, None),
+        (
+            "tensorrt",
+            {"device": "cuda", "precision": "fp16", "options": {"int8_rest": "bf16"}},
+            "int8_rest is an option of int8",
+        ),
+        ("onnxruntime", {"device": "cuda", "options": {"provider": "tensorrt"}}, "in tf32 or fp16"),
+        (
+            "onnxruntime",
+            {"device": "cuda", "options": {"provider": "tensorrt", "int8_rest": "fp16"}},
+            None,
+        ),
+        ("onnxruntime", {"options": {"int8_rest": "bf16"}}, "computed in fp32, not bf16"),
+        ("openvino", {"options": {"int8_rest": "fp16"}}, "computed in fp32 or bf16, not fp16"),
     ],
 )
 def test_unsupported_says_why(backend: str, changes: dict[str, Any], words: str | None) -> None:
@@ -159,9 +188,12 @@ def test_tensorrt_builds_what_is_quantised_for_it(model: str, cache: Cache) -> N
     options = {"calibration_images": 16}
     cell = _cell("tensorrt", device="cuda", model=model, weights=weights, options=options)
     settings = BuildSettings(batch_size=4, current_gpu=False)
-    plan = _trt_build.build(rtx, "tensorrt_rtx", _file(cell, cache, "tensorrt"), settings).plan
-    if model == "resnet18":
-        assert 11_689_512 < len(plan) < 1.3 * 11_689_512, "a byte a weight"
+    for rest in ("fp32", "fp16", "bf16"):
+        file = _file(cell, cache, "tensorrt", rest)
+        plan = _trt_build.build(rtx, "tensorrt_rtx", file, settings).plan
+        if model == "resnet18":
+            assert 11_689_512 < len(plan) < 1.3 * 11_689_512, "a byte a weight"
+        assert quantization.facts(file)["quantised"]["rest"] == rest
     with pytest.raises(CellFailed, match="cannot"):
         _trt_build.build(rtx, "tensorrt_rtx", _file(cell, cache, "cpu"), settings)
 

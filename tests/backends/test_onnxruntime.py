@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace as Bag
 from typing import Any
 
 import pytest
 
+from gpubench.backends import _ort_session
 from gpubench.backends import onnxruntime as module
 from gpubench.backends.base import Device
 from gpubench.backends.onnxruntime import OnnxRuntime
@@ -215,6 +218,13 @@ def test_the_tensorrt_provider_builds_its_engine_once(
     assert len(seen) == 2
 
 
+def test_the_rest_of_int8_is_the_tensorrt_providers_choice_too() -> None:
+    device = Device("cuda", 0)
+    for rest, used in (("tf32", {"int8"}), ("fp16", {"int8", "fp16"}), ("bf16", {"int8", "bf16"})):
+        said = module._cuda("TensorrtExecutionProvider", "int8", device, {"int8_rest": rest})
+        assert {key[4:-7] for key, value in said.items() if value == "1"} == used
+
+
 def test_a_missing_provider_is_unavailable(model: tiny.Model) -> None:
     import onnxruntime
 
@@ -224,3 +234,18 @@ def test_a_missing_provider_is_unavailable(model: tiny.Model) -> None:
     with pytest.raises(Unavailable, match="without OpenVINOExecutionProvider") as caught:
         BACKEND.prepare(cell, model, None)  # type: ignore[arg-type]
     assert "onnxruntime-openvino" in caught.value.remedy
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_replay_that_waits_is_found(monkeypatch: pytest.MonkeyPatch, synchronous: bool) -> None:
+    queue: list[int] = []
+    stream = Bag(query=lambda: not queue, synchronize=queue.clear)
+    monkeypatch.setitem(sys.modules, "torch", Bag(cuda=Bag(_sleep=queue.append)))  # type: ignore[arg-type]
+
+    def run() -> None:
+        queue.append(1)
+        if synchronous:
+            queue.clear()
+
+    assert _ort_session.waits(run, stream) is synchronous
+    assert not queue

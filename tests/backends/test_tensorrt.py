@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -18,7 +19,7 @@ from gpubench.cache import Cache
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine.gpu import Gpu
 from gpubench.suite.types import Cell
-from tests.backends.fake_tensorrt import FakeTrt
+from tests.backends.fake_tensorrt import FakeTorch, FakeTrt
 from tests.backends.onnx_files import conv_net
 
 ADA = Gpu(
@@ -108,18 +109,13 @@ def test_probe_with_both_flavours(installed: Callable[..., None]) -> None:
         ),
         (
             {"modules": "tensorrt_rtx tensorrt_rtx_libs", "tensorrt_rtx": "1.0.0.21"},
-            "tensorrt_rtx 1.0.0.21 is installed, and gpubench needs >=1.1",
+            "tensorrt_rtx 1.0.0.21 is installed, and gpubench needs >=1.4",
             "gpubench[tensorrt-rtx]",
         ),
         (
             {"modules": BOTH, "tensorrt": "11.4", "tensorrt_rtx": "1.7", "gpus": ()},
             "no NVIDIA GPU is visible",
             "nvidia-smi",
-        ),
-        (
-            {"modules": "tensorrt_rtx tensorrt_rtx_libs", "tensorrt_rtx": "1.7", "gpus": (HOPPER,)},
-            "no kernels for H200",
-            "gpubench[tensorrt]",
         ),
     ],
 )
@@ -144,14 +140,12 @@ def test_libraries_of_the_system_count(
 
 def test_the_flavour_of_a_cell(installed: Callable[..., None]) -> None:
     installed(BOTH, tensorrt="10.16", tensorrt_rtx="1.7")
-    assert tensorrt._choose("auto", ADA) == "tensorrt"
-    assert tensorrt._choose("tensorrt_rtx", ADA) == "tensorrt_rtx"
-    with pytest.raises(Unavailable, match="no kernels for H200"):
-        tensorrt._choose("tensorrt_rtx", HOPPER)
+    assert tensorrt._choose("auto") == "tensorrt"
+    assert tensorrt._choose("tensorrt_rtx") == "tensorrt_rtx"
     installed("tensorrt_rtx tensorrt_rtx_libs", tensorrt_rtx="1.7")
-    assert tensorrt._choose("auto", ADA) == "tensorrt_rtx"
+    assert tensorrt._choose("auto") == "tensorrt_rtx"
     with pytest.raises(Unavailable):
-        tensorrt._choose("tensorrt", ADA)
+        tensorrt._choose("tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +171,8 @@ class Prepared:
     """The backend over a fake TensorRT, a real cache and a real ONNX file."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.trt = FakeTrt()
+        self.trt = FakeTrt(FakeTorch())
+        monkeypatch.setitem(sys.modules, "torch", self.trt.torch)  # type: ignore[arg-type]
         self.cache = Cache(tmp_path / "cache")
         self.onnx = conv_net(tmp_path / "net.onnx")
         self.backend = tensorrt.TensorRT()
@@ -214,9 +209,11 @@ def test_an_engine_is_built_once(prepared: Prepared) -> None:
         {"batch_size": 8},
         {"precision": "tf32"},
         {"options": {"flavour": "tensorrt_rtx"}},
+        {"options": {"flavour": "tensorrt_rtx", "cuda_graph": True}},
         {"options": {"optimization_level": 4}},
         {"options": {"avg_timing_iterations": 1}},
         {"options": {"workspace_mib": 64}},
+        {"options": {"flavour": "tensorrt_rtx", "optimization_level": 5}},
     ],
 )
 def test_what_decides_about_an_engine_makes_another(
@@ -280,6 +277,41 @@ def test_a_failed_build_leaves_nothing(prepared: Prepared) -> None:
     assert prepared.cache.info() == []
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_rtx_engine_brings_its_kernels_and_can_be_captured(
+    prepared: Prepared, graph: bool
+) -> None:
+    options = {"flavour": "tensorrt_rtx", "cuda_graph": graph}
+    artefact = prepared(options=options)
+    with prepared.backend.open(cell(options=options), artefact, Device("cuda", 0)) as session:
+        assert session.facts["kernels_loaded"] is True
+        assert session.facts["cuda_graph"] is graph
+        assert ("REQUIRE_USER_ALLOCATION" in session.facts["builder_flags"]) is graph
+    assert prepared.trt.called("deserialize") == [(b"kernels",)], "at the open, not before"
+    (artefact.parent / "kernels.bin").write_bytes(b"a plot")
+    with pytest.raises(CellFailed, match=r"kernels.bin is not what was written there"):
+        prepared.backend.open(cell(options=options), artefact, Device("cuda", 0))
+
+
+def test_build_routes_need_a_library_that_has_them(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unavailable, match=r"of TensorRT 11.1 and later, not of tensorrt 10.16.1"):
+        prepared(options={"build_route": "-conv=off"})
+    monkeypatch.setattr(prepared.trt, "__version__", "11.4.0")
+    with pytest.raises(Unavailable, match=r"not of tensorrt_rtx"):
+        prepared(options={"build_route": "-conv=off", "flavour": "tensorrt_rtx"})
+
+
+def test_rtx_has_kernels_for_what_it_names(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "visible_gpus", lambda: [HOPPER])
+    with pytest.raises(Unavailable, match=r"10.16.1 has no kernels for H200 .*capability 9.0"):
+        prepared(options={"flavour": "tensorrt_rtx"})
+    assert prepared()
+
+
 def opened(
     prepared: Prepared, artefact: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> Any:
@@ -288,7 +320,7 @@ def opened(
 
     seen: list[Any] = []
 
-    def session(*arguments: Any) -> Any:
+    def session(*arguments: Any, **_: Any) -> Any:
         seen.extend(arguments)
         return Bag(facts={"io": {}})
 

@@ -45,6 +45,12 @@ def test_tf32_is_set_only_when_asked_for(rtx: Any, tmp_path: Path) -> None:
     assert build(rtx, "tensorrt_rtx", file, settings).flags == ["TF32"]
 
 
+def test_an_engine_that_can_be_captured_is_built(rtx: Any, tmp_path: Path) -> None:
+    settings = BuildSettings(batch_size=4, current_gpu=False, user_memory=True)
+    built = build(rtx, "tensorrt_rtx", conv_net(tmp_path / "net.onnx"), settings)
+    assert built.flags == ["REQUIRE_USER_ALLOCATION"]
+
+
 def test_weights_in_a_file_beside_the_network(rtx: Any, tmp_path: Path) -> None:
     file = conv_net(tmp_path / "net.onnx", external="net.data")
     assert build(rtx, "tensorrt_rtx", file, ANY_GPU).plan
@@ -123,6 +129,33 @@ def test_what_the_builder_is_told() -> None:
     assert trt.called("set_compute_capability") == []
     build(trt, "tensorrt_rtx", Path("net.onnx"), settings)
     assert trt.called("set_compute_capability") == [("CURRENT", 0)]
+
+
+def test_a_build_route_is_taken_or_told() -> None:
+    class Routed(FakeTrt):
+        def Builder(self, log: Any) -> Any:  # noqa: N802
+            builder = super().Builder(log)
+            routes = self.answers.get("routes", "")
+
+            class Config(Bag):
+                all_build_routes = '{"conv": ["on", "off"]}'
+                build_route = property(lambda own: own.chosen, lambda own, v: own.choose(v))
+
+                def choose(self, value: str) -> None:
+                    self.chosen = routes and value
+
+            self.config = builder.create_builder_config()
+            config = Config(**vars(self.config), chosen="")
+            builder.create_builder_config = lambda: config
+            self.config = config
+            return builder
+
+    settings = BuildSettings(batch_size=4, build_route="-conv=off")
+    trt = Routed(routes="any")
+    build(trt, "tensorrt", Path("net.onnx"), settings)
+    assert trt.config.chosen == "-conv=off"
+    with pytest.raises(CellFailed, match=r"build_route = '-conv=off' is refused: known: .*conv"):
+        build(Routed(), "tensorrt", Path("net.onnx"), settings)
 
 
 def test_timings_are_reused_and_those_of_another_device_are_dropped() -> None:

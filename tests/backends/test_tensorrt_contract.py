@@ -24,9 +24,10 @@ SOURCES = [Path(str(m.__file__)) for m in (_trt_build, _trt_session, tensorrt)]
 FOUND = trt_names.walk(*SOURCES)
 
 
-def names(flavour: str) -> list[str]:
-    """Names that the backend uses with ``flavour``."""
+def names(flavour: str, release: str = "") -> list[str]:
+    """Names that the backend uses with ``flavour``; of 11.1 and later, ``release``, all of them."""
     scopes = {"all", "rtx" if flavour == "tensorrt_rtx" else "trt"}
+    scopes |= {"trt11"} if release.startswith("11") else set()
     return sorted(name for name, where in FOUND.names.items() if where & scopes)
 
 
@@ -45,14 +46,15 @@ def missing(module: str, wanted: Iterable[str], environ: Mapping[str, str]) -> l
 
 
 RELEASES = ["tensorrt-cu12-bindings==10.12.*"]  # the oldest that the backend takes
-RELEASES += [f"tensorrt-cu13-bindings=={release}.*" for release in ("10.16", "11.4")]
+RELEASES += [f"tensorrt-cu13-bindings=={release}.*" for release in ("10.16", "11.1", "11.4")]
+RELEASES += ["tensorrt-rtx-cu12-bindings==1.4.*"]  # the oldest of this flavour
 
 
 @pytest.fixture(scope="session", params=RELEASES)
 def bindings(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """The environment in which ``tensorrt_bindings`` of one release can be imported."""
+    """``flavour``, and the environment in which its bindings of one release can be imported."""
     compiler = os.environ.get("CC", "cc")
     if shutil.which(compiler) is None:
         pytest.skip(f"no C compiler {compiler!r} for the stand-in libraries: install gcc")
@@ -60,7 +62,9 @@ def bindings(
     _fetch(request.param, folder / "wheel")
     script, major = DATA / "build_stubs.sh", request.param.split("==")[1].split(".")[0]
     subprocess.run(["sh", str(script), str(folder / "lib"), major], check=True, timeout=60)
-    return {"LD_LIBRARY_PATH": str(folder / "lib"), "PYTHONPATH": str(folder / "wheel")}
+    flavour = "tensorrt_rtx" if "rtx" in request.param else "tensorrt"
+    paths = {"LD_LIBRARY_PATH": str(folder / "lib"), "PYTHONPATH": str(folder / "wheel")}
+    return {"flavour": flavour, "release": request.param.partition("==")[2], **paths}
 
 
 def _fetch(requirement: str, target: Path) -> None:
@@ -89,20 +93,21 @@ def test_every_name_is_accounted_for() -> None:
 
 
 def test_every_release_has_every_name(bindings: dict[str, str]) -> None:
-    wanted = names("tensorrt")
+    wanted = names(bindings["flavour"], bindings["release"])
     assert len(wanted) > 60
-    assert missing("tensorrt_bindings", wanted, bindings) == []
+    assert missing(bindings["flavour"] + "_bindings", wanted, bindings) == []
 
 
 def test_a_name_that_is_not_there_is_reported(bindings: dict[str, str]) -> None:
     wrong = ["Builder.create_engine", "BuilderFlag.TF33", "IExecutor", "Builder.create_network"]
-    assert missing("tensorrt_bindings", wrong, bindings) == wrong[:3]
+    assert missing(bindings["flavour"] + "_bindings", wrong, bindings) == wrong[:3]
 
 
 def test_rtx_names_are_kept_out_of_the_other_flavour(bindings: dict[str, str]) -> None:
     only = sorted(set(names("tensorrt_rtx")) - set(names("tensorrt")))
     assert "ComputeCapability.CURRENT" in only
-    assert "ComputeCapability.CURRENT" in missing("tensorrt_bindings", only, bindings)
+    if bindings["flavour"] == "tensorrt":
+        assert "ComputeCapability.CURRENT" in missing("tensorrt_bindings", only, bindings)
 
 
 @pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="install gpubench[tensorrt-rtx]")

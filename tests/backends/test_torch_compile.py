@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from gpubench.backends.base import Device
-from gpubench.backends.torch_compile import _NOT_KEPT, TorchCompile
+from gpubench.backends.torch_compile import TorchCompile, keep
 from gpubench.backends.torch_eager import TorchSession
 from gpubench.cache import Cache
-from gpubench.errors import Unavailable
+from gpubench.errors import CellFailed, Unavailable
 from tests.backends import contract, tiny
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -74,6 +75,7 @@ def test_open_compiles_nothing_and_recompiling_is_counted(
         facts = session.facts
         assert (facts["graphs"], facts["graph_breaks"]) == (1, 0)
         assert (facts["inductor_cache_hits"], facts["inductor_cache_misses"]) == (1, 0)
+        assert session.counters()["compiled_at_open"] == 0
 
         before = session.counters()
         contract.answer(session, tiny.images(2))
@@ -88,12 +90,68 @@ def test_open_compiles_nothing_and_recompiling_is_counted(
     assert BACKEND.prepare(cell, model, cache) == entry, "the entry was changed by opening it"  # type: ignore[arg-type]
 
 
-def test_only_what_can_be_moved_is_kept(tmp_path: Path) -> None:
-    for name in ("fxgraph/ab/entry", "triton/0/KEY/__grp__kernel.json", "locks/a.lock"):
+def test_tritons_own_module_is_kept_and_loads_without_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cache of its own making: a kernel's files, with absolute paths, stay behind."""
+    if not (shutil.which("gcc") or shutil.which("clang")):
+        pytest.skip("Triton needs a C compiler")
+    build = pytest.importorskip("triton.runtime.build")
+    source = """#include <Python.h>
+    static struct PyModuleDef m = {PyModuleDef_HEAD_INIT, "helper", 0, -1, 0};
+    PyMODINIT_FUNC PyInit_helper(void) { return PyModule_Create(&m); }"""
+
+    def load(work: Path) -> Path:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(work / "triton"))
+        found = build.compile_module_from_src(source, "helper")
+        return Path(found.__file__)
+
+    for name in ("fxgraph/ab/entry", "triton/KEY/__grp__kernel.json", "locks/a.lock"):
         (tmp_path / "work" / name).parent.mkdir(parents=True)
         (tmp_path / "work" / name).touch()
-    shutil.copytree(tmp_path / "work", tmp_path / "kept", ignore=_NOT_KEPT)
-    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["fxgraph"]
+    load(tmp_path / "work")
+    keep(tmp_path / "work", tmp_path / "kept")
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["fxgraph", "triton"]
+    assert not [*(tmp_path / "kept").rglob("KEY")], "inductor lays a kernel out where none is"
+    shutil.rmtree(tmp_path / "work")
+    monkeypatch.setattr(build, "_build", lambda *_, **__: pytest.fail("it ran the C compiler"))
+    assert load(tmp_path / "kept").is_relative_to(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("skips", "recorded", "said"),
+    [(0, 1, ""), (1, 1, "inductor skipped 1"), (0, 0, "recorded none")],
+)
+def test_a_graph_mode_is_one_only_where_graphs_were_recorded_and_none_skipped(
+    model: tiny.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    skips: int, recorded: int, said: str,
+) -> None:  # fmt: skip
+    """Inductor's own counters, moved as it moves them; with a module that Triton compiles."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    calls: list[object] = []
+
+    def compiled(images: object) -> None:
+        calls.append(images)
+        counters["stats"]["unique_graphs"] = 1
+        counters["inductor"]["cudagraph_skips"] += skips and len(calls) == 1
+        counters["inductor"]["cudagraph_recorded_non_static_inputs"] += recorded * len(calls) == 2
+        (tmp_path / "triton").mkdir(exist_ok=True)
+        (tmp_path / "triton/helper.so").touch()
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
+    cell = tiny.cell("torch-compile", options={"mode": "reduce-overhead"})
+    with ExitStack() as stack:
+        opening = (tmp_path, cell, model.state(), Device("cpu", 0, (0,)), stack)
+        if said:
+            with pytest.raises(CellFailed, match=said) as caught:
+                BACKEND._open_with(*opening)
+            assert caught.value.kind == "fallback"
+            return
+        session = BACKEND._open_with(*opening)
+        assert len(calls) == 3, "run, record, replay"
+        assert session.counters()["compiled_at_open"] == session.facts["compiled_at_open"] == 1
 
 
 def _try_another_shape(session: TorchSession) -> None:

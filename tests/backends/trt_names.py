@@ -21,8 +21,10 @@ RETURNS = {
     "Builder.create_builder_config": "IBuilderConfig",
     "Builder.create_network": "INetworkDefinition",
     "Builder.create_optimization_profile": "IOptimizationProfile",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION": PLAIN,
     "BuilderFlag.TF32": PLAIN,
     "ComputeCapability.CURRENT": PLAIN,
+    "ComputeCapability.__members__": PLAIN,
     "DataType.BF16": PLAIN,
     "DataType.FLOAT": PLAIN,
     "DataType.HALF": PLAIN,
@@ -31,8 +33,11 @@ RETURNS = {
     "DataType.UINT8": PLAIN,
     "DynamicShapesKernelSpecializationStrategy.EAGER": PLAIN,
     "EngineInspector.get_engine_information": PLAIN,
+    "ExecutionContextAllocationStrategy.USER_MANAGED": PLAIN,
     "IBuilderConfig.add_optimization_profile": PLAIN,
+    "IBuilderConfig.all_build_routes": PLAIN,
     "IBuilderConfig.avg_timing_iterations": PLAIN,
+    "IBuilderConfig.build_route": PLAIN,
     "IBuilderConfig.builder_optimization_level": PLAIN,
     "IBuilderConfig.clear_flag": PLAIN,
     "IBuilderConfig.create_timing_cache": "ITimingCache",
@@ -57,14 +62,21 @@ RETURNS = {
     "IExecutionContext.get_tensor_shape": PLAIN,
     "IExecutionContext.infer_shapes": PLAIN,
     "IExecutionContext.is_stream_capturable": PLAIN,
+    "IExecutionContext.set_device_memory": PLAIN,
     "IExecutionContext.set_input_shape": PLAIN,
     "IExecutionContext.set_tensor_address": PLAIN,
+    "IExecutionContext.update_device_memory_size_for_shapes": PLAIN,
     "ILogger.ERROR": PLAIN,
     "ILogger.INTERNAL_ERROR": PLAIN,
     "INetworkDefinition.get_input": "ITensor",
     "INetworkDefinition.num_inputs": PLAIN,
     "IOptimizationProfile.set_shape": PLAIN,
+    "IRuntimeCache.deserialize": PLAIN,
+    "IRuntimeCache.serialize": "IHostMemory",
+    "IRuntimeConfig.create_runtime_cache": "IRuntimeCache",
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy": PLAIN,
+    "IRuntimeConfig.set_execution_context_allocation_strategy": PLAIN,
+    "IRuntimeConfig.set_runtime_cache": PLAIN,
     "ITensor.name": PLAIN,
     "ITensor.shape": PLAIN,
     "ITimingCache.serialize": "IHostMemory",
@@ -100,7 +112,7 @@ HARMLESS = {"tuple", "bytes", "int", "failed"}
 
 
 class Walk(ast.NodeVisitor):
-    """Collects ``names`` ('Class.attribute' -> scopes: 'all', 'rtx', 'trt') and ``problems``."""
+    """Collects ``names`` ('Class.attribute' -> scopes: all, rtx, trt, trt11) and ``problems``."""
 
     def __init__(self) -> None:
         self.names: dict[str, set[str]] = {}
@@ -132,7 +144,9 @@ class Walk(ast.NodeVisitor):
         outer = self.local, self.scope
         given = {a.arg: PARAMETERS.get(a.arg, PLAIN) for a in node.args.args}
         self.local = self.local | given
-        self.scope = next((s for s in ("rtx", "trt") if node.name.endswith("_" + s)), self.scope)
+        self.scope = next(
+            (s for s in ("rtx", "trt", "trt11") if node.name.endswith("_" + s)), self.scope
+        )
         self.generic_visit(node)
         self.local, self.scope = outer
 

@@ -285,8 +285,23 @@ def test_noise_of_a_bad_machine(machine: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {name for name, check in checks.items() if check.status == "warn"} == warned
     assert "5.0 %" in checks["virtual machine"].detail
     assert "1.5 CPUs" in checks["CPU limit"].detail
-    assert "-lgc" in checks["GPU 0 clocks"].remedy
     assert all(checks[name].remedy for name in warned)
+
+
+def test_advice_on_a_gpu_names_it_whatever_is_visible() -> None:
+    """By UUID, for `nvidia-smi` counts all; the GPU of a slice by its bus."""
+    whole = by_name(doctor._gpu_noise(GPU | {"uuid": "GPU-b", "clocks": None}))
+    assert whole["GPU 0 clocks"].remedy.startswith("sudo nvidia-smi -i GPU-b -lgc")
+    assert whole["GPU 0 persistence"].remedy == "sudo nvidia-smi -i GPU-b -pm 1"
+    slice_ = GPU | {"uuid": "MIG-1", "mig": True, "pci_bus_id": "0:65:0"}
+    assert "-i 0:65:0 -lgc" in by_name(doctor._gpu_noise(slice_))["GPU 0 clocks"].remedy
+    assert "GPU 0 clocks" not in by_name(doctor._gpu_noise(GPU | {"clocks": "application"}))
+    bad = {"power_cap_w": 300.0, "power_default_w": 700.0, "pcie_width": 8, "pcie_width_max": 16,
+           "mps": {"active_thread_percentage": 50.0}}  # fmt: skip
+    found = by_name(doctor._gpu_noise(GPU | bad))
+    assert "300 W, by default 700 W" in found["GPU 0 power limit"].detail
+    assert "x8 of x16" in found["GPU 0 bus"].detail
+    assert "MPS, 50 % each" in found["GPU 0 MPS"].detail
 
 
 def test_compiler_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

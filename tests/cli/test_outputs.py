@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from gpubench.cli import compare as compare_cli
-from gpubench.cli import options
 from gpubench.errors import GpubenchError
 from gpubench.machine import cores
 from gpubench.records.writer import Writer
+from gpubench.report import by_ending
 from gpubench.run.record_builder import claimed
 from tests.hostile.commands import gpubench, told
 from tests.report import make, make_pairs
@@ -32,7 +32,7 @@ from tests.report import make, make_pairs
     ],
 )
 def test_the_ending_names_the_format(name: str, form: str | None, found: str) -> None:
-    assert options.by_ending(form, Path(name), ("text", "html", "md", "json")) == found
+    assert by_ending(form, Path(name), ("text", "html", "md", "json")) == found
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,13 @@ def test_runs_that_begin_in_one_second_have_directories_of_their_own(tmp_path: P
     found = [claimed(place) for _ in range(3)]
     assert [path.name for path in found] == [place.name, f"{place.name}-2", f"{place.name}-3"]
     assert all(path.is_dir() for path in found)
+    assert (place.parent / ".gitignore").read_text().endswith("\n*\n")
+
+
+def test_a_folder_of_runs_that_was_there_is_left_to_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    claimed(tmp_path / "reports" / "ci-20260101T120000Z")
+    assert not (tmp_path / "reports" / ".gitignore").exists()
 
 
 def test_a_pipe_is_no_suite(tmp_path: Path) -> None:

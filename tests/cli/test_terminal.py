@@ -12,11 +12,10 @@ import pytest
 
 from gpubench import escape
 from gpubench.cli import main, terminal
-from gpubench.cli.terminal import save
 from gpubench.errors import InputError
 from gpubench.records.reader import read
 from gpubench.records.writer import Writer
-from gpubench.report import FORMATS, render
+from gpubench.report import FORMATS, render, save
 from tests.report import make
 
 
@@ -139,3 +138,11 @@ def test_python_m_gpubench(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("python -m gpubench, version")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_takes_a_while_is_said_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with terminal.waiting("building ..."):
+        assert capsys.readouterr() == ("", "building ...\n")
+    assert capsys.readouterr() == ("", "")

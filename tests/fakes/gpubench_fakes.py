@@ -174,7 +174,8 @@ class FakeSession:
         return answer
 
     def counters(self) -> dict[str, int]:
-        return {"recompilations": self._runs if self._fail == "recompile" else 0}
+        told = self._fail == "recompile"
+        return {"recompilations": self._runs if told else 0, "compiled_at_open": int(told)}
 
     def _break(self, where: str) -> None:
         if self._fail == where:

@@ -158,7 +158,7 @@ def test_colours_of_a_library_are_left_out_and_make_nothing_else_act() -> None:
 
 def test_a_run_that_is_watched_says_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress, on a terminal and in a log: cells, steps, reasons."""
-    from gpubench.cli import progress
+    from gpubench.run import progress
 
     cell = make.cell(backend=EVIL)
     dead = Record(cell=cell, repeat=0, status="failed", kind=EVIL, reason=EVIL, remedy=EVIL)

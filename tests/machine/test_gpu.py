@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.machine import gpu
-from gpubench.machine.gpu import visible_gpus
+from gpubench.machine.gpu import mps, visible_gpus
 from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 
 TWO = ("A100", "GPU-aaaa-1"), ("T4", "GPU-bbbb-2")
@@ -121,3 +121,19 @@ def test_importing_it_loads_no_gpu_library() -> None:
         "import sys, gpubench.machine.gpu; sys.exit(bool({'pynvml', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_mps_is_what_its_daemon_and_the_environment_say(tmp_path: Path) -> None:
+    control = tmp_path / "nvidia-cuda-mps-control"
+    control.write_text('#!/bin/sh\nread asked; test "$asked" = get_default_active_thread_percentage'
+                       ' && echo 40.0\n')  # fmt: skip
+    control.chmod(0o700)
+    environ = {"PATH": f"{tmp_path}:/bin:/usr/bin", "CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
+    assert mps(environ) is None, "no pipes"
+    (tmp_path / "control").touch()
+    assert mps(environ) == {"active_thread_percentage": 40.0}
+    own = environ | {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "25"}
+    assert mps(own) == {"active_thread_percentage": 25.0}
+    assert mps(environ | {"PATH": ""}) == {"active_thread_percentage": None}, "a container"
+    control.write_text("#!/bin/sh\nexit 1\n")
+    assert mps(environ) is None, "the daemon has ended, its pipes are left"

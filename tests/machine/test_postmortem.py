@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.errors import CellFailed
-from gpubench.machine.postmortem import Inquest, oom_kills, says_no_memory
+from gpubench import errors
+from gpubench.errors import CellFailed, says_no_memory
+from gpubench.machine.postmortem import Inquest, oom_kills
 from gpubench.run.agent import worker
 from gpubench.run.agent.messages import Failure
 
@@ -95,17 +96,50 @@ def test_last_words(tmp_path: Path, code: int | None, said: str, verdict: tuple[
         "std::bad_alloc",
         "OutOfMemory (no further information)",
         "[Errno 12] Cannot allocate memory",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDNN failure 4001: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ; GPU=0",
+        "Allocation on device 0 would exceed allowed memory. (out of memory)",
+        "CudaMempoolArena::Alloc: cudaMallocFromPoolAsync failed: out of memory",
+        "Available memory of 4096 is smaller than requested bytes of 8192",
+        "Requested amount of GPU memory (1 bytes) could not be allocated. There may not be enough",
+        "Engine cannot be deserialized: INSUFFICIENT_GPU_MEMORY",
+        "nvJPEG error: NVJPEG_STATUS_ALLOCATOR_FAILURE",
     ],
 )
 def test_how_libraries_say_that_memory_ended(words: str) -> None:
     assert says_no_memory(words)
     assert raised(RuntimeError(words)).kind == "out-of-memory"
+    assert errors.told(RuntimeError(words))[0] == "out-of-memory", "serving, loaders"
+    assert CellFailed("error", f"X refuses: {words}").kind == "out-of-memory", "in other words"
 
 
-@pytest.mark.parametrize("words", ["CUDA error: an illegal memory access", "memory format", ""])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "Could not find any implementation for node conv1 + relu",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate(handle)",
+    ],
+)
+def test_what_may_be_a_lack_of_memory_says_so(words: str) -> None:
+    found = raised(RuntimeError(words))
+    assert (found.kind, found.remedy) == ("error", errors.MAYBE_MEMORY)
+    assert errors.told(RuntimeError(words))[2] == errors.MAYBE_MEMORY
+    assert CellFailed("error", words).remedy == errors.MAYBE_MEMORY
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access",
+        "memory format",
+        "",
+        "Allocation of 64 bytes failed because the stream is capturing a CUDA graph",
+    ],
+)
 def test_other_words_about_memory(words: str) -> None:
     assert not says_no_memory(words)
-    assert raised(RuntimeError(words)).kind == "error"
+    assert (raised(RuntimeError(words)).kind, raised(RuntimeError(words)).remedy) == ("error", "")
 
 
 def test_what_a_backend_found_out_itself_stays() -> None:

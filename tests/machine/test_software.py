@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from gpubench.machine import software
-from gpubench.run.cluster import rendezvous
 
 TOKEN = "ghp_0aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1w"  # noqa: S105  # made up
 
@@ -67,7 +66,8 @@ def test_variables_that_change_speed_and_no_secrets(
 
 def test_what_a_python_that_we_start_inherits(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
-        rendezvous.SECRET: "s" * 32, "COVERAGE_PROCESS_START": "/x/cov.rc", "COV_CORE_SOURCE": "x",
+        software.CLUSTER_SECRET: "s" * 32, "COVERAGE_PROCESS_START": "/x/cov.rc",
+        "COV_CORE_SOURCE": "x",
         "GIT_DIR": "/x/.git", "VIRTUAL_ENV": "/venv", "PYTHONPATH": "/plugins", "OMP_X": "1",
         "DO_NOT_TRACK": "0",
     }  # fmt: skip
@@ -76,7 +76,7 @@ def test_what_a_python_that_we_start_inherits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     found = software.environ_of_python()
     assert {name: found.get(name) for name in given} == {
-        rendezvous.SECRET: None, "COVERAGE_PROCESS_START": None, "COV_CORE_SOURCE": None,
+        software.CLUSTER_SECRET: None, "COVERAGE_PROCESS_START": None, "COV_CORE_SOURCE": None,
         "GIT_DIR": None, "VIRTUAL_ENV": "/venv", "PYTHONPATH": "/plugins", "OMP_X": "1",
         "DO_NOT_TRACK": "0",
     }  # fmt: skip

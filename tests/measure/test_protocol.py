@@ -350,12 +350,12 @@ def test_what_was_cut_takes_its_share_of_what_a_process_used(
 def test_stages_of_a_transfer_are_waited_for_one_by_one() -> None:
     clock = VirtualClock(reading_ns=10)
     session = VirtualSession(clock, constant(1e6))
-    assert protocol.stages(session, IMAGES, clock) == {
+    assert stages.alone(session, IMAGES, clock) == {
         "copy_in": 1_020,
         "run": 1_000_020,
         "copy_out": 2_020,
     }
     assert session.calls.count("copy_in") == stages.MOST_STAGES
     slow = VirtualSession(clock, noisy(1, 1e9, 0.3))  # type: ignore[arg-type]
-    protocol.stages(slow, IMAGES, clock)
+    stages.alone(slow, IMAGES, clock)
     assert slow.calls.count("copy_out") == stages.LEAST_STAGES

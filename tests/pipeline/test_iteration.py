@@ -102,7 +102,7 @@ def overlapped(depth: int, load_ms: float, run_ms: float) -> tuple[Any, Any, Any
     loader = VirtualLoader(clock, depth, lambda _: round(load_ms * MS))
     session = VirtualSession(clock, constant(run_ms * MS))
     data = VirtualData(clock, session)
-    path = Overlapped(loader, lambda slot: session.copy_in(slot.images), session, data)
+    path = Overlapped(loader, lambda slot: session.copy_in(slot.images) or (), session, data)
     return path, loader, session, clock
 
 
@@ -184,7 +184,7 @@ def test_answers_that_can_be_fetched_later_are() -> None:
     clock = VirtualClock(reading_ns=1)
     loader, session = VirtualLoader(clock, 3, lambda _: MS), Later(clock, constant(MS))
     data = VirtualData(clock, session)
-    path = Overlapped(loader, lambda slot: session.copy_in(slot.images), session, data)
+    path = Overlapped(loader, lambda slot: session.copy_in(slot.images) or (), session, data)
     for _ in range(3):
         path.enqueue()
     path.finish()
@@ -194,6 +194,24 @@ def test_answers_that_can_be_fetched_later_are() -> None:
     assert loader.taken == 6, "every slot was given back"
     path.stages(3, 0.01, clock)
     assert session.order[-1].startswith("answer")
+
+
+def test_a_decoder_ahead_has_every_batch_computed_by_the_end_of_a_sample() -> None:
+    path, loader, *_ = overlapped(4, 1, 1)
+    given: list[Any] = []
+
+    def give(slot: Any) -> Any:
+        given.append(slot)
+        return (len(given) - 2,) if len(given) > 1 else None
+
+    path._give, path._data.flush = give, lambda: (len(given) - 1,)
+    for _ in range(5):
+        path.enqueue()
+    assert len(path.running.last) == 4, "all but the last are computed"
+    path.finish()
+    assert [batch for batch, _ in path.running.last] == [(0,), (1,), (2,), (3,), (4,)]
+    path.hold()
+    assert loader.taken == 9, "every slot was given back"
 
 
 @pytest.mark.parametrize(("depth", "kept"), [(6, 3), (4, 2), (3, 1), (2, 1)])
@@ -217,7 +235,7 @@ def test_several_batches_are_in_flight_as_far_as_there_are_slots(depth: int, kep
     clock = VirtualClock(reading_ns=1)
     loader, session = VirtualLoader(clock, depth, lambda _: MS), Several(clock, constant(MS))
     data = VirtualData(clock, session)
-    path = Overlapped(loader, lambda slot: session.copy_in(slot.images), session, data)
+    path = Overlapped(loader, lambda slot: session.copy_in(slot.images) or (), session, data)
     for _ in range(9):
         path.enqueue()
     assert session.open == kept
@@ -257,7 +275,7 @@ def test_stages_are_those_of_the_batches_that_were_sampled(scenario: str) -> Non
     path: Any = Serial(data, session, 1)
     if scenario == "throughput":
         loader = VirtualLoader(clock, 4, lambda number: 3 * MS + large(number))
-        path = Overlapped(loader, lambda slot: session.copy_in(slot.images), session, data)
+        path = Overlapped(loader, lambda slot: session.copy_in(slot.images) or (), session, data)
     policy = Policy(duration_s=4.0, warmup_s=0.1)
     cell = make_cell(scenario=scenario, boundary="pipeline", cores=2)
     sampler = protocol.warm_up(session, np.zeros(1), cell, policy, clock, pipeline=path)

@@ -147,6 +147,62 @@ def test_a_decoder_on_the_device_leaves_out_what_is_unusable() -> None:
     assert one.refused == {7: "unlucky"}
 
 
+class Ahead(Decoder):
+    """Decodes a batch ahead; finds out late that 5 is damaged, and has then lost all it had."""
+
+    ahead, threads = 1, 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._damaged: set[bytes] = set()
+        self.waited = 0
+
+    def check(self, data: bytes) -> int:
+        if int(data) == 7 or data in self._damaged:
+            raise Unusable("unlucky")
+        return int(data)
+
+    def decode(self, data: list[bytes]) -> Any:
+        return [self.check(one) for one in data]
+
+    def settle(self, pixels: list[int]) -> None:
+        self.waited += 1
+        if 5 in pixels:
+            self._damaged.add(b"5")
+            raise base.Again
+
+    def transform(self, pixels: list[int], out: Any) -> None:
+        self.settle(pixels)
+        super().transform(pixels, out)
+
+
+def test_a_decoder_that_works_ahead_gives_the_batch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    decoder, session = Ahead(), Fed()
+    monkeypatch.setattr(base, "get", lambda name: decoder)
+    one = DeviceReader(Numbers(20), "numbers", SPEC, 2, 0, 10, kind="cpu", threads=3)
+    one.serve(session)  # type: ignore[arg-type]
+    assert (decoder.threads, one.lanes) == (3, 3)
+
+    def slot(*numbers: int) -> Any:
+        encoded = [b"%d" % n for n in numbers]
+        return type("Slot", (), {"encoded": encoded, "indices": numbers})
+
+    assert one.give(slot(1, 2)) is None
+    assert (one.give(slot(3, 7)), session.got) == ([1, 2], [1, 2])
+    assert (one.give(slot(5, 6)), session.got) == ([3, 10], [3, 10]), "10 stands for 7"
+    assert (one.give(slot(8, 9)), session.got) == ([11, 6], [11, 6]), "it had to decode again"
+    assert (one.flush(), session.got) == ([8, 9], [8, 9])
+    assert one.refused == {7: "unlucky", 5: "unlucky"}
+    for stage in one.parts().values():
+        before = decoder.waited
+        stage()
+        if stage == one._decode_and_wait:
+            assert decoder.waited == before + 1, "a stage alone is waited for"
+    one.hand_over()
+    assert session.got == [12, 13]
+
+
 def test_a_batch_that_is_refused_for_no_single_picture_is_told() -> None:
     pytest.importorskip("torch")
     one = DeviceReader(Numbers(10), "numbers", SPEC, 3, 0, 0, kind="cpu")

@@ -268,6 +268,14 @@ def test_energy_per_image_is_power_over_rate() -> None:
     assert one.joules_per_image(above_idle=True) == pytest.approx(60 / 2e7)
 
 
+def test_what_is_done_between_batches_for_the_caches_is_no_batchs_time() -> None:
+    apart = replace(samples(), durations_ns=[1000] * 10, end_ns=1_000_000)
+    found = drawing(1000.0, 10.0, replicas=[apart], cell=make_cell(batch_size=1, cache="cold"))
+    assert found.images_per_s() == pytest.approx(1e6)
+    assert found.joules_per_image() is None
+    assert replace(found, cell=make_cell(batch_size=1)).images_per_s() == pytest.approx(1e4)
+
+
 def test_energy_of_a_short_window_or_of_none_is_refused() -> None:
     assert drawing(1000.0, 4.99).joules_per_image() is None
     assert drawing(1000.0, 5.0).joules_per_image() is not None

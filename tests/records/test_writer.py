@@ -136,7 +136,9 @@ def edited(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [edited, Path.unlink, lambda path: shutil.rmtree(path.parent)], ids=str
+    "harm",
+    [edited, Path.unlink, lambda path: shutil.rmtree(path.parent)],
+    ids=["edited", "gone", "with its folder"],
 )
 def test_a_file_that_is_replaced_during_the_run_is_seen_and_nothing_is_lost(
     tmp_path: Path, harm: Callable[[Path], object]

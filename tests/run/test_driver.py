@@ -198,9 +198,11 @@ def test_require_turns_a_skip_into_a_failure(
         go(suite, tmp_path / "other", cache_dir, require=("nonsense",))
 
 
-def test_a_recompilation_while_sampling_is_flagged(run: Callable[..., RecordFile]) -> None:
+def test_compiling_at_the_open_or_while_sampling_is_flagged(
+    run: Callable[..., RecordFile],
+) -> None:
     [record, _] = run(fail="recompile", batch_size="[1]").records
-    assert "RECOMPILED" in record.flags
+    assert {"RECOMPILED", "COMPILED-AT-OPEN"} <= {*record.flags}
 
 
 def test_second_stage_runs_until_the_interval_is_narrow_or_the_budget_ends(

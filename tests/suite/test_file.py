@@ -396,6 +396,45 @@ def test_shipped_suites_are_valid(path: Path, installed: Catalog) -> None:
     )
 
 
+def test_caches_matter_to_the_latency_of_computing_alone(installed: Catalog) -> None:
+    both = {"scenario": ["latency", "throughput"], "boundary": ["compute", "transfer"]}
+    suite = file.load("quick", installed, both | {"backend": ["torch-eager"], "batch_size": [1]})
+    axes = msgspec.structs.replace(suite.axes, cache=("warm", "rotating", "cold"))
+    cells = grid.expand(msgspec.structs.replace(suite, axes=axes), "cpu", 2)
+    marks: dict[tuple[str, str], set[str]] = {}
+    for c in cells:
+        marks.setdefault((c.scenario, c.boundary), set()).add(c.cache)
+        assert (" cold cache" in c.label) == (c.cache == "cold")
+    assert marks.pop(("latency", "compute")) == {"warm", "rotating", "cold"}
+    assert set(map(frozenset, marks.values())) == {frozenset(["warm"])}
+
+
+ALIKE = {
+    "memory_format": ("layout", {"contiguous": "NCHW", "channels_last": "NHWC"}),
+    "prefer_nhwc": ("layout", {False: "NCHW", True: "NHWC"}),
+    "cudnn_benchmark": ("algorithms", {True: "timed", False: "guessed"}),
+    "cudnn_conv_algo_search": ("algorithms", {"EXHAUSTIVE": "timed", "HEURISTIC": "guessed"}),
+    "cuda_graph": ("graph", {False: False, True: True}),
+}
+"""Option -> what it is about, and its values in words that all backends share."""
+
+
+def test_on_a_gpu_no_backend_is_given_what_another_is_denied(installed: Catalog) -> None:
+    axes = file.load("gpu", installed).axes
+    found: dict[str, dict[str, set[object]]] = {}
+    for backend in axes.backend:
+        for option in installed.backends[backend]:
+            about, words = ALIKE.get(option.name, ("", {}))
+            values = axes.options[backend].get(option.name, (option.default,)) if about else ()
+            if about:
+                found.setdefault(about, {})[backend] = {words[value] for value in values}
+    assert {about: len(each) for about, each in found.items()} == {
+        "layout": 4, "algorithms": 4, "graph": 6
+    }  # fmt: skip
+    for each in found.values():
+        assert len({frozenset(values) for values in each.values()}) == 1, each
+
+
 def test_what_the_host_gives_is_an_axis_and_float32_changes_no_key(installed: Catalog) -> None:
     plain = grid.expand(file.load("quick", installed), "cpu", 2)
     three = ["float32", "uint8", "float16"]
@@ -422,6 +461,17 @@ def test_quick_is_what_the_readme_says(installed: Catalog) -> None:
     }
     assert len(cells) == 12
     assert suite.policy.repeats == suite.policy.max_repeats == 5
+
+
+def test_how_replicas_share_a_gpu_is_an_axis_where_they_do(installed: Catalog) -> None:
+    ways = {"sharing": ["mps", "time-slicing"], "replicas": [1, 2], "replicas_per_device": [1, 2]}
+    suite = file.load("quick", installed, ways | {"batch_size": [1], "backend": ["torch-eager"]})
+    found = [(c.replicas, c.replicas_per_device, c.sharing) for c in grid.expand(suite, "cuda", 2)]
+    assert sorted(found) == [(1, 1, "auto"), (2, 1, "auto"), (2, 2, "mps"), (2, 2, "time-slicing")]
+    assert {c.sharing for c in grid.expand(suite, "cpu", 2)} == {"auto"}
+    assert "2/device mps" in next(
+        c.label for c in grid.expand(suite, "cuda", 2) if c.sharing == "mps"
+    )
 
 
 def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None:

@@ -128,6 +128,7 @@ WRONG_BY_SCHEMA = [
     (policy("target_half_width = 1"), "policy.target_half_width = 1", "below 1"),
     (policy("min_top1_agreement = 1.1"), "policy.min_top1_agreement = 1.1", "at most 1"),
     (policy("seed = -1"), "policy.seed = -1", "at least 0"),
+    (policy('max_latency = "20"'), 'policy.max_latency = "20"', 'such as "p99=20ms"'),
     (axes() + "[exclude]\nreplicas = 1", "exclude = ", "a list"),
     (rule("replica = 1"), "exclude[0].replica: unknown key", '"replicas"'),
     (rule(""), "exclude[0]: empty"),

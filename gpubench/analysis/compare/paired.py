@@ -424,7 +424,16 @@ def _within(path: str, tree: str) -> str:
     return os.path.normpath(path.removeprefix(f"{tree}/")) if inside else path
 
 
-_UNSAID = ("1/device", "compute", "float32 input", "independent", "no decoder", "auto", "0 loading")
+_UNSAID = (
+    "warm cache",
+    "1/device",
+    "compute",
+    "float32 input",
+    "independent",
+    "no decoder",
+    "auto",
+    "0 loading",
+)
 """Where both arms have it, as in `Cell.label`."""
 
 
@@ -436,5 +445,6 @@ def _words(c: Cell, same: bool) -> list[str]:
     if c.boundary == "pipeline":
         path = [c.decoder, c.loader, f"{c.loader_cores} loading"]
     return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
-            f"{c.replicas_per_device}/device", c.scenario, c.boundary,
+            f"{c.replicas_per_device}/device", f"{c.sharing} sharing", c.scenario, c.boundary,
+            f"{c.cache} cache",
             f"{c.input} input", c.dispatch, *path]  # fmt: skip

@@ -13,7 +13,7 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, but, gain, log_gain, rated
 from gpubench.records.samples import Samples
 
-MANY = ("batch_size", "replicas", "replicas_per_device", "dispatch")
+MANY = ("batch_size", "replicas", "replicas_per_device", "sharing", "dispatch")
 """Axes in which a cell may differ from its one-replica cell."""
 
 

@@ -52,6 +52,17 @@ def accuracy5(s: Summary) -> Estimate:
     return stats.wilson(p.correct5, p.labelled)
 
 
+def reference_name(rows: Sequence[Summary]) -> str:
+    """'the fp32 reference', or what else it was: a network may be nowhere else, or not in fp32."""
+    names = _references(rows)
+    plain = all(name.endswith("fp32") for name in names)
+    return "the fp32 reference" if plain else f"the reference ({', '.join(names)})"
+
+
+def _references(rows: Sequence[Summary]) -> list[str]:
+    return sorted({s.parity.reference for s in rows if s.parity})
+
+
 def reference(s: Summary) -> Estimate:
     """The reference's top-1 accuracy on the same images."""
     return stats.wilson(s.parity.reference_correct, s.parity.labelled) if s.parity else Estimate()
@@ -110,8 +121,7 @@ def answers(rows: Sequence[Summary]) -> Table:
     """The check of every cell that had one."""
     rows = [s for s in rows if s.parity or s.pipeline]
     fields = _parity() + (_pipeline() if any(s.pipeline for s in rows) else [])
-    names = sorted({s.parity.reference for s in rows if s.parity})
-    notes = [f"Reference: {', '.join(names)}, same images."]
+    notes = [f"Reference: {', '.join(_references(rows))}, same images."]
     notes += [] if labelled(rows) else preprocessing(rows)
     return of_rows("Answers", rows, fields, notes)
 

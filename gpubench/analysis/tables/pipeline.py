@@ -225,8 +225,8 @@ def _decoders(summaries: Sequence[Summary]) -> Table:
         body.append((group[0], [stats.geometric_mean(list(rates[key].values())), over,
                                 *_differences(group), flags_of(*group)]))  # fmt: skip
     notes = ["A faster decoder or resize that changes answers is a trade: read both sides."]
-    pooled = ("backend", "precision", "options", "batch", "replicas", "per device", "cores",
-              "input", "dispatch", "boundary", "loader", "loading cores")  # fmt: skip
+    pooled = ("backend", "precision", "options", "batch", "replicas", "per device", "sharing",
+              "cores", "input", "dispatch", "boundary", "loader", "loading cores")  # fmt: skip
     return with_axes("Decoders", columns, body, notes, pooled, ("decoder",))
 
 

@@ -17,7 +17,7 @@ from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.scaling.efficiency import jobs, per_replica
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, but, flags_of, gain
-from gpubench.analysis.tables import accuracy, pipeline, roofline, table
+from gpubench.analysis.tables import accuracy, devices, pipeline, roofline, table
 from gpubench.analysis.tables.table import KEY, Column, Field, Table, of_rows, with_axes
 from gpubench.analysis.telemetry import GAUGES, energy, peak
 from gpubench.records.record import ENERGY_S
@@ -38,6 +38,7 @@ def of_cells(summaries: list[Summary], found: Sequence[Diagnosis] | None = None)
     throughput = summary.rated(summaries)
     against = " and ".join(sorted({s.baseline for s in summaries}))
     made = [
+        devices.build(summaries),
         _latency(latency, bases, against),
         _throughput(throughput, bases, against),
         roofline.table(summaries),

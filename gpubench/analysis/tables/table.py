@@ -15,14 +15,15 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
 from gpubench.units import count
 
-AXES = ("model", "weights", "images", "device", "backend", "precision", "input", "options", "batch",
-        "replicas", "per device", "cores", "boundary", "dispatch", "decoder", "loader",
-        "loading cores")  # fmt: skip
+AXES = ("model", "weights", "images", "device", "backend", "precision", "input", "cache", "options",
+        "batch", "replicas", "per device", "sharing", "cores", "boundary", "dispatch", "decoder",
+        "loader", "loading cores")  # fmt: skip
 ALWAYS = ("backend", "precision", "batch", "replicas")
 """Axes shown even when all rows agree; the others then move into a note."""
 _NUMERIC = ("batch", "replicas", "per device", "cores", "loading cores")
-_SILENT = {"input": "float32", "options": "", "cores": 0, "per device": 1,
-           "dispatch": "independent", "decoder": "", "loader": "", "loading cores": ""}  # fmt: skip
+_SILENT = {"input": "float32", "cache": "warm", "options": "", "cores": 0, "per device": 1,
+           "sharing": "auto", "dispatch": "independent", "decoder": "", "loader": "",
+           "loading cores": ""}  # fmt: skip
 """Values that a note does not mention."""
 
 
@@ -78,9 +79,9 @@ def axis_values(s: Summary) -> tuple[Any, ...]:
     path: tuple[str | int, ...] = ("", "", "")
     if c.boundary == "pipeline":
         path = (c.decoder, "" if c.loader == "auto" else c.loader, c.loader_cores or "")
-    return (c.model, c.weights, c.images, c.device, c.backend, c.precision, c.input, options,
-            c.batch_size, c.replicas, c.replicas_per_device, c.cores, c.boundary, c.dispatch,
-            *path)  # fmt: skip
+    return (c.model, c.weights, c.images, c.device, c.backend, c.precision, c.input, c.cache,
+            options, c.batch_size, c.replicas, c.replicas_per_device, c.sharing, c.cores,
+            c.boundary, c.dispatch, *path)  # fmt: skip
 
 
 def of_rows(title: str, rows: Sequence[Summary], fields: list[Field], notes: list[str]) -> Table:

@@ -10,12 +10,17 @@ from time import monotonic
 from typing import Any
 
 from gpubench.machine import gpu as gpus
+from gpubench.machine.cores import read
 from gpubench.machine.telemetry.energy import Readings
 
 THROTTLED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
 """Clock event reasons that invalidate a repeat."""
 POWER_CAP = "SwPowerCap"
 REASONS = (*THROTTLED, POWER_CAP, "GpuIdle", "ApplicationsClocksSetting", "SyncBoost")
+MPS_SERVER = "nvidia-cuda-mps"
+"""How the program of MPS's server is called, in which its clients' work used to run."""
+ENOUGH = 5
+"""Readings from which a clock that does not move is called so."""
 SERIES = 120
 """Readings of a GPU that are kept over time, for one task."""
 
@@ -36,7 +41,7 @@ class Watch:
         self._pids, self._residents, self._rivals = pids, residents, rivals
         device = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
         whole = gpus.physical(nvml, device)
-        self._handle = device
+        self._handle, self._board = device, whole
         self.whole: str = nvml.nvmlDeviceGetUUID(whole)
         """UUID of the GPU that this is, or is a slice of."""
         self._queries: dict[str, Callable[[], float]] = {
@@ -49,7 +54,17 @@ class Watch:
             ),
             "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(whole) / 1e3,
             "memory_used_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(device).used,
+            "utilisation": lambda: nvml.nvmlDeviceGetUtilizationRates(whole).gpu / 100,
+            "memory_utilisation": lambda: nvml.nvmlDeviceGetUtilizationRates(whole).memory / 100,
+            "pcie_generation": lambda: nvml.nvmlDeviceGetCurrPcieLinkGeneration(whole),
+            "pcie_width": lambda: nvml.nvmlDeviceGetCurrPcieLinkWidth(whole),
         }
+        # the driver watches the bus for 20 ms to answer: only as often as processes are looked for
+        self._slow: dict[str, Callable[[], float]] = {
+            "pcie_out_bytes_per_s": lambda: self._crossed(nvml.NVML_PCIE_UTIL_TX_BYTES),
+            "pcie_in_bytes_per_s": lambda: self._crossed(nvml.NVML_PCIE_UTIL_RX_BYTES),
+        }
+        self._most_mhz = gpus.asking(nvml)("nvmlDeviceGetMaxClockInfo", whole, nvml.NVML_CLOCK_SM)
         self._values: dict[str, list[float]] = {}
         self._readings: list[tuple[float, float | None, float | None]] = []
         """Clock, SM MHz, degrees C."""
@@ -62,6 +77,11 @@ class Watch:
         self.computing: set[int] = set()
         self.drawing: set[int] = set()
         """Processes that are not the task's."""
+        self.mps: set[int] = set()
+        """MPS's server, and the processes that it serves."""
+
+    def _crossed(self, counter: int) -> float:
+        return 1e3 * float(self._nvml.nvmlDeviceGetPcieThroughput(self._board, counter))
 
     def _ask(self, name: str, query: Callable[[], Any]) -> Any | None:
         """The answer; None when it failed, or failed for good before."""
@@ -95,7 +115,7 @@ class Watch:
     def sample(self, *, processes: bool) -> None:
         now: dict[str, float] = {}
         nvml, at = self._nvml, monotonic()
-        for name, query in self._queries.items():
+        for name, query in (self._queries | (self._slow if processes else {})).items():
             value = self._ask(name, query)
             if value is not None:
                 now[name] = value
@@ -115,11 +135,34 @@ class Watch:
             drawing = self._ask(
                 "graphics", lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(self._handle)
             )
+            served = self._ask(
+                "MPS", lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(self._handle)
+            )
             known = self._pids()
-            computing = self._others(running or [], known)
+            servers = self._servers(running or [], served or [], known)
+            self.mps |= {*servers, *(p.pid for p in served or [])}
+            each = {p.pid: p for p in [*(running or []), *(served or [])] if p.pid not in servers}
+            running = list(each.values())
+            computing = self._others(running, known)
             self.computing |= computing
             self.drawing |= self._others(drawing or [], known)
-            self._own([p for p in running or [] if p.pid not in computing], known)
+            self._own([p for p in running if p.pid not in computing], known)
+
+    def _servers(self, running: list[Any], served: list[Any], known: set[int]) -> set[int]:
+        """Those of MPS, which compute nothing themselves, by the name of their program.
+
+        In a container it has none here: while MPS serves somebody, one stranger is taken for it.
+        """
+        clients = {p.pid for p in served}
+        strange = sorted({p.pid for p in running} - known - clients)
+        names = {pid: self._program(pid) for pid in strange}
+        found = {pid for pid, name in names.items() if name.startswith(MPS_SERVER)}
+        nameless = [pid for pid, name in names.items() if not name]
+        return found or set(nameless[:1] if clients else [])
+
+    def _program(self, pid: int) -> str:
+        """What a process runs; '' where /proc here does not know it."""
+        return read(self._root / "proc" / str(pid) / "comm") or ""
 
     def _own(self, ours: list[Any], known: set[int]) -> None:
         """Note the memory of the task's own processes, where the driver tells them apart."""
@@ -159,12 +202,34 @@ class Watch:
             "temperature_c_max": of("temperature_c", max),
             "series": self._series(begin),
             "power_w": of("power_w", lambda watts: {"mean": mean(watts), "max": max(watts)}),
+            "clock": self._clock(begin),
+            "utilisation": of("utilisation", mean),
+            "memory_utilisation": of("memory_utilisation", mean),
+            "pcie_generation": of("pcie_generation", max),
+            "pcie_width": of("pcie_width", max),
+            "pcie_out_bytes_per_s": of("pcie_out_bytes_per_s", max),
+            "pcie_in_bytes_per_s": of("pcie_in_bytes_per_s", max),
+            "mps": bool(self.mps) or None,
             "memory_used_bytes_peak": of("memory_used_bytes", max),
             "own_memory_bytes_peak": self._own_bytes or None,
             "other_processes": sorted(self.computing | self.drawing) or None,
             "not_measured": dict(self._errors) or None,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    def _clock(self, begin: float | None) -> str | None:
+        """Whether the SM clock was locked, as far as it shows: NVML does not say it.
+
+        'held': it stayed below its maximum and never moved, nor did heat or power hold it.
+        'moved': it was not locked. None: always at its maximum, or seen too little.
+        """
+        seen = [mhz for at, mhz, _ in self._readings if mhz and (begin is None or at >= begin)]
+        if len(seen) < ENOUGH or not self._most_mhz:
+            return None
+        if min(seen) < max(seen):
+            return "moved"
+        capped = self.reasons.keys() & {*THROTTLED, POWER_CAP}
+        return None if capped or seen[0] >= self._most_mhz else "held"
 
     def _series(self, begin: float | None) -> dict[str, Any] | None:
         if begin is None or not (kept := thinned([r for r in self._readings if r[0] >= begin])):

@@ -41,16 +41,30 @@ class Preprocessor(Protocol):
         """All that the `Spec` says, into ``out``: of its shape and dtype, C-contiguous."""
 
 
+class Again(Exception):
+    """Nothing of what was decoded and not transformed is left: it is to be decoded again."""
+
+
 class DevicePreprocessor(Protocol):
-    """The same for a decoder that works on a GPU, a batch at a time, on the current stream."""
+    """The same for a decoder that works on a GPU, a batch at a time, on the current stream.
+
+    One with threads of its own on the host has a number of them, ``threads``, that is set before
+    the first batch.
+    """
 
     facts: Facts
 
     def decode(self, data: list[bytes]) -> Any:
-        """Encoded pictures of one batch -> pixels in device memory."""
+        """Encoded pictures of one batch -> pixels in device memory; may return before they are.
+
+        Then ``settle(pixels)`` waits for them, and ``check(picture)`` says whether one is usable.
+        """
 
     def transform(self, pixels: Any, out: torch.Tensor) -> None:
-        """As `Preprocessor.transform`, for the batch: ``out`` is (batch, *spec.shape)."""
+        """As `Preprocessor.transform`, for the batch: ``out`` is (batch, *spec.shape).
+
+        Batches come in the order in which they were decoded. Raises `Again`.
+        """
 
 
 class Decoder(Protocol):
@@ -63,6 +77,8 @@ class Decoder(Protocol):
     """Modules worth importing before workers are forked; importing them must not touch CUDA."""
     on_device: bool = False
     """Whether `open` gives a `DevicePreprocessor`."""
+    ahead: int = 0
+    """Of such: batches that it decodes while the one before is transformed, and computed."""
 
     def probe(self) -> Facts:
         """Cheap facts (versions) without importing the library; raises `Unavailable`."""
@@ -86,7 +102,7 @@ def told(decoder: str, picture: str) -> Iterator[None]:
     """Whatever a decoder raises is told with the picture's name."""
     try:
         yield
-    except (Unusable, MemoryError, GpubenchError):
+    except (Unusable, Again, MemoryError, GpubenchError):
         raise
     except Exception as error:
         words = f"{type(error).__name__}: {error}".strip(": ")

@@ -1,14 +1,14 @@
-"""NVIDIA DALI: two pipelines, one that decodes and one that transforms."""
+"""NVIDIA DALI: one pipeline that decodes and transforms, a batch ahead of the network."""
 
 from __future__ import annotations
 
 from importlib.metadata import distributions
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpubench.errors import Unavailable
 from gpubench.pipeline.decoders import jpeg_fallback
-from gpubench.pipeline.decoders.base import Decoder
+from gpubench.pipeline.decoders.base import Again, Decoder
 from gpubench.workload.data import image_file, preprocess
 
 if TYPE_CHECKING:
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from gpubench.pipeline.decoders.base import Facts
+    from gpubench.pipeline.decoders.base import DevicePreprocessor, Facts
     from gpubench.workload.data.preprocess import Spec
 
-    Sizes = list[tuple[int, int]]
+HARDWARE_LOAD = 0.9
+"""Share of a batch's JPEGs that go to the decoder in hardware, where the GPU has one; the others
+are decoded by its cores meanwhile."""
 
 
 class Dali(Decoder):
@@ -29,6 +31,7 @@ class Dali(Decoder):
     summary = "NVIDIA DALI; CUDA"
     preload: tuple[str, ...] = ()  # it may touch CUDA when it is imported
     on_device = True
+    ahead = 1
 
     def probe(self) -> Facts:
         for found in distributions():
@@ -39,103 +42,139 @@ class Dali(Decoder):
     def unsupported(self, device: str) -> str | None:
         return None if device == "cuda" else "dali decodes on a CUDA device"
 
-    def open(self, spec: Spec, index: int | None = None) -> DaliPreprocessor:
+    def open(self, spec: Spec, index: int | None = None) -> DevicePreprocessor:
         return DaliPreprocessor(spec, index or 0, self.probe())
 
 
 class DaliPreprocessor:
-    """Pipelines are built for the largest batch seen so far. Work is ordered on torch's stream."""
+    """One pipeline, built for the first batch's size, from files to inputs.
 
-    def __init__(self, spec: Spec, index: int, facts: Facts) -> None:
+    `decode` has it begin, `transform` takes what has come of it: up to `Dali.ahead` batches are
+    decoded while others are computed. Work is ordered on torch's stream.
+    """
+
+    def __init__(self, spec: Spec, index: int | None, facts: Facts) -> None:
+        """``index`` None: on the host, for tests."""
         jpeg_fallback.check(Dali.name, spec)
-        self.facts = facts | {"others": jpeg_fallback.OTHERS}
         self._spec, self._index = spec, index
-        self._room = 0
-        self._decoding: Any = None
-        self._transforming: Any = None
+        self.facts = facts | {
+            "others": jpeg_fallback.OTHERS,
+            "hw_decoder_load": HARDWARE_LOAD,
+            "threads": 1,
+            "stages": "decode has all of it: it is one pipeline",
+        }
+        self._pipeline: Any = None
+        self._damaged: set[bytes] = set()
+        """What DALI has failed on: the reference decides about it."""
+        self._begun = self._taken = 0
+        """Batches of this pipeline that were begun, and whose outputs were taken."""
+        self._made: dict[int, torch.Tensor | None] = {}
+        """By its number, of a batch that is to be transformed: what came of it so far."""
 
-    def decode(self, data: list[bytes]) -> tuple[list[torch.Tensor], Sizes]:
-        """(H, W, 3) uint8 each in device memory; sizes that the reference has. Raises Unusable."""
-        import torch
+    @property
+    def threads(self) -> int:
+        """On the host: of Huffman decoding, and of all that the GPU does not decode."""
+        return int(self.facts["threads"])
 
-        self._make_room(len(data))
-        sizes = {n: size for n, picture in enumerate(data) if (size := jpeg_fallback.size(picture))}
-        found = self._jpegs([data[n] for n in sizes])
-        at = dict(zip(sizes, found, strict=True)) if found else {}
-        kept: Sizes = []
-        for n, picture in enumerate(data):
-            if n in at:
-                kept.append(_reduced(*sizes[n]))
-                continue
-            pixels = torch.from_numpy(jpeg_fallback.reference(picture))
-            at[n] = pixels.to(torch.device("cuda", self._index))
-            kept.append((pixels.shape[1], pixels.shape[0]))
-        return [at[n] for n in range(len(data))], kept
+    @threads.setter
+    def threads(self, many: int) -> None:
+        self.facts["threads"] = many
 
-    def transform(self, pixels: tuple[list[torch.Tensor], Sizes], out: torch.Tensor) -> None:
-        import torch
+    def check(self, picture: bytes) -> tuple[bytes, tuple[int, int]]:
+        """A file that DALI reads, and the size that the reference has. Raises Unusable."""
+        size = None if picture in self._damaged else jpeg_fallback.size(picture)
+        if size:
+            return picture, _reduced(*size)
+        pixels = jpeg_fallback.reference(picture)
+        high, wide = pixels.shape[:2]
+        return b"P6\n%d %d\n255\n" % (wide, high) + pixels.tobytes(), (wide, high)
 
-        pictures_, sizes = pixels
-        size, start = places(self._spec, sizes)
-        (made,) = self._transforming.run(
-            torch.cuda.current_stream(), pixels=pictures_, size=size, start=start
-        )
-        out.copy_(torch.from_dlpack(made.as_tensor()))
-
-    def _make_room(self, count: int) -> None:
-        if count > self._room:
-            self._room = count
-            self._decoding = decoding(count, self._index)
-            self._transforming = transforming(self._spec, count, self._index)
-
-    def _jpegs(self, data: list[bytes]) -> list[torch.Tensor]:
-        """Decoded; [] when one of them is damaged: then the reference decides about all."""
+    def decode(self, data: list[bytes]) -> _Begun:
+        """Begin with a batch. Raises Unusable."""
         import numpy as np
+
+        files, sizes = zip(*map(self.check, data), strict=True)
+        times = 1
+        if self._pipeline is None:  # its first run asks for as many batches as it works on at once
+            times = Dali.ahead + 1
+            self._pipeline = pipeline(self._spec, len(data), self._index, self.threads)
+        size, start = places(self._spec, sizes)
+        encoded = [np.frombuffer(file, np.uint8) for file in files]
+        for _ in range(times):
+            for name, value in (("encoded", encoded), ("size", size), ("start", start)):
+                self._pipeline.feed_input(name, value)
+        self._pipeline.schedule_run()
+        self._begun += times
+        self._made[self._begun - 1] = None
+        return _Begun(self._begun - 1, data)
+
+    def settle(self, pixels: _Begun) -> None:
+        """Return when these have been made; raises as `transform`."""
+        self._wait(pixels)
+        if self._index is not None:
+            import torch
+
+            torch.cuda.current_stream().synchronize()
+
+    def transform(self, pixels: _Begun, out: torch.Tensor) -> None:
+        """Into ``out``. Raises Again where a picture is damaged, which the pipeline ends with."""
+        out.copy_(self._wait(pixels))
+        del self._made[pixels.number]
+
+    def _wait(self, pixels: _Begun) -> torch.Tensor:
+        """What has been made of these, on torch's stream."""
         import torch
 
-        if not data:
-            return []
-        encoded = [np.frombuffer(picture, np.uint8) for picture in data]
+        stream = None if self._index is None else torch.cuda.current_stream()
         try:
-            (made,) = self._decoding.run(torch.cuda.current_stream(), encoded=encoded)
-        except RuntimeError:  # a pipeline that has failed is of no more use
-            self._decoding = decoding(self._room, self._index)
-            return []
-        return [torch.from_dlpack(made[n]) for n in range(len(made))]
+            while self._taken <= pixels.number:
+                (made,) = self._pipeline.outputs(stream)
+                if self._taken in self._made:
+                    self._made[self._taken] = torch.from_dlpack(made.as_tensor())
+                self._taken += 1
+        except RuntimeError as error:
+            self._pipeline, self._begun, self._taken, self._made = None, 0, 0, {}
+            suspect = {*pixels.data} - self._damaged
+            if not any(map(jpeg_fallback.size, suspect)):
+                raise  # the reference has made all of it: it is not a picture's fault
+            self._damaged |= suspect
+            raise Again(str(error)) from error
+        found = self._made[pixels.number]
+        assert found is not None  # noqa: S101
+        return found
 
 
-def decoding(batch: int, index: int | None) -> Any:
-    """Pipeline: encoded -> (H, W, 3) uint8. ``index`` None: on the host."""
-    from nvidia.dali import fn, types
+class _Begun(NamedTuple):
+    """A batch that DALI works on."""
 
-    pipeline = _pipeline(batch, index)
-    with pipeline:
+    number: int
+    data: list[bytes]
+
+
+def pipeline(spec: Spec, batch: int, index: int | None, threads: int) -> Any:
+    """Files, sizes after the resize, corners of the crop -> inputs (see `Spec`).
+
+    ``index`` None: on the host.
+    """
+    from nvidia.dali import Pipeline, fn, types
+
+    kinds = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+    mean, std = spec.normalisation
+    made = Pipeline(batch_size=batch, device_id=index, num_threads=threads,
+                    prefetch_queue_depth=Dali.ahead + 1, exec_dynamic=True)  # fmt: skip
+    on = {"hw_decoder_load": HARDWARE_LOAD} if index is not None else {}
+    with made:
         pixels = fn.decoders.image(
             fn.external_source(name="encoded"),
             device="cpu" if index is None else "mixed",
             output_type=types.RGB,
             adjust_orientation=False,
+            **on,
         )
-        pipeline.set_outputs(pixels)
-    pipeline.build()
-    return pipeline
-
-
-def transforming(spec: Spec, batch: int, index: int | None) -> Any:
-    """Pipeline: (H, W, 3) uint8, size after the resize, corner of the crop -> input (see `Spec`).
-
-    ``index`` as for `decoding`.
-    """
-    from nvidia.dali import fn, types
-
-    kinds = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
-    kind, device = kinds[spec.interpolation], "cpu" if index is None else "gpu"
-    mean, std = spec.normalisation
-    pipeline = _pipeline(batch, index)
-    with pipeline:
-        pixels = fn.external_source(name="pixels", device=device, layout="HWC")
         size, start = fn.external_source(name="size"), fn.external_source(name="start")
-        resized = fn.resize(pixels, size=size, interp_type=kind, antialias=True)
+        resized = fn.resize(
+            pixels, size=size, interp_type=kinds[spec.interpolation], antialias=True
+        )
         cropped = fn.slice(
             resized,
             start,
@@ -155,9 +194,9 @@ def transforming(spec: Spec, batch: int, index: int | None) -> Any:
             mean=[255 * value for value in mean],
             std=[255 * value for value in std],
         )
-        pipeline.set_outputs(normal)
-    pipeline.build()
-    return pipeline
+        made.set_outputs(normal)
+    made.build()
+    return made
 
 
 def places(spec: Spec, sizes: Sequence[tuple[int, int]]) -> tuple[list[Any], list[Any]]:
@@ -173,9 +212,3 @@ def _reduced(width: int, height: int) -> tuple[int, int]:
     """The size to which the reference averages a picture down; here the resize does it alone."""
     factor = max(1, image_file.averaging(width, height))
     return ceil(width / factor), ceil(height / factor)
-
-
-def _pipeline(batch: int, index: int | None) -> Any:
-    from nvidia.dali import Pipeline
-
-    return Pipeline(batch_size=batch, device_id=index, num_threads=1, prefetch_queue_depth=1)

@@ -35,7 +35,13 @@ class NvJpeg(Decoder):
 
 
 class NvJpegPreprocessor:
-    """Works on the current stream, after which nvJPEG's own streams are ordered."""
+    """Works on the current stream.
+
+    torchvision has nvJPEG write on a stream that nobody else knows: it has the current one wait for
+    that, but not that one for the current one, of whose memory it takes the pictures. So what is
+    enqueued there might still read, for the batch before, what nvJPEG writes. Hence pictures get
+    memory of a stream on which nothing else is done, and it is given back when ours is through.
+    """
 
     def __init__(self, spec: Spec, index: int, facts: Facts) -> None:
         import torch
@@ -43,6 +49,7 @@ class NvJpegPreprocessor:
         jpeg_fallback.check(NvJpeg.name, spec)
         self._spec, self._device = spec, torch.device("cuda", index)
         self._decode = _torchvision_ops.operator("decode_jpegs_cuda")
+        self._aside: torch.cuda.Stream | None = None
         self.facts = facts | {"cuda": torch.version.cuda, "others": jpeg_fallback.OTHERS}
 
     def decode(self, data: list[bytes]) -> list[torch.Tensor]:
@@ -68,13 +75,25 @@ class NvJpegPreprocessor:
         if not which:
             return {}
         try:
-            encoded = [_torchvision_ops.encoded(data[n]) for n in which]
-            pixels = self._decode(encoded, _torchvision_ops.RGB, self._device)
+            pixels = self._ordered([_torchvision_ops.encoded(data[n]) for n in which])
         except RuntimeError:
             if len(which) == 1:
                 return {}
             return {k: v for n in which for k, v in self._jpegs([n], data).items()}
         return {n: averaged(picture) for n, picture in zip(which, pixels, strict=True)}
+
+    def _ordered(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        import torch
+
+        if self._aside is None:
+            self._aside = torch.cuda.Stream(self._device)
+        own = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._aside):
+            pixels = self._decode(encoded, _torchvision_ops.RGB, self._device)
+        own.wait_stream(self._aside)
+        for picture in pixels:
+            picture.record_stream(own)
+        return pixels  # type: ignore[no-any-return]
 
 
 def averaged(pixels: torch.Tensor) -> torch.Tensor:

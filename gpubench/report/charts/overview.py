@@ -71,6 +71,8 @@ def _variant(s: Summary) -> str:
     c = s.cell
     words: list[str] = [c.precision]
     words += [f"{c.replicas_per_device}/device"] if c.replicas_per_device > 1 else []
+    words += [f"{c.cache} cache"] if c.cache != "warm" else []
+    words += [c.sharing] if c.sharing != "auto" else []
     words += [f"{c.input} input"] if c.input != "float32" else []
     words += [c.dispatch] if c.dispatch != "independent" else []
     if c.boundary == "pipeline":

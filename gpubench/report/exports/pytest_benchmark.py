@@ -55,6 +55,8 @@ def _benchmark(fullname: str, s: Summary) -> dict[str, Any]:
             "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,
             "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch,
             **({"input": c.input} if c.input != "float32" else {}),
+            **({"cache": c.cache} if c.cache != "warm" else {}),
+            **({"sharing": c.sharing} if c.sharing != "auto" else {}),
             **{name: getattr(c, name) for name in path}, **c.options,
         },
         "param": c.label,

@@ -154,7 +154,7 @@ def _run(name: str, file: RecordFile) -> dict[str, Any]:
         "notes": file.notes,
         "description": head.suite.description,
         "sections": {} if others else _sections(head.environment),
-        "nodes": list(zip(formatting.nodes(head), others, strict=True)),
+        "nodes": list(zip(formatting.nodes(head.nodes), others, strict=True)),
         "fingerprint": head.fingerprint, "seed": head.seed, "baseline": head.suite.baseline,
         "repeats": head.suite.policy.repeats,
     }  # fmt: skip

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FOLD_ROWS = 200
 """Longer tables start folded to keep the page quick to read."""
 
-WORDS = ("backend", "precision", "input", "device", "scenario", "boundary", "dispatch", "scaling",
-         "one replica owns", "answers",
+WORDS = ("backend", "precision", "input", "device", "scenario", "boundary", "sharing", "dispatch",
+         "scaling", "one replica owns", "answers",
          "decoder", "loader", "bottleneck", "slower side", "outcome",
          "bound by")  # fmt: skip
 """Columns of short words that stay on one line."""

@@ -155,15 +155,16 @@ def _right(summaries: Sequence[Summary]) -> tuple[str, bool]:
     images = min(s.parity.images for s in checked if s.parity) if any(
         s.parity for s in checked) else 0  # fmt: skip
     least = min(accuracy.agreement(s) or 0.0 for s in checked)
+    reference = accuracy.reference_name(checked)
     if wrong:
         who = ", ".join(dict.fromkeys(s.cell.backend for s in wrong))
         text = (
-            f"{len(wrong)} of {count(len(checked), 'cell')} answer otherwise than the fp32 "
-            f"reference, or below the accuracy asked for: {who}. They have no rank."
+            f"{len(wrong)} of {count(len(checked), 'cell')} answer otherwise than {reference}, or "
+            f"below the accuracy asked for: {who}. They have no rank."
         )
         return text, True
     every = "Yes: all" if len(checked) > 1 else "Yes:"
-    text = f"{every} {count(len(checked), 'cell')} match the fp32 reference"
+    text = f"{every} {count(len(checked), 'cell')} match {reference}"
     text += f" (top-1 {percent(least, 0)} of {images} images)." if images else "."
     known = [(e.value, e) for s in checked if (e := accuracy.accuracy(s)).value is not None]
     if known:

@@ -93,6 +93,8 @@ def where(s: Summary) -> str:
     """'openvino bf16, batch 64, 4 replicas, 2 per device, dynamic'."""
     c, many = s.cell, "" if s.cell.replicas == 1 else "s"
     many += f", {c.replicas_per_device} per device" if c.replicas_per_device > 1 else ""
+    many += f", {c.cache} cache" if c.cache != "warm" else ""
+    many += f", {c.sharing}" if c.sharing != "auto" else ""
     many += f", {c.input} input" if c.input != "float32" else ""
     many += f", {c.dispatch}" if c.dispatch != "independent" else ""
     many += f", {c.decoder} decoding" if c.boundary == "pipeline" else ""

@@ -135,7 +135,8 @@ def answers(found: View, s: Standing) -> str:
     agree, right = accuracy.agreement(summary), accuracy.accuracy(summary)
     if agree is None:
         return "Answers: not checked"
-    words = [f"Answers: {units.percent(agree)} match the fp32 reference's"]
+    reference = accuracy.reference_name([summary])
+    words = [f"Answers: {units.percent(agree)} match {reference}"]
     if right.value is not None:
         words.append(f"accuracy {formatting.full(right, 'share of n')}{_drop(summary)}")
     if s.floor:

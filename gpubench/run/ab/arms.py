@@ -19,7 +19,7 @@ from gpubench.suite.file import Draft, listed
 from gpubench.suite.types import Cell, Suite
 
 AXES = ("backend", "device", "precision", "input", "batch_size", "replicas", "replicas_per_device",
-        "dispatch", "decoder", "loader", "loader_cores")  # fmt: skip
+        "sharing", "dispatch", "decoder", "loader", "loader_cores")  # fmt: skip
 NETWORK = ("model", "weights", "output", "calibration")
 """Keys of the workload that make other answers to the same question."""
 TABLES = ("preprocess", "arguments")
@@ -73,11 +73,22 @@ def parse(option: str, texts: Sequence[str], same: Collection[str] = tuple(SAME)
 
     ``same``: what must not be given.
     """
-    values: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
     for pair in (part for text in texts for part in re.split(r",(?![^\[]*\])", text)):
         key, equals, value = (word.strip() for word in pair.partition("="))
         if not (key and equals and value):
             raise SuiteError(f"{option} {pair!r}: expected KEY=VALUE, such as backend=onnxruntime")
+        pairs.append((key, value))
+    return spec(option, pairs, same)
+
+
+def spec(
+    option: str, pairs: Sequence[tuple[str, str]], same: Collection[str] = tuple(SAME)
+) -> Spec:
+    """The same from (key, value)."""
+    values: dict[str, str] = {}
+    for key, value in pairs:
+        pair = f"{key}={value}"
         if key in same:
             raise SuiteError(
                 f"{option} {pair!r}: {key} must be the same in both arms, or they answer different "

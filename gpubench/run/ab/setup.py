@@ -26,7 +26,7 @@ from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.ab.revisions import WORKING_TREE, AbsentError, Places, Tree
 from gpubench.run.availability import catalog, device_of
 from gpubench.run.record_builder import directory, new_header
-from gpubench.run.setup import check_required
+from gpubench.run.setup import Source, check_required
 from gpubench.suite import file, toml_file
 from gpubench.suite import grid as suite_grid
 from gpubench.suite.schema import show
@@ -39,7 +39,7 @@ TOLD = 3
 
 
 def comparison(
-    suite_name: str,
+    source: Source,
     chosen: Mapping[str, Any],
     specs: tuple[arms.Spec, arms.Spec],
     pythons: tuple[Path | None, Path | None],
@@ -68,7 +68,7 @@ def comparison(
             text = f"a deployment is of no commit; leave {spec.option}-ref out"
             raise SuiteError(f"{spec.option} {spec.words}: {text}")
     own = _places(revisions, suite_from)
-    draft, notes = _draft(suite_name, own, suite_from)
+    draft, notes = _draft(source, own, suite_from)
     suites, lacks = [], [""] * len(ARMS)
     for place, spec in enumerate(specs):
         try:
@@ -155,10 +155,12 @@ def _made(revision: Made) -> Tree:
 
 
 def _draft(
-    suite_name: str, own: Sequence[Places], suite_from: SuiteFrom | Made
+    source: Source, own: Sequence[Places], suite_from: SuiteFrom | Made
 ) -> tuple[file.Draft, list[str]]:
     """The suite of one arm, and in what the other's differs."""
-    found = str(file.find(suite_name).absolute())
+    if isinstance(source, file.Draft):
+        return source, []
+    found = str(file.find(source).absolute())
     if not isinstance(suite_from, str):
         third = Places(_made(suite_from), own[0].worktree)
         return file.read(third.of(found), catalog()), []

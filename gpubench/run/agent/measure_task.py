@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,15 +17,21 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.cache import MANIFEST
+from gpubench.errors import Unavailable
+from gpubench.machine import gpu
 from gpubench.machine.cores import Cores, cpu_ranges, pin
 from gpubench.machine.processes import cpu_ns, descendants, instruments, stopped
 from gpubench.measure import protocol
+from gpubench.measure.caches import preparing
+from gpubench.measure.device_time import device_time, phase
+from gpubench.measure.in_flight import Transfers
 from gpubench.measure.loop import quiet_collector
+from gpubench.measure.stages import alone
 from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import ARTEFACT_BYTES, Record
+from gpubench.records.record import ARTEFACT_BYTES, SOAKED, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -40,30 +47,42 @@ Barrier = Callable[..., Go]
 """Called with a name (and what `AtBarrier` tells): waits for all replicas."""
 RIVALS_CPU = "rivals_cpu_share"
 """In a worker's facts: CPU time of idle rivals while it sampled, as a share of its cores'."""
+START_MPS = "`nvidia-cuda-mps-control -d` starts one, `echo quit | nvidia-cuda-mps-control` ends it"
+ARRAYS = 3
+"""Different batches that are copied in, in turn, where copies overlap."""
 WITHHELD_LIMIT = 0.05
 """Of its cores' time, or on a GPU of the host thread's."""
 
 
 def _device(request: Measure, replica: int) -> base.Device:
-    """Where the replica runs; this process is pinned, and sees its own slice of a GPU only."""
+    """Where the replica runs; this process is pinned, and sees its own GPU only."""
     cell, cores = request.cell, request.cores[replica]
     pin(cores)
     if cell.device != "cuda":
         return base.Device(cell.device, 0, cores)
-    index = replica // cell.replicas_per_device
-    uuid = request.uuids[index] if index < len(request.uuids) else ""
-    return base.Device(cell.device, 0 if _show(uuid) else index, uuid=uuid)
+    number = replica // cell.replicas_per_device
+    uuid = request.uuids[number] if number < len(request.uuids) else ""
+    _share(cell)
+    return base.Device(cell.device, 0 if _show(uuid) else number, uuid=uuid, number=number)
+
+
+def _share(cell: Cell) -> None:
+    """Before CUDA is touched. Raises Unavailable where there is no MPS, and it was asked for."""
+    if cell.sharing == "time-slicing":  # where there is no daemon, CUDA goes on without
+        os.environ["CUDA_MPS_PIPE_DIRECTORY"] = str(Path(tempfile.gettempdir(), "no-mps"))
+    if cell.sharing == "mps" and gpu.mps() is None:
+        raise Unavailable("sharing = 'mps': no MPS daemon serves this machine", START_MPS)
 
 
 def _show(uuid: str) -> bool:
-    """Let this process see the MIG slice ``uuid``, if it is one, and nothing else.
+    """Let this process, which has not touched CUDA, see the GPU or MIG slice ``uuid`` alone.
 
-    CUDA shows a process one slice at most, and does so by its name: the first of all, unless the
-    environment says which.
+    So it is device 0 in all of them: what is compiled for a device holds its number. False where
+    the driver did not say which one it is.
     """
-    if uuid.startswith("MIG-"):
+    if uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = uuid
-    return uuid.startswith("MIG-")
+    return bool(uuid)
 
 
 def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | None) -> Done:
@@ -88,36 +107,47 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             own = replace(device, cores=route.session_cores)
             pin(own.cores)  # a runtime's threads inherit it
         begin = perf_counter_ns()
-        session = base.open_session(backend, cell, Path(request.artefact), own)
-        stack.enter_context(session)
+        with phase(cell, "open"):
+            session = base.open_session(backend, cell, Path(request.artefact), own)
+            stack.enter_context(session)
         opened = perf_counter_ns()
-        path = route.lead_to(session) if route else None
+        path, transfers = route.lead_to(session) if route else None, None
+        if session.in_flight and (cell.boundary, cell.scenario) == ("transfer", "throughput"):
+            some = [_images(reference, indices) for indices in slots[:ARRAYS]]
+            path = transfers = Transfers(session, some, attach=cell.device == "cuda")
         session.copy_in(images)
         session.sync()
         before_first = perf_counter_ns()
-        session.run()
-        session.sync()
+        with phase(cell, "first"):
+            session.run()
+            session.sync()
         first = perf_counter_ns() - before_first
         barrier("opened")
         blank = Samples(
             replica=request.first + replica, node=request.node, device=str(device),
             durations_ns=[], open_ns=opened - begin, first_inference_ns=first,
         )  # fmt: skip
-        sampler = protocol.warm_up(session, images, cell, policy, pipeline=path, blank=blank)
+        with phase(cell, "warm-up"):
+            before = preparing(session, [_images(reference, indices) for indices in slots], cell)
+            sampler = protocol.warm_up(
+                session, images, cell, policy, pipeline=path, blank=blank, before=before
+            )
         turns: list[Samples] = []
         rivals = CpuTime()
         with quiet_collector():
             protocol.pause(sampler)
             sample_ns = sampler.batch_ns * sampler.iterations
             go = barrier("warm", median(sampler.warmup), sampler.batch_ns, sample_ns)
-            before = session.counters()
+            counted = session.counters()
             request = replace(request, turns=go.turns or request.turns)
             while True:
-                turns.append(_sample(request, replica, sampler, go, queue, rivals))
+                with phase(cell, "sample"):
+                    turns.append(_sample(request, replica, sampler, go, queue, rivals))
                 if go.iterations:
                     barrier(FINISHED)
                 if len(turns) == request.turns and cell.boundary == "transfer":
-                    stages = protocol.stages(session, images)
+                    with phase(cell, "stages"):
+                        stages = transfers.stages(0, 0) if transfers else alone(session, images)
                     turns[0] = replace(turns[0], stages_ns=stages)
                 protocol.pause(sampler)
                 if len(turns) == request.turns:
@@ -129,14 +159,26 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             if not go.iterations:
                 sampler.flags.extend(protocol.joined(turns, policy.target_half_width))
             barrier("measured")
-        if path:  # after all turns: as far apart as they are meant to be, a drift cancels
-            with quiet_collector():
+        if route and path:  # after all turns: as far apart as they are meant to be, a drift cancels
+            with quiet_collector(), phase(cell, "stages"):
                 stages = path.stages(sum(turns[-1].batches), policy.block_s)
                 turns[0] = replace(turns[0], stages_ns=stages)
-        parity = _check(session, backend, reference, slots, cell.precision, policy)
+        copies = cell.boundary != "compute"
+        with quiet_collector(), phase(cell, "device time"):
+            own_time = device_time(session, images, copies=copies)
+        with phase(cell, "check"):
+            parity = _check(session, backend, reference, slots, cell.precision, policy)
         if parity and request.repeat:
             parity = replace(parity, answers=None)
         facts, checked = dict(session.facts), None
+        if cell.device == "cuda" and cell.replicas_per_device > 1:
+            facts["sharing"] = gpu.mps() or "time slicing"
+        if own_time:
+            facts["device_time_ns"] = own_time
+        if transfers:
+            facts["transfers"] = transfers.facts
+            if parity is not None:
+                transfers.check()
         if route and path:
             if parity is not None:
                 path.resume()
@@ -147,8 +189,10 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     facts[ARTEFACT_BYTES] = _size(Path(request.artefact))
 
     flags = sampler.flags
-    if after.get("recompilations", 0) > before.get("recompilations", 0):
+    if after.get("recompilations", 0) > counted.get("recompilations", 0):
         flags.append("RECOMPILED")
+    if after.get("compiled_at_open"):
+        flags.append("COMPILED-AT-OPEN")
     if request.turns > 1:
         facts[RIVALS_CPU] = rivals.share / _in_use(request)
     if slowed := instruments():
@@ -161,6 +205,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
     facts["copied_in_bytes"] = images.nbytes
+    if policy.soak_s:
+        facts[SOAKED] = f"begun after {policy.soak_s:g} s under load"
     facts["pinned"] = [cpu_ranges(request.cores[replica])]
     return Done(Record(
         cell=cell, repeat=request.repeat, status="ok", replicas=turns[:1], again=turns[1:],

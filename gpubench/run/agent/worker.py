@@ -19,7 +19,6 @@ from gpubench import __version__, errors, plugins
 from gpubench.backends import base
 from gpubench.machine import environment
 from gpubench.machine.cores import pin
-from gpubench.machine.postmortem import says_no_memory
 from gpubench.machine.processes import die_with_parent, watch_stops
 from gpubench.run.agent import messages
 from gpubench.run.agent.measure_task import Barrier, _device, _measure, _show
@@ -84,13 +83,15 @@ def failure(error: BaseException) -> messages.Failure:
         return messages.Failure(error.kind, _text(error), _text(error.remedy))
     if lack := plugins.lacking(error):
         return messages.Failure(lack.kind, lack.reason, lack.remedy)
-    words = _text(f"{type(error).__name__}: {_text(error)}".strip())
-    if isinstance(error, MemoryError) or says_no_memory(words):
-        return messages.Failure("out-of-memory", words[:2000])
+    words = _text(f"{type(error).__name__}: {_text(error)}".strip())[:2000]
+    made = errors.CellFailed("out-of-memory" if isinstance(error, MemoryError) else "error", words)
+    if made.kind == "out-of-memory":
+        return messages.Failure(made.kind, words)
     with suppress(OSError):  # the log's disk may be full
         traceback.print_exception(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return messages.Failure("error", f"{words[:2000]} ({Path(last.filename).name}:{last.lineno})")
+    place = f"{words} ({Path(last.filename).name}:{last.lineno})"
+    return messages.Failure("error", place, made.remedy)
 
 
 def _text(words: object) -> str:

@@ -8,17 +8,16 @@ from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic, perf_counter_ns
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from msgspec.structs import replace
 
-from gpubench.errors import ChangedError
+from gpubench.errors import ChangedError, GpubenchError
 from gpubench.records.record import merged
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
 from gpubench.run.availability import family
-from gpubench.run.cluster.coordinator import Cluster, Peer
-from gpubench.run.inventory import shares
+from gpubench.run.inventory import Node, shares
 from gpubench.run.plan import Plan
 from gpubench.suite.types import Cell
 
@@ -28,10 +27,31 @@ _ENDED = messages.Done | messages.Failure | messages.Prepared
 """Answers after which a node is not needed any more."""
 
 
+class Asked(Protocol):
+    """What does a node's requests: its agent, or whoever speaks to it."""
+
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
+        """The answer to ``request``."""
+
+    def stop(self) -> object:
+        """End every process."""
+
+
+class Machine(Asked, Protocol):
+    """A node, as the run sees it."""
+
+    @property
+    def node(self) -> Node:
+        """What it is."""
+
+    def start(self, modules: list[str], cache_dir: str) -> messages.Reply:
+        """Start its agent."""
+
+
 class Seat(Thread):
     """A thread that lives as long as its node's agent, and does its requests one by one."""
 
-    def __init__(self, rank: int, agent: AgentClient | Peer) -> None:
+    def __init__(self, rank: int, agent: Asked) -> None:
         super().__init__(name=f"node {rank}", daemon=True)
         self.agent = agent
         self._todo: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
@@ -55,6 +75,8 @@ class Seat(Thread):
         """After what it is doing. Kills an agent of this machine, however busy."""
         if isinstance(self.agent, AgentClient):
             self.submit(self.agent.stop)
+        else:
+            self.agent.stop()
         self._todo.put(None)
         end = monotonic() + END_S
         while isinstance(self.agent, AgentClient) and self.is_alive() and monotonic() < end:
@@ -65,18 +87,31 @@ class Seat(Thread):
 class Nodes:
     """All nodes as one agent: `gpubench.run.driver` asks it as it asks one."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, agent: AgentClient) -> None:
-        """``agent``: of this machine, not yet started."""
-        self._cluster, self._plan, self._own = cluster, plan, agent
-        self._seats = {0: Seat(0, agent)} | {r: Seat(r, p) for r, p in cluster.peers.items()}
+    def __init__(
+        self, peers: Sequence[Machine], plan: Plan, modules: list[str], cache_dir: str,
+        differ: Callable[[Sequence[int]], bool],
+    ) -> None:  # fmt: skip
+        """``peers``: by rank; ``modules``: what workers import; ``cache_dir``: '', each machine's
+        own; ``differ``: whether nodes differ in what matters to a measurement."""
+        self._plan, self._differ_ = plan, differ
+        self._words = modules, cache_dir
+        self._peers = peers
+        self._seats = {rank: Seat(rank, peer) for rank, peer in enumerate(peers)}
         self._needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
         self._failed: dict[tuple[int, str], messages.Failure] = {}
         """(rank, family of cells, or '' for the reference): what a node could not prepare."""
 
     def start(self) -> messages.Preloaded:
-        """Start this machine's agent; the others' are started by themselves."""
-        reply: messages.Preloaded = self._seats[0].submit(self._own.start).result()
-        return reply
+        """Start the agents that are needed. What one cannot import is its own cells' affair."""
+        begin = monotonic()
+        starts = {r: self._seats[r].submit(partial(self._peers[r].start, *self._words))
+                  for r in self._needed}  # fmt: skip
+        for rank, started in starts.items():
+            if isinstance(reply := started.result(), messages.Failure):
+                if len(starts) == 1:
+                    raise GpubenchError(reply.reason)
+                self._failed[rank, ""] = reply
+        return messages.Preloaded({}, monotonic() - begin)
 
     def stop(self) -> None:
         for seat in self._seats.values():
@@ -93,6 +128,8 @@ class Nodes:
         if isinstance(request, messages.Measure):
             return self._measure(request, progress)
         if isinstance(request, messages.Count | messages.Gauge):
+            if len(self._needed) == 1:
+                return self._all(dict.fromkeys(self._needed, request))[self._needed[0]]
             return messages.Failure("error", "of several machines no roofline is measured")
         what = family(request.cell) if isinstance(request, messages.Prepare) else ""
         replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
@@ -113,10 +150,10 @@ class Nodes:
             for what in ("", family(cell)):
                 if (rank, what) in self._failed:
                     return self._failed[rank, what]
-            if lost := self._cluster.lost(rank):
-                return lost
-        if list(share) == [0]:
-            return self._all({0: request}, lambda _, step: progress and progress(step))[0]
+        if len(share) == 1:
+            (rank,) = share
+            request = replace(request, node=rank)
+            return self._all({rank: request}, lambda _, step: progress and progress(step))[rank]
         replies, bound_ns = self._together(request, share, progress)
         done = {rank: reply for rank, reply in replies.items() if isinstance(reply, messages.Done)}
         if len(done) == len(share):
@@ -138,9 +175,7 @@ class Nodes:
         end = monotonic() + request.policy.timeout_s
         first, begins = 0, {}
         for rank, count in share.items():
-            part = replace(request, cores=request.cores[:count], node=rank, first=first)
-            if rank:  # others have paths and cores of their own
-                part = replace(part, artefact="", reference="", cores=[()] * count)
+            part = replace(request, cores=[()] * count, node=rank, first=first)
             begins[rank] = messages.Begin(TEAM, part)
             first += count
         replies, bound_ns = self._all(begins), 0
@@ -172,8 +207,7 @@ class Nodes:
     ) -> dict[int, messages.Reply]:
         """Every node's answer; only those that came until one failed, unless ``to_the_end``.
 
-        A node that is lost has failed, whatever its thread is waiting for, and though it has
-        answered, if there is more to come.
+        A node that is lost has failed: whoever waits for it is told so.
         """
         futures: dict[int, Future[messages.Reply]] = {}
         for rank, request in requests.items():
@@ -182,13 +216,10 @@ class Nodes:
         replies: dict[int, messages.Reply] = {}
         while len(replies) < len(futures):
             left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
-            awaited: list[Future[Any]] = [futures[rank] for rank in left if rank not in replies]
-            awaited += [self._cluster.peers[rank].gone for rank in left if rank]
+            awaited = [futures[rank] for rank in left if rank not in replies]
             wait(awaited, return_when=FIRST_COMPLETED)
             for rank in left:
-                if lost := self._cluster.lost(rank):
-                    replies[rank] = lost
-                elif futures[rank].done():
+                if futures[rank].done():
                     replies[rank] = futures[rank].result()
             if not to_the_end and any(isinstance(r, messages.Failure) for r in replies.values()):
                 break
@@ -207,7 +238,7 @@ class Nodes:
         whole = replace(
             whole,
             telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
-            flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
+            flags=whole.flags + ["NODES-DIFFER"] * self._differ_(ranks),
         )
         return messages.Done(whole, any(done[rank].invalid for rank in ranks))
 

@@ -149,16 +149,14 @@ os.register_at_fork(after_in_child=_unclaim)
 def device(cell: Cell, replica: int, cores: tuple[int, ...], *, own_process: bool) -> base.Device:
     """Where a replica runs; its thread pools have the cell's threads, pinned or not.
 
-    ``own_process``: a GPU's slice is chosen by environment, which must be set before CUDA starts.
+    ``own_process``: its GPU is all it sees, as where it was measured: set before CUDA starts.
     """
     if cell.device != "cuda":
         return base.Device("cpu", 0, cores or tuple(range(cell.cores)))
     one = _gpu(cell, replica)
-    index = one.index
-    if one.uuid.startswith("MIG-") and own_process:
+    if own_process:
         os.environ["CUDA_VISIBLE_DEVICES"] = one.uuid
-        index = 0
-    return base.Device("cuda", index, uuid=one.uuid)
+    return base.Device("cuda", 0 if own_process else one.index, uuid=one.uuid, number=one.index)
 
 
 def _gpu(cell: Cell, replica: int) -> gpu.Gpu:

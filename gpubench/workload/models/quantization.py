@@ -58,6 +58,10 @@ OPTIONS = (
         "calibration_images", "int8: pictures that ranges are measured on", 128, minimum=1,
         maximum=100_000, when=_INT8,
     ),
+    Option.choice(
+        "int8_rest", "int8: what is not quantised is computed in", ("fp32", "tf32", "fp16", "bf16"),
+        search=("fp32", "tf32", "fp16", "bf16"), when=_INT8,
+    ),
 )  # fmt: skip
 """Of every backend that has int8."""
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -67,6 +71,8 @@ _ABOUT = "quantised.json"
 _BATCH = 8
 """Images at a time while calibrating; histograms keep all activations of one batch."""
 _SEED = 0
+_HALF = {"fp16": (10, 19), "bf16": (16, 22)}
+"""``int8_rest`` -> ONNX's number of the type, and the oldest opset whose operators take it."""
 _DOT = ("amx_int8", "avx512_vnni", "avx_vnni")
 """Flags of x86 CPUs whose 8-bit dot products do not saturate."""
 
@@ -90,12 +96,20 @@ class Quantised(Struct, frozen=True, kw_only=True):
     rest: str = "fp32"
 
 
-def unsupported(cell: Cell, options: tuple[Option, ...] = OPTIONS) -> str | None:
-    """Why a cell of another precision cannot have options of int8."""
+def unsupported(cell: Cell, rests: tuple[str, ...]) -> str | None:
+    """Why a cell of another precision cannot have options of int8; or one of int8 another
+    ``int8_rest`` than ``rests``, what the runtime can compute it in."""
     if cell.precision == "int8":
-        return None
-    changed = _changed(cell, options)
+        if (rest := rest_of(cell)) in rests:
+            return None
+        return f"int8: here the rest is computed in {' or '.join(rests)}, not {rest}: say int8_rest"
+    changed = _changed(cell, OPTIONS)
     return f"{changed[0]} is an option of int8, not of {cell.precision}" if changed else None
+
+
+def rest_of(cell: Cell) -> str:
+    """Option ``int8_rest``."""
+    return str(cell.chosen(OPTIONS)["int8_rest"])
 
 
 def _changed(cell: Cell, options: tuple[Option, ...]) -> list[str]:
@@ -103,23 +117,29 @@ def _changed(cell: Cell, options: tuple[Option, ...]) -> list[str]:
     return [o.name for o in options if cell.options.get(o.name, o.default) != o.default]
 
 
-def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
-    """The int8 ONNX file for ``cell``, for any batch size: in fp32, with Q/DQ nodes.
+def onnx(cell: Cell, model: Model, cache: Cache, target: Target, rest: str = "fp32") -> Path:
+    """The int8 ONNX file for ``cell``, for any batch size: with Q/DQ nodes, else in ``rest``.
 
     A file that brings its own is taken as it is. Raises InputError for a file that is neither int8
     nor fp32, for too few usable calibration pictures, and for calibration options where nothing
     is to be calibrated; CellFailed when ONNX Runtime cannot quantise the network.
     """
     if isinstance(model, Given):  # calibrated in fp32, once, whatever the host gives
-        return model.in_front(onnx(cell, model.network, cache, target))
+        return model.in_front(onnx(cell, model.network, cache, target, rest))
     if model.precision == "int8":
-        changed = _changed(cell, OPTIONS)
+        changed = _changed(cell, OPTIONS[:2])
         if changed or cell.calibration:
             raise InputError(
                 f"model {model.name!r} has Q/DQ nodes of its own, which are not calibrated here: "
                 f"leave out {', '.join(changed) or 'workload.calibration'}"
             )
-        return model.onnx("int8")
+        own = model.onnx("int8")
+        if rest not in ("fp32", "tf32", _rest(own)):
+            raise InputError(
+                f"model {model.name!r} has Q/DQ nodes of its own, and the rest in {_rest(own)}: "
+                f"leave int8_rest = {rest!r} out"
+            )
+        return own
     if model.precision != "fp32":
         raise InputError(
             f"model {model.name!r} is {model.precision}: int8 is made of fp32, or brings its own "
@@ -159,7 +179,63 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target) -> Path:
         )
         (at / _ABOUT).write_bytes(msgspec.json.encode(about))
 
-    return cache.get_or_make("int8", recipe, make) / FILE
+    made = cache.get_or_make("int8", recipe, make)
+    if rest not in _HALF:
+        return made / FILE
+
+    def cast(at: Path) -> None:
+        _cast(made / FILE, at / FILE, rest)
+        about = msgspec.json.decode((made / _ABOUT).read_bytes(), type=Quantised)
+        (at / _ABOUT).write_bytes(msgspec.json.encode(msgspec.structs.replace(about, rest=rest)))
+
+    return cache.get_or_make("int8", recipe | {"rest": rest}, cast) / FILE
+
+
+def _cast(source: Path, target: Path, rest: str) -> None:
+    """All that is float32 in a file, scales too, in ``rest``. Raises CellFailed where a number
+    leaves its range."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper, version_converter
+
+    network = onnx.load(source)
+    kind, opset = _HALF[rest]
+    if network.opset_import[0].version < opset:
+        try:
+            network = version_converter.convert_version(network, opset)
+        except Exception as error:  # what it has no adapter for
+            words = f"int8_rest = {rest!r} needs opset {opset}: {error}"
+            raise CellFailed("error", words) from error
+    graph = network.graph
+    scales = {n.input[1] for n in graph.node if n.op_type.endswith("antizeLinear")}
+    tensors = [*graph.initializer, *(a.t for n in graph.node for a in n.attribute)]
+    for tensor in tensors:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        was = numpy_helper.to_array(tensor)
+        if rest == "fp16":
+            with np.errstate(over="ignore"):
+                half = was.astype(np.float16)
+            lost = tensor.name in scales and ((half == 0) & (was != 0)).any()
+            if lost or not np.isfinite(half).all():
+                words = f"{tensor.name!r} has numbers beyond the range of fp16"
+                raise CellFailed("error", f"int8_rest = 'fp16': {words}; say 'bf16'")
+        else:  # to the nearest, ties to even
+            bits = np.ascontiguousarray(was).view(np.uint32)
+            half = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        name, dims = tensor.name, list(tensor.dims)
+        tensor.Clear()
+        tensor.name, tensor.data_type, tensor.raw_data = name, kind, half.tobytes()
+        tensor.dims.extend(dims)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = kind
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
+                attribute.i = kind
+    del graph.value_info[:]
+    onnx.save(network, target)
 
 
 def facts(file: Path, rest: str = "") -> dict[str, Any]:
@@ -170,7 +246,9 @@ def facts(file: Path, rest: str = "") -> dict[str, Any]:
     else:
         nodes, floating = operators(file)
         said = Quantised(made_by="the file", nodes=nodes, floating=floating, rest=_rest(file))
-    return {"quantised": msgspec.to_builtins(said) | ({"rest": rest} if rest else {})}
+    if rest and said.rest == "fp32":
+        said = msgspec.structs.replace(said, rest=rest)
+    return {"quantised": msgspec.to_builtins(said)}
 
 
 def instructions() -> list[str]:

@@ -23,11 +23,10 @@ from rich.console import Console
 
 from gpubench.backends import base
 from gpubench.cache import Cache
-from gpubench.cli import progress
 from gpubench.machine import environment
 from gpubench.machine.cores import usable_cores
 from gpubench.records.record import Header
-from gpubench.run import driver, plan, record_builder
+from gpubench.run import driver, plan, progress, record_builder
 from gpubench.suite import types
 from gpubench.suite.types import Cell, OptionValue, Policy, Precision
 

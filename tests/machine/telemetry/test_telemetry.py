@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace as Bag
 from typing import Any
@@ -17,6 +18,7 @@ from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 GPU = ("A100", "GPU-a")
 CLOCKS = "nvmlDeviceGetClockInfo"
 REASONS = "nvmlDeviceGetCurrentClocksEventReasons"
+CLIENTS = "nvmlDeviceGetMPSComputeRunningProcesses"
 COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
 GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses"
 
@@ -56,6 +58,9 @@ def test_a_quiet_gpu(tmp_path: Path) -> None:
     assert gpu["own_memory_bytes_peak"] == 7 << 20
     assert gpu["temperature_c_max"] == 60
     assert gpu["throttle"] == {}
+    assert (gpu["utilisation"], gpu["memory_utilisation"]) == (0.75, 0.3)
+    assert (gpu["pcie_generation"], gpu["pcie_width"]) == (1, 8)
+    assert gpu["pcie_in_bytes_per_s"] == gpu["pcie_out_bytes_per_s"] == 2e9
     assert "not_measured" not in gpu
     assert not seen.invalid
     assert seen.flags() == []
@@ -91,6 +96,43 @@ def test_a_co_tenant_invalidates(tmp_path: Path) -> None:
     assert seen.flags() == ["CO-TENANT"]
     assert seen.invalid
     assert seen.result()["gpus"][0]["other_processes"] == [99]
+
+
+def test_mps_is_no_stranger_and_who_it_serves_is_told_apart(tmp_path: Path) -> None:
+    for pid, program in ((50, "nvidia-cuda-mps-"), (99, "python")):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/comm").write_text(f"{program}\n")
+    ours = {COMPUTE: processes(50), CLIENTS: processes(7)}
+    seen = observe(tmp_path, lambda: {7}, **ours)
+    assert (seen.flags(), seen.invalid) == ([], False)
+    (gpu,) = seen.result()["gpus"]
+    assert (gpu["mps"], gpu["own_memory_bytes_peak"]) == (True, 7 << 20)
+    stranger = observe(tmp_path, lambda: {7}, **ours | {CLIENTS: processes(7, 99)})
+    assert stranger.invalid
+    assert stranger.result()["gpus"][0]["other_processes"] == [99]
+    idle = observe(tmp_path, lambda: {7}, **{COMPUTE: processes(7, 50)})
+    assert not idle.invalid, "its server stays when nobody asks for it"
+
+
+def test_in_a_container_mps_has_no_name_and_a_second_stranger_is_one(tmp_path: Path) -> None:
+    served = {CLIENTS: processes(40_007)}
+    assert not observe(tmp_path, lambda: {7}, **served | {COMPUTE: processes(40_001)}).invalid
+    assert observe(tmp_path, lambda: {7}, **served | {COMPUTE: processes(40_001, 40_002)}).invalid
+
+
+@pytest.mark.parametrize(
+    ("mhz", "reasons", "said"),
+    [
+        ([1200], 0, "held"), ([1200, 1215], 0, "moved"), ([1980], 0, None), ([1200], 0x04, None),
+        ([1200], 0x02, "held"),
+    ],
+)  # fmt: skip
+def test_whether_the_clock_was_locked_as_far_as_it_shows(
+    tmp_path: Path, mhz: list[int], reasons: int, said: str | None
+) -> None:
+    clocks = cycle([mhz[0], 2619, mhz[-1], 2619])
+    seen = observe(tmp_path, **{CLOCKS: lambda: next(clocks), REASONS: reasons})
+    assert seen.result()["gpus"][0].get("clock") == said
 
 
 def test_a_desktop_is_flagged_but_does_not_invalidate(tmp_path: Path) -> None:

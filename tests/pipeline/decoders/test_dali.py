@@ -3,37 +3,74 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gpubench.errors import Unavailable
 from gpubench.pipeline.check import difference
-from gpubench.pipeline.decoders import base, dali
+from gpubench.pipeline.decoders import base, dali, jpeg_fallback
+from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
+from tests.hostile.test_pictures import USED
 from tests.pipeline.decoders import samples
 
 HERE = importlib.util.find_spec("nvidia.dali") is not None
 SPECS = [Spec(size=(224, 224), resize=256), Spec(size=(96, 96), resize=80), *samples.ARRANGED[:-1]]
 
 
-@pytest.mark.skipif(not HERE, reason="needs the extra: pip install 'gpubench[dali]'")
+needs_dali = pytest.mark.skipif(not HERE, reason="needs: pip install 'gpubench[dali]'")
+
+
+def made(one: dali.DaliPreprocessor, data: list[bytes], out: Any) -> None:
+    """Decode and transform a batch; once more where it is told so."""
+    for _ in range(2):
+        with suppress(base.Again):
+            return one.transform(one.decode(data), out)
+    raise AssertionError("it was told twice")
+
+
+@needs_dali
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_pipelines_keep_the_references_geometry(spec: Spec) -> None:
-    data = [samples.jpeg(shape) for shape in samples.SHAPES]
-    decoding = dali.decoding(len(data), None)
-    transforming = dali.transforming(spec, len(data), None)
-    (pixels,) = decoding.run(encoded=[np.frombuffer(picture, np.uint8) for picture in data])
-    arrays = [np.array(pixels[n]) for n in range(len(data))]
-    size, start = dali.places(spec, [(a.shape[1], a.shape[0]) for a in arrays])
-    (made,) = transforming.run(pixels=arrays, size=size, start=start)
-    right, reference = [], base.get("pil").open(spec)
-    for picture in data:
-        right.append(np.empty(spec.shape, spec.dtype))
-        reference.transform(reference.decode(picture), right[-1])  # type: ignore[arg-type]
-    largest, mean = difference(spec, np.array(made.as_tensor()), np.stack(right))
-    assert largest < 20
-    assert mean < 0.3
+def test_the_pipeline_keeps_the_references_geometry_a_batch_ahead(spec: Spec) -> None:
+    """On the host; plain JPEGs in between what only the reference reads."""
+    one, reference = dali.DaliPreprocessor(spec, None, {}), base.get("pil").open(spec)
+    batches = [[samples.jpeg(shape) for shape in samples.SHAPES]]
+    batches.append([*batches[0][1:], USED["clear.png"]])
+    begun = [one.decode(data) for data in batches]
+    for data, pixels in zip(batches, begun, strict=True):
+        out = torch.zeros((len(data), *spec.shape), dtype=getattr(torch, spec.dtype))
+        one.transform(pixels, out)
+        right = []
+        for picture in data:
+            right.append(np.empty(spec.shape, spec.dtype))
+            reference.transform(reference.decode(picture), right[-1])  # type: ignore[arg-type]
+        largest, mean = difference(spec, out.numpy(), np.stack(right))
+        assert largest < 20
+        assert mean < 0.3
+    assert not one._made
+    assert one.facts["threads"] == 1
+
+
+@needs_dali
+def test_after_a_damaged_picture_the_reference_decides_and_the_rest_goes_on() -> None:
+    spec = SPECS[1]
+    one = dali.DaliPreprocessor(spec, None, {})
+    whole = samples.jpeg((90, 60))
+    table = whole.index(b"\xff\xc4") + 5  # Huffman's: so many codes there cannot be
+    dead = whole[:table] + b"\xff" * 16 + whole[table + 16 :]
+    assert jpeg_fallback.size(dead), "its header is plain"
+    out = torch.zeros((2, *spec.shape))
+    with pytest.raises(Unusable):
+        made(one, [whole, dead], out)
+    with pytest.raises(Unusable):
+        one.check(dead)
+    made(one, [whole, whole], out)
+    assert torch.isfinite(out).all()
+    assert out.abs().sum() > 0
 
 
 @pytest.mark.skipif(HERE, reason="DALI is installed")

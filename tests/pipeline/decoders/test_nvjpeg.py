@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gpubench.pipeline.decoders import _torchvision_ops, base, jpeg_fallback
 from gpubench.pipeline.decoders.nvjpeg import NvJpeg, NvJpegPreprocessor, averaged
 from gpubench.workload.data.image_file import Unusable
 from gpubench.workload.data.preprocess import Spec
+from tests.cuda_races import Gpu, Race, Stream, Tensor
 from tests.hostile.test_pictures import SKIPPED, USED
 from tests.pipeline.decoders import samples
 
@@ -42,6 +44,7 @@ def preprocessor(fake: FakeNvJpeg, monkeypatch: pytest.MonkeyPatch) -> NvJpegPre
     monkeypatch.setattr(_torchvision_ops, "operator", lambda name: fake)
     made = NvJpeg().open(SPEC)
     monkeypatch.setattr(made, "_device", torch.device("cpu"))
+    monkeypatch.setattr(made, "_ordered", lambda encoded: fake(encoded, 3, None))
     return made
 
 
@@ -86,6 +89,40 @@ def test_one_damaged_picture_does_not_spoil_its_batch(
 def test_what_is_no_use_is_refused(preprocessor: NvJpegPreprocessor, file: str) -> None:
     with pytest.raises(Unusable):
         preprocessor.decode([samples.jpeg((90, 60)), SKIPPED[file][0]])
+
+
+def _timed(monkeypatch: pytest.MonkeyPatch, gpu: Gpu, *, ordered: bool) -> list[int]:
+    """Three batches of a picture, enqueued before the first is done, by torchvision's own order."""
+    own, theirs = gpu.current, Stream(gpu, "nvJPEG's")
+
+    def decode(encoded: list[int], *_: object) -> list[Tensor]:
+        picture = Tensor(gpu, encoded[0])  # of the current stream's memory
+        theirs.work([], [picture.memory])
+        gpu.current.wait_stream(theirs)
+        return [picture]
+
+    found = []
+    with monkeypatch.context() as patch:
+        patch.setattr(_torchvision_ops, "operator", lambda name: decode)
+        made: Any = NvJpeg().open(SPEC)
+        patch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
+        for number in range(3):
+            [picture] = made._ordered([number]) if ordered else decode([number])
+            found.append(picture.value)
+            own.work([picture.memory], [])  # the resize, still to come when it is let go
+            del picture
+    return found
+
+
+def test_nvjpeg_writes_only_what_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _timed(monkeypatch, Gpu(), ordered=True) == [0, 1, 2]
+    with pytest.raises(Race, match="nvJPEG's and network"):
+        _timed(monkeypatch, Gpu(), ordered=False)
+    waits = Gpu()
+    _timed(monkeypatch, waits, ordered=True)
+    for missing in range(len(waits.edges)):
+        with pytest.raises(Race):
+            _timed(monkeypatch, Gpu(missing), ordered=True)
 
 
 def test_averaging_is_the_references() -> None:

@@ -102,6 +102,15 @@ def test_right_is_told_in_words_and_wrong_with_who():
     assert "openvino" in found.right
 
 
+@pytest.mark.parametrize("engine", ["the compiled package itself", "onnxruntime CPU fp16"])
+def test_what_the_answers_match_is_named_where_it_is_no_fp32_reference(engine: str):
+    base = run()
+    same = [replace(r, parity=replace(r.parity, reference=engine))
+            for r in base.records if r.parity]  # fmt: skip
+    assert f"all 2 cells match the reference ({engine}) (top-1" in of(
+        replace(base, records=same)).right  # fmt: skip
+
+
 def test_trust_is_what_the_run_separates_and_its_flags():
     assert re.match(r"This run separates rows that differ by .* % or more\.$", of(run()).trust[0])
     assert of(run()).trust[1] == "No cell is flagged."

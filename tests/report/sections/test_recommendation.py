@@ -41,7 +41,7 @@ def test_what_how_much_answers_limits_and_what_was_tried(file, proof):
         r"IMPROVED in an interleaved A/B of \d+ pairs$",
         gain,
     )
-    assert answers.startswith("Answers: 100.0 % match the fp32 reference's; accuracy 93.8 % [")
+    assert answers.startswith("Answers: 100.0 % match the fp32 reference; accuracy 93.8 % [")
     assert "p50 latency <= 9.00 ms is kept: 1.5" in limits
     assert "one repeat in 100 would show" in limits
     assert tried.startswith("Measured 66 of 72 configurations, of 3 of 3 backends, in ")

@@ -241,12 +241,12 @@ def test_the_end_of_a_run_says_that_nodes_differ():
     small = header.nodes[1] | {"limits": {"cpus": 0.6}}
     header = replace(header, nodes=[header.nodes[0], small])
     assert formatting.machine(header).endswith("Example CPU, a quota of 0.6 CPUs")
-    assert "a quota of 0.6 CPUs" in formatting.nodes(header)[1]
-    assert "quota" not in formatting.nodes(header)[0]
+    assert "a quota of 0.6 CPUs" in formatting.nodes(header.nodes)[1]
+    assert "quota" not in formatting.nodes(header.nodes)[0]
 
 
 def test_one_machine_is_shown_as_before(run):
-    assert formatting.nodes(run.header) == []
+    assert formatting.nodes(run.header.nodes) == []
     assert page._run("x", run)["nodes"] == []
     assert "Nodes differ" not in report.render([run], "html")
 
@@ -254,7 +254,10 @@ def test_one_machine_is_shown_as_before(run):
 def test_odd_environments_of_nodes_are_no_trouble():
     nodes = [{}, {"cpu": 1, "gpus": [1, {}], "memory": {"total_bytes": "?"}, "libraries": []}]
     odd = file(records(cell(), [100]), nodes=nodes)
-    assert formatting.nodes(odd.header)[0] == "node 0: host unknown, unknown CPU (? usable cores)"
+    assert (
+        formatting.nodes(odd.header.nodes)[0]
+        == "node 0: host unknown, unknown CPU (? usable cores)"
+    )
     for kind in report.FORMATS:
         assert report.render([odd], kind)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from gpubench.backends.base import Device
+from gpubench.errors import Unavailable
 from gpubench.run.agent import measure_task
 from gpubench.run.agent.messages import Measure
 from gpubench.run.agent.placement import placed
@@ -80,17 +82,34 @@ def test_a_slice_is_all_that_its_process_sees(monkeypatch: pytest.MonkeyPatch) -
     assert (found.index, found.uuid, str(found)) == (0, "MIG-2", "cuda:MIG-2")
 
 
-@pytest.mark.parametrize("visible", [None, "1,0"])
-def test_a_whole_gpu_has_its_index_and_the_environment_stays(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None
+def test_a_whole_gpu_is_all_that_its_process_sees_and_keeps_its_number_in_records(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     found = device(1, ["GPU-a", "GPU-b"], replicas=2)
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
-    assert (found.index, found.uuid, str(found)) == (1, "GPU-b", "cuda:1")
-    assert device(1, ["GPU-a"], replicas=2).index == 1, "the backend says that it is not there"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert (found.index, found.uuid, str(found)) == (0, "GPU-b", "cuda:1")
+    seen = device(1, ["GPU-a"], replicas=2)
+    assert (seen.index, str(seen)) == (1, "cuda:1"), "the backend says that it is not there"
+    assert str(Device("cuda", 1)) == "cuda:1"
+
+
+def test_how_replicas_share_a_gpu_is_settled_before_cuda_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PATH", "")
+    two = {"replicas": 2, "replicas_per_device": 2}
+    with pytest.raises(Unavailable, match="no MPS daemon") as caught:
+        device(1, ["GPU-a"], **two, sharing="mps")
+    assert "nvidia-cuda-mps-control -d" in caught.value.remedy
+    (tmp_path / "control").touch()
+    device(1, ["GPU-a"], **two, sharing="mps")
+    device(1, ["GPU-a"], **two)
+    assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path)
+    device(1, ["GPU-a"], **two, sharing="time-slicing")
+    assert measure_task.gpu.mps() is None, "where CUDA looks for a daemon there is none"
 
 
 def test_cores_next_to_a_gpu_size_no_thread_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ import pytest
 from gpubench.analysis.scaling.efficiency import jobs
 from gpubench.analysis.summary import summarise
 from gpubench.machine.processes import session_members
-from gpubench.measure import protocol
 from gpubench.records.record import Record, RecordFile
 from gpubench.run import driver, setup
 from gpubench.run.ab import arms
@@ -138,7 +137,7 @@ def test_whoever_is_finished_waits_before_it_does_anything_else(
 
     images = np.zeros((4, 3, 16, 16), np.float32)
     monkeypatch.setattr(reference, "load", lambda _: Bag(images=images, facts={}))
-    monkeypatch.setattr(protocol, "stages", lambda *_: seen.append("stages") or {})
+    monkeypatch.setattr(measure_task, "alone", lambda *_: seen.append("stages") or {})
     monkeypatch.setattr(measure_task, "_check", lambda *_: seen.append("check"))
     cell = make_cell(scenario="throughput", boundary="transfer", dispatch="static")
     policy = Policy(warmup_s=0.001, block_s=0.001, duration_s=0.001, parity_images=2)

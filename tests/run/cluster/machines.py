@@ -15,18 +15,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
-GPUBENCH = """
-import os
-os.sched_setaffinity(0, {{{core}}})
-from gpubench.cli.main import main
-main()
-"""
-"""On a host that looks as if it had one core."""
-PORT = 29_517
-SECRET = "a secret of these tests"  # noqa: S105
+PORT = 6379
+TOKEN = "a-token-of-these-tests"  # noqa: S105
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "5",
+}
+"""How soon a machine is given up; to be set where the head is started."""
+RAY = f"{Path(sys.executable).parent}/ray"
 
 
 class Machines:
@@ -37,6 +39,7 @@ class Machines:
         self._switch = f"{self._tag}-switch"
         self.names = [f"{self._tag}-{rank}" for rank in range(count)]
         self._processes: list[subprocess.Popen[str]] = []
+        self._temps: list[str] = []
 
     def up(self) -> None:
         for name in (self._switch, *self.names):
@@ -70,34 +73,34 @@ class Machines:
         self._processes.append(process)
         return process
 
-    def gpubench(self, rank: int, *words: object, **environ: str) -> subprocess.Popen[str]:
-        """A command there."""
+    def ray(self, rank: int, **environ: str) -> subprocess.Popen[str]:
+        """Start Ray there, with one core; the first is the head. It ends with its process."""
+        # A Unix socket's path has 107 bytes, and Ray adds most of them.
+        self._temps.append(mkdtemp(dir="/tmp", prefix="ray-"))
+        address = f"{self.address(0)}:{PORT}"
+        head = ("--head", "--port", PORT, "--include-dashboard", "false")
         cores = sorted(os.sched_getaffinity(0))
-        script = GPUBENCH.format(core=cores[rank % len(cores)])
-        return self.start(rank, sys.executable, "-c", script, *words, **environ)
-
-    def run(self, suite: Path, rank: int, *words: object, **environ: str) -> subprocess.Popen[str]:
-        """``gpubench run`` as node ``rank`` of all."""
-        return self.gpubench(
-            rank, "run", suite, "--nnodes", len(self.names), "--node-rank", rank,
-            "--rdzv-endpoint", f"{self.address(0)}:{PORT}", *words,
-            **{"GPUBENCH_SECRET": SECRET} | environ,
+        return self.start(
+            rank, "taskset", "-c", cores[rank % len(cores)], RAY, "start", "--block",
+            *(head if rank == 0 else ("--address", address)),
+            "--node-ip-address", self.address(rank), "--num-cpus", 1,
+            "--temp-dir", self._temps[-1], "--object-store-memory", 100_000_000,
+            "--disable-usage-stats", **self.auth | HEALTH | environ,
         )  # fmt: skip
 
-    def listening(self, rank: int) -> list[str]:
-        """Addresses and ports that anything on that host listens on: '10.77.0.1:29517'."""
-        found = []
-        for table in ("tcp", "tcp6"):
-            inside = ("netns", "exec", self.names[rank], "cat", f"/proc/net/{table}")
-            for line in _ip(*inside).splitlines()[1:]:
-                local, state = line.split()[1], line.split()[3]
-                address, port = local.split(":")
-                if state == "0A" and table == "tcp":
-                    host = ".".join(str(byte) for byte in bytes.fromhex(address)[::-1])
-                    found.append(f"{host}:{int(port, 16)}")
-                elif state == "0A":
-                    found.append(f"[{address}]:{int(port, 16)}")
-        return found
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+
+    def gpubench(self, rank: int, *words: object, **environ: str) -> subprocess.Popen[str]:
+        """A command there."""
+        script = "from gpubench.cli.main import main; main()"
+        return self.start(rank, sys.executable, "-c", script, *words, **self.auth | environ)
+
+    def run(self, suite: Path, *words: object, **environ: str) -> subprocess.Popen[str]:
+        """``gpubench run`` on all of them, from the head."""
+        address = f"--ray={self.address(0)}:{PORT}"
+        return self.gpubench(0, "run", suite, address, *words, **environ)
 
     def pids(self, rank: int) -> list[int]:
         """Every process on that host."""
@@ -114,6 +117,8 @@ class Machines:
                     with suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
                 _ip("netns", "delete", name)
+        for temp in self._temps:
+            shutil.rmtree(temp, ignore_errors=True)
 
 
 def _ip(*words: str) -> str:

@@ -52,6 +52,39 @@ def test_what_a_file_says_of_itself(cache: Cache) -> None:
     assert onnx.load(file).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
+def test_the_rest_in_half_precision_answers_alike(cache: Cache) -> None:
+    import onnxruntime
+
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    found = {}
+    for rest, own in (("fp32", np.float32), ("fp16", np.float16)):
+        cell = _cell()
+        network = registry.resolve(cell.workload, cache)
+        file = quantization.onnx(cell, network, cache, "tensorrt", rest)
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        [given] = session.get_inputs()
+        images = images[..., : given.shape[2], : given.shape[3]]
+        [found[rest]] = session.run(None, {given.name: images.astype(own)})
+    assert found["fp16"].dtype == np.float16
+    assert np.abs(found["fp16"] - found["fp32"]).max() < 0.03 * np.abs(found["fp32"]).max()
+
+
+def test_a_scale_that_fp16_does_not_hold_is_told(tmp_path: Path) -> None:
+    source, to = conv_net(tmp_path / "net.onnx", "int8"), tmp_path / "half.onnx"
+    network = onnx.load(source)
+    [scale] = {n.input[1] for n in network.graph.node if n.op_type == "QuantizeLinear"} & {
+        t.name for t in network.graph.initializer if not t.dims
+    }
+    for tensor in network.graph.initializer:
+        if tensor.name == scale:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(1e-9), scale))
+    onnx.save(network, source)
+    with pytest.raises(CellFailed, match=f"'{scale}' has numbers beyond the range of fp16; say"):
+        quantization._cast(source, to, "fp16")
+    quantization._cast(source, to, "bf16")
+    assert to.is_file()
+
+
 def test_each_runtime_gets_the_recipe_that_it_can_fuse(cache: Cache) -> None:
     kind = onnx.TensorProto
     assert _types(_made(cache, "tensorrt")) == {kind.INT8}, "TensorRT takes no other"

@@ -22,7 +22,7 @@ from gpubench.suite.types import Catalog, Cell, Input, Option, OptionValue, Prec
 Unsupported = Callable[[Cell], str | None]
 _AXES = ("backend", "precision", "input", "batch_size", "replicas", "cores", "replicas_per_device")
 _MOST = 3 * MAX_CELLS
-"""More than a suite may have: a search measures some. One GPU has 11,000, eight have 16,000."""
+"""More than a suite may have: a search measures some. One GPU has 8,400."""
 _MOST_TRIED = 20 * MAX_CELLS
 """Combinations asked after, supported or not."""
 

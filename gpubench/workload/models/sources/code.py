@@ -46,7 +46,7 @@ class Code(TorchSource):
         """Its number of classes is its own."""
         import torch
 
-        make = _callable(model)
+        make, name = self.maker(model)
         try:
             module = make(**arguments)
             if isinstance(module, torch.nn.Module):
@@ -58,23 +58,25 @@ class Code(TorchSource):
                 hint = "; [workload.arguments] are what it is given"
             elif of_gpu(error):
                 hint = f"; {ON_CPU}"
-            raise _failed(
-                f"model {model!r}: {_name(model)}({given}) raises", error, hint
-            ) from error
+            raise _failed(f"model {model!r}: {name}({given}) raises", error, hint) from error
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(f"model {model!r} is TorchScript; return the module it was made of")
         if not isinstance(module, torch.nn.Module):
             raise InputError(
-                f"model {model!r}: {_name(model)} returns {type(module).__name__}, and an "
+                f"model {model!r}: {name} returns {type(module).__name__}, and an "
                 "nn.Module is expected"
             )
         lazy = torch.nn.parameter.is_lazy
         if late := [key for key, each in module.named_parameters() if lazy(each)]:
             raise InputError(
                 f"model {model!r}: {late[0]!r} has no shape before the first picture: let "
-                f"{_name(model)} call the module once before it returns it"
+                f"{name} call the module once before it returns it"
             )
         return module
+
+    def maker(self, model: str) -> tuple[Callable[..., Any], str]:
+        """What returns the module, and its name. Raises InputError."""
+        return _callable(model), _name(model)
 
     def spec(self, workload: Workload, module: nn.Module) -> Spec:  # noqa: ARG002
         said = workload.preprocess

@@ -1,20 +1,24 @@
-"""What a person sees while a run goes on: on a terminal a live bar, elsewhere a few lines."""
+"""What a person sees while a run goes on: on a terminal or in a notebook a live bar, elsewhere a
+few lines."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from html import escape as escaped
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from gpubench import units
+from gpubench import escape, units
 from gpubench.records.record import Record
 from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.agent import messages
-from gpubench.run.watcher import Watcher
+from gpubench.run.screen import console
+from gpubench.run.watcher import Silent, Watcher
 from gpubench.suite.types import Cell
 
 EVERY_S = 10.0
@@ -26,8 +30,8 @@ REFRESH_PER_SECOND = 2
 class Lines(Watcher):
     """Not a terminal (a CI log): the steps once, then a line now and then, and what went wrong."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
-        self._print, self._clock = console.print, clock
+    def __init__(self, where: Console | Told, clock: Callable[[], float] = monotonic) -> None:
+        self._print, self._clock = where.print, clock
         self._began = self._due = clock()
         self._total = self._count = 0
         self._words = self._left = self._leads = ""
@@ -81,19 +85,67 @@ class Lines(Watcher):
         return True
 
 
+class NotebookBar:
+    """A bar in the output of a notebook's cell, gone when it stops; as far as `Live` asks for it,
+    `rich.progress.Progress`, whose own needs ipywidgets."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, Any] = {"description": "", "count": "", "left": "", "total": None}
+        self._due = 0.0
+        self._handle: Any = None
+
+    @property
+    def console(self) -> Self:
+        """Where lines that stay are printed."""
+        return self
+
+    def print(self, line: Text) -> None:
+        print(escape.terminal(line.plain))
+
+    def add_task(self, description: str, **fields: Any) -> TaskID:
+        self._shown |= {"description": description} | fields
+        return TaskID(0)
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._handle = display(self._bundle(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        self._handle.update({"text/html": "", "text/plain": ""}, raw=True)
+
+    def reset(self, task: TaskID, **fields: Any) -> None:
+        self.update(task, completed=0, **fields)
+
+    def update(self, _: TaskID, **fields: Any) -> None:
+        self._shown |= fields
+        if (now := monotonic()) >= self._due:
+            self._due = now + 1 / REFRESH_PER_SECOND
+            self._handle.update(self._bundle(), raw=True)
+
+    def _bundle(self) -> dict[str, str]:
+        words, count, left = (
+            escape.line(str(self._shown[k])) for k in ("description", "count", "left")
+        )
+        done, total = self._shown.get("completed", 0), self._shown["total"]
+        bar = f'<progress value="{done}" max="{total}"></progress> ' if total else ""
+        text = " ".join(filter(None, (words, count, left)))
+        return {"text/html": f"<div>{bar}{escaped(text)}</div>", "text/plain": text}
+
+
 class Live(Watcher):
     """A bar with the time left, the cell in hand and its p50 so far."""
 
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
+    def __init__(self, where: Console | NotebookBar) -> None:
+        self._progress = where if isinstance(where, NotebookBar) else Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[left]}", style="dim"),
-            console=console,
+            console=where,
             refresh_per_second=REFRESH_PER_SECOND,
             transient=True,
-        )
+        )  # fmt: skip
         self._bar: TaskID = self._progress.add_task("", total=None, count="", left="")
         self._total = self._count = 0
         self._leads = ""
@@ -142,6 +194,26 @@ class Live(Watcher):
             self._progress.console.print(Text(leads))
         self._leads = leads
         self._progress.update(self._bar, count=tried)
+
+
+def shown(progress: bool | Watcher) -> Watcher:
+    """Who tells the person behind a call from Python; False: nobody."""
+    if isinstance(progress, Watcher):
+        return progress
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if progress and hasattr(shell, "kernel"):
+        return Live(NotebookBar())
+    screen = console()
+    if not progress:
+        return Silent()
+    return Live(screen) if screen.is_terminal else Lines(Told())
+
+
+class Told:
+    """Lines where there is no display: on stderr, so that a script's own output is its own."""
+
+    def print(self, line: Text) -> None:
+        escape.tell(line.plain)
 
 
 def left(remaining_s: float) -> str:

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from gpubench.cli import progress
 from gpubench.records.record import Record
+from gpubench.run import progress
 from gpubench.run.tune import driver
 from gpubench.run.tune.search import search
 from tests.analysis import searches

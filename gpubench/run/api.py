@@ -1,0 +1,503 @@
+"""What `gpubench` can be asked from Python: run, plan, A/B, search, open. The commands of the
+same names call these.
+
+All take keyword arguments named as a suite's keys (`docs/glossary.md`), which replace what the
+suite says, and raise `gpubench.errors` in the command line's words. Nothing of the caller's process
+is changed, and whatever is measured is measured in fresh processes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from gpubench import escape
+from gpubench.cache import Cache
+from gpubench.errors import GpubenchError, InputError, SuiteError
+from gpubench.records.record import RECORDS, Header
+from gpubench.report import render, save, save_report
+from gpubench.report.sections import recommendation
+from gpubench.run import driver, setup
+from gpubench.run import progress as shows
+from gpubench.run.ab import arms, interpreters
+from gpubench.run.ab import driver as pairs
+from gpubench.run.ab import setup as ab_setup
+from gpubench.run.availability import catalog
+from gpubench.run.record_builder import claimed, directory
+from gpubench.run.results import Comparison, Plan, Run, Search, stored
+from gpubench.run.tune import driver as searching
+from gpubench.run.tune import setup as tune_setup
+from gpubench.run.watcher import Watcher
+from gpubench.suite import as_toml, file, gate, goal
+from gpubench.suite.types import MOST_ALPHA, MOST_IMAGES, source_of
+from gpubench.suite.types import Suite as Checked
+from gpubench.workload.data import given, transforms
+from gpubench.workload.models.sources import pickled
+
+if TYPE_CHECKING:
+    from gpubench.run.cluster.ray_cluster import Cluster
+
+Place = str | Path
+Progress = bool | Watcher
+BASE = "quick"
+"""The shipped suite whose backends and policy a model gets that comes without a suite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a notebook's stop: what was finished is kept, and no process is left."""
+
+    def __init__(self, place: Path, header: Header) -> None:
+        super().__init__(
+            "interrupted; what was finished is kept. Go on with the same call and "
+            f"output={str(place)!r}, resume=True"
+        )
+        self.directory, self.header = place, header
+
+
+class Suite:
+    """A suite built in Python: what a suite's file may say, checked at once.
+
+    ``name``: what its runs are called. Then the tables of a file, ``workload``, ``axes``,
+    ``policy``, ``gate``, ``exclude`` (a list of tables); or their keys directly, such as ``model``,
+    ``backend``, ``batch_size``, ``repeats``. Raises SuiteError with all mistakes.
+
+    >>> import gpubench
+    >>> mine = gpubench.Suite("mine", model="resnet18", backend=["torch-eager", "openvino"])
+    >>> mine.save("mine.toml")
+    """
+
+    def __init__(self, name: str = "suite", **said: Any) -> None:
+        place, known = Path(f"{name}.toml"), catalog()
+        plain = {key: _plain(value) for key, value in said.items()}
+        self.draft = file.draft(place, file.by_table(plain, known), known)
+        """Checked, but for what keyword arguments of a call replace."""
+        self.draft.suite()
+
+    def save(self, path: Place) -> Path:
+        """Write it as a file that `gpubench run` takes; InputError where that cannot be done."""
+        return _saved(self.draft.suite(), Path(path))
+
+    def __repr__(self) -> str:
+        """As its file says it."""
+        made = self.draft.suite()
+        return as_toml.to_toml(made, made.name)
+
+
+# ------------------------------------------------------------------------------ the functions
+
+
+def run(
+    suite_or_model: Any,
+    *,
+    output: Place | None = None,
+    resume: bool = False,
+    require: Sequence[str] = (),
+    progress: Progress = True,
+    cache_dir: Place | None = None,
+    command: Sequence[str] | None = None,
+    cluster: Cluster | None = None,
+    **overrides: Any,
+) -> Run:
+    """Measure every cell of a suite, or of a model.
+
+    ``suite_or_model``: a `Suite`, a dict of its tables, the name of a shipped one, a .toml file; or
+    a model, as ``--model`` takes it ('resnet50', 'timm/...', an .onnx file), or a live one: an
+    ``nn.Module``, or a callable without arguments that builds one. A live model is pickled by value
+    into the run's directory, and measured in eval mode by fresh processes; it is not changed. A
+    model alone is measured by the backends and the policy of suite 'quick'.
+
+    ``overrides``: keys of the suite, as ``batch_size=[1, 8]``, ``backend="openvino"``,
+    ``repeats=3``, ``cell=[KEY]``. ``model`` may be live too. ``images``: also a torch ``Dataset``
+    of (picture, class), or an array (N, H, W, 3) uint8, with ``labels`` (N,). ``preprocess``: also
+    torchvision's or timm's transforms. ``input_size``: in pixels, ``preprocess``'s size.
+
+    ``output``: the run's directory; by default one in ``reports/``. It holds a suite's file, too,
+    which repeats this. ``resume``: go on with the run in it. ``require``: backends whose skip is a
+    failure. ``progress``: False shows nothing. ``command``: what the records say was typed; by
+    default what repeats it. ``cluster``: the machines to run on, see `gpubench run --ray`.
+
+    Raises InputError (or what is derived from it) for what is wrong with all that, before anything
+    is measured; `Interrupted`, a KeyboardInterrupt, when it is stopped.
+
+    >>> import gpubench
+    >>> run = gpubench.run("digits", backend="torch-eager", batch_size=[1, 8], repeats=3)
+    >>> run.fastest
+    """
+    with _home([suite_or_model], overrides, output, resume) as home:
+        source, chosen = _words(suite_or_model, overrides, home)
+        job = setup.session(source, chosen, _path(cache_dir), home, resume, require, cluster)
+        job = replace(job, out=home or claimed(job.out))
+        suite = job.plan.suite
+        cells = [word for key in chosen.get("cell") or () for word in ("--cell", key)]
+        typed = command or ["gpubench", "run", str(job.out / f"{suite.name}.toml"), *cells]
+        job = replace(job, header=_typed(job.header, typed))
+        try:
+            with _shown(progress) as watcher:
+                found = driver.run(job, watcher, cluster)
+        except KeyboardInterrupt as error:
+            _beside(suite, job.out)
+            raise Interrupted(job.out, job.header) from error
+        _beside(suite, job.out)
+    return Run(job.out, found)
+
+
+def plan(
+    suite_or_model: Any, *, keys: bool = False, cache_dir: Place | None = None, **overrides: Any
+) -> Plan:
+    """What `run` would do: its cells, what is skipped and why, and for how long. Runs nothing.
+
+    Arguments as of `run`; ``keys``: shows the cells' keys, too.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch) if _live([suite_or_model], overrides) else None
+        source, chosen = _words(suite_or_model, overrides, home)
+        return Plan(setup.session(source, chosen, _path(cache_dir)), keys)
+
+
+def ab(
+    suite_or_model: Any = None,
+    *,
+    baseline: Any = (),
+    candidate: Any = (),
+    baseline_python: Place | None = None,
+    candidate_python: Place | None = None,
+    baseline_ref: str | None = None,
+    candidate_ref: str | None = None,
+    suite_from: ab_setup.SuiteFrom = "head",
+    delta: float | str | None = None,
+    metric: Sequence[str] | Mapping[str, float] = (),
+    alpha: float | str = 0.01,
+    budget: float | str = goal.BUDGET,
+    output: Place | None = None,
+    resume: bool = False,
+    require: Sequence[str] = (),
+    progress: Progress = True,
+    cache_dir: Place | None = None,
+    command: Sequence[str] | None = None,
+    **overrides: Any,
+) -> Comparison:
+    """Compare two arms, interleaved: pairs of fresh processes in random order, until no verdict
+    can change or the ``budget`` (seconds, or '10m') ends.
+
+    ``baseline`` and ``candidate``: how an arm differs from the suite, {'backend': 'openvino'} or
+    'backend=openvino'; or a model, live or written, as `run` takes it. ``.._python``: an
+    interpreter; ``.._ref``: a git commit. ``delta``: differences up to this much do not matter
+    (0.02, '2%'); ``alpha``: the chance of any false alarm; ``metric``: what is judged beside speed.
+    Without ``suite_or_model`` the candidate's model is measured as by `run`. The rest as of `run`.
+
+    >>> import gpubench
+    >>> arms = {"baseline": {"batch_size": 1}, "candidate": {"batch_size": 8}}
+    >>> gpubench.ab("digits", backend="torch-eager", budget=60, **arms).verdicts
+    """
+    named = {"--baseline": baseline, "--candidate": candidate}
+    margin = None if delta is None else goal.percentage("--delta", str(delta))
+    chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+    judged = [f"{k}={v}" for k, v in metric.items()] if isinstance(metric, Mapping) else [*metric]
+    gate.parse(judged)  # before anything is made
+    limit = goal.seconds("--budget", str(budget))
+    live = [arm.get("model") if isinstance(arm, Mapping) else arm for arm in named.values()]
+    with _home([suite_or_model, *live], overrides, output, resume) as home:
+        specs = [_spec(option, arm, home) for option, arm in named.items()]
+        pythons, revisions = list[Path | None](), list[interpreters.Made | None]()
+        for arm, python, ref in (
+            ("--baseline", baseline_python, baseline_ref),
+            ("--candidate", candidate_python, candidate_ref),
+        ):
+            if python and ref is not None:
+                raise InputError(f"{arm}-ref and {arm}-python: give one of them")
+            path = Path(python) if python else None
+            pythons.append(interpreters.existing(f"{arm}-python", path) if path else None)
+            root = Cache(_path(cache_dir)).root
+            made = None if ref is None else interpreters.of_reference(f"{arm}-ref", ref, root)
+            revisions.append(made)
+        if not any((*pythons, *revisions)) and specs[0].values == specs[1].values == {}:
+            raise InputError(
+                "nothing differs between the arms: name it with --baseline KEY=VALUE and "
+                "--candidate KEY=VALUE, with --baseline-python, or with --baseline-ref"
+            )
+        what = specs[1].values.get("model") if suite_or_model is None else suite_or_model
+        source, chosen = _words(what, overrides, home)
+        job = ab_setup.comparison(
+            source, chosen, (specs[0], specs[1]), (pythons[0], pythons[1]),
+            partial(gate.rule, words=judged, delta=margin, alpha=chance), limit, _path(cache_dir),
+            home, resume, require, (revisions[0], revisions[1]), suite_from,
+        )  # fmt: skip
+        job = replace(job, out=home or claimed(job.out))
+        suite = replace(job.sides[1].plan.suite, name=job.sides[0].plan.suite.name)
+        typed = command or [
+            "gpubench",
+            "ab",
+            str(job.out / f"{suite.name}.toml"),
+            *(word for s in specs for word in (s.option, s.words) if s.words),
+        ]
+        sides = [replace(side, header=_typed(side.header, typed)) for side in job.sides]
+        job = replace(job, sides=(sides[0], sides[1]))
+        try:
+            with _shown(progress) as watcher:
+                files = pairs.run(job, watcher)
+        except KeyboardInterrupt as error:
+            _beside(suite, job.out)
+            raise Interrupted(job.out, job.sides[1].header) from error
+        _beside(suite, job.out)
+    return Comparison(job.out, files)
+
+
+def tune(
+    model: Any,
+    *,
+    objective: str = "throughput",
+    max_latency: str | Sequence[str] = (),
+    min_throughput: float | str | None = None,
+    max_memory: str | None = None,
+    max_energy: str | None = None,
+    min_agreement: float | str | None = None,
+    min_accuracy: float | str | None = None,
+    max_accuracy_drop: float | None = None,
+    accuracy_images: int | None = None,
+    budget: float | str = goal.BUDGET,
+    baseline: str | Sequence[str] | Mapping[str, Any] = (),
+    boundary: str = "transfer",
+    seed: int = 0,
+    output: Place | None = None,
+    resume: bool = False,
+    progress: Progress = True,
+    cache_dir: Place | None = None,
+    command: Sequence[str] | None = None,
+    **chosen: Any,
+) -> Search:
+    """Find the fastest configuration of ``model``, live or written, that keeps the limits.
+
+    ``objective``: 'throughput', 'latency' (p50), 'p99' ..., 'energy' or 'memory'. ``max_latency``:
+    of a batch, 'p99=20ms'; ``min_throughput``: images/s; ``max_memory``: '2GiB'; ``max_energy``:
+    per image, '0.5J'; ``min_agreement`` and ``min_accuracy``: 0.98 or '98%'; ``max_accuracy_drop``:
+    percentage points. ``budget``: seconds, or '10m'; 30 % of it proves the result in an A/B.
+    ``baseline``: what is to be beaten, {'backend': 'torch-eager'}. ``chosen``: ``backend``,
+    ``precision``, ``batch_size`` and so on narrow the search. The rest as of `run`.
+    """
+    listed = [max_latency] if isinstance(max_latency, str) else max_latency
+    limits = [goal.max_latency("--max-latency", words) for words in listed]
+    amounts = (min_throughput, max_memory, max_energy)
+    for option, amount in zip(goal.LIMITS, amounts, strict=True):
+        limits += [goal.limit(option, str(amount))] if amount is not None else []
+    floors = {
+        "min_top1_agreement": _share("--min-agreement", min_agreement),
+        "min_accuracy": _share("--min-accuracy", min_accuracy),
+        "max_accuracy_drop": _within(
+            "--max-accuracy-drop", max_accuracy_drop, 100, "0 to 100 points, such as 1"
+        ),
+        "accuracy_images": _within(
+            "--accuracy-images",
+            accuracy_images,
+            MOST_IMAGES,
+            f"a whole number up to {MOST_IMAGES}, such as 256",
+        ),
+    }
+    beaten = [baseline] if isinstance(baseline, str) else baseline
+    words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
+    with _home([model], chosen, output, resume) as home:
+        asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
+        job = tune_setup.job(
+            asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
+            budget_s=goal.seconds("--budget", str(budget)), seed=seed, baseline=words,
+            cache_dir=_path(cache_dir), output=home, resume=resume,
+        )  # fmt: skip
+        typed = command or ["gpubench", "tune", str(asked["model"]), "--budget", str(budget),
+                            "--objective", objective]  # fmt: skip
+        job = replace(job, out=home or claimed(job.out), header=_typed(job.header, typed))
+        if searching.finished(job):
+            outcome = searching.outcome(job)
+            with _shown(progress) as watcher:
+                watcher.said(f"{job.out}: this search is over; its result:")
+            return Search(job.out, outcome.file, outcome.evidence)
+        try:
+            with _shown(progress) as watcher:
+                outcome = searching.run(job, watcher)
+        except KeyboardInterrupt as error:
+            raise Interrupted(job.out, job.header) from error
+    found, evidence = outcome.file, outcome.evidence
+    save_report(job.out, render([found], "html", evidence))
+    try:
+        if outcome.best:
+            save(job.out / searching.BEST, searching.best_toml(job, outcome.best))
+        result = escape.encoded(recommendation.to_json(found, evidence), indent=1)
+        save(job.out / searching.FINISHED, result + "\n")
+    except InputError as error:
+        raise GpubenchError(f"{error}; every record is kept: make room, then --resume") from error
+    return Search(job.out, found, evidence)
+
+
+def open(path: Place) -> Run | Comparison | Search:  # noqa: A001  # as `gzip.open` is called
+    """What is stored in a directory: a run, an A/B or a search, however it was made.
+
+    Raises RecordError for what is none, or damaged. No model and no code of anybody is loaded.
+
+    >>> import gpubench
+    >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
+    """
+    return stored(path)
+
+
+# ------------------------------------------------------------------------------ what is asked
+
+
+def _live(what: Sequence[Any], said: Mapping[str, Any]) -> list[Any]:
+    """What must be stored to be measured: modules, their builders, pictures."""
+    found = [value for value in (*what, said.get("model")) if pickled.is_live(value)]
+    return found + [images for images in [said.get("images")] if given.is_held(images)]
+
+
+@contextmanager
+def _home(
+    what: Sequence[Any], said: Mapping[str, Any], output: Place | None, resume: bool
+) -> Iterator[Path | None]:
+    """Where the records go, as far as that is said; made for what is live, which is removed again
+    where nothing came of it."""
+    live = _live(what, said)
+    if not live:
+        yield _path(output)
+        return
+    if resume and output is None:
+        raise SuiteError("--resume: say which run to go on with: -o DIR (output=)")
+    place = Path(output) if output else claimed(directory(pickled.name_of(live[0])))
+    new = not place.exists()
+    place.mkdir(parents=True, exist_ok=True)
+    before = {*place.iterdir()}
+    try:
+        yield place
+    except GpubenchError:
+        if not (place / RECORDS).exists() and not any(place.glob(f"*/{RECORDS}")):
+            for path in {*place.iterdir()} - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if new or output is None:
+                place.rmdir()
+        raise
+
+
+def _words(
+    what: Any, said: Mapping[str, Any], home: Path | None
+) -> tuple[setup.Source, dict[str, Any]]:
+    """The suite, and what replaces its words. ``home``: where what is live is stored."""
+    chosen = _replaced(said, home)
+    if isinstance(what, Suite):
+        return what.draft, chosen
+    if isinstance(what, Mapping):
+        return Suite(**{str(key): value for key, value in what.items()}).draft, chosen
+    if pickled.is_live(what):
+        assert home  # noqa: S101
+        return _of_model(str(pickled.dump(what, home)), pickled.name_of(what)), chosen
+    words = str(what)
+    shipped = words in {path.stem for path in file.shipped()}
+    if shipped or not isinstance(what, str | Path) or not _is_model(words):
+        return words, chosen
+    return _of_model(words, Path(words).stem), chosen
+
+
+def _is_model(words: str) -> bool:
+    named = words in catalog().models
+    return named or (bool(source_of(words)) and not words.endswith(".toml"))
+
+
+def _of_model(model: str, name: str) -> file.Draft:
+    """Suite `BASE`, with another model and one replica."""
+    known = catalog()
+    like = file.read(BASE, known).data
+    axes = like["axes"] | {"replicas": 1}
+    data = {"axes": axes, "policy": like["policy"], "workload": {"model": str(model)}}
+    return file.draft(Path(f"{name}.toml"), data, known)
+
+
+def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
+    """Keyword arguments as words of a suite."""
+    chosen = {key: value for key, value in said.items() if value is not None}
+    if pickled.is_live(chosen.get("model")):
+        assert home  # noqa: S101
+        chosen["model"] = str(pickled.dump(chosen["model"], home))
+    if given.is_held(images := chosen.get("images")):
+        assert home  # noqa: S101
+        count = 2 * int(chosen.get("accuracy_images", 0))
+        place, rows = given.store(images, chosen.pop("labels", None), home, count)
+        chosen["images"] = place
+        chosen |= {"labels": rows} if rows else {}
+        if "preprocess" not in chosen and (transform := given.transform_of(images)) is not None:
+            chosen["preprocess"] = transform
+    if "preprocess" in chosen:
+        chosen["preprocess"] = transforms.read(chosen["preprocess"])
+    if (size := chosen.pop("input_size", None)) is not None:
+        chosen["preprocess"] = {"size": _plain(size)} | chosen.get("preprocess", {})
+    return {key: _plain(value) for key, value in chosen.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As a TOML file would have it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list | set | range):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _spec(option: str, arm: Any, home: Path | None) -> arms.Spec:
+    """One arm of an A/B, from whatever names it."""
+    if pickled.is_live(arm):
+        assert home  # noqa: S101
+        arm = {"model": pickled.dump(arm, home)}
+    if isinstance(arm, Path) or (isinstance(arm, str) and "=" not in arm):
+        arm = {"model": arm}
+    if isinstance(arm, Mapping):
+        live = pickled.is_live(arm.get("model"))
+        named = {"model": pickled.dump(arm["model"], home)} if live and home else {}
+        return arms.spec(option, [(str(k), _text(v)) for k, v in {**arm, **named}.items()])
+    return arms.parse(option, [arm] if isinstance(arm, str) else arm)
+
+
+def _text(value: Any) -> str:
+    """As the command line would have it."""
+    return as_toml.value(_plain(value)) if not isinstance(value, str | Path) else str(value)
+
+
+def _share(option: str, value: float | str | None) -> float | None:
+    """'0.98', '98%' or 0.98 -> 0.98; 1 and 100% too."""
+    part = None if value is None else goal.fraction(str(value))
+    if part is not None and not 0 < part <= 1:
+        raise InputError(f"{option} {value!r}: expected a share, such as 0.98 or 98%")
+    return part
+
+
+def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
+    if value is not None and not 0 <= value <= most:
+        raise InputError(f"{option} {value}: expected {expected}")
+    return value
+
+
+# ------------------------------------------------------------------------------ around it
+
+
+def _path(place: Place | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
+def _shown(asked: Progress) -> Watcher:
+    return shows.shown(asked)
+
+
+def _typed(header: Header, command: Sequence[str]) -> Header:
+    environment = header.environment | {"command": [*command]}
+    return replace(header, command=[*command], environment=environment)
+
+
+def _beside(suite: Checked, place: Path) -> None:
+    """The suite's file in the run's directory, unless there is one of its name."""
+    if not (path := place / f"{suite.name}.toml").exists():
+        _saved(suite, path)
+
+
+def _saved(suite: Checked, path: Path) -> Path:
+    save(path, as_toml.to_toml(suite, "", path.absolute().parent))
+    return path

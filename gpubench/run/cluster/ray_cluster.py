@@ -1,0 +1,405 @@
+"""Several machines through Ray: an actor on each owns an agent there, and is asked as one is here.
+
+Requests and replies are the JSON bytes that an agent reads and writes. Nothing else in gpubench
+knows of Ray, and nothing of it is imported for one machine. Ray says when a machine is lost
+(docs.ray.io, "Fault tolerance"); a worker that is silent is its agent's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gpubench import __version__
+from gpubench.cache import Cache
+from gpubench.errors import InputError
+from gpubench.machine import cores, environment
+from gpubench.machine.software import no_telemetry
+from gpubench.run import availability, inventory
+from gpubench.run.agent import messages
+from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.availability import family
+from gpubench.run.cluster.node_group import Seat
+from gpubench.run.inventory import Node
+from gpubench.run.plan import Plan
+from gpubench.run.prepare import not_importable
+from gpubench.suite.types import Cell, Suite
+
+JOIN_S = 120.0
+"""For an actor to start: it waits while other work of the cluster has its node's devices."""
+STOP_S = 15.0
+EXTRA = "pip install 'gpubench[ray]'"
+OPEN = (
+    "the cluster takes orders from whoever reaches it: start it with RAY_AUTH_MODE=token on every "
+    "node (docs: Several machines), or accept that with --insecure-cluster"
+)
+
+
+class Greeting(Struct, frozen=True):
+    """What a machine says before it is asked for anything; all versions can read it."""
+
+    version: str
+    protocol: int
+    token: bool
+    """Whether its part of the cluster asks for a token."""
+    environment: dict[str, Any]
+
+
+class Offer(Struct, frozen=True):
+    """What a machine has for a suite."""
+
+    digest: str
+    """Of the suite, as it was understood there, and of the files that it names."""
+    node: Node
+
+
+class NodeActor:
+    """Lives on a machine of the cluster, in a process of Ray's."""
+
+    def __init__(self) -> None:
+        _as_started()
+        self._suite: Suite
+        self._held = ExitStack()
+        self._seat: Seat | None = None
+        self._broken: dict[str, str] = {}
+        self._made: dict[object, str] = {}
+        """Paths here: of references by workload and input, of artefacts by family of cells."""
+
+    def greet(self, command: list[str]) -> bytes:
+        """A `Greeting`."""
+        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        found = environment.collect(command)
+        return msgspec.json.encode(Greeting(__version__, messages.PROTOCOL, token, found))
+
+    def offer(self, suite: bytes, rank: int) -> bytes:
+        """An `Offer` for it."""
+        self._suite = msgspec.json.decode(suite, type=Suite)
+        self._node = inventory.here(rank, self._suite)
+        return msgspec.json.encode(Offer(inventory.digest(self._suite), self._node))
+
+    def start(self, modules: list[str], cache_dir: str) -> bytes:
+        """Start the agent; what it said, or a Failure."""
+        log = Path(os.path.realpath("/proc/self/fd/2"))
+        agent = AgentClient(modules, Cache(Path(cache_dir) if cache_dir else None).root, log)
+        self._held.enter_context(agent)
+        self._seat = Seat(self._node.rank, agent)
+        try:
+            reply: messages.Reply = self._seat.submit(agent.start).result()
+        except Exception as error:  # noqa: BLE001  # its reason is all that travels
+            reply = messages.Failure("crash", str(error))
+        if isinstance(reply, messages.Preloaded):
+            self._broken = reply.errors
+        return msgspec.json.encode(reply)
+
+    def ask(self, request: bytes) -> Iterator[bytes]:
+        """Its replies; the last is no `messages.Progress`."""
+        said: SimpleQueue[messages.Reply] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                said.put(
+                    self._answer(msgspec.json.decode(request, type=messages.Request), said.put)
+                )
+            except Exception as error:  # noqa: BLE001  # whoever asked would wait for ever
+                said.put(messages.Failure("error", repr(error)))
+
+        assert self._seat is not None, "it was started"  # noqa: S101
+        self._seat.submit(work)
+        while True:
+            reply = said.get()
+            yield msgspec.json.encode(reply)
+            if not isinstance(reply, messages.Progress):
+                return
+
+    def stop(self) -> None:
+        """End the agent and all its processes, whatever they do."""
+        if self._seat is not None:
+            self._seat.end()
+        self._held.close()
+
+    def _answer(self, request: messages.Request, progress: OnProgress) -> messages.Reply:
+        own = self._own(request)
+        if isinstance(own, messages.Failure):
+            return own
+        assert self._seat is not None, "it was started"  # noqa: S101
+        reply = self._seat.agent.ask(own, progress)
+        if isinstance(reply, messages.Prepared):
+            if isinstance(request, messages.Prepare):
+                self._made[family(request.cell)] = reply.path
+            elif isinstance(request, messages.BuildReference):
+                self._made[_asked(request)] = reply.path
+        return reply
+
+    def _own(self, request: messages.Request) -> messages.Request | messages.Failure:
+        """The request with this machine's paths and cores."""
+        if isinstance(request, messages.Prepare):
+            if lack := self._lack(request.cell):
+                return lack
+            return replace(request, cores=self._places(request.cell)[0])
+        if isinstance(request, messages.Gauge):
+            return replace(request, cores=tuple(cores.usable_cores()[: len(request.cores)]))
+        if isinstance(request, messages.Measure):
+            return self._measure(request)
+        if isinstance(request, messages.Begin):
+            measure = self._measure(request.measure)
+            return measure if isinstance(measure, messages.Failure) else replace(
+                request, measure=measure)  # fmt: skip
+        return request
+
+    def _measure(self, asked: messages.Measure) -> messages.Measure | messages.Failure:
+        cell = asked.cell
+        artefact = self._made.get(family(cell))
+        reference = self._made.get(_asked(cell))
+        if artefact is None or reference is None:
+            return messages.Failure("error", f"{cell.label} was not prepared on {self._node.name}")
+        places = self._places(cell)[: len(asked.cores)]
+        return replace(asked, artefact=artefact, reference=reference, cores=places)
+
+    def _lack(self, cell: Cell) -> messages.Failure | None:
+        """Why its backend, or its decoder, cannot run here."""
+        for part in availability.parts(cell):
+            if lack := self._node.lacks.get(part):
+                return messages.Failure("unavailable", lack.reason, lack.remedy)
+        return not_importable(cell, availability.backends_of(self._suite), self._broken)
+
+    def _places(self, cell: Cell) -> list[tuple[int, ...]]:
+        return Plan(self._suite, [cell], [], cores.usable_cores()).cores_of(cell)
+
+
+def _asked(of: Cell | messages.BuildReference) -> tuple[object, str]:
+    """What a reference is made for."""
+    return replace(of.workload, calibration=""), of.input
+
+
+def _as_started() -> None:
+    """Ray tells OpenMP how many threads to use, which is for backends to say: as in `ray start`."""
+    with suppress(OSError):
+        given = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
+        os.environ.pop("OMP_NUM_THREADS", None)
+        os.environ |= {k: v for k, _, v in (x.partition("=") for x in given) if k[:4] == "OMP_"}
+
+
+class Peer:
+    """A machine of the run, as whoever asks it sees it."""
+
+    def __init__(self, actor: Any, name: str) -> None:
+        """``name``: of the machine, until `node` says more."""
+        self._actor, self._name = actor, name
+        self.node: Node
+        self.environment: dict[str, Any] = {}
+        self._lost = ""
+        self._over = False
+
+    @property
+    def name(self) -> str:
+        return self.node.name if hasattr(self, "node") else self._name
+
+    def call(self, method: str, *words: object, limit_s: float | None = None) -> bytes:
+        """What its actor answers. Raises InputError where it does not."""
+        import ray
+
+        try:
+            found: bytes = ray.get(getattr(self._actor, method).remote(*words), timeout=limit_s)
+        except ray.exceptions.GetTimeoutError:
+            raise InputError(
+                f"{self.name}: no place for gpubench within {limit_s:g} s: its CPUs and GPUs are "
+                "used by other work of the cluster (`ray status` shows it); wait for it, or stop it"
+            ) from None
+        except ray.exceptions.RayError as error:
+            raise InputError(f"{self.name}: {_reason(error)}") from error
+        return found
+
+    def start(self, modules: list[str], cache_dir: str) -> messages.Reply:
+        """Start its agent."""
+        try:
+            return _reply(self.call("start", modules, cache_dir))
+        except InputError as error:
+            return self._gone(str(error))
+
+    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
+        """Its answer; where the machine is lost, now or earlier, a Failure that says how."""
+        import ray
+
+        if self._over:
+            raise KeyboardInterrupt
+        if self._lost:
+            return self._gone(self._lost)
+        try:
+            for part in self._actor.ask.options(num_returns="streaming").remote(
+                msgspec.json.encode(request)
+            ):
+                reply = _reply(ray.get(part))
+                if self._over:
+                    raise KeyboardInterrupt
+                if not isinstance(reply, messages.Progress):
+                    return reply
+                if progress is not None:
+                    progress(reply)
+        except ray.exceptions.RayError as error:
+            return self._gone(f"{self.name}: {_reason(error)}")
+        return self._gone(f"{self.name}: it said nothing")
+
+    def leave(self) -> None:
+        """End its agent; whoever waits for its answer is interrupted, and nothing is stored."""
+        self._over = True
+        self.stop()
+
+    def _gone(self, why: str) -> messages.Failure:
+        self._lost = why
+        return messages.Failure("node-lost", why)
+
+    def stop(self) -> None:
+        """End its agent."""
+        if not self._lost:
+            with suppress(InputError):
+                self.call("stop", limit_s=STOP_S)
+
+
+def _reply(data: bytes) -> messages.Reply:
+    reply: messages.Reply = msgspec.json.decode(data, type=messages.Reply)
+    return reply
+
+
+def _reason(error: Exception) -> str:
+    """Ray's own words, in one line, without the addresses that it prints below them."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(_DETAILS)]
+    return " ".join(kept)[:600]
+
+
+_DETAILS = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "File ", "ray::", "repr:")
+
+
+class Cluster:
+    """The machines of a run. Enter it before anything that can fail; the exit leaves nothing."""
+
+    def __init__(self, address: str = "", insecure: bool = False) -> None:
+        """``address``: of a running cluster; '': RAY_ADDRESS, the one that runs here, or one of
+        this machine alone. ``insecure``: it need not ask for a token."""
+        if address and ":" not in address:
+            raise InputError(
+                f"--ray {address!r}: expected HOST:PORT of a running cluster; nothing stands for "
+                "the one of this machine (then let --ray be the last option, after the suite)"
+            )
+        self._address, self._insecure = address, insecure
+        self.peers: list[Peer] = []
+        """By rank: this machine first, if it is one of them."""
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [peer.node for peer in self.peers]
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        return [peer.environment for peer in self.peers]
+
+    def __enter__(self) -> Self:
+        if find_spec("ray") is None:
+            raise InputError(f"several machines need Ray, which is not installed here: {EXTRA}")
+        no_telemetry()
+        import ray
+
+        before = signal.getsignal(signal.SIGTERM)
+        ours: dict[str, Any] = {"include_dashboard": False} if not self._address else {}
+        try:
+            ray.init(self._address or None, log_to_driver=False, logging_level=logging.ERROR,
+                     namespace="gpubench", **ours)  # fmt: skip
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            where = self._address or os.environ.get("RAY_ADDRESS") or "a cluster of this machine"
+            raise InputError(f"--ray {where}: {_reason(error)}") from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        try:
+            self._join()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()  # which ends the actors, and with each its agent
+
+    def _join(self) -> None:
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        nodes = [n for n in ray.nodes() if n["Alive"] and _devices(n["Resources"])]
+        nodes.sort(key=lambda n: (n["NodeID"] != here, n["NodeManagerAddress"], n["NodeID"]))
+        if not nodes:
+            raise InputError("the cluster has no node with a CPU or a GPU to use: `ray status`")
+        self.peers = [_placed(n) for n in nodes]
+        alone = len(nodes) == 1 and nodes[0]["NodeID"] == here
+        for peer in self.peers:
+            self._welcome(peer, ray.__version__, alone)
+
+    def _welcome(self, peer: Peer, version: str, alone: bool) -> None:
+        """``version``: of Ray; ``alone``: the cluster is this machine. Raises InputError."""
+        from gpubench.run.record_builder import command
+
+        said = peer.call("greet", command(), limit_s=JOIN_S)
+        found = msgspec.json.decode(said, type=Greeting)
+        if (found.version, found.protocol) != (__version__, messages.PROTOCOL):
+            raise InputError(
+                f"{peer.name} has gpubench {found.version} (protocol {found.protocol}), here is "
+                f"{__version__} ({messages.PROTOCOL}); install the same everywhere"
+            )
+        if not (found.token or self._insecure or alone):
+            raise InputError(f"{peer.name}: {OPEN}")
+        engine = f"Ray {version}" + ("" if found.token else ", without a token")
+        peer.environment = found.environment | {"engine": engine}
+
+    def gather(self, suite: Suite) -> None:
+        """Let every machine say what it has for ``suite``. Raises InputError for a misfit."""
+        mine = inventory.digest(suite)
+        for rank, peer in enumerate(self.peers):
+            offer = msgspec.json.decode(
+                peer.call("offer", msgspec.json.encode(suite), rank), type=Offer
+            )
+            if offer.digest != mine:
+                raise InputError(
+                    f"{peer.name}: the suite and the files that it names are others there (SHA-256 "
+                    f"{offer.digest[:12]}, here {mine[:12]}); put the same files at the same paths"
+                )
+            peer.node = offer.node
+
+    def alone(self, rank: int) -> Cluster:
+        """One of its machines, as a cluster; it is not to be entered."""
+        found = Cluster(self._address, self._insecure)
+        found.peers = [self.peers[rank]]
+        return found
+
+    def differ(self, ranks: Sequence[int]) -> bool:
+        """Whether these nodes differ in what matters to a measurement."""
+        return len({environment.fingerprint(self.environments[rank]) for rank in ranks}) > 1
+
+
+def _devices(resources: dict[str, float]) -> float:
+    return resources.get("CPU", 0) + resources.get("GPU", 0)
+
+
+def _placed(node: dict[str, Any]) -> Peer:
+    """An actor on that node, with all of its devices: nothing else is to run beside it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    resources = node["Resources"]
+    actor = ray.remote(NodeActor).options(
+        num_cpus=resources.get("CPU", 0),
+        num_gpus=resources.get("GPU", 0),
+        max_concurrency=2,  # to be stopped while it is asked
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    )
+    return Peer(actor.remote(), f"node {node['NodeManagerHostname']}")

@@ -1,0 +1,329 @@
+"""What the functions of `gpubench` give: a run, a comparison, a search, a plan.
+
+Each shows itself as text, and in a notebook as tables; each can be opened again from its directory,
+by `gpubench.open`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from gpubench import units
+from gpubench.analysis.best import Best, best
+from gpubench.analysis.compare.verdicts import exit_code
+from gpubench.analysis.stats import Estimate
+from gpubench.analysis.summary import Summary, rated, summarise
+from gpubench.errors import InputError
+from gpubench.records.record import RecordFile
+from gpubench.report import FORMATS, by_ending, render, save
+from gpubench.suite.types import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+    from gpubench.analysis.compare.compare import View
+    from gpubench.report import Evidence
+    from gpubench.run.driver import RunJob
+    from gpubench.run.plan import Skip
+
+
+class Shown:
+    """Base of all that is shown as text and, in a notebook, as tables."""
+
+    def _parts(self) -> Sequence[RenderableType]:
+        """What a terminal would show."""
+        raise NotImplementedError
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+
+        return Group(*self._parts())
+
+    def __repr__(self) -> str:
+        """As the command line prints it."""
+        from gpubench.report import terminal
+
+        console = terminal.plain()
+        for part in self._parts():
+            console.print(part)
+        return terminal.printed(console).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        """The same as HTML: self-contained, without a script."""
+        from gpubench.report.html import notebook
+
+        return notebook.page(self._parts())
+
+
+class Stored(Shown):
+    """Base of what lies in a directory."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        """Where its records are, and what was made of them."""
+
+    def frame(self) -> pd.DataFrame:
+        """Every repeat of every cell as a row: `gpubench.read` of the directory."""
+        from gpubench.report import frames
+
+        return frames.read(self.directory)
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The report's tables by their titles: `gpubench.tables` of the directory."""
+        from gpubench.report import frames
+
+        return frames.tables(self.directory)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the whole report and return where; ``path``: .html (the default, report.html in
+        the directory), .md, .txt, .csv or .json. Raises InputError."""
+        place = Path(path) if path else self.directory / "report.html"
+        save(place, self.document(by_ending(None, place, FORMATS, "html")))
+        return place
+
+    def document(self, form: str = "text") -> str:
+        """The report in one of 'text', 'html', 'md', 'csv', 'json'."""
+        raise NotImplementedError
+
+
+class Fastest(Struct, frozen=True):
+    """A configuration and what was measured of it."""
+
+    cell: Cell
+    """Its ``backend``, ``precision``, ``batch_size``, ``replicas``, ``options`` and so on."""
+    p50_ns: Estimate
+    """Median time of a batch, ns, with its 95 % interval (``value``, ``low``, ``high``)."""
+    images_per_s: Estimate
+    """Of all replicas, with its 95 % interval."""
+    ties: list[Cell]
+    """Configurations that may be the best as well, the better ones first."""
+
+    def __repr__(self) -> str:
+        """'openvino fp32 b8 x1 latency: 5,120 images/s, p50 1.56 ms'."""
+        time, rate = self.p50_ns.value, self.images_per_s.value
+        said = [f"{units.significant(rate)} images/s"] if rate else []
+        said += [f"p50 {units.duration(time)}"] if time else []
+        more = f"; {units.count(len(self.ties), 'configuration')} may be as fast" * bool(self.ties)
+        return f"{self.cell.label}: {', '.join(said)}{more}"
+
+
+class Run(Stored):
+    """A run: of `gpubench.run`, or one that is stored."""
+
+    def __init__(self, directory: str | Path, file: RecordFile) -> None:
+        super().__init__(directory)
+        self.file = file
+        """Its header and records, raw."""
+
+    @cached_property
+    def summaries(self) -> list[Summary]:
+        """A summary of every cell: medians, rates, intervals, flags."""
+        return summarise([self.file])
+
+    @property
+    def fastest(self) -> Fastest | None:
+        """The cell with the most images/s, of those that may be ranked; None: there is none.
+
+        As in the report, of those that cannot be told apart the simplest.
+        """
+        return _fastest(best(rated(self.summaries), latency=False))
+
+    @property
+    def lowest_latency(self) -> Fastest | None:
+        """The cell whose batches take the least time (p50); None: none was measured for that."""
+        rows = [s for s in self.summaries if s.cell.scenario == "latency"]
+        return _fastest(best(rows, latency=True))
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was measured, and nothing failed."""
+        states = {record.status for record in self.file.records}
+        return "ok" in states and "failed" not in states
+
+    @property
+    def problems(self) -> list[str]:
+        """Why cells were skipped or failed, each cause once, with its remedy."""
+        from gpubench.report import terminal
+
+        return terminal.problem_lines(self.summaries)
+
+    def document(self, form: str = "text") -> str:
+        return render([self.file], form)
+
+    def _parts(self) -> Sequence[RenderableType]:
+        from gpubench.report import terminal
+
+        return [terminal.summary([self.file])]
+
+
+def _fastest(found: Best | None) -> Fastest | None:
+    if found is None:
+        return None
+    s = found.summary
+    return Fastest(s.cell, s.p50, s.throughput, [tie.cell for tie in found.ties])
+
+
+class Comparison(Stored):
+    """An interleaved A/B: of `gpubench.ab`, or one that is stored."""
+
+    def __init__(self, directory: str | Path, files: tuple[RecordFile, RecordFile]) -> None:
+        super().__init__(directory)
+        self.files = files
+        """Baseline and candidate, raw."""
+
+    @cached_property
+    def view(self) -> View:
+        """Everything that was computed from both."""
+        from gpubench.analysis.compare.compare import view
+
+        return view(*self.files)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """'REGRESSED', 'IMPROVED', 'EQUIVALENT', 'INCONCLUSIVE', ... by cell and metric; the whole
+        of each is in ``tables['Verdicts']``."""
+        return {f"{row.label}, {row.metric}": row.verdict for row in self.view.rows}
+
+    @property
+    def code(self) -> int:
+        """As `gpubench ab` ends: 0 pass, 1 a regression, 3 inconclusive, 4 missing cells."""
+        return exit_code(self.view.rows)
+
+    def document(self, form: str = "text") -> str:
+        return document(form, self.view, self.code, self.files)
+
+    def _parts(self) -> Sequence[RenderableType]:
+        from gpubench.report import terminal
+
+        return [terminal.comparison(self.view.rows, rule=self.view.rule, code=self.code)]
+
+
+def document(form: str, view: View, code: int, files: Sequence[RecordFile] = ()) -> str:
+    """Of a comparison; ``files``: of an A/B, whose text and CSV hold all of both arms."""
+    from gpubench.report import json_report, markdown
+    from gpubench.report.html import page
+
+    if form == "html":
+        return page.comparison(view, code)
+    if form == "json":
+        return json_report.comparisons(view.rows, rule=view.rule, code=code) + "\n"
+    if form == "md":
+        return markdown.comparison(view.rows, rule=view.rule, code=code)
+    return render(files, form)
+
+
+class Search(Stored):
+    """A search for the fastest configuration: of `gpubench.tune`, or one that is stored."""
+
+    def __init__(self, directory: str | Path, file: RecordFile, evidence: Evidence | None) -> None:
+        super().__init__(directory)
+        self.file, self.evidence = file, evidence
+        """Its trials, and the A/B that proves what it recommends (None: there is none)."""
+
+    @cached_property
+    def best(self) -> Cell | None:
+        """What it recommends; None: nothing keeps the limits."""
+        from gpubench.analysis.tune import racing
+
+        header = self.file.header
+        assert header.search  # noqa: S101  # else it is a `Run`
+        standings = racing.judge(header.planned, self.file.records, header.search)
+        found = racing.recommended(standings)
+        return found.cell if found else None
+
+    @property
+    def suite(self) -> Path | None:
+        """A suite of what it recommends alone, for `gpubench.run`; None where nothing is."""
+        place = self.directory / "best.toml"
+        return place if place.exists() else None
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether the A/B of what is recommended did not confirm its gain in time."""
+        from gpubench.analysis.tune import result
+
+        return result.view(self.file, self.evidence).unconfirmed
+
+    def document(self, form: str = "text") -> str:
+        return render([self.file], form, self.evidence)
+
+    def _parts(self) -> Sequence[RenderableType]:
+        from rich.text import Text
+
+        from gpubench.report.sections import recommendation
+
+        return [Text(line) for line in recommendation.lines(self.file, self.evidence)]
+
+
+class Plan(Shown):
+    """What a run would do. Nothing of it was run."""
+
+    def __init__(self, job: RunJob, keys: bool = False) -> None:
+        self.job = job
+        """All that the run would need."""
+        self._keys = keys
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those that would be measured, in the suite's order."""
+        return self.job.plan.cells
+
+    @property
+    def skips(self) -> list[Skip]:
+        """Those that cannot be measured here: ``cell``, ``status``, ``reason`` and ``remedy``."""
+        return self.job.plan.skips
+
+    @property
+    def seconds(self) -> float:
+        """About how long measuring takes; what the cache lacks is prepared before."""
+        from gpubench.run.plan import Durations, task_seconds
+
+        policy, seen = self.job.plan.suite.policy, Durations(self.job.cache_dir)
+        return sum(task_seconds(c, policy, seen) for c in self.cells) * policy.repeats
+
+    def frame(self) -> pd.DataFrame:
+        """A row for every planned cell: ``key``, its axes, ``status`` ('runs', 'unavailable' or
+        'unsupported'), ``reason``, ``remedy``."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self._rows()))
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        for cell in self.cells:
+            yield {"key": cell.key} | _axes(cell) | {"status": "runs", "reason": "", "remedy": ""}
+        for skip in self.skips:
+            told = {"status": skip.status, "reason": skip.reason, "remedy": skip.remedy}
+            yield {"key": skip.cell.key} | _axes(skip.cell) | told
+
+    def _parts(self) -> Sequence[RenderableType]:
+        from gpubench.run import plan_view
+
+        return [plan_view.tables(self.job, self._keys)]
+
+
+def _axes(cell: Cell) -> dict[str, Any]:
+    return msgspec.structs.asdict(cell) | {"options": dict(cell.options)}
+
+
+def stored(path: str | Path) -> Run | Comparison | Search:
+    """What lies in a directory. Raises RecordError, InputError."""
+    from gpubench.records.reader import read_all, read_evidence
+
+    files = read_all([path])
+    place = Path(path)
+    place = place if place.is_dir() else place.parent
+    if len(files) == 2:
+        return Comparison(place, (files[0], files[1]))
+    if len(files) != 1:
+        raise InputError(f"{path}: holds {len(files)} runs; name one of them")
+    if files[0].header.search:
+        return Search(place, files[0], read_evidence(path))
+    return Run(place, files[0])

@@ -1,0 +1,142 @@
+"""Several nodes as one agent, with real agents in this process's place of Ray's actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gpubench import __version__
+from gpubench.errors import InputError
+from gpubench.records.record import RecordFile
+from gpubench.run import driver, setup
+from gpubench.run.agent import messages
+from gpubench.run.cluster import ray_cluster
+from gpubench.run.cluster.node_group import Nodes
+from gpubench.run.cluster.ray_cluster import Cluster, Greeting
+from gpubench.run.watcher import Silent
+
+WriteSuite = Callable[..., Path]
+
+
+def measured(
+    cluster: Cluster, suite: Path, out: Path, cache_dir: Path, **chosen: Any
+) -> RecordFile:
+    job = setup.session(str(suite), chosen, cache_dir, out, cluster=cluster)
+    return driver.run(job, Silent(), cluster)
+
+
+def test_a_cell_spans_the_machines_and_says_who_did_what(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[1, 2, 3]", scenario='["throughput"]')
+    file = measured(cluster, suite, tmp_path / "run", cache_dir)
+    by_replicas = {n: [r for r in file.records if r.cell.replicas == n] for n in (1, 2, 3)}
+    assert [(r.status, [x.node for x in r.replicas]) for r in by_replicas[1]] == [("ok", [0])] * 2
+    for record in by_replicas[2]:
+        assert (record.status, record.reason) == ("ok", "")
+        assert [(x.node, x.replica) for x in record.replicas] == [(0, 0), (1, 1)]
+        assert 0 < record.telemetry["barrier_ns"] < 1e9
+        assert set(record.telemetry["nodes"]) == {"0", "1"}
+    assert [r.status for r in by_replicas[3]] == ["unavailable"]
+    assert "node 0: 1, node 1: 1" in by_replicas[3][0].reason
+    assert len(file.header.nodes) == 2
+
+
+def test_a_lost_machine_costs_its_cells_and_no_others(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
+    cluster.gather(setup.load(str(suite), {}))
+    ask, asked = cluster.peers[1].ask, []
+
+    def lost(request: messages.Request, progress: Any = None) -> messages.Reply:
+        asked.append(request)
+        if isinstance(request, messages.Step):
+            return cluster.peers[1]._gone("node 1 (b): its node has died")
+        return ask(request, progress)
+
+    cluster.peers[1].ask = lost  # type: ignore[method-assign]
+    file = measured(cluster, suite, tmp_path / "run", cache_dir)
+    assert [r.status for r in file.records if r.cell.replicas == 1] == ["ok", "ok"]
+    broken = [r for r in file.records if r.cell.replicas == 2]
+    assert [(r.status, r.kind, r.reason) for r in broken] == [
+        ("failed", "node-lost", "node 1 (b): its node has died")
+    ]
+
+
+def test_one_machine_alone_has_its_own_environment_and_cores(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    cluster.peers[1].environment |= {"host": "b"}
+    one = cluster.alone(1)
+    file = measured(one, write_suite(batch_size="[1]"), tmp_path / "run", cache_dir)
+    assert {r.status for r in file.records} == {"ok"}
+    assert file.header.environment["host"] == "b"
+
+
+def test_machines_whose_files_differ_end_the_run(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    ask = cluster.peers[1].ask
+
+    def other(request: messages.Request, progress: Any = None) -> messages.Reply:
+        reply = ask(request, progress)
+        if isinstance(reply, messages.Prepared):
+            return msgspec.structs.replace(reply, contents=dict.fromkeys(reply.contents, "0" * 64))
+        return reply
+
+    cluster.peers[1].ask = other  # type: ignore[method-assign]
+    suite = write_suite(batch_size="[1]", replicas="[2]")
+    with pytest.raises(InputError, match="node 1 and node 0 hold different contents"):
+        measured(cluster, suite, tmp_path / "run", cache_dir)
+    assert not (tmp_path / "run" / "records.jsonl").exists()
+
+
+class Says:
+    """In Ray's place: one node, which greets so."""
+
+    def __init__(self, **changes: Any) -> None:
+        self._greeting = Greeting(__version__, messages.PROTOCOL, True, {"host": "b"})
+        self._greeting = msgspec.structs.replace(self._greeting, **changes)
+
+    def call(self, method: str, *_: object, limit_s: float) -> bytes:
+        assert (method, limit_s) == ("greet", ray_cluster.JOIN_S)
+        return msgspec.json.encode(self._greeting)
+
+    name = "node b"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"version": "9.9"}, rf"node b has gpubench 9.9 .*here is {__version__}.* the same every"),
+        ({"protocol": 1}, r"\(protocol 1\)"),
+        ({"token": False}, "RAY_AUTH_MODE=token on every node .*--insecure-cluster"),
+    ],
+)
+def test_who_does_not_fit_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Cluster("10.0.0.1:6379")._welcome(Says(**changes), "2.60.0", alone=False)  # type: ignore[arg-type]
+
+
+def test_a_cluster_without_a_token_is_taken_when_told_so_and_the_header_says_it() -> None:
+    peer = Says(token=False)
+    Cluster("10.0.0.1:6379", insecure=True)._welcome(peer, "2.60.0", alone=False)  # type: ignore[arg-type]
+    assert peer.environment["engine"] == "Ray 2.60.0, without a token"  # type: ignore[attr-defined]
+
+
+def test_what_no_machine_could_start_ends_the_run(
+    cluster: Cluster, write_suite: WriteSuite, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]")
+    job = setup.session(str(suite), {}, cache_dir, cluster=cluster)
+    cluster.peers[0].start = lambda *_: messages.Failure("node-lost", "gone")  # type: ignore[method-assign]
+    with (
+        Nodes(cluster.peers, job.plan, [], "", cluster.differ) as nodes,
+        pytest.raises(Exception, match="gone"),
+    ):
+        nodes.start()

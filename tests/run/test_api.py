@@ -1,0 +1,305 @@
+"""`gpubench` from Python: the same as the command line, and nothing of the caller's is touched."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+import gpubench
+from gpubench.cli.main import cli
+from gpubench.errors import InputError, RecordError, SuiteError
+from gpubench.records.reader import read
+from gpubench.records.record import Record
+from gpubench.run import api, driver
+from gpubench.suite import file, grid
+
+WriteSuite = Callable[..., Path]
+CHEAP: dict[str, Any] = {"repeats": 1, "progress": False}
+
+
+def plain(records: list[Record]) -> list[dict[str, Any]]:
+    """All that two runs of the same must have in common."""
+    kept = []
+    for r in sorted(records, key=lambda r: (r.cell.key, r.repeat)):
+        facts = {k: v for k, v in r.facts.items() if "pid" not in k and "ns" not in k}
+        kept.append({
+            "cell": msgspec.to_builtins(r.cell), "repeat": r.repeat, "status": r.status,
+            "kind": r.kind, "reason": r.reason, "remedy": r.remedy, "contents": r.contents,
+            "parity": msgspec.to_builtins(r.parity), "facts": sorted(facts),
+            "replicas": len(r.replicas),
+        })  # fmt: skip
+    return kept
+
+
+def command(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, list(map(str, words)))
+    return done.exit_code, done.output
+
+
+# ------------------------------------------------------------------------------ run, plan
+
+
+def test_run_does_what_the_command_does(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same records but for times; and its directory's suite measures the same again."""
+    monkeypatch.setattr("gpubench.run.results.Run.document", lambda *_: "no report")
+    suite = write_suite(axes='options.fake.fail = ["", "unsupported", "run"]')
+    more = {"batch_size": [4], "repeats": 1, "cache_dir": cache_dir}
+    own = gpubench.run(str(suite), output=tmp_path / "own", progress=False, **more)
+    words = ["--batch-size", "4", "--repeats", "1", "--cache-dir", cache_dir, "-q"]
+    code, _ = command("run", suite, *words, "-o", tmp_path / "typed")
+    assert code == 1
+    assert not own.ok
+    typed = read(tmp_path / "typed")
+    assert plain(own.file.records) == plain(typed.records)
+    assert {r.status for r in own.file.records} == {"ok", "failed", "unsupported"}
+    assert own.file.header.suite == typed.header.suite
+    beside = {path.name for path in own.directory.iterdir()}
+    assert beside == {"records.jsonl", "agent.log", "tiny.toml"}
+    again = gpubench.run(own.directory / "tiny.toml", output=tmp_path / "again",
+                         cache_dir=cache_dir, progress=False)  # fmt: skip
+    assert plain(again.file.records) == plain(typed.records)
+    assert again.file.header.suite == typed.header.suite
+    assert own.file.header.command == ["gpubench", "run", str(tmp_path / "own" / "tiny.toml")]
+    with pytest.raises(RecordError, match="holds a run already"):
+        gpubench.run(str(suite), output=tmp_path / "own", progress=False, **more)
+    gone_on = gpubench.run(str(suite), output=tmp_path / "own", resume=True, **CHEAP,
+                           batch_size=4, cache_dir=cache_dir)  # fmt: skip
+    assert plain(gone_on.file.records) == plain(typed.records)
+
+
+def test_a_plan_is_the_commands_and_runs_nothing(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path
+) -> None:
+    suite = write_suite(backend='["fake", "fake-missing"]')
+    made = gpubench.plan(suite, cache_dir=cache_dir, keys=True)
+    _, said = command("plan", suite, "--keys", "--cache-dir", cache_dir)
+    words = [w for w in repr(made).split() if w not in "│"]
+    assert words == said.split()
+    assert [cell.batch_size for cell in made.cells] == [1, 4]
+    assert {skip.status for skip in made.skips} == {"unavailable"}
+    frame = made.frame()
+    assert list(frame["status"]) == ["runs", "runs", "unavailable", "unavailable"]
+    assert frame["key"][0] == made.cells[0].key
+    assert made.seconds > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_the_other_commands_call_the_functions_of_their_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever is typed comes in as the argument of that name."""
+    asked: list[dict[str, Any]] = []
+
+    def stop(*given: Any, **named: Any) -> None:
+        asked.append({"first": given[0], **named})
+        raise api.Interrupted(tmp_path, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api, "ab", stop)
+    monkeypatch.setattr(api, "tune", stop)
+    monkeypatch.setattr("gpubench.report.formatting.resume", lambda *_: "again")
+    words = ["--baseline", "backend=a", "--candidate", "backend=b", "--delta", "3%", "--budget",
+             "9s", "--metric", "memory", "--batch-size", "2,4", "--require", "b"]  # fmt: skip
+    assert command("ab", "ci", *words)[0] == 130
+    (found,) = asked
+    wanted = {"first": "ci", "baseline": ("backend=a",), "candidate": ("backend=b",), "delta": "3%",
+              "budget": "9s", "metric": ("memory",), "batch_size": [2, 4],
+              "require": ["b"], "resume": False, "suite_from": "head"}  # fmt: skip
+    assert {key: found[key] for key in wanted} == wanted
+    words = ["--objective", "p99", "--max-latency", "20ms", "--max-accuracy-drop", "1",
+             "--budget", "9s", "--precision", "fp32", "--seed", "3"]  # fmt: skip
+    assert command("tune", "resnet18", *words)[0] == 130
+    wanted = {"first": "resnet18", "objective": "p99", "max_latency": ("20ms",), "budget": "9s",
+              "max_accuracy_drop": 1.0, "precision": ["fp32"], "seed": 3}  # fmt: skip
+    assert {key: asked[1][key] for key in wanted} == wanted
+
+
+# ------------------------------------------------------------------------------ suites
+
+
+def test_a_suite_built_in_python_is_the_one_its_file_says(tmp_path: Path, tiny_onnx: Path) -> None:
+    tables = {
+        "workload": {"model": str(tiny_onnx), "images": "synthetic",
+                     "preprocess": {"mean": [0.5, 0.25, 1e-3]}},
+        "axes": {"backend": ["onnxruntime", "openvino"], "batch_size": (1, 8),
+                 "options": {"onnxruntime": {"spinning": [True, False]}}},
+        "policy": {"repeats": 2}, "gate": {"agreement": 1},
+        "exclude": [{"backend": "openvino", "batch_size": 8}],
+    }  # fmt: skip
+    built = gpubench.Suite("mine", **tables)
+    path = built.save(tmp_path / "mine.toml")
+    again = file.load(str(path), api.catalog())
+    assert again == built.draft.suite()
+    assert len(grid.expand(again, "cpu", 2)) == 2 * 5
+    assert repr(built).startswith("# mine\n")
+    flat = gpubench.Suite(
+        "mine", **tables["workload"], **tables["policy"], gate={"agreement": 1},
+        backend=["onnxruntime", "openvino"], batch_size=[1, 8],
+    )  # fmt: skip
+    assert flat.draft.suite().workload == again.workload
+    assert flat.draft.suite().policy == again.policy
+
+
+def test_rules_and_options_that_an_override_leaves_idle_are_not_written(
+    write_suite: WriteSuite, tmp_path: Path
+) -> None:
+    """A file must not have them, so the directory's would be refused."""
+    suite = write_suite(backend='["fake", "fake-missing"]', axes="""options.fake.latency_us = 5.0
+[[exclude]]
+backend = "fake"
+batch_size = 4""")  # fmt: skip
+    checked = gpubench.plan(suite, backend="fake-missing").job.plan.suite
+    path = api._saved(checked, tmp_path / "again.toml")
+    again = file.load(str(path), api.catalog())
+    assert msgspec.structs.replace(again, exclude=checked.exclude, name="tiny") == checked
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: gpubench.Suite(backend="fake", batchsize=1), 'batchsize: unknown key'),
+        (lambda: gpubench.Suite(model="resnet18"), "axes: missing"),
+        (lambda: gpubench.plan("nothing-here"), "no suite and no file"),
+        (lambda: gpubench.plan("quick", batch_size=[0]), "--batch-size"),
+        (lambda: gpubench.plan("quick", nonsense=1), "--nonsense"),
+        (lambda: gpubench.run("quick", resume=True), "which run to go on with"),
+        (lambda: gpubench.run(lambda: None, resume=True), "which run to go on with"),
+        (lambda: gpubench.run("quick", cell=["none"], progress=False), "no such cell"),
+        (lambda: gpubench.ab("quick"), "nothing differs"),
+        (lambda: gpubench.ab("quick", baseline={"images": "photos"}), "must be the same"),
+        (lambda: gpubench.ab("quick", baseline="precision=fp32", delta=2), "--delta '2'"),
+        (lambda: gpubench.tune("resnet18", budget=0), "--budget '0'"),
+        (lambda: gpubench.tune("resnet18", min_accuracy=75), "--min-accuracy 75"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_an_error_of_input_and_nothing_is_left(
+    call: Callable[[], Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        call()
+    assert words in str(caught.value)
+    assert not list(tmp_path.glob("reports/*"))
+
+
+def test_a_live_model_is_planned_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    monkeypatch.chdir(tmp_path)
+    made = gpubench.plan(nn.Linear(3, 4), input_size=(8, 16), batch_size=2, device="cpu")
+    suite = made.job.plan.suite
+    assert suite.name == "Linear"
+    assert suite.workload.preprocess
+    assert suite.workload.preprocess.size == (8, 16)
+    assert Path(suite.workload.model).name.startswith("Linear-")
+    assert {cell.replicas for cell in made.cells} == {1}
+    with pytest.raises(SuiteError, match="--batch-size"):
+        gpubench.run(nn.Linear(3, 4), batch_size=0)
+    assert not list(tmp_path.glob("reports/*"))
+
+
+# ------------------------------------------------------------------------------ what it gives
+
+
+def test_what_is_stored_is_opened_and_shown(tmp_path: Path) -> None:
+    reference = Path(__file__).parents[2] / "reports" / "reference"
+    run = gpubench.open(next(reference.glob("quick-*")))
+    assert isinstance(run, gpubench.Run)
+    assert run.fastest
+    assert run.fastest.cell.label in repr(run.fastest)
+    assert "images/s" in repr(run.fastest)
+    assert run.lowest_latency
+    best = run.lowest_latency.p50_ns.value
+    assert best == min(s.p50.value for s in run.summaries if s.ranked and s.p50.value)
+    assert set(run.frame()["cell"]) == {s.key for s in run.summaries}
+    assert "Latency per batch" in run.tables
+    page = run._repr_html_()
+    assert "<table" in page
+    for banned in ("<script", "http", "src=", "@import", "url("):
+        assert banned not in page
+    assert "openvino" in page
+    assert "openvino" in repr(run)
+    for name, begins in (("a.html", "<!doctype"), ("a.md", "#"), ("a.json", "{"), ("a.csv", "run")):
+        assert run.report(tmp_path / name).read_text().lstrip().startswith(begins)
+    with pytest.raises(InputError, match="no format ends in"):
+        run.report(tmp_path / "a.pdf")
+    with pytest.raises(RecordError, match="no record file"):
+        gpubench.open(tmp_path)
+
+
+# ------------------------------------------------------------------------------ the caller's
+
+
+def mine() -> dict[str, Any]:
+    """The state of this process."""
+    import torch
+
+    loggers = {name: (log.level, list(log.handlers), log.disabled)
+               for name, log in logging.root.manager.loggerDict.items()
+               if isinstance(log, logging.Logger) and not name.startswith("gpubench")}  # fmt: skip
+    return {
+        "torch": (torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled(),
+                  torch.get_default_dtype(), torch.get_rng_state().tolist(),
+                  torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(),
+                  torch.is_deterministic_algorithms_warn_only_enabled()),
+        "environ": dict(os.environ), "cwd": Path.cwd(), "path": list(sys.path),
+        "signals": [signal.getsignal(n) for n in signal.valid_signals()],
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        "root": (logging.root.level, list(logging.root.handlers)), "loggers": loggers,
+        "warnings": list(warnings.filters), "threads": set(threading.enumerate()),
+        "files": sorted(str(f.readlink()) for f in Path("/proc/self/fd").glob("*") if f.exists()),
+        "main": sys.modules["__main__"], "streams": (sys.stdout, sys.stderr, sys.excepthook),
+        "affinity": os.sched_getaffinity(0),
+        "switch": sys.getswitchinterval(),
+    }  # fmt: skip
+
+
+def test_the_callers_process_is_as_it_was(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path
+) -> None:
+    suite = write_suite()
+    gpubench.plan(suite)  # whatever is imported once
+    before = mine()
+    gpubench.run(suite, output=tmp_path / "run", cache_dir=cache_dir, **CHEAP)
+    gpubench.plan(suite)
+    after = mine()
+    assert {key for key in before if before[key] != after[key]} == set()
+
+
+def test_an_interrupted_call_says_how_to_go_on(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(driver, "run", stopped)
+    with pytest.raises(KeyboardInterrupt, match="resume=True") as caught:
+        gpubench.run(write_suite(), output=out, cache_dir=cache_dir, **CHEAP)
+    assert isinstance(caught.value, gpubench.Interrupted)
+    assert str(out) in str(caught.value)
+    assert file.load(str(out / "tiny.toml"), api.catalog()).name == "tiny"
+
+
+def test_importing_it_is_cheap() -> None:
+    code = (
+        "import sys, gpubench; assert gpubench.run and dir(gpubench)\n"
+        "print(sorted({'torch', 'pandas', 'numpy', 'rich', 'click'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
