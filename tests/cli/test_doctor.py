@@ -36,6 +36,11 @@ class Missing(Good):
         raise Unavailable("no engine", "pip install engine")
 
 
+class NotInstalled(Missing):
+    name = "not-installed"
+    preload = ("gpubench_nobody_has_this",)
+
+
 class Broken(Good):
     name = "broken"
     preload = ("gpubench_no_such_module",)
@@ -43,7 +48,7 @@ class Broken(Good):
 
 @pytest.fixture
 def backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"good": Good, "missing": Missing, "broken": Broken}
+    known = {"good": Good, "missing": Missing, "not-installed": NotInstalled, "broken": Broken}
 
     def get(name: str) -> Any:
         if name not in known:
@@ -148,6 +153,7 @@ def test_backends_and_their_remedies(
     assert checks["missing"] == doctor.Check(
         "missing", "missing", "no engine", "pip install engine"
     )
+    assert checks["not-installed"].status == "missing"  # and no module of it is called broken
     assert checks["broken"].status == "broken"
     assert checks["broken"].detail == "gpubench_no_such_module cannot be imported: see above"
     runtimes = by_name(next(s for s in report.sections if s.title == "Runtimes").checks)
@@ -340,7 +346,7 @@ class Registry:
         return ["a", "b"]
 
     def get(self, name):
-        return SimpleNamespace(name=name, preload=(name,))
+        return SimpleNamespace(name=name, preload=(name,), probe=dict)
 
 doctor.try_imports = tried
 try:
