@@ -29,6 +29,12 @@ SMALLER = {
     "gpubench tune resnet50 --max-latency p99=200ms --max-accuracy-drop 1 -o tuned":
         "gpubench tune digits --backend onnxruntime --baseline backend=onnxruntime --batch-size 8 "
         "--replicas 1 --max-latency p99=200ms --max-accuracy-drop 9 --budget 60s -o tuned",
+    "gpubench tune digits --backend onnxruntime,openvino --baseline "
+    "backend=onnxruntime,precision=fp32 --max-latency p99=20ms --max-accuracy-drop 1 --budget 5m "
+    "-o runs/tune2":
+        "gpubench tune digits --backend onnxruntime,openvino --baseline "
+        "backend=onnxruntime,precision=fp32 --max-latency p99=20ms --max-accuracy-drop 1 "
+        "--budget 150s -o runs/tune2",
     "gpubench run quick --model resnet50 --precision fp32,bf16":
         "gpubench plan quick --model resnet50 --precision fp32,bf16",
     "gpubench run latency --backend onnxruntime,openvino --batch-size 1,4":
