@@ -290,7 +290,8 @@ def test_keys_and_options_named_in_prose_exist(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", re.sub(r"\|.*\|", "", prose)))
     ours = {o for _, command in reference().commands() for p in command.params for o in p.opts}
     foreign = {"--benchmark-compare-fail", "--benchmark-disable", "--gpubench-require", "--no-dev",
-               "--count", "--group", "--extra", "--gpus", "--rm", "--cpus", "--cpuset-cpus", "--strict", "--help",
+               "--count", "--group", "--extra", "--gpus", "--strict", "--help",
+                "--rm", "--cpus", "--cpuset-cpus",
                 "--runslow", "--use-train-size"}  # fmt: skip
     assert named - ours - foreign == set()
 
