@@ -74,9 +74,12 @@ ELSEWHERE = {
     "gpubench run ci -o run --quiet --require onnxruntime": "tests/cli/test_main.py",
     "uv sync --extra": "pyproject.toml",
     "uv sync --no-dev --extra": "pyproject.toml",
-    "uv venv && uv pip install --torch-backend cpu --overrides overrides-cpu.txt .":
-        "overrides-cpu.txt",
-    ".venv/bin/gpubench run quick": ".ci/run",
+    'uv venv && uv pip install --torch-backend cpu "gpubench[cpu]"': "Dockerfile",
+    'pip install "gpubench[c': ".ci/run",
+    "pip install gpubench": ".ci/run",
+    "pip install --dry-run": "tests/test_installing.py",
+    "pip download -d wheels": "tests/test_installing.py",
+    "pip install --no-index --find-links": "tests/test_installing.py",
     'pip install "gpubench[tensorrt]"': "pyproject.toml",
     "pip install tests/data/thirdparty_backend": "tests/backends/test_thirdparty.py",
     "gpubench run ci --model digits --backend torch-eager,onnx-reference":
