@@ -303,6 +303,7 @@ def tune(
     words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
     with _home([model], chosen, output, resume) as home:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
+        asked |= {key: file.listed(asked[key]) for key in tune_setup.AXES if key in asked}
         job = tune_setup.job(
             asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
             budget_s=goal.seconds("--budget", str(budget)), seed=seed, baseline=words,
@@ -371,7 +372,7 @@ def _home(
     before = {*place.iterdir()}
     try:
         yield place
-    except GpubenchError:
+    except BaseException:
         if not (place / RECORDS).exists() and not any(place.glob(f"*/{RECORDS}")):
             for path in {*place.iterdir()} - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -431,6 +432,8 @@ def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
         chosen["preprocess"] = transforms.read(chosen["preprocess"])
     if (size := chosen.pop("input_size", None)) is not None:
         chosen["preprocess"] = {"size": _plain(size)} | chosen.get("preprocess", {})
+    if "cell" in chosen:
+        chosen["cell"] = file.listed(_plain(chosen["cell"]))
     return {key: _plain(value) for key, value in chosen.items()}
 
 

@@ -183,6 +183,8 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.ab("quick", baseline={"images": "photos"}), "must be the same"),
         (lambda: gpubench.ab("quick", baseline="precision=fp32", delta=2), "--delta '2'"),
         (lambda: gpubench.tune("resnet18", budget=0), "--budget '0'"),
+        (lambda: gpubench.tune("resnet18", precision="fp33", batch_size=1), "fp33"),
+        (lambda: gpubench.plan("quick", cell="none"), "--cell 'none'"),
         (lambda: gpubench.tune("resnet18", min_accuracy=75), "--min-accuracy 75"),
     ],
 )  # fmt: skip
@@ -193,7 +195,7 @@ def test_what_is_wrong_is_an_error_of_input_and_nothing_is_left(
     with pytest.raises(InputError) as caught:
         call()
     assert words in str(caught.value)
-    assert not list(tmp_path.glob("reports/*"))
+    assert not list(tmp_path.glob("reports/[!.]*"))
 
 
 def test_a_live_model_is_planned_and_leaves_nothing(
@@ -211,7 +213,7 @@ def test_a_live_model_is_planned_and_leaves_nothing(
     assert {cell.replicas for cell in made.cells} == {1}
     with pytest.raises(SuiteError, match="--batch-size"):
         gpubench.run(nn.Linear(3, 4), batch_size=0)
-    assert not list(tmp_path.glob("reports/*"))
+    assert not list(tmp_path.glob("reports/[!.]*"))
 
 
 # ------------------------------------------------------------------------------ what it gives

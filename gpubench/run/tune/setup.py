@@ -31,6 +31,8 @@ ENERGY_S = 8.0
 """Where energy counts, which is refused of windows below 5 s; truncation takes up to half."""
 LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
+AXES = ("backend", "precision", "input", "batch_size", "replicas")
+"""Whose values may be named, as lists."""
 CALIBRATES = "calibration_images"
 """The option of backends that calibrate int8: how many pictures that takes."""
 ACCURACY_IMAGES = 256
@@ -68,8 +70,7 @@ def job(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
         boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0],
     )  # fmt: skip
-    axes = ("backend", "precision", "input", "batch_size", "replicas")
-    asked = space.chosen(asked, {key: chosen.get(key) for key in axes})
+    asked = space.chosen(asked, {key: chosen.get(key) for key in AXES})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
     words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)
