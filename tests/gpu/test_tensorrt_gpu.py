@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.backends.base import Device
 from gpubench.backends.tensorrt import FLAVOURS, TensorRT
@@ -78,6 +79,7 @@ def test_answers_of_every_slot(
     with backend.open(task, artefact, Device("cuda", 0)) as session:
         assert session.facts["flavour"] == flavour
         assert session.facts["cuda_graph"] is graph
+        assert session.facts.get("kernels_loaded", True), "what was compiled while preparing"
         for batch in images:
             session.copy_in(batch)
             session.run()
@@ -85,3 +87,24 @@ def test_answers_of_every_slot(
             expected = reference(exact, batch)
             error = np.abs(session.copy_out() - expected).max() / np.abs(expected).max()
             assert error < TOLERANCE[precision]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", [False, True])
+def test_streams_answer_alike(usable: dict[str, str], tmp_path: Path, graph: bool) -> None:
+    images = np.random.default_rng(1).normal(size=(BATCH, 3, 8, 8)).astype(np.float32)
+    file = conv_net(tmp_path / "net.onnx")
+    model: Any = Bag(onnx=lambda precision: file)
+    expected, backend, cache = reference(file, images), TensorRT(), Cache(tmp_path / "cache")
+    for flavour in usable:
+        task = replace(cell("fp32", flavour=flavour, cuda_graph=graph, streams=2),
+                       scenario="throughput")  # fmt: skip
+        assert backend.unsupported(task) is None
+        artefact = backend.prepare(task, model, cache)
+        with backend.open(task, artefact, Device("cuda", 0)) as session:
+            session.copy_in(images)
+            for _ in range(3):
+                session.run()
+                session.sync()
+                error = np.abs(session.copy_out() - expected).max() / np.abs(expected).max()
+                assert error < TOLERANCE["fp32"]
