@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ DEFAULTS = {
 """Where the default is no plain value."""
 ABROAD = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "reports/README.md")
 """Documents of the repository that the site shows as well; so are those below `FOLDERS`."""
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 FOLDERS = ("reports/reference/trust", "reports/reference/models")
 
 
@@ -346,6 +348,17 @@ FILES = (
     "tests/data/thirdparty_backend/pyproject.toml",
     *(f"gpubench/cli/ci/{file}" for file, _ in SERVICES.values()),
 )
+
+
+def _notebook(path: Path) -> str:
+    """Its words, and its code as it is typed; what it gives differs from machine to machine."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        body = "".join(cell["source"])
+        parts.append(body if cell["cell_type"] == "markdown" else f"```python\n{body}\n```")
+    return "\n\n".join(parts)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "keys top": lambda: _keys(""),
     "keys workload": lambda: _keys("workload"),
@@ -368,6 +381,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "example summary": _fenced(example_summary),
     "example report": _fenced(example_report),
 } | {f"file {name}": _file(name) for name in FILES}
+BLOCKS |= {f"notebook {p.stem}": partial(_notebook, p) for p in sorted(NOTEBOOKS.glob("*.ipynb"))}
 
 
 def filled(markdown: str) -> str:

@@ -12,7 +12,6 @@ ever removed. Whoever is to find what it made as long as it runs holds the cache
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -150,15 +150,17 @@ class Cache:
             yield
 
     @contextmanager
-    def hold(self, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+    def hold(self, alone: bool = False) -> Iterator[None]:
         """Keeps `clear` from removing anything, which waits for nobody."""
+        import fcntl  # not on Windows, which only reads
+
         path = self.root / "in-use.lock"
         with _disk(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(path, flags, 0o600)
         try:
             with _disk(path):
-                fcntl.flock(fd, how)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
             yield
         finally:
             os.close(fd)
@@ -207,7 +209,7 @@ class Cache:
         if unknown := [kind for kind in kinds if kind not in known]:
             raise InputError(f"{unknown[0]!r}: not a kind to clear of {self.root}; it has {known}")
         try:
-            with self.hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with self.hold(alone=True):
                 found = [kind for kind in self._kinds() if kind.name in (kinds or [kind.name])]
                 return sum(self._clear(kind, note) for kind in found)
         except CacheError as error:
@@ -281,6 +283,8 @@ def _check_folder(path: Path) -> None:
 
 def check_private(path: Path, info: os.stat_result) -> None:
     """Raises CacheError unless the folder ``path`` is ours and nobody else may write to it."""
+    if sys.platform == "win32":
+        return  # where nothing is run from it
     others = 0 if stat.S_ISLNK(info.st_mode) else stat.S_IWGRP | stat.S_IWOTH
     if info.st_uid != os.getuid() or info.st_mode & others:
         raise CacheError(

@@ -43,7 +43,7 @@ def put(path: Path, body: bytes) -> None:
     real = Path(os.path.realpath(path))
     mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else 0o666
     aside = real.with_name(f".{secrets.token_hex(8)}.part")
-    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_CLOEXEC")
     with os.fdopen(os.open(aside, new, mode), "wb") as file:
         try:
             file.write(body)
@@ -57,7 +57,7 @@ def put(path: Path, body: bytes) -> None:
 
 def opened(path: str | Path) -> IO[bytes]:
     """A regular file, open for reading. Raises OSError for a pipe, which would be waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | _flags("O_NONBLOCK", "O_CLOEXEC"))
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -65,3 +65,8 @@ def opened(path: str | Path) -> IO[bytes]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(fd, "rb")
+
+
+def _flags(*names: str) -> int:
+    """Of those flags, what this system has: Windows has none of them."""
+    return sum(getattr(os, name, 0) for name in names)

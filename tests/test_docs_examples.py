@@ -29,6 +29,12 @@ SMALLER = {
     "gpubench tune resnet50 --max-latency p99=200ms --max-accuracy-drop 1 -o tuned":
         "gpubench tune digits --backend onnxruntime --baseline backend=onnxruntime --batch-size 8 "
         "--replicas 1 --max-latency p99=200ms --max-accuracy-drop 9 --budget 60s -o tuned",
+    "gpubench tune digits --backend onnxruntime,openvino --baseline "
+    "backend=onnxruntime,precision=fp32 --max-latency p99=20ms --max-accuracy-drop 1 --budget 5m "
+    "-o runs/tune2":
+        "gpubench tune digits --backend onnxruntime,openvino --baseline "
+        "backend=onnxruntime,precision=fp32 --max-latency p99=20ms --max-accuracy-drop 1 "
+        "--budget 150s -o runs/tune2",
     "gpubench run quick --model resnet50 --precision fp32,bf16":
         "gpubench plan quick --model resnet50 --precision fp32,bf16",
     "gpubench run latency --backend onnxruntime,openvino --batch-size 1,4":
@@ -68,9 +74,12 @@ ELSEWHERE = {
     "gpubench run ci -o run --quiet --require onnxruntime": "tests/cli/test_main.py",
     "uv sync --extra": "pyproject.toml",
     "uv sync --no-dev --extra": "pyproject.toml",
-    "uv venv && uv pip install --torch-backend cpu --overrides overrides-cpu.txt .":
-        "overrides-cpu.txt",
-    ".venv/bin/gpubench run quick": ".ci/run",
+    'uv venv && uv pip install --torch-backend cpu "gpubench[cpu]"': "Dockerfile",
+    'pip install "gpubench[c': ".ci/run",
+    "pip install gpubench": ".ci/run",
+    "pip install --dry-run": "tests/test_installing.py",
+    "pip download -d wheels": "tests/test_installing.py",
+    "pip install --no-index --find-links": "tests/test_installing.py",
     'pip install "gpubench[tensorrt]"': "pyproject.toml",
     "pip install tests/data/thirdparty_backend": "tests/backends/test_thirdparty.py",
     "gpubench run ci --model digits --backend torch-eager,onnx-reference":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections import Counter
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -345,7 +346,8 @@ def _session(
             file, config, providers=[(provider, settings)], enable_fallback=0
         )
     except Exception as error:  # pybind's exceptions have no common base
-        if "fallback to CPU EP" not in str(error):
+        # the second: of its options, where releases up to 1.24 look for the device
+        if not re.search("fallback to CPU EP|execution_provider_info", str(error)):
             raise
         raise CellFailed(
             "fallback",

@@ -26,6 +26,7 @@ from gpubench.machine.gpu import NO_GPU
 from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders_base
+from gpubench.run import availability
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -187,7 +188,7 @@ def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
     if torch["cuda_available"]:
         return [Check("torch on CUDA", "ok", f"works, built for CUDA {built}")]
     if built is None:
-        remedy = "install a torch built for CUDA: see README, GPU installation"
+        remedy = "install a torch built for CUDA: see docs, Installing"
         return [Check("torch on CUDA", "broken", "torch is a build without CUDA", remedy)]
     detail = f"torch (CUDA {built}) cannot use the GPU; the driver supports CUDA {driver}"
     remedy = f"update the driver to one for CUDA {built}, or install a torch for CUDA {driver}"
@@ -262,8 +263,10 @@ def _registered(
 
 
 def _runtimes(backend: base.Backend | decoders_base.Decoder) -> tuple[str, ...]:
-    extra = (m for m in _ALTERNATIVES.get(backend.name, ()) if importlib.util.find_spec(m))
-    return tuple(dict.fromkeys([*(m.partition(".")[0] for m in backend.preload), *extra]))
+    """What it is tried with; of what is missing anyway, those parts that are there."""
+    modules = [m.partition(".")[0] for m in backend.preload]
+    here = list(filter(importlib.util.find_spec, [*modules, *_ALTERNATIVES.get(backend.name, ())]))
+    return tuple(dict.fromkeys(here if availability.lack(backend) else [*modules, *here]))
 
 
 def _runtime(name: str, found: dict[str, Any]) -> Check:

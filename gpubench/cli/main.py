@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +21,8 @@ from gpubench.cli import bisect, compare, deploy, fleet, init, inspect, options,
 from gpubench.errors import CacheError, GpubenchError, InputError, check_text
 from gpubench.machine import processes
 
+ANYWHERE = ("report", "compare", "history", "export")
+"""Commands that only read."""
 FORMATS = ("text", "html", "md", "csv", "json")
 """`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
 
@@ -38,7 +41,8 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__)
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Benchmarks of image classification that can be trusted.
 
     \b
@@ -48,6 +52,11 @@ def cli() -> None:
     gpubench ab ci ...            two configurations or versions, interleaved: is one slower?
     gpubench compare OLD NEW      two stored runs, cell by cell
     """
+    if sys.platform != "linux" and context.invoked_subcommand not in ANYWHERE:
+        raise InputError(
+            f"gpubench {context.invoked_subcommand} works on Linux (on Windows: in WSL 2); on "
+            f"{platform.system()} gpubench only reads what was measured: {', '.join(ANYWHERE)}"
+        )
 
 
 @cli.command("list")

@@ -6,14 +6,13 @@ So that a broken, crashing or hanging one is a finding and not the end of whoeve
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpubench.machine import software
+from gpubench.machine import processes, software
 from gpubench.machine.processes import signal_name
 
 _SCRIPT = (
@@ -75,8 +74,8 @@ def try_imports(
 
 def remedy_of(why: str, otherwise: str) -> str:
     """What to do where an import failed: no library maps more addresses than a limit allows."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and "failed to map segment" in why:
+    limit = processes.address_limit()
+    if limit is not None and "failed to map segment" in why:
         return f"it needs more addresses than `ulimit -v {limit >> 10}` allows: raise that"
     return otherwise
 

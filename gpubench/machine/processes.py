@@ -22,10 +22,10 @@ SCRATCH = "GPUBENCH_SCRATCH"
 """Environment variable with the run's temporary directory: all that an agent starts inherits it."""
 END_LIMIT_S = 2.0
 LOOK_S = 0.001
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_ENDING = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGHUP"))
 
 
-def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+def die_with_parent(by: int = 9) -> None:
     """Ask Linux to kill this process when its parent dies, so that none is ever left behind."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
@@ -235,3 +235,13 @@ def _marked(scratch: str) -> list[int]:
 
 def _all_pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def address_limit() -> int | None:
+    """Bytes of addresses that a process may reserve (``ulimit -v``); None: as many as there are."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +53,8 @@ class Writer:
             raise
 
     def _begin(self, header: Header | None) -> None:
+        import fcntl  # not on Windows, which only reads
+
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

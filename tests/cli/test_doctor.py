@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,11 @@ class Missing(Good):
         raise Unavailable("no engine", "pip install engine")
 
 
+class NotInstalled(Missing):
+    name = "not-installed"
+    preload = ("gpubench_nobody_has_this",)
+
+
 class Broken(Good):
     name = "broken"
     preload = ("gpubench_no_such_module",)
@@ -42,7 +48,7 @@ class Broken(Good):
 
 @pytest.fixture
 def backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"good": Good, "missing": Missing, "broken": Broken}
+    known = {"good": Good, "missing": Missing, "not-installed": NotInstalled, "broken": Broken}
 
     def get(name: str) -> Any:
         if name not in known:
@@ -128,7 +134,7 @@ def test_chatter_on_stdout_is_no_result(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_library_that_finds_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "ImportError: libtorch_cpu.so: failed to map segment from shared object"
     assert import_check.remedy_of(why, "reinstall") == "reinstall"
-    monkeypatch.setattr(import_check.resource, "getrlimit", lambda _: (2**31, -1))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**31, -1))
     assert "`ulimit -v 2097152` allows: raise that" in import_check.remedy_of(why, "reinstall")
     assert import_check.remedy_of("No module named 'x'", "reinstall") == "reinstall"
 
@@ -147,6 +153,7 @@ def test_backends_and_their_remedies(
     assert checks["missing"] == doctor.Check(
         "missing", "missing", "no engine", "pip install engine"
     )
+    assert checks["not-installed"].status == "missing"  # and no module of it is called broken
     assert checks["broken"].status == "broken"
     assert checks["broken"].detail == "gpubench_no_such_module cannot be imported: see above"
     runtimes = by_name(next(s for s in report.sections if s.title == "Runtimes").checks)
@@ -339,7 +346,7 @@ class Registry:
         return ["a", "b"]
 
     def get(self, name):
-        return SimpleNamespace(name=name, preload=(name,))
+        return SimpleNamespace(name=name, preload=(name,), probe=dict)
 
 doctor.try_imports = tried
 try:

@@ -137,7 +137,7 @@ def test_it_is_all_or_nothing(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ("words", "message"),
     [
         ((), "which model? here are a.onnx, birds.onnx; name a file"),
-        (("gone.onnx",), "gone.onnx"),
+        (("gone.onnx",), "there is no such file"),
         (("birds.onnx", "--ci", "travis"), "--ci 'travis': expected one of github, "),
         (("birds.onnx", "--ci", "shell", "-o", "my suite.toml"), "'my suite.toml' is written into"),
         (("birds.onnx", "--backend", "torch-egaer"), 'did you mean "torch-eager"?'),

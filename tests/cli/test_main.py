@@ -18,6 +18,7 @@ from click.shell_completion import BashComplete
 
 from gpubench import __version__, report
 from gpubench.cli.main import FORMATS, cli
+from gpubench.errors import InputError
 from gpubench.machine.processes import session_members
 from gpubench.records.reader import read
 from gpubench.suite.types import MIN_BLOCKS
@@ -484,3 +485,11 @@ def test_read_only_output_is_bad_input(
     done = gpubench("run", write_suite(), "-o", blocked / "run", "--cache-dir", cache_dir)
     assert done.returncode == 2
     assert str(blocked) in done.stderr
+
+
+def test_elsewhere_gpubench_only_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(InputError, match=r"^gpubench run works on Linux .* report, compare, "):
+        cli.main(["run", "quick"], standalone_mode=False)
+    with pytest.raises(InputError, match="no-such-run"):  # it looks for it
+        cli.main(["report", "no-such-run"], standalone_mode=False)

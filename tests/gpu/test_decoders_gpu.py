@@ -13,6 +13,7 @@ from gpubench.workload.data.preprocess import Spec
 from tests.backends import tiny
 from tests.hostile.test_pictures import SKIPPED, USED
 from tests.pipeline.decoders import samples
+from tests.pipeline.decoders.test_dali import made
 
 pytestmark = [
     pytest.mark.skipif(bool(tiny.no_cuda()), reason=tiny.no_cuda() or "-"),
@@ -55,5 +56,8 @@ def test_a_batch_of_all_shapes_and_kinds(name: str) -> None:
 @pytest.mark.parametrize("file", SKIPPED)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_use_is_refused(name: str, file: str) -> None:
+    import torch
+
+    one, out = opened(name), torch.zeros((2, *SPEC.shape), device="cuda")
     with pytest.raises(Unusable):
-        opened(name).decode([samples.jpeg((90, 60)), SKIPPED[file][0]])
+        made(one, [samples.jpeg((90, 60)), SKIPPED[file][0]], out)

@@ -25,7 +25,7 @@ backend = ["torch-eager", "onnxruntime"]
 device = "cuda"
 batch_size = 8
 boundary = "pipeline"
-decoder = ["pil", "nvjpeg"]
+decoder = ["pil", "nvjpeg", "dali"]
 
 [policy]
 repeats = 1
@@ -51,3 +51,21 @@ def test_the_whole_path_runs_on_the_gpu(tmp_path: Path, cache_dir: Path) -> None
         assert record.replicas[0].stages_ns["decode"] > 0
         if record.cell.decoder == "pil" and record.cell.scenario == "throughput":
             assert record.facts["pipeline"]["zero_copy"] is True
+
+
+def test_transfers_overlap_and_the_gpus_own_time_is_beside_the_wall_time(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE.replace('"pipeline"', '"transfer"').replace("decoder", "# decoder"))
+    session = setup.session(str(suite), {}, cache_dir, tmp_path / "run", False, ())
+    for record in driver.run(session, Silent()).records:
+        assert record.status == "ok", record.reason  # answers as they were timed are checked, too
+        own = record.facts["device_time_ns"]
+        assert own["run"] > 0 < own["copy_in"]
+        stages = record.replicas[0].stages_ns
+        if record.cell.scenario == "throughput":
+            assert record.facts["transfers"]["page_locked"] is True
+            assert "convert" not in stages, "the device reads by itself"
+        else:
+            assert stages["convert"] > 0

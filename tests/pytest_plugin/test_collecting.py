@@ -45,7 +45,7 @@ WRONG = {
     "@pytest.mark.gpubench(suite='tiny.toml', batch_sise=1)": 'did you mean "batch_size"?',
     "@pytest.mark.gpubench('tiny.toml', batch_size=0)": "gpubench(batch_size=0): expected a whole",
     "@pytest.mark.gpubench(suite='tiny.toml', backend='fale')": 'did you mean "fake"?',
-    "@pytest.mark.gpubench(suite='tine.toml')": "tine.toml",
+    "@pytest.mark.gpubench(suite='tine.toml')": "no suite and no file called",
     "@pytest.mark.gpubench(backend='fake')": "suite is missing; expected a path relative to",
     "@pytest.mark.gpubench('tiny.toml', 'ci')": "one suite, then only keywords",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -303,3 +304,18 @@ def test_importing_it_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_all_that_is_public_is_explained_and_in_the_reference() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    listed = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
+    public = {*gpubench._PUBLIC, "run"}
+    assert listed - {"Fastest"} == public
+    assert public <= {*dir(gpubench)}
+    for name in public:
+        value: Any = api.run if name == "run" else getattr(gpubench, name)
+        assert inspect.getdoc(value), name
+        for key, member in vars(value).items() if inspect.isclass(value) else ():
+            if not key.startswith("_") and (callable(member) or isinstance(member, property)):
+                own = [vars(base)[key] for base in value.__mro__ if key in vars(base)]
+                assert any(inspect.getdoc(each) for each in own), f"{name}.{key}"

@@ -10,11 +10,14 @@ from msgspec.structs import replace
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
+from gpubench.run import availability
 from gpubench.run import plan as plan_module
 from gpubench.run.availability import Lack
 from gpubench.run.inventory import Node
 from gpubench.run.plan import Durations, Plan, make, sampling_s, task_seconds
 from gpubench.suite.types import Axes, Cell, Policy, Suite, Workload
+from gpubench.workload.models import registry
+from gpubench.workload.models.registry import Source
 from tests.backends.onnx_files import HALF, colour_net
 from tests.measure.virtual import make_cell
 
@@ -72,6 +75,45 @@ def test_the_network_is_looked_at_before_a_time_is_promised(tmp_path: Path) -> N
     Path(file).write_text("<html>404</html>")
     with pytest.raises(InputError, match="is a page of HTML"):
         plan(fits)
+
+
+class Absent(Source):
+    """What models come from, and is not installed."""
+
+    name = "absent"
+
+    def probe(self) -> dict[str, str]:
+        raise Unavailable("timm is not installed", "pip install 'gpubench[timm]'")
+
+    def look(self, workload: Workload) -> None:
+        raise AssertionError
+
+    def model(self, workload: Workload, cache: Cache) -> Any:
+        raise AssertionError
+
+
+def test_cells_of_a_network_whose_library_is_missing_are_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "of", lambda model: Absent())
+    fine, odd = make_cell(), make_cell(precision="bf16")
+    found = plan(fine, odd, refuses="bf16")
+    assert {(s.status, s.reason, s.remedy) for s in found.skips} == {
+        ("unavailable", "timm is not installed", "pip install 'gpubench[timm]'")
+    }
+    both = availability.lacks({"fake": Stub(missing=True)}, (), [fine.model])
+    assert availability.extras(both) == ["timm"]  # of the other nothing is known
+    assert len(both) == 2
+
+
+def test_a_name_is_not_known_to_be_wrong_where_torchvision_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "listed", lambda: False)
+    assert availability.catalog().models == ()
+    assert registry.of("resnet5O").name == "torchvision"
+    with pytest.raises(InputError, match="unknown model 'nothing/x'"):
+        registry.of("nothing/x")
 
 
 def test_the_two_negatives_of_a_plan_are_told_apart() -> None:

@@ -446,6 +446,6 @@ def _words(c: Cell, same: bool) -> list[str]:
     if c.boundary == "pipeline":
         path = [c.decoder, c.loader, f"{c.loader_cores} loading"]
     return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
-            f"{c.replicas_per_device}/device", f"{c.sharing} sharing", c.scenario, c.boundary,
+            f"{c.replicas_per_device}/device", c.sharing, c.scenario, c.boundary,
             f"{c.cache} cache",
             f"{c.input} input", c.dispatch, *path]  # fmt: skip

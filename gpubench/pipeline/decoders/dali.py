@@ -47,7 +47,7 @@ class Dali(Decoder):
 
 
 class DaliPreprocessor:
-    """One pipeline, built for the first batch's size, from files to inputs.
+    """One pipeline from files to inputs, built for the largest batch so far.
 
     `decode` has it begin, `transform` takes what has come of it: up to `Dali.ahead` batches are
     decoded while others are computed. Work is ordered on torch's stream.
@@ -67,7 +67,8 @@ class DaliPreprocessor:
         self._damaged: set[bytes] = set()
         """What DALI has failed on: the reference decides about it."""
         self._begun = self._taken = 0
-        """Batches of this pipeline that were begun, and whose outputs were taken."""
+        """Batches that were begun, and whose outputs were taken."""
+        self._room = 0
         self._made: dict[int, torch.Tensor | None] = {}
         """By its number, of a batch that is to be transformed: what came of it so far."""
 
@@ -95,9 +96,12 @@ class DaliPreprocessor:
 
         files, sizes = zip(*map(self.check, data), strict=True)
         times = 1
-        if self._pipeline is None:  # its first run asks for as many batches as it works on at once
-            times = Dali.ahead + 1
-            self._pipeline = pipeline(self._spec, len(data), self._index, self.threads)
+        if self._pipeline is None or len(data) > self._room:
+            if pending := [n for n, made in self._made.items() if made is None]:
+                self._wait(_Begun(max(pending), []))  # they would be lost with it
+            # the first run asks for as many batches as it works on at once
+            times, self._room, self._taken = Dali.ahead + 1, len(data), self._begun
+            self._pipeline = pipeline(self._spec, self._room, self._index, self.threads)
         size, start = places(self._spec, sizes)
         encoded = [np.frombuffer(file, np.uint8) for file in files]
         for _ in range(times):
@@ -133,7 +137,7 @@ class DaliPreprocessor:
                     self._made[self._taken] = torch.from_dlpack(made.as_tensor())
                 self._taken += 1
         except RuntimeError as error:
-            self._pipeline, self._begun, self._taken, self._made = None, 0, 0, {}
+            self._pipeline, self._made = None, {}
             suspect = {*pixels.data} - self._damaged
             if not any(map(jpeg_fallback.size, suspect)):
                 raise  # the reference has made all of it: it is not a picture's fault

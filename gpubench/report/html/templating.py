@@ -6,7 +6,6 @@ it can end the script element it stands in.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from msgspec import Struct
 from gpubench import __version__, escape
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables.table import TIMES, Column, Table
-from gpubench.machine import software
+from gpubench.machine import processes, software
 from gpubench.machine.processes import signal_name
 from gpubench.report import formatting
 
@@ -80,8 +79,10 @@ def asset(name: str) -> str:
 
 
 _BUNDLE = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import sys
+if sys.platform != "win32":
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 import vl_convert
 sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())
 """
@@ -105,14 +106,14 @@ def vega() -> tuple[str, str]:
             env=software.environ_of_python(), check=False,
         )  # fmt: skip
         if not done.returncode:
-            return done.stdout.decode().replace("</script", "<\\/script"), ""
+            licence = f"/*!\n{asset('vega-license.txt')}*/\n"
+            return licence + done.stdout.decode().replace("</script", "<\\/script"), ""
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         why = signal_name(done.returncode) or escape.line(last)
     except (OSError, subprocess.TimeoutExpired) as error:
         why = escape.line(str(error))
     why = f"no charts: vl-convert, which has their library, ended with {why}"
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
+    if (limit := processes.address_limit()) is not None:
         why += f"; it needs more addresses than `ulimit -v {limit >> 10}` allows"
     escape.tell(f"warning: {why}. The tables hold every number.")
     return NO_VEGA, why

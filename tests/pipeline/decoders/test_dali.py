@@ -25,7 +25,7 @@ SPECS = [Spec(size=(224, 224), resize=256), Spec(size=(96, 96), resize=80), *sam
 needs_dali = pytest.mark.skipif(not HERE, reason="needs: pip install 'gpubench[dali]'")
 
 
-def made(one: dali.DaliPreprocessor, data: list[bytes], out: Any) -> None:
+def made(one: Any, data: list[bytes], out: Any) -> None:
     """Decode and transform a batch; once more where it is told so."""
     for _ in range(2):
         with suppress(base.Again):
@@ -38,8 +38,8 @@ def made(one: dali.DaliPreprocessor, data: list[bytes], out: Any) -> None:
 def test_the_pipeline_keeps_the_references_geometry_a_batch_ahead(spec: Spec) -> None:
     """On the host; plain JPEGs in between what only the reference reads."""
     one, reference = dali.DaliPreprocessor(spec, None, {}), base.get("pil").open(spec)
-    batches = [[samples.jpeg(shape) for shape in samples.SHAPES]]
-    batches.append([*batches[0][1:], USED["clear.png"]])
+    plain = [samples.jpeg(shape) for shape in samples.SHAPES]
+    batches = [plain[:2], [*plain, USED["clear.png"]], plain[2:]]  # it grows, and shrinks
     begun = [one.decode(data) for data in batches]
     for data, pixels in zip(batches, begun, strict=True):
         out = torch.zeros((len(data), *spec.shape), dtype=getattr(torch, spec.dtype))

@@ -1,0 +1,103 @@
+"""What is installed already stays as it is: pip and uv, with empty wheels in place of real ones.
+
+The requirements are gpubench's own. Newer wheels of everything lie there, so whatever would be
+replaced is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+NEWER = "99.0"
+PYTHON = sys.executable
+OWN = metadata("gpubench")
+VENDOR = {"torch": "2.11.0a0+abc.nv26.01", "torchvision": "0.26.0a0+abc", "numpy": "1.26.4"}
+"""As in a vendor's image: called after the release to come."""
+HERE = [
+    ("torch,onnxruntime,tensorrt", VENDOR | {"tensorrt": "10.14.1.48", "onnxruntime": "1.30.0"}),
+    ("cpu", {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu", "openvino": "2025.4.0"}),
+    ("cuda", {"torch": "2.9.1+cu126", "torchvision": "0.24.1+cu126", "onnxruntime-gpu": "1.25.1"}),
+]
+
+
+def wheel(folder: Path, name: str, version: str, *lines: str) -> None:
+    """An empty package; ``lines`` more of its metadata."""
+    base = f"{name.replace('-', '_')}-{version}"
+    about = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *lines]
+    kind = ["Wheel-Version: 1.0", "Generator: tests", "Root-Is-Purelib: true", "Tag: py3-none-any"]
+    with zipfile.ZipFile(folder / f"{base}-py3-none-any.whl", "w") as archive:
+        for file, body in (("METADATA", about), ("WHEEL", kind)):
+            archive.writestr(f"{base}.dist-info/{file}", "\n".join(body) + "\n")
+        archive.writestr(f"{base}.dist-info/RECORD", f"{base}.dist-info/METADATA,,\n")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gpubench's requirements, a newer release of each of them, and what is `HERE`."""
+    folder = tmp_path_factory.mktemp("wheels")
+    needs = OWN.get_all("Requires-Dist") or []
+    extras = [f"Provides-Extra: {extra}" for extra in OWN.get_all("Provides-Extra") or []]
+    wheel(folder, "gpubench", "1.0", *extras, *(f"Requires-Dist: {line}" for line in needs))
+    for name in {Requirement(line).name for line in needs} - {"gpubench"}:
+        wheel(folder, name, NEWER)
+    for _, here in HERE:
+        for name, version in here.items():
+            wheel(folder, name, version)
+    return folder
+
+
+OFFLINE = {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"}
+
+
+def run(*words: str | Path) -> str:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_"))}
+    done = subprocess.run(words, env=environ | OFFLINE, text=True,
+                          capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv: pip install uv")
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+@pytest.mark.parametrize(("extras", "here"), HERE)
+def test_versions_that_are_there_stay(
+    extras: str, here: dict[str, str], tool: str, wheels: Path, tmp_path: Path
+) -> None:
+    run("uv", "venv", "-q", "--python", PYTHON, *(["--seed"] * (tool == "pip")), tmp_path / "v")
+    python = tmp_path / "v/bin/python"
+    install = [python, "-m", "pip"] if tool == "pip" else ["uv", "pip"]
+    into = [] if tool == "pip" else ["--python", python]
+    offline = [*into, "--no-index", "--find-links", wheels]
+
+    def installed() -> dict[str, str]:
+        listed = run("uv", "pip", "list", "--format", "freeze", "--python", python).split()
+        return {name: version for name, _, version in (line.partition("==") for line in listed)}
+
+    run(*install, "install", *offline, *(f"{name}=={version}" for name, version in here.items()))
+    before = installed()
+    run(*install, "install", *offline, f"gpubench[{extras}]")
+    after = installed()
+    assert {name: after[name] for name in before} == before
+    assert after["gpubench"] == "1.0"
+    assert after["scipy"] == NEWER  # what was not there
+
+
+def test_extras_of_onnxruntime_are_declared_apart() -> None:
+    """Their builds have the same files; uv refuses both at once."""
+    file = Path(__file__).parents[1] / "pyproject.toml"
+    conflicts = tomllib.loads(file.read_text("utf-8"))["tool"]["uv"]["conflicts"]
+    pairs = {frozenset(one.get("extra", one.get("group")) for one in pair) for pair in conflicts}
+    for cpu in ("cpu", "onnxruntime"):
+        for cuda in ("cuda", "onnxruntime-gpu", "dev"):
+            assert frozenset({cpu, cuda}) in pairs
