@@ -28,6 +28,8 @@ LEFT_OUT = pytest.StashKey[int]()
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # One of several test processes; a pytest that a test starts is none of them.
 ONE_OF_SEVERAL = os.environ.pop("PYTEST_XDIST_WORKER", "") != ""
+if ONE_OF_SEVERAL:
+    os.environ["COLUMNS"] = "140"  # as where there is no terminal: the first process's is told
 sys.dont_write_bytecode = False
 no_telemetry()  # of the runtimes that tests import themselves
 POLICY = {

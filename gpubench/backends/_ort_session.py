@@ -133,8 +133,8 @@ class CudaSession(_torch.TensorSession):
 def waits(run: Callable[[], object], stream: Any) -> bool:
     """Whether ``run`` returns only once ``stream`` has done all its work.
 
-    Replays of a CUDA graph did in older releases (until microsoft/onnxruntime, pull request 28686),
-    whatever the options of the run said: batches then never queue up.
+    Replays of a CUDA graph did in older releases (until microsoft/onnxruntime, pull request 28686
+    of 2026), whatever the options of the run said: batches then never queue up.
     """
     import torch
 

@@ -104,7 +104,8 @@ def test_a_run_that_measures_nothing_is_exit_code_1_and_says_why_once(
     words = ("run", suite, "-o", out, "--cache-dir", cache_dir, "--resume")
     begun = gpubench(*words, page=False)
     assert begun.returncode == 1
-    assert "--resume: nothing is stored there yet, so this is its beginning" in begun.stdout
+    said = " ".join(begun.stdout.split())
+    assert "--resume: nothing is stored there yet, so this is its beginning" in said
     assert begun.stderr == "error: nothing was measured: of 2 cells all were skipped\n"
     quiet = gpubench(*words, "-q", page=False)
     assert (quiet.returncode, quiet.stdout) == (1, "")
