@@ -216,8 +216,10 @@ def _cast(source: Path, target: Path, rest: str) -> None:
         if rest == "fp16":
             with np.errstate(over="ignore"):
                 half = was.astype(np.float16)
-            lost = tensor.name in scales and ((half == 0) & (was != 0)).any()
-            if lost or not np.isfinite(half).all():
+            if tensor.name in scales:  # never down: nothing is clipped, and none becomes 0
+                up = np.nextafter(half, np.float16(np.inf))
+                half = np.where(half.astype(np.float32) < was, up, half)
+            if not np.isfinite(half).all():
                 words = f"{tensor.name!r} has numbers beyond the range of fp16"
                 raise CellFailed("error", f"int8_rest = 'fp16': {words}; say 'bf16'")
         else:  # to the nearest, ties to even

@@ -69,20 +69,23 @@ def test_the_rest_in_half_precision_answers_alike(cache: Cache) -> None:
     assert np.abs(found["fp16"] - found["fp32"]).max() < 0.03 * np.abs(found["fp32"]).max()
 
 
-def test_a_scale_that_fp16_does_not_hold_is_told(tmp_path: Path) -> None:
+def test_a_scale_is_rounded_up_and_what_fp16_does_not_hold_is_told(tmp_path: Path) -> None:
     source, to = conv_net(tmp_path / "net.onnx", "int8"), tmp_path / "half.onnx"
     network = onnx.load(source)
-    [scale] = {n.input[1] for n in network.graph.node if n.op_type == "QuantizeLinear"} & {
-        t.name for t in network.graph.initializer if not t.dims
-    }
-    for tensor in network.graph.initializer:
-        if tensor.name == scale:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(1e-9), scale))
-    onnx.save(network, source)
-    with pytest.raises(CellFailed, match=f"'{scale}' has numbers beyond the range of fp16; say"):
-        quantization._cast(source, to, "fp16")
-    quantization._cast(source, to, "bf16")
-    assert to.is_file()
+    numbers = {t.name: t for t in network.graph.initializer}
+
+    def cast(name: str, number: float, rest: str = "fp16") -> float:
+        numbers[name].CopyFrom(onnx.numpy_helper.from_array(np.float32(number), name))
+        onnx.save(network, source)
+        quantization._cast(source, to, rest)
+        found = {t.name: t for t in onnx.load(to).graph.initializer}
+        return float(onnx.numpy_helper.to_array(found[name]))
+
+    for scale in (1e-9, 1e-6, 0.05, 0.0501):  # "xs" is one
+        assert scale <= cast("xs", scale) <= scale * 1.001 + 6e-8
+    with pytest.raises(CellFailed, match="'xs' has numbers beyond the range of fp16; say 'bf16'"):
+        cast("xs", 1e6)
+    assert cast("xs", 1e6, "bf16") == pytest.approx(1e6, rel=0.01)
 
 
 def test_each_runtime_gets_the_recipe_that_it_can_fuse(cache: Cache) -> None:
