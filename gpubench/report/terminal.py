@@ -49,7 +49,7 @@ from gpubench.report.sections import (
     wrong_answers,
 )
 from gpubench.report.terminal_tables import ANSWERS
-from gpubench.suite.types import Rule
+from gpubench.suite.types import Rule, title
 
 _NO_INTERVALS = "1 repeat of every cell, so times and rates have no intervals."
 ORDER = ("verdict", "cell", "metric", "baseline", "candidate", "effect", "pairs", "repeats",
@@ -315,7 +315,8 @@ def _axes(s: Summary) -> dict[str, str]:
     """In words what a cell and its baseline have in common."""
     c = s.cell
     words = {
-        "model": f"{c.model} ({c.weights})", "images": f"images {c.images}", "device": c.device,
+        "model": f"{title(c.model)} ({c.weights})", "images": f"images {c.images}",
+        "device": c.device,
         "precision": c.precision, "scenario": c.scenario, "boundary": c.boundary,
         "input": f"{c.input} input" if c.input != "float32" else "",
         "decoder": c.decoder if c.boundary == "pipeline" else "",

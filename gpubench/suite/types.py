@@ -80,6 +80,15 @@ def model_path(model: str) -> str:
     return model if kind in _FILES.values() else model[3:] if kind == "hf" else ""
 
 
+_BY_CONTENT = re.compile(r".*/([^/]+-[0-9a-f]{12}\.cloudpickle|images-[0-9a-f]{12}(?:/[^/]+)?)")
+"""Live models and pictures that a run was given: named by what they hold, wherever that lies."""
+
+
+def title(model: str) -> str:
+    """``model`` for people: of a live one its class and its digest, not the run that keeps it."""
+    return _BY_CONTENT.sub(r"\1", model).removesuffix(".cloudpickle")
+
+
 def with_path(model: str, path: str) -> str:
     """``model`` with another `model_path`."""
     before, _, after = model.rpartition(model_path(model))
@@ -240,7 +249,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Twelve hex digits of the SHA-256 of the cell's canonical JSON.
 
         Fields that came later count only where they differ from their default, so that a cell keeps
-        the key it had.
+        the key it had; and of what is named by its content only the name.
         """
         return _key(msgspec.json.encode(self))
 
@@ -293,6 +302,8 @@ def _key(encoded: bytes) -> str:
     for name, default in _LATER.items():
         if said[name] == default:
             del said[name]
+    for name in ("model", "images", "labels"):
+        said[name] = _BY_CONTENT.sub(r"\1", said[name])
     return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
 

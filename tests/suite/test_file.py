@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.errors import SuiteError
@@ -25,8 +26,10 @@ from gpubench.suite.types import (
     Preprocess,
     Suite,
     Workload,
+    title,
     weights_file,
 )
+from tests.measure.virtual import make_cell
 
 CATALOG = Catalog(
     backends={
@@ -483,3 +486,14 @@ def test_scaling_has_complete_weak_and_strong_series(installed: Catalog) -> None
     for dispatch in ("static", "dynamic"):
         jobs = {(c.batch_size, c.replicas) for c in cells if c.dispatch == dispatch}
         assert jobs == {(4, 2), (4, 4)}
+
+
+def test_what_is_named_by_its_content_is_the_same_cell_in_any_run() -> None:
+    at = {"model": "/a/run/Net-0123456789ab.cloudpickle", "images": "/a/run/images-0123456789ab"}
+    here = make_cell(**at)
+    there = replace(here, **{name: path.replace("/a/run", "/b") for name, path in at.items()})
+    assert here.key == there.key
+    assert here.key != replace(here, model="/a/run/Net-0123456789ac.cloudpickle").key
+    assert replace(here, model="/a/m.onnx").key != replace(here, model="/b/m.onnx").key
+    assert title(here.model) == "Net-0123456789ab"
+    assert [title(m) for m in ("resnet50", "/a/m.onnx")] == ["resnet50", "/a/m.onnx"]

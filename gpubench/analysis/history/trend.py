@@ -33,7 +33,7 @@ from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
 from gpubench.errors import InputError, RecordError
 from gpubench.records.reader import read
 from gpubench.records.record import RECORDS, Header, RecordFile
-from gpubench.suite.types import Rule
+from gpubench.suite.types import Rule, title
 
 _RULE = Rule()
 MOST_TOLD = 3
@@ -218,8 +218,9 @@ def _collected(files: Iterable[RecordFile]) -> list[Trend]:
 
 def _empty(s: Summary, head: Header) -> Trend:
     c = s.cell
+    workload = f"{title(c.model)} ({c.weights}), {c.images}, {c.device}"
     return Trend(
-        key=s.key, label=c.label, workload=f"{c.model} ({c.weights}), {c.images}, {c.device}",
+        key=s.key, label=c.label, workload=workload,
         metric="p50 [ns]" if c.scenario == "latency" else "images/s",
         fingerprint=head.fingerprint, points=[], changes=[], levels=[], behind=0.0,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
+from gpubench.suite.types import title
 from gpubench.units import count
 
 AXES = ("model", "weights", "images", "device", "backend", "precision", "input", "cache", "options",
@@ -79,7 +80,7 @@ def axis_values(s: Summary) -> tuple[Any, ...]:
     path: tuple[str | int, ...] = ("", "", "")
     if c.boundary == "pipeline":
         path = (c.decoder, "" if c.loader == "auto" else c.loader, c.loader_cores or "")
-    return (c.model, c.weights, c.images, c.device, c.backend, c.precision, c.input, c.cache,
+    return (title(c.model), c.weights, c.images, c.device, c.backend, c.precision, c.input, c.cache,
             options, c.batch_size, c.replicas, c.replicas_per_device, c.sharing, c.cores,
             c.boundary, c.dispatch, *path)  # fmt: skip
 

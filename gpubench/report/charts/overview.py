@@ -17,6 +17,7 @@ from gpubench.report import formatting
 from gpubench.report.charts import vega
 from gpubench.report.charts.vega import Point, layer
 from gpubench.report.sections import headline
+from gpubench.suite.types import title
 from gpubench.units import count
 
 LEAST = 3
@@ -89,7 +90,7 @@ def _group(s: Summary, several: bool) -> str:
     c = s.cell
     cores = f", {count(c.cores, 'core')} a replica" if c.cores else ""
     run = f", run {s.run}" if several else ""
-    return f"{c.model} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
+    return f"{title(c.model)} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
 
 
 def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]) -> Point:

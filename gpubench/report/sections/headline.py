@@ -11,6 +11,7 @@ from msgspec import Struct
 from gpubench.analysis.best import best
 from gpubench.analysis.summary import Summary, invalidated, raised, rated
 from gpubench.report import formatting
+from gpubench.suite.types import title
 from gpubench.units import count
 
 Measure = Literal["throughput", "latency"]
@@ -36,7 +37,7 @@ def winners(summaries: Sequence[Summary]) -> list[Winner]:
     groups: dict[str, list[Summary]] = {}
     for s in summaries:
         c = s.cell
-        name = f"{c.model} ({c.weights}), {c.images}, {c.device}, {c.boundary}"
+        name = f"{title(c.model)} ({c.weights}), {c.images}, {c.device}, {c.boundary}"
         groups.setdefault(name, []).append(s)
     measures: tuple[Measure, ...] = ("throughput", "latency")
     named = len(groups) > 1
