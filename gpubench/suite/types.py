@@ -302,7 +302,7 @@ def _key(encoded: bytes) -> str:
     for name, default in _LATER.items():
         if said[name] == default:
             del said[name]
-    for name in ("model", "images", "labels"):
+    for name in {"model", "images", "labels"} & said.keys():
         said[name] = _BY_CONTENT.sub(r"\1", said[name])
     return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
