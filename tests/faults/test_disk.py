@@ -68,7 +68,7 @@ def test_no_room_for_the_report(cli: MakeCli, disk: Disk) -> None:
     assert done.returncode == 1
     assert f"gpubench report {run.out}" in done.stderr
     assert len(run.records()) == 2
-    assert {path.name for path in run.out.iterdir()} == {RECORDS, "agent.log"}
+    assert {path.name for path in run.out.iterdir()} == {RECORDS, "agent.log", "tiny.toml"}
 
 
 @pytest.mark.slow

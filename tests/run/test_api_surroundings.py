@@ -105,7 +105,7 @@ def test_a_notebook(
     (bar,) = told["shown"].values()
     assert len(bar) > 2
     assert bar[-1] == {"text/html": "", "text/plain": ""}, "gone when done"
-    assert "left" in json.dumps(bar)
+    assert "fake fp32 b1 x1 latency" in json.dumps(bar)
 
     long = f"gpubench.run({suite!r}, output='two', cache_dir={cache!r}, repeats=12, duration_s=0.1"
     sent = notebook.start(f"{long})")

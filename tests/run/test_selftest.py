@@ -74,7 +74,7 @@ def test_an_interrupt_keeps_the_sessions_that_are_done(
         if words.startswith("ordinary run"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(selftest, "LEAST_S", 2.0)
+    monkeypatch.setattr(selftest, "LEAST_S", 6.0)
     suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
     found = selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, interrupt)
     assert (found.interrupted, found.suites, found.sessions) == (True, 1, 1)
@@ -88,7 +88,7 @@ def test_an_interrupt_keeps_the_comparisons_that_are_done(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(selftest, "LEAST_S", 2.0)
+    monkeypatch.setattr(selftest, "LEAST_S", 6.0)
     monkeypatch.setattr(selftest.driver, "run", interrupted)
     suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
     words = ["selftest", str(suite), "--minutes", "0.001", "--cache-dir", str(tmp_path)]
@@ -118,7 +118,7 @@ def test_sessions_that_do_not_count_are_not_promised(
         Path(file.path).write_bytes(header + b"".join(lines))
         return replace(file, records=records)
 
-    monkeypatch.setattr(selftest, "LEAST_S", 2.0)
+    monkeypatch.setattr(selftest, "LEAST_S", 6.0)
     monkeypatch.setattr(selftest.driver, "run", unsteady)
     suite = write_suite(axes="[axes.options.fake]\nlatency_us = 300", batch_size="[1]")
     found = selftest.run(str(suite), 0.001, {}, Rule(), tmp_path, lambda _: None)

@@ -165,7 +165,7 @@ WRONG_OTHERWISE = [
     (work("weights = 'file'"), 'workload.weights = "file"', "only for an .onnx or .pt2 model"),
     (work("images = 'digit'"), 'workload.images = "digit"', 'did you mean "digits"?'),
     (work("images = './no'"), 'workload.images = "./no"', "no such folder"),
-    (work("model = 'a.onnx'"), "workload.model", "a.onnx", "there is no such file"),
+    (work("model = 'a.onnx'"), "workload.model", "there is no such file"),
     (policy("duration_s = nan"), "policy.duration_s = NaN", "a number"),
     (policy("repeats = 5\nmax_repeats = 4"), "policy.max_repeats = 4", "which is 5"),
     (policy("timeout_s = 1"), "policy.timeout_s = 1.0", "warmup_s + duration_s = 1.3"),

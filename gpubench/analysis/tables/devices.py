@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,8 +98,13 @@ def _keeping(rows: Sequence[Summary], limit: Limit | None) -> list[Summary]:
     if limit is None:
         return rated(rows)
     one_by_one = [s for s in rows if s.cell.scenario == "latency"]
-    latencies = [(s, _latency(s, limit)) for s in one_by_one]
-    return [s for s, e in latencies if e.usable and (e.high or e.value or 0.0) <= limit.bound]
+    return [s for s in one_by_one if _most(_latency(s, limit)) <= limit.bound]
+
+
+def _most(e: Estimate) -> float:
+    """What the interval, or the slowest repeat, reaches."""
+    reached = e.span[1] if e.span else e.high if e.high is not None else e.value
+    return math.inf if reached is None else reached
 
 
 def _latency(s: Summary, limit: Limit) -> Estimate:

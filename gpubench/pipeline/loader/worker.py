@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -109,7 +110,8 @@ def work(
         return  # the loader was closed
     except BaseException as error:  # noqa: BLE001  # whatever a decoder raises ends the cell
         if not stopped():
-            send(Broken(*(words[:LONGEST] for words in told(error))))
+            with suppress(BrokenPipeError):  # another worker has ended the loader meanwhile
+                send(Broken(*(words[:LONGEST] for words in told(error))))
 
 
 class Filler:

@@ -19,7 +19,7 @@ from gpubench.records.record import RecordFile
 from tests.run.cluster.machines import PORT, RAY, TOKEN, Machines, machines, outcome, until
 
 WriteSuite = Callable[..., Path]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 
 LONG = {"repeats": 12, "max_repeats": 12, "duration_s": 0.2}
 """Long enough to break something in the middle of it."""

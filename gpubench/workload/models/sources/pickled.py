@@ -168,7 +168,10 @@ def _is_own(name: str, module: object) -> bool:
 
 
 def _culprit(live: Any) -> str:
-    """'layer1.0: attribute sock, a socket': the first part of ``live`` that does not pickle."""
+    """'layer1.0: attribute sock, a socket': the first part of ``live`` that does not pickle.
+
+    To be called within `_by_value`, which takes too long for every part.
+    """
     import torch
 
     if isinstance(live, torch.nn.Module):
@@ -197,8 +200,7 @@ def _travels(value: object) -> bool:
     import cloudpickle
 
     try:
-        with _by_value():
-            cloudpickle.dumps(value)
+        cloudpickle.dumps(value)
     except Exception:  # noqa: BLE001  # whatever own code raises
         return False
     return True
