@@ -271,7 +271,8 @@ def test_a_word_that_is_not_printed_is_found(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="faults"):
         session.shown(Step("text", "error: suite bad.toml has 3 faults\n", ""))
     busy = "The machine was busy (DRIFT,\nCPU-BUSY): this run separates 1.7×, not 5 %."
-    more = "latency throughput accuracy images batch replica core first last second third every"
+    more = ("latency throughput accuracy images batch replica core first last second third every "
+            "fourth fifth sixth")  # fmt: skip
     session.said += f" {more}"
     session.shown(Step("text", f"{busy} error: suite bad.toml has 3 mistakes {more}", ""))
     with pytest.raises(AssertionError, match="busy"):

@@ -34,7 +34,8 @@ EVIL = (
 )
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1"]
 CHOSEN = {"status", "scenario", "device", "precision", "boundary", "dispatch", "arm",
-          "loader", "thumbnail", "source", "input", "sharing", "cache"}  # fmt: skip
+          "loader", "thumbnail", "source", "input", "sharing", "cache",
+          "max_latency"}  # fmt: skip
 """Fields whose words msgspec checks."""
 
 
