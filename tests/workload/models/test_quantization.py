@@ -266,11 +266,13 @@ def test_ranges_are_those_of_the_calibration_pictures(cache: Cache) -> None:
 
 
 def test_options_belong_to_int8() -> None:
-    changed = {"calibration": "entropy"}
-    assert quantization.unsupported(_cell(options=changed)) is None
-    assert quantization.unsupported(_cell(precision="fp32")) is None
-    words = quantization.unsupported(_cell(precision="fp32", options=changed))
+    changed, rests = {"calibration": "entropy"}, ("fp32", "bf16")
+    assert quantization.unsupported(_cell(options=changed), rests) is None
+    assert quantization.unsupported(_cell(precision="fp32"), rests) is None
+    words = quantization.unsupported(_cell(precision="fp32", options=changed), rests)
     assert words == "calibration is an option of int8, not of fp32"
+    words = quantization.unsupported(_cell(options={"int8_rest": "fp16"}), rests)
+    assert words == "int8: here the rest is computed in fp32 or bf16, not fp16: say int8_rest"
 
 
 @pytest.mark.parametrize(
