@@ -133,7 +133,11 @@ NODES: tuple[tuple[str, dict[str, Any]], ...] = (
                "or that runs here."}),
     ("--insecure-cluster", {"is_flag": True,
                             "help": "Though it asks nobody for a token."}),
-    ("--nnodes", {"expose_value": False, "hidden": True, "callback": _gone}),
+    *(
+        (f"--{name}", {"expose_value": False, "hidden": True, "callback": _gone})
+        for name in ("nnodes", "node-rank", "rdzv-endpoint", "secret-file", "node-timeout",
+                     "join-timeout")
+    ),
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ by `gpubench.open`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
     from gpubench.run.plan import Skip
 
 
-class Shown:
+class Shown(ABC):
     """Base of all that is shown as text and, in a notebook, as tables."""
 
+    @abstractmethod
     def _parts(self) -> Sequence[RenderableType]:
         """What a terminal would show."""
-        raise NotImplementedError
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -89,9 +90,9 @@ class Stored(Shown):
         save(place, self.document(by_ending(None, place, FORMATS, "html")))
         return place
 
+    @abstractmethod
     def document(self, form: str = "text") -> str:
         """The report in one of 'text', 'html', 'md', 'csv', 'json'."""
-        raise NotImplementedError
 
 
 class Fastest(Struct, frozen=True):

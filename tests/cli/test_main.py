@@ -128,6 +128,10 @@ def test_a_run_that_measures_nothing_is_exit_code_1_and_says_why_once(
         (["run", "quick", "--cell", "000"], "no such cell"),
         (["run", "quick", "--resume"], "-o DIR"),
         (["run", "quick", "--nnodes", "2"], "`ray start` on each, then `gpubench run"),
+        (
+            ["run", "quick", "--secret-file", "x"],
+            "--secret-file is gone: several",
+        ),
         (["run", "--ray", "quick", "ci"], "--ray 'quick': expected HOST:PORT"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere", "elsewhere"], "nowhere"),

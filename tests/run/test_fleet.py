@@ -95,6 +95,16 @@ def test_a_device_that_keeps_no_limit_has_no_best(
     assert [row[2].why for row in table.rows] == ["nothing keeps the limit"] * 2
 
 
+def test_what_differs_beside_the_device_is_said() -> None:
+    one = gpu("L4") | {"libraries": {"torch": "2.9.0"}, "gpus": [{"name": "L4", "driver": "550"}]}
+    other = {"libraries": {"torch": "2.10.0"}, "gpus": [{"name": "H100", "driver": "580"}]}
+    assert devices.beside(one, one | {"gpus": [{"name": "H100", "driver": "550"}]}) == ""
+    said = devices.beside(one, other)
+    assert said.startswith("differs from the first in more than the device: ")
+    assert "libraries.torch 2.9.0 -> 2.10.0" in said
+    assert "driver 550 -> 580" in said
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

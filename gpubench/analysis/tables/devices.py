@@ -12,6 +12,7 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of, gain, rated
 from gpubench.analysis.tables import table
 from gpubench.analysis.tables.table import FLAGS, KEY, Column, Table
+from gpubench.machine import environment
 from gpubench.suite import goal
 from gpubench.suite.goal import Limit
 from gpubench.units import count
@@ -34,6 +35,17 @@ def kind(environment: Mapping[str, Any], each: bool = False) -> str:
     if len(set(names)) > 1:
         return ", ".join(names)
     return names[0] if each or len(names) == 1 else f"{len(names)} x {names[0]}"
+
+
+def beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """'differs in more than the device: libraries.torch 2.9.0 -> 2.10.0'; '': in nothing."""
+    found = {k: v for k, v in environment.changes(dict(one), dict(other)).items()
+             if k.split(".")[0] not in ("cpu", "gpus")}  # fmt: skip
+    drivers = [{str(g.get("driver")) for g in e.get("gpus") or []} for e in (one, other)]
+    if all(drivers) and drivers[0] != drivers[1]:
+        found["driver"] = " -> ".join(", ".join(sorted(names)) for names in drivers)
+    said = "; ".join(f"{key} {change}" for key, change in found.items())
+    return said and f"differs from the first in more than the device: {said}"
 
 
 def build(summaries: Sequence[Summary]) -> Table:
@@ -66,6 +78,9 @@ def build(summaries: Sequence[Summary]) -> Table:
     ]
     if len(set(named.values())) < 2:
         return Table("Devices", columns, [], notes)
+    first, *others = (rows[0] for rows in runs.values())
+    notes += [f"{named[s.run]}: {text}" for s in others
+              if (text := beside(first.environment, s.environment))]  # fmt: skip
     won = {run: best(_keeping(rows, limit), latency=False) for run, rows in runs.items()}
     found = {run: each.summary for run, each in won.items() if each}
     labels = dict(zip(found, table.labels(list(found.values()), ("run",)), strict=True))

@@ -17,7 +17,7 @@ from gpubench.records.record import merged
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
 from gpubench.run.availability import family
-from gpubench.run.inventory import Node, shares
+from gpubench.run.inventory import shares
 from gpubench.run.plan import Plan
 from gpubench.suite.types import Cell
 
@@ -27,8 +27,11 @@ _ENDED = messages.Done | messages.Failure | messages.Prepared
 """Answers after which a node is not needed any more."""
 
 
-class Asked(Protocol):
-    """What does a node's requests: its agent, or whoever speaks to it."""
+class Machine(Protocol):
+    """Whoever speaks to a node's agent."""
+
+    def start(self, modules: list[str], cache_dir: str) -> messages.Reply:
+        """Start it."""
 
     def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """The answer to ``request``."""
@@ -37,21 +40,10 @@ class Asked(Protocol):
         """End every process."""
 
 
-class Machine(Asked, Protocol):
-    """A node, as the run sees it."""
-
-    @property
-    def node(self) -> Node:
-        """What it is."""
-
-    def start(self, modules: list[str], cache_dir: str) -> messages.Reply:
-        """Start its agent."""
-
-
 class Seat(Thread):
     """A thread that lives as long as its node's agent, and does its requests one by one."""
 
-    def __init__(self, rank: int, agent: Asked) -> None:
+    def __init__(self, rank: int, agent: AgentClient | Machine) -> None:
         super().__init__(name=f"node {rank}", daemon=True)
         self.agent = agent
         self._todo: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
