@@ -213,8 +213,9 @@ class Peer:
             found: bytes = ray.get(getattr(self._actor, method).remote(*words), timeout=limit_s)
         except ray.exceptions.GetTimeoutError:
             raise InputError(
-                f"{self.name}: no place for gpubench within {limit_s:g} s: its CPUs and GPUs are "
-                "used by other work of the cluster (`ray status` shows it); wait for it, or stop it"
+                f"{self.name}: gpubench did not start within {limit_s:g} s: its CPUs and GPUs are used "
+                "by other work of the cluster (`ray status` shows it; wait for it, or stop it), or "
+                "Ray could not start a process (raylet.err in its session_latest/logs says why)"
             ) from None
         except ray.exceptions.RayError as error:
             raise InputError(f"{self.name}: {_reason(error)}") from error
@@ -308,6 +309,8 @@ class Cluster:
         if find_spec("ray") is None:
             raise InputError(f"several machines need Ray, which is not installed here: {EXTRA}")
         no_telemetry()
+        # Under `uv run`, Ray would build the project in the working directory anew on every node.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
 
         before = signal.getsignal(signal.SIGTERM)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -142,11 +142,18 @@ def machines(count: int) -> Iterator[Machines]:
         hosts.down()
 
 
-def until(true: object, limit_s: float = 150.0) -> None:
-    """Wait for a condition."""
+def until(
+    true: Callable[[], bool], of: subprocess.Popen[str] | None = None, limit_s: float = 150.0
+) -> None:
+    """Wait for a condition; ``of``: the process that is to make it true, whose words tell why not."""
     end = time.monotonic() + limit_s
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not become true"
+    while not true():
+        if time.monotonic() > end or (of is not None and of.poll() is not None):
+            said = ""
+            if of is not None:
+                of.terminate()
+                said = "\n".join(of.communicate(timeout=30))
+            raise AssertionError(f"it did not become true: {said}")
         time.sleep(0.05)
 
 

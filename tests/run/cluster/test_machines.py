@@ -100,7 +100,7 @@ def test_a_run_on_two_machines_one_is_lost_and_a_new_cluster_completes_it(
 ) -> None:
     cluster = Cluster(two)
     lead = two.run(suite, *words)
-    until(lambda: running(tmp_path / "run", 2))
+    until(lambda: running(tmp_path / "run", 2), lead)
     cluster.kill(1)
     code, out, err = outcome(lead)
     assert code == 1, out + err
@@ -131,13 +131,13 @@ def test_a_cut_link_and_a_driver_that_is_killed_leave_nothing(
 ) -> None:
     Cluster(two)
     lead = two.run(suite, *words)
-    until(lambda: running(tmp_path / "run", 2))
+    until(lambda: running(tmp_path / "run", 2), lead)
     lead.kill()
-    until(lambda: not ours(two), 60)
+    until(lambda: not ours(two), limit_s=60)
 
     lead = two.run(suite, *words, "--resume")
     done = len(read(tmp_path / "run").records)
-    until(lambda: len(read(tmp_path / "run").records) > done + 1)
+    until(lambda: len(read(tmp_path / "run").records) > done + 1, lead)
     two.cut(1)
     begin = time.monotonic()
     code, out, err = outcome(lead)
