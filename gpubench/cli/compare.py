@@ -87,7 +87,7 @@ VERDICT = "verdict.json"
 @options.github_option
 @partial(options.selection, without=("--repeats",))
 @options.output_option("Directory of the two runs.", stdout=False)
-@click.option("--resume", is_flag=True, help="Go on with the A/B in the output directory.")
+@options.resume_option
 @options.require_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
 @options.quiet_option

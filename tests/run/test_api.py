@@ -21,8 +21,9 @@ from click.testing import CliRunner
 import gpubench
 from gpubench.cli.main import cli
 from gpubench.errors import InputError, RecordError, SuiteError
-from gpubench.records.reader import read
+from gpubench.records.reader import begun, read
 from gpubench.records.record import Record
+from gpubench.records.writer import Writer
 from gpubench.run import api, driver
 from gpubench.suite import file, grid
 
@@ -176,8 +177,6 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.plan("nothing-here"), "no suite and no file"),
         (lambda: gpubench.plan("quick", batch_size=[0]), "--batch-size"),
         (lambda: gpubench.plan("quick", nonsense=1), "--nonsense"),
-        (lambda: gpubench.run("quick", resume=True), "which run to go on with"),
-        (lambda: gpubench.run(lambda: None, resume=True), "which run to go on with"),
         (lambda: gpubench.run("quick", cell=["none"], progress=False), "no such cell"),
         (lambda: gpubench.ab("quick"), "nothing differs"),
         (lambda: gpubench.ab("quick", baseline={"images": "photos"}), "must be the same"),
@@ -297,6 +296,81 @@ def test_an_interrupted_call_says_how_to_go_on(
     assert isinstance(caught.value, gpubench.Interrupted)
     assert str(out) in str(caught.value)
     assert file.load(str(out / "tiny.toml"), api.catalog()).name == "tiny"
+
+
+def test_the_same_call_goes_on_with_what_it_began(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the same suite, among others, whether it is over or not."""
+    monkeypatch.chdir(tmp_path)
+    more = {"cache_dir": cache_dir, "batch_size": 4, **CHEAP}
+    one = gpubench.run(write_suite(), **more)
+    other = gpubench.run("tiny.toml", **more | {"repeats": 2})
+    assert one.directory != other.directory
+    again = gpubench.run("tiny.toml", resume=True, **more)
+    assert again.directory == one.directory
+    assert again.file == one.file
+    words = ["--batch-size", "4", "--repeats", "1", "--cache-dir", cache_dir, "-q", "--resume"]
+    assert command("run", "tiny.toml", *words)[0] == 0
+    assert {path.parent for path in tmp_path.glob("reports/*/report.html")} == {
+        tmp_path / one.directory}  # fmt: skip
+    new = gpubench.run("tiny.toml", resume=True, **more | {"batch_size": 1})
+    assert new.directory not in (one.directory, other.directory)
+    assert len(new.file.records) == 1
+
+
+CELL = """
+from torch import nn
+import torch
+torch.manual_seed({seed})
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+    def forward(self, images):
+        return self.body(images).mean((2, 3))
+mine = Mine()
+"""
+
+
+def test_a_cell_that_is_run_again_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it defines the model; and an A/B of two. What differs begins anew."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[Path, bool]] = []
+
+    def stopped(job: Any, *_: object) -> None:
+        seen.append((job.out, begun(job.out)))
+        for place, side in [(job.out, job)] if hasattr(job, "header") else [
+            (job.out / side.arm, side) for side in job.sides]:  # fmt: skip
+            if not begun(place):
+                with Writer(place, side.header):
+                    pass
+        raise KeyboardInterrupt
+
+    def cell(seed: int = 0, number: int = 1, **more: Any) -> None:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(CELL.format(seed=seed), f"/tmp/ipykernel_{number}/1.py", "exec"), space)  # noqa: S102
+        asked = {"input_size": 16, "backend": "torch-eager", "device": "cpu", "progress": False}
+        with pytest.raises(gpubench.Interrupted, match="same call and resume=True"):
+            if "candidate" in more:
+                gpubench.ab(space["mine"], **asked | more)
+            else:
+                gpubench.run(space["mine"], **asked | more)
+
+    monkeypatch.setattr(driver, "run", stopped)
+    monkeypatch.setattr(api.pairs, "run", stopped)
+    cell()
+    cell(batch_size=8)
+    cell(number=2, resume=True)
+    cell(number=3, resume=True, seed=1)
+    arms = {"baseline": {"batch_size": 1}, "candidate": {"batch_size": 8}}
+    cell(**arms)
+    cell(**arms, resume=True, number=4)
+    places = [place for place, _ in seen]
+    assert [found for _, found in seen] == [False, False, True, False, False, False]
+    assert places[2] == places[0] != places[1]
+    assert places[3] not in places[:3]
+    assert places[5] == places[4] not in places[:4]
 
 
 def test_importing_it_is_cheap() -> None:
