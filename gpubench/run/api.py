@@ -1,4 +1,4 @@
-"""What `gpubench` can be asked from Python: run, plan, A/B, search, open. The commands of the
+"""What `gpubench` can be asked from Python: run, plan, A/B, search, deploy. The commands of the
 same names call these.
 
 All take keyword arguments named as a suite's keys (`docs/glossary.md`), which replace what the
@@ -26,6 +26,7 @@ from gpubench.records.reader import scan
 from gpubench.records.record import RECORDS, Header
 from gpubench.report import render, save, save_report
 from gpubench.report.sections import recommendation
+from gpubench.run import deploy as deploying
 from gpubench.run import driver, setup
 from gpubench.run import progress as shows
 from gpubench.run.ab import arms, interpreters
@@ -34,7 +35,7 @@ from gpubench.run.ab import setup as ab_setup
 from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.availability import catalog
 from gpubench.run.record_builder import claimed, directory
-from gpubench.run.results import Comparison, Plan, Run, Search, stored
+from gpubench.run.results import Comparison, Plan, Run, Search
 from gpubench.run.tune import driver as searching
 from gpubench.run.tune import setup as tune_setup
 from gpubench.run.watcher import Watcher
@@ -46,6 +47,7 @@ from gpubench.workload.models.sources import pickled
 
 if TYPE_CHECKING:
     from gpubench.run.cluster.ray_cluster import Cluster
+    from gpubench.run.serving.manifest import Manifest
 
 Place = str | Path
 Progress = bool | Watcher
@@ -101,7 +103,7 @@ def run(
     *,
     output: Place | None = None,
     resume: bool = False,
-    require: Sequence[str] = (),
+    require: str | Sequence[str] = (),
     progress: Progress = True,
     cache_dir: Place | None = None,
     command: Sequence[str] | None = None,
@@ -142,7 +144,9 @@ def run(
 
     with _home([suite_or_model], overrides, output, resume and suites) as home:
         source, chosen = asked(home)
-        job = setup.session(source, chosen, _path(cache_dir), home, resume, require, cluster)
+        job = setup.session(
+            source, chosen, _path(cache_dir), home, resume, file.listed(_plain(require)), cluster
+        )
         job = replace(job, out=home or claimed(job.out))
         suite = job.plan.suite
         cells = [word for key in chosen.get("cell") or () for word in ("--cell", key)]
@@ -181,12 +185,12 @@ def ab(
     candidate_ref: str | None = None,
     suite_from: ab_setup.SuiteFrom = "head",
     delta: float | str | None = None,
-    metric: Sequence[str] | Mapping[str, float] = (),
+    metric: str | Sequence[str] | Mapping[str, float] = (),
     alpha: float | str = 0.01,
     budget: float | str = goal.BUDGET,
     output: Place | None = None,
     resume: bool = False,
-    require: Sequence[str] = (),
+    require: str | Sequence[str] = (),
     progress: Progress = True,
     cache_dir: Place | None = None,
     command: Sequence[str] | None = None,
@@ -208,7 +212,7 @@ def ab(
     named = {"--baseline": baseline, "--candidate": candidate}
     margin = None if delta is None else goal.percentage("--delta", str(delta))
     chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
-    judged = [f"{k}={v}" for k, v in metric.items()] if isinstance(metric, Mapping) else [*metric]
+    judged = gate.words(metric)
     gate.parse(judged)  # before anything is made
     limit = goal.seconds("--budget", str(budget))
     live = [arm.get("model") if isinstance(arm, Mapping) else arm for arm in named.values()]
@@ -232,7 +236,7 @@ def ab(
         job = ab_setup.comparison(
             source, chosen, (specs[0], specs[1]), (pythons[0], pythons[1]),
             partial(gate.rule, words=judged, delta=margin, alpha=chance), limit, _path(cache_dir),
-            home, resume, require, (revisions[0], revisions[1]), suite_from,
+            home, resume, file.listed(_plain(require)), (revisions[0], revisions[1]), suite_from,
         )  # fmt: skip
         return job, specs
 
@@ -354,15 +358,29 @@ def tune(
     return Search(job.out, found, evidence)
 
 
-def open(path: Place) -> Run | Comparison | Search:  # noqa: A001  # as `gzip.open` is called
-    """What is stored in a directory: a run, an A/B or a search, however it was made.
+def deploy(
+    suite_or_model: Any,
+    output: Place,
+    *,
+    progress: Progress = True,
+    cache_dir: Place | None = None,
+    **overrides: Any,
+) -> Manifest:
+    """Write one configuration as a folder that serves it, which `gpubench.load` loads.
 
-    Raises RecordError for what is none, or damaged. No model and no code of anybody is loaded.
-
-    >>> import gpubench
-    >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
+    ``suite_or_model`` and ``overrides`` as of `run`, down to one cell: ``tune``'s ``suite``, or
+    ``cell=[KEY]``. Its answers are checked first. ``output``: the new folder. What is given says
+    what was made: ``cell``, ``preprocessing``, ``parity``, ``files``. Raises InputError;
+    GpubenchError for what cannot be made here, or answers wrongly; then nothing is written.
     """
-    return stored(path)
+    out = Path(output)
+    deploying.free(out)
+    with tempfile.TemporaryDirectory() as scratch:
+        source, chosen = _words(suite_or_model, overrides, Path(scratch))
+        session = setup.session(source, chosen, _path(cache_dir), out)
+        suite = source if isinstance(source, str) else str(source.path)
+        with _shown(progress) as watcher:
+            return deploying.deploy(session, suite, out, watcher.said)
 
 
 # ------------------------------------------------------------------------------ what is asked
