@@ -144,8 +144,9 @@ def _by_value() -> Iterator[None]:
     import cloudpickle
 
     named = set(cloudpickle.list_registry_pickle_by_value())
+    library = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib")}
     own = [module for name, module in [*sys.modules.items()]
-           if name not in named and _is_own(name, module)]  # fmt: skip
+           if name not in named and _is_own(name, module, library)]  # fmt: skip
     for module in own:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -156,15 +157,15 @@ def _by_value() -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def _is_own(name: str, module: object) -> bool:
+def _is_own(name: str, module: object, library: set[str]) -> bool:
+    """Of the user, and of neither an installed package nor ``library``, the language's folders."""
     if name in ("__main__", "__mp_main__") or name.partition(".")[0] == __name__.partition(".")[0]:
         return False
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     if not file or not file.endswith(".py") or getattr(module, "__name__", "") != name:
         return False
-    path = Path(file)
-    library = {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib")}
-    return not library & {*path.parents} and not {*path.parts} & {*_INSTALLED}
+    folders = Path(file).parts
+    return not {*folders} & {*_INSTALLED} and not any(file.startswith(f"{at}/") for at in library)
 
 
 def _culprit(live: Any) -> str:
