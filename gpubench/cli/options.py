@@ -111,6 +111,9 @@ def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Co
 
 keys_option = click.option("--keys", is_flag=True, help="Keys of cells too, for --cell.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on in -o's directory, or the last in reports/ of the same."
+)
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."
 )

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.cache import Cache
-from gpubench.errors import CalibrationError, InputError, SuiteError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Rapl
@@ -58,8 +58,6 @@ def job(
     the policy. None: not given. ``baseline``: 'KEY=VALUE,...'.
     Raises InputError.
     """
-    if resume and output is None:
-        raise SuiteError("--resume: say which search to go on with: -o DIR")
     catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen)
     device = availability.device_of(plain, gpus)
