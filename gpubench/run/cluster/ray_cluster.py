@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Self
+from threading import Lock
+from time import monotonic
+from typing import Any, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -28,17 +30,21 @@ from gpubench.machine import cores, environment
 from gpubench.machine.software import no_telemetry
 from gpubench.run import availability, inventory
 from gpubench.run.agent import messages
-from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.agent.client import GRACE_S, AgentClient, OnProgress, limit_s
 from gpubench.run.availability import family
-from gpubench.run.cluster.node_group import Seat
 from gpubench.run.inventory import Node
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import not_importable
 from gpubench.suite.types import Cell, Suite
 
+T = TypeVar("T")
+U = TypeVar("U")
 JOIN_S = 120.0
 """For an actor to start: it waits while other work of the cluster has its node's devices."""
 STOP_S = 15.0
+LOOK_S = 1.0
+"""How soon whoever waits for a machine notices that the run is over."""
+LOST = "node-lost"
 EXTRA = "pip install 'gpubench[ray]'"
 OPEN = (
     "the cluster takes orders from whoever reaches it: start it with RAY_AUTH_MODE=token on every "
@@ -71,7 +77,8 @@ class NodeActor:
         _as_started()
         self._suite: Suite
         self._held = ExitStack()
-        self._seat: Seat | None = None
+        self._agent: AgentClient | None = None
+        self._turn = Lock()
         self._broken: dict[str, str] = {}
         self._made: dict[object, str] = {}
         """Paths here: of references by workload and input, of artefacts by family of cells."""
@@ -91,11 +98,10 @@ class NodeActor:
     def start(self, modules: list[str], cache_dir: str) -> bytes:
         """Start the agent; what it said, or a Failure."""
         log = Path(os.path.realpath("/proc/self/fd/2"))
-        agent = AgentClient(modules, Cache(Path(cache_dir) if cache_dir else None).root, log)
-        self._held.enter_context(agent)
-        self._seat = Seat(self._node.rank, agent)
+        self._agent = AgentClient(modules, Cache(Path(cache_dir) if cache_dir else None).root, log)
+        self._held.enter_context(self._agent)
         try:
-            reply: messages.Reply = self._seat.submit(agent.start).result()
+            reply: messages.Reply = self._agent.start()
         except Exception as error:  # noqa: BLE001  # its reason is all that travels
             reply = messages.Failure("crash", str(error))
         if isinstance(reply, messages.Preloaded):
@@ -104,42 +110,33 @@ class NodeActor:
 
     def ask(self, request: bytes) -> Iterator[bytes]:
         """Its replies; the last is no `messages.Progress`."""
-        said: SimpleQueue[messages.Reply] = SimpleQueue()
-
-        def work() -> None:
+        with self._turn:
             try:
-                said.put(
-                    self._answer(msgspec.json.decode(request, type=messages.Request), said.put)
-                )
-            except Exception as error:  # noqa: BLE001  # whoever asked would wait for ever
-                said.put(messages.Failure("error", repr(error)))
-
-        assert self._seat is not None, "it was started"  # noqa: S101
-        self._seat.submit(work)
-        while True:
-            reply = said.get()
-            yield msgspec.json.encode(reply)
-            if not isinstance(reply, messages.Progress):
-                return
+                for reply in self._replies(msgspec.json.decode(request, type=messages.Request)):
+                    yield msgspec.json.encode(reply)
+            except Exception as error:  # noqa: BLE001  # whoever asked would not know it
+                yield msgspec.json.encode(messages.Failure("error", repr(error)))
 
     def stop(self) -> None:
         """End the agent and all its processes, whatever they do."""
-        if self._seat is not None:
-            self._seat.end()
-        self._held.close()
+        if self._agent is not None:
+            self._agent.kill()  # whoever waits for its answer is told
+        with self._turn:
+            self._held.close()
 
-    def _answer(self, request: messages.Request, progress: OnProgress) -> messages.Reply:
+    def _replies(self, request: messages.Request) -> Iterator[messages.Reply]:
         own = self._own(request)
         if isinstance(own, messages.Failure):
-            return own
-        assert self._seat is not None, "it was started"  # noqa: S101
-        reply = self._seat.agent.ask(own, progress)
-        if isinstance(reply, messages.Prepared):
-            if isinstance(request, messages.Prepare):
-                self._made[family(request.cell)] = reply.path
-            elif isinstance(request, messages.BuildReference):
-                self._made[_asked(request)] = reply.path
-        return reply
+            yield own
+            return
+        assert self._agent is not None, "it was started"  # noqa: S101
+        for reply in self._agent.replies(own):
+            if isinstance(reply, messages.Prepared):
+                if isinstance(request, messages.Prepare):
+                    self._made[family(request.cell)] = reply.path
+                elif isinstance(request, messages.BuildReference):
+                    self._made[_asked(request)] = reply.path
+            yield reply
 
     def _own(self, request: messages.Request) -> messages.Request | messages.Failure:
         """The request with this machine's paths and cores."""
@@ -213,9 +210,9 @@ class Peer:
             found: bytes = ray.get(getattr(self._actor, method).remote(*words), timeout=limit_s)
         except ray.exceptions.GetTimeoutError:
             raise InputError(
-                f"{self.name}: gpubench did not start within {limit_s:g} s: its CPUs and GPUs are used "
-                "by other work of the cluster (`ray status` shows it; wait for it, or stop it), or "
-                "Ray could not start a process (raylet.err in its session_latest/logs says why)"
+                f"{self.name}: gpubench did not start within {limit_s:g} s: its CPUs and GPUs are "
+                "used by other work of the cluster (`ray status` shows it; wait for it, or stop "
+                "it), or Ray could not start a process (raylet.err in session_latest/logs there)"
             ) from None
         except ray.exceptions.RayError as error:
             raise InputError(f"{self.name}: {_reason(error)}") from error
@@ -232,24 +229,27 @@ class Peer:
         """Its answer; where the machine is lost, now or earlier, a Failure that says how."""
         import ray
 
+        end = monotonic() + limit_s(request) + GRACE_S
+        try:
+            answers = None
+            while not (self._over or self._lost):
+                answers = answers or self._actor.ask.options(num_returns="streaming").remote(
+                    msgspec.json.encode(request)
+                )
+                if ray.wait([answers], timeout=LOOK_S)[0]:
+                    reply = _reply(ray.get(next(answers)))
+                    if not (self._over or isinstance(reply, messages.Progress)):
+                        return reply
+                    if progress is not None and isinstance(reply, messages.Progress):
+                        progress(reply)
+                elif monotonic() > end:
+                    ray.kill(self._actor)
+                    self._lost = f"{self.name}: the process that Ray started there hung"
+        except (ray.exceptions.RayError, StopIteration) as error:
+            self._lost = f"{self.name}: {_reason(error) or 'it said nothing'}"
         if self._over:
             raise KeyboardInterrupt
-        if self._lost:
-            return self._gone(self._lost)
-        try:
-            for part in self._actor.ask.options(num_returns="streaming").remote(
-                msgspec.json.encode(request)
-            ):
-                reply = _reply(ray.get(part))
-                if self._over:
-                    raise KeyboardInterrupt
-                if not isinstance(reply, messages.Progress):
-                    return reply
-                if progress is not None:
-                    progress(reply)
-        except ray.exceptions.RayError as error:
-            return self._gone(f"{self.name}: {_reason(error)}")
-        return self._gone(f"{self.name}: it said nothing")
+        return self._gone(self._lost)
 
     def leave(self) -> None:
         """End its agent; whoever waits for its answer is interrupted, and nothing is stored."""
@@ -258,13 +258,21 @@ class Peer:
 
     def _gone(self, why: str) -> messages.Failure:
         self._lost = why
-        return messages.Failure("node-lost", why)
+        return messages.Failure(LOST, why)
 
     def stop(self) -> None:
         """End its agent."""
-        if not self._lost:
-            with suppress(InputError):
+        try:
+            if not self._lost:
                 self.call("stop", limit_s=STOP_S)
+        except InputError as error:
+            self._gone(str(error))  # so that nobody waits for it
+
+
+def each(work: Callable[[T], U], those: Collection[T]) -> list[U]:
+    """What ``work`` makes of each, all at once."""
+    with ThreadPoolExecutor(len(those)) as pool:
+        return list(pool.map(work, those))
 
 
 def _reply(data: bytes) -> messages.Reply:
@@ -345,8 +353,7 @@ class Cluster:
             raise InputError("the cluster has no node with a CPU or a GPU to use: `ray status`")
         self.peers = [_placed(n) for n in nodes]
         alone = len(nodes) == 1 and nodes[0]["NodeID"] == here
-        for peer in self.peers:
-            self._welcome(peer, ray.__version__, alone)
+        each(lambda peer: self._welcome(peer, ray.__version__, alone), self.peers)
 
     def _welcome(self, peer: Peer, version: str, alone: bool) -> None:
         """``version``: of Ray; ``alone``: the cluster is this machine. Raises InputError."""
@@ -366,17 +373,19 @@ class Cluster:
 
     def gather(self, suite: Suite) -> None:
         """Let every machine say what it has for ``suite``. Raises InputError for a misfit."""
-        mine = inventory.digest(suite)
-        for rank, peer in enumerate(self.peers):
-            offer = msgspec.json.decode(
-                peer.call("offer", msgspec.json.encode(suite), rank), type=Offer
-            )
+        mine, words = inventory.digest(suite), msgspec.json.encode(suite)
+
+        def offered(rank: int) -> None:
+            peer = self.peers[rank]
+            offer = msgspec.json.decode(peer.call("offer", words, rank), type=Offer)
             if offer.digest != mine:
                 raise InputError(
                     f"{peer.name}: the suite and the files that it names are others there (SHA-256 "
                     f"{offer.digest[:12]}, here {mine[:12]}); put the same files at the same paths"
                 )
             peer.node = offer.node
+
+        each(offered, range(len(self.peers)))
 
     def alone(self, rank: int) -> Cluster:
         """One of its machines, as a cluster; it is not to be entered."""

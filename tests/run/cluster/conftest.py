@@ -46,4 +46,4 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         peer.environment = msgspec.json.decode(peer.call("greet", ["gpubench"]))["environment"]
     yield found
     for peer in found.peers:
-        peer.stop()
+        peer._actor.stop()

@@ -136,7 +136,7 @@ def test_what_no_machine_could_start_ends_the_run(
     job = setup.session(str(suite), {}, cache_dir, cluster=cluster)
     cluster.peers[0].start = lambda *_: messages.Failure("node-lost", "gone")  # type: ignore[method-assign]
     with (
-        Nodes(cluster.peers, job.plan, [], "", cluster.differ) as nodes,
+        Nodes(cluster, job.plan, [], "") as nodes,
         pytest.raises(Exception, match="gone"),
     ):
         nodes.start()
