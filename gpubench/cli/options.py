@@ -114,6 +114,9 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing b
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."
 )
+ship_option = click.option(
+    "--ship", is_flag=True, help="With --ray: send model and weights files to where they lack."
+)
 github_option = click.option(
     "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."
 )

@@ -64,6 +64,8 @@ def limit_s(request: messages.Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
     if isinstance(request, messages.Prepare | messages.Inspect | messages.Step):
         return request.timeout_s + GRACE_S
+    if isinstance(request, messages.Preload):
+        return 2 * START_LIMIT_S + IMPORT_LIMIT_S * len(request.modules)
     if isinstance(request, messages.Begin):
         request = request.measure
     if isinstance(request, messages.Measure):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from time import monotonic, perf_counter_ns
@@ -40,11 +40,12 @@ class Nodes:
     def start(self) -> messages.Preloaded:
         """Start the agents that are needed. What one cannot import is its own cells' affair."""
         begin = monotonic()
-        starts = {rank: seat.submit(self._peers[rank].start, *self._words)
-                  for rank, seat in self._seats.items()}  # fmt: skip
-        for rank, started in starts.items():
-            if isinstance(reply := started.result(), messages.Failure):
-                if len(starts) == 1:
+        replies = self._all(
+            dict.fromkeys(self._peers, messages.Preload(*self._words)), to_the_end=True
+        )
+        for rank, reply in replies.items():
+            if isinstance(reply, messages.Failure):
+                if len(replies) == 1:
                     raise GpubenchError(reply.reason)
                 self._failed[rank, ""] = reply
         return messages.Preloaded({}, monotonic() - begin)
@@ -113,25 +114,17 @@ class Nodes:
             part = replace(request, cores=[()] * count, node=rank, first=first)
             begins[rank] = messages.Begin(TEAM, part)
             first += count
-        replies, bound_ns = self._all(begins), 0
+        replies, released, told = self._all(begins), [0], 0
         while len(replies) == len(share) and all(
             isinstance(r, messages.Waiting) for r in replies.values()
         ):
             reached = next(iter(replies.values()))
             if progress is not None and isinstance(reached, messages.Waiting):
                 progress(messages.Progress(reached.barrier))
-            replies, bound_ns = self._step(list(share), max(0.1, end - monotonic()))
-        return replies, bound_ns
-
-    def _step(
-        self, ranks: Sequence[int], timeout_s: float
-    ) -> tuple[dict[int, messages.Reply], int]:
-        released: list[int] = []
-        told = perf_counter_ns()
-        replies = self._all(
-            dict.fromkeys(ranks, messages.Step(TEAM, [], timeout_s)),
-            lambda *_: released.append(perf_counter_ns()),
-        )
+            step = messages.Step(TEAM, [], max(0.1, end - monotonic()))
+            released, told = [], perf_counter_ns()
+            note = lambda *_, to=released: to.append(perf_counter_ns())  # noqa: E731
+            replies = self._all(dict.fromkeys(share, step), note)
         return replies, max(released, default=told) - told
 
     def _all(
