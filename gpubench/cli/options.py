@@ -117,6 +117,9 @@ resume_option = click.option(
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."
 )
+ship_option = click.option(
+    "--ship", is_flag=True, help="With --ray: send model and weights files to where they lack."
+)
 github_option = click.option(
     "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."
 )

@@ -83,7 +83,7 @@ def session(
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
-        cluster.gather(suite)
+        cluster.gather(suite, cache_dir)
         cells = _spread(suite, cluster.nodes)
     else:
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))
