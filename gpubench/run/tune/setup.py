@@ -54,8 +54,9 @@ def job(
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
-    precision, input, batch_size, replicas (lists). ``floors``: what answers must keep, fields of
-    the policy. None: not given. ``baseline``: 'KEY=VALUE,...'.
+    precision, input, batch_size, replicas (lists); option ('NAME=VALUE', ...).
+    ``floors``: what answers must keep, fields of the policy. None: not given. ``baseline``:
+    'KEY=VALUE,...'.
     Raises InputError.
     """
     catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
@@ -70,6 +71,7 @@ def job(
     )  # fmt: skip
     asked = space.chosen(asked, {key: chosen.get(key) for key in AXES})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
+    asked = space.trying(asked, catalog, chosen.get("option") or ())
     words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)
     backends = {name: base.get(name) for name in {*asked.backends, *(c.backend for c in today)}}

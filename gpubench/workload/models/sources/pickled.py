@@ -26,8 +26,9 @@ from gpubench import cache, plugins
 from gpubench.errors import InputError
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import worded
+from gpubench.workload.models.buildable import Published
 from gpubench.workload.models.sources.code import Code
-from gpubench.workload.models.torch_model import Published, TorchModel
+from gpubench.workload.models.torch_model import TorchModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
