@@ -83,7 +83,7 @@ def session(
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
-        cluster.gather(suite)
+        cluster.gather(suite, cache_dir)
         cells = _spread(suite, cluster.nodes)
     else:
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))
@@ -99,8 +99,6 @@ def session(
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
-    if resume and output is None:
-        raise SuiteError("--resume: say which run to go on with: -o DIR")
     return RunJob(
         plan=plan,
         backends=backends,

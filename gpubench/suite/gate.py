@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -49,6 +49,13 @@ METRICS = {
                           "artefact, since it is made once."),
 }  # fmt: skip
 """By the name that a suite and ``--metric`` have for it; response time under load goes here."""
+
+
+def words(said: str | Sequence[str] | Mapping[str, float]) -> list[str]:
+    """Of `parse`, from whatever a call from Python names: 'p99', ['p99=5%'], {'p99': 0.05}."""
+    if isinstance(said, Mapping):
+        return [f"{name}={margin}" for name, margin in said.items()]
+    return [said] if isinstance(said, str) else [*said]
 
 
 def parse(words: Iterable[str]) -> dict[str, float | None]:

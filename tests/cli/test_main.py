@@ -126,7 +126,6 @@ def test_a_run_that_measures_nothing_is_exit_code_1_and_says_why_once(
         (["run", "quick", "--batch-size", "0"], "--batch-size"),
         (["run", "quick", "--batch-size", "a"], "'a'"),
         (["run", "quick", "--cell", "000"], "no such cell"),
-        (["run", "quick", "--resume"], "-o DIR"),
         (["run", "quick", "--nnodes", "2"], "`ray start` on each, then `gpubench run"),
         (
             ["run", "quick", "--secret-file", "x"],

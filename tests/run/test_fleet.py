@@ -13,7 +13,6 @@ from gpubench.analysis.tables import devices
 from gpubench.errors import GpubenchError, InputError
 from gpubench.records.record import RecordFile
 from gpubench.run import fleet
-from gpubench.run.agent import messages
 from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.watcher import Silent
 from tests.run.cluster.conftest import cluster as cluster  # a fixture
@@ -61,8 +60,7 @@ def test_every_kind_is_measured_and_compared_and_one_that_fails_stops_no_other(
     cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
     suite = write_suite(batch_size="[1, 4]", policy={"max_latency": '"10s"'})
-    start = cluster.peers[0].start
-    cluster.peers[0].start = lambda *_: messages.Failure("node-lost", "node a: gone")  # type: ignore[method-assign]
+    cluster.peers[0]._lost = "node a: gone"
     words = {"given": {"CPU A": 2.0}, "baseline": "cpu b"}
     found = both(cluster, suite, tmp_path / "out", cache_dir, **words)
     assert list(found) == ["CPU B (1 core)", "CPU A (1 core)"]
@@ -72,7 +70,7 @@ def test_every_kind_is_measured_and_compared_and_one_that_fails_stops_no_other(
     assert isinstance(broken, GpubenchError)
     assert "node a: gone" in str(broken)
 
-    cluster.peers[0].start = start  # type: ignore[method-assign]
+    cluster.peers[0]._lost = ""
     again = both(cluster, suite, tmp_path / "out", cache_dir, resume=True, **words)
     assert again["CPU B (1 core)"].records == first.records, "measured once"
     files = list(again.values())

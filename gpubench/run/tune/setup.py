@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.cache import Cache
-from gpubench.errors import CalibrationError, InputError, SuiteError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Board, Rapl
@@ -54,12 +54,11 @@ def job(
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
-    precision, input, batch_size, replicas (lists). ``floors``: what answers must keep, fields of
-    the policy. None: not given. ``baseline``: 'KEY=VALUE,...'.
+    precision, input, batch_size, replicas (lists); option ('NAME=VALUE', ...).
+    ``floors``: what answers must keep, fields of the policy. None: not given. ``baseline``:
+    'KEY=VALUE,...'.
     Raises InputError.
     """
-    if resume and output is None:
-        raise SuiteError("--resume: say which search to go on with: -o DIR")
     catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen)
     device = availability.device_of(plain, gpus)
@@ -72,6 +71,7 @@ def job(
     )  # fmt: skip
     asked = space.chosen(asked, {key: chosen.get(key) for key in AXES})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
+    asked = space.trying(asked, catalog, chosen.get("option") or ())
     words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)
     backends = {name: base.get(name) for name in {*asked.backends, *(c.backend for c in today)}}
