@@ -15,7 +15,7 @@ from gpubench.cache import Cache
 from gpubench.errors import CalibrationError, InputError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
-from gpubench.machine.telemetry.energy import Rapl
+from gpubench.machine.telemetry.energy import Board, Rapl
 from gpubench.run import availability, record_builder, setup
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
@@ -132,7 +132,7 @@ def _plain(chosen: Mapping[str, Any]) -> Suite:
 def _check_energy(goal: Goal, device: str) -> None:
     """InputError where energy counts and cannot be counted."""
     counts = any(m.kind == "energy" for m in goal.metrics)
-    if device == "cpu" and counts and Rapl().read() is None:
+    if device == "cpu" and counts and Rapl().read() is None and Board().watts() is None:
         raise InputError(
             "energy cannot be measured here: there is no counter of the CPU's in "
             "/sys/class/powercap, or it may not be read (see `gpubench doctor`)"
