@@ -72,6 +72,7 @@ class NodeActor:
 
     def __init__(self) -> None:
         _as_started()
+        self._aside = Aside(_log().parent.parent)
         self._suite: Suite
         self._held = ExitStack()
         self._agent: AgentClient | None = None
@@ -123,6 +124,7 @@ class NodeActor:
             self._agent.kill()  # whoever waits for its answer is told
         with self._turn:
             self._held.close()
+            self._aside.keep_off([])
 
     def _replies(self, request: messages.Request) -> Iterator[messages.Reply]:
         own = self._own(request)
@@ -168,6 +170,7 @@ class NodeActor:
         if artefact is None or reference is None:
             return messages.Failure("error", f"{cell.label} was not prepared on {self._node.name}")
         places = self._places(cell)[: len(asked.cores)]
+        self._aside.keep_off(places)
         return replace(asked, artefact=artefact, reference=reference, cores=places)
 
     def _lack(self, cell: Cell) -> messages.Failure | None:
@@ -220,6 +223,40 @@ def _as_started() -> None:
         given = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
         os.environ.pop("OMP_NUM_THREADS", None)
         os.environ |= {k: v for k, _, v in (x.partition("=") for x in given) if k[:4] == "OMP_"}
+
+
+class Aside:
+    """Ray's processes of this machine, off the cores that are measured where others are left."""
+
+    def __init__(self, session: Path) -> None:
+        """``session``: Ray's directory, which their commands name."""
+        self._session, self._note = session, session / "gpubench-cores"
+        self._ray = self._all = set(cores.usable_cores())
+        with suppress(OSError):  # whoever moved them was killed: we have inherited their cores
+            self._all = set(cores.cpu_list(self._note.read_text()))
+            _move(os.getpid(), self._all)
+            self._ray = set[int]()
+        self.keep_off([])
+
+    def keep_off(self, measured: Sequence[Sequence[int]]) -> None:
+        """Let them have what is left of the cores; all, if that is nothing."""
+        free = self._all.difference(*measured) or self._all
+        if free == self._ray or not self._session.name.startswith("session_"):
+            return
+        with suppress(OSError):
+            self._note.write_text(cores.cpu_ranges(self._all))
+            for place in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    if os.fsencode(self._session) in (place / "cmdline").read_bytes():
+                        _move(int(place.name), free)
+            self._ray = free
+            if free == self._all:
+                self._note.unlink()
+
+
+def _move(pid: int, to: Collection[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), to)
 
 
 class Peer:

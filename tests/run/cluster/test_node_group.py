@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from msgspec.structs import replace
 
 from gpubench import __version__
 from gpubench.errors import InputError
+from gpubench.machine import cores
 from gpubench.records.record import RecordFile
 from gpubench.run import driver, setup
 from gpubench.run.agent import messages
@@ -214,3 +218,26 @@ def test_what_no_machine_could_start_ends_the_run(
         pytest.raises(Exception, match="gone"),
     ):
         nodes.start()
+
+
+def test_rays_processes_keep_off_what_is_measured_and_come_back(tmp_path: Path) -> None:
+    usable = set(cores.usable_cores())
+    if len(usable) < 2:
+        pytest.skip("one core leaves nothing")
+    session = tmp_path / "session_1"
+    session.mkdir()
+    first, *others = sorted(usable)
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)", f"--log-dir={session}/logs"]
+    with subprocess.Popen(sleep) as raylet:
+        try:
+            ray_cluster.Aside(session).keep_off([(first,)])
+            assert os.sched_getaffinity(raylet.pid) == set(others)
+            ray_cluster.Aside(session)  # of the next run: the first was killed
+            assert os.sched_getaffinity(raylet.pid) == usable
+            kept = ray_cluster.Aside(session)
+            kept.keep_off([(first,)])
+            kept.keep_off([tuple(usable)])
+            assert os.sched_getaffinity(raylet.pid) == usable
+            assert not list(session.iterdir())
+        finally:
+            raylet.kill()
