@@ -117,7 +117,7 @@ class Rounds:
         rmtree(out, ignore_errors=True)
         where = 1 if fault == "head" else 0
         lead = self._start(where, out)
-        until(lambda: running(out, 2), lead)
+        until(lambda: running(out, 2), lead, limit_s=400)
         kept = _lines(out)
         begin = time.monotonic()
         FAULTS[fault](self._hosts)
