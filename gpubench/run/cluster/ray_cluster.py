@@ -27,7 +27,7 @@ from gpubench import __version__
 from gpubench.cache import Cache
 from gpubench.cache import digest as files_digest
 from gpubench.errors import GpubenchError, InputError
-from gpubench.machine import cores, environment
+from gpubench.machine import cores, environment, processes
 from gpubench.machine.software import no_telemetry
 from gpubench.run import availability, inventory
 from gpubench.run.agent import messages
@@ -229,7 +229,7 @@ class Aside:
     """Ray's processes of this machine, off the cores that are measured where others are left."""
 
     def __init__(self, session: Path) -> None:
-        """``session``: Ray's directory, which their commands name."""
+        """``session``: Ray's directory, which the commands of the first of them name."""
         self._session, self._note = session, session / "gpubench-cores"
         self._ray = self._all = set(cores.usable_cores())
         with suppress(OSError):  # whoever moved them was killed: we have inherited their cores
@@ -245,13 +245,22 @@ class Aside:
             return
         with suppress(OSError):
             self._note.write_text(cores.cpu_ranges(self._all))
-            for place in Path("/proc").glob("[0-9]*"):
+            for pid in self._processes():
                 with suppress(OSError):
-                    if os.fsencode(self._session) in (place / "cmdline").read_bytes():
-                        _move(int(place.name), free)
+                    _move(pid, free)
             self._ray = free
             if free == self._all:
                 self._note.unlink()
+
+    def _processes(self) -> set[int]:
+        """Of Ray, but for this one and what it has started."""
+        found = set[int]()
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(self._session) in (place / "cmdline").read_bytes():
+                    found.add(int(place.name))
+        found |= processes.descendants(found)
+        return found - {os.getpid(), *processes.descendants([os.getpid()])}
 
 
 def _move(pid: int, to: Collection[int]) -> None:

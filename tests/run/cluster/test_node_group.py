@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,17 +228,19 @@ def test_rays_processes_keep_off_what_is_measured_and_come_back(tmp_path: Path) 
     session = tmp_path / "session_1"
     session.mkdir()
     first, *others = sorted(usable)
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)", f"--log-dir={session}/logs"]
-    with subprocess.Popen(sleep) as raylet:
-        try:
-            ray_cluster.Aside(session).keep_off([(first,)])
-            assert os.sched_getaffinity(raylet.pid) == set(others)
-            ray_cluster.Aside(session)  # of the next run: the first was killed
-            assert os.sched_getaffinity(raylet.pid) == usable
-            kept = ray_cluster.Aside(session)
-            kept.keep_off([(first,)])
-            kept.keep_off([tuple(usable)])
-            assert os.sched_getaffinity(raylet.pid) == usable
-            assert not list(session.iterdir())
-        finally:
-            raylet.kill()
+    sleep = f"{sys.executable} -c 'import time; time.sleep(60)' {session}"
+    forked = ["sh", "-c", f"{sleep} > {tmp_path}/out & echo $!"]
+    done = subprocess.run(forked, stdout=subprocess.PIPE, text=True, check=True)
+    raylet = int(done.stdout)  # its parent is not we, as Ray's are no children of an actor
+    try:
+        ray_cluster.Aside(session).keep_off([(first,)])
+        assert os.sched_getaffinity(raylet) == set(others)
+        ray_cluster.Aside(session)  # of the next run: the first was killed
+        assert os.sched_getaffinity(raylet) == usable
+        kept = ray_cluster.Aside(session)
+        kept.keep_off([(first,)])
+        kept.keep_off([tuple(usable)])
+        assert os.sched_getaffinity(raylet) == usable
+        assert not list(session.iterdir())
+    finally:
+        os.kill(raylet, signal.SIGKILL)
