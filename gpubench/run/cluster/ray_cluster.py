@@ -461,6 +461,17 @@ class Cluster:
 
         each(offered, range(len(self.peers)))
 
+    def keep(self, environments: Sequence[dict[str, Any]]) -> None:
+        """Only machines like these, in this order; all where there are not so many."""
+        left, kept = list(self.peers), []
+        for one in map(environment.fingerprint, environments):
+            like = (peer for peer in left if environment.fingerprint(peer.environment) == one)
+            if (peer := next(like, None)) is None:
+                return
+            left.remove(peer)
+            kept.append(peer)
+        self.peers = kept
+
     def alone(self, rank: int) -> Cluster:
         """One of its machines, as a cluster; it is not to be entered."""
         found = Cluster(self._address, self._insecure, self._ship)

@@ -157,6 +157,23 @@ def test_one_machine_alone_has_its_own_environment_and_cores(
     assert file.header.environment["host"] == "b"
 
 
+def test_a_resumed_run_takes_machines_like_those_that_it_began_with(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
+    late, first = cluster.peers  # by address, the one that joined late comes first now
+    late.environment |= {"variables": {"OMP_NUM_THREADS": "1"}}
+    cluster.peers = [first]
+    begun = measured(cluster, suite, tmp_path / "run", cache_dir)
+    assert [r.status for r in begun.records] == ["unavailable", "ok", "ok"]
+    cluster.peers = [late, first]
+    job = setup.session(str(suite), {}, cache_dir, tmp_path / "run", True, (), cluster)
+    again = driver.run(job, Silent(), cluster)
+    assert cluster.peers == [first]
+    assert [r.status for r in again.records] == ["unavailable", "ok", "ok"]
+    assert again.records[1:] == begun.records[1:], "measured once"
+
+
 def test_machines_whose_files_differ_end_the_run(
     cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
