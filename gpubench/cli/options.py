@@ -62,6 +62,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--boundary", {"callback": words, "help": "compute, transfer, pipeline, or several."}),
     ("--decoder", {"callback": words, "help": "Of boundary pipeline, such as pil,turbo."}),
     ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
+    ("--cache", {"callback": words, "help": "Before a batch: warm, rotating, cold, or several."}),
     ("--device", {"help": "auto, cuda or cpu."}),
     ("--model", {"help": "A torchvision model, digits, timm/NAME, hf/FOLDER, FILE.py:CALLABLE, "
                          "or an .onnx or .pt2 file."}),
@@ -116,6 +117,9 @@ resume_option = click.option(
 )
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."
+)
+ship_option = click.option(
+    "--ship", is_flag=True, help="With --ray: send model and weights files to where they lack."
 )
 github_option = click.option(
     "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."

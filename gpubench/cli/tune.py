@@ -55,6 +55,8 @@ UNCONFIRMED = "exit code 3: its gain is not confirmed; a longer --budget gives t
               help="What is timed: compute, transfer, or pipeline.")  # fmt: skip
 @click.option("--decoder", help="Of boundary pipeline, such as turbo.")
 @partial(selection, without=tuple(name for name, _ in SELECTION if name not in OWN))
+@click.option("--option", multiple=True, metavar="NAME=VALUE",
+              help="Of a backend, to be tried as well; repeatable.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of what is drawn.")
 @click.option("-o", "--output", type=path, help="Directory of the search.")
 @resume_option

@@ -295,7 +295,8 @@ def tune(
     per image, '0.5J'; ``min_agreement`` and ``min_accuracy``: 0.98 or '98%'; ``max_accuracy_drop``:
     percentage points. ``budget``: seconds, or '10m'; 30 % of it proves the result in an A/B.
     ``baseline``: what is to be beaten, {'backend': 'torch-eager'}. ``chosen``: ``backend``,
-    ``precision``, ``batch_size`` and so on narrow the search. The rest as of `run`.
+    ``precision``, ``batch_size`` and so on narrow the search; ``option``: 'optimization_level=4',
+    or several, widens it. The rest as of `run`.
     """
     if not isinstance(model, str | Path) and not pickled.is_live(model):
         raise _no_words(model)
@@ -320,7 +321,9 @@ def tune(
 
     def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
-        asked |= {key: file.listed(asked[key]) for key in tune_setup.AXES if key in asked}
+        asked |= {
+            key: file.listed(asked[key]) for key in (*tune_setup.AXES, "option") if key in asked
+        }
         return tune_setup.job(
             asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
             budget_s=goal.seconds("--budget", str(budget)), seed=seed, baseline=words,

@@ -15,7 +15,7 @@ from gpubench.cache import Cache
 from gpubench.errors import CalibrationError, InputError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
-from gpubench.machine.telemetry.energy import Rapl
+from gpubench.machine.telemetry.energy import Board, Rapl
 from gpubench.run import availability, record_builder, setup
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
@@ -56,8 +56,9 @@ def job(
     """The search that was asked for.
 
     ``chosen``: model, weights, images, labels, calibration, device, boundary, decoder; backend,
-    precision, input, batch_size, replicas (lists). ``floors``: what answers must keep, fields of
-    the policy. None: not given. ``baseline``: 'KEY=VALUE,...'.
+    precision, input, batch_size, replicas (lists); option ('NAME=VALUE', ...).
+    ``floors``: what answers must keep, fields of the policy. None: not given. ``baseline``:
+    'KEY=VALUE,...'.
     Raises InputError.
     """
     for key in chosen:
@@ -76,6 +77,7 @@ def job(
     )  # fmt: skip
     asked = space.chosen(asked, {key: chosen.get(key) for key in AXES})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
+    asked = space.trying(asked, catalog, chosen.get("option") or ())
     words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)
     backends = {name: base.get(name) for name in {*asked.backends, *(c.backend for c in today)}}
@@ -130,7 +132,7 @@ def _plain(chosen: Mapping[str, Any]) -> Suite:
 def _check_energy(goal: Goal, device: str) -> None:
     """InputError where energy counts and cannot be counted."""
     counts = any(m.kind == "energy" for m in goal.metrics)
-    if device == "cpu" and counts and Rapl().read() is None:
+    if device == "cpu" and counts and Rapl().read() is None and Board().watts() is None:
         raise InputError(
             "energy cannot be measured here: there is no counter of the CPU's in "
             "/sys/class/powercap, or it may not be read (see `gpubench doctor`)"

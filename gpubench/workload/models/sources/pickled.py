@@ -26,8 +26,9 @@ from gpubench import cache, plugins
 from gpubench.errors import InputError
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import worded
+from gpubench.workload.models.buildable import Published
 from gpubench.workload.models.sources.code import Code
-from gpubench.workload.models.torch_model import Published, TorchModel
+from gpubench.workload.models.torch_model import TorchModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,8 +146,9 @@ def _by_value() -> Iterator[None]:
     import cloudpickle
 
     named = set(cloudpickle.list_registry_pickle_by_value())
+    library = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib")}
     own = [module for name, module in [*sys.modules.items()]
-           if name not in named and _is_own(name, module)]  # fmt: skip
+           if name not in named and _is_own(name, module, library)]  # fmt: skip
     for module in own:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -174,15 +176,15 @@ def _alike() -> Any:
     return SimpleNamespace(__name__="cloudpickle", Pickler=Pickler)
 
 
-def _is_own(name: str, module: object) -> bool:
+def _is_own(name: str, module: object, library: set[str]) -> bool:
+    """Of the user, and of neither an installed package nor ``library``, the language's folders."""
     if name in ("__main__", "__mp_main__") or name.partition(".")[0] == __name__.partition(".")[0]:
         return False
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     if not file or not file.endswith(".py") or getattr(module, "__name__", "") != name:
         return False
-    path = Path(file)
-    library = {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib")}
-    return not library & {*path.parents} and not {*path.parts} & {*_INSTALLED}
+    folders = Path(file).parts
+    return not {*folders} & {*_INSTALLED} and not any(file.startswith(f"{at}/") for at in library)
 
 
 def _culprit(live: Any) -> str:
