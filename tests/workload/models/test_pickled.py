@@ -118,7 +118,7 @@ def test_what_has_no_values_or_is_quantised_is_told(tmp_path: Path) -> None:
     file = pickled.dump(module, tmp_path)
     work = Workload(model=str(file), weights="file", preprocess=Preprocess(size=(16,)))
     with pytest.raises(InputError, match="is no tensor, as in networks that torch has quantised"):
-        registry.resolve(work, Cache(tmp_path / "cache"))
+        registry.resolve(work, Cache(tmp_path / "cache")).state()
 
 
 def _hooked(module: Own) -> Own:
