@@ -267,7 +267,7 @@ def test_overrides_named_in_the_documents_exist() -> None:
     known = {o for parameter in cli.commands["run"].params for o in parameter.opts}
     named = set(re.findall(r"--[a-z-]+", sentence))
     assert named <= known
-    assert len(named) == 20
+    assert len(named) == 21
 
 
 @pytest.mark.parametrize("name", [n for n in EVERYTHING if fenced(n, "toml")])

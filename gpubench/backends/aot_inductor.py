@@ -172,7 +172,11 @@ def _settings(cell: Cell) -> dict[str, Any]:
     from torch._inductor import list_mode_options
 
     mode: dict[str, Any] = list_mode_options(str(cell.options.get("mode", "default")))
-    return mode | {"freezing": bool(cell.options.get("freezing", False))}
+    # headers compiled beforehand cost more than the two files of a package gain by them
+    return mode | {
+        "freezing": bool(cell.options.get("freezing", False)),
+        "aot_inductor.precompile_headers": False,
+    }
 
 
 def _bring(cell: Cell, state: Path, at: Path) -> None:

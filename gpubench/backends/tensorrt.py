@@ -74,7 +74,8 @@ class TensorRT(Backend):
         Option.whole(
             "workspace_mib", "scratch memory that kernels may ask for; 0: all of the GPU's", 0
         ),
-        # not searched: what there is to choose, a library says only when it is loaded
+        # not searched: what there is to choose, a library says only when it is loaded, and it is
+        # hundreds of its compiler's own knobs: `tune --option` tries those that are named
         Option(
             name="build_route",
             kind="str",

@@ -62,6 +62,7 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--boundary", {"callback": words, "help": "compute, transfer, pipeline, or several."}),
     ("--decoder", {"callback": words, "help": "Of boundary pipeline, such as pil,turbo."}),
     ("--loader", {"callback": words, "help": "Of boundary pipeline: auto, threads, processes."}),
+    ("--cache", {"callback": words, "help": "Before a batch: warm, rotating, cold, or several."}),
     ("--device", {"help": "auto, cuda or cpu."}),
     ("--model", {"help": "A torchvision model, digits, timm/NAME, hf/FOLDER, FILE.py:CALLABLE, "
                          "or an .onnx or .pt2 file."}),
@@ -111,6 +112,9 @@ def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Co
 
 keys_option = click.option("--keys", is_flag=True, help="Keys of cells too, for --cell.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on in -o's directory, or the last in reports/ of the same."
+)
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."
 )

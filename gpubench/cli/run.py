@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @options.suite_argument
 @options.selection
 @options.output_option("Directory of the run.", stdout=False)
-@click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
+@options.resume_option
 @options.require_option
 @options.quiet_option
 @options.several

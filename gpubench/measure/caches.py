@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
+from gpubench.measure.roofline_peaks import caches
 from gpubench.suite.types import Cell
 
 if TYPE_CHECKING:
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
     from gpubench.backends.base import Images, Session
 
 _UNKNOWN = 256 << 20
-"""Bytes of a last-level cache that nobody tells; more than most."""
+"""Bytes of caches that nobody tells; more than most."""
 _TIMES = 2
-"""The pool of inputs, and what empties a cache, are so many times as large as it."""
+"""The pool of inputs, and what empties a cache, are so many times as large."""
 _MOST = 4096
 """Batches in a pool."""
 
@@ -26,7 +28,7 @@ _MOST = 4096
 def preparing(session: Session, images: Sequence[Images], cell: Cell) -> Callable[[], None] | None:
     """What is done before each batch of ``cell``, off the clock; None: nothing.
 
-    ``images``: different batches. In a pool larger than the last-level cache each has an array of
+    ``images``: different batches. In a pool larger than the caches each has an array of
     its own, which a session on a CPU reads where it lies (`Session.attach`); on a GPU it is copied
     into the session's input.
     """
@@ -48,23 +50,15 @@ def preparing(session: Session, images: Sequence[Images], cell: Cell) -> Callabl
 
 
 def _bytes(device: str) -> int:
-    """Of the last-level cache; of a GPU, L2."""
+    """Of the caches of the cores that this process may use; of a GPU, L2."""
     if device == "cuda":
         import torch
 
         return int(torch.cuda.get_device_properties().L2_cache_size) or _UNKNOWN
-    found = [_size(file) for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max(found, default=_UNKNOWN)
+    return int(caches(sorted(os.sched_getaffinity(0)))) or _UNKNOWN
 
 
-def _size(file: Path) -> int:
-    """Of '32768K'."""
-    text = file.read_text().strip()
-    unit = {"K": 10, "M": 20}.get(text[-1], 0)
-    return int(text[:-1] if unit else text) << unit
-
-
-def _emptying(device: str, size: int) -> Callable[[], None]:
+def _emptying(device: str, size: int) -> Callable[[], object]:
     """Writes so many bytes that whatever a cache held has left it."""
     if device == "cuda":
         import torch
@@ -79,8 +73,4 @@ def _emptying(device: str, size: int) -> Callable[[], None]:
     import numpy as np
 
     host = np.zeros(size, np.uint8)
-
-    def overwrite() -> None:
-        np.add(host, 1, out=host)
-
-    return overwrite
+    return partial(np.add, host, np.uint8(1), host)

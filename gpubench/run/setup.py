@@ -103,8 +103,6 @@ def session(
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
-    if resume and output is None:
-        raise SuiteError("--resume: say which run to go on with: -o DIR")
     return RunJob(
         plan=plan,
         backends=backends,

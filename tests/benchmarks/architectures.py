@@ -44,24 +44,31 @@ WORDS = {
     "digits that are those of eager PyTorch in fp32 / their largest relative error.",
 }
 TORCHVISION = (
-    "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2",
-    "densenet121", "googlenet", "inception_v3", "squeezenet1_1", "shufflenet_v2_x1_0",
-    "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet1_0", "efficientnet_b0",
-    "efficientnet_v2_s", "regnet_y_400mf", "regnet_x_400mf", "convnext_tiny", "vit_b_32",
-    "swin_t", "swin_v2_t", "maxvit_t",
+    "squeezenet1_1", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x1_0", "mobilenet_v2",
+    "regnet_y_400mf", "mnasnet1_0", "googlenet", "efficientnet_b0", "densenet121", "alexnet",
+    "mobilenet_v3_large", "regnet_x_400mf", "swin_t", "inception_v3", "convnext_tiny",
+    "vit_b_32", "resnet50", "swin_v2_t", "resnext50_32x4d", "efficientnet_v2_s", "vgg11_bn",
+    "wide_resnet50_2", "maxvit_t",
 )  # fmt: skip
 TIMM = (
-    "vit_tiny_patch16_224", "vit_small_patch32_224", "deit_tiny_patch16_224",
-    "deit3_small_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224",
-    "swinv2_cr_tiny_ns_224", "convnext_atto", "convnext_nano", "convnextv2_nano",
-    "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "efficientnet_lite0",
-    "tf_efficientnetv2_b0",
-    "efficientvit_b0", "maxvit_pico_rw_256", "coatnet_nano_rw_224", "mobilevit_xs",
-    "mobileone_s0", "repvgg_a0", "ghostnet_100", "hrnet_w18_small", "dla34", "res2net50_26w_4s",
-    "resnest14d", "xcit_nano_12_p16_224", "poolformer_s12", "levit_128s", "fastvit_t8",
-    "mixer_b16_224", "gmlp_s16_224", "eva02_tiny_patch14_224", "nfnet_l0", "edgenext_x_small",
+    "mobilenetv4_conv_small", "vit_tiny_patch16_224", "convnext_atto", "levit_128s",
+    "repvgg_a0", "mobileone_s0", "ghostnet_100", "edgenext_xx_small", "mobilevitv2_050",
+    "efficientvit_b0", "xcit_nano_12_p16_224", "tinynet_e", "lcnet_050", "fastvit_t8",
+    "pvt_v2_b0", "mobilevit_xxs", "convit_tiny", "pit_ti_224", "resmlp_12_224",
+    "gmlp_ti16_224", "mixer_s32_224", "repvit_m0_9", "starnet_s1", "mambaout_femto",
+    "inception_next_atto", "convnextv2_atto", "deit_tiny_patch16_224", "crossvit_tiny_240",
+    "resnest14d", "dla46_c", "ese_vovnet19b_dw", "selecsls42b", "mixnet_s", "fbnetc_100",
+    "hgnetv2_b0", "efficientformerv2_s0", "tiny_vit_5m_224", "visformer_tiny",
+    "gcvit_xxtiny", "poolformer_s12", "efficientnet_lite0", "tf_efficientnetv2_b0",
+    "mobilevit_xs", "eva02_tiny_patch14_224", "hrnet_w18_small", "coatnet_nano_rw_224",
+    "maxvit_pico_rw_256", "mobilenetv4_hybrid_medium", "convnext_nano", "convnextv2_nano",
+    "res2net50_26w_4s", "swin_tiny_patch4_window7_224", "swinv2_cr_tiny_ns_224", "nfnet_l0",
+    "vit_small_patch32_224", "deit3_small_patch16_224", "gmlp_s16_224", "mixer_b16_224",
+    "beit_base_patch16_224",
 )  # fmt: skip
-MODELS = (*TORCHVISION, *(f"timm/{name}" for name in TIMM))
+MODELS = (*TORCHVISION[:9], *(f"timm/{name}" for name in TIMM[:40]), *TORCHVISION[9:],
+          *(f"timm/{name}" for name in TIMM[40:]))  # fmt: skip
+"""The small and different ones first."""
 
 POLICY = Policy(
     repeats=1, warmup_iterations=1, warmup_s=0.01, duration_s=0.05, max_samples=5,

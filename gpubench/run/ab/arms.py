@@ -19,7 +19,7 @@ from gpubench.suite.file import Draft, listed
 from gpubench.suite.types import Cell, Suite
 
 AXES = ("backend", "device", "precision", "input", "batch_size", "replicas", "replicas_per_device",
-        "sharing", "dispatch", "decoder", "loader", "loader_cores")  # fmt: skip
+        "sharing", "dispatch", "decoder", "loader", "loader_cores", "cache")  # fmt: skip
 NETWORK = ("model", "weights", "output", "calibration")
 """Keys of the workload that make other answers to the same question."""
 TABLES = ("preprocess", "arguments")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gpubench.suite.types import Workload
-    from gpubench.workload.models.torch_model import TorchSource
+    from gpubench.workload.models.buildable import Buildable
 
     State = OrderedDict[str, Tensor]
 
@@ -169,9 +169,9 @@ def _override(spec: Spec, work: Workload, arguments: dict[str, Any]) -> tuple[Sp
     )
 
 
-def source_of(name: str) -> TorchSource:
+def source_of(name: str) -> Buildable:
     """Where the network of that name comes from; it is none of an ONNX file."""
-    return cast("TorchSource", registry.of(name))
+    return cast("Buildable", registry.of(name))
 
 
 def card(state: Path) -> Card:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from gpubench.cli import options
 from gpubench.errors import InputError, SuiteError
 from gpubench.run.ab import arms
 from gpubench.suite import file
-from gpubench.suite.types import Catalog, Option, Preprocess
+from gpubench.suite.types import Axes, Catalog, Option, Preprocess
 from tests.measure.virtual import make_cell
 
 
@@ -56,6 +58,15 @@ def test_decoders_are_told_apart() -> None:
     assert len(arms.match(*specs("batch_size=1", "batch_size=1"), both, both)) == 2
     [pair] = arms.match(*specs("decoder=pil", "decoder=turbo"), both[:1], both[1:])
     assert [cell.decoder for cell in pair] == ["pil", "turbo"]
+
+
+def test_arms_may_differ_in_every_axis_and_each_has_a_flag() -> None:
+    axes = {field.name for field in msgspec.structs.fields(Axes)} - {"options"}
+    assert {*arms.AXES} | (axes & {*arms.SAME}) == axes
+    flags = {name.removeprefix("--").replace("-", "_") for name, _ in options.SELECTION}
+    assert axes - flags == {"cores", "loader_cores"}  # of machines with many cores, in a file
+    warm, cold = make_cell(), make_cell(cache="cold")
+    assert arms.match(*specs("cache=warm", "cache=cold"), [warm], [cold]) == [(warm, cold)]
 
 
 def specs(baseline: str, candidate: str) -> tuple[arms.Spec, arms.Spec]:

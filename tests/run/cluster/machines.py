@@ -188,26 +188,20 @@ def outcome(process: subprocess.Popen[str], limit_s: float = 150.0) -> tuple[int
 
 
 class Cluster:
-    """Ray on all hosts of ``hosts``; a machine's processes by rank."""
+    """Ray on the hosts of ``hosts``."""
 
     def __init__(self, hosts: Machines, count: int = 0, **environ: str) -> None:
         """``count``: of those that start, without which all do."""
-        self.hosts, count = hosts, count or len(hosts.names)
-        hosts.ray(0, **environ)
-        self.wait(1)
-        for rank in range(1, count):
-            hosts.ray(rank, **environ)
-        self.wait(count)
+        self.hosts, self._environ = hosts, environ
+        for rank in range(count or len(hosts.names)):
+            self.start(rank)
 
-    def wait(self, count: int) -> None:
-        """Until so many nodes are alive."""
-
-        def alive() -> bool:
-            words = [RAY, "status", "--address", f"{self.hosts.address(0)}:{PORT}"]
-            said = outcome(self.hosts.start(0, *words, **self.hosts.auth))[1]
-            return said.partition("Pending")[0].count("node_") == count
-
-        until(alive, limit_s=300)
+    def start(self, rank: int) -> None:
+        """Ray there; returns when it has joined."""
+        process = self.hosts.ray(rank, **self._environ)
+        assert process.stdout is not None
+        if not any("Ray runtime started" in line for line in process.stdout):
+            raise AssertionError(process.communicate()[1])
 
     def kill(self, rank: int) -> None:
         """As a machine that loses its power."""

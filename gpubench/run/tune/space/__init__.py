@@ -6,7 +6,7 @@ a third party's backend is searched without any change here.
 """
 
 from gpubench.run.tune.space.as_suite import suite, to_toml
-from gpubench.run.tune.space.axes import Placement, Space, chosen, default
+from gpubench.run.tune.space.axes import Placement, Space, chosen, default, trying
 from gpubench.run.tune.space.baseline import baseline
 from gpubench.run.tune.space.grid import cells, coordinates
 
@@ -20,4 +20,5 @@ __all__ = [
     "default",
     "suite",
     "to_toml",
+    "trying",
 ]

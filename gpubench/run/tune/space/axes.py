@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from msgspec import Struct
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gpubench.errors import SuiteError
 from gpubench.run.tune.space import options as space_options
-from gpubench.suite import schema
+from gpubench.suite import schema, toml_file
 from gpubench.suite.goal import Goal
 from gpubench.suite.types import (
     Boundary,
@@ -150,6 +150,29 @@ def chosen(space: Space, overrides: Mapping[str, Any]) -> Space:
             placements += found
         given["placements"] = tuple(placements)
     return replace(space, **{_FIELDS.get(key, key): value for key, value in given.items()})
+
+
+def trying(space: Space, catalog: Catalog, texts: Iterable[str]) -> Space:
+    """``space`` with more values of options: 'NAME=VALUE', of every backend that has it.
+
+    Raises SuiteError, naming the option, also for a value that it cannot have.
+    """
+    added = space.options
+    for text in texts:
+        name, equals, said = (word.strip() for word in text.partition("="))
+        having = {b: o for b in space.backends for o in catalog.backends[b] if o.name == name}
+        if not having or not equals:
+            known = sorted({o.name for b in space.backends for o in catalog.backends[b]})
+            wanted = f"expected NAME=VALUE; {schema.nearest(name, known)}"
+            raise SuiteError(f"--option {text!r}: {wanted}")
+        for backend, option in having.items():
+            value = toml_file.value(said) if option.kind != "str" else said.strip("\"'")
+            for mistake in schema.mistakes(value, schema.option(option), f"--option {name}"):
+                raise SuiteError(str(mistake))
+            before = added[backend].get(name, (option.default,))
+            found = tuple(dict.fromkeys((*before, space_options.typed(option, value))))
+            added = added | {backend: added[backend] | {name: found}}
+    return replace(space, options=added)
 
 
 def _placements_of(space: Space, replicas: int) -> list[Placement]:

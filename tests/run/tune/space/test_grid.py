@@ -199,3 +199,19 @@ def test_no_machine_has_too_many_of_what_is_shipped(
     device = "cuda" if gpus else "cpu"
     found = make(installed, device=device, cores=cores, gpus=gpus, goal=QUICK)
     assert len(space.cells(found, installed, supported)) > 1000
+
+
+def test_values_of_options_can_be_named_and_are_checked() -> None:
+    found = space.trying(make(), CATALOG, ["free=-conv=off", "tile=32", "tile=16"])
+    assert found.options["tiled"]["free"] == ("", "-conv=off")
+    assert found.options["tiled"]["tile"] == (8, 16, 32)
+    cells = space.cells(found, CATALOG, anything)
+    assert {c.options.get("free") for c in cells if c.backend == "tiled"} == {None, "-conv=off"}
+    for text, words in [
+        ("tile", "expected NAME=VALUE"),
+        ("tiel=3", 'did you mean "tile"'),
+        ("tile=0", r"--option tile = 0: expected .* 1"),
+        ("tile=wide", "--option tile = "),
+    ]:
+        with pytest.raises(SuiteError, match=words):
+            space.trying(make(), CATALOG, [text])
