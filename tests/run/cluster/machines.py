@@ -31,6 +31,8 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "5",
 }
 """How soon a machine is given up; to be set where the head is started."""
+PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+"""Of `ray start`, where others use the machine too."""
 RAY = f"{Path(sys.executable).parent}/ray"
 
 
@@ -91,7 +93,7 @@ class Machines:
             *(head if rank == 0 else ("--address", address)),
             "--node-ip-address", self.address(rank), "--num-cpus", 1,
             "--temp-dir", self._temps[-1], "--object-store-memory", 100_000_000,
-            "--disable-usage-stats", **self.auth | HEALTH | environ,
+            "--disable-usage-stats", **self.auth | HEALTH | PATIENCE | environ,
         )  # fmt: skip
 
     @property
@@ -102,6 +104,7 @@ class Machines:
         """A command there."""
         script = (  # the page takes longer than all the rest of a run on the fake backend
             "from gpubench import report; report.render = lambda *_: 'no report'; "
+            "from gpubench.run.cluster import ray_cluster; ray_cluster.JOIN_S = 600; "
             "from gpubench.cli.main import main; main()"
         )
         return self.start(rank, sys.executable, "-c", script, *words, **self.auth | environ)
