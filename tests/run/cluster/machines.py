@@ -85,7 +85,7 @@ class Machines:
         # A Unix socket's path has 107 bytes, and Ray adds most of them.
         self._temps.append(mkdtemp(dir="/tmp", prefix="ray-"))
         address = f"{self.address(0)}:{PORT}"
-        head = ("--head", "--port", PORT, "--include-dashboard", "false")
+        head = ("--head", "--port", PORT, "--no-monitor", "--include-dashboard", "false")
         cores = sorted(os.sched_getaffinity(0))
         pin = ("taskset", "-c", cores[rank % len(cores)]) if self.pinned else ()
         return self.start(
