@@ -157,9 +157,7 @@ class Rounds:
             self._cluster = self._new()
         elif fault not in ("actor", "driver", "hung-actor"):
             self._hosts.signal(1, signal.SIGKILL)
-            self._cluster.wait(1)
-            self._hosts.ray(1, **self._environ)
-            self._cluster.wait(2)
+            self._cluster.start(1)
 
 
 def _lines(out: Path) -> list[str]:
