@@ -269,7 +269,7 @@ def tune(
     model: Any,
     *,
     objective: str = "throughput",
-    max_latency: str | Sequence[str] = (),
+    max_latency: str | Sequence[str] | Mapping[str, str] = (),
     min_throughput: float | str | None = None,
     max_memory: str | None = None,
     max_energy: str | None = None,
@@ -298,8 +298,9 @@ def tune(
     ``precision``, ``batch_size`` and so on narrow the search; ``option``: 'optimization_level=4',
     or several, widens it. The rest as of `run`.
     """
-    listed = [max_latency] if isinstance(max_latency, str) else max_latency
-    limits = [goal.max_latency("--max-latency", words) for words in listed]
+    if not isinstance(model, str | Path) and not pickled.is_live(model):
+        raise _no_words(model)
+    limits = [goal.max_latency("--max-latency", word) for word in gate.words(max_latency)]
     amounts = (min_throughput, max_memory, max_energy)
     for option, amount in zip(goal.LIMITS, amounts, strict=True):
         limits += [goal.limit(option, str(amount))] if amount is not None else []
@@ -316,8 +317,7 @@ def tune(
             f"a whole number up to {MOST_IMAGES}, such as 256",
         ),
     }
-    beaten = [baseline] if isinstance(baseline, str) else baseline
-    words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
+    words = gate.words(baseline)
 
     def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
@@ -410,10 +410,13 @@ def _home(
     if not live:
         yield _path(output)
         return
-    place = Path(output) if output else claimed(directory(pickled.name_of(live[0])))
+    place = _path(output) or claimed(directory(pickled.name_of(live[0])))
     new = not place.exists()
-    place.mkdir(parents=True, exist_ok=True)
-    before = {*place.iterdir()}
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        before = {*place.iterdir()}
+    except OSError as error:
+        raise InputError(f"{place}: no directory for what is live: {error.strerror}") from error
     try:
         yield place
     except BaseException:
@@ -457,11 +460,20 @@ def _words(
     if pickled.is_live(what):
         assert home  # noqa: S101
         return _of_model(str(pickled.dump(what, home)), pickled.name_of(what)), chosen
+    if not isinstance(what, str | Path):
+        raise _no_words(what, "a suite (a name, a .toml file, a dict, a gpubench.Suite), or ")
     words = str(what)
     shipped = words in {path.stem for path in file.shipped()}
-    if shipped or not isinstance(what, str | Path) or not _is_model(words):
+    if shipped or not _is_model(words):
         return words, chosen
     return _of_model(words, Path(words).stem), chosen
+
+
+def _no_words(what: object, suite: str = "") -> InputError:
+    return InputError(
+        f"of type {type(what).__name__}: expected {suite}a model (a name, a file, an nn.Module, a "
+        "callable that builds one)"
+    )
 
 
 def _is_model(words: str) -> bool:
@@ -502,11 +514,18 @@ def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As a TOML file would have it."""
+    """As a TOML file would have it. Raises InputError for what is live."""
+    if pickled.is_live(value):
+        raise InputError(
+            f"{pickled.name_of(value)}: live, and a suite is words; give it to the call, as "
+            "gpubench.run(suite, model=...)"
+        )
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple | list | set | range):
+    if isinstance(value, tuple | list | set | range | Iterator):
         return [_plain(each) for each in value]
+    if type(value).__module__.partition(".")[0] in ("numpy", "torch"):
+        return value.tolist() if hasattr(value, "tolist") else str(value)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -521,7 +540,12 @@ def _spec(option: str, arm: Any, home: Path | None) -> arms.Spec:
         live = pickled.is_live(arm.get("model"))
         named = {"model": pickled.dump(arm["model"], home)} if live and home else {}
         return arms.spec(option, [(str(k), _text(v)) for k, v in {**arm, **named}.items()])
-    return arms.parse(option, [arm] if isinstance(arm, str) else arm)
+    listed = [arm] if isinstance(arm, str) else _plain(arm)
+    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
+        raise InputError(
+            f"{option} {arm!r}: expected such as {{'backend': 'openvino'}}, or a model"
+        )
+    return arms.parse(option, listed)
 
 
 def _version(
@@ -548,8 +572,8 @@ def _share(option: str, value: float | str | None) -> float | None:
 
 
 def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
-    if value is not None and not 0 <= value <= most:
-        raise InputError(f"{option} {value}: expected {expected}")
+    if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
+        raise InputError(f"{option} {value!r}: expected {expected}")
     return value
 
 
@@ -557,6 +581,8 @@ def _within(option: str, value: float | None, most: int, expected: str) -> float
 
 
 def _path(place: Place | None) -> Path | None:
+    if not isinstance(place, str | Path | None):
+        raise InputError(f"{place!r}: expected the path of a directory")
     return None if place is None else Path(place)
 
 

@@ -53,8 +53,10 @@ def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
             agent.start()
             reply = agent.ask(messages.Inspect(work, suite.policy.prepare_timeout_s))
     if isinstance(reply, messages.Failure):
-        kind = InputError if reply.kind == InputError.kind else GpubenchError
-        raise kind("; ".join(filter(None, (reply.reason, reply.remedy))))
+        words = "; ".join(filter(None, (reply.reason, reply.remedy)))
+        if reply.kind == "crash":  # whatever it did, nothing else was in that process
+            raise InputError(f"model {work.model!r} ends the process that tries it: {words}")
+        raise (InputError if reply.kind == InputError.kind else GpubenchError)(words)
     assert isinstance(reply, messages.Inspected)  # noqa: S101 - for mypy
     device = availability.device_of(suite, len(visible_gpus()))
     cell = next(combinations(suite, device, 1))

@@ -13,6 +13,7 @@ from gpubench.cache import Cache
 from gpubench.errors import SuiteError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
+from gpubench.records.reader import begun, scan
 from gpubench.run import inventory
 from gpubench.run import plan as planning
 from gpubench.run.availability import catalog, device_of
@@ -83,6 +84,9 @@ def session(
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
+        if resume and output and begun(output):
+            before, _ = scan(output, [])
+            cluster.keep(before.nodes or [before.environment])
         cluster.gather(suite, cache_dir)
         cells = _spread(suite, cluster.nodes)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -51,11 +51,11 @@ METRICS = {
 """By the name that a suite and ``--metric`` have for it; response time under load goes here."""
 
 
-def words(said: str | Sequence[str] | Mapping[str, float]) -> list[str]:
-    """Of `parse`, from whatever a call from Python names: 'p99', ['p99=5%'], {'p99': 0.05}."""
+def words(said: Any) -> list[str]:
+    """As `parse` takes them, of what a call from Python names: 'p99', ['p99=5%'], {'p99': 0.05}."""
     if isinstance(said, Mapping):
         return [f"{name}={margin}" for name, margin in said.items()]
-    return [said] if isinstance(said, str) else [*said]
+    return [*map(str, said)] if isinstance(said, tuple | list | set) else [str(said)]
 
 
 def parse(words: Iterable[str]) -> dict[str, float | None]:

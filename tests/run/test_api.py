@@ -191,6 +191,17 @@ def test_commands_that_read_say_what_the_functions_do(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ suites
 
 
+def test_values_of_numpy_and_torch_are_numbers() -> None:
+    """As are those of whatever gives them one after another."""
+    import numpy as np
+    import torch
+
+    for given in (np.array([1, 2]), torch.tensor([1, 2]), (n for n in (1, 2)), [np.int64(1), 2]):
+        made = gpubench.plan("quick", backend="null", batch_size=given, device=torch.device("cpu"))
+        assert made.job.plan.suite.axes.batch_size == (1, 2)
+        assert made.job.plan.suite.axes.device == "cpu"
+
+
 def test_a_suite_built_in_python_is_the_one_its_file_says(tmp_path: Path, tiny_onnx: Path) -> None:
     tables = {
         "workload": {"model": str(tiny_onnx), "images": "synthetic",
@@ -244,6 +255,16 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.tune("resnet18", precision="fp33", batch_size=1), "fp33"),
         (lambda: gpubench.plan("quick", cell="none"), "--cell 'none'"),
         (lambda: gpubench.tune("resnet18", min_accuracy=75), "--min-accuracy 75"),
+        (lambda: gpubench.tune("resnet18", max_latency=20), "--max-latency '20'"),
+        (lambda: gpubench.tune("resnet18", max_accuracy_drop="1"), "--max-accuracy-drop '1'"),
+        (lambda: gpubench.tune("resnet18", batchsize=1), "--batchsize: a search is not told"),
+        (lambda: gpubench.tune(None), "of type NoneType: expected a model"),
+        (lambda: gpubench.run([1]), "of type list: expected a suite"),
+        (lambda: gpubench.run("quick", output=3), "3: expected the path"),
+        (lambda: gpubench.run("quick", images=3), "images: of type int"),
+        (lambda: gpubench.run("quick", require="openvno"), "--require 'openvno'"),
+        (lambda: gpubench.ab("quick", baseline=3), "--baseline 3: expected"),
+        (lambda: gpubench.Suite(model=print, backend="openvino"), "print: live"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_an_error_of_input_and_nothing_is_left(

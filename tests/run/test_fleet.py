@@ -93,6 +93,25 @@ def test_a_device_that_keeps_no_limit_has_no_best(
     assert [row[2].why for row in table.rows] == ["nothing keeps the limit"] * 2
 
 
+def test_where_the_first_device_has_no_best_the_report_says_what_it_is_compared_with(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    suite = write_suite(batch_size="[1]", policy={"max_latency": '"10s"'})
+    rows = summarise([*both(cluster, suite, tmp_path / "o", cache_dir).values()])
+    first, keeping = rows[0].run, devices._keeping
+    monkeypatch.setattr(
+        devices, "_keeping",
+        lambda rows, limit: [s for s in keeping(rows, limit) if s.run != first],
+    )  # fmt: skip
+    table = devices.build(rows)
+    assert [row[3].value if row[3] else None for row in table.rows] == [None, 1.0]
+    assert table.notes[-1] == (
+        "CPU A (1 core), the first, does not keep p50 latency <= 10.0 s: speed-ups are against "
+        "CPU B (1 core)."
+    )
+
+
 def test_what_differs_beside_the_device_is_said() -> None:
     one = gpu("L4") | {"libraries": {"torch": "2.9.0"}, "gpus": [{"name": "L4", "driver": "550"}]}
     other = {"libraries": {"torch": "2.10.0"}, "gpus": [{"name": "H100", "driver": "580"}]}

@@ -27,7 +27,7 @@ from gpubench import __version__
 from gpubench.cache import Cache
 from gpubench.cache import digest as files_digest
 from gpubench.errors import GpubenchError, InputError
-from gpubench.machine import cores, environment
+from gpubench.machine import cores, environment, processes
 from gpubench.machine.software import no_telemetry
 from gpubench.run import availability, inventory
 from gpubench.run.agent import messages
@@ -72,6 +72,7 @@ class NodeActor:
 
     def __init__(self) -> None:
         _as_started()
+        self._aside = Aside(_log().parent.parent)
         self._suite: Suite
         self._held = ExitStack()
         self._agent: AgentClient | None = None
@@ -123,6 +124,7 @@ class NodeActor:
             self._agent.kill()  # whoever waits for its answer is told
         with self._turn:
             self._held.close()
+            self._aside.keep_off([])
 
     def _replies(self, request: messages.Request) -> Iterator[messages.Reply]:
         own = self._own(request)
@@ -168,6 +170,7 @@ class NodeActor:
         if artefact is None or reference is None:
             return messages.Failure("error", f"{cell.label} was not prepared on {self._node.name}")
         places = self._places(cell)[: len(asked.cores)]
+        self._aside.keep_off(places)
         return replace(asked, artefact=artefact, reference=reference, cores=places)
 
     def _lack(self, cell: Cell) -> messages.Failure | None:
@@ -220,6 +223,49 @@ def _as_started() -> None:
         given = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
         os.environ.pop("OMP_NUM_THREADS", None)
         os.environ |= {k: v for k, _, v in (x.partition("=") for x in given) if k[:4] == "OMP_"}
+
+
+class Aside:
+    """Ray's processes of this machine, off the cores that are measured where others are left."""
+
+    def __init__(self, session: Path) -> None:
+        """``session``: Ray's directory, which the commands of the first of them name."""
+        self._session, self._note = session, session / "gpubench-cores"
+        self._ray = self._all = set(cores.usable_cores())
+        with suppress(OSError):  # whoever moved them was killed: we have inherited their cores
+            self._all = set(cores.cpu_list(self._note.read_text()))
+            _move(os.getpid(), self._all)
+            self._ray = set[int]()
+        self.keep_off([])
+
+    def keep_off(self, measured: Sequence[Sequence[int]]) -> None:
+        """Let them have what is left of the cores; all, if that is nothing."""
+        free = self._all.difference(*measured) or self._all
+        if free == self._ray or not self._session.name.startswith("session_"):
+            return
+        with suppress(OSError):
+            self._note.write_text(cores.cpu_ranges(self._all))
+            for pid in self._processes():
+                with suppress(OSError):
+                    _move(pid, free)
+            self._ray = free
+            if free == self._all:
+                self._note.unlink()
+
+    def _processes(self) -> set[int]:
+        """Of Ray, but for this one and what it has started."""
+        found = set[int]()
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(self._session) in (place / "cmdline").read_bytes():
+                    found.add(int(place.name))
+        found |= processes.descendants(found)
+        return found - {os.getpid(), *processes.descendants([os.getpid()])}
+
+
+def _move(pid: int, to: Collection[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), to)
 
 
 class Peer:
@@ -414,6 +460,17 @@ class Cluster:
                 )
 
         each(offered, range(len(self.peers)))
+
+    def keep(self, environments: Sequence[dict[str, Any]]) -> None:
+        """Only machines like these, in this order; all where there are not so many."""
+        left, kept = list(self.peers), []
+        for one in map(environment.fingerprint, environments):
+            like = (peer for peer in left if environment.fingerprint(peer.environment) == one)
+            if (peer := next(like, None)) is None:
+                return
+            left.remove(peer)
+            kept.append(peer)
+        self.peers = kept
 
     def alone(self, rank: int) -> Cluster:
         """One of its machines, as a cluster; it is not to be entered."""

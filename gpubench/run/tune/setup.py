@@ -22,6 +22,7 @@ from gpubench.run.ab import arms
 from gpubench.run.tune import space
 from gpubench.run.tune.driver import TuneJob
 from gpubench.suite.goal import Goal, Search
+from gpubench.suite.schema import nearest
 from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload
 from gpubench.workload.data import datasets
 
@@ -33,6 +34,7 @@ LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
 AXES = ("backend", "precision", "input", "batch_size", "replicas")
 """Whose values may be named, as lists."""
+NAMED = (*AXES, *Workload.__struct_fields__, "device", "boundary", "decoder")
 CALIBRATES = "calibration_images"
 """The option of backends that calibrate int8: how many pictures that takes."""
 ACCURACY_IMAGES = 256
@@ -59,6 +61,10 @@ def job(
     'KEY=VALUE,...'.
     Raises InputError.
     """
+    for key in chosen:
+        if key not in NAMED:
+            option = "--" + key.replace("_", "-")
+            raise InputError(f"{option}: a search is not told that; {nearest(key, NAMED)}")
     catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen)
     device = availability.device_of(plain, gpus)

@@ -31,6 +31,13 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "5",
 }
 """How soon a machine is given up; to be set where the head is started."""
+PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+"""Of `ray start`, where others use the machine too."""
+PORTS = (
+    "--metrics-export-port", 7001, "--dashboard-agent-grpc-port", 7002,
+    "--dashboard-agent-listen-port", 7003, "--runtime-env-agent-port", 7004,
+)  # fmt: skip
+"""Of processes of Ray whose ports it waits for only 15 s, if it is not told them."""
 RAY = f"{Path(sys.executable).parent}/ray"
 
 
@@ -43,6 +50,8 @@ class Machines:
         self.names = [f"{self._tag}-{rank}" for rank in range(count)]
         self._processes: list[subprocess.Popen[str]] = []
         self._temps: list[str] = []
+        self.pinned = True
+        """Whether each has a core of its own, as far as there are enough."""
 
     def up(self) -> None:
         for name in (self._switch, *self.names):
@@ -81,14 +90,15 @@ class Machines:
         # A Unix socket's path has 107 bytes, and Ray adds most of them.
         self._temps.append(mkdtemp(dir="/tmp", prefix="ray-"))
         address = f"{self.address(0)}:{PORT}"
-        head = ("--head", "--port", PORT, "--include-dashboard", "false")
+        head = ("--head", "--port", PORT, "--no-monitor", "--include-dashboard", "false")
         cores = sorted(os.sched_getaffinity(0))
+        pin = ("taskset", "-c", cores[rank % len(cores)]) if self.pinned else ()
         return self.start(
-            rank, "taskset", "-c", cores[rank % len(cores)], RAY, "start", "--block",
+            rank, *pin, RAY, "start", "--block",
             *(head if rank == 0 else ("--address", address)),
             "--node-ip-address", self.address(rank), "--num-cpus", 1,
             "--temp-dir", self._temps[-1], "--object-store-memory", 100_000_000,
-            "--disable-usage-stats", **self.auth | HEALTH | environ,
+            "--disable-usage-stats", *PORTS, **self.auth | HEALTH | PATIENCE | environ,
         )  # fmt: skip
 
     @property
@@ -97,7 +107,11 @@ class Machines:
 
     def gpubench(self, rank: int, *words: object, **environ: str) -> subprocess.Popen[str]:
         """A command there."""
-        script = "from gpubench.cli.main import main; main()"
+        script = (  # the page takes longer than all the rest of a run on the fake backend
+            "from gpubench import report; report.render = lambda *_: 'no report'; "
+            "from gpubench.run.cluster import ray_cluster; ray_cluster.JOIN_S = 600; "
+            "from gpubench.cli.main import main; main()"
+        )
         return self.start(rank, sys.executable, "-c", script, *words, **self.auth | environ)
 
     def run(self, suite: Path, *words: object, **environ: str) -> subprocess.Popen[str]:
@@ -182,26 +196,20 @@ def outcome(process: subprocess.Popen[str], limit_s: float = 150.0) -> tuple[int
 
 
 class Cluster:
-    """Ray on all hosts of ``hosts``; a machine's processes by rank."""
+    """Ray on the hosts of ``hosts``."""
 
     def __init__(self, hosts: Machines, count: int = 0, **environ: str) -> None:
         """``count``: of those that start, without which all do."""
-        self.hosts, count = hosts, count or len(hosts.names)
-        hosts.ray(0, **environ)
-        self.wait(1)
-        for rank in range(1, count):
-            hosts.ray(rank, **environ)
-        self.wait(count)
+        self.hosts, self._environ = hosts, environ
+        for rank in range(count or len(hosts.names)):
+            self.start(rank)
 
-    def wait(self, count: int) -> None:
-        """Until so many nodes are alive."""
-
-        def alive() -> bool:
-            words = [RAY, "status", "--address", f"{self.hosts.address(0)}:{PORT}"]
-            said = outcome(self.hosts.start(0, *words, **self.hosts.auth))[1]
-            return said.partition("Pending")[0].count("node_") == count
-
-        until(alive)
+    def start(self, rank: int) -> None:
+        """Ray there; returns when it has joined."""
+        process = self.hosts.ray(rank, **self._environ)
+        assert process.stdout is not None
+        if not any("Ray runtime started" in line for line in process.stdout):
+            raise AssertionError(process.communicate()[1])
 
     def kill(self, rank: int) -> None:
         """As a machine that loses its power."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from msgspec.structs import replace
 
 from gpubench import __version__
 from gpubench.errors import InputError
+from gpubench.machine import cores
 from gpubench.records.record import RecordFile
 from gpubench.run import driver, setup
 from gpubench.run.agent import messages
@@ -152,6 +157,23 @@ def test_one_machine_alone_has_its_own_environment_and_cores(
     assert file.header.environment["host"] == "b"
 
 
+def test_a_resumed_run_takes_machines_like_those_that_it_began_with(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
+    late, first = cluster.peers  # by address, the one that joined late comes first now
+    late.environment |= {"variables": {"OMP_NUM_THREADS": "1"}}
+    cluster.peers = [first]
+    begun = measured(cluster, suite, tmp_path / "run", cache_dir)
+    assert [r.status for r in begun.records] == ["unavailable", "ok", "ok"]
+    cluster.peers = [late, first]
+    job = setup.session(str(suite), {}, cache_dir, tmp_path / "run", True, (), cluster)
+    again = driver.run(job, Silent(), cluster)
+    assert cluster.peers == [first]
+    assert [r.status for r in again.records] == ["unavailable", "ok", "ok"]
+    assert again.records[1:] == begun.records[1:], "measured once"
+
+
 def test_machines_whose_files_differ_end_the_run(
     cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
@@ -214,3 +236,28 @@ def test_what_no_machine_could_start_ends_the_run(
         pytest.raises(Exception, match="gone"),
     ):
         nodes.start()
+
+
+def test_rays_processes_keep_off_what_is_measured_and_come_back(tmp_path: Path) -> None:
+    usable = set(cores.usable_cores())
+    if len(usable) < 2:
+        pytest.skip("one core leaves nothing")
+    session = tmp_path / "session_1"
+    session.mkdir()
+    first, *others = sorted(usable)
+    sleep = f"{sys.executable} -c 'import time; time.sleep(60)' {session}"
+    forked = ["sh", "-c", f"{sleep} > {tmp_path}/out & echo $!"]
+    done = subprocess.run(forked, stdout=subprocess.PIPE, text=True, check=True)
+    raylet = int(done.stdout)  # its parent is not we, as Ray's are no children of an actor
+    try:
+        ray_cluster.Aside(session).keep_off([(first,)])
+        assert os.sched_getaffinity(raylet) == set(others)
+        ray_cluster.Aside(session)  # of the next run: the first was killed
+        assert os.sched_getaffinity(raylet) == usable
+        kept = ray_cluster.Aside(session)
+        kept.keep_off([(first,)])
+        kept.keep_off([tuple(usable)])
+        assert os.sched_getaffinity(raylet) == usable
+        assert not list(session.iterdir())
+    finally:
+        os.kill(raylet, signal.SIGKILL)
