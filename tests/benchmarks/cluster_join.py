@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 from gpubench.records.reader import begun, read
 from tests.benchmarks.cluster_faults import SUITE
 from tests.benchmarks.trust.machine import network
-from tests.run.cluster.machines import PORT, PORTS, RAY, Cluster, machines, outcome, until
+from tests.run.cluster.machines import PORT, RAY, Cluster, machines, outcome, until
 
 PING = """
 import json, time, ray
@@ -84,7 +84,7 @@ def symmetric(place: Path) -> None:
         both = [
             hosts.start(
                 rank, *ALONE, RAY, "symmetric-run", "--address", f"{hosts.address(0)}:{PORT}",
-                "--min-nodes", 2, "--num-cpus", 1, *PORTS, "--temp-dir", place / f"r{rank}",
+                "--min-nodes", 2, "--num-cpus", 1, "--temp-dir", place / f"r{rank}",
                 "--", sys.executable, "-c", script, "run", suite, *words, **hosts.auth | PATIENCE,
             )
             for rank in (0, 1)
