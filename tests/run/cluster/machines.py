@@ -31,7 +31,7 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "5",
 }
 """How soon a machine is given up; to be set where the head is started."""
-PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+PATIENCE = {"RAY_raylet_start_wait_time_s": "120"}
 """Of `ray start`, where others use the machine too."""
 RAY = f"{Path(sys.executable).parent}/ray"
 
