@@ -298,6 +298,8 @@ def tune(
     ``precision``, ``batch_size`` and so on narrow the search; ``option``: 'optimization_level=4',
     or several, widens it. The rest as of `run`.
     """
+    if not isinstance(model, str | Path) and not pickled.is_live(model):
+        raise _no_words(model)
     limits = [goal.max_latency("--max-latency", word) for word in gate.words(max_latency)]
     amounts = (min_throughput, max_memory, max_energy)
     for option, amount in zip(goal.LIMITS, amounts, strict=True):
@@ -459,15 +461,19 @@ def _words(
         assert home  # noqa: S101
         return _of_model(str(pickled.dump(what, home)), pickled.name_of(what)), chosen
     if not isinstance(what, str | Path):
-        raise InputError(
-            f"of type {type(what).__name__}: expected a suite (a name, a .toml file, a dict, a "
-            "gpubench.Suite) or a model (a name, a file, an nn.Module, a callable that builds one)"
-        )
+        raise _no_words(what, "a suite (a name, a .toml file, a dict, a gpubench.Suite), or ")
     words = str(what)
     shipped = words in {path.stem for path in file.shipped()}
     if shipped or not _is_model(words):
         return words, chosen
     return _of_model(words, Path(words).stem), chosen
+
+
+def _no_words(what: object, suite: str = "") -> InputError:
+    return InputError(
+        f"of type {type(what).__name__}: expected {suite}a model (a name, a file, an nn.Module, a "
+        "callable that builds one)"
+    )
 
 
 def _is_model(words: str) -> bool:

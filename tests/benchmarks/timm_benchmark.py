@@ -55,7 +55,7 @@ benchmark = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(benchmark)
 runner = benchmark.InferenceBenchmarkRunner(
     model_name=model, device="cpu", batch_size=size, channels_last=layout == "channels_last",
-    use_train_size=True,
+    use_train_size=True, gp=None,  # as its command line has it, where --gp is not given
 )
 print(json.dumps(benchmark.torch.get_num_threads()), flush=True)
 for line in sys.stdin:

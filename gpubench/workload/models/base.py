@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,19 @@ def worded(error: BaseException) -> str:
     """'ValueError: why', on one line, of what own code raises."""
     words = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}{words and ': '}{words}"
+
+
+def unwrapped(live: Any) -> Any:
+    """Without what `torch.compile` or data parallelism have put around it: backends do that."""
+    torch = sys.modules.get("torch")
+    while torch and isinstance(live, torch.nn.Module):
+        parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+        inner = live.module if isinstance(live, parallel) else vars(live).get("_modules", {}).get(
+            "_orig_mod")  # fmt: skip
+        if inner is None:
+            break
+        live = inner
+    return live
 
 
 def head(module: nn.Module, classes: int = 0) -> nn.Linear | nn.Conv2d | None:

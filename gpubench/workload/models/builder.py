@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +33,7 @@ HERE = "as its weights were made here"
 STATE_DICT = "assumed: a state dict does not say"
 DIGITS = 10
 """Classes of weights ``probe``."""
-FORMAT = 5
+FORMAT = 6
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, _CARD = "state.pt", "model.json"
 _DENSE = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -100,6 +101,8 @@ def make(work: Workload, at: Path) -> None:
     spec, resized = _override(spec, work, arguments)
     if made_here:
         module = build(name, classes, resized)
+        if weights == "random":
+            _wake(module)
     elif isinstance(loaded, torch.nn.Module):
         again = resized != arguments
         module = source.published(work, resized).given if again else loaded
@@ -134,6 +137,18 @@ def make(work: Workload, at: Path) -> None:
         files=source.files(name),
     )
     write_card(at, card)
+
+
+def _wake(module: nn.Module) -> None:
+    """Random numbers, and ones in normalisations, where training begins with zeros alone, as in
+    many a head and residual branch: all answers would be 0, whatever a runtime does."""
+    from torch import nn
+
+    with _seeded():
+        for part in module.modules():
+            weight = getattr(part, "weight", None)
+            if isinstance(weight, nn.Parameter) and not weight.any():
+                (nn.init.xavier_uniform_ if weight.ndim > 1 else nn.init.ones_)(weight)
 
 
 def write_card(at: Path, about: Card) -> None:
@@ -224,11 +239,20 @@ def build(name: str, classes: int, arguments: dict[str, Any], idle: bool = False
         # a builder may compute with its tensors, as regnet's does
         with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
             return source.build(name, classes, arguments).eval()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(0)
+    with _seeded(), torch.device("cpu"):
         module = source.build(name, classes, arguments)
         module.eval()  # which own code may let return nothing
     return module.float()
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Within it torch draws the same random numbers each time."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _chosen(

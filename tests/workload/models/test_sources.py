@@ -87,6 +87,29 @@ def test_own_code_is_a_network_like_any_other(own: Callable[..., Model]) -> None
     assert own(arguments=(("classes", 7), ("width", 6))).num_classes == 7
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "build = small()",
+        "def build(): return nn.DataParallel(small())",
+        "def build(): return torch.compile(small())",
+    ],
+)
+def test_a_module_in_the_place_of_its_builder_and_what_is_put_around_one(
+    own: Callable[..., Model], code: str
+) -> None:
+    model = own("torch.manual_seed(0)\n" + code)
+    assert type(model.module()).__name__ == "Sequential"
+    assert model.module()[0].weight is not model.module()[0].weight
+
+
+def test_random_weights_leave_no_answer_at_zero(cache: Cache) -> None:
+    """Networks are born with heads and normalisations of zeros: nothing could be wrong there."""
+    model = registry.resolve(Workload(model="timm/test_resnet", weights="random"), cache)
+    module = model.module()
+    assert all(part.weight.any() for part in module.modules() if hasattr(part, "weight"))
+
+
 def test_a_file_of_a_package_is_imported_as_part_of_it(tmp_path: Path, cache: Cache) -> None:
     inner = tmp_path / "their_pkg" / "nets"
     inner.mkdir(parents=True)
@@ -162,6 +185,9 @@ BAD = {
                              "raises in its forward.*; build it on the CPU: gpubench moves"),
     "no batch of one": (forward("return self.inner(x).squeeze()"), "build",
                         r"answers 2 pictures with \(2, 12\) float32, and one alone with \(12\)"),
+    "quantised": ("class Odd(nn.Module):\n    def get_extra_state(self): return torch.qint8\n"
+                  "def build(): return nn.Sequential(small(), Odd())", "build",
+                  "'1._extra_state' of its state dict is no tensor"),
     "lazy": ("def build(): return nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten())", "build",
              "'0.weight' has no shape before the first picture"),
     "no eval mode": ("class build(Around):\n    def train(self, mode=True): raise ValueError(5)",
@@ -200,12 +226,16 @@ def test_what_is_no_classifier_is_told_with_its_place(
     ],
 )  # fmt: skip
 def test_answers_that_are_another_each_time(
-    own: Callable[..., Model], body: str, message: str
+    own: Callable[..., Model], body: str, message: str, tmp_path: Path
 ) -> None:
     images = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
     images *= np.arange(1, 6, dtype=np.float32)[:, None, None, None]
     with pytest.raises(InputError, match=message):
         own(forward(body)).answers(images)
+    if "each time" in message:
+        work = Workload(model=own(forward(body)).name, weights="DEFAULT", preprocess=SMALL)
+        with pytest.raises(InputError, match=message):
+            inspection.inspect(work, Cache(tmp_path / "cache"))
 
 
 def test_a_network_in_double_or_half_precision_is_one_in_fp32(own: Callable[..., Model]) -> None:
@@ -420,8 +450,9 @@ def test_names_that_no_source_has() -> None:
     ):
         with pytest.raises(InputError, match=message):
             registry.of(name)
-    with pytest.raises(InputError, match="did you mean 'timm/resnet50"):
-        builder.build("timm/resnet500", 10, {})
+    for name, near in (("resnet500", "resnet50"), ("vit_tiny", "vit_tiny_patch16_224")):
+        with pytest.raises(InputError, match=f"did you mean 'timm/{near}'"):
+            builder.build(f"timm/{name}", 10, {})
 
 
 def test_timm_says_how_pictures_become_its_input(cache: Cache) -> None:

@@ -5,12 +5,13 @@ It runs in workers only, and whatever it does there ends with them.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,7 @@ from gpubench.suite.schema import show
 from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder
-from gpubench.workload.models.base import ON_CPU, of_gpu, worded
+from gpubench.workload.models.base import ON_CPU, of_gpu, unwrapped, worded
 from gpubench.workload.models.buildable import Published, default_only
 from gpubench.workload.models.torch_model import TorchSource
 
@@ -48,8 +49,10 @@ class Code(TorchSource):
         import torch
 
         make, name = self.maker(model)
+        if isinstance(plain := unwrapped(make), torch.nn.Module):
+            make = partial(copy.deepcopy, plain)
         try:
-            module = make(**arguments)
+            module = unwrapped(make(**arguments))
             if isinstance(module, torch.nn.Module):
                 module.eval()
         except BaseException as error:
@@ -66,6 +69,12 @@ class Code(TorchSource):
             raise InputError(
                 f"model {model!r}: {name} returns {type(module).__name__}, and an "
                 "nn.Module is expected"
+            )
+        state = module.state_dict()
+        if odd := [key for key, each in state.items() if not isinstance(each, torch.Tensor)]:
+            raise InputError(
+                f"model {model!r}: {odd[0]!r} of its state dict is no tensor, as in modules that "
+                "torch has quantised: give the network it was made of (int8 is a precision here)"
             )
         lazy = torch.nn.parameter.is_lazy
         if late := [key for key, each in module.named_parameters() if lazy(each)]:

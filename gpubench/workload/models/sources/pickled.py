@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from gpubench import cache, plugins
 from gpubench.errors import InputError
 from gpubench.workload.models import builder
-from gpubench.workload.models.base import worded
+from gpubench.workload.models.base import unwrapped, worded
 from gpubench.workload.models.buildable import Published
 from gpubench.workload.models.sources.code import Code
 from gpubench.workload.models.torch_model import TorchModel
@@ -92,7 +92,7 @@ def is_live(value: object) -> bool:
 
 def name_of(live: object) -> str:
     """In one word: 'ResNet', 'build'."""
-    plain = _unwrapped(live)
+    plain = unwrapped(live)
     return str(getattr(plain, "__name__", "") or type(plain).__name__).strip("<>")
 
 
@@ -105,7 +105,7 @@ def dump(live: object, directory: Path) -> Path:
     """
     import torch
 
-    plain, buffer = _unwrapped(live), io.BytesIO()
+    plain, buffer = unwrapped(live), io.BytesIO()
     if isinstance(plain, torch.jit.ScriptModule):
         raise InputError(f"{name_of(live)} is TorchScript; give the module it was made of")
     with _PICKLING, _by_value():
@@ -125,19 +125,6 @@ def dump(live: object, directory: Path) -> Path:
         part.write_bytes(data)
         part.replace(file)
     return file
-
-
-def _unwrapped(live: Any) -> Any:
-    """Without what `torch.compile` or data parallelism have put around it: backends do that."""
-    torch = sys.modules.get("torch")
-    while torch and isinstance(live, torch.nn.Module):
-        parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-        inner = live.module if isinstance(live, parallel) else vars(live).get("_modules", {}).get(
-            "_orig_mod")  # fmt: skip
-        if inner is None:
-            break
-        live = inner
-    return live
 
 
 @contextmanager

@@ -72,7 +72,8 @@ def _create(model: str, pretrained: bool = False, **arguments: Any) -> nn.Module
     name = model.partition("/")[2]
     if not timm.is_model(name):
         base = name.partition(".")[0]
-        near = difflib.get_close_matches(base, timm.list_models(), n=3)
+        near = [each for each in timm.list_models() if each.startswith(base)][:3]
+        near = near or difflib.get_close_matches(base, timm.list_models(), n=3)
         hint = (
             f"did you mean {' or '.join(repr(f'timm/{each}') for each in near)}? " if near else ""
         )
