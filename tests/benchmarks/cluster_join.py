@@ -42,8 +42,11 @@ print(json.dumps({{"ping_ms": {{"p50": times[250], "p99": times[495]}}}}))
 
 
 PATIENCE = {"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "300"}
-ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""It starts nothing where it sees Ray's processes, and those of all hosts are on one machine."""
+ALONE = (
+    "unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
+    'mkdir -p /tmp/ray; mount -t tmpfs none /tmp/ray; exec "$@"', "sh",
+)  # fmt: skip
+"""It starts nothing where it sees Ray's processes or files, and all hosts are on one machine."""
 
 
 def join(place: Path, count: int) -> None:
@@ -84,7 +87,7 @@ def symmetric(place: Path) -> None:
         both = [
             hosts.start(
                 rank, *ALONE, RAY, "symmetric-run", "--address", f"{hosts.address(0)}:{PORT}",
-                "--min-nodes", 2, "--num-cpus", 1, "--temp-dir", place / f"r{rank}",
+                "--min-nodes", 2, "--num-cpus", 1,
                 "--", sys.executable, "-c", script, "run", suite, *words, **hosts.auth | PATIENCE,
             )
             for rank in (0, 1)
