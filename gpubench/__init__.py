@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpubench.run.api import Interrupted as Interrupted
     from gpubench.run.api import Suite as Suite
     from gpubench.run.api import ab as ab
-    from gpubench.run.api import open as open  # noqa: A004
+    from gpubench.run.api import deploy as deploy
     from gpubench.run.api import plan as plan
     from gpubench.run.api import run as run
     from gpubench.run.api import tune as tune
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from gpubench.run.results import Plan as Plan
     from gpubench.run.results import Run as Run
     from gpubench.run.results import Search as Search
+    from gpubench.run.results import compare as compare
+    from gpubench.run.results import open as open  # noqa: A004
     from gpubench.run.serving import load as load
 
 __version__ = "0.1.0"
 
 
 _PUBLIC = {"load": "run.serving", "read": "report.frames", "tables": "report.frames"}
-_PUBLIC |= dict.fromkeys(("Interrupted", "Suite", "ab", "open", "plan", "tune"), "run.api")
-_PUBLIC |= dict.fromkeys(("Comparison", "Plan", "Run", "Search"), "run.results")
+_PUBLIC |= dict.fromkeys(("Interrupted", "Suite", "ab", "deploy", "plan", "tune"), "run.api")
+_PUBLIC |= dict.fromkeys(("Comparison", "Plan", "Run", "Search", "compare", "open"), "run.results")
 
 
 def __getattr__(name: str) -> Any:

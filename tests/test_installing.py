@@ -25,6 +25,7 @@ VENDOR = {"torch": "2.11.0a0+abc.nv26.01", "torchvision": "0.26.0a0+abc", "numpy
 """As in a vendor's image: called after the release to come."""
 HERE = [
     ("torch,onnxruntime,tensorrt", VENDOR | {"tensorrt": "10.14.1.48", "onnxruntime": "1.30.0"}),
+    ("cpu,tensorrt", {"tensorrt": "10.16.0.72", "onnxruntime": "1.31.0.dev20260901"}),  # a system's
     ("cpu", {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu", "openvino": "2025.4.0"}),
     ("cuda", {"torch": "2.9.1+cu126", "torchvision": "0.24.1+cu126", "onnxruntime-gpu": "1.25.1"}),
 ]
@@ -50,9 +51,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel(folder, "gpubench", "1.0", *extras, *(f"Requires-Dist: {line}" for line in needs))
     for name in {Requirement(line).name for line in needs} - {"gpubench"}:
         wheel(folder, name, NEWER)
-    for _, here in HERE:
-        for name, version in here.items():
-            wheel(folder, name, version)
+    for name, version in [("scipy", "1.14.0"), *(one for _, here in HERE for one in here.items())]:
+        wheel(folder, name, version)
     return folder
 
 
@@ -76,6 +76,7 @@ def test_versions_that_are_there_stay(
 ) -> None:
     run("uv", "venv", "-q", "--python", PYTHON, *(["--seed"] * (tool == "pip")), tmp_path / "v")
     python = tmp_path / "v/bin/python"
+    (pins := tmp_path / "constraints.txt").write_text("scipy==1.14.0\n")
     install = [python, "-m", "pip"] if tool == "pip" else ["uv", "pip"]
     into = [] if tool == "pip" else ["--python", python]
     offline = [*into, "--no-index", "--find-links", wheels]
@@ -86,11 +87,11 @@ def test_versions_that_are_there_stay(
 
     run(*install, "install", *offline, *(f"{name}=={version}" for name, version in here.items()))
     before = installed()
-    run(*install, "install", *offline, f"gpubench[{extras}]")
+    run(*install, "install", *offline, "-c", pins, f"gpubench[{extras}]")
     after = installed()
     assert {name: after[name] for name in before} == before
     assert after["gpubench"] == "1.0"
-    assert after["scipy"] == NEWER  # what was not there
+    assert (after["scipy"], after["pandas"]) == ("1.14.0", NEWER)  # what was not there
 
 
 def test_extras_of_onnxruntime_are_declared_apart() -> None:

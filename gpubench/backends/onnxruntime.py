@@ -50,7 +50,7 @@ _OWN_ON_CPU: When = {"device": ("cpu",), "provider": ("auto",)}
 _OWN_ON_CUDA: When = {"device": ("cuda",), "provider": ("auto",)}
 _REMEDIES = {
     "CUDAExecutionProvider": "pip uninstall onnxruntime, then pip install "
-    "'gpubench[onnxruntime-gpu]'",
+    "'gpubench[onnxruntime-gpu]' (for x86-64; elsewhere NVIDIA's own build)",
     _TENSORRT: "pip install 'gpubench[onnxruntime-gpu]', and TensorRT 10 from NVIDIA's index",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of other onnxruntimes",
 }

@@ -175,8 +175,8 @@ def _told(job: BisectJob, outcome: Outcome, stretch: Stretch) -> Iterator[str]:
         return
     where = f"after {versions[first].line}, up to {versions[second].line}"
     yield f"{where}{size}; {WHAT[stretch.what]}"
-    if stretch.what == "undecided" and outcome.outlook.chance:
-        low, high = outcome.outlook.suspects
+    low, high = outcome.outlook.suspects
+    if stretch.what == "undecided" and outcome.outlook.chance and first <= low < high <= second:
         many = units.count(high - low, job.row.kind)
         yield (
             f"  probably ({100 * outcome.outlook.chance:.0f} %) after {versions[low].name}, by "

@@ -87,7 +87,7 @@ VERDICT = "verdict.json"
 @options.github_option
 @partial(options.selection, without=("--repeats",))
 @options.output_option("Directory of the two runs.", stdout=False)
-@click.option("--resume", is_flag=True, help="Go on with the A/B in the output directory.")
+@options.resume_option
 @options.require_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
 @options.quiet_option
@@ -251,45 +251,25 @@ def compare(
 
     Example: gpubench compare reports/before reports/after --delta 3%
     """
-    from gpubench.analysis.compare import aa_history
-    from gpubench.analysis.compare.compare import view as compared
     from gpubench.analysis.compare.verdicts import exit_code, parse_fail_on
-    from gpubench.cache import Cache
-    from gpubench.records.reader import read_all
-    from gpubench.run.results import document
+    from gpubench.run import results
 
     form = by_ending(None, output, COMPARE_FORMATS, "html")
     failing = parse_fail_on(fail_on)
-    margin = None if delta is None else goal.percentage("--delta", delta)
-    chance = None if alpha is None else goal.percentage("--alpha", alpha, MOST_ALPHA)
-    files = read_all([base, candidate] if candidate else [base])
-    if len(files) != 2:
-        raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
-    before, after = files
-    for file in files:
+    allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
+    made = results.compare(
+        base, candidate, delta=delta, alpha=alpha, metric=metric, allow_different=allowed,
+        history=history, cache_dir=cache_dir,
+    )  # fmt: skip
+    view = made.view
+    for file in made.files:
         for note in file.damage:
             escape.tell(f"{file.path}: {note}")
-    if candidate and before.header.run_id == after.header.run_id:
-        escape.tell(f"both are the same run, {before.header.run_id}: no difference can show")
-    if history and not history.is_dir():
-        raise InputError(f"--history {history}: no such directory")
-    kept = history or aa_history.directory(Cache(cache_dir).root, before.header.fingerprint)
-    sessions = aa_history.load(kept, escape.tell)
-    if history and not sessions:
-        raise InputError(
-            f"--history {history}: no session in it; expected record files (*.jsonl), as "
-            "gpubench selftest keeps them"
-        )
-    allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
-    view = compared(
-        before, after, delta=margin, alpha=chance, allow_different=allowed, history=sessions,
-        judged=metric,
-    )  # fmt: skip
     code = exit_code(view.rows, failing)
     if output:
-        save(output, document(form, view, code))
+        save(output, results.document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
-    _reasons(files, view)
+    _reasons(made.files, view)
     sys.exit(code)
 
 

@@ -28,8 +28,7 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     Example: gpubench deploy reports/tune-resnet50/best.toml -o resnet50
     """
     from gpubench.analysis.tables.accuracy import doubts
-    from gpubench.run import deploy as deploying
-    from gpubench.run import setup
+    from gpubench.run import api
     from gpubench.workload.data import preprocess
 
     screen = terminal.console(quiet)
@@ -37,9 +36,9 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     def say(text: str) -> None:
         screen.print(text, soft_wrap=True)
 
-    deploying.free(output)
-    session = setup.session(suite, chosen, cache_dir, output, False, ())
-    made = deploying.deploy(session, suite, output, say)
+    made = api.deploy(
+        suite, output, cache_dir=cache_dir, progress=terminal.show_run(screen, quiet), **chosen
+    )
     if made.weights_taken:
         say(f"weights: {made.weights_taken}")
     parity = made.parity

@@ -22,7 +22,7 @@ from gpubench import escape, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
-from gpubench.machine.gpu import NO_GPU
+from gpubench.machine.gpu import NO_GPU, WSL
 from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders_base
@@ -126,12 +126,33 @@ def _machine(here: dict[str, Any]) -> list[Check]:
         Check("memory", "note", units.size(memory) if memory else "unknown"),
         *cpu_features(cpu["flags"]),
         _energy(),
+        *_kind(here),
     ]
+
+
+def _wsl(here: dict[str, Any]) -> bool:
+    return "microsoft" in here["os"]["kernel"].lower()
+
+
+def _kind(here: dict[str, Any]) -> Iterator[Check]:
+    """What is other on kinds of machines that are Linux, and not a server with x86."""
+    if _wsl(here):
+        detail = ("Windows has the clocks, and other programs that no counter here shows; NVML "
+                  "names no processes: a co-tenant of the GPU is not seen")  # fmt: skip
+        remedy = "keep files and --cache-dir out of /mnt; lock clocks by nvidia-smi in Windows"
+        yield Check("WSL 2", "note", detail, remedy)
+    if here["cpu"]["machine"] == "aarch64":
+        detail = ("wheels: PyTorch, ONNX Runtime for CPUs, and OpenVINO where glibc is 2.35 or "
+                  "newer; none of ONNX Runtime for CUDA, nor of TensorRT-RTX")  # fmt: skip
+        yield Check("aarch64", "note", detail, "take NVIDIA's own builds: see docs, Installing")
 
 
 def _energy() -> Check:
     """Whether energy per image can be measured on the CPU."""
-    count = len(energy.packages(cores.ROOT))
+    count, board = len(energy.packages(cores.ROOT)), energy.Board(cores.ROOT)
+    if board.watts() is not None:
+        detail = f"of the module with its GPU: {' + '.join(board.rails)}, by its INA3221 sensors"
+        return Check("energy", "ok", detail)
     if not count:
         return Check("CPU energy", "note", "not counted here; virtual machines rarely show it")
     words = f"{count} package{'' if count == 1 else 's'}"
@@ -162,7 +183,7 @@ def cpu_features(flags: Iterable[str]) -> list[Check]:
 def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
     gpus = here["gpus"]
     if not gpus:
-        return [_no_gpu(here["variables"])]
+        return [_no_gpu(here["variables"], wsl=_wsl(here))]
     checks = [
         Check(
             f"GPU {gpu['index']}",
@@ -195,11 +216,19 @@ def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
     return [Check("torch on CUDA", "broken", detail, remedy)]
 
 
-def _no_gpu(variables: dict[str, str]) -> Check:
+def _no_gpu(variables: dict[str, str], *, wsl: bool) -> Check:
     visible = variables.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         detail = f"none visible with CUDA_VISIBLE_DEVICES={visible!r}"
         return Check("GPU", "missing", detail, "unset CUDA_VISIBLE_DEVICES, or name a GPU in it")
+    if wsl:
+        there = (cores.ROOT / WSL).exists()
+        detail = "WSL 2 shows no NVIDIA GPU, " + (
+            f"and has Windows' driver in /{WSL.parent}" if there else "and no driver of Windows'"
+        )
+        remedy = "install NVIDIA's driver in Windows, none in here; then in Windows: wsl --update"
+        loads = f"export LD_LIBRARY_PATH=/{WSL.parent}, until /{WSL.parent}/nvidia-smi lists it"
+        return Check("GPU", "missing" if there else "note", detail, loads if there else remedy)
     if (cores.ROOT / "proc/driver/nvidia/version").exists():
         detail = "the NVIDIA driver is loaded but shows this process no GPU"
         return Check("GPU", "missing", detail, "in a container: start it with --gpus all")
@@ -307,11 +336,15 @@ def _say(value: Any) -> str:
 
 
 def _compiler() -> Check:
-    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
-        if name and (found := shutil.which(name)):
-            return Check("C++ compiler", "ok", found)
+    if found := shutil.which(os.environ.get("CXX", "g++")):  # as inductor looks for one
+        return Check("C++ compiler", "ok", found)
     detail = "none found; torch-compile and aot-inductor need one on the CPU"
-    return Check("C++ compiler", "missing", detail, "apt-get install g++")
+    remedy = "apt-get install g++, or set CXX to another one"
+    return Check("C++ compiler", "missing", detail, remedy)
+
+
+REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "beegfs"}
+"""File systems of another machine; 9p is also Windows' disks in WSL 2."""
 
 
 def _cache(root: Path | None) -> list[Check]:
@@ -324,7 +357,21 @@ def _cache(root: Path | None) -> list[Check]:
     except (CacheError, OSError) as error:
         return [Check("cache", "broken", str(error), "run, plan and cache take --cache-dir")]
     detail = f"{cache.root}: {units.size(used)} used, {units.size(free)} free"
-    return [_judged("cache", detail, free < 2 * 2**30, "free some space, or: gpubench cache clear")]
+    found = [
+        _judged("cache", detail, free < 2 * 2**30, "free some space, or: gpubench cache clear")
+    ]
+    if (kind := _file_system(cache.root)) in REMOTE:
+        detail = f"on {kind}: locks wait for a server, and what is large is read through it"
+        found.append(Check("cache's disk", "warn", detail, "--cache-dir, on a local disk"))
+    return found
+
+
+def _file_system(path: Path) -> str:
+    """What the kernel calls the one that ``path`` is on, such as 'nfs4'; '' if it does not say."""
+    mounts = cores.read(cores.ROOT / "proc/self/mountinfo") or ""
+    fields = [(line.split(), line.partition(" - ")[2].split()) for line in mounts.splitlines()]
+    above = [(where[4], kind[0]) for where, kind in fields if path.is_relative_to(where[4])]
+    return max(above, key=lambda found: len(found[0]), default=("", ""))[1]
 
 
 def _judged(name: str, detail: str, bad: bool, remedy: str, good: Status = "ok") -> Check:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the runs in the output directory.")
 @options.quiet_option
 @options.several
+@options.ship_option
 @options.cache_option
 def fleet(
     suite: str,
@@ -43,6 +44,7 @@ def fleet(
     quiet: bool,
     ray: str | None,
     insecure_cluster: bool,
+    ship: bool,
     cache_dir: Path | None,
     **chosen: Any,
 ) -> None:
@@ -83,7 +85,7 @@ def fleet(
         return Silent() if quiet else Lines(Named(name))
 
     try:
-        with Cluster(ray or "", insecure_cluster) as cluster:
+        with Cluster(ray or "", insecure_cluster, ship) as cluster:
             found = machines.run(
                 cluster, suite, chosen, out, shown, per=per, baseline=baseline, given=given,
                 resume=resume, cache_dir=cache_dir,

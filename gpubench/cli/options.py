@@ -112,8 +112,14 @@ def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Co
 
 keys_option = click.option("--keys", is_flag=True, help="Keys of cells too, for --cell.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on in -o's directory, or the last in reports/ of the same."
+)
 require_option = click.option(
     "--require", callback=words, help="Backends whose skip is a failure (for CI)."
+)
+ship_option = click.option(
+    "--ship", is_flag=True, help="With --ray: send model and weights files to where they lack."
 )
 github_option = click.option(
     "--github", is_flag=True, help="Job summary and annotations; implied on GitHub Actions."

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 @options.suite_argument
 @options.selection
 @options.output_option("Directory of the run.", stdout=False)
-@click.option("--resume", is_flag=True, help="Go on with the run in the output directory.")
+@options.resume_option
 @options.require_option
 @options.quiet_option
 @options.several
+@options.ship_option
 @options.github_option
 @options.cache_option
 def run(
@@ -41,6 +42,7 @@ def run(
     cache_dir: Path | None,
     ray: str | None,
     insecure_cluster: bool,
+    ship: bool,
     **chosen: Any,
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
@@ -57,7 +59,7 @@ def run(
         api.run, suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
         progress=terminal.show_run(screen, quiet), command=command(), **chosen,
     )  # fmt: skip
-    with nullcontext() if ray is None else Cluster(ray, insecure_cluster) as cluster:
+    with nullcontext() if ray is None else Cluster(ray, insecure_cluster, ship) as cluster:
         code = _run(partial(measured, cluster=cluster), screen, quiet, github)
     sys.exit(code)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpubench import escape
-from gpubench.cli.options import SELECTION, cache_option, selection
+from gpubench.cli.options import SELECTION, cache_option, resume_option, selection
 from gpubench.cli.terminal import console, show_run, write
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ UNCONFIRMED = "exit code 3: its gain is not confirmed; a longer --budget gives t
               help="Of a backend, to be tried as well; repeatable.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of what is drawn.")
 @click.option("-o", "--output", type=path, help="Directory of the search.")
-@click.option("--resume", is_flag=True, help="Go on with the search in the output directory.")
+@resume_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @cache_option

@@ -28,10 +28,7 @@ CPU_FLAGS = (
 )
 """CPU features that decide how fast a precision is."""
 
-SCHEDULERS = {
-    os.SCHED_OTHER: "SCHED_OTHER", os.SCHED_BATCH: "SCHED_BATCH", os.SCHED_IDLE: "SCHED_IDLE",
-    os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR",
-}  # fmt: skip
+SCHEDULERS = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
 ADDR_NO_RANDOMIZE = 0x0040000
 """Of a process's personality: <linux/personality.h>."""
 
@@ -182,7 +179,7 @@ def _cpu() -> Environment:
     system = cores.ROOT / "sys/devices/system/cpu"
     frequency = system / f"cpu{usable[0] if usable else 0}" / "cpufreq"
     return {
-        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "model": fields.get("model name") or _board(fields) or platform.machine(),
         "machine": platform.machine(),
         "logical": os.cpu_count(),
         "usable": len(usable),
@@ -196,6 +193,13 @@ def _cpu() -> Environment:
         "isolated": cores.read(system / "isolated") or None,
         "turbo": _turbo(system),
     }
+
+
+def _board(fields: dict[str, str]) -> str | None:
+    """What an Arm machine, whose CPU has no name, is called: the board, or its cores' kind."""
+    board = (cores.read(cores.ROOT / "proc/device-tree/model") or "").strip("\0")
+    maker, part = fields.get("CPU implementer"), fields.get("CPU part")
+    return board or (f"{platform.machine()}, implementer {maker}, part {part}" if part else None)
 
 
 def _turbo(system: Path) -> bool | None:
@@ -242,7 +246,7 @@ def _process() -> Environment:
     policy = os.sched_getscheduler(0)
     return {
         "nice": os.getpriority(os.PRIO_PROCESS, 0),
-        "scheduler": SCHEDULERS.get(policy, str(policy)),
+        "scheduler": {getattr(os, n): n for n in SCHEDULERS}.get(policy, str(policy)),
         "address_randomisation": 0 if fixed else layout,
         "huge_pages": chosen["enabled"] and chosen["enabled"][1],
         "huge_pages_defrag": chosen["defrag"] and chosen["defrag"][1],

@@ -119,6 +119,8 @@ def mps(environ: Mapping[str, str] | None = None) -> dict[str, Any] | None:
         return {"active_thread_percentage": None}
 
 
+WSL = Path("usr/lib/wsl/lib/libnvidia-ml.so.1")
+"""NVML of Windows' driver, which WSL 2 puts there."""
 NO_GPU = "needs an NVIDIA GPU and its driver: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES"
 """The remedy for whatever computes on one."""
 _LOST = object()

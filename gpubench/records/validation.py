@@ -46,7 +46,7 @@ class _Cpu(Struct, frozen=True):
 class _Energy(Struct, frozen=True):
     joules: Annotated[float, Meta(ge=0, le=1e15)]
     seconds: Annotated[float, Meta(gt=0, le=1e9)]
-    source: Literal["nvml", "nvml-power", "rapl"]
+    source: Literal["nvml", "nvml-power", "rapl", "board"]
     idle_watts: Annotated[float, Meta(ge=0, le=1e9)] | None = None
 
 

@@ -216,7 +216,7 @@ def decide(header: Header, best: Cell, rival: Cell) -> str:
     """The A/B that tells the run's best cell from its ``rival`` of another backend, at the same
     batch size and number of replicas; each arm with its own precision and options."""
     drop = ["-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
-            "--replicas", "--repeats", "--ray", "--insecure-cluster"]  # fmt: skip
+            "--replicas", "--repeats", "--ray", "--ship", "--insecure-cluster"]  # fmt: skip
     only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
     arms = {"--baseline": (rival, [f"backend={rival.backend}"]),
             "--candidate": (best, [f"backend={best.backend}"])}  # fmt: skip
@@ -254,7 +254,7 @@ def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> 
     return shlex.join(["gpubench", verb or own, *kept[False], *extra, *kept[True]])
 
 
-_ALONE = ("--quiet", "--resume", "--json", "--insecure-cluster")
+_ALONE = ("--quiet", "--resume", "--json", "--ship", "--insecure-cluster")
 """Options without a value."""
 
 

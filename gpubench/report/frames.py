@@ -23,6 +23,8 @@ from gpubench.report.sections import compare
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gpubench.analysis.compare.compare import View
+
 Paths = str | Path | Sequence[str | Path]
 
 TEXT, COUNT, NUMBER, TRUTH = "string", "Int64", "Float64", "boolean"
@@ -77,9 +79,14 @@ def read(path: Paths) -> pd.DataFrame:
     >>> good = runs[runs["ranked"] & (runs["scenario"] == "latency")]
     >>> (good.groupby(["backend", "batch_size"])["latency_median_ns"].median() / 1e6).round(2)
     """
+    return of_files(read_all([path] if isinstance(path, str | Path) else path))
+
+
+def of_files(files: Sequence[RecordFile]) -> pd.DataFrame:
+    """The same of runs that are read already."""
     import pandas as pd
 
-    made = frame(read_all([path] if isinstance(path, str | Path) else path))
+    made = frame(files)
     chosen = [msgspec.json.decode(each) for each in made["options"]]
     options = pd.DataFrame(chosen, index=made.index, dtype=object)
     return made.join(options.add_prefix("option_").convert_dtypes())
@@ -101,9 +108,13 @@ def tables(path: Paths) -> dict[str, pd.DataFrame]:
     >>> found = gpubench.tables("reports/reference/quick-epyc-2core")
     >>> found["Throughput"].nlargest(3, "images/s")[["backend", "batch"]]
     """
+    return tables_of(*compare.view(read_all([path] if isinstance(path, str | Path) else path)))
+
+
+def tables_of(summaries: list[Summary], view: View | None) -> dict[str, pd.DataFrame]:
+    """The same of what is summarised, and compared, already."""
     import pandas as pd
 
-    summaries, view = compare.view(read_all([path] if isinstance(path, str | Path) else path))
     made = {table.title: _table(table) for table in of_cells(summaries)}
     if view is None:
         return made

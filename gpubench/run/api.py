@@ -1,4 +1,4 @@
-"""What `gpubench` can be asked from Python: run, plan, A/B, search, open. The commands of the
+"""What `gpubench` can be asked from Python: run, plan, A/B, search, deploy. The commands of the
 same names call these.
 
 All take keyword arguments named as a suite's keys (`docs/glossary.md`), which replace what the
@@ -10,28 +10,32 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from gpubench import escape
 from gpubench.cache import Cache
-from gpubench.errors import GpubenchError, InputError, SuiteError
+from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.records.reader import scan
 from gpubench.records.record import RECORDS, Header
 from gpubench.report import render, save, save_report
 from gpubench.report.sections import recommendation
+from gpubench.run import deploy as deploying
 from gpubench.run import driver, setup
 from gpubench.run import progress as shows
 from gpubench.run.ab import arms, interpreters
 from gpubench.run.ab import driver as pairs
 from gpubench.run.ab import setup as ab_setup
+from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.availability import catalog
 from gpubench.run.record_builder import claimed, directory
-from gpubench.run.results import Comparison, Plan, Run, Search, stored
+from gpubench.run.results import Comparison, Plan, Run, Search
 from gpubench.run.tune import driver as searching
 from gpubench.run.tune import setup as tune_setup
 from gpubench.run.watcher import Watcher
@@ -43,6 +47,7 @@ from gpubench.workload.models.sources import pickled
 
 if TYPE_CHECKING:
     from gpubench.run.cluster.ray_cluster import Cluster
+    from gpubench.run.serving.manifest import Manifest
 
 Place = str | Path
 Progress = bool | Watcher
@@ -55,8 +60,8 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, place: Path, header: Header) -> None:
         super().__init__(
-            "interrupted; what was finished is kept. Go on with the same call and "
-            f"output={str(place)!r}, resume=True"
+            f"interrupted; what was finished is kept in {place}. Go on with the same call and "
+            "resume=True"
         )
         self.directory, self.header = place, header
 
@@ -98,7 +103,7 @@ def run(
     *,
     output: Place | None = None,
     resume: bool = False,
-    require: Sequence[str] = (),
+    require: str | Sequence[str] = (),
     progress: Progress = True,
     cache_dir: Place | None = None,
     command: Sequence[str] | None = None,
@@ -119,9 +124,11 @@ def run(
     torchvision's or timm's transforms. ``input_size``: in pixels, ``preprocess``'s size.
 
     ``output``: the run's directory; by default one in ``reports/``. It holds a suite's file, too,
-    which repeats this. ``resume``: go on with the run in it. ``require``: backends whose skip is a
-    failure. ``progress``: False shows nothing. ``command``: what the records say was typed; by
-    default what repeats it. ``cluster``: the machines to run on, see `gpubench run --ray`.
+    which repeats this. ``resume``: go on with the run in it; without ``output``, with the last one
+    in ``reports/`` of the same suite and model; where nothing is stored yet, it begins.
+    ``require``: backends whose skip is a failure. ``progress``: False shows nothing. ``command``:
+    what the records say was typed; by default what repeats it. ``cluster``: the machines to run on,
+    see `gpubench run --ray`.
 
     Raises InputError (or what is derived from it) for what is wrong with all that, before anything
     is measured; `Interrupted`, a KeyboardInterrupt, when it is stopped.
@@ -130,9 +137,16 @@ def run(
     >>> run = gpubench.run("digits", backend="torch-eager", batch_size=[1, 8], repeats=3)
     >>> run.fastest
     """
-    with _home([suite_or_model], overrides, output, resume) as home:
-        source, chosen = _words(suite_or_model, overrides, home)
-        job = setup.session(source, chosen, _path(cache_dir), home, resume, require, cluster)
+    asked = partial(_words, suite_or_model, overrides)
+
+    def suites(home: Path) -> list[Checked]:
+        return [setup.load(*asked(home))]
+
+    with _home([suite_or_model], overrides, output, resume and suites) as home:
+        source, chosen = asked(home)
+        job = setup.session(
+            source, chosen, _path(cache_dir), home, resume, file.listed(_plain(require)), cluster
+        )
         job = replace(job, out=home or claimed(job.out))
         suite = job.plan.suite
         cells = [word for key in chosen.get("cell") or () for word in ("--cell", key)]
@@ -156,8 +170,7 @@ def plan(
     Arguments as of `run`; ``keys``: shows the cells' keys, too.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch) if _live([suite_or_model], overrides) else None
-        source, chosen = _words(suite_or_model, overrides, home)
+        source, chosen = _words(suite_or_model, overrides, Path(scratch))
         return Plan(setup.session(source, chosen, _path(cache_dir)), keys)
 
 
@@ -172,12 +185,12 @@ def ab(
     candidate_ref: str | None = None,
     suite_from: ab_setup.SuiteFrom = "head",
     delta: float | str | None = None,
-    metric: Sequence[str] | Mapping[str, float] = (),
+    metric: str | Sequence[str] | Mapping[str, float] = (),
     alpha: float | str = 0.01,
     budget: float | str = goal.BUDGET,
     output: Place | None = None,
     resume: bool = False,
-    require: Sequence[str] = (),
+    require: str | Sequence[str] = (),
     progress: Progress = True,
     cache_dir: Place | None = None,
     command: Sequence[str] | None = None,
@@ -199,24 +212,20 @@ def ab(
     named = {"--baseline": baseline, "--candidate": candidate}
     margin = None if delta is None else goal.percentage("--delta", str(delta))
     chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
-    judged = [f"{k}={v}" for k, v in metric.items()] if isinstance(metric, Mapping) else [*metric]
+    judged = gate.words(metric)
     gate.parse(judged)  # before anything is made
     limit = goal.seconds("--budget", str(budget))
     live = [arm.get("model") if isinstance(arm, Mapping) else arm for arm in named.values()]
-    with _home([suite_or_model, *live], overrides, output, resume) as home:
+    versions = ((baseline_python, baseline_ref), (candidate_python, candidate_ref))
+
+    @cache
+    def made() -> list[tuple[Path | None, interpreters.Made | None]]:
+        root = Cache(_path(cache_dir)).root
+        return [_version(arm, *version, root) for arm, version in zip(named, versions, strict=True)]
+
+    def asked(home: Path | None) -> tuple[pairs.ABJob, list[arms.Spec]]:
         specs = [_spec(option, arm, home) for option, arm in named.items()]
-        pythons, revisions = list[Path | None](), list[interpreters.Made | None]()
-        for arm, python, ref in (
-            ("--baseline", baseline_python, baseline_ref),
-            ("--candidate", candidate_python, candidate_ref),
-        ):
-            if python and ref is not None:
-                raise InputError(f"{arm}-ref and {arm}-python: give one of them")
-            path = Path(python) if python else None
-            pythons.append(interpreters.existing(f"{arm}-python", path) if path else None)
-            root = Cache(_path(cache_dir)).root
-            made = None if ref is None else interpreters.of_reference(f"{arm}-ref", ref, root)
-            revisions.append(made)
+        pythons, revisions = zip(*made(), strict=True)
         if not any((*pythons, *revisions)) and specs[0].values == specs[1].values == {}:
             raise InputError(
                 "nothing differs between the arms: name it with --baseline KEY=VALUE and "
@@ -227,8 +236,15 @@ def ab(
         job = ab_setup.comparison(
             source, chosen, (specs[0], specs[1]), (pythons[0], pythons[1]),
             partial(gate.rule, words=judged, delta=margin, alpha=chance), limit, _path(cache_dir),
-            home, resume, require, (revisions[0], revisions[1]), suite_from,
+            home, resume, file.listed(_plain(require)), (revisions[0], revisions[1]), suite_from,
         )  # fmt: skip
+        return job, specs
+
+    def suites(home: Path) -> list[Checked]:
+        return [side.plan.suite for side in asked(home)[0].sides]
+
+    with _home([suite_or_model, *live], overrides, output, resume and suites) as home:
+        job, specs = asked(home)
         job = replace(job, out=home or claimed(job.out))
         suite = replace(job.sides[1].plan.suite, name=job.sides[0].plan.suite.name)
         typed = command or [
@@ -253,7 +269,7 @@ def tune(
     model: Any,
     *,
     objective: str = "throughput",
-    max_latency: str | Sequence[str] = (),
+    max_latency: str | Sequence[str] | Mapping[str, str] = (),
     min_throughput: float | str | None = None,
     max_memory: str | None = None,
     max_energy: str | None = None,
@@ -282,8 +298,9 @@ def tune(
     ``precision``, ``batch_size`` and so on narrow the search; ``option``: 'optimization_level=4',
     or several, widens it. The rest as of `run`.
     """
-    listed = [max_latency] if isinstance(max_latency, str) else max_latency
-    limits = [goal.max_latency("--max-latency", words) for words in listed]
+    if not isinstance(model, str | Path) and not pickled.is_live(model):
+        raise _no_words(model)
+    limits = [goal.max_latency("--max-latency", word) for word in gate.words(max_latency)]
     amounts = (min_throughput, max_memory, max_energy)
     for option, amount in zip(goal.LIMITS, amounts, strict=True):
         limits += [goal.limit(option, str(amount))] if amount is not None else []
@@ -300,19 +317,26 @@ def tune(
             f"a whole number up to {MOST_IMAGES}, such as 256",
         ),
     }
-    beaten = [baseline] if isinstance(baseline, str) else baseline
-    words = [f"{k}={v}" for k, v in beaten.items()] if isinstance(beaten, Mapping) else [*beaten]
-    with _home([model], chosen, output, resume) as home:
+    words = gate.words(baseline)
+
+    def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
         asked |= {
             key: file.listed(asked[key]) for key in (*tune_setup.AXES, "option") if key in asked
         }
-        job = tune_setup.job(
+        return tune_setup.job(
             asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
             budget_s=goal.seconds("--budget", str(budget)), seed=seed, baseline=words,
             cache_dir=_path(cache_dir), output=home, resume=resume,
         )  # fmt: skip
-        typed = command or ["gpubench", "tune", str(asked["model"]), "--budget", str(budget),
+
+    def suites(home: Path) -> list[Checked]:
+        return [job_in(home).header.suite]
+
+    with _home([model], chosen, output, resume and suites) as home:
+        job = job_in(home)
+        network = job.header.suite.workload.model
+        typed = command or ["gpubench", "tune", network, "--budget", str(budget),
                             "--objective", objective]  # fmt: skip
         job = replace(job, out=home or claimed(job.out), header=_typed(job.header, typed))
         if searching.finished(job):
@@ -337,15 +361,29 @@ def tune(
     return Search(job.out, found, evidence)
 
 
-def open(path: Place) -> Run | Comparison | Search:  # noqa: A001  # as `gzip.open` is called
-    """What is stored in a directory: a run, an A/B or a search, however it was made.
+def deploy(
+    suite_or_model: Any,
+    output: Place,
+    *,
+    progress: Progress = True,
+    cache_dir: Place | None = None,
+    **overrides: Any,
+) -> Manifest:
+    """Write one configuration as a folder that serves it, which `gpubench.load` loads.
 
-    Raises RecordError for what is none, or damaged. No model and no code of anybody is loaded.
-
-    >>> import gpubench
-    >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
+    ``suite_or_model`` and ``overrides`` as of `run`, down to one cell: ``tune``'s ``suite``, or
+    ``cell=[KEY]``. Its answers are checked first. ``output``: the new folder. What is given says
+    what was made: ``cell``, ``preprocessing``, ``parity``, ``files``. Raises InputError;
+    GpubenchError for what cannot be made here, or answers wrongly; then nothing is written.
     """
-    return stored(path)
+    out = Path(output)
+    deploying.free(out)
+    with tempfile.TemporaryDirectory() as scratch:
+        source, chosen = _words(suite_or_model, overrides, Path(scratch))
+        session = setup.session(source, chosen, _path(cache_dir), out)
+        suite = source if isinstance(source, str) else str(source.path)
+        with _shown(progress) as watcher:
+            return deploying.deploy(session, suite, out, watcher.said)
 
 
 # ------------------------------------------------------------------------------ what is asked
@@ -359,20 +397,26 @@ def _live(what: Sequence[Any], said: Mapping[str, Any]) -> list[Any]:
 
 @contextmanager
 def _home(
-    what: Sequence[Any], said: Mapping[str, Any], output: Place | None, resume: bool
+    what: Sequence[Any],
+    said: Mapping[str, Any],
+    output: Place | None,
+    resume: Literal[False] | Callable[[Path], Sequence[Checked]],
 ) -> Iterator[Path | None]:
     """Where the records go, as far as that is said; made for what is live, which is removed again
-    where nothing came of it."""
+    where nothing came of it. ``resume``: what the arms' suites are, were it stored there."""
+    if resume and output is None:
+        output = _last(resume)
     live = _live(what, said)
     if not live:
         yield _path(output)
         return
-    if resume and output is None:
-        raise SuiteError("--resume: say which run to go on with: -o DIR (output=)")
-    place = Path(output) if output else claimed(directory(pickled.name_of(live[0])))
+    place = _path(output) or claimed(directory(pickled.name_of(live[0])))
     new = not place.exists()
-    place.mkdir(parents=True, exist_ok=True)
-    before = {*place.iterdir()}
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        before = {*place.iterdir()}
+    except OSError as error:
+        raise InputError(f"{place}: no directory for what is live: {error.strerror}") from error
     try:
         yield place
     except BaseException:
@@ -382,6 +426,26 @@ def _home(
             if new or output is None:
                 place.rmdir()
         raise
+
+
+def _last(suites: Callable[[Path], Sequence[Checked]]) -> Path | None:
+    """The last directory of runs that holds one of the same; None: there is none."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = _identity(suites(Path(scratch)), Path(scratch))
+    runs = directory("").parent
+    begun = [*runs.glob(f"*/{RECORDS}"), *runs.glob(f"*/{ARMS[0]}/{RECORDS}")]
+    for path in sorted(begun, key=lambda path: path.stat().st_mtime, reverse=True):
+        place = runs / path.relative_to(runs).parts[0]
+        arms_ = [path] if path.parent == place else [place / arm for arm in ARMS]
+        with suppress(RecordError):
+            if wanted == _identity([scan(each, [])[0].suite for each in arms_], place):
+                return place
+    return None
+
+
+def _identity(suites: Sequence[Checked], place: Path) -> str:
+    """What is measured, wherever what is live was stored."""
+    return msgspec.json.encode(suites).decode().replace(str(place.absolute()), "")
 
 
 def _words(
@@ -396,11 +460,20 @@ def _words(
     if pickled.is_live(what):
         assert home  # noqa: S101
         return _of_model(str(pickled.dump(what, home)), pickled.name_of(what)), chosen
+    if not isinstance(what, str | Path):
+        raise _no_words(what, "a suite (a name, a .toml file, a dict, a gpubench.Suite), or ")
     words = str(what)
     shipped = words in {path.stem for path in file.shipped()}
-    if shipped or not isinstance(what, str | Path) or not _is_model(words):
+    if shipped or not _is_model(words):
         return words, chosen
     return _of_model(words, Path(words).stem), chosen
+
+
+def _no_words(what: object, suite: str = "") -> InputError:
+    return InputError(
+        f"of type {type(what).__name__}: expected {suite}a model (a name, a file, an nn.Module, a "
+        "callable that builds one)"
+    )
 
 
 def _is_model(words: str) -> bool:
@@ -441,11 +514,18 @@ def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As a TOML file would have it."""
+    """As a TOML file would have it. Raises InputError for what is live."""
+    if pickled.is_live(value):
+        raise InputError(
+            f"{pickled.name_of(value)}: live, and a suite is words; give it to the call, as "
+            "gpubench.run(suite, model=...)"
+        )
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple | list | set | range):
+    if isinstance(value, tuple | list | set | range | Iterator):
         return [_plain(each) for each in value]
+    if type(value).__module__.partition(".")[0] in ("numpy", "torch"):
+        return value.tolist() if hasattr(value, "tolist") else str(value)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -460,7 +540,22 @@ def _spec(option: str, arm: Any, home: Path | None) -> arms.Spec:
         live = pickled.is_live(arm.get("model"))
         named = {"model": pickled.dump(arm["model"], home)} if live and home else {}
         return arms.spec(option, [(str(k), _text(v)) for k, v in {**arm, **named}.items()])
-    return arms.parse(option, [arm] if isinstance(arm, str) else arm)
+    listed = [arm] if isinstance(arm, str) else _plain(arm)
+    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
+        raise InputError(
+            f"{option} {arm!r}: expected such as {{'backend': 'openvino'}}, or a model"
+        )
+    return arms.parse(option, listed)
+
+
+def _version(
+    arm: str, python: Place | None, ref: str | None, cache_root: Path
+) -> tuple[Path | None, interpreters.Made | None]:
+    """Which interpreter measures an arm; one of a commit is made now."""
+    if python and ref is not None:
+        raise InputError(f"{arm}-ref and {arm}-python: give one of them")
+    found = interpreters.existing(f"{arm}-python", Path(python)) if python else None
+    return found, None if ref is None else interpreters.of_reference(f"{arm}-ref", ref, cache_root)
 
 
 def _text(value: Any) -> str:
@@ -477,8 +572,8 @@ def _share(option: str, value: float | str | None) -> float | None:
 
 
 def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
-    if value is not None and not 0 <= value <= most:
-        raise InputError(f"{option} {value}: expected {expected}")
+    if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
+        raise InputError(f"{option} {value!r}: expected {expected}")
     return value
 
 
@@ -486,6 +581,8 @@ def _within(option: str, value: float | None, most: int, expected: str) -> float
 
 
 def _path(place: Place | None) -> Path | None:
+    if not isinstance(place, str | Path | None):
+        raise InputError(f"{place!r}: expected the path of a directory")
     return None if place is None else Path(place)
 
 

@@ -77,7 +77,7 @@ def run(job: RunJob, watcher: Watcher, cluster: Cluster | None = None) -> Record
 def _agent(job: RunJob, modules: list[str], cluster: Cluster | None) -> AgentClient | Nodes:
     if cluster:
         asked_for = "" if job.cache_dir == Cache(None).root else str(job.cache_dir)
-        return Nodes(cluster.peers, job.plan, modules, asked_for, cluster.differ)
+        return Nodes(cluster, job.plan, modules, asked_for)
     return AgentClient(modules, job.cache_dir, job.out / "agent.log")
 
 

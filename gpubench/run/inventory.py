@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -66,14 +66,24 @@ def here(rank: int, suite: Suite) -> Node:
     return Node(rank, platform.node(), len(usable_cores()), len(visible_gpus()), lacks)
 
 
-def digest(suite: Suite) -> str:
-    """SHA-256 of the suite, its overrides included, and of the files it takes the network from."""
+def digest(suite: Suite, elsewhere: Mapping[str, str] = {}) -> str:
+    """SHA-256 of the suite, its overrides included, and of the files it takes the network from.
+
+    ``elsewhere``: paths in the suite -> where the file lies on this machine.
+    """
     found = hashlib.sha256(msgspec.json.encode(suite))
-    work = suite.workload
-    for path in map(Path, (model_path(work.model), weights_file(work.weights)[0])):
-        if path.is_absolute() and path.is_file():
-            found.update(cache.digest(path).encode())
+    for path in network_files(suite):
+        here = Path(elsewhere.get(path, path))
+        if here.is_file():
+            found.update(cache.digest(here).encode())
     return found.hexdigest()
+
+
+def network_files(suite: Suite) -> list[str]:
+    """Absolute paths of the model and of its weights, where they are files or folders."""
+    work = suite.workload
+    paths = (model_path(work.model), weights_file(work.weights)[0])
+    return [path for path in paths if Path(path).is_absolute()]
 
 
 def missing(cell: Cell, nodes: Sequence[Node]) -> Lack | None:

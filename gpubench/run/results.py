@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from gpubench import units
+from gpubench import escape, units
 from gpubench.analysis.best import Best, best
 from gpubench.analysis.compare.verdicts import exit_code
 from gpubench.analysis.stats import Estimate
@@ -23,7 +23,8 @@ from gpubench.analysis.summary import Summary, rated, summarise
 from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
 from gpubench.report import FORMATS, by_ending, render, save
-from gpubench.suite.types import Cell
+from gpubench.suite import gate, goal
+from gpubench.suite.types import MOST_ALPHA, Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,17 +176,33 @@ def _fastest(found: Best | None) -> Fastest | None:
 class Comparison(Stored):
     """An interleaved A/B: of `gpubench.ab`, or one that is stored."""
 
-    def __init__(self, directory: str | Path, files: tuple[RecordFile, RecordFile]) -> None:
+    def __init__(
+        self, directory: str | Path, files: tuple[RecordFile, RecordFile], **judged: Any
+    ) -> None:
         super().__init__(directory)
         self.files = files
         """Baseline and candidate, raw."""
+        self._judged = judged
+
+    def frame(self) -> pd.DataFrame:
+        """Every repeat of every cell of both as a row, as of `gpubench.read`."""
+        from gpubench.report import frames
+
+        return frames.of_files(self.files)
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """'Verdicts', and both runs' tables by their titles, as of `gpubench.tables`."""
+        from gpubench.report import frames
+
+        return frames.tables_of(self.view.summaries, self.view)
 
     @cached_property
     def view(self) -> View:
         """Everything that was computed from both."""
         from gpubench.analysis.compare.compare import view
 
-        return view(*self.files)
+        return view(*self.files, **self._judged)
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -314,8 +331,14 @@ def _axes(cell: Cell) -> dict[str, Any]:
     return msgspec.structs.asdict(cell) | {"options": dict(cell.options)}
 
 
-def stored(path: str | Path) -> Run | Comparison | Search:
-    """What lies in a directory. Raises RecordError, InputError."""
+def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gzip.open` is called
+    """What is stored in a directory: a run, an A/B or a search, however it was made.
+
+    Raises RecordError for what is none, or damaged. No model and no code of anybody is loaded.
+
+    >>> import gpubench
+    >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
+    """
     from gpubench.records.reader import read_all, read_evidence
 
     files = read_all([path])
@@ -328,3 +351,51 @@ def stored(path: str | Path) -> Run | Comparison | Search:
     if files[0].header.search:
         return Search(place, files[0], read_evidence(path))
     return Run(place, files[0])
+
+
+def compare(
+    baseline: str | Path,
+    candidate: str | Path | None = None,
+    *,
+    delta: float | str | None = None,
+    alpha: float | str | None = None,
+    metric: str | Sequence[str] | Mapping[str, float] = (),
+    allow_different: str | Sequence[str] = (),
+    history: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+) -> Comparison:
+    """Compare two stored runs cell by cell, or what an A/B's directory alone holds.
+
+    ``delta``, ``alpha`` and ``metric`` as of `ab`; ``allow_different``: what may differ between
+    the machines, such as 'libraries'. ``history``: A/A sessions, whose spread tells what may be
+    chance; by default what `gpubench selftest` kept of this machine in the cache; without any,
+    verdicts are warnings. Raises RecordError, InputError.
+    """
+    from gpubench.analysis.compare import aa_history
+    from gpubench.cache import Cache
+    from gpubench.records.reader import read_all
+
+    margin = None if delta is None else goal.percentage("--delta", str(delta))
+    chance = None if alpha is None else goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+    files = read_all([baseline, candidate] if candidate else [baseline])
+    if len(files) != 2:
+        raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
+    before, after = files
+    if candidate and before.header.run_id == after.header.run_id:
+        escape.tell(f"both are the same run, {before.header.run_id}: no difference can show")
+    if history and not Path(history).is_dir():
+        raise InputError(f"--history {history}: no such directory")
+    root = Cache(Path(cache_dir) if cache_dir else None).root
+    kept = Path(history) if history else aa_history.directory(root, before.header.fingerprint)
+    sessions = aa_history.load(kept, escape.tell)
+    if history and not sessions:
+        raise InputError(
+            f"--history {history}: no session in it; expected record files (*.jsonl), as "
+            "gpubench selftest keeps them"
+        )
+    made = Comparison(
+        candidate or baseline, (before, after), delta=margin, alpha=chance, history=sessions,
+        allow_different=gate.words(allow_different), judged=gate.words(metric),
+    )  # fmt: skip
+    _ = made.view  # what is wrong with the words is told now
+    return made

@@ -13,6 +13,7 @@ from gpubench.cache import Cache
 from gpubench.errors import SuiteError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
+from gpubench.records.reader import begun, scan
 from gpubench.run import inventory
 from gpubench.run import plan as planning
 from gpubench.run.availability import catalog, device_of
@@ -83,7 +84,10 @@ def session(
     cores = usable_cores()
     gpus = len(visible_gpus())
     if cluster:
-        cluster.gather(suite)
+        if resume and output and begun(output):
+            before, _ = scan(output, [])
+            cluster.keep(before.nodes or [before.environment])
+        cluster.gather(suite, cache_dir)
         cells = _spread(suite, cluster.nodes)
     else:
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))
@@ -99,8 +103,6 @@ def session(
         cells = [cell for cell in cells if cell.key in chosen["cell"]]
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
-    if resume and output is None:
-        raise SuiteError("--resume: say which run to go on with: -o DIR")
     return RunJob(
         plan=plan,
         backends=backends,

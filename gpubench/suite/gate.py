@@ -51,6 +51,13 @@ METRICS = {
 """By the name that a suite and ``--metric`` have for it; response time under load goes here."""
 
 
+def words(said: Any) -> list[str]:
+    """As `parse` takes them, of what a call from Python names: 'p99', ['p99=5%'], {'p99': 0.05}."""
+    if isinstance(said, Mapping):
+        return [f"{name}={margin}" for name, margin in said.items()]
+    return [*map(str, said)] if isinstance(said, tuple | list | set) else [str(said)]
+
+
 def parse(words: Iterable[str]) -> dict[str, float | None]:
     """['p99=5%', 'accuracy,size'] -> {'p99': 0.05, 'accuracy': None, 'size': None}.
 

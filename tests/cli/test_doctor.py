@@ -18,7 +18,7 @@ from gpubench.cli import doctor
 from gpubench.errors import InputError, Unavailable
 from gpubench.machine import cores, import_check
 from gpubench.machine.import_check import try_imports
-from tests.machine.telemetry.test_energy import zone
+from tests.machine.telemetry.test_energy import sensor, zone
 
 
 class Good:
@@ -74,9 +74,16 @@ def by_name(checks: list[doctor.Check]) -> dict[str, doctor.Check]:
 def facts(**changes: Any) -> dict[str, Any]:
     """An environment without a GPU."""
     return {
-        "cpu": {"logical": 4, "usable": 4, "governor": "performance", "turbo": None},
+        "cpu": {
+            "machine": "x86_64",
+            "logical": 4,
+            "usable": 4,
+            "governor": "performance",
+            "turbo": None,
+        },
         "limits": {"cpus": None},
         "virtualisation": {"hypervisor": False},
+        "os": {"name": "Debian", "kernel": "6.1.0-13-amd64"},
         "gpus": [],
         "libraries": {},
         "variables": {},
@@ -234,6 +241,24 @@ def test_no_gpu_says_why(machine: Path) -> None:
     assert "--gpus all" in check.remedy
 
 
+def test_wsl_has_the_driver_of_windows_or_none(machine: Path) -> None:
+    here = facts(os={"name": "Ubuntu", "kernel": "5.15.167.4-microsoft-standard-WSL2"})
+    (check,) = doctor._gpus(here, {})
+    assert (check.status, "no driver of Windows'" in check.detail) == ("note", True)
+    assert check.remedy.startswith("install NVIDIA's driver in Windows")
+    library = machine / "usr/lib/wsl/lib/libnvidia-ml.so.1"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    (check,) = doctor._gpus(here, {})
+    assert (check.status, check.remedy[:43]) == (
+        "missing", "export LD_LIBRARY_PATH=/usr/lib/wsl/lib, un",
+    )  # fmt: skip
+    assert [c.name for c in doctor._kind(here)] == ["WSL 2"]
+    assert list(doctor._kind(facts())) == []
+    (check,) = doctor._kind(facts(cpu={"machine": "aarch64"}))
+    assert "glibc is 2.35" in check.detail
+
+
 @pytest.mark.parametrize(
     ("torch", "status", "words"),
     [
@@ -267,6 +292,9 @@ def test_the_energy_of_a_cpu_is_counted_locked_or_not_there(machine: Path) -> No
     assert found.status == "missing"
     assert found.detail.startswith("2 packages; only root may read")
     assert "chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj" in found.remedy
+    sensor(machine, "0040", VDD_IN=(5000, 2000))
+    detail = "of the module with its GPU: VDD_IN, by its INA3221 sensors"
+    assert doctor._energy() == doctor.Check("energy", "ok", detail)
 
 
 def test_noise_of_a_quiet_machine(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +341,8 @@ def test_advice_on_a_gpu_names_it_whatever_is_visible() -> None:
 def test_compiler_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert doctor._compiler().remedy == "apt-get install g++"
+    (tmp_path / "clang++").touch(mode=0o755)
+    assert doctor._compiler().remedy.startswith("apt-get install g++"), "inductor takes no other"
     mine = tmp_path / "my-c++"
     mine.touch(mode=0o755)
     monkeypatch.setenv("CXX", str(mine))
@@ -325,6 +354,19 @@ def test_a_cache_others_may_write_to(tmp_path: Path) -> None:
     (check,) = doctor._cache(tmp_path)
     assert check.status == "broken"
     assert "--cache-dir" in check.remedy
+
+
+def test_a_cache_on_a_disk_of_another_machine(machine: Path, tmp_path: Path) -> None:
+    (machine / "proc/self").mkdir(parents=True)
+    home = tmp_path / "home/me"
+    home.mkdir(parents=True)
+    (machine / "proc/self/mountinfo").write_text(
+        "22 1 0:21 / / rw shared:1 - ext4 /dev/vda rw\n"
+        f"23 1 0:50 / {home.parent} rw shared:2 - nfs4 server:/home rw,vers=4.2\n"
+    )
+    _, check = doctor._cache(home / "cache")
+    assert (check.status, check.detail[:8]) == ("warn", "on nfs4:")
+    assert len(doctor._cache(tmp_path / "cache")) == 1
 
 
 ENDED = """

@@ -126,7 +126,6 @@ def test_a_run_that_measures_nothing_is_exit_code_1_and_says_why_once(
         (["run", "quick", "--batch-size", "0"], "--batch-size"),
         (["run", "quick", "--batch-size", "a"], "'a'"),
         (["run", "quick", "--cell", "000"], "no such cell"),
-        (["run", "quick", "--resume"], "-o DIR"),
         (["run", "quick", "--nnodes", "2"], "`ray start` on each, then `gpubench run"),
         (
             ["run", "quick", "--secret-file", "x"],
@@ -498,3 +497,41 @@ def test_elsewhere_gpubench_only_reads(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["run", "quick"], standalone_mode=False)
     with pytest.raises(InputError, match="no-such-run"):  # it looks for it
         cli.main(["report", "no-such-run"], standalone_mode=False)
+
+
+ELSEWHERE = """
+import os, signal, sys, warnings
+import click, filelock, jinja2, msgspec, pandas, rich.console, scipy.stats  # use what is there
+gone = {"fcntl", "grp", "pwd", "resource", "termios", "tty"}
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in gone:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Finder())
+[sys.modules.pop(name, None) for name in gone]
+unknown = ("sched_", "SCHED_", "eventfd", "memfd_", "MFD_", "fork", "getpriority", "PRIO_",
+           "getuid", "geteuid", "killpg", "setsid", "getloadavg", "O_CLOEXEC", "O_NOFOLLOW")
+[delattr(os, name) for name in dir(os) if name.startswith(unknown)]
+[delattr(signal, name) for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGALRM", "pthread_sigmask")]
+sys.platform = "win32"
+warnings.filterwarnings("error", category=EncodingWarning, module="gpubench")
+from gpubench.cli.main import cli
+for words in sys.argv[2:]:
+    cli.main(words.split(), standalone_mode=False)
+"""
+
+
+def test_what_reads_needs_nothing_that_only_linux_has(tmp_path: Path) -> None:
+    """Nor the encoding that is usual on Linux: a warning of it is an error."""
+    (run,) = (Path(__file__).parents[2] / "reports/reference").glob("quick-*")
+    page = tmp_path / "page.html"
+    commands = (f"report {run} -o {page}", f"history {run}", f"export {run} --format csv")
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-c", ELSEWHERE, "", *commands],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "in 12 cells over 1 run" in done.stdout
+    assert page.stat().st_size > 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_cpu_and_memory(machine: Path) -> None:
         "product": "QEMU",
         "container": "docker",
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "called"),
+    [
+        (None, f"{platform.machine()}, implementer 0x41, part 0xd4f"),
+        ("NVIDIA Jetson AGX Orin Developer Kit\0", "NVIDIA Jetson AGX Orin Developer Kit"),
+    ],
+)
+def test_arm_s_cores_have_no_name(machine: Path, model: str | None, called: str) -> None:
+    put(machine, {"proc/cpuinfo": "processor : 0\nCPU implementer : 0x41\nCPU part : 0xd4f\n"})
+    put(machine, {"proc/device-tree/model": model} if model else {})
+    assert environment.cpu_model() == called
 
 
 def test_how_linux_runs_this_process(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

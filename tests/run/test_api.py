@@ -21,8 +21,9 @@ from click.testing import CliRunner
 import gpubench
 from gpubench.cli.main import cli
 from gpubench.errors import InputError, RecordError, SuiteError
-from gpubench.records.reader import read
+from gpubench.records.reader import begun, read
 from gpubench.records.record import Record
+from gpubench.records.writer import Writer
 from gpubench.run import api, driver
 from gpubench.suite import file, grid
 
@@ -99,36 +100,106 @@ def test_a_plan_is_the_commands_and_runs_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
 
 
-def test_the_other_commands_call_the_functions_of_their_names(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Whatever is typed comes in as the argument of that name."""
-    asked: list[dict[str, Any]] = []
+DRAWN = ("run_id", "started", "command", "environment", "session", "seed")
+"""Of a job: what no two have in common."""
 
-    def stop(*given: Any, **named: Any) -> None:
-        asked.append({"first": given[0], **named})
-        raise api.Interrupted(tmp_path, None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "ab", stop)
-    monkeypatch.setattr(api, "tune", stop)
-    monkeypatch.setattr("gpubench.report.formatting.resume", lambda *_: "again")
-    words = ["--baseline", "backend=a", "--candidate", "backend=b", "--delta", "3%", "--budget",
-             "9s", "--metric", "memory", "--batch-size", "2,4", "--require", "b"]  # fmt: skip
-    assert command("ab", "ci", *words)[0] == 130
-    (found,) = asked
-    wanted = {"first": "ci", "baseline": ("backend=a",), "candidate": ("backend=b",), "delta": "3%",
-              "budget": "9s", "metric": ("memory",), "batch_size": [2, 4],
-              "require": ["b"], "resume": False, "suite_from": "head"}  # fmt: skip
-    assert {key: found[key] for key in wanted} == wanted
-    words = ["--objective", "p99", "--max-latency", "20ms", "--max-accuracy-drop", "1",
-             "--budget", "9s", "--precision", "fp32", "--seed", "3"]  # fmt: skip
-    assert command("tune", "resnet18", *words)[0] == 130
-    wanted = {"first": "resnet18", "objective": "p99", "max_latency": ("20ms",), "budget": "9s",
-              "max_accuracy_drop": 1.0, "precision": ["fp32"], "seed": 3}  # fmt: skip
-    assert {key: asked[1][key] for key in wanted} == wanted
+def shape(job: Any) -> Any:
+    """All of a job that says what is measured, and how."""
+    if isinstance(job, msgspec.Struct):
+        fields = msgspec.structs.asdict(job)
+        return type(job).__name__, {k: shape(v) for k, v in fields.items() if k not in DRAWN}
+    if isinstance(job, dict):
+        return {key: shape(value) for key, value in job.items()}
+    if isinstance(job, list | tuple):
+        return [shape(each) for each in job]
+    return job if isinstance(job, str | int | float | Path | None) else type(job).__name__
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "call"),
+    [
+        (
+            "ab.driver.run",
+            ["ab", "tiny.toml", "--baseline", "batch_size=1", "--candidate", "batch_size=4",
+             "--delta", "3%", "--alpha", "2%", "--metric", "memory=0.5", "--metric", "p99",
+             "--budget", "9s", "--require", "fake", "-o", "out"],
+            lambda: gpubench.ab(
+                "tiny.toml", baseline={"batch_size": 1}, candidate="batch_size=4", delta=0.03,
+                alpha="2%", metric=["memory=0.5", "p99"], budget=9, require="fake", output="out"),
+        ),
+        (
+            "tune.driver.run",
+            ["tune", "digits", "--objective", "p99", "--max-latency", "p99=20ms", "--budget", "9s",
+             "--max-accuracy-drop", "1", "--min-accuracy", "20%", "--min-throughput", "5",
+             "--precision", "fp32", "--batch-size", "1,2", "--backend", "onnxruntime",
+             "--baseline", "backend=onnxruntime", "--seed", "3", "-o", "out"],
+            lambda: gpubench.tune(
+                "digits", objective="p99", max_latency="p99=20ms", budget="9s",
+                max_accuracy_drop=1, min_accuracy=0.2, min_throughput=5, precision="fp32",
+                batch_size=[1, 2], backend="onnxruntime", seed=3, output="out",
+                baseline={"backend": "onnxruntime"}),
+        ),
+        (
+            "deploy.deploy",
+            ["deploy", "tiny.toml", "--batch-size", "4", "-o", "out"],
+            lambda: gpubench.deploy("tiny.toml", "out", batch_size=4),
+        ),
+    ],
+    ids=["ab", "tune", "deploy"],
+)  # fmt: skip
+def test_a_command_gives_the_job_of_the_function_of_its_name(
+    run: str, words: list[str], call: Callable[[], Any], write_suite: WriteSuite, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whatever is typed is what would be called; what is made of a job is the job's affair."""
+    write_suite()
+    monkeypatch.chdir(tmp_path)
+    jobs: list[Any] = []
+
+    def stop(job: Any, *more: Any) -> None:
+        jobs.append(shape([job, *(each for each in more if isinstance(each, str | Path))]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"gpubench.run.{run}", stop)
+    assert command(*words)[0] in (1, 130)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert len(jobs) == 2
+    assert jobs[0] == jobs[1]
+
+
+def test_commands_that_read_say_what_the_functions_do(tmp_path: Path) -> None:
+    reference = Path(__file__).parents[2] / "reports" / "reference"
+    old = new = next(reference.glob("quick-*"))
+    run = gpubench.open(old)
+    for name in ("a.md", "a.csv", "a.json", "a.txt"):
+        form = {"txt": "text"}.get(name[2:], name[2:])
+        assert command("report", old, "-f", form, "-o", tmp_path / name)[0] == 0
+        assert run.report(tmp_path / f"own-{name}").read_text() == (tmp_path / name).read_text()
+    found = gpubench.compare(old, new, delta="5%", alpha=0.02, allow_different="cpu")
+    asked = ["--delta", "5%", "--alpha", "2%", "--allow-different", "cpu"]
+    code, _ = command("compare", old, new, *asked, "-o", tmp_path / "c.json")
+    assert code == found.code
+    assert found.report(tmp_path / "own-c.json").read_text() == (tmp_path / "c.json").read_text()
+    assert len(found.tables["Verdicts"]) == len(found.verdicts) > 0
+    assert {*found.frame()["run"]} == {file.header.run_id for file in found.files}
+    with pytest.raises(InputError, match="needs two runs"):
+        gpubench.compare(old)
 
 
 # ------------------------------------------------------------------------------ suites
+
+
+def test_values_of_numpy_and_torch_are_numbers() -> None:
+    """As are those of whatever gives them one after another."""
+    import numpy as np
+    import torch
+
+    for given in (np.array([1, 2]), torch.tensor([1, 2]), (n for n in (1, 2)), [np.int64(1), 2]):
+        made = gpubench.plan("quick", backend="null", batch_size=given, device=torch.device("cpu"))
+        assert made.job.plan.suite.axes.batch_size == (1, 2)
+        assert made.job.plan.suite.axes.device == "cpu"
 
 
 def test_a_suite_built_in_python_is_the_one_its_file_says(tmp_path: Path, tiny_onnx: Path) -> None:
@@ -176,8 +247,6 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.plan("nothing-here"), "no suite and no file"),
         (lambda: gpubench.plan("quick", batch_size=[0]), "--batch-size"),
         (lambda: gpubench.plan("quick", nonsense=1), "--nonsense"),
-        (lambda: gpubench.run("quick", resume=True), "which run to go on with"),
-        (lambda: gpubench.run(lambda: None, resume=True), "which run to go on with"),
         (lambda: gpubench.run("quick", cell=["none"], progress=False), "no such cell"),
         (lambda: gpubench.ab("quick"), "nothing differs"),
         (lambda: gpubench.ab("quick", baseline={"images": "photos"}), "must be the same"),
@@ -186,6 +255,16 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.tune("resnet18", precision="fp33", batch_size=1), "fp33"),
         (lambda: gpubench.plan("quick", cell="none"), "--cell 'none'"),
         (lambda: gpubench.tune("resnet18", min_accuracy=75), "--min-accuracy 75"),
+        (lambda: gpubench.tune("resnet18", max_latency=20), "--max-latency '20'"),
+        (lambda: gpubench.tune("resnet18", max_accuracy_drop="1"), "--max-accuracy-drop '1'"),
+        (lambda: gpubench.tune("resnet18", batchsize=1), "--batchsize: a search is not told"),
+        (lambda: gpubench.tune(None), "of type NoneType: expected a model"),
+        (lambda: gpubench.run([1]), "of type list: expected a suite"),
+        (lambda: gpubench.run("quick", output=3), "3: expected the path"),
+        (lambda: gpubench.run("quick", images=3), "images: of type int"),
+        (lambda: gpubench.run("quick", require="openvno"), "--require 'openvno'"),
+        (lambda: gpubench.ab("quick", baseline=3), "--baseline 3: expected"),
+        (lambda: gpubench.Suite(model=print, backend="openvino"), "print: live"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_an_error_of_input_and_nothing_is_left(
@@ -297,6 +376,79 @@ def test_an_interrupted_call_says_how_to_go_on(
     assert isinstance(caught.value, gpubench.Interrupted)
     assert str(out) in str(caught.value)
     assert file.load(str(out / "tiny.toml"), api.catalog()).name == "tiny"
+
+
+def test_the_same_call_goes_on_with_what_it_began(
+    write_suite: WriteSuite, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the same suite, among others, whether it is over or not."""
+    monkeypatch.chdir(tmp_path)
+    more = {"cache_dir": cache_dir, "batch_size": 4, **CHEAP}
+    one = gpubench.run(write_suite(), **more)
+    other = gpubench.run("tiny.toml", **more | {"repeats": 2})
+    assert one.directory != other.directory
+    again = gpubench.run("tiny.toml", resume=True, **more)
+    assert again.directory == one.directory
+    assert again.file == one.file
+    words = ["--batch-size", "4", "--repeats", "1", "--cache-dir", cache_dir, "-q", "--resume"]
+    assert command("run", "tiny.toml", *words)[0] == 0
+    assert {path.parent for path in tmp_path.glob("reports/*/report.html")} == {
+        tmp_path / one.directory}  # fmt: skip
+    new = gpubench.run("tiny.toml", resume=True, **more | {"batch_size": 1})
+    assert new.directory not in (one.directory, other.directory)
+    assert len(new.file.records) == 1
+
+
+CELL = """
+from torch import nn
+import torch
+torch.manual_seed({seed})
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+    def forward(self, images):
+        return self.body(images).mean((2, 3))
+mine = Mine()
+"""
+
+
+def test_a_cell_that_is_run_again_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it defines the model; and an A/B of two. What differs begins anew."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[Path, bool]] = []
+
+    def stopped(job: Any, *_: object) -> None:
+        seen.append((job.out, begun(job.out)))
+        for place, side in [(job.out, job)] if hasattr(job, "header") else [
+            (job.out / side.arm, side) for side in job.sides]:  # fmt: skip
+            if not begun(place):
+                with Writer(place, side.header):
+                    pass
+        raise KeyboardInterrupt
+
+    def cell(seed: int = 0, number: int = 1, **more: Any) -> None:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(CELL.format(seed=seed), f"<cell {number}>", "exec"), space)  # noqa: S102
+        asked = {"input_size": 16, "backend": "torch-eager", "device": "cpu", "progress": False}
+        call: Any = gpubench.ab if "candidate" in more else gpubench.run
+        with pytest.raises(gpubench.Interrupted, match="same call and resume=True"):
+            call(space["mine"], **asked | more)
+
+    monkeypatch.setattr(driver, "run", stopped)
+    monkeypatch.setattr(api.pairs, "run", stopped)
+    cell()
+    cell(batch_size=8)
+    cell(number=2, resume=True)
+    cell(number=3, resume=True, seed=1)
+    arms = {"baseline": {"batch_size": 1}, "candidate": {"batch_size": 8}}
+    cell(**arms)
+    cell(**arms, resume=True, number=4)
+    places = [place for place, _ in seen]
+    assert [found for _, found in seen] == [False, False, True, False, False, False]
+    assert places[2] == places[0] != places[1]
+    assert places[3] not in places[:3]
+    assert places[5] == places[4] not in places[:4]
 
 
 def test_importing_it_is_cheap() -> None:

@@ -13,7 +13,6 @@ from gpubench.analysis.tables import devices
 from gpubench.errors import GpubenchError, InputError
 from gpubench.records.record import RecordFile
 from gpubench.run import fleet
-from gpubench.run.agent import messages
 from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.watcher import Silent
 from tests.run.cluster.conftest import cluster as cluster  # a fixture
@@ -61,8 +60,7 @@ def test_every_kind_is_measured_and_compared_and_one_that_fails_stops_no_other(
     cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
     suite = write_suite(batch_size="[1, 4]", policy={"max_latency": '"10s"'})
-    start = cluster.peers[0].start
-    cluster.peers[0].start = lambda *_: messages.Failure("node-lost", "node a: gone")  # type: ignore[method-assign]
+    cluster.peers[0]._lost = "node a: gone"
     words = {"given": {"CPU A": 2.0}, "baseline": "cpu b"}
     found = both(cluster, suite, tmp_path / "out", cache_dir, **words)
     assert list(found) == ["CPU B (1 core)", "CPU A (1 core)"]
@@ -72,7 +70,7 @@ def test_every_kind_is_measured_and_compared_and_one_that_fails_stops_no_other(
     assert isinstance(broken, GpubenchError)
     assert "node a: gone" in str(broken)
 
-    cluster.peers[0].start = start  # type: ignore[method-assign]
+    cluster.peers[0]._lost = ""
     again = both(cluster, suite, tmp_path / "out", cache_dir, resume=True, **words)
     assert again["CPU B (1 core)"].records == first.records, "measured once"
     files = list(again.values())
@@ -93,6 +91,25 @@ def test_a_device_that_keeps_no_limit_has_no_best(
     suite = write_suite(batch_size="[1]", policy={"max_latency": '"1ns"'})
     table = devices.build(summarise([*both(cluster, suite, tmp_path / "o", cache_dir).values()]))
     assert [row[2].why for row in table.rows] == ["nothing keeps the limit"] * 2
+
+
+def test_where_the_first_device_has_no_best_the_report_says_what_it_is_compared_with(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    suite = write_suite(batch_size="[1]", policy={"max_latency": '"10s"'})
+    rows = summarise([*both(cluster, suite, tmp_path / "o", cache_dir).values()])
+    first, keeping = rows[0].run, devices._keeping
+    monkeypatch.setattr(
+        devices, "_keeping",
+        lambda rows, limit: [s for s in keeping(rows, limit) if s.run != first],
+    )  # fmt: skip
+    table = devices.build(rows)
+    assert [row[3].value if row[3] else None for row in table.rows] == [None, 1.0]
+    assert table.notes[-1] == (
+        "CPU A (1 core), the first, does not keep p50 latency <= 10.0 s: speed-ups are against "
+        "CPU B (1 core)."
+    )
 
 
 def test_what_differs_beside_the_device_is_said() -> None:

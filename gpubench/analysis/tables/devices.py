@@ -85,6 +85,9 @@ def build(summaries: Sequence[Summary]) -> Table:
     found = {run: each.summary for run, each in won.items() if each}
     labels = dict(zip(found, table.labels(list(found.values()), ("run",)), strict=True))
     base = next(iter(found.values()), None)
+    if base is not None and base.run != (lead := next(iter(named))):
+        said = f"does not keep {limit.text}" if limit else "measured nothing"
+        notes.append(f"{named[lead]}, the first, {said}: speed-ups are against {named[base.run]}.")
     rows = []
     for run, name in named.items():
         if run not in found or base is None:

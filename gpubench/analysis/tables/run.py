@@ -201,7 +201,7 @@ def _machine(summaries: list[Summary]) -> Table:
         fields.append((Column(gauge.name, gauge.unit, help=gauge.help), partial(_known, of)))
     notes = ["Extremes over repeats, replicas and GPUs, from opening to the answer check."]
     if any(joules.values()):
-        text = "joules while the replicas sampled / images: of the GPUs, or of all CPU packages"
+        text = "joules while the replicas sampled / images: of GPUs, all CPU packages, or a board"
         fields += [
             (Column("energy per image", "J", "lower", text), lambda s: joules[id(s)]),
             (Column("above idle", "J", "lower", f"{text}, less what is drawn without a task"),

@@ -2,7 +2,8 @@
 
 What counts is the difference of a counter between two moments, interpolated between its readings:
 nobody has to wake up at the moment itself. Linux's powercap (RAPL; Khan et al., "RAPL in Action",
-ACM TOMPECS 3, 2018) counts whole CPU packages, whoever keeps them busy; NVML whole GPUs.
+ACM TOMPECS 3, 2018) counts whole CPU packages, whoever keeps them busy; NVML whole GPUs; the
+sensors of a Jetson the whole module, with CPU, GPU and memory.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ from pathlib import Path
 from gpubench.machine.cores import number, read
 
 POWERCAP = "sys/class/powercap"
+INA3221 = "sys/bus/i2c/drivers/ina3221"
+"""Linux's driver of a chip that watches three supply rails; Jetsons have one or two."""
+SUPPLIES = (
+    ("VDD_IN",), ("POM_5V_IN",), ("VIN",),  # Orin NX and Nano, Xavier NX; Nano; Thor
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),  # AGX Orin
+    ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),  # AGX Xavier
+)  # fmt: skip
+"""Rails, as their makers name them, that make up what a module draws; none is behind another."""
 
 
 class Readings:
@@ -98,3 +107,22 @@ def packages(root: Path = Path("/")) -> list[Path]:
     """Powercap's zones of whole packages; not the parts of one, and not the platform's."""
     found = sorted((root / POWERCAP).glob("intel-rapl:*"))
     return [zone for zone in found if (read(zone / "name") or "").startswith("package")]
+
+
+class Board:
+    """What a whole module draws, by its own sensors; nothing where its rails are not known."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        found = {
+            read(label): (label.with_name(f"in{n}_input"), label.with_name(f"curr{n}_input"))
+            for n in "123"
+            for label in sorted((root / INA3221).glob(f"*/hwmon/hwmon*/in{n}_label"))
+        }
+        self.rails = next((s for s in SUPPLIES if found.keys() >= set(s)), ())
+        self._files = [found[rail] for rail in self.rails]
+
+    def watts(self) -> float | None:
+        """None where there are no such sensors, or one cannot be read."""
+        each = [(number(volts), number(amperes)) for volts, amperes in self._files]
+        known = [mv * ma / 1e6 for mv, ma in each if mv is not None and ma is not None]
+        return sum(known) if each and len(known) == len(each) else None

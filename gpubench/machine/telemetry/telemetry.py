@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from gpubench.machine import gpu as gpus
 from gpubench.machine.telemetry.cpu_monitor import CpuWindow
-from gpubench.machine.telemetry.energy import Rapl, Readings, used
+from gpubench.machine.telemetry.energy import Board, Rapl, Readings, used
 from gpubench.machine.telemetry.gpu_monitor import POWER_CAP, THROTTLED, Watch
 
 JOIN_LIMIT_S = 10.0
@@ -57,10 +57,12 @@ class Telemetry:
         self._period = 1 / hz
         self._cpu = CpuWindow(cores, pids, root)
         self._watches: list[Watch] = []
-        self._rapl = Rapl(root)
-        self._packages = Readings()
+        self._rapl, self._board = Rapl(root), Board(root)
+        self._source = "rapl"
+        self._host = Readings()
+        """Of the CPU's packages, or of the module that CPU and GPU are on."""
         if not gpu_indices:
-            self._read_packages()
+            self._read_host()
         self._stop = Event()
         self._thread: Thread | None = None
         self._ticks = 0
@@ -77,7 +79,7 @@ class Telemetry:
         self._start = monotonic()
         self._cpu.begin()
         if self.counts:
-            self._read_packages()
+            self._read_host()
         if self._indices or self.counts:
             self._thread = Thread(target=self._observe, name="telemetry", daemon=True)
             self._thread.start()
@@ -106,8 +108,8 @@ class Telemetry:
     def _observe(self) -> None:
         if not self._indices:
             while not self._stop.wait(self._period):
-                self._read_packages()
-            self._read_packages()
+                self._read_host()
+            self._read_host()
             return
         with gpus.session(self._nvml) as nvml:
             if nvml is None:
@@ -131,12 +133,15 @@ class Telemetry:
     @property
     def counts(self) -> bool:
         """Whether the CPU's energy can be read."""
-        return len(self._packages) > 0
+        return len(self._host) > 0
 
-    def _read_packages(self) -> None:
+    def _read_host(self) -> None:
         at = monotonic()
-        if (joules := self._rapl.read()) is not None:
-            self._packages.add(at, joules)
+        if not self._indices and (joules := self._rapl.read()) is not None:
+            self._host.add(at, joules)
+        elif (watts := self._board.watts()) is not None:
+            self._source = "board"
+            self._host.draw(at, watts)
 
     def _sample(self) -> None:
         """Until told to stop, and once more then."""
@@ -148,6 +153,8 @@ class Telemetry:
             self._look = False
             for watch in self._watches:
                 watch.sample(processes=look)
+            if not any(len(watch.energy) for watch in self._watches):
+                self._read_host()
             self._ticks += 1
             due = max(due + self._period, monotonic())
             self._stop.wait(due - monotonic())
@@ -159,7 +166,8 @@ class Telemetry:
         ns from the common start that `turn` told. None where nothing counts, and of short turns.
 
         ``source``: 'nvml' (counters of the task's GPUs, whole ones also of slices), 'nvml-power'
-        (an older GPU: its power readings, added up) or 'rapl' (all CPU packages).
+        (an older GPU: its power readings, added up), 'rapl' (all CPU packages) or 'board' (a module
+        with CPU and GPU: its sensors' readings, added up).
         """
         turns = zip(self._turns, windows, strict=False)
         spans = [(at + w[0] / 1e9, at + w[1] / 1e9) for at, w in turns if w]
@@ -167,11 +175,8 @@ class Telemetry:
         found = None if short else self._used(spans)
         if found is None:
             return None
-        source = "rapl"
-        if self._indices:
-            source = "nvml" if all(watch.counts for watch in self._watches) else "nvml-power"
         joules, seconds = found
-        return {"joules": joules, "seconds": seconds, "source": source,
+        return {"joules": joules, "seconds": seconds, "source": self._meters()[1],
                 "idle_watts": self._idle_watts}  # fmt: skip
 
     def watts(self) -> float | None:
@@ -180,11 +185,16 @@ class Telemetry:
         return found and found[0] / found[1]
 
     def _used(self, spans: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-        meters = [self._packages]
-        if self._indices:
-            whole = {watch.whole: watch.energy for watch in self._watches}  # slices share a GPU
-            meters = list(whole.values()) if len(self._watches) == len(self._indices) else []
-        return used(meters, spans)
+        return used(self._meters()[0], spans)
+
+    def _meters(self) -> tuple[list[Readings], str]:
+        """Whose readings count, and what a record calls their source."""
+        gpus_tell = any(len(watch.energy) for watch in self._watches)
+        if not self._indices or (self.counts and not gpus_tell):
+            return [self._host], self._source
+        whole = {watch.whole: watch.energy for watch in self._watches}  # slices share a GPU
+        meters = list(whole.values()) if len(self._watches) == len(self._indices) else []
+        return meters, "nvml" if all(watch.counts for watch in self._watches) else "nvml-power"
 
     def result(self) -> dict[str, Any]:
         """JSON-able; a field that the machine does not offer is left out."""

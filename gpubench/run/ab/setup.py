@@ -115,8 +115,6 @@ def comparison(
         commit, stored = revision.commit if revision else "", specs[place].stored
         notes += stored.notes if stored else ()
         sides.append(driver.Side(arm, plan, header, python, directory_, commit, stored))
-    if resume and output is None:
-        raise SuiteError("--resume: say which A/B to go on with: -o DIR")
     return driver.ABJob(
         sides=(sides[0], sides[1]),
         backends=backends,

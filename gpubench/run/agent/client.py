@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -64,6 +64,8 @@ def limit_s(request: messages.Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
     if isinstance(request, messages.Prepare | messages.Inspect | messages.Step):
         return request.timeout_s + GRACE_S
+    if isinstance(request, messages.Preload):
+        return 2 * START_LIMIT_S + IMPORT_LIMIT_S * len(request.modules)
     if isinstance(request, messages.Begin):
         request = request.measure
     if isinstance(request, messages.Measure):
@@ -170,45 +172,52 @@ class AgentClient:
     def _start(self) -> messages.Reply:
         if self._process is None:
             self.launch()
-        reply = self._answer(monotonic() + START_LIMIT_S, None)
+        *_, reply = self._replies(monotonic() + START_LIMIT_S)
         if not isinstance(reply, messages.Preloaded):
             self.stop()
         return reply
 
     def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """The answer to ``request``; a dead agent is a Failure, and the next call restarts it."""
+        for reply in self.replies(request):
+            if isinstance(reply, messages.Progress) and progress is not None:
+                progress(reply)
+        return reply
+
+    def replies(self, request: messages.Request) -> Iterator[messages.Reply]:
+        """Progress, and at last the answer, as in `ask`."""
         if self._over:
-            return messages.Failure("crash", "the run has ended")
+            yield messages.Failure("crash", "the run has ended")
+            return
         if self._process is None:
             self.start()
         end = monotonic() + limit_s(request)
         with suppress(BrokenPipeError):
             self._send(request)
-        return self._answer(end, progress)
+        yield from self._replies(end)
 
     def _send(self, request: messages.Request) -> None:
         data = msgspec.json.encode(request) + b"\n"
         while data:
             data = data[os.write(self._to, data) :]
 
-    def _answer(self, end: float, progress: OnProgress | None) -> messages.Reply:
+    def _replies(self, end: float) -> Iterator[messages.Reply]:
         self._end = end
         try:
             while True:
                 reply: messages.Reply = msgspec.json.decode(self._line(), type=messages.Reply)
+                yield reply
                 if not isinstance(reply, messages.Progress):
-                    return reply
-                if progress is not None:
-                    progress(reply)
+                    return
         except EOFError:
             if self._process is not None:
                 with suppress(subprocess.TimeoutExpired):  # it is dying: of what?
                     self._process.wait(KILL_LIMIT_S)
             kind, why = self._inquest.verdict(self.stop())
-            return messages.Failure(kind, f"the agent died: {why}; its log is {self._log}")
+            yield messages.Failure(kind, f"the agent died: {why}; its log is {self._log}")
         except TimeoutError:
             self.stop()
-            return messages.Failure("timeout", f"the agent hung; its log is {self._log}")
+            yield messages.Failure("timeout", f"the agent hung; its log is {self._log}")
 
     def _line(self) -> bytes:
         while b"\n" not in self._pending:

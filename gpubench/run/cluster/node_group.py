@@ -2,112 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
-from queue import SimpleQueue
-from threading import Thread
 from time import monotonic, perf_counter_ns
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from msgspec.structs import replace
 
 from gpubench.errors import ChangedError, GpubenchError
 from gpubench.records.record import merged
 from gpubench.run.agent import messages
-from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.agent.client import OnProgress
 from gpubench.run.availability import family
+from gpubench.run.cluster.ray_cluster import LOST, Cluster, each
 from gpubench.run.inventory import shares
 from gpubench.run.plan import Plan
 from gpubench.suite.types import Cell
 
 TEAM = "cell"
-END_S = 10.0
-_ENDED = messages.Done | messages.Failure | messages.Prepared
-"""Answers after which a node is not needed any more."""
-
-
-class Machine(Protocol):
-    """Whoever speaks to a node's agent."""
-
-    def start(self, modules: list[str], cache_dir: str) -> messages.Reply:
-        """Start it."""
-
-    def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
-        """The answer to ``request``."""
-
-    def stop(self) -> object:
-        """End every process."""
-
-
-class Seat(Thread):
-    """A thread that lives as long as its node's agent, and does its requests one by one."""
-
-    def __init__(self, rank: int, agent: AgentClient | Machine) -> None:
-        super().__init__(name=f"node {rank}", daemon=True)
-        self.agent = agent
-        self._todo: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        self.start()
-
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Its result, when its turn has come."""
-        future: Future[Any] = Future()
-        self._todo.put((work, future))
-        return future
-
-    def run(self) -> None:
-        while (todo := self._todo.get()) is not None:
-            work, future = todo
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001  # for whoever waits
-                future.set_exception(error)
-
-    def end(self) -> None:
-        """After what it is doing. Kills an agent of this machine, however busy."""
-        if isinstance(self.agent, AgentClient):
-            self.submit(self.agent.stop)
-        else:
-            self.agent.stop()
-        self._todo.put(None)
-        end = monotonic() + END_S
-        while isinstance(self.agent, AgentClient) and self.is_alive() and monotonic() < end:
-            self.agent.kill()
-            self.join(0.1)
 
 
 class Nodes:
     """All nodes as one agent: `gpubench.run.driver` asks it as it asks one."""
 
-    def __init__(
-        self, peers: Sequence[Machine], plan: Plan, modules: list[str], cache_dir: str,
-        differ: Callable[[Sequence[int]], bool],
-    ) -> None:  # fmt: skip
-        """``peers``: by rank; ``modules``: what workers import; ``cache_dir``: '', each machine's
-        own; ``differ``: whether nodes differ in what matters to a measurement."""
-        self._plan, self._differ_ = plan, differ
+    def __init__(self, cluster: Cluster, plan: Plan, modules: list[str], cache_dir: str) -> None:
+        """``modules``: what workers import; ``cache_dir``: '', each machine's own."""
+        self._cluster, self._plan = cluster, plan
         self._words = modules, cache_dir
-        self._peers = peers
-        self._seats = {rank: Seat(rank, peer) for rank, peer in enumerate(peers)}
-        self._needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
+        needed = sorted({rank for c in plan.cells for rank in shares(c, plan.nodes)})
+        self._peers = {rank: cluster.peers[rank] for rank in needed}
+        self._seats = {rank: ThreadPoolExecutor(1, f"node {rank}") for rank in needed}
+        """A node does its requests one by one."""
         self._failed: dict[tuple[int, str], messages.Failure] = {}
         """(rank, family of cells, or '' for the reference): what a node could not prepare."""
 
     def start(self) -> messages.Preloaded:
         """Start the agents that are needed. What one cannot import is its own cells' affair."""
         begin = monotonic()
-        starts = {r: self._seats[r].submit(partial(self._peers[r].start, *self._words))
-                  for r in self._needed}  # fmt: skip
-        for rank, started in starts.items():
-            if isinstance(reply := started.result(), messages.Failure):
-                if len(starts) == 1:
+        replies = self._all(
+            dict.fromkeys(self._peers, messages.Preload(*self._words)), to_the_end=True
+        )
+        for rank, reply in replies.items():
+            if isinstance(reply, messages.Failure):
+                if len(replies) == 1:
                     raise GpubenchError(reply.reason)
                 self._failed[rank, ""] = reply
         return messages.Preloaded({}, monotonic() - begin)
 
     def stop(self) -> None:
+        each(lambda peer: peer.stop(), self._peers.values())
         for seat in self._seats.values():
-            seat.end()
+            seat.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self
@@ -119,21 +65,20 @@ class Nodes:
         """Measure on the nodes that the cell needs; prepare on all that any cell needs."""
         if isinstance(request, messages.Measure):
             return self._measure(request, progress)
-        if isinstance(request, messages.Count | messages.Gauge):
-            if len(self._needed) == 1:
-                return self._all(dict.fromkeys(self._needed, request))[self._needed[0]]
+        once = isinstance(request, messages.Count | messages.Gauge)
+        if once and len(self._peers) > 1:
             return messages.Failure("error", "of several machines no roofline is measured")
         what = family(request.cell) if isinstance(request, messages.Prepare) else ""
-        replies = self._all(dict.fromkeys(self._needed, request), to_the_end=True)
+        replies = self._all(dict.fromkeys(self._peers, request), to_the_end=True)
         for rank, reply in replies.items():
-            if isinstance(reply, messages.Failure):
+            if isinstance(reply, messages.Failure) and not once:
                 self._failed[rank, what] = reply
-        first = replies[self._needed[0]]
+        first = min((n for n in replies if not _is_lost(replies[n])), default=min(replies))
         for rank, reply in replies.items():
-            if differ := _differ(first, reply):
-                words = f"node {rank} and node {self._needed[0]} hold different contents of it"
+            if differ := _differ(replies[first], reply):
+                words = f"node {rank} and node {first} hold different contents of it"
                 return messages.Failure(ChangedError.kind, f"{', '.join(differ)}: {words}")
-        return first
+        return replies[first]
 
     def _measure(self, request: messages.Measure, progress: OnProgress | None) -> messages.Reply:
         cell = request.cell
@@ -151,8 +96,7 @@ class Nodes:
         if len(done) == len(share):
             return self._merged(cell, done, bound_ns)
         for rank in share:  # heard when what they do now has ended
-            seat = self._seats[rank]
-            seat.submit(partial(seat.agent.ask, messages.End(TEAM)))
+            self._submit(rank, messages.End(TEAM))
         strange = messages.Failure("error", f"the nodes answered {replies}")
         return next((r for r in replies.values() if isinstance(r, messages.Failure)), strange)
 
@@ -170,25 +114,17 @@ class Nodes:
             part = replace(request, cores=[()] * count, node=rank, first=first)
             begins[rank] = messages.Begin(TEAM, part)
             first += count
-        replies, bound_ns = self._all(begins), 0
+        replies, released, told = self._all(begins), [0], 0
         while len(replies) == len(share) and all(
             isinstance(r, messages.Waiting) for r in replies.values()
         ):
             reached = next(iter(replies.values()))
             if progress is not None and isinstance(reached, messages.Waiting):
                 progress(messages.Progress(reached.barrier))
-            replies, bound_ns = self._step(list(share), max(0.1, end - monotonic()))
-        return replies, bound_ns
-
-    def _step(
-        self, ranks: Sequence[int], timeout_s: float
-    ) -> tuple[dict[int, messages.Reply], int]:
-        released: list[int] = []
-        told = perf_counter_ns()
-        replies = self._all(
-            dict.fromkeys(ranks, messages.Step(TEAM, [], timeout_s)),
-            lambda *_: released.append(perf_counter_ns()),
-        )
+            step = messages.Step(TEAM, [], max(0.1, end - monotonic()))
+            released, told = [], perf_counter_ns()
+            note = lambda *_, to=released: to.append(perf_counter_ns())  # noqa: E731
+            replies = self._all(dict.fromkeys(share, step), note)
         return replies, max(released, default=told) - told
 
     def _all(
@@ -201,21 +137,21 @@ class Nodes:
 
         A node that is lost has failed: whoever waits for it is told so.
         """
-        futures: dict[int, Future[messages.Reply]] = {}
-        for rank, request in requests.items():
-            seat, tell = self._seats[rank], partial(progress, rank) if progress else None
-            futures[rank] = seat.submit(partial(seat.agent.ask, request, tell))
+        futures = {
+            self._submit(rank, request, partial(progress, rank) if progress else None): rank
+            for rank, request in requests.items()
+        }
         replies: dict[int, messages.Reply] = {}
-        while len(replies) < len(futures):
-            left = [rank for rank in futures if not isinstance(replies.get(rank), _ENDED)]
-            awaited = [futures[rank] for rank in left if rank not in replies]
-            wait(awaited, return_when=FIRST_COMPLETED)
-            for rank in left:
-                if futures[rank].done():
-                    replies[rank] = futures[rank].result()
-            if not to_the_end and any(isinstance(r, messages.Failure) for r in replies.values()):
+        for future in as_completed(futures):
+            reply = replies[futures[future]] = future.result()
+            if isinstance(reply, messages.Failure) and not to_the_end:
                 break
         return replies
+
+    def _submit(
+        self, rank: int, request: messages.Request, tell: OnProgress | None = None
+    ) -> Future[messages.Reply]:
+        return self._seats[rank].submit(self._peers[rank].ask, request, tell)
 
     def _merged(
         self, cell: Cell, done: Mapping[int, messages.Done], bound_ns: int
@@ -230,9 +166,13 @@ class Nodes:
         whole = replace(
             whole,
             telemetry=_telemetry({rank: done[rank].record.telemetry for rank in ranks}, bound_ns),
-            flags=whole.flags + ["NODES-DIFFER"] * self._differ_(ranks),
+            flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
         return messages.Done(whole, any(done[rank].invalid for rank in ranks))
+
+
+def _is_lost(reply: messages.Reply) -> bool:
+    return isinstance(reply, messages.Failure) and reply.kind == LOST
 
 
 def _differ(one: messages.Reply, other: messages.Reply) -> list[str]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Self
+from threading import Lock
+from time import monotonic
+from typing import Any, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,22 +25,31 @@ from msgspec.structs import replace
 
 from gpubench import __version__
 from gpubench.cache import Cache
-from gpubench.errors import InputError
-from gpubench.machine import cores, environment
+from gpubench.cache import digest as files_digest
+from gpubench.errors import GpubenchError, InputError
+from gpubench.machine import cores, environment, processes
 from gpubench.machine.software import no_telemetry
 from gpubench.run import availability, inventory
 from gpubench.run.agent import messages
-from gpubench.run.agent.client import AgentClient, OnProgress
+from gpubench.run.agent.client import GRACE_S, AgentClient, OnProgress, limit_s
 from gpubench.run.availability import family
-from gpubench.run.cluster.node_group import Seat
 from gpubench.run.inventory import Node
 from gpubench.run.plan import Plan
 from gpubench.run.prepare import not_importable
 from gpubench.suite.types import Cell, Suite
 
+T = TypeVar("T")
+U = TypeVar("U")
 JOIN_S = 120.0
 """For an actor to start: it waits while other work of the cluster has its node's devices."""
 STOP_S = 15.0
+MOST_BYTES = 2 << 30
+"""Of a file that is shipped: an object of Ray's store, which each machine holds in memory."""
+Parcel = tuple[str, str, Any]
+"""A path in the suite, the SHA-256 of the file, and Ray's reference to its bytes."""
+LOOK_S = 1.0
+"""How soon whoever waits for a machine notices that the run is over."""
+LOST = "node-lost"
 EXTRA = "pip install 'gpubench[ray]'"
 OPEN = (
     "the cluster takes orders from whoever reaches it: start it with RAY_AUTH_MODE=token on every "
@@ -56,25 +67,21 @@ class Greeting(Struct, frozen=True):
     environment: dict[str, Any]
 
 
-class Offer(Struct, frozen=True):
-    """What a machine has for a suite."""
-
-    digest: str
-    """Of the suite, as it was understood there, and of the files that it names."""
-    node: Node
-
-
 class NodeActor:
     """Lives on a machine of the cluster, in a process of Ray's."""
 
     def __init__(self) -> None:
         _as_started()
+        self._aside = Aside(_log().parent.parent)
         self._suite: Suite
         self._held = ExitStack()
-        self._seat: Seat | None = None
+        self._agent: AgentClient | None = None
+        self._turn = Lock()
         self._broken: dict[str, str] = {}
         self._made: dict[object, str] = {}
         """Paths here: of references by workload and input, of artefacts by family of cells."""
+        self._shipped: dict[str, str] = {}
+        """Paths in the suite -> where the file lies here."""
 
     def greet(self, command: list[str]) -> bytes:
         """A `Greeting`."""
@@ -82,64 +89,63 @@ class NodeActor:
         found = environment.collect(command)
         return msgspec.json.encode(Greeting(__version__, messages.PROTOCOL, token, found))
 
-    def offer(self, suite: bytes, rank: int) -> bytes:
-        """An `Offer` for it."""
-        self._suite = msgspec.json.decode(suite, type=Suite)
-        self._node = inventory.here(rank, self._suite)
-        return msgspec.json.encode(Offer(inventory.digest(self._suite), self._node))
+    def offer(self, suite: bytes, rank: int, parcels: Sequence[Parcel], cache_dir: str) -> bytes:
+        """What this machine has for it, and the digest of it and of its files as found here.
 
-    def start(self, modules: list[str], cache_dir: str) -> bytes:
-        """Start the agent; what it said, or a Failure."""
-        log = Path(os.path.realpath("/proc/self/fd/2"))
-        agent = AgentClient(modules, Cache(Path(cache_dir) if cache_dir else None).root, log)
-        self._held.enter_context(agent)
-        self._seat = Seat(self._node.rank, agent)
-        try:
-            reply: messages.Reply = self._seat.submit(agent.start).result()
-        except Exception as error:  # noqa: BLE001  # its reason is all that travels
-            reply = messages.Failure("crash", str(error))
-        if isinstance(reply, messages.Preloaded):
-            self._broken = reply.errors
-        return msgspec.json.encode(reply)
+        ``parcels``: files that are put into the cache where they lack.
+        """
+        for path, digest, content in parcels:
+            if not _has(Path(path), digest):
+                self._shipped[path] = str(_unpacked(path, digest, content, _cache(cache_dir)))
+        found = inventory.digest(msgspec.json.decode(suite, type=Suite), self._shipped)
+        self._suite = msgspec.json.decode(self._localised(suite), type=Suite)
+        self._node = inventory.here(rank, self._suite)
+        return msgspec.json.encode((found, self._node))
+
+    def _localised(self, words: bytes) -> bytes:
+        """With the paths of this machine."""
+        for path, here in self._shipped.items():
+            words = words.replace(msgspec.json.encode(path)[1:-1], msgspec.json.encode(here)[1:-1])
+        return words
 
     def ask(self, request: bytes) -> Iterator[bytes]:
         """Its replies; the last is no `messages.Progress`."""
-        said: SimpleQueue[messages.Reply] = SimpleQueue()
-
-        def work() -> None:
+        with self._turn:
             try:
-                said.put(
-                    self._answer(msgspec.json.decode(request, type=messages.Request), said.put)
-                )
-            except Exception as error:  # noqa: BLE001  # whoever asked would wait for ever
-                said.put(messages.Failure("error", repr(error)))
-
-        assert self._seat is not None, "it was started"  # noqa: S101
-        self._seat.submit(work)
-        while True:
-            reply = said.get()
-            yield msgspec.json.encode(reply)
-            if not isinstance(reply, messages.Progress):
-                return
+                words = self._localised(request)
+                for reply in self._replies(msgspec.json.decode(words, type=messages.Request)):
+                    yield msgspec.json.encode(reply)
+            except Exception as error:  # noqa: BLE001  # whoever asked would not know it
+                yield msgspec.json.encode(messages.Failure("error", str(error) or repr(error)))
 
     def stop(self) -> None:
         """End the agent and all its processes, whatever they do."""
-        if self._seat is not None:
-            self._seat.end()
-        self._held.close()
+        if self._agent is not None:
+            self._agent.kill()  # whoever waits for its answer is told
+        with self._turn:
+            self._held.close()
+            self._aside.keep_off([])
 
-    def _answer(self, request: messages.Request, progress: OnProgress) -> messages.Reply:
+    def _replies(self, request: messages.Request) -> Iterator[messages.Reply]:
         own = self._own(request)
         if isinstance(own, messages.Failure):
-            return own
-        assert self._seat is not None, "it was started"  # noqa: S101
-        reply = self._seat.agent.ask(own, progress)
-        if isinstance(reply, messages.Prepared):
-            if isinstance(request, messages.Prepare):
-                self._made[family(request.cell)] = reply.path
-            elif isinstance(request, messages.BuildReference):
-                self._made[_asked(request)] = reply.path
-        return reply
+            yield own
+            return
+        if isinstance(own, messages.Preload):
+            self._agent = AgentClient(own.modules, _cache(own.cache_dir).root, _log())
+            self._held.enter_context(self._agent)
+            found = self._agent.start()
+            self._broken = found.errors
+            yield found
+            return
+        assert self._agent is not None, "it was started"  # noqa: S101
+        for reply in self._agent.replies(own):
+            if isinstance(reply, messages.Prepared):
+                if isinstance(request, messages.Prepare):
+                    self._made[family(request.cell)] = reply.path
+                elif isinstance(request, messages.BuildReference):
+                    self._made[_asked(request)] = reply.path
+            yield reply
 
     def _own(self, request: messages.Request) -> messages.Request | messages.Failure:
         """The request with this machine's paths and cores."""
@@ -164,6 +170,7 @@ class NodeActor:
         if artefact is None or reference is None:
             return messages.Failure("error", f"{cell.label} was not prepared on {self._node.name}")
         places = self._places(cell)[: len(asked.cores)]
+        self._aside.keep_off(places)
         return replace(asked, artefact=artefact, reference=reference, cores=places)
 
     def _lack(self, cell: Cell) -> messages.Failure | None:
@@ -177,6 +184,34 @@ class NodeActor:
         return Plan(self._suite, [cell], [], cores.usable_cores()).cores_of(cell)
 
 
+def _log() -> Path:
+    """Of this process, in the directory of Ray's session."""
+    return Path(os.path.realpath("/proc/self/fd/2"))
+
+
+def _cache(directory: str) -> Cache:
+    """``directory``: '', this machine's own."""
+    return Cache(Path(directory) if directory else None)
+
+
+def _has(path: Path, digest: str) -> bool:
+    return path.is_file() and files_digest(path) == digest
+
+
+def _unpacked(path: str, digest: str, content: Any, cache: Cache) -> Path:
+    """Where the file lies in the cache now."""
+    import ray
+
+    name = Path(path).name
+
+    def make(place: Path) -> None:
+        ray.get(content).tofile(place / name)
+        if not _has(place / name, digest):
+            raise GpubenchError(f"{path}: did not arrive whole")
+
+    return cache.get_or_make("shipped", {"sha256": digest, "name": name}, make) / name
+
+
 def _asked(of: Cell | messages.BuildReference) -> tuple[object, str]:
     """What a reference is made for."""
     return replace(of.workload, calibration=""), of.input
@@ -188,6 +223,49 @@ def _as_started() -> None:
         given = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
         os.environ.pop("OMP_NUM_THREADS", None)
         os.environ |= {k: v for k, _, v in (x.partition("=") for x in given) if k[:4] == "OMP_"}
+
+
+class Aside:
+    """Ray's processes of this machine, off the cores that are measured where others are left."""
+
+    def __init__(self, session: Path) -> None:
+        """``session``: Ray's directory, which the commands of the first of them name."""
+        self._session, self._note = session, session / "gpubench-cores"
+        self._ray = self._all = set(cores.usable_cores())
+        with suppress(OSError):  # whoever moved them was killed: we have inherited their cores
+            self._all = set(cores.cpu_list(self._note.read_text()))
+            _move(os.getpid(), self._all)
+            self._ray = set[int]()
+        self.keep_off([])
+
+    def keep_off(self, measured: Sequence[Sequence[int]]) -> None:
+        """Let them have what is left of the cores; all, if that is nothing."""
+        free = self._all.difference(*measured) or self._all
+        if free == self._ray or not self._session.name.startswith("session_"):
+            return
+        with suppress(OSError):
+            self._note.write_text(cores.cpu_ranges(self._all))
+            for pid in self._processes():
+                with suppress(OSError):
+                    _move(pid, free)
+            self._ray = free
+            if free == self._all:
+                self._note.unlink()
+
+    def _processes(self) -> set[int]:
+        """Of Ray, but for this one and what it has started."""
+        found = set[int]()
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(self._session) in (place / "cmdline").read_bytes():
+                    found.add(int(place.name))
+        found |= processes.descendants(found)
+        return found - {os.getpid(), *processes.descendants([os.getpid()])}
+
+
+def _move(pid: int, to: Collection[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), to)
 
 
 class Peer:
@@ -213,58 +291,58 @@ class Peer:
             found: bytes = ray.get(getattr(self._actor, method).remote(*words), timeout=limit_s)
         except ray.exceptions.GetTimeoutError:
             raise InputError(
-                f"{self.name}: gpubench did not start within {limit_s:g} s: its CPUs and GPUs are used "
-                "by other work of the cluster (`ray status` shows it; wait for it, or stop it), or "
-                "Ray could not start a process (raylet.err in its session_latest/logs says why)"
+                f"{self.name}: gpubench did not start within {limit_s:g} s: its CPUs and GPUs are "
+                "used by other work of the cluster (`ray status` shows it; wait for it, or stop "
+                "it), or Ray could not start a process (raylet.err in session_latest/logs there)"
             ) from None
         except ray.exceptions.RayError as error:
             raise InputError(f"{self.name}: {_reason(error)}") from error
         return found
 
-    def start(self, modules: list[str], cache_dir: str) -> messages.Reply:
-        """Start its agent."""
-        try:
-            return _reply(self.call("start", modules, cache_dir))
-        except InputError as error:
-            return self._gone(str(error))
-
     def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """Its answer; where the machine is lost, now or earlier, a Failure that says how."""
         import ray
 
+        end = monotonic() + limit_s(request) + GRACE_S
+        try:
+            answers = None
+            while not (self._over or self._lost):
+                answers = answers or self._actor.ask.options(num_returns="streaming").remote(
+                    msgspec.json.encode(request)
+                )
+                if ray.wait([answers], timeout=LOOK_S)[0]:
+                    reply = _reply(ray.get(next(answers)))
+                    if not (self._over or isinstance(reply, messages.Progress)):
+                        return reply
+                    if progress is not None and isinstance(reply, messages.Progress):
+                        progress(reply)
+                elif monotonic() > end:
+                    ray.kill(self._actor)
+                    self._lost = f"{self.name}: the process that Ray started there hung"
+        except (ray.exceptions.RayError, StopIteration) as error:
+            self._lost = f"{self.name}: {_reason(error) or 'it said nothing'}"
         if self._over:
             raise KeyboardInterrupt
-        if self._lost:
-            return self._gone(self._lost)
-        try:
-            for part in self._actor.ask.options(num_returns="streaming").remote(
-                msgspec.json.encode(request)
-            ):
-                reply = _reply(ray.get(part))
-                if self._over:
-                    raise KeyboardInterrupt
-                if not isinstance(reply, messages.Progress):
-                    return reply
-                if progress is not None:
-                    progress(reply)
-        except ray.exceptions.RayError as error:
-            return self._gone(f"{self.name}: {_reason(error)}")
-        return self._gone(f"{self.name}: it said nothing")
+        return messages.Failure(LOST, self._lost)
 
     def leave(self) -> None:
         """End its agent; whoever waits for its answer is interrupted, and nothing is stored."""
         self._over = True
         self.stop()
 
-    def _gone(self, why: str) -> messages.Failure:
-        self._lost = why
-        return messages.Failure("node-lost", why)
-
     def stop(self) -> None:
         """End its agent."""
-        if not self._lost:
-            with suppress(InputError):
+        try:
+            if not self._lost:
                 self.call("stop", limit_s=STOP_S)
+        except InputError as error:
+            self._lost = str(error)  # so that nobody waits for it
+
+
+def each(work: Callable[[T], U], those: Collection[T]) -> list[U]:
+    """What ``work`` makes of each, all at once."""
+    with ThreadPoolExecutor(len(those)) as pool:
+        return list(pool.map(work, those))
 
 
 def _reply(data: bytes) -> messages.Reply:
@@ -285,15 +363,16 @@ _DETAILS = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "File ", "r
 class Cluster:
     """The machines of a run. Enter it before anything that can fail; the exit leaves nothing."""
 
-    def __init__(self, address: str = "", insecure: bool = False) -> None:
+    def __init__(self, address: str = "", insecure: bool = False, ship: bool = False) -> None:
         """``address``: of a running cluster; '': RAY_ADDRESS, the one that runs here, or one of
-        this machine alone. ``insecure``: it need not ask for a token."""
+        this machine alone. ``insecure``: it need not ask for a token. ``ship``: model and weights
+        files go where they lack."""
         if address and ":" not in address:
             raise InputError(
                 f"--ray {address!r}: expected HOST:PORT of a running cluster; nothing stands for "
                 "the one of this machine (then let --ray be the last option, after the suite)"
             )
-        self._address, self._insecure = address, insecure
+        self._address, self._insecure, self._ship = address, insecure, ship
         self.peers: list[Peer] = []
         """By rank: this machine first, if it is one of them."""
 
@@ -339,14 +418,13 @@ class Cluster:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        nodes = [n for n in ray.nodes() if n["Alive"] and _devices(n["Resources"])]
+        nodes = [n for n in ray.nodes() if n["Alive"] and {"CPU", "GPU"} & n["Resources"].keys()]
         nodes.sort(key=lambda n: (n["NodeID"] != here, n["NodeManagerAddress"], n["NodeID"]))
         if not nodes:
             raise InputError("the cluster has no node with a CPU or a GPU to use: `ray status`")
         self.peers = [_placed(n) for n in nodes]
         alone = len(nodes) == 1 and nodes[0]["NodeID"] == here
-        for peer in self.peers:
-            self._welcome(peer, ray.__version__, alone)
+        each(lambda peer: self._welcome(peer, ray.__version__, alone), self.peers)
 
     def _welcome(self, peer: Peer, version: str, alone: bool) -> None:
         """``version``: of Ray; ``alone``: the cluster is this machine. Raises InputError."""
@@ -364,23 +442,39 @@ class Cluster:
         engine = f"Ray {version}" + ("" if found.token else ", without a token")
         peer.environment = found.environment | {"engine": engine}
 
-    def gather(self, suite: Suite) -> None:
+    def gather(self, suite: Suite, cache_dir: Path | None = None) -> None:
         """Let every machine say what it has for ``suite``. Raises InputError for a misfit."""
-        mine = inventory.digest(suite)
-        for rank, peer in enumerate(self.peers):
-            offer = msgspec.json.decode(
-                peer.call("offer", msgspec.json.encode(suite), rank), type=Offer
-            )
-            if offer.digest != mine:
+        mine, words = inventory.digest(suite), msgspec.json.encode(suite)
+        parcels = [_parcel(path) for path in inventory.network_files(suite) if self._ship]
+        own_cache = str(cache_dir or "")
+
+        def offered(rank: int) -> None:
+            peer = self.peers[rank]
+            said = peer.call("offer", words, rank, parcels, own_cache)
+            theirs, peer.node = msgspec.json.decode(said, type=tuple[str, Node])
+            if theirs != mine:
                 raise InputError(
                     f"{peer.name}: the suite and the files that it names are others there (SHA-256 "
-                    f"{offer.digest[:12]}, here {mine[:12]}); put the same files at the same paths"
+                    f"{theirs[:12]}, here {mine[:12]}); put the same files at the same paths, or "
+                    "send a model or weights file with --ship"
                 )
-            peer.node = offer.node
+
+        each(offered, range(len(self.peers)))
+
+    def keep(self, environments: Sequence[dict[str, Any]]) -> None:
+        """Only machines like these, in this order; all where there are not so many."""
+        left, kept = list(self.peers), []
+        for one in map(environment.fingerprint, environments):
+            like = (peer for peer in left if environment.fingerprint(peer.environment) == one)
+            if (peer := next(like, None)) is None:
+                return
+            left.remove(peer)
+            kept.append(peer)
+        self.peers = kept
 
     def alone(self, rank: int) -> Cluster:
         """One of its machines, as a cluster; it is not to be entered."""
-        found = Cluster(self._address, self._insecure)
+        found = Cluster(self._address, self._insecure, self._ship)
         found.peers = [self.peers[rank]]
         return found
 
@@ -389,8 +483,18 @@ class Cluster:
         return len({environment.fingerprint(self.environments[rank]) for rank in ranks}) > 1
 
 
-def _devices(resources: dict[str, float]) -> float:
-    return resources.get("CPU", 0) + resources.get("GPU", 0)
+def _parcel(path: str) -> Parcel:
+    """Raises InputError for what cannot be shipped."""
+    import numpy as np
+    import ray
+
+    if not Path(path).is_file() or Path(path).stat().st_size > MOST_BYTES:
+        raise InputError(f"--ship: {path}: is no file of at most 2 GiB: copy it to every machine")
+    try:
+        content = ray.put(np.fromfile(path, np.uint8))
+    except ray.exceptions.RayError as error:
+        raise InputError(f"--ship: {path}: {_reason(error)}") from error
+    return path, files_digest(Path(path)), content
 
 
 def _placed(node: dict[str, Any]) -> Peer:

@@ -12,16 +12,17 @@ from msgspec.structs import replace
 
 from gpubench.backends import base
 from gpubench.cache import Cache
-from gpubench.errors import CalibrationError, InputError, SuiteError
+from gpubench.errors import CalibrationError, InputError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
-from gpubench.machine.telemetry.energy import Rapl
+from gpubench.machine.telemetry.energy import Board, Rapl
 from gpubench.run import availability, record_builder, setup
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
 from gpubench.run.tune import space
 from gpubench.run.tune.driver import TuneJob
 from gpubench.suite.goal import Goal, Search
+from gpubench.suite.schema import nearest
 from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload
 from gpubench.workload.data import datasets
 
@@ -33,6 +34,7 @@ LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
 AXES = ("backend", "precision", "input", "batch_size", "replicas")
 """Whose values may be named, as lists."""
+NAMED = (*AXES, *Workload.__struct_fields__, "device", "boundary", "decoder")
 CALIBRATES = "calibration_images"
 """The option of backends that calibrate int8: how many pictures that takes."""
 ACCURACY_IMAGES = 256
@@ -59,8 +61,10 @@ def job(
     'KEY=VALUE,...'.
     Raises InputError.
     """
-    if resume and output is None:
-        raise SuiteError("--resume: say which search to go on with: -o DIR")
+    for key in chosen:
+        if key not in NAMED:
+            option = "--" + key.replace("_", "-")
+            raise InputError(f"{option}: a search is not told that; {nearest(key, NAMED)}")
     catalog, cores, gpus = availability.catalog(), usable_cores(), len(visible_gpus())
     plain = _plain(chosen)
     device = availability.device_of(plain, gpus)
@@ -128,7 +132,7 @@ def _plain(chosen: Mapping[str, Any]) -> Suite:
 def _check_energy(goal: Goal, device: str) -> None:
     """InputError where energy counts and cannot be counted."""
     counts = any(m.kind == "energy" for m in goal.metrics)
-    if device == "cpu" and counts and Rapl().read() is None:
+    if device == "cpu" and counts and Rapl().read() is None and Board().watts() is None:
         raise InputError(
             "energy cannot be measured here: there is no counter of the CPU's in "
             "/sys/class/powercap, or it may not be read (see `gpubench doctor`)"

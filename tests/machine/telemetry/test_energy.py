@@ -8,11 +8,12 @@ from itertools import count
 from pathlib import Path
 from threading import local
 from types import SimpleNamespace as Bag
+from typing import Any
 
 import pytest
 
 from gpubench.machine.telemetry import gpu_monitor, telemetry
-from gpubench.machine.telemetry.energy import Rapl, Readings, packages, used
+from gpubench.machine.telemetry.energy import Board, Rapl, Readings, packages, used
 from gpubench.machine.telemetry.telemetry import Telemetry
 from gpubench.records.record import Record
 from gpubench.records.samples import Samples
@@ -43,6 +44,73 @@ def zone(root: Path, name: str, called: str, uj: int, most: int = 262_143_328_85
     (path / "energy_uj").write_text(f"{uj}\n")
     (path / "max_energy_range_uj").write_text(f"{most}\n")
     return path
+
+
+def sensor(root: Path, address: str, **rails: tuple[int, int] | None) -> list[Path]:
+    """A Jetson's INA3221: {rail: (mV, mA)} in their order; the folders as JetPack 6 has them."""
+    at = root / f"sys/bus/i2c/drivers/ina3221/1-{address}/hwmon/hwmon{int(address) - 37}"
+    at.mkdir(parents=True)
+    for n, (label, values) in enumerate(rails.items(), 1):
+        (at / f"in{n}_label").write_text(f"{label}\n")
+        for kind, value in zip(("in", "curr"), values or (), strict=False):
+            (at / f"{kind}{n}_input").write_text(f"{value}\n")
+    (at / "in7_label").write_text("sum of shunt voltages\n")
+    return sorted(at.glob("*_input"))
+
+
+def orin(root: Path) -> list[Path]:
+    """An AGX Orin, which has no rail of its whole supply: 5.2 + 2.68 + 4.73 W."""
+    sensor(root, "0041", NC=None, VDDQ_VDD2_1V8AO=(1800, 341))
+    return sensor(root, "0040", VDD_GPU_SOC=(843, 6170), VDD_CPU_CV=(780, 3437),
+                  VIN_SYS_5V0=(4968, 953))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rails", "counted", "watts"),
+    [
+        ({"VDD_IN": (5000, 2000), "VDD_CPU_GPU_CV": (5000, 900), "VDD_SOC": (5000, 300)},
+         ("VDD_IN",), 10),
+        ({"VDD_CPU_GPU_CV": (5000, 900), "VDD_M2_IN": (5000, 300)}, (), None),
+        ({"VDD_IN": (5000, 0)}, ("VDD_IN",), 0),
+        ({"VDD_IN": None}, ("VDD_IN",), None),
+    ],
+)  # fmt: skip
+def test_a_board_draws_what_its_supply_brings_or_else_nothing_is_said(
+    tmp_path: Path, rails: dict[str, Any], counted: tuple[str, ...], watts: float | None
+) -> None:
+    sensor(tmp_path, "0040", **rails)
+    found = Board(tmp_path)
+    assert (found.rails, found.watts()) == (counted, watts)
+
+
+def test_without_a_rail_of_the_supply_those_behind_it_add_up(tmp_path: Path) -> None:
+    files = orin(tmp_path)
+    assert Board(tmp_path).watts() == pytest.approx(12.617, abs=0.001)
+    files[0].unlink()
+    assert Board(tmp_path).watts() is None
+
+
+def test_a_jetson_is_measured_by_its_board_where_nvml_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its GPU as well as its CPU; a GPU whose power NVML tells is never measured by sensors."""
+    orin(tmp_path)
+    silent = {ENERGY: NotSupported, "nvmlDeviceGetPowerUsage": NotSupported}
+    for gpus, answers, source, watts in (
+        ([0], silent, "board", 12.617), ([], {}, "board", 12.617),
+        ([0], {ENERGY: NotSupported}, "nvml-power", 250),
+    ):  # fmt: skip
+        nvml = FakeNvml(("Orin", "GPU-a"), **answers)
+        with Telemetry(gpus, [], set, nvml, hz=200, root=tmp_path) as seen:
+            time.sleep(0.05)
+            seen.turn(time.perf_counter_ns())
+            time.sleep(0.05)
+        found = seen.energy([(0, 30_000_000)])
+        assert found is not None
+        assert found["source"] == source
+        assert found["joules"] / found["seconds"] == pytest.approx(watts, abs=0.01)
+    monkeypatch.setattr(telemetry, "IDLE_S", 0.05)
+    assert telemetry.idle_watts([], root=tmp_path) == pytest.approx(12.617, abs=0.001)
 
 
 def test_between_readings_energy_is_interpolated() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gpubench.run.agent import messages
 from gpubench.run.cluster import ray_cluster
-from gpubench.run.cluster.ray_cluster import Cluster, NodeActor, Peer
+from gpubench.run.cluster.ray_cluster import LOST, Cluster, NodeActor, Peer
 
 
 class Local(Peer):
@@ -23,7 +23,7 @@ class Local(Peer):
 
     def ask(self, request: messages.Request, progress: Any = None) -> messages.Reply:
         if self._lost:
-            return self._gone(self._lost)
+            return messages.Failure(LOST, self._lost)
         for said in self._actor.ask(msgspec.json.encode(request)):
             reply: messages.Reply = msgspec.json.decode(said, type=messages.Reply)
             if not isinstance(reply, messages.Progress):
@@ -46,4 +46,4 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         peer.environment = msgspec.json.decode(peer.call("greet", ["gpubench"]))["environment"]
     yield found
     for peer in found.peers:
-        peer.stop()
+        peer._actor.stop()

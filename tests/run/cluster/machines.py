@@ -19,6 +19,9 @@ from tempfile import mkdtemp
 
 import pytest
 
+from gpubench.records.reader import begun, read
+from gpubench.records.record import RecordFile
+
 PORT = 6379
 TOKEN = "a-token-of-these-tests"  # noqa: S105
 HEALTH = {
@@ -28,6 +31,13 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "5",
 }
 """How soon a machine is given up; to be set where the head is started."""
+PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+"""Of `ray start`, where others use the machine too."""
+PORTS = (
+    "--metrics-export-port", 7001, "--dashboard-agent-grpc-port", 7002,
+    "--dashboard-agent-listen-port", 7003, "--runtime-env-agent-port", 7004,
+)  # fmt: skip
+"""Of processes of Ray whose ports it waits for only 15 s, if it is not told them."""
 RAY = f"{Path(sys.executable).parent}/ray"
 
 
@@ -40,6 +50,8 @@ class Machines:
         self.names = [f"{self._tag}-{rank}" for rank in range(count)]
         self._processes: list[subprocess.Popen[str]] = []
         self._temps: list[str] = []
+        self.pinned = True
+        """Whether each has a core of its own, as far as there are enough."""
 
     def up(self) -> None:
         for name in (self._switch, *self.names):
@@ -78,14 +90,15 @@ class Machines:
         # A Unix socket's path has 107 bytes, and Ray adds most of them.
         self._temps.append(mkdtemp(dir="/tmp", prefix="ray-"))
         address = f"{self.address(0)}:{PORT}"
-        head = ("--head", "--port", PORT, "--include-dashboard", "false")
+        head = ("--head", "--port", PORT, "--no-monitor", "--include-dashboard", "false")
         cores = sorted(os.sched_getaffinity(0))
+        pin = ("taskset", "-c", cores[rank % len(cores)]) if self.pinned else ()
         return self.start(
-            rank, "taskset", "-c", cores[rank % len(cores)], RAY, "start", "--block",
+            rank, *pin, RAY, "start", "--block",
             *(head if rank == 0 else ("--address", address)),
             "--node-ip-address", self.address(rank), "--num-cpus", 1,
             "--temp-dir", self._temps[-1], "--object-store-memory", 100_000_000,
-            "--disable-usage-stats", **self.auth | HEALTH | environ,
+            "--disable-usage-stats", *PORTS, **self.auth | HEALTH | PATIENCE | environ,
         )  # fmt: skip
 
     @property
@@ -94,7 +107,11 @@ class Machines:
 
     def gpubench(self, rank: int, *words: object, **environ: str) -> subprocess.Popen[str]:
         """A command there."""
-        script = "from gpubench.cli.main import main; main()"
+        script = (  # the page takes longer than all the rest of a run on the fake backend
+            "from gpubench import report; report.render = lambda *_: 'no report'; "
+            "from gpubench.run.cluster import ray_cluster; ray_cluster.JOIN_S = 600; "
+            "from gpubench.cli.main import main; main()"
+        )
         return self.start(rank, sys.executable, "-c", script, *words, **self.auth | environ)
 
     def run(self, suite: Path, *words: object, **environ: str) -> subprocess.Popen[str]:
@@ -105,6 +122,21 @@ class Machines:
     def pids(self, rank: int) -> list[int]:
         """Every process on that host."""
         return [int(pid) for pid in _ip("netns", "pids", self.names[rank]).split()]
+
+    def processes(self, rank: int) -> dict[int, str]:
+        """What runs on that host: the command by PID."""
+        found = {}
+        for pid in self.pids(rank):
+            with suppress(OSError):
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        return found
+
+    def signal(self, rank: int, number: int, of: str = "") -> None:
+        """Send it to every process there whose command holds ``of``."""
+        for pid, command in self.processes(rank).items():
+            if of in command:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def down(self) -> None:
         """Nothing is left, whatever the test has done."""
@@ -145,7 +177,7 @@ def machines(count: int) -> Iterator[Machines]:
 def until(
     true: Callable[[], bool], of: subprocess.Popen[str] | None = None, limit_s: float = 150.0
 ) -> None:
-    """Wait for a condition; ``of``: the process that is to make it true, whose words tell why not."""
+    """Wait for a condition; ``of``: the process that is to make it true: its words tell why not."""
     end = time.monotonic() + limit_s
     while not true():
         if time.monotonic() > end or (of is not None and of.poll() is not None):
@@ -161,3 +193,40 @@ def outcome(process: subprocess.Popen[str], limit_s: float = 150.0) -> tuple[int
     """Exit code, stdout, stderr."""
     out, err = process.communicate(timeout=limit_s)
     return process.returncode, out, err
+
+
+class Cluster:
+    """Ray on the hosts of ``hosts``."""
+
+    def __init__(self, hosts: Machines, count: int = 0, **environ: str) -> None:
+        """``count``: of those that start, without which all do."""
+        self.hosts, self._environ = hosts, environ
+        for rank in range(count or len(hosts.names)):
+            self.start(rank)
+
+    def start(self, rank: int) -> None:
+        """Ray there; returns when it has joined."""
+        process = self.hosts.ray(rank, **self._environ)
+        assert process.stdout is not None
+        if not any("Ray runtime started" in line for line in process.stdout):
+            raise AssertionError(process.communicate()[1])
+
+    def kill(self, rank: int) -> None:
+        """As a machine that loses its power."""
+        self.hosts.signal(rank, signal.SIGKILL)
+
+
+def finished(file: RecordFile, replicas: int) -> list[str]:
+    return [r.status for r in file.records if r.cell.replicas == replicas]
+
+
+def running(out: Path, replicas: int) -> bool:
+    """Whether a cell of so many replicas has been measured."""
+    return begun(out) and "ok" in finished(read(out), replicas)
+
+
+def ours(hosts: Machines) -> list[str]:
+    """Processes of gpubench on any host."""
+    found = [hosts.processes(rank) for rank in range(len(hosts.names))]
+    return [text for host in found for text in host.values()
+            if "gpubench.run" in text or "NodeActor" in text]  # fmt: skip

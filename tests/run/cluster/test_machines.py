@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,40 +15,24 @@ import pytest
 
 from gpubench.records.reader import read
 from gpubench.records.record import RecordFile
-from tests.run.cluster.machines import PORT, RAY, TOKEN, Machines, machines, outcome, until
+from tests.run.cluster.machines import (
+    PORT,
+    TOKEN,
+    Cluster,
+    Machines,
+    finished,
+    machines,
+    ours,
+    outcome,
+    running,
+    until,
+)  # fmt: skip
 
 WriteSuite = Callable[..., Path]
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 
 LONG = {"repeats": 12, "max_repeats": 12, "duration_s": 0.2}
 """Long enough to break something in the middle of it."""
-
-
-class Cluster:
-    """Ray on all hosts of ``hosts``; a machine's processes by rank."""
-
-    def __init__(self, hosts: Machines, **environ: str) -> None:
-        self.hosts = hosts
-        hosts.ray(0, **environ)
-        self.wait(1)
-        for rank in range(1, len(hosts.names)):
-            hosts.ray(rank, **environ)
-        self.wait(len(hosts.names))
-
-    def wait(self, count: int) -> None:
-        """Until so many nodes are alive."""
-
-        def alive() -> bool:
-            words = [RAY, "status", "--address", f"{self.hosts.address(0)}:{PORT}"]
-            said = outcome(self.hosts.start(0, *words, **self.hosts.auth))[1]
-            return said.partition("Pending")[0].count("node_") == count
-
-        until(alive)
-
-    def kill(self, rank: int) -> None:
-        """As a machine that loses its power."""
-        for pid in self.hosts.pids(rank):
-            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -67,23 +50,6 @@ def words(tmp_path: Path, cache_dir: Path) -> list[Any]:
 def suite(write_suite: WriteSuite) -> Path:
     """Cells of one and of two replicas: the second needs both hosts, of one core each."""
     return write_suite(batch_size="[1]", replicas="[1, 2]", policy=LONG)
-
-
-def finished(file: RecordFile, replicas: int) -> list[str]:
-    return [r.status for r in file.records if r.cell.replicas == replicas]
-
-
-def running(out: Path, replicas: int) -> bool:
-    """Whether a cell of so many replicas has been measured."""
-    return (out / "records.jsonl").exists() and "ok" in finished(read(out), replicas)
-
-
-def ours(hosts: Machines) -> list[str]:
-    """Processes of gpubench on any host."""
-    pids = [pid for rank in range(len(hosts.names)) for pid in hosts.pids(rank)]
-    lines = [Path(f"/proc/{pid}/cmdline") for pid in pids]
-    texts = [path.read_text().replace("\0", " ") for path in lines if path.exists()]
-    return [text for text in texts if "gpubench.run" in text or "NodeActor" in text]
 
 
 def lost(file: RecordFile) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gpubench import __version__
 from gpubench.errors import InputError
+from gpubench.machine import cores
 from gpubench.records.record import RecordFile
 from gpubench.run import driver, setup
 from gpubench.run.agent import messages
@@ -56,7 +62,7 @@ def test_a_lost_machine_costs_its_cells_and_no_others(
     def lost(request: messages.Request, progress: Any = None) -> messages.Reply:
         asked.append(request)
         if isinstance(request, messages.Step):
-            return cluster.peers[1]._gone("node 1 (b): its node has died")
+            cluster.peers[1]._lost = "node 1 (b): its node has died"
         return ask(request, progress)
 
     cluster.peers[1].ask = lost  # type: ignore[method-assign]
@@ -68,6 +74,79 @@ def test_a_lost_machine_costs_its_cells_and_no_others(
     ]
 
 
+def test_a_first_machine_that_is_lost_costs_no_cell_that_does_not_need_it(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
+    job = setup.session(str(suite), {}, cache_dir, tmp_path / "run", cluster=cluster)
+    on_b = replace(cluster.nodes[0], cores=0)  # as the head of a cluster that has no GPU
+    plan = replace(job.plan, nodes=[on_b, cluster.nodes[1]])
+    alone = next(cell for cell in plan.cells if cell.replicas == 1)
+    cluster.peers[0]._lost = "node 0 (a): gone"
+    both = replace(plan, nodes=cluster.nodes, cells=plan.cells)
+    with Nodes(cluster, both, [], str(cache_dir)) as nodes:
+        nodes.start()
+        reply = nodes.ask(messages.BuildReference(alone.workload, plan.suite.policy))
+        assert isinstance(reply, messages.Prepared)
+        reply = nodes.ask(messages.Prepare(alone, (), 60))
+        assert isinstance(reply, messages.Prepared)
+        nodes._plan = plan
+        measure = messages.Measure(alone, plan.suite.policy, "", "", [()])
+        assert isinstance(nodes.ask(measure), messages.Done)
+        nodes._plan = both
+        lost = nodes.ask(measure)
+    assert (lost.kind, lost.reason) == ("node-lost", "node 0 (a): gone")  # type: ignore[union-attr]
+
+
+def test_who_has_other_files_is_refused(
+    cluster: Cluster, write_suite: WriteSuite, tiny_onnx: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    suite = setup.load(str(write_suite()), {})
+    offer = cluster.peers[1]._actor.offer
+
+    def elsewhere(*words: Any) -> bytes:
+        with monkeypatch.context() as other:
+            other.setattr("gpubench.cache.digest", lambda _: "0" * 64)
+            return bytes(offer(*words))
+
+    cluster.peers[1]._actor.offer = elsewhere
+    monkeypatch.setattr(ray_cluster, "each", lambda work, those: [work(one) for one in those])
+    with pytest.raises(InputError, match=r"node 1 .*are others there.*same paths, or.*--ship"):
+        cluster.gather(suite)
+
+
+def test_a_model_is_shipped_into_the_cache_of_who_lacks_it(
+    cluster: Cluster, write_suite: WriteSuite, tiny_onnx: Path, tmp_path: Path, cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import ray
+
+    monkeypatch.setattr(ray, "put", lambda content: content)
+    monkeypatch.setattr(ray, "get", lambda content: content)
+    has = ray_cluster._has
+    monkeypatch.setattr(ray_cluster, "_has", lambda path, of: path != tiny_onnx and has(path, of))
+    cluster._ship = True
+    suite = write_suite(batch_size="[1]", replicas="[2]")
+    file = measured(cluster, suite, tmp_path / "run", cache_dir)
+    assert [(r.status, r.reason) for r in file.records] == [("ok", "")] * 2
+    assert {r.cell.model for r in file.records} == {str(tiny_onnx)}
+    for peer in cluster.peers:
+        (there,) = peer._actor._shipped.values()
+        assert there.startswith(str(cache_dir))
+        assert Path(there).read_bytes() == tiny_onnx.read_bytes()
+        assert peer._actor._suite.workload.model == there
+
+
+def test_what_cannot_be_shipped_is_refused(
+    cluster: Cluster, write_suite: WriteSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "MOST_BYTES", 10)
+    cluster._ship = True
+    with pytest.raises(InputError, match=r"--ship: .*tiny.onnx: .* of at most 2 GiB"):
+        cluster.gather(setup.load(str(write_suite()), {}))
+
+
 def test_one_machine_alone_has_its_own_environment_and_cores(
     cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
 ) -> None:
@@ -76,6 +155,23 @@ def test_one_machine_alone_has_its_own_environment_and_cores(
     file = measured(one, write_suite(batch_size="[1]"), tmp_path / "run", cache_dir)
     assert {r.status for r in file.records} == {"ok"}
     assert file.header.environment["host"] == "b"
+
+
+def test_a_resumed_run_takes_machines_like_those_that_it_began_with(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
+    late, first = cluster.peers  # by address, the one that joined late comes first now
+    late.environment |= {"variables": {"OMP_NUM_THREADS": "1"}}
+    cluster.peers = [first]
+    begun = measured(cluster, suite, tmp_path / "run", cache_dir)
+    assert [r.status for r in begun.records] == ["unavailable", "ok", "ok"]
+    cluster.peers = [late, first]
+    job = setup.session(str(suite), {}, cache_dir, tmp_path / "run", True, (), cluster)
+    again = driver.run(job, Silent(), cluster)
+    assert cluster.peers == [first]
+    assert [r.status for r in again.records] == ["unavailable", "ok", "ok"]
+    assert again.records[1:] == begun.records[1:], "measured once"
 
 
 def test_machines_whose_files_differ_end_the_run(
@@ -134,9 +230,34 @@ def test_what_no_machine_could_start_ends_the_run(
 ) -> None:
     suite = write_suite(batch_size="[1]")
     job = setup.session(str(suite), {}, cache_dir, cluster=cluster)
-    cluster.peers[0].start = lambda *_: messages.Failure("node-lost", "gone")  # type: ignore[method-assign]
+    cluster.peers[0]._lost = "gone"
     with (
-        Nodes(cluster.peers, job.plan, [], "", cluster.differ) as nodes,
+        Nodes(cluster, job.plan, [], "") as nodes,
         pytest.raises(Exception, match="gone"),
     ):
         nodes.start()
+
+
+def test_rays_processes_keep_off_what_is_measured_and_come_back(tmp_path: Path) -> None:
+    usable = set(cores.usable_cores())
+    if len(usable) < 2:
+        pytest.skip("one core leaves nothing")
+    session = tmp_path / "session_1"
+    session.mkdir()
+    first, *others = sorted(usable)
+    sleep = f"{sys.executable} -c 'import time; time.sleep(60)' {session}"
+    forked = ["sh", "-c", f"{sleep} > {tmp_path}/out & echo $!"]
+    done = subprocess.run(forked, stdout=subprocess.PIPE, text=True, check=True)
+    raylet = int(done.stdout)  # its parent is not we, as Ray's are no children of an actor
+    try:
+        ray_cluster.Aside(session).keep_off([(first,)])
+        assert os.sched_getaffinity(raylet) == set(others)
+        ray_cluster.Aside(session)  # of the next run: the first was killed
+        assert os.sched_getaffinity(raylet) == usable
+        kept = ray_cluster.Aside(session)
+        kept.keep_off([(first,)])
+        kept.keep_off([tuple(usable)])
+        assert os.sched_getaffinity(raylet) == usable
+        assert not list(session.iterdir())
+    finally:
+        os.kill(raylet, signal.SIGKILL)

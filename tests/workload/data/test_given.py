@@ -57,6 +57,11 @@ def read(place: Path, labels: Path | None, cache: Cache) -> list[tuple[Any, int 
     ]
 
 
+class Broken(Data):
+    def __getitem__(self, n: int) -> tuple[Any, int]:
+        raise KeyError("gone")
+
+
 def test_an_array_comes_back(tmp_path: Path, cache: Cache) -> None:
     classes = [2, 0, 1, 1, 0, 2]
     place, rows = given.store(ARRAY, classes, tmp_path)
@@ -93,7 +98,15 @@ def test_pictures_are_taken_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("images", "labels", "words"),
     [
         (ARRAY.astype(np.float32), None, r"images\[0\] is float32 \(9, 7, 3\)"),
-        ([object()] * 3, None, "is object"),
+        ([object()] * 3, None, "is of type object"),
+        (["a.png", "b.png"], None, "is of type str"),
+        ([(ARRAY[0], 1, "a")] * 2, None, "is of type tuple"),
+        (Data(lambda: 1), ["cat"] * 6, r"images\[0\] is 'cat': expected its class"),
+        (ARRAY, [0.5] * 6, r"images\[0\] is 0.5"),
+        (ARRAY, [0, -1] * 3, r"images\[1\] is -1"),
+        (ARRAY, np.eye(6), r"images\[0\] is array"),
+        (Broken(), None, r"images\[0\]: KeyError: 'gone'"),
+        (ARRAY[0], None, r"\(9, 7, 3\) is one picture"),
         (ARRAY, [1], "1 of them, and images has 6"),
         (ARRAY[:1], None, "at least 2"),
     ],
@@ -101,3 +114,12 @@ def test_pictures_are_taken_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_is_no_picture_is_named(tmp_path: Path, images: Any, labels: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         given.store(images, labels, tmp_path)
+
+
+@pytest.mark.parametrize("images", [3, {"a": 1}, iter(ARRAY), object()])
+def test_what_can_be_no_data_set_is_told_at_once(images: Any) -> None:
+    with pytest.raises(InputError, match=r"images: of type .*list\(\.\.\.\)"):
+        given.is_held(images)
+    assert given.is_held(ARRAY)
+    assert given.is_held(Data())
+    assert not given.is_held("digits")

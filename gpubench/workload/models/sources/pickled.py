@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import re
 import shutil
 import sys
 import sysconfig
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 ENDING = ".cloudpickle"
 _PICKLING = Lock()
 """What is pickled by value is a setting of the whole process."""
+_DRAWN = re.compile("[0-9a-f]{32}")
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -101,7 +103,6 @@ def dump(live: object, directory: Path) -> Path:
     travel with it. Nothing of ``live`` is called or changed. The file is named by its contents.
     Raises InputError that names the attribute that cannot travel.
     """
-    import cloudpickle
     import torch
 
     plain, buffer = unwrapped(live), io.BytesIO()
@@ -109,7 +110,7 @@ def dump(live: object, directory: Path) -> Path:
         raise InputError(f"{name_of(live)} is TorchScript; give the module it was made of")
     with _PICKLING, _by_value():
         try:
-            torch.save(plain, buffer, pickle_module=cloudpickle)
+            torch.save(plain, buffer, pickle_module=_alike())
         except Exception as error:  # whatever own code raises
             where = _culprit(plain)
             raise InputError(
@@ -132,8 +133,9 @@ def _by_value() -> Iterator[None]:
     import cloudpickle
 
     named = set(cloudpickle.list_registry_pickle_by_value())
+    library = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib")}
     own = [module for name, module in [*sys.modules.items()]
-           if name not in named and _is_own(name, module)]  # fmt: skip
+           if name not in named and _is_own(name, module, library)]  # fmt: skip
     for module in own:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -144,15 +146,32 @@ def _by_value() -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def _is_own(name: str, module: object) -> bool:
+def _alike() -> Any:
+    """`cloudpickle`, less the number that it draws for each class: a cell of a notebook that is run
+    again gives the same bytes."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            found = super().reducer_override(obj)
+            if not isinstance(obj, type) or not isinstance(found, tuple):
+                return found
+            make, given, *more = found
+            plain = (None if isinstance(a, str) and _DRAWN.fullmatch(a) else a for a in given)
+            return (make, tuple(plain), *more)
+
+    return SimpleNamespace(__name__="cloudpickle", Pickler=Pickler)
+
+
+def _is_own(name: str, module: object, library: set[str]) -> bool:
+    """Of the user, and of neither an installed package nor ``library``, the language's folders."""
     if name in ("__main__", "__mp_main__") or name.partition(".")[0] == __name__.partition(".")[0]:
         return False
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     if not file or not file.endswith(".py") or getattr(module, "__name__", "") != name:
         return False
-    path = Path(file)
-    library = {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib")}
-    return not library & {*path.parents} and not {*path.parts} & {*_INSTALLED}
+    folders = Path(file).parts
+    return not {*folders} & {*_INSTALLED} and not any(file.startswith(f"{at}/") for at in library)
 
 
 def _culprit(live: Any) -> str:
