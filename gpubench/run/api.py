@@ -300,6 +300,8 @@ def tune(
     """
     if not isinstance(model, str | Path) and not pickled.is_live(model):
         raise _no_words(model)
+    if not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise InputError(f"--seed {seed!r}: expected a whole number from 0")
     limits = [goal.max_latency("--max-latency", word) for word in gate.words(max_latency)]
     amounts = (min_throughput, max_memory, max_energy)
     for option, amount in zip(goal.LIMITS, amounts, strict=True):

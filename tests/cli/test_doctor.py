@@ -394,6 +394,7 @@ doctor.try_imports = tried
 try:
     doctor._registered(Registry(), {}, 1.0)
 except KeyboardInterrupt:
+    [t.join() for t in threading.enumerate() if t is not threading.main_thread()]
     print(ended)
 """
 

@@ -258,6 +258,7 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.tune("resnet18", max_latency=20), "--max-latency '20'"),
         (lambda: gpubench.tune("resnet18", max_accuracy_drop="1"), "--max-accuracy-drop '1'"),
         (lambda: gpubench.tune("resnet18", batchsize=1), "--batchsize: a search is not told"),
+        (lambda: gpubench.tune("resnet18", seed="x"), "--seed 'x'"),  # type: ignore[arg-type]
         (lambda: gpubench.tune(None), "of type NoneType: expected a model"),
         (lambda: gpubench.run([1]), "of type list: expected a suite"),
         (lambda: gpubench.run("quick", output=3), "3: expected the path"),

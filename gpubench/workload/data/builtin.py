@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,12 +43,20 @@ _QUALITY = {"digits": 100, "photos": 90, "synthetic": 90}
 def digits() -> tuple[list[Pixels], list[int]]:
     """All 1,797 of scikit-learn's digits (8x8, grey as RGB) in a fixed shuffle, with labels."""
     import numpy as np
-    from sklearn.datasets import load_digits
 
-    data, target = load_digits(return_X_y=True)
+    table = np.loadtxt(_shipped("data/digits.csv.gz"), delimiter=",")
+    data, target = table[:, :-1], table[:, -1]
     grey = np.round(data.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(grey))
     return [np.repeat(grey[i], 3, axis=2) for i in order], [int(target[i]) for i in order]
+
+
+def _shipped(name: str) -> Path:
+    """A file of scikit-learn's data sets. Importing it takes as long as all else of a reference."""
+    found = find_spec("sklearn")
+    if found is None or not found.origin:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return Path(found.origin).parent / "datasets" / name
 
 
 def dataset(source: Kind, cache: Cache, count: int) -> Pictures:
@@ -132,23 +141,23 @@ def _photos(count: int, part: int) -> Iterator[tuple[str, int, Pixels]]:
     """
     import numpy as np
     from PIL import Image
-    from sklearn.datasets import load_sample_images
 
-    photos, rng = load_sample_images(), np.random.default_rng(part)
+    files, rng = sorted(_shipped("images").glob("*.jpg")), np.random.default_rng(part)
+    photos = [np.asarray(Image.open(file)) for file in files]
     seen: set[str] = set()
     while len(seen) < count:
-        which = len(seen) % len(photos.images)
-        rows, columns = photos.images[which].shape[:2]
+        which = len(seen) % len(photos)
+        rows, columns = photos[which].shape[:2]
         width = int(rng.integers(_NARROWEST, rows * PHOTO[0] // PHOTO[1] + 1))
         height = width * PHOTO[1] // PHOTO[0]
         top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
         mirrored = bool(rng.integers(2))
-        name = f"{Path(photos.filenames[which]).stem} {width}x{height}+{left}+{top}"
+        name = f"{files[which].stem} {width}x{height}+{left}+{top}"
         name += " mirrored" if mirrored else ""
         if name in seen:
             continue
         seen.add(name)
-        crop = photos.images[which][top : top + height, left : left + width]
+        crop = photos[which][top : top + height, left : left + width]
         crop = np.ascontiguousarray(crop[:, ::-1] if mirrored else crop)
         resized = Image.fromarray(crop).resize(PHOTO, Image.Resampling.LANCZOS)
         yield name, -1, np.asarray(resized)

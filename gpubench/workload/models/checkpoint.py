@@ -12,7 +12,7 @@ import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def read(file: Path) -> Any:
                         file, map_location="cpu", mmap=head.startswith(_ZIP), weights_only=True
                     )
             except Exception as error:
-                name, container = _contains(str(error))
+                name, container = _contains(str(error), inert)
                 if inert.get(name, container) is container:
                     raise
                 inert[name] = container  # a class of the file's own that is filled like that one
@@ -186,8 +186,11 @@ def _stand_in(full: str) -> type[_Inert]:
     return type(name, (_Inert,), {"__module__": module})
 
 
-def _contains(error: str) -> tuple[str, type]:
+def _contains(error: str, inert: Mapping[str, type]) -> tuple[str, type]:
     """The class whose object was to be filled, and one that can be."""
+    if short := re.search(r"'(\w+)' object does not support item assignment", error):  # torch 2.9
+        left = [name for name, made in inert.items() if made is not _Dict]
+        return next((name for name in left if name.rpartition(".")[2] == short[1]), ""), _Dict
     name = re.search(r"got <class '(.*)'>", error)
     return name[1] if name else "", _Dict if "SETITEM" in error else _List
 

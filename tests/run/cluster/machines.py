@@ -31,13 +31,8 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "5",
 }
 """How soon a machine is given up; to be set where the head is started."""
-PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+PATIENCE = {"RAY_raylet_start_wait_time_s": "120"}
 """Of `ray start`, where others use the machine too."""
-PORTS = (
-    "--metrics-export-port", 7001, "--dashboard-agent-grpc-port", 7002,
-    "--dashboard-agent-listen-port", 7003, "--runtime-env-agent-port", 7004,
-)  # fmt: skip
-"""Of processes of Ray whose ports it waits for only 15 s, if it is not told them."""
 RAY = f"{Path(sys.executable).parent}/ray"
 
 
@@ -98,7 +93,7 @@ class Machines:
             *(head if rank == 0 else ("--address", address)),
             "--node-ip-address", self.address(rank), "--num-cpus", 1,
             "--temp-dir", self._temps[-1], "--object-store-memory", 100_000_000,
-            "--disable-usage-stats", *PORTS, **self.auth | HEALTH | PATIENCE | environ,
+            "--disable-usage-stats", **self.auth | HEALTH | PATIENCE | environ,
         )  # fmt: skip
 
     @property

@@ -104,6 +104,23 @@ def test_what_is_around_a_module_is_left_out(tmp_path: Path) -> None:
         assert pickled.dump(around, tmp_path).name.startswith("Own-")
 
 
+class Packed(nn.Identity):
+    def get_extra_state(self) -> int:
+        """As packed weights have."""
+        return 3
+
+
+def test_what_has_no_values_or_is_quantised_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Own: body\.0\.weight has no values"):
+        pickled.dump(Own().to("meta"), tmp_path)
+    module = Own()
+    module.body.append(Packed())
+    file = pickled.dump(module, tmp_path)
+    work = Workload(model=str(file), weights="file", preprocess=Preprocess(size=(16,)))
+    with pytest.raises(InputError, match="is no tensor, as in networks that torch has quantised"):
+        registry.resolve(work, Cache(tmp_path / "cache")).state()
+
+
 def _hooked(module: Own) -> Own:
     lock = threading.Lock()
     module.body[1].register_forward_hook(lambda *_: lock.locked() and None)

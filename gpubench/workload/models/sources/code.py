@@ -111,22 +111,23 @@ class Code(TorchSource):
     def recipe(self, workload: Workload) -> dict[str, Any]:
         """With the weights that it returns: what it reads on the way may have changed."""
         module = builder.build(workload.model, 0, dict(workload.arguments))
-        return super().recipe(workload) | {"state": _digest(module)}
+        return super().recipe(workload) | {"state": _digest(workload.model, module)}
 
 
-def _digest(module: nn.Module) -> str:
-    found = hashlib.sha256()
-    for key, tensor in module.state_dict().items():
-        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.device.type == "cpu":
-            found.update(tensor.detach().contiguous().flatten().view(_bytes()).numpy())
-    return found.hexdigest()
-
-
-def _bytes() -> Any:
+def _digest(model: str, module: nn.Module) -> str:
     import torch
 
-    return torch.uint8
+    found = hashlib.sha256()
+    for key, tensor in module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(
+                f"model {model!r}: {key} is no tensor, as in networks that torch has quantised; "
+                "give it as it was before, and precision = 'int8' to backends that quantise"
+            )
+        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.device.type == "cpu":
+            found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _name(model: str) -> str:

@@ -15,6 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from types import ModuleType, SimpleNamespace
@@ -108,6 +109,13 @@ def dump(live: object, directory: Path) -> Path:
     plain, buffer = unwrapped(live), io.BytesIO()
     if isinstance(plain, torch.jit.ScriptModule):
         raise InputError(f"{name_of(live)} is TorchScript; give the module it was made of")
+    if isinstance(plain, torch.nn.Module):
+        for name, value in chain(plain.named_parameters(), plain.named_buffers()):
+            if value.is_meta:
+                raise InputError(
+                    f"{name_of(live)}: {name} has no values, as it is on the device meta; load its "
+                    "weights, or give a callable that does"
+                )
     with _PICKLING, _by_value():
         try:
             torch.save(plain, buffer, pickle_module=_alike())
