@@ -107,11 +107,13 @@ def test_a_notebook(
     assert bar[-1] == {"text/html": "", "text/plain": ""}, "gone when done"
     assert "fake fp32 b1 x1 latency" in json.dumps(bar)
 
-    long = f"gpubench.run({suite!r}, output='two', cache_dir={cache!r}, repeats=12, duration_s=0.1"
+    long = f"gpubench.run({suite!r}, cache_dir={cache!r}, repeats=12, duration_s=0.1"
     sent = notebook.start(f"{long})")
-    records = tmp_path / "two" / "records.jsonl"
-    while not records.exists() or records.read_bytes().count(b"\n") < 4:
+    while not (found := [*tmp_path.glob("reports/*/records.jsonl")]) or (
+        found[0].read_bytes().count(b"\n") < 4
+    ):
         time.sleep(0.05)
+    [two] = [path.parent for path in found]
     refused = subprocess.run(
         [sys.executable, "-c", f"import gpubench; {long}, resume=True)"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -123,12 +125,13 @@ def test_a_notebook(
     print(f"interrupted within {time.monotonic() - begin:.2f} s")
     assert told["error"].startswith("Interrupted: interrupted; what was finished is kept")
     assert descendants([notebook.pid]) == set()
-    kept = len(read(tmp_path / "two").records)
+    kept = len(read(two).records)
     assert kept >= 3
     told = notebook(f"import asyncio\nfound = await asyncio.to_thread(lambda: {long}, "
                     "resume=True, progress=False)); len(found.file.records)")  # fmt: skip
     assert told["error"] == ""
     assert told["result"]["text/plain"] == "24"
+    assert len(read(two).records) == 24, "the same call has found it"
 
     live = "input_size=16, backend='torch-eager', batch_size=2, device='cpu', duration_s=0.05"
     told = notebook(

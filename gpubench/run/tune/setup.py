@@ -34,7 +34,7 @@ LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 300.0
 """Of one trial; between them half of the budget."""
 AXES = ("backend", "precision", "input", "batch_size", "replicas")
 """Whose values may be named, as lists."""
-NAMED = (*AXES, *Workload.__struct_fields__, "device", "boundary", "decoder")
+NAMED = (*AXES, *Workload.__struct_fields__, "device", "boundary", "decoder", "option")
 CALIBRATES = "calibration_images"
 """The option of backends that calibrate int8: how many pictures that takes."""
 ACCURACY_IMAGES = 256
