@@ -187,7 +187,7 @@ BAD = {
                         r"answers 2 pictures with \(2, 12\) float32, and one alone with \(12\)"),
     "quantised": ("class Odd(nn.Module):\n    def get_extra_state(self): return torch.qint8\n"
                   "def build(): return nn.Sequential(small(), Odd())", "build",
-                  "'1._extra_state' of its state dict is no tensor"),
+                  "1._extra_state is no tensor, as in networks that torch"),
     "lazy": ("def build(): return nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten())", "build",
              "'0.weight' has no shape before the first picture"),
     "no eval mode": ("class build(Around):\n    def train(self, mode=True): raise ValueError(5)",

@@ -70,12 +70,6 @@ class Code(TorchSource):
                 f"model {model!r}: {name} returns {type(module).__name__}, and an "
                 "nn.Module is expected"
             )
-        state = module.state_dict()
-        if odd := [key for key, each in state.items() if not isinstance(each, torch.Tensor)]:
-            raise InputError(
-                f"model {model!r}: {odd[0]!r} of its state dict is no tensor, as in modules that "
-                "torch has quantised: give the network it was made of (int8 is a precision here)"
-            )
         lazy = torch.nn.parameter.is_lazy
         if late := [key for key, each in module.named_parameters() if lazy(each)]:
             raise InputError(
