@@ -341,7 +341,7 @@ class Peer:
 
 def each(work: Callable[[T], U], those: Collection[T]) -> list[U]:
     """What ``work`` makes of each, all at once."""
-    with ThreadPoolExecutor(len(those)) as pool:
+    with ThreadPoolExecutor(max(1, len(those))) as pool:
         return list(pool.map(work, those))
 
 
