@@ -221,9 +221,6 @@ def test_only_the_same_search_goes_on(make_job: MakeJob) -> None:
         tune_driver.run(replace(job, header=replace(job.header, fingerprint="0")), Watch())
     with pytest.raises(RecordError, match="holds a run already"):
         tune_driver.run(make_job(), Watch())
-    with pytest.raises(InputError, match="-o DIR"):
-        tune_setup.job({}, Goal(RATE), {}, budget_s=1, seed=0, baseline=(),
-                      cache_dir=None, output=None, resume=True)  # fmt: skip
 
 
 def test_a_run_is_no_search(make_job: MakeJob, write_suite: Any, cache_dir: Path) -> None:
