@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable
@@ -183,7 +184,9 @@ def main() -> None:
                     print(json.dumps(rounds.once(fault)), flush=True)
                     good[fault] += 1
                 except Exception as error:  # noqa: BLE001  # counted
-                    words = {"fault": fault, "failed": repr(error)[:3000], "left": ours(hosts)}
+                    where = traceback.extract_tb(error.__traceback__)[1].line
+                    words = {"fault": fault, "failed": repr(error)[:3000], "at": where,
+                             "left": ours(hosts)}  # fmt: skip
                     print(json.dumps(words), flush=True)
                     bad[fault] += 1
                     hosts.mend(1)
