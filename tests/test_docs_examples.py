@@ -2,7 +2,7 @@
 
 Every line of a shell block is run, in the order of the page and in one folder; what takes long runs
 in a smaller form (`SMALLER`) or is left to another test (`ELSEWHERE`). Numbers, verdicts and flags
-differ from run to run: half of the words of a block of output must be among those that are
+differ from run to run: two thirds of the words of a block of output must be among those that are
 printed, and the others among those that the package can print.
 """
 
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
+from gpubench.records.record import FLAGS
 from tests.test_docs import PAGES, ROOT, text
 
 DIGITS = "--model digits --images digits"
@@ -118,8 +119,8 @@ precision = "fp23"
 [policy]
 repeat = 3
 """
-_OF_THE_MACHINE = {"AMD", "EPYC"}
-"""In what the documents show; another machine says its own."""
+_OF_THE_MACHINE = {"AMD", "EPYC", *FLAGS}
+"""In what the documents show; another machine says its own, and is busy at another time."""
 
 
 @cache
@@ -240,7 +241,7 @@ class Session:
             shown = words(body) - _OF_THE_MACHINE
             unsaid = shown - words(self.said)
             assert unsaid - vocabulary() == set(), (self.name, body, self.said)
-            assert len(unsaid) <= len(shown) / 2, (self.name, unsaid, body, self.said)
+            assert len(unsaid) <= len(shown) / 3, (self.name, unsaid, body, self.said)
 
 
 @pytest.mark.slow
