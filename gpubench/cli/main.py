@@ -85,17 +85,17 @@ def doctor(as_json: bool, ray: str | None, insecure_cluster: bool) -> None:
 
     Example: gpubench doctor --json
     """
-    from gpubench.cli import doctor as surgery
+    from gpubench.run import doctor as surgery
 
     if ray is not None:
         terminal.write("".join(f"{line}\n" for line in surgery.cluster(ray, insecure_cluster)))
         return
     with terminal.waiting("importing every runtime, each in a process of its own ..."):
-        report = surgery.collect()
+        report = surgery.doctor()
     if as_json:
         terminal.write(surgery.to_json(report) + "\n", document=True)
     else:
-        terminal.console().print(surgery.render(report))
+        terminal.console().print(report)
     sys.exit(1 if report.broken else 0)
 
 
