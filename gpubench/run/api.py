@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from gpubench import escape
 from gpubench.cache import Cache
-from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.errors import GpubenchError, InputError, RecordError, check_place
 from gpubench.records.reader import scan
 from gpubench.records.record import RECORDS, Header
 from gpubench.report import formatting, render, save, save_report
@@ -146,7 +146,7 @@ def run(
     >>> run = gpubench.run("digits", backend="torch-eager", batch_size=[1, 8], repeats=3)
     >>> run.fastest
     """
-    asked = partial(_words, suite_or_model, overrides)
+    asked = partial(_words, _held(suite_or_model), overrides := _held(overrides))
 
     def suites(home: Path) -> list[Checked]:
         return [setup.load(*asked(home))]
@@ -218,7 +218,8 @@ def ab(
     >>> arms = {"baseline": {"batch_size": 1}, "candidate": {"batch_size": 8}}
     >>> gpubench.ab("digits", backend="torch-eager", budget=60, **arms).verdicts
     """
-    named = {"--baseline": baseline, "--candidate": candidate}
+    named = _held({"--baseline": baseline, "--candidate": candidate})
+    suite_or_model, overrides = _held(suite_or_model), _held(overrides)
     margin = None if delta is None else goal.percentage("--delta", str(delta))
     chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
     judged = gate.words(metric)
@@ -328,7 +329,7 @@ def tune(
             f"a whole number up to {MOST_IMAGES}, such as 256",
         ),
     }
-    words = gate.words(baseline)
+    words, chosen = gate.words(baseline), _held(chosen)
 
     def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
@@ -588,6 +589,7 @@ def _words(
     what: Any, said: Mapping[str, Any], home: Path | None
 ) -> tuple[setup.Source, dict[str, Any]]:
     """The suite, and what replaces its words. ``home``: where what is live is stored."""
+    check_place()
     chosen = _replaced(said, home)
     if isinstance(what, Suite):
         return what.draft, chosen
@@ -656,6 +658,13 @@ def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
     if cells := file.listed(_plain(chosen.pop("cell", ()))):
         chosen["cell"] = cells
     return {key: _plain(value) for key, value in chosen.items()}
+
+
+def _held(value: Any) -> Any:
+    """``value``, of which what gives its values but once is a list: it may be asked for twice."""
+    if isinstance(value, Mapping):
+        return {key: _held(each) for key, each in value.items()}
+    return [*map(_held, value)] if isinstance(value, Iterator) else value
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.results import Shown
 from gpubench.suite.grid import combinations
-from gpubench.suite.types import Precision
+from gpubench.suite.types import Precision, told
 from gpubench.workload.models import registry
 from gpubench.workload.models.inspection import Inspection
 
@@ -54,7 +54,7 @@ class Inspected(Shown, Struct, frozen=True):
         names = f" ({', '.join(net.class_names[:3])}, ...)" if net.class_names else ""
         batch = f"{net.batch} only" if net.batch else "any"
         rows = [
-            ("model", f"{self.model} ({self.weights}): {net.kind}"),
+            ("model", f"{told(self.model)} ({self.weights}): {net.kind}"),
             (
                 "input",
                 f"{' x '.join(map(str, net.input_shape))} {net.input_dtype}, batch size {batch}",
@@ -99,7 +99,7 @@ def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
     if isinstance(reply, messages.Failure):
         words = "; ".join(filter(None, (reply.reason, reply.remedy)))
         if reply.kind == "crash":  # whatever it did, nothing else was in that process
-            raise InputError(f"model {work.model!r} ends the process that tries it: {words}")
+            raise InputError(told(f"model {work.model!r} ends the process that tries it: {words}"))
         raise (InputError if reply.kind == InputError.kind else GpubenchError)(words)
     assert isinstance(reply, messages.Inspected)  # noqa: S101 - for mypy
     device = availability.device_of(suite, len(visible_gpus()))

@@ -453,7 +453,7 @@ def test_the_same_call_goes_on_with_what_it_began(
     one = gpubench.run(write_suite(), **more)
     other = gpubench.run("tiny.toml", **more | {"repeats": 2})
     assert one.directory != other.directory
-    again = gpubench.run("tiny.toml", resume=True, **more)
+    again = gpubench.run("tiny.toml", resume=True, **more | {"batch_size": iter([4])})
     assert again.directory == one.directory
     assert again.file == one.file
     words = ["--batch-size", "4", "--repeats", "1", "--cache-dir", cache_dir, "-q", "--resume"]

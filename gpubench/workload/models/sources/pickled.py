@@ -79,10 +79,11 @@ class Pickled(Code):
         file = Path(workload.model)
 
         def copy(at: Path) -> None:
-            shutil.copyfile(file, at / f"module{ENDING}")
+            shutil.copyfile(file, at / file.name)
 
-        kept = cache.get_or_make("live", {"sha256": self.files(str(file))[str(file)]}, copy)
-        return TorchModel(self, replace(workload, model=str(kept / f"module{ENDING}")), cache)
+        recipe = {"sha256": self.files(str(file))[str(file)], "name": file.name}
+        kept = cache.get_or_make("live", recipe, copy)
+        return TorchModel(self, replace(workload, model=str(kept / file.name)), cache)
 
 
 def is_live(value: object) -> bool:
