@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from gpubench.cache import Cache
 from gpubench.errors import InputError
@@ -73,7 +74,17 @@ def test_a_module_travels_by_value_and_stays_as_it_is(tmp_path: Path) -> None:
     assert told.stdout.split() == ["Own", str(CLASSES), "True"]
 
 
-@pytest.mark.parametrize("make", [lambda: Own().train(), lambda: Own, lambda: lambda: Own().half()])
+def _parametrised() -> Own:
+    module = Own()
+    parametrizations.weight_norm(module.head)
+    parametrizations.spectral_norm(module.body[0])
+    return module
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Own().train(), lambda: Own, lambda: lambda: Own().half(), _parametrised],
+)
 def test_it_is_a_model_like_any_other(
     tmp_path: Path, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
