@@ -68,6 +68,14 @@ def check(package: str, found: str, remedy: str = "") -> None:
         )
 
 
+def need(what: str, package: str, *, extra: str) -> None:
+    """Raises InputError where ``package``, which ``what`` needs, is not there or too old."""
+    try:
+        installed(package, extra=extra)
+    except Unavailable as lack:
+        raise InputError(f"{what}: {lack.reason}; {lack.remedy}") from lack
+
+
 def is_here(package: str) -> bool:
     """Whether it is installed, in whichever version."""
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from gpubench import escape, units
+from gpubench import escape, plugins, units
 from gpubench.analysis.best import Best, best
 from gpubench.analysis.compare.verdicts import exit_code
 from gpubench.analysis.stats import Estimate
@@ -310,6 +310,7 @@ class Plan(Shown):
     def frame(self) -> pd.DataFrame:
         """A row for every planned cell: ``key``, its axes, ``status`` ('runs', 'unavailable' or
         'unsupported'), ``reason``, ``remedy``."""
+        plugins.need("a plan as a frame", "pandas", extra="pandas")
         import pandas as pd
 
         return pd.DataFrame(list(self._rows()))
