@@ -84,6 +84,18 @@ def is_here(package: str) -> bool:
         return False
 
 
+def outdated() -> dict[str, Unavailable]:
+    """What is installed in a version that gpubench declares as too old, by package."""
+    found = {}
+    for name in sorted(set().union(*_brings().values())):
+        try:
+            if is_here(name):
+                check(name, version(name))
+        except Unavailable as lack:
+            found[name] = lack
+    return found
+
+
 def lacking(error: BaseException) -> Unavailable | None:
     """What is missing, or too old, where ``error`` says that a module cannot be found.
 

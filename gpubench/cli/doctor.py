@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from gpubench import escape, units
+from gpubench import escape, plugins, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
@@ -72,7 +72,7 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
         [
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
-            Section("Runtimes", [_runtime(name, found) for name, found in imports.items()]),
+            Section("Runtimes", [*(_runtime(n, found) for n, found in imports.items()), *_old()]),
             Section("Backends", backends),
             Section("Decoders", decoders),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
@@ -307,6 +307,12 @@ def _runtime(name: str, found: dict[str, Any]) -> Check:
     words = [f"{key} {_say(value)}" for key, value in more.items()]
     version = [found["version"]] if found.get("version") else []
     return Check(name, "ok", "; ".join([*version, *words, f"import {found['seconds']:.1f} s"]))
+
+
+def _old() -> Iterator[Check]:
+    """What is here for other programs, and too old for ours, whichever part would use it."""
+    for name, lack in plugins.outdated().items():
+        yield Check(name, "missing", lack.reason, lack.remedy)
 
 
 def _part(
