@@ -72,7 +72,7 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
         [
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
-            Section("Runtimes", [*(_runtime(n, found) for n, found in imports.items()), *_old()]),
+            Section("Runtimes", _runtimes(imports)),
             Section("Backends", backends),
             Section("Decoders", decoders),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
@@ -270,7 +270,7 @@ def _registered(
             found[name] = registry.get(name)
         except InputError as error:
             found[name] = error
-    wanted = {n: _runtimes(p) for n, p in found.items() if not isinstance(p, InputError)}
+    wanted = {n: _modules(p) for n, p in found.items() if not isinstance(p, InputError)}
     new = {tuple(m for m in modules if m not in imports) for modules in wanted.values()}
     groups = [g for g in new if g and not any(set(g) < set(other) for other in new)]
     with ThreadPoolExecutor(2) as pool:  # two at a time: imports are heavy on small machines
@@ -291,11 +291,19 @@ def _registered(
     ]
 
 
-def _runtimes(backend: base.Backend | decoders_base.Decoder) -> tuple[str, ...]:
+def _modules(backend: base.Backend | decoders_base.Decoder) -> tuple[str, ...]:
     """What it is tried with; of what is missing anyway, those parts that are there."""
     modules = [m.partition(".")[0] for m in backend.preload]
     here = list(filter(importlib.util.find_spec, [*modules, *_ALTERNATIVES.get(backend.name, ())]))
     return tuple(dict.fromkeys(here if availability.lack(backend) else [*modules, *here]))
+
+
+def _runtimes(imports: dict[str, dict[str, Any]]) -> list[Check]:
+    """Those that were tried, and whatever else is here and too old: that says more than a trial."""
+    tried = {name: _runtime(name, found) for name, found in imports.items()}
+    old = plugins.outdated().items()
+    missing = {name: Check(name, "missing", lack.reason, lack.remedy) for name, lack in old}
+    return [*(tried | missing).values()]
 
 
 def _runtime(name: str, found: dict[str, Any]) -> Check:
@@ -307,12 +315,6 @@ def _runtime(name: str, found: dict[str, Any]) -> Check:
     words = [f"{key} {_say(value)}" for key, value in more.items()]
     version = [found["version"]] if found.get("version") else []
     return Check(name, "ok", "; ".join([*version, *words, f"import {found['seconds']:.1f} s"]))
-
-
-def _old() -> Iterator[Check]:
-    """What is here for other programs, and too old for ours, whichever part would use it."""
-    for name, lack in plugins.outdated().items():
-        yield Check(name, "missing", lack.reason, lack.remedy)
 
 
 def _part(
