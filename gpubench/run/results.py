@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpubench import escape, units
+from gpubench import escape, plugins, units
 from gpubench.analysis.best import Best, best
 from gpubench.analysis.compare.verdicts import exit_code
 from gpubench.analysis.stats import Estimate
@@ -382,6 +382,7 @@ class Plan(Shown):
     def frame(self) -> pd.DataFrame:
         """A row for every planned cell: ``key``, its axes, ``status`` ('runs', 'unavailable' or
         'unsupported'), ``reason``, ``remedy``."""
+        plugins.need("a plan as a frame", "pandas", extra="pandas")
         import pandas as pd
 
         return pd.DataFrame(list(self._rows()))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gpubench import plugins
 from gpubench.backends import base
 from gpubench.errors import InputError, Unavailable
 from gpubench.machine import cores, import_check
@@ -174,6 +175,22 @@ def test_backends_and_their_remedies(
     assert json.loads(doctor.to_json(report))["sections"][3]["title"] == "Backends"
     decoders = next(s for s in report.sections if s.title == "Decoders").checks
     assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
+
+
+def test_what_is_too_old_is_neither_fine_nor_to_be_installed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = {
+        name: Unavailable(f"{name} is too old", f"pip install -U {name}")
+        for name in ("torch", "onnxscript")
+    }
+    monkeypatch.setattr(plugins, "outdated", lambda: old)
+    imports = {"torch": {"error": "libcublas"}, "numpy": {"version": "2.4", "seconds": 0.1}}
+    checks = by_name(doctor._runtimes(imports))
+    assert {name: check.status for name, check in checks.items()} == {
+        "torch": "missing", "numpy": "ok", "onnxscript": "missing",
+    }  # fmt: skip
+    assert checks["torch"].remedy == "pip install -U torch"
 
 
 def test_a_decoder_on_a_device_is_not_there_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
