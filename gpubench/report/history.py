@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gpubench import escape
 from gpubench.analysis.history.changepoints import SHORTEST
@@ -19,6 +20,9 @@ from gpubench.report import formatting
 from gpubench.report.sections.compare import log_cost, percent, shares
 from gpubench.suite.types import Rule
 from gpubench.units import count
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 FORMAT = 1
 """Version of the JSON layout; a change that breaks readers raises it."""
@@ -225,18 +229,23 @@ def _said(t: Trend, c: Change) -> str:
 # ------------------------------------------------------------------------------ formats
 
 
+def parts(trends: Sequence[Trend], rule: Rule, notes: Sequence[str] = ()) -> list[RenderableType]:
+    """What a terminal shows, as of `render`."""
+    from gpubench.report import terminal
+
+    changes = [table for table in tables(trends, rule) if table.title == "Changes"]
+    found: list[RenderableType] = [terminal.text(line) for line in headline(trends, rule)]
+    for table in [*changes, cells(trends)]:
+        found += [terminal.text(""), terminal.grid(table)]
+    return found + [terminal.text(f"Note: {note}") for note in notes]
+
+
 def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     from gpubench.report import terminal
 
     console = terminal.plain()
-    for line in headline(trends, rule):
-        console.print(terminal.text(line))
-    changes = [table for table in tables(trends, rule) if table.title == "Changes"]
-    for table in [*changes, cells(trends)]:
-        console.print()
-        console.print(terminal.grid(table))
-    for note in notes:
-        console.print(terminal.text(f"Note: {note}"))
+    for part in parts(trends, rule, notes):
+        console.print(part)
     return terminal.printed(console)
 
 

@@ -668,6 +668,9 @@ def _held(value: Any) -> Any:
     return [*map(_held, value)] if isinstance(value, Iterator) else value
 
 
+_TYPES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+
+
 def _plain(value: Any) -> Any:
     """As a TOML file would have it. Raises InputError for what is live."""
     if pickled.is_live(value):
@@ -680,7 +683,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list | set | range | Iterator):
         return [_plain(each) for each in value]
     if type(value).__module__.partition(".")[0] in ("numpy", "torch"):
-        return value.tolist() if hasattr(value, "tolist") else str(value)
+        return value.tolist() if hasattr(value, "tolist") else _TYPES.get(str(value), str(value))
     return str(value) if isinstance(value, Path) else value
 
 

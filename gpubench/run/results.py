@@ -348,9 +348,9 @@ class History(Shown):
         return shown.render(self.trends, form, rule=self.rule, notes=self.notes)
 
     def _parts(self) -> Sequence[RenderableType]:
-        from rich.text import Text
+        from gpubench.report import history as shown
 
-        return [Text(line) for line in self.document().splitlines()]
+        return shown.parts(self.trends, self.rule, self.notes)
 
 
 class Plan(Shown):

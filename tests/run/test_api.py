@@ -237,7 +237,9 @@ def test_commands_that_read_say_what_the_functions_do(tmp_path: Path) -> None:
         assert command(*words)[0] == 0
         assert trend.report(tmp_path / f"own-{name}").read_text() == (tmp_path / name).read_text()
     assert len(trend.frame()) == sum(len(t.points) for t in trend.trends) > 0
+    assert trend._repr_html_().count("<tr>") == 1 + len(trend.trends)
     assert trend.trends[0].label in trend._repr_html_()
+    assert "Folding" not in trend._repr_html_()
     for form in ("junit", "csv"):
         assert command("export", old, "--format", form, "-o", tmp_path / form)[0] == 0
         assert gpubench.export(old, form) == {"": (tmp_path / form).read_bytes()}
@@ -254,7 +256,9 @@ def test_values_of_numpy_and_torch_are_numbers() -> None:
     import torch
 
     for given in (np.array([1, 2]), torch.tensor([1, 2]), (n for n in (1, 2)), [np.int64(1), 2]):
-        made = gpubench.plan("quick", backend="null", batch_size=given, device=torch.device("cpu"))
+        made = gpubench.plan("quick", backend="null", batch_size=given, device=torch.device("cpu"),
+                             precision=[torch.float32, torch.bfloat16])  # fmt: skip
+        assert made.job.plan.suite.axes.precision == ("fp32", "bf16")
         assert made.job.plan.suite.axes.batch_size == (1, 2)
         assert made.job.plan.suite.axes.device == "cpu"
 

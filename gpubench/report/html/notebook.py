@@ -17,7 +17,7 @@ from gpubench.escape import line
 from gpubench.report.html.templating import templates
 from gpubench.report.sections import compare
 from gpubench.report.terminal import ORDER, Verdicts
-from gpubench.report.terminal_tables import Cells
+from gpubench.report.terminal_tables import Cells, Folding
 
 NUMBERS = ("p50", "images/s", "speed-up", "baseline", "candidate", "effect")
 
@@ -61,6 +61,10 @@ def _made(part: RenderableType) -> Iterator[Part]:
         why = [[line(compare.why(c))] for c in part.comparisons]
         told = [[line(row[name]) for name in heads] for row in texts]
         yield Part(heads=[*heads, "why"], rows=[a + b for a, b in zip(told, why, strict=True)])
+    elif isinstance(part, Folding):
+        right = [name for name, number in zip(part.names, part.right, strict=True) if number]
+        yield Part(title=part.title, heads=part.names, numbers=tuple(right),
+                   rows=[[line(value) for value in row] for row in part.rows])  # fmt: skip
     elif isinstance(part, Table):
         heads = [_plain(column.header) for column in part.columns]
         lines = zip(*(column.cells for column in part.columns), strict=True)
