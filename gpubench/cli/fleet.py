@@ -57,6 +57,8 @@ def fleet(
 
     Example: gpubench fleet throughput --price "NVIDIA L4=0.71,NVIDIA H100=2.99"
     """
+    from gpubench.analysis.summary import summarise
+    from gpubench.analysis.tables import devices
     from gpubench.errors import InputError
     from gpubench.report import render, save_report
     from gpubench.report import terminal as terminal_report
@@ -100,6 +102,9 @@ def fleet(
         escape.tell(f"{name}: {why}")
     if files:
         screen.print(terminal_report.summary(files))
+        compared = devices.build(summarise(files))
+        if compared.rows:
+            screen.print(terminal_report.grid(compared))
         save_report(out, render(files, "html"))
         screen.print(f"{units.count(len(files), 'kind')} of machine; report: {out / 'report.html'}",
                      soft_wrap=True)  # fmt: skip

@@ -187,7 +187,7 @@ def test_a_fleet_of_two_kinds_is_compared(
     assert code == 0, out + err
     assert "Abacus 1 (1 core)" in out
     assert "2 kinds of machine" in out
-    assert "cost per million" in out
+    assert re.search(r"Devices\n.*cost per million", out, re.DOTALL)
     assert len(list((tmp_path / "run").glob("*/records.jsonl"))) == 2
 
 
