@@ -362,10 +362,12 @@ class Cluster:
 
     @property
     def nodes(self) -> list[Node]:
+        """The machines, by rank."""
         return [peer.node for peer in self.peers]
 
     @property
     def environments(self) -> list[dict[str, Any]]:
+        """What each is, as a run records it."""
         return [peer.environment for peer in self.peers]
 
     def __enter__(self) -> Self:
