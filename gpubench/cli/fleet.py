@@ -52,8 +52,6 @@ def fleet(
 
     Example: gpubench fleet throughput --price "NVIDIA L4=0.71,NVIDIA H100=2.99"
     """
-    from gpubench.analysis.summary import summarise
-    from gpubench.analysis.tables import devices
     from gpubench.report import save_report
     from gpubench.report import terminal as terminal_report
     from gpubench.run import api
@@ -76,11 +74,7 @@ def fleet(
     for name, why in made.failed.items():
         escape.tell(f"{name}: {why}")
     if made.files:
-        files = [*made.files.values()]
-        screen.print(terminal_report.summary(files))
-        compared = devices.build(summarise(files))
-        if compared.rows:
-            screen.print(terminal_report.grid(compared))
+        screen.print(terminal_report.fleet([*made.files.values()]))
         save_report(made.directory, made.document("html"))
         report = made.directory / "report.html"
         screen.print(f"{units.count(len(made.files), 'kind')} of machine; report: {report}",
