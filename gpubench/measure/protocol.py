@@ -241,6 +241,7 @@ def measure(
         enqueue_ns=sum(trace.enqueues[cut:]),
         cpu_ns=round(used.cpu_ns * kept),
         switches=round(used.switches * kept),
+        page_faults=round(used.page_faults * kept),
         withheld_ns=round(used.withheld_ns(cores) * kept),
     )
 
@@ -279,6 +280,8 @@ class Used(NamedTuple):
     """That a quota has kept what is in its control groups off the cores."""
     switches: int
     """Involuntary."""
+    page_faults: int
+    """Minor."""
 
     def withheld_ns(self, cores: int) -> int:
         """Time on so many ``cores`` of its own that was wanted and not had.
@@ -294,7 +297,7 @@ def _used(others: set[int]) -> Used:
     own_ns = round((own.ru_utime + own.ru_stime) * 1e9)
     delay_ns = processes.delay_ns({os.getpid(), *others})
     return Used(perf_counter_ns(), own_ns + processes.cpu_ns(others), delay_ns,
-                cgroups.throttled_ns(), own.ru_nivcsw)  # fmt: skip
+                cgroups.throttled_ns(), own.ru_nivcsw, own.ru_minflt)  # fmt: skip
 
 
 def _block(

@@ -57,6 +57,9 @@ class Samples(Struct, frozen=True, kw_only=True):
     """CPU time of the process, all threads, and of a loader's, while it sampled."""
     switches: Count = 0
     """Times that the kernel took a core from it while it sampled (involuntary context switches)."""
+    page_faults: Count = 0
+    """Pages that the process was given while it sampled, of memory that it had given back before or
+    never had."""
     late_ns: Offset = 0
     """How long after the announced common start it went on."""
     stages_ns: dict[str, Ns] = {}

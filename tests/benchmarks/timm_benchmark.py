@@ -4,9 +4,13 @@ benchmark.py is in timm's repository and not in its wheel: its path is the argum
 `InferenceBenchmarkRunner` and our worker each hold the network in a process of their own, with the
 same cores, threads and memory format, in fp32 and inference mode, and take turns (ABBA and BAAB, as
 in an A/B): a turn is one `run()` of theirs, a turn of ours whatever our loop does in one. Theirs
-are the images/s that it prints, ours those of our record, both the median of a dozen turns, of
-which others' work on the machine hits some; their ratio, by pairs of which each has a fresh worker
-of ours, with the interval of Hodges & Lehmann at 95 %.
+are the images/s that it prints, ours those of our record, both the median of several turns, of
+which others' work on the machine hits some; their ratio, by pairs of which each has fresh processes
+on both sides, with the interval of Hodges & Lehmann at 95 %.
+
+What a process allocates lies elsewhere in each, and so the C library of some gives the memory of a
+batch back to the kernel and takes it anew for the next one: page faults a batch are kept of both.
+MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_, which both sides inherit, end that.
 
 benchmark.py is told --use-train-size, since it takes a network's larger test size otherwise
 (ResNet-18: 288 pixels, not 224), and gpubench the size that the network is built for.
@@ -42,11 +46,13 @@ from gpubench.run.agent.client import AgentClient
 from gpubench.suite.types import Cell, Policy
 
 MODELS = ("resnet18", "vit_tiny_patch16_224", "mobilenetv4_conv_small")
-TURNS, WARM, LEAST = 12, 1, 2
+TURNS, WARM, LEAST = 8, 2, 6
 """Of each arm in a pair; iterations of theirs before a turn; in it at least."""
 REACH = 0.02
+FAULTS = 500
+"""A batch: 2 MB that the kernel clears and maps, which takes it a millisecond."""
 THEIRS = """
-import importlib.util, json, sys
+import importlib.util, json, resource, sys
 path, model, size, layout, cores = json.loads(sys.argv[1])
 import os
 os.sched_setaffinity(0, cores)
@@ -61,7 +67,10 @@ print(json.dumps(benchmark.torch.get_num_threads()), flush=True)
 for line in sys.stdin:
     runner.num_warm_iter, runner.num_bench_iter = json.loads(line)
     runner.log_freq = runner.num_bench_iter
-    print(json.dumps(runner.run()["samples_per_sec"]), flush=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    rate = runner.run()["samples_per_sec"]
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    print(json.dumps([rate, faults / (runner.num_warm_iter + runner.num_bench_iter)]), flush=True)
 """
 
 
@@ -78,12 +87,12 @@ class Theirs:
         if (found := self._told()) != threads:
             raise RuntimeError(f"timm has {found} threads, not {threads}")
 
-    def _told(self) -> float:
+    def _told(self) -> Any:
         assert self._process.stdout is not None
-        return float(json.loads(self._process.stdout.readline()))
+        return json.loads(self._process.stdout.readline())
 
-    def rate(self, warm: int, count: int) -> float:
-        """Images/s of ``count`` iterations, as `run` says them."""
+    def turn(self, warm: int, count: int) -> list[float]:
+        """Images/s of ``count`` iterations, as `run` says them, and page faults of a batch."""
         assert self._process.stdin is not None
         print(json.dumps([warm, count]), file=self._process.stdin, flush=True)
         return self._told()
@@ -98,8 +107,8 @@ class Theirs:
 
 def pair(
     agent: AgentClient, theirs: Theirs, request: messages.Measure, seconds: float, seed: str
-) -> float:
-    """Our images/s / timm's, of a fresh worker of ours and as many turns of each."""
+) -> dict[str, float]:
+    """Our images/s / timm's, of as many turns of each, and page faults of a batch of both."""
 
     def step(turns: int = 0) -> messages.Reply:
         return agent.ask(messages.Step("ours", [theirs.pid], request.policy.timeout_s, turns))
@@ -108,19 +117,25 @@ def pair(
     warm = step()
     assert isinstance(warm, messages.Waiting), warm
     count = max(LEAST, round(seconds * 1e9 / warm.batch_ns))
-    theirs.rate(WARM, LEAST)
-    rates = []
+    theirs.turn(WARM, LEAST)
+    told = []
     draw = random.Random(seed)
     for letter in sequence(TURNS, draw.choice("AB"), draw):
         if letter == "A":
-            rates.append(theirs.rate(WARM, count))
+            told.append(theirs.turn(WARM, count))
         else:
             assert isinstance(reply := step(TURNS), messages.Waiting), reply
     done = step()
     assert isinstance(done, messages.Done), done
     size = request.cell.batch_size
     ours = [sum(samples.rates(visit, size)) for visit in done.record.visits]
-    return median(ours) / median(rates)
+    visits = [visit for replicas in done.record.visits for visit in replicas]
+    rates, faults = zip(*told, strict=True)
+    return {
+        "ratio": median(ours) / median(rates),
+        "faults": sum(v.page_faults for v in visits) / sum(sum(v.batches) for v in visits),
+        "their_faults": median(faults),
+    }
 
 
 @contextmanager
@@ -162,35 +177,38 @@ def main() -> None:
         "cpu": cpu_model(), "cores": cores, "memory_format": given.memory_format,
         "date": f"{datetime.now(tz=UTC):%Y-%m-%d}", "gpubench": __version__,
         "versions": {name: version(name) for name in ("torch", "timm")},
+        "allocator": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")},
     }  # fmt: skip
     for model in given.models:
         for size in map(int, given.batch_size.split(",")):
-            ratios = kept.setdefault("ratios", {}).setdefault(f"{model} b{size}", [])
+            pairs = kept.setdefault("pairs", {}).setdefault(f"{model} b{size}", [])
             cell = Cell(
                 backend="torch-eager", device="cpu", model=f"timm/{model}", weights="random",
                 images="synthetic", precision="fp32", batch_size=size, replicas=1,
                 cores=len(cores), scenario="throughput", boundary="compute",
                 options={"memory_format": given.memory_format},
             )  # fmt: skip
-            if len(ratios) < given.pairs:
+            while len(pairs) < given.pairs:
+                theirs = Theirs(
+                    str(given.benchmark), model, size, given.memory_format, cores,
+                    threads=len(cores),
+                )  # fmt: skip
                 with prepared(cell, policy, cores) as (agent, request):
-                    theirs = Theirs(
-                        str(given.benchmark), model, size, given.memory_format, cores,
-                        threads=len(cores),
-                    )  # fmt: skip
-                    while len(ratios) < given.pairs:
-                        seed = f"{model}/{size}/{len(ratios)}"
-                        ratios.append(pair(agent, theirs, request, given.turn, seed))
-                        if given.output:
-                            given.output.write_text(json.dumps(kept, indent=1) + "\n")
-                    theirs.close()
+                    seed = f"{model}/{size}/{len(pairs)}"
+                    pairs.append(pair(agent, theirs, request, given.turn, seed))
+                theirs.close()
+                if given.output:
+                    given.output.write_text(json.dumps(kept, indent=1) + "\n")
+            ratios = [pair["ratio"] for pair in pairs]
             middle, low, high = (
                 x and exp(x) for x in signed_rank.around([log(r) for r in ratios], 0.95)
             )
             bounds = f"({low:.4f} to {high:.4f})" if low and high else "(too few pairs)"
             agree = "within 2 %" if abs((middle or 0) - 1) <= REACH else "NOT within 2 %"
+            faults = [sum(pair[of] > FAULTS for pair in pairs) for of in ("faults", "their_faults")]
             print(f"{model} b{size}: ours / timm's {middle:.4f} {bounds}, {len(ratios)} pairs: "
-                  f"{agree}", flush=True)  # fmt: skip
+                  f"{agree}; with page faults in each batch {faults[0]} of ours, {faults[1]} of "
+                  "timm's", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def test_no_more_samples_than_asked_for(scenario: str) -> None:
 def test_what_was_withheld_is_what_was_wanted_and_not_had(
     cores: int, cpu: int, delay: int, throttled: int, withheld: int
 ) -> None:
-    used = protocol.Used(100, cpu, delay, throttled, 0)
+    used = protocol.Used(100, cpu, delay, throttled, 0, 0)
     assert used.withheld_ns(cores) == withheld
 
 
@@ -339,7 +339,7 @@ def test_what_was_cut_takes_its_share_of_what_a_process_used(
 ) -> None:
     sampler = protocol.Sampler(dict, dict, 1, 1, [], [], 1.0)
     trace = Trace([60, 20, 20], [1, 1, 1], 0, end=100, between=0, counts=[], stop="time")
-    used = iter([protocol.Used(0, 1000, 0, 0, 5), protocol.Used(100, 1090, 0, 0, 15)])
+    used = iter([protocol.Used(0, 1000, 0, 0, 5, 70), protocol.Used(100, 1090, 0, 0, 15, 90)])
     monkeypatch.setattr(protocol, "sample", lambda *_, **__: trace)
     monkeypatch.setattr(protocol, "steady", lambda *_: (cut, []))
     monkeypatch.setattr(protocol, "_used", lambda _: next(used))

@@ -15,10 +15,10 @@ import pytest
 
 from gpubench import plugins
 from gpubench.backends import base
-from gpubench.cli import doctor
 from gpubench.errors import InputError, Unavailable
 from gpubench.machine import cores, import_check
 from gpubench.machine.import_check import try_imports
+from gpubench.run import doctor
 from tests.machine.telemetry.test_energy import sensor, zone
 
 
@@ -154,7 +154,7 @@ def test_backends_and_their_remedies(
     backends: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor.decoders_base, "names", lambda: ["pil"])  # the others import torch
-    report = doctor.collect(cache_root=tmp_path / "cache", timeout_s=30)
+    report = doctor.doctor(cache_dir=tmp_path / "cache", timeout_s=30)
     checks = by_name(next(s for s in report.sections if s.title == "Backends").checks)
     assert checks["good"].status == "ok"
     assert checks["good"].detail == "version 1.2; devices a, b; with colorsys, email"
@@ -389,7 +389,7 @@ def test_a_cache_on_a_disk_of_another_machine(machine: Path, tmp_path: Path) -> 
 ENDED = """
 import signal, subprocess, threading
 from types import SimpleNamespace
-from gpubench.cli import doctor
+from gpubench.run import doctor
 
 both, ended = threading.Barrier(2), []
 

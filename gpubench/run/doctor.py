@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +27,7 @@ from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run import availability
+from gpubench.run.results import Shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +51,7 @@ class Section(Struct, frozen=True):
     checks: list[Check]
 
 
-class Report(Struct, frozen=True):
+class Report(Shown, Struct, frozen=True):
     """All findings, and the environment as a run would record it."""
 
     sections: list[Section]
@@ -61,9 +62,17 @@ class Report(Struct, frozen=True):
         """What is installed and does not work."""
         return [c for section in self.sections for c in section.checks if c.status == "broken"]
 
+    def _parts(self) -> Sequence[RenderableType]:
+        return [render(self)]
 
-def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
-    """Examine this machine; takes as long as importing the runtimes does."""
+
+def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> Report:
+    """What this machine can run, what it lacks with the exact remedy, and what disturbs numbers.
+
+    Takes as long as importing the runtimes does, each in a process of its own, and at most
+    ``timeout_s`` each. ``sections`` has the findings; ``environment`` what a run would record.
+    """
+    cache_root = Path(cache_dir) if cache_dir else None
     here = environment.collect(["gpubench", "doctor"])
     imports: dict[str, dict[str, Any]] = {}
     backends = [check for _, check in _registered(base, imports, timeout_s)]
