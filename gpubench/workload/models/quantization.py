@@ -338,7 +338,9 @@ def _attention(file: Path) -> list[str] | None:
         ):
             weights.update(node.output)
     onnx.save(network, file)
-    layers = any("LayerNormalization" in node.op_type for node in network.graph.node)
+    kinds = {node.op_type for node in network.graph.node}
+    layers = any("LayerNormalization" in kind for kind in kinds)
+    layers |= {"ReduceMean", "Sqrt"} <= kinds  # before opset 17 a layer normalisation is its parts
     return products if layers or products else None
 
 
