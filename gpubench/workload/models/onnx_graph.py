@@ -94,7 +94,7 @@ def read(file: Path) -> tuple[ModelProto, str]:
     try:
         model = onnx.load_model_from_string(body)
     except Exception as error:  # protobuf's, which is no dependency here
-        raise ValueError(f"is not an ONNX file ({error})") from error
+        raise ValueError(f"is not an ONNX file, or is cut off ({error})") from error
     if not model.graph.node:
         raise ValueError("is not an ONNX file, or one without a graph")
     return model, hashlib.sha256(body).hexdigest()
