@@ -14,15 +14,26 @@ if TYPE_CHECKING:
     from gpubench.run.api import Interrupted as Interrupted
     from gpubench.run.api import Suite as Suite
     from gpubench.run.api import ab as ab
+    from gpubench.run.api import bisect as bisect
     from gpubench.run.api import deploy as deploy
+    from gpubench.run.api import fleet as fleet
+    from gpubench.run.api import inspect as inspect
     from gpubench.run.api import plan as plan
     from gpubench.run.api import run as run
+    from gpubench.run.api import selftest as selftest
     from gpubench.run.api import tune as tune
+    from gpubench.run.bisect.result import Bisection as Bisection
+    from gpubench.run.cluster.ray_cluster import Cluster as Cluster
+    from gpubench.run.doctor import doctor as doctor
     from gpubench.run.results import Comparison as Comparison
+    from gpubench.run.results import Fleet as Fleet
+    from gpubench.run.results import History as History
     from gpubench.run.results import Plan as Plan
     from gpubench.run.results import Run as Run
     from gpubench.run.results import Search as Search
     from gpubench.run.results import compare as compare
+    from gpubench.run.results import export as export
+    from gpubench.run.results import history as history
     from gpubench.run.results import open as open  # noqa: A004
     from gpubench.run.serving import load as load
 
@@ -30,8 +41,16 @@ __version__ = "0.1.0"
 
 
 _PUBLIC = {"load": "run.serving", "read": "report.frames", "tables": "report.frames"}
-_PUBLIC |= dict.fromkeys(("Interrupted", "Suite", "ab", "deploy", "plan", "tune"), "run.api")
-_PUBLIC |= dict.fromkeys(("Comparison", "Plan", "Run", "Search", "compare", "open"), "run.results")
+_PUBLIC |= {"Bisection": "run.bisect.result", "Cluster": "run.cluster.ray_cluster"}
+_PUBLIC |= {"doctor": "run.doctor"}
+_PUBLIC |= dict.fromkeys(
+    ("Interrupted", "Suite", "ab", "bisect", "deploy", "fleet", "inspect", "plan", "selftest",
+     "tune"), "run.api",
+)  # fmt: skip
+_PUBLIC |= dict.fromkeys(
+    ("Comparison", "Fleet", "History", "Plan", "Run", "Search", "compare", "export", "history",
+     "open"), "run.results",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -151,3 +151,12 @@ def check_text(path: str | Path) -> None:
     except UnicodeEncodeError as error:
         words = f"{os.fsencode(path)!r}: not UTF-8 text; rename that file or folder"
         raise InputError(words) from error
+
+
+def check_place() -> None:
+    """Paths are relative to it, and what fails later would say that of something else."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        text = f"the working directory: {error.strerror}; go to one that is there: cd DIR"
+        raise InputError(text) from error

@@ -68,12 +68,32 @@ def check(package: str, found: str, remedy: str = "") -> None:
         )
 
 
+def need(what: str, package: str, *, extra: str) -> None:
+    """Raises InputError where ``package``, which ``what`` needs, is not there or too old."""
+    try:
+        installed(package, extra=extra)
+    except Unavailable as lack:
+        raise InputError(f"{what}: {lack.reason}; {lack.remedy}") from lack
+
+
 def is_here(package: str) -> bool:
     """Whether it is installed, in whichever version."""
     try:
         return bool(version(package))
     except PackageNotFoundError:
         return False
+
+
+def outdated() -> dict[str, Unavailable]:
+    """What is installed in a version that gpubench declares as too old, by package."""
+    found = {}
+    for name in sorted(set().union(*_brings().values())):
+        try:
+            if is_here(name):
+                check(name, version(name))
+        except Unavailable as lack:
+            found[name] = lack
+    return found
 
 
 def lacking(error: BaseException) -> Unavailable | None:

@@ -81,6 +81,10 @@ def test_what_is_too_old_names_the_version_that_would_do(here: dict[str, str]) -
                        ) as caught:  # fmt: skip
         plugins.installed("engine")
     assert caught.value.remedy == "pip install 'engine>=2.11'"
+    here |= {"pillow": "9.5", "other": "1.0"}
+    assert {k: lack.remedy for k, lack in plugins.outdated().items()} == {
+        "engine": "pip install 'engine>=2.11'", "pillow": "pip install 'pillow>=10'",
+    }  # fmt: skip
 
 
 def test_a_module_that_cannot_be_found(here: dict[str, str]) -> None:

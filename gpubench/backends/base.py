@@ -183,6 +183,8 @@ class Backend(Protocol):
 
     computes: bool = True
     """False: its answers mean nothing, so none is checked, and there is nothing to deploy."""
+    reads_onnx: bool = False
+    """True: `prepare` asks for the network as ONNX, so what writes that has to be there."""
     roofline: bool = True
     """False: no ceiling is measured for its cells."""
 

@@ -112,6 +112,7 @@ class OnnxRuntime(Backend):
         *quantization.OPTIONS,
     )
     preload: tuple[str, ...] = ("onnxruntime",)
+    reads_onnx = True
 
     def probe(self) -> Facts:
         # a build for CUDA is there for x86-64 only; others come from NVIDIA

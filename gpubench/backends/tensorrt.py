@@ -85,6 +85,7 @@ class TensorRT(Backend):
         *quantization.OPTIONS,
     )
     preload = ("torch",)
+    reads_onnx = True
 
     def probe(self) -> Facts:
         """Versions and GPU, from package metadata and the driver alone."""

@@ -15,11 +15,10 @@ import click
 from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
-from gpubench.errors import InputError
 from gpubench.records.record import RECORDS
 from gpubench.report import by_ending, save, save_report
 from gpubench.suite import goal
-from gpubench.suite.types import MOST_ALPHA, MOST_S
+from gpubench.suite.types import MOST_S
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -290,17 +289,15 @@ def selftest(
 
     Example: gpubench selftest ci --minutes 20
     """
-    from gpubench.run import selftest as testing
-    from gpubench.suite.types import Rule
+    from gpubench.run import api
 
-    if not 0 < minutes < 24 * 60:
-        raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
     screen = cli_terminal.console(quiet=as_json)
-    rule = Rule(delta=goal.percentage("--delta", delta))
-    result = testing.run(suite, minutes, chosen, rule, cache_dir, lambda line: screen.print(line))
+    result = api.selftest(
+        suite, minutes=minutes, delta=delta, cache_dir=cache_dir, progress=screen.print, **chosen
+    )
     if as_json:
         cli_terminal.write(escape.document(result), document=True)
-    screen.print(testing.render(result))
+    screen.print(result)
     sys.exit(130 if result.interrupted else 0)
 
 
@@ -313,24 +310,12 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
 
     Example: gpubench export out --format junit -o junit.xml
     """
-    from gpubench.analysis.compare import aa_history
-    from gpubench.cache import Cache
-    from gpubench.records.reader import read_all
     from gpubench.report import exports
+    from gpubench.run import results
 
-    files = read_all(paths)
-    found = None
-    if form == "junit":
-        history = aa_history.directory(Cache(None).root, files[0].header.fingerprint)
-        found = exports.verdicts_on(files, history=aa_history.load(history, escape.tell))
-    documents = exports.export(files, form, found)
-    for line in exports.left_out(files, form):
-        escape.tell(f"left out: {line}")
+    documents = results.export(paths, form, output)
     if output is None:
         cli_terminal.write(exports.text(documents, form), document=True)
-    else:
-        for name, content in documents.items():
-            save(output / name if name else output, content)
 
 
 @click.command()
@@ -346,18 +331,10 @@ def history(
 
     Example: gpubench history reports -o trend.html
     """
-    from gpubench.analysis.history import trend as trend
-    from gpubench.report import history as shown
-    from gpubench.suite.types import Rule
+    from gpubench.run import results
 
     form = by_ending(form, output, TREND_FORMATS)
-    rule, notes = Rule(), list[str]()
-    rule = Rule(
-        delta=rule.delta if delta is None else goal.percentage("--delta", delta),
-        alpha=rule.alpha if alpha is None else goal.percentage("--alpha", alpha, MOST_ALPHA),
-    )
-    found = trend.trends(trend.find(directory, notes.append), rule.delta, rule.alpha)
-    body = shown.render(found, form, rule=rule, notes=notes)
+    body = results.history(directory, delta=delta, alpha=alpha).document(form)
     if output:
         save(output, body)
     else:

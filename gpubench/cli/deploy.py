@@ -29,6 +29,7 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     """
     from gpubench.analysis.tables.accuracy import doubts
     from gpubench.run import api
+    from gpubench.suite.types import title
     from gpubench.workload.data import preprocess
 
     screen = terminal.console(quiet)
@@ -45,7 +46,7 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     accuracy = f", accuracy {parity.correct / parity.labelled:.1%}" if parity.labelled else ""
     total = units.size(sum(file.bytes for file in made.files.values()))
     say(
-        f"{output}: {made.cell.model}, {made.cell.label}; {parity.images} answers checked, "
+        f"{output}: {title(made.cell.model)}, {made.cell.label}; {parity.images} answers checked, "
         f"{parity.top1_agreement:.1%} as the reference's{accuracy}; {total}\n"
         f"preprocessing: {preprocess.words(made.preprocessing)}\n"
         f"in Python: gpubench.load({str(output)!r}); without gpubench: {output / 'README.md'}"

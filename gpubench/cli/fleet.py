@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from gpubench import escape, units
 from gpubench.cli import options, terminal
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from gpubench.run.watcher import Watcher
 
 
 @click.command()
@@ -57,55 +52,34 @@ def fleet(
 
     Example: gpubench fleet throughput --price "NVIDIA L4=0.71,NVIDIA H100=2.99"
     """
-    from gpubench.errors import InputError
-    from gpubench.report import render, save_report
+    from gpubench.report import save_report
     from gpubench.report import terminal as terminal_report
-    from gpubench.run import fleet as machines
+    from gpubench.run import api
     from gpubench.run.cluster.ray_cluster import Cluster
-    from gpubench.run.progress import Lines, Told
-    from gpubench.run.record_builder import claimed, directory
-    from gpubench.run.watcher import Silent
+    from gpubench.run.progress import Lines, Named
 
-    if resume and output is None:
-        raise InputError("--resume: say which runs to go on with: -o DIR")
-    given = machines.prices(price)
-    out = output or claimed(directory(f"fleet-{Path(suite).stem}"))
     screen = terminal.console(quiet)
-
-    class Named(Told):
-        """Lines of several machines, each of which says whose it is."""
-
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        def print(self, line: Text) -> None:
-            screen.print(f"{self._name}: {line.plain}", soft_wrap=True)
-
-    def shown(name: str) -> Watcher:
-        return Silent() if quiet else Lines(Named(name))
-
     try:
         with Cluster(ray or "", insecure_cluster, ship) as cluster:
-            found = machines.run(
-                cluster, suite, chosen, out, shown, per=per, baseline=baseline, given=given,
+            made = api.fleet(
+                suite, cluster, per=per, baseline=baseline, price=price, output=output,
                 resume=resume, cache_dir=cache_dir,
+                progress=False if quiet else lambda name: Lines(Named(name, screen)), **chosen,
             )  # fmt: skip
-    except KeyboardInterrupt:
+    except api.Interrupted as error:
+        out = error.directory
         screen.print(f"interrupted; finished records are kept in {out}: go on with -o {out} "
                      "--resume", soft_wrap=True)  # fmt: skip
         sys.exit(130)
-    failed = {name: why for name, why in found.items() if isinstance(why, Exception)}
-    files = [file for file in found.values() if not isinstance(file, Exception)]
-    for name, why in failed.items():
+    for name, why in made.failed.items():
         escape.tell(f"{name}: {why}")
-    if files:
-        screen.print(terminal_report.summary(files))
-        save_report(out, render(files, "html"))
-        screen.print(f"{units.count(len(files), 'kind')} of machine; report: {out / 'report.html'}",
+    if made.files:
+        screen.print(terminal_report.summary([*made.files.values()]))
+        save_report(made.directory, made.document("html"))
+        report = made.directory / "report.html"
+        screen.print(f"{units.count(len(made.files), 'kind')} of machine; report: {report}",
                      soft_wrap=True)  # fmt: skip
-    broken = any(record.status == "failed" for file in files for record in file.records)
-    nothing = not any(record.status == "ok" for file in files for record in file.records)
-    sys.exit(1 if failed or broken or nothing else 0)
+    sys.exit(0 if made.ok else 1)
 
 
 COMMANDS = (fleet,)

@@ -18,7 +18,7 @@ import click
 
 from gpubench import __version__, escape
 from gpubench.cli import bisect, compare, deploy, fleet, init, inspect, options, run, terminal, tune
-from gpubench.errors import CacheError, GpubenchError, InputError, check_text
+from gpubench.errors import CacheError, GpubenchError, InputError, check_place, check_text
 from gpubench.machine import processes
 
 ANYWHERE = ("report", "compare", "history", "export")
@@ -85,17 +85,17 @@ def doctor(as_json: bool, ray: str | None, insecure_cluster: bool) -> None:
 
     Example: gpubench doctor --json
     """
-    from gpubench.cli import doctor as surgery
+    from gpubench.run import doctor as surgery
 
     if ray is not None:
         terminal.write("".join(f"{line}\n" for line in surgery.cluster(ray, insecure_cluster)))
         return
     with terminal.waiting("importing every runtime, each in a process of its own ..."):
-        report = surgery.collect()
+        report = surgery.doctor()
     if as_json:
         terminal.write(surgery.to_json(report) + "\n", document=True)
     else:
-        terminal.console().print(surgery.render(report))
+        terminal.console().print(report)
     sys.exit(1 if report.broken else 0)
 
 
@@ -218,15 +218,6 @@ def _open_standard_streams() -> None:
     os.close(fd)
 
 
-def _check_place() -> None:
-    """Paths are relative to it, and what fails later would say that of something else."""
-    try:
-        Path.cwd()
-    except OSError as error:
-        text = f"the working directory: {error.strerror}; go to one that is there: cd DIR"
-        raise InputError(text) from error
-
-
 def main() -> NoReturn:
     """Entry point of the ``gpubench`` command; a signal that ends it is told in the exit code."""
     with processes.Ending() as ending:
@@ -242,7 +233,7 @@ def _main() -> NoReturn:
     _open_standard_streams()
     terminal.never_fail()
     try:
-        _check_place()
+        check_place()
         for word in sys.argv[1:]:  # any of them may end up in a record
             check_text(word)
         code = cli.main(standalone_mode=False)

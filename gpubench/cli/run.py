@@ -65,15 +65,14 @@ def run(
 
 
 def _run(measured: Callable[[], Run], screen: Console, quiet: bool, asked: bool) -> int:
-    from gpubench.report import formatting, github_actions, save_report
+    from gpubench.report import github_actions, save_report
     from gpubench.report import terminal as terminal_report
     from gpubench.run.api import Interrupted
 
     try:
         made = measured()
     except Interrupted as error:
-        again = formatting.resume(error.header, error.directory)
-        words = f"interrupted; finished records are kept. Go on with: {again}"
+        words = f"interrupted; finished records are kept. Go on with: {error.again}"
         screen.print(words, soft_wrap=True)
         return 130
     file, out = made.file, made.directory

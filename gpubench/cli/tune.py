@@ -83,7 +83,6 @@ def tune(
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
-    from gpubench.report import formatting
     from gpubench.report.sections import recommendation
     from gpubench.run import api
     from gpubench.run.record_builder import command
@@ -102,8 +101,7 @@ def tune(
         if begun(error.directory):
             tried = recommendation.tried(result.view(read(error.directory)))
             screen.print(tried, highlight=False)
-        again = formatting.resume(error.header, error.directory)
-        words = f"interrupted; everything measured is kept. Go on with: {again}"
+        words = f"interrupted; everything measured is kept. Go on with: {error.again}"
         screen.print(words, soft_wrap=True)
         sys.exit(130)
     sys.exit(_tell(screen, found, as_json, quiet))

@@ -233,6 +233,16 @@ def _marked(scratch: str) -> list[int]:
     return found
 
 
+def naming(words: str) -> set[int]:
+    """PIDs of the processes whose command has ``words`` in it."""
+    found = set()
+    for pid in _all_pids():
+        with suppress(OSError):
+            if os.fsencode(words) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
 def _all_pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 

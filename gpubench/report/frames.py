@@ -1,4 +1,4 @@
-"""Notebooks: runs as pandas frames, `gpubench.read` and `gpubench.tables`."""
+"""Notebooks: runs as pandas frames, `gpubench.read` and `gpubench.tables`; by an extra."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gpubench import plugins
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, summarise
 from gpubench.analysis.tables.run import of_cells
@@ -72,7 +73,8 @@ def read(path: Paths) -> pd.DataFrame:
     - answers: ``parity_passed``, ``relative_error``, ``top1_agreement`` (0 to 1), ``labelled``,
       ``correct``, ``reference_correct``, and of the whole pipeline ``pipeline_...``.
 
-    A missing value is pandas' NA. Raises RecordError for what is no run, or a damaged one.
+    A missing value is pandas' NA. Raises RecordError for what is no run, or a damaged one, and
+    InputError without the extra ``gpubench[pandas]``.
 
     >>> import gpubench
     >>> runs = gpubench.read("reports/reference/quick-epyc-2core")
@@ -84,9 +86,9 @@ def read(path: Paths) -> pd.DataFrame:
 
 def of_files(files: Sequence[RecordFile]) -> pd.DataFrame:
     """The same of runs that are read already."""
+    made = frame(files)
     import pandas as pd
 
-    made = frame(files)
     chosen = [msgspec.json.decode(each) for each in made["options"]]
     options = pd.DataFrame(chosen, index=made.index, dtype=object)
     return made.join(options.add_prefix("option_").convert_dtypes())
@@ -113,6 +115,7 @@ def tables(path: Paths) -> dict[str, pd.DataFrame]:
 
 def tables_of(summaries: list[Summary], view: View | None) -> dict[str, pd.DataFrame]:
     """The same of what is summarised, and compared, already."""
+    plugins.need("tables as frames", "pandas", extra="pandas")
     import pandas as pd
 
     made = {table.title: _table(table) for table in of_cells(summaries)}
@@ -168,6 +171,7 @@ _VERDICT_NUMBERS = ("baseline", "candidate", "ratio", "difference", "low", "high
 
 def frame(files: Sequence[RecordFile]) -> pd.DataFrame:
     """The rows with the types of `COLUMNS`; a missing value is pandas' NA."""
+    plugins.need("runs as frames", "pandas", extra="pandas")
     import pandas as pd
 
     return pd.DataFrame(rows(files), columns=list(COLUMNS), dtype=object).astype(COLUMNS)

@@ -1,5 +1,4 @@
-"""What `gpubench` can be asked from Python: run, plan, A/B, search, deploy. The commands of the
-same names call these.
+"""What `gpubench` can be asked from Python, and the commands of the same names call.
 
 All take keyword arguments named as a suite's keys (`docs/glossary.md`), which replace what the
 suite says, and raise `gpubench.errors` in the command line's words. Nothing of the caller's process
@@ -9,6 +8,7 @@ is changed, and whatever is measured is measured in fresh processes.
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,26 +21,33 @@ from msgspec.structs import replace
 
 from gpubench import escape
 from gpubench.cache import Cache
-from gpubench.errors import GpubenchError, InputError, RecordError
+from gpubench.errors import GpubenchError, InputError, RecordError, check_place
 from gpubench.records.reader import scan
 from gpubench.records.record import RECORDS, Header
-from gpubench.report import render, save, save_report
+from gpubench.report import formatting, render, save, save_report
 from gpubench.report.sections import recommendation
 from gpubench.run import deploy as deploying
 from gpubench.run import driver, setup
+from gpubench.run import fleet as machines
+from gpubench.run import inspect as inspecting
 from gpubench.run import progress as shows
+from gpubench.run import selftest as testing
 from gpubench.run.ab import arms, interpreters
 from gpubench.run.ab import driver as pairs
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.availability import catalog
+from gpubench.run.bisect import driver as bisect_driver
+from gpubench.run.bisect import setup as bisecting
+from gpubench.run.bisect.result import Bisection
+from gpubench.run.inspect import Inspected
 from gpubench.run.record_builder import claimed, directory
-from gpubench.run.results import Comparison, Plan, Run, Search
+from gpubench.run.results import Comparison, Fleet, Plan, Run, Search
 from gpubench.run.tune import driver as searching
 from gpubench.run.tune import setup as tune_setup
-from gpubench.run.watcher import Watcher
+from gpubench.run.watcher import Silent, Watcher
 from gpubench.suite import as_toml, file, gate, goal
-from gpubench.suite.types import MOST_ALPHA, MOST_IMAGES, source_of
+from gpubench.suite.types import MOST_ALPHA, MOST_IMAGES, Rule, source_of
 from gpubench.suite.types import Suite as Checked
 from gpubench.workload.data import given, transforms
 from gpubench.workload.models.sources import pickled
@@ -58,12 +65,14 @@ BASE = "quick"
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, or a notebook's stop: what was finished is kept, and no process is left."""
 
-    def __init__(self, place: Path, header: Header) -> None:
+    def __init__(self, place: Path, header: Header | None = None) -> None:
         super().__init__(
             f"interrupted; what was finished is kept in {place}. Go on with the same call and "
             "resume=True"
         )
-        self.directory, self.header = place, header
+        self.directory = place
+        self.again = formatting.resume(header, place) if header else ""
+        """The command line that goes on with it."""
 
 
 class Suite:
@@ -137,7 +146,7 @@ def run(
     >>> run = gpubench.run("digits", backend="torch-eager", batch_size=[1, 8], repeats=3)
     >>> run.fastest
     """
-    asked = partial(_words, suite_or_model, overrides)
+    asked = partial(_words, _held(suite_or_model), overrides := _held(overrides))
 
     def suites(home: Path) -> list[Checked]:
         return [setup.load(*asked(home))]
@@ -209,7 +218,8 @@ def ab(
     >>> arms = {"baseline": {"batch_size": 1}, "candidate": {"batch_size": 8}}
     >>> gpubench.ab("digits", backend="torch-eager", budget=60, **arms).verdicts
     """
-    named = {"--baseline": baseline, "--candidate": candidate}
+    named = _held({"--baseline": baseline, "--candidate": candidate})
+    suite_or_model, overrides = _held(suite_or_model), _held(overrides)
     margin = None if delta is None else goal.percentage("--delta", str(delta))
     chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
     judged = gate.words(metric)
@@ -319,7 +329,7 @@ def tune(
             f"a whole number up to {MOST_IMAGES}, such as 256",
         ),
     }
-    words = gate.words(baseline)
+    words, chosen = gate.words(baseline), _held(chosen)
 
     def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
@@ -388,6 +398,131 @@ def deploy(
             return deploying.deploy(session, suite, out, watcher.said)
 
 
+def inspect(model: Any, *, cache_dir: Place | None = None, **overrides: Any) -> Inspected:
+    """What a network is, and which backends take it: nothing is measured.
+
+    ``model`` and ``overrides`` as of `run`, as far as they tell of the network: its input, classes,
+    parameters, FLOPs by module. Raises InputError for what is no classifier of pictures.
+    """
+    if not isinstance(model, str | Path) and not pickled.is_live(model):
+        raise _no_words(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = _replaced(overrides | {"model": model}, Path(scratch))
+        return inspecting.inspect(chosen, _path(cache_dir))
+
+
+def bisect(
+    suite: Place,
+    *,
+    good: str,
+    bad: str,
+    package: str | None = None,
+    metric: str = "speed",
+    delta: float | str | None = None,
+    budget: float | str = goal.BISECTION,
+    output: Place | None = None,
+    resume: bool = False,
+    progress: Progress = True,
+    cache_dir: Place | None = None,
+    **overrides: Any,
+) -> Bisection:
+    """Find the commit, or the release of ``package``, that made a suite slower or faster.
+
+    ``good`` and ``bad``: commits or releases, before and after the change. ``metric``: what has
+    changed, as of `ab`; ``delta``: a change up to this is none. The chance of a wrong answer is at
+    most 1 %. Your checkout stays as it is. Every version builds the model anew, so nothing live is
+    taken. ``resume``: go on with the one in ``output``. The rest as of `run`.
+    """
+    chosen = _in_words("bisection", suite, overrides)
+    ((name, margin), *more) = gate.parse([metric]).items()
+    if more or name == "preparation":
+        raise InputError(f"--metric {metric!r}: one that can be measured again, such as memory")
+    if delta is not None:
+        margin = goal.percentage("--delta", str(delta))
+    elif margin is None:
+        margin = gate.METRICS[name].margin
+    job = bisecting.bisection(
+        str(suite), chosen, (good, bad), package,
+        Rule(delta=max(margin, sys.float_info.epsilon)), goal.seconds("--budget", str(budget)),
+        Cache(_path(cache_dir)).root, _path(output), resume, name,
+    )  # fmt: skip
+    try:
+        with _shown(progress) as watcher:
+            return Bisection(job, bisect_driver.run(job, watcher))
+    except KeyboardInterrupt as error:
+        raise Interrupted(job.out) from error
+
+
+def fleet(
+    suite_or_model: Any,
+    cluster: Cluster,
+    *,
+    per: Literal["gpu", "node"] = "gpu",
+    baseline: str = "",
+    price: str | Mapping[str, float] | None = None,
+    output: Place | None = None,
+    resume: bool = False,
+    progress: bool | Callable[[str], Watcher] = True,
+    cache_dir: Place | None = None,
+    **overrides: Any,
+) -> Fleet:
+    """Run a suite on each kind of machine of a `Cluster`, all at the same time.
+
+    ``per``: one device of each kind, or ('node') all that a machine has. ``baseline``: a part of
+    the name of the device that others are compared with; ``price``: of an hour, {'L4': 0.71}.
+    ``max_latency``: the best configuration keeps it, 'p99=20ms'. The rest as of `run`.
+
+    >>> import gpubench
+    >>> with gpubench.Cluster("head:6379") as cluster:  # doctest: +SKIP
+    ...     gpubench.fleet("throughput", cluster, price={"L4": 0.71, "H100": 2.99})
+    """
+    if resume and output is None:
+        raise InputError("--resume: say which runs to go on with: -o DIR")
+    if isinstance(price, Mapping):
+        price = ",".join(f"{name}={amount}" for name, amount in price.items())
+    costs = machines.prices(price)
+    with _home([suite_or_model], overrides, output, False) as home:
+        source, chosen = _words(suite_or_model, overrides, home)
+        name = Path(source).stem if isinstance(source, str) else source.path.stem
+        out = home or claimed(directory(f"fleet-{name}"))
+
+        def shown(name: str) -> Watcher:
+            if callable(progress):
+                return progress(name)
+            return shows.Lines(shows.Named(name)) if progress else Silent()
+
+        try:
+            found = machines.run(
+                cluster, source, chosen, out, shown, per=per, baseline=baseline, given=costs,
+                resume=resume, cache_dir=_path(cache_dir),
+            )  # fmt: skip
+        except KeyboardInterrupt as error:
+            raise Interrupted(out) from error
+    return Fleet(out, found)
+
+
+def selftest(
+    suite: Place = "selftest",
+    *,
+    minutes: float = 5.0,
+    delta: float | str = "2%",
+    progress: bool | Callable[[str], object] = True,
+    cache_dir: Place | None = None,
+    **overrides: Any,
+) -> testing.Result:
+    """What numbers of this machine are worth: clock, harness, noise, false alarms.
+
+    Compares ``suite`` with itself for half of ``minutes``: every alarm is a false one. Then runs
+    it, for the A/A history from which `compare` takes its alarm limits.
+    """
+    chosen = _in_words("self-test", suite, overrides)
+    if not 0 < minutes < 24 * 60:
+        raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
+    rule = Rule(delta=goal.percentage("--delta", str(delta)))
+    say = progress if callable(progress) else escape.tell if progress else Silent().said
+    return testing.run(str(suite), minutes, chosen, rule, _path(cache_dir), say)
+
+
 # ------------------------------------------------------------------------------ what is asked
 
 
@@ -454,6 +589,7 @@ def _words(
     what: Any, said: Mapping[str, Any], home: Path | None
 ) -> tuple[setup.Source, dict[str, Any]]:
     """The suite, and what replaces its words. ``home``: where what is live is stored."""
+    check_place()
     chosen = _replaced(said, home)
     if isinstance(what, Suite):
         return what.draft, chosen
@@ -469,6 +605,15 @@ def _words(
     if shipped or not _is_model(words):
         return words, chosen
     return _of_model(words, Path(words).stem), chosen
+
+
+def _in_words(what: str, suite: object, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What replaces words of a suite, where nothing may be live."""
+    if not isinstance(suite, str | Path) or _live([suite], said):
+        raise InputError(
+            f"a {what} takes the name of a suite or its file, and model and images in words"
+        )
+    return _replaced(said, None)
 
 
 def _no_words(what: object, suite: str = "") -> InputError:
@@ -510,9 +655,16 @@ def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
         chosen["preprocess"] = transforms.read(chosen["preprocess"])
     if (size := chosen.pop("input_size", None)) is not None:
         chosen["preprocess"] = {"size": _plain(size)} | chosen.get("preprocess", {})
-    if "cell" in chosen:
-        chosen["cell"] = file.listed(_plain(chosen["cell"]))
+    if cells := file.listed(_plain(chosen.pop("cell", ()))):
+        chosen["cell"] = cells
     return {key: _plain(value) for key, value in chosen.items()}
+
+
+def _held(value: Any) -> Any:
+    """``value``, of which what gives its values but once is a list: it may be asked for twice."""
+    if isinstance(value, Mapping):
+        return {key: _held(each) for key, each in value.items()}
+    return [*map(_held, value)] if isinstance(value, Iterator) else value
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench import plugins
 from gpubench.backends import base
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, Unavailable
@@ -21,7 +22,18 @@ from gpubench.suite.types import Catalog, Cell, Suite
 from gpubench.workload.models import given_input, registry
 from gpubench.workload.models.onnx_model import refusal
 
-Part = Backend | Decoder | registry.Source
+
+class Export(Struct, frozen=True):
+    """Of a source's networks to ONNX, for a backend that reads it."""
+
+    source: registry.Source
+
+    def probe(self) -> dict[str, str]:
+        """As `Backend.probe`."""
+        return plugins.installed(*self.source.onnx_with)
+
+
+Part = Backend | Decoder | registry.Source | Export
 """What needs libraries."""
 decoder = functools.cache(decoders.get)
 """By name; looking through what is installed takes longer than a plan has for each of its cells."""
@@ -35,12 +47,17 @@ def decoders_of(suite: Suite) -> list[str]:
 def parts(cell: Cell) -> list[str]:
     """What a machine may lack for it, as keys of `gpubench.run.inventory.Node.lacks`."""
     path = [named(cell.decoder)] if cell.boundary == "pipeline" else []
-    return [cell.backend, source(cell.model), *path]
+    return [cell.backend, source(cell.model), exported(cell.backend, cell.model), *path]
 
 
 def source(model: str) -> str:
     """What its network comes from, among backends that may be called the same."""
     return f"models of {registry.of(model).name}"
+
+
+def exported(backend: str, model: str) -> str:
+    """The model's network as that backend reads it."""
+    return f"{source(model)} as ONNX, for {backend}"
 
 
 def named(name: str) -> str:
@@ -152,11 +169,13 @@ def broken(method: str, error: Exception) -> Lack:
 def used(
     backends: Mapping[str, Backend], decoders: Iterable[str], models: Iterable[str]
 ) -> dict[str, Part]:
-    """All of them, and what the models come from, named as in `parts`."""
+    """All of them, and what the models come from and are made into, named as in `parts`."""
+    read = [name for name, backend in backends.items() if backend.reads_onnx]
     return (
         dict(backends)
         | {named(name): decoder(name) for name in decoders}
         | {source(model): registry.of(model) for model in models}
+        | {exported(name, model): Export(registry.of(model)) for model in models for name in read}
     )
 
 

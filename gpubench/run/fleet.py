@@ -64,7 +64,7 @@ def price(of: str, given: Mapping[str, float]) -> float | None:
 
 def run(
     cluster: Cluster,
-    suite: str,
+    suite: setup.Source,
     chosen: Mapping[str, Any],
     out: Path,
     watcher: Callable[[str], Watcher],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
+from rich.text import Text
 
+from gpubench import units
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
@@ -17,10 +19,14 @@ from gpubench.machine.gpu import visible_gpus
 from gpubench.run import availability, setup
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient
+from gpubench.run.results import Shown
 from gpubench.suite.grid import combinations
-from gpubench.suite.types import Precision
+from gpubench.suite.types import Precision, told
 from gpubench.workload.models import registry
 from gpubench.workload.models.inspection import Inspection
+
+_MOST = 12
+"""Modules that are shown; as JSON all are."""
 
 
 class Taker(Struct, frozen=True):
@@ -32,14 +38,52 @@ class Taker(Struct, frozen=True):
     """Why there is none; '': there is."""
 
 
-class Inspected(Struct, frozen=True):
+class Inspected(Shown, Struct, frozen=True):
     """A network, and who takes it."""
 
     model: str
     weights: str
     network: Inspection
+    """Its input, classes, parameters, FLOPs, and so on."""
     device: str
     backends: list[Taker]
+    """``backend``, and the ``precisions`` in which it takes the network, or ``why`` in none."""
+
+    def _parts(self) -> Sequence[Text]:
+        net = self.network
+        names = f" ({', '.join(net.class_names[:3])}, ...)" if net.class_names else ""
+        batch = f"{net.batch} only" if net.batch else "any"
+        rows = [
+            ("model", f"{told(self.model)} ({self.weights}): {net.kind}"),
+            (
+                "input",
+                f"{' x '.join(map(str, net.input_shape))} {net.input_dtype}, batch size {batch}",
+            ),
+            ("pictures", net.preprocessing),
+            ("output", f"{net.classes:,} {net.answers}{names}"),
+            ("parameters", f"{net.parameters:,} ({net.precision})"),
+            (
+                "FLOPs",
+                f"{net.flops:,.0f} for a picture" if net.flops is not None else net.uncounted,
+            ),
+            *([("opset", str(net.opset))] if net.opset else []),
+            *(("note", note) for note in net.notes),
+            ("SHA-256", net.sha256),
+        ]
+        lines = [f"{name:<11} {value}" for name, value in rows]
+        if net.modules and net.flops:
+            most = sorted(net.modules.items(), key=lambda one: -one[1])[:_MOST]
+            lines += ["", "FLOPs by module"]
+            lines += [f"{share / net.flops:>7.1%}  {name}" for name, share in most]
+            left = len(net.modules) - len(most)
+            lines += [f"         and {units.count(left, 'more module')}"] if left else []
+        lines += ["", f"backends on {self.device}"]
+        width = max(len(one.backend) for one in self.backends)
+        lines += [
+            f"{one.backend:<{width}}  {', '.join(one.precisions) or f'no: {one.why}'}"
+            for one in self.backends
+        ]
+        return [Text(line) for line in lines]
 
 
 def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
@@ -55,7 +99,7 @@ def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
     if isinstance(reply, messages.Failure):
         words = "; ".join(filter(None, (reply.reason, reply.remedy)))
         if reply.kind == "crash":  # whatever it did, nothing else was in that process
-            raise InputError(f"model {work.model!r} ends the process that tries it: {words}")
+            raise InputError(told(f"model {work.model!r} ends the process that tries it: {words}"))
         raise (InputError if reply.kind == InputError.kind else GpubenchError)(words)
     assert isinstance(reply, messages.Inspected)  # noqa: S101 - for mypy
     device = availability.device_of(suite, len(visible_gpus()))

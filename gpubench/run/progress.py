@@ -216,6 +216,20 @@ class Told:
         escape.tell(line.plain)
 
 
+class Named(Told):
+    """Lines of several machines, each of which says whose it is; ``screen`` instead of stderr."""
+
+    def __init__(self, name: str, screen: Console | None = None) -> None:
+        self._name, self._screen = name, screen
+
+    def print(self, line: Text) -> None:
+        named = Text(f"{self._name}: {line.plain}")
+        if self._screen:
+            self._screen.print(named, soft_wrap=True)
+        else:
+            super().print(named)
+
+
 def left(remaining_s: float) -> str:
     """'about 2 min left', or nothing where that is not known."""
     return f"about {units.clock(remaining_s)} left" if remaining_s else ""

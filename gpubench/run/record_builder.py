@@ -14,6 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gpubench.analysis import floors
+from gpubench.errors import InputError
 from gpubench.machine import environment
 from gpubench.records.parity import Parity, PipelineCheck
 from gpubench.records.record import FAILURES, Header, Record
@@ -172,14 +173,20 @@ def claimed(place: Path) -> Path:
 
     Git leaves out a folder of runs that begins here: a repository stays as clean as it was.
     """
-    if not place.parent.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        (place.parent / ".gitignore").write_text(
-            "# runs of gpubench; to commit them, delete this\n*\n"
-        )
     names = (place.with_name(f"{place.name}-{n}") for n in itertools.count(2))
-    for found in itertools.chain([place], names):
-        with suppress(FileExistsError):
-            found.mkdir(parents=True)
-            break
+    try:
+        if not place.parent.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (place.parent / ".gitignore").write_text(
+                "# runs of gpubench; to commit them, delete this\n*\n"
+            )
+        for found in itertools.chain([place], names):
+            with suppress(FileExistsError):
+                found.mkdir(parents=True)
+                break
+    except OSError as error:
+        raise InputError(
+            f"{place.parent}: no directory for a run: {error.strerror}; give one that can be "
+            "written: -o DIR, in Python output=DIR"
+        ) from error
     return found

@@ -14,34 +14,36 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gpubench import escape, units
+from gpubench import escape, plugins, units
 from gpubench.analysis.best import Best, best
 from gpubench.analysis.compare.verdicts import exit_code
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, rated, summarise
-from gpubench.errors import InputError
+from gpubench.errors import GpubenchError, InputError
 from gpubench.records.record import RecordFile
 from gpubench.report import FORMATS, by_ending, render, save
 from gpubench.suite import gate, goal
-from gpubench.suite.types import MOST_ALPHA, Cell
+from gpubench.suite.types import MOST_ALPHA, Cell, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
     from gpubench.analysis.compare.compare import View
+    from gpubench.analysis.history.trend import Trend
     from gpubench.report import Evidence
     from gpubench.run.driver import RunJob
     from gpubench.run.plan import Skip
 
 
-class Shown(ABC):
+class Shown:
     """Base of all that is shown as text and, in a notebook, as tables."""
 
-    @abstractmethod
     def _parts(self) -> Sequence[RenderableType]:
         """What a terminal would show."""
+        raise NotImplementedError
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -64,7 +66,7 @@ class Shown(ABC):
         return notebook.page(self._parts())
 
 
-class Stored(Shown):
+class Stored(Shown, ABC):
     """Base of what lies in a directory."""
 
     def __init__(self, directory: str | Path) -> None:
@@ -281,6 +283,76 @@ class Search(Stored):
         return [Text(line) for line in recommendation.lines(self.file, self.evidence)]
 
 
+class Fleet(Stored):
+    """Runs of one suite on each kind of machine, side by side: of `gpubench.fleet`."""
+
+    def __init__(
+        self, directory: str | Path, found: Mapping[str, RecordFile | GpubenchError]
+    ) -> None:
+        super().__init__(directory)
+        self.files = {k: file for k, file in found.items() if not isinstance(file, Exception)}
+        """By the name of the kind of machine, raw; the one that others are compared with first."""
+        self.failed = {k: why for k, why in found.items() if isinstance(why, Exception)}
+        """Why a kind of machine measured nothing."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every kind measured something, and nothing failed."""
+        states = {record.status for file in self.files.values() for record in file.records}
+        return not self.failed and "ok" in states and "failed" not in states
+
+    def document(self, form: str = "text") -> str:
+        return render([*self.files.values()], form)
+
+    def _parts(self) -> Sequence[RenderableType]:
+        from rich.text import Text
+
+        from gpubench.report import terminal
+
+        told = [terminal.summary([*self.files.values()])] if self.files else []
+        return [*told, *(Text(f"{name}: {why}") for name, why in self.failed.items())]
+
+
+class History(Shown):
+    """Every cell over many runs, and where it changed for good: of `gpubench.history`."""
+
+    def __init__(self, trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> None:
+        self.trends, self.rule, self.notes = list(trends), rule, list(notes)
+        """Of each cell its points, levels and changes; the limits; what was left out."""
+
+    def frame(self) -> pd.DataFrame:
+        """A row for every run of every cell: ``cell``, ``label``, ``run``, ``started``,
+        ``commit``, ``value``, its ``unit`` (ns of a batch, or images/s), and ``changed``: whether
+        a new level begins with it."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {"cell": t.key, "label": t.label, "run": p.run, "started": p.started,
+             "commit": p.commit, "value": p.value.value, "unit": t.unit,
+             "changed": n in {c.at for c in t.changes}}
+            for t in self.trends for n, p in enumerate(t.points)
+        )  # fmt: skip
+
+    def report(self, path: str | Path) -> Path:
+        """Write it: .html, .md, .txt or .json. Raises InputError."""
+        from gpubench.report import history as shown
+
+        place = Path(path)
+        save(place, self.document(by_ending(None, place, shown.FORMATS)))
+        return place
+
+    def document(self, form: str = "text") -> str:
+        """In one of 'text', 'html', 'md', 'json'."""
+        from gpubench.report import history as shown
+
+        return shown.render(self.trends, form, rule=self.rule, notes=self.notes)
+
+    def _parts(self) -> Sequence[RenderableType]:
+        from rich.text import Text
+
+        return [Text(self.document().rstrip("\n"))]
+
+
 class Plan(Shown):
     """What a run would do. Nothing of it was run."""
 
@@ -310,6 +382,7 @@ class Plan(Shown):
     def frame(self) -> pd.DataFrame:
         """A row for every planned cell: ``key``, its axes, ``status`` ('runs', 'unavailable' or
         'unsupported'), ``reason``, ``remedy``."""
+        plugins.need("a plan as a frame", "pandas", extra="pandas")
         import pandas as pd
 
         return pd.DataFrame(list(self._rows()))
@@ -341,8 +414,8 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     """
     from gpubench.records.reader import read_all, read_evidence
 
+    place = _place(path)
     files = read_all([path])
-    place = Path(path)
     place = place if place.is_dir() else place.parent
     if len(files) == 2:
         return Comparison(place, (files[0], files[1]))
@@ -351,6 +424,17 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     if files[0].header.search:
         return Search(place, files[0], read_evidence(path))
     return Run(place, files[0])
+
+
+def _place(path: str | Path) -> Path:
+    if not isinstance(path, str | Path):
+        raise InputError(f"{path!r}: expected the path of a directory, or of a record file")
+    return Path(path)
+
+
+def _rule(delta: float | str | None, alpha: float | str | None) -> tuple[float | None, ...]:
+    margin = None if delta is None else goal.percentage("--delta", str(delta))
+    return margin, None if alpha is None else goal.percentage("--alpha", str(alpha), MOST_ALPHA)
 
 
 def compare(
@@ -375,9 +459,9 @@ def compare(
     from gpubench.cache import Cache
     from gpubench.records.reader import read_all
 
-    margin = None if delta is None else goal.percentage("--delta", str(delta))
-    chance = None if alpha is None else goal.percentage("--alpha", str(alpha), MOST_ALPHA)
-    files = read_all([baseline, candidate] if candidate else [baseline])
+    margin, chance = _rule(delta, alpha)
+    both = [baseline, candidate] if candidate else [baseline]
+    files = read_all(list(map(_place, both)))
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
@@ -399,3 +483,51 @@ def compare(
     )  # fmt: skip
     _ = made.view  # what is wrong with the words is told now
     return made
+
+
+def history(
+    directory: str | Path, *, delta: float | str | None = None, alpha: float | str | None = None
+) -> History:
+    """The trend of every cell over all runs below ``directory``, and where it changed for good.
+
+    ``delta``: changes up to this much are not reported (0.02, '2%'); ``alpha``: the chance of a
+    false change in the whole list. Raises InputError.
+    """
+    from gpubench.analysis.history import trend
+
+    rule, notes = Rule(), list[str]()
+    given = zip(("delta", "alpha"), _rule(delta, alpha), strict=True)
+    rule = replace(rule, **{key: value for key, value in given if value is not None})
+    runs = trend.find(_place(directory), notes.append)
+    return History(trend.trends(runs, rule.delta, rule.alpha), rule, notes)
+
+
+def export(
+    paths: str | Path | Sequence[str | Path],
+    format: str,  # noqa: A002  # the command's word
+    output: str | Path | None = None,
+) -> dict[str, bytes]:
+    """Results for other tools: the files' contents by their names, '' where it is one.
+
+    ``paths``: runs; of an A/B the candidate counts, in 'csv' and 'parquet' both arms. ``format``:
+    'pytest-benchmark', 'github-action-benchmark', 'bencher', 'openmetrics', 'junit', 'csv' or
+    'parquet'. ``output``: written there, too: a file; of github-action-benchmark a directory.
+    Raises RecordError, InputError.
+    """
+    from gpubench.analysis.compare import aa_history
+    from gpubench.cache import Cache
+    from gpubench.records.reader import read_all
+    from gpubench.report import exports
+
+    files = read_all(list(map(_place, [paths] if isinstance(paths, str | Path) else paths)))
+    found = None
+    if format == "junit":
+        kept = aa_history.directory(Cache(None).root, files[0].header.fingerprint)
+        found = exports.verdicts_on(files, history=aa_history.load(kept, escape.tell))
+    documents = exports.export(files, format, found)
+    for line in exports.left_out(files, format):
+        escape.tell(f"left out: {line}")
+    if output is not None:
+        for name, content in documents.items():
+            save(Path(output, name) if name else Path(output), content)
+    return documents

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -38,12 +38,13 @@ from gpubench.run.ab import arms
 from gpubench.run.ab import driver as ab_driver
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.agent.client import AgentClient
+from gpubench.run.results import Shown
 from gpubench.run.watcher import Silent
 from gpubench.suite.types import Cell, Policy, Rule
 
 ALARMS = ("REGRESSED", "IMPROVED")
 Pair = tuple[RecordFile, RecordFile]
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 LEAST_S = 20.0
 """An A/A comparison has at least so much time: with less it would measure next to nothing."""
 
@@ -77,7 +78,7 @@ class CellResult(Struct, frozen=True, kw_only=True):
     """Reason codes of what is not EQUIVALENT."""
 
 
-class Result(Struct, frozen=True, kw_only=True):
+class Result(Shown, Struct, frozen=True, kw_only=True):
     """Everything that the self-test found out."""
 
     clock: Clock
@@ -101,6 +102,9 @@ class Result(Struct, frozen=True, kw_only=True):
     """Noise source -> share of the measured tasks that showed it, and spreads."""
     interrupted: bool
     """Ctrl-C ended it early; what was done by then is counted."""
+
+    def _parts(self) -> Sequence[RenderableType]:
+        return [render(self)]
 
 
 def clock() -> Clock:

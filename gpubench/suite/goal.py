@@ -164,8 +164,8 @@ def percentage(option: str, words: str, most: float = 1.0) -> float:
     return value
 
 
-BUDGET = "10m"
-"""Of an A/B and of a search, where it is not said."""
+BUDGET, BISECTION = "10m", "1h"
+"""Of an A/B and of a search, and of a bisection, where it is not said."""
 
 
 def seconds(option: str, words: str) -> float:

@@ -89,6 +89,15 @@ def title(model: str) -> str:
     return _BY_CONTENT.sub(r"\1", model).removesuffix(".cloudpickle")
 
 
+_KEPT = r"([^/\s]+)-[0-9a-f]{12}\.cloudpickle"
+_LIVE = re.compile(rf"'[^'\n]*/{_KEPT}'|\"[^\"\n]*/{_KEPT}\"|\S*/{_KEPT}")
+
+
+def told(text: str) -> str:
+    """``text`` in which live models are called as who holds them knows them: Net (live)."""
+    return _LIVE.sub(lambda found: f"{found[found.lastindex or 0]} (live)", text)
+
+
 def with_path(model: str, path: str) -> str:
     """``model`` with another `model_path`."""
     before, _, after = model.rpartition(model_path(model))

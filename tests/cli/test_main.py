@@ -501,7 +501,7 @@ def test_elsewhere_gpubench_only_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ELSEWHERE = """
 import os, signal, sys, warnings
-import click, filelock, jinja2, msgspec, pandas, rich.console, scipy.stats  # use what is there
+import click, filelock, jinja2, msgspec, numpy, rich.console, scipy.stats  # use what is there
 gone = {"fcntl", "grp", "pwd", "resource", "termios", "tty"}
 
 class Finder:

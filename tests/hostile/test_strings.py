@@ -194,7 +194,7 @@ def test_an_error_says_nothing_that_acts(tmp_path: Path) -> None:
 
 
 def test_doctor_says_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpubench.cli import doctor
+    from gpubench.run import doctor
 
     found = doctor.Report(
         [doctor.Section("x", [doctor.Check(EVIL, "warn", EVIL, EVIL)])], {EVIL: EVIL}

@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from gpubench.records.reader import begun, read
 from gpubench.records.record import Record
 from gpubench.records.writer import Writer
 from gpubench.run import api, driver
+from gpubench.run.watcher import Watcher
 from gpubench.suite import file, grid
 
 WriteSuite = Callable[..., Path]
@@ -145,8 +147,34 @@ def shape(job: Any) -> Any:
             ["deploy", "tiny.toml", "--batch-size", "4", "-o", "out"],
             lambda: gpubench.deploy("tiny.toml", "out", batch_size=4),
         ),
+        (
+            "bisect.driver.run",
+            ["bisect", "tiny.toml", "--good", "HEAD~1", "--bad", "HEAD", "--budget", "9s",
+             "--metric", "memory=0.5", "--batch-size", "4", "-o", "out"],
+            lambda: gpubench.bisect(
+                Path("tiny.toml"), good="HEAD~1", bad="HEAD", budget=9, metric="memory=0.5",
+                batch_size=[4], output="out"),
+        ),
+        (
+            "selftest.run",
+            ["selftest", "tiny.toml", "--minutes", "3", "--delta", "3%", "--batch-size", "4"],
+            lambda: gpubench.selftest("tiny.toml", minutes=3, delta=0.03, batch_size=[4]),
+        ),
+        (
+            "inspect.inspect",
+            ["inspect", "resnet18", "--arguments", "a=1", "--device", "cpu"],
+            lambda: gpubench.inspect("resnet18", arguments={"a": 1}, device="cpu"),
+        ),
+        (
+            "fleet.run",
+            ["fleet", "tiny.toml", "--price", "L4=0.7,A=2", "--per", "node", "--max-latency",
+             "p99=2ms", "--batch-size", "4", "-o", "out"],
+            lambda: gpubench.fleet(
+                "tiny.toml", gpubench.Cluster(), price={"L4": 0.7, "A": 2}, per="node",
+                max_latency="p99=2ms", batch_size=[4], output="out"),
+        ),
     ],
-    ids=["ab", "tune", "deploy"],
+    ids=["ab", "tune", "deploy", "bisect", "selftest", "inspect", "fleet"],
 )  # fmt: skip
 def test_a_command_gives_the_job_of_the_function_of_its_name(
     run: str, words: list[str], call: Callable[[], Any], write_suite: WriteSuite, tmp_path: Path,
@@ -155,10 +183,21 @@ def test_a_command_gives_the_job_of_the_function_of_its_name(
     """Whatever is typed is what would be called; what is made of a job is the job's affair."""
     write_suite()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "gpubench.run.cluster.ray_cluster.Cluster", lambda *_: nullcontext(nullcontext())
+    )
+    if "HEAD" in words:
+        git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run([*git, "init", "-q"], check=True)
+        for number in "ab":
+            Path(number).touch()
+            subprocess.run([*git, "add", "."], check=True)
+            subprocess.run([*git, "commit", "-q", "-m", number], check=True)
     jobs: list[Any] = []
 
-    def stop(job: Any, *more: Any) -> None:
-        jobs.append(shape([job, *(each for each in more if isinstance(each, str | Path))]))
+    def stop(*job: Any, **more: Any) -> None:
+        told = [each for each in job if not callable(each) and not isinstance(each, Watcher)]
+        jobs.append(shape([*told, more]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"gpubench.run.{run}", stop)
@@ -167,6 +206,12 @@ def test_a_command_gives_the_job_of_the_function_of_its_name(
         call()
     assert len(jobs) == 2
     assert jobs[0] == jobs[1]
+
+
+def test_every_command_has_a_function() -> None:
+    """But those about the program itself; a report is what `open` gives's."""
+    rest = {"cache", "completion", "init", "list", "report", "schema"}
+    assert {*cli.commands} - {*gpubench._PUBLIC, "run"} == rest
 
 
 def test_commands_that_read_say_what_the_functions_do(tmp_path: Path) -> None:
@@ -186,6 +231,18 @@ def test_commands_that_read_say_what_the_functions_do(tmp_path: Path) -> None:
     assert {*found.frame()["run"]} == {file.header.run_id for file in found.files}
     with pytest.raises(InputError, match="needs two runs"):
         gpubench.compare(old)
+    trend = gpubench.history(reference, delta="3%")
+    for name in ("h.json", "h.html"):
+        words = ["history", reference, "--delta", "3%", "-o", tmp_path / name]
+        assert command(*words)[0] == 0
+        assert trend.report(tmp_path / f"own-{name}").read_text() == (tmp_path / name).read_text()
+    assert len(trend.frame()) == sum(len(t.points) for t in trend.trends) > 0
+    assert trend.trends[0].label in trend._repr_html_()
+    for form in ("junit", "csv"):
+        assert command("export", old, "--format", form, "-o", tmp_path / form)[0] == 0
+        assert gpubench.export(old, form) == {"": (tmp_path / form).read_bytes()}
+    gpubench.export([old], "github-action-benchmark", tmp_path / "more")
+    assert [*(tmp_path / "more").iterdir()]
 
 
 # ------------------------------------------------------------------------------ suites
@@ -266,6 +323,11 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.run("quick", require="openvno"), "--require 'openvno'"),
         (lambda: gpubench.ab("quick", baseline=3), "--baseline 3: expected"),
         (lambda: gpubench.Suite(model=print, backend="openvino"), "print: live"),
+        (lambda: gpubench.selftest("quick", model=print), "a self-test takes the name"),
+        (lambda: gpubench.bisect(print, good="a", bad="b"), "a bisection takes"),  # type: ignore[arg-type]
+        (lambda: gpubench.fleet("quick", None, price={"L4": 0}), "--price L4=0"),  # type: ignore[arg-type]
+        (lambda: gpubench.inspect(3), "of type int: expected a model"),
+        (lambda: gpubench.export([], "csv"), "nothing to export"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_an_error_of_input_and_nothing_is_left(
@@ -323,6 +385,9 @@ def test_what_is_stored_is_opened_and_shown(tmp_path: Path) -> None:
         run.report(tmp_path / "a.pdf")
     with pytest.raises(RecordError, match="no record file"):
         gpubench.open(tmp_path)
+    for wrong in (gpubench.open, gpubench.compare, gpubench.history):
+        with pytest.raises(InputError, match="None: expected the path"):
+            wrong(None)
 
 
 # ------------------------------------------------------------------------------ the caller's
@@ -388,7 +453,7 @@ def test_the_same_call_goes_on_with_what_it_began(
     one = gpubench.run(write_suite(), **more)
     other = gpubench.run("tiny.toml", **more | {"repeats": 2})
     assert one.directory != other.directory
-    again = gpubench.run("tiny.toml", resume=True, **more)
+    again = gpubench.run("tiny.toml", resume=True, **more | {"batch_size": iter([4])})
     assert again.directory == one.directory
     assert again.file == one.file
     words = ["--batch-size", "4", "--repeats", "1", "--cache-dir", cache_dir, "-q", "--resume"]

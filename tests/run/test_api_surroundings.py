@@ -16,6 +16,7 @@ import pytest
 
 from gpubench.machine.processes import descendants
 from gpubench.records.reader import read
+from tests.faults.conftest import no_root_rights
 
 WriteSuite = Callable[..., Path]
 LIVE = """
@@ -163,3 +164,115 @@ def test_scripts_need_no_guard(write_suite: WriteSuite, cache_dir: Path, tmp_pat
                               capture_output=True, check=False)  # fmt: skip
         assert (done.returncode, done.stdout) == (0, "True 2\n"), done.stderr
         assert ("2 cells to measure" in done.stderr) == (given == "")
+
+
+def told(words: list[str], place: Path, **more: Any) -> str:
+    """What a process printed, which must end well."""
+    environ = {**os.environ, "IPYTHONDIR": str(place / "ipython")}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=place, env=environ, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **more,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def code(fakes: None, write_suite: WriteSuite, cache_dir: Path) -> Callable[[str], str]:
+    """A call, which keeps its run in the directory of this name."""
+    suite = str(write_suite())
+    return lambda out: RUN.format(suite=suite, out=out, cache=str(cache_dir))
+
+
+@pytest.mark.slow
+def test_ipython_in_a_terminal(code: Callable[[str], str], tmp_path: Path) -> None:
+    """Its own files, which may change the directory, and what is typed."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.ipy").write_text(f"%cd -q below\n{code('one')}run\n")
+    ipython = ["-m", "IPython", "--no-banner", "--colors=NoColor"]
+    assert "True 2" in told([*ipython, "a.ipy"], tmp_path)
+    assert (tmp_path / "below" / "one").is_dir()
+    assert "fake fp32 b1 x1 latency" in told([*ipython, "-c", f"{code('two')}print(run)"], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_users_own_tests(code: Callable[[str], str], tmp_path: Path) -> None:
+    """With their output captured, and in one of pytest's several processes."""
+    body = code("run").replace("\n", "\n    ").replace("'run'", "str(tmp_path / 'run')")
+    (tmp_path / "test_own.py").write_text(
+        f"def test_it(tmp_path):\n    {body}\n    assert run.ok and 'fake' in repr(run)\n"
+    )
+    for more in ([], ["-n", "1"]):
+        words = ["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *more]
+        assert "1 passed" in told([*words, f"--basetemp={tmp_path / 'base'}"], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_of_a_pool(code: Callable[[str], str], tmp_path: Path) -> None:
+    """Forked from one that has threads, and a daemon, which may have no children of its own."""
+    body = code("run").replace("\n", "\n    ")
+    (tmp_path / "pool.py").write_text(
+        f"import multiprocessing, torch\ndef go():\n    {body}\n"
+        "made = multiprocessing.get_context('fork').Process(target=go, daemon=True)\n"
+        "made.start(); made.join(); assert made.exitcode == 0\n"
+    )
+    assert "True 2" in told(["pool.py"], tmp_path)
+
+
+def test_a_disk_that_cannot_be_written(code: Callable[[str], str], tmp_path: Path) -> None:
+    """Says what does it, and does it; whether the model is live or not."""
+    place = tmp_path / "shut"
+    place.mkdir()
+    tries = f"""
+import gpubench, os
+from gpubench.errors import InputError
+os.chdir({str(place)!r})
+for model in ("digits", print):
+    try:
+        gpubench.run(model, backend="null", batch_size=1, repeats=1, progress=False)
+    except InputError as error:
+        assert "reports: " in str(error) and "output" in str(error), error
+    else:
+        raise AssertionError("it was written")
+{code(str(tmp_path / "open"))}
+assert not os.listdir()
+"""
+    (tmp_path / "a.py").write_text(tries)
+    place.chmod(0o500)
+    assert "True 2" in told([str(tmp_path / "a.py")], tmp_path, preexec_fn=no_root_rights)
+
+
+COLAB = """
+import asyncio, google.colab, os, sys, torch
+os.environ["VSCODE_PID"], __vsc_ipynb_file__ = "1", "/nowhere/a.ipynb"
+class Bare:
+    def __init__(self, stream):
+        self.stream = stream
+    def write(self, text):
+        return self.stream.write(text)
+    def flush(self):
+        self.stream.flush()
+sys.stdout, sys.stderr = Bare(sys.stdout), Bare(sys.stderr)
+assert asyncio.get_running_loop() and torch.ones(64, 64).matmul(torch.ones(64, 64)).sum() > 0
+os.chdir("/")
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_as_those_of_colab_and_vs_code(
+    notebook: Notebook, code: Callable[[str], str], tmp_path: Path
+) -> None:
+    """No files behind its streams, a loop that runs, torch in use, another directory."""
+    colab = tmp_path / "google" / "colab"
+    colab.mkdir(parents=True)
+    (colab / "__init__.py").touch()
+    given = notebook(f"{COLAB}{code(str(tmp_path / 'out'))}run")
+    assert given["error"] == ""
+    assert "True 2" in given["stdout"]
+    assert "<table" in given["result"]["text/html"]
+    [bar] = given["shown"].values()
+    assert bar[-1] == {"text/html": "", "text/plain": ""}
+    sent = notebook.start("os.mkdir('/tmp/gone-%d' % os.getpid()); "
+                          "os.chdir('/tmp/gone-%d' % os.getpid()); os.rmdir(os.getcwd())\n"
+                          f"{code(str(tmp_path / 'more'))}")  # fmt: skip
+    assert "InputError: the working directory" in notebook.finish(sent)["error"]

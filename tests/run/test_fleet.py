@@ -12,6 +12,7 @@ from gpubench.analysis.summary import summarise
 from gpubench.analysis.tables import devices
 from gpubench.errors import GpubenchError, InputError
 from gpubench.records.record import RecordFile
+from gpubench.report.charts import ranks
 from gpubench.run import fleet
 from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.watcher import Silent
@@ -83,6 +84,12 @@ def test_every_kind_is_measured_and_compared_and_one_that_fails_stops_no_other(
     assert rows[0]["cost per million"] is None
     assert rows[1]["p50 latency"].value < 10e9
     assert "energy per million" not in rows[0]
+    drawn = ranks.by_device(summarise(files))
+    assert drawn is not None
+    assert [row.label.partition(":")[0] for row in drawn.rows] == [row["device"] for row in rows]
+    assert drawn.rows[0].times == "baseline"
+    assert "p50 latency <= 10.0 s" in drawn.caption
+    assert ranks.by_device(summarise(files[:1])) is None
 
 
 def test_a_device_that_keeps_no_limit_has_no_best(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gpubench import plugins
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
@@ -33,8 +34,8 @@ class Stub:
     options = ()
     preload = ()
 
-    def __init__(self, missing: bool = False, refuses: str = "") -> None:
-        self._missing, self._refuses = missing, refuses
+    def __init__(self, missing: bool = False, refuses: str = "", reads_onnx: bool = False) -> None:
+        self._missing, self._refuses, self.reads_onnx = missing, refuses, reads_onnx
 
     def probe(self) -> Facts:
         if self._missing:
@@ -104,6 +105,19 @@ def test_cells_of_a_network_whose_library_is_missing_are_skipped(
     both = availability.lacks({"fake": Stub(missing=True)}, (), [fine.model])
     assert availability.extras(both) == ["timm"]  # of the other nothing is known
     assert len(both) == 2
+
+
+def test_a_backend_that_reads_onnx_needs_what_writes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = {"torch": "99", "torchvision": "99", "onnx": "99", "onnxscript": "0.3.0"}
+    monkeypatch.setattr(plugins, "version", here.__getitem__)
+    (skip,) = plan(make_cell(model="resnet18"), reads_onnx=True).skips
+    assert skip.reason.startswith("onnxscript 0.3.0 is installed, and gpubench needs >=")
+    assert skip.remedy.startswith("pip install 'onnxscript>=")
+    assert plan(make_cell(model="resnet18")).cells
+    file = str(colour_net(tmp_path / "net.onnx"))
+    assert plan(make_cell(model=file, weights="file"), reads_onnx=True).cells
 
 
 def test_a_name_is_not_known_to_be_wrong_where_torchvision_is_missing(

@@ -48,18 +48,27 @@ def beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return said and f"differs from the first in more than the device: {said}"
 
 
+def bests(
+    summaries: Sequence[Summary],
+) -> tuple[dict[str, str], Limit | None, dict[str, Summary]]:
+    """(run -> kind of machine, the limit, run -> its best configuration where one keeps it)."""
+    runs: dict[str, list[Summary]] = {}
+    for s in summaries:
+        runs.setdefault(s.run, []).append(s)
+    words = {s.policy.max_latency for s in summaries}
+    limit = goal.max_latency("policy.max_latency", words.pop()) if words and all(words) else None
+    won = {run: best(_keeping(rows, limit), latency=False) for run, rows in runs.items()}
+    found = {run: each.summary for run, each in won.items() if each}
+    return {run: kind(rows[0].environment) for run, rows in runs.items()}, limit, found
+
+
 def build(summaries: Sequence[Summary]) -> Table:
     """A row for each run's best configuration; none where all runs are of one machine.
 
     With ``policy.max_latency`` the best is the one with the most images/s that keeps it, by its
     interval. Speed-ups are against the first run's.
     """
-    runs: dict[str, list[Summary]] = {}
-    for s in summaries:
-        runs.setdefault(s.run, []).append(s)
-    named = {run: kind(rows[0].environment) for run, rows in runs.items()}
-    words = {s.policy.max_latency for s in summaries}
-    limit = goal.max_latency("policy.max_latency", words.pop()) if words and all(words) else None
+    named, limit, found = bests(summaries)
     columns = (
         Column("device"),
         Column("configuration", help="with the most images/s"),
@@ -78,11 +87,9 @@ def build(summaries: Sequence[Summary]) -> Table:
     ]
     if len(set(named.values())) < 2:
         return Table("Devices", columns, [], notes)
-    first, *others = (rows[0] for rows in runs.values())
+    first, *others = (next(s for s in summaries if s.run == run) for run in named)
     notes += [f"{named[s.run]}: {text}" for s in others
               if (text := beside(first.environment, s.environment))]  # fmt: skip
-    won = {run: best(_keeping(rows, limit), latency=False) for run, rows in runs.items()}
-    found = {run: each.summary for run, each in won.items() if each}
     labels = dict(zip(found, table.labels(list(found.values()), ("run",)), strict=True))
     base = next(iter(found.values()), None)
     if base is not None and base.run != (lead := next(iter(named))):

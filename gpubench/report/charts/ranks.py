@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, baseline_of, but, flags_of, gain, rated, speedup
-from gpubench.analysis.tables import table
+from gpubench.analysis.tables import devices, table
 from gpubench.report import formatting
 from gpubench.report.charts.vega import LOG_FROM
 from gpubench.report.sections import headline
@@ -54,6 +54,22 @@ def build(won: Sequence[Winner], summaries: Sequence[Summary]) -> list[Ranks]:
     """One for each."""
     return [_ranks(w, f", {name}" if name else "", summaries)
             for w, name in zip(won, headline.differing(won), strict=True)]  # fmt: skip
+
+
+def by_device(summaries: Sequence[Summary]) -> Ranks | None:
+    """The best configuration of each device; None where all runs are of one."""
+    named, limit, found = devices.bests(summaries)
+    if len({*named.values()}) < 2 or not found:
+        return None
+    drawn = list(found.values())
+    axis = _axis([s.throughput for s in drawn if placed(s, s.throughput)])
+    labels = table.labels(drawn, ("run",))
+    rows = [_row(s, f"{named[s.run]}: {label}" if label else named[s.run], s.throughput, drawn[0],
+                 axis, latency=False) for s, label in zip(drawn, labels, strict=True)]  # fmt: skip
+    keeps = f" of those that keep {limit.text}" if limit else ""
+    caption = f"images/s of its best configuration{keeps}; further right is faster"
+    caption += f"{'; log scale' if axis[2] else ''}. Bars: 95 % intervals."
+    return Ranks(title="Each device", caption=caption, rows=rows, left_out=0)
 
 
 def _ranks(won: Winner, name: str, summaries: Sequence[Summary]) -> Ranks:

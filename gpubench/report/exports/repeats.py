@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from gpubench.errors import InputError
+from gpubench import plugins
 from gpubench.records.record import RecordFile
 from gpubench.report.csv_report import delimited
 from gpubench.report.frames import COLUMNS, frame, rows
@@ -21,12 +21,9 @@ def csv(files: Sequence[RecordFile]) -> bytes:
 
 
 def parquet(files: Sequence[RecordFile]) -> bytes:
-    """The frame as a Parquet file; needs pyarrow, without which it raises InputError."""
+    """The frame as a Parquet file. Raises InputError without pandas and pyarrow, an extra."""
+    for package in ("pandas", "pyarrow"):
+        plugins.need("parquet", package, extra="parquet")
     out = io.BytesIO()
-    try:
-        frame(files).to_parquet(out, engine="pyarrow", index=False)
-    except ImportError as error:
-        raise InputError(
-            "parquet needs pyarrow, which is not installed: pip install 'gpubench[parquet]'"
-        ) from error
+    frame(files).to_parquet(out, engine="pyarrow", index=False)
     return out.getvalue()

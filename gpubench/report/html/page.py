@@ -76,6 +76,7 @@ def page(
         runs=[_run(name, f) for name, f in named],
         answers=answers.answers(files, summaries, won, places),
         ranks=ranks.build(won, summaries),
+        devices=ranks.by_device(summaries),
         machines=ranks.machines(won, summaries, places),
         causes=answers.causes(summaries),
         flags=[

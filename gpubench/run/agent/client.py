@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from select import select
 from tempfile import gettempdir
-from time import monotonic
+from time import monotonic, time
 from typing import Protocol, Self
 
 import msgspec
@@ -27,10 +27,16 @@ from gpubench.machine.software import environ_of_python
 from gpubench.machine.telemetry.pauses import Pauses
 from gpubench.run.agent import messages
 
-_START = (
-    f"import os; os.mkdir(os.environ[{SCRATCH!r}], 0o700); "
-    "from gpubench.run.agent import main; main({}, {})"
-)
+_START = f"""
+import fcntl, os
+os.mkdir(os.environ[{SCRATCH!r}], 0o700)
+try:  # held for as long as we live: see `sweep`
+    fcntl.flock(os.open(os.environ[{SCRATCH!r}], os.O_RDONLY), fcntl.LOCK_SH)
+except OSError:
+    pass
+from gpubench.run.agent import main
+main({{}}, {{}})
+"""
 # Not "-m": forked workers would import the agent's module a second time, as their __main__.
 
 ENVIRON = {
@@ -43,8 +49,11 @@ ENVIRON = {
 }
 """Defaults of the agent's environment; what the user has set wins."""
 
-LONGEST_TEMPDIR = 60
-"""A Unix socket's path has 107 bytes, of which multiprocessing adds about 40."""
+LONGEST_TEMPDIR = 50
+"""A Unix socket's path has 107 bytes: ours is /gpubench-agent-(8), multiprocessing's is
+/pymp-(8)/listener-(8)."""
+YOUNG_S = 60.0
+"""Before this age a directory may be about to be locked."""
 
 OnProgress = Callable[[messages.Progress], None]
 
@@ -149,7 +158,9 @@ class AgentClient:
         self._from, replies_out = os.pipe()
         # What killed workers leave in it goes with it. The agent makes it: it also removes it when
         # the driver was killed.
-        self._scratch = scratch = f"{_short(gettempdir())}/gpubench-{token_hex(8)}"
+        temp = _short(gettempdir())
+        sweep(temp)
+        self._scratch = scratch = f"{temp}/gpubench-agent-{token_hex(4)}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._python, "-c", _START.format(requests_in, replies_out)],
@@ -274,3 +285,17 @@ class AgentClient:
 def _short(directory: str) -> str:
     """Where multiprocessing can make its sockets."""
     return directory if len(directory.encode()) <= LONGEST_TEMPDIR else "/tmp"  # noqa: S108
+
+
+def sweep(temp: str) -> None:
+    """Remove from ``temp`` what agents left that were killed, and whose drivers were, too."""
+    import fcntl  # not on Windows, which only reads
+
+    for place in Path(temp).glob("gpubench-agent-*"):
+        with suppress(OSError), ExitStack() as held:
+            found = place.lstat()
+            if found.st_uid == os.geteuid() and time() - found.st_mtime > YOUNG_S:
+                lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                held.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place, ignore_errors=True)

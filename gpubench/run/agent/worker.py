@@ -23,6 +23,7 @@ from gpubench.machine.processes import die_with_parent, watch_stops
 from gpubench.run.agent import messages
 from gpubench.run.agent.measure_task import Barrier, _device, _measure, _show
 from gpubench.run.agent.shared_job import Queue
+from gpubench.suite.types import told
 
 NOT_SERVED = ("weights", "reference", "images")
 """Cache entries that belong to the benchmark; serving the network would not make them."""
@@ -97,7 +98,7 @@ def failure(error: BaseException) -> messages.Failure:
 def _text(words: object) -> str:
     """As text that can be sent, whatever a backend's exception makes of itself."""
     try:
-        return str(words).encode(errors="replace").decode()
+        return told(str(words).encode(errors="replace").decode())
     except Exception as error:  # noqa: BLE001  # its __str__ is foreign code too
         return f"({type(error).__name__} in its __str__)"
 

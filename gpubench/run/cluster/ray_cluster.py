@@ -50,6 +50,8 @@ Parcel = tuple[str, str, Any]
 LOOK_S = 1.0
 """How soon whoever waits for a machine notices that the run is over."""
 LOST = "node-lost"
+AS_HERE = {"RAY_kill_child_processes_on_worker_exit": "0", "RAY_worker_niceness": "0"}
+"""Ray would kill the agent of an actor that ends before it can tidy up, and measure at nice 15."""
 EXTRA = "pip install 'gpubench[ray]'"
 OPEN = (
     "the cluster takes orders from whoever reaches it: start it with RAY_AUTH_MODE=token on every "
@@ -230,35 +232,26 @@ class Aside:
 
     def __init__(self, session: Path) -> None:
         """``session``: Ray's directory, which the commands of the first of them name."""
-        self._session, self._note = session, session / "gpubench-cores"
-        self._ray = self._all = set(cores.usable_cores())
-        with suppress(OSError):  # whoever moved them was killed: we have inherited their cores
-            self._all = set(cores.cpu_list(self._note.read_text()))
+        self._session, note = session, session / "gpubench-cores"
+        self._is_rays = session.name.startswith("session_")
+        self._all = set(cores.usable_cores())
+        if self._is_rays and note.exists():  # an actor before may have been killed meanwhile
+            self._all = set(cores.cpu_list(note.read_text()))
             _move(os.getpid(), self._all)
-            self._ray = set[int]()
+        elif self._is_rays:
+            note.write_text(cores.cpu_ranges(self._all))
         self.keep_off([])
 
     def keep_off(self, measured: Sequence[Sequence[int]]) -> None:
         """Let them have what is left of the cores; all, if that is nothing."""
         free = self._all.difference(*measured) or self._all
-        if free == self._ray or not self._session.name.startswith("session_"):
-            return
-        with suppress(OSError):
-            self._note.write_text(cores.cpu_ranges(self._all))
-            for pid in self._processes():
-                with suppress(OSError):
-                    _move(pid, free)
-            self._ray = free
-            if free == self._all:
-                self._note.unlink()
+        for pid in self._processes() if self._is_rays else ():
+            with suppress(OSError):
+                _move(pid, free)
 
     def _processes(self) -> set[int]:
         """Of Ray, but for this one and what it has started."""
-        found = set[int]()
-        for place in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if os.fsencode(self._session) in (place / "cmdline").read_bytes():
-                    found.add(int(place.name))
+        found = processes.naming(str(self._session))
         found |= processes.descendants(found)
         return found - {os.getpid(), *processes.descendants([os.getpid()])}
 
@@ -378,10 +371,12 @@ class Cluster:
 
     @property
     def nodes(self) -> list[Node]:
+        """The machines, by rank."""
         return [peer.node for peer in self.peers]
 
     @property
     def environments(self) -> list[dict[str, Any]]:
+        """What each is, as a run records it."""
         return [peer.environment for peer in self.peers]
 
     def __enter__(self) -> Self:
@@ -507,6 +502,7 @@ def _placed(node: dict[str, Any]) -> Peer:
         num_cpus=resources.get("CPU", 0),
         num_gpus=resources.get("GPU", 0),
         max_concurrency=2,  # to be stopped while it is asked
+        runtime_env={"env_vars": AS_HERE},
         scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
     )
     return Peer(actor.remote(), f"node {node['NodeManagerHostname']}")

@@ -29,7 +29,7 @@ from gpubench.run.tune.search import SEARCH, search
 from gpubench.run.tune.trials import AgentBench
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.goal import Search
-from gpubench.suite.types import Cell, Option, Policy
+from gpubench.suite.types import Cell, Option, Policy, title
 
 BEST = "best.toml"
 FINISHED = "result.json"
@@ -78,7 +78,7 @@ def run(job: TuneJob, watcher: Watcher) -> Outcome:
         walk = _Walk(job, writer, watcher)
         many = units.count(len(job.header.planned), "configuration")
         watcher.said(
-            f"{job.search.goal.objective.name} of {job.plan.suite.workload.model}: {many}, "
+            f"{job.search.goal.objective.name} of {title(job.plan.suite.workload.model)}: {many}, "
             f"{units.clock(job.search.budget_s)}; records go to {job.out}"
             f"{NOTHING_STORED if anew else ''}"
         )
@@ -128,7 +128,7 @@ def best_toml(job: TuneJob, cell: Cell) -> str:
     """A suite of one cell: `gpubench run` measures it as long as any, and by the same floors."""
     trial, plain = job.plan.suite.policy, Policy()
     policy = replace(trial, **{name: getattr(plain, name) for name in TRIAL})
-    words = f"{job.search.goal.objective.name} of {cell.model}: {cell.label}"
+    words = f"{job.search.goal.objective.name} of {title(cell.model)}: {cell.label}"
     return space.to_toml(cell, policy, "best", f"What gpubench tune recommends for {words}")
 
 

@@ -23,7 +23,7 @@ from gpubench.run.tune import space
 from gpubench.run.tune.driver import TuneJob
 from gpubench.suite.goal import Goal, Search
 from gpubench.suite.schema import nearest
-from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload
+from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload, title
 from gpubench.workload.data import datasets
 
 SAMPLE_S = 0.6
@@ -85,7 +85,7 @@ def job(
     cells = list({cell.key: cell for cell in (*today, *found)}.values())
     suite = space.suite(
         f"tune-{Path(plain.workload.model).stem}", cells, policy(floors, goal, budget_s, seed),
-        today[0].backend, f"A search: {goal.objective.name} of {plain.workload.model}",
+        today[0].backend, f"A search: {goal.objective.name} of {title(plain.workload.model)}",
     )  # fmt: skip
     cache = Cache(cache_dir)
     plan = _calibrated(planning.make(suite, cells, backends, cores, gpus), catalog, cache)

@@ -23,6 +23,7 @@ TYPES = {"fp32": "float32", "tf32": "float32", "amp": "float32", "fp16": "float1
 }
 """Precision -> type of the file's weights, input and output."""
 INPUT, OUTPUT, FILE = "images", "logits", "model.onnx"
+MADE_WITH = ("torch", "onnx", "onnxscript")
 _OPSET = {"float32": 20, "float16": 20, "bfloat16": 22}
 """The oldest that serves, for old runtimes: bf16 convolutions exist from 22 on."""
 _ONE_FILE = 1.9e9
@@ -47,7 +48,7 @@ def onnx(cache: Cache, state: Path, precision: str, batch: int | None) -> Path:
         "dtype": dtype,
         "batch": batch,
         "opset": _OPSET[dtype],
-        "versions": plugins.installed("torch", "onnx", "onnxscript"),
+        "versions": plugins.installed(*MADE_WITH),
     }
     entry = cache.get_or_make("onnx", recipe, lambda at: _export(state, dtype, batch, at / FILE))
     return entry / FILE

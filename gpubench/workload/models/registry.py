@@ -62,6 +62,8 @@ class Source(ABC):
     """One line for ``gpubench list models``."""
     preload: tuple[str, ...] = ()
     """As `gpubench.backends.base.Backend.preload`."""
+    onnx_with: tuple[str, ...] = ()
+    """Packages that write its networks as ONNX; (): they are that already."""
 
     def probe(self) -> dict[str, str]:
         """Versions of what its networks are made with; raises `Unavailable`. For the driver."""

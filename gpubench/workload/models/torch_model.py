@@ -33,6 +33,8 @@ KEYWORDS = ("probe", "random")
 class TorchSource(Buildable):
     """A source whose networks are an ``nn.Module``; the rest is done here, for all alike."""
 
+    onnx_with = onnx_export.MADE_WITH
+
     def recipe(self, workload: Workload) -> dict[str, Any]:
         """Whatever else than the words of the suite decides about it."""
         return {"files": self.files(workload.model)}

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, get_args
@@ -18,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from gpubench import plugins
 from gpubench.cli.main import cli
 from gpubench.errors import InputError, RecordError
 from gpubench.records.reader import read_all
@@ -414,10 +416,27 @@ def test_parquet_is_the_same_frame_with_types() -> None:
     assert slow.index.tolist() == list(get_args(Arm))
 
 
-def test_parquet_without_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"gpubench\[parquet\]"):
+@pytest.mark.parametrize(("package", "found", "says"), [
+    ("pyarrow", None, r"^parquet: pyarrow is not installed; pip install 'gpubench\[parquet\]'$"),
+    ("pandas", None, r"^parquet: pandas is not installed; pip install 'gpubench\[parquet\]'$"),
+    ("pandas", "1.5.3", r"^parquet: pandas 1.5.3 .* gpubench needs >=2.2; pip install 'pandas>=2"),
+])  # fmt: skip
+def test_without_what_writes_parquet_it_says_what_to_install(
+    package: str, found: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name != package:
+            return "99"
+        if found is None:
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(plugins, "version", version)
+    with pytest.raises(InputError, match=says):
         exports.export([make.run(CELLS[:1])], "parquet")
+    if package == "pandas":
+        with pytest.raises(InputError, match=r"^runs as frames: pandas .*; pip install"):
+            frames.frame([make.run(CELLS[:1])])
 
 
 @pytest.mark.parametrize("form", [f for f in exports.FORMATS if f != "parquet"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,43 @@ from gpubench.run.agent import client
 from gpubench.run.agent.client import AgentClient
 
 
+@pytest.fixture(params=[client.LONGEST_TEMPDIR, client.LONGEST_TEMPDIR + 1])
+def temp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The temporary directory, whose path has so many bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t" * (request.param - 13)) as place:
+        assert len(place) == request.param
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        yield Path(place)
+
+
 def test_a_long_temporary_directory_is_no_place_for_sockets(
-    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    temp: Path, tmp_path: Path, cache_dir: Path
 ) -> None:
-    deep = tmp_path / ("deep" * 20)
-    deep.mkdir()
-    monkeypatch.setenv("TMPDIR", str(deep))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     with AgentClient([], cache_dir, tmp_path / "log") as agent:
         assert agent.start().errors == {}
         assert agent._process is not None
         environ = Path(f"/proc/{agent._process.pid}/environ").read_bytes().decode().split("\0")
         [scratch] = [e.partition("=")[2] for e in environ if e.startswith(f"{SCRATCH}=")]
         assert Path(scratch).stat().st_mode & 0o777 == 0o700
+        fits = len(str(temp)) <= client.LONGEST_TEMPDIR
+        assert Path(scratch).parent == (temp if fits else temp.parent)
+        if fits:
+            only_what_no_agent_holds_is_swept(temp, Path(scratch))
     assert not Path(scratch).exists()
-    assert not list(deep.iterdir())
-    assert "TMPDIR" in os.environ
+
+
+def only_what_no_agent_holds_is_swept(temp: Path, held: Path) -> None:
+    """Killed with its driver, an agent leaves its directory; another version's may be alive."""
+    left, young, older = (
+        temp / f"gpubench-{x}" for x in ("agent-1", "agent-2", "0123456789abcdef")
+    )
+    for place in (left, young, older):
+        place.mkdir()
+        (place / "file").touch()
+    for place in (left, older, held):
+        os.utime(place, (0, 0))
+    client.sweep(str(temp))
+    assert sorted(temp.iterdir()) == sorted([young, older, held])
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -47,6 +47,11 @@ class Machines:
         self._temps: list[str] = []
         self.pinned = True
         """Whether each has a core of its own, as far as there are enough."""
+        self.before: dict[int, str] = {}
+        """Shell commands of a host before Ray starts: what they mount, only Ray sees."""
+        self.auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        self.grace_s = 60.0
+        """How much longer than it may take an agent is waited for."""
 
     def up(self) -> None:
         for name in (self._switch, *self.names):
@@ -88,23 +93,22 @@ class Machines:
         head = ("--head", "--port", PORT, "--no-monitor", "--include-dashboard", "false")
         cores = sorted(os.sched_getaffinity(0))
         pin = ("taskset", "-c", cores[rank % len(cores)]) if self.pinned else ()
+        before = self.before.get(rank, ":") + '; exec "$@"'
         return self.start(
-            rank, *pin, RAY, "start", "--block",
+            rank, "sh", "-ec", before, "sh", *pin, RAY, "start", "--block",
             *(head if rank == 0 else ("--address", address)),
             "--node-ip-address", self.address(rank), "--num-cpus", 1,
             "--temp-dir", self._temps[-1], "--object-store-memory", 100_000_000,
             "--disable-usage-stats", **self.auth | HEALTH | PATIENCE | environ,
         )  # fmt: skip
 
-    @property
-    def auth(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-
     def gpubench(self, rank: int, *words: object, **environ: str) -> subprocess.Popen[str]:
         """A command there."""
         script = (  # the page takes longer than all the rest of a run on the fake backend
             "from gpubench import report; report.render = lambda *_: 'no report'; "
             "from gpubench.run.cluster import ray_cluster; ray_cluster.JOIN_S = 600; "
+            "from gpubench.run.agent import client; "
+            f"ray_cluster.GRACE_S = client.GRACE_S = {self.grace_s}; "
             "from gpubench.cli.main import main; main()"
         )
         return self.start(rank, sys.executable, "-c", script, *words, **self.auth | environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from gpubench.records.reader import read
+import gpubench
+from gpubench.records.reader import begun, read
 from gpubench.records.record import RecordFile
 from tests.run.cluster.machines import (
     PORT,
@@ -67,6 +69,8 @@ def test_a_run_on_two_machines_one_is_lost_and_a_new_cluster_completes_it(
     cluster = Cluster(two)
     lead = two.run(suite, *words)
     until(lambda: running(tmp_path / "run", 2), lead)
+    agents = [pid for pid, text in two.processes(1).items() if "gpubench.run" in text]
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in agents} == {0}, "as without Ray"
     cluster.kill(1)
     code, out, err = outcome(lead)
     assert code == 1, out + err
@@ -122,6 +126,59 @@ def test_who_has_no_token_runs_nothing(
     assert "Traceback" not in err
     assert f"--ray {two.address(0)}:{PORT}: " in err
     assert TOKEN not in out + err
+
+
+def test_who_joins_late_has_other_files_or_another_version(
+    two: Machines, write_suite: WriteSuite, tiny_onnx: Path, tmp_path: Path, words: list[Any]
+) -> None:
+    own = tmp_path / "models" / "own.onnx"
+    own.parent.mkdir()
+    shutil.copy(tiny_onnx, own)
+    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
+    suite.write_text(suite.read_text().replace(str(tiny_onnx), str(own)))
+    cluster = Cluster(two, 1)
+    lead = two.run(suite, *words)
+    until(lambda: begun(tmp_path / "run"), lead)
+    two.before[1] = f"mount -t tmpfs none {own.parent}"
+    cluster.start(1)
+    code, out, err = outcome(lead)
+    assert code == 0, out + err
+    assert finished(read(tmp_path / "run"), 1) == ["ok", "ok"]
+    assert finished(read(tmp_path / "run"), 2) == ["unavailable"], "it began without the second"
+
+    words[1] = tmp_path / "with"
+    code, out, err = outcome(two.run(suite, *words))
+    assert code == 2, out + err
+    assert "the files that it names are others there" in err
+    code, out, err = outcome(two.run(suite, "--ship", *words))
+    assert code == 0, out + err
+    both = [r for r in read(tmp_path / "with").records if r.cell.replicas == 2]
+    assert [(r.status, [x.node for x in r.replicas]) for r in both] == [("ok", [0, 1])] * 2
+
+    altered = tmp_path / "altered.py"
+    source = Path(gpubench.__file__ or "")
+    altered.write_text(source.read_text().replace(gpubench.__version__, "9.9"))
+    two.before[1] = f"mount --bind {altered} {source}"
+    cluster.kill(1)
+    cluster.start(1)
+    code, out, err = outcome(two.run(suite, *words, "--resume"))
+    assert code == 2, out + err
+    assert "has gpubench 9.9 (" in err
+
+
+def test_a_cluster_that_asks_for_no_token_is_refused_unless_that_is_accepted(
+    two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
+) -> None:
+    suite = write_suite(batch_size="[1]", replicas="[2]")
+    two.auth = {"RAY_AUTH_MODE": "disabled"}
+    Cluster(two)
+    code, out, err = outcome(two.run(suite, *words))
+    assert code == 2, out + err
+    assert "RAY_AUTH_MODE=token" in err
+    code, out, err = outcome(two.run(suite, *words, "--insecure-cluster"))
+    assert code == 0, out + err
+    nodes = read(tmp_path / "run").header.nodes
+    assert [node["engine"].partition(", ")[2] for node in nodes] == ["without a token"] * 2
 
 
 def test_a_cluster_of_this_machine_alone_measures_as_without_it(

@@ -258,6 +258,5 @@ def test_rays_processes_keep_off_what_is_measured_and_come_back(tmp_path: Path) 
         kept.keep_off([(first,)])
         kept.keep_off([tuple(usable)])
         assert os.sched_getaffinity(raylet) == usable
-        assert not list(session.iterdir())
     finally:
         os.kill(raylet, signal.SIGKILL)

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from gpubench.cache import Cache
 from gpubench.errors import InputError
 from gpubench.machine.software import environ_of_python
+from gpubench.run.agent import worker
+from gpubench.suite import types
 from gpubench.suite.types import Preprocess, Workload, default_weights, model_path, source_of
 from gpubench.workload.models import registry
 from gpubench.workload.models.sources import pickled
@@ -71,7 +74,17 @@ def test_a_module_travels_by_value_and_stays_as_it_is(tmp_path: Path) -> None:
     assert told.stdout.split() == ["Own", str(CLASSES), "True"]
 
 
-@pytest.mark.parametrize("make", [lambda: Own().train(), lambda: Own, lambda: lambda: Own().half()])
+def _parametrised() -> Own:
+    module = Own()
+    parametrizations.weight_norm(module.head)
+    parametrizations.spectral_norm(module.body[0])
+    return module
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Own().train(), lambda: Own, lambda: lambda: Own().half(), _parametrised],
+)
 def test_it_is_a_model_like_any_other(
     tmp_path: Path, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +170,19 @@ def test_what_cannot_travel_is_named(
         pickled.dump(spoil(Own()), tmp_path)
     assert words in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whatever_is_told_of_it_calls_it_by_its_class(tmp_path: Path) -> None:
+    """Not by the file in the cache."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    work = Workload(model=str(pickled.dump(lambda: 3, folder)), weights="file")
+    with pytest.raises(InputError) as caught:
+        registry.resolve(work, Cache(tmp_path / "it's")).state()
+    told = worker.failure(caught.value).reason
+    assert told.startswith("model lambda (live): <lambda> returns int")
+    for path in ("'/a b/Net-0123456789ab.cloudpickle'", "/a/Net-0123456789ab.cloudpickle"):
+        assert types.told(f"it's {path}: no") == "it's Net (live): no"
 
 
 def test_what_no_worker_can_load_is_an_error_of_input(tmp_path: Path) -> None:

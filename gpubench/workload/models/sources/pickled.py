@@ -6,6 +6,7 @@ its code; only workers load it, and a report never does.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import inspect
 import io
@@ -79,10 +80,11 @@ class Pickled(Code):
         file = Path(workload.model)
 
         def copy(at: Path) -> None:
-            shutil.copyfile(file, at / f"module{ENDING}")
+            shutil.copyfile(file, at / file.name)
 
-        kept = cache.get_or_make("live", {"sha256": self.files(str(file))[str(file)]}, copy)
-        return TorchModel(self, replace(workload, model=str(kept / f"module{ENDING}")), cache)
+        recipe = {"sha256": self.files(str(file))[str(file)], "name": file.name}
+        kept = cache.get_or_make("live", recipe, copy)
+        return TorchModel(self, replace(workload, model=str(kept / file.name)), cache)
 
 
 def is_live(value: object) -> bool:
@@ -156,11 +158,16 @@ def _by_value() -> Iterator[None]:
 
 def _alike() -> Any:
     """`cloudpickle`, less the number that it draws for each class: a cell of a notebook that is run
-    again gives the same bytes."""
+    again gives the same bytes. And parametrised modules (weight norm, LoRA) travel, which their
+    class refuses."""
     import cloudpickle
+    from torch import nn
+    from torch.nn.utils import parametrize
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
+                return copyreg.__newobj__, (type(obj),), vars(obj)  # type: ignore[attr-defined]
             found = super().reducer_override(obj)
             if not isinstance(obj, type) or not isinstance(found, tuple):
                 return found

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from gpubench import plugins
 from gpubench.backends import base
-from gpubench.cli import doctor
 from gpubench.errors import InputError, Unavailable
 from gpubench.machine import cores, import_check
 from gpubench.machine.import_check import try_imports
+from gpubench.run import doctor
 from tests.machine.telemetry.test_energy import sensor, zone
 
 
@@ -153,7 +154,7 @@ def test_backends_and_their_remedies(
     backends: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor.decoders_base, "names", lambda: ["pil"])  # the others import torch
-    report = doctor.collect(cache_root=tmp_path / "cache", timeout_s=30)
+    report = doctor.doctor(cache_dir=tmp_path / "cache", timeout_s=30)
     checks = by_name(next(s for s in report.sections if s.title == "Backends").checks)
     assert checks["good"].status == "ok"
     assert checks["good"].detail == "version 1.2; devices a, b; with colorsys, email"
@@ -174,6 +175,22 @@ def test_backends_and_their_remedies(
     assert json.loads(doctor.to_json(report))["sections"][3]["title"] == "Backends"
     decoders = next(s for s in report.sections if s.title == "Decoders").checks
     assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
+
+
+def test_what_is_too_old_is_neither_fine_nor_to_be_installed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = {
+        name: Unavailable(f"{name} is too old", f"pip install -U {name}")
+        for name in ("torch", "onnxscript")
+    }
+    monkeypatch.setattr(plugins, "outdated", lambda: old)
+    imports = {"torch": {"error": "libcublas"}, "numpy": {"version": "2.4", "seconds": 0.1}}
+    checks = by_name(doctor._runtimes(imports))
+    assert {name: check.status for name, check in checks.items()} == {
+        "torch": "missing", "numpy": "ok", "onnxscript": "missing",
+    }  # fmt: skip
+    assert checks["torch"].remedy == "pip install -U torch"
 
 
 def test_a_decoder_on_a_device_is_not_there_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +389,7 @@ def test_a_cache_on_a_disk_of_another_machine(machine: Path, tmp_path: Path) -> 
 ENDED = """
 import signal, subprocess, threading
 from types import SimpleNamespace
-from gpubench.cli import doctor
+from gpubench.run import doctor
 
 both, ended = threading.Barrier(2), []
 

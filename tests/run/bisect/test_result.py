@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gpubench.analysis.compare.bisection import Outlook, Stretch
-from gpubench.cli import bisect
+from gpubench.run.bisect import result
 
 
 def test_where_a_change_probably_came_is_told_of_the_stretch_that_holds_it() -> None:
@@ -14,7 +14,7 @@ def test_where_a_change_probably_came_is_told_of_the_stretch_that_holds_it() -> 
     outcome: Any = SimpleNamespace(outlook=Outlook(stretches, None, 0.96, (2, 3)))
     versions = [SimpleNamespace(name=f"1.{n}", line=f"lib 1.{n}") for n in range(9)]
     job: Any = SimpleNamespace(row=SimpleNamespace(versions=versions, kind="release"))
-    said = [list(bisect._told(job, outcome, stretch)) for stretch in stretches]
+    said = [list(result.told(job, outcome, stretch)) for stretch in stretches]
     assert said == [
         [
             "after lib 1.0, up to lib 1.4; measuring ended before it was known",

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from gpubench import escape, units
+from gpubench import escape, plugins, units
 from gpubench.backends import base
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
@@ -27,6 +27,7 @@ from gpubench.machine.import_check import remedy_of, try_imports
 from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run import availability
+from gpubench.run.results import Shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +51,7 @@ class Section(Struct, frozen=True):
     checks: list[Check]
 
 
-class Report(Struct, frozen=True):
+class Report(Shown, Struct, frozen=True):
     """All findings, and the environment as a run would record it."""
 
     sections: list[Section]
@@ -61,9 +62,17 @@ class Report(Struct, frozen=True):
         """What is installed and does not work."""
         return [c for section in self.sections for c in section.checks if c.status == "broken"]
 
+    def _parts(self) -> Sequence[RenderableType]:
+        return [render(self)]
 
-def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
-    """Examine this machine; takes as long as importing the runtimes does."""
+
+def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> Report:
+    """What this machine can run, what it lacks with the exact remedy, and what disturbs numbers.
+
+    Takes as long as importing the runtimes does, each in a process of its own, and at most
+    ``timeout_s`` each. ``sections`` has the findings; ``environment`` what a run would record.
+    """
+    cache_root = Path(cache_dir) if cache_dir else None
     here = environment.collect(["gpubench", "doctor"])
     imports: dict[str, dict[str, Any]] = {}
     backends = [check for _, check in _registered(base, imports, timeout_s)]
@@ -72,7 +81,7 @@ def collect(cache_root: Path | None = None, timeout_s: float = 120.0) -> Report:
         [
             Section("Machine", _machine(here)),
             Section("GPU", _gpus(here, imports.get("torch", {}))),
-            Section("Runtimes", [_runtime(name, found) for name, found in imports.items()]),
+            Section("Runtimes", _runtimes(imports)),
             Section("Backends", backends),
             Section("Decoders", decoders),
             Section("Tools and cache", [_compiler(), *_cache(cache_root)]),
@@ -270,7 +279,7 @@ def _registered(
             found[name] = registry.get(name)
         except InputError as error:
             found[name] = error
-    wanted = {n: _runtimes(p) for n, p in found.items() if not isinstance(p, InputError)}
+    wanted = {n: _modules(p) for n, p in found.items() if not isinstance(p, InputError)}
     new = {tuple(m for m in modules if m not in imports) for modules in wanted.values()}
     groups = [g for g in new if g and not any(set(g) < set(other) for other in new)]
     with ThreadPoolExecutor(2) as pool:  # two at a time: imports are heavy on small machines
@@ -291,11 +300,19 @@ def _registered(
     ]
 
 
-def _runtimes(backend: base.Backend | decoders_base.Decoder) -> tuple[str, ...]:
+def _modules(backend: base.Backend | decoders_base.Decoder) -> tuple[str, ...]:
     """What it is tried with; of what is missing anyway, those parts that are there."""
     modules = [m.partition(".")[0] for m in backend.preload]
     here = list(filter(importlib.util.find_spec, [*modules, *_ALTERNATIVES.get(backend.name, ())]))
     return tuple(dict.fromkeys(here if availability.lack(backend) else [*modules, *here]))
+
+
+def _runtimes(imports: dict[str, dict[str, Any]]) -> list[Check]:
+    """Those that were tried, and whatever else is here and too old: that says more than a trial."""
+    tried = {name: _runtime(name, found) for name, found in imports.items()}
+    old = plugins.outdated().items()
+    missing = {name: Check(name, "missing", lack.reason, lack.remedy) for name, lack in old}
+    return [*(tried | missing).values()]
 
 
 def _runtime(name: str, found: dict[str, Any]) -> Check:
