@@ -49,6 +49,10 @@ class Inspected(Shown, Struct, frozen=True):
     backends: list[Taker]
     """``backend``, and the ``precisions`` in which it takes the network, or ``why`` in none."""
 
+    def __repr__(self) -> str:
+        """As the command line prints it; a remedy is not broken."""
+        return "\n".join(part.plain for part in self._parts())
+
     def _parts(self) -> Sequence[Text]:
         net = self.network
         names = f" ({', '.join(net.class_names[:3])}, ...)" if net.class_names else ""
