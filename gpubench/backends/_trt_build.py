@@ -12,7 +12,6 @@ against the real bindings.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from msgspec import Struct
 
 from gpubench import plugins
 from gpubench.errors import CellFailed, Unavailable
+from gpubench.workload.models import onnx_external_data
 
 RTX = "tensorrt_rtx"
 UPGRADE = {
@@ -204,10 +204,13 @@ def inspect_onnx(path: Path) -> OnnxFile:
     except Exception as error:  # protobuf's error types differ between its implementations
         raise CellFailed("error", f"{path.name} is not a readable ONNX file: {error}") from error
     operators, files = set(), {path}
-    for message in _messages(model.graph):
+    for message in onnx_external_data.messages(model.graph):
         if isinstance(message, onnx.NodeProto):
             operators.add(message.op_type)
-        elif message.data_location == onnx.TensorProto.EXTERNAL:
+        elif (
+            isinstance(message, onnx.TensorProto)
+            and message.data_location == onnx.TensorProto.EXTERNAL
+        ):
             place = next(e.value for e in message.external_data if e.key == "location")
             files.add(path.parent / place)
     digest = hashlib.sha256()
@@ -218,14 +221,3 @@ def inspect_onnx(path: Path) -> OnnxFile:
         except OSError as error:
             raise CellFailed("error", f"external data of {path.name}: {error}") from error
     return OnnxFile(digest.hexdigest(), "QuantizeLinear" in operators)
-
-
-def _messages(graph: Any) -> Iterator[Any]:
-    """Every node and tensor of a graph and of the graphs inside its nodes."""
-    yield from graph.initializer
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _messages(inner)

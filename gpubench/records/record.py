@@ -325,6 +325,8 @@ NOTED = {
 """Facts that are a note of the whole run, said once -> what stands before them."""
 ARTEFACT_BYTES = "artefact_bytes"
 """In `Record.facts`: of all files that the backend made of the model."""
+COPIED_IN = "copied_in_bytes"
+"""In `Record.facts`: what a batch takes."""
 NO_CEILING = "no_ceiling"
 """In `Record.facts`: why there is no `Record.ceiling` although one was due."""
 BEGIN = b'{"header":{'

@@ -75,7 +75,9 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
     record = replace(record, cell=cell, repeat=repeat, prepare_ns=prepare_ns,
                      flags=list(dict.fromkeys(seen)))  # fmt: skip
     if parity is not None and not parity.passed:
-        return replace(record, status="failed", kind="parity", reason=_words(parity))
+        return replace(
+            record, status="failed", kind="parity", reason=_words(parity), remedy=_remedy(cell)
+        )
     if record.pipeline is not None and not record.pipeline.passed:
         return replace(
             record, status="failed", kind="parity", reason=_pipeline_words(record.pipeline)
@@ -83,6 +85,20 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
     if parity is not None and not parity.accurate:
         return replace(record, status="failed", kind="accuracy", reason=_floors(parity))
     return record
+
+
+def _remedy(cell: Cell) -> str:
+    if cell.precision != "int8":
+        return ""
+    if cell.weights == "probe":
+        return (
+            "probe weights say little of int8: of networks with attention they lose more than "
+            "trained ones; give your own (workload.weights)"
+        )
+    return (
+        "try pictures like those it was trained on (workload.calibration), more of them "
+        "(calibration_images), another calibration, or fp16, bf16"
+    )
 
 
 def _words(parity: Parity) -> str:

@@ -350,7 +350,7 @@ class History(Shown):
     def _parts(self) -> Sequence[RenderableType]:
         from rich.text import Text
 
-        return [Text(self.document().rstrip("\n"))]
+        return [Text(line) for line in self.document().splitlines()]
 
 
 class Plan(Shown):

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from gpubench.analysis.summary import summarise
 from gpubench.cache import Cache
 from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
-from gpubench.run import driver, setup
+from gpubench.run import driver, record_builder, setup
+from gpubench.run.agent.messages import Done
 from gpubench.run.watcher import Silent
 from gpubench.suite.types import Workload
 from gpubench.workload.data import preprocess
@@ -125,6 +127,11 @@ def test_parity_fails_before_accuracy(run: Run) -> None:
     assert record.kind == "parity"
     assert record.parity
     assert record.parity.disagreements
+    for weights, words in (("probe", "probe weights say little of int8"), ("own", "calibration")):
+        cell = replace(record.cell, precision="int8", weights=weights)
+        again = record_builder.measured(cell, 0, Done(record), {})
+        assert (again.status, again.kind) == ("failed", "parity")
+        assert words in again.remedy, "where eight bits are what changed the answers"
 
 
 def test_a_run_says_why_it_has_no_accuracy(run: Run) -> None:

@@ -11,7 +11,7 @@ from gpubench.analysis.pipeline import Breakdown, breakdown
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, but, flags_of, gain, speedup
 from gpubench.analysis.tables.table import Body, Column, Part, Table, with_axes
-from gpubench.records.record import Record
+from gpubench.records.record import COPIED_IN, Record
 from gpubench.units import count
 
 STAGES = "Stages of the whole pipeline"
@@ -19,6 +19,7 @@ ADDS = {
     "latency": "What the pipeline adds to latency",
     "throughput": "What the pipeline takes from throughput",
 }
+GIVEN = "What the host gives"
 NAMES = {"read": "read", "decode": "decode", "transform": "resize + normalise",
          "copy_in": "copy in (H2D)", "run": "compute", "copy_out": "copy out (D2H)",
          "postprocess": "post-process"}  # fmt: skip
@@ -39,6 +40,7 @@ def build(summaries: Sequence[Summary]) -> list[Table]:
         _adds("latency", [s for s in summaries if s.cell.scenario == "latency" and s.medians]),
         _adds("throughput", [s for s in summaries if s.cell.scenario == "throughput" and s.rates]),
         _stages(staged(summaries)),
+        _given(summaries),
         _decoders(summaries),
     ]
 
@@ -145,6 +147,28 @@ def _stages(found: Sequence[tuple[Summary, Breakdown]]) -> Table:
     notes = ["Stages were timed alone, with the first of the batches that were sampled: means. Of "
              "latency they share out the time of a batch, of throughput they overlap."]  # fmt: skip
     return with_axes(STAGES, columns, body, notes + skipped([s for s, _ in found]), ("boundary",))
+
+
+def _given(summaries: Sequence[Summary]) -> Table:
+    """Of a run with several values of ``input``: what each costs the host, and the bus."""
+    rows = [s for s in summaries if s.timed and s.cell.boundary != "compute"]
+    several = len({s.cell.input for s in rows}) > 1
+    columns = (
+        Column("batch", "bytes", "lower", "that is copied in"),
+        Column("on the host", "ns", "lower",
+               "of one batch: resize + normalise of a pipeline, and the conversion to fp16"),
+        Column(NAMES["copy_in"], "ns", "lower", "of one batch"),
+        Column("compute", "ns", "lower", "of one batch, with the cast and normalisation that the "
+               "host does not do"),
+    )  # fmt: skip
+    body: Body = []
+    for s in rows if several else ():
+        taken = next((n for r in s.timed if isinstance(n := r.facts.get(COPIED_IN), int)), None)
+        each = [x.stages_ns for r in s.timed for x in r.replicas if x.stages_ns]
+        of = {k: median(e.get(k, 0) for e in each) for e in each for k in e}
+        host = sum(of.get(k, 0) for k in ("transform", "convert")) or None
+        body.append((s, [taken, host, of.get("copy_in"), of.get("run"), flags_of(s)]))
+    return with_axes(GIVEN, columns, body, [])
 
 
 def facts(s: Summary) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from gpubench.pipeline import core_split
 from gpubench.pipeline.assembly import ReplicaPipeline
 from gpubench.records import validation
 from gpubench.records.parity import Parity
-from gpubench.records.record import ARTEFACT_BYTES, SOAKED, Record
+from gpubench.records.record import ARTEFACT_BYTES, COPIED_IN, SOAKED, Record
 from gpubench.records.samples import Samples
 from gpubench.run.agent.messages import FINISHED, Done, Go, Measure
 from gpubench.run.agent.shared_job import Queue, awake_s, claims
@@ -204,7 +204,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
         flags.append("FROZEN")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     turns = [replace(turn, peak_host_bytes=peak) for turn in turns]
-    facts["copied_in_bytes"] = images.nbytes
+    facts[COPIED_IN] = images.nbytes
     if policy.soak_s:
         facts[SOAKED] = f"begun after {policy.soak_s:g} s under load"
     facts["pinned"] = [cpu_ranges(request.cores[replica])]

@@ -145,8 +145,8 @@ class Model(ABC):
         if apart > _AGAIN:
             raise InputError(
                 f"model {self.name!r} answers the same images otherwise each time (relative "
-                f"difference {apart:.2g}), so no answer of it is right: look for a dropout in "
-                "training mode, or for random numbers; give it in eval mode"
+                f"difference {apart:.2g}), so no answer of it is right: look for a dropout or "
+                "a batch normalisation in training mode, or random numbers; give it in eval mode"
             )
         if size == 1:
             return found

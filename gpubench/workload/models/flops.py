@@ -162,11 +162,11 @@ def count_graph(file: Path) -> Tally:
 
     def of(name: str) -> Shape:
         if name not in shapes:
-            raise InputError(f"model {str(file)!r}: the shape of {name!r} cannot be inferred")
+            raise InputError(f"the shape of {name!r} in its graph cannot be inferred")
         return shapes[name]
 
     for node in graph.node:
-        operands = _operands(node, str(file))
+        operands = _operands(node)
         if not operands:
             continue
         results = of(node.output[0])
@@ -190,10 +190,10 @@ def _flops(node: NodeProto, operands: list[Shape], results: Shape) -> int:
     return 0
 
 
-def _operands(node: NodeProto, where: str) -> list[str]:
+def _operands(node: NodeProto) -> list[str]:
     """Inputs that count, the constant last; none of an operator that does not."""
     if node.op_type in UNCOUNTED:
-        raise InputError(f"model {where!r}: products in {node.op_type} are not counted")
+        raise InputError(f"products in {node.op_type} are not counted")
     second = CONVOLUTIONS.get(node.op_type) or PRODUCTS.get(node.op_type)
     if second:
         return [node.input[0], node.input[second]]
@@ -225,7 +225,7 @@ def _for_one_image(file: Path) -> tuple[ModelProto, int]:
                 break
             model = shape_inference.infer_shapes(model, data_prop=True)
     except shape_inference.InferenceError as error:
-        words = f"model {str(file)!r}: its shapes cannot be inferred: {error}"
+        words = f"the shapes in its graph cannot be inferred: {error}"
         raise InputError(words) from error
     return model, batch
 

@@ -55,7 +55,12 @@ def inspect(workload: Workload, cache: Cache) -> Inspection:
     model = resolve(workload, cache)
     spec, opset, modules, total, why = model.spec, None, {}, None, ""
     noise = np.random.default_rng(0).integers(0, 255, (2, *model.input_shape), np.uint8)
-    model.answers(noise if spec.dtype == "uint8" else np.divide(noise, 255, dtype=np.float32))
+    given = noise if spec.dtype == "uint8" else np.divide(noise, 255, dtype=np.float32)
+    notes = [model.taken, *model.notes]
+    if not np.isfinite(model.answers(given)).all():
+        where = model.first_not_finite(given[:1])
+        notes.append(f"answers to noise that are not finite{f', first of {where}' if where else ''}"
+                     "; of pictures `gpubench run` refuses them")  # fmt: skip
     if model.is_onnx:
         import math
 
@@ -92,6 +97,6 @@ def inspect(workload: Workload, cache: Cache) -> Inspection:
         flops=total,
         uncounted=why,
         modules=modules,
-        notes=[note for note in (model.taken, *model.notes) if note],
+        notes=[note for note in notes if note],
         sha256=model.identity,
     )

@@ -60,15 +60,17 @@ def external(model: ModelProto, folder: Path) -> list[str]:
 
 
 def tensors(message: Any) -> Iterator[TensorProto]:
-    """Every tensor in a message; protobuf reads no more than 33 graphs inside one another."""
+    """Every tensor in a message."""
+    return (part for part in messages(message) if part.DESCRIPTOR.name == "TensorProto")
+
+
+def messages(message: Any) -> Iterator[Any]:
+    """It and all inside it; protobuf reads no more than 33 graphs inside one another."""
+    yield message
     for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for part in value if isinstance(value, Iterable) else (value,):
-            if field.message_type.name == "TensorProto":
-                yield part
-            else:
-                yield from tensors(part)
+        if field.message_type is not None:
+            for part in value if isinstance(value, Iterable) else (value,):
+                yield from messages(part)
 
 
 def _size(folder: Path, name: str) -> int:

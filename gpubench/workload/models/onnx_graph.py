@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from msgspec import Struct
 from gpubench import files
 from gpubench.suite.schema import MOST_SIDE
 from gpubench.suite.types import Layout
-from gpubench.workload.models.onnx_external_data import tensors
+from gpubench.workload.models.onnx_external_data import messages, tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +94,7 @@ def read(file: Path) -> tuple[ModelProto, str]:
     try:
         model = onnx.load_model_from_string(body)
     except Exception as error:  # protobuf's, which is no dependency here
-        raise ValueError(f"is not an ONNX file ({error})") from error
+        raise ValueError(f"is not an ONNX file, or is cut off ({error})") from error
     if not model.graph.node:
         raise ValueError("is not an ONNX file, or one without a graph")
     return model, hashlib.sha256(body).hexdigest()
@@ -253,7 +253,7 @@ def give(
                          f"export it in {_BROADCASTS} or later")  # fmt: skip
     [value] = inputs(graph)
     own, name = value.type.tensor_type.elem_type, value.name
-    nodes = [part for part in _messages(graph) if part.DESCRIPTOR.name == "NodeProto"]
+    nodes = [part for part in messages(graph) if part.DESCRIPTOR.name == "NodeProto"]
     taken = {each.name for each in (*graph.initializer, *graph.input)}
     taken.update(out for node in nodes for out in node.output)
     made, at, free = [], name, f"{name}_given"
@@ -282,47 +282,42 @@ def give(
 
 def doubles(model: ModelProto) -> bool:
     """Whether there is anything in double precision."""
-    return any(map(_double, _messages(model)))
+    return any(_of_type(message, _DOUBLE) for message in messages(model))
 
 
-def _double(message: Any) -> bool:
+def _of_type(message: Any, number: int) -> bool:
     kind = message.DESCRIPTOR.name
     if kind == "AttributeProto":
-        return message.name in ("to", "dtype") and message.i == _DOUBLE
+        return message.name in ("to", "dtype") and message.i == number
     if kind == "TensorProto":
-        return bool(message.data_type == _DOUBLE)
-    return bool(kind == "Tensor" and message.elem_type == _DOUBLE)  # of a TypeProto
+        return bool(message.data_type == number)
+    return bool(kind == "Tensor" and message.elem_type == number)  # of a TypeProto
 
 
 def single(model: ModelProto) -> None:
-    """Make floats of doubles, which no runtime here has convolutions for.
+    """Make floats of doubles, which no runtime here has convolutions for."""
+    cast(model, _DOUBLE, _FLOAT, lambda _, numbers: numbers.astype("float32"))
 
-    Weights in other files must have been loaded.
-    """
+
+def cast(model: ModelProto, was: int, wanted: int, numbers: Callable[[str, Any], Any]) -> None:
+    """Let all that is of type ``was`` be ``wanted``, weights by ``numbers``(name, array): an array
+    of as many bytes. Weights in other files must have been loaded."""
     import numpy as np
     from onnx import numpy_helper
 
-    for message in list(_messages(model)):
-        if not _double(message):
-            continue
+    for message in [m for m in messages(model) if _of_type(m, was)]:
         kind = message.DESCRIPTOR.name
         if kind == "TensorProto":
+            name, dims = message.name, list(message.dims)
             with np.errstate(over="ignore"):
-                narrow = numpy_helper.to_array(message).astype(np.float32)
-            message.CopyFrom(numpy_helper.from_array(narrow, message.name))
+                made = numbers(name, numpy_helper.to_array(message))
+            message.Clear()
+            message.name, message.data_type, message.raw_data = name, wanted, made.tobytes()
+            message.dims.extend(dims)
         elif kind == "Tensor":
-            message.elem_type = _FLOAT
+            message.elem_type = wanted
         else:
-            message.i = _FLOAT
-
-
-def _messages(message: Any) -> Iterator[Any]:
-    """It and all inside it."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if isinstance(value, Iterable) else (value,):
-                yield from _messages(part)
+            message.i = wanted
 
 
 def end_at(graph: GraphProto, name: str, dtype: Any, batch: int, shape: tuple[int, ...]) -> None:
@@ -359,7 +354,7 @@ def _prune(graph: GraphProto, wanted: set[str]) -> None:
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             kept.append(node)
-            for part in _messages(node):  # graphs inside it use names from outside
+            for part in messages(node):  # graphs inside it use names from outside
                 if part.DESCRIPTOR.name == "NodeProto":
                     wanted.update(part.input)
                 elif part.DESCRIPTOR.name == "GraphProto":

@@ -196,7 +196,7 @@ def _cast(source: Path, target: Path, rest: str) -> None:
     leaves its range."""
     import numpy as np
     import onnx
-    from onnx import numpy_helper, version_converter
+    from onnx import version_converter
 
     network = onnx.load(source)
     kind, opset = _HALF[rest]
@@ -206,37 +206,24 @@ def _cast(source: Path, target: Path, rest: str) -> None:
         except Exception as error:  # what it has no adapter for
             words = f"int8_rest = {rest!r} needs opset {opset}: {error}"
             raise CellFailed("error", words) from error
-    graph = network.graph
-    scales = {n.input[1] for n in graph.node if n.op_type.endswith("antizeLinear")}
-    tensors = [*graph.initializer, *(a.t for n in graph.node for a in n.attribute)]
-    for tensor in tensors:
-        if tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
-        was = numpy_helper.to_array(tensor)
-        if rest == "fp16":
-            with np.errstate(over="ignore"):
-                half = was.astype(np.float16)
-            if tensor.name in scales:  # never down: nothing is clipped, and none becomes 0
-                up = np.nextafter(half, np.float16(np.inf))
-                half = np.where(half.astype(np.float32) < was, up, half)
-            if not np.isfinite(half).all():
-                words = f"{tensor.name!r} has numbers beyond the range of fp16"
-                raise CellFailed("error", f"int8_rest = 'fp16': {words}; say 'bf16'")
-        else:  # to the nearest, ties to even
+    nodes = network.graph.node
+    scales = {n.input[1] for n in nodes if n.op_type.endswith("antizeLinear")}
+
+    def half(name: str, was: NDArray[np.float32]) -> NDArray[Any]:
+        if rest == "bf16":  # to the nearest, ties to even
             bits = np.ascontiguousarray(was).view(np.uint32)
-            half = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-        name, dims = tensor.name, list(tensor.dims)
-        tensor.Clear()
-        tensor.name, tensor.data_type, tensor.raw_data = name, kind, half.tobytes()
-        tensor.dims.extend(dims)
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = kind
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
-                attribute.i = kind
-    del graph.value_info[:]
+            return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        made = was.astype(np.float16)
+        if name in scales:  # never down: nothing is clipped, and none becomes 0
+            up = np.nextafter(made, np.float16(np.inf))
+            made = np.where(made.astype(np.float32) < was, up, made)
+        if not np.isfinite(made).all():
+            words = f"{name!r} has numbers beyond the range of fp16"
+            raise CellFailed("error", f"int8_rest = 'fp16': {words}; say 'bf16'")
+        return made
+
+    del network.graph.value_info[:]
+    onnx_graph.cast(network, onnx.TensorProto.FLOAT, kind, half)
     onnx.save(network, target)
 
 
@@ -338,7 +325,9 @@ def _attention(file: Path) -> list[str] | None:
         ):
             weights.update(node.output)
     onnx.save(network, file)
-    layers = any("LayerNormalization" in node.op_type for node in network.graph.node)
+    kinds = {node.op_type for node in network.graph.node}
+    layers = any("LayerNormalization" in kind for kind in kinds)
+    layers |= {"ReduceMean", "Sqrt"} <= kinds  # before opset 17 a layer normalisation is its parts
     return products if layers or products else None
 
 

@@ -72,6 +72,26 @@ def test_a_cell_with_wrong_answers_hides_nothing_but_is_shown(run: RecordFile) -
     assert "failed: accuracy" in row["flags"]
 
 
+def test_what_the_host_gives_stands_beside_its_bytes_and_its_time(run: RecordFile) -> None:
+    def given(r: Record) -> Record:
+        fewer = r.cell.backend == "openvino"
+        stages = {"transform": 1 if fewer else 4, "copy_in": 2, "run": 30} | (
+            {"convert": 5} if fewer else {}
+        )
+        return replace(
+            r, cell=replace(r.cell, input="uint8" if fewer else "float32"),
+            facts=r.facts | {"copied_in_bytes": 100 if fewer else 400},
+            replicas=[replace(x, stages_ns=stages) for x in r.replicas],
+        )  # fmt: skip
+
+    assert pipeline.GIVEN not in {t.title for t in make.tables([run])}, "all give float32"
+    made = {t.title: t for t in make.tables([changed(run, given)])}[pipeline.GIVEN]
+    found = {row["input"]: row for row in rows(made)}
+    assert (found["float32"]["batch"], found["uint8"]["batch"]) == (400, 100)
+    assert (found["float32"]["on the host"], found["uint8"]["on the host"]) == (4, 6)
+    assert (found["uint8"]["copy in (H2D)"], found["uint8"]["compute"]) == (2, 30)
+
+
 def test_one_boundary_alone_makes_no_such_table() -> None:
     found = make_pipelines.run(make_pipelines.cells(decoders=())[:1])
     assert not {t.title for t in make.tables([found])} & set(pipeline.ADDS.values())

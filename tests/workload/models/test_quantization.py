@@ -147,6 +147,26 @@ def test_attention_is_quantised_where_it_is_linear(
     assert not {"Softmax", "Add", "LayerNormalization"} & set(nodes)
 
 
+def test_a_layer_norm_of_an_old_opset_is_its_parts(tmp_path: Path) -> None:
+    file, node = _attention_net(tmp_path / "old.onnx"), onnx.helper.make_node
+    network = onnx.load(file)
+    at = [n.op_type for n in network.graph.node].index("LayerNormalization")
+    kept, last = list(network.graph.node[:at]), node("MatMul", ["n", "f"], ["logits"])
+    del network.graph.node[:]
+    network.graph.node.extend([*kept, node("Relu", ["t"], ["n"]), last])
+    onnx.save(network, file)
+    assert quantization._attention(file) is None, "a network without any is quantised throughout"
+    parts = [
+        node("ReduceMean", ["t"], ["mean"], axes=[-1]), node("Sub", ["t", "mean"], ["d"]),
+        node("Mul", ["d", "d"], ["dd"]), node("ReduceMean", ["dd"], ["v"], axes=[-1]),
+        node("Sqrt", ["v"], ["s"]), node("Div", ["d", "s"], ["n"]),
+    ]  # fmt: skip
+    del network.graph.node[:]
+    network.graph.node.extend([*kept, *parts, last])
+    onnx.save(network, file)
+    assert quantization._attention(file) == []
+
+
 def test_the_same_file_again_and_another_for_each_setting(cache: Cache) -> None:
     first = _made(cache)
     assert _made(cache) == first
