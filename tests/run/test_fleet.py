@@ -148,7 +148,12 @@ def test_what_differs_beside_the_device_is_said() -> None:
     said = devices.beside(one, other)
     assert said.startswith("differs from the first in more than the device: ")
     assert "libraries.torch 2.9.0 -> 2.10.0" in said
-    assert "driver 550 -> 580" in said
+    assert "gpus.driver 550 -> 580" in said
+    capped = {"power_cap_w": 200.0, "power_default_w": 350.0, "clocks": "application"}
+    free = {"power_cap_w": 72.0, "power_default_w": 72.0, "clocks": "floating"}
+    said = devices.beside({"gpus": [free], "cpu": {"turbo": True}}, {"gpus": [capped], "cpu": {}})
+    assert said.endswith(": gpus.clocks floating -> application; "
+                         "gpus.power cap none -> 200 of 350 W")  # fmt: skip
 
 
 @pytest.mark.parametrize(

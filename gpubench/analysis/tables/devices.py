@@ -37,15 +37,39 @@ def kind(environment: Mapping[str, Any], each: bool = False) -> str:
     return names[0] if each or len(names) == 1 else f"{len(names)} x {names[0]}"
 
 
+SETTINGS = {"cpu": ("governor", "turbo", "isolated"),
+            "gpus": ("driver", "clocks", "persistence", "ecc", "mps", "power cap")}  # fmt: skip
+"""What somebody chose for a device, which is not what it is."""
+
+
 def beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """'differs in more than the device: libraries.torch 2.9.0 -> 2.10.0'; '': in nothing."""
     found = {k: v for k, v in environment.changes(dict(one), dict(other)).items()
-             if k.split(".")[0] not in ("cpu", "gpus")}  # fmt: skip
-    drivers = [{str(g.get("driver")) for g in e.get("gpus") or []} for e in (one, other)]
-    if all(drivers) and drivers[0] != drivers[1]:
-        found["driver"] = " -> ".join(", ".join(sorted(names)) for names in drivers)
+             if k.split(".")[0] not in SETTINGS}  # fmt: skip
+    mine, theirs = _settings(one), _settings(other)
+    found |= {k: f"{mine[k]} -> {theirs[k]}" for k in mine
+              if k in theirs and mine[k] != theirs[k]}  # fmt: skip
     said = "; ".join(f"{key} {change}" for key, change in found.items())
     return said and f"differs from the first in more than the device: {said}"
+
+
+def _settings(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Where they are known, of all devices of a kind together."""
+    found: dict[str, str] = {}
+    for part, names in SETTINGS.items():
+        of = environment.get(part) or []
+        of = [of] if isinstance(of, Mapping) else [each | _capped(each) for each in of]
+        for name in names:
+            known = {str(each[name]) for each in of if each.get(name) is not None}
+            found |= {f"{part}.{name}": ", ".join(sorted(known))} if known else {}
+    return found
+
+
+def _capped(gpu: Mapping[str, Any]) -> dict[str, str]:
+    cap, default = gpu.get("power_cap_w"), gpu.get("power_default_w")
+    if not cap or not default:
+        return {}
+    return {"power cap": f"{cap:g} of {default:g} W" if cap < default else "none"}
 
 
 def bests(

@@ -239,7 +239,8 @@ class Aside:
             self._all = set(cores.cpu_list(note.read_text()))
             self._move(os.getpid(), self._all)
         elif self._is_rays:
-            note.write_text(cores.cpu_ranges(self._all))
+            with suppress(OSError):  # a full disk is no reason not to measure
+                note.write_text(cores.cpu_ranges(self._all))
         self.keep_off([])
 
     def keep_off(self, measured: Sequence[Sequence[int]]) -> None:
@@ -256,8 +257,9 @@ class Aside:
 
     def _move(self, pid: int, to: Collection[int]) -> None:
         with suppress(OSError):
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), to)
+            for thread in [*Path(f"/proc/{pid}/task").iterdir()]:
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setaffinity(int(thread.name), to)
 
 
 class Peer:
