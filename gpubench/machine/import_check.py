@@ -45,6 +45,8 @@ for name in sys.argv[1:]:
 """
 )
 
+_LATE = "not done after"
+
 
 def try_imports(
     modules: Sequence[str], timeout_s: float, other: Path | None = None
@@ -63,7 +65,7 @@ def try_imports(
         )  # fmt: skip
         output, why = done.stdout, _ending(done.returncode)
     except subprocess.TimeoutExpired as error:
-        output, why = error.stdout or b"", f"not done after {timeout_s:g} s"
+        output, why = error.stdout or b"", f"{_LATE} {timeout_s:g} s"
     found: dict[str, dict[str, Any]] = {}
     for line in output.decode(errors="replace").splitlines():
         if line.startswith("gpubench-doctor "):
@@ -73,7 +75,10 @@ def try_imports(
 
 
 def remedy_of(why: str, otherwise: str) -> str:
-    """What to do where an import failed: no library maps more addresses than a limit allows."""
+    """What to do where an import failed: a machine may be too busy for it, and no library maps more
+    addresses than a limit allows."""
+    if _LATE in why:
+        return "stop what else is running, and try again; if it hangs then too, reinstall it"
     limit = processes.address_limit()
     if limit is not None and "failed to map segment" in why:
         return f"it needs more addresses than `ulimit -v {limit >> 10}` allows: raise that"
