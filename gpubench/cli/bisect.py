@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -84,7 +83,7 @@ def bisect(
             progress=cli_terminal.show_run(screen, quiet), **chosen,
         )  # fmt: skip
     except api.Interrupted as error:
-        again = _again(sys.argv[1:], error.directory)
+        again = options.resumed(sys.argv[1:], error.directory)
         kept = f"what was measured is kept. Go on with {again}"
         some = (error.directory / driver.STATE).exists()
         screen.print(f"interrupted; {kept if some else 'nothing was measured'}", soft_wrap=True)
@@ -93,21 +92,10 @@ def bisect(
         cli_terminal.write(escape.document(made.facts()), document=True)
     lines = [*made.lines()]
     if not made.finished and made.code == result.UNDECIDED:
-        lines.append(f"Not finished: {_again(sys.argv[1:], made.directory)}")
+        lines.append(f"Not finished: {options.resumed(sys.argv[1:], made.directory)}")
     for line in lines:
         screen.print(line, soft_wrap=True)
     sys.exit(made.code)
-
-
-def _again(words: list[str], out: Path) -> str:
-    """The command again, to go on with what is in ``out``."""
-    kept = [word for word in words if word != "--resume"]
-    for option in ("-o", "--output"):
-        if option in kept:
-            at = kept.index(option)
-            del kept[at : at + 2]
-    kept = [word for word in kept if not word.startswith(("-o", "--output="))]
-    return shlex.join(["gpubench", *kept, "--resume", "-o", str(out)])
 
 
 COMMANDS: tuple[click.Command, ...] = (bisect,)

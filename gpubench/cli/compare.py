@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -173,14 +172,9 @@ def _reasons(files: Sequence[RecordFile], view: View) -> None:
 
 
 def _resumed(words: Sequence[str], out: Path, seconds: float) -> str:
-    """The command again, to go on with what is in ``out``; half as much time again for luck."""
-    kept, valued = list[str](), ("-o", "--output", "--budget")
-    for word, before in zip(words, ["", *words], strict=False):
-        given = word.startswith("-o") or word.partition("=")[0] in (*valued, "--resume")
-        if not given and before not in valued:
-            kept.append(word)
+    """Half as much time again for luck."""
     budget_s = min(MOST_S, max(60, math.ceil(1.5 * seconds)))
-    return shlex.join(["gpubench", *kept, "--resume", "-o", str(out), "--budget", f"{budget_s}s"])
+    return f"{options.resumed(words, out, '--budget')} --budget {budget_s}s"
 
 
 def _tell(

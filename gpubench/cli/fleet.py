@@ -74,7 +74,7 @@ def fleet(
     for name, why in made.failed.items():
         escape.tell(f"{name}: {why}")
     if made.files:
-        screen.print(terminal_report.summary([*made.files.values()]))
+        screen.print(terminal_report.fleet([*made.files.values()]))
         save_report(made.directory, made.document("html"))
         report = made.directory / "report.html"
         screen.print(f"{units.count(len(made.files), 'kind')} of machine; report: {report}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,16 @@ def output_option(text: str, *, stdout: bool = True, **more: Any) -> Callable[[C
 def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Command]:
     """``-f``, as the argument ``form``."""
     return click.option("-f", "--format", "form", type=click.Choice(formats), **more)
+
+
+def resumed(words: Sequence[str], out: Path, *without: str) -> str:
+    """The command again, to go on with what is in ``out``, less options that have a value."""
+    kept, valued = list[str](), ("-o", "--output", *without)
+    for word, before in zip(words, ["", *words], strict=False):
+        given = word.startswith("-o") or word.partition("=")[0] in (*valued, "--resume")
+        if not given and before not in valued:
+            kept.append(word)
+    return shlex.join(["gpubench", *kept, "--resume", "-o", str(out)])
 
 
 keys_option = click.option("--keys", is_flag=True, help="Keys of cells too, for --cell.")

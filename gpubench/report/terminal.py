@@ -32,7 +32,7 @@ from gpubench.analysis.summary import (
     speedup,
     summarise,
 )
-from gpubench.analysis.tables import accuracy
+from gpubench.analysis.tables import accuracy, devices
 from gpubench.analysis.tables.pipeline import STAGES, skipped
 from gpubench.analysis.tables.run import FAILED, SCALING, of_cells
 from gpubench.analysis.tables.table import AXES, Table
@@ -231,6 +231,12 @@ def summary(files: Sequence[RecordFile]) -> RenderableType:
         Text(),
         _answers(answers.told(files, summaries, diagnose(summaries))),
     )
+
+
+def fleet(files: Sequence[RecordFile]) -> RenderableType:
+    """`summary`, and what each kind of machine reached at its best."""
+    found = devices.build(summarise(files))
+    return Group(summary(files), *([grid(found)] if found.rows else []))
 
 
 def _answers(rows: Sequence[tuple[str, list[str], bool]]) -> RenderableType:

@@ -66,9 +66,10 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, or a notebook's stop: what was finished is kept, and no process is left."""
 
     def __init__(self, place: Path, header: Header | None = None) -> None:
+        where = "" if header else f", output={str(place)!r}"
         super().__init__(
             f"interrupted; what was finished is kept in {place}. Go on with the same call and "
-            "resume=True"
+            f"resume=True{where}"
         )
         self.directory = place
         self.again = formatting.resume(header, place) if header else ""
@@ -162,7 +163,7 @@ def run(
         typed = command or ["gpubench", "run", str(job.out / f"{suite.name}.toml"), *cells]
         job = replace(job, header=_typed(job.header, typed))
         try:
-            with _shown(progress) as watcher:
+            with shows.shown(progress) as watcher:
                 found = driver.run(job, watcher, cluster)
         except KeyboardInterrupt as error:
             _beside(suite, job.out)
@@ -266,7 +267,7 @@ def ab(
         sides = [replace(side, header=_typed(side.header, typed)) for side in job.sides]
         job = replace(job, sides=(sides[0], sides[1]))
         try:
-            with _shown(progress) as watcher:
+            with shows.shown(progress) as watcher:
                 files = pairs.run(job, watcher)
         except KeyboardInterrupt as error:
             _beside(suite, job.out)
@@ -353,11 +354,11 @@ def tune(
         job = replace(job, out=home or claimed(job.out), header=_typed(job.header, typed))
         if searching.finished(job):
             outcome = searching.outcome(job)
-            with _shown(progress) as watcher:
+            with shows.shown(progress) as watcher:
                 watcher.said(f"{job.out}: this search is over; its result:")
             return Search(job.out, outcome.file, outcome.evidence)
         try:
-            with _shown(progress) as watcher:
+            with shows.shown(progress) as watcher:
                 outcome = searching.run(job, watcher)
         except KeyboardInterrupt as error:
             raise Interrupted(job.out, job.header) from error
@@ -394,7 +395,7 @@ def deploy(
         source, chosen = _words(suite_or_model, overrides, Path(scratch))
         session = setup.session(source, chosen, _path(cache_dir), out)
         suite = source if isinstance(source, str) else str(source.path)
-        with _shown(progress) as watcher:
+        with shows.shown(progress) as watcher:
             return deploying.deploy(session, suite, out, watcher.said)
 
 
@@ -447,7 +448,7 @@ def bisect(
         Cache(_path(cache_dir)).root, _path(output), resume, name,
     )  # fmt: skip
     try:
-        with _shown(progress) as watcher:
+        with shows.shown(progress) as watcher:
             return Bisection(job, bisect_driver.run(job, watcher))
     except KeyboardInterrupt as error:
         raise Interrupted(job.out) from error
@@ -685,15 +686,12 @@ def _plain(value: Any) -> Any:
 
 def _spec(option: str, arm: Any, home: Path | None) -> arms.Spec:
     """One arm of an A/B, from whatever names it."""
-    if pickled.is_live(arm):
-        assert home  # noqa: S101
-        arm = {"model": pickled.dump(arm, home)}
-    if isinstance(arm, Path) or (isinstance(arm, str) and "=" not in arm):
+    if pickled.is_live(arm) or isinstance(arm, Path) or (isinstance(arm, str) and "=" not in arm):
         arm = {"model": arm}
     if isinstance(arm, Mapping):
-        live = pickled.is_live(arm.get("model"))
-        named = {"model": pickled.dump(arm["model"], home)} if live and home else {}
-        return arms.spec(option, [(str(k), _text(v)) for k, v in {**arm, **named}.items()])
+        if home and pickled.is_live(live := arm.get("model")):
+            arm = {**arm, "model": pickled.dump(live, home)}
+        return arms.spec(option, [(str(key), _text(value)) for key, value in arm.items()])
     listed = [arm] if isinstance(arm, str) else _plain(arm)
     if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
         raise InputError(
@@ -738,10 +736,6 @@ def _path(place: Place | None) -> Path | None:
     if not isinstance(place, str | Path | None):
         raise InputError(f"{place!r}: expected the path of a directory")
     return None if place is None else Path(place)
-
-
-def _shown(asked: Progress) -> Watcher:
-    return shows.shown(asked)
 
 
 def _typed(header: Header, command: Sequence[str]) -> Header:

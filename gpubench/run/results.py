@@ -309,7 +309,7 @@ class Fleet(Stored):
 
         from gpubench.report import terminal
 
-        told = [terminal.summary([*self.files.values()])] if self.files else []
+        told = [terminal.fleet([*self.files.values()])] if self.files else []
         return [*told, *(Text(f"{name}: {why}") for name, why in self.failed.items())]
 
 
@@ -350,7 +350,7 @@ class History(Shown):
     def _parts(self) -> Sequence[RenderableType]:
         from rich.text import Text
 
-        return [Text(self.document().rstrip("\n"))]
+        return [Text(line) for line in self.document().splitlines()]
 
 
 class Plan(Shown):

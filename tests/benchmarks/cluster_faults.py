@@ -86,7 +86,10 @@ def hung_actor(hosts: Machines) -> None:
 
 
 def head(hosts: Machines) -> None:
-    hosts.signal(0, signal.SIGKILL)
+    """All but agents and workers: without power these would leave what the next start sweeps."""
+    for pid, command in hosts.processes(0).items():
+        if "gpubench.run" not in command:
+            os.kill(pid, signal.SIGKILL)
 
 
 def driver(hosts: Machines) -> None:

@@ -7,6 +7,7 @@ on the cores that there are. Also `ray symmetric-run` as what launches it, with 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -82,13 +83,15 @@ def symmetric(place: Path) -> None:
     suite.write_text(SUITE.format(model=place / "small.onnx"))
     words = ("-o", place / "symmetric", "--cache-dir", place / "cache", "--ray")
     script = "from gpubench.cli.main import main; main()"
+    path = {"PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}  # it runs `ray stop` at the end
+    environ = PATIENCE | path
     with machines(2) as hosts:
         begin = time.monotonic()
         both = [
             hosts.start(
                 rank, *ALONE, RAY, "symmetric-run", "--address", f"{hosts.address(0)}:{PORT}",
                 "--min-nodes", 2, "--num-cpus", 1,
-                "--", sys.executable, "-c", script, "run", suite, *words, **hosts.auth | PATIENCE,
+                "--", sys.executable, "-c", script, "run", suite, *words, **hosts.auth | environ,
             )
             for rank in (0, 1)
         ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -240,6 +241,23 @@ assert not os.listdir()
     (tmp_path / "a.py").write_text(tries)
     place.chmod(0o500)
     assert "True 2" in told([str(tmp_path / "a.py")], tmp_path, preexec_fn=no_root_rights)
+
+
+@pytest.mark.slow
+def test_a_file_of_marimo(code: Callable[[str], str], tmp_path: Path) -> None:
+    """As a script, and in its own kernel."""
+    pytest.importorskip("marimo")
+    body = code("run").replace("\n", "\n    ")
+    (tmp_path / "app.py").write_text(
+        f"import marimo\napp = marimo.App()\n@app.cell\ndef _():\n    {body}run\n    return\n"
+        "if __name__ == '__main__':\n    app.run()\n"
+    )
+    assert "True 2" in told(["app.py"], tmp_path)
+    shutil.rmtree(tmp_path / "run")
+    told(["-m", "marimo", "-y", "export", "html", "app.py", "-o", "out.html"], tmp_path)
+    page = (tmp_path / "out.html").read_text()
+    assert "True 2" in page
+    assert "fake fp32" in page
 
 
 COLAB = """

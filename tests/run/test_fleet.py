@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gpubench.analysis.summary import summarise
@@ -90,6 +91,27 @@ def test_every_kind_is_measured_and_compared_and_one_that_fails_stops_no_other(
     assert drawn.rows[0].times == "baseline"
     assert "p50 latency <= 10.0 s" in drawn.caption
     assert ranks.by_device(summarise(files[:1])) is None
+
+
+def test_energy_that_is_of_different_parts_is_said_to_be(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    files = [*both(cluster, write_suite(), tmp_path / "out", cache_dir).values()]
+    for file, source in zip(files, ("NVML", "RAPL"), strict=True):
+        energy = {"source": source, "joules": 60.0, "seconds": 6.0, "idle_watts": None}
+        file.records[:] = [
+            msgspec.structs.replace(r, telemetry=r.telemetry | {"energy": energy})
+            for r in file.records
+        ]
+    table = devices.build(summarise(files))
+    at = [column.name for column in table.columns].index("energy per million")
+    for row in table.rows:
+        joules_per_image = 10.0 / row[2].value  # 10 W while it measured
+        assert row[at].value == pytest.approx(joules_per_image * 1e6 / 3.6e6, rel=0.2)
+    assert table.notes[-1] == (
+        "Energy is of different parts of these machines, by what counts it: CPU A (1 core): NVML; "
+        "CPU B (1 core): RAPL."
+    )
 
 
 def test_a_device_that_keeps_no_limit_has_no_best(

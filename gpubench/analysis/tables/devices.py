@@ -110,6 +110,11 @@ def build(summaries: Sequence[Summary]) -> Table:
     blank = [c for c in ("cost per million", "energy per million")
              if not any(row[_at(columns, c)] for row in rows)]  # fmt: skip
     kept = [n for n, c in enumerate(columns) if c.name not in blank]
+    counted = {named[run]: {r.telemetry["energy"]["source"] for r in s.timed
+                            if r.telemetry.get("energy")} for run, s in found.items()}  # fmt: skip
+    if len(set().union(*counted.values())) > 1:
+        by = "; ".join(f"{name}: {', '.join(sorted(of)) or 'none'}" for name, of in counted.items())
+        notes.append(f"Energy is of different parts of these machines, by what counts it: {by}.")
     return Table("Devices", tuple(columns[n] for n in kept),
                  [[row[n] for n in kept] for row in rows], notes)  # fmt: skip
 

@@ -73,7 +73,7 @@ class Nodes:
         for rank, reply in replies.items():
             if isinstance(reply, messages.Failure) and not once:
                 self._failed[rank, what] = reply
-        first = min((n for n in replies if not _is_lost(replies[n])), default=min(replies))
+        first = min(replies, key=lambda n: (getattr(replies[n], "kind", "") == LOST, n))
         for rank, reply in replies.items():
             if differ := _differ(replies[first], reply):
                 words = f"node {rank} and node {first} hold different contents of it"
@@ -169,10 +169,6 @@ class Nodes:
             flags=whole.flags + ["NODES-DIFFER"] * self._cluster.differ(ranks),
         )
         return messages.Done(whole, any(done[rank].invalid for rank in ranks))
-
-
-def _is_lost(reply: messages.Reply) -> bool:
-    return isinstance(reply, messages.Failure) and reply.kind == LOST
 
 
 def _differ(one: messages.Reply, other: messages.Reply) -> list[str]:

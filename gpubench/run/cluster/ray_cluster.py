@@ -237,7 +237,7 @@ class Aside:
         self._all = set(cores.usable_cores())
         if self._is_rays and note.exists():  # an actor before may have been killed meanwhile
             self._all = set(cores.cpu_list(note.read_text()))
-            _move(os.getpid(), self._all)
+            self._move(os.getpid(), self._all)
         elif self._is_rays:
             note.write_text(cores.cpu_ranges(self._all))
         self.keep_off([])
@@ -246,8 +246,7 @@ class Aside:
         """Let them have what is left of the cores; all, if that is nothing."""
         free = self._all.difference(*measured) or self._all
         for pid in self._processes() if self._is_rays else ():
-            with suppress(OSError):
-                _move(pid, free)
+            self._move(pid, free)
 
     def _processes(self) -> set[int]:
         """Of Ray, but for this one and what it has started."""
@@ -255,26 +254,22 @@ class Aside:
         found |= processes.descendants(found)
         return found - {os.getpid(), *processes.descendants([os.getpid()])}
 
-
-def _move(pid: int, to: Collection[int]) -> None:
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), to)
+    def _move(self, pid: int, to: Collection[int]) -> None:
+        with suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), to)
 
 
 class Peer:
     """A machine of the run, as whoever asks it sees it."""
 
     def __init__(self, actor: Any, name: str) -> None:
-        """``name``: of the machine, until `node` says more."""
-        self._actor, self._name = actor, name
+        """``name``: of the machine, until its node says more."""
+        self._actor, self.name = actor, name
         self.node: Node
         self.environment: dict[str, Any] = {}
         self._lost = ""
         self._over = False
-
-    @property
-    def name(self) -> str:
-        return self.node.name if hasattr(self, "node") else self._name
 
     def call(self, method: str, *words: object, limit_s: float | None = None) -> bytes:
         """What its actor answers. Raises InputError where it does not."""
@@ -304,7 +299,8 @@ class Peer:
                     msgspec.json.encode(request)
                 )
                 if ray.wait([answers], timeout=LOOK_S)[0]:
-                    reply = _reply(ray.get(next(answers)))
+                    said = ray.get(next(answers))
+                    reply: messages.Reply = msgspec.json.decode(said, type=messages.Reply)
                     if not (self._over or isinstance(reply, messages.Progress)):
                         return reply
                     if progress is not None and isinstance(reply, messages.Progress):
@@ -336,11 +332,6 @@ def each(work: Callable[[T], U], those: Collection[T]) -> list[U]:
     """What ``work`` makes of each, all at once."""
     with ThreadPoolExecutor(max(1, len(those))) as pool:
         return list(pool.map(work, those))
-
-
-def _reply(data: bytes) -> messages.Reply:
-    reply: messages.Reply = msgspec.json.decode(data, type=messages.Reply)
-    return reply
 
 
 def _reason(error: Exception) -> str:
@@ -447,6 +438,7 @@ class Cluster:
             peer = self.peers[rank]
             said = peer.call("offer", words, rank, parcels, own_cache)
             theirs, peer.node = msgspec.json.decode(said, type=tuple[str, Node])
+            peer.name = peer.node.name
             if theirs != mine:
                 raise InputError(
                     f"{peer.name}: the suite and the files that it names are others there (SHA-256 "

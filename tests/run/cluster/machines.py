@@ -107,6 +107,8 @@ class Machines:
         script = (  # the page takes longer than all the rest of a run on the fake backend
             "from gpubench import report; report.render = lambda *_: 'no report'; "
             "from gpubench.run.cluster import ray_cluster; ray_cluster.JOIN_S = 600; "
+            "import functools, ray; "  # the machines share a disk: Ray would take another's raylet
+            f"ray.init = functools.partial(ray.init, _node_ip_address={self.address(rank)!r}); "
             "from gpubench.run.agent import client; "
             f"ray_cluster.GRACE_S = client.GRACE_S = {self.grace_s}; "
             "from gpubench.cli.main import main; main()"
@@ -139,15 +141,16 @@ class Machines:
 
     def down(self) -> None:
         """Nothing is left, whatever the test has done."""
-        for process in self._processes:
-            process.kill()
-            process.communicate()
         for name in (*self.names, self._switch):
             with suppress(subprocess.CalledProcessError):
                 for pid in _ip("netns", "pids", name).split():
                     with suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
                 _ip("netns", "delete", name)
+        for process in self._processes:  # now nobody holds its pipes
+            process.kill()
+            process.communicate()
+        self._processes.clear()
         for temp in self._temps:
             shutil.rmtree(temp, ignore_errors=True)
 

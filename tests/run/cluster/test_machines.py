@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,8 +70,9 @@ def test_a_run_on_two_machines_one_is_lost_and_a_new_cluster_completes_it(
     cluster = Cluster(two)
     lead = two.run(suite, *words)
     until(lambda: running(tmp_path / "run", 2), lead)
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
     agents = [pid for pid, text in two.processes(1).items() if "gpubench.run" in text]
-    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in agents} == {0}, "as without Ray"
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in agents} == {mine}, "as without Ray"
     cluster.kill(1)
     code, out, err = outcome(lead)
     assert code == 1, out + err
@@ -129,17 +131,25 @@ def test_who_has_no_token_runs_nothing(
 
 
 def test_who_joins_late_has_other_files_or_another_version(
-    two: Machines, write_suite: WriteSuite, tiny_onnx: Path, tmp_path: Path, words: list[Any]
+    write_suite: WriteSuite, tiny_onnx: Path, tmp_path: Path, words: list[Any]
+) -> None:
+    with machines(3) as hosts:
+        late_ones(
+            hosts, write_suite(batch_size="[1]", replicas="[1, 2]"), tiny_onnx, tmp_path, words
+        )
+
+
+def late_ones(
+    hosts: Machines, suite: Path, tiny_onnx: Path, tmp_path: Path, words: list[Any]
 ) -> None:
     own = tmp_path / "models" / "own.onnx"
     own.parent.mkdir()
     shutil.copy(tiny_onnx, own)
-    suite = write_suite(batch_size="[1]", replicas="[1, 2]")
     suite.write_text(suite.read_text().replace(str(tiny_onnx), str(own)))
-    cluster = Cluster(two, 1)
-    lead = two.run(suite, *words)
+    cluster = Cluster(hosts, 1)
+    lead = hosts.run(suite, *words)
     until(lambda: begun(tmp_path / "run"), lead)
-    two.before[1] = f"mount -t tmpfs none {own.parent}"
+    hosts.before[1] = f"mount -t tmpfs none {own.parent}"
     cluster.start(1)
     code, out, err = outcome(lead)
     assert code == 0, out + err
@@ -147,10 +157,10 @@ def test_who_joins_late_has_other_files_or_another_version(
     assert finished(read(tmp_path / "run"), 2) == ["unavailable"], "it began without the second"
 
     words[1] = tmp_path / "with"
-    code, out, err = outcome(two.run(suite, *words))
+    code, out, err = outcome(hosts.run(suite, *words))
     assert code == 2, out + err
     assert "the files that it names are others there" in err
-    code, out, err = outcome(two.run(suite, "--ship", *words))
+    code, out, err = outcome(hosts.run(suite, "--ship", *words))
     assert code == 0, out + err
     both = [r for r in read(tmp_path / "with").records if r.cell.replicas == 2]
     assert [(r.status, [x.node for x in r.replicas]) for r in both] == [("ok", [0, 1])] * 2
@@ -158,12 +168,28 @@ def test_who_joins_late_has_other_files_or_another_version(
     altered = tmp_path / "altered.py"
     source = Path(gpubench.__file__ or "")
     altered.write_text(source.read_text().replace(gpubench.__version__, "9.9"))
-    two.before[1] = f"mount --bind {altered} {source}"
-    cluster.kill(1)
-    cluster.start(1)
-    code, out, err = outcome(two.run(suite, *words, "--resume"))
+    hosts.before[2] = f"mount --bind {altered} {source}"
+    cluster.start(2)
+    code, out, err = outcome(hosts.run(suite, *words, "--resume"))
     assert code == 2, out + err
     assert "has gpubench 9.9 (" in err
+
+
+def test_a_fleet_of_two_kinds_is_compared(
+    two: Machines, write_suite: WriteSuite, tmp_path: Path, words: list[Any]
+) -> None:
+    suite = write_suite(batch_size="[1, 4]")
+    known = Path("/proc/cpuinfo").read_text()
+    (tmp_path / "cpuinfo").write_text(re.sub("(?m)^model name.*", "model name : Abacus 1", known))
+    two.before[1] = f"mount --bind {tmp_path}/cpuinfo /proc/cpuinfo"
+    Cluster(two)
+    more = (f"--ray={two.address(0)}:{PORT}", "--price", "Abacus=0.5", "--max-latency", "p50=10s")
+    code, out, err = outcome(two.gpubench(0, "fleet", suite, *more, *words))
+    assert code == 0, out + err
+    assert "Abacus 1 (1 core)" in out
+    assert "2 kinds of machine" in out
+    assert re.search(r"Devices\s.*cost per million", out, re.DOTALL)
+    assert len(list((tmp_path / "run").glob("*/records.jsonl"))) == 2
 
 
 def test_a_cluster_that_asks_for_no_token_is_refused_unless_that_is_accepted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def test_it_is_a_model_like_any_other(
 
 def test_what_is_around_a_module_is_left_out(tmp_path: Path) -> None:
     module = Own()
+    assert pickled.name_of(functools.partial(functools.partial(Own), a=1)) == "Own"
     for around in (nn.DataParallel(module), torch.compile(module)):
         assert pickled.name_of(around) == "Own"
         assert pickled.dump(around, tmp_path).name.startswith("Own-")
@@ -193,5 +195,7 @@ def test_what_no_worker_can_load_is_an_error_of_input(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         script = torch.jit.trace(nn.ReLU(), torch.zeros(1))
-    with pytest.raises(InputError, match="TorchScript"):
-        pickled.dump(script, tmp_path)
+    program = torch.export.export(nn.ReLU(), (torch.zeros(1),))
+    for given, words in ((script, "TorchScript"), (program, r"torch.export.save\(it")):
+        with pytest.raises(InputError, match=words):
+            pickled.dump(given, tmp_path)

@@ -16,6 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -94,8 +95,10 @@ def is_live(value: object) -> bool:
 
 
 def name_of(live: object) -> str:
-    """In one word: 'ResNet', 'build'."""
+    """In one word: 'ResNet', 'build'; of a `functools.partial` that of its function."""
     plain = unwrapped(live)
+    while isinstance(plain, partial):
+        plain = plain.func
     return str(getattr(plain, "__name__", "") or type(plain).__name__).strip("<>")
 
 
@@ -111,6 +114,11 @@ def dump(live: object, directory: Path) -> Path:
     plain, buffer = unwrapped(live), io.BytesIO()
     if isinstance(plain, torch.jit.ScriptModule):
         raise InputError(f"{name_of(live)} is TorchScript; give the module it was made of")
+    if type(plain).__name__ == "ExportedProgram":
+        raise InputError(
+            "an ExportedProgram is measured as a file: torch.export.save(it, 'it.pt2'), and give "
+            "that, or its module()"
+        )
     if isinstance(plain, torch.nn.Module):
         for name, value in chain(plain.named_parameters(), plain.named_buffers()):
             if value.is_meta:
