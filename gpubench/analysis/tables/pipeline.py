@@ -154,7 +154,7 @@ def _given(summaries: Sequence[Summary]) -> Table:
     rows = [s for s in summaries if s.timed and s.cell.boundary != "compute"]
     several = len({s.cell.input for s in rows}) > 1
     columns = (
-        Column("batch", "bytes", "lower", "that is copied in"),
+        Column("copied in", "bytes", "lower", "of one batch"),
         Column("on the host", "ns", "lower",
                "of one batch: resize + normalise of a pipeline, and the conversion to fp16"),
         Column(NAMES["copy_in"], "ns", "lower", "of one batch"),
