@@ -43,6 +43,11 @@ from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
 from gpubench.workload import reference
 
+STEADY_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Of both arms' processes, where the user says nothing else: glibc keeps the memory of a batch for
+the next. By its own rule the place of an arm's blocks decides, drawn once for all forks of one
+process: where arms have one each, equal ones would differ by a third in every pair. 32 MiB is the
+most that the threshold grows to by itself."""
 LEAST_LIMIT_S = 60.0
 """Of one step, whatever the budget: a sound one may take so long."""
 
@@ -113,7 +118,9 @@ def run(
         log, policy = job.out / "agent.log", job.sides[0].plan.suite.policy
         made = {
             place: agent
-            or stack.enter_context(AgentClient(modules(job), job.cache_dir, log, *place))
+            or stack.enter_context(
+                AgentClient(modules(job), job.cache_dir, log, *place, environ=STEADY_MEMORY)
+            )
             for place in {(side.python, side.directory) for side in job.sides}
         }
         crew = Crew({side.arm: made[side.python, side.directory] for side in job.sides},
@@ -123,7 +130,8 @@ def run(
             crew.start()
         else:
             crew.broken = {arm: dict(broken or {}) for arm in ARMS}
-        headers = {side.arm: _header(side, job, crew.environments) for side in job.sides}
+        more = STEADY_MEMORY if agent is None else {}
+        headers = {side.arm: _header(side, job, crew.environments, more) for side in job.sides}
         writers = {}
         for arm, header in headers.items():
             writer = Writer(job.out / arm, None if job.resume else header)
@@ -184,13 +192,16 @@ def modules(job: ABJob) -> list[str]:
     return sorted(availability.preload(cells, job.backends))
 
 
-def _header(side: Side, job: ABJob, environments: Mapping[Arm, environment.Environment]) -> Header:
-    """With the environment of the arm's own interpreter."""
+def _header(
+    side: Side, job: ABJob, environments: Mapping[Arm, environment.Environment],
+    more: Mapping[str, str],
+) -> Header:  # fmt: skip
+    """With the environment of the arm's own interpreter; ``more``: variables of its agent's."""
     header = replace(side.header, seed=job.seed)
     found = environments.get(side.arm)
-    if not found:
-        return header
-    if side.commit:
+    if not found:  # our own, which does not know what its agent was given beside
+        found = header.environment | {"variables": more | header.environment.get("variables", {})}
+    elif side.commit:
         found = {**found, "directory": {"commit": side.commit, "dirty": False}}
     return replace(header, environment=found, fingerprint=environment.fingerprint(found))
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -108,13 +108,15 @@ class AgentClient:
         log: Path,
         python: Path | None = None,
         directory: Path | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """``python``: another interpreter, which has a gpubench of its own; ``directory``: another
-        one to work in."""
+        one to work in; ``environ``: defaults of its environment, beside `ENVIRON`."""
         self._modules, self._cache_dir = modules, str(cache_dir)
         self._log = log
         self._python, self._other = python or Path(sys.executable), python is not None
         self._directory = directory
+        self._environ = ENVIRON | dict(environ or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
         self._pending = b""
@@ -170,7 +172,7 @@ class AgentClient:
                 pass_fds=(requests_in, replies_out),
                 cwd=self._directory,
                 start_new_session=True,  # Ctrl-C reaches the driver only, which then ends us
-                env=ENVIRON
+                env=self._environ
                 | environ_of_python(self._other)
                 | {"TMPDIR": scratch, SCRATCH: scratch},
             )

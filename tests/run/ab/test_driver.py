@@ -256,6 +256,17 @@ def test_bad_input_found_late_leaves_no_records_behind(
     assert len(list((tmp_path / "ab").rglob("*.jsonl"))) == 2
 
 
+def test_no_arm_gives_memory_back_between_batches_by_chance(
+    job: Callable[..., driver.ABJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")  # the user's own wins
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    for file in driver.run(job("latency_us=1", "latency_us=2"), Watch()):
+        found = file.header.environment["variables"]
+        assert found["MALLOC_MMAP_THRESHOLD_"] == "131072"
+        assert found["MALLOC_TRIM_THRESHOLD_"] == str(2**40)
+
+
 def test_skips_are_recorded_in_their_arm(job: Callable[..., driver.ABJob]) -> None:
     files = driver.run(job("backend=fake", "backend=fake-missing"), Watch())
     [row] = compare(*files)
