@@ -79,7 +79,7 @@ ELSEWHERE = {
     'pip install "gpubench[c': ".ci/run",
     "pip install gpubench": ".ci/run",
     "pip install --dry-run": "tests/test_installing.py",
-    "pip download -d wheels": "tests/test_installing.py",
+    "pip wheel -w wheels": "tests/test_installing.py",
     "pip install --no-index --find-links": "tests/test_installing.py",
     'pip install "gpubench[tensorrt]"': "pyproject.toml",
     "pip install tests/data/thirdparty_backend": "tests/backends/test_thirdparty.py",
