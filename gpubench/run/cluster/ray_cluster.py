@@ -52,6 +52,7 @@ LOOK_S = 1.0
 LOST = "node-lost"
 AS_HERE = {"RAY_kill_child_processes_on_worker_exit": "0", "RAY_worker_niceness": "0"}
 """Ray would kill the agent of an actor that ends before it can tidy up, and measure at nice 15."""
+UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 EXTRA = "pip install 'gpubench[ray]'"
 OPEN = (
     "the cluster takes orders from whoever reaches it: start it with RAY_AUTH_MODE=token on every "
@@ -376,10 +377,13 @@ class Cluster:
         if find_spec("ray") is None:
             raise InputError(f"several machines need Ray, which is not installed here: {EXTRA}")
         no_telemetry()
-        # Under `uv run`, Ray would build the project in the working directory anew on every node.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
+        from ray._private import ray_constants
 
+        # Under `uv run`, Ray would build the project in the working directory anew on every node;
+        # it has read the variable when it was imported, which may be long ago.
+        hook = getattr(ray_constants, UV_HOOK, False)
+        setattr(ray_constants, UV_HOOK, hook and UV_HOOK in os.environ)
         before = signal.getsignal(signal.SIGTERM)
         ours: dict[str, Any] = {"include_dashboard": False} if not self._address else {}
         try:
@@ -390,6 +394,7 @@ class Cluster:
             raise InputError(f"--ray {where}: {_reason(error)}") from error
         finally:
             signal.signal(signal.SIGTERM, before)
+            setattr(ray_constants, UV_HOOK, hook)
         try:
             self._join()
         except BaseException:
