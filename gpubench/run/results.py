@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 class Shown:
     """Base of all that is shown as text and, in a notebook, as tables."""
 
-    def _parts(self) -> Sequence[RenderableType]:
-        """What a terminal would show."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # each has its own; no ABC, which a Struct cannot be
+
+        def _parts(self) -> Sequence[RenderableType]:
+            """What a terminal would show."""
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -324,6 +325,7 @@ class History(Shown):
         """A row for every run of every cell: ``cell``, ``label``, ``run``, ``started``,
         ``commit``, ``value``, its ``unit`` (ns of a batch, or images/s), and ``changed``: whether
         a new level begins with it."""
+        plugins.need("a history as a frame", "pandas", extra="pandas")
         import pandas as pd
 
         return pd.DataFrame(

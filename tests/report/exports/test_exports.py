@@ -27,7 +27,8 @@ from gpubench.records.record import Arm, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.report import exports, frames
 from gpubench.report.exports import bencher, github_action_benchmark, naming, repeats
-from gpubench.suite.types import Cell
+from gpubench.run.results import History
+from gpubench.suite.types import Cell, Rule
 from tests.report import make, make_pairs
 
 SCHEMAS = Path(__file__).parents[2] / "data/exports"
@@ -437,6 +438,8 @@ def test_without_what_writes_parquet_it_says_what_to_install(
     if package == "pandas":
         with pytest.raises(InputError, match=r"^runs as frames: pandas .*; pip install"):
             frames.frame([make.run(CELLS[:1])])
+        with pytest.raises(InputError, match=r"^a history as a frame: pandas .*; pip install"):
+            History([], Rule(), []).frame()
 
 
 @pytest.mark.parametrize("form", [f for f in exports.FORMATS if f != "parquet"])
