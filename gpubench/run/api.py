@@ -396,7 +396,7 @@ def deploy(
         session = setup.session(source, chosen, _path(cache_dir), out)
         suite = source if isinstance(source, str) else str(source.path)
         with shows.shown(progress) as watcher:
-            return deploying.deploy(session, suite, out, watcher.said)
+            return deploying.deploy(session, suite, out, watcher)
 
 
 def inspect(model: Any, *, cache_dir: Place | None = None, **overrides: Any) -> Inspected:
