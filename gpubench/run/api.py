@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Progress = bool | Watcher
-BASE = "quick"
-"""The shipped suite whose backends and policy a model gets that comes without a suite."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -162,13 +160,8 @@ def run(
         cells = [word for key in chosen.get("cell") or () for word in ("--cell", key)]
         typed = command or ["gpubench", "run", str(job.out / f"{suite.name}.toml"), *cells]
         job = replace(job, header=_typed(job.header, typed))
-        try:
-            with shows.shown(progress) as watcher:
-                found = driver.run(job, watcher, cluster)
-        except KeyboardInterrupt as error:
-            _beside(suite, job.out)
-            raise Interrupted(job.out, job.header) from error
-        _beside(suite, job.out)
+        with _watched(progress, job.out, job.header, suite) as watcher:
+            found = driver.run(job, watcher, cluster)
     return Run(job.out, found)
 
 
@@ -266,13 +259,8 @@ def ab(
         ]
         sides = [replace(side, header=_typed(side.header, typed)) for side in job.sides]
         job = replace(job, sides=(sides[0], sides[1]))
-        try:
-            with shows.shown(progress) as watcher:
-                files = pairs.run(job, watcher)
-        except KeyboardInterrupt as error:
-            _beside(suite, job.out)
-            raise Interrupted(job.out, job.sides[1].header) from error
-        _beside(suite, job.out)
+        with _watched(progress, job.out, job.sides[1].header, suite) as watcher:
+            files = pairs.run(job, watcher)
     return Comparison(job.out, files)
 
 
@@ -357,11 +345,8 @@ def tune(
             with shows.shown(progress) as watcher:
                 watcher.said(f"{job.out}: this search is over; its result:")
             return Search(job.out, outcome.file, outcome.evidence)
-        try:
-            with shows.shown(progress) as watcher:
-                outcome = searching.run(job, watcher)
-        except KeyboardInterrupt as error:
-            raise Interrupted(job.out, job.header) from error
+        with _watched(progress, job.out, job.header) as watcher:
+            outcome = searching.run(job, watcher)
     found, evidence = outcome.file, outcome.evidence
     save_report(job.out, render([found], "html", evidence))
     try:
@@ -447,11 +432,8 @@ def bisect(
         Rule(delta=max(margin, sys.float_info.epsilon)), goal.seconds("--budget", str(budget)),
         Cache(_path(cache_dir)).root, _path(output), resume, name,
     )  # fmt: skip
-    try:
-        with shows.shown(progress) as watcher:
-            return Bisection(job, bisect_driver.run(job, watcher))
-    except KeyboardInterrupt as error:
-        raise Interrupted(job.out) from error
+    with _watched(progress, job.out) as watcher:
+        return Bisection(job, bisect_driver.run(job, watcher))
 
 
 def fleet(
@@ -479,8 +461,6 @@ def fleet(
     """
     if resume and output is None:
         raise InputError("--resume: say which runs to go on with: -o DIR")
-    if isinstance(price, Mapping):
-        price = ",".join(f"{name}={amount}" for name, amount in price.items())
     costs = machines.prices(price)
     with _home([suite_or_model], overrides, output, False) as home:
         source, chosen = _words(suite_or_model, overrides, home)
@@ -630,9 +610,9 @@ def _is_model(words: str) -> bool:
 
 
 def _of_model(model: str, name: str) -> file.Draft:
-    """Suite `BASE`, with another model and one replica."""
+    """Suite `setup.PLAIN`, with another model and one replica."""
     known = catalog()
-    like = file.read(BASE, known).data
+    like = file.read(setup.PLAIN, known).data
     axes = like["axes"] | {"replicas": 1}
     data = {"axes": axes, "policy": like["policy"], "workload": {"model": str(model)}}
     return file.draft(Path(f"{name}.toml"), data, known)
@@ -746,10 +726,22 @@ def _typed(header: Header, command: Sequence[str]) -> Header:
     return replace(header, command=[*command], environment=environment)
 
 
-def _beside(suite: Checked, place: Path) -> None:
-    """The suite's file in the run's directory, unless there is one of its name."""
-    if not (path := place / f"{suite.name}.toml").exists():
+@contextmanager
+def _watched(
+    progress: Progress, place: Path, header: Header | None = None, suite: Checked | None = None
+) -> Iterator[Watcher]:
+    """Who is told meanwhile. Of what ends or is interrupted the ``suite`` is kept in ``place``,
+    unless a file of its name is there."""
+    interrupt = None
+    try:
+        with shows.shown(progress) as watcher:
+            yield watcher
+    except KeyboardInterrupt as error:
+        interrupt = error
+    if suite and not (path := place / f"{suite.name}.toml").exists():
         _saved(suite, path)
+    if interrupt:
+        raise Interrupted(place, header) from interrupt
 
 
 def _saved(suite: Checked, path: Path) -> Path:

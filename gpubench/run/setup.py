@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from gpubench.suite.types import Cell, Suite
 Source = str | file.Draft
 """The name or the path of a suite, or what its file would say."""
 PLAIN = "quick"
-"""The shipped suite that lends the commands without one its checks."""
+"""The shipped suite for who names none: its checks, and what a model alone is measured by."""
 
 
 def check_required(required: Sequence[str], named: Sequence[str]) -> None:
@@ -35,15 +36,23 @@ def check_required(required: Sequence[str], named: Sequence[str]) -> None:
             raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
 
 
-def read(suite: Source) -> file.Draft:
-    """What is asked for, as far as a file says it."""
-    return suite if isinstance(suite, file.Draft) else file.read(suite, catalog())
-
-
 def load(suite: Source, chosen: Mapping[str, Any]) -> Suite:
     """The suite with what the command line says instead."""
-    overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    return read(suite).suite(overrides)
+    draft = suite if isinstance(suite, file.Draft) else file.read(suite, catalog())
+    return draft.suite({key: value for key, value in chosen.items() if key != "cell"})
+
+
+def with_keys(cells: Sequence[Cell], keys: Sequence[str], suite: Source) -> list[Cell]:
+    """Those of ``cells`` that have these keys; all, if none is given. Raises SuiteError for a key
+    that ``suite`` has not here."""
+    for key in keys:
+        if key not in {cell.key for cell in cells}:
+            name = suite if isinstance(suite, str) else suite.path.stem
+            raise SuiteError(
+                f"--cell {key!r}: suite {name} has no such cell here; "
+                f"'{shlex.join(['gpubench', 'plan', name])} --keys' lists them"
+            )
+    return [cell for cell in cells if not keys or cell.key in keys]
 
 
 def of_words(words: Mapping[str, Any]) -> Suite:
@@ -93,14 +102,7 @@ def session(
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))
     named = sorted({cell.backend for cell in cells})
     check_required(required, named)
-    for key in chosen.get("cell") or ():
-        if key not in {cell.key for cell in cells}:
-            raise SuiteError(
-                f"--cell {key!r}: suite {suite.name} has no such cell here; "
-                f"'gpubench plan {suite.name} --keys' lists them"
-            )
-    if chosen.get("cell"):
-        cells = [cell for cell in cells if cell.key in chosen["cell"]]
+    cells = with_keys(cells, chosen.get("cell") or (), source)
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
     return RunJob(

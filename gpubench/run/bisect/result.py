@@ -155,9 +155,11 @@ def _size(effect: Shift, metric: str) -> str:
 
 def _shown(job: BisectJob, outcome: Outcome, first: int, second: int) -> str:
     words = ["gpubench", "ab", job.suite, *job.row.words(first, second), *_selected(job, outcome)]
-    if job.metric != "speed":
-        return shlex.join([*words, "--metric", job.metric])
-    return shlex.join([*words, "--delta", units.percentage(job.rule.delta).replace(" ", "")])
+    margin = f"{round(100 * job.rule.delta, 9):g}%"  # rounded: next to nothing stands for 0
+    judged = (
+        ["--delta", margin] if job.metric == "speed" else ["--metric", f"{job.metric}={margin}"]
+    )
+    return shlex.join([*words, *judged])
 
 
 def _selected(job: BisectJob, outcome: Outcome) -> Iterator[str]:
