@@ -93,7 +93,7 @@ def doctor(as_json: bool, ray: str | None, insecure_cluster: bool) -> None:
     with terminal.waiting("importing every runtime, each in a process of its own ..."):
         report = surgery.doctor()
     if as_json:
-        terminal.write(surgery.to_json(report) + "\n", document=True)
+        terminal.write(escape.document(report), document=True)
     else:
         terminal.console().print(report)
     sys.exit(1 if report.broken else 0)
