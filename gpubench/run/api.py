@@ -157,8 +157,9 @@ def run(
         )
         job = replace(job, out=home or claimed(job.out))
         suite = job.plan.suite
-        cells = [word for key in chosen.get("cell") or () for word in ("--cell", key)]
-        typed = command or ["gpubench", "run", str(job.out / f"{suite.name}.toml"), *cells]
+        said = {"require": job.required and [*job.required], "cell": tuple(chosen.get("cell", ()))}
+        place = str(job.out / f"{suite.name}.toml")
+        typed = command or ["gpubench", "run", place, *setup.options(said)]
         job = replace(job, header=_typed(job.header, typed))
         with _watched(progress, job.out, job.header, suite) as watcher:
             found = driver.run(job, watcher, cluster)
@@ -251,12 +252,16 @@ def ab(
         job, specs = asked(home)
         job = replace(job, out=home or claimed(job.out))
         suite = replace(job.sides[1].plan.suite, name=job.sides[0].plan.suite.name)
-        typed = command or [
-            "gpubench",
-            "ab",
-            str(job.out / f"{suite.name}.toml"),
-            *(word for s in specs for word in (s.option, s.words) if s.words),
-        ]
+        said = {
+            "baseline": specs[0].words or None, "candidate": specs[1].words or None,
+            "baseline_python": baseline_python, "candidate_python": candidate_python,
+            "baseline_ref": baseline_ref, "candidate_ref": candidate_ref,
+            "suite_from": suite_from, "delta": delta, "metric": tuple(judged), "alpha": alpha,
+            "budget": budget, "require": job.required and [*job.required],
+            "cell": tuple(file.listed(_plain(overrides.get("cell", ())))),
+        }  # fmt: skip
+        place = str(job.out / f"{suite.name}.toml")
+        typed = command or ["gpubench", "ab", place, *setup.options(said)]
         sides = [replace(side, header=_typed(side.header, typed)) for side in job.sides]
         job = replace(job, sides=(sides[0], sides[1]))
         with _watched(progress, job.out, job.sides[1].header, suite) as watcher:
@@ -309,37 +314,43 @@ def tune(
         "min_top1_agreement": _share("--min-agreement", min_agreement),
         "min_accuracy": _share("--min-accuracy", min_accuracy),
         "max_accuracy_drop": _within(
-            "--max-accuracy-drop", max_accuracy_drop, 100, "0 to 100 points, such as 1"
+            "--max-accuracy-drop", max_accuracy_drop, int | float, 100, "0 to 100 points, such as 1"
         ),
         "accuracy_images": _within(
-            "--accuracy-images",
-            accuracy_images,
-            MOST_IMAGES,
+            "--accuracy-images", accuracy_images, int, MOST_IMAGES,
             f"a whole number up to {MOST_IMAGES}, such as 256",
         ),
-    }
+    }  # fmt: skip
     words, chosen = gate.words(baseline), _held(chosen)
+    said = {
+        "objective": objective, "max_latency": tuple(gate.words(max_latency)),
+        "min_throughput": min_throughput, "max_memory": max_memory, "max_energy": max_energy,
+        "min_agreement": min_agreement, "min_accuracy": min_accuracy,
+        "max_accuracy_drop": max_accuracy_drop, "accuracy_images": accuracy_images,
+        "budget": budget, "baseline": tuple(words), "seed": seed,
+    }  # fmt: skip
 
     def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
         asked |= {
             key: file.listed(asked[key]) for key in (*tune_setup.AXES, "option") if key in asked
         }
-        return tune_setup.job(
+        job = tune_setup.job(
             asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
             budget_s=goal.seconds("--budget", str(budget)), seed=seed, baseline=words,
             cache_dir=_path(cache_dir), output=home, resume=resume,
         )  # fmt: skip
+        given = said | asked | {"model": None, "option": tuple(asked.get("option", ()))}
+        network = job.header.suite.workload.model
+        typed = command or ["gpubench", "tune", network, *setup.options(given)]
+        return replace(job, header=_typed(job.header, typed))
 
     def suites(home: Path) -> list[Checked]:
         return [job_in(home).header.suite]
 
     with _home([model], chosen, output, resume and suites) as home:
         job = job_in(home)
-        network = job.header.suite.workload.model
-        typed = command or ["gpubench", "tune", network, "--budget", str(budget),
-                            "--objective", objective]  # fmt: skip
-        job = replace(job, out=home or claimed(job.out), header=_typed(job.header, typed))
+        job = replace(job, out=home or claimed(job.out))
         if searching.finished(job):
             outcome = searching.outcome(job)
             with shows.shown(progress) as watcher:
@@ -706,8 +717,8 @@ def _share(option: str, value: float | str | None) -> float | None:
     return part
 
 
-def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
-    if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
+def _within(option: str, value: Any, kind: Any, most: int, expected: str) -> Any:
+    if value is not None and not (isinstance(value, kind) and 0 <= value <= most):
         raise InputError(f"{option} {value!r}: expected {expected}")
     return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gpubench.run.availability import catalog, device_of
 from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.driver import RunJob
 from gpubench.run.record_builder import directory, new_header
-from gpubench.suite import file, grid
+from gpubench.suite import as_toml, file, grid
 from gpubench.suite.types import Cell, Suite
 
 Source = str | file.Draft
@@ -53,6 +53,23 @@ def with_keys(cells: Sequence[Cell], keys: Sequence[str], suite: Source) -> list
                 f"'{shlex.join(['gpubench', 'plan', name])} --keys' lists them"
             )
     return [cell for cell in cells if not keys or cell.key in keys]
+
+
+def options(said: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a suite or of a call as the command line has them, less what is None.
+
+    A list is one value, 'batch_size': [1, 8] -> '--batch-size', '1,8'; each value of a tuple and
+    each pair of a mapping has an option of its own.
+    """
+    for key, value in said.items():
+        if isinstance(value, dict):
+            value = tuple(
+                f"{name}={one if isinstance(one, str) else as_toml.value(one)}"
+                for name, one in value.items()
+            )
+        for one in value if isinstance(value, tuple) else (value,):
+            text = ",".join(map(str, one)) if isinstance(one, list) else str(one)
+            yield from () if one is None else (f"--{key.replace('_', '-')}", text)
 
 
 def of_words(words: Mapping[str, Any]) -> Suite:
