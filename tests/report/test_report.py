@@ -217,6 +217,8 @@ def test_command_keeps_the_run_and_drops_where_it_went():
     header = make.header([], command=words)
     assert formatting.command(header, "k") == "gpubench run 'a b.toml' --batch-size 1,8 --cell k"
     assert formatting.command(make.header([], command=["x"]), "k") == "gpubench run quick --cell k"
+    fleet = make.header([], command=["gpubench", "fleet", "mine.toml", "--price", "a=1", "-o", "x"])
+    assert formatting.command(fleet, "k") == "gpubench fleet mine.toml --price a=1 --cell k"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,7 @@ def test_command_keeps_the_run_and_drops_where_it_went():
         (["quick", "-qoout"], "quick -q"),
         (["quick", "-qo", "out", "--quiet"], "quick -q --quiet"),
         (["quick", "--require", "openvino", "--require=tensorrt"], "quick"),
+        (["quick", "--github", "-o", "out"], "quick --github"),
         (["--cell", "a", "quick", "--cell=b"], "quick"),
         (["/d/KEY.toml", "--weights", "/d/KEY/w.pt"], "/d/KEY.toml --weights /d/KEY/w.pt"),
         (["quick", "--images", "--output", "--model=-o"], "quick --images --output --model=-o"),

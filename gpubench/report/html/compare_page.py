@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -56,12 +55,15 @@ def _decides(view: View) -> tuple[str, str]:
     """(command that would settle what is left, what it does); ('', '') where nothing is."""
     head = view.candidate.header
     commit = _commit(view.base.header.environment.get("directory")).partition(" ")[0]
-    if view.arms and any(c.verdict == "INCONCLUSIVE" for c in view.rows):
+    open_ = any(c.verdict == "INCONCLUSIVE" for c in view.rows)
+    if view.arms and open_ and head.command[1:2] == ["ab"]:  # of a bisection or search it is a part
         where = PurePath(view.candidate.path).parent.parent
         return formatting.resume(head, str(where)), "goes on until the rest is decided"
     if not view.arms and commit:
-        words = ["gpubench", "ab", head.suite.name, "--baseline-ref", commit]
-        return shlex.join(words), "measures both interleaved, which stored runs cannot make up for"
+        return (
+            formatting.against(head, commit),
+            "measures both interleaved, which stored runs cannot make up for",
+        )
     return "", ""
 
 

@@ -125,7 +125,7 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
 
     page = templates().get_template(template)
     library, no_charts = vega() if charts else ("", "")
-    return page.render(
+    made = page.render(
         version=__version__,
         # these four are ours or made safe: the only text that is not escaped
         style=Markup(asset("style.css") + (HIDE if no_charts else "")),  # noqa: S704
@@ -136,6 +136,7 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
         no_charts=no_charts,
         **values,
     )
+    return f"{made}\n"
 
 
 def table(
