@@ -200,6 +200,27 @@ def meaning(flag: str) -> str:
     return {**STATUSES, **FLAGS}.get(flag, "some repeats broke: see skips and failures")
 
 
+def unusual(c: Cell) -> dict[str, str]:
+    """Axis -> words, of what is not the default of its axis: {'cache': 'cold cache'}."""
+    path = c.boundary == "pipeline"
+    words = {
+        "per device": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
+        "cache": f"{c.cache} cache" if c.cache != "warm" else "",
+        "sharing": c.sharing if c.sharing != "auto" else "",
+        "input": f"{c.input} input" if c.input != "float32" else "",
+        "dispatch": c.dispatch if c.dispatch != "independent" else "",
+        "decoder": f"{c.decoder} decoding" if path else "",
+        "loader": c.loader if path and c.loader != "auto" else "",
+        "loading cores": f"{c.loader_cores} loading" if c.loader_cores else "",
+    }
+    return {axis: word for axis, word in words.items() if word}
+
+
+def options(c: Cell) -> list[str]:
+    """['num_streams=2'], sorted."""
+    return [f"{k}={v}" for k, v in sorted(c.options.items())]
+
+
 WHERE = ("-o", "--output", "--resume")
 """Options that say where results go."""
 
@@ -259,7 +280,7 @@ def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> 
         return shlex.join(words)
     own = "ab" if header.pairing else "tune" if header.search else "run"
     typed = words[1] if len(words) > 1 else ""
-    if typed in ((own,) if verb else ("run", "ab", "tune", "bisect", "fleet")):
+    if typed in ((own,) if verb else (own, "tune", "bisect", "fleet")):
         return again([verb or typed, *words[2:]], drop, *extra)
     return again([verb or own, header.suite.name], drop, *extra)
 

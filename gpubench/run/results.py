@@ -55,10 +55,7 @@ class Shown:
         """As the command line prints it."""
         from gpubench.report import terminal
 
-        console = terminal.plain()
-        for part in self._parts():
-            console.print(part)
-        return terminal.printed(console).rstrip("\n")
+        return terminal.printed(self._parts()).rstrip("\n")
 
     def _repr_html_(self) -> str:
         """The same as HTML: self-contained, without a script."""

@@ -341,6 +341,15 @@ def test_csv_is_tidy_and_complete(run):
     assert p50["unit"] == "ns"
 
 
+def test_csv_has_the_median_of_what_opening_cost():
+    file = make.run([make.cell()], samples=5, repeats=2)
+    records = [replace(r, replicas=[replace(r.replicas[0], open_ns=ns)])
+               for r, ns in zip(file.records, (100, 300), strict=True)]  # fmt: skip
+    made = report.render([replace(file, records=records)], "csv")
+    found = {r["metric"]: r["value"] for r in csv.DictReader(io.StringIO(made))}
+    assert float(found["open"]) == 200  # as in the table of cold starts
+
+
 def test_csv_says_how_pictures_became_inputs():
     file = make.run([make.cell()], samples=5, repeats=1)
     [record] = file.records

@@ -235,10 +235,11 @@ def _value(value: Any, column: Column, of_cell: dict[str, str], like: float | No
         hint = value.why or f"n = {value.n}"
         sort = "" if value.value is None else repr(value.value)
         return Value(shown.main, shown.aside, sort, hint, [])
-    return Value(shown.main, shown.aside, _sort_key(value), "", [])
+    return Value(shown.main, shown.aside, sort_key(value), "", [])
 
 
-def _sort_key(value: Any) -> str:
+def sort_key(value: Any) -> str:
     if isinstance(value, list):
         return str(min(value, default=""))
-    return "" if value is None else str(value)
+    own = getattr(value, "value", value)  # of a `Part`, and an `Amount`
+    return "" if own is None else str(own)
