@@ -57,10 +57,7 @@ class Shown:
 
     def __repr__(self) -> str:
         """As the command line prints it."""
-        console = terminal.plain()
-        for part in self._parts():
-            console.print(part)
-        return terminal.printed(console).rstrip("\n")
+        return terminal.printed(self._parts()).rstrip("\n")
 
     def _repr_html_(self) -> str:
         """The same as HTML: self-contained, without a script."""
