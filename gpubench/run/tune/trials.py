@@ -183,12 +183,6 @@ class _Hurried:
         """Whether pictures that int8 cannot be calibrated on are the user's mistake: they are
         where they were named. Else the search goes on without int8."""
 
-    def start(self) -> messages.Preloaded:
-        return self._agent.start()
-
-    def stop(self) -> object:
-        return self._agent.stop()
-
     def ask(self, request: messages.Request, progress: OnProgress | None = None) -> Reply:
         if not isinstance(request, messages.Prepare):
             return self._agent.ask(request, progress)
