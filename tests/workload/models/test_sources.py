@@ -65,6 +65,7 @@ def own(tmp_path: Path) -> Callable[..., Model]:
         ("timm/x.onnx", "onnx", "timm/x.onnx", "file"),
         ("x.pt2", "pt2", "x.pt2", "file"),
         ("theirs/net", "theirs", "", "probe"),
+        ("torchvision/resnet18", "", "", "probe"),
     ],
 )
 def test_how_it_is_written_says_where_it_is_from(
@@ -393,6 +394,7 @@ def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fi
     assert (model.spec.channels, model.fixed_batch) == ("grey", 2 if fixed else None)
     images = np.random.default_rng(0).normal(size=(5, 1, 16, 24)).astype(np.float32)
     assert model.answers(images).shape == (5, 5)
+    assert inspection.inspect(work, cache).flops == 2 * 7 * 11 * 4 * 9 + 2 * 4 * 5
     if fixed:
         with pytest.raises(Unsupported, match="has a fixed batch size of 2, and cannot have 3"):
             model.onnx("fp32", 3)
@@ -447,6 +449,10 @@ def test_names_that_no_source_has() -> None:
     for name, message in (
         ("tim/resnet18", "did you mean 'timm/'"),
         ("nobody/x", "unknown model 'nobody/x': `gpubench"),
+        ("torchvision/resnet18", "unknown model 'torchvision/resnet18': did you mean 'resnet18'"),
+        ("digits/digits", "did you mean 'digits'"),
+        ("code/x", "unknown model 'code/x': `gpubench"),
+        ("onnx/x", "unknown model 'onnx/x': `gpubench"),
     ):
         with pytest.raises(InputError, match=message):
             registry.of(name)
