@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import InputError
@@ -31,6 +32,11 @@ _AGAIN = 0.01
 """That of the same images once more."""
 MOST_CLASSES = 1_000_000
 ON_CPU = "build it on the CPU: gpubench moves it to the device of each cell"
+
+
+def told_by(path: str) -> Any:
+    """A property of `Model` that something else has: 'network.identity'."""
+    return property(attrgetter(path))
 
 
 class Model(ABC):

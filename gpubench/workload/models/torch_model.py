@@ -12,7 +12,7 @@ from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError, Unsupported
 from gpubench.suite.types import weights_file
 from gpubench.workload.models import builder, onnx_export
-from gpubench.workload.models.base import Model
+from gpubench.workload.models.base import Model, told_by
 from gpubench.workload.models.buildable import Buildable
 from gpubench.workload.models.onnx_model import refusal
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.suite.types import Workload
-    from gpubench.workload.data.preprocess import Inputs, Spec
+    from gpubench.workload.data.preprocess import Inputs
 
 KEYWORDS = ("probe", "random")
 """Weights that are made here."""
@@ -48,6 +48,12 @@ class TorchModel(Model):
 
     is_onnx = False
     engine = "torch-eager fp32"
+    spec = told_by("_card.spec")
+    num_classes = told_by("_card.num_classes")
+    class_names = told_by("_card.classes")
+    taken = told_by("_card.taken")
+    notes = told_by("_card.notes")
+    knows_imagenet = told_by("_source.knows_imagenet")
 
     def __init__(self, source: TorchSource, workload: Workload, cache: Cache) -> None:
         self.name, self.weights = workload.model, workload.weights
@@ -69,32 +75,8 @@ class TorchModel(Model):
         return builder.card(self._entry)
 
     @property
-    def spec(self) -> Spec:
-        return self._card.spec
-
-    @property
-    def num_classes(self) -> int:
-        return self._card.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._card.classes
-
-    @property
-    def knows_imagenet(self) -> bool:
-        return self._source.knows_imagenet
-
-    @property
     def label_source(self) -> str | None:
         return {"probe": "digits", "random": None}.get(self.weights, self._source.label_source)
-
-    @property
-    def taken(self) -> str:
-        return self._card.taken
-
-    @property
-    def notes(self) -> list[str]:
-        return self._card.notes
 
     @property
     def fixed_batch(self) -> int | None:
