@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gpubench.suite.types import Workload
-    from gpubench.workload.models.buildable import Buildable
+    from gpubench.workload.models.torch_model import TorchSource
 
     State = OrderedDict[str, Tensor]
 
@@ -178,9 +178,9 @@ def _override(spec: Spec, work: Workload, arguments: dict[str, Any]) -> tuple[Sp
     )
 
 
-def source_of(name: str) -> Buildable:
+def source_of(name: str) -> TorchSource:
     """Where the network of that name comes from; it is none of an ONNX file."""
-    return cast("Buildable", registry.of(name))
+    return cast("TorchSource", registry.of(name))
 
 
 def card(state: Path) -> Card:

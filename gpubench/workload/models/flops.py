@@ -59,8 +59,6 @@ _ROUNDS = 16
 """Shapes that follow from what was computed of shapes that followed ... at most."""
 _MOST_VALUES = 4096
 """Larger tensors hold weights, never a shape."""
-_DEPTH = 2
-"""Parts of the names of modules that the work is shown by."""
 
 
 class Tally(Struct):
@@ -86,7 +84,7 @@ def of(model: Model, cache: Cache) -> Work:
         if model.is_onnx:
             tally = count_graph(model.onnx(model.precision, model.fixed_batch))
         else:
-            tally = count_module(model.module(), pictures(model))
+            tally = count_module(model.module(), model.input_shape)
         found = Work(ends=ends, **msgspec.structs.asdict(tally))
         (at / _FILE).write_bytes(msgspec.json.encode(found))
 
@@ -94,16 +92,8 @@ def of(model: Model, cache: Cache) -> Work:
     return msgspec.json.decode((entry / _FILE).read_bytes(), type=Work)
 
 
-def pictures(model: Model) -> torch.Tensor:
-    """As few as a network of torch takes, on the meta device: they have no values."""
-    import torch
-
-    dtype = getattr(torch, model.spec.dtype)
-    return torch.empty(model.fixed_batch or 1, *model.input_shape, dtype=dtype, device="meta")
-
-
-def count_module(module: torch.nn.Module, images: torch.Tensor) -> Tally:
-    """Of a network in eval mode, for one of the ``images``; both are on the meta device then."""
+def count_module(module: torch.nn.Module, shape: tuple[int, int, int]) -> Tally:
+    """Of a network in eval mode; it is on the meta device afterwards."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -128,37 +118,35 @@ def count_module(module: torch.nn.Module, images: torch.Tensor) -> Tally:
             return out
 
     counter = FlopCounterMode(display=False)
-    # The last one entered sees an operator first; it takes apart what it cannot count.
-    with Watch(), counter:
-        _run(module, images)
-    batch = len(images)
-    return Tally(counter.get_total_flops() // batch, tally.weights, tally.activations // batch)
-
-
-def by_module(module: torch.nn.Module, images: torch.Tensor) -> dict[str, int]:
-    """FLOPs of one of the ``images`` by the name of the module, _DEPTH deep; as `count_module`."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False, depth=None) as counter:
-        _run(module.to("meta"), images)
-    found = {
-        name.partition(".")[2]: sum(counts.values()) // len(images)
-        for name, counts in counter.get_flop_counts().items()
-    }
-    deep = {name: flops for name, flops in found.items() if name and name.count(".") < _DEPTH}
-    return {n: f for n, f in deep.items() if f and not any(o.startswith(f"{n}.") for o in deep)}
-
-
-def _run(module: torch.nn.Module, images: torch.Tensor) -> None:
-    import torch
-
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operator for all of it, counted by nobody
     try:
-        with torch.inference_mode():
-            module(images)
+        # The last one entered sees an operator first; it takes apart what it cannot count.
+        with torch.inference_mode(), Watch(), counter:
+            module(torch.empty(1, *shape, device="meta"))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    tally.flops = counter.get_total_flops()
+    return tally
+
+
+def by_module(module: torch.nn.Module, shape: tuple[int, ...], depth: int) -> dict[str, int]:
+    """FLOPs of one image by the name of the module, ``depth`` deep; ``shape``: with its batch.
+
+    The network is on the meta device afterwards.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False, depth=None)
+    with torch.inference_mode(), counter:
+        module.to("meta")(torch.empty(shape, device="meta"))
+    found = {
+        name.partition(".")[2]: sum(counts.values()) // shape[0]
+        for name, counts in counter.get_flop_counts().items()
+    }
+    deep = {name: flops for name, flops in found.items() if name and name.count(".") < depth}
+    return {n: f for n, f in deep.items() if f and not any(o.startswith(f"{n}.") for o in deep)}
 
 
 def count_graph(file: Path) -> Tally:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.suite.types import Workload
 
+_DEPTH = 2
+"""Dots in the names of modules that the work is shown by, one less."""
+
 
 class Inspection(Struct, frozen=True, kw_only=True):
     """All of it, as `gpubench inspect` shows it."""
@@ -74,7 +77,7 @@ def inspect(workload: Workload, cache: Cache) -> Inspection:
     try:
         total = flops.of(model, cache).flops
         if not model.is_onnx:
-            modules = flops.by_module(module, flops.pictures(model))
+            modules = flops.by_module(module, (model.fixed_batch or 1, *model.input_shape), _DEPTH)
     except InputError as error:
         why = str(error)
     except (NotImplementedError, RuntimeError, TypeError) as error:  # not on the meta device

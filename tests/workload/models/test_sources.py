@@ -394,7 +394,6 @@ def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fi
     assert (model.spec.channels, model.fixed_batch) == ("grey", 2 if fixed else None)
     images = np.random.default_rng(0).normal(size=(5, 1, 16, 24)).astype(np.float32)
     assert model.answers(images).shape == (5, 5)
-    assert inspection.inspect(work, cache).flops == 2 * 7 * 11 * 4 * 9 + 2 * 4 * 5
     if fixed:
         with pytest.raises(Unsupported, match="has a fixed batch size of 2, and cannot have 3"):
             model.onnx("fp32", 3)
