@@ -45,6 +45,20 @@ class Model(ABC):
     name: str
     weights: str
     is_onnx: bool
+    class_names: tuple[str, ...] = ()
+    """By number, as far as it says."""
+    knows_imagenet: bool = False
+    """Whether a thousand classes are ImageNet's."""
+    label_source: str | None = "folder"
+    """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
+    taken: str = ""
+    """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
+    precision: str = "fp32"
+    """The coarsest that it brings itself: what int8 is made of."""
+    fixed_batch: int | None = None
+    """The one batch size that its file has; None: any."""
+    output_kind: outputs.Kind = "logits"
+    """What its answers are, as far as it says."""
 
     @property
     @abstractmethod
@@ -65,41 +79,6 @@ class Model(ABC):
     def input_shape(self) -> tuple[int, int, int]:
         """Of one image, in the network's own layout: (3, H, W), (H, W, 3), (1, H, W) ..."""
         return self.spec.shape
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """By number, as far as it says."""
-        return ()
-
-    @property
-    def knows_imagenet(self) -> bool:
-        """Whether a thousand classes are ImageNet's."""
-        return False
-
-    @property
-    def label_source(self) -> str | None:
-        """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
-        return "folder"
-
-    @property
-    def taken(self) -> str:
-        """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
-        return ""
-
-    @property
-    def precision(self) -> str:
-        """The coarsest that it brings itself: what int8 is made of."""
-        return "fp32"
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """The one batch size that its file has; None: any."""
-        return None
-
-    @property
-    def output_kind(self) -> outputs.Kind:
-        """What its answers are, as far as it says."""
-        return "logits"
 
     @property
     def notes(self) -> list[str]:

@@ -145,11 +145,11 @@ class TorchModel(Model):
     def _card(self) -> builder.Card:
         return builder.card(self._entry)
 
-    @property
+    @cached_property
     def label_source(self) -> str | None:
         return {"probe": "digits", "random": None}.get(self.weights, self._source.label_source)
 
-    @property
+    @cached_property
     def fixed_batch(self) -> int | None:
         return self._card.fixed_batch or None
 
