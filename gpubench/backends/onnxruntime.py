@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
 _TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {
     ("auto", "cpu"): "CPUExecutionProvider",
@@ -117,7 +116,7 @@ class OnnxRuntime(Backend):
     def probe(self) -> Facts:
         # a build for CUDA is there for x86-64 only; others come from NVIDIA
         suits = "onnxruntime-gpu" if machine() == "x86_64" and visible_gpus() else "onnxruntime"
-        return plugins.installed(next(filter(plugins.is_here, _DISTRIBUTIONS), suits))
+        return plugins.installed(next(filter(plugins.is_here, quantization.ONNXRUNTIMES), suits))
 
     def unsupported(self, cell: Cell) -> str | None:
         provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import Struct
 
+from gpubench import plugins
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.data import datasets, image_file, preprocess
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from gpubench.workload.models.base import Model
 
 Target = Literal["cpu", "tensorrt"]
+ONNXRUNTIMES = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
+"""Distributions of ONNX Runtime, of which one is installed."""
 FORMAT = 2
 """Raised whenever `onnx` would make something else of the same recipe."""
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -378,9 +381,4 @@ def _flags() -> set[str]:
 
 
 def _onnxruntime() -> str:
-    for name in ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
+    return next((version(name) for name in ONNXRUNTIMES if plugins.is_here(name)), "unknown")
