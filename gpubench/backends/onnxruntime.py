@@ -238,7 +238,10 @@ class OnnxRuntime(Backend):
             if provider == _TENSORRT:
                 _load_tensorrt()
                 file = artefact / json.loads((artefact / _ONNX).read_text())
-                settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(artefact)}
+                settings |= {
+                    "trt_engine_cache_enable": "True",
+                    "trt_engine_cache_path": str(artefact),
+                }
             engines = _engines(artefact)
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
@@ -289,8 +292,8 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
     common = {"device_id": str(device.index)}
     if provider == _TENSORRT:
         used = {precision, options["int8_rest"] if precision == "int8" else ""}
-        return common | {
-            f"trt_{kind}_enable": _flag(kind in used) for kind in ("fp16", "bf16", "int8")
+        return common | {  # where it knows True and False only, and the CUDA provider 1 and 0 too
+            f"trt_{kind}_enable": str(kind in used) for kind in ("fp16", "bf16", "int8")
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),
