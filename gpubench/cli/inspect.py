@@ -12,7 +12,7 @@ import click
 
 from gpubench.cli import options, terminal
 
-_SAID = ("--weights", "--preprocess", "--arguments", "--device")
+_SAID = ("--weights", "--preprocess", "--arguments", "--output-name", "--device")
 
 
 @click.command()

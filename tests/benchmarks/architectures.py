@@ -113,8 +113,8 @@ def page(kept: dict[str, Any]) -> str:
     networks = kept["networks"]
     lines = [
         "# Architectures and backends\n",
-        "`python -m tests.benchmarks.architectures`, a core for each cell. A letter beside a number "
-        "says where it is from; without one it is from a.\n",
+        "`python -m tests.benchmarks.architectures`, a core for each cell. A letter behind a "
+        "number says where it is from; without one it is from a.\n",
     ]
     made_on = [cell["made"] for by in networks.values() for c in by.values() for cell in c.values()]
     for number, about in enumerate(kept["made"]):

@@ -350,6 +350,9 @@ def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
     compile(code, "README", "exec")
     assert 'torch.load("model/state.pt", weights_only=True)' in code
+    for model in ("timm/resnet18", "hf/resnet", "model.py:build", "model.pt2"):  # torchvision's?
+        other = replace(made, cell=replace(cell, model=model))
+        assert "only gpubench loads it" in readme.text(other)
 
 
 @pytest.fixture
