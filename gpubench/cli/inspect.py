@@ -16,7 +16,10 @@ from gpubench.cli import options, terminal
 
 @click.command()
 @click.argument("model")
-@partial(options.selection, only=("--weights", "--preprocess", "--arguments", "--device"))
+@partial(
+    options.selection,
+    only=("--weights", "--preprocess", "--arguments", "--output-name", "--device"),
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @options.cache_option
 def inspect(as_json: bool, **asked: Any) -> None:

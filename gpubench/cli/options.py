@@ -76,6 +76,8 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
                       "help": "Of workload.preprocess, such as mean=0.5; repeatable."}),
     ("--arguments", {"multiple": True, "callback": _pairs, "metavar": "KEY=VALUE",
                      "help": "Of workload.arguments, such as depth=12; repeatable."}),
+    ("--output-name", {"metavar": "NAME", "help": "Of a network's outputs, the one with the "
+                                                  "answers (workload.output)."}),
     ("--repeats", {"type": int, "help": "Fresh-process repeats of every cell."}),
     ("--cell", {"multiple": True, "help": "Only the cell with this key (gpubench plan --keys)."}),
 )  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--weights",
        "--images", "--labels", "--calibration", "--preprocess", "--arguments",
-       "--device")  # fmt: skip
+       "--output-name", "--device")  # fmt: skip
 """Those of `options.SELECTION` that mean the same here."""
 UNCONFIRMED = "exit code 3: its gain is not confirmed; a longer --budget gives the A/B more pairs"
 

@@ -129,7 +129,8 @@ def run(
     ``overrides``: keys of the suite, as ``batch_size=[1, 8]``, ``backend="openvino"``,
     ``repeats=3``, ``cell=[KEY]``. ``model`` may be live too. ``images``: also a torch ``Dataset``
     of (picture, class), or an array (N, H, W, 3) uint8, with ``labels`` (N,). ``preprocess``: also
-    torchvision's or timm's transforms. ``input_size``: in pixels, ``preprocess``'s size.
+    torchvision's or timm's transforms. ``input_size``: in pixels, ``preprocess``'s size;
+    ``output_name``: ``workload.output``.
 
     ``output``: the run's directory; by default one in ``reports/``. It holds a suite's file, too,
     which repeats this. ``resume``: go on with the run in it; without ``output``, with the last one
@@ -647,6 +648,8 @@ def _replaced(said: Mapping[str, Any], home: Path | None) -> dict[str, Any]:
         chosen["preprocess"] = transforms.read(chosen["preprocess"])
     if (size := chosen.pop("input_size", None)) is not None:
         chosen["preprocess"] = {"size": _plain(size)} | chosen.get("preprocess", {})
+    if (name := chosen.pop("output_name", None)) is not None:
+        chosen["output"] = name
     if cells := file.listed(_plain(chosen.pop("cell", ()))):
         chosen["cell"] = cells
     return {key: _plain(value) for key, value in chosen.items()}

@@ -38,7 +38,7 @@ from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import builder, digits_net
 from gpubench.workload.reference import Reference
-from tests.backends.onnx_files import WEIGHTS, colour_net
+from tests.backends.onnx_files import WEIGHTS, colour_net, conv_net
 from tests.pipeline.decoders import samples
 from tests.report import make
 
@@ -287,6 +287,22 @@ def test_the_snippets_of_the_readme_answer_as_the_reference(
     assert done.stdout.startswith(f"{label} "), done.stderr
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_snippet_of_a_file_with_a_batch_size_of_its_own(
+    deploy: Deployed, reference: Reference, tmp_path: Path, backend: str
+) -> None:
+    file = conv_net(tmp_path / "net.onnx", batch=4)
+    folder = deploy(model=str(file), weights="file", backend=[backend])
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(reference.encoded(0))
+    scope: dict[str, Any] = {}
+    bare = snippets(folder)[1].replace('"model/', f'"{folder}/model/')
+    exec(bare.replace("picture.png", str(picture)), scope)  # noqa: S102
+    with gpubench.load(folder) as served:
+        [found] = served.logits(scope["preprocess"](picture))
+    np.testing.assert_allclose(scope["logits"], [found] * 4, atol=1e-5)
+
+
 @pytest.mark.parametrize("spec", samples.ARRANGED, ids=str)
 def test_the_snippets_preprocessing_is_the_manifests(deploy: Deployed, spec: Spec) -> None:
     text = readme.text(replace(manifest.read(deploy()), preprocessing=spec))
@@ -360,6 +376,9 @@ def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
     compile(code, "README", "exec")
     assert 'torch.load("model/state.pt", weights_only=True)' in code
+    for model in ("timm/resnet18", "hf/resnet", "model.py:build", "model.pt2"):  # torchvision's?
+        other = replace(made, cell=replace(cell, model=model))
+        assert "only gpubench loads it" in readme.text(other)
 
 
 @pytest.fixture
