@@ -53,7 +53,7 @@ def bisect(as_json: bool, quiet: bool, **asked: Any) -> None:
     Example: gpubench bisect ci --good v1.0 --bad HEAD --backend onnxruntime
 
     \b
-    Example: gpubench bisect ci --package onnxruntime --good 1.20.1 --bad 1.23.0
+    Example: gpubench bisect ci --package onnxruntime --good 1.26.0 --bad 1.30.0
     """
     from gpubench.run import api
     from gpubench.run.bisect import result

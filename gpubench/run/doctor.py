@@ -24,6 +24,7 @@ from rich.text import Text
 from gpubench import plugins, units
 from gpubench.backends import base
 from gpubench.backends._inductor import compiler
+from gpubench.backends.onnxruntime import CUDA, REMEDIES
 from gpubench.cache import Cache
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
@@ -100,7 +101,7 @@ def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> 
     return Report(
         [
             Section("Machine", _machine(here)),
-            Section("GPU", _gpus(here, imports.get("torch", {}))),
+            Section("GPU", _gpus(here, imports)),
             Section("Runtimes", _runtimes(imports)),
             Section("Backends", backends),
             Section("Decoders", decoders),
@@ -140,9 +141,10 @@ def _kind(here: dict[str, Any]) -> Iterator[Check]:
         remedy = "keep files and --cache-dir out of /mnt; lock clocks by nvidia-smi in Windows"
         yield Check("WSL 2", "note", detail, remedy)
     if here["cpu"]["machine"] == "aarch64":
-        detail = ("wheels: PyTorch, ONNX Runtime for CPUs, and OpenVINO where glibc is 2.35 or "
-                  "newer; none of ONNX Runtime for CUDA, nor of TensorRT-RTX")  # fmt: skip
-        yield Check("aarch64", "note", detail, "take NVIDIA's own builds: see docs, Installing")
+        detail = ("PyTorch and ONNX Runtime have wheels; ONNX Runtime for CUDA from glibc 2.34 on, "
+                  "OpenVINO and TensorRT-RTX from 2.35 on")  # fmt: skip
+        remedy = "on a Jetson take NVIDIA's own builds: see docs, Installing"
+        yield Check("aarch64", "note", detail, remedy)
 
 
 def _energy() -> Check:
@@ -178,7 +180,7 @@ def cpu_features(flags: Iterable[str]) -> list[Check]:
     return found
 
 
-def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
+def _gpus(here: dict[str, Any], imports: dict[str, dict[str, Any]]) -> list[Check]:
     gpus = here["gpus"]
     if not gpus:
         return [_no_gpu(here["variables"], wsl=_wsl(here))]
@@ -197,7 +199,11 @@ def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
         installed = {k: v for k, v in here["libraries"].items() if f"nvidia-{name}" in k}
         words = ", ".join(f"{k} {v}" for k, v in installed.items())
         checks.append(Check(name, "ok" if words else "note", words or "not from a Python package"))
-    return checks + _torch_cuda(torch, supported)
+    return [
+        *checks,
+        *_torch_cuda(imports.get("torch", {}), supported),
+        *_onnxruntime_cuda(imports.get("onnxruntime", {})),
+    ]
 
 
 def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
@@ -212,6 +218,13 @@ def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
     detail = f"torch (CUDA {built}) cannot use the GPU; the driver supports CUDA {driver}"
     remedy = f"update the driver to one for CUDA {built}, or install a torch for CUDA {driver}"
     return [Check("torch on CUDA", "broken", detail, remedy)]
+
+
+def _onnxruntime_cuda(onnxruntime: dict[str, Any]) -> list[Check]:
+    if CUDA in onnxruntime.get("providers_built_in", [CUDA]):
+        return []
+    detail = "onnxruntime is a build without CUDA: its cells on the GPU are skipped"
+    return [Check("onnxruntime on CUDA", "missing", detail, REMEDIES[CUDA])]
 
 
 def _no_gpu(variables: dict[str, str], *, wsl: bool) -> Check:
@@ -301,14 +314,22 @@ def _runtimes(imports: dict[str, dict[str, Any]]) -> list[Check]:
     tried = {name: _runtime(name, found) for name, found in imports.items()}
     old = plugins.outdated().items()
     missing = {name: Check(name, "missing", lack.reason, lack.remedy) for name, lack in old}
-    return [*(tried | missing).values()]
+    return [*(tried | missing).values(), *_onnxruntimes()]
+
+
+def _onnxruntimes() -> Iterator[Check]:
+    """Whether its builds, which have the same files, lie on each other."""
+    if len(found := plugins.builds("onnxruntime")) > 1:
+        detail = f"{' and '.join(found)} have the same files: what runs is what came last"
+        remedy = f"pip uninstall {' '.join(found)}, then install the one that you want"
+        yield Check("ONNX Runtime", "warn", detail, remedy)
 
 
 def _runtime(name: str, found: dict[str, Any]) -> Check:
     """What importing it showed, which is said here once for all that use it."""
     if "error" in found:
-        remedy = f"reinstall: pip install --force-reinstall {name}"
-        return Check(name, "broken", found["error"], remedy_of(found["error"], remedy))
+        remedy = remedy_of(found["error"], plugins.reinstall(name))
+        return Check(name, "broken", found["error"], remedy)
     more = {k: v for k, v in found.items() if k not in ("seconds", "version")}
     words = [f"{key} {_say(value)}" for key, value in more.items()]
     version = [found["version"]] if found.get("version") else []

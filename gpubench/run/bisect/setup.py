@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpubench import plugins
 from gpubench.errors import InputError, SuiteError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
@@ -45,6 +46,9 @@ def bisection(
             f"--metric {metric}: follows one cell, and the suite has {len(labels)}: name it with "
             "--cell"
         )
+    for option, number in zip(("--good", "--bad"), ends, strict=True):
+        if package and not plugins.serves(number, need := plugins.declared(package)):
+            raise InputError(f"{option} {number!r}: gpubench needs {package} {need}")
     row = Releases(package, *ends, cache_root) if package else Commits(*ends, cache_root)
     return BisectJob(
         row=row,
