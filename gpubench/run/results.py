@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -403,9 +402,11 @@ def _place(path: str | Path) -> Path:
     return Path(path)
 
 
-def _rule(delta: float | str | None, alpha: float | str | None) -> tuple[float | None, ...]:
-    margin = None if delta is None else goal.percentage("--delta", str(delta))
-    return margin, None if alpha is None else goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+def _limits(delta: float | str | None, alpha: float | str | None) -> dict[str, float]:
+    """Those of a `Rule` that are given."""
+    margin = {} if delta is None else {"delta": goal.percentage("--delta", str(delta))}
+    chance = {} if alpha is None else {"alpha": goal.percentage("--alpha", str(alpha), MOST_ALPHA)}
+    return margin | chance
 
 
 def compare(
@@ -426,7 +427,7 @@ def compare(
     chance; by default what `gpubench selftest` kept of this machine in the cache; without any,
     verdicts are warnings. Raises RecordError, InputError.
     """
-    margin, chance = _rule(delta, alpha)
+    limits = _limits(delta, alpha)
     both = [baseline, candidate] if candidate else [baseline]
     files = read_all(list(map(_place, both)))
     if len(files) != 2:
@@ -445,7 +446,7 @@ def compare(
             "gpubench selftest keeps them"
         )
     made = Comparison(
-        candidate or baseline, (before, after), delta=margin, alpha=chance, history=sessions,
+        candidate or baseline, (before, after), **limits, history=sessions,
         allow_different=gate.words(allow_different), judged=gate.words(metric),
     )  # fmt: skip
     _ = made.view  # what is wrong with the words is told now
@@ -462,9 +463,7 @@ def history(
     """
     from gpubench.analysis.history import trend
 
-    rule, notes = Rule(), list[str]()
-    given = zip(("delta", "alpha"), _rule(delta, alpha), strict=True)
-    rule = replace(rule, **{key: value for key, value in given if value is not None})
+    rule, notes = Rule(**_limits(delta, alpha)), list[str]()
     runs = trend.find(_place(directory), notes.append)
     return History(trend.trends(runs, rule.delta, rule.alpha), rule, notes)
 
