@@ -384,7 +384,7 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     >>> import gpubench
     >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
     """
-    place = _place(path)
+    place = as_path(path)
     files = read_all([path])
     place = place if place.is_dir() else place.parent
     if len(files) == 2:
@@ -396,13 +396,14 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     return Run(place, files[0])
 
 
-def _place(path: str | Path) -> Path:
+def as_path(path: str | Path) -> Path:
+    """Raises InputError for what is none."""
     if not isinstance(path, str | Path):
         raise InputError(f"{path!r}: expected the path of a directory, or of a record file")
     return Path(path)
 
 
-def _limits(delta: float | str | None, alpha: float | str | None) -> dict[str, float]:
+def _limits(delta: float | str | None, alpha: float | str | None) -> dict[str, Any]:
     """Those of a `Rule` that are given."""
     margin = {} if delta is None else {"delta": goal.percentage("--delta", str(delta))}
     chance = {} if alpha is None else {"alpha": goal.percentage("--alpha", str(alpha), MOST_ALPHA)}
@@ -429,7 +430,7 @@ def compare(
     """
     limits = _limits(delta, alpha)
     both = [baseline, candidate] if candidate else [baseline]
-    files = read_all(list(map(_place, both)))
+    files = read_all(list(map(as_path, both)))
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
@@ -464,7 +465,7 @@ def history(
     from gpubench.analysis.history import trend
 
     rule, notes = Rule(**_limits(delta, alpha)), list[str]()
-    runs = trend.find(_place(directory), notes.append)
+    runs = trend.find(as_path(directory), notes.append)
     return History(trend.trends(runs, rule.delta, rule.alpha), rule, notes)
 
 
@@ -482,7 +483,7 @@ def export(
     """
     from gpubench.report import exports
 
-    files = read_all(list(map(_place, [paths] if isinstance(paths, str | Path) else paths)))
+    files = read_all(list(map(as_path, [paths] if isinstance(paths, str | Path) else paths)))
     found = None
     if format == "junit":
         kept = aa_history.directory(Cache(None).root, files[0].header.fingerprint)
