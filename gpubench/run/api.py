@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -42,7 +42,7 @@ from gpubench.run.bisect import setup as bisecting
 from gpubench.run.bisect.result import Bisection
 from gpubench.run.inspect import Inspected
 from gpubench.run.record_builder import claimed, directory
-from gpubench.run.results import Comparison, Fleet, Plan, Run, Search
+from gpubench.run.results import Comparison, Fleet, Plan, Run, Search, as_path
 from gpubench.run.tune import driver as searching
 from gpubench.run.tune import setup as tune_setup
 from gpubench.run.watcher import Silent, Watcher
@@ -218,6 +218,7 @@ def ab(
     suite_or_model, overrides = _held(suite_or_model), _held(overrides)
     margin = None if delta is None else goal.percentage("--delta", str(delta))
     chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+    _check("--suite-from", suite_from, ab_setup.SuiteFrom)
     judged = gate.words(metric)
     gate.parse(judged)  # before anything is made
     limit = goal.seconds("--budget", str(budget))
@@ -386,7 +387,7 @@ def deploy(
     what was made: ``cell``, ``preprocessing``, ``parity``, ``files``. Raises InputError;
     GpubenchError for what cannot be made here, or answers wrongly; then nothing is written.
     """
-    out = Path(output)
+    out = as_path(output)
     deploying.free(out)
     with tempfile.TemporaryDirectory() as scratch:
         source, chosen = _words(suite_or_model, overrides, Path(scratch))
@@ -452,7 +453,7 @@ def fleet(
     suite_or_model: Any,
     cluster: Cluster,
     *,
-    per: Literal["gpu", "node"] = "gpu",
+    per: machines.Per = "gpu",
     baseline: str = "",
     price: str | Mapping[str, float] | None = None,
     output: Place | None = None,
@@ -473,6 +474,7 @@ def fleet(
     """
     if resume and output is None:
         raise InputError("--resume: say which runs to go on with: -o DIR")
+    _check("--per", per, machines.Per)
     costs = machines.prices(price)
     with _home([suite_or_model], overrides, output, False) as home:
         source, chosen = _words(suite_or_model, overrides, home)
@@ -509,8 +511,8 @@ def selftest(
     it, for the A/A history from which `compare` takes its alarm limits.
     """
     chosen = _in_words("self-test", suite, overrides)
-    if not 0 < minutes < 24 * 60:
-        raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
+    if not (isinstance(minutes, int | float) and 0 < minutes < 24 * 60):
+        raise InputError(f"--minutes {minutes!r}: expected more than 0 and less than a day")
     rule = Rule(delta=goal.percentage("--delta", str(delta)))
     say = progress if callable(progress) else escape.tell if progress else Silent().said
     return testing.run(str(suite), minutes, chosen, rule, _path(cache_dir), say)
@@ -720,6 +722,12 @@ def _share(option: str, value: float | str | None) -> float | None:
     return part
 
 
+def _check(option: str, word: str, known: Any) -> None:
+    """Raises InputError unless it is a ``word`` of the Literal ``known``."""
+    if word not in get_args(known):
+        raise InputError(f"{option} {word!r}: expected {' or '.join(get_args(known))}")
+
+
 def _within(option: str, value: Any, kind: Any, most: int, expected: str) -> Any:
     if value is not None and not (isinstance(value, kind) and 0 <= value <= most):
         raise InputError(f"{option} {value!r}: expected {expected}")
@@ -730,9 +738,7 @@ def _within(option: str, value: Any, kind: Any, most: int, expected: str) -> Any
 
 
 def _path(place: Place | None) -> Path | None:
-    if not isinstance(place, str | Path | None):
-        raise InputError(f"{place!r}: expected the path of a directory")
-    return None if place is None else Path(place)
+    return None if place is None else as_path(place)
 
 
 def _typed(header: Header, command: Sequence[str]) -> Header:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -382,7 +381,7 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     >>> import gpubench
     >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
     """
-    place = _place(path)
+    place = as_path(path)
     files = read_all([path])
     place = place if place.is_dir() else place.parent
     if len(files) == 2:
@@ -394,15 +393,18 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     return Run(place, files[0])
 
 
-def _place(path: str | Path) -> Path:
+def as_path(path: str | Path) -> Path:
+    """Raises InputError for what is none."""
     if not isinstance(path, str | Path):
         raise InputError(f"{path!r}: expected the path of a directory, or of a record file")
     return Path(path)
 
 
-def _rule(delta: float | str | None, alpha: float | str | None) -> tuple[float | None, ...]:
-    margin = None if delta is None else goal.percentage("--delta", str(delta))
-    return margin, None if alpha is None else goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+def _limits(delta: float | str | None, alpha: float | str | None) -> dict[str, Any]:
+    """Those of a `Rule` that are given."""
+    margin = {} if delta is None else {"delta": goal.percentage("--delta", str(delta))}
+    chance = {} if alpha is None else {"alpha": goal.percentage("--alpha", str(alpha), MOST_ALPHA)}
+    return margin | chance
 
 
 def compare(
@@ -423,9 +425,9 @@ def compare(
     chance; by default what `gpubench selftest` kept of this machine in the cache; without any,
     verdicts are warnings. Raises RecordError, InputError.
     """
-    margin, chance = _rule(delta, alpha)
+    limits = _limits(delta, alpha)
     both = [baseline, candidate] if candidate else [baseline]
-    files = read_all(list(map(_place, both)))
+    files = read_all(list(map(as_path, both)))
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
@@ -442,7 +444,7 @@ def compare(
             "gpubench selftest keeps them"
         )
     made = Comparison(
-        candidate or baseline, (before, after), delta=margin, alpha=chance, history=sessions,
+        candidate or baseline, (before, after), **limits, history=sessions,
         allow_different=gate.words(allow_different), judged=gate.words(metric),
     )  # fmt: skip
     _ = made.view  # what is wrong with the words is told now
@@ -459,10 +461,8 @@ def history(
     """
     from gpubench.analysis.history import trend
 
-    rule, notes = Rule(), list[str]()
-    given = zip(("delta", "alpha"), _rule(delta, alpha), strict=True)
-    rule = replace(rule, **{key: value for key, value in given if value is not None})
-    runs = trend.find(_place(directory), notes.append)
+    rule, notes = Rule(**_limits(delta, alpha)), list[str]()
+    runs = trend.find(as_path(directory), notes.append)
     return History(trend.trends(runs, rule.delta, rule.alpha), rule, notes)
 
 
@@ -480,7 +480,7 @@ def export(
     """
     from gpubench.report import exports
 
-    files = read_all(list(map(_place, [paths] if isinstance(paths, str | Path) else paths)))
+    files = read_all(list(map(as_path, [paths] if isinstance(paths, str | Path) else paths)))
     found = None
     if format == "junit":
         kept = aa_history.directory(Cache(None).root, files[0].header.fingerprint)

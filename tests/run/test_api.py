@@ -337,6 +337,10 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.selftest("quick", model=print), "a self-test takes the name"),
         (lambda: gpubench.bisect(print, good="a", bad="b"), "a bisection takes"),  # type: ignore[arg-type]
         (lambda: gpubench.fleet("quick", None, price={"L4": 0}), "--price L4=0"),  # type: ignore[arg-type]
+        (lambda: gpubench.fleet("quick", None, per="gpus"), "--per 'gpus': expected gpu or node"),  # type: ignore[arg-type]
+        (lambda: gpubench.ab("quick", suite_from="bas"), "--suite-from 'bas': expected head or"),  # type: ignore[arg-type]
+        (lambda: gpubench.selftest("quick", minutes="5"), "--minutes '5': expected more than 0"),  # type: ignore[arg-type]
+        (lambda: gpubench.deploy("quick", 3), "3: expected the path"),  # type: ignore[arg-type]
         (lambda: gpubench.inspect(3), "of type int: expected a model"),
         (lambda: gpubench.export([], "csv"), "nothing to export"),
     ],
