@@ -180,6 +180,19 @@ def full(value: Any, unit: str) -> str:
     return shown.words()
 
 
+EVERY = "In every row: "
+"""How the note of a table on what all of its rows share begins (`tables.table.with_axes`)."""
+
+
+def with_shared(notes: Sequence[str], shared: Sequence[str]) -> list[str]:
+    """``notes`` of a table; the one on what all rows share says ``shared``, too."""
+    if not shared:
+        return [*notes]
+    at = next((n for n, note in enumerate(notes) if note.startswith(EVERY)), len(notes))
+    known = [note.removeprefix(EVERY).removesuffix(".") for note in notes[at : at + 1]]
+    return [*notes[:at], f"{EVERY}{', '.join([*known, *shared])}.", *notes[at + 1 :]]
+
+
 def flagged(*summaries: Summary, before: str = "; ") -> str:
     """'; flagged DRIFT'; '' without a flag."""
     flags = flags_of(*summaries)

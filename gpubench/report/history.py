@@ -71,11 +71,12 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     if seen:
         lines.append(f"Lasting changes of {percent(min(seen))} or more would be seen "
                      f"({percent(max(seen))} in the noisiest cell).")  # fmt: skip
-    moved = [f"{name}: {'; '.join(said)}." for name, t in zip(names(trends), trends, strict=True)
-             if (said := gradual(t))]  # fmt: skip
+    moved = [f"{name}: {'; '.join(told)}." for name, t in zip(names(trends), trends, strict=True)
+             if (told := gradual(t))]  # fmt: skip
     lines += moved[:MOST]
-    if more := len(moved[MOST:]):
-        lines.append(f"{count(more, 'more cell')} with a drift, or with two states.")
+    if moved[MOST:]:
+        others = count(len(moved) - MOST, "more cell")
+        lines.append(f"{others} with a drift, or with two states.")
     worst = trends[0]
     if worst.behind > rule.delta:
         said = next((f"; {_said(worst, c)}" for c in reversed(worst.changes) if c.slower), "")

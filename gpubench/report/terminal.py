@@ -62,8 +62,6 @@ NARROW = {
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 MOST = 10
 """Lines on pipelines at the end of a run."""
-SAME = "In every row: "
-"""How the note of `gpubench.analysis.tables.table.with_axes` begins."""
 SKIPS = ("unavailable", "unsupported")
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
@@ -173,12 +171,8 @@ def grid(table: Table, keys: bool = False) -> RenderableType:
         whole=[c.unit == "key" or c.name in ("backend", "what") for c in columns],
         first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
     )  # fmt: skip
-    same = ", ".join(f"{table.columns[n].name} {table.rows[0][n]}" for n in sorted(alike))
-    notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
-    if same and not any(note.startswith(SAME) for note in notes):
-        notes.append(f"{SAME}{formatting.line(same)}.")
-    elif same:
-        notes = [note.replace(SAME, f"{SAME}{formatting.line(same)}, ", 1) for note in notes]
+    same = [f"{table.columns[n].name} {table.rows[0][n]}" for n in sorted(alike)]
+    notes = formatting.with_shared([*table.notes, *([_NO_INTERVALS] if single else [])], same)
     return Group(made, *(text(note, "dim") for note in notes))
 
 

@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.analysis.history import trend as analysis
-from gpubench.analysis.history.trend import Trend
+from gpubench.analysis.history.trend import States, Trend
 from gpubench.errors import InputError
 from gpubench.records.record import Record, RecordFile
 from gpubench.report import history
@@ -99,6 +99,14 @@ def test_the_terminal_tells_a_cell_at_one_glance(monkeypatch):
 
 def test_one_run_is_not_several():
     assert "3 cells over 1 run." in history.headline(analysis.trends(files()[:1]), Rule())[0]
+
+
+def test_cells_that_move_are_counted_as_cells():
+    two = States(fast=1e6, slow=2e6, switches=4, at_slow=[])
+    moving = [replace(analysis.trends(files()[:1])[0], label=f"cell {n}", states=two)
+              for n in range(history.MOST + 1)]  # fmt: skip
+    said = history.headline(moving, Rule())
+    assert "1 more cell with a drift, or with two states." in said
 
 
 def test_without_a_change_it_says_so():

@@ -171,15 +171,10 @@ def table(
     ]  # fmt: skip
     left = [sum(1 for c in columns if c["group"] == n and c["unit"] not in _LAST)
             for n in range(len(groups))]  # fmt: skip
-    notes = [n.removesuffix(".") if n.startswith(_EVERY) else n for n in table.notes]
-    if said and not any(n.startswith(_EVERY) for n in notes):
-        notes.append(_EVERY)
-    notes = [f"{n}{', ' if n != _EVERY and said else ' ' if said else ''}{', '.join(said)}."
-             if n.startswith(_EVERY) else n for n in notes]  # fmt: skip
     return {
         "id": table.title.lower().replace(" ", "-"), "title": table.title, "columns": columns,
         "rows": [[v for n, v in enumerate(row) if n not in same] for row in rows],
-        "notes": notes, "more": (),
+        "notes": formatting.with_shared(table.notes, said), "more": (),
         "groups": [(name, width, name in SEEN)
                    for (name, _), width in zip(groups, left, strict=True)],
     }  # fmt: skip
@@ -203,7 +198,6 @@ def _named(table: Table) -> tuple[Table, int]:
     return Table(table.title, columns, made, table.notes), len(more)
 
 
-_EVERY = "In every row:"
 _LAST = ("flags", "key")
 _FOLDED = ("", "count", "fraction", "share of n")
 """Units of columns that a note may stand for."""
