@@ -281,7 +281,10 @@ def _chosen(
         _, misfits, one = min(judged, key=lambda each: sum(n for n, _ in each[1]))
         where = f" {one.name!r}" if one.name else ""
         what = "; ".join(words for _, words in misfits)
-        raise InputError(f"weights {weights!r} are not {name}'s:{where} {what}")
+        raise InputError(
+            f"weights {weights!r} are not {name}'s:{where} {what}; where it was built otherwise, "
+            "say so in [workload.arguments]"
+        )
     classes, one = fitting[0]
     taken = ""
     if others := [repr(other.name) for _, other in fitting[1:] if not key]:

@@ -325,7 +325,7 @@ class OnnxModel(Model):
             if good:
                 self._bad(
                     f"has several outputs with a number for each class: {shown}; say which, for "
-                    f'example [workload] output = "{good[0]}"'
+                    f'example [workload] output = "{good[0]}", or --output-name {good[0]}'
                 )
             self._bad(
                 f"is no image classifier: its output {shown} is not (batch, classes); networks "

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from gpubench.workload.models.base import Model
 
 Target = Literal["cpu", "tensorrt"]
-ONNXRUNTIMES = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
-"""Distributions of ONNX Runtime, of which one is installed."""
 FORMAT = 2
 """Raised whenever `onnx` would make something else of the same recipe."""
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -380,5 +378,11 @@ def _flags() -> set[str]:
     return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
 
 
+def onnxruntime_package() -> str:
+    """The one that ONNX Runtime comes from: any of its builds; '': it is not here."""
+    return plugins.package_of("onnxruntime", "onnxruntime-gpu", "onnxruntime")
+
+
 def _onnxruntime() -> str:
-    return next((version(name) for name in ONNXRUNTIMES if plugins.is_here(name)), "unknown")
+    package = onnxruntime_package()
+    return version(package) if package else "unknown"

@@ -74,7 +74,8 @@ class Exported(TorchSource):
         if channels not in depth or dtype not in ("float32", "uint8"):
             raise InputError(
                 f"model {workload.model!r} takes {tuple(shape)} {dtype} for a picture; expected "
-                "float32 or uint8, with 1 or 3 channels"
+                "float32 or uint8, with 1 or 3 channels: export module.float(), precision is an "
+                "axis here"
             )
         found: Any = (tuple(size), depth[channels], layout, dtype)
         return preprocess.assumed(*found)
